@@ -1,0 +1,44 @@
+.DEFAULT_GOAL := help
+.PHONY: help install ablation test test-fast check format bench clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# Re-made only when what is to be installed has changed.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "ablab needs Python 3.11 to 3.13, but $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt hatchling editables
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $(STAMP)
+
+install: $(STAMP) ## create .venv and install everything into it
+
+ablation: install ## train the quickstart study, compare its variants and write the report (re-uses finished runs)
+	$(BIN)/ablab -m study=quickstart
+
+test: install ## run the whole test suite
+	$(BIN)/pytest
+
+test-fast: install ## run the tests that take less than a few seconds each
+	$(BIN)/pytest -m "not slow"
+
+check: install ## lint, format, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## time the harness beside a bare PyTorch loop
+	$(BIN)/ablab bench loop
+
+clean: ## remove the environment and caches (outputs/ stays)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,82 @@
+"""Were the two trained under equal conditions? What differs besides the component is said beside the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import fmean
+
+from ablab.analysis.pairing import Pairing
+from ablab.analysis.wording import percent
+from ablab.results.record import Record
+
+EQUAL_FLOPS = 0.02  # a relative difference up to this counts as equal compute
+
+Pairs = list[tuple[Record, Record]]
+
+
+def notes(pairing: Pairing, gain: str) -> list[str]:
+    """One line per unequal condition of the complete pairs; `gain` is what the verdict found: "gain", "loss", ..."""
+    pairs = pairing.pairs
+    found = [_flops(pairs, gain), _parameters(pairs), _tokens(pairs, gain), _uncounted(pairs), _software(pairs)]
+    return [line for line in found if line]
+
+
+def other_corpus(pairing: Pairing) -> str | None:
+    """Why the two cannot be compared: they learned from different data. None if the data is the same or unknown."""
+    for record, other in pairing.pairs:
+        own, base = record.corpus, other.corpus
+        if own and base and own.sha256 != base.sha256:
+            return (
+                f"trained on another corpus than the baseline: {own.name} {own.sha256[:8]} against "
+                f"{base.name} {base.sha256[:8]} (seed {record.seed})"
+            )
+    return None
+
+
+def _relative(pairs: Pairs, measure: Callable[[Record], float | None]) -> float | None:
+    """(variant - baseline) / baseline of the means over the pairs that have both; None if there are none."""
+    both = [(own, base) for own, base in ((measure(a), measure(b)) for a, b in pairs) if own is not None and base]
+    if not both:
+        return None
+    own, base = (fmean(column) for column in zip(*both, strict=True))
+    return (own - base) / base
+
+
+def _flops(pairs: Pairs, gain: str) -> str | None:
+    difference = _relative(pairs, lambda record: record.cost.flops_total)
+    if difference is None:
+        difference = _relative(pairs, lambda record: record.cost.flops_per_step)
+    if difference is None or abs(difference) <= EQUAL_FLOPS:
+        return None
+    return f"NOT COMPARABLE  {percent(difference)} FLOPs against the baseline; the {gain} is not at equal compute."
+
+
+def _parameters(pairs: Pairs) -> str | None:
+    difference = _relative(pairs, lambda record: record.cost.parameters)
+    return f"{percent(difference)} parameters against the baseline." if difference else None
+
+
+def _tokens(pairs: Pairs, gain: str) -> str | None:
+    difference = _relative(pairs, lambda record: record.cost.tokens)
+    return (
+        f"{percent(difference)} tokens against the baseline; the {gain} is not at equal data." if difference else None
+    )
+
+
+def _uncounted(pairs: Pairs) -> str | None:
+    missing = sorted({name for pair in pairs for record in pair for name in record.cost.flops_uncounted})
+    return (
+        f"The FLOPs leave out operators that the count has no formula for: {', '.join(missing)}." if missing else None
+    )
+
+
+def _software(pairs: Pairs) -> str | None:
+    differing = sorted(
+        {
+            f"{name} {record.versions[name]} against {other.versions[name]}"
+            for record, other in pairs
+            for name in record.versions.keys() & other.versions.keys()
+            if record.versions[name] != other.versions[name]
+        }
+    )
+    return f"Not the same software: {', '.join(differing)}." if differing else None

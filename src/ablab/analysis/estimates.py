@@ -1,0 +1,168 @@
+"""Effects with intervals: what paired seeds can say about a difference, and how surely.
+
+An effect is the mean over seeds of (variant minus baseline), in the metric's own unit. With `FULL_SEEDS` pairs or more
+it has the paired t interval. With fewer, a variance of its own is too poorly known: the standard error is pooled over
+all variants (the residual of a variant-by-seed table, seeds as blocks), and the critical value is Dunnett's, for many
+comparisons with one baseline. Below `FEWEST_SEEDS` there is no interval at all.
+
+Sources: Student's paired t; Dunnett (1955), "A multiple comparison procedure for comparing several treatments with a
+control"; Holm (1979), "A simple sequentially rejective multiple test procedure"; Schuirmann (1987) for the two
+one-sided tests; Clopper and Pearson (1934); Fisher (1922). Deviation from Dunnett: the standard error never falls below
+the comparison's own, so that one noisy variant does not borrow the calm of the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+FEWEST_SEEDS = 3  # below: values only
+FULL_SEEDS = 4  # from here on: an interval of the comparison's own
+LEVEL = 0.05  # 95% intervals, and the rate of any false claim in a study
+
+Interval = tuple[float, float]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean paired difference and what it rests on."""
+
+    effect: float  # in the metric's unit
+    standard_error: float  # of the effect
+    degrees: int  # degrees of freedom of the standard error
+    pairs: int  # seeds with both values
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, not adjusted. Without any spread it is 1 for no effect and 0 for any other."""
+        if self.standard_error == 0:
+            return float(self.effect == 0)
+        return float(2 * stats.t.sf(abs(self.effect) / self.standard_error, self.degrees))
+
+    @property
+    def sd(self) -> float:
+        """The standard deviation of one paired difference that the standard error stands for."""
+        return self.standard_error * math.sqrt(self.pairs)
+
+    def interval(self, confidence: float = 1 - LEVEL) -> Interval:
+        """The t interval."""
+        return self.around(float(stats.t.ppf((1 + confidence) / 2, self.degrees)))
+
+    def around(self, critical: float) -> Interval:
+        """The effect plus and minus `critical` standard errors."""
+        return self.effect - critical * self.standard_error, self.effect + critical * self.standard_error
+
+    def within(self, margin: float) -> bool:
+        """Equivalence by two one-sided tests: does the 90% interval lie inside plus and minus `margin`?"""
+        low, high = self.interval(1 - 2 * LEVEL)
+        return -margin < low and high < margin
+
+
+def paired(differences: Sequence[float]) -> Estimate:
+    """The estimate from two or more paired differences alone. Raises ValueError for fewer."""
+    if len(differences) < 2:
+        raise ValueError(f"a paired estimate needs 2 differences, got {len(differences)}")
+    values = np.asarray(differences, dtype=float)
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Estimate(float(values.mean()), error, len(values) - 1, len(values))
+
+
+def residual_variance(table: FloatArray) -> tuple[float, int]:
+    """The variance left in `table` [variants, seeds] when variant and seed effects are taken out, and its degrees.
+
+    Cells may be NaN: the additive model is fitted by least squares to those that are there. The variance is that of one
+    value; a paired difference has twice as much.
+    """
+    rows, columns = np.nonzero(np.isfinite(table))
+    values = table[rows, columns]
+    if not len(values):
+        return 0.0, 0
+    design = np.hstack([np.eye(table.shape[0])[rows], np.eye(table.shape[1])[columns]])
+    solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    degrees = len(values) - int(rank)
+    residual = values - design @ solution
+    return (float(residual @ residual) / degrees, degrees) if degrees else (0.0, 0)
+
+
+def pooled(differences: Sequence[float], table: FloatArray) -> Estimate:
+    """The estimate with the standard error pooled over `table` [variants, seeds], baseline included.
+
+    Where the comparison's own standard error is the larger, that one stays, with the pooled degrees of freedom.
+    """
+    own = paired(differences)
+    variance, degrees = residual_variance(table)
+    error = max(math.sqrt(2 * variance / own.pairs), own.standard_error)
+    return Estimate(own.effect, error, max(degrees, own.pairs - 1), own.pairs)
+
+
+def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Pearson's, over seeds: what pairing has earned. None for fewer than three pairs or values without spread."""
+    if len(first) < FEWEST_SEEDS or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(np.clip(np.corrcoef(first, second)[0, 1], -1, 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values adjusted for their number, in the order given (step-down, Holm 1979)."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+@lru_cache(maxsize=256)
+def dunnett_p(statistic: float, degrees: int, families: tuple[int, ...]) -> float:
+    """P(the largest of |t| >= `statistic`) if no variant differs from its baseline.
+
+    Args:
+        statistic: |effect| / standard error.
+        degrees: of the pooled standard error.
+        families: number of comparisons that share a baseline, for each baseline (task). Statistics that share one
+            correlate by 1/2, others not at all.
+    """
+    blocks = [np.full((size, size), 0.5) + 0.5 * np.eye(size) for size in families]
+    size = sum(families)
+    shape = np.zeros((size, size))
+    start = 0
+    for block in blocks:
+        shape[start : start + len(block), start : start + len(block)] = block
+        start += len(block)
+    if size == 1:
+        return float(2 * stats.t.sf(statistic, degrees))
+    limit = np.full(size, statistic)
+    # The integral is a randomised one: a fixed state makes the same records give the same verdicts.
+    inside = stats.multivariate_t(shape=shape, df=degrees).cdf(limit, lower_limit=-limit, random_state=0)
+    return float(np.clip(1 - inside, 0, 1))
+
+
+@lru_cache(maxsize=256)
+def dunnett_critical(degrees: int, families: tuple[int, ...]) -> float:
+    """The |t| that any of the comparisons exceeds with probability `LEVEL` if no variant differs."""
+    low = float(stats.t.ppf(1 - LEVEL / 2, degrees))
+    if sum(families) == 1:
+        return low
+    high = float(stats.t.ppf(1 - LEVEL / 2 / sum(families), degrees)) + 0.1  # Bonferroni's is the larger
+    root = optimize.brentq(lambda c: dunnett_p(float(c), degrees, families) - LEVEL, low, high, xtol=1e-4)
+    return float(root)
+
+
+def rate_bound(events: int, trials: int) -> float:
+    """The largest true rate that `events` of `trials` leaves possible: Clopper-Pearson, one-sided, 95%."""
+    if trials == 0 or events == trials:
+        return 1.0
+    return float(stats.beta.ppf(1 - LEVEL, events + 1, trials - events))
+
+
+def fisher(events: int, trials: int, other_events: int, other_trials: int) -> float:
+    """The two-sided p value of Fisher's exact test that two rates are the same."""
+    table = np.array([[events, trials - events], [other_events, other_trials - other_events]])
+    return float(stats.fisher_exact(table).pvalue)

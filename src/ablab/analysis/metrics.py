@@ -1,0 +1,59 @@
+"""Which figure is compared on which task, and in which direction it is good."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+
+from ablab.errors import UserError
+from ablab.results.collect import Runs
+from ablab.results.record import Cost, Direction, Metric
+
+# A metric that no task has declared is judged by its name; the comparison says that it was.
+_HIGHER_IS_BETTER = ("acc", "f1", "bleu", "rouge", "auc", "recall", "precision", "exact_match", "per_second")
+_COSTS = [field.name for field in dataclasses.fields(Cost)]
+
+
+def available(runs: Runs) -> list[str]:
+    """Every numeric figure that some run has: metrics, then mechanism metrics, then costs."""
+    metrics = {name for record in runs.records for name in record.metrics}
+    mechanism = {name for record in runs.records for name in record.mechanism}
+    costs = [name for name in _COSTS if any(_is_number(getattr(record.cost, name)) for record in runs.records)]
+    return [*sorted(metrics), *sorted(mechanism), *costs]
+
+
+def choose_metric(runs: Runs, task: str, wanted: str | None) -> tuple[str, Direction, str | None]:
+    """The metric of `task`, its direction and what must be said about the direction, if anything.
+
+    The metric is the task's primary one unless another is `wanted`; "" if no run got as far as naming one.
+
+    Raises:
+        UserError: no run has the wanted metric.
+    """
+    primary = runs.primary.get(task)
+    if wanted is None:
+        return (primary.name, primary.direction, None) if primary else ("", "min", None)
+    names = available(runs)
+    if wanted not in names:
+        close = difflib.get_close_matches(wanted, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none: no run has any'}"
+        raise UserError(f"metric {wanted}: no run has it; {hint}")
+    return _directed(wanted, primary)
+
+
+def _directed(wanted: str, primary: Metric | None) -> tuple[str, Direction, str | None]:
+    if primary and _stem(primary.name) == _stem(wanted):
+        return wanted, primary.direction, None
+    higher = any(word in wanted.lower() for word in _HIGHER_IS_BETTER)
+    said = f"{wanted}: {'higher' if higher else 'lower'} is taken as better, by its name."
+    return wanted, "max" if higher else "min", said
+
+
+def _stem(name: str) -> str:
+    """The metric without its split: "val_loss" and "test_loss" are good in the same direction."""
+    split, _, rest = name.partition("_")
+    return rest if split in ("train", "val", "test") else name
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)

@@ -1,0 +1,203 @@
+"""Who is compared with whom: the baseline variant, and each variant's runs beside the baseline's, seed by seed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from ablab.errors import UserError
+from ablab.results.collect import Runs
+from ablab.results.record import Record
+
+BETWEEN_OVERRIDES = re.compile(r",\s*(?=[\w./@-]+=)")  # a value may hold commas of its own: "model.sizes=[1,2]"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run as a pair sees it: `value` is NaN unless the run is ok and has a finite value of the metric."""
+
+    record: Record
+    path: str
+    value: float
+    repeats: int = 0  # further finished runs of the same variant, task and seed, which do not count
+
+    @property
+    def complete(self) -> bool:
+        return math.isfinite(self.value)
+
+    def reason(self, metric: str) -> str:
+        """Why there is no value: "failed (out of memory)"."""
+        if self.record.status == "ok":
+            return f"ok, but without a finite {metric or 'metric'}"
+        return f"{self.record.status} ({self.record.reason})" if self.record.reason else self.record.status
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A variant's outcomes and its baseline's on one task, by seed."""
+
+    variant: str
+    baseline: str
+    task: str
+    metric: str
+    of_variant: dict[int, Outcome]
+    of_baseline: dict[int, Outcome]
+
+    @cached_property
+    def planned(self) -> list[int]:
+        """Every seed that either of the two was given."""
+        return sorted({*self.of_variant, *self.of_baseline})
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """The seeds that both have a value for."""
+        return [
+            seed
+            for seed in self.planned
+            if all(seed in side and side[seed].complete for side in (self.of_variant, self.of_baseline))
+        ]
+
+    @cached_property
+    def values(self) -> list[float]:
+        return [self.of_variant[seed].value for seed in self.seeds]
+
+    @cached_property
+    def baseline_values(self) -> list[float]:
+        return [self.of_baseline[seed].value for seed in self.seeds]
+
+    @cached_property
+    def differences(self) -> list[float]:
+        """Variant minus baseline, one per complete pair, in the metric's unit."""
+        return [value - other for value, other in zip(self.values, self.baseline_values, strict=True)]
+
+    @property
+    def pairs(self) -> list[tuple[Record, Record]]:
+        """The records of the complete pairs, (variant, baseline)."""
+        return [(self.of_variant[seed].record, self.of_baseline[seed].record) for seed in self.seeds]
+
+    def gaps(self) -> list[str]:
+        """One line per seed that has no value, or that was run more than once, and why."""
+        lines = []
+        for name, side in (("", self.of_variant), ("baseline ", self.of_baseline)):
+            for seed in self.planned:
+                outcome = side.get(seed)
+                if outcome is None:
+                    lines.append(f"{name}seed {seed} was not run.")
+                elif not outcome.complete:
+                    lines.append(f"{name}seed {seed}: {outcome.reason(self.metric)}.")
+                if outcome is not None and outcome.repeats:
+                    lines.append(f"{name}seed {seed} was finished {outcome.repeats + 1} times: the first one counts.")
+        return lines
+
+
+def outcomes(runs: Runs, task: str, variant: str, metric: str) -> dict[int, Outcome]:
+    """What counts for each seed of `variant` on `task`.
+
+    Where a seed was run more than once, the first run that came to an end of its own (ok or diverged) counts: a run
+    that was killed is run again, but running until a result pleases must not help.
+    """
+    rows = runs.table[(runs.table["task"] == task) & (runs.table["variant"] == variant)]
+    by_seed: dict[int, list[tuple[Record, str]]] = {}
+    for position, path in zip(rows.index, rows["path"], strict=True):
+        record = runs.records[int(position)]
+        by_seed.setdefault(record.seed, []).append((record, str(path)))
+    chosen = {}
+    for seed, found in sorted(by_seed.items()):
+        ended = [item for item in found if item[0].status in ("ok", "diverged")]
+        record, path = min(ended, key=lambda item: item[0].finished_at or "") if ended else found[-1]
+        value = value_of(record, metric) if record.status == "ok" else math.nan
+        chosen[seed] = Outcome(record, path, value, repeats=max(len(ended) - 1, 0))
+    return chosen
+
+
+def value_of(record: Record, metric: str) -> float:
+    """The record's `metric`, mechanism metric or cost of that name; NaN where it has none."""
+    for place in (record.metrics, record.mechanism, vars(record.cost)):
+        value = place.get(metric)
+        if isinstance(value, int | float):
+            return float(value)
+    return math.nan
+
+
+def variants(runs: Runs) -> list[str]:
+    """The variants in the order of the plan."""
+    return list(dict.fromkeys(runs.table["variant"]))
+
+
+def tasks(runs: Runs) -> list[str]:
+    """The tasks in the order of the plan."""
+    return list(dict.fromkeys(runs.table["task"]))
+
+
+def choices(runs: Runs, variant: str) -> dict[str, str]:
+    """factor -> option or value of `variant`, "" where it has no such setting."""
+    row = runs.table[runs.table["variant"] == variant].iloc[0]
+    return {factor: str(row[factor]) for factor in runs.factors}
+
+
+def label(runs: Runs, variant: str, baseline: str) -> str:
+    """`variant` by what sets it apart from `baseline`: the option alone if one axis differs, else "name=value,..."."""
+    own, other = choices(runs, variant), choices(runs, baseline)
+    differing = {name: value for name, value in own.items() if value != other[name] and value}
+    if len(differing) == 1:
+        ((name, value),) = differing.items()
+        others = {value for factor in runs.factors if factor != name for value in runs.table[factor]}
+        if name in runs.records[0].axes and value not in others:
+            return value
+    return ",".join(f"{name}={value}" for name, value in differing.items()) or variant
+
+
+def choose_baseline(runs: Runs, wanted: str | None = None) -> str:
+    """The variant that the others are compared with.
+
+    Args:
+        wanted: overrides such as "attention=full,activation=relu". Factors that it does not name keep the value of the
+            first variant of the plan, which is also the baseline if nothing is wanted. Settings below a named axis
+            (`attention.window` of `attention=windowed`) need not be named.
+
+    Raises:
+        UserError: an unknown factor or option, or no run of that combination.
+    """
+    known = variants(runs)
+    if not wanted:
+        return known[0]
+    if wanted in known:
+        return wanted
+    asked = dict(_override(runs, part) for part in BETWEEN_OVERRIDES.split(wanted))
+    first = choices(runs, known[0])
+    for variant in known:
+        own = choices(runs, variant)
+        if all(own[name] == asked.get(name, first[name]) for name in own if name in asked or not _below(name, asked)):
+            return variant
+    raise UserError(f"baseline {wanted}: no run of this combination; there are {', '.join(known)}")
+
+
+def _below(name: str, asked: dict[str, str]) -> bool:
+    return name.split(".")[0] in asked
+
+
+def _override(runs: Runs, text: str) -> tuple[str, str]:
+    """("attention", "full") from "attention=full", if some run has that."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals:
+        raise UserError(f"baseline {text}: write it as factor=option, for example {variants(runs)[0]}")
+    fixed = {record.axes.get(name) for record in runs.records}
+    if name not in runs.factors and fixed == {value}:
+        return name, value  # true of every run, if not a factor
+    if name not in runs.factors:
+        raise UserError(f"baseline {text}: {name} is not a factor of these runs{_nearest(name, runs.factors)}")
+    options = [option for option in dict.fromkeys(map(str, runs.table[name])) if option]
+    if value not in options:
+        raise UserError(f"baseline {text}: no run has {name}={value}{_nearest(value, options)}")
+    return name, value
+
+
+def _nearest(name: str, available: list[str]) -> str:
+    """The end of a message: what was perhaps meant, or what there is."""
+    close = difflib.get_close_matches(name, available, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there are {', '.join(available)}" if available else "; only one variant was run"

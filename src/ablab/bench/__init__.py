@@ -1,0 +1,1 @@
+"""Speed, measured side by side: ratios of what was interleaved in one run, never single times."""

@@ -1,0 +1,215 @@
+"""The command line. `ablab` is a Hydra application with a few commands beside it.
+
+What is heavy is imported where it is used: help must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ablab import __version__
+from ablab.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+FORMATS = ("terminal", "csv", "markdown", "json")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script. Exit status: 0 done, 1 a run did not end well, 2 a mistake of the user's, 130 Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words and words[0] in COMMANDS:
+            status = _run_command(words)
+        elif words and words[0] in ("-h", "--help", "help"):
+            status = _print_help()
+        elif words and words[0] == "--version":
+            status = _print_version()
+        else:
+            status = _run_hydra(words)
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("\nablab: interrupted; the same command goes on with the runs that are left", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # `ablab compare | head`: nobody reads on
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the interpreter's own flush at exit)
+        status = 0
+    sys.exit(status)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"ablab: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _run_hydra(words: list[str]) -> int:
+    """Hand the command line to Hydra: one run, or with -m a sweep."""
+    import hydra
+
+    from ablab.config import conf_folder, register_schema
+    from ablab.config.explain import ConfigErrors, explain
+
+    register_schema()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print at length; it is explained here
+    sys.argv = ["ablab", *words]
+    statuses: list[str] = []
+
+    def job(config: DictConfig) -> str:
+        from ablab.study.job import run_job
+
+        try:
+            statuses.append(run_job(config).status)
+        except UserError as error:
+            _fail(str(error))
+        return statuses[-1]
+
+    try:
+        hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
+    except ConfigErrors as error:
+        _fail(explain(error))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}")
+    return 130 if "interrupted" in statuses else int(any(status != "ok" for status in statuses))
+
+
+def _run_command(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog=f"ablab {words[0]}", description=COMMANDS[words[0]].__doc__)
+    command = COMMANDS[words[0]](parser)
+    return command(parser.parse_args(words[1:])) or 0
+
+
+Command = Callable[[argparse.Namespace], int | None]
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="a folder of runs")
+    parser.add_argument(
+        "--baseline", metavar="OVERRIDES", help="for example attention=full; default: the first variant"
+    )
+    parser.add_argument("--metric", help="what to compare by; default: the task's primary metric")
+    parser.add_argument("--margin", type=float, help="differences below this are equivalent, in the metric's unit")
+
+
+def _compare(parser: argparse.ArgumentParser) -> Command:
+    """Compare the variants in a folder of runs, paired by seed: a table and a verdict each."""
+    _add_comparison(parser)
+    parser.add_argument("--format", choices=FORMATS, default="terminal")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.report.commands import compare_command
+
+        print(compare_command(options.folders, options.baseline, options.metric, options.margin, options.format))
+
+    return command
+
+
+def _report(parser: argparse.ArgumentParser) -> Command:
+    """Write one self-contained HTML report on a folder of runs."""
+    _add_comparison(parser)
+    parser.add_argument("--output", metavar="FILE", type=Path, help="default: report.html in the (first) folder")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.report.commands import report_command
+
+        print(report_command(options.folders, options.output, options.baseline, options.metric, options.margin))
+
+    return command
+
+
+def _dashboard(parser: argparse.ArgumentParser) -> Command:
+    """Show a folder of runs in TensorBoard, on this machine only (127.0.0.1)."""
+    parser.add_argument("folder", metavar="DIR", type=Path)
+    parser.add_argument("--port", type=int, default=6006)
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.report.dashboard import serve
+
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(options.folder, options.port)
+
+    return command
+
+
+def _generate(parser: argparse.ArgumentParser) -> Command:
+    """Continue a text with the model of a finished run."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
+    parser.add_argument("--prompt", default="\n")
+    parser.add_argument("--tokens", type=int, default=200, help="how many to add (default: 200)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token")
+    parser.add_argument("--top-k", type=int, help="sample among the k likeliest tokens only")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.training.generation import generate
+
+        pieces = generate(
+            options.run,
+            prompt=options.prompt,
+            tokens=options.tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            seed=options.seed,
+            checkpoint=options.checkpoint,
+        )
+        print(pieces)
+
+    return command
+
+
+def _bench(parser: argparse.ArgumentParser) -> Command:
+    """Measure speed side by side, in one run."""
+    what = parser.add_subparsers(metavar="WHAT", required=True)
+    loop = what.add_parser("loop", help="the harness beside a bare PyTorch loop: same model, same batches")
+    loop.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a run, for example model.d_model=128")
+    loop.add_argument("--steps", type=int, default=100, help="steps of each round (default: 100)")
+    loop.add_argument("--rounds", type=int, default=5, help="rounds of both, in turn (default: 5)")
+    loop.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.bench.loop import bench_loop
+
+        print(bench_loop(options.overrides, options.steps, options.rounds, options.json))
+
+    return command
+
+
+COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
+    "compare": _compare,
+    "report": _report,
+    "dashboard": _dashboard,
+    "generate": _generate,
+    "bench": _bench,
+}
+
+
+def _print_help() -> int:
+    from ablab.config import conf_folder, studies_folder
+
+    print("ablab: train variants of a transformer under equal conditions, and say what can be concluded\n")
+    print("  ablab [AXIS=OPTION ...] [KEY=VALUE ...]     one run, for example: ablab attention=windowed seed=3")
+    print("  ablab -m AXIS=OPTION,OPTION ... seed=0,1,2  every combination, compared and reported")
+    print("  ablab -m study=quickstart                   a study from a file\n")
+    for name, command in COMMANDS.items():
+        print(f"  ablab {name:10}{command.__doc__}")
+    print("\nAxes and their options (every key of theirs can be overridden; --cfg job shows them all):\n")
+    folders = [folder for folder in conf_folder().iterdir() if folder.is_dir()]
+    if (studies := studies_folder()) is not None:
+        folders.append(studies / "study")
+    for folder in sorted(folders, key=lambda path: path.name):
+        print(f"  {folder.name:12}{', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}")
+    print("\n--config-dir DIR adds options of your own; --hydra-help tells the rest, which is Hydra's.")
+    return 0
+
+
+def _print_version() -> int:
+    print(f"ablab {__version__}")
+    return 0

@@ -1,0 +1,18 @@
+"""The config: where it lies, what it may hold, who it is, and what to say when it is wrong.
+
+`schema` (the keys at the top and the folder of options), `signature` (an option's keys against its class),
+`identity` (freezing and fingerprint), `explain` (Hydra's errors in one line). Never imports torch.
+"""
+
+from ablab.config.identity import IDENTITY_EXCLUDES, fingerprint, freeze
+from ablab.config.schema import AXES, conf_folder, register_schema, studies_folder
+
+__all__ = [
+    "AXES",
+    "IDENTITY_EXCLUDES",
+    "conf_folder",
+    "fingerprint",
+    "freeze",
+    "register_schema",
+    "studies_folder",
+]

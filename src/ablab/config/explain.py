@@ -1,0 +1,60 @@
+"""Hydra's and OmegaConf's errors in one line each: what is wrong, and the name that was probably meant."""
+
+from __future__ import annotations
+
+import re
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ablab.config.nearest import nearest
+from ablab.config.schema import conf_folder
+
+ConfigErrors = (HydraException, OmegaConfBaseException)
+
+
+def explain(error: Exception) -> str:
+    """One line for an error that Hydra or OmegaConf raised while composing a config."""
+    if isinstance(error, MissingConfigException):
+        return _missing_config(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not an override; write KEY=VALUE, and quote values with spaces or commas"
+    text = " ".join(str(error).split())
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found[1]}: several values; add -m to sweep over them, or write a list as KEY=[1,2]"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(found[1], error)
+    if found := re.search(r"An item with the same name '([^']+)'|Could not append to config.*'([^']+)'", text):
+        return f"{found[1] or found[2]}: is in the config already; leave out the +"
+    if found := re.search(r"Error merging override (\S+)", text):
+        cause = error.__cause__
+        why = " ".join(str(cause).split(" full_key:")[0].split()) if cause is not None else text
+        return f"{found[1]}: {why.split(' full_key')[0]}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {str(error).splitlines()[0]}"
+    return text
+
+
+def _missing_config(error: MissingConfigException) -> str:
+    missing = (error.missing_cfg_file or "").removesuffix(".yaml")
+    group, _, option = missing.rpartition("/")
+    if error.options:
+        return f"{group}={option}: no such option{nearest(option, [o for o in error.options if o])}"
+    text = " ".join(str(error).split())
+    if found := re.search(r"Could not override '([^']+)'", text):
+        groups = [folder.name for folder in conf_folder().iterdir() if folder.is_dir()]
+        return f"{found[1]}: no such setting or axis{nearest(found[1], groups)}"
+    return text
+
+
+def _unknown_key(key: str, error: Exception) -> str:
+    """`key` is not in the config: name the keys that stand where it was looked for."""
+    cause = error.__cause__
+    node = getattr(cause, "parent_node", None)
+    parent, _, last = key.rpartition(".")
+    known: list[str] = []
+    if isinstance(node, DictConfig):
+        known = [str(name) for name in node if not str(name).startswith("_")]
+    where = f" of {parent}" if parent else ""
+    return f"{key}: no such setting{where}{nearest(last, [name for name in known if name != 'hydra'])}"

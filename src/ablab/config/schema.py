@@ -1,0 +1,64 @@
+"""The keys at the top of the config, and where the options of each axis lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+# Config groups whose choice is kept in the record: what a run is made of. The folders of conf/ are the menu.
+AXES = (
+    "task",
+    "model",
+    "attention",
+    "activation",
+    "position",
+    "optimizer",
+    "schedule",
+    "strategy",
+    "trainer",
+    "logger",
+)
+
+
+@dataclass
+class Config:
+    """The schema of the config's top level: a key that is not here is refused when the config is composed."""
+
+    task: Any = MISSING
+    model: Any = MISSING
+    attention: Any = MISSING
+    activation: Any = MISSING
+    position: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    strategy: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    seed: int = 0  # of parameters, data and everything else, each through a generator of its own
+    name: str = MISSING  # of the study; its folder is outputs/<name>
+    question: str = ""  # what the study asks, as the report's title
+    baseline: str | None = None  # the variant that the others are compared with, "attention=full"; null: the first
+    variant: str | None = None  # set by the sweeper: the swept overrides of this run, without the seed
+    index: int | None = None  # set by the sweeper: this run's place in the plan
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra as the config `schema`, on which conf/config.yaml builds."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def conf_folder() -> Path:
+    """The folder of config groups: inside the package when installed, at the top of the repository when not."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent.parent / "conf"
+
+
+def studies_folder() -> Path | None:
+    """The folder that holds the group `study` where it does not lie in `conf_folder()`, else None."""
+    folder = conf_folder().parent / "experiments"
+    return folder if (folder / "study").is_dir() else None

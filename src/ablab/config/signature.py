@@ -1,0 +1,107 @@
+"""An option's keys and values against the class that they are for.
+
+Hydra knows that `attention.window` exists; only the constructor of the attention knows that it is a whole number. So
+each node with a `_target_` is checked against its target's annotated signature: unknown keys with the nearest name,
+values of the wrong type with the type that is wanted. What is out of range is the constructor's own to refuse.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Collection
+from typing import Any
+
+from hydra.utils import get_object
+from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
+from ablab.config.nearest import nearest
+from ablab.errors import UserError
+
+_HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
+
+
+def check_signature(name: str, node: dict[str, Any], supplied: Collection[str] = ()) -> None:
+    """Check the keys and values of `node`, the config at `name`, against the signature of its `_target_`.
+
+    Args:
+        supplied: parameters that the program gives, not the config.
+
+    Raises:
+        UserError: the target cannot be imported, a key is unknown or missing, or a value has the wrong type.
+    """
+    target = _import(name, str(node["_target_"]))
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    wanted = {
+        key: p
+        for key, p in parameters.items()
+        if key not in supplied and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+    given = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
+    for key in given:
+        if key not in wanted and not open_ended:
+            raise UserError(f"{name}.{key}: no such setting of {name}{nearest(key, wanted)}")
+    if "_args_" not in node:
+        for key, parameter in wanted.items():
+            first = next(iter(parameters)) == key and "_partial_" in node  # what a factory is called with
+            if parameter.default is parameter.empty and key not in given and not first:
+                raise UserError(f"{name}.{key} must be given: add {name}.{key}=... to the command")
+    hints = _hints(target)
+    for key, value in given.items():
+        if key in hints and not isinstance(value, dict):
+            _check_type(f"{name}.{key}", value, hints[key])
+
+
+def _import(name: str, target: str) -> Any:
+    try:
+        return get_object(target)
+    except Exception as error:  # whatever importing somebody's module may raise
+        raise UserError(f"{name}._target_: {target} cannot be imported ({error})".replace("\n", " ")) from error
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError:  # names that exist for type checkers only
+        return {}
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+    except PydanticUserError:  # a model or dataclass brings a config of its own
+        adapter = TypeAdapter(hint)
+    except PydanticSchemaGenerationError:
+        return
+    forms = [value, tuple(value)] if isinstance(value, list) else [value]  # YAML has no tuples
+    if not any(_is_valid(adapter, form) for form in forms):
+        raise UserError(f"{name}={_show(value)}: must be {_type_name(hint)}")
+
+
+def _is_valid(adapter: TypeAdapter[Any], value: Any) -> bool:
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _show(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _type_name(hint: Any) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    if hint in words:
+        return words[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(argument) for argument in arguments)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(str(argument) for argument in arguments)
+    if origin is not None and arguments:
+        return f"a list of {', '.join(_type_name(a) for a in arguments if a is not Ellipsis)}"
+    return getattr(hint, "__name__", str(hint))

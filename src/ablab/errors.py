@@ -1,0 +1,17 @@
+"""What a user may be told.
+
+Everything that is the user's to mend is a `UserError`: one line that says what is wrong and what to do. The command
+line prints it on stderr and exits with status 2, without a traceback.
+"""
+
+
+class UserError(Exception):
+    """A mistake in what was asked for: an unknown option, a bad value, a missing file. One line, and how to mend it."""
+
+
+class Diverged(Exception):  # noqa: N818 (an outcome of an experiment, not a programming error)
+    """The loss became NaN or infinite. An outcome, not a failure: it is counted and reported, never run again."""
+
+    def __init__(self, metric: str, value: float, step: int) -> None:
+        super().__init__(f"{metric} became {value} at step {step}")
+        self.metric, self.value, self.step = metric, value, step

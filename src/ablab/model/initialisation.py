@@ -1,0 +1,58 @@
+"""Initial values keyed by name: the ground on which variants can be compared seed by seed.
+
+Each parameter's initial value is a function of the seed, its qualified name and its shape, and of nothing else: not of
+the order of construction, not of the other parameters, not of the device. Swapping the attention therefore leaves the
+embedding and the feed-forward layers bit for bit as they were.
+
+The values follow GPT-2 (Radford et al. 2019, section 2.3, and its released code): normal with standard deviation 0.02,
+projections into the residual stream smaller by sqrt(2 n_layers), biases zero, norms one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+
+import torch
+from torch import Tensor, nn
+
+STANDARD_DEVIATION = 0.02
+
+
+def keyed_generator(*key: int | str) -> torch.Generator:
+    """A CPU generator whose state is a function of `key` alone, the same in every process and on every machine."""
+    digest = blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest, "big"))
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, seed: int) -> None:
+    """Give every parameter of `model` its initial value. Parameters on the meta device have none and are left alone.
+
+    The rule for a parameter is the method `init_parameter(name, parameter, generator)` of the module that owns it, if
+    there is one: it fills `parameter`, a float32 CPU tensor that holds the constructor's value, from `generator`;
+    `name` is the parameter's name within that module. Otherwise matrices and larger are drawn from the normal
+    distribution, biases of linear layers are zero, and other vectors and scalars keep their constructor's value.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            continue
+        module_name, _, own_name = name.rpartition(".")
+        rule = _rule(model.get_submodule(module_name))
+        value = parameter.detach().to("cpu", torch.float32, copy=True)
+        rule(own_name, value, keyed_generator("parameter", seed, name))
+        parameter.copy_(value)
+
+
+def _rule(module: nn.Module) -> Callable[[str, Tensor, torch.Generator], None]:
+    own: Callable[[str, Tensor, torch.Generator], None] | None = getattr(module, "init_parameter", None)
+    if own is not None:
+        return own
+
+    def default(name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        if parameter.ndim >= 2:
+            parameter.normal_(std=STANDARD_DEVIATION, generator=generator)
+        elif isinstance(module, nn.Linear):
+            parameter.zero_()
+
+    return default

@@ -1,0 +1,45 @@
+"""What the model supplies to each of its components, so that an option's YAML holds only what is special to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    """The surroundings of a component.
+
+    Raises:
+        ValueError: a size is below 1, `layer_index` is not a layer, or `n_heads` does not divide `d_model`.
+    """
+
+    d_model: int  # width of the residual stream
+    n_heads: int  # attention heads per layer
+    d_ff: int  # hidden units of the feed-forward part
+    layer_index: int  # 0 for the layer next to the embedding
+    n_layers: int
+    max_length: int  # longest sequence, in tokens
+    causal: bool  # a position may look at itself and at earlier positions only
+    seed: int  # of the run's parameters; components that draw at random derive their draws from it
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_heads", "d_ff", "n_layers", "max_length"):
+            require_at_least(1, f"model.{name}", getattr(self, name))
+        if not 0 <= self.layer_index < self.n_layers:
+            raise ValueError(f"layer_index must lie in 0..{self.n_layers - 1}, got {self.layer_index}")
+        if self.d_model % self.n_heads:
+            choices = ", ".join(str(n) for n in range(1, self.d_model + 1) if self.d_model % n == 0)
+            raise ValueError(
+                f"model.n_heads={self.n_heads} does not divide model.d_model={self.d_model}: choose one of {choices}"
+            )
+
+    @property
+    def head_size(self) -> int:
+        """Width of one head's queries, keys and values."""
+        return self.d_model // self.n_heads
+
+
+def require_at_least(least: int, name: str, value: int) -> None:
+    """Raises ValueError ("window must be at least 1, got 0") where `value` is below `least`."""
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")

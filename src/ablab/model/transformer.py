@@ -1,0 +1,117 @@
+"""The transformer: embedding, position, blocks, norm and head. It gets its components as factories and never asks
+which options they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ablab.model.block import Block, Factory
+from ablab.model.initialisation import initialise, keyed_generator
+from ablab.model.position.base import Position
+from ablab.model.spec import LayerSpec, require_at_least
+
+
+class Transformer(nn.Module):
+    """A pre-norm transformer over tokens.
+
+    Args:
+        vocab_size: tokens are 0..vocab_size-1.
+        max_length: longest sequence, in tokens.
+        seed: of the parameters. Building the model neither reads nor moves the global random state.
+        d_model: width of the residual stream.
+        n_heads: attention heads per layer; must divide d_model.
+        n_layers: blocks.
+        d_ff: hidden units of the feed-forward part; None means 4 d_model.
+        dropout: probability, on the embedding and on what each half of a block adds to the stream.
+        tie_embeddings: the head shares its weights with the embedding (Press and Wolf 2017).
+        bias: linear layers and norms have biases; the head never has one.
+        causal: a position sees itself and earlier ones only.
+        attention: makes a layer's attention core; see `ablab.model.attention`.
+        activation: makes a layer's activation; see `ablab.model.activation`.
+        position: makes the position, one for all layers; see `ablab.model.position`.
+
+    Raises:
+        ValueError: a size or an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        max_length: int,
+        seed: int,
+        d_model: int,
+        n_heads: int,
+        n_layers: int,
+        d_ff: int | None = None,
+        dropout: float = 0.0,
+        tie_embeddings: bool = True,
+        bias: bool = True,
+        causal: bool = True,
+        attention: Factory,
+        activation: Factory,
+        position: Callable[[LayerSpec], Position],
+    ) -> None:
+        super().__init__()
+        require_at_least(1, "vocab_size", vocab_size)
+        require_at_least(1, "model.n_layers", n_layers)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"model.dropout must be at least 0 and below 1, got {dropout}")
+        self.vocab_size, self.max_length, self.causal = vocab_size, max_length, causal
+        specs = [
+            LayerSpec(
+                d_model=d_model,
+                n_heads=n_heads,
+                d_ff=4 * d_model if d_ff is None else d_ff,
+                layer_index=index,
+                n_layers=n_layers,
+                max_length=max_length,
+                causal=causal,
+                seed=seed,
+            )
+            for index in range(n_layers)
+        ]
+        # PyTorch's constructors draw from the global generator. They draw from a copy here: what they draw is
+        # overwritten below, except where a component's own vector keeps it, and then it depends on the seed alone.
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(keyed_generator("constructors", seed).get_state())
+            self.embedding = nn.Embedding(vocab_size, d_model)
+            self.position = position(specs[0])
+            self.dropout = nn.Dropout(dropout)
+            self.blocks = nn.ModuleList(
+                Block(spec, attention=attention, activation=activation, dropout=dropout, bias=bias) for spec in specs
+            )
+            self.norm = nn.LayerNorm(d_model, bias=bias)
+            self.head = nn.Linear(d_model, vocab_size, bias=False)
+        if tie_embeddings:
+            self.head.weight = self.embedding.weight
+        initialise(self, seed)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) int64 -> logits (B, T, vocab_size).
+
+        Raises:
+            ValueError: T is more than `max_length`.
+        """
+        length = tokens.shape[1]
+        if length > self.max_length:
+            raise ValueError(
+                f"the sequence has {length} tokens, but the model was built for at most {self.max_length}: "
+                "shorten the sequence or build the model with a larger max_length"
+            )
+        x = self.dropout(self.position.add(self.embedding(tokens)))
+        for block in self.blocks:
+            x = block(x, self.position.rotate)
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+    def resample(self, step: int) -> None:
+        """Refresh what components draw at random, as a function of the seed and `step` (optimizer steps taken)."""
+        for module in self.modules():
+            resample: Any = getattr(module, "resample", None)
+            if resample is not None and module is not self:
+                resample(step)

@@ -1,0 +1,1 @@
+"""What a reader sees: tables, figures, the HTML report. Reads records and comparisons only; never imports torch."""

@@ -1,0 +1,69 @@
+"""Where the runs came from: what their configs differ in, their software, code and data, and how to repeat each."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+
+from ablab.analysis.pairing import BETWEEN_OVERRIDES
+from ablab.results.collect import Runs
+from ablab.results.record import Record
+
+
+def differing_settings(runs: Runs) -> pd.DataFrame:
+    """One row per variant, one column per factor: what sets the variants apart."""
+    columns = ["variant", *runs.factors]
+    return runs.table[columns].drop_duplicates().reset_index(drop=True).astype(str)
+
+
+def origins(runs: Runs) -> list[tuple[str, str]]:
+    """(what, which) of software, code, data and machine; where runs differ, each value with its number of runs."""
+    names = sorted({name for record in runs.records for name in record.versions})
+    rows = [(name, _counted([record.versions.get(name) for record in runs.records])) for name in names]
+    rows.append(("git commit", _counted([_commit(record) for record in runs.records])))
+    rows.append(("corpus", _counted([_corpus(record) for record in runs.records])))
+    fields = sorted({name for record in runs.records for name in record.machine})
+    rows += [(name, _counted([_text(record.machine.get(name)) for record in runs.records])) for name in fields]
+    return rows
+
+
+def command(record: Record) -> str:
+    """The shell command that trains this run again."""
+    overrides = [part for part in BETWEEN_OVERRIDES.split(record.variant) if part]
+    return shlex.join(["ablab", *overrides, f"seed={record.seed}"])
+
+
+def question(runs: Runs) -> str | None:
+    """The question that the study asks, if its config states one."""
+    for record in runs.records:
+        study = record.config.get("study")
+        if isinstance(study, dict) and isinstance(study.get("question"), str):
+            return str(study["question"])
+    return None
+
+
+def _commit(record: Record) -> str | None:
+    if not record.git:
+        return None
+    return f"{record.git.get('commit')}{' with local changes' if record.git.get('dirty') else ''}"
+
+
+def _corpus(record: Record) -> str | None:
+    corpus = record.corpus
+    return (
+        f"{corpus.name}, {corpus.files} files, {corpus.size_bytes:,} bytes, sha256 {corpus.sha256}" if corpus else None
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _counted(values: list[str | None]) -> str:
+    counts = Counter(value or "unknown" for value in values)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return "; ".join(f"{value} ({count} runs)" for value, count in counts.items())

@@ -1,0 +1,172 @@
+"""The tables: one row per variant and task with quality and cost, and one row per run.
+
+`variant_rows` and `run_rows` hold plain numbers, for machines (CSV, JSON). `quality_table` and `cost_table` show them
+to people (terminal, Markdown, HTML). No best value is set in bold: only a resolved verdict is marked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from statistics import fmean, stdev
+from typing import Any
+
+import pandas as pd
+
+from ablab.analysis.comparison import Comparison, Comparisons
+from ablab.analysis.pairing import tasks, value_of, variants
+from ablab.analysis.verdicts import RESOLVED
+from ablab.analysis.wording import decimals_for, number, p_value, share
+from ablab.report.units import MISSING, count, duration, figure, memory
+from ablab.results.collect import Runs
+from ablab.results.record import Record
+
+Row = dict[str, Any]  # of a table, by column
+COSTS = ("parameters", "flops_total", "tokens", "tokens_per_second", "wall_time_s", "peak_memory_bytes")
+
+
+def records_of(runs: Runs, task: str, variant: str) -> list[Record]:
+    """All runs of one variant on one task, however they ended."""
+    chosen = (runs.table["task"] == task) & (runs.table["variant"] == variant)
+    return [runs.records[int(position)] for position in runs.table.index[chosen]]
+
+
+def mean_sd(values: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation of the finite values; NaN where there are too few."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return math.nan, math.nan
+    return fmean(finite), stdev(finite) if len(finite) > 1 else math.nan
+
+
+def variant_rows(comparisons: Comparisons, runs: Runs) -> pd.DataFrame:
+    """One row per task and variant, the baseline among them: metric, effect, interval, p, costs, how the runs ended."""
+    found = {(item.task, item.variant): item for item in comparisons.items}
+    rows = []
+    for task in tasks(runs):
+        for variant in variants(runs):
+            records = records_of(runs, task, variant)
+            if not records:
+                continue
+            metric = comparisons.metrics[task]
+            ok = [record for record in records if record.status == "ok"]
+            mean, sd = mean_sd([value_of(record, metric) for record in ok])
+            rows.append(
+                {
+                    "task": task,
+                    "variant": variant,
+                    "metric": metric,
+                    "mean": mean,
+                    "sd": sd,
+                    **_effect(found.get((task, variant))),
+                    **{cost: mean_sd([value_of(record, cost) for record in ok])[0] for cost in COSTS},
+                    "status": status_counts(records),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _effect(item: Comparison | None) -> dict[str, Any]:
+    low, high = item.interval if item and item.interval else (None, None)
+    return {
+        "effect": item.effect if item else None,
+        "low": low,
+        "high": high,
+        "p_adjusted": item.p_adjusted if item else None,
+        "correlation": item.correlation if item else None,
+        "seeds": len(item.seeds) if item else None,
+        "verdict": item.verdict.value if item else "baseline",
+        "preliminary": item.preliminary and item.interval is not None if item else None,
+    }
+
+
+def status_counts(records: list[Record]) -> str:
+    """ "3/3 ok", or what the others did: "1/3 ok, 2 diverged"."""
+    counts = Counter(record.status for record in records)
+    others = [f"{counts[status]} {status}" for status in ("diverged", "failed", "interrupted") if counts[status]]
+    return ", ".join([f"{counts['ok']}/{len(records)} ok", *others])
+
+
+def run_rows(comparisons: Comparisons, runs: Runs) -> pd.DataFrame:
+    """One row per run: what it was, how it ended and why, its metric and cost."""
+    rows = []
+    for task, variant, path, record in zip(
+        runs.table["task"], runs.table["variant"], runs.table["path"], runs.records, strict=True
+    ):
+        metric = comparisons.metrics[task]
+        rows.append(
+            {
+                "task": task,
+                "variant": variant,
+                "seed": record.seed,
+                "status": record.status,
+                "reason": record.reason or "",
+                "metric": metric,
+                "value": value_of(record, metric),
+                **{cost: value_of(record, cost) for cost in COSTS},
+                "path": path,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def unhealthy(rows: pd.DataFrame) -> pd.DataFrame:
+    """The runs of `run_rows` that did not end well, with their reasons."""
+    return rows.loc[rows["status"] != "ok", ["task", "variant", "seed", "status", "reason"]]
+
+
+def quality_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFrame:
+    """The quality of one task's variants as text: metric, effect, interval, p, r, seeds, verdict, runs."""
+    table = variant_rows(comparisons, runs)
+    metric = comparisons.metrics[task]
+    rows = []
+    for row in table[table["task"] == task].to_dict("records"):
+        low, high = _number(row["low"]), _number(row["high"])
+        effect, p, r = (_number(row[key]) for key in ("effect", "p_adjusted", "correlation"))
+        half = (high - low) / 2 if low is not None and high is not None else 0.0
+        digits = decimals_for(half or effect or 0.0)
+        shown = {value: f"{number(value, digits, signed=True)}" for value in (low, high, effect) if value is not None}
+        rows.append(
+            {
+                "variant": row["variant"],
+                metric or "metric": figure(row["mean"], row["sd"]),
+                "effect": MISSING if effect is None else shown[effect],
+                "95% CI": MISSING if low is None or high is None else f"{shown[low]} to {shown[high]}",
+                "adj. p": MISSING if p is None else p_value(p).removeprefix("= "),
+                "r": MISSING if r is None else share(r),
+                "seeds": MISSING if _number(row["seeds"]) is None else str(int(row["seeds"])),
+                "verdict": _mark(row["verdict"], bool(row["preliminary"])),
+                "runs": row["status"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def cost_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFrame:
+    """What one task's variants cost, as text: means over the runs that ended well."""
+    table = variant_rows(comparisons, runs)
+    shown = {
+        "parameters": ("parameters", count),
+        "flops_total": ("FLOPs", count),
+        "tokens": ("tokens", count),
+        "tokens_per_second": ("tokens/s", count),
+        "wall_time_s": ("wall time", duration),
+        "peak_memory_bytes": ("peak memory", memory),
+    }
+    return pd.DataFrame(
+        [
+            {"variant": row["variant"], **{name: text(_number(row[key])) for key, (name, text) in shown.items()}}
+            for row in table[table["task"] == task].to_dict("records")
+        ]
+    )
+
+
+def _mark(verdict: str, preliminary: bool) -> str:
+    """Only what is resolved is marked."""
+    marked = f"* {verdict}" if verdict in RESOLVED else verdict
+    return f"{marked} (preliminary)" if preliminary else marked
+
+
+def _number(value: Any) -> float | None:
+    """A cell as a number, None where it is missing (pandas turns None into NaN)."""
+    return None if value is None or pd.isna(value) else float(value)

@@ -1,0 +1,127 @@
+"""What one run leaves behind for the rest of the program: the schema of `record.json`.
+
+A record is written once, atomically, when its run has ended, however it ended. Comparison, report and resume read
+records only; nothing else of a run is needed to conclude from it (the learning curves in `metrics.csv` are drawn
+where they exist). The dataclasses below are the schema's documentation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ablab.errors import UserError
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "diverged", "failed", "interrupted"]
+Direction = Literal["min", "max"]
+
+
+@dataclass(kw_only=True)
+class Metric:
+    """The figure by which a task judges its runs."""
+
+    name: str  # as logged and as in `Record.metrics`, for example "val_loss"
+    split: Literal["val", "test"]
+    direction: Direction  # "min": lower is better
+
+
+@dataclass(kw_only=True)
+class Cost:
+    """What the run cost. None where it was not measured (a run that failed early)."""
+
+    parameters: int | None = None  # trainable scalars, tied ones once
+    flops_per_step: int | None = None  # forward and backward of one optimizer step, all processes together
+    flops_total: int | None = None  # flops_per_step times the steps taken
+    flops_uncounted: list[str] = field(default_factory=list)  # operators that the count knows no formula for
+    steps: int = 0  # optimizer steps taken
+    tokens: int = 0  # tokens trained on, all processes together
+    tokens_per_second: float | None = None  # while training, evaluation and start-up left out
+    wall_time_s: float | None = None  # the whole run: set-up, training, evaluation
+    train_time_s: float | None = None  # the training steps alone
+    peak_memory_bytes: int | None = None  # of the largest process
+    peak_memory_method: str | None = None  # how it was measured; compare only like with like
+
+
+@dataclass(kw_only=True)
+class Corpus:
+    """What the run learned from."""
+
+    name: str
+    sha256: str  # over the names and bytes of all files, in order
+    size_bytes: int
+    files: int
+
+
+@dataclass(kw_only=True)
+class Record:
+    """One run: a variant with a seed, and how it ended."""
+
+    status: Status
+    reason: str | None = None  # one line, unless the status is "ok"
+    fingerprint: str  # identity: hash of the resolved config (without paths, loggers and the like) and the version
+    study: str  # the study or sweep that the run belongs to
+    variant: str  # the overrides that made this run, without the seed: "attention=lsh,model.d_model=64"; "" if none
+    index: int | None = None  # position in the sweep's plan; the first variant of the plan is the default baseline
+    seed: int
+    axes: dict[str, str]  # axis -> option, for example {"attention": "windowed"}
+    config: dict[str, Any]  # the resolved config, as in config.yaml
+    primary: Metric | None = None  # None if the run failed before its task was built
+    metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation of each split, by name
+    mechanism: dict[str, float] = field(default_factory=dict)  # "axis/name": does the component do what it claims?
+    cost: Cost = field(default_factory=Cost)
+    corpus: Corpus | None = None
+    versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra
+    git: dict[str, Any] | None = None  # {"commit": ..., "dirty": ...} of the working directory, None outside git
+    machine: dict[str, Any] = field(default_factory=dict)  # processor, threads, device, host platform
+    started_at: str | None = None  # ISO 8601, UTC
+    finished_at: str | None = None
+    schema: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Record:
+        """The record in `data`. Fields that this version does not know are dropped.
+
+        Raises:
+            UserError: the record is of a newer schema, or is not a record at all.
+        """
+        schema = data.get("schema")
+        if not isinstance(schema, int):
+            raise UserError("not an ablab record: it has no schema number")
+        if schema > SCHEMA_VERSION:
+            raise UserError(
+                f"the record has schema {schema}, this ablab reads up to {SCHEMA_VERSION}: upgrade ablab to read it"
+            )
+        try:
+            return cls(
+                **{
+                    **_known(cls, data),
+                    "metrics": _numbers(data.get("metrics")),
+                    "mechanism": _numbers(data.get("mechanism")),
+                    "primary": _nested(Metric, data.get("primary")),
+                    "cost": _nested(Cost, data.get("cost")) or Cost(),
+                    "corpus": _nested(Corpus, data.get("corpus")),
+                }
+            )
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"a damaged record: {error}") from error
+
+
+def _numbers(data: dict[str, float | None] | None) -> dict[str, float]:
+    """Metrics as written: NaN and infinity have become null, since JSON has neither."""
+    return {name: math.nan if value is None else value for name, value in (data or {}).items()}
+
+
+def _known(cls: type, data: dict[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in dataclasses.fields(cls)}
+    return {key: value for key, value in data.items() if key in names}
+
+
+def _nested(cls: type, data: dict[str, Any] | None) -> Any:
+    return None if data is None else cls(**_known(cls, data))

@@ -1,0 +1,81 @@
+"""A run's folder: the names of its files, and records written so that no reader ever sees half of one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ablab.errors import UserError
+from ablab.results.record import Record
+
+CONFIG_FILE = "config.yaml"  # the resolved config
+METRICS_FILE = "metrics.csv"  # learning curves, one row per logged step
+RECORD_FILE = "record.json"  # how the run ended, written last
+LOG_FILE = "run.log"  # what the run printed, when it ran in a process of its own
+CHECKPOINT_FOLDER = "checkpoints"  # last.ckpt and best.ckpt
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text` so that a crash leaves either the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp gives 0600, which colleagues could not read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write `record` into the run's folder, atomically. NaN and infinity become null, since JSON has neither."""
+    path = folder / RECORD_FILE
+    write_atomically(path, json.dumps(_finite(record.to_dict()), indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """The record in the file `path`.
+
+    Raises:
+        UserError: no such file, not JSON, not a record, or of a newer schema; the message names the file.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a record (damaged JSON: {error})") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: not a record")
+    try:
+        record = Record.from_dict(data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return record
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run left in its folder, the record first. Files that no run writes are kept."""
+    (folder / RECORD_FILE).unlink(missing_ok=True)
+    for name in (METRICS_FILE, CONFIG_FILE, "events.out.tfevents.*", f"{CHECKPOINT_FOLDER}/*.ckpt"):
+        for path in folder.glob(name):
+            path.unlink()

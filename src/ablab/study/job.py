@@ -1,0 +1,80 @@
+"""One run asked for by itself: `ablab attention=lsh`, or a job of a Hydra launcher other than ours."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from ablab.config import fingerprint, freeze
+from ablab.errors import UserError
+from ablab.results.record import Record
+from ablab.results.store import RECORD_FILE, read_record
+from ablab.study.preflight import Preflight
+from ablab.study.progress import SweepProgress
+from ablab.study.resume import finished_record
+from ablab.study.supervisor import supervise
+from ablab.training.run import execute, prepare_folder
+
+
+def run_job(config: DictConfig) -> Record:
+    """Check, run and describe the run that a composed config asks for, in the folder that Hydra made for it.
+
+    Raises:
+        UserError: the run cannot work, or its folder holds another run. Nothing is left behind.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    choices: Any = OmegaConf.to_container(hydra.runtime.choices)
+    try:
+        frozen = freeze(config, choices, list(hydra.overrides.task))
+        Preflight().check(frozen)
+        record = finished_record(frozen, folder)
+        if record is None:
+            _check_free(folder, fingerprint(frozen))
+    except UserError:
+        _remove_if_empty(folder)
+        raise
+    if record is not None:
+        print(f"finished already: {_shown(folder)}")
+    elif frozen["strategy"]["processes"] > 1:
+        with SweepProgress(total=1) as progress, progress.run(f"seed={frozen['seed']}") as report:
+            record = supervise(frozen, folder, report)
+    else:
+        prepare_folder(frozen, folder)
+        record = execute(frozen, folder)
+    _summarise(record, folder)
+    return record
+
+
+def _check_free(folder: Path, identity: str) -> None:
+    if (folder / RECORD_FILE).exists() and read_record(folder / RECORD_FILE).fingerprint != identity:
+        raise UserError(f"{_shown(folder)}: holds another run; choose another name=...")
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Hydra has made the folder of a run that never began, and perhaps those above it."""
+    with contextlib.suppress(OSError):
+        for path in (folder, *folder.parents):
+            if path == Path.cwd():
+                break
+            path.rmdir()
+
+
+def _summarise(record: Record, folder: Path) -> None:
+    if record.status == "ok" and record.primary is not None:
+        speed = f", {record.cost.tokens_per_second:,.0f} tokens/s" if record.cost.tokens_per_second else ""
+        metric = record.primary.name
+        print(f"{metric} {record.metrics[metric]:.4f} after {record.cost.steps} steps{speed}; {_shown(folder)}")
+    else:
+        print(f"{record.status}: {record.reason}; {_shown(folder)}", file=sys.stderr)
+
+
+def _shown(folder: Path) -> str:
+    with contextlib.suppress(ValueError):
+        return str(folder.relative_to(Path.cwd()))
+    return str(folder)

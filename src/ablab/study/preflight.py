@@ -1,0 +1,92 @@
+"""Everything that can be known to be wrong with a run before it is started, found before anything is written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from ablab.config.signature import check_signature
+from ablab.errors import UserError
+from ablab.tasks.base import Task
+from ablab.training.build import COMPONENT_AXES, build_model, build_option, build_task
+from ablab.training.trainer import quiet_lightning, trainer_settings
+
+# What the program gives to each kind of option, and the config does not.
+SUPPLIED = {
+    "task": ("seed",),
+    "model": ("vocab_size", "max_length", "seed", "causal", *COMPONENT_AXES),
+    "attention": ("spec",),
+    "activation": ("spec",),
+    "position": ("spec",),
+    "optimizer": ("params",),
+    "schedule": ("optimizer",),
+}
+
+
+class Preflight:
+    """Checks frozen configs by building all that is cheap to build. Data that several runs share are read once."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, Task] = {}
+
+    def check(self, config: dict[str, Any]) -> None:
+        """Raises UserError with one line if the run cannot work."""
+        for name in ("trainer", "strategy", "task", "model", *COMPONENT_AXES, "optimizer", "schedule"):
+            if not isinstance(config.get(name), dict) or "_target_" not in config[name]:
+                raise UserError(f"{name}: the option has no _target_, the class or function that builds it")
+            check_signature(name, config[name], SUPPLIED.get(name, ()))
+        self._check_trainer(config)
+        task = self._task(config)
+        self._check_shares(config, task)
+        build_model(config, task, device="meta")
+        self._check_optimizer(config)
+
+    def _task(self, config: dict[str, Any]) -> Task:
+        key = json.dumps(config["task"], sort_keys=True)
+        if key not in self._tasks:
+            self._tasks[key] = build_task(config)
+        return self._tasks[key]
+
+    @staticmethod
+    def _check_shares(config: dict[str, Any], task: Task) -> None:
+        processes = config["strategy"]["processes"]
+        if task.batch_size % processes:
+            raise UserError(
+                f"task.batch_size={task.batch_size} cannot be shared equally by {processes} processes "
+                f"(strategy={config['axes'].get('strategy')}): choose a multiple of {processes}"
+            )
+
+    @staticmethod
+    def _check_trainer(config: dict[str, Any]) -> None:
+        settings = trainer_settings(config)
+        for key in ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches"):
+            if settings[key] < 1:
+                raise UserError(f"trainer.{key}={settings[key]}: must be at least 1")
+        strategy = build_option(config, "strategy")
+        try:
+            with quiet_lightning():
+                Trainer(
+                    **settings | {"enable_progress_bar": False, "logger": False},
+                    strategy=strategy,
+                    enable_checkpointing=False,
+                    enable_model_summary=False,
+                )
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+    @staticmethod
+    def _check_optimizer(config: dict[str, Any]) -> None:
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        axis = "optimizer"
+        try:
+            optimizer = instantiate(config["optimizer"])([parameter])
+            axis = "schedule"
+            instantiate(config["schedule"])(optimizer)
+        except (ValueError, TypeError, RuntimeError, InstantiationException) as error:
+            raise UserError(f"{axis}: {' '.join(str(error).split())}") from error

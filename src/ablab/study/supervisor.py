@@ -1,0 +1,137 @@
+"""Runs one run in processes of its own, so that whatever kills it kills nothing else, and says how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from ablab.errors import UserError
+from ablab.results.record import Record
+from ablab.results.store import LOG_FILE, RECORD_FILE, read_record, write_record
+from ablab.study.worker import Rank, work
+from ablab.training.callbacks import Progress
+from ablab.training.loggers.hparams import write_hparams
+from ablab.training.run import new_record, prepare_folder
+
+# A run that was asked to stop writes its record; one that does not within this time is killed.
+GRACE_S = 15.0
+
+# Children are forked from a process that has imported everything once, and has started no thread and no device.
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def warm_up() -> None:
+    """Start importing what runs need, in the background. Optional: the first run does it otherwise."""
+    _CONTEXT.set_forkserver_preload(["ablab.study.worker"])
+    forkserver.ensure_running()
+
+
+def supervise(config: dict[str, Any], folder: Path, progress: Progress) -> Record:
+    """Run what `config` describes in processes of its own, one per rank, and return its record.
+
+    A process that dies without a record (killed, out of memory, crashed in native code) gets one here. When one rank
+    dies, the others, which would wait for it forever, are ended.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after the run has been asked to stop and has ended.
+    """
+    warm_up()
+    prepare_folder(config, folder)
+    (folder / LOG_FILE).unlink(missing_ok=True)
+    ranks = config["strategy"]["processes"]
+    port = _free_port() if ranks > 1 else 0
+    reader, writer = _CONTEXT.Pipe(duplex=False)
+    processes = []
+    try:
+        for index in range(ranks):
+            rank = Rank(index=index, of=ranks, port=port)
+            process = _CONTEXT.Process(target=work, args=(config, folder, rank, None if index else writer))
+            process.start()
+            processes.append(process)
+        writer.close()
+        _watch(processes, reader, progress)
+    except KeyboardInterrupt:
+        _stop(processes, signal.SIGINT)
+        _record_of(config, folder, processes, interrupted=True)
+        raise
+    finally:
+        _stop(processes, signal.SIGKILL)
+        reader.close()
+    return _record_of(config, folder, processes)
+
+
+def _watch(processes: list[ForkServerProcess], reader: Connection, progress: Progress) -> None:
+    """Pass progress on until all processes have ended, or one has died."""
+    waiting: list[Any] = [reader, *(p.sentinel for p in processes)]
+    while any(p.is_alive() for p in processes):
+        if reader in wait(waiting, timeout=1.0):
+            try:
+                progress(*reader.recv())
+            except EOFError:
+                waiting.remove(reader)
+        running = [p for p in processes if p.is_alive()]
+        waiting = [w for w in waiting if w is reader or any(w == p.sentinel for p in running)]
+        if len(running) < len(processes) and any(p.exitcode for p in processes):
+            _stop(running, signal.SIGTERM)
+            return
+
+
+def _stop(processes: list[ForkServerProcess], how: signal.Signals) -> None:
+    """Signal what still runs, wait for it, and kill what does not listen, with everything that it has started."""
+    for process in processes:
+        if process.is_alive() and process.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, how) if how == signal.SIGKILL else os.kill(process.pid, how)
+    deadline = time.monotonic() + GRACE_S
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive() and process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+
+
+def _record_of(
+    config: dict[str, Any], folder: Path, processes: list[ForkServerProcess], interrupted: bool = False
+) -> Record:
+    died = next((p for p in processes if p.exitcode), None)
+    if (folder / RECORD_FILE).exists():
+        with contextlib.suppress(UserError):
+            record = read_record(folder / RECORD_FILE)
+            if record.status != "interrupted" or interrupted or died is None:
+                return record
+    record = new_record(config)
+    if interrupted:
+        record.status, record.reason = "interrupted", "stopped before it was finished"
+    else:
+        who = f"process {processes.index(died)}" if died and len(processes) > 1 else "the process"
+        record.reason = _why(who, died.exitcode if died else None)
+    record.finished_at = record.started_at
+    write_hparams(folder, record)
+    write_record(folder, record)
+    return record
+
+
+def _why(who: str, exit_status: int | None) -> str:
+    if exit_status is None or exit_status == 0:
+        return f"{who} ended without a record (see {LOG_FILE})"
+    if exit_status > 0:
+        return f"{who} ended with exit status {exit_status} (see {LOG_FILE})"
+    name = signal.Signals(-exit_status).name
+    hint = "; out of memory?" if name == "SIGKILL" else f" (see {LOG_FILE})"
+    return f"{who} was killed by {name}{hint}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

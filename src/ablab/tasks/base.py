@@ -1,0 +1,89 @@
+"""What a task is: its data, the loss to train with, and the figures to judge by."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ablab.results.record import Corpus, Metric
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Task(LightningDataModule, ABC):
+    """Sequences to learn from, in batches of (inputs, targets), both int64 (B, T); a target of -100 is ignored.
+
+    A task works with a Trainer and without one (to look at it, or to build a model for it); without one it is the
+    only process. What it serves is a function of its settings and `seed` alone: training batch i is the same whatever
+    the number of processes and workers, and so are the samples of an evaluation.
+
+    Attributes:
+        vocab_size: number of token ids; known after `setup` or `load_state_dict`.
+        seq_len: T, tokens in a sequence.
+        batch_size: sequences in one training batch, over all processes together.
+        causal: whether a position may see only itself and what precedes it.
+        primary: the figure by which runs are compared.
+        corpus: what was learned from; known after `setup`.
+        first_step: index of the first training batch that `train_dataloader` serves; a resumed run sets it.
+    """
+
+    vocab_size: int
+    seq_len: int
+    batch_size: int
+    causal: bool = True
+    primary: Metric
+    corpus: Corpus
+    first_step: int = 0
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Tokens in one training batch, over all processes together."""
+        return self.batch_size * self.seq_len
+
+    @abstractmethod
+    def setup(self, stage: str | None = None) -> None:
+        """Read the corpus. A second call does nothing."""
+
+    @abstractmethod
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """This process's share of the training batches, from `first_step` on, without end."""
+
+    @abstractmethod
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """This process's share of the validation samples; every sample is in exactly one share."""
+
+    @abstractmethod
+    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """The same of the test samples; an empty list for a task without a test split."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What training minimises, from logits (B, T, vocab_size) and targets (B, T); a scalar."""
+
+    @abstractmethod
+    def totals(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Sums over a batch, as float64 scalars. They add up over batches and processes to what `metrics` takes."""
+
+    @abstractmethod
+    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
+        """The figures of an evaluation by name, without the split ("loss", not "val_loss"), from its summed totals."""
+
+    @abstractmethod
+    def encode(self, text: str) -> Tensor:
+        """The ids (T,) int64 of `text`. Raises ValueError for text outside the vocabulary."""
+
+    @abstractmethod
+    def decode(self, ids: Tensor) -> str:
+        """The text of `ids` (T,)."""
+
+    def _share(self) -> tuple[int, int]:
+        """Rank and number of the processes among which data is shared out.
+
+        Processes that hold parts of one model (tensor parallel) see the same data, so this is the strategy's own
+        notion of rank, not the rank of the process.
+        """
+        shares = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return (0, 1) if shares is None else (shares["rank"], shares["num_replicas"])

@@ -1,0 +1,179 @@
+"""Files to learn from: found, read, fingerprinted and split. Nothing depends on the order a disk lists them in."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import os
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from numpy.typing import NDArray
+
+from ablab.errors import UserError
+
+# Of the standard library: what is not its source, and what differs between machines of one Python version.
+_STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
+_MACHINE_PREFIXES = ("config-", "_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
+
+_log = logging.getLogger(__name__)
+_Sized = TypeVar("_Sized", bytes, NDArray)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file: its path relative to what was asked for, with forward slashes, and its content."""
+
+    name: str
+    data: bytes
+
+
+def fingerprint(files: Sequence[SourceFile]) -> str:
+    """SHA-256 over the names and contents of the files, in order, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for file in files:
+        for part in (file.name.encode("utf-8", errors="surrogateescape"), file.data):
+            digest.update(len(part).to_bytes(8, "big"))  # so that no byte can move from a name into a content
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def read_stdlib(max_bytes: int | None) -> list[SourceFile]:
+    """The source of the running interpreter's standard library, or at most `max_bytes` of it, sorted by path.
+
+    Its tests are left out, and what differs between machines with one version of Python. Which files are kept is
+    decided by a hash of their paths, so they are a sample of all of it, and a greater limit keeps all that a smaller
+    one keeps.
+
+    Raises:
+        UserError: there is no source (a frozen or zipped interpreter), or no file is as small as `max_bytes`.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = [path for path in _walk(root, _is_library_source) if path.suffix == ".py"]
+    paths.sort(key=lambda path: unit_hash("keep", path.relative_to(root).as_posix()))
+    kept, size = [], 0
+    for path in paths:
+        size += path.stat().st_size
+        if max_bytes is not None and size > max_bytes:
+            break
+        kept.append(path)
+    if not kept:
+        raise UserError(f"{root}: no Python source within task.max_bytes={max_bytes}: raise it, or use task=text")
+    return sorted((_read(path, root) for path in kept), key=_name)
+
+
+def read_path(path: str, *, any_bytes: bool) -> list[SourceFile]:
+    """The file `path`, the text files below the folder `path`, or those that match the glob `path`, sorted by name.
+
+    A relative path starts at the working directory. In a folder or a glob, hidden files and files that are not UTF-8
+    text are passed over, and how many is logged.
+
+    Args:
+        any_bytes: whether a single file may hold anything, not just UTF-8 text.
+
+    Raises:
+        UserError: nothing is there, it is empty, cannot be read, or is not text.
+    """
+    target = Path(path).expanduser()
+    if target.is_file():
+        files = [_read(target, target.parent)]
+        if not any_bytes and not _is_text(files[0].data):
+            raise UserError(f"{path}: not UTF-8 text: convert it, or use task.tokenizer=bytes")
+    elif target.is_dir():
+        files = _read_text(path, _walk(target, _is_visible), target)
+    else:
+        matches = [Path(match) for match in glob.glob(str(target), recursive=True) if Path(match).is_file()]
+        if not matches:
+            raise UserError(f"{path}: no such file, folder or match in {Path.cwd()}: mend task.path")
+        root = Path(os.path.commonpath([match.parent for match in matches]))
+        files = _read_text(path, matches, root)
+    if not any(file.data for file in files):
+        raise UserError(f"{path}: empty: give a file or folder with text in it")
+    return files
+
+
+def split_by_name(files: Sequence[SourceFile], val: float, test: float) -> dict[str, list[SourceFile]]:
+    """The files by split: each goes where a hash of its own name says, so adding files moves no other.
+
+    Args:
+        val, test: expected shares of the files; the rest is train. There is no "test" where its share is 0.
+    """
+    splits: dict[str, list[SourceFile]] = {split: [] for split in _splits(test)}
+    for file in files:
+        position = unit_hash("split", file.name)
+        splits["val" if position < val else "test" if position < val + test else "train"].append(file)
+    return splits
+
+
+def split_contiguously(sequence: _Sized, val: float, test: float) -> dict[str, _Sized]:
+    """One long sequence by split: train is its head, then val, and test its tail. They touch and do not overlap.
+
+    Args:
+        val, test: shares of the length; the rest is train. There is no "test" where its share is 0.
+    """
+    val_at, test_at = int(len(sequence) * (1 - val - test)), int(len(sequence) * (1 - test))
+    parts = {"train": sequence[:val_at], "val": sequence[val_at:test_at], "test": sequence[test_at:]}
+    return {split: parts[split] for split in _splits(test)}
+
+
+def unit_hash(purpose: str, name: str) -> float:
+    """A number in [0, 1) that depends on `purpose` and `name` alone, evenly distributed over names."""
+    digest = hashlib.blake2b(f"{purpose}\0{name}".encode("utf-8", errors="surrogateescape"), digest_size=6)
+    return int.from_bytes(digest.digest(), "big") / 2**48
+
+
+def _splits(test: float) -> tuple[str, ...]:
+    return ("train", "val", "test") if test else ("train", "val")
+
+
+def _walk(root: Path, keep: Callable[[str], bool]) -> Iterator[Path]:
+    """Every file below `root` whose own name, and those of its folders, `keep` keeps."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = filter(keep, folders)  # in place: os.walk goes down what is left, and site-packages is large
+        yield from (Path(folder, name) for name in filter(keep, names))
+
+
+def _is_library_source(name: str) -> bool:
+    return name not in _STDLIB_SKIPPED and not name.startswith(_MACHINE_PREFIXES)
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".")
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in data
+
+
+def _read(path: Path, root: Path) -> SourceFile:
+    try:
+        return SourceFile(path.relative_to(root).as_posix(), path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _read_text(path: str, found: Iterable[Path], root: Path) -> list[SourceFile]:
+    """Those of the files `found` that are text, by name."""
+    kept, passed_over = [], 0
+    for file in (_read(each, root) for each in found):
+        if _is_text(file.data):
+            kept.append(file)
+        else:
+            passed_over += 1
+    if passed_over and not kept:
+        raise UserError(f"{path}: none of its {passed_over} files is UTF-8 text: give a folder or glob of text files")
+    if passed_over:
+        _log.warning("%s: passed over %d files that are not UTF-8 text", path, passed_over)
+    return sorted(kept, key=_name)
+
+
+def _name(file: SourceFile) -> str:
+    return file.name

@@ -1,0 +1,198 @@
+"""Next-token prediction: the part of a task that does not depend on where its tokens come from."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+
+from ablab.errors import UserError
+from ablab.results.record import Corpus, Metric
+from ablab.tasks.base import Batch, Task
+from ablab.tasks.tokenizers import Tokenizer, tokenizer_from_state
+from ablab.tasks.windows import IGNORED, EvalBatches, TrainBatches
+
+_ENDLESS = 2**62  # batches; more than any run takes, and a length that fits a C integer
+_LARGEST_EXPONENT = 700  # exp of 709.8 and more is too large for a float
+
+
+class LanguageTask(Task):
+    """Predict each next token of a text, from the tokens before it in its window.
+
+    Training takes random windows with replacement, evaluation consecutive ones (`windows` says how). A subclass says
+    where the text comes from: `_load`.
+
+    Args:
+        seq_len: tokens in a window.
+        batch_size: windows in a training batch, over all processes together.
+        eval_batch_size: windows in an evaluation batch of one process; changes speed and memory, no figure.
+        eval_tokens: tokens of a split to evaluate on, spread evenly over it; None for all.
+        workers: processes that load data, beside each process that trains.
+        seed: decides the order of the training windows.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(
+        self, *, seq_len: int, batch_size: int, eval_batch_size: int, eval_tokens: int | None, workers: int, seed: int
+    ) -> None:
+        super().__init__()
+        sizes = {"seq_len": seq_len, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"task.{name} must be at least 1, got {value}")
+        if eval_tokens is not None and eval_tokens < seq_len:
+            raise ValueError(
+                f"task.eval_tokens={eval_tokens} is less than one window: give task.seq_len={seq_len} or more, or null"
+            )
+        for name, value in {"workers": workers, "seed": seed}.items():
+            if value < 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
+        self.seq_len, self.batch_size, self.eval_batch_size = seq_len, batch_size, eval_batch_size
+        self.eval_tokens, self.workers, self.seed = eval_tokens, workers, seed
+        self.primary = Metric(name="val_loss", split="val", direction="min")
+        self._tokenizer: Tokenizer | None = None
+        self._token_bytes = torch.empty(0, dtype=torch.float64)
+        self._splits: dict[str, NDArray] = {}
+
+    @abstractmethod
+    def _load(self) -> tuple[Tokenizer, dict[str, NDArray], Corpus]:
+        """The tokenizer, the ids (N,) of each split ("test" may be missing), and what they were read from."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the corpus. A second call does nothing.
+
+        Raises:
+            UserError: the corpus cannot be used, or a split is shorter than a window.
+        """
+        if self._splits:
+            return
+        tokenizer, splits, self.corpus = self._load()
+        self._adopt(tokenizer)
+        for name, tokens in splits.items():
+            if len(tokens) <= self.seq_len:
+                raise UserError(
+                    f"{self.corpus.name}: {len(tokens)} tokens in the {name} split, a window needs {self.seq_len + 1}: "
+                    f"shorten task.seq_len, give more text, or change task.val_fraction and task.test_fraction"
+                )
+        self._splits = splits
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Each iteration starts at `first_step` again; train in one epoch, and resume by setting it.
+
+        Raises:
+            ValueError: the batch cannot be shared equally by the processes.
+        """
+        rank, processes = self._share()
+        if self.batch_size % processes:
+            raise ValueError(
+                f"task.batch_size={self.batch_size} cannot be shared by {processes} processes: "
+                f"give a multiple of {processes}"
+            )
+        batches = TrainBatches(
+            self._split("train"),
+            seq_len=self.seq_len,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            processes=processes,
+        )
+        return self._loader(batches, range(self.first_step, _ENDLESS))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        self.setup()
+        return self._eval_loader("test") if "test" in self._splits else []
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy in nats over the targets that are not ignored."""
+        return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+    def totals(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Sums over the targets that are not ignored: `nats` of cross entropy, `correct` guesses, `tokens`, `bytes`."""
+        kept = targets != IGNORED
+        nats = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+        if self._token_bytes.device != targets.device:
+            self._token_bytes = self._token_bytes.to(targets.device)
+        return {
+            "nats": nats.sum(dtype=torch.float64),  # many small terms: float32 would lose the last digits
+            "correct": (logits.argmax(dim=-1) == targets).sum(dtype=torch.float64),
+            "tokens": kept.sum(dtype=torch.float64),
+            "bytes": self._token_bytes[targets[kept]].sum(),
+        }
+
+    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
+        """`loss` in nats per token, its `perplexity`, `accuracy`, and `bits_per_byte`.
+
+        Only bits per byte, which divide by the bytes of UTF-8 that the tokens stand for, compare between tokenizers.
+        """
+        loss = totals["nats"] / totals["tokens"]
+        return {
+            "loss": loss,
+            "bits_per_byte": totals["nats"] / math.log(2) / totals["bytes"],
+            "perplexity": math.exp(loss) if loss < _LARGEST_EXPONENT else loss * math.inf,  # NaN stays NaN
+            "accuracy": totals["correct"] / totals["tokens"],
+        }
+
+    def encode(self, text: str) -> Tensor:
+        return torch.from_numpy(self._known_tokenizer().encode(text).astype("int64"))
+
+    def decode(self, ids: Tensor) -> str:
+        return self._known_tokenizer().decode(ids.tolist())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The vocabulary, which a checkpoint needs to be of use without the corpus."""
+        return self._known_tokenizer().state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._adopt(tokenizer_from_state(state_dict))
+
+    def _adopt(self, tokenizer: Tokenizer) -> None:
+        if self._tokenizer is not None and self._tokenizer != tokenizer:
+            raise UserError(
+                "the checkpoint's vocabulary is not that of the corpus: use the text that the checkpoint was trained on"
+            )
+        self._tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
+        self._token_bytes = torch.from_numpy(tokenizer.bytes_per_token())
+
+    def _known_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            self.setup()
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    def _split(self, name: str) -> NDArray:
+        self.setup()
+        return self._splits[name]
+
+    def _eval_loader(self, split: str) -> DataLoader[Batch]:
+        rank, processes = self._share()
+        batches = EvalBatches(
+            self._split(split),
+            seq_len=self.seq_len,
+            batch_size=self.eval_batch_size,
+            limit=None if self.eval_tokens is None else self.eval_tokens // self.seq_len,
+            rank=rank,
+            processes=processes,
+        )
+        return self._loader(batches, range(len(batches)))
+
+    def _loader(self, batches: Dataset[Batch], order: range) -> DataLoader[Batch]:
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=order,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            # A loader draws a seed for its workers; from a generator of its own, so that dropout does not notice.
+            generator=torch.Generator().manual_seed(self.seed),
+        )

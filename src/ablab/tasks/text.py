@@ -1,0 +1,134 @@
+"""The options of the axis `task`: language modelling of the running Python's own source, or of files of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from numpy.typing import NDArray
+
+from ablab.errors import UserError
+from ablab.results.record import Corpus
+from ablab.tasks.corpus import SourceFile, fingerprint, read_path, read_stdlib, split_by_name, split_contiguously
+from ablab.tasks.language import LanguageTask
+from ablab.tasks.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
+
+
+class SourceText(LanguageTask):
+    """Bytes of the standard library of the Python that runs this: real text that is on every machine.
+
+    Files are split by a hash of their paths. Another version of Python is another corpus, which the record's corpus
+    hash tells.
+
+    Args:
+        max_bytes: use this much of the library, a sample of its files; None for all of it.
+        val_fraction, test_fraction: expected shares of the files; `test_fraction` may be 0.
+        (the others): as `LanguageTask` says.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        seq_len: int,
+        batch_size: int,
+        seed: int,
+        eval_batch_size: int = 16,
+        eval_tokens: int | None = None,
+        workers: int = 0,
+        max_bytes: int | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+    ) -> None:
+        super().__init__(
+            seq_len=seq_len,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            eval_tokens=eval_tokens,
+            workers=workers,
+            seed=seed,
+        )
+        self.max_bytes = max_bytes
+        self.fractions = _checked_fractions(val_fraction, test_fraction)
+
+    def _load(self) -> tuple[Tokenizer, dict[str, NDArray], Corpus]:
+        files = read_stdlib(self.max_bytes)
+        tokenizer = ByteTokenizer()
+        return tokenizer, _encode(files, tokenizer, *self.fractions), _corpus("the Python standard library", files)
+
+
+class Text(LanguageTask):
+    """A file, the text files of a folder, or those that match a glob.
+
+    Many files are split by a hash of their paths below the folder; a single file into head (train), middle (val) and
+    tail (test).
+
+    Args:
+        path: the file, folder or glob; a relative one starts at the working directory.
+        tokenizer: "bytes" (of UTF-8), or "chars" (the vocabulary is every character of the whole corpus).
+        val_fraction, test_fraction: shares of the single file, or expected shares of the files; the latter may be 0.
+        (the others): as `LanguageTask` says.
+
+    Raises:
+        ValueError: a number is out of range, or the tokenizer is unknown.
+        UserError: no path was given.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        seq_len: int,
+        batch_size: int,
+        seed: int,
+        tokenizer: Literal["bytes", "chars"] = "bytes",
+        eval_batch_size: int = 16,
+        eval_tokens: int | None = None,
+        workers: int = 0,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+    ) -> None:
+        super().__init__(
+            seq_len=seq_len,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            eval_tokens=eval_tokens,
+            workers=workers,
+            seed=seed,
+        )
+        if not path or path == "???":  # what OmegaConf calls a missing value
+            raise UserError("task.path is missing: give a file, a folder or a glob, for example task.path=notes.txt")
+        if tokenizer not in ("bytes", "chars"):
+            raise ValueError(f"task.tokenizer must be bytes or chars, got {tokenizer!r}")
+        self.path, self.characters = path, tokenizer == "chars"
+        self.fractions = _checked_fractions(val_fraction, test_fraction)
+
+    def _load(self) -> tuple[Tokenizer, dict[str, NDArray], Corpus]:
+        files = read_path(self.path, any_bytes=not self.characters)
+        tokenizer: Tokenizer = ByteTokenizer()
+        if self.characters:
+            tokenizer = CharTokenizer.of("".join(file.data.decode("utf-8") for file in files))
+        return tokenizer, _encode(files, tokenizer, *self.fractions), _corpus(self.path, files)
+
+
+def _encode(files: Sequence[SourceFile], tokenizer: Tokenizer, val: float, test: float) -> dict[str, NDArray]:
+    if len(files) == 1:
+        return split_contiguously(tokenizer.encode_bytes(files[0].data), val, test)
+    splits = split_by_name(files, val, test)
+    return {split: tokenizer.encode_bytes(b"".join(file.data for file in part)) for split, part in splits.items()}
+
+
+def _corpus(name: str, files: Sequence[SourceFile]) -> Corpus:
+    size_bytes = sum(len(file.data) for file in files)
+    return Corpus(name=name, sha256=fingerprint(files), size_bytes=size_bytes, files=len(files))
+
+
+def _checked_fractions(val: float, test: float) -> tuple[float, float]:
+    if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
+        raise ValueError(
+            f"task.val_fraction={val} and task.test_fraction={test} must be shares that leave some for training: "
+            f"val above 0, test 0 or more, together below 1"
+        )
+    return val, test

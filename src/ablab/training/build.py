@@ -1,0 +1,75 @@
+"""From a frozen config to the objects of a run. Every option is built by its own `_target_`; no name is ever tested."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from ablab.errors import UserError
+from ablab.model.transformer import Transformer
+from ablab.tasks.base import Task
+
+# The axes whose options are factories that the model's blocks call.
+COMPONENT_AXES = ("attention", "activation", "position")
+
+
+def build_option(config: dict[str, Any], axis: str, **supplied: Any) -> Any:
+    """What the config of one axis describes: an object, or a factory if the option says `_partial_`.
+
+    Raises:
+        UserError: its class refuses a value; the message names the axis.
+    """
+    try:
+        return instantiate(config[axis], _convert_="all", **supplied)
+    except InstantiationException as error:
+        raise _refused(axis, error.__cause__ or error) from error
+
+
+def build_task(config: dict[str, Any]) -> Task:
+    """The task with its data loaded. Raises UserError if the data are missing or the settings cannot work."""
+    task = build_option(config, "task", seed=config["seed"])
+    try:
+        task.setup("fit")
+    except ValueError as error:
+        raise _refused("task", error) from error
+    return task
+
+
+def build_model(config: dict[str, Any], task: Task, device: str = "cpu") -> Transformer:
+    """The model for a task, with its initial values. On the device "meta" it has shapes only, and takes no time."""
+    factory: partial[Transformer] = build_option(
+        config,
+        "model",
+        vocab_size=task.vocab_size,
+        max_length=task.seq_len,
+        causal=task.causal,
+        seed=config["seed"],
+        **{axis: _named(axis, build_option(config, axis)) for axis in COMPONENT_AXES},
+    )
+    try:
+        with torch.device(device):
+            return factory()
+    except ValueError as error:
+        raise _refused("model", error) from error
+
+
+def _named(axis: str, factory: Any) -> Any:
+    """The factory, with the axis in front of what it refuses."""
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return factory(*args, **kwargs)
+        except (ValueError, TypeError) as error:
+            raise _refused(axis, error) from error
+
+    return build
+
+
+def _refused(axis: str, error: BaseException) -> UserError:
+    text = " ".join(str(error).split())
+    named = text.startswith((f"{axis}.", f"{axis}=")) or isinstance(error, UserError)
+    return UserError(text if named else f"{axis}: {text}")

@@ -1,0 +1,130 @@
+"""What watches a training run: its learning curves, its divergence, its components' mechanisms, its progress."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ablab.errors import Diverged
+from ablab.model.mechanism import MechanismProbe
+from ablab.results.record import Metric
+from ablab.training.module import TrainingModule
+
+# Called with (step, of how many, what to show beside it).
+Progress = Callable[[int, int, str], None]
+
+
+class Curves(Callback):
+    """Logs `train_loss` and `learning_rate`, and ends the run when the loss is no longer a finite number.
+
+    The loss is read at every `log_every_n_steps`-th step only, since reading it waits for the device. A loss that
+    became NaN stays NaN, so at most that many steps are lost. Under several processes the mean over them is logged.
+    """
+
+    def __init__(self, log_every_n_steps: int) -> None:
+        self._every = log_every_n_steps
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        step = trainer.global_step
+        if step % self._every or (batch_index + 1) % trainer.accumulate_grad_batches:
+            return
+        # Lightning hands over the loss divided by the number of accumulated batches.
+        loss = trainer.strategy.reduce(outputs["loss"].detach() * trainer.accumulate_grad_batches, reduce_op="mean")
+        value = float(loss)
+        learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        for logger in trainer.loggers:
+            logger.log_metrics({"train_loss": value, "learning_rate": learning_rate}, step=step)
+        if not math.isfinite(value):
+            raise Diverged("train_loss", value, step)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        for name, value in trainer.callback_metrics.items():
+            if name == "val_loss" and not math.isfinite(value):
+                raise Diverged(name, float(value), trainer.global_step)
+
+
+class Mechanisms(Callback):
+    """Measures, over each evaluation, whether the components do what they claim (DESIGN: a swap must take effect).
+
+    `values` holds the figures of the last evaluation, by "axis/name"; they are logged under the same names.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+        self._probe: MechanismProbe | None = None
+        self._rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
+        self._rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, TrainingModule)
+        self._probe = MechanismProbe(module.model)
+        self._probe.attach()
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._probe is None:
+            return
+        self.values = {**self._probe.metrics(), **self._schedule(trainer)}
+        self._probe.detach()
+        self._probe = None
+        for logger in trainer.loggers:
+            logger.log_metrics(self.values, step=trainer.global_step)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        if self._probe is not None:
+            self._probe.detach()
+            self._probe = None
+
+    def _schedule(self, trainer: Trainer) -> dict[str, float]:
+        values: dict[str, float] = {}
+        if self._rates:
+            values["learning_rate_min"] = min(self._rates)
+            values["learning_rate_max"] = max(self._rates)
+            values["learning_rate_mean"] = sum(self._rates) / len(self._rates)
+            values["learning_rate_last"] = self._rates[-1]
+        for config in trainer.lr_scheduler_configs:
+            describe = getattr(config.scheduler, "mechanism", None)
+            if describe is not None:
+                values.update(describe())
+        return {f"schedule/{name}": value for name, value in values.items() if math.isfinite(value)}
+
+
+class ReportProgress(Callback):
+    """Tells whoever started the run how far it is, a few times a second."""
+
+    INTERVAL_S = 0.25
+
+    def __init__(self, report: Progress, metric: Metric) -> None:
+        self._report = report
+        self._metric = metric
+        self._last = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        now = time.monotonic()
+        if now - self._last >= self.INTERVAL_S:
+            self._last = now
+            value: Tensor | None = trainer.callback_metrics.get(self._metric.name)
+            shown = "" if value is None else f"{self._metric.name} {float(value):.4f}"
+            self._report(trainer.global_step, int(trainer.max_steps), shown)
+
+
+class Resample(Callback):
+    """Hands each step to the modules whose randomness is a function of it, the same on every process."""
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
+        assert isinstance(module, TrainingModule)
+        module.model.resample(trainer.global_step)
+
+
+def seed_everything_else(seed: int, rank: int) -> None:
+    """Seed the generator that is left once parameters and data have their own: dropout, differently on each process."""
+    torch.manual_seed((seed * 1_000_003 + rank) % 2**63)

@@ -1,0 +1,114 @@
+"""What a run costs: parameters and FLOPs by counting, time and memory by measuring."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from ablab.results.record import Cost
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trainable scalars; a tied one counts once."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], seq_len: int) -> tuple[int, list[str]]:
+    """FLOPs of forward and backward for one sequence, and the operators that could not be counted.
+
+    Counted on the meta device, which computes nothing and where, unlike on the CPU, the count includes
+    `scaled_dot_product_attention`. A multiplication and an addition are two. Matrix products, convolutions and
+    attention are counted; of the rest, what is neither element by element nor a mere view is named.
+
+    Args:
+        model: on the meta device.
+    """
+    tokens = torch.zeros(1, seq_len, dtype=torch.long, device="meta")
+    names = _UncountedNames()
+    with FlopCounterMode(display=False) as counter, names:
+        loss(model(tokens), tokens).backward()
+    return counter.get_total_flops(), sorted(names.seen)
+
+
+class _UncountedNames(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        packet = func._overloadpacket
+        if packet not in flop_registry and not func.is_view and torch.Tag.pointwise not in func.tags:
+            name = packet.__name__
+            if name not in _MOVES_DATA_ONLY:
+                self.seen.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+# These allocate, copy or fill; they do no arithmetic.
+_MOVES_DATA_ONLY = frozenset(
+    {
+        *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "zeros", "zeros_like", "new_zeros"),
+        *("ones", "ones_like", "full", "full_like", "eye", "arange", "scalar_tensor", "fill_", "zero_", "tril", "triu"),
+        *("_to_copy", "_unsafe_view", "clone", "copy_", "cat", "stack", "constant_pad_nd", "detach", "alias", "expand"),
+        *("slice_backward", "select_backward", "lift_fresh"),
+    }
+)
+
+
+class CostMeter(Callback):
+    """Measures the time of training steps, without evaluation, checkpoints and the first step's warm-up."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self._tokens_per_step = tokens_per_step
+        self._started = time.perf_counter()
+        self._clock_started: float | None = None  # None: standing still
+        self._timed_steps = 0
+        self._train_time_s = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if self._clock_started is None:
+            self._clock_started = time.perf_counter()
+            self._steps_at_start = trainer.global_step
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._stop_clock(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._stop_clock(trainer)
+
+    def _stop_clock(self, trainer: Trainer) -> None:
+        # The clock starts again after the next step, so that checkpoints written meanwhile are left out too.
+        if self._clock_started is not None:
+            self._train_time_s += time.perf_counter() - self._clock_started
+            self._timed_steps += trainer.global_step - self._steps_at_start
+            self._clock_started = None
+
+    def measured(self, cost: Cost, steps: int) -> Cost:
+        """`cost` with the measured figures filled in. Collective: every process must call it."""
+        cost.steps = steps
+        cost.tokens = steps * self._tokens_per_step
+        cost.flops_total = None if cost.flops_per_step is None else cost.flops_per_step * steps
+        cost.wall_time_s = round(time.perf_counter() - self._started, 3)
+        if self._timed_steps:
+            step_time_s = self._train_time_s / self._timed_steps
+            cost.train_time_s = round(steps * step_time_s, 3)
+            cost.tokens_per_second = round(self._tokens_per_step / step_time_s, 1)
+        cost.peak_memory_bytes, cost.peak_memory_method = peak_memory()
+        return cost
+
+
+def peak_memory() -> tuple[int, str]:
+    """Peak memory of this process in bytes, and how it was measured."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated(), "torch.cuda.max_memory_allocated"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "peak resident set of the process (ru_maxrss)"

@@ -1,0 +1,103 @@
+"""Continue a text with the model of a finished run, greedily or by sampling."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ablab.errors import UserError
+from ablab.model.transformer import Transformer
+from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
+from ablab.tasks.base import Task
+from ablab.training.build import build_model, build_option
+
+
+def generate(
+    run: Path,
+    *,
+    prompt: str,
+    tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+    checkpoint: str = "best",
+) -> str:
+    """The prompt and `tokens` more tokens.
+
+    Args:
+        run: folder of a run with a checkpoint.
+        temperature: divides the logits; 0 takes the likeliest token each time.
+        top_k: sample among this many likeliest tokens; None: among all.
+        checkpoint: "best" or "last".
+
+    Raises:
+        UserError: no run or checkpoint there, an empty prompt or one that the run's vocabulary cannot write, or a
+            number out of range.
+    """
+    if temperature < 0:
+        raise UserError(f"--temperature {temperature}: must be at least 0")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"--top-k {top_k}: must be at least 1")
+    if tokens < 0:
+        raise UserError(f"--tokens {tokens}: must be at least 0")
+    if not prompt:
+        raise UserError("--prompt: must not be empty")
+    model, task = load_run(run, checkpoint)
+    try:
+        context = task.encode(prompt)
+    except ValueError as error:
+        raise UserError(f"--prompt: {error}") from error
+    generator = torch.Generator().manual_seed(seed)
+    return task.decode(continue_tokens(model, context, tokens, temperature, top_k, generator))
+
+
+def load_run(run: Path, checkpoint: str) -> tuple[Transformer, Task]:
+    """The trained model of a run, in evaluation mode, and its task, without the task's data.
+
+    Raises:
+        UserError: the folder holds no run, or the run has no such checkpoint, or the checkpoint is damaged.
+    """
+    if not (run / CONFIG_FILE).is_file():
+        raise UserError(f"{run}: not the folder of a run (no {CONFIG_FILE} in it)")
+    config: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
+    path = run / CHECKPOINT_FOLDER / f"{checkpoint}.ckpt"
+    if not path.is_file():
+        raise UserError(f"{run}: has no checkpoint {checkpoint}.ckpt; did the run get to its first evaluation?")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: a damaged checkpoint ({str(error).splitlines()[0]})") from error
+    task: Task = build_option(config, "task", seed=config["seed"])
+    task.load_state_dict(state[type(task).__qualname__])
+    model = build_model(config, task)
+    prefix = "model."
+    weights = {key.removeprefix(prefix): value for key, value in state["state_dict"].items() if key.startswith(prefix)}
+    model.load_state_dict(weights)
+    return model.eval(), task
+
+
+@torch.no_grad()
+def continue_tokens(
+    model: Transformer,
+    context: Tensor,
+    count: int,
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """`context` (T,) with `count` tokens more. The model sees at most its `max_length` last tokens."""
+    for _ in range(count):
+        logits = model(context[None, -model.max_length :])[0, -1].float()
+        if temperature == 0:
+            chosen = logits.argmax().reshape(1)
+        else:
+            if top_k is not None and top_k < len(logits):
+                logits[logits < logits.topk(top_k).values[-1]] = -torch.inf
+            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+        context = torch.cat([context, chosen])
+    return context

@@ -1,0 +1,91 @@
+"""From the config's logger nodes to loggers that run, and their end. Lightning is imported only when one is built."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablab.errors import UserError
+from ablab.results.record import Status
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """What a logger may want to know of its run."""
+
+    folder: Path
+    study: str
+    variant: str  # as in the record; "" where nothing was overridden
+    seed: int
+    config: dict[str, Any]  # resolved, plain containers
+
+    @property
+    def group(self) -> str:
+        """The variant, by a name that is never empty."""
+        return self.variant or "default"
+
+
+class EndsWithStatus(ABC):
+    """A logger that is told how its run ended. Lightning's own `finalize` is called after every fit and test."""
+
+    @abstractmethod
+    def close(self, status: Status) -> None:
+        """Write out what is left and let go of files and services. `status` is that of the record."""
+
+
+def build_loggers(
+    logger_cfg: dict[str, Any], run_dir: Path, study: str, variant: str, seed: int, config: dict[str, Any]
+) -> list[Logger]:
+    """The run's loggers: first the learning curves in `run_dir`/metrics.csv, which every run has, then the chosen ones.
+
+    Args:
+        logger_cfg: logger name -> node with a `_target_` that takes `run`, a `RunInfo`, beside its own settings.
+        config: the resolved config, as plain containers.
+
+    Raises:
+        UserError: a logger could not be built or started; those that were started before it are ended.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    from ablab.training.loggers.csv import CurvesLogger
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    run = RunInfo(folder=run_dir, study=study, variant=variant, seed=seed, config=config)
+    loggers: list[Logger] = [CurvesLogger(run_dir)]
+    for name, node in logger_cfg.items():
+        try:
+            loggers.append(instantiate({**node, "_partial_": True})(run=run))
+        except UserError:
+            close_loggers(loggers, "failed")
+            raise
+        except (InstantiationException, TypeError, ValueError, ImportError) as error:
+            close_loggers(loggers, "failed")
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"logger.{name} could not be built ({reason}): mend conf/logger or use logger=csv"
+            ) from error
+    return loggers
+
+
+def close_loggers(loggers: list[Logger], status: Status) -> None:
+    """End the loggers, whatever happened: call it in a `finally`. `status` is the one of the record.
+
+    Every logger is ended even if one before it fails to; the first failure is then raised.
+    """
+    failures = []
+    for logger in loggers:
+        try:
+            if isinstance(logger, EndsWithStatus):
+                logger.close(status)
+            else:
+                logger.finalize("success" if status == "ok" else "failed")
+        except Exception as error:  # whatever a logger's service may raise
+            failures.append(error)
+    if failures:
+        raise failures[0]

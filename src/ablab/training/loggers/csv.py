@@ -1,0 +1,113 @@
+"""The learning curves of a run as `metrics.csv`: one row per logged step, an empty cell where nothing was logged.
+
+Lightning's own CSVLogger wants folders of versions, deletes an earlier file and holds rows back; a curve must survive
+a crash, and a resume must continue it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from ablab.results.record import Status
+from ablab.results.store import METRICS_FILE, write_atomically
+from ablab.training.loggers.build import EndsWithStatus
+
+_FIRST_COLUMNS = ("step", "epoch")
+
+
+class CurvesLogger(Logger, EndsWithStatus):
+    """Appends each row to `folder`/metrics.csv at once, so that a killed run leaves all but the last.
+
+    The header grows when a new metric comes; the file is then replaced as a whole, atomically. A file that is there
+    already is continued: what is logged again (the steps between the last checkpoint and the crash) replaces what
+    was there, since it is the same computation.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._path = folder / METRICS_FILE
+        self._columns: list[str] = []
+        self._file: TextIO | None = None
+
+    @property
+    def name(self) -> str:
+        return ""  # Lightning joins folder, name and version into paths
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self._path.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
+        """Append a row. Raises ValueError without a step."""
+        if step is None:
+            raise ValueError("learning curves need a step: log through the Trainer")
+        row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+        first = self._file is None
+        new = [name for name in ("step", *row) if name not in self._columns]
+        if first or new:
+            rows = self._read()
+            if first:
+                rows = [old for old in rows if _stays(old, row, step)]
+            self._rewrite(rows, new)
+        assert self._file is not None
+        self._writer(self._file).writerow({**row, "step": step})
+        self._file.flush()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the folder holds the config."""
+
+    def close(self, status: Status) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _read(self) -> list[dict[str, str]]:
+        """The rows that are in the file; adopts its columns. A last row that was cut off by a crash is left out."""
+        if self._file is not None:
+            self._file.close()
+        if not self._path.is_file():
+            return []
+        text = self._path.read_text(encoding="utf-8")
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        rows = list(reader)
+        self._columns = list(reader.fieldnames or [])
+        return rows
+
+    def _rewrite(self, rows: list[dict[str, str]], new: list[str]) -> None:
+        names = [*self._columns, *(name for name in new if name not in self._columns)]
+        self._columns = sorted(names, key=lambda name: (name not in _FIRST_COLUMNS, _first(name)))
+        buffer = io.StringIO(newline="")
+        writer = self._writer(buffer)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self._path, buffer.getvalue())
+        self._file = self._path.open("a", encoding="utf-8", newline="")
+
+    def _writer(self, file: TextIO) -> csv.DictWriter[str]:
+        return csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+
+
+def _first(name: str) -> int:
+    return _FIRST_COLUMNS.index(name) if name in _FIRST_COLUMNS else len(_FIRST_COLUMNS)
+
+
+def _stays(old: dict[str, str], new: Mapping[str, float], step: int) -> bool:
+    """Whether a row of an earlier attempt stays when this attempt begins with the row `new` at `step`."""
+    if int(old["step"]) != step:
+        return int(old["step"]) < step
+    return not any(old.get(name) for name in new if name != "epoch")

@@ -1,0 +1,138 @@
+"""TensorBoard's HPARAMS tab: one session per run with its true end, written when the run has ended.
+
+TensorBoard keeps the first status that it reads, so nothing may be written before. Sessions of one variant share a
+group, which the tab shows as one row with the mean over its seeds. Only tensorboard's own writer is used: whoever
+supervises a run that was killed writes for it without loading torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from ablab.results.record import Record
+
+# Final figures have a name of their own: under that of a learning curve, the last point of a curve that diverged
+# would count as its run's result.
+FINAL = "final/"
+
+_RUN_SUFFIX, _STUDY_SUFFIX = ".hparams", ".experiment"
+_OVERRIDE = re.compile(r",(?=[\w./@+~-]+=)")  # a comma before a key; others belong to a value such as [1,2]
+
+
+def write_hparams(run_dir: Path, record: Record) -> None:
+    """Write the run's session into an event file in `run_dir`, in the place of an earlier one.
+
+    The hyper-parameters are the options of all axes, the overridden settings and the seed. The metrics of the record
+    become scalars `final/<name>`, only where the run ended well and only finite ones: one NaN would make the mean of
+    its group NaN, and a run that stopped half-way has no final figure.
+    """
+    started, ended = _seconds(record.started_at or record.finished_at), _seconds(record.finished_at)
+    start = plugin_data_pb2.SessionStartInfo(group_name=record.variant or "default", start_time_secs=started)
+    for name, value in hyperparameters(record).items():
+        _set(start.hparams[name], value)
+    status = api_pb2.STATUS_SUCCESS if record.status == "ok" else api_pb2.STATUS_FAILURE
+    end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=ended)
+    values = [
+        _plugin_value(metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start)),
+        _plugin_value(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end)),
+    ]
+    if record.status == "ok":
+        finite = {name: value for name, value in record.metrics.items() if math.isfinite(value)}
+        values += [Summary.Value(tag=FINAL + name, simple_value=value) for name, value in finite.items()]
+    _write(run_dir, _RUN_SUFFIX, values, step=record.cost.steps, wall_time=ended)
+
+
+def write_experiment(study_dir: Path, records: Sequence[Record]) -> None:
+    """Write the columns of the tab into an event file in `study_dir`, in the place of an earlier one.
+
+    The columns are the hyper-parameters that differ between the records and the final metrics, the primary one first.
+    Without it TensorBoard makes a column of everything that was ever logged. The seed is no column, since a row is a
+    variant. A dashboard over several studies takes the columns of one of them.
+    """
+    settings = [{**hyperparameters(record), "seed": None} for record in records]
+    names = dict.fromkeys(name for each in settings for name in each)
+    columns = {name: [each.get(name) for each in settings] for name in names}
+    primary = [record.primary.name for record in records if record.primary is not None]
+    metrics = dict.fromkeys([*primary, *sorted({name for record in records for name in record.metrics})])
+    experiment = api_pb2.Experiment(
+        name=records[0].study if records else "",
+        time_created_secs=time.time(),
+        hparam_infos=[_column(name, values) for name, values in columns.items() if len(set(map(str, values))) > 1],
+        metric_infos=[_metric(name) for name in metrics],
+    )
+    data = plugin_data_pb2.HParamsPluginData(experiment=experiment)
+    _write(study_dir, _STUDY_SUFFIX, [_plugin_value(metadata.EXPERIMENT_TAG, data)], step=0, wall_time=time.time())
+
+
+def hyperparameters(record: Record) -> dict[str, Any]:
+    """The options of all axes, the settings that the variant overrides, and the seed, by name."""
+    overrides = dict(override.split("=", 1) for override in _OVERRIDE.split(record.variant) if "=" in override)
+    settings = {key.lstrip("+~"): text for key, text in overrides.items()}
+    typed = {key: _lookup(record.config, key, text) for key, text in settings.items() if key not in record.axes}
+    return {**record.axes, **typed, "seed": record.seed}
+
+
+def _lookup(config: dict[str, Any], key: str, text: str) -> Any:
+    """The value of the dotted `key` with its type, or the text of the override if it is not in the config."""
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return text
+        node = node[part]
+    return node if isinstance(node, bool | int | float | str) else text
+
+
+def _column(name: str, values: Iterable[Any]) -> api_pb2.HParamInfo:
+    present = [value for value in values if value is not None]
+    info = api_pb2.HParamInfo(name=name, differs=True)
+    if all(isinstance(value, bool) for value in present):
+        info.type = api_pb2.DATA_TYPE_BOOL
+        info.domain_discrete.extend(sorted(set(present)))
+    elif all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
+        info.type = api_pb2.DATA_TYPE_FLOAT64
+        info.domain_interval.min_value, info.domain_interval.max_value = min(present), max(present)
+    else:
+        info.type = api_pb2.DATA_TYPE_STRING
+        info.domain_discrete.extend(sorted({str(value) for value in present}))
+    return info
+
+
+def _metric(name: str) -> api_pb2.MetricInfo:
+    return api_pb2.MetricInfo(name=api_pb2.MetricName(tag=FINAL + name), display_name=name)
+
+
+def _set(field: Any, value: Any) -> None:
+    if isinstance(value, bool):
+        field.bool_value = value
+    elif isinstance(value, int | float):
+        field.number_value = value
+    else:
+        field.string_value = str(value)
+
+
+def _plugin_value(tag: str, data: plugin_data_pb2.HParamsPluginData) -> Summary.Value:
+    return Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
+
+
+def _write(folder: Path, suffix: str, values: list[Summary.Value], step: int, wall_time: float) -> None:
+    for earlier in folder.glob(f"events.out.tfevents.*{suffix}"):
+        earlier.unlink()  # TensorBoard keeps the first that it reads
+    writer = EventFileWriter(str(folder), filename_suffix=suffix)
+    writer.add_event(Event(wall_time=wall_time, step=step, summary=Summary(value=values)))
+    writer.close()
+
+
+def _seconds(moment: str | None) -> float:
+    """Seconds since 1970 of an ISO 8601 time; now if there is none."""
+    return time.time() if moment is None else datetime.fromisoformat(moment).timestamp()

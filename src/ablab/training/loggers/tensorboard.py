@@ -1,0 +1,42 @@
+"""Learning curves as TensorBoard's event files, straight in the run's folder.
+
+So TensorBoard, shown a study's folder, calls each run by its path below it: `attention=lsh/seed=0`.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ablab.results.record import Status
+from ablab.training.loggers.build import EndsWithStatus, RunInfo
+
+
+class EventsLogger(TensorBoardLogger, EndsWithStatus):
+    """Lightning's logger without its folders of versions and its hyper-parameters.
+
+    Lightning writes the status SUCCESS when training starts, and TensorBoard keeps the first that it reads; `hparams`
+    writes them when the run has ended.
+
+    Args:
+        flush_s: seconds after which what was logged is on the disk at the latest.
+    """
+
+    def __init__(self, *, run: RunInfo, flush_s: int = 10) -> None:
+        super().__init__(save_dir=run.folder, name="", version="", default_hp_metric=False, flush_secs=flush_s)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do, as said above."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flush; Lightning's would write an hparams.yaml beside config.yaml."""
+        if self._experiment is not None:
+            self._experiment.flush()
+
+    def close(self, status: Status) -> None:
+        self.finalize("success" if status == "ok" else "failed")

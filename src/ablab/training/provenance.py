@@ -1,0 +1,58 @@
+"""Where a result comes from: versions, the state of the working directory, the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablab import __version__
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the result."""
+    packages = {name: version(name) for name in ("lightning", "hydra-core", "numpy")}
+    return {"ablab": __version__, "python": platform.python_version(), "torch": torch.__version__, **packages}
+
+
+@cache
+def git_state() -> dict[str, Any] | None:
+    """Commit of the working directory and whether it has uncommitted changes; None where there is no git."""
+    commit = _git("rev-parse", "HEAD")
+    return None if commit is None else {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The device that was trained on, and its host."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@cache
+def _processor() -> str:
+    """The processor's name: Linux keeps it here, and `platform.processor()` is empty there."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

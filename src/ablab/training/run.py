@@ -1,0 +1,162 @@
+"""One run, from its frozen config to its record. A pure function of the config, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning import Trainer
+from omegaconf import OmegaConf
+
+from ablab.config import fingerprint
+from ablab.errors import Diverged, UserError
+from ablab.results.record import Cost, Record
+from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, clear, write_atomically, write_record
+from ablab.tasks.base import Task
+from ablab.training.build import build_model, build_task
+from ablab.training.callbacks import Mechanisms, Progress, ReportProgress, seed_everything_else
+from ablab.training.cost import CostMeter, count_flops, count_parameters
+from ablab.training.loggers import build_loggers, close_loggers
+from ablab.training.loggers.hparams import write_hparams
+from ablab.training.module import TrainingModule
+from ablab.training.provenance import git_state, machine, versions
+from ablab.training.trainer import build_trainer, quiet_lightning, sigint_restored
+
+
+def execute(config: dict[str, Any], folder: Path, progress: Progress | None = None) -> Record:
+    """Train and evaluate the run that `config` describes, and leave everything about it in `folder`.
+
+    Whatever happens, the record is written, atomically and last: `ok`, `diverged` (the loss became NaN or infinite),
+    `interrupted` (Ctrl-C, or asked to stop) or `failed`, with the reason. With several processes each of them calls
+    this with the same arguments, and the first writes.
+
+    Args:
+        config: as `config.freeze` returns it.
+        folder: of this run alone, as `prepare_folder` left it.
+        progress: called a few times a second; without it a progress bar is drawn if the config wants one.
+    """
+    first = int(os.environ.get("RANK", "0")) == 0
+    record = new_record(config)
+    loggers = build_loggers(
+        config["logger"],
+        folder,
+        study=record.study,
+        variant=record.variant,
+        seed=record.seed,
+        config=config,
+    )
+    try:
+        with quiet_lightning(), sigint_restored():
+            _train(config, folder, record, loggers, progress)
+        record.status, record.reason = "ok", None
+    except Diverged as outcome:
+        record.status, record.reason = "diverged", str(outcome)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into SystemExit
+        record.status, record.reason = "interrupted", "stopped before it was finished"
+    except Exception as error:
+        record.reason = describe(error)
+        traceback.print_exc()
+    finally:
+        record.finished_at = _now()
+        close_loggers(loggers, record.status)
+        if first:
+            write_hparams(folder, record)
+            write_record(folder, record)
+    return record
+
+
+def prepare_folder(config: dict[str, Any], folder: Path) -> None:
+    """Remove what an earlier run left in `folder` and write the config. Done once, before any process of the run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clear(folder)
+    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config)))
+
+
+def new_record(config: dict[str, Any]) -> Record:
+    """The record of a run that has not done anything yet: it has failed, until it says otherwise."""
+    return Record(
+        status="failed",
+        reason="ended without a word",
+        fingerprint=fingerprint(config),
+        study=config["name"],
+        variant=config.get("variant") or _variant(config["overrides"]),
+        index=config.get("index"),
+        seed=config["seed"],
+        axes=config["axes"],
+        config=config,
+        versions=versions(),
+        git=git_state(),
+        started_at=_now(),
+    )
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line: its kind, its words, and where in the source it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    words = " ".join(str(error).split())[:300]
+    return words if isinstance(error, UserError) else f"{type(error).__name__}: {words}{where}"
+
+
+def _train(config: dict[str, Any], folder: Path, record: Record, loggers: list[Any], progress: Progress | None) -> None:
+    accumulate = config["trainer"]["accumulate_grad_batches"]
+    task = build_task(config)
+    record.primary, record.corpus = task.primary, task.corpus
+    record.cost = cost = _counted(config, task, accumulate)
+    meter, mechanisms = CostMeter(task.tokens_per_batch * accumulate), Mechanisms()
+    callbacks = [meter, mechanisms, *([ReportProgress(progress, task.primary)] if progress else [])]
+    trainer = build_trainer(config, folder, task, loggers, callbacks, progress_bar=progress is None)
+    record.machine = machine(trainer.strategy.root_device)
+    seed_everything_else(config["seed"], trainer.global_rank)
+    module = TrainingModule(
+        build_model(config, task), task, instantiate(config["optimizer"]), instantiate(config["schedule"])
+    )
+    try:
+        trainer.fit(module, datamodule=task)
+        record.metrics = _evaluate(trainer, module, task, folder)
+    finally:
+        meter.measured(cost, trainer.global_step)
+        record.mechanism = mechanisms.values
+
+
+def _counted(config: dict[str, Any], task: Task, accumulate: int) -> Cost:
+    """Parameters and FLOPs, counted before training on a model without values."""
+    model = build_model(config, task, device="meta")
+    flops, uncounted = count_flops(model, task.loss, task.seq_len)
+    return Cost(
+        parameters=count_parameters(model),
+        flops_per_step=flops * task.batch_size * accumulate,
+        flops_uncounted=uncounted,
+    )
+
+
+def _evaluate(trainer: Trainer, module: TrainingModule, task: Task, folder: Path) -> dict[str, float]:
+    """The final weights on the validation and test splits; the last checkpoint holds these weights."""
+    checkpoints = folder / CHECKPOINT_FOLDER
+    trainer.save_checkpoint(checkpoints / "last.ckpt")
+    if module.evaluated_at != trainer.global_step:
+        trainer.validate(module, datamodule=task, verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    best = next(c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) == task.primary.name)
+    sign = 1 if task.primary.direction == "min" else -1
+    score = getattr(best, "best_model_score", None)
+    if trainer.is_global_zero and (score is None or sign * metrics[task.primary.name] < sign * float(score)):
+        shutil.copyfile(checkpoints / "last.ckpt", checkpoints / "best.ckpt")
+    if len(task.test_dataloader()):
+        trainer.test(module, datamodule=task, verbose=False)
+        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return metrics
+
+
+def _variant(overrides: list[str]) -> str:
+    named = ("seed=", "name=", "study=", "logger", "question=", "baseline=", "hydra")
+    return ",".join(o for o in overrides if not o.startswith(named))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

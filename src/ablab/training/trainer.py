@@ -1,0 +1,89 @@
+"""Lightning's Trainer as every run uses it, and Lightning's manners."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+
+from ablab.tasks.base import Task
+from ablab.training.build import build_option
+from ablab.training.callbacks import Curves, Resample
+from ablab.training.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
+
+
+def build_trainer(
+    config: dict[str, Any],
+    folder: Path,
+    task: Task,
+    loggers: list[Logger],
+    callbacks: Sequence[Callback],
+    progress_bar: bool,
+) -> Trainer:
+    """The Trainer that a frozen config describes, with curves, checkpoints and `callbacks`."""
+    settings = trainer_settings(config)
+    bar = progress_bar and settings["enable_progress_bar"] and sys.stderr.isatty()
+    settings["enable_progress_bar"] = bar
+    settings["val_check_interval"] *= settings["accumulate_grad_batches"]  # Lightning counts batches, we steps
+    return Trainer(
+        **settings,
+        strategy=build_option(config, "strategy"),
+        max_epochs=-1,
+        logger=loggers,
+        callbacks=[
+            Resample(),
+            *callbacks,
+            Curves(settings["log_every_n_steps"]),
+            *checkpoint_callbacks(folder, task.primary),
+            *([TQDMProgressBar(refresh_rate=20)] if bar else []),
+        ],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # tasks share their data among the processes themselves
+        enable_model_summary=False,
+    )
+
+
+def trainer_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the axis `trainer` as arguments of Lightning's Trainer, with the strategy's devices."""
+    settings = {key: value for key, value in config["trainer"].items() if key != "_target_"}
+    return settings | {"devices": config["strategy"]["processes"]}
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Leave out what Lightning says at every start and the researcher knows already."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Batches are cut from an array in memory; worker processes would only slow this down.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning's own, about a function of torch that it still calls.
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*is deprecated")
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def sigint_restored() -> Iterator[None]:
+    """Lightning ignores Ctrl-C for good once it has seen one; give it back afterwards."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, handler)

@@ -1,0 +1,84 @@
+"""Where Hydra looks for plugins: the names and settings of ours. What they do is in `ablab.study`.
+
+Every Hydra application on the machine imports this file, so it imports nothing heavy itself. Hydra executes it before
+it is in `sys.modules`, where dataclasses would look for annotations that are text: so none are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from ablab.config import conf_folder, studies_folder
+
+
+class AblabSweeper(Sweeper):
+    """Plans the product of the swept overrides, checks the whole plan and hands it to the configured launcher.
+
+    Args:
+        params: overrides given in a config (a study file) instead of on the command line, which has the last word.
+    """
+
+    def __init__(self, params: dict[str, Any] | None = None) -> None:
+        self._params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self._context = hydra_context
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
+        from ablab.study.sweep import prepare_sweep
+
+        given = [f"{key}={value}" for key, value in self._params.items()]
+        plan = prepare_sweep(self._context.config_loader, self.config, [*given, *arguments])
+        return self._launcher.launch(plan, initial_job_idx=0)
+
+
+class AblabLauncher(Launcher):
+    """Runs one run after the other, each in processes of its own, and sees every one of them to its end."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self._context = hydra_context
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from ablab.study.launch import launch
+
+        return launch(self._context.config_loader, self.config, job_overrides)
+
+
+@dataclass
+class SweeperConfig:
+    _target_: str = f"{__name__}.AblabSweeper"
+    params: dict[str, Any] | None = field(default_factory=dict)
+
+
+@dataclass
+class LauncherConfig:
+    _target_: str = f"{__name__}.AblabLauncher"
+
+
+class StudiesSearchPath(SearchPathPlugin):
+    """Lets `study=...` find the study files of the repository, in experiments/study."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        folder = studies_folder()
+        ours = any(path.path == str(conf_folder()) for path in search_path.get_path())  # not in other applications
+        if folder is not None and ours:
+            search_path.append(provider="ablab", path=f"file://{folder}")
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="ablab", node=SweeperConfig, provider="ablab")
+ConfigStore.instance().store(group="hydra/launcher", name="ablab", node=LauncherConfig, provider="ablab")

@@ -1,0 +1,227 @@
+"""From records to comparisons: pairing, correction, and every way in which runs can be incomplete."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from synthetic import CORPUS, cost, ended, record, runs_of, study
+
+from ablab.analysis.comparison import Comparison, Comparisons, compare
+from ablab.analysis.estimates import holm, paired
+from ablab.analysis.verdicts import Verdict
+from ablab.errors import UserError
+from ablab.results.record import Metric, Record
+
+BASE = [1.00, 1.02, 0.97, 1.05, 0.99]
+JITTER = [0.004, -0.003, 0.001, 0.002, -0.004]
+
+
+def shifted(effect: float, seeds: int = 5) -> list[float]:
+    return [value + effect + noise for value, noise in zip(BASE[:seeds], JITTER, strict=False)]
+
+
+def only(comparisons: Comparisons) -> Comparison:
+    (item,) = comparisons.items
+    return item
+
+
+def compared(records: list[Record], margin: float | None = None) -> Comparison:
+    return only(compare(runs_of(records), margin=margin))
+
+
+def test_an_effect_is_paired_by_seed_not_by_position():
+    records = study({"relu": BASE, "gelu": shifted(0.1)})
+    item = compared(records)
+    backwards = compared([*records[:5], *reversed(records[5:])])
+    assert item.effect == pytest.approx(np.mean(JITTER) + 0.1)
+    assert backwards == item
+    assert item.seeds == (1, 2, 3, 4, 5)
+
+
+def test_the_p_values_are_holms_over_all_comparisons():
+    effects = {"gelu": 0.002, "glu": -0.01, "swiglu": 0.1}
+    items = compare(runs_of(study({"relu": BASE, **{k: shifted(v) for k, v in effects.items()}}))).items
+    raw = [paired(item.differences).p_value for item in items]
+    assert [item.p_raw for item in items] == pytest.approx(raw)
+    assert [item.p_adjusted for item in items] == pytest.approx(holm(raw))
+    assert [item.verdict for item in items] == ["UNRESOLVED", "BETTER", "WORSE"]
+
+
+def test_three_seeds_use_dunnett_and_say_preliminary():
+    item = compare(runs_of(study({"relu": BASE[:3], "gelu": shifted(0.3, 3), "glu": shifted(0.0, 3)}))).items[0]
+    assert item.adjustment == "Dunnett"
+    assert item.preliminary
+    assert "3/3 seeds, preliminary" in item.sentence
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_or_two_seeds_give_no_interval(seeds: int):
+    item = compared(study({"relu": BASE[:seeds], "gelu": shifted(0.3, seeds)}))
+    assert item.verdict is Verdict.TOO_FEW_SEEDS
+    assert item.interval is item.p_raw is item.p_adjusted is None
+
+
+def test_a_copy_of_the_baseline_is_found_and_makes_no_claim():
+    with_copy = compare(runs_of(study({"relu": BASE, "copy": BASE, "gelu": shifted(0.005)}))).items
+    without = compared(study({"relu": BASE, "gelu": shifted(0.005)}))
+    assert with_copy[0].verdict is Verdict.NO_EFFECT
+    assert with_copy[1].p_adjusted == without.p_adjusted
+
+
+def test_a_larger_model_with_the_same_metrics_is_no_copy():
+    records = study({"relu": BASE, "gelu": BASE})
+    for item in records[5:]:
+        item.cost = cost(item, parameters=99)
+    assert compared(records).verdict is Verdict.UNRESOLVED
+
+
+def test_failed_runs_are_missing_and_named():
+    records = study({"relu": BASE, "gelu": shifted(0.1)})
+    records[7] = ended("failed", "out of memory", 3, axes={"activation": "gelu"})
+    item = compared(records)
+    assert item.seeds == (1, 2, 4, 5)
+    assert item.notes == ("seed 3: failed (out of memory).",)
+    assert "4/5 seeds" in item.sentence
+    assert (item.diverged, item.ended) == (0, 4)
+
+
+def test_diverged_runs_are_counted():
+    item = compared(study({"relu": BASE, "gelu": [math.nan, math.nan, *shifted(0.1)[2:]]}))
+    assert item.verdict is Verdict.UNSTABLE
+    assert item.sentence.startswith("2/5 diverged (baseline 0/5, Fisher p = .44); effect conditional on 3 pairs")
+
+
+def test_a_run_that_pleases_later_does_not_replace_one_that_diverged():
+    again = record(1, 0.5, axes={"activation": "gelu"}, finished_at="2026-02-01T00:00:00Z")
+    item = compared([*study({"relu": BASE, "gelu": [math.nan, *shifted(0.1)[1:]]}), again])
+    assert item.diverged == 1
+    assert "seed 1 was finished 2 times: the first one counts." in item.notes
+
+
+def test_a_killed_run_is_replaced_by_its_repetition():
+    killed = ended("interrupted", "killed", 1, axes={"activation": "gelu"})
+    item = compared([*study({"relu": BASE}), killed, *study({"gelu": shifted(0.1)})])
+    assert item.seeds == (1, 2, 3, 4, 5)
+    assert item.notes == ()
+
+
+def test_unequal_seeds_pair_where_they_can():
+    item = compared(study({"relu": BASE, "gelu": shifted(0.1)[:4]}))
+    assert (item.seeds, item.planned) == ((1, 2, 3, 4), 5)
+    assert item.notes == ("seed 5 was not run.",)
+
+
+def test_a_missing_or_nan_metric_is_a_missing_value():
+    records = study({"relu": BASE, "gelu": shifted(0.1)})
+    records[5].metrics = {}
+    records[6].metrics["val_loss"] = math.nan
+    item = compared(records)
+    assert item.seeds == (3, 4, 5)
+    assert item.notes[0] == "seed 1: ok, but without a finite val_loss."
+
+
+def test_nothing_finished():
+    records = [
+        ended("failed", "boom", s, axes={"activation": a}, primary=None) for a in ("relu", "gelu") for s in (1, 2)
+    ]
+    item = compared(records)
+    assert item.verdict is Verdict.NO_PAIRS
+    assert item.effect is None
+
+
+def test_one_variant_has_nothing_to_be_compared_with():
+    found = compare(runs_of(study({"relu": BASE})))
+    assert found.items == ()
+    assert found.notes == ("one variant: nothing to compare.",)
+
+
+def test_another_corpus_is_not_compared():
+    records = study({"relu": BASE, "gelu": shifted(0.1)})
+    records[6].corpus = dataclasses.replace(CORPUS, sha256="cd" * 32)
+    item = compared(records)
+    assert item.verdict is Verdict.NOT_COMPARABLE
+    assert item.effect is None
+    assert (
+        "trained on another corpus than the baseline: tales cdcdcdcd against tales abababab (seed 2)" in item.sentence
+    )
+
+
+def test_unequal_compute_is_noted():
+    records = study({"relu": BASE, "gelu": shifted(-0.1)})
+    for item in records[5:]:
+        item.cost = cost(item, flops_total=138_000_000, parameters=12_346, tokens=3_200, flops_uncounted=["aten::sort"])
+    assert compared(records).notes == (
+        "NOT COMPARABLE  +38% FLOPs against the baseline; the gain is not at equal compute.",
+        "+0.0081% parameters against the baseline.",
+        "-50% tokens against the baseline; the gain is not at equal data.",
+        "The FLOPs leave out operators that the count has no formula for: aten::sort.",
+    )
+
+
+def test_two_percent_of_compute_is_equal():
+    records = study({"relu": BASE, "gelu": shifted(-0.1)})
+    for item in records[5:]:
+        item.cost = cost(item, flops_total=102_000_000)
+    assert compared(records).notes == ()
+
+
+def test_other_software_is_noted():
+    records = study({"relu": BASE, "gelu": shifted(0.1)})
+    records[5].versions = {"ablab": "0.1.0", "torch": "2.12.0"}
+    assert compared(records).notes == ("Not the same software: torch 2.12.0 against 2.13.0.",)
+
+
+def test_a_constant_difference_is_suspicious():
+    item = compared(study({"relu": [1.0] * 4, "gelu": [1.5] * 4}))
+    assert item.notes == ("The difference is the same on every seed, to the last bit: does the seed reach the run?",)
+
+
+def test_a_resolved_effect_inside_the_margin_says_so():
+    item = compared(study({"relu": BASE, "gelu": shifted(0.02)}), margin=0.05)
+    assert item.verdict is Verdict.WORSE
+    assert item.notes == ("Resolved, but within the declared margin of 0.05.",)
+
+
+def test_higher_is_better_for_a_task_that_says_so():
+    records = study({"relu": BASE, "gelu": shifted(0.1)})
+    for item in records:
+        item.primary = Metric(name="val_loss", split="val", direction="max")
+    assert compared(records).verdict is Verdict.BETTER
+
+
+def test_any_figure_can_be_compared():
+    records = study({"relu": BASE, "gelu": shifted(0.1)})
+    runs = runs_of(records)
+    for metric, direction in (("val_accuracy", "max"), ("tokens_per_second", "max"), ("peak_memory_bytes", "min")):
+        found = compare(runs, metric=metric)
+        assert only(found).direction == direction
+        assert found.notes == (
+            f"{metric}: {'higher' if direction == 'max' else 'lower'} is taken as better, by its name.",
+        )
+
+
+def test_tasks_are_compared_apart_and_corrected_together():
+    def on(task: str, effect: float) -> list[Record]:
+        records = study({"relu": BASE, "gelu": shifted(effect)})
+        for item in records:
+            item.axes = {**item.axes, "task": task}
+        return records
+
+    items = compare(runs_of([*on("language", 0.1), *on("vision", -0.1)])).items
+    assert [(item.task, item.verdict.value) for item in items] == [("language", "WORSE"), ("vision", "BETTER")]
+    assert items[0].p_adjusted == pytest.approx(2 * (items[0].p_raw or 0))
+
+
+@pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
+def test_a_margin_is_positive(margin: float):
+    with pytest.raises(UserError, match="give a positive number"):
+        compare(runs_of(study({"relu": BASE})), margin=margin)
+
+
+def test_an_unknown_metric_names_the_nearest():
+    runs = runs_of(study({"relu": BASE}))
+    with pytest.raises(UserError, match=r"metric val_los: no run has it; did you mean val_loss\?"):
+        compare(runs, metric="val_los")
+    with pytest.raises(UserError, match=r"there are val_accuracy, val_loss, activation/zero_share, parameters"):
+        compare(runs, metric="zzz")

@@ -1,0 +1,136 @@
+"""Estimates against closed forms, published tables and naive references."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from ablab.analysis.estimates import (
+    correlation,
+    dunnett_critical,
+    dunnett_p,
+    fisher,
+    holm,
+    paired,
+    pooled,
+    rate_bound,
+    residual_variance,
+)
+
+
+def test_the_paired_interval_is_the_one_scipy_gives():
+    differences = [0.12, -0.05, 0.31, 0.08, 0.22]
+    estimate = paired(differences)
+    reference = stats.ttest_1samp(differences, 0)
+    assert estimate.p_value == pytest.approx(reference.pvalue)
+    interval = reference.confidence_interval(0.95)
+    assert estimate.interval() == pytest.approx((interval.low, interval.high))
+
+
+def test_a_paired_estimate_needs_two_differences():
+    with pytest.raises(ValueError, match="needs 2 differences, got 1"):
+        paired([0.1])
+
+
+def test_without_spread_the_p_value_is_certain():
+    assert paired([0.5, 0.5, 0.5]).p_value == 0
+    assert paired([0.0, 0.0, 0.0]).p_value == 1
+
+
+def test_the_residual_variance_is_that_of_a_two_way_table():
+    table = np.random.default_rng(1).normal(size=(4, 3))
+    residual = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
+    variance, degrees = residual_variance(table)
+    assert degrees == 6
+    assert variance == pytest.approx((residual**2).sum() / 6)
+
+
+def test_a_missing_cell_costs_one_degree_of_freedom():
+    table = np.random.default_rng(1).normal(size=(4, 3))
+    table[2, 1] = math.nan
+    assert residual_variance(table)[1] == 5
+
+
+def test_pooling_two_variants_is_the_paired_t_test():
+    table = np.random.default_rng(2).normal(size=(2, 3))
+    differences = list(table[1] - table[0])
+    both, alone = pooled(differences, table), paired(differences)
+    assert both.standard_error == pytest.approx(alone.standard_error)
+    assert both.degrees == alone.degrees == 2
+
+
+def test_a_noisy_variant_keeps_its_own_standard_error():
+    calm = np.tile([0.0, 1.0, 2.0], (5, 1))
+    noisy = np.vstack([calm, [5.0, -3.0, 1.0]])
+    differences = list(noisy[-1] - noisy[0])
+    assert pooled(differences, noisy).standard_error == pytest.approx(paired(differences).standard_error)
+
+
+def naive_dunnett(critical: float, degrees: int, comparisons: int) -> float:
+    """P(no |t| exceeds `critical`): the baseline's own deviate and the standard error integrated out on a grid."""
+    z = np.linspace(-8, 8, 801)
+    w = np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, degrees) / degrees)[:, None]
+    reach = critical * math.sqrt(2) * w
+    inside = (stats.norm.cdf(reach + z) - stats.norm.cdf(z - reach)) ** comparisons
+    return float((inside * stats.norm.pdf(z)).sum(1).mean() * (z[1] - z[0]))
+
+
+@pytest.mark.parametrize(("comparisons", "degrees"), [(1, 2), (2, 4), (4, 8), (9, 18)])
+def test_dunnett_critical_values_hold_all_comparisons_together(comparisons: int, degrees: int):
+    critical = dunnett_critical(degrees, (comparisons,))
+    assert naive_dunnett(critical, degrees, comparisons) == pytest.approx(0.95, abs=1e-3)
+
+
+def test_dunnett_p_at_its_critical_value_is_the_level():
+    assert dunnett_p(dunnett_critical(8, (4,)), 8, (4,)) == pytest.approx(0.05, abs=1e-3)
+
+
+def test_comparisons_with_different_baselines_need_a_larger_critical_value():
+    assert dunnett_critical(8, (4,)) < dunnett_critical(8, (2, 2))
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_lies_between_the_raw_and_bonferroni(p_values: list[float]):
+    adjusted = holm(p_values)
+    for raw, corrected in zip(p_values, adjusted, strict=True):
+        assert raw <= corrected <= min(1, raw * len(p_values)) or math.isclose(raw, corrected)
+    order = np.argsort(p_values, kind="stable")
+    assert all(np.diff(np.array(adjusted)[order]) >= 0)
+
+
+def test_the_bound_on_a_rate_never_seen_is_the_closed_form():
+    for trials in (1, 5, 12):
+        assert rate_bound(0, trials) == pytest.approx(1 - 0.05 ** (1 / trials))
+    assert rate_bound(5, 5) == rate_bound(0, 0) == 1
+
+
+def test_the_bound_is_the_rate_at_which_so_few_events_are_rare():
+    assert stats.binom.cdf(2, 10, rate_bound(2, 10)) == pytest.approx(0.05)
+
+
+def test_fisher_by_hand():
+    # 2 of 5 against 0 of 5: both tails have probability C(5,2)/C(10,2) = 10/45.
+    assert fisher(2, 5, 0, 5) == pytest.approx(20 / 45)
+
+
+def test_correlation_needs_three_pairs_and_spread():
+    assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
+    assert correlation([1, 2], [2, 4]) is None
+    assert correlation([1, 1, 1], [2, 4, 6]) is None
+
+
+def test_equivalence_is_two_one_sided_tests():
+    differences = [0.002, -0.003, 0.004, 0.001, -0.002]
+    estimate = paired(differences)
+    for margin in (0.001, 0.003, 0.0035, 0.01):
+        above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue < 0.05
+        below = stats.ttest_1samp(differences, margin, alternative="less").pvalue < 0.05
+        assert estimate.within(margin) == (above and below)

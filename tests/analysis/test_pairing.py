@@ -1,0 +1,70 @@
+"""The choice of the baseline, and what a variant is called beside it."""
+
+import pytest
+from synthetic import record, runs_of
+
+from ablab.analysis.pairing import choose_baseline, label
+from ablab.errors import UserError
+from ablab.results.collect import Runs
+
+
+@pytest.fixture
+def runs() -> Runs:
+    grid = [("full", "relu"), ("lsh", "relu"), ("full", "gelu"), ("lsh", "gelu")]
+    return runs_of(record(axes={"attention": attention, "activation": a}) for attention, a in grid)
+
+
+def test_the_first_variant_of_the_plan_is_the_default(runs: Runs):
+    assert choose_baseline(runs) == "activation=relu,attention=full"
+
+
+def test_factors_not_named_keep_the_first_variants_value(runs: Runs):
+    assert choose_baseline(runs, "attention=lsh") == "activation=relu,attention=lsh"
+    assert choose_baseline(runs, "attention=lsh, activation=gelu") == "activation=gelu,attention=lsh"
+
+
+def test_what_is_true_of_every_run_may_be_named(runs: Runs):
+    assert choose_baseline(runs, "task=language,attention=lsh") == "activation=relu,attention=lsh"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("atention=full", "atention is not a factor of these runs; did you mean attention?"),
+        ("zzz=full", "zzz is not a factor of these runs; there are activation, attention"),
+        ("attention=ful", "no run has attention=ful; did you mean full?"),
+        ("activation=zzz", "no run has activation=zzz; there are relu, gelu"),
+        ("full", "write it as factor=option, for example activation=relu,attention=full"),
+    ],
+)
+def test_mistakes_name_what_there_is(runs: Runs, wanted: str, message: str):
+    with pytest.raises(UserError) as caught:
+        choose_baseline(runs, wanted)
+    assert message in str(caught.value)
+
+
+def test_a_combination_that_was_not_run():
+    runs = runs_of([record(), record(axes={"attention": "lsh"}), record(axes={"activation": "gelu"})])
+    with pytest.raises(UserError, match="no run of this combination"):
+        choose_baseline(runs, "attention=lsh,activation=gelu")
+
+
+def windowed(window: int) -> dict[str, object]:
+    return {"axes": {"attention": "windowed"}, "settings": {"attention": {"window": window}}}
+
+
+def test_settings_below_a_named_axis_follow_it():
+    runs = runs_of([record(), record(**windowed(8)), record(**windowed(16))])
+    assert choose_baseline(runs, "attention=windowed") == "attention=windowed,attention.window=8"
+    assert choose_baseline(runs, "attention=windowed,attention.window=16").endswith("window=16")
+
+
+def test_labels_say_what_differs(runs: Runs):
+    base = choose_baseline(runs)
+    assert label(runs, "activation=relu,attention=lsh", base) == "lsh"
+    assert label(runs, "activation=gelu,attention=lsh", base) == "activation=gelu,attention=lsh"
+
+
+def test_a_setting_is_never_called_by_its_value_alone():
+    runs = runs_of([record(settings={"optimizer": {"lr": lr}}) for lr in (0.1, 0.2)])
+    assert label(runs, "optimizer.lr=0.2", "optimizer.lr=0.1") == "optimizer.lr=0.2"

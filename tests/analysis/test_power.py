@@ -1,0 +1,46 @@
+"""Power against the published figures and scipy's noncentral t, where that has a value."""
+
+import math
+
+import pytest
+from scipy import stats
+
+from ablab.analysis.estimates import Estimate
+from ablab.analysis.power import MOST_SEEDS, detectable, power, seeds_for, seeds_needed
+
+
+def of_sd_one(seeds: int) -> Estimate:
+    return Estimate(effect=0.0, standard_error=1 / math.sqrt(seeds), degrees=seeds - 1, pairs=seeds)
+
+
+@pytest.mark.parametrize(("seeds", "effect"), [(3, 3.26), (5, 1.68), (8, 1.16), (10, 1.00), (20, 0.66)])
+def test_the_detectable_effect_in_units_of_the_sd(seeds: int, effect: float):
+    assert round(detectable(of_sd_one(seeds)), 2) == effect
+
+
+@pytest.mark.parametrize(("noncentrality", "degrees"), [(0.0, 2), (1.5, 4), (3.0, 9), (2.8, 60)])
+def test_power_is_that_of_the_noncentral_t(noncentrality: float, degrees: int):
+    critical = stats.t.ppf(0.975, degrees)
+    reference = stats.nct.sf(critical, degrees, noncentrality) + stats.nct.cdf(-critical, degrees, noncentrality)
+    assert power(noncentrality, degrees) == pytest.approx(reference, abs=2e-5)
+
+
+def test_power_has_a_value_where_scipy_has_none():
+    assert power(14.1, 7) == pytest.approx(1)
+
+
+def test_the_seeds_needed_detect_the_effect_and_one_less_do_not():
+    for effect in (3.0, 1.0, 0.3):
+        seeds = seeds_for(effect, sd=1.0)
+        assert detectable(of_sd_one(seeds)) <= effect
+        assert seeds == 3 or detectable(of_sd_one(seeds - 1)) > effect
+
+
+def test_the_range_of_seeds_is_that_of_the_sd():
+    about, least, most = seeds_needed(1.0, of_sd_one(5))
+    # The sd is known within .60 and 2.87 times its value at 5 seeds.
+    assert (about, least, most) == (seeds_for(1.0, 1.0), seeds_for(1.0, 0.5991), seeds_for(1.0, 2.8736))
+
+
+def test_hopeless_effects_stop_at_the_most():
+    assert seeds_for(1e-9, sd=1.0) == MOST_SEEDS

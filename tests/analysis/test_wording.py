@@ -1,0 +1,43 @@
+import pytest
+
+from ablab.analysis.wording import decimals_for, number, p_value, percent, plural, share
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0004, "< .001"), (0.0012, "= .001"), (0.049, "= .049"), (0.11, "= .11"), (0.0996, "= .10"), (1.0, "> .99")],
+)
+def test_p_values(p: float, text: str):
+    assert p_value(p) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.9, ".90"), (-0.123, "-.12"), (1.0, "1.00"), (0.999, "1.00"), (-0.001, ".00"), (-1, "-1.00")]
+)
+def test_shares(value: float, text: str):
+    assert share(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.38, "+38%"), (-0.024, "-2.4%"), (2.5, "+250%"), (0.0003, "+0.03%"), (0.1, "+10%"), (0.0, "+0%")],
+)
+def test_percentages(value: float, text: str):
+    assert percent(value) == text
+
+
+def test_two_digits_of_the_scale_are_shown():
+    assert [decimals_for(scale) for scale in (0.00495, 0.0305, 0.01, 30, 0.0)] == [4, 3, 3, 0, 4]
+
+
+def test_signed_numbers():
+    assert number(-0.0254, 3) == "-0.025"
+    assert number(0.0052, 3, signed=True) == "+0.005"
+    assert number(-0.00001, 3, signed=True) == "0.000"
+    assert number(1.5e-9, 10) == "+1.5e-09".removeprefix("+")
+    assert number(float("nan"), 3) == "?"
+
+
+def test_plurals():
+    assert plural(1, "seed") == "1 seed"
+    assert plural(1200, "seed") == "1,200 seeds"

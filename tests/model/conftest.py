@@ -1,0 +1,69 @@
+"""The options as the menu in conf/ lists them, and a small model made of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from ablab.model.spec import LayerSpec
+from ablab.model.transformer import Transformer
+
+CONF = Path(__file__).parents[2] / "conf"
+AXES = ("attention", "activation", "position")
+
+
+def options(axis: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / axis).glob("*.yaml"))
+
+
+def load(axis: str, option: str, **changes: Any) -> Any:
+    return instantiate(OmegaConf.merge(OmegaConf.load(CONF / axis / f"{option}.yaml"), changes))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """An argument `attention_option` runs the test over every option of that axis, by name."""
+    for axis in AXES:
+        if f"{axis}_option" in metafunc.fixturenames:
+            metafunc.parametrize(f"{axis}_option", options(axis))
+
+
+@pytest.fixture(scope="session")
+def make_spec() -> Callable[..., LayerSpec]:
+    def make(**changes: Any) -> LayerSpec:
+        sizes = {"d_model": 16, "n_heads": 2, "d_ff": 32, "layer_index": 0, "n_layers": 2, "max_length": 64}
+        return LayerSpec(**(sizes | {"causal": True, "seed": 0} | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., Transformer]:
+    """build(attention="lsh", n_layers=1, ...): components by name, from their YAML; a factory is taken as it is."""
+
+    def make(**changes: Any) -> Transformer:
+        parts: dict[str, Any] = {"attention": "full", "activation": "relu", "position": "learned"}
+        sizes = {"vocab_size": 11, "max_length": 64, "seed": 0, "d_model": 16, "n_heads": 2, "n_layers": 2}
+        arguments = parts | sizes | changes
+        # Short windows and buckets, so that they bite at the lengths of the tests.
+        short = {"windowed": {"window": 5}, "lsh": {"bucket_size": 4}}
+        for axis in AXES:
+            if isinstance(arguments[axis], str):
+                arguments[axis] = load(axis, arguments[axis], **short.get(arguments[axis], {}))
+        return Transformer(**arguments)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def load_option() -> Callable[..., Any]:
+    return load
+
+
+@pytest.fixture(scope="session")
+def menu() -> dict[str, list[str]]:
+    return {axis: options(axis) for axis in AXES}

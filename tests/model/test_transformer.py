@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+from ablab.model.transformer import Transformer
+
+Build = Callable[..., Transformer]
+
+
+def tokens(batch: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randint(11, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def perturb(model: Transformer) -> None:
+    """Larger weights than the initial ones, so that differences show."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+
+
+def by_hand(model: Transformer, ids: Tensor) -> Tensor:
+    """A causal pre-norm transformer with ReLU and learned positions, written out from its weights."""
+    w = model.state_dict()
+    B, T = ids.shape
+    d, heads = w["embedding.weight"].shape[1], 2
+    x = w["embedding.weight"][ids] + w["position.weight"][:T]
+    for i in range(len(model.blocks)):
+
+        def linear(y: Tensor, name: str, i: int = i) -> Tensor:
+            return y @ w[f"blocks.{i}.{name}.weight"].T + w[f"blocks.{i}.{name}.bias"]
+
+        def norm(y: Tensor, name: str, i: int = i) -> Tensor:
+            return layer_norm(y, (d,), w[f"blocks.{i}.{name}.weight"], w[f"blocks.{i}.{name}.bias"])
+
+        y = norm(x, "attention_norm")
+        q, k, v = (linear(y, f"attention.{name}").view(B, T, heads, d // heads) for name in ("query", "key", "value"))
+        mixed = torch.zeros_like(q)
+        for t in range(T):
+            scores = torch.einsum("bhd,bshd->bhs", q[:, t], k[:, : t + 1]) / (d // heads) ** 0.5
+            mixed[:, t] = torch.einsum("bhs,bshd->bhd", scores.softmax(-1), v[:, : t + 1])
+        x = x + linear(mixed.reshape(B, T, d), "attention.output")
+        hidden = linear(norm(x, "feed_forward_norm"), "feed_forward.up").clamp(min=0)
+        x = x + linear(hidden, "feed_forward.down")
+    return layer_norm(x, (d,), w["norm.weight"], w["norm.bias"]) @ w["head.weight"].T
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_logits_are_those_of_the_formulas(build: Build, tie_embeddings: bool) -> None:
+    model = build(tie_embeddings=tie_embeddings).double()
+    perturb(model)
+    ids = tokens(3, 9)
+    torch.testing.assert_close(model(ids), by_hand(model, ids), rtol=1e-10, atol=1e-10)
+
+
+def test_every_option_is_causal_and_looks_back(
+    build: Build, attention_option: str, activation_option: str, position_option: str
+) -> None:
+    model = build(attention=attention_option, activation=activation_option, position=position_option).double()
+    perturb(model)
+    model.train()  # dynamic_sparse must not see the future while it learns, either
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    first = tokens(1, 24)
+    before = model(first)
+    for place in (3, 12, 23):
+        second = first.clone()
+        second[0, place] = (second[0, place] + 1) % 11
+        model.load_state_dict(state)
+        after = model(second)
+        torch.testing.assert_close(after[:, :place], before[:, :place], rtol=0, atol=1e-12)
+        assert not torch.allclose(after[:, place:], before[:, place:], atol=1e-6)
+
+
+def test_without_causality_the_first_output_hears_of_later_tokens(build: Build, attention_option: str) -> None:
+    model = build(attention=attention_option, causal=False).double().eval()
+    perturb(model)
+    first = tokens(1, 4)
+    changed = [first.clone() for _ in range(3)]
+    for place, ids in enumerate(changed, start=1):
+        ids[0, place] = (ids[0, place] + 1) % 11
+    assert any(not torch.allclose(model(ids)[:, 0], model(first)[:, 0], atol=1e-8) for ids in changed)
+
+
+@pytest.mark.parametrize("length", [1, 2, 64])
+def test_every_option_is_finite_and_trains_every_parameter(
+    build: Build, attention_option: str, position_option: str, length: int
+) -> None:
+    model = build(attention=attention_option, position=position_option, tie_embeddings=False)
+    model(tokens(2, length)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # A single position attends to itself whatever the queries and keys.
+        if length > 2 and not name.endswith("key.bias"):  # a constant in the scores of a query cancels in its softmax
+            assert parameter.grad.any(), name
+
+
+def test_runs_on_the_meta_device(build: Build, attention_option: str, activation_option: str) -> None:
+    with torch.device("meta"):
+        model = build(attention=attention_option, activation=activation_option, position="rope")
+        logits = model(torch.zeros(2, 64, dtype=torch.int64))
+    assert logits.is_meta
+    assert logits.shape == (2, 64, 11)
+    logits.sum().backward()
+
+
+def test_the_same_seed_and_tokens_give_the_same_logits(build: Build, attention_option: str) -> None:
+    ids = tokens(2, 30)
+    assert torch.equal(build(attention=attention_option).eval()(ids), build(attention=attention_option).eval()(ids))
+
+
+def test_every_attention_differs_from_full(build: Build, attention_option: str) -> None:
+    ids = tokens(2, 30)
+    same = torch.equal(build(attention=attention_option)(ids), build(attention="full")(ids))
+    assert same == (attention_option == "full")
+
+
+def test_too_long_a_sequence_names_both_lengths(build: Build) -> None:
+    with pytest.raises(ValueError, match="the sequence has 65 tokens, but the model was built for at most 64"):
+        build()(tokens(1, 65))
+
+
+def test_dropout_must_be_a_probability(build: Build) -> None:
+    with pytest.raises(ValueError, match=r"model\.dropout must be at least 0 and below 1, got 1"):
+        build(dropout=1.0)
+
+
+def test_dropout_acts_in_training_only(build: Build) -> None:
+    model, ids = build(dropout=0.5), tokens(2, 8)
+    assert not torch.equal(model(ids), model(ids))
+    assert torch.equal(model.eval()(ids), build().eval()(ids))
+
+
+def test_tied_weights_are_counted_once_and_bias_can_be_left_out(build: Build) -> None:
+    d, vocabulary, length, layers = 16, 11, 64, 2
+    attention, feed_forward, norm = 4 * d * d, 8 * d * d, d
+    matrices = vocabulary * d + length * d + layers * (attention + feed_forward + 2 * norm) + norm
+    assert sum(p.numel() for p in build(bias=False).parameters()) == matrices
+    assert sum(p.numel() for p in build(bias=False, tie_embeddings=False).parameters()) == matrices + vocabulary * d
+    assert sum(p.numel() for p in build().parameters()) == matrices + layers * (4 * d + 4 * d + d + 2 * d) + d
+
+
+def test_attention_adds_no_parameters_and_no_state(build: Build, attention_option: str) -> None:
+    model = build(attention=attention_option)
+    assert build(attention="full").state_dict().keys() == model.state_dict().keys()
+
+
+def test_resample_reaches_every_layer(build: Build) -> None:
+    model = build(attention="lsh")
+    before = [block.attention.core.rotations.clone() for block in model.blocks]
+    model.resample(5)
+    assert all(not torch.equal(a, b.attention.core.rotations) for a, b in zip(before, model.blocks, strict=True))
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_the_menu_of_sizes_builds(size: str, load_option: Callable) -> None:
+    parts = {axis: load_option(axis, name) for axis, name in [("attention", "full"), ("activation", "gelu")]}
+    with torch.device("meta"):
+        model = load_option("model", size)(
+            vocab_size=256, max_length=128, seed=0, position=load_option("position", "rope"), **parts
+        )
+    assert model.blocks[0].feed_forward.up.out_features == 4 * model.embedding.embedding_dim

@@ -1,0 +1,104 @@
+"""The comparison as text: golden tables, and every format under odd runs."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from synthetic import cost, ended, record, runs_of, study
+
+from ablab.analysis.comparison import compare
+from ablab.errors import UserError
+from ablab.report.compare import render
+from ablab.results.collect import Runs
+from ablab.results.record import Record
+
+GOLDEN = Path(__file__).parent / "golden"
+FORMATS = ["terminal", "csv", "markdown", "json"]
+
+
+def rendered(runs: Runs, format: str) -> str:
+    return render(compare(runs), runs, format)
+
+
+@pytest.fixture
+def runs() -> Runs:
+    records = study(
+        {"relu": [1.0, 1.02, 0.97, 1.05], "gelu": [1.104, 1.117, 1.071, 1.152], "glu": [0.9, 1.1, math.nan, 1.0]}
+    )
+    for item in records[4:8]:
+        item.cost = cost(item, flops_total=138_000_000)
+    records.append(ended("failed", "out of memory | [red]killed", 5))
+    return runs_of(records)
+
+
+@pytest.mark.parametrize(("format", "golden"), [("markdown", "comparison.md"), ("terminal", "comparison.txt")])
+def test_the_text_is_the_golden_one(runs: Runs, format: str, golden: str):
+    assert rendered(runs, format) == (GOLDEN / golden).read_text(encoding="utf-8")
+
+
+def test_the_terminal_marks_only_what_is_resolved(runs: Runs):
+    text = rendered(runs, "terminal")
+    assert "* WORSE" in text
+    assert "BETTER" not in text
+    assert "out of memory | [red]killed" in text  # user text is no markup
+    assert "…" not in text  # noqa: RUF001
+
+
+def test_csv_has_a_row_per_variant_and_per_unwell_run(runs: Runs):
+    rows = list(csv.DictReader(io.StringIO(rendered(runs, "csv"))))
+    assert [row["row"] for row in rows] == ["variant"] * 3 + ["run"] * 2
+    assert float(rows[1]["effect"]) == pytest.approx(0.101)
+    assert [row["reason"] for row in rows[3:]] == ["train_loss became nan at step 7", "out of memory | [red]killed"]
+
+
+def test_json_has_every_figure_of_a_comparison(runs: Runs):
+    document = json.loads(rendered(runs, "json"))
+    assert document["schema"] == 1
+    gelu = document["comparisons"][0]
+    assert gelu["variant"] == "activation=gelu"
+    assert gelu["seeds"] == [1, 2, 3, 4]
+    assert gelu["interval"][0] < gelu["effect"] == pytest.approx(0.101) < gelu["interval"][1]
+    assert gelu["verdict"] == "WORSE"
+    assert gelu["sentence"].startswith("gelu raises val_loss by 0.101")
+    assert len(document["runs"]) == 13
+    assert document["runs"][-1]["value"] is None
+
+
+def odd_runs() -> dict[str, list[Record]]:
+    failed = [ended("failed", "boom", seed, primary=None, corpus=None, git=None) for seed in (1, 2)]
+    return {
+        "one run": [record()],
+        "one variant": [record(1), record(2)],
+        "one seed": study({"relu": [1.0], "gelu": [1.1]}),
+        "all failed": failed,
+        "all failed, two variants": [
+            *failed,
+            ended("interrupted", "killed", 1, axes={"activation": "gelu"}, primary=None),
+        ],
+        "baseline failed": [ended("failed", "boom", 1), *study({"gelu": [1.0, 1.1, 1.2]})],
+        "metric missing": [record(1), record(1, axes={"activation": "gelu"}, metrics={})],
+        "metric NaN": [record(1), record(1, axes={"activation": "gelu"}, metrics={"val_loss": math.nan})],
+        "unicode": study({"ReLU²": [1.0, 1.1, 1.2], "活性化 $x$": [1.3, 1.2, 1.4]}),
+        "huge and tiny": study({"relu": [1e12, 2e12, 3e12], "gelu": [1e-12, 2e-12, 4e-12]}),
+        "unequal seeds": study({"relu": [1.0, 1.1], "gelu": [1.3, 1.2, 1.4, 1.5]}),
+        "other task": [record(1), record(1, axes={"task": "vision", "activation": "gelu"})],
+    }
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("case", odd_runs())
+def test_odd_runs_are_shown_in_every_format(case: str, format: str):
+    text = rendered(runs_of(odd_runs()[case]), format)
+    assert text.endswith("\n")
+    if format == "json":
+        assert json.loads(text)["runs"]
+    if case.startswith("one ") and format != "csv":
+        assert ("one variant: nothing to compare." in text) == (case != "one seed")
+
+
+def test_an_unknown_format_names_those_there_are(runs: Runs):
+    with pytest.raises(UserError, match="choose one of terminal, csv, markdown, json"):
+        rendered(runs, "yaml")

@@ -1,0 +1,137 @@
+"""The page as a browser and a careful reader meet it."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic import cost, ended, runs_of, study, write_runs
+from test_comparison_text import odd_runs
+
+from ablab.analysis.comparison import compare
+from ablab.errors import UserError
+from ablab.report.html.write import render_page, write_report
+
+SCRIPT = "<script>alert('x')</script> & \"quotes\""
+SECTIONS = ["verdicts", "effects", "curves", "cost", "mechanism", "health", "provenance"]
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask about, and checks that every element is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, name: str) -> list[str]:
+        return [value for _, attributes in self.elements for key, value in attributes.items() if key == name and value]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    nan = float("nan")
+    records = study({"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22], "glu": [1.0, nan, 1.0, 1.1]})
+    for item in records[4:8]:
+        item.cost = cost(item, flops_total=138_000_000)
+    records.append(ended("failed", SCRIPT, 5, axes={"activation": "glu"}))
+    for item in records:
+        item.config = {**item.config, "study": {"question": f"Is it {SCRIPT}?"}}
+    return write_runs(tmp_path_factory.mktemp("sweep"), records)
+
+
+@pytest.fixture(scope="module")
+def text(folder: Path) -> str:
+    path = write_report([folder])
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_the_sections_come_in_order(page: Page):
+    assert [attributes["id"] for tag, attributes in page.elements if tag == "section"] == SECTIONS
+
+
+def test_nothing_is_loaded_and_nothing_runs(page: Page, text: str):
+    assert not re.search(r"https?://|@import|//cdn", text)
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.elements}
+    assert all(target.startswith("#") for name in ("href", "src", "xlink:href") for target in page.all(name))
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(page: Page, text: str):
+    ids = page.all("id")
+    assert len(ids) == len(set(ids))
+    targets = {target.removeprefix("#") for target in page.all("href")} | set(re.findall(r"url\(#([^)]+)\)", text))
+    assert targets
+    assert targets <= set(ids)
+
+
+def test_every_figure_says_what_it_shows(page: Page):
+    figures = [attributes for tag, attributes in page.elements if tag == "svg"]
+    assert len(figures) == 3
+    assert all(figure["role"] == "img" and figure["aria-labelledby"] in page.all("id") for figure in figures)
+
+
+def test_text_of_records_is_text(page: Page, text: str):
+    assert "<script" not in text
+    assert page.text.count(SCRIPT) >= 3  # the question twice or more, the reason
+
+
+def test_verdicts_health_and_commands_are_there(page: Page):
+    assert "gelu raises val_loss by 0.200" in page.text
+    assert "+38% FLOPs against the baseline; the loss is not at equal compute." in page.text
+    assert "1/4 diverged" in page.text
+    assert "ablab attention=full activation=gelu seed=3" in page.text
+    assert "not run" in page.text
+
+
+def test_the_same_records_give_the_same_bytes(folder: Path, text: str, tmp_path: Path):
+    again = write_report([folder], tmp_path / "deep" / "again.html")
+    assert again.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("case", odd_runs())
+def test_odd_runs_make_a_page(case: str):
+    runs = runs_of(odd_runs()[case])
+    page = Page(render_page(compare(runs), runs))
+    assert len(page.all("id")) == len(set(page.all("id")))
+
+
+def test_two_tasks_share_a_page():
+    records = study({"relu": [1.0, 1.1, 1.05], "gelu": [1.2, 1.31, 1.24]})
+    others = study({"relu": [2.0, 2.1, 2.05], "gelu": [2.2, 2.31, 2.24]})
+    for item in others:
+        item.axes = {**item.axes, "task": "vision"}
+    runs = runs_of([*records, *others])
+    page = Page(render_page(compare(runs), runs))
+    assert len(page.all("id")) == len(set(page.all("id")))
+    assert page.text.count("vision") > 3
+
+
+def test_a_place_that_cannot_be_written_to(folder: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report([folder], tmp_path / "file" / "report.html")

@@ -1,0 +1,80 @@
+"""Records survive their file, and what is not a record says so."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+from synthetic import record
+
+from ablab.errors import UserError
+from ablab.results.record import SCHEMA_VERSION, Record
+from ablab.results.store import RECORD_FILE, read_record, write_atomically, write_record
+
+
+def test_a_record_survives_its_file(tmp_path: Path):
+    written = record(3, 0.9, reason="Ω | ünïcode\nline")
+    assert read_record(write_record(tmp_path, written)) == written
+
+
+def test_non_finite_numbers_are_null_in_the_file_and_nan_again(tmp_path: Path):
+    path = write_record(tmp_path, record(metrics={"val_loss": math.inf}, mechanism={"schedule/lr": math.nan}))
+    assert json.loads(path.read_text(encoding="utf-8"))["metrics"] == {"val_loss": None}
+    found = read_record(path)
+    assert math.isnan(found.metrics["val_loss"])
+    assert math.isnan(found.mechanism["schedule/lr"])
+
+
+def test_fields_of_other_versions_are_dropped_and_missing_ones_defaulted():
+    data = record().to_dict()
+    data.update(future=1, metrics=None)
+    data["cost"] = {"steps": 5, "future": 2}
+    found = Record.from_dict(data)
+    assert found.cost.steps == 5
+    assert found.metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "damaged JSON"),
+        ("[]", "not a record"),
+        ("{}", "it has no schema number"),
+        (json.dumps({"schema": SCHEMA_VERSION + 1}), "upgrade ablab to read it"),
+        (json.dumps({"schema": SCHEMA_VERSION}), "a damaged record"),
+        (json.dumps({"schema": SCHEMA_VERSION, "metrics": []}), "a damaged record"),
+        (json.dumps({"schema": SCHEMA_VERSION, "metrics": 3}), "a damaged record"),
+    ],
+)
+def test_what_is_not_a_record_is_named(tmp_path: Path, text: str, message: str):
+    path = tmp_path / RECORD_FILE
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        read_record(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file(tmp_path: Path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_record(tmp_path / RECORD_FILE)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "file.txt"
+    write_atomically(path, "old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_colleagues_can_read_the_file(tmp_path: Path):
+    path = tmp_path / "deep" / "file.txt"
+    write_atomically(path, "x")
+    assert path.stat().st_mode & 0o044 == 0o044

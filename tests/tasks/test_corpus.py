@@ -1,0 +1,124 @@
+"""Files found, fingerprinted and split."""
+
+import hashlib
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablab.errors import UserError
+from ablab.tasks.corpus import SourceFile, fingerprint, read_path, read_stdlib, split_by_name, split_contiguously
+
+
+def named(files: list[SourceFile]) -> dict[str, bytes]:
+    return {file.name: file.data for file in files}
+
+
+def test_fingerprint_is_the_hash_of_lengths_names_and_contents() -> None:
+    expected = hashlib.sha256(
+        bytes(7) + b"\x01" + b"a" + bytes(7) + b"\x02" + b"xy" + bytes(7) + b"\x01" + b"b" + bytes(8)
+    )
+    assert fingerprint([SourceFile("a", b"xy"), SourceFile("b", b"")]) == expected.hexdigest()
+
+
+def test_fingerprint_changes_with_content_name_and_their_border() -> None:
+    files = [[("ab", b"c")], [("ab", b"d")], [("aa", b"c")], [("a", b"bc")], [("ab", b"c"), ("", b"")]]
+    assert len({fingerprint([SourceFile(*file) for file in each]) for each in files}) == len(files)
+
+
+def test_stdlib_is_its_source_and_nothing_else() -> None:
+    files = named(read_stdlib(None))
+    root = Path(sysconfig.get_path("stdlib"))
+    assert files["json/decoder.py"] == (root / "json/decoder.py").read_bytes()
+    assert list(files) == sorted(files)
+    assert all(name.endswith(".py") for name in files)
+    parts = {part for name in files for part in name.split("/")}
+    assert not parts & {"site-packages", "test", "tests", "__pycache__"}
+    assert not any(name.startswith("_sysconfigdata") for name in files)  # holds the paths of one machine
+
+
+def test_stdlib_within_a_limit_is_a_nested_sample() -> None:
+    everything, some, less = (named(read_stdlib(limit)) for limit in (None, 2_000_000, 1_000_000))
+    assert less.keys() < some.keys() < everything.keys()
+    for files, limit in ((some, 2_000_000), (less, 1_000_000)):
+        assert 0.5 * limit < sum(map(len, files.values())) <= limit
+    assert len({name[0] for name in less}) > 10  # not the head of the alphabet
+
+
+def test_stdlib_limit_below_any_file() -> None:
+    with pytest.raises(UserError, match=r"task\.max_bytes=1: raise it"):
+        read_stdlib(1)
+
+
+def test_a_folder_gives_its_text_files_by_relative_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    contents = {"b.txt": b"bee", "a/c.md": "sea \N{SNOWMAN}".encode(), ".git/config": b"hidden"}
+    for name, data in {**contents, "image.png": b"\x89PNG\xff", "nul.bin": b"a\0b"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    assert named(read_path(str(tmp_path), any_bytes=True)) == {"a/c.md": contents["a/c.md"], "b.txt": b"bee"}
+    assert "passed over 2 files" in caplog.text
+
+
+def test_a_glob_gives_its_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("x/one.txt", "x/two.md", "x/y/three.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    assert named(read_path("x/**/*.txt", any_bytes=True)) == {"one.txt": b"x/one.txt", "y/three.txt": b"x/y/three.txt"}
+    assert named(read_path("x/two.md", any_bytes=False)) == {"two.md": b"x/two.md"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "no such file, folder or match"), (b"", "empty"), (b"\xff\xfe", "not UTF-8 text.*task.tokenizer=bytes")],
+)
+def test_a_file_that_cannot_be_used(tmp_path: Path, content: bytes | None, says: str) -> None:
+    path = tmp_path / "it.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=says) as error:
+        read_path(str(path), any_bytes=False)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="empty"):
+        read_path(str(tmp_path), any_bytes=False)
+    (tmp_path / "a.bin").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="none of its 1 files is UTF-8 text"):
+        read_path(str(tmp_path), any_bytes=True)
+
+
+def test_any_bytes_may_be_learned_as_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"\xff\0\xfe")
+    assert named(read_path(str(tmp_path / "a.bin"), any_bytes=True)) == {"a.bin": b"\xff\0\xfe"}
+
+
+def test_files_are_split_in_the_asked_shares_and_each_once() -> None:
+    files = [SourceFile(f"folder/{i}.py", b"") for i in range(4000)]
+    splits = split_by_name(files, 0.1, 0.2)
+    assert sorted(file.name for part in splits.values() for file in part) == sorted(file.name for file in files)
+    for split, share in {"train": 0.7, "val": 0.1, "test": 0.2}.items():
+        assert len(splits[split]) / 4000 == pytest.approx(share, abs=0.03)  # 4 standard deviations
+    assert "test" not in split_by_name(files, 0.1, 0)
+
+
+def test_adding_files_moves_none() -> None:
+    files = [SourceFile(str(i), b"") for i in range(100)]
+    few, many = split_by_name(files[::3], 0.2, 0.2), split_by_name(files, 0.2, 0.2)
+    assert all(set(few[split]) <= set(many[split]) for split in many)
+
+
+@given(length=st.integers(0, 500), val=st.floats(0.01, 0.5), test=st.one_of(st.just(0.0), st.floats(0.01, 0.4)))
+def test_one_file_is_cut_into_head_middle_and_tail(length: int, val: float, test: float) -> None:
+    splits = split_contiguously(np.arange(length), val, test)
+    assert np.concatenate([splits[name] for name in ("train", "val", "test") if name in splits]).tolist() == list(
+        range(length)
+    )
+    assert ("test" in splits) == (test > 0)
+    assert len(splits["train"]) == pytest.approx(length * (1 - val - test), abs=1)
+    assert len(splits["val"]) == pytest.approx(length * val, abs=1)

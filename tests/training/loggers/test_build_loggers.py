@@ -1,0 +1,123 @@
+"""Every option of the axis `logger`, from its file to what it leaves on the disk."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ablab.errors import UserError
+from ablab.results.record import Status
+from ablab.results.store import METRICS_FILE
+from ablab.training.loggers import build_loggers, close_loggers
+
+CONF = Path(__file__).parents[3] / "conf"
+CONFIG = {"model": {"d_model": 64, "sizes": [1, 2]}, "seed": 3}
+
+
+def node(option: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(overrides=[f"+logger={option}"])
+    container = OmegaConf.to_container(config.logger, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def log(option: dict[str, Any], folder: Path, status: Status = "ok", variant: str = "attention=lsh") -> list[Logger]:
+    loggers = build_loggers(option, folder, "study", variant, 3, CONFIG)
+    for step in range(3):
+        for logger in loggers:
+            logger.log_metrics({"val_loss": 2.0 - step / 2}, step)
+            logger.log_hyperparams({"d_model": 64})
+            logger.save()
+    close_loggers(loggers, status)
+    return loggers
+
+
+def inspect_wandb(folder: Path) -> dict[str, Any]:
+    """What W&B's own reader finds of the one run in `folder`."""
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_csv_is_always_there_and_first(tmp_path: Path) -> None:
+    loggers = log(node("csv"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
+    assert len(loggers) == 1
+    assert loggers[0].save_dir == str(tmp_path)
+
+
+def test_tensorboard_writes_event_files_and_nothing_else(tmp_path: Path) -> None:
+    log(node("tensorboard"), tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 2  # no hparams.yaml
+    assert names[0].startswith("events.out.tfevents.")
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("val_loss")] == [(0, 2.0), (1, 1.5), (2, 1.0)]
+    assert events.Tags()["scalars"] == ["val_loss"]  # no placeholder metric, no hyper-parameters
+    with pytest.raises(KeyError):
+        events.PluginTagToContent("hparams")
+
+
+@pytest.mark.slow
+def test_two_wandb_runs_of_one_process_stay_apart(tmp_path: Path) -> None:
+    log(node("all"), tmp_path / "a", "ok")
+    log(node("wandb"), tmp_path / "b", "diverged", variant="")
+    good, bad = inspect_wandb(tmp_path / "a"), inspect_wandb(tmp_path / "b")
+    assert good["run_id"] != bad["run_id"]
+    for run, name, exit_code in ((good, "attention=lsh seed=3", 0), (bad, "default seed=3", 1)):
+        assert run["name"] == name
+        assert run["exit_code"] == exit_code
+        assert run["config"] == CONFIG
+        assert run["project"] == "ablab"
+        assert run["tags"] == ["study"]
+        assert run["summary"]["trainer/global_step"] == 2
+        assert run["summary"]["val_loss"] == 1.0
+    assert (good["summary"]["status"], bad["summary"]["status"]) == ("ok", "diverged")
+    assert list((tmp_path / "a").glob("events.out.tfevents.*"))
+
+
+def test_wandb_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    def refuse(**settings: Any) -> None:
+        raise wandb.errors.CommError("no\nroute")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(UserError, match=r"could not start \(no route\): log in .* or set logger.wandb.offline=true"):
+        build_loggers(node("wandb"), tmp_path, "study", "", 0, {})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"_target_": "ablab.training.loggers.gone.Logger"}, "logger.mine could not be built .*gone"),
+        ({"_target_": "ablab.training.loggers.tensorboard.EventsLogger", "flush": 1}, "unexpected keyword.*'flush'"),
+    ],
+)
+def test_a_logger_that_cannot_be_built(tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        build_loggers({"mine": wrong}, tmp_path, "study", "", 0, {})
+    assert "\n" not in str(error.value)
+
+
+def test_every_logger_is_closed_though_one_fails(tmp_path: Path) -> None:
+    first, second = (build_loggers({}, tmp_path / name, "study", "", 0, {})[0] for name in "ab")
+    second.log_metrics({"val_loss": 1.0}, 0)
+
+    def fail(status: Status) -> None:
+        raise OSError("disk full")
+
+    first.close = fail  # type: ignore[attr-defined]
+    with pytest.raises(OSError, match="disk full"):
+        close_loggers([first, second], "failed")
+    assert second._file is None  # type: ignore[attr-defined]

@@ -1,0 +1,145 @@
+"""The HPARAMS tab, as TensorBoard's own plugin reads it from the files."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams.backend_context import Context
+from tensorboard.plugins.hparams.get_experiment import Handler as GetExperiment
+from tensorboard.plugins.hparams.list_session_groups import Handler as ListSessionGroups
+
+from ablab.results.record import Metric, Record, Status
+from ablab.training.loggers.hparams import hyperparameters, write_experiment, write_hparams
+
+STATUSES = [api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING, api_pb2.STATUS_UNKNOWN]
+
+
+def record(attention: str, seed: int, status: Status = "ok", **changes: Any) -> Record:
+    settings: dict[str, Any] = {
+        "status": status,
+        "fingerprint": "f",
+        "study": "which attention",
+        "variant": f"attention={attention}",
+        "seed": seed,
+        "axes": {"attention": attention, "activation": "gelu"},
+        "config": {"model": {"d_model": 64}},
+        "primary": Metric(name="val_loss", split="val", direction="min"),
+        "metrics": {"val_loss": 2.0 + seed, "accuracy": 0.5},
+        "started_at": "2026-01-02T03:04:05+00:00",
+        "finished_at": "2026-01-02T03:05:05+00:00",
+    }
+    return Record(**{**settings, **changes})
+
+
+def tab(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The tab's columns, and its rows by name."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
+    context = Context(SimpleNamespace(data_provider=MultiplexerDataProvider(multiplexer, str(folder))))
+    experiment = GetExperiment(RequestContext(), context, "", api_pb2.GetExperimentRequest()).run()
+    columns = [api_pb2.ColParams(hparam=info.name) for info in experiment.hparam_infos]
+    columns += [api_pb2.ColParams(metric=info.name) for info in experiment.metric_infos]
+    request = api_pb2.ListSessionGroupsRequest(
+        allowed_statuses=STATUSES, col_params=columns, aggregation_type=api_pb2.AGGREGATION_AVG, slice_size=100
+    )
+    rows = ListSessionGroups(RequestContext(), context, "", request).run()
+    return experiment, {group.name: group for group in rows.session_groups}
+
+
+def metrics(row: Any) -> dict[str, float]:
+    return {metric.name.tag: metric.value for metric in row.metric_values}
+
+
+def write_study(folder: Path) -> list[Record]:
+    records = [
+        record("full", 0),
+        record("full", 1),
+        record("lsh", 0, metrics={"val_loss": 3.5, "accuracy": math.inf}),
+        record("lsh", 1, "diverged", metrics={"val_loss": math.nan, "accuracy": 0.1}),
+        record("windowed", 0, "failed", metrics={"val_loss": 9.0}, started_at=None, finished_at=None),
+        record("", 0, variant="", axes={"attention": "full", "activation": "relu"}),
+    ]
+    for each in records:
+        run = folder / (each.variant or "default") / f"seed={each.seed}"
+        write_hparams(run, record("wrong", 7, "failed"))  # an earlier attempt, which must leave no trace
+        write_hparams(run, each)
+    return records
+
+
+def test_every_run_has_a_session_with_its_true_status(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    _, rows = tab(tmp_path)
+    status = {session.name: session.status for row in rows.values() for session in row.sessions}
+    success, failure = api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE
+    assert status == {
+        "attention=full/seed=0": success,
+        "attention=full/seed=1": success,
+        "attention=lsh/seed=0": success,
+        "attention=lsh/seed=1": failure,
+        "attention=windowed/seed=0": failure,
+        "default/seed=0": success,
+    }
+    (session, _) = rows["attention=full"].sessions
+    assert session.end_time_secs - session.start_time_secs == 60
+    assert session.start_time_secs == 1767323045
+
+
+def test_a_row_is_a_variant_with_the_mean_of_its_finished_runs(tmp_path: Path) -> None:
+    write_experiment(tmp_path, write_study(tmp_path))
+    _, rows = tab(tmp_path)
+    assert metrics(rows["attention=full"]) == {"final/val_loss": 2.5, "final/accuracy": 0.5}
+    assert metrics(rows["attention=lsh"]) == {"final/val_loss": 3.5}  # neither NaN nor infinity, and no 0.1
+    assert metrics(rows["attention=windowed"]) == {}
+
+
+def test_the_columns_are_what_differs_and_the_final_metrics(tmp_path: Path) -> None:
+    write_experiment(tmp_path, [record("old", 0)])
+    write_experiment(tmp_path, write_study(tmp_path))
+    experiment, rows = tab(tmp_path)
+    assert experiment.name == "which attention"
+    assert {info.name: list(info.domain_discrete) for info in experiment.hparam_infos} == {
+        "attention": ["full", "lsh", "windowed"],
+        "activation": ["gelu", "relu"],
+    }
+    assert [info.name.tag for info in experiment.metric_infos] == ["final/val_loss", "final/accuracy"]
+    assert rows["attention=lsh"].hparams["attention"].string_value == "lsh"
+
+
+def test_numbers_are_columns_of_numbers(tmp_path: Path) -> None:
+    variants = {32: "model.d_model=32", 64: "model.d_model=64"}
+    records = [record("full", 0, variant=v, config={"model": {"d_model": d}}) for d, v in variants.items()]
+    write_experiment(tmp_path, records)
+    for each in records:
+        write_hparams(tmp_path / each.variant, each)
+    experiment, rows = tab(tmp_path)
+    (column,) = experiment.hparam_infos
+    assert (column.name, column.type) == ("model.d_model", api_pb2.DATA_TYPE_FLOAT64)
+    assert (column.domain_interval.min_value, column.domain_interval.max_value) == (32, 64)
+    assert rows["model.d_model=32"].hparams["model.d_model"].number_value == 32
+
+
+def test_hyperparameters_are_axes_overridden_settings_and_seed() -> None:
+    config = {"model": {"d_model": 64}, "attention": {"tied": True, "layers": [0, 1]}}
+    variant = "attention=lsh,model.d_model=64,attention.layers=[0,1],attention.tied=true,+extra.x=a b"
+    assert hyperparameters(record("lsh", 4, variant=variant, config=config)) == {
+        "attention": "lsh",
+        "activation": "gelu",
+        "model.d_model": 64,
+        "attention.layers": "[0,1]",
+        "attention.tied": True,
+        "extra.x": "a b",
+        "seed": 4,
+    }
+
+
+@pytest.mark.parametrize("module", ["ablab.training.loggers.hparams", "ablab.report.dashboard"])
+def test_a_supervisor_needs_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'lightning', 'tensorflow'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
