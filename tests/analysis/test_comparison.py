@@ -86,6 +86,14 @@ def test_failed_runs_are_missing_and_named():
     assert (item.diverged, item.ended) == (0, 4)
 
 
+def test_what_the_baseline_lacks_is_said_once():
+    records = study({"relu": BASE, "gelu": shifted(0.1), "glu": shifted(0.2)})
+    records[1] = ended("interrupted", "killed", 2)
+    found = compare(runs_of(records))
+    assert found.notes == ("baseline seed 2: interrupted (killed).",)
+    assert [(item.notes, len(item.seeds)) for item in found.items] == [((), 4), ((), 4)]
+
+
 def test_diverged_runs_are_counted():
     item = compared(study({"relu": BASE, "gelu": [math.nan, math.nan, *shifted(0.1)[2:]]}))
     assert item.verdict is Verdict.UNSTABLE

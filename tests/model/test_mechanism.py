@@ -49,6 +49,13 @@ def test_a_window_captures_its_share_of_uniform_mass(build: Build) -> None:
     assert metrics["attention/mass_captured"] == pytest.approx(sum(min(t, 5) / t for t in range(1, 21)) / 20)
 
 
+def test_without_causality_mass_lies_on_later_keys_too(build: Build) -> None:
+    metrics = watch(uniform(build(attention="windowed", causal=False)), tokens(2, 20))
+    visited = [min(t + 5, 19) - max(t - 5, 0) + 1 for t in range(20)]
+    assert metrics["attention/keys_visited"] == pytest.approx(sum(visited) / 20)
+    assert metrics["attention/mass_captured"] == pytest.approx(sum(visited) / 20 / 20)
+
+
 def test_mass_is_that_of_the_softmax_on_the_first_batch(build: Build) -> None:
     model = build(attention="windowed", n_layers=1, d_model=8, n_heads=1).eval()
     nn.init.normal_(model.blocks[0].attention.query.weight, generator=torch.Generator().manual_seed(1))

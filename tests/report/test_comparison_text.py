@@ -4,16 +4,16 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
-from synthetic import cost, ended, record, runs_of, study
+from synthetic import cost, ended, odd_runs, runs_of, study
 
 from ablab.analysis.comparison import compare
 from ablab.errors import UserError
 from ablab.report.compare import render
 from ablab.results.collect import Runs
-from ablab.results.record import Record
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = ["terminal", "csv", "markdown", "json"]
@@ -44,7 +44,16 @@ def test_the_terminal_marks_only_what_is_resolved(runs: Runs):
     assert "* WORSE" in text
     assert "BETTER" not in text
     assert "out of memory | [red]killed" in text  # user text is no markup
-    assert "…" not in text  # noqa: RUF001
+    assert "…" not in text
+
+
+@pytest.mark.parametrize("columns", ["20", "60", "300"])
+def test_no_number_is_cut_short_in_a_terminal(runs: Runs, monkeypatch: pytest.MonkeyPatch, columns: str):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", rendered(runs, "terminal"))
+    for shown in ("activation=gelu", "1.111 ± 0.033", "+0.0963 to +0.1057", "* WORSE", "47.7 MiB", "4/5 ok, 1 failed"):
+        assert shown in text
 
 
 def test_csv_has_a_row_per_variant_and_per_unwell_run(runs: Runs):
@@ -60,32 +69,12 @@ def test_json_has_every_figure_of_a_comparison(runs: Runs):
     gelu = document["comparisons"][0]
     assert gelu["variant"] == "activation=gelu"
     assert gelu["seeds"] == [1, 2, 3, 4]
-    assert gelu["interval"][0] < gelu["effect"] == pytest.approx(0.101) < gelu["interval"][1]
+    assert gelu["effect"] == pytest.approx(0.101)
+    assert gelu["interval"] == pytest.approx([0.0963, 0.1057], abs=1e-4)
     assert gelu["verdict"] == "WORSE"
     assert gelu["sentence"].startswith("gelu raises val_loss by 0.101")
     assert len(document["runs"]) == 13
     assert document["runs"][-1]["value"] is None
-
-
-def odd_runs() -> dict[str, list[Record]]:
-    failed = [ended("failed", "boom", seed, primary=None, corpus=None, git=None) for seed in (1, 2)]
-    return {
-        "one run": [record()],
-        "one variant": [record(1), record(2)],
-        "one seed": study({"relu": [1.0], "gelu": [1.1]}),
-        "all failed": failed,
-        "all failed, two variants": [
-            *failed,
-            ended("interrupted", "killed", 1, axes={"activation": "gelu"}, primary=None),
-        ],
-        "baseline failed": [ended("failed", "boom", 1), *study({"gelu": [1.0, 1.1, 1.2]})],
-        "metric missing": [record(1), record(1, axes={"activation": "gelu"}, metrics={})],
-        "metric NaN": [record(1), record(1, axes={"activation": "gelu"}, metrics={"val_loss": math.nan})],
-        "unicode": study({"ReLU²": [1.0, 1.1, 1.2], "活性化 $x$": [1.3, 1.2, 1.4]}),
-        "huge and tiny": study({"relu": [1e12, 2e12, 3e12], "gelu": [1e-12, 2e-12, 4e-12]}),
-        "unequal seeds": study({"relu": [1.0, 1.1], "gelu": [1.3, 1.2, 1.4, 1.5]}),
-        "other task": [record(1), record(1, axes={"task": "vision", "activation": "gelu"})],
-    }
 
 
 @pytest.mark.parametrize("format", FORMATS)

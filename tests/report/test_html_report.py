@@ -5,8 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from synthetic import cost, ended, runs_of, study, write_runs
-from test_comparison_text import odd_runs
+from synthetic import cost, ended, odd_runs, runs_of, study, write_runs
 
 from ablab.analysis.comparison import compare
 from ablab.errors import UserError

@@ -6,8 +6,8 @@ from ablab.report.units import MISSING, count, duration, figure, memory
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (999, "999"), (999.9, "1 k"), (12_345, "12.3 k"), (1.38e8, "138 M"), (2.5e15, "2.5 P"), (0.25, "0.25")]
-)  # fmt: skip
+    ("value", "text"), [(0, "0"), (999, "999"), (999.9, "1 k"), (12_345, "12.3 k"), (1.38e8, "138 M"), (0.25, "0.25")]
+)
 def test_counts(value: float, text: str):
     assert count(value) == text
 

@@ -90,3 +90,25 @@ def write_runs(folder: Path, records: Iterable[Record], steps: int = 5) -> Path:
             rows += [f"0,{step * 10},{value + 0.1},", f"0,{step * 10},,{value}"]  # sparse, as Lightning writes them
         (run / METRICS_FILE).write_text("\n".join(rows) + "\n", encoding="utf-8")
     return folder
+
+
+def odd_runs() -> dict[str, list[Record]]:
+    """Runs that no study plans and every study meets: incomplete, unequal, strange. By what is odd about them."""
+    failed = [ended("failed", "boom", seed, primary=None, corpus=None, git=None) for seed in (1, 2)]
+    return {
+        "one run": [record()],
+        "one variant": [record(1), record(2)],
+        "one seed": study({"relu": [1.0], "gelu": [1.1]}),
+        "all failed": failed,
+        "all failed, two variants": [
+            *failed,
+            ended("interrupted", "killed", 1, axes={"activation": "gelu"}, primary=None),
+        ],
+        "baseline failed": [ended("failed", "boom", 1), *study({"gelu": [1.0, 1.1, 1.2]})],
+        "metric missing": [record(1), record(1, axes={"activation": "gelu"}, metrics={})],
+        "metric NaN": [record(1), record(1, axes={"activation": "gelu"}, metrics={"val_loss": math.nan})],
+        "unicode": study({"ReLU²": [1.0, 1.1, 1.2], "活性化 $x$": [1.3, 1.2, 1.4]}),
+        "huge and tiny": study({"relu": [1e12, 2e12, 3e12], "gelu": [1e-12, 2e-12, 4e-12]}),
+        "unequal seeds": study({"relu": [1.0, 1.1], "gelu": [1.3, 1.2, 1.4, 1.5]}),
+        "other task": [record(1), record(1, axes={"task": "vision", "activation": "gelu"})],
+    }

@@ -91,7 +91,7 @@ def starts(limit: int | None, processes: int = 1, batch_size: int = 4) -> list[i
 
 def test_a_limit_spreads_the_windows_evenly() -> None:
     assert starts(None) == list(range(0, 999, 9))
-    assert starts(3) == [0, 37 * 9, 74 * 9]
+    assert starts(4) == [0, 27 * 9, 55 * 9, 83 * 9]  # quarters of 111 windows, rounded down
     assert starts(10_000) == starts(None)
 
 

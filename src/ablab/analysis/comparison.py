@@ -21,7 +21,7 @@ from ablab.analysis.estimates import (
     pooled,
 )
 from ablab.analysis.metrics import choose_metric
-from ablab.analysis.pairing import Outcome, Pairing, choices, choose_baseline, label, outcomes, tasks, variants
+from ablab.analysis.pairing import Outcome, Pairing, choices, choose_baseline, label, outcomes, remarks, tasks, variants
 from ablab.analysis.verdicts import RESOLVED, Evidence, Verdict, judge
 from ablab.errors import UserError
 from ablab.results.collect import Runs
@@ -90,6 +90,8 @@ def compare(
         base = outcomes(runs, task, reference, metrics[task])
         if not base:
             notes.append(f"{task}: the baseline {reference} was not run on this task.")
+        where = f"{task}, " if len(tasks(runs)) > 1 else ""
+        notes += [f"{where}baseline {line}" for line in remarks(base, metrics[task])]
         for variant in rows:
             if variant == reference:
                 continue

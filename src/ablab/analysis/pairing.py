@@ -79,18 +79,21 @@ class Pairing:
         return [(self.of_variant[seed].record, self.of_baseline[seed].record) for seed in self.seeds]
 
     def gaps(self) -> list[str]:
-        """One line per seed that has no value, or that was run more than once, and why."""
-        lines = []
-        for name, side in (("", self.of_variant), ("baseline ", self.of_baseline)):
-            for seed in self.planned:
-                outcome = side.get(seed)
-                if outcome is None:
-                    lines.append(f"{name}seed {seed} was not run.")
-                elif not outcome.complete:
-                    lines.append(f"{name}seed {seed}: {outcome.reason(self.metric)}.")
-                if outcome is not None and outcome.repeats:
-                    lines.append(f"{name}seed {seed} was finished {outcome.repeats + 1} times: the first one counts.")
-        return lines
+        """One line per seed of the variant without a value, and per seed that the baseline was not given."""
+        missing = [f"seed {seed} was not run." for seed in self.planned if seed not in self.of_variant]
+        unpaired = [f"baseline seed {seed} was not run." for seed in self.planned if seed not in self.of_baseline]
+        return remarks(self.of_variant, self.metric) + missing + unpaired
+
+
+def remarks(side: dict[int, Outcome], metric: str) -> list[str]:
+    """One line per seed that has no value, or that was finished more than once, and why."""
+    lines = []
+    for seed, outcome in side.items():
+        if not outcome.complete:
+            lines.append(f"seed {seed}: {outcome.reason(metric)}.")
+        if outcome.repeats:
+            lines.append(f"seed {seed} was finished {outcome.repeats + 1} times: the first one counts.")
+    return lines
 
 
 def outcomes(runs: Runs, task: str, variant: str, metric: str) -> dict[int, Outcome]:

@@ -137,7 +137,7 @@ class _ActivationWatcher(_Watcher):
     def figures(self) -> dict[str, float]:
         figures = super().figures()
         # Summed even by a process that saw nothing: the others wait for it.
-        *zeros, tokens = (self.counts.clone()).tolist()
+        *zeros, tokens = sum_over_ranks(self.counts.clone()).tolist()
         if tokens:
             figures["zero_share"] = sum(zeros) / (tokens * len(zeros))
             figures["dead_share"] = sum(unit == tokens for unit in zeros) / len(zeros)

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from ablab.analysis.comparison import Comparison, Comparisons
@@ -24,6 +25,8 @@ from ablab.results.collect import Runs
 Format = Literal["terminal", "csv", "markdown", "json"]
 SCHEMA_VERSION = 1  # of the JSON
 PIPE_WIDTH = 160  # where stdout is no terminal, nothing needs to wrap
+_WIDE = 10_000  # a width at which every column has what it asks for
+_FOLDED = 24  # columns; names and reasons fold no narrower than this
 
 
 def render(comparisons: Comparisons, runs: Runs, format: str = "terminal") -> str:
@@ -65,16 +68,20 @@ def _tables(comparisons: Comparisons, runs: Runs) -> list[tuple[str, pd.DataFram
 def _terminal(comparisons: Comparisons, runs: Runs) -> str:
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if terminal else PIPE_WIDTH
-    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, highlight=False)
+    text = io.StringIO()
     for title, table in _tables(comparisons, runs):
         shown = _rich(title, table)
-        # A number that is cut short is a wrong number: let the terminal wrap instead.
-        needed = console.measure(shown, options=console.options.update_width(10_000)).minimum
-        console.print(shown, width=max(width, needed), crop=False, soft_wrap=needed > width)
+        # A number that is cut short is a wrong number: a table wider than the terminal keeps its width.
+        needed = Measurement.get(probe := _console(text, _WIDE, terminal), probe.options, shown).minimum
+        _console(text, max(width, needed), terminal).print(shown)
+        text.write("\n")
     for line in verdict_lines(comparisons):
-        console.print(escape(line), soft_wrap=True)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+        _console(text, width, terminal).print(escape(line), soft_wrap=True)
+    return text.getvalue()
+
+
+def _console(text: io.StringIO, width: int, terminal: bool) -> Console:
+    return Console(file=text, width=width, force_terminal=terminal, highlight=False)
 
 
 def _rich(title: str, frame: pd.DataFrame) -> Table:
@@ -82,7 +89,14 @@ def _rich(title: str, frame: pd.DataFrame) -> Table:
     for name in frame.columns:
         text = name in ("variant", "reason", "task", "verdict", "runs", "status")
         folded = name in ("variant", "reason", "task")
-        table.add_column(escape(str(name)), justify="left" if text else "right", no_wrap=not folded, overflow="fold")
+        longest = max(map(len, [str(name), *frame[name].astype(str)]))
+        table.add_column(
+            escape(str(name)),
+            justify="left" if text else "right",
+            no_wrap=not folded,
+            overflow="fold",
+            min_width=min(longest, _FOLDED) if folded else longest,
+        )
     resolved = {f"* {verdict.value}" for verdict in RESOLVED}
     for row in frame.itertuples(index=False):
         marked = any(str(cell).startswith(tuple(resolved)) for cell in row)

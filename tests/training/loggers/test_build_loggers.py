@@ -70,8 +70,10 @@ def test_tensorboard_writes_event_files_and_nothing_else(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_two_wandb_runs_of_one_process_stay_apart(tmp_path: Path) -> None:
+    still_open = build_loggers(node("wandb"), tmp_path / "open", "study", "", 0, {})
     log(node("all"), tmp_path / "a", "ok")
     log(node("wandb"), tmp_path / "b", "diverged", variant="")
+    close_loggers(still_open, "interrupted")
     good, bad = inspect_wandb(tmp_path / "a"), inspect_wandb(tmp_path / "b")
     assert good["run_id"] != bad["run_id"]
     for run, name, exit_code in ((good, "attention=lsh seed=3", 0), (bad, "default seed=3", 1)):

@@ -60,10 +60,10 @@ def test_another_metric_of_the_step_before_stays(tmp_path: Path) -> None:
 
 
 def test_a_row_that_a_crash_cut_off_is_dropped(tmp_path: Path) -> None:
-    (tmp_path / METRICS_FILE).write_text("step,train_loss\n0,1.0\n1,0.")
+    (tmp_path / METRICS_FILE).write_text("step,train_loss\n0,1.0\n1")  # of "19,0.5"
     logger = CurvesLogger(tmp_path)
-    logger.log_metrics({"train_loss": 0.5}, step=1)
-    assert read(tmp_path).to_dict("list") == {"step": [0, 1], "train_loss": [1.0, 0.5]}
+    logger.log_metrics({"train_loss": 0.5}, step=19)
+    assert read(tmp_path).to_dict("list") == {"step": [0, 19], "train_loss": [1.0, 0.5]}
     logger.close("ok")
 
 

@@ -9,7 +9,8 @@ Hashing, rounds and their merger follow the paper. The rule by which a query fin
    (the first chunk, if there is none), and the chunk before that. Where causal, keys after the query are masked.
 4. A query sees itself only where no round brings it any other key.
 
-Rounds are merged by their log-sum-exps (equation 4 and appendix A); a key that several rounds bring counts once.
+Rounds are merged into one softmax over all that they bring (section 2, "Multi-round LSH attention", and appendix A); a
+key that several rounds bring counts once.
 
 Deviations. The paper shares queries and keys; here they are projected apart, as for every other core, and hashed by the
 same rotation. The paper cuts the sorted sequence as a whole, so that the sizes of other buckets, later positions
@@ -131,7 +132,7 @@ class LSHAttention(nn.Module):
             return _within_reach(query_in_other.view_as(queries.members), key_in_other.view_as(key))
 
         visible = reached(0)
-        times = visible.to(torch.uint8)
+        times = visible.to(torch.int16)
         for other in range(1, self.rounds):
             times += reached(other)
         visible &= self._allowed(queries.members.int(), key.int())
