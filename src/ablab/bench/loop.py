@@ -8,12 +8,11 @@ At the end both must have the same weights to the last bit, or the figures are r
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -27,14 +26,14 @@ from ablab.config import conf_folder, freeze, register_schema
 from ablab.config.explain import ConfigErrors, explain
 from ablab.errors import UserError
 from ablab.study.preflight import Preflight
+from ablab.study.progress import SweepProgress
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
-from ablab.training.callbacks import Mechanisms
+from ablab.training.callbacks import Mechanisms, ReportProgress
 from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
-from ablab.training.module import TrainingModule
 from ablab.training.optimizers import build_optimizer
-from ablab.training.trainer import build_trainer, quiet_lightning
+from ablab.training.trainer import build_module, build_trainer, quiet_lightning
 
 
 def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | None) -> str:
@@ -52,20 +51,27 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
     if steps < 1 or rounds < 1:
         raise UserError(f"--steps {steps} --rounds {rounds}: both must be at least 1")
     total = steps * (rounds + 1)
-    fixed = [f"trainer.max_steps={total}", f"trainer.val_check_interval={steps}", "strategy=single"]
-    config = _compose([*overrides, *fixed])
+    config = _compose([*overrides, f"trainer.max_steps={total}", "strategy=single"])
     Preflight().check(config)
     with tempfile.TemporaryDirectory() as folder:
-        blocks = _measure(config, Path(folder), steps)
-    figures = _figures(blocks[1:], config, steps)
+        measured = _measure(config, Path(folder), steps)
+    figures = _figures(measured[1:], config)
     if output is not None:
         output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return (
         f"bare loop  {figures['bare_step_ms']:.2f} ms a step, {figures['bare_tokens_per_second']:,.0f} tokens/s\n"
         f"harness    {figures['harness_step_ms']:.2f} ms a step, {figures['harness_tokens_per_second']:,.0f} tokens/s\n"
         f"harness / bare loop, tokens per second: {figures['ratio']:.3f} "
-        f"({figures['ratio_min']:.3f} to {figures['ratio_max']:.3f} over {rounds} rounds of {steps} steps, median)"
+        f"({figures['ratio_min']:.3f} to {figures['ratio_max']:.3f} over tenths of {figures['steps']} steps)"
     )
+
+
+class Round(NamedTuple):
+    """The same steps, by the harness and by the bare loop."""
+
+    steps: int
+    harness_s: float
+    bare_s: float
 
 
 class BareLoop:
@@ -75,6 +81,7 @@ class BareLoop:
         self.model = build_model(config, task)
         self.optimizer = build_optimizer(instantiate(config["optimizer"]), self.model)
         self.schedule = instantiate(config["schedule"])(self.optimizer)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.clip = config["trainer"]["gradient_clip_val"]
         self.task = task
         self.batches: Iterator[tuple[Tensor, Tensor]] = iter(task.train_dataloader())
@@ -82,31 +89,32 @@ class BareLoop:
     def train(self, steps: int) -> None:
         for _ in range(steps):
             inputs, targets = next(self.batches)
-            loss = self.task.loss(self.model(inputs), targets)
-            self.optimizer.zero_grad()
-            loss.backward()
+            self.task.loss(self.model(inputs), targets).backward()
             if self.clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+                nn.utils.clip_grad_norm_(self.parameters, self.clip)
             self.optimizer.step()
             self.schedule.step()
+            self.optimizer.zero_grad()
 
 
 class _TakeTurns(Callback):
-    """Stops the harness's clock after each block, and lets the bare loop train the same block.
+    """Stops the harness's clock after each round, and lets the bare loop train as many steps.
 
     The clock stands still during evaluation, which the bare loop does not do; it runs while checkpoints are written.
     """
 
     def __init__(self, bare: BareLoop, steps: int) -> None:
-        self.blocks: list[tuple[float, float]] = []  # seconds of the harness, of the bare loop
+        self.rounds: list[Round] = []
         self._bare, self._steps = bare, steps
+        self._done = 0
         self._harness_s = 0.0
         self._since = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
-        if index % self._steps == 0:
-            self._turn(index)
+        if index == 0:
             self._since = time.perf_counter()
+        elif trainer.global_step - self._done >= self._steps:
+            self._turn(trainer.global_step - self._done)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._harness_s += time.perf_counter() - self._since
@@ -115,49 +123,51 @@ class _TakeTurns(Callback):
         self._since = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._turn(trainer.global_step)
+        self._turn(trainer.global_step - self._done)
 
-    def _turn(self, steps_done: int) -> None:
-        if steps_done:
-            self._harness_s += time.perf_counter() - self._since
-            started = time.perf_counter()
-            self._bare.train(self._steps)
-            self.blocks.append((self._harness_s, time.perf_counter() - started))
-            self._harness_s = 0.0
+    def _turn(self, steps: int) -> None:
+        self._harness_s += time.perf_counter() - self._since
+        started = time.perf_counter()
+        self._bare.train(steps)
+        self.rounds.append(Round(steps, self._harness_s, time.perf_counter() - started))
+        self._done += steps
+        self._harness_s = 0.0
+        self._since = time.perf_counter()
 
 
-def _measure(config: dict[str, Any], folder: Path, steps: int) -> list[tuple[float, float]]:
+def _measure(config: dict[str, Any], folder: Path, steps: int) -> list[Round]:
     task = build_task(config)
     bare = BareLoop(config, task)
     turns = _TakeTurns(bare, steps)
-    module = TrainingModule(
-        build_model(config, task), task, instantiate(config["optimizer"]), instantiate(config["schedule"])
-    )
+    module = build_module(config, task)
     loggers = build_loggers(config["logger"], folder, study="bench", variant="", seed=config["seed"], config=config)
-    callbacks = [CostMeter(task.tokens_per_batch), Mechanisms(), turns]
-    with quiet_lightning():
-        trainer = build_trainer(config, folder, task, loggers, callbacks, progress_bar=True)
-        trainer.fit(module, datamodule=task)
+    with quiet_lightning(), SweepProgress(total=1) as progress, progress.run("bench loop") as report:
+        watching = [CostMeter(task.tokens_per_batch), Mechanisms(), ReportProgress(report, task.primary), turns]
+        build_trainer(config, folder, task, loggers, watching).fit(module, datamodule=task)
     close_loggers(loggers, "ok")
     for (name, ours), theirs in zip(module.model.named_parameters(), bare.model.parameters(), strict=True):
         if not torch.equal(ours, theirs):
             raise UserError(f"the two loops did not do the same work: {name} differs; use a config without dropout")
-    return turns.blocks
+    return turns.rounds
 
 
-def _figures(blocks: list[tuple[float, float]], config: dict[str, Any], steps: int) -> dict[str, Any]:
-    tokens = config["task"]["batch_size"] * config["task"]["seq_len"] * steps
-    ratios = [bare / harness for harness, bare in blocks]
-    harness, bare = (statistics.median(block[i] for block in blocks) for i in (0, 1))
+def _figures(rounds: list[Round], config: dict[str, Any]) -> dict[str, Any]:
+    """Totals over all rounds, so that what happens seldom (a checkpoint) counts; the spread is over tenths of them."""
+    tokens = config["task"]["batch_size"] * config["task"]["seq_len"]
+    steps = sum(each.steps for each in rounds)
+    harness, bare = sum(each.harness_s for each in rounds) / steps, sum(each.bare_s for each in rounds) / steps
+    tenth = max(1, len(rounds) // 10)
+    parts = [rounds[start : start + tenth] for start in range(0, len(rounds) - tenth + 1, tenth)]
+    ratios = [sum(each.bare_s for each in part) / sum(each.harness_s for each in part) for part in parts]
     return {
-        "harness_step_ms": harness / steps * 1e3,
-        "bare_step_ms": bare / steps * 1e3,
+        "harness_step_ms": harness * 1e3,
+        "bare_step_ms": bare * 1e3,
         "harness_tokens_per_second": tokens / harness,
         "bare_tokens_per_second": tokens / bare,
-        "ratio": statistics.median(ratios),
+        "ratio": bare / harness,
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
-        "rounds": len(blocks),
+        "rounds": len(rounds),
         "steps": steps,
         "threads": torch.get_num_threads(),
     }

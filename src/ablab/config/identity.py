@@ -26,7 +26,6 @@ IDENTITY_EXCLUDES = frozenset(
         "overrides",
         "logger",
         "axes.logger",
-        "trainer.enable_progress_bar",
     }
 )
 

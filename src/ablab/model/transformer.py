@@ -4,7 +4,6 @@ which options they are."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +88,12 @@ class Transformer(nn.Module):
             self.head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_embeddings:
             self.head.weight = self.embedding.weight
+        # Found once: looking for them takes longer than a small step has time for.
+        self._resampled: list[Callable[[int], None]] = [
+            getattr(module, "resample")  # noqa: B009 (a module's attributes have no types)
+            for module in self.modules()
+            if module is not self and hasattr(module, "resample")
+        ]
         initialise(self, seed)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -111,7 +116,5 @@ class Transformer(nn.Module):
 
     def resample(self, step: int) -> None:
         """Refresh what components draw at random, as a function of the seed and `step` (optimizer steps taken)."""
-        for module in self.modules():
-            resample: Any = getattr(module, "resample", None)
-            if resample is not None and module is not self:
-                resample(step)
+        for resample in self._resampled:
+            resample(step)

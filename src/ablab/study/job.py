@@ -18,6 +18,7 @@ from ablab.study.preflight import Preflight
 from ablab.study.progress import SweepProgress
 from ablab.study.resume import finished_record
 from ablab.study.supervisor import supervise
+from ablab.training.callbacks import Progress
 from ablab.training.run import execute, prepare_folder
 
 
@@ -41,14 +42,18 @@ def run_job(config: DictConfig) -> Record:
         raise
     if record is not None:
         print(f"finished already: {_shown(folder)}")
-    elif frozen["strategy"]["processes"] > 1:
-        with SweepProgress(total=1) as progress, progress.run(f"seed={frozen['seed']}") as report:
-            record = supervise(frozen, folder, report)
     else:
-        prepare_folder(frozen, folder)
-        record = execute(frozen, folder)
+        with SweepProgress(total=1) as progress, progress.run(f"seed={frozen['seed']}") as report:
+            record = _run(frozen, folder, report)
     _summarise(record, folder)
     return record
+
+
+def _run(config: dict[str, Any], folder: Path, report: Progress) -> Record:
+    if config["strategy"]["processes"] > 1:
+        return supervise(config, folder, report)
+    prepare_folder(config, folder)
+    return execute(config, folder, report)
 
 
 def _check_free(folder: Path, identity: str) -> None:

@@ -72,7 +72,9 @@ class Preflight:
         try:
             with quiet_lightning():
                 Trainer(
-                    **settings | {"enable_progress_bar": False, "logger": False},
+                    **settings,
+                    logger=False,
+                    enable_progress_bar=False,
                     strategy=strategy,
                     enable_checkpointing=False,
                     enable_model_summary=False,

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ablab.errors import UserError
+from ablab.results.hparams import write_hparams
 from ablab.results.record import Record
 from ablab.results.store import LOG_FILE, RECORD_FILE, read_record, write_record
 from ablab.study.worker import Rank, work
 from ablab.training.callbacks import Progress
-from ablab.training.loggers.hparams import write_hparams
 from ablab.training.run import new_record, prepare_folder
 
 # A run that was asked to stop writes its record; one that does not within this time is killed.

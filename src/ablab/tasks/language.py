@@ -104,7 +104,7 @@ class LanguageTask(Task):
             rank=rank,
             processes=processes,
         )
-        return self._loader(batches, range(self.first_step, _ENDLESS))
+        return self._loader(batches, range(self.first_step, _ENDLESS), self.block)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("val")
@@ -186,10 +186,11 @@ class LanguageTask(Task):
         )
         return self._loader(batches, range(len(batches)))
 
-    def _loader(self, batches: Dataset[Batch], order: range) -> DataLoader[Batch]:
+    def _loader(self, batches: Dataset[Batch], order: range, block: int | None = None) -> DataLoader[Batch]:
         return DataLoader(
             batches,
-            batch_size=None,
+            batch_size=block,  # batches to an item; None: the batch itself
+            collate_fn=None if block is None else list,
             sampler=order,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,

@@ -34,11 +34,9 @@ class Curves(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         step = trainer.global_step
-        if step % self._every or (batch_index + 1) % trainer.accumulate_grad_batches:
+        if step % self._every:
             return
-        # Lightning hands over the loss divided by the number of accumulated batches.
-        loss = trainer.strategy.reduce(outputs["loss"].detach() * trainer.accumulate_grad_batches, reduce_op="mean")
-        value = float(loss)
+        value = float(trainer.strategy.reduce(outputs["loss"], reduce_op="mean"))
         learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         for logger in trainer.loggers:
             logger.log_metrics({"train_loss": value, "learning_rate": learning_rate}, step=step)
@@ -60,10 +58,6 @@ class Mechanisms(Callback):
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
         self._probe: MechanismProbe | None = None
-        self._rates: list[float] = []
-
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
-        self._rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, TrainingModule)
@@ -73,7 +67,8 @@ class Mechanisms(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self._probe is None:
             return
-        self.values = {**self._probe.metrics(), **self._schedule(trainer)}
+        assert isinstance(module, TrainingModule)
+        self.values = {**self._probe.metrics(), **_schedule(trainer, module.learning_rates)}
         self._probe.detach()
         self._probe = None
         for logger in trainer.loggers:
@@ -84,18 +79,20 @@ class Mechanisms(Callback):
             self._probe.detach()
             self._probe = None
 
-    def _schedule(self, trainer: Trainer) -> dict[str, float]:
-        values: dict[str, float] = {}
-        if self._rates:
-            values["learning_rate_min"] = min(self._rates)
-            values["learning_rate_max"] = max(self._rates)
-            values["learning_rate_mean"] = sum(self._rates) / len(self._rates)
-            values["learning_rate_last"] = self._rates[-1]
-        for config in trainer.lr_scheduler_configs:
-            describe = getattr(config.scheduler, "mechanism", None)
-            if describe is not None:
-                values.update(describe())
-        return {f"schedule/{name}": value for name, value in values.items() if math.isfinite(value)}
+
+def _schedule(trainer: Trainer, rates: list[float]) -> dict[str, float]:
+    """The trace of the learning rate in four figures, and what the schedule has to say of itself."""
+    values: dict[str, float] = {}
+    if rates:
+        values["learning_rate_min"] = min(rates)
+        values["learning_rate_max"] = max(rates)
+        values["learning_rate_mean"] = sum(rates) / len(rates)
+        values["learning_rate_last"] = rates[-1]
+    for config in trainer.lr_scheduler_configs:
+        describe = getattr(config.scheduler, "mechanism", None)
+        if describe is not None:
+            values.update(describe())
+    return {f"schedule/{name}": value for name, value in values.items() if math.isfinite(value)}
 
 
 class ReportProgress(Callback):
@@ -115,14 +112,6 @@ class ReportProgress(Callback):
             value: Tensor | None = trainer.callback_metrics.get(self._metric.name)
             shown = "" if value is None else f"{self._metric.name} {float(value):.4f}"
             self._report(trainer.global_step, int(trainer.max_steps), shown)
-
-
-class Resample(Callback):
-    """Hands each step to the modules whose randomness is a function of it, the same on every process."""
-
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
-        assert isinstance(module, TrainingModule)
-        module.model.resample(trainer.global_step)
 
 
 def seed_everything_else(seed: int, rank: int) -> None:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.model.transformer import Transformer
-from ablab.tasks.base import Task
+from ablab.tasks.base import Batch, Task
 from ablab.training.optimizers import build_optimizer
-
-Batch = tuple[Tensor, Tensor]
 
 
 class TrainingModule(LightningModule):
     """A model that learns a task.
 
+    What Lightning calls a batch is a block of batches here, and one `training_step` takes the optimizer steps of the
+    whole block, by Lightning's manual optimization. What Lightning does between batches (a millisecond on a slow
+    core) is so done once per block. Blocks end where curves are logged and where the model is evaluated.
+
     Evaluation adds up the task's totals over all batches and processes and turns them into metrics once, so that a
     shorter last batch or an uneven share of the samples changes nothing.
+
+    Args:
+        clip: greatest norm of all gradients together; None: not clipped.
+        accumulate: batches whose gradients are averaged for one optimizer step.
     """
 
     def __init__(
@@ -32,22 +38,47 @@ class TrainingModule(LightningModule):
         task: Task,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[[Optimizer], LRScheduler],
+        clip: float | None = None,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.model = model
+        self.evaluated_at: int | None = None  # the step of the last validation
+        self.metrics: dict[str, float] = {}  # of the last evaluation of each split, unrounded
+        self.learning_rates: list[float] = []  # of each step
         self._task = task
         self._optimizer = optimizer
         self._schedule = schedule
+        self._clip = clip
+        self._accumulate = accumulate
         self._totals: dict[str, Tensor] = {}
-        self.evaluated_at: int | None = None  # the step of the last validation
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, vocabulary) for tokens (B, T)."""
         return self.model(tokens)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        inputs, targets = batch
-        return self._task.loss(self.model(inputs), targets)
+    def training_step(self, block: list[Batch], block_index: int) -> Tensor:
+        """Train on the block; the loss of its last optimizer step."""
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
+        assert isinstance(schedule, LRScheduler)
+        first, steps = self.trainer.global_step, len(block) // self._accumulate
+        for step in range(first, min(first + steps, int(self.trainer.max_steps))):
+            self.model.resample(step)
+            loss = torch.zeros((), device=self.device)
+            offset = (step - first) * self._accumulate
+            for inputs, targets in block[offset : offset + self._accumulate]:
+                part = self._task.loss(self.model(inputs), targets) / self._accumulate
+                self.manual_backward(part)
+                loss = loss + part.detach()
+            self.learning_rates.append(float(optimizer.param_groups[0]["lr"]))
+            if self._clip is not None:
+                self.clip_gradients(optimizer.optimizer, gradient_clip_val=self._clip, gradient_clip_algorithm="norm")
+            optimizer.step()
+            schedule.step()  # before the gradients are gone: a schedule may want to see them
+            optimizer.zero_grad()
+        return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._add(batch)
@@ -66,11 +97,8 @@ class TrainingModule(LightningModule):
         optimizer = build_optimizer(self._optimizer, self.model)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"},
+            "lr_scheduler": {"scheduler": self._schedule(optimizer)},
         }
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        scheduler.step()
 
     def _add(self, batch: Batch) -> None:
         inputs, targets = batch
@@ -83,5 +111,10 @@ class TrainingModule(LightningModule):
         totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         metrics = self._task.metrics(dict(zip(names, totals.tolist(), strict=True)))
         self._totals = {}
-        # Every process computed the same figures: nothing is left for Lightning to synchronise.
-        self.log_dict({f"{split}_{name}": value for name, value in metrics.items()}, rank_zero_only=False)
+        named = {f"{split}_{name}": value for name, value in metrics.items()}
+        self.metrics |= named
+        # For whoever monitors them, rounded to float32. Every process computed the same figures, so nothing is left
+        # to synchronise; and Lightning would give the loggers the step before this one.
+        self.log_dict(named, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(named, step=self.trainer.global_step)

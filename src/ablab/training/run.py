@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import os
-import shutil
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import OmegaConf
 
 from ablab.config import fingerprint
 from ablab.errors import Diverged, UserError
+from ablab.results.hparams import write_hparams
 from ablab.results.record import Cost, Record
-from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, clear, write_atomically, write_record
+from ablab.results.store import CONFIG_FILE, clear, write_atomically, write_record
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
 from ablab.training.callbacks import Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.cost import CostMeter, count_flops, count_parameters
 from ablab.training.loggers import build_loggers, close_loggers
-from ablab.training.loggers.hparams import write_hparams
 from ablab.training.module import TrainingModule
 from ablab.training.provenance import git_state, machine, versions
-from ablab.training.trainer import build_trainer, quiet_lightning, sigint_restored
+from ablab.training.trainer import build_module, build_trainer, quiet_lightning, sigint_restored
 
 
 def execute(config: dict[str, Any], folder: Path, progress: Progress | None = None) -> Record:
@@ -38,7 +36,7 @@ def execute(config: dict[str, Any], folder: Path, progress: Progress | None = No
     Args:
         config: as `config.freeze` returns it.
         folder: of this run alone, as `prepare_folder` left it.
-        progress: called a few times a second; without it a progress bar is drawn if the config wants one.
+        progress: called a few times a second.
     """
     first = int(os.environ.get("RANK", "0")) == 0
     record = new_record(config)
@@ -110,15 +108,13 @@ def _train(config: dict[str, Any], folder: Path, record: Record, loggers: list[A
     record.cost = cost = _counted(config, task, accumulate)
     meter, mechanisms = CostMeter(task.tokens_per_batch * accumulate), Mechanisms()
     callbacks = [meter, mechanisms, *([ReportProgress(progress, task.primary)] if progress else [])]
-    trainer = build_trainer(config, folder, task, loggers, callbacks, progress_bar=progress is None)
+    trainer = build_trainer(config, folder, task, loggers, callbacks)
     record.machine = machine(trainer.strategy.root_device)
     seed_everything_else(config["seed"], trainer.global_rank)
-    module = TrainingModule(
-        build_model(config, task), task, instantiate(config["optimizer"]), instantiate(config["schedule"])
-    )
+    module = build_module(config, task)
     try:
         trainer.fit(module, datamodule=task)
-        record.metrics = _evaluate(trainer, module, task, folder)
+        record.metrics = _evaluate(trainer, module, task)
     finally:
         meter.measured(cost, trainer.global_step)
         record.mechanism = mechanisms.values
@@ -135,22 +131,13 @@ def _counted(config: dict[str, Any], task: Task, accumulate: int) -> Cost:
     )
 
 
-def _evaluate(trainer: Trainer, module: TrainingModule, task: Task, folder: Path) -> dict[str, float]:
-    """The final weights on the validation and test splits; the last checkpoint holds these weights."""
-    checkpoints = folder / CHECKPOINT_FOLDER
-    trainer.save_checkpoint(checkpoints / "last.ckpt")
+def _evaluate(trainer: Trainer, module: TrainingModule, task: Task) -> dict[str, float]:
+    """The final weights on the validation and test splits, unless the training ended with an evaluation anyway."""
     if module.evaluated_at != trainer.global_step:
         trainer.validate(module, datamodule=task, verbose=False)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    best = next(c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) == task.primary.name)
-    sign = 1 if task.primary.direction == "min" else -1
-    score = getattr(best, "best_model_score", None)
-    if trainer.is_global_zero and (score is None or sign * metrics[task.primary.name] < sign * float(score)):
-        shutil.copyfile(checkpoints / "last.ckpt", checkpoints / "best.ckpt")
-    if len(task.test_dataloader()):
+    if task.test_dataloader():
         trainer.test(module, datamodule=task, verbose=False)
-        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return metrics
+    return module.metrics
 
 
 def _variant(overrides: list[str]) -> str:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
 from ablab.tasks.base import Task
-from ablab.training.build import build_option
-from ablab.training.callbacks import Curves, Resample
-from ablab.training.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
+from ablab.training.build import build_model, build_option
+from ablab.training.callbacks import Curves
+from ablab.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from ablab.training.lean import NoProfiler, without_idle_hooks
+from ablab.training.module import TrainingModule
 
 
 def build_trainer(
@@ -27,30 +29,32 @@ def build_trainer(
     task: Task,
     loggers: list[Logger],
     callbacks: Sequence[Callback],
-    progress_bar: bool,
 ) -> Trainer:
-    """The Trainer that a frozen config describes, with curves, checkpoints and `callbacks`."""
+    """The Trainer that a frozen config describes, with curves, checkpoints and `callbacks`, and the task cut to it."""
     settings = trainer_settings(config)
-    bar = progress_bar and settings["enable_progress_bar"] and sys.stderr.isatty()
-    settings["enable_progress_bar"] = bar
-    settings["val_check_interval"] *= settings["accumulate_grad_batches"]  # Lightning counts batches, we steps
+    accumulate = settings.pop("accumulate_grad_batches")  # the module does both
+    settings.pop("gradient_clip_val")
+    steps = math.gcd(settings["val_check_interval"], settings["log_every_n_steps"])
+    task.block = steps * accumulate
+    settings["val_check_interval"] //= steps  # what Lightning counts are blocks
+    watching = [
+        *callbacks,
+        Curves(settings["log_every_n_steps"]),
+        Checkpoints(folder, task.primary),
+    ]
     return Trainer(
         **settings,
         strategy=build_option(config, "strategy"),
         max_epochs=-1,
         logger=loggers,
-        callbacks=[
-            Resample(),
-            *callbacks,
-            Curves(settings["log_every_n_steps"]),
-            *checkpoint_callbacks(folder, task.primary),
-            *([TQDMProgressBar(refresh_rate=20)] if bar else []),
-        ],
+        callbacks=[without_idle_hooks(callback) for callback in watching],
+        profiler=NoProfiler(),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # tasks share their data among the processes themselves
+        enable_progress_bar=False,  # it would count blocks; `ReportProgress` tells the steps
         enable_model_summary=False,
     )
 
@@ -71,6 +75,8 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         # Batches are cut from an array in memory; worker processes would only slow this down.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Totals are summed over the processes before they become metrics.
+        warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
         # Lightning's own, about a function of torch that it still calls.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*is deprecated")
         yield
@@ -87,3 +93,15 @@ def sigint_restored() -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGINT, handler)
+
+
+def build_module(config: dict[str, Any], task: Task) -> TrainingModule:
+    """The model of a frozen config, with its initial values, ready to be trained on its task."""
+    return TrainingModule(
+        build_model(config, task),
+        task,
+        instantiate(config["optimizer"]),
+        instantiate(config["schedule"]),
+        clip=config["trainer"]["gradient_clip_val"],
+        accumulate=config["trainer"]["accumulate_grad_batches"],
+    )

@@ -4,7 +4,7 @@
 needs neither torch nor Lightning, so that whoever supervises runs can write it for one that was killed.
 """
 
+from ablab.results.hparams import write_experiment, write_hparams
 from ablab.training.loggers.build import RunInfo, build_loggers, close_loggers
-from ablab.training.loggers.hparams import write_experiment, write_hparams
 
 __all__ = ["RunInfo", "build_loggers", "close_loggers", "write_experiment", "write_hparams"]

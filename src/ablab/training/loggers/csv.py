@@ -36,6 +36,7 @@ class CurvesLogger(Logger, EndsWithStatus):
         super().__init__()
         self._path = folder / METRICS_FILE
         self._columns: list[str] = []
+        self._earlier: set[int] = set()  # steps that an earlier attempt logged, and that may be logged again
         self._file: TextIO | None = None
 
     @property
@@ -56,12 +57,15 @@ class CurvesLogger(Logger, EndsWithStatus):
         if step is None:
             raise ValueError("learning curves need a step: log through the Trainer")
         row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
-        first = self._file is None
         new = [name for name in ("step", *row) if name not in self._columns]
-        if first or new:
+        if self._file is None or new or step in self._earlier:
+            begins = self._file is None
             rows = self._read()
-            if first:
-                rows = [old for old in rows if _stays(old, row, step)]
+            if begins:
+                rows = [old for old in rows if int(old["step"]) <= step]
+                self._earlier = {int(old["step"]) for old in rows}
+            if step in self._earlier:
+                rows = [old for old in rows if int(old["step"]) != step or not _same_metric(old, row)]
             self._rewrite(rows, new)
         assert self._file is not None
         self._writer(self._file).writerow({**row, "step": step})
@@ -106,8 +110,5 @@ def _first(name: str) -> int:
     return _FIRST_COLUMNS.index(name) if name in _FIRST_COLUMNS else len(_FIRST_COLUMNS)
 
 
-def _stays(old: dict[str, str], new: Mapping[str, float], step: int) -> bool:
-    """Whether a row of an earlier attempt stays when this attempt begins with the row `new` at `step`."""
-    if int(old["step"]) != step:
-        return int(old["step"]) < step
-    return not any(old.get(name) for name in new if name != "epoch")
+def _same_metric(old: Mapping[str, str], new: Mapping[str, float]) -> bool:
+    return any(old.get(name) for name in new if name not in _FIRST_COLUMNS)

@@ -16,8 +16,8 @@ from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.get_experiment import Handler as GetExperiment
 from tensorboard.plugins.hparams.list_session_groups import Handler as ListSessionGroups
 
+from ablab.results.hparams import hyperparameters, write_experiment, write_hparams
 from ablab.results.record import Metric, Record, Status
-from ablab.training.loggers.hparams import hyperparameters, write_experiment, write_hparams
 
 STATUSES = [api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING, api_pb2.STATUS_UNKNOWN]
 
@@ -139,7 +139,7 @@ def test_hyperparameters_are_axes_overridden_settings_and_seed() -> None:
     }
 
 
-@pytest.mark.parametrize("module", ["ablab.training.loggers.hparams", "ablab.report.dashboard"])
+@pytest.mark.parametrize("module", ["ablab.results.hparams", "ablab.report.dashboard"])
 def test_a_supervisor_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'lightning', 'tensorflow'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
