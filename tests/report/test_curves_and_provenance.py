@@ -51,7 +51,7 @@ def test_origins_count_the_runs_where_they_differ():
 
 def test_the_question_is_the_studys():
     assert question(runs_of([record()])) is None
-    assert question(runs_of([record(config={"study": {"question": "Why?"}})])) == "Why?"
+    assert question(runs_of([record(config={"question": "Why?"})])) == "Why?"
 
 
 def test_every_seed_of_every_variant_has_a_cell():

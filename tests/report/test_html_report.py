@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         item.cost = cost(item, flops_total=138_000_000)
     records.append(ended("failed", SCRIPT, 5, axes={"activation": "glu"}))
     for item in records:
-        item.config = {**item.config, "study": {"question": f"Is it {SCRIPT}?"}}
+        item.config = {**item.config, "question": f"Is it {SCRIPT}?"}
     return write_runs(tmp_path_factory.mktemp("sweep"), records)
 
 

@@ -86,17 +86,19 @@ def test_every_run_has_a_session_with_its_true_status(tmp_path: Path) -> None:
         "attention=windowed/seed=0": failure,
         "default/seed=0": success,
     }
-    (session, _) = rows["attention=full"].sessions
+    (session,) = rows["attention=full seed=0"].sessions
     assert session.end_time_secs - session.start_time_secs == 60
     assert session.start_time_secs == 1767323045
 
 
-def test_a_row_is_a_variant_with_the_mean_of_its_finished_runs(tmp_path: Path) -> None:
+def test_a_row_is_a_run_with_its_final_figures(tmp_path: Path) -> None:
     write_experiment(tmp_path, write_study(tmp_path))
     _, rows = tab(tmp_path)
-    assert metrics(rows["attention=full"]) == {"final/val_loss": 2.5, "final/accuracy": 0.5}
-    assert metrics(rows["attention=lsh"]) == {"final/val_loss": 3.5}  # neither NaN nor infinity, and no 0.1
-    assert metrics(rows["attention=windowed"]) == {}
+    assert len(rows) == 6
+    assert metrics(rows["attention=full seed=1"]) == {"final/val_loss": 3.0, "final/accuracy": 0.5}
+    assert metrics(rows["attention=lsh seed=0"]) == {"final/val_loss": 3.5}  # no infinity
+    assert metrics(rows["attention=lsh seed=1"]) == {}  # neither NaN nor 0.1
+    assert metrics(rows["attention=windowed seed=0"]) == {}
 
 
 def test_the_columns_are_what_differs_and_the_final_metrics(tmp_path: Path) -> None:
@@ -107,9 +109,10 @@ def test_the_columns_are_what_differs_and_the_final_metrics(tmp_path: Path) -> N
     assert {info.name: list(info.domain_discrete) for info in experiment.hparam_infos} == {
         "attention": ["full", "lsh", "windowed"],
         "activation": ["gelu", "relu"],
+        "seed": [],  # numbers, from the least to the greatest
     }
     assert [info.name.tag for info in experiment.metric_infos] == ["final/val_loss", "final/accuracy"]
-    assert rows["attention=lsh"].hparams["attention"].string_value == "lsh"
+    assert rows["attention=lsh seed=0"].hparams["attention"].string_value == "lsh"
 
 
 def test_numbers_are_columns_of_numbers(tmp_path: Path) -> None:
@@ -122,7 +125,7 @@ def test_numbers_are_columns_of_numbers(tmp_path: Path) -> None:
     (column,) = experiment.hparam_infos
     assert (column.name, column.type) == ("model.d_model", api_pb2.DATA_TYPE_FLOAT64)
     assert (column.domain_interval.min_value, column.domain_interval.max_value) == (32, 64)
-    assert rows["model.d_model=32"].hparams["model.d_model"].number_value == 32
+    assert rows["model.d_model=32 seed=0"].hparams["model.d_model"].number_value == 32
 
 
 def test_hyperparameters_are_axes_overridden_settings_and_seed() -> None:

@@ -64,10 +64,9 @@ def _tokens(pairs: Pairs, gain: str) -> str | None:
 
 
 def _uncounted(pairs: Pairs) -> str | None:
-    missing = sorted({name for pair in pairs for record in pair for name in record.cost.flops_uncounted})
-    return (
-        f"The FLOPs leave out operators that the count has no formula for: {', '.join(missing)}." if missing else None
-    )
+    """What both leave out of the count cancels in the comparison; what one of them leaves out does not."""
+    missing = sorted({name for a, b in pairs for name in {*a.cost.flops_uncounted} ^ {*b.cost.flops_uncounted}})
+    return f"FLOPs that only one of the two spends on {', '.join(missing)} are not counted." if missing else None
 
 
 def _software(pairs: Pairs) -> str | None:

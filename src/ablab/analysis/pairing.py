@@ -154,7 +154,8 @@ def label(runs: Runs, variant: str, baseline: str) -> str:
 
 
 def choose_baseline(runs: Runs, wanted: str | None = None) -> str:
-    """The variant that the others are compared with.
+    """The variant that the others are compared with: the one that is wanted, else the one that the study declares as
+    its baseline, else the first of the plan.
 
     Args:
         wanted: overrides such as "attention=full,activation=relu". Factors that it does not name keep the value of the
@@ -165,6 +166,9 @@ def choose_baseline(runs: Runs, wanted: str | None = None) -> str:
         UserError: an unknown factor or option, or no run of that combination.
     """
     known = variants(runs)
+    declared = {record.config.get("baseline") for record in runs.records}
+    if not wanted and len(declared) == 1:
+        wanted = declared.pop()
     if not wanted:
         return known[0]
     if wanted in known:

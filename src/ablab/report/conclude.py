@@ -56,8 +56,10 @@ class ConcludeSweep(Callback):
         from ablab.report.compare import render
         from ablab.report.html.write import write_report
         from ablab.results.collect import collect
+        from ablab.results.hparams import write_experiment
 
         runs = collect([folder])
+        write_experiment(folder, runs.records)
         print(render(compare(runs, self.baseline, self.metric, self.margin), runs), end="")
         print(f"report: {write_report([folder], None, self.baseline, self.metric, self.margin)}")
         return [record.status for record in runs.records]

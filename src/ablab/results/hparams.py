@@ -1,7 +1,8 @@
 """TensorBoard's HPARAMS tab: one session per run with its true end, written when the run has ended.
 
-TensorBoard keeps the first status that it reads, so nothing may be written before. Sessions of one variant share a
-group, which the tab shows as one row with the mean over its seeds. Only tensorboard's own writer is used: whoever
+TensorBoard keeps the first status that it reads, so nothing may be written before. The tab has a row for each group of
+sessions; every run is a group of its own, named after its variant and seed, so that each is a row with its own status
+and the rows of a variant sort together. Only tensorboard's own writer is used: whoever
 supervises a run that was killed writes for it without loading torch.
 """
 
@@ -34,11 +35,12 @@ def write_hparams(run_dir: Path, record: Record) -> None:
     """Write the run's session into an event file in `run_dir`, in the place of an earlier one.
 
     The hyper-parameters are the options of all axes, the overridden settings and the seed. The metrics of the record
-    become scalars `final/<name>`, only where the run ended well and only finite ones: one NaN would make the mean of
-    its group NaN, and a run that stopped half-way has no final figure.
+    become scalars `final/<name>`, only where the run ended well and only finite ones: a run that stopped half-way has
+    no final figure.
     """
+    group = f"{record.variant or 'default'} seed={record.seed}"
     started, ended = _seconds(record.started_at or record.finished_at), _seconds(record.finished_at)
-    start = plugin_data_pb2.SessionStartInfo(group_name=record.variant or "default", start_time_secs=started)
+    start = plugin_data_pb2.SessionStartInfo(group_name=group, start_time_secs=started)
     for name, value in hyperparameters(record).items():
         _set(start.hparams[name], value)
     status = api_pb2.STATUS_SUCCESS if record.status == "ok" else api_pb2.STATUS_FAILURE
@@ -57,10 +59,10 @@ def write_experiment(study_dir: Path, records: Sequence[Record]) -> None:
     """Write the columns of the tab into an event file in `study_dir`, in the place of an earlier one.
 
     The columns are the hyper-parameters that differ between the records and the final metrics, the primary one first.
-    Without it TensorBoard makes a column of everything that was ever logged. The seed is no column, since a row is a
-    variant. A dashboard over several studies takes the columns of one of them.
+    Without it TensorBoard makes a column of everything that was ever logged. A dashboard over several studies takes the
+    columns of one of them.
     """
-    settings = [{**hyperparameters(record), "seed": None} for record in records]
+    settings = [hyperparameters(record) for record in records]
     names = dict.fromkeys(name for each in settings for name in each)
     columns = {name: [each.get(name) for each in settings] for name in names}
     primary = [record.primary.name for record in records if record.primary is not None]

@@ -23,6 +23,9 @@ def origins(runs: Runs) -> list[tuple[str, str]]:
     """(what, which) of software, code, data and machine; where runs differ, each value with its number of runs."""
     names = sorted({name for record in runs.records for name in record.versions})
     rows = [(name, _counted([record.versions.get(name) for record in runs.records])) for name in names]
+    uncounted = sorted({name for record in runs.records for name in record.cost.flops_uncounted})
+    if uncounted:
+        rows.append(("FLOPs leave out", f"operators without a formula: {', '.join(uncounted)}"))
     rows.append(("git commit", _counted([_commit(record) for record in runs.records])))
     rows.append(("corpus", _counted([_corpus(record) for record in runs.records])))
     fields = sorted({name for record in runs.records for name in record.machine})
@@ -32,17 +35,15 @@ def origins(runs: Runs) -> list[tuple[str, str]]:
 
 def command(record: Record) -> str:
     """The shell command that trains this run again."""
-    overrides = [part for part in BETWEEN_OVERRIDES.split(record.variant) if part]
+    asked = record.config.get("overrides") or BETWEEN_OVERRIDES.split(record.variant)
+    overrides = [part for part in asked if part and not part.startswith(("seed=", "hydra."))]
     return shlex.join(["ablab", *overrides, f"seed={record.seed}"])
 
 
 def question(runs: Runs) -> str | None:
     """The question that the study asks, if its config states one."""
-    for record in runs.records:
-        study = record.config.get("study")
-        if isinstance(study, dict) and isinstance(study.get("question"), str):
-            return str(study["question"])
-    return None
+    asked = [record.config.get("question") for record in runs.records]
+    return next((text for text in asked if isinstance(text, str) and text), None)
 
 
 def _commit(record: Record) -> str | None:
