@@ -62,7 +62,7 @@ def _run_hydra(words: list[str]) -> int:
 
     register_schema()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print at length; it is explained here
-    sys.argv = ["ablab", *words]
+    sys.argv = ["ablab", *_overrides_last(words)]
     statuses: list[str] = []
 
     def job(config: DictConfig) -> str:
@@ -80,11 +80,33 @@ def _run_hydra(words: list[str]) -> int:
         _fail(explain(error))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}")
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        _fail(f"each axis needs the name of an option ({error})")  # attention=null, attention=3
     return 130 if "interrupted" in statuses else int(any(status != "ok" for status in statuses))
 
 
+def _overrides_last(words: list[str]) -> list[str]:
+    """Hydra's parser refuses overrides on both sides of an option, as in `ablab name=windows -m seed=0,1`."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        value = before in ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+        is_override = not word.startswith("-") and not value and ("=" in word or word.startswith("~"))
+        (overrides if is_override else options).append(word)
+    return [*options, *overrides]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything here does; the usage is in the help."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def _run_command(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog=f"ablab {words[0]}", description=COMMANDS[words[0]].__doc__)
+    parser = _Parser(prog=f"ablab {words[0]}", description=COMMANDS[words[0]].__doc__)
     command = COMMANDS[words[0]](parser)
     return command(parser.parse_args(words[1:])) or 0
 

@@ -33,7 +33,7 @@ from ablab.training.callbacks import Mechanisms, ReportProgress
 from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
 from ablab.training.optimizers import build_optimizer
-from ablab.training.trainer import build_module, build_trainer, quiet_lightning
+from ablab.training.trainer import build_module, build_trainer, quiet_lightning, steps_per_block
 
 
 def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | None) -> str:
@@ -46,13 +46,17 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
         output: a JSON file for the figures, or None.
 
     Raises:
-        UserError: the config cannot work, or a number is out of range.
+        UserError: the config cannot work, a number is out of range, or the two loops did not do the same work, as
+            with dropout, which each draws for itself.
     """
     if steps < 1 or rounds < 1:
         raise UserError(f"--steps {steps} --rounds {rounds}: both must be at least 1")
     total = steps * (rounds + 1)
     config = _compose([*overrides, f"trainer.max_steps={total}", "strategy=single"])
     Preflight().check(config)
+    block = steps_per_block(config)
+    if steps % block:
+        raise UserError(f"--steps {steps}: must be a multiple of {block}, which Lightning is given at once here")
     with tempfile.TemporaryDirectory() as folder:
         measured = _measure(config, Path(folder), steps)
     figures = _figures(measured[1:], config)
@@ -83,18 +87,23 @@ class BareLoop:
         self.schedule = instantiate(config["schedule"])(self.optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.clip = config["trainer"]["gradient_clip_val"]
+        self.accumulate = config["trainer"]["accumulate_grad_batches"]
+        self.steps = 0
         self.task = task
         self.batches: Iterator[tuple[Tensor, Tensor]] = iter(task.train_dataloader())
 
     def train(self, steps: int) -> None:
         for _ in range(steps):
-            inputs, targets = next(self.batches)
-            self.task.loss(self.model(inputs), targets).backward()
+            self.model.resample(self.steps)
+            for _ in range(self.accumulate):
+                inputs, targets = next(self.batches)
+                (self.task.loss(self.model(inputs), targets) / self.accumulate).backward()
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.clip)
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad()
+            self.steps += 1
 
 
 class _TakeTurns(Callback):
@@ -142,7 +151,12 @@ def _measure(config: dict[str, Any], folder: Path, steps: int) -> list[Round]:
     module = build_module(config, task)
     loggers = build_loggers(config["logger"], folder, study="bench", variant="", seed=config["seed"], config=config)
     with quiet_lightning(), SweepProgress(total=1) as progress, progress.run("bench loop") as report:
-        watching = [CostMeter(task.tokens_per_batch), Mechanisms(), ReportProgress(report, task.primary), turns]
+        watching = [
+            CostMeter(task.tokens_per_batch * bare.accumulate),
+            Mechanisms(),
+            ReportProgress(report, task.primary),
+            turns,
+        ]
         build_trainer(config, folder, task, loggers, watching).fit(module, datamodule=task)
     close_loggers(loggers, "ok")
     for (name, ours), theirs in zip(module.model.named_parameters(), bare.model.parameters(), strict=True):
@@ -153,7 +167,8 @@ def _measure(config: dict[str, Any], folder: Path, steps: int) -> list[Round]:
 
 def _figures(rounds: list[Round], config: dict[str, Any]) -> dict[str, Any]:
     """Totals over all rounds, so that what happens seldom (a checkpoint) counts; the spread is over tenths of them."""
-    tokens = config["task"]["batch_size"] * config["task"]["seq_len"]
+    batches = config["trainer"]["accumulate_grad_batches"]  # in a step
+    tokens = batches * config["task"]["batch_size"] * config["task"]["seq_len"]
     steps = sum(each.steps for each in rounds)
     harness, bare = sum(each.harness_s for each in rounds) / steps, sum(each.bare_s for each in rounds) / steps
     tenth = max(1, len(rounds) // 10)

@@ -25,8 +25,8 @@ def explain(error: Exception) -> str:
         return f"{found[1]}: several values; add -m to sweep over them, or write a list as KEY=[1,2]"
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(found[1], error)
-    if found := re.search(r"An item with the same name '([^']+)'|Could not append to config.*'([^']+)'", text):
-        return f"{found[1] or found[2]}: is in the config already; leave out the +"
+    if found := re.search(r"An item is already at '([^']+)'", text):
+        return f"{found[1]}: is in the config already; leave out the +"
     if found := re.search(r"Error merging override (\S+)", text):
         cause = error.__cause__
         why = " ".join(str(cause).split(" full_key:")[0].split()) if cause is not None else text

@@ -36,8 +36,8 @@ def freeze(config: DictConfig, choices: dict[str, str | None], overrides: list[s
     Two keys are added: `axes`, the option chosen on each axis, and `overrides`, how the run was asked for.
 
     Raises:
-        UserError: a key at the top is unknown, a value that must be given is missing, or an interpolation cannot be
-            resolved.
+        UserError: a key at the top is unknown, a value that must be given is missing, an interpolation cannot be
+            resolved, or the name is empty.
     """
     known = [field.name for field in dataclasses.fields(Config)]
     for key in map(str, config):
@@ -51,6 +51,8 @@ def freeze(config: DictConfig, choices: dict[str, str | None], overrides: list[s
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
     data = {str(key): value for key, value in plain.items()}
+    if data.get("name") == "":  # the runs would lie in outputs/ itself, among the folders of other studies
+        raise UserError("name: must not be empty; leave it out to name the study by the time of day")
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
     data["overrides"] = [o for o in overrides if not o.startswith(("variant=", "index="))]
     return data

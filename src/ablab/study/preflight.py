@@ -19,6 +19,11 @@ from ablab.training.trainer import quiet_lightning, trainer_settings
 
 # What the program gives to each kind of option, and the config does not.
 SUPPLIED = {
+    "trainer": (
+        *("strategy", "max_epochs", "check_val_every_n_epoch", "num_sanity_val_steps", "use_distributed_sampler"),
+        *("logger", "callbacks", "profiler", "plugins", "default_root_dir", "enable_progress_bar"),
+        *("enable_model_summary", "fast_dev_run"),  # the last would silently replace max_steps
+    ),
     "task": ("seed",),
     "model": ("vocab_size", "max_length", "seed", "causal", *COMPONENT_AXES),
     "attention": ("spec",),

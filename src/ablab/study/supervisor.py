@@ -58,19 +58,19 @@ def supervise(config: dict[str, Any], folder: Path, progress: Progress) -> Recor
             process.start()
             processes.append(process)
         writer.close()
-        _watch(processes, reader, progress)
+        died = _watch(processes, reader, progress)
     except KeyboardInterrupt:
         _stop(processes, signal.SIGINT)
-        _record_of(config, folder, processes, interrupted=True)
+        _record_of(config, folder, processes, None, interrupted=True)
         raise
     finally:
         _stop(processes, signal.SIGKILL)
         reader.close()
-    return _record_of(config, folder, processes)
+    return _record_of(config, folder, processes, died)
 
 
-def _watch(processes: list[ForkServerProcess], reader: Connection, progress: Progress) -> None:
-    """Pass progress on until all processes have ended, or one has died."""
+def _watch(processes: list[ForkServerProcess], reader: Connection, progress: Progress) -> ForkServerProcess | None:
+    """Pass progress on until all processes have ended, or one has died, which is returned; the others are stopped."""
     waiting: list[Any] = [reader, *(p.sentinel for p in processes)]
     while any(p.is_alive() for p in processes):
         if reader in wait(waiting, timeout=1.0):
@@ -80,9 +80,14 @@ def _watch(processes: list[ForkServerProcess], reader: Connection, progress: Pro
                 waiting.remove(reader)
         running = [p for p in processes if p.is_alive()]
         waiting = [w for w in waiting if w is reader or any(w == p.sentinel for p in running)]
-        if len(running) < len(processes) and any(p.exitcode for p in processes):
+        if died := _died(processes):
             _stop(running, signal.SIGTERM)
-            return
+            return died
+    return _died(processes)
+
+
+def _died(processes: list[ForkServerProcess]) -> ForkServerProcess | None:
+    return next((p for p in processes if p.exitcode), None)
 
 
 def _stop(processes: list[ForkServerProcess], how: signal.Signals) -> None:
@@ -101,24 +106,37 @@ def _stop(processes: list[ForkServerProcess], how: signal.Signals) -> None:
 
 
 def _record_of(
-    config: dict[str, Any], folder: Path, processes: list[ForkServerProcess], interrupted: bool = False
+    config: dict[str, Any],
+    folder: Path,
+    processes: list[ForkServerProcess],
+    died: ForkServerProcess | None,
+    interrupted: bool = False,
 ) -> Record:
-    died = next((p for p in processes if p.exitcode), None)
-    if (folder / RECORD_FILE).exists():
-        with contextlib.suppress(UserError):
-            record = read_record(folder / RECORD_FILE)
-            if record.status != "interrupted" or interrupted or died is None:
-                return record
-    record = new_record(config)
+    """The record that the run wrote, unless it does not know the cause of its end, or wrote none."""
+    record = None
+    with contextlib.suppress(UserError):
+        record = read_record(folder / RECORD_FILE)
+    if record is not None and (died is None or not _is_consequence(record, died, processes)):
+        return record
+    record = record or new_record(config)
     if interrupted:
         record.status, record.reason = "interrupted", "stopped before it was finished"
     else:
         who = f"process {processes.index(died)}" if died and len(processes) > 1 else "the process"
-        record.reason = _why(who, died.exitcode if died else None)
-    record.finished_at = record.started_at
+        record.status, record.reason = "failed", _why(who, died.exitcode if died else None)
+    record.finished_at = record.finished_at or record.started_at
     write_hparams(folder, record)
     write_record(folder, record)
     return record
+
+
+def _is_consequence(record: Record, died: ForkServerProcess, processes: list[ForkServerProcess]) -> bool:
+    """Whether the first process, which wrote the record, ended because another one had been killed.
+
+    It was stopped for that, or it lost its connection to the other, and its words are about the connection.
+    """
+    killed = died is not processes[0] and (died.exitcode or 0) < 0
+    return record.status == "interrupted" or (record.status == "failed" and killed)
 
 
 def _why(who: str, exit_status: int | None) -> str:

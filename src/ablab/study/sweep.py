@@ -6,6 +6,7 @@ written: a sweep does not start if one of its runs cannot be composed or built.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ablab.config import freeze
@@ -67,10 +68,11 @@ def compose_run(loader: ConfigLoader, config: DictConfig, overrides: list[str]) 
 def plan_product(overrides: list[Override]) -> list[list[str]]:
     """Every combination of the swept values: a list of overrides per run, with its `variant`, `index` and folder.
 
-    Of two overrides of the same key the later one counts. The seed may be swept, but does not make a variant.
+    Of two overrides of the same key the later one counts, and of equal values one. The seed may be swept, but does
+    not make a variant.
 
     Raises:
-        UserError: a sweep that has no list of values (`interval`), or one without any run.
+        UserError: a sweep that has no list of values (`interval`), or one over the name of the study.
     """
     choices: dict[str, list[str]] = {}
     swept: list[str] = []
@@ -81,27 +83,33 @@ def plan_product(overrides: list[Override]) -> list[list[str]]:
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
                 raise UserError(f"{override.input_line}: needs a list of values, such as {key}=1,2,3")
-            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            if key == "name":
+                raise UserError(f"{override.input_line}: a sweep is one study, and has one name")
+            choices[key] = list(dict.fromkeys(f"{key}={value}" for value in override.sweep_string_iterator()))
             swept.append(key)
         elif override.is_delete():
             choices[key] = [str(override.input_line)]
         else:
             choices[key] = [f"{key}={override.get_value_element_as_str()}"]
-    varied = [key for key in swept if key != "seed" and len(set(choices[key])) > 1]
+    varied = [key for key in swept if key != "seed" and len(choices[key]) > 1]
     runs = []
     for index, combination in enumerate(itertools.product(*choices.values())):
         chosen = dict(zip(choices, combination, strict=True))
         variant = ",".join(chosen[key] for key in varied)
-        seed = chosen.get("seed", "seed=0")
-        folder = "/".join(folder_name(part) for part in (variant, seed) if part)
+        seed = folder_name(chosen["seed"]) if "seed" in chosen else "seed=${seed}"  # which a study file may give
+        folder = f"{folder_name(variant)}/{seed}" if variant else seed
         labels = [f"variant={_quoted(variant)}", f"index={index}", f"hydra.sweep.subdir={_quoted(folder)}"]
         runs.append([*combination, *labels])
     return runs
 
 
 def folder_name(text: str) -> str:
-    """`text` as the name of one folder: readable, and without characters that shells or file systems object to."""
-    return re.sub(r"[^\w.,=+-]", "_", text)[:200]
+    """`text` as the name of one folder: readable, and without characters that shells or file systems object to.
+
+    Different texts have different names: one that had to be changed ends in a hash of the text.
+    """
+    name = re.sub(r"[^\w.,=+-]", "_", text, flags=re.ASCII)[:200]
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def make_folder(folder: Path) -> None:
@@ -118,4 +126,4 @@ def make_folder(folder: Path) -> None:
 
 
 def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return QuotedString(text=text, quote=Quote.single).with_quotes()

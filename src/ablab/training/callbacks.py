@@ -37,7 +37,8 @@ class Curves(Callback):
         if step % self._every:
             return
         value = float(trainer.strategy.reduce(outputs["loss"], reduce_op="mean"))
-        learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        assert isinstance(module, TrainingModule)
+        learning_rate = module.learning_rates[-1]  # the step's own; the optimizer holds that of the next
         for logger in trainer.loggers:
             logger.log_metrics({"train_loss": value, "learning_rate": learning_rate}, step=step)
         if not math.isfinite(value):

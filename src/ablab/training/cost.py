@@ -65,7 +65,7 @@ _MOVES_DATA_ONLY = frozenset(
 
 
 class CostMeter(Callback):
-    """Measures the time of training steps, without evaluation, checkpoints and the first step's warm-up."""
+    """Measures the time of training steps, without evaluation, checkpoints and the first block's warm-up."""
 
     def __init__(self, tokens_per_step: int) -> None:
         self._tokens_per_step = tokens_per_step
@@ -74,8 +74,9 @@ class CostMeter(Callback):
         self._timed_steps = 0
         self._train_time_s = 0.0
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if self._clock_started is None:
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        # The clock starts again with the next block, so that checkpoints written meanwhile are left out too.
+        if self._clock_started is None and trainer.global_step:
             self._clock_started = time.perf_counter()
             self._steps_at_start = trainer.global_step
 
@@ -86,7 +87,6 @@ class CostMeter(Callback):
         self._stop_clock(trainer)
 
     def _stop_clock(self, trainer: Trainer) -> None:
-        # The clock starts again after the next step, so that checkpoints written meanwhile are left out too.
         if self._clock_started is not None:
             self._train_time_s += time.perf_counter() - self._clock_started
             self._timed_steps += trainer.global_step - self._steps_at_start

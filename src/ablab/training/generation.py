@@ -39,7 +39,7 @@ def generate(
         UserError: no run or checkpoint there, an empty prompt or one that the run's vocabulary cannot write, or a
             number out of range.
     """
-    if temperature < 0:
+    if not temperature >= 0:  # NaN is not either
         raise UserError(f"--temperature {temperature}: must be at least 0")
     if top_k is not None and top_k < 1:
         raise UserError(f"--top-k {top_k}: must be at least 1")
@@ -71,7 +71,8 @@ def load_run(run: Path, checkpoint: str) -> tuple[Transformer, Task]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: a damaged checkpoint ({str(error).splitlines()[0]})") from error
+        reason = (str(error) or "it ends too early").splitlines()[0]
+        raise UserError(f"{path}: a damaged checkpoint ({reason})") from error
     task: Task = build_option(config, "task", seed=config["seed"])
     task.load_state_dict(state[type(task).__qualname__])
     model = build_model(config, task)
@@ -96,8 +97,9 @@ def continue_tokens(
         if temperature == 0:
             chosen = logits.argmax().reshape(1)
         else:
-            if top_k is not None and top_k < len(logits):
-                logits[logits < logits.topk(top_k).values[-1]] = -torch.inf
-            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+            likeliest = logits.topk(len(logits) if top_k is None else min(top_k, len(logits)))
+            # Relative to the largest, so that a temperature close to 0 makes no infinities.
+            scores = (likeliest.values - likeliest.values[0]) / temperature
+            chosen = likeliest.indices[torch.multinomial(scores.softmax(-1), 1, generator=generator)]
         context = torch.cat([context, chosen])
     return context

@@ -73,12 +73,15 @@ class TrainingModule(LightningModule):
                 self.manual_backward(part)
                 loss = loss + part.detach()
             self.learning_rates.append(float(optimizer.param_groups[0]["lr"]))
-            if self._clip is not None:
-                self.clip_gradients(optimizer.optimizer, gradient_clip_val=self._clip, gradient_clip_algorithm="norm")
             optimizer.step()
             schedule.step()  # before the gradients are gone: a schedule may want to see them
             optimizer.zero_grad()
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip: here, where a gradient that was scaled for float16 has its own size again."""
+        if self._clip is not None:
+            self.clip_gradients(optimizer, gradient_clip_val=self._clip, gradient_clip_algorithm="norm")
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._add(batch)

@@ -8,14 +8,17 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ablab.model.position.base import Position
+
 
 def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
     """The optimizer over the model's parameters, with weight decay on matrices alone.
 
     Norms, biases and embeddings are not decayed: shrinking them does not regularise what the model computes, and
-    embeddings of rare tokens would fade. A tied embedding counts as an embedding.
+    embeddings of rare tokens would fade. A tied embedding counts as an embedding, and so does a table of positions.
     """
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding | Position)]
+    embeddings = {id(parameter) for table in tables for parameter in table.parameters(recurse=False)}
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for parameter in model.parameters():

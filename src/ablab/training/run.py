@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
 from ablab.config import fingerprint
@@ -40,15 +41,16 @@ def execute(config: dict[str, Any], folder: Path, progress: Progress | None = No
     """
     first = int(os.environ.get("RANK", "0")) == 0
     record = new_record(config)
-    loggers = build_loggers(
-        config["logger"],
-        folder,
-        study=record.study,
-        variant=record.variant,
-        seed=record.seed,
-        config=config,
-    )
+    loggers: list[Logger] = []
     try:
+        loggers = build_loggers(
+            config["logger"],
+            folder,
+            study=record.study,
+            variant=record.variant,
+            seed=record.seed,
+            config=config,
+        )
         with quiet_lightning(), sigint_restored():
             _train(config, folder, record, loggers, progress)
         record.status, record.reason = "ok", None
@@ -58,10 +60,14 @@ def execute(config: dict[str, Any], folder: Path, progress: Progress | None = No
         record.status, record.reason = "interrupted", "stopped before it was finished"
     except Exception as error:
         record.reason = describe(error)
-        traceback.print_exc()
+        if not isinstance(error, UserError):
+            traceback.print_exc()
     finally:
         record.finished_at = _now()
-        close_loggers(loggers, record.status)
+        try:
+            close_loggers(loggers, record.status)
+        except Exception:  # of a service that shows results; the result stands without it
+            traceback.print_exc()
         if first:
             write_hparams(folder, record)
             write_record(folder, record)
@@ -101,7 +107,9 @@ def describe(error: BaseException) -> str:
     return words if isinstance(error, UserError) else f"{type(error).__name__}: {words}{where}"
 
 
-def _train(config: dict[str, Any], folder: Path, record: Record, loggers: list[Any], progress: Progress | None) -> None:
+def _train(
+    config: dict[str, Any], folder: Path, record: Record, loggers: list[Logger], progress: Progress | None
+) -> None:
     accumulate = config["trainer"]["accumulate_grad_batches"]
     task = build_task(config)
     record.primary, record.corpus = task.primary, task.corpus

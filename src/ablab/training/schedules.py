@@ -115,12 +115,13 @@ class GradientVariance(LRScheduler):
 
     @torch.no_grad()
     def _observe(self) -> None:
-        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad.float() for p in parameters if p.grad is not None]
         if not gradients:  # when constructed, before the first step
             return
         if not self.mean:
-            self.mean = [torch.zeros_like(g, dtype=torch.float32) for g in gradients]
-            self.square = [torch.zeros_like(g, dtype=torch.float32) for g in gradients]
+            self.mean = [torch.zeros_like(g) for g in gradients]
+            self.square = [torch.zeros_like(g) for g in gradients]
         self.observed += 1
         torch._foreach_lerp_(self.mean, gradients, 1 - self.beta)
         torch._foreach_mul_(self.square, self.beta)

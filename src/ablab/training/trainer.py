@@ -34,7 +34,7 @@ def build_trainer(
     settings = trainer_settings(config)
     accumulate = settings.pop("accumulate_grad_batches")  # the module does both
     settings.pop("gradient_clip_val")
-    steps = math.gcd(settings["val_check_interval"], settings["log_every_n_steps"])
+    steps = steps_per_block(config)
     task.block = steps * accumulate
     settings["val_check_interval"] //= steps  # what Lightning counts are blocks
     watching = [
@@ -65,6 +65,11 @@ def trainer_settings(config: dict[str, Any]) -> dict[str, Any]:
     return settings | {"devices": config["strategy"]["processes"]}
 
 
+def steps_per_block(config: dict[str, Any]) -> int:
+    """Steps from one moment to the next at which something may be due: a row of the curves, an evaluation."""
+    return math.gcd(config["trainer"]["val_check_interval"], config["trainer"]["log_every_n_steps"])
+
+
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Leave out what Lightning says at every start and the researcher knows already."""
@@ -79,9 +84,11 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
         # Lightning's own, about a function of torch that it still calls.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*is deprecated")
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -66,10 +66,14 @@ def task_section(comparisons: Comparisons, runs: Runs, task: str, looks: dict[st
 
 
 def mechanism_tables(runs: Runs, task: str) -> dict[str, pd.DataFrame]:
-    """axis -> the mechanism metrics of that axis, mean and sd over the runs of each variant that ended well."""
+    """axis -> the mechanism metrics of that axis, mean and sd over the runs of each variant that ended well.
+
+    Metrics of single layers ("activation/zero_share/layer_0") stay in the records; their means are shown.
+    """
     records = {variant: records_of(runs, task, variant) for variant in variants(runs)}
     ok = {variant: [r for r in found if r.status == "ok"] for variant, found in records.items() if found}
-    names = sorted({name for found in ok.values() for record in found for name in record.mechanism})
+    measured = {name for found in ok.values() for record in found for name in record.mechanism}
+    names = sorted(name for name in measured if name.count("/") == 1)
     tables = {}
     for axis in dict.fromkeys(name.split("/")[0] for name in names):
         own = [name for name in names if name.split("/")[0] == axis]

@@ -1,0 +1,93 @@
+"""The harness beside a bare loop: the same work, whatever it costs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ablab.bench import loop
+from ablab.bench.loop import BareLoop, Round, bench_loop
+from ablab.errors import UserError
+
+
+@pytest.fixture
+def tiny(corpus: Path) -> list[str]:
+    return [
+        *("task=text", f"task.path={corpus}", "task.seq_len=32", "task.batch_size=4", "task.eval_tokens=256"),
+        *("model.d_model=16", "model.n_heads=2", "model.n_layers=1"),
+        *("trainer.accelerator=cpu", "trainer.val_check_interval=4", "trainer.log_every_n_steps=2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["attention=lsh", "attention.bucket_size=8", "schedule=gradient_variance"],
+        ["trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=null", "optimizer=sgd"],
+    ],
+)
+def test_both_do_the_same_work(overrides: list[str], tiny: list[str], tmp_path: Path) -> None:
+    """Had they not the same weights in the end, to the last bit, it would be refused."""
+    output = tmp_path / "figures.json"
+    said = bench_loop([*tiny, *overrides], steps=2, rounds=3, output=output)
+    assert re.search(r"bare loop +[\d.]+ ms a step, [\d,]+ tokens/s\nharness +[\d.]+ ms a step", said)
+    figures = json.loads(output.read_text(encoding="utf-8"))
+    assert (figures["rounds"], figures["steps"], figures["threads"]) == (3, 6, 1)
+    assert figures["ratio"] == pytest.approx(figures["bare_step_ms"] / figures["harness_step_ms"])
+    assert 0 < figures["ratio_min"] <= figures["ratio_max"]
+    batches = 3 if "trainer.accumulate_grad_batches=3" in overrides else 1
+    tokens = figures["bare_tokens_per_second"] * figures["bare_step_ms"] / 1e3
+    assert tokens == pytest.approx(batches * 4 * 32)
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_loops_that_differ_are_refused(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    original = BareLoop.train
+
+    def lazy(self: BareLoop, steps: int) -> None:
+        original(self, steps - 1)
+
+    monkeypatch.setattr(BareLoop, "train", lazy)
+    with pytest.raises(UserError, match=r"the two loops did not do the same work: embedding\.weight differs"):
+        bench_loop(tiny, steps=2, rounds=1, output=None)
+
+
+def test_dropout_is_refused_in_one_line(tiny: list[str]) -> None:
+    with pytest.raises(UserError, match="differs; use a config without dropout") as raised:
+        bench_loop([*tiny, "model.dropout=0.1"], steps=2, rounds=1, output=None)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "rounds", "overrides", "words"),
+    [
+        (0, 1, [], "--steps 0 --rounds 1: both must be at least 1"),
+        (1, 0, [], "--steps 1 --rounds 0: both must be at least 1"),
+        (3, 1, [], "--steps 3: must be a multiple of 2"),
+        (2, 1, ["attention=ful"], "attention=ful: no such option; did you mean 'full'"),
+        (2, 1, ["model.n_heads=3"], "model.n_heads=3 does not divide model.d_model=16"),
+    ],
+)
+def test_what_cannot_be(steps: int, rounds: int, overrides: list[str], words: str, tiny: list[str]) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        bench_loop([*tiny, *overrides], steps=steps, rounds=rounds, output=None)
+
+
+def test_figures_are_of_totals_and_their_spread_of_tenths() -> None:
+    config: dict[str, Any] = {
+        "task": {"batch_size": 2, "seq_len": 50},
+        "trainer": {"accumulate_grad_batches": 1},
+    }
+    rounds = [Round(10, 2.0, 1.0)] * 10 + [Round(10, 1.0, 1.0)] * 10
+    figures = loop._figures(rounds, config)
+    assert figures["harness_step_ms"] == 150.0
+    assert figures["bare_step_ms"] == 100.0
+    assert figures["bare_tokens_per_second"] == 1000.0
+    assert (figures["ratio_min"], figures["ratio"], figures["ratio_max"]) == (0.5, pytest.approx(2 / 3), 1.0)
+    assert figures["threads"] == torch.get_num_threads()

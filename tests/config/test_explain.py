@@ -1,0 +1,54 @@
+"""Every error of Hydra's and OmegaConf's becomes one line that names what was wrong and what was probably meant."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from ablab.config import conf_folder, register_schema
+from ablab.config.explain import ConfigErrors, explain
+
+
+def explained(*overrides: str) -> str:
+    register_schema()
+    with (
+        initialize_config_dir(str(conf_folder()), version_base="1.3"),
+        pytest.raises(ConfigErrors) as caught,
+    ):
+        compose("config", list(overrides))
+    return explain(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("attention=ful", "attention=ful: no such option; did you mean 'full'? (there are: full, lsh, windowed)"),
+        ("attention=", "attention=: no such option (there are: full, lsh, windowed)"),
+        ("seed=x", "seed=x: Value 'x' of type 'str' could not be converted to Integer"),
+        ("seed=[1,2", "seed=[1,2: not an override; write KEY=VALUE, and quote values with spaces or commas"),
+        ("hello", "hello: not an override; write KEY=VALUE, and quote values with spaces or commas"),
+        ("+seed=1", "seed: is in the config already; leave out the +"),
+    ],
+)
+def test_the_line_of_a_wrong_override(override: str, line: str) -> None:
+    assert explained(override) == line
+
+
+@pytest.mark.parametrize(
+    ("override", "start", "meant"),
+    [
+        ("model.d_modle=64", "model.d_modle: no such setting of model", "d_model"),
+        ("task.seqlen=64", "task.seqlen: no such setting of task", "seq_len"),
+        ("sed=1", "sed: no such setting", "seed"),
+        ("attentoin=full", "attentoin: no such setting", "attention"),
+        ("actvation=relu", "actvation: no such setting", "activation"),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest_one(override: str, start: str, meant: str) -> None:
+    line = explained(override)
+    assert line.startswith(f"{start}; did you mean '{meant}'? (there are: ")
+    assert "hydra" not in line
+    assert "_target_" not in line
+
+
+@pytest.mark.parametrize("override", ["attention=ful", "seed=x", "model.d_modle=1", "seed=[1", "name=null", "task.x=1"])
+def test_every_line_is_one_line(override: str) -> None:
+    assert len(explained(override).splitlines()) == 1

@@ -1,0 +1,90 @@
+"""An option's keys and values are held against the constructor that they are for."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+
+from ablab.config.signature import check_signature
+from ablab.errors import UserError
+
+HERE = f"{__name__}."
+
+
+class Widget:
+    def __init__(
+        self,
+        spec: object,
+        *,
+        size: int,
+        rate: float = 0.5,
+        loud: bool = False,
+        kind: Literal["round", "square"] = "round",
+        pair: tuple[float, float] = (0.0, 1.0),
+        limit: int | None = None,
+    ) -> None: ...
+
+
+def open_ended(first: int, **others: Any) -> None: ...
+
+
+def check(supplied: tuple[str, ...] = ("spec",), target: str = "Widget", **node: Any) -> None:
+    check_signature("widget", {"_target_": HERE + target, **node}, supplied)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"size": 3},
+        {"size": 3, "rate": 1, "limit": None, "kind": "square", "loud": True},
+        {"size": 3, "rate": 1e-3, "pair": [0.9, 0.95], "limit": 7},
+        {"size": 3, "_partial_": True, "_convert_": "all"},
+    ],
+)
+def test_what_fits_passes(node: dict[str, Any]) -> None:
+    check(**node)
+
+
+@pytest.mark.parametrize(
+    ("node", "line"),
+    [
+        (
+            {"size": 3, "sizes": 4},
+            r"^widget\.sizes: no such setting of widget; did you mean 'size'\? \(there are: kind, ",
+        ),
+        ({"size": 3, "spec": 4}, r"^widget\.spec: no such setting of widget"),
+        ({}, r"^widget\.size must be given: add widget\.size=\.\.\. to the command$"),
+        ({"size": "big"}, r"^widget\.size='big': must be a whole number$"),
+        ({"size": 1.5}, r"^widget\.size=1\.5: must be a whole number$"),
+        ({"size": True}, r"^widget\.size=true: must be a whole number$"),
+        ({"size": None}, r"^widget\.size=null: must be a whole number$"),
+        ({"size": 3, "rate": "fast"}, r"^widget\.rate='fast': must be a number$"),
+        ({"size": 3, "loud": 1}, r"^widget\.loud=1: must be true or false$"),
+        ({"size": 3, "kind": "oval"}, r"^widget\.kind='oval': must be one of round, square$"),
+        ({"size": 3, "pair": [1.0]}, r"^widget\.pair=\[1\.0\]: must be a list of a number, a number$"),
+        ({"size": 3, "limit": "x"}, r"^widget\.limit='x': must be a whole number or null$"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(node: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        check(**node)
+
+
+def test_a_factory_is_called_with_its_first_argument() -> None:
+    check(supplied=(), size=3, _partial_=True)
+    with pytest.raises(UserError, match=r"widget\.spec must be given"):
+        check(supplied=(), size=3)
+
+
+def test_a_target_that_takes_anything_is_not_asked_about_names() -> None:
+    check(supplied=(), target="open_ended", first=1, whatever=2)
+    with pytest.raises(UserError, match=r"widget\.first='x': must be a whole number"):
+        check(supplied=(), target="open_ended", first="x", whatever=2)
+
+
+@pytest.mark.parametrize("target", ["Nothing", "Widget.nothing", "nowhere.at.all"])
+def test_a_target_that_is_not_there_is_named(target: str) -> None:
+    with pytest.raises(UserError, match=rf"^widget\._target_: {HERE}{target} cannot be imported \(.*\)$") as caught:
+        check(target=target)
+    assert "\n" not in str(caught.value)

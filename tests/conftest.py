@@ -1,0 +1,100 @@
+"""What all tests share: one thread, no network, Hydra's globals cleared, and a small run to order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Before anything reads them: processes that tests start inherit these.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from ablab.config import conf_folder, freeze, register_schema
+from ablab.results.record import Record
+from ablab.training.run import execute, prepare_folder
+
+torch.set_num_threads(1)
+
+TinyConfig = Callable[..., dict[str, Any]]
+
+_TINY = (
+    "name=tests",
+    "task=text",
+    "task.seq_len=32",
+    "task.batch_size=4",
+    "task.eval_tokens=256",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.log_every_n_steps=1",
+    "logger=csv",
+)
+_TINY_MODEL = ("model.d_model=16", "model.n_heads=2", "model.n_layers=1")
+
+
+@pytest.fixture(autouse=True)
+def _clear_hydra() -> Iterator[None]:
+    """Hydra keeps what was composed last in singletons."""
+    yield
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of English of a sort, 20 kB, in which no window is like another."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text("".join(f"{n} squared is {n * n}, cubed {n**3}.\n" for n in range(600)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_config(corpus: Path) -> TinyConfig:
+    """tiny_config("attention=lsh", "seed=3"): the frozen config of a run of a second, by overrides.
+
+    Of two overrides of one key the later one counts. An override `model=...` brings that model in its full size, and a
+    task that must be given a path gets one.
+    """
+
+    def make(*overrides: str) -> dict[str, Any]:
+        chosen = dict(o.split("=", 1) for o in _TINY)
+        if not any(o.startswith("model=") for o in overrides):
+            chosen |= dict(o.split("=", 1) for o in _TINY_MODEL)
+        chosen |= dict(o.split("=", 1) for o in overrides)
+        task = OmegaConf.load(conf_folder() / "task" / f"{chosen['task']}.yaml")
+        if OmegaConf.is_missing(task, "path"):
+            chosen.setdefault("task.path", str(corpus))
+        return _compose([f"{key}={value}" for key, value in chosen.items()], list(overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[[dict[str, Any], Path], Record]:
+    """run(config, folder): the record of a run in this process."""
+
+    def make(config: dict[str, Any], folder: Path) -> Record:
+        prepare_folder(config, folder)
+        return execute(config, folder)
+
+    return make
+
+
+def _compose(overrides: list[str], asked: list[str]) -> dict[str, Any]:
+    register_schema()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", overrides, return_hydra_config=True)
+    choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return freeze(config, choices, asked)

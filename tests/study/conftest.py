@@ -1,0 +1,159 @@
+"""Components that fail in the ways that runs fail, and a folder to sweep over them in."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from ablab.cli import main
+
+# Activations, so that a model is built before anything happens. "meta" is where FLOPs are counted before training.
+FAULTY = """
+import os
+import signal
+import time
+
+import torch
+from torch import nn
+
+
+class Fault(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+
+    def forward(self, x):
+        return x if x.is_meta else self.fault(x)
+
+
+class Raises(Fault):
+    def fault(self, x):
+        raise RuntimeError("the bulb is broken")
+
+
+class Diverges(Fault):
+    def fault(self, x):
+        return x * float("nan")
+
+
+class Killed(Fault):
+    def fault(self, x):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Slow(Fault):
+    def fault(self, x):
+        if os.path.exists("slow"):  # in the folder that the sweep was started in
+            time.sleep(0.5)
+        return torch.relu(x)
+
+
+class RankDies(Fault):
+    def fault(self, x):
+        if os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.relu(x)
+"""
+OPTIONS = {"raises": "Raises", "diverges": "Diverges", "killed": "Killed", "slow": "Slow", "rank_dies": "RankDies"}
+
+TINY = (
+    "task=text",
+    "task.seq_len=32",
+    "task.batch_size=4",
+    "task.eval_tokens=256",
+    "model.d_model=16",
+    "model.n_layers=1",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.log_every_n_steps=2",
+    "logger=csv",
+)
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def runs(self) -> list[list[str]]:
+        """The words of each line on a run that has ended."""
+        return [line.split("]")[1].split() for line in self.out.splitlines() if re.match(r"\[ *\d+/\d+]", line)]
+
+
+@dataclass
+class Lab:
+    """A folder to run `ablab` in, with options of its own beside those of the package."""
+
+    folder: Path
+    corpus: Path
+
+    def words(self, *words: str) -> list[str]:
+        """A command line with tiny settings."""
+        return ["--config-dir", str(self.folder / "options"), f"task.path={self.corpus}", *TINY, *words]
+
+    def sweep(self, *words: str) -> Ended:
+        """Sweep with tiny settings and `words`, to the end."""
+        return self.ablab(*self.words("-m", *words))
+
+    def ablab(self, *words: str) -> Ended:
+        """A command in this process, which has imported everything; the runs of a sweep have their own all the same."""
+        out, err = io.StringIO(), io.StringIO()
+        GlobalHydra.instance().clear()
+        with (
+            contextlib.chdir(self.folder),
+            mock.patch.object(sys, "argv", sys.argv),
+            mock.patch.object(sys, "path", [str(self.folder), *sys.path]),
+            mock.patch.dict(os.environ),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main(words)
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, out.getvalue(), err.getvalue())
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """The same in a process of its own, which is not waited for."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "ablab", *self.words(*words)],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(self.folder)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Lab:
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "faulty.py").write_text(FAULTY)
+    activations = folder / "options" / "activation"
+    activations.mkdir(parents=True)
+    for option, name in OPTIONS.items():
+        (activations / f"{option}.yaml").write_text(f"_target_: faulty.{name}\n_partial_: true\n")
+    return Lab(folder, corpus)
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, object]]:
+    """faulty("raises"): the config of that option, importable from this process and those that it starts."""
+    folder = tmp_path_factory.mktemp("faulty")
+    (folder / "faulty.py").write_text(FAULTY)
+    sys.path.insert(0, str(folder))
+    return lambda option: {"_target_": f"faulty.{OPTIONS[option]}", "_partial_": True}

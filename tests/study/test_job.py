@@ -1,0 +1,117 @@
+"""One run by itself: kept if it is finished, refused where another run lies, nothing left if it cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict, read_write
+
+from ablab.config import conf_folder, register_schema
+from ablab.errors import UserError
+from ablab.results.record import Record
+from ablab.results.store import RECORD_FILE, read_record, write_record
+from ablab.study import job
+from ablab.study.job import run_job
+
+Job = Callable[..., Record]
+
+TINY = (
+    "name=one",
+    "task=text",
+    "task.seq_len=32",
+    "task.batch_size=4",
+    "task.eval_tokens=256",
+    "model.d_model=16",
+    "model.n_layers=1",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.log_every_n_steps=2",
+    "logger=csv",
+)
+
+
+@pytest.fixture
+def ablab(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """ablab("seed=1"): what Hydra does around a run: the config composed, the folder made."""
+    monkeypatch.chdir(tmp_path)
+    register_schema()
+
+    def make(*overrides: str) -> Record:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = compose("config", [*TINY, f"task.path={corpus}", *overrides], return_hydra_config=True)
+        with read_write(config), open_dict(config):
+            config.hydra.runtime.output_dir = str(Path.cwd() / config.hydra.run.dir)
+            HydraConfig.instance().set_config(config)
+            Path(config.hydra.runtime.output_dir).mkdir(parents=True, exist_ok=True)
+            del config["hydra"]
+        return run_job(config)
+
+    return make
+
+
+FOLDER = Path("outputs/one")
+
+
+def test_a_run_is_run_once_and_kept(ablab: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    record = ablab()
+    assert record.status == "ok"
+    assert read_record(FOLDER / RECORD_FILE) == record
+    loss = f"val_loss {record.metrics['val_loss']:.4f} after 4 steps"
+    assert capsys.readouterr().out.startswith(loss)
+    content = (FOLDER / RECORD_FILE).read_bytes()
+
+    assert ablab() == record
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "finished already: outputs/one"
+    assert second.startswith(loss)
+    assert second.endswith("; outputs/one")
+    assert (FOLDER / RECORD_FILE).read_bytes() == content
+
+
+def test_another_run_in_its_folder_is_left_alone(ablab: Job) -> None:
+    record = ablab()
+    with pytest.raises(UserError, match=r"^outputs/one: holds another run; choose another name=\.\.\.$"):
+        ablab("seed=1")
+    assert read_record(FOLDER / RECORD_FILE) == record
+
+
+def test_the_folders_of_a_run_that_cannot_work_are_removed(ablab: Job, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.n_heads=7"):
+        ablab("model.n_heads=7", "name=a/b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_something_in_it_is_not_removed(ablab: Job, tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir(parents=True)
+    (tmp_path / FOLDER / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"model\.n_heads=7"):
+        ablab("model.n_heads=7")
+    assert (tmp_path / FOLDER / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_failed_is_run_again(ablab: Job, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    def failing(config: dict[str, Any], folder: Path, report: Any) -> Record:
+        record = execute(config, folder, report)
+        record.status, record.reason = "failed", "a bad day"
+        write_record(folder, record)
+        return record
+
+    execute = job.execute
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "execute", failing)
+        assert ablab().status == "failed"
+    assert capsys.readouterr().err == "failed: a bad day; outputs/one\n"
+    assert ablab().status == "ok"
+
+
+@pytest.mark.slow
+def test_a_run_of_several_processes_is_supervised(ablab: Job) -> None:
+    record = ablab("strategy=ddp")
+    assert (record.status, record.axes["strategy"]) == ("ok", "ddp")
+    assert (FOLDER / "run.log").exists()

@@ -1,0 +1,83 @@
+"""What can be known to be wrong with a run is known before it starts, and said in one line that names the setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablab.errors import UserError
+from ablab.study.preflight import Preflight
+from ablab.tasks.text import Text
+
+TinyConfig = Callable[..., dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["model.n_heads=7"], r"model\.n_heads=7 does not divide model\.d_model=16: choose one of 1, 2, 4, 8, 16"),
+        (["model.d_model=0"], r"model.*d_model"),
+        (["attention=windowed", "attention.window=0"], "attention: window must be at least 1, got 0"),
+        (["attention=windowed", "attention.window=big"], r"attention\.window='big': must be a whole number"),
+        (["+attention.foo=1"], r"attention\.foo: no such setting of attention"),
+        (["position=rope", "model.d_model=12", "model.n_heads=4"], "position: .* even head size"),
+        (["task.path=???"], r"task\.path"),
+        (["task.path=missing.txt"], r"missing\.txt: no such file"),
+        (["task.seq_len=100000", "task.eval_tokens=null"], "shorten task.seq_len"),
+        (["task.batch_size=3", "strategy=ddp"], r"task\.batch_size=3 cannot be shared equally by 2 .* multiple of 2"),
+        (["strategy=ddp", "trainer.devices=1"], r"strategy=ddp needs at least 2 processes, got trainer\.devices=1"),
+        (["strategy.processes=2"], "strategy=single runs one process"),
+        (["trainer.max_steps=0"], r"trainer\.max_steps=0: must be at least 1"),
+        (["trainer.val_check_interval=0"], r"trainer\.val_check_interval=0: must be at least 1"),
+        (["trainer.log_every_n_steps=0"], r"trainer\.log_every_n_steps=0: must be at least 1"),
+        (["trainer.accumulate_grad_batches=0"], r"trainer\.accumulate_grad_batches=0: must be at least 1"),
+        (["trainer.max_steps=1.5"], r"trainer\.max_steps=1\.5: must be a whole number"),
+        (["trainer.precision=17"], r"trainer\.precision=17: must be one of .*32-true"),
+        (["trainer.accelerator=abacus"], "trainer: .*abacus"),
+        (["+trainer.max_epochs=3"], r"trainer\.max_epochs: no such setting of trainer"),
+        (["+trainer.fast_dev_run=true"], r"trainer\.fast_dev_run: no such setting of trainer"),
+        (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["schedule.min_factor=3"], "schedule: min_factor must lie between 0 and 1"),
+        (["seed=-1"], "seed must be 0 or more, got -1"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused_in_one_line(
+    tiny_config: TinyConfig, overrides: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=line) as caught:
+        Preflight().check(tiny_config(*overrides))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("overrides", [[], ["strategy=ddp"], ["attention=lsh", "position=rope"], ["optimizer=sgd"]])
+def test_a_run_that_can_work_passes(tiny_config: TinyConfig, overrides: list[str]) -> None:
+    Preflight().check(tiny_config(*overrides))
+
+
+def test_an_option_without_a_target_is_named(tiny_config: TinyConfig) -> None:
+    config = tiny_config()
+    del config["activation"]["_target_"]
+    with pytest.raises(UserError, match="activation: the option has no _target_"):
+        Preflight().check(config)
+
+
+def test_data_that_runs_share_are_read_once(tiny_config: TinyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    load = Text._load
+
+    def counted(self: Text) -> Any:
+        read.append(self.path)
+        return load(self)
+
+    monkeypatch.setattr(Text, "_load", counted)
+    preflight = Preflight()
+    for overrides in (["attention=full"], ["attention=lsh"], ["seed=3"]):
+        preflight.check(tiny_config(*overrides))
+    assert len(read) == 1
+    preflight.check(tiny_config("task.seq_len=16"))
+    assert len(read) == 2

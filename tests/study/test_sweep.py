@@ -1,0 +1,188 @@
+"""A plan is the product of what is swept: complete, in order, without duplicates, each run in a folder of its own."""
+
+from __future__ import annotations
+
+import re
+from math import prod
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablab.config import conf_folder, register_schema
+from ablab.errors import UserError
+from ablab.study.sweep import compose_run, folder_name, make_folder, plan_product, prepare_sweep
+
+PARSER = OverridesParser.create()
+
+KEYS = ("attention", "model.d_model", "optimizer.lr", "+task.extra", "seed")
+VALUES = st.lists(
+    st.sampled_from(["1", "2.5", "full", "null", "[1,2]", "{a:1}", "'x y'", "0.001"]), min_size=2, max_size=4
+)
+SWEPT = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4)
+
+
+def plan(*overrides: str) -> list[list[str]]:
+    return plan_product(PARSER.parse_overrides(list(overrides)))
+
+
+def label(run: list[str], key: str) -> str:
+    """The value of the label `key` (variant, index, hydra.sweep.subdir), as Hydra reads it."""
+    value = PARSER.parse_override(next(o for o in run if o.startswith(f"{key}="))).value()
+    return value.text if isinstance(value, QuotedString) else str(value)
+
+
+def asked(run: list[str]) -> tuple[str, ...]:
+    return tuple(o for o in run if not o.startswith(("variant=", "index=", "hydra.sweep.subdir=")))
+
+
+@given(SWEPT)
+def test_the_plan_is_the_whole_product_in_order(swept: dict[str, list[str]]) -> None:
+    runs = plan(*(f"{key}={','.join(values)}" for key, values in swept.items()))
+    distinct = {key: list(dict.fromkeys(values)) for key, values in swept.items()}
+    assert len(runs) == len({asked(run) for run in runs}) == prod(map(len, distinct.values()))
+    assert [int(label(run, "index")) for run in runs] == list(range(len(runs)))
+    places = [
+        tuple(distinct[key].index(o.removeprefix(f"{key}=")) for key, o in zip(distinct, asked(run), strict=True))
+        for run in runs
+    ]
+    assert places == sorted(places)  # the last override varies fastest
+
+
+@given(SWEPT)
+def test_the_variant_names_what_varies_but_the_seed(swept: dict[str, list[str]]) -> None:
+    varied = [key for key, values in swept.items() if key != "seed" and len(set(values)) > 1]
+    for run in plan("strategy=single", *(f"{key}={','.join(values)}" for key, values in swept.items())):
+        assert label(run, "variant") == ",".join(o for o in asked(run) if o.split("=")[0] in varied)
+
+
+@given(SWEPT)
+def test_each_run_has_a_folder_of_its_own_with_a_safe_name(swept: dict[str, list[str]]) -> None:
+    runs = plan("seed=0", *(f"{key}={','.join(values)}" for key, values in swept.items()))
+    folders = [label(run, "hydra.sweep.subdir") for run in runs]
+    assert len(set(folders)) == len(runs)
+    assert all(re.fullmatch(r"([\w.,=+-]+/)?seed=[\w.,=+-]+", folder, re.ASCII) for folder in folders)
+
+
+@given(st.text(), st.text())
+def test_folder_names_are_safe_short_and_different(one: str, other: str) -> None:
+    assert re.fullmatch(r"[\w.,=+-]{0,255}", folder_name(one), re.ASCII)
+    assert (folder_name(one) == folder_name(other)) == (one == other)
+
+
+def test_folder_names_that_only_differ_where_they_are_changed_or_cut() -> None:
+    names = ["task.path=a/b", "task.path=a_b", "task.path=a:b", "x" * 300, "x" * 301, "attention=full,seed=1"]
+    assert len({folder_name(name) for name in names}) == len(names)
+    assert folder_name("attention=full,model.d_model=64") == "attention=full,model.d_model=64"
+
+
+@given(st.text(st.sampled_from("ab'\"\\ ,=$/[]"), max_size=8))
+def test_a_variant_comes_through_hydra_as_it_was(text: str) -> None:
+    value = QuotedString(text=text, quote=Quote.single).with_quotes()
+    [one, _] = plan(f"task.path={value},other")
+    assert label(one, "variant") == f"task.path={value}"
+
+
+def test_the_later_override_of_a_key_counts() -> None:
+    assert [asked(run) for run in plan("seed=0,1", "attention=full,lsh", "seed=5")] == [
+        ("attention=full", "seed=5"),
+        ("attention=lsh", "seed=5"),
+    ]
+    assert len(plan("attention=full", "attention=full,lsh")) == 2
+
+
+def test_the_first_variant_comes_first_with_all_its_seeds() -> None:
+    assert [asked(run) for run in plan("attention=b,a", "seed=1,0")] == [
+        ("attention=b", "seed=1"),
+        ("attention=b", "seed=0"),
+        ("attention=a", "seed=1"),
+        ("attention=a", "seed=0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "values"),
+    [
+        ("a=choice(x,y)", ["x", "y"]),
+        ("a=range(8,24,8)", ["8", "16"]),
+        ("a=sort(3,1,2)", ["1", "2", "3"]),
+        ("a=[1,2],[3]", ["[1,2]", "[3]"]),
+        ("a=x,x,y", ["x", "y"]),
+    ],
+)
+def test_hydras_ways_to_list_values(override: str, values: list[str]) -> None:
+    assert [asked(run) for run in plan(override)] == [(f"a={value}",) for value in values]
+
+
+def test_a_glob_takes_every_option(tmp_path: Path) -> None:
+    register_schema()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        runs = plan_product(parser.parse_overrides(["activation=glob(*)"]))
+    menu = sorted(path.stem for path in (conf_folder() / "activation").glob("*.yaml"))
+    assert sorted(run[0] for run in runs) == [f"activation={option}" for option in menu]
+
+
+def test_one_value_makes_no_variant_and_a_deletion_stays() -> None:
+    [run] = plan("attention=lsh", "~recipe")
+    assert asked(run) == ("attention=lsh", "~recipe")
+    assert label(run, "variant") == ""
+    assert label(run, "hydra.sweep.subdir") == "seed=${seed}"  # Hydra fills in what the config says
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        (
+            "optimizer.lr=interval(0,1)",
+            r"optimizer\.lr=interval\(0,1\): needs a list of values, such as optimizer\.lr=1,",
+        ),
+        ("name=a,b", "name=a,b: a sweep is one study"),
+    ],
+)
+def test_sweeps_that_are_no_plan_are_refused(override: str, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        plan(override)
+
+
+def test_the_quickstart_study_is_fifteen_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    register_schema()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", ["study=quickstart"], return_hydra_config=True)
+        loader = GlobalHydra.instance().config_loader()
+        given = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
+        runs = prepare_sweep(loader, config, [*given, "study=quickstart"])
+        composed = [compose_run(loader, config, run) for run in runs]
+    assert len(runs) == 15
+    folders = [str(folder) for _, folder in composed]
+    assert folders[:2] == [f"outputs/quickstart/attention=full/seed={seed}" for seed in (0, 1)]
+    assert [(c["axes"]["attention"], c["seed"]) for c, _ in composed] == [
+        (option, seed) for option in ("full", "windowed", "lsh") for seed in range(5)
+    ]
+    assert {c["name"] for c, _ in composed} == {"quickstart"}
+    assert [c["index"] for c, _ in composed] == list(range(15))
+
+
+def test_the_folder_of_a_run_names_the_seed_of_its_config(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "lucky.yaml").write_text("# @package _global_\nname: lucky\nseed: 7\n")
+    register_schema()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", [f"hydra.searchpath=[{tmp_path}]", "study=lucky"], return_hydra_config=True)
+        [run] = plan("study=lucky", "attention=lsh")
+        frozen, folder = compose_run(GlobalHydra.instance().config_loader(), config, run)
+    assert (frozen["seed"], folder) == (7, Path("outputs/lucky/seed=7"))
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "outputs").touch()
+    with pytest.raises(UserError, match=r"outputs/study: cannot write there \(Not a directory\); choose another"):
+        make_folder(tmp_path / "outputs" / "study")
+    make_folder(tmp_path / "fine")
+    assert list((tmp_path / "fine").iterdir()) == []

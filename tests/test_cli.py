@@ -1,0 +1,234 @@
+"""The command line: every mistake is one line on stderr and exit status 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablab.cli import COMMANDS, _overrides_last, main
+from ablab.results.record import Record
+from ablab.results.store import RECORD_FILE, write_record
+from ablab.training.run import new_record
+
+TinyConfig = Callable[..., dict[str, Any]]
+
+
+@dataclass
+class Ended:
+    status: object
+    out: str
+    err: str
+
+
+Ablab = Callable[..., Ended]
+
+
+@pytest.fixture
+def ablab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ablab:
+    """ablab("attention=ful"): the command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    for name in ("GOMP_SPINCOUNT", "HYDRA_FULL_ERROR"):  # which it sets for its own process
+        monkeypatch.setenv(name, os.environ.get(name, "0"))
+
+    def run(*words: str) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def assert_refused(ended: Ended, *parts: str) -> None:
+    """The command ended with status 2 and one line that holds `parts`."""
+    assert (ended.status, ended.out) == (2, "")
+    [line] = ended.err.splitlines()
+    assert line.startswith("ablab: error: ")
+    for part in parts:
+        assert part in line
+
+
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    "attention=ful": ([], ["attention=ful: no such option", "did you mean 'full'?", "full, lsh, windowed"]),
+    "attention=null": ([], ["each axis needs the name of an option", "NoneType"]),
+    "attention=3": ([], ["each axis needs the name of an option", "int"]),
+    "~attention": ([], ["attention must be given"]),
+    "model.d_modle=64": ([], ["model.d_modle: no such setting of model", "did you mean 'd_model'?"]),
+    "model.n_heads=7": ([], ["model.n_heads=7 does not divide model.d_model=64", "1, 2, 4, 8, 16, 32, 64"]),
+    "attention.window=0": (["attention=windowed"], ["window must be at least 1, got 0"]),
+    "attention.window=big": (["attention=windowed"], ["attention.window='big': must be a whole number"]),
+    "+attention.foo=1": ([], ["attention.foo: no such setting of attention"]),
+    "+foo=1": ([], ["foo: no such setting", "seed"]),
+    "foo=1": ([], ["foo: no such setting"]),
+    "foo": ([], ["foo: not an override"]),
+    "task=text": ([], ["task.path must be given: add task.path=... to the command"]),
+    "task.path=missing.txt": (["task=text"], ["missing.txt: no such file, folder or match"]),
+    "task.path=empty.txt": (["task=text"], ["empty.txt: empty"]),
+    "seed=x": ([], ["seed=x", "could not be converted to Integer"]),
+    "seed=-1": ([], ["seed must be 0 or more, got -1"]),
+    "trainer.max_steps=0": ([], ["trainer.max_steps=0: must be at least 1"]),
+    "trainer.precision=17": ([], ["trainer.precision=17: must be one of", "32-true"]),
+    "strategy=ddp": (["trainer.devices=1"], ["strategy=ddp needs at least 2 processes, got trainer.devices=1"]),
+    "task.batch_size=3": (["strategy=ddp"], ["task.batch_size=3 cannot be shared equally by 2", "a multiple of 2"]),
+    "position=rope": (["model.d_model=12", "model.n_heads=4"], ["even head size", "model.d_model=12"]),
+    "name=": ([], ["name: must not be empty"]),
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    (tmp_path / "empty.txt").touch()
+    return ["empty.txt"]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_run(ablab: Ablab, files: list[str], tmp_path: Path, mistake: str) -> None:
+    others, parts = MISTAKES[mistake]
+    assert_refused(ablab(*others, mistake), *parts)
+    assert names(tmp_path) == files
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["attention=full,ful"], ["attention=ful: no such option", "did you mean 'full'?"]),
+        (["model.n_heads=4,7", "seed=0,1"], ["model.n_heads=7 does not divide", "[in the run model.n_heads=7 seed=0]"]),
+        (["attention=full,windowed", "attention.window=4"], ["attention.window: no such setting"]),
+        (["+foo=1,2"], ["foo: no such setting"]),
+        (["seed=0,x"], ["seed=x"]),
+        (["task=text", "task.path=missing.txt,empty.txt"], ["missing.txt: no such file", "[in the run "]),
+        (["trainer.max_steps=4,0"], ["trainer.max_steps=0: must be at least 1 [in the run trainer.max_steps=0]"]),
+        (["strategy=single,ddp", "task.batch_size=3"], ["task.batch_size=3", "[in the run strategy=ddp "]),
+        (["optimizer.lr=interval(0,1)"], ["needs a list of values"]),
+        (["study=nope"], ["study=nope: no such option (there are: quickstart"]),
+        (["name=a,b"], ["a sweep is one study"]),
+    ],
+)
+def test_one_mistake_in_a_plan_and_nothing_starts(
+    ablab: Ablab, files: list[str], tmp_path: Path, words: list[str], parts: list[str]
+) -> None:
+    assert_refused(ablab("-m", *words), *parts)
+    assert names(tmp_path) == files
+
+
+def test_several_values_without_a_sweep(ablab: Ablab, tmp_path: Path) -> None:
+    assert_refused(ablab("model=tiny,small"), "model=tiny,small: several values; add -m to sweep over them")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]])
+def test_a_file_where_the_outputs_should_go(ablab: Ablab, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "outputs").write_text("mine")
+    assert_refused(ablab(*words, "name=x"), "outputs/x", "Not a directory")
+    assert (tmp_path / "outputs").read_text() == "mine"
+
+
+@pytest.mark.parametrize("words", [["--config-dir", "nowhere"], ["--config-dir", "nowhere", "-m", "seed=0,1"]])
+def test_a_folder_of_options_that_is_not_there(ablab: Ablab, words: list[str]) -> None:
+    assert_refused(ablab(*words), "nowhere' not found")
+
+
+@pytest.mark.parametrize("command", ["compare", "report", "dashboard", "generate"])
+def test_commands_on_folders_without_runs(ablab: Ablab, tmp_path: Path, command: str) -> None:
+    assert_refused(ablab(command, "."), ".: no" if command != "generate" else ".: not the folder of a run")
+    assert_refused(ablab(command, "missing"), "missing: no")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", ["compare", "report"])
+def test_records_that_cannot_be_read(ablab: Ablab, tiny_config: TinyConfig, tmp_path: Path, command: str) -> None:
+    record = new_record(tiny_config())
+    record.schema = 99
+    write_record(tmp_path, record)
+    assert_refused(ablab(command, "."), f"{RECORD_FILE}: the record has schema 99", "upgrade ablab")
+    (tmp_path / RECORD_FILE).write_text('{"schema": 1, "stat')
+    assert_refused(ablab(command, "."), f"{RECORD_FILE}: not a record (damaged JSON")
+    assert names(tmp_path) == [RECORD_FILE]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["compare"], ["required: DIR; see ablab compare --help"]),
+        (["compare", ".", "--format", "xml"], ["--format", "'xml'", "json", "see ablab compare --help"]),
+        (["dashboard", ".", "--port", "x"], ["--port", "'x'"]),
+        (["bench"], ["see ablab bench --help"]),
+        (["bench", "loop", "--steps", "many"], ["--steps", "'many'", "see ablab bench loop --help"]),
+        (["bench", "loop", "attention=ful"], ["attention=ful: no such option; did you mean 'full'?"]),
+    ],
+)
+def test_words_that_a_command_does_not_take(ablab: Ablab, words: list[str], parts: list[str]) -> None:
+    assert_refused(ablab(*words), *parts)
+
+
+def test_a_prompt_outside_the_vocabulary(
+    ablab: Ablab, tiny_config: TinyConfig, run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+) -> None:
+    assert run(tiny_config("task.tokenizer=chars"), tmp_path / "run").status == "ok"
+    assert_refused(ablab("generate", "run", "--prompt", "\N{SNOWMAN}"), "--prompt: ", "\N{SNOWMAN}")
+    assert_refused(ablab("generate", "run", "--tokens", "-1"), "--tokens -1: must be at least 0")
+    ended = ablab("generate", "run", "--prompt", "12", "--tokens", "5")
+    assert (ended.status, ended.err) == (0, "")
+    assert len(ended.out.removesuffix("\n")) == 7
+    assert ended.out.startswith("12")
+
+
+def test_overrides_may_stand_on_both_sides_of_options(ablab: Ablab) -> None:
+    words = ["name=x", "-m", "seed=0,1", "--config-dir", "a=b", "~recipe", "--cfg", "job"]
+    assert _overrides_last(words) == ["-m", "--config-dir", "a=b", "--cfg", "job", "name=x", "seed=0,1", "~recipe"]
+    ended = ablab("seed=3", "--cfg", "job", "name=x")
+    assert ended.status == 0
+    assert {"seed: 3", "name: x"} <= set(ended.out.splitlines())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], *([name, "--help"] for name in COMMANDS)])
+def test_help(ablab: Ablab, words: list[str]) -> None:
+    ended = ablab(*words)
+    assert (ended.status, ended.err) == (0, "")
+    assert "ablab" in ended.out
+
+
+def test_help_lists_every_axis_with_its_options_and_every_command(ablab: Ablab) -> None:
+    out = ablab("--help").out
+    for line in ("attention   full, lsh, windowed", "strategy    ddp, single", "study       quickstart"):
+        assert line in out
+    assert all(f"ablab {name}" in out for name in COMMANDS)
+
+
+def test_the_version(ablab: Ablab) -> None:
+    assert ablab("--version").out.startswith("ablab ")
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    code = """
+import json, sys
+from ablab.cli import COMMANDS, main
+for words in (["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)):
+    try:
+        main(words)
+    except SystemExit as ended:
+        assert ended.code == 0
+print(json.dumps(sorted({"torch", "lightning", "pandas", "numpy", "matplotlib", "hydra"} & set(sys.modules))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == ["hydra"]  # whose register of configs `ablab.config` needs
+
+
+@pytest.mark.parametrize("words", [["attention=ful"], ["compare", "missing"]])
+def test_a_mistake_from_a_shell(tmp_path: Path, words: list[str]) -> None:
+    command = [sys.executable, "-m", "ablab", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert_refused(Ended(done.returncode, done.stdout, done.stderr), words[-1])
+    assert names(tmp_path) == []

@@ -1,0 +1,88 @@
+"""Common random numbers: swapping an option moves no other parameter's initial value, and no batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ablab.config import AXES, conf_folder
+from ablab.tasks.base import Batch
+from ablab.tasks.text import Text
+from ablab.training.build import build_model, build_task
+
+TinyConfig = Callable[..., dict[str, Any]]
+OPTIONS = {axis: sorted(path.stem for path in (conf_folder() / axis).glob("*.yaml")) for axis in AXES}
+
+
+def parameters(config: dict[str, Any]) -> dict[tuple[str, torch.Size], Tensor]:
+    model = build_model(config, build_task(config))
+    return {(name, p.shape): p.detach() for name, p in model.named_parameters()}
+
+
+def batches(config: dict[str, Any], count: int = 10) -> list[Batch]:
+    return list(islice(iter(build_task(config).train_dataloader()), count))
+
+
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    flat = [[tensor for batch in part for tensor in batch] for part in (one, other)]
+    return all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_options_share_their_initial_values(axis: str, tiny_config: TinyConfig) -> None:
+    drawn = [parameters(tiny_config(f"{axis}={option}")) for option in OPTIONS[axis]]
+    for one, other in combinations(drawn, 2):
+        shared = one.keys() & other.keys()
+        assert shared or axis == "model"  # models of other sizes have no shape in common
+        for key in shared:
+            assert torch.equal(one[key], other[key]), key
+
+
+@pytest.mark.parametrize("axis", [axis for axis in AXES if axis != "task"])  # another task is another text
+def test_options_share_their_batches(axis: str, tiny_config: TinyConfig) -> None:
+    served = [batches(tiny_config(f"{axis}={option}")) for option in OPTIONS[axis]]
+    assert len(served) > 1
+    assert all(same(served[0], other) for other in served[1:])
+
+
+def test_what_trains_is_what_the_task_serves(
+    tiny_config: TinyConfig, run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where training takes several batches at once, and where components draw at random while it does."""
+    seen: list[Tensor] = []
+
+    def watched(self: Text, logits: Tensor, targets: Tensor) -> Tensor:
+        if logits.requires_grad and not logits.is_meta:
+            seen.append(targets)
+        return original(self, logits, targets)
+
+    original = Text.loss
+    monkeypatch.setattr(Text, "loss", watched)
+    for number, overrides in enumerate(
+        [
+            ("trainer.val_check_interval=1",),
+            ("trainer.val_check_interval=6", "trainer.log_every_n_steps=6"),
+            ("attention=lsh", "model.dropout=0.5", "trainer.val_check_interval=4", "trainer.log_every_n_steps=2"),
+        ]
+    ):
+        seen.clear()
+        config = tiny_config("trainer.max_steps=12", *overrides)
+        assert run(config, tmp_path / str(number)).status == "ok"
+        assert same([(targets, targets) for targets in seen], [(y, y) for _, y in batches(config, 12)])
+
+
+def test_a_seed_changes_what_is_drawn_and_every_batch(tiny_config: TinyConfig) -> None:
+    first, second = tiny_config("seed=0"), tiny_config("seed=1")
+    mine, others = parameters(first), parameters(second)
+    assert mine.keys() == others.keys()
+    for (name, shape), value in mine.items():
+        if len(shape) > 1:
+            assert not torch.equal(value, others[name, shape]), name
+    pairs: Iterator[tuple[Batch, Batch]] = zip(batches(first), batches(second), strict=True)
+    assert not any(torch.equal(one[0], other[0]) for one, other in pairs)

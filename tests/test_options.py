@@ -1,0 +1,123 @@
+"""Every option of every axis, as the folders of conf/ list them: it composes, trains, stays causal, and differs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ablab.config import AXES, conf_folder
+from ablab.model.transformer import Transformer
+from ablab.results.record import Record
+from ablab.study.supervisor import supervise
+from ablab.training.generation import load_run
+
+NO_AXES = {"recipe", "study"}  # whole configs, not options of one axis
+FOLDERS = sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name not in NO_AXES)
+OPTIONS = [(axis, path.stem) for axis in FOLDERS for path in sorted((conf_folder() / axis).glob("*.yaml"))]
+BASELINE = {
+    axis: option
+    for entry in OmegaConf.load(conf_folder() / "config.yaml").defaults
+    if not isinstance(entry, str)
+    for axis, option in entry.items()
+}
+SAME_RESULT = {"strategy", "trainer", "logger"}  # axes that say how a run is run and shown, not what it computes
+
+# Long enough for the windows and buckets that the options come with to leave something out.
+LENGTH = 128
+SETTINGS = (f"task.seq_len={LENGTH}", "task.eval_tokens=512", "trainer.max_steps=2", "trainer.val_check_interval=2")
+
+
+@pytest.fixture(scope="module")
+def train(
+    tiny_config: Callable[..., dict[str, Any]],
+    run: Callable[[dict[str, Any], Path], Record],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., tuple[Record, Transformer]]:
+    def make(*overrides: str) -> tuple[Record, Transformer]:
+        folder = tmp_path_factory.mktemp("run")
+        config = tiny_config(*SETTINGS, *overrides)
+        if config["strategy"]["processes"] > 1:
+            record = supervise(config, folder, lambda step, steps, shown: None)
+        else:
+            record = run(config, folder)
+        assert (record.status, record.reason) == ("ok", None)
+        return record, load_run(folder, "last")[0]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def baseline(train: Callable[..., tuple[Record, Transformer]]) -> Callable[[str], tuple[Record, Transformer]]:
+    """The same two steps with the default option of an axis: as it is, except that it has its own task's text."""
+    met: dict[str, tuple[Record, Transformer]] = {}
+
+    def make(axis: str) -> tuple[Record, Transformer]:
+        if axis not in met:
+            met[axis] = train(f"{axis}={BASELINE[axis]}")
+        return met[axis]
+
+    return make
+
+
+def ids() -> Tensor:
+    return torch.randint(256, (1, LENGTH), generator=torch.Generator().manual_seed(1))
+
+
+def test_every_folder_of_options_is_an_axis_with_a_default() -> None:
+    assert sorted(AXES) == FOLDERS
+    assert {axis: (axis, BASELINE[axis]) in OPTIONS for axis in FOLDERS} == dict.fromkeys(FOLDERS, True)
+
+
+@pytest.mark.parametrize(
+    ("axis", "option"),
+    [pytest.param(*o, marks=pytest.mark.slow if o == ("strategy", "ddp") else ()) for o in OPTIONS],
+)
+def test_option(
+    axis: str,
+    option: str,
+    train: Callable[..., tuple[Record, Transformer]],
+    baseline: Callable[[str], tuple[Record, Transformer]],
+) -> None:
+    record, model = train(f"{axis}={option}")
+
+    assert record.axes[axis] == option
+    assert record.cost.steps == 2
+    assert "val_loss" in record.metrics
+    assert all(map(math.isfinite, (record.metrics | record.mechanism).values()))
+
+    with torch.no_grad():
+        _check_causal(model)
+    _check_gradients(model)
+
+    if axis not in SAME_RESULT and option != BASELINE[axis]:
+        _, other = baseline(axis)
+        with torch.no_grad():
+            assert not torch.allclose(model.float()(ids()), other(ids()), rtol=0, atol=1e-6)
+
+
+def _check_causal(model: Transformer) -> None:
+    model.double()
+    before = model(ids())
+    assert before.isfinite().all()
+    for place in (1, LENGTH // 2, LENGTH - 1):
+        changed = ids()
+        changed[0, place] = (changed[0, place] + 1) % 256
+        after = model(changed)
+        torch.testing.assert_close(after[:, :place], before[:, :place], rtol=0, atol=1e-12)
+        assert not torch.allclose(after[:, place], before[:, place], rtol=0, atol=1e-9)
+
+
+def _check_gradients(model: Transformer) -> None:
+    model(ids()).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        if not name.endswith("key.bias"):  # a constant in the scores of a query cancels in its softmax
+            assert parameter.grad.any(), name

@@ -1,0 +1,53 @@
+"""One finished run, for the tests that only look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablab.results.record import Record
+
+
+@dataclass(frozen=True)
+class Finished:
+    config: dict[str, Any]
+    folder: Path
+    record: Record
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tiny_config: Callable[..., dict[str, Any]],
+    run: Callable[[dict[str, Any], Path], Record],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Finished:
+    """Seven steps, evaluated after three and six and at the end, with a test split and TensorBoard."""
+    config = tiny_config(
+        "activation=dynamic_sparse",
+        "attention=lsh",
+        "attention.bucket_size=8",
+        "task.test_fraction=0.1",
+        "trainer.max_steps=7",
+        "trainer.val_check_interval=3",
+        "logger=tensorboard",
+        "optimizer.lr=0.01",
+    )
+    folder = tmp_path_factory.mktemp("finished")
+    return Finished(config, folder, run(config, folder))
+
+
+@pytest.fixture
+def faulty(
+    tiny_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """faulty("Raises", ...): the config of a run whose activation is that class of `faults`."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+    def make(name: str, *overrides: str) -> dict[str, Any]:
+        return tiny_config(f"activation._target_=faults.{name}", "trainer.max_steps=8", *overrides)
+
+    return make

@@ -1,0 +1,122 @@
+"""What a run costs, counted against the transformer's own arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from lightning import LightningModule
+from torch import nn
+
+from ablab.results.record import Cost
+from ablab.tasks.base import Task
+from ablab.training.build import build_model, build_task
+from ablab.training.cost import CostMeter, count_flops, count_parameters, peak_memory
+
+TinyConfig = Callable[..., dict[str, Any]]
+
+
+def counted(config: dict[str, Any]) -> tuple[int, list[str], Task]:
+    task = build_task(config)
+    return *count_flops(build_model(config, task, device="meta"), task.loss, task.seq_len), task
+
+
+@pytest.mark.parametrize(("d", "layers", "T"), [(32, 1, 64), (48, 3, 128), (64, 2, 512)])
+def test_flops_are_those_of_the_closed_form(d: int, layers: int, T: int, tiny_config: TinyConfig) -> None:
+    """A product of (m, k) and (k, n) takes 2 m k n; the backward pass has two for each of the forward pass."""
+    config = tiny_config(
+        f"model.d_model={d}",
+        "model.n_heads=4",
+        f"model.n_layers={layers}",
+        f"task.seq_len={T}",
+        "task.eval_tokens=null",
+    )
+    flops, _, task = counted(config)
+    projections = 4 * 2 * T * d * d
+    feed_forward = 2 * 2 * T * d * 4 * d
+    attention = 2 * 2 * T * T * d  # scores, and weights times values; the causal half that is masked is counted too
+    head = 2 * T * d * task.vocab_size
+    forward = layers * (projections + feed_forward + attention) + head
+    assert flops == pytest.approx(3 * forward, rel=0.02)
+
+
+def test_a_cheaper_attention_counts_less(tiny_config: TinyConfig) -> None:
+    long = ("task.seq_len=512", "task.eval_tokens=512")
+    full, windowed = (counted(tiny_config(*long, f"attention={name}"))[0] for name in ("full", "windowed"))
+    assert windowed < full
+
+
+def test_what_has_no_formula_is_named(tiny_config: TinyConfig) -> None:
+    _, plain, _ = counted(tiny_config())
+    _, sorting, _ = counted(tiny_config("attention=lsh"))
+    assert "native_layer_norm" in plain
+    assert "sort" in sorting
+    assert "sort" not in plain
+    assert not {"mm", "addmm", "bmm", "add", "mul", "view", "transpose", "empty_like"} & set(plain)  # counted or free
+
+
+def test_counting_computes_nothing(tiny_config: TinyConfig) -> None:
+    """With values, the model would take 12 GB, and so would its gradients."""
+    config = tiny_config("model.d_model=8192", "model.n_layers=4", "task.seq_len=2048", "task.eval_tokens=null")
+    task = build_task(config)
+    model = build_model(config, task, device="meta")
+    assert all(each.is_meta for each in (*model.parameters(), *model.buffers()))
+    before = peak_memory()[0]
+    flops, _ = count_flops(model, task.loss, task.seq_len)
+    assert flops > 6 * count_parameters(model) * task.seq_len * 0.9
+    assert peak_memory()[0] - before < 2**28
+
+
+def test_parameters_count_once_and_only_if_they_train(tiny_config: TinyConfig) -> None:
+    tied, untied = tiny_config(), tiny_config("model.tie_embeddings=false")
+    task = build_task(tied)
+    counts = [count_parameters(build_model(config, task)) for config in (tied, untied)]
+    assert counts[1] - counts[0] == 256 * 16
+    layer = nn.Linear(3, 5)
+    layer.bias.requires_grad_(False)
+    assert count_parameters(layer) == 15
+
+
+def test_peak_memory_sees_what_is_used() -> None:
+    before, method = peak_memory()
+    held = torch.ones(2**26)  # 256 MiB, written to
+    assert peak_memory()[0] > max(before, held.nbytes) > 0
+    assert method
+
+
+def fake_trainer() -> Any:
+    return SimpleNamespace(global_step=0)
+
+
+def test_the_clock_stands_still_outside_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 10 steps of 1 s, the first of them 5 s slower; evaluations and checkpoints of 100 s between."""
+    now, module = 0.0, cast(LightningModule, None)
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    meter, trainer = CostMeter(tokens_per_step=32), fake_trainer()
+    for block in range(4):
+        meter.on_train_batch_start(trainer)
+        now += 10 + 5 * (block == 0)
+        trainer.global_step += 10
+        if block in (0, 2):
+            meter.on_validation_start(trainer, module)
+            now += 100
+    meter.on_train_end(trainer, module)
+    cost = meter.measured(Cost(flops_per_step=7), trainer.global_step)
+    assert cost.train_time_s == 40.0  # the first block counted as long as the others are
+    assert cost.tokens_per_second == 32.0
+    assert cost.wall_time_s == 245.0
+    assert (cost.steps, cost.tokens, cost.flops_total) == (40, 1280, 280)
+
+
+def test_a_run_of_one_block_has_no_speed() -> None:
+    meter, trainer = CostMeter(tokens_per_step=32), fake_trainer()
+    meter.on_train_batch_start(trainer)
+    trainer.global_step = 5
+    meter.on_train_end(trainer, cast(LightningModule, None))
+    cost = meter.measured(Cost(), 5)
+    assert cost.tokens_per_second is None
+    assert cost.train_time_s is None
+    assert cost.flops_total is None

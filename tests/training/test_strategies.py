@@ -1,0 +1,53 @@
+"""How a run is spread changes how it is computed, not what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from ablab.results.record import Record
+from ablab.study.supervisor import supervise
+from ablab.training.generation import load_run
+from ablab.training.strategies import ddp, single
+
+
+def test_single_runs_one_process() -> None:
+    assert single() == "auto"
+    with pytest.raises(ValueError, match=r"strategy=single runs one process, got strategy\.processes=2"):
+        single(processes=2)
+
+
+def test_ddp_needs_two_and_passes_its_settings_on() -> None:
+    with pytest.raises(ValueError, match=r"needs at least 2 processes, got trainer\.devices=1"):
+        ddp(processes=1)
+    strategy = ddp(processes=2, bucket_cap_mb=3, gradient_as_bucket_view=False, static_graph=False)
+    assert isinstance(strategy, DDPStrategy)
+    settings = {"bucket_cap_mb": 3, "gradient_as_bucket_view": False, "static_graph": False}
+    assert strategy._ddp_kwargs.items() >= settings.items()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(
+    tiny_config: Callable[..., dict[str, Any]], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+) -> None:
+    """Plain gradient descent, whose weights show a gradient that is not averaged. Whatever is counted is counted of
+    both together."""
+    settings = (
+        *("trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.accumulate_grad_batches=2"),
+        *("optimizer=sgd", "activation=dynamic_sparse", "task.eval_tokens=null", "task.eval_batch_size=5"),
+    )
+    one = run(tiny_config(*settings), tmp_path / "one")
+    two = supervise(tiny_config(*settings, "strategy=ddp"), tmp_path / "two", lambda step, steps, shown: None)
+    assert (one.status, two.status) == ("ok", "ok")
+    first, second = (load_run(tmp_path / name, "last")[0].state_dict() for name in ("one", "two"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
+    assert two.metrics == pytest.approx(one.metrics, rel=1e-5)
+    assert two.mechanism == pytest.approx(one.mechanism, rel=1e-3)
+    for name in ("parameters", "flops_per_step", "flops_total", "steps", "tokens"):
+        assert getattr(two.cost, name) == getattr(one.cost, name), name
