@@ -81,8 +81,9 @@ class Round(NamedTuple):
 class BareLoop:
     """Training without a harness: what one would write by hand."""
 
-    def __init__(self, config: dict[str, Any], task: Task) -> None:
-        self.model = build_model(config, task)
+    def __init__(self, config: dict[str, Any], task: Task, device: torch.device) -> None:
+        self.device = device
+        self.model = build_model(config, task).to(device)
         self.optimizer = build_optimizer(instantiate(config["optimizer"]), self.model)
         self.schedule = instantiate(config["schedule"])(self.optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -90,13 +91,14 @@ class BareLoop:
         self.accumulate = config["trainer"]["accumulate_grad_batches"]
         self.steps = 0
         self.task = task
-        self.batches: Iterator[tuple[Tensor, Tensor]] = iter(task.train_dataloader())
+        blocks: Any = task.train_dataloader()
+        self.batches: Iterator[tuple[Tensor, Tensor]] = (batch for block in blocks for batch in block)
 
     def train(self, steps: int) -> None:
         for _ in range(steps):
             self.model.resample(self.steps)
             for _ in range(self.accumulate):
-                inputs, targets = next(self.batches)
+                inputs, targets = (tensor.to(self.device) for tensor in next(self.batches))
                 (self.task.loss(self.model(inputs), targets) / self.accumulate).backward()
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.clip)
@@ -112,55 +114,64 @@ class _TakeTurns(Callback):
     The clock stands still during evaluation, which the bare loop does not do; it runs while checkpoints are written.
     """
 
-    def __init__(self, bare: BareLoop, steps: int) -> None:
+    bare: BareLoop
+
+    def __init__(self, steps: int) -> None:
         self.rounds: list[Round] = []
-        self._bare, self._steps = bare, steps
+        self._steps = steps
         self._done = 0
         self._harness_s = 0.0
         self._since = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
         if index == 0:
-            self._since = time.perf_counter()
+            self._since = self._now()
         elif trainer.global_step - self._done >= self._steps:
             self._turn(trainer.global_step - self._done)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._harness_s += time.perf_counter() - self._since
+        self._harness_s += self._now() - self._since
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._since = time.perf_counter()
+        self._since = self._now()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._turn(trainer.global_step - self._done)
 
     def _turn(self, steps: int) -> None:
-        self._harness_s += time.perf_counter() - self._since
-        started = time.perf_counter()
-        self._bare.train(steps)
-        self.rounds.append(Round(steps, self._harness_s, time.perf_counter() - started))
+        self._harness_s += self._now() - self._since
+        started = self._now()
+        self.bare.train(steps)
+        self.rounds.append(Round(steps, self._harness_s, self._now() - started))
         self._done += steps
         self._harness_s = 0.0
-        self._since = time.perf_counter()
+        self._since = self._now()
+
+    def _now(self) -> float:
+        """Seconds, once the device has done what it was asked to."""
+        if self.bare.device.type == "cuda":
+            torch.cuda.synchronize(self.bare.device)
+        return time.perf_counter()
 
 
 def _measure(config: dict[str, Any], folder: Path, steps: int) -> list[Round]:
     task = build_task(config)
-    bare = BareLoop(config, task)
-    turns = _TakeTurns(bare, steps)
+    turns = _TakeTurns(steps)
     module = build_module(config, task)
     loggers = build_loggers(config["logger"], folder, study="bench", variant="", seed=config["seed"], config=config)
     with quiet_lightning(), SweepProgress(total=1) as progress, progress.run("bench loop") as report:
         watching = [
-            CostMeter(task.tokens_per_batch * bare.accumulate),
+            CostMeter(task.tokens_per_batch * config["trainer"]["accumulate_grad_batches"]),
             Mechanisms(),
             ReportProgress(report, task.primary),
             turns,
         ]
-        build_trainer(config, folder, task, loggers, watching).fit(module, datamodule=task)
+        trainer = build_trainer(config, folder, task, loggers, watching)
+        turns.bare = bare = BareLoop(config, task, trainer.strategy.root_device)
+        trainer.fit(module, datamodule=task)
     close_loggers(loggers, "ok")
     for (name, ours), theirs in zip(module.model.named_parameters(), bare.model.parameters(), strict=True):
-        if not torch.equal(ours, theirs):
+        if not torch.equal(ours.cpu(), theirs.cpu()):
             raise UserError(f"the two loops did not do the same work: {name} differs; use a config without dropout")
     return turns.rounds
 
