@@ -49,7 +49,8 @@ def work(config: dict[str, Any], folder: Path, rank: Rank, progress: Connection 
         if progress is not None:
             progress.send((step, steps, shown))
 
-    execute(config, folder, progress=report)
+    if execute(config, folder, progress=report).status == "failed":
+        sys.exit(1)  # so that the supervisor ends the other ranks, which may wait for this one forever
 
 
 def _print_to(path: Path) -> None:
