@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,12 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        print("\nablab: interrupted; the same command goes on with the runs that are left", file=sys.stderr)
+        named = any(word.startswith(("name=", "study=")) for word in words)  # else the folder has the time as its name
+        rest = "; the same command goes on with the runs that are left" if named else ""
+        print(f"\nablab: interrupted{rest}", file=sys.stderr)
         status = 130
     except BrokenPipeError:  # `ablab compare | head`: nobody reads on
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the interpreter's own flush at exit)
         status = 0
     sys.exit(status)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _fail(message: str) -> NoReturn:
@@ -63,6 +70,8 @@ def _run_hydra(words: list[str]) -> int:
     register_schema()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print at length; it is explained here
     sys.argv = ["ablab", *_overrides_last(words)]
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's polite end is treated like Ctrl-C
     statuses: list[str] = []
 
     def job(config: DictConfig) -> str:
@@ -78,6 +87,8 @@ def _run_hydra(words: list[str]) -> int:
         hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
     except ConfigErrors as error:
         _fail(explain(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}")
     except ValueError as error:

@@ -21,7 +21,18 @@ from ablab.analysis.estimates import (
     pooled,
 )
 from ablab.analysis.metrics import choose_metric
-from ablab.analysis.pairing import Outcome, Pairing, choices, choose_baseline, label, outcomes, remarks, tasks, variants
+from ablab.analysis.pairing import (
+    Outcome,
+    Pairing,
+    choices,
+    choose_baseline,
+    declared_baseline,
+    label,
+    outcomes,
+    remarks,
+    tasks,
+    variants,
+)
 from ablab.analysis.verdicts import RESOLVED, Evidence, Verdict, judge
 from ablab.errors import UserError
 from ablab.results.collect import Runs
@@ -81,6 +92,11 @@ def compare(
     reference = choose_baseline(runs, baseline)
     judged: list[tuple[Pairing, Evidence]] = []
     notes: list[str] = []
+    if not baseline and (declared := declared_baseline(runs)):
+        try:
+            choose_baseline(runs, declared)
+        except UserError:
+            notes.append(f"no run has the study's baseline {declared}: compared with {reference}, the first variant.")
     metrics: dict[str, str] = {}
     for task in tasks(runs):
         metrics[task], direction, said = choose_metric(runs, task, metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
@@ -153,6 +154,12 @@ def label(runs: Runs, variant: str, baseline: str) -> str:
     return ",".join(f"{name}={value}" for name, value in differing.items()) or variant
 
 
+def declared_baseline(runs: Runs) -> str | None:
+    """The baseline that the study of these runs declares, if all of them agree on one."""
+    declared = {record.config.get("baseline") for record in runs.records}
+    return declared.pop() if len(declared) == 1 else None
+
+
 def choose_baseline(runs: Runs, wanted: str | None = None) -> str:
     """The variant that the others are compared with: the one that is wanted, else the one that the study declares as
     its baseline, else the first of the plan.
@@ -166,10 +173,9 @@ def choose_baseline(runs: Runs, wanted: str | None = None) -> str:
         UserError: an unknown factor or option, or no run of that combination.
     """
     known = variants(runs)
-    declared = {record.config.get("baseline") for record in runs.records}
-    if not wanted and len(declared) == 1:
-        wanted = declared.pop()
     if not wanted:
+        with contextlib.suppress(UserError):  # a sweep that left the declared baseline out; `compare` says so
+            return choose_baseline(runs, declared) if (declared := declared_baseline(runs)) else known[0]
         return known[0]
     if wanted in known:
         return wanted

@@ -57,6 +57,8 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
     block = steps_per_block(config)
     if steps % block:
         raise UserError(f"--steps {steps}: must be a multiple of {block}, which Lightning is given at once here")
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"--json {output}: no such folder")
     with tempfile.TemporaryDirectory() as folder:
         measured = _measure(config, Path(folder), steps)
     figures = _figures(measured[1:], config)

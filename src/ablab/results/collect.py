@@ -20,7 +20,7 @@ from ablab.errors import UserError
 from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE, read_record
 
-# Choices of these groups say where results go or how much is trained, not what is compared.
+# Choices of these groups say what is learned and where results go, not what is compared.
 NOT_FACTORS = frozenset({"task", "logger", "study"})
 
 

@@ -39,10 +39,10 @@ class Cost:
     flops_uncounted: list[str] = field(default_factory=list)  # operators that the count knows no formula for
     steps: int = 0  # optimizer steps taken
     tokens: int = 0  # tokens trained on, all processes together
-    tokens_per_second: float | None = None  # while training, evaluation and start-up left out
+    tokens_per_second: float | None = None  # while training; start-up, evaluation and the block after it left out
     wall_time_s: float | None = None  # the whole run: set-up, training, evaluation
     train_time_s: float | None = None  # the training steps alone
-    peak_memory_bytes: int | None = None  # of the largest process
+    peak_memory_bytes: int | None = None  # of the first process
     peak_memory_method: str | None = None  # how it was measured; compare only like with like
 
 
@@ -74,7 +74,7 @@ class Record:
     mechanism: dict[str, float] = field(default_factory=dict)  # "axis/name": does the component do what it claims?
     cost: Cost = field(default_factory=Cost)
     corpus: Corpus | None = None
-    versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra
+    versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra-core, numpy
     git: dict[str, Any] | None = None  # {"commit": ..., "dirty": ...} of the working directory, None outside git
     machine: dict[str, Any] = field(default_factory=dict)  # processor, threads, device, host platform
     started_at: str | None = None  # ISO 8601, UTC

@@ -73,9 +73,26 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def check_ours(folder: Path) -> None:
+    """Raises UserError if `folder` cannot be a run's folder: it is a file, or holds such files of another program."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file is in the way of the run's folder; choose another name=...")
+    config = folder / CONFIG_FILE
+    ours = config.is_file() and "\naxes:" in "\n" + config.read_text(encoding="utf-8", errors="replace")
+    others = [name for name in (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FOLDER) if (folder / name).exists()]
+    if others and not ours:
+        raise UserError(f"{folder}: holds {others[0]}, which no run of ablab wrote; choose another name=...")
+
+
 def clear(folder: Path) -> None:
-    """Remove what an earlier run left in its folder, the record first. Files that no run writes are kept."""
+    """Remove what an earlier run left in its folder, the record first. Files that no run writes are kept.
+
+    Raises:
+        UserError: as `check_ours` does; nothing has been removed.
+    """
+    check_ours(folder)
     (folder / RECORD_FILE).unlink(missing_ok=True)
-    for name in (METRICS_FILE, CONFIG_FILE, "events.out.tfevents.*", f"{CHECKPOINT_FOLDER}/*.ckpt"):
+    checkpoints = [f"{CHECKPOINT_FOLDER}/{name}.ckpt" for name in ("last", "best")]
+    for name in (METRICS_FILE, CONFIG_FILE, "events.out.tfevents.*", *checkpoints):
         for path in folder.glob(name):
             path.unlink()

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ablab.config import fingerprint, freeze
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.results.store import RECORD_FILE, read_record
+from ablab.results.store import RECORD_FILE, check_ours, read_record
 from ablab.study.preflight import Preflight
 from ablab.study.progress import SweepProgress
 from ablab.study.resume import finished_record
@@ -33,8 +33,9 @@ def run_job(config: DictConfig) -> Record:
     choices: Any = OmegaConf.to_container(hydra.runtime.choices)
     try:
         frozen = freeze(config, choices, list(hydra.overrides.task))
-        Preflight().check(frozen)
-        record = finished_record(frozen, folder)
+        preflight = Preflight()
+        preflight.check(frozen)
+        record = finished_record(frozen, folder, preflight)
         if record is None:
             _check_free(folder, fingerprint(frozen))
     except UserError:
@@ -57,6 +58,7 @@ def _run(config: dict[str, Any], folder: Path, report: Progress) -> Record:
 
 
 def _check_free(folder: Path, identity: str) -> None:
+    check_ours(folder)
     if (folder / RECORD_FILE).exists() and read_record(folder / RECORD_FILE).fingerprint != identity:
         raise UserError(f"{_shown(folder)}: holds another run; choose another name=...")
 

@@ -11,6 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from ablab.results.record import Record
+from ablab.study.preflight import Preflight
 from ablab.study.progress import SweepProgress
 from ablab.study.resume import finished_record
 from ablab.study.supervisor import supervise
@@ -23,11 +24,12 @@ def launch(loader: ConfigLoader, config: DictConfig, plan: Sequence[Sequence[str
     All configs are frozen before the first run starts: what is edited meanwhile changes no queued run.
     """
     runs = [compose_run(loader, config, list(overrides)) for overrides in plan]
+    preflight = Preflight()  # knows the data of the runs, each read once
     returns = []
     with SweepProgress(total=len(runs)) as progress:
         for frozen, folder in runs:
             started = time.monotonic()
-            record = finished_record(frozen, folder)
+            record = finished_record(frozen, folder, preflight)
             kept = record is not None
             if record is None:
                 with progress.run(_label(frozen)) as report:

@@ -20,6 +20,7 @@ from ablab.training.trainer import quiet_lightning, trainer_settings
 # What the program gives to each kind of option, and the config does not.
 SUPPLIED = {
     "trainer": (
+        *("num_nodes", "barebones", "gradient_clip_algorithm", "limit_train_batches", "overfit_batches", "max_time"),
         *("strategy", "max_epochs", "check_val_every_n_epoch", "num_sanity_val_steps", "use_distributed_sampler"),
         *("logger", "callbacks", "profiler", "plugins", "default_root_dir", "enable_progress_bar"),
         *("enable_model_summary", "fast_dev_run"),  # the last would silently replace max_steps
@@ -46,13 +47,18 @@ class Preflight:
             if not isinstance(config.get(name), dict) or "_target_" not in config[name]:
                 raise UserError(f"{name}: the option has no _target_, the class or function that builds it")
             check_signature(name, config[name], SUPPLIED.get(name, ()))
+        for name, node in config["logger"].items():
+            check_signature(f"logger.{name}", node, ("run",))
+        if not 0 <= config["seed"] < 2**63:
+            raise UserError(f"seed={config['seed']}: must be at least 0 and less than 2**63")
         self._check_trainer(config)
-        task = self._task(config)
+        task = self.task(config)
         self._check_shares(config, task)
         build_model(config, task, device="meta")
         self._check_optimizer(config)
 
-    def _task(self, config: dict[str, Any]) -> Task:
+    def task(self, config: dict[str, Any]) -> Task:
+        """The task of the config, with its data; for any seed."""
         key = json.dumps(config["task"], sort_keys=True)
         if key not in self._tasks:
             self._tasks[key] = build_task(config)
@@ -69,10 +75,15 @@ class Preflight:
 
     @staticmethod
     def _check_trainer(config: dict[str, Any]) -> None:
+        if config["trainer"]["_target_"] != "lightning.Trainer":
+            raise UserError(f"trainer._target_={config['trainer']['_target_']}: only lightning.Trainer is used")
         settings = trainer_settings(config)
+        if "gradient_clip_val" not in settings:
+            raise UserError("trainer.gradient_clip_val must be given; null does not clip")
         for key in ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches"):
-            if settings[key] < 1:
-                raise UserError(f"trainer.{key}={settings[key]}: must be at least 1")
+            value = settings.get(key)
+            if type(value) is not int or value < 1:
+                raise UserError(f"trainer.{key}={value}: must be a whole number of at least 1")
         strategy = build_option(config, "strategy")
         try:
             with quiet_lightning():

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ablab.config import freeze
 from ablab.errors import UserError
+from ablab.results.store import check_ours
 from ablab.study.preflight import Preflight
 from ablab.study.supervisor import warm_up
 
@@ -40,10 +41,11 @@ def prepare_sweep(loader: ConfigLoader, config: DictConfig, arguments: list[str]
     warm_up()  # imports on another core while the plan is checked here
     plan = plan_product(OverridesParser.create(config_loader=loader).parse_overrides(arguments))
     preflight = Preflight()
-    composed = [compose_run(loader, config, overrides)[0] for overrides in plan]
-    for overrides, frozen in zip(plan, composed, strict=True):
+    composed = [compose_run(loader, config, overrides) for overrides in plan]
+    for overrides, (frozen, folder) in zip(plan, composed, strict=True):
         try:
             preflight.check(frozen)
+            check_ours(folder)
         except UserError as error:
             shown = " ".join(o for o in overrides if not o.startswith(("hydra.", "index=", "variant=")))
             raise UserError(str(error) if len(plan) == 1 else f"{error} [in the run {shown}]") from error

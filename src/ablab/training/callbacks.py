@@ -51,7 +51,7 @@ class Curves(Callback):
 
 
 class Mechanisms(Callback):
-    """Measures, over each evaluation, whether the components do what they claim (DESIGN: a swap must take effect).
+    """Measures, over each evaluation, whether the components do what they claim (a swap must take effect).
 
     `values` holds the figures of the last evaluation, by "axis/name"; they are logged under the same names.
     """

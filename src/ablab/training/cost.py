@@ -88,12 +88,14 @@ class CostMeter(Callback):
 
     def _stop_clock(self, trainer: Trainer) -> None:
         if self._clock_started is not None:
+            if trainer.strategy.root_device.type == "cuda":
+                torch.cuda.synchronize(trainer.strategy.root_device)  # what is queued has not been done yet
             self._train_time_s += time.perf_counter() - self._clock_started
             self._timed_steps += trainer.global_step - self._steps_at_start
             self._clock_started = None
 
     def measured(self, cost: Cost, steps: int) -> Cost:
-        """`cost` with the measured figures filled in. Collective: every process must call it."""
+        """`cost` with the measured figures filled in, as this process saw them."""
         cost.steps = steps
         cost.tokens = steps * self._tokens_per_step
         cost.flops_total = None if cost.flops_per_step is None else cost.flops_per_step * steps

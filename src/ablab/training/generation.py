@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ablab.errors import UserError
 from ablab.model.transformer import Transformer
-from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
+from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, check_ours
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_option
 
@@ -45,6 +45,8 @@ def generate(
         raise UserError(f"--top-k {top_k}: must be at least 1")
     if tokens < 0:
         raise UserError(f"--tokens {tokens}: must be at least 0")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed}: must be at least 0 and less than 2**63")
     if not prompt:
         raise UserError("--prompt: must not be empty")
     model, task = load_run(run, checkpoint)
@@ -64,6 +66,7 @@ def load_run(run: Path, checkpoint: str) -> tuple[Transformer, Task]:
     """
     if not (run / CONFIG_FILE).is_file():
         raise UserError(f"{run}: not the folder of a run (no {CONFIG_FILE} in it)")
+    check_ours(run)
     config: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
     path = run / CHECKPOINT_FOLDER / f"{checkpoint}.ckpt"
     if not path.is_file():
