@@ -41,7 +41,7 @@ TinyConfig = Callable[..., dict[str, Any]]
         (["+trainer.fast_dev_run=true"], r"trainer\.fast_dev_run: no such setting of trainer"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
         (["schedule.min_factor=3"], "schedule: min_factor must lie between 0 and 1"),
-        (["seed=-1"], "seed must be 0 or more, got -1"),
+        (["seed=-1"], "seed=-1: must be at least 0"),
     ],
 )
 def test_a_run_that_cannot_work_is_refused_in_one_line(

@@ -88,7 +88,8 @@ def test_peak_memory_sees_what_is_used() -> None:
 
 
 def fake_trainer() -> Any:
-    return SimpleNamespace(global_step=0)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    return SimpleNamespace(global_step=0, strategy=strategy)
 
 
 def test_the_clock_stands_still_outside_of_training(monkeypatch: pytest.MonkeyPatch) -> None:

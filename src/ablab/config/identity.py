@@ -54,7 +54,7 @@ def freeze(config: DictConfig, choices: dict[str, str | None], overrides: list[s
     if data.get("name") == "":  # the runs would lie in outputs/ itself, among the folders of other studies
         raise UserError("name: must not be empty; leave it out to name the study by the time of day")
     for axis in AXES:
-        if not isinstance(choices.get(axis), str):
+        if not isinstance(choices.get(axis), str | None):
             raise UserError(f"{axis}={choices.get(axis)}: must be the name of one option; add -m to sweep over several")
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
     data["overrides"] = [o for o in overrides if not o.startswith(("variant=", "index="))]

@@ -82,8 +82,10 @@ class Preflight:
             raise UserError("trainer.gradient_clip_val must be given; null does not clip")
         for key in ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches"):
             value = settings.get(key)
-            if type(value) is not int or value < 1:
-                raise UserError(f"trainer.{key}={value}: must be a whole number of at least 1")
+            if type(value) is not int:
+                raise UserError(f"trainer.{key}={value}: must be a whole number")
+            if value < 1:
+                raise UserError(f"trainer.{key}={value}: must be at least 1")
         strategy = build_option(config, "strategy")
         try:
             with quiet_lightning():

@@ -131,10 +131,10 @@ def _splits(test: float) -> tuple[str, ...]:
 
 
 def _walk(root: Path, keep: Callable[[str], bool]) -> Iterator[Path]:
-    """Every file below `root` whose own name, and those of its folders, `keep` keeps."""
+    """Every file below `root` whose own name, and those of its folders, `keep` keeps; no dangling links and pipes."""
     for folder, folders, names in os.walk(root):
         folders[:] = filter(keep, folders)  # in place: os.walk goes down what is left, and site-packages is large
-        yield from (Path(folder, name) for name in filter(keep, names))
+        yield from (path for name in filter(keep, names) if (path := Path(folder, name)).is_file())
 
 
 def _is_library_source(name: str) -> bool:
