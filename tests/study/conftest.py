@@ -81,6 +81,12 @@ TINY = (
 )
 
 
+@pytest.fixture
+def tiny() -> tuple[str, ...]:
+    """Overrides that make a run as small as it can be."""
+    return TINY
+
+
 @dataclass
 class Ended:
     """How a command ended."""

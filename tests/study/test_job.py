@@ -20,31 +20,17 @@ from ablab.study.job import run_job
 
 Job = Callable[..., Record]
 
-TINY = (
-    "name=one",
-    "task=text",
-    "task.seq_len=32",
-    "task.batch_size=4",
-    "task.eval_tokens=256",
-    "model.d_model=16",
-    "model.n_layers=1",
-    "trainer.accelerator=cpu",
-    "trainer.max_steps=4",
-    "trainer.val_check_interval=2",
-    "trainer.log_every_n_steps=2",
-    "logger=csv",
-)
-
 
 @pytest.fixture
-def ablab(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+def ablab(corpus: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """ablab("seed=1"): what Hydra does around a run: the config composed, the folder made."""
     monkeypatch.chdir(tmp_path)
     register_schema()
 
     def make(*overrides: str) -> Record:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", [*TINY, f"task.path={corpus}", *overrides], return_hydra_config=True)
+            asked = ["name=one", *tiny, f"task.path={corpus}", *overrides]
+            config = compose("config", asked, return_hydra_config=True)
         with read_write(config), open_dict(config):
             config.hydra.runtime.output_dir = str(Path.cwd() / config.hydra.run.dir)
             HydraConfig.instance().set_config(config)

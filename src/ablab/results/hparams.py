@@ -2,8 +2,8 @@
 
 TensorBoard keeps the first status that it reads, so nothing may be written before. The tab has a row for each group of
 sessions; every run is a group of its own, named after its variant and seed, so that each is a row with its own status
-and the rows of a variant sort together. Only tensorboard's own writer is used: whoever
-supervises a run that was killed writes for it without loading torch.
+and the rows of a variant sort together. Only tensorboard's own writer is used: whoever supervises a run that was killed
+writes for it without loading torch.
 """
 
 from __future__ import annotations
