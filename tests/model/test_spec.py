@@ -27,3 +27,14 @@ def test_sizes_below_one_are_named(make_spec: Spec, name: str) -> None:
 def test_layer_index_must_be_a_layer(make_spec: Spec) -> None:
     with pytest.raises(ValueError, match=r"0..1, got 2"):
         make_spec(layer_index=2, n_layers=2)
+
+
+def test_heads_of_keys_are_as_many_as_of_queries_unless_given(make_spec: Spec) -> None:
+    assert make_spec(d_model=48, n_heads=6).kv_heads == 6
+    assert make_spec(d_model=48, n_heads=6, n_kv_heads=2).kv_heads == 2
+
+
+@pytest.mark.parametrize("n_kv_heads", [0, 4, 12])
+def test_heads_of_keys_must_divide_those_of_queries(make_spec: Spec, n_kv_heads: int) -> None:
+    with pytest.raises(ValueError, match=f"model.n_kv_heads={n_kv_heads} does not divide model.n_heads=6"):
+        make_spec(d_model=48, n_heads=6, n_kv_heads=n_kv_heads)

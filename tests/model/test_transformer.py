@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
+from ablab.model.attention.full import FullAttention
+from ablab.model.spec import LayerSpec
 from ablab.model.transformer import Transformer
 
 Build = Callable[..., Transformer]
@@ -39,7 +41,8 @@ def by_hand(model: Transformer, ids: Tensor) -> Tensor:
             return layer_norm(y, (d,), w[f"blocks.{i}.{name}.weight"], w[f"blocks.{i}.{name}.bias"])
 
         y = norm(x, "attention_norm")
-        q, k, v = (linear(y, f"attention.{name}").view(B, T, heads, d // heads) for name in ("query", "key", "value"))
+        q, k, v = (linear(y, f"attention.{name}").view(B, T, -1, d // heads) for name in ("query", "key", "value"))
+        k, v = (x.repeat_interleave(heads // x.shape[2], dim=2) for x in (k, v))
         mixed = torch.zeros_like(q)
         for t in range(T):
             scores = torch.einsum("bhd,bshd->bhs", q[:, t], k[:, : t + 1]) / (d // heads) ** 0.5
@@ -51,11 +54,60 @@ def by_hand(model: Transformer, ids: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])
-def test_logits_are_those_of_the_formulas(build: Build, tie_embeddings: bool) -> None:
-    model = build(tie_embeddings=tie_embeddings).double()
+@pytest.mark.parametrize("n_kv_heads", [None, 1])
+def test_logits_are_those_of_the_formulas(build: Build, tie_embeddings: bool, n_kv_heads: int | None) -> None:
+    model = build(tie_embeddings=tie_embeddings, n_kv_heads=n_kv_heads).double()
     perturb(model)
     ids = tokens(3, 9)
     torch.testing.assert_close(model(ids), by_hand(model, ids), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_what_is_padded_does_not_matter(build: Build, attention_option: str, causal: bool) -> None:
+    model = build(attention=attention_option, causal=causal).double().eval()
+    perturb(model)
+    first, second = tokens(2, 20, seed=1), tokens(2, 20, seed=2)
+    padding = torch.arange(20) >= torch.tensor([[13], [20]])
+    second = torch.where(padding, second, first)
+    before, after = model(first, padding), model(second, padding)
+    assert before.isfinite().all()
+    torch.testing.assert_close(after[~padding], before[~padding], rtol=0, atol=1e-12)
+    assert not torch.allclose(model(first)[0], model(second)[0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_padding_at_the_end_is_as_good_as_none(build: Build, causal: bool) -> None:
+    model = build(causal=causal).double()
+    perturb(model)
+    ids = tokens(2, 20)
+    padded = model(ids, torch.arange(20) >= torch.tensor([[13], [20]]))
+    torch.testing.assert_close(padded[:1, :13], model(ids[:1, :13]), rtol=0, atol=1e-9)
+    torch.testing.assert_close(padded[1:], model(ids[1:]), rtol=0, atol=1e-9)
+
+
+def test_a_mask_that_is_not_of_the_tokens_is_refused(build: Build) -> None:
+    with pytest.raises(ValueError, match=r"key_padding_mask must be bool \(2, 8\) as the tokens, got .*bool \(1, 8\)"):
+        build()(tokens(2, 8), torch.zeros(1, 8, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"key_padding_mask must be bool"):
+        build()(tokens(2, 8), torch.zeros(2, 8))
+
+
+class Penalised(FullAttention):
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__(spec)
+        self.layer_index = spec.layer_index
+        self.share = torch.nn.Parameter(torch.tensor(0.5))
+
+    def penalty(self) -> Tensor:
+        return self.share * (1 + self.layer_index)
+
+
+def test_the_penalty_is_the_sum_of_what_components_ask_for(build: Build) -> None:
+    assert build().penalty().item() == 0
+    model = build(attention=Penalised, n_layers=3)
+    model.penalty().backward()
+    assert model.penalty().item() == 0.5 * (1 + 2 + 3)
+    assert [block.attention.core.share.grad.item() for block in model.blocks] == [1, 2, 3]
 
 
 def test_every_option_is_causal_and_looks_back(
@@ -115,8 +167,9 @@ def test_the_same_seed_and_tokens_give_the_same_logits(build: Build, attention_o
 
 
 def test_every_attention_differs_from_full(build: Build, attention_option: str) -> None:
-    ids = tokens(2, 30)
-    same = torch.equal(build(attention=attention_option)(ids), build(attention="full")(ids))
+    ids = tokens(2, 128)  # long enough for what the options come with to leave something out
+    ours, full = (build(attention=option, max_length=128)(ids) for option in (attention_option, "full"))
+    same = torch.equal(ours, full)
     assert same == (attention_option == "full")
 
 
@@ -147,14 +200,19 @@ def test_tied_weights_are_counted_once_and_bias_can_be_left_out(build: Build) ->
 
 def test_attention_adds_no_parameters_and_no_state(build: Build, attention_option: str) -> None:
     model = build(attention=attention_option)
-    assert build(attention="full").state_dict().keys() == model.state_dict().keys()
+    same = build(attention="full").state_dict().keys() == model.state_dict().keys()
+    assert same == (attention_option not in {"dynamic", "mla", "nsa"})  # whose point they are
+
+
+class Resampled(FullAttention):
+    def resample(self, step: int) -> None:
+        self.step = step
 
 
 def test_resample_reaches_every_layer(build: Build) -> None:
-    model = build(attention="lsh")
-    before = [block.attention.core.rotations.clone() for block in model.blocks]
+    model = build(attention=Resampled)
     model.resample(5)
-    assert all(not torch.equal(a, b.attention.core.rotations) for a, b in zip(before, model.blocks, strict=True))
+    assert [block.attention.core.step for block in model.blocks] == [5, 5]
 
 
 @pytest.mark.parametrize("size", ["tiny", "small"])

@@ -10,7 +10,8 @@ class LayerSpec:
     """The surroundings of a component.
 
     Raises:
-        ValueError: a size is below 1, `layer_index` is not a layer, or `n_heads` does not divide `d_model`.
+        ValueError: a size is below 1, `layer_index` is not a layer, `n_heads` does not divide `d_model`, or
+            `n_kv_heads` does not divide `n_heads`.
     """
 
     d_model: int  # width of the residual stream
@@ -21,6 +22,8 @@ class LayerSpec:
     max_length: int  # longest sequence, in tokens
     causal: bool  # a position may look at itself and at earlier positions only
     seed: int  # of the run's parameters; components that draw at random derive their draws from it
+    n_kv_heads: int | None = None  # heads of keys and values; None for as many as n_heads
+    bias: bool = True  # linear layers have biases
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_heads", "d_ff", "n_layers", "max_length"):
@@ -32,6 +35,16 @@ class LayerSpec:
             raise ValueError(
                 f"model.n_heads={self.n_heads} does not divide model.d_model={self.d_model}: choose one of {choices}"
             )
+        if self.n_kv_heads is not None and (self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads):
+            raise ValueError(
+                f"model.n_kv_heads={self.n_kv_heads} does not divide model.n_heads={self.n_heads}: choose a divisor, "
+                "or null for as many"
+            )
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
 
     @property
     def head_size(self) -> int:

@@ -3,7 +3,8 @@ which options they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,15 @@ class Transformer(nn.Module):
         seed: of the parameters. Building the model neither reads nor moves the global random state.
         d_model: width of the residual stream.
         n_heads: attention heads per layer; must divide d_model.
+        n_kv_heads: heads of keys and values, each shared by n_heads / n_kv_heads neighbouring queries; must divide
+            n_heads; None means as many.
         n_layers: blocks.
         d_ff: hidden units of the feed-forward part; None means 4 d_model.
         dropout: probability, on the embedding and on what each half of a block adds to the stream.
         tie_embeddings: the head shares its weights with the embedding (Press and Wolf 2017).
         bias: linear layers and norms have biases; the head never has one.
         causal: a position sees itself and earlier ones only.
-        attention: makes a layer's attention core; see `ablab.model.attention`.
+        attention: makes a layer's attention core, or the whole of its attention; see `ablab.model.attention`.
         activation: makes a layer's activation; see `ablab.model.activation`.
         position: makes the position, one for all layers; see `ablab.model.position`.
 
@@ -46,6 +49,7 @@ class Transformer(nn.Module):
         d_model: int,
         n_heads: int,
         n_layers: int,
+        n_kv_heads: int | None = None,
         d_ff: int | None = None,
         dropout: float = 0.0,
         tie_embeddings: bool = True,
@@ -65,12 +69,14 @@ class Transformer(nn.Module):
             LayerSpec(
                 d_model=d_model,
                 n_heads=n_heads,
+                n_kv_heads=n_kv_heads,
                 d_ff=4 * d_model if d_ff is None else d_ff,
                 layer_index=index,
                 n_layers=n_layers,
                 max_length=max_length,
                 causal=causal,
                 seed=seed,
+                bias=bias,
             )
             for index in range(n_layers)
         ]
@@ -82,25 +88,27 @@ class Transformer(nn.Module):
             self.position = position(specs[0])
             self.dropout = nn.Dropout(dropout)
             self.blocks = nn.ModuleList(
-                Block(spec, attention=attention, activation=activation, dropout=dropout, bias=bias) for spec in specs
+                Block(spec, attention=attention, activation=activation, dropout=dropout) for spec in specs
             )
             self.norm = nn.LayerNorm(d_model, bias=bias)
             self.head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_embeddings:
             self.head.weight = self.embedding.weight
         # Found once: looking for them takes longer than a small step has time for.
-        self._resampled: list[Callable[[int], None]] = [
-            getattr(module, "resample")  # noqa: B009 (a module's attributes have no types)
-            for module in self.modules()
-            if module is not self and hasattr(module, "resample")
-        ]
+        self._resampled = list(self._offered("resample"))
+        self._penalties = list(self._offered("penalty"))
         initialise(self, seed)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (B, T) int64 -> logits (B, T, vocab_size).
+    def forward(self, tokens: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """Logits (B, T, vocab_size) of tokens.
+
+        Args:
+            tokens: (B, T) int64.
+            key_padding_mask: (B, T) bool, true where there is no token, as in `torch.nn.MultiheadAttention`. Nobody
+                attends to such a position; its own logits are finite and mean nothing.
 
         Raises:
-            ValueError: T is more than `max_length`.
+            ValueError: T is more than `max_length`, or the mask is not one of the tokens.
         """
         length = tokens.shape[1]
         if length > self.max_length:
@@ -108,9 +116,16 @@ class Transformer(nn.Module):
                 f"the sequence has {length} tokens, but the model was built for at most {self.max_length}: "
                 "shorten the sequence or build the model with a larger max_length"
             )
+        if key_padding_mask is not None and (
+            key_padding_mask.shape != tokens.shape or key_padding_mask.dtype != torch.bool
+        ):
+            raise ValueError(
+                f"key_padding_mask must be bool {tuple(tokens.shape)} as the tokens, got {key_padding_mask.dtype} "
+                f"{tuple(key_padding_mask.shape)}"
+            )
         x = self.dropout(self.position.add(self.embedding(tokens)))
         for block in self.blocks:
-            x = block(x, self.position.rotate)
+            x = block(x, self.position.rotate, key_padding_mask)
         logits: Tensor = self.head(self.norm(x))
         return logits
 
@@ -118,3 +133,16 @@ class Transformer(nn.Module):
         """Refresh what components draw at random, as a function of the seed and `step` (optimizer steps taken)."""
         for resample in self._resampled:
             resample(step)
+
+    def penalty(self) -> Tensor:
+        """What components ask to have added to the training loss: the sum of their `penalty()`, a scalar; 0 if none."""
+        total = self.head.weight.new_zeros(())
+        for penalty in self._penalties:
+            total = total + penalty()
+        return total
+
+    def _offered(self, method: str) -> Iterator[Callable[..., Any]]:
+        """That method of every component that has one."""
+        for module in self.modules():
+            if module is not self and hasattr(module, method):
+                yield getattr(module, method)

@@ -10,123 +10,215 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ablab.model.attention.full import FullAttention
 from ablab.model.attention.lsh import LSHAttention
-from ablab.model.attention.naive import lsh_mask, masked_attention
-from ablab.model.spec import LayerSpec
+from ablab.model.attention.naive import full_mask, lsh_mask, masked_attention, own_if_alone, without_own, without_padding
 
-Spec = Callable[..., LayerSpec]
-
-
-def qkv(length: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(2, 2, length, 8, generator=generator, dtype=dtype).requires_grad_() for _ in range(3)]
+Agree = Callable[..., None]
+Problems = Any  # see conftest
+MakeProblem = Callable[..., Any]
 
 
-def dense(core: LSHAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return masked_attention(q, k, v, lsh_mask(core.hash(q), core.hash(k), core.bucket_size, core.causal))
+def mask(core: LSHAttention, problem: Any, share_qk: bool = False) -> Tensor:
+    """Who sees whom: (B, H, T, T)."""
+    q, k, _ = problem.inputs(share_qk=share_qk)
+    padding = problem.padding()
+    return own_if_alone(lsh_mask(core.hash(q), core.hash(k), core.hash.bucket_size, problem.causal, padding), padding)
 
 
-@settings(max_examples=60, deadline=None)
+def check(agree: Agree, problem: Any, *, share_qk: bool = False, **options: Any) -> None:
+    core = LSHAttention(problem.spec, share_qk=share_qk, **options)
+    seen = mask(core, problem, share_qk)
+    agree(core, problem, lambda q, k, v: masked_attention(q, k, v, seen), share_qk=share_qk)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
-    length=st.integers(1, 40),
-    bucket_size=st.integers(1, 12),
-    buckets=st.sampled_from([None, 1, 2, 6]),
-    rounds=st.integers(1, 3),
-    causal=st.booleans(),
-    precision=st.sampled_from([(torch.float32, 1e-5), (torch.float64, 1e-9)]),
-    seed=st.integers(0, 1000),
+    data=st.data(),
+    rounds=st.integers(1, 4),
+    bucket_size=st.sampled_from([1, 2, 3, 7, 16, 31, 64, 65, 400]),
+    hashing=st.sampled_from([(None, False), (1, False), (2, False), (8, False), (None, True), (4, True), (24, True)]),
+    share_qk=st.booleans(),
 )
 def test_outputs_and_gradients_are_those_of_the_definition(
-    make_spec: Spec,
-    length: int,
-    bucket_size: int,
-    buckets: int | None,
+    agree: Agree,
+    problems: Problems,
+    data: st.DataObject,
     rounds: int,
-    causal: bool,
-    precision: tuple[torch.dtype, float],
-    seed: int,
+    bucket_size: int,
+    hashing: tuple[int | None, bool],
+    share_qk: bool,
 ) -> None:
-    dtype, tolerance = precision
-    inputs = qkv(length, dtype, seed)
-    spec = make_spec(causal=causal, max_length=40, seed=seed)
-    core = LSHAttention(spec, rounds=rounds, bucket_size=bucket_size, buckets=buckets)
-    out, expected = core(*inputs), dense(core, *inputs)
-    torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
-    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-    gradients = torch.autograd.grad(out, inputs, direction, allow_unused=True, materialize_grads=True)
-    for ours, theirs in zip(gradients, torch.autograd.grad(expected, inputs, direction), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    problem = data.draw(problems)
+    check(
+        agree,
+        problem,
+        rounds=rounds,
+        bucket_size=bucket_size,
+        buckets=hashing[0],
+        factored=hashing[1],
+        share_qk=share_qk and len(set(problem.heads)) == 1,
+    )
 
 
-class Buckets(LSHAttention):
-    """With buckets given instead of hashed: the rule itself can be laid out by hand."""
-
-    def __init__(self, spec: LayerSpec, q: list[list[int]], k: list[list[int]], **options: Any) -> None:
-        super().__init__(spec, rounds=len(q), buckets=4, **options)
-        self.given = {True: q, False: k}
-        self.turn = False
-
-    def hash(self, x: Tensor) -> Tensor:
-        self.turn = not self.turn  # queries, then keys
-        return torch.tensor(self.given[self.turn]).expand(*x.shape[:2], -1, -1)
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("share_qk", [True, False])
+@pytest.mark.parametrize(("length", "bucket_size", "rounds"), [(63, 64, 1), (129, 64, 2), (257, 5, 4), (331, 64, 3)])
+@pytest.mark.usefixtures("either_kernel")
+def test_on_both_sides_of_the_block(
+    agree: Agree, make_problem: MakeProblem, length: int, bucket_size: int, rounds: int, share_qk: bool, causal: bool
+) -> None:
+    problem = make_problem(length=length, causal=causal, padded="left", layout="transposed")
+    check(agree, problem, rounds=rounds, bucket_size=bucket_size, share_qk=share_qk)
 
 
-@pytest.mark.parametrize(
-    ("q", "k", "seen"),
-    [
-        # One bucket, chunks of two: the chunk of the last key so far and the one before, never the query's own key.
-        ([[0] * 6], [[0] * 6], [{0}, {0}, {0, 1}, {0, 1, 2}, {2, 3}, {2, 3, 4}]),
-        # Own bucket only; a query that has nothing else keeps its own key, whatever bucket that is in.
-        ([[0, 1, 0, 1, 3, 0]], [[0, 0, 1, 1, 1, 0]], [{0}, {1}, {0, 1}, {2}, {4}, {0, 1}]),
-        # Two rounds: whatever either of them brings.
-        ([[0] * 4, [1, 2, 1, 2]], [[0, 0, 0, 3], [1, 2, 1, 1]], [{0}, {0}, {0, 1}, {0, 1, 2}]),
-    ],
-)
-def test_the_rule_by_hand(make_spec: Spec, q: list[list[int]], k: list[list[int]], seen: list[set[int]]) -> None:
-    inputs = [x[:1] for x in qkv(len(seen))]
-    core = Buckets(make_spec(), q, k, bucket_size=2)
-    mask = core.visited(inputs[0], inputs[1], torch.arange(len(seen)))[0, 0]
-    assert [set(row.nonzero().flatten().tolist()) for row in mask] == seen
-    torch.testing.assert_close(core(*inputs), masked_attention(*inputs, mask))
-    naive = lsh_mask(torch.tensor(q)[None, None], torch.tensor(k)[None, None], 2, causal=True)
-    assert torch.equal(naive[0, 0], mask)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [(64, 64), (64, 32), (24, 40)])
+@pytest.mark.usefixtures("either_kernel")
+def test_wide_heads(agree: Agree, make_problem: MakeProblem, sizes: tuple[int, int], dtype: torch.dtype) -> None:
+    check(agree, make_problem(length=150, sizes=sizes, heads=(4, 2), dtype=dtype), rounds=2, bucket_size=16)
+
+
+def alike(problem: Any, kind: str) -> list[Tensor]:
+    """q, k and v of one direction, so that buckets are as uneven as can be."""
+    q, k, v = problem.inputs()
+    one = q.detach()[:, :, :1]
+    directions = {"same": (one, one), "opposite": (one, -one), "zero": (one * 0, one * 0), "keys": (q.detach(), one)}
+    return [*(x.expand_as(q).clone().requires_grad_() for x in directions[kind]), v]
+
+
+@pytest.mark.parametrize("kind", ["same", "opposite", "zero", "keys"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("options", [{"buckets": 8}, {"buckets": 16, "factored": True}])
+def test_buckets_that_hold_everything_or_nothing(
+    make_problem: MakeProblem, kind: str, causal: bool, options: dict[str, Any]
+) -> None:
+    problem = make_problem(length=150, causal=causal)
+    q, k, v = alike(problem, kind)
+    core = LSHAttention(problem.spec, rounds=2, bucket_size=9, **options)
+    seen = own_if_alone(lsh_mask(core.hash(q), core.hash(k), 9, causal), None)
+    if kind == "opposite":
+        assert torch.equal(seen, torch.eye(150, dtype=torch.bool).expand_as(seen))
+    found, expected = core(q, k, v), masked_attention(q, k, v, seen)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    gradients = (torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (found, expected))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("share_qk", [True, False])
+@pytest.mark.parametrize("padded", [None, "holes"])
+def test_visited_is_the_definition(
+    make_problem: MakeProblem, causal: bool, share_qk: bool, padded: str | None
+) -> None:
+    """Measured without padding, whatever the padding of the batch."""
+    problem = make_problem(length=90, causal=causal)
+    q, k, _ = problem.inputs(share_qk=share_qk)
+    core = LSHAttention(problem.spec, rounds=2, bucket_size=8, share_qk=share_qk)
+    positions = torch.tensor([89, 0, 44])
+    assert torch.equal(core.visited(q, k, positions), mask(core, problem, share_qk)[:, :, positions])
 
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("rounds", [1, 4])
-def test_one_bucket_in_one_chunk_is_full_attention_but_for_the_query_itself(
-    make_spec: Spec, causal: bool, rounds: int
+@pytest.mark.parametrize("padded", [None, "holes"])
+def test_one_bucket_that_is_seen_whole_is_full_attention_but_for_the_own_key(
+    agree: Agree, make_problem: MakeProblem, causal: bool, rounds: int, padded: str | None
 ) -> None:
-    inputs = qkv(20)
-    mask = ~torch.eye(20, dtype=torch.bool)
-    if causal:
-        mask = mask.tril()
-        mask[0, 0] = True
-    core = LSHAttention(make_spec(causal=causal), rounds=rounds, bucket_size=20, buckets=1)
-    # With four rounds every key comes four times; counted once, it changes nothing.
-    torch.testing.assert_close(core(*inputs), masked_attention(*inputs, mask), rtol=1e-12, atol=1e-12)
+    """With four rounds every key comes four times; counted once, it changes nothing."""
+    problem = make_problem(length=100, causal=causal, padded=padded)
+    padding = problem.padding()
+    seen = own_if_alone(without_padding(without_own(full_mask(100, causal))[None, None], padding), padding)
+    core = LSHAttention(problem.spec, rounds=rounds, bucket_size=200, buckets=1)
+    agree(core, problem, lambda q, k, v: masked_attention(q, k, v, seen))
 
 
-def test_keys_met_in_different_numbers_of_rounds_weigh_the_same(make_spec: Spec) -> None:
+def pairs_that_share_a_bucket(core: LSHAttention, problem: Any) -> Tensor:
+    """In any round, however many there are: (B, H, T, T), without own keys."""
+    return lsh_mask(*(core.hash(x) for x in problem.inputs()[:2]), problem.length * 2, problem.causal)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_with_room_enough_all_pairs_of_any_round_are_seen(
+    agree: Agree, make_problem: MakeProblem, causal: bool
+) -> None:
+    problem = make_problem(length=97, causal=causal)
+    core = LSHAttention(problem.spec, rounds=16, bucket_size=200, buckets=16)
+    pairs = own_if_alone(pairs_that_share_a_bucket(core, problem), None)
+    assert 0.3 < pairs.float().mean() / full_mask(97, causal).float().mean() < 0.9
+    agree(core, problem, lambda q, k, v: masked_attention(q, k, v, pairs))
+
+
+def distance_to_all_pairs(problem: Any, core: LSHAttention) -> float:
+    q, k, v = problem.inputs()
+    ideal = masked_attention(q, k, v, own_if_alone(pairs_that_share_a_bucket(core, problem), None))
+    return (core(q, k, v) - ideal).norm().item() / ideal.norm().item()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_more_room_comes_nearer_to_all_pairs(make_problem: MakeProblem, causal: bool) -> None:
+    problem = make_problem(length=200, causal=causal)
+    distances = [
+        distance_to_all_pairs(problem, LSHAttention(problem.spec, rounds=2, bucket_size=size, buckets=4))
+        for size in (2, 8, 32, 128, 400)
+    ]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[0] > 0.5
+    assert distances[-1] < 1e-12
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_more_rounds_come_nearer_to_all_pairs(make_problem: MakeProblem, causal: bool) -> None:
+    """What one round cuts off another one brings."""
+    problem = make_problem(length=128, causal=causal)
+    distances = [
+        distance_to_all_pairs(problem, LSHAttention(problem.spec, rounds=rounds, bucket_size=16, buckets=4))
+        for rounds in (1, 4, 16, 64)
+    ]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < distances[0] / 4
+
+
+def test_keys_met_in_different_numbers_of_rounds_weigh_the_same(make_problem: MakeProblem) -> None:
     """Equal scores: the output is the mean of the values seen, however often each was seen."""
-    v = qkv(4)[2][:1]
-    q = torch.zeros_like(v)
-    rounds = [[0, 0, 0, 0], [0, 1, 0, 0], [0, 2, 1, 0]]  # query 3 meets key 0 three times, key 2 twice, key 1 once
-    core = Buckets(make_spec(), rounds, rounds, bucket_size=4)
-    torch.testing.assert_close(core(q, q, v)[:, :, 3], v[:, :, :3].mean(2), rtol=1e-12, atol=1e-12)
+    problem = make_problem(length=80, sizes=(8, 8))
+    q, k, v = problem.inputs()
+    core = LSHAttention(problem.spec, rounds=6, bucket_size=16)
+    times = torch.stack([lsh_mask(core.hash(q)[:, :, [r]], core.hash(k)[:, :, [r]], 16, True) for r in range(6)]).sum(0)
+    assert {0, 1, 2, 3} <= set(times.unique().tolist())
+    even = torch.randn(v.shape, generator=torch.Generator().manual_seed(1), dtype=v.dtype)
+    flat_k = torch.nn.functional.normalize(k, dim=-1) * 1e-12  # in the same buckets, and all scores nearly 0
+    seen = own_if_alone(times > 0, None).double()
+    expected = seen / seen.sum(-1, keepdim=True) @ even
+    torch.testing.assert_close(core(q, flat_k, even), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_a_lone_position_returns_its_value_and_a_finite_gradient(make_spec: Spec) -> None:
-    inputs = qkv(1)
-    out = LSHAttention(make_spec(), rounds=2, bucket_size=4)(*inputs)
-    assert torch.equal(out, inputs[2])
-    out.sum().backward()
-    assert all(x.grad is not None and x.grad.isfinite().all() for x in inputs)
+@pytest.mark.parametrize("factored", [False, True])
+def test_heads_of_one_group_hash_alike(make_problem: MakeProblem, factored: bool) -> None:
+    problem = make_problem(heads=(4, 2))
+    core = LSHAttention(problem.spec, rounds=3, bucket_size=4, factored=factored)
+    k = problem.inputs()[1]
+    assert torch.equal(core.hash(k.repeat_interleave(2, 1)), core.hash(k).repeat_interleave(2, 1))
 
 
-def test_near_neighbours_share_a_bucket(make_spec: Spec) -> None:
+@pytest.mark.parametrize("factored", [False, True])
+def test_a_vector_has_one_bucket_wherever_it_stands(make_problem: MakeProblem, factored: bool) -> None:
+    """And whatever its length is, and however it lies in memory."""
+    core = LSHAttention(make_problem().spec, rounds=3, bucket_size=4, factored=factored)
+    q = make_problem(batch=3).inputs()[0].detach()
+    buckets = core.hash(q)
+    assert buckets.dtype == torch.int64
+    assert buckets.shape == (3, 2, 3, 40)
+    assert torch.equal(core.hash(q.flip(0, 1, 2)), buckets.flip(0, 1, 3))
+    assert torch.equal(core.hash(q[1:2]), buckets[1:2])
+    assert torch.equal(core.hash(q * 8), buckets)
+    assert torch.equal(core.hash(q.transpose(1, 2).contiguous().transpose(1, 2)), buckets)
+
+
+def test_near_neighbours_share_a_bucket(make_problem: MakeProblem) -> None:
     """For two buckets P(same) = 1 - angle / pi (Charikar 2002, section 3), over many random rotations."""
-    core = LSHAttention(make_spec(n_heads=1, d_model=8, max_length=64), rounds=4000, bucket_size=32, buckets=2)
+    core = LSHAttention(make_problem(heads=(1, 1)).spec, rounds=4000, bucket_size=32, buckets=2)
     angle = torch.tensor([0.0, math.pi / 6, math.pi / 3, math.pi / 2, math.pi])
     x = torch.zeros(1, 1, len(angle), 8)
     x[0, 0, :, 0], x[0, 0, :, 1] = angle.cos(), angle.sin()
@@ -135,42 +227,74 @@ def test_near_neighbours_share_a_bucket(make_spec: Spec) -> None:
     torch.testing.assert_close(same, 1 - angle.double() / math.pi, rtol=0, atol=0.04)  # five standard errors
 
 
-def test_length_of_a_vector_does_not_matter_to_its_bucket(make_spec: Spec) -> None:
-    core = LSHAttention(make_spec(), rounds=2, bucket_size=4)
-    q = qkv(40)[0]
-    assert torch.equal(core.hash(q), core.hash(q * 8))
-
-
 @pytest.mark.parametrize(("length", "buckets"), [(1, 1), (8, 1), (9, 2), (16, 2), (33, 4), (64, 8)])
-def test_as_many_buckets_as_the_sequence_fills(make_spec: Spec, length: int, buckets: int) -> None:
-    core = LSHAttention(make_spec(), rounds=64, bucket_size=8)
-    assert core.hash(qkv(length)[0]).unique().tolist() == list(range(buckets))
+def test_as_many_buckets_as_the_sequence_fills(make_problem: MakeProblem, length: int, buckets: int) -> None:
+    problem = make_problem(length=length)
+    core = LSHAttention(problem.spec, rounds=64, bucket_size=8)
+    assert core.hash(problem.inputs()[0]).unique().tolist() == list(range(buckets))
 
 
-def test_rotations_are_a_function_of_seed_layer_and_step(make_spec: Spec) -> None:
-    def rotations(step: int, **changes: int) -> Tensor:
-        core = LSHAttention(make_spec(**changes), rounds=2, bucket_size=4)
-        core.resample(step)
-        return core.rotations
-
-    assert torch.equal(rotations(3), rotations(3))
-    different = [rotations(3), rotations(4), rotations(3, seed=1), rotations(3, layer_index=1)]
-    assert len({tuple(r.flatten().tolist()) for r in different}) == 4
-    unstepped = LSHAttention(make_spec(), rounds=2, bucket_size=4)
-    assert torch.equal(unstepped.rotations, rotations(0))
+@pytest.mark.parametrize("buckets", [4, 24, 64])
+def test_factors_make_up_the_buckets(make_problem: MakeProblem, buckets: int) -> None:
+    problem = make_problem(length=300)
+    core = LSHAttention(problem.spec, rounds=64, bucket_size=8, buckets=buckets, factored=True)
+    found = core.hash(problem.inputs()[0])
+    assert found.unique().tolist() == list(range(buckets))
+    assert torch.bincount(found.flatten()).double().std() < 0.5 * found.numel() / buckets
 
 
-def test_evaluation_uses_one_rotation_whatever_the_step(make_spec: Spec) -> None:
-    core = LSHAttention(make_spec(), rounds=2, bucket_size=4)
-    inputs = qkv(50)
+@pytest.mark.parametrize("factored", [False, True])
+def test_rotations_are_a_function_of_seed_layer_and_step(make_problem: MakeProblem, factored: bool) -> None:
+    x = make_problem(length=64).inputs()[0]
+
+    def buckets(step: int | None, **changes: Any) -> tuple[int, ...]:
+        spec = vars(make_problem().spec) | {"n_layers": 2} | changes
+        core = LSHAttention(type(make_problem().spec)(**spec), rounds=2, bucket_size=4, factored=factored)
+        if step is not None:
+            core.resample(7)  # the steps before do not matter
+            core.resample(step)
+        return tuple(core.hash(x).flatten().tolist())
+
+    assert buckets(3) == buckets(3)
+    assert len({buckets(3), buckets(4), buckets(3, seed=1), buckets(3, layer_index=1)}) == 4
+    assert buckets(None) == buckets(0)
+
+
+def test_rotations_leave_the_global_generator_alone(make_problem: MakeProblem) -> None:
+    before = torch.get_rng_state()
+    problem = make_problem()
+    core = LSHAttention(problem.spec, rounds=2, bucket_size=4)
+    core.resample(3)
+    core(*problem.inputs())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_evaluation_uses_one_rotation_whatever_the_step(make_problem: MakeProblem) -> None:
+    problem = make_problem(length=50)
+    core, inputs = LSHAttention(problem.spec, rounds=2, bucket_size=4), problem.inputs()
     training, evaluation = core(*inputs), core.eval()(*inputs)
+    assert not torch.allclose(training, evaluation)
     core.resample(9)
     assert torch.equal(core(*inputs), evaluation)
     assert not torch.allclose(core.train()(*inputs), training)
     assert not core.state_dict()
 
 
-def test_memory_grows_with_the_length_and_not_with_its_square(make_spec: Spec) -> None:
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("share_qk", [True, False])
+def test_short_sequences_are_attended_to_in_full_where_that_is_asked_for(
+    make_problem: MakeProblem, causal: bool, share_qk: bool
+) -> None:
+    problem = make_problem(length=30, causal=causal, padded="holes")
+    inputs, padding = problem.inputs(share_qk=share_qk), problem.padding()
+    full = FullAttention(problem.spec, share_qk=share_qk)(*inputs, padding)
+    for dense_below, same in ((31, True), (30, False), (0, False)):
+        options: dict[str, Any] = {"share_qk": share_qk, "dense_below": dense_below}
+        core = LSHAttention(problem.spec, rounds=1, bucket_size=4, **options)
+        assert torch.equal(core(*inputs, padding), full) == same
+
+
+def test_memory_grows_with_the_length_and_not_with_its_square(make_problem: MakeProblem) -> None:
     def saved(length: int) -> int:
         total = 0
 
@@ -179,14 +303,24 @@ def test_memory_grows_with_the_length_and_not_with_its_square(make_spec: Spec) -
             total += tensor.numel()
             return tensor
 
-        core = LSHAttention(make_spec(max_length=2048), rounds=2, bucket_size=16)
+        problem = make_problem(length=length)
+        core = LSHAttention(problem.spec, rounds=2, bucket_size=16, buckets=16)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            core(*qkv(length))
+            core(*problem.inputs())
         return total
 
     once = saved(256)
     assert 1.9 * once < saved(512) < 2.1 * once
     assert 7.6 * once < saved(2048) < 8.4 * once
+
+
+@pytest.mark.parametrize(("padded", "share_qk"), [(None, False), ("left", False), (None, True), ("holes", True)])
+def test_its_operators_are_what_pytorch_expects(
+    check_operators: Callable[..., set[str]], make_problem: MakeProblem, padded: str | None, share_qk: bool
+) -> None:
+    problem = make_problem(length=90, padded=padded, layout="transposed")
+    core = LSHAttention(problem.spec, rounds=2, bucket_size=8, share_qk=share_qk)
+    assert len(check_operators(core, problem, share_qk=share_qk)) == 2
 
 
 @pytest.mark.parametrize(
@@ -196,8 +330,10 @@ def test_memory_grows_with_the_length_and_not_with_its_square(make_spec: Spec) -
         ({"rounds": 1, "bucket_size": 0}, "bucket_size must be at least 1, got 0"),
         ({"rounds": 1, "bucket_size": 4, "buckets": 3}, "buckets must be 1, an even number or null, got 3"),
         ({"rounds": 1, "bucket_size": 4, "buckets": 0}, "buckets must be 1, an even number or null, got 0"),
+        ({"rounds": 1, "bucket_size": 4, "buckets": 6, "factored": True}, "buckets.*6"),
+        ({"rounds": 1, "bucket_size": 4, "dense_below": -1}, "dense_below must be at least 0, got -1"),
     ],
 )
-def test_options_out_of_range(make_spec: Spec, options: dict[str, int], message: str) -> None:
+def test_options_out_of_range(make_problem: MakeProblem, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LSHAttention(make_spec(), **options)
+        LSHAttention(make_problem().spec, **options)

@@ -1,0 +1,258 @@
+"""Attention within a band around the diagonal, in time and memory that grow as length times width.
+
+A block of consecutive queries sees a stretch of consecutive keys, and with the layout (T, H, D) all blocks and their
+stretches are strided views of the same storage: one call of the kernel attends all blocks, without a copy. The band is
+the same for every block, so one bias serves all. The backward pass takes blocks of keys, whose queries are a stretch,
+so that only the gradient of the queries is a sum of overlapping parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ablab.model.attention.kernel import FLOOR, attend, attend_backward
+
+BLOCK = 64  # queries, or keys in the backward pass, that share one stretch
+SLICE = 2**20  # elements of a bias that differs from block to block, so that it stays in the cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """Which keys a query sees by their distance (query minus key) alone: from -ahead to back."""
+
+    back: int
+    ahead: int
+    own: bool = True  # whether a query sees its own key
+
+    def bias(self, distance: Tensor) -> Tensor:
+        """0 where `distance` lies in the band, a floor elsewhere; float32."""
+        seen = (distance >= -self.ahead) & (distance <= self.back)
+        if not self.own:
+            seen &= distance != 0
+        return torch.where(seen, 0.0, FLOOR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """A soft edge: a key at distance x has the weight clamp((ramp + span - x) / ramp, 0, 1) beside its score.
+
+    After Sukhbaatar et al. 2019 (Adaptive Attention Span in Transformers), equation 3.
+    """
+
+    spans: Tensor  # (H,) or (T, H), in tokens
+    ramp: float
+
+    def bias(self, distance: Tensor, spans: Tensor) -> Tensor:
+        """The logarithm of the weights; distance (R, K), spans (..., R or 1) -> (..., R, K)."""
+        return self._weight(distance, spans).clamp_(0, 1).log_().clamp_(min=FLOOR)
+
+    def on_ramp(self, distance: Tensor, spans: Tensor) -> Tensor:
+        """0 where the weight changes with the span, a floor elsewhere."""
+        weight = self._weight(distance, spans)
+        return torch.where((weight >= 0) & (weight <= 1), 0.0, FLOOR).to(spans.dtype)
+
+    def _weight(self, distance: Tensor, spans: Tensor) -> Tensor:
+        return ((self.ramp + spans).unsqueeze(-1) - distance.abs()) / self.ramp
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Blocks of `rows` rows, each beside a stretch of `columns` columns. From block to block both move by `rows`."""
+
+    row: int  # the first row of the first block
+    rows: int
+    column: int  # the first column of the first stretch
+    columns: int
+    blocks: int
+
+
+def _segments(length: int, block: int, back: int, ahead: int) -> Iterator[_Segment]:
+    """Blocks that cover 0..length-1 and stretches that hold, for each row, the columns from -back to +ahead of it.
+
+    The first rows and the last ones have fewer columns than the others and are segments of their own.
+    """
+    first = min(length, -(-back // block) * block)
+    if first:
+        yield _Segment(0, first, 0, min(length, first + ahead), 1)
+    blocks = max(0, length - ahead - first) // block
+    if blocks:
+        yield _Segment(first, block, first - back, back + block + ahead, blocks)
+    row = first + blocks * block
+    if row < length:
+        column = max(0, row - back)
+        yield _Segment(row, length - row, column, length - column, 1)
+
+
+def band_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    band: Band,
+    scale: float,
+    padding: Tensor | None = None,
+    edge: Edge | None = None,
+) -> None:
+    """Attention of one sequence, written to `out` and `lse`.
+
+    Args:
+        q: (T, H, D), as k; v and out are (T, H, Dv). Any strides.
+        lse: (T, H), the log-sum-exp.
+        padding: (T,), a floor where there is no token, else 0.
+    """
+    for segment in _segments(len(q), BLOCK, band.back, band.ahead):
+        for part in _parts(segment, q.shape[1], padding, edge):
+            bias = _bias(part, band, padding, edge, q, rows_are_queries=True)
+            mixed, sums = attend(_rows(q, part), _columns(k, part), _columns(v, part), bias, scale)
+            _rows(out, part).copy_(mixed)
+            _rows(lse, part).copy_(sums)
+
+
+def band_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    grad_q: Tensor,
+    grad_k: Tensor,
+    grad_v: Tensor,
+    *,
+    band: Band,
+    scale: float,
+    padding: Tensor | None = None,
+    edge: Edge | None = None,
+) -> None:
+    """Gradients of one sequence: added to `grad_q`, written to `grad_k` and `grad_v`.
+
+    `out` and `lse` may be those of more keys than the band's.
+    """
+    for segment in _segments(len(q), BLOCK, band.ahead, band.back):  # the rows are keys here
+        for part in _parts(segment, q.shape[1], padding, edge):
+            bias = _bias(part, band, padding, edge, q, rows_are_queries=False)
+            dq, dk, dv = attend_backward(
+                _columns(grad, part),
+                _columns(q, part),
+                _rows(k, part),
+                _rows(v, part),
+                _columns(out, part),
+                _columns(lse, part),
+                bias,
+                scale,
+            )
+            _rows(grad_k, part).copy_(dk)
+            _rows(grad_v, part).copy_(dv)
+            # Stretches overlap, but not their pieces of one block's length.
+            for start in range(0, part.columns, part.rows):
+                stop = min(start + part.rows, part.columns)
+                _view(grad_q, part.column + start, stop - start, part).add_(dq[:, :, start:stop])
+
+
+def span_gradient(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    grad_spans: Tensor,
+    *,
+    band: Band,
+    scale: float,
+    padding: Tensor | None,
+    edge: Edge,
+) -> None:
+    """Write the gradient of each query's span to `grad_spans` (T, H).
+
+    Of the weights w exp(s) in a softmax, only those on the ramp depend on the span, by 1/ramp each. With O_r and Z_r
+    of the attention over the keys on the ramp, each of weight 1, that makes (Z_r / Z) grad . (O_r - O) / ramp.
+    """
+    for segment in _segments(len(q), BLOCK, band.back, band.ahead):
+        for part in _parts(segment, q.shape[1], padding, edge):
+            bias = _bias(part, band, padding, edge, q, rows_are_queries=True, on_ramp=True)
+            mixed, sums = attend(_rows(q, part), _columns(k, part), _columns(v, part), bias, scale)
+            share = (sums - _rows(lse, part)).exp_().div_(edge.ramp)
+            _rows(grad_spans, part).copy_(((mixed - _rows(out, part)) * _rows(grad, part)).sum(-1).mul_(share))
+
+
+def band_scores(length: int, back: int, ahead: int) -> int:
+    """How many scores one pass over a sequence computes, hidden ones included."""
+    return sum(s.rows * s.columns * s.blocks for s in _segments(length, BLOCK, back, ahead))
+
+
+def _view(x: Tensor, first: int, length: int, segment: _Segment) -> Tensor:
+    """(T, H, ...) -> (blocks, H, length, ...): `length` positions from `first` on, moving with the blocks."""
+    T, H, *rest = x.stride()
+    shape = (segment.blocks, x.shape[1], length, *x.shape[2:])
+    return x.as_strided(shape, (segment.rows * T, H, T, *rest), x.storage_offset() + first * T)
+
+
+def _rows(x: Tensor, segment: _Segment) -> Tensor:
+    return _view(x, segment.row, segment.rows, segment)
+
+
+def _columns(x: Tensor, segment: _Segment) -> Tensor:
+    return _view(x, segment.column, segment.columns, segment)
+
+
+def _parts(segment: _Segment, heads: int, padding: Tensor | None, edge: Edge | None) -> Iterator[_Segment]:
+    """The segment in one piece where one bias serves all its blocks, else in pieces of a few blocks."""
+    heads = heads if edge is not None else 1
+    per_query = edge is not None and edge.spans.dim() == 2
+    size = segment.blocks
+    if padding is not None or per_query:
+        size = max(1, SLICE // (heads * segment.rows * segment.columns))
+    for start in range(0, segment.blocks, size):
+        offset = start * segment.rows
+        blocks = min(size, segment.blocks - start)
+        yield _Segment(segment.row + offset, segment.rows, segment.column + offset, segment.columns, blocks)
+
+
+def _bias(
+    segment: _Segment,
+    band: Band,
+    padding: Tensor | None,
+    edge: Edge | None,
+    like: Tensor,
+    *,
+    rows_are_queries: bool,
+    on_ramp: bool = False,
+) -> Tensor:
+    """Queries times keys, with leading dimensions (blocks, heads) where they matter."""
+    small = segment.rows * segment.columns <= SLICE
+    band_bias = _remembered_band_bias if small else _band_bias
+    offset = segment.row - segment.column
+    bias = band_bias(band, offset, segment.rows, segment.columns, rows_are_queries, like.dtype, like.device)
+    query_view, key_view = (_rows, _columns) if rows_are_queries else (_columns, _rows)
+    if edge is not None:
+        distance = _distance(offset, segment.rows, segment.columns, rows_are_queries, like.device)
+        spans = edge.spans.unsqueeze(-1) if edge.spans.dim() == 1 else query_view(edge.spans, segment)
+        soft = (edge.on_ramp if on_ramp else edge.bias)(distance, spans)
+        bias = (soft if soft.dim() == 4 else soft.unsqueeze(0)) + bias
+    if padding is not None:
+        bias = bias + key_view(padding.unsqueeze(-1), segment).unsqueeze(-2)
+    return bias
+
+
+def _distance(offset: int, rows: int, columns: int, rows_are_queries: bool, device: torch.device) -> Tensor:
+    """Query minus key, queries times keys, where the first row stands `offset` after the first column."""
+    row = torch.arange(offset, offset + rows, device=device)
+    column = torch.arange(columns, device=device)
+    return row[:, None] - column if rows_are_queries else column[:, None] - row
+
+
+def _band_bias(
+    band: Band, offset: int, rows: int, columns: int, rows_are_queries: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return band.bias(_distance(offset, rows, columns, rows_are_queries, device)).to(dtype)
+
+
+_remembered_band_bias = lru_cache(maxsize=64)(_band_bias)  # at most 4 MiB each, and mostly far less

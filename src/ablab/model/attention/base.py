@@ -1,0 +1,105 @@
+"""What every attention core has in common: its signature, grouped heads, dropout, and what it can tell of itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ablab.model.spec import LayerSpec
+
+DropoutPlace = Literal["output", "weights"]
+
+
+class AttentionCore(nn.Module):
+    """Mixes values over positions. Subclasses implement `attend` and `visited`.
+
+    Args:
+        dropout: probability.
+        dropout_on: "output" drops features of what the core returns, as every core can; "weights" drops attention
+            weights (Vaswani et al. 2017 as implemented), for cores that have them in one piece.
+        share_qk: keys are the normalised queries (Reformer: Kitaev et al. 2020, section 2, "Shared-QK attention"),
+            and a query attends to itself only where it has nothing else. The attention layer then has no projection
+            of keys; where a core is called directly, the caller passes such keys.
+
+    Raises:
+        ValueError: dropout outside [0, 1), dropout on weights that the core never has in one piece, or shared queries
+            and keys with fewer heads of keys than of queries.
+    """
+
+    drops_weights = False  # whether the core can drop attention weights
+
+    def __init__(
+        self, spec: LayerSpec, *, dropout: float = 0.0, dropout_on: DropoutPlace = "output", share_qk: bool = False
+    ) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"attention.dropout must be at least 0 and below 1, got {dropout}")
+        if dropout_on == "weights" and not self.drops_weights:
+            raise ValueError(
+                f"attention.dropout_on=weights: {type(self).__name__} never has the attention weights in one piece, so "
+                "it cannot drop them: use attention.dropout_on=output"
+            )
+        if share_qk and spec.kv_heads != spec.n_heads:
+            raise ValueError(
+                "attention.share_qk=true needs as many heads of keys as of queries, but "
+                f"model.n_kv_heads={spec.kv_heads} and model.n_heads={spec.n_heads}"
+            )
+        self.causal = spec.causal
+        self.dropout, self.dropout_on, self.share_qk = dropout, dropout_on, share_qk
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """Mix the values.
+
+        Args:
+            q: (B, H, T, D), after the position encoding.
+            k: (B, K, T, D), after the position encoding; K divides H, and each of its heads serves H / K neighbours.
+            v: (B, K, T, Dv).
+            key_padding_mask: (B, T) bool, true where there is no token, as in `torch.nn.MultiheadAttention`. Nobody
+                attends to such a position; what the core returns there is finite and means nothing.
+
+        Returns:
+            (B, H, T, Dv), zero where a query has nothing to attend to.
+        """
+        out = self.attend(q, k, v, key_padding_mask)
+        if self.dropout and self.dropout_on == "output":
+            out = nn.functional.dropout(out, self.dropout, self.training)
+        return out
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """`forward` without dropout on the output."""
+        raise NotImplementedError
+
+    def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        """Which keys the S queries at `positions` (S,) may give weight to: bool, broadcastable to (B, H, S, T).
+
+        q and k are as in `forward`, whole and without padding. For measurements: neither fast nor differentiable.
+        """
+        raise NotImplementedError
+
+    def weights(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        """The attention weights of the queries at `positions` (S,), dense: (B, H, S, T), rows sum to 1 or are 0.
+
+        The softmax over the visited keys; cores that weigh otherwise override it.
+        """
+        scores = scores_of(q, k, positions).masked_fill(~self.visited(q, k, positions), -math.inf)
+        return scores.softmax(-1).nan_to_num(0.0)
+
+
+def scores_of(q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+    """q k^T / sqrt(D) for the queries at `positions` (S,), with grouped heads of keys: (B, H, S, T)."""
+    return q[:, :, positions] @ repeat_heads(k, q.shape[1]).transpose(-1, -2) / math.sqrt(q.shape[-1])
+
+
+def repeat_heads(x: Tensor, n_heads: int) -> Tensor:
+    """(B, K, T, D) -> (B, n_heads, T, D): each head of keys or values once for every query head that it serves."""
+    return x if x.shape[1] == n_heads else x.repeat_interleave(n_heads // x.shape[1], dim=1)
+
+
+def self_only_if_alone(mask: Tensor, positions: Tensor) -> Tensor:
+    """Take each query's own key out of `mask` (..., S, T), except where the query would then have none."""
+    own = positions[:, None] == torch.arange(mask.shape[-1], device=mask.device)
+    others = mask & ~own
+    return others | (~others.any(-1, keepdim=True) & own)

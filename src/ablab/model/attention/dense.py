@@ -1,0 +1,75 @@
+"""Masked attention by PyTorch's fused kernel, all queries against all keys: the cheapest path for short sequences."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ablab.model.attention.base import repeat_heads, scores_of
+
+# Below this many tokens, hiding scores costs less than not computing them.
+DENSE_BELOW = 384
+
+
+def dense_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    key_padding_mask: Tensor | None = None,
+    *,
+    own_if_alone: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention over the keys that `mask` allows and that are no padding.
+
+    Args:
+        q: (B, H, T, D); k (B, K, T, D) and v (B, K, T, Dv) with K dividing H.
+        mask: bool, broadcastable to (B, H, T, T).
+        key_padding_mask: (B, T) bool, true where there is no token.
+        own_if_alone: a query that sees nothing sees its own key, unless that is padded.
+        dropout: probability, on the weights.
+
+    Returns:
+        (B, H, T, Dv), zero where a query sees nothing.
+    """
+    if key_padding_mask is not None:
+        mask = mask & ~key_padding_mask[:, None, None, :]
+    if own_if_alone:
+        own = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+        if key_padding_mask is not None:
+            own = own & ~key_padding_mask[:, None, None, :]
+        mask = mask | (own & ~mask.any(-1, keepdim=True))
+    grouped = k.shape[1] != q.shape[1]
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
+
+
+def weighted_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weights: Tensor,
+    key_padding_mask: Tensor | None = None,
+    *,
+    own_if_alone: bool = False,
+) -> Tensor:
+    """Attention where a key counts with `weights` (broadcastable to (B, H, T, T), at least 0) times exp(score).
+
+    Differentiable in the weights. The rest is as in `dense_attention`, except that with `own_if_alone` a query's own
+    key counts only where nothing else does.
+    """
+    if key_padding_mask is not None:
+        weights = weights.masked_fill(key_padding_mask[:, None, None, :], 0)
+    if own_if_alone:
+        own = torch.eye(q.shape[2], dtype=torch.bool, device=q.device)
+        others = weights.masked_fill(own, 0)
+        if key_padding_mask is not None:
+            own = own & ~key_padding_mask[:, None, None, :]
+        weights = torch.where(others.any(-1, keepdim=True), others, own.to(others.dtype))
+    positions = torch.arange(q.shape[2], device=q.device)
+    scores = scores_of(q, k, positions).to(weights.dtype)
+    most = scores.detach().masked_fill(weights == 0, torch.finfo(scores.dtype).min).amax(-1, keepdim=True)
+    unnormalised = weights * (scores - most).clamp(max=0).exp()
+    total = unnormalised.sum(-1, keepdim=True)
+    return (unnormalised / torch.where(total == 0, 1, total)).to(v.dtype) @ repeat_heads(v, q.shape[1])

@@ -1,0 +1,195 @@
+"""Attention whose window adapts in size and in position, what the articles call dynamic attention.
+
+* Size: how far each head looks among the `window` nearest keys is learned, with a soft edge
+  (`ablab.model.attention.spans`).
+* Position: beyond its local window each query also sees the keys that hashing puts into its bucket
+  (`ablab.model.attention.lsh`), wherever they are.
+
+Local and hashed keys share one softmax, in which no key counts twice: hashed keys are those that the window, or where
+its size adapts the query's own reach, leaves out. Each half can be switched off.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, scores_of
+from ablab.model.attention.dense import weighted_attention
+from ablab.model.attention.full import FullAttention
+from ablab.model.attention.hashed import Buckets, seen_in_buckets
+from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
+from ablab.model.attention.operators import Local, Spans, sparse_attention
+from ablab.model.attention.spans import AdaptiveSpan
+from ablab.model.spec import LayerSpec, require_at_least
+
+
+class DynamicAttention(AttentionCore):
+    """Time grows as T * window for the local keys plus, where the position adapts, as that of `LSHAttention`.
+
+    Parameters of its own: where the size adapts, one per head, and with `span_per_query` head_size more.
+
+    Args:
+        window: local keys, as of `WindowedAttention`.
+        adapt_size: learn each head's span within the window.
+        adapt_position: attend to hashed keys beyond the window.
+        ramp: width of the span's soft edge, in tokens.
+        initial_span: in tokens; None for half of the window.
+        span_per_query: each query has a span of its own.
+        span_penalty: added to the loss per token of the mean span.
+        rounds: of hashing; with `bucket_size`, `buckets` and `factored` as of `LSHAttention`.
+        dense_below: shorter sequences are not hashed, all keys beyond the window being seen; 0: never.
+
+    Raises:
+        ValueError: a number is out of its range, or neither size nor position adapts, which is `windowed`.
+    """
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        *,
+        window: int,
+        adapt_size: bool = True,
+        adapt_position: bool = True,
+        ramp: float = 32.0,
+        initial_span: float | None = None,
+        span_per_query: bool = False,
+        span_penalty: float = 1e-4,
+        rounds: int,
+        bucket_size: int,
+        buckets: int | None = None,
+        factored: bool = False,
+        dense_below: int = 0,
+        dropout: float = 0.0,
+        dropout_on: DropoutPlace = "output",
+        share_qk: bool = False,
+    ) -> None:
+        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk)
+        require_at_least(1, "window", window)
+        if not (adapt_size or adapt_position):
+            raise ValueError(
+                "attention.adapt_size=false and attention.adapt_position=false: nothing adapts; use attention=windowed"
+            )
+        self.window, self.dense_below = window, dense_below
+        self.local = Local(
+            back=window - 1 if spec.causal else window, ahead=0 if spec.causal else window, own=not share_qk
+        )
+        self.span: AdaptiveSpan | None = None
+        if adapt_size:
+            self.span = AdaptiveSpan(
+                spec,
+                widest=window,
+                ramp=ramp,
+                initial=initial_span,
+                per_query=span_per_query,
+                penalty=span_penalty,
+            )
+        self.hash: RotationHash | None = None
+        if adapt_position:
+            self.hash = RotationHash(spec, rounds=rounds, bucket_size=bucket_size, buckets=buckets, factored=factored)
+        self.full = FullAttention(spec, share_qk=share_qk)
+        self._figures: dict[str, float] = {}
+
+    def resample(self, step: int) -> None:
+        """Use the rotations of training step `step`."""
+        if self.hash is not None:
+            self.hash.redraw(step)
+
+    def spans(self, q: Tensor) -> Tensor:
+        """How far the queries q (B, H, T, D) look, in tokens: broadcastable to (B, H, T)."""
+        if self.span is None:
+            return torch.full((1, 1, 1), float(self.window), device=q.device)
+        spans: Tensor = self.span(q)
+        return spans[None, :, None] if spans.dim() == 1 else spans
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        T = q.shape[2]
+        if self.dense_below > T:
+            if self.span is None:
+                return self.full(q, k, v, key_padding_mask)
+            weights = self._weigh(q, None, torch.arange(T, device=q.device))
+            return weighted_attention(q, k, v, weights, key_padding_mask, own_if_alone=self.share_qk)
+        spans: Tensor | None = None if self.span is None else self.span(q)
+        return sparse_attention(
+            q,
+            repeat_heads(k, q.shape[1]),
+            repeat_heads(v, q.shape[1]),
+            local=self.local,
+            spans=None if spans is None or self.span is None else Spans(tokens=spans, ramp=self.span.ramp),
+            buckets=self._buckets(q, k, spans, key_padding_mask),
+            key_padding_mask=key_padding_mask,
+            own_if_alone=self.share_qk,
+        )
+
+    def _buckets(self, q: Tensor, k: Tensor, spans: Tensor | None, key_padding_mask: Tensor | None) -> Buckets | None:
+        if self.hash is None:
+            return None
+        buckets = hash_buckets(self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk)
+        return replace(buckets, beyond=self._reach(q, spans))
+
+    def _reach(self, q: Tensor, spans: Tensor | None) -> Tensor:
+        """The least distance at which a key is no local one: broadcastable to (B, H, T)."""
+        farthest = self.local.back + 1
+        if self.span is None or spans is None:
+            return torch.full((1, 1, 1), float(farthest), device=q.device)
+        reach = self.span.reach(spans).clamp(max=farthest)
+        return reach[None, :, None] if reach.dim() == 1 else reach
+
+    def _weigh(self, q: Tensor, k: Tensor | None, positions: Tensor) -> Tensor:
+        """What multiplies exp(score), without `share_qk`'s rule: (B or 1, H or 1, S, T).
+
+        k is needed for hashing; without it all keys beyond the local ones are seen.
+        """
+        T = q.shape[2]
+        distance = positions[:, None] - torch.arange(T, device=q.device)
+        spans = None if self.span is None else self.span(q)
+        reach = self._reach(q, spans).expand(1 if spans is None or spans.dim() == 1 else len(q), -1, T)[..., positions]
+        local = (distance.abs() < reach.unsqueeze(-1)).to(q.dtype)
+        if self.span is not None and spans is not None:
+            each = spans[None, :, None] if spans.dim() == 1 else spans[..., positions]
+            local = local * self.span.weight(each, distance.abs())
+        beyond = distance.abs() >= reach.unsqueeze(-1)
+        if self.hash is None:
+            beyond = torch.zeros_like(beyond)
+        elif k is not None:
+            buckets = self._buckets(q, k, spans, None)
+            assert buckets is not None
+            beyond = seen_in_buckets(buckets, positions)
+        weights = local + beyond.to(q.dtype)
+        return weights * (distance >= 0) if self.causal else weights
+
+    def _weigh_sampled(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        weights = self._weigh(q, None if q.shape[2] < self.dense_below else k, positions)
+        if not self.share_qk:
+            return weights
+        own = positions[:, None] == torch.arange(q.shape[2], device=q.device)
+        others = weights.masked_fill(own, 0)
+        return torch.where(others.any(-1, keepdim=True), others, own.to(others.dtype))
+
+    def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        self._figures = self._measure(q, k)
+        return self._weigh_sampled(q, k, positions) > 0
+
+    def weights(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        beside = self._weigh_sampled(q, k, positions)
+        scores = scores_of(q, k, positions).masked_fill(beside == 0, -math.inf)
+        weights = beside * (scores - scores.amax(-1, keepdim=True)).exp()
+        return weights / weights.sum(-1, keepdim=True)
+
+    def mechanism(self) -> dict[str, float]:
+        """Spans in tokens and sizes of buckets, as they were when the core was last measured."""
+        return self._figures
+
+    def _measure(self, q: Tensor, k: Tensor) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        if self.span is not None:
+            heads = self.spans(q).expand(len(q), q.shape[1], q.shape[2]).mean((0, 2)).tolist()
+            figures = {"span_mean": sum(heads) / len(heads), "span_min": min(heads), "span_max": max(heads)}
+            figures |= {f"span/head_{head}": span for head, span in enumerate(heads)}
+        if self.hash is not None and q.shape[2] >= self.dense_below:
+            buckets = hash_buckets(self.hash, q, k, None, causal=self.causal, share_qk=self.share_qk)
+            figures |= bucket_figures(buckets)
+        return figures

@@ -1,0 +1,94 @@
+"""What a block calls as its attention: projections around a core.
+
+Most options of the axis are cores, which `MultiHeadAttention` surrounds with projections. An option whose point is the
+projections themselves is an `AttentionLayer` of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ablab.model.attention.base import AttentionCore
+from ablab.model.residual import ResidualLinear
+from ablab.model.spec import LayerSpec
+
+Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+SHORTEST = 1e-6  # a query shorter than this is not stretched to length one; above zero even in float16
+
+
+class AttentionLayer(nn.Module):
+    """Mixes the stream over positions. Whatever it does, the mixing itself is done by its `core`."""
+
+    core: AttentionCore
+
+    def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
+        """Mix the stream.
+
+        Args:
+            x: (B, T, d_model).
+            rotate: the position's, which takes queries and keys of (B, any number of heads, T, head_size).
+            key_padding_mask: (B, T) bool, true where there is no token.
+
+        Returns:
+            (B, T, d_model).
+        """
+        raise NotImplementedError
+
+
+class MultiHeadAttention(AttentionLayer):
+    """Projections around an attention core (Vaswani et al. 2017, section 3.2.2).
+
+    Query, key and value are layers of their own, so that each has its own name, and with it its own initial value.
+    Heads of keys and values may be fewer than those of queries (Ainslie et al. 2023, grouped-query attention). Where
+    the core shares queries and keys there is no projection of keys: they are the rotated queries at length one.
+    """
+
+    def __init__(self, spec: LayerSpec, *, core: AttentionCore) -> None:
+        super().__init__()
+        width = spec.kv_heads * spec.head_size
+        self.head_size, self.share_qk = spec.head_size, core.share_qk
+        self.query = nn.Linear(spec.d_model, spec.d_model, bias=spec.bias)
+        if not self.share_qk:
+            self.key = nn.Linear(spec.d_model, width, bias=spec.bias)
+        self.value = nn.Linear(spec.d_model, width, bias=spec.bias)
+        self.core = core
+        self.output = ResidualLinear(spec.d_model, spec.d_model, bias=spec.bias, n_layers=spec.n_layers)
+
+    def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
+        q = split_heads(self.query(x), self.head_size)
+        if self.share_qk:
+            q, _ = rotate(q, q)
+            k = normalize(q, dim=-1, eps=SHORTEST)
+        else:
+            q, k = rotate(q, split_heads(self.key(x), self.head_size))
+        v = split_heads(self.value(x), self.head_size)
+        mixed: Tensor = self.output(join_heads(self.core(q, k, v, key_padding_mask)))
+        return mixed
+
+
+def attention_layer(spec: LayerSpec, option: Callable[[LayerSpec], nn.Module]) -> AttentionLayer:
+    """The layer of an option of the attention axis: what it makes, with projections around it if it is a core.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    made = option(spec)
+    if isinstance(made, AttentionLayer):
+        return made
+    if isinstance(made, AttentionCore):
+        return MultiHeadAttention(spec, core=made)
+    raise ValueError(f"{type(made).__name__} is neither an AttentionCore nor an AttentionLayer (ablab.model.attention)")
+
+
+def split_heads(x: Tensor, head_size: int) -> Tensor:
+    """(B, T, heads * head_size) -> (B, heads, T, head_size), a view."""
+    return x.unflatten(-1, (-1, head_size)).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, heads, T, head_size) -> (B, T, heads * head_size)."""
+    return x.transpose(1, 2).flatten(2)

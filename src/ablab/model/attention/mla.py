@@ -1,0 +1,106 @@
+"""Multi-head latent attention (DeepSeek-AI 2024, DeepSeek-V2, arXiv 2405.04434, sections 2.1.2 and 2.1.3).
+
+Keys and values are projected up from one small vector per token, the latent, which is all that generation would have to
+keep of the past; queries may be, too. Since a rotation by position between the two projections would tie them together,
+position is told by additional coordinates that are rotated apart from the others: a query's own per head, and a key's
+that all heads share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ablab.model.attention.base import DropoutPlace
+from ablab.model.attention.full import FullAttention
+from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads, split_heads
+from ablab.model.position.rope import Rope
+from ablab.model.residual import ResidualLinear
+from ablab.model.spec import LayerSpec, require_at_least
+
+LATENT_HEADS = 4  # width of the paper's latent of keys and values, in heads (section 3.1.2: 512 for heads of 128)
+
+
+class LatentAttention(AttentionLayer):
+    """Full attention whose keys and values come from a latent.
+
+    It brings a position encoding of its own and leaves the model's rotation of queries and keys aside; what the model
+    adds to the embedding it sees as any option does. Latents are normalised (section 3.1.2).
+
+    Deviation: head sizes are the model's for values and the unrotated part, so that the output projection is as wide as
+    that of other options; the paper's heads are larger than d_model / n_heads.
+
+    Args:
+        kv_rank: width of the latent of keys and values; None for four heads', the paper's choice, and at most half of
+            d_model, so that small models compress as well.
+        q_rank: width of the latent of queries; None projects them directly.
+        rope_size: rotated coordinates of a query or key, even; None for half a head, the paper's choice.
+        rope_base: of the rotation's wavelengths; see `ablab.model.position.rope`.
+        dropout: probability.
+        dropout_on: features of the output, or attention weights.
+
+    Raises:
+        ValueError: a size is out of its range, or the model groups its heads of keys.
+    """
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        *,
+        kv_rank: int | None = None,
+        q_rank: int | None = None,
+        rope_size: int | None = None,
+        rope_base: float = 10000.0,
+        dropout: float = 0.0,
+        dropout_on: DropoutPlace = "output",
+    ) -> None:
+        super().__init__()
+        if spec.kv_heads != spec.n_heads:
+            raise ValueError(
+                f"model.n_kv_heads={spec.n_kv_heads}: latent attention has one latent for the keys and values of all "
+                "heads and groups none: use model.n_kv_heads=null"
+            )
+        d, size, heads = spec.d_model, spec.head_size, spec.n_heads
+        kv_rank = max(1, min(LATENT_HEADS * size, d // 2)) if kv_rank is None else kv_rank
+        rope_size = max(2, size // 4 * 2) if rope_size is None else rope_size
+        require_at_least(1, "kv_rank", kv_rank)
+        require_at_least(2, "rope_size", rope_size)
+        if rope_size % 2:
+            raise ValueError(f"rope_size must be even, got {rope_size}")
+        self.head_size, self.rope_size = size, rope_size
+        self.query_latent: nn.Module = nn.Identity()
+        if q_rank is not None:
+            require_at_least(1, "q_rank", q_rank)
+            self.query_latent = _latent(spec, q_rank)
+        self.query = nn.Linear(d if q_rank is None else q_rank, heads * (size + rope_size), bias=spec.bias)
+        self.latent = _latent(spec, kv_rank)
+        self.key = nn.Linear(kv_rank, d, bias=spec.bias)
+        self.rotated_key = nn.Linear(d, rope_size, bias=spec.bias)
+        self.value = nn.Linear(kv_rank, d, bias=spec.bias)
+        self.rope = Rope(replace(spec, d_model=rope_size, n_heads=1, n_kv_heads=None), base=rope_base)
+        self.core = FullAttention(spec, dropout=dropout, dropout_on=dropout_on)
+        self.output = ResidualLinear(d, d, bias=spec.bias, n_layers=spec.n_layers)
+
+    def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
+        q = split_heads(self.query(self.query_latent(x)), self.head_size + self.rope_size)
+        q, q_rotated = q.split([self.head_size, self.rope_size], dim=-1)
+        q_rotated, k_rotated = self.rope.rotate(q_rotated, split_heads(self.rotated_key(x), self.rope_size))
+        latent = self.latent(x)
+        k, v = (split_heads(project(latent), self.head_size) for project in (self.key, self.value))
+        q = torch.cat([q, q_rotated], dim=-1)
+        k = torch.cat([k, k_rotated.expand(-1, k.shape[1], -1, -1)], dim=-1)
+        mixed: Tensor = self.output(join_heads(self.core(q, k, v, key_padding_mask)))
+        return mixed
+
+
+def _latent(spec: LayerSpec, rank: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(spec.d_model, rank, bias=spec.bias), _LatentNorm(rank, eps=1e-6))
+
+
+class _LatentNorm(nn.RMSNorm):
+    """In the precision of its weights: under autocast its input has less."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))

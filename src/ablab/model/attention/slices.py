@@ -1,0 +1,53 @@
+"""What cores share that work through a sequence slice by slice, so that memory stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+
+def recomputed(function: Callable[..., Tensor], *args: Any, random: bool = False) -> Tensor:
+    """function(*args); where a gradient is wanted, keeps the arguments alone and computes the rest again for it.
+
+    Args:
+        random: whether the function draws random numbers, which must come out the same the second time.
+    """
+    if not torch.is_grad_enabled():
+        return function(*args)
+    result: Tensor = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=random)
+    return result
+
+
+def highest(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
+    """Where the `count` highest scores of each row are among those allowed; all of these, where they are fewer.
+
+    Of equal scores the later place is taken, so that the choice is a function of the scores alone.
+
+    Args:
+        scores: (..., S, N).
+        allowed: bool, broadcastable to the same shape.
+        count: at least 1.
+
+    Returns:
+        bool, (..., S, N).
+    """
+    scores = scores.masked_fill(~allowed, float("-inf"))
+    if count >= scores.shape[-1]:
+        return allowed.expand(scores.shape)
+    least = scores.topk(count).values[..., -1:]
+    above, level = scores > least, scores == least
+    room = count - above.sum(-1, keepdim=True)
+    later = level.flip(-1).cumsum(-1, dtype=torch.int32).flip(-1)  # how many of them stand here or later
+    return (above | (level & (later <= room))) & allowed
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Where a choice is made by comparing scores, those rounded to half precision would make ties."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

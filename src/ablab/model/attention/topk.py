@@ -1,0 +1,83 @@
+"""Attention to the keys of highest score: the ideal that hashing and other ways of finding keys approximate.
+
+After Gupta et al. 2021 (Memory-efficient Transformers via Top-k Attention), the slices of queries included.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads
+from ablab.model.attention.slices import highest, recomputed, without_autocast
+from ablab.model.spec import LayerSpec, require_at_least
+
+SLICE = 2**22  # scores that are there at one time
+
+
+class TopKAttention(AttentionCore):
+    """A query sees the `keys` keys of highest score, or all where there are fewer.
+
+    Of keys with equal scores the later one is taken. The choice has no gradient; the softmax over what is chosen has.
+    Every score is computed: time grows as T^2, as that of full attention. Memory grows as T, since a slice of queries
+    is attended at a time, and again in the backward pass.
+
+    Args:
+        keys: at least 1.
+    """
+
+    drops_weights = True
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        *,
+        keys: int,
+        dropout: float = 0.0,
+        dropout_on: DropoutPlace = "output",
+        share_qk: bool = False,
+    ) -> None:
+        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk)
+        require_at_least(1, "keys", keys)
+        self.keys = keys
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        B, H, T, _ = q.shape
+        rows = max(1, SLICE // (B * H * T))
+        parts = []
+        for start in range(0, T, rows):
+            stop = min(start + rows, T)
+            reach = stop if self.causal else T
+            positions = torch.arange(start, stop, device=q.device)
+            padding = None if key_padding_mask is None else key_padding_mask[:, :reach]
+            given = (q[:, :, start:stop], k[:, :, :reach], v[:, :, :reach], positions, padding)
+            parts.append(recomputed(self._attend_slice, *given, random=self._dropped() > 0))
+        return torch.cat(parts, dim=2)
+
+    def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        return self._chosen(q[:, :, positions], k, positions, None)
+
+    def _attend_slice(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
+        mask = self._chosen(q, k, positions, padding)
+        grouped = k.shape[1] != q.shape[1]
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self._dropped(), enable_gqa=grouped)
+
+    @torch.no_grad()
+    def _chosen(self, q: Tensor, k: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
+        """Queries (B, H, S, D) at `positions`, keys (B, K, T, D) and their padding (B, T) -> (B, H, S, T)."""
+        keys = torch.arange(k.shape[2], device=k.device)
+        own = positions[:, None] == keys
+        allowed = keys <= positions[:, None] if self.causal else torch.ones_like(own)
+        if padding is not None:
+            allowed = allowed & ~padding[:, None, None, :]
+        with without_autocast(q.device):
+            exact = torch.promote_types(q.dtype, torch.float32)
+            scores = q.to(exact) @ repeat_heads(k, q.shape[1]).to(exact).transpose(-1, -2)
+        if not self.share_qk:
+            return highest(scores, allowed, self.keys)
+        chosen = highest(scores, allowed & ~own, self.keys)
+        return chosen | (allowed & own & ~chosen.any(-1, keepdim=True))
+
+    def _dropped(self) -> float:
+        return self.dropout if self.training and self.dropout_on == "weights" else 0.0

@@ -1,0 +1,92 @@
+"""All the watchers of a model, and their figures by layer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from statistics import fmean
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from ablab.model.block import Block
+from ablab.model.mechanism.activation import ActivationWatcher
+from ablab.model.mechanism.attention import AttentionWatcher
+from ablab.model.mechanism.watcher import Watcher
+from ablab.model.transformer import Transformer
+
+
+class MechanismProbe:
+    """Watches a model between `attach` and `detach`. Attaching again starts afresh.
+
+    In a distributed run the figures are of all processes together, and `metrics` must be called in each of them.
+
+    Args:
+        pictured: also draw attention weights, for `pictures`.
+    """
+
+    def __init__(self, model: Transformer, *, pictured: bool = False) -> None:
+        self._model = model
+        self._pictured = pictured
+        self._watchers: list[Watcher] = []
+        self._handles: list[RemovableHandle] = []
+
+    def attach(self) -> None:
+        self.detach()
+        self._watchers = list(self._watch())
+        self._handles = [w.module.register_forward_hook(w.hook, with_kwargs=True) for w in self._watchers]
+
+    def detach(self) -> None:
+        """Stop watching; what was seen stays available to `metrics` and `pictures`."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def metrics(self) -> dict[str, float]:
+        """The figures for what the model has processed since `attach`; only a component's own before any of it."""
+        layers: dict[str, dict[int, float]] = defaultdict(dict)
+        for watcher in self._watchers:
+            for name, value in watcher.figures().items():
+                layers[f"{watcher.axis}/{name}"][watcher.layer] = value
+        several = len(self._model.blocks) > 1
+        metrics = {name: _over_layers(name, values) for name, values in layers.items() if not (several and _part(name))}
+        if several:
+            for name, values in layers.items():
+                metrics |= {_of_layer(name, layer): value for layer, value in values.items()}
+        return metrics
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Attention as pictures (`ablab.model.mechanism.picture`) by layer, "attention/layer_0", uint8 (height, width).
+
+        Of the first sequence without padding that this process has seen: all its queries, or 256 spread evenly over
+        it. Layers whose core does not tell its weights have none.
+        """
+        drawn = [(f"{watcher.axis}/layer_{watcher.layer}", watcher.picture()) for watcher in self._watchers]
+        return {name: picture for name, picture in drawn if picture is not None}
+
+    def _watch(self) -> Iterator[Watcher]:
+        for layer, block in enumerate(self._model.blocks):
+            assert isinstance(block, Block)
+            attention, feed_forward = block.attention, block.feed_forward
+            device, units = feed_forward.up.weight.device, feed_forward.up.out_features
+            yield Watcher("attention", layer, attention)
+            yield AttentionWatcher(
+                "attention", layer, attention.core, device=device, causal=self._model.causal, pictured=self._pictured
+            )
+            yield ActivationWatcher("activation", layer, feed_forward.activation, device=device, units=units)
+
+
+def _part(name: str) -> str:
+    """What "attention/span/head_0" is a part of: "head_0"; "" for "attention/span_mean"."""
+    return name.split("/", 2)[2] if name.count("/") > 1 else ""
+
+
+def _over_layers(name: str, values: dict[int, float]) -> float:
+    if name.endswith("_min"):
+        return min(values.values())
+    return max(values.values()) if name.endswith("_max") else fmean(values.values())
+
+
+def _of_layer(name: str, layer: int) -> str:
+    axis, figure, *part = name.split("/", 2)
+    return "/".join([axis, figure, f"layer_{layer}", *part])

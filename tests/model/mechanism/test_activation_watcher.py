@@ -1,0 +1,59 @@
+"""Zeros and dead units, beside counting by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ablab.model.spec import LayerSpec
+from ablab.model.transformer import Transformer
+
+Build = Callable[..., Transformer]
+Tokens = Callable[..., Tensor]
+Watch = Callable[..., dict[str, float]]
+Silence = Callable[[Transformer, int, list[int]], None]
+
+
+def test_zero_and_dead_shares_by_hand(build: Build, tokens: Tokens, watch: Watch, silence: Silence) -> None:
+    model = build(d_ff=10).eval()
+    silence(model, 0, [0, 3, 4])
+    silence(model, 1, [9])
+    metrics = watch(model, tokens(2, 8), tokens(1, 5))
+    assert metrics["activation/dead_share/layer_0"] == pytest.approx(0.3)
+    assert metrics["activation/dead_share/layer_1"] == pytest.approx(0.1)
+    assert metrics["activation/dead_share"] == metrics["activation/zero_share"] == pytest.approx(0.2)
+
+
+class OnFirstToken(nn.Module):
+    """Passes unit 0 on the first position of the first batch only, unit 1 always, the rest never."""
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        y[..., 1] = 1
+        if self.calls == 0:
+            y[0, 0, 0] = 1
+        self.calls += 1
+        return y
+
+
+def test_one_token_keeps_a_unit_alive(build: Build, tokens: Tokens, watch: Watch) -> None:
+    metrics = watch(build(activation=OnFirstToken, n_layers=1, d_ff=4), tokens(2, 3), tokens(2, 5))
+    assert metrics["activation/dead_share"] == pytest.approx(2 / 4)
+    assert metrics["activation/zero_share"] == pytest.approx(1 - (16 + 1) / (16 * 4))
+
+
+def test_dynamic_sparse_reports_its_threshold(
+    build: Build, load_option: Callable[..., Any], tokens: Tokens, watch: Watch
+) -> None:
+    activation = load_option("activation", "dynamic_sparse", initial=0.25, scale=2.0)
+    metrics = watch(build(activation=activation).eval(), tokens(1, 4))
+    assert metrics["activation/threshold"] == pytest.approx(0.5)
+    assert metrics["activation/threshold/layer_1"] == pytest.approx(0.5)
