@@ -47,6 +47,15 @@ def test_both_do_the_same_work(overrides: list[str], tiny: list[str], tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
 
+def test_both_minimise_a_penalty(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "training"))
+    shrinking = ["activation._target_=penalties.Shrinking", "trainer.accumulate_grad_batches=3"]
+    assert "harness" in bench_loop([*tiny, *shrinking], steps=2, rounds=1, output=None)
+    monkeypatch.setattr(loop, "has_penalties", lambda model: False)
+    with pytest.raises(UserError, match="the two loops did not do the same work"):
+        bench_loop([*tiny, *shrinking], steps=2, rounds=1, output=None)
+
+
 def test_loops_that_differ_are_refused(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     original = BareLoop.train
 

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nan = float("nan")
     records = study({"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22], "glu": [1.0, nan, 1.0, 1.1]})
     for item in records[4:8]:
-        item.cost = cost(item, flops_total=138_000_000)
+        item.cost = cost(item, flops_total=138_000_000, tokens_per_second=400.0)
     records.append(ended("failed", SCRIPT, 5, axes={"activation": "glu"}))
     for item in records:
         item.config = {**item.config, "question": f"Is it {SCRIPT}?"}
@@ -101,6 +101,7 @@ def test_text_of_records_is_text(page: Page, text: str):
 
 def test_verdicts_health_and_commands_are_there(page: Page):
     assert "gelu raises val_loss by 0.200" in page.text
+    assert "DOES NOT PAY IN TIME  gelu trains at 0.50 times the speed of the baseline (0.50 to 0.50 over 4" in page.text
     assert "+38% FLOPs against the baseline; the loss is not at equal compute." in page.text
     assert "1/4 diverged" in page.text
     assert "ablab attention=full activation=gelu seed=3" in page.text

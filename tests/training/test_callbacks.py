@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ablab.errors import Diverged
 from ablab.results.record import Metric, Record
 from ablab.training import callbacks
 from ablab.training.callbacks import Curves, Mechanisms, ReportProgress, seed_everything_else
+from ablab.training.loggers import RunInfo
+from ablab.training.loggers.tensorboard import EventsLogger
 from ablab.training.module import TrainingModule
 from ablab.training.run import execute, prepare_folder
 
@@ -105,6 +108,42 @@ def test_mechanisms_are_those_of_the_model_and_the_schedule(
     assert 0 < values["schedule/signal_share"] < 1
     assert values["schedule/factor"] > 0
     assert values["schedule/learning_rate_last"] <= values["schedule/learning_rate_max"] <= 0.01 * 2
+
+
+def shown(folder: Path) -> dict[str, list[int]]:
+    """The pictures in a run's event files: tag -> the steps of each."""
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    return {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
+
+
+def test_each_evaluation_is_shown_as_a_picture_per_layer(
+    tiny_config: Callable[..., dict[str, Any]], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+) -> None:
+    run(tiny_config("logger=tensorboard", "model.n_layers=2", "trainer.max_steps=5"), tmp_path)
+    assert shown(tmp_path) == {f"attention/layer_{layer}": [2, 4, 5] for layer in range(2)}
+
+
+@pytest.mark.parametrize("overrides", [("logger=csv",), ("logger=tensorboard", "logger.tensorboard.pictures=false")])
+def test_what_nobody_looks_at_is_not_drawn(
+    overrides: tuple[str, ...],
+    tiny_config: Callable[..., dict[str, Any]],
+    run: Callable[[dict[str, Any], Path], Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(weights: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr("ablab.model.mechanism.attention.picture", refuse)
+    assert run(tiny_config(*overrides), tmp_path).status == "ok"
+    assert shown(tmp_path) == {}
+
+
+def test_only_the_first_process_shows_pictures(tmp_path: Path) -> None:
+    logger = EventsLogger(run=RunInfo(folder=tmp_path, study="", variant="", seed=0, config={}))
+    for first, painters in ((True, [logger]), (False, [])):
+        trainer: Any = SimpleNamespace(is_global_zero=first, loggers=[Rows(), logger])
+        assert callbacks._painters(trainer) == painters
 
 
 def test_the_trace_of_a_schedule_in_four_figures() -> None:

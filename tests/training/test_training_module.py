@@ -13,6 +13,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from ablab.model.transformer import Transformer
 from ablab.results.record import Record
 from ablab.training.build import build_model, build_task
 from ablab.training.generation import load_run
@@ -22,8 +23,13 @@ TinyConfig = Callable[..., dict[str, Any]]
 Run = Callable[[dict[str, Any], Path], Record]
 
 
-def by_hand(config: dict[str, Any]) -> tuple[dict[str, Tensor], list[float], list[float]]:
-    """The weights, the losses and the learning rates of a plain loop over the task's batches."""
+def by_hand(
+    config: dict[str, Any], penalty: Callable[[nn.Module], Tensor] | None = None
+) -> tuple[dict[str, Tensor], list[float], list[float]]:
+    """The weights, the losses and the learning rates of a plain loop over the task's batches.
+
+    `penalty` of the model is minimised too, and is no part of the losses.
+    """
     trainer, task = config["trainer"], build_task(config)
     model = build_model(config, task)
     optimizer = build_optimizer(instantiate(config["optimizer"]), model)
@@ -35,6 +41,8 @@ def by_hand(config: dict[str, Any]) -> tuple[dict[str, Tensor], list[float], lis
         for inputs, targets in islice(batches, trainer["accumulate_grad_batches"]):
             parts.append(task.loss(model(inputs), targets) / trainer["accumulate_grad_batches"])
             parts[-1].backward()
+            if penalty is not None:
+                (penalty(model) / trainer["accumulate_grad_batches"]).backward()
         losses.append(sum(part.item() for part in parts))
         rates.append(optimizer.param_groups[0]["lr"])
         if trainer["gradient_clip_val"] is not None:
@@ -83,6 +91,48 @@ def test_weights_losses_and_rates_are_those_of_a_loop_by_hand(
     assert_same(weights(tmp_path), expected)
     assert curves(tmp_path, "train_loss") == {4: pytest.approx(losses[3], abs=1e-6)}
     assert curves(tmp_path, "learning_rate") == {4: pytest.approx(rates[3], rel=1e-6)}
+
+
+SHRINKING = (
+    "activation._target_=penalties.Shrinking",
+    "model.n_layers=2",
+    "optimizer.lr=0.01",
+    "trainer.accumulate_grad_batches=3",
+)
+
+
+def slopes(model: nn.Module) -> Tensor:
+    """The penalty of `penalties.Shrinking`, read off the parameters."""
+    return sum(
+        (3 * value.square().sum() for name, value in model.named_parameters() if name.endswith("slope")),
+        torch.zeros(()),
+    )
+
+
+def test_a_penalty_is_minimised_and_not_logged(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    config = tiny_config(*SHRINKING)
+    assert run(config, tmp_path).status == "ok"
+    expected, losses, _ = by_hand(config, slopes)
+    # Gradients are summed in another order here, so that last bits may differ.
+    for name, value in weights(tmp_path).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
+    assert curves(tmp_path, "train_loss") == pytest.approx(dict(enumerate(losses, start=1)), abs=1e-5)
+    without, _, _ = by_hand(config)
+    slope = "blocks.0.feed_forward.activation.slope"
+    assert abs(without[slope] - expected[slope]) > 1e-4  # or its absence would not be noticed
+
+
+def test_models_without_a_penalty_do_not_pay_for_it(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: Transformer) -> Tensor:
+        raise AssertionError("asked for")
+
+    monkeypatch.setattr(Transformer, "penalty", refuse)
+    assert run(tiny_config(), tmp_path).status == "ok"
 
 
 def test_clipping_changes_the_weights(tiny_config: TinyConfig) -> None:

@@ -246,7 +246,7 @@ def _conclude(pairing: Pairing, evidence: Evidence, p_raw: float | None) -> Comp
 
 def _notes(pairing: Pairing, evidence: Evidence, verdict: Verdict) -> list[str]:
     found = "gain" if verdict is Verdict.BETTER else "loss" if verdict is Verdict.WORSE else "difference"
-    notes = conditions.notes(pairing, found)
+    notes = conditions.notes(pairing, evidence.label, found)
     if verdict in RESOLVED and evidence.estimate and evidence.margin and evidence.estimate.within(evidence.margin):
         notes.append(f"Resolved, but within the declared margin of {evidence.margin:g}.")
     constant = len(evidence.differences) >= FEWEST_SEEDS and len(set(evidence.differences)) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import fmean
 
+from ablab.analysis import speed
 from ablab.analysis.pairing import Pairing
 from ablab.analysis.wording import percent
 from ablab.results.record import Record
@@ -14,10 +15,23 @@ EQUAL_FLOPS = 0.02  # a relative difference up to this counts as equal compute
 Pairs = list[tuple[Record, Record]]
 
 
-def notes(pairing: Pairing, gain: str) -> list[str]:
-    """One line per unequal condition of the complete pairs; `gain` is what the verdict found: "gain", "loss", ..."""
+def notes(pairing: Pairing, label: str, gain: str) -> list[str]:
+    """One line per unequal condition of the complete pairs.
+
+    Args:
+        label: the variant by what sets it apart.
+        gain: what the verdict found: "gain", "loss" or "difference".
+    """
     pairs = pairing.pairs
-    found = [_flops(pairs, gain), _parameters(pairs), _tokens(pairs, gain), _uncounted(pairs), _software(pairs)]
+    found = [
+        speed.does_not_pay(pairing, label, gain),
+        _flops(pairs, gain),
+        _parameters(pairs),
+        _tokens(pairs, gain),
+        _uncounted(pairs),
+        _software(pairs),
+        speed.machines(pairing),
+    ]
     return [line for line in found if line]
 
 

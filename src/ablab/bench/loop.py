@@ -32,6 +32,7 @@ from ablab.training.build import build_model, build_task
 from ablab.training.callbacks import Mechanisms, ReportProgress
 from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
+from ablab.training.module import has_penalties
 from ablab.training.optimizers import build_optimizer
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning, steps_per_block
 
@@ -91,6 +92,7 @@ class BareLoop:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.clip = config["trainer"]["gradient_clip_val"]
         self.accumulate = config["trainer"]["accumulate_grad_batches"]
+        self.penalised = has_penalties(self.model)
         self.steps = 0
         self.task = task
         blocks: Any = task.train_dataloader()
@@ -101,7 +103,10 @@ class BareLoop:
             self.model.resample(self.steps)
             for _ in range(self.accumulate):
                 inputs, targets = (tensor.to(self.device) for tensor in next(self.batches))
-                (self.task.loss(self.model(inputs), targets) / self.accumulate).backward()
+                loss = self.task.loss(self.model(inputs), targets)
+                if self.penalised:
+                    loss = loss + self.model.penalty()
+                (loss / self.accumulate).backward()
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.clip)
             self.optimizer.step()

@@ -14,6 +14,7 @@ from torch import Tensor
 from ablab.errors import Diverged
 from ablab.model.mechanism import MechanismProbe
 from ablab.results.record import Metric
+from ablab.training.loggers import TakesPictures
 from ablab.training.module import TrainingModule
 
 # Called with (step, of how many, what to show beside it).
@@ -53,7 +54,8 @@ class Curves(Callback):
 class Mechanisms(Callback):
     """Measures, over each evaluation, whether the components do what they claim (a swap must take effect).
 
-    `values` holds the figures of the last evaluation, by "axis/name"; they are logged under the same names.
+    `values` holds the figures of the last evaluation, by "axis/name"; they are logged under the same names. Loggers
+    that take pictures are given one of each layer's attention, always on the same sample: the first of the split.
     """
 
     def __init__(self) -> None:
@@ -62,7 +64,7 @@ class Mechanisms(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        self._probe = MechanismProbe(module.model)
+        self._probe = MechanismProbe(module.model, pictured=bool(_painters(trainer)))
         self._probe.attach()
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -70,15 +72,26 @@ class Mechanisms(Callback):
             return
         assert isinstance(module, TrainingModule)
         self.values = {**self._probe.metrics(), **_schedule(trainer, module.learning_rates)}
+        pictures = self._probe.pictures()
         self._probe.detach()
         self._probe = None
         for logger in trainer.loggers:
             logger.log_metrics(self.values, step=trainer.global_step)
+        for painter in _painters(trainer):
+            for name, picture in pictures.items():
+                painter.log_picture(name, picture, trainer.global_step)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         if self._probe is not None:
             self._probe.detach()
             self._probe = None
+
+
+def _painters(trainer: Trainer) -> list[TakesPictures]:
+    """The loggers that are to show pictures: all processes see the same split, and the first one shows it."""
+    if not trainer.is_global_zero:
+        return []
+    return [logger for logger in trainer.loggers if isinstance(logger, TakesPictures) and logger.pictures]
 
 
 def _schedule(trainer: Trainer, rates: list[float]) -> dict[str, float]:

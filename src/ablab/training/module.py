@@ -27,6 +27,9 @@ class TrainingModule(LightningModule):
     Evaluation adds up the task's totals over all batches and processes and turns them into metrics once, so that a
     shorter last batch or an uneven share of the samples changes nothing.
 
+    What is minimised is the task's loss and the penalties that components ask for (`Transformer.penalty`). What is
+    logged as `train_loss` is the task's own, which can be compared with `val_loss`.
+
     Args:
         clip: greatest norm of all gradients together; None: not clipped.
         accumulate: batches whose gradients are averaged for one optimizer step.
@@ -52,6 +55,7 @@ class TrainingModule(LightningModule):
         self._schedule = schedule
         self._clip = clip
         self._accumulate = accumulate
+        self._penalised = has_penalties(model)
         self._totals: dict[str, Tensor] = {}
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -59,7 +63,7 @@ class TrainingModule(LightningModule):
         return self.model(tokens)
 
     def training_step(self, block: list[Batch], block_index: int) -> Tensor:
-        """Train on the block; the loss of its last optimizer step."""
+        """Train on the block; the task's loss at its last optimizer step."""
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(schedule, LRScheduler)
@@ -70,7 +74,7 @@ class TrainingModule(LightningModule):
             offset = (step - first) * self._accumulate
             for inputs, targets in block[offset : offset + self._accumulate]:
                 part = self._task.loss(self.model(inputs), targets) / self._accumulate
-                self.manual_backward(part)
+                self.manual_backward(part + self.model.penalty() / self._accumulate if self._penalised else part)
                 loss = loss + part.detach()
             self.learning_rates.append(float(optimizer.param_groups[0]["lr"]))
             optimizer.step()
@@ -121,3 +125,8 @@ class TrainingModule(LightningModule):
         self.log_dict(named, logger=False)
         for logger in self.loggers:
             logger.log_metrics(named, step=self.trainer.global_step)
+
+
+def has_penalties(model: Transformer) -> bool:
+    """Does any component ask for a penalty? Asked once, so that models without one do not add zero at every step."""
+    return any(hasattr(module, "penalty") for module in model.modules() if module is not model)

@@ -1,23 +1,28 @@
 """Every option of the axis `logger`, from its file to what it leaves on the disk."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ablab.errors import UserError
 from ablab.results.record import Status
 from ablab.results.store import METRICS_FILE
-from ablab.training.loggers import build_loggers, close_loggers
+from ablab.training.loggers import TakesPictures, build_loggers, close_loggers
 
 CONF = Path(__file__).parents[3] / "conf"
+PICTURE = torch.tensor([[0, 1, 2], [127, 128, 255]], dtype=torch.uint8)
 CONFIG = {"model": {"d_model": 64, "sizes": [1, 2]}, "seed": 3}
 
 
@@ -38,6 +43,14 @@ def log(option: dict[str, Any], folder: Path, status: Status = "ok", variant: st
             logger.save()
     close_loggers(loggers, status)
     return loggers
+
+
+def show(option: dict[str, Any], folder: Path) -> None:
+    loggers = build_loggers(option, folder, "study", "", 3, CONFIG)
+    for logger in loggers:
+        if isinstance(logger, TakesPictures):
+            logger.log_picture("attention/layer_0", PICTURE, 7)
+    close_loggers(loggers, "ok")
 
 
 def inspect_wandb(folder: Path) -> dict[str, Any]:
@@ -66,6 +79,38 @@ def test_tensorboard_writes_event_files_and_nothing_else(tmp_path: Path) -> None
     assert events.Tags()["scalars"] == ["val_loss"]  # no placeholder metric, no hyper-parameters
     with pytest.raises(KeyError):
         events.PluginTagToContent("hparams")
+
+
+def pixels(file: bytes) -> list[list[int]]:
+    """The brightness of each pixel of a picture file."""
+    image = Image.open(io.BytesIO(file)).convert("L")
+    return np.asarray(image).tolist()  # type: ignore[no-any-return]
+
+
+def test_tensorboard_shows_a_picture_as_it_is(tmp_path: Path) -> None:
+    show(node("tensorboard"), tmp_path)
+    (event,) = EventAccumulator(str(tmp_path)).Reload().Images("attention/layer_0")
+    assert event.step == 7
+    assert pixels(event.encoded_image_string) == PICTURE.tolist()
+
+
+@pytest.mark.slow
+def test_wandb_shows_a_picture_as_it_is(tmp_path: Path) -> None:
+    show(node("wandb"), tmp_path)
+    (file,) = tmp_path.glob("wandb/offline-run-*/files/media/images/attention/layer_0*.png")
+    assert pixels(file.read_bytes()) == PICTURE.tolist()
+    assert inspect_wandb(tmp_path)["summary"]["trainer/global_step"] == 7
+
+
+@pytest.mark.parametrize("option", ["tensorboard", "wandb"])
+def test_pictures_can_be_turned_off(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablab.training.loggers.wandb._start", lambda *settings: None)
+    chosen = node(option)
+    for wanted in (True, False):
+        chosen[option]["pictures"] = wanted
+        logger = build_loggers(chosen, tmp_path, "study", "", 0, {})[1]
+        assert isinstance(logger, TakesPictures)
+        assert logger.pictures is wanted
 
 
 @pytest.mark.slow

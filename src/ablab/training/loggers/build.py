@@ -12,6 +12,7 @@ from ablab.results.record import Status
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,16 @@ class EndsWithStatus(ABC):
     @abstractmethod
     def close(self, status: Status) -> None:
         """Write out what is left and let go of files and services. `status` is that of the record."""
+
+
+class TakesPictures(ABC):
+    """A logger that can show pictures, and does where `pictures`, a setting of its own, says so."""
+
+    pictures: bool
+
+    @abstractmethod
+    def log_picture(self, name: str, picture: Tensor, step: int) -> None:
+        """Log a grey picture, uint8 (height, width), as `name` ("attention/layer_0"). Called in the first process."""
 
 
 def build_loggers(

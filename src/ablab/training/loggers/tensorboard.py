@@ -10,12 +10,13 @@ from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from ablab.results.record import Status
-from ablab.training.loggers.build import EndsWithStatus, RunInfo
+from ablab.training.loggers.build import EndsWithStatus, RunInfo, TakesPictures
 
 
-class EventsLogger(TensorBoardLogger, EndsWithStatus):
+class EventsLogger(TensorBoardLogger, EndsWithStatus, TakesPictures):
     """Lightning's logger without its folders of versions and its hyper-parameters.
 
     Lightning writes the status SUCCESS when training starts, and TensorBoard keeps the first that it reads; `hparams`
@@ -23,14 +24,20 @@ class EventsLogger(TensorBoardLogger, EndsWithStatus):
 
     Args:
         flush_s: seconds after which what was logged is on the disk at the latest.
+        pictures: also show attention maps, one per layer and evaluation.
     """
 
-    def __init__(self, *, run: RunInfo, flush_s: int = 10) -> None:
+    def __init__(self, *, run: RunInfo, flush_s: int = 10, pictures: bool = True) -> None:
         super().__init__(save_dir=run.folder, name="", version="", default_hp_metric=False, flush_secs=flush_s)
+        self.pictures = pictures
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing to do, as said above."""
+
+    @rank_zero_only
+    def log_picture(self, name: str, picture: Tensor, step: int) -> None:
+        self.experiment.add_image(name, picture, step, dataformats="HW")
 
     @rank_zero_only
     def save(self) -> None:

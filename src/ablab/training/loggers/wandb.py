@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from ablab.errors import UserError
 from ablab.results.record import Status
-from ablab.training.loggers.build import EndsWithStatus, RunInfo
+from ablab.training.loggers.build import EndsWithStatus, RunInfo, TakesPictures
 
 if TYPE_CHECKING:
     import wandb
@@ -21,7 +22,7 @@ _LONGEST_NAME = 128
 _STEP = "trainer/global_step"  # the name by which Lightning logs the step
 
 
-class RunsLogger(WandbLogger, EndsWithStatus):
+class RunsLogger(WandbLogger, EndsWithStatus, TakesPictures):
     """One W&B run per run, grouped by variant, begun here and ended by `close`.
 
     Deviates from Lightning's logger: it starts a run of its own even if another is open (Lightning's joins that one),
@@ -32,6 +33,7 @@ class RunsLogger(WandbLogger, EndsWithStatus):
         offline: write below the run's folder only; `wandb sync` uploads it later.
         entity: W&B user or team; None for your default one.
         tags: of the run, beside the name of the study.
+        pictures: also show attention maps, one per layer and evaluation.
 
     Raises:
         UserError: W&B could not start.
@@ -45,13 +47,19 @@ class RunsLogger(WandbLogger, EndsWithStatus):
         offline: bool = True,
         entity: str | None = None,
         tags: Sequence[str] = (),
+        pictures: bool = True,
     ) -> None:
         experiment = rank_zero_only(_start)(run, project, offline, entity, tags)  # None on other ranks
         super().__init__(project=project, save_dir=run.folder, offline=offline, experiment=experiment)
+        self.pictures = pictures
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: the run began with its whole config."""
+
+    @rank_zero_only
+    def log_picture(self, name: str, picture: Tensor, step: int) -> None:
+        self.log_image(name, [picture.numpy()], step)
 
     @rank_zero_only
     def close(self, status: Status) -> None:
