@@ -1,0 +1,111 @@
+"""What one implementation did in one pass at one length, and the file that says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablab.bench.attention.implementation import Family, Implementation, Pass
+from ablab.bench.attention.timing import Times
+from ablab.results.store import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Either measured or skipped, with the reason."""
+
+    implementation: str
+    ours: bool
+    family: Family
+    causal: bool
+    pass_: Pass
+    length: int
+    times: Times | None = None
+    peak_bytes: int | None = None
+    flops: float | None = None  # that the definition needs
+    skipped: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object in the file."""
+        found: dict[str, Any] = {
+            "implementation": self.implementation,
+            "ours": self.ours,
+            "family": self.family,
+            "pass": self.pass_,
+            "length": self.length,
+        }
+        if self.times is None:
+            return found | {"skipped": self.skipped}
+        return found | {
+            "seconds": self.times.median_s,
+            "seconds_min": self.times.min_s,
+            "seconds_max": self.times.max_s,
+            "peak_bytes": self.peak_bytes,
+        }
+
+
+def cell(implementation: Implementation, pass_: Pass, length: int, **found: Any) -> Cell:
+    """The cell of an implementation."""
+    return Cell(
+        implementation=implementation.name,
+        ours=implementation.ours,
+        family=implementation.family,
+        causal=implementation.causal,
+        pass_=pass_,
+        length=length,
+        **found,
+    )
+
+
+class Results:
+    """All cells so far."""
+
+    def __init__(self, cells: Iterable[Cell] = ()) -> None:
+        self.cells = list(cells)
+
+    def of(self, implementation: str, pass_: Pass) -> dict[int, Cell]:
+        """By length."""
+        return {
+            each.length: each for each in self.cells if (each.implementation, each.pass_) == (implementation, pass_)
+        }
+
+    def seconds(self, implementation: str, pass_: Pass) -> dict[int, float]:
+        """Medians, by length, where there are any."""
+        return {n: each.times.median_s for n, each in self.of(implementation, pass_).items() if each.times is not None}
+
+    def bytes(self, implementation: str, pass_: Pass) -> dict[int, int]:
+        """Peak memory, by length, where there is any."""
+        cells = self.of(implementation, pass_).items()
+        return {n: each.peak_bytes for n, each in cells if each.peak_bytes is not None}
+
+    @property
+    def lengths(self) -> list[int]:
+        return sorted({each.length for each in self.cells})
+
+    @property
+    def passes(self) -> list[Pass]:
+        return list(dict.fromkeys(each.pass_ for each in self.cells))
+
+    @property
+    def implementations(self) -> list[Cell]:
+        """A cell of each."""
+        return list({each.implementation: each for each in reversed(self.cells)}.values())[::-1]
+
+
+def write(path: Path, cells: Sequence[Cell]) -> None:
+    """A JSON array with one object per implementation, pass and length."""
+    rows = ",\n".join(f" {json.dumps(each.to_dict(), allow_nan=False)}" for each in cells)
+    write_atomically(path, f"[\n{rows}\n]\n" if cells else "[]\n")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, or what it came from, in one line that is not too long."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    text = lines[0].strip() if lines else ""
+    text = text if len(text) <= 160 else f"{text[:157]}..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
