@@ -155,8 +155,9 @@ def _left_out(missing: Missing) -> str:
 
 def _description(setting: Setting, results: Results, peak: MatmulPeak, missing: Sequence[Missing]) -> str:
     host = machine(torch.device(setting.device))
+    where = host["device"] if setting.device == "cuda" else host["processor"]
     head = [
-        f"{host['device'] if setting.device == 'cuda' else host['processor']}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"{where}, {host['threads']} threads, torch {torch.__version__}; "
         f"matrix products reach {peak.flops_per_second / 1e9:,.0f} GFLOP/s",
         f"batch {setting.batch}, {setting.heads} heads of {setting.head_size}, window {setting.window}, "
         f"chunk {setting.chunk}, {setting.hash_rounds} rounds of hashing, {setting.dtype}",

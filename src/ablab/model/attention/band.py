@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ablab.model.attention.kernel import FLOOR, attend, attend_backward
 
-BLOCK = 64  # queries, or keys in the backward pass, that share one stretch
+BLOCK = 32  # queries that share one stretch of keys
+BACKWARD_BLOCK = 64  # keys that share one stretch of queries
 SLICE = 2**20  # elements of a bias that differs from block to block, so that it stays in the cache
 
 
@@ -135,7 +136,7 @@ def band_backward(
 
     `out` and `lse` may be those of more keys than the band's.
     """
-    for segment in _segments(len(q), BLOCK, band.ahead, band.back):  # the rows are keys here
+    for segment in _segments(len(q), BACKWARD_BLOCK, band.ahead, band.back):  # the rows are keys here
         for part in _parts(segment, q.shape[1], padding, edge):
             bias = _bias(part, band, padding, edge, q, rows_are_queries=False)
             dq, dk, dv = attend_backward(

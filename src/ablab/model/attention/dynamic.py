@@ -69,6 +69,7 @@ class DynamicAttention(AttentionCore):
     ) -> None:
         super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk)
         require_at_least(1, "window", window)
+        require_at_least(0, "dense_below", dense_below)
         if not (adapt_size or adapt_position):
             raise ValueError(
                 "attention.adapt_size=false and attention.adapt_position=false: nothing adapts; use attention=windowed"

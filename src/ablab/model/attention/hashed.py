@@ -135,21 +135,29 @@ class _Run:
         self.padded_keys = pad(order.keys, (0, 2 * (buckets.back + buckets.ahead + 1) + STEP))
         items = torch.arange(B * H * T, device=q.device)
         # Where each item's vector lies in (B, T, H), the same in every round.
-        self.rows = items.view(B, T, H).transpose(1, 2).flatten().repeat(rounds)
-        self.earlier: list[_Interval] = []
+        rows = items.view(B, T, H).transpose(1, 2).flatten()
+        self.queries, self.keys = self.blocks.queries % len(items), self.padded_keys % len(items)
+        self.query_rows, self.key_rows = rows[self.queries], rows[self.keys]
+        self.earlier: list[_Limit] = []  # what each round but the last brings is not seen again
         if rounds > 1:
             # Slots are counted from the sequence's first, so that single precision holds them.
             base = torch.arange(rounds * B * H, device=q.device).repeat_interleave(T) * T
             middle = ((order.lower + order.upper) / 2 - base).to(q.dtype).view(rounds, -1)
+            # And a bit more, so that a key at the very end of an interval counts as seen.
             half = ((order.upper - order.lower) / 2 + 0.25).to(q.dtype).view(rounds, -1)
             slot = (order.slot - base).to(q.dtype).view(rounds, -1)
-            self.earlier = [_Interval(*of_round) for of_round in zip(middle, half, slot, strict=True)]
-        self.positions = (items % T).to(q.dtype)
-        self.near = None  # keys nearer than this are not seen; where causal, the intervals know
+            self.earlier = [self._limit(*of_round) for of_round in zip(slot[:-1], middle, half, strict=False)]
+        self.near: _Limit | None = None  # where causal, the intervals know
         if buckets.ahead:
-            self.near = torch.full((B * H * T,), 1.0, dtype=q.dtype, device=q.device)
+            positions = (items % T).to(q.dtype)
+            least = torch.ones_like(positions)
             if buckets.beyond is not None:
-                self.near = buckets.beyond.expand(B, H, T).flatten().to(q.dtype)
+                least = buckets.beyond.expand(B, H, T).flatten().to(q.dtype)
+            self.near = self._limit(positions, positions, least)
+
+    def _limit(self, keys: Tensor, queries: Tensor, margin: Tensor) -> _Limit:
+        """From values by item, (N,)."""
+        return _Limit(keys[self.keys], queries[self.queries].unsqueeze(2), margin[self.queries].unsqueeze(2))
 
     def by_row(self, per_item: Tensor) -> Tensor:
         """(M,) by item -> (N, rounds) by row of (B, T, H)."""
@@ -163,12 +171,12 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class _Interval:
-    """What an earlier round brings: keys whose slot is no farther than `half` (and a bit) from the middle. By item."""
+class _Limit:
+    """A query sees only keys whose value differs from its own by at least a margin."""
 
-    middle: Tensor
-    half: Tensor
-    slot: Tensor
+    keys: Tensor  # along the padded sorted keys
+    queries: Tensor  # (blocks, BLOCK, 1)
+    margin: Tensor  # (blocks, BLOCK, 1)
 
 
 class _Part:
@@ -177,11 +185,9 @@ class _Part:
     def __init__(self, run: _Run, round_: int, stretch: int, blocks: slice) -> None:
         self.run, self.round, self.blocks = run, round_, blocks
         self.slots = slice(blocks.start * BLOCK, blocks.stop * BLOCK)
-        self.column = torch.arange(stretch, device=run.rows.device)
-        self.queries = run.blocks.queries[blocks]
+        self.column = torch.arange(stretch, device=run.key_rows.device)
         self.key_slots = run.blocks.first[blocks] + self.column
-        self.keys = run.padded_keys[self.key_slots]
-        self.query_rows, self.key_rows = run.rows[self.queries], run.rows[self.keys]
+        self.query_rows, self.key_rows = run.query_rows[blocks], run.key_rows[self.key_slots]
 
     def take_queries(self, x: Tensor) -> Tensor:
         """(rows, D) -> (blocks, 1, BLOCK, D)."""
@@ -196,21 +202,13 @@ class _Part:
 
         How far each key lies inside the interval: at least 0 inside, at most -1/4 outside.
         """
-        run = self.run
-        half = run.blocks.half[self.blocks]
-        room = self.column.to(half.dtype) - run.blocks.middle[self.blocks]
+        half = self.run.blocks.half[self.blocks]
+        room = self.column.to(half.dtype) - self.run.blocks.middle[self.blocks]
         torch.sub(half, room.abs_(), out=room)
-        queries, keys = (items % len(run.positions) for items in (self.queries, self.keys))  # the same in every round
-        spare = torch.empty_like(room)
-
-        def limit(keys: Tensor, queries: Tensor, margin: Tensor) -> None:  # to where |key - query| exceeds the margin
-            torch.sub(keys.unsqueeze(1), queries.unsqueeze(2), out=spare)
-            torch.minimum(room, spare.abs_().sub_(margin.unsqueeze(2)), out=room)
-
-        for other in run.earlier[: self.round]:
-            limit(other.slot[keys], other.middle[queries], other.half[queries])
-        if run.near is not None:
-            limit(run.positions[keys], run.positions[queries], run.near[queries])
+        limits = self.run.earlier[: self.round]
+        for limit in limits if self.run.near is None else [*limits, self.run.near]:
+            inside = limit.keys[self.key_slots].unsqueeze(1) - limit.queries[self.blocks]
+            torch.minimum(room, inside.abs_().sub_(limit.margin[self.blocks]), out=room)
         return room.clamp_(max=0).mul_(HIDDEN).unsqueeze(1)
 
 

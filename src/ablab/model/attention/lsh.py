@@ -25,7 +25,7 @@ from ablab.model.attention.full import FullAttention
 from ablab.model.attention.hashed import seen_in_buckets
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
 from ablab.model.attention.operators import sparse_attention
-from ablab.model.spec import LayerSpec
+from ablab.model.spec import LayerSpec, require_at_least
 
 
 class LSHAttention(AttentionCore):
@@ -55,6 +55,7 @@ class LSHAttention(AttentionCore):
         super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk)
         self.hash = RotationHash(spec, rounds=rounds, bucket_size=bucket_size, buckets=buckets, factored=factored)
         self.full = FullAttention(spec, share_qk=share_qk)
+        require_at_least(0, "dense_below", dense_below)
         self.dense_below = dense_below
         self._figures: dict[str, float] = {}
 
