@@ -30,7 +30,7 @@ BASELINE = {
 SAME_RESULT = {"strategy", "trainer", "logger"}  # axes that say how a run is run and shown, not what it computes
 
 # Long enough for the windows and buckets that the options come with to leave something out.
-LENGTH = 128
+LENGTH = 256
 SETTINGS = (f"task.seq_len={LENGTH}", "task.eval_tokens=512", "trainer.max_steps=2", "trainer.val_check_interval=2")
 
 

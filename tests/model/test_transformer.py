@@ -57,6 +57,7 @@ def by_hand(model: Transformer, ids: Tensor) -> Tensor:
 @pytest.mark.parametrize("n_kv_heads", [None, 1])
 def test_logits_are_those_of_the_formulas(build: Build, tie_embeddings: bool, n_kv_heads: int | None) -> None:
     model = build(tie_embeddings=tie_embeddings, n_kv_heads=n_kv_heads).double()
+    assert model.blocks[0].attention.key.out_features == 8 * (n_kv_heads or 2)
     perturb(model)
     ids = tokens(3, 9)
     torch.testing.assert_close(model(ids), by_hand(model, ids), rtol=1e-10, atol=1e-10)

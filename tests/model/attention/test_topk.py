@@ -148,13 +148,13 @@ def test_sequences_of_padding_alone_give_zero_and_finite_gradients(make_spec: Sp
 
 
 def test_half_precision_and_autocast_choose_the_same_keys_as_single(make_spec: Spec) -> None:
-    core = TopKAttention(make_spec(), keys=4)
-    inputs = [random(1, 2, 40, 8, seed=seed, dtype=torch.bfloat16) for seed in range(3)]
+    core = TopKAttention(make_spec(), keys=8)
+    inputs = [random(1, 2, 400, 8, seed=seed, dtype=torch.bfloat16) for seed in range(3)]
     exact = core(*(x.float() for x in inputs))
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(core(*inputs).float(), exact, rtol=0.03, atol=0.03)
-        visited = core.visited(inputs[0], inputs[1], torch.arange(40))
-    assert torch.equal(visited, core.visited(inputs[0].float(), inputs[1].float(), torch.arange(40)))
+        visited = core.visited(inputs[0], inputs[1], torch.arange(400))
+    assert torch.equal(visited, core.visited(inputs[0].float(), inputs[1].float(), torch.arange(400)))
 
 
 @pytest.mark.parametrize("at_once", [100, 10**6])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -20,6 +20,10 @@ class Times:
     median_s: float
     min_s: float
     max_s: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Times:
+        return cls(median(seconds), min(seconds), max(seconds))
 
 
 def once(call: Callable[[], object], device: str) -> float:
@@ -40,10 +44,15 @@ def repetitions(seconds: float, rounds: int, budget_s: float) -> int:
     return min(rounds, max(FEWEST, int(budget_s / max(seconds, 1e-9))))
 
 
-def in_turn(calls: Mapping[str, Callable[[], object]], counts: Mapping[str, int], device: str) -> dict[str, Times]:
-    """Time each call `counts` times, in rounds; calls with fewer repetitions pause in rounds evenly spread."""
+def in_turn(
+    calls: Mapping[str, Callable[[], object]], counts: Mapping[str, int], device: str, seconds: dict[str, list[float]]
+) -> None:
+    """Time each call `counts` times, in rounds; calls with fewer repetitions pause in rounds evenly spread.
+
+    Args:
+        seconds: what is measured is added here as it comes, so that an interrupt loses nothing.
+    """
     rounds = max(counts.values(), default=0)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
@@ -51,8 +60,7 @@ def in_turn(calls: Mapping[str, Callable[[], object]], counts: Mapping[str, int]
         for round_ in range(rounds):
             for name, call in calls.items():
                 if (round_ + 1) * counts[name] // rounds > round_ * counts[name] // rounds:
-                    seconds[name].append(once(call, device))
+                    seconds.setdefault(name, []).append(once(call, device))
     finally:
         if collecting:
             gc.enable()
-    return {name: Times(median(each), min(each), max(each)) for name, each in seconds.items() if each}

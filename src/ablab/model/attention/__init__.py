@@ -1,9 +1,15 @@
-"""The attention axis: cores that mix values over positions and have no parameters of their own.
+"""The attention axis: who looks at whom.
 
-A core is `Core(spec, *, own_option, ...)` with
+An option is a core, `Core(spec, *, own_option, ...)`, which mixes values of (B, H, T, D) and has no parameters of its
+own unless that is its point; `ablab.model.attention.layer` puts projections around it. An option whose point is the
+projections (`mla`, `nsa`) is a whole layer instead.
 
-* `forward(q, k, v) -> out`, all (B, H, T, D), q and k already rotated by the position; causal where `spec.causal`;
-* optionally `visited(q, k, positions) -> mask`, bool, broadcastable to (B, H, S, T): which keys the S queries at
-  `positions` give any weight to. The attention metrics of `ablab.model.mechanism` rest on it;
-* optionally `resample(step)`, called before each training step by cores that draw at random.
+* `base`, `layer`: the contracts, and what all cores share
+* `full`, `windowed`, `lsh`, `dynamic`, `block_sparse`, `topk`, `mla`, `nsa`: the options, one file each
+* `operators`: local and hashed attention as one operator, made of `band` (around the diagonal), `hashed` (among items
+  of one bucket) and `kernel` (dense attention that can be merged, by log-sum-exp)
+* `flex`: the engine for windows on CUDA
+* `hashing`, `spans`, `compression`, `selection`: what decides whom a query sees
+* `dense`, `slices`: masked attention for short sequences, and slice by slice for long ones
+* `naive`: every definition read aloud, the reference of the tests
 """

@@ -68,7 +68,10 @@ def working_dtype(x: Tensor) -> torch.dtype:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Within it, what is computed on `device` keeps the dtype of its operands."""
+    """Within it, what is computed on `device` keeps the dtype of its operands.
+
+    For the merger of branches, and where a choice is made by comparing scores, which half precision would make ties.
+    """
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -44,10 +43,3 @@ def highest(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
     room = count - above.sum(-1, keepdim=True)
     later = level.flip(-1).cumsum(-1, dtype=torch.int32).flip(-1)  # how many of them stand here or later
     return (above | (level & (later <= room))) & allowed
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Where a choice is made by comparing scores, those rounded to half precision would make ties."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
