@@ -77,7 +77,7 @@ def test_building_neither_reads_nor_moves_the_global_generators(build: Build) ->
     second = build(attention="lsh")
     for name, parameter in first.named_parameters():
         assert torch.equal(parameter, second.get_parameter(name)), name
-    assert torch.equal(first.blocks[0].attention.core.rotations, second.blocks[0].attention.core.rotations)
+    assert torch.equal(first.blocks[0].attention.core.hash.rotations, second.blocks[0].attention.core.hash.rotations)
 
 
 class Gate(nn.Module):

@@ -1,95 +1,65 @@
-"""No implementation is timed before its output and gradients are right."""
+"""What the check before timing lets pass, and what it does not: causal attention, spoilt in one place."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from bench_fakes import TINY, Altered, Right, WrongGradient
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
-from ablab.bench.attention.check import SAMPLE, WrongResultError, check, sample
+from ablab.bench.attention import definitions
+from ablab.bench.attention.check import WrongResultError, check, sample
 from ablab.bench.attention.implementation import Attention, Expected
+from ablab.bench.attention.setting import Setting
+
+LENGTH = 48
+TENSORS = Setting(heads=2, head_size=8).draw(LENGTH, heads_first=True)
+
+Spoil = Callable[[Tensor], Tensor]
 
 
-@pytest.fixture
-def tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return TINY.draw(48, heads_first=True)
+class Causal(Attention):
+    def __init__(self, spoil: Spoil = lambda out: out, detached: int | None = None) -> None:
+        self.spoil, self.detached = spoil, detached
 
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.detach() if n == self.detached else x for n, x in enumerate((q, k, v)))
+        return self.spoil(scaled_dot_product_attention(q, k, v, is_causal=True))
 
-@given(length=st.integers(1, 10_000))
-def test_the_sample_reaches_from_end_to_end(length: int) -> None:
-    positions = sample(length).tolist()
-    assert set(positions) >= {0, length - 1}
-    assert all(0 <= position < length for position in positions)
-    if length <= SAMPLE:
-        assert set(positions) == set(range(length))
-    assert sum(positions[:-2]) / len(positions[:-2]) == pytest.approx((length - 1) / 2, abs=0.51)
+    def expected(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Expected:
+        return definitions.weighted(q, k, v, positions, definitions.everything(positions, LENGTH, causal=True))
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_right_attention_passes(tensors: tuple[Tensor, Tensor, Tensor, Tensor], backward: bool) -> None:
-    keys = check(Right(), *tensors, backward=backward)
-    assert keys == pytest.approx((sample(48) + 1).double().mean().item())  # causal: query i sees i + 1 keys
+def test_what_is_right_passes_and_says_how_many_keys_it_sees(backward: bool) -> None:
+    keys = check(Causal(), *TENSORS, backward=backward)
+    assert keys == pytest.approx((sample(LENGTH) + 1).double().mean().item())  # query i sees i + 1 of them
 
 
-def last_row_off(out: Tensor) -> Tensor:
-    return torch.cat([out[:, :, :-1], out[:, :, -1:] * 1.01], dim=2)
-
-
-def only_head_off(out: Tensor) -> Tensor:
-    return torch.cat([out[:, :1], out[:, 1:].roll(1, dims=3)], dim=1)
-
-
-def first_row_off(out: Tensor) -> Tensor:
-    return torch.cat([out[:, :, :1] * 1.5, out[:, :, 1:]], dim=2)
+def row(position: int, factor: float) -> Spoil:
+    factors = torch.ones(LENGTH, 1)
+    factors[position] = factor
+    return lambda out: out * factors
 
 
 @pytest.mark.parametrize(
-    ("alter", "message"),
+    ("spoil", "message"),
     [
-        (last_row_off, "wrong output: off naive attention by .*, where .* is allowed"),
-        (only_head_off, "wrong output"),
-        (first_row_off, "wrong output of queries that see one key"),
-        (lambda out: out * float("nan"), "wrong output"),
-        (lambda out: out[..., :-1], "wrong output: of shape .*, not"),
+        (row(LENGTH - 1, 1.01), "wrong output: off naive attention by .*, where .* is allowed"),
+        (row(0, 1.5), "wrong output of queries that see one key: "),  # the first query has but its own
+        (lambda out: torch.stack([out[:, 0], out[:, 1].roll(1, dims=-1)], dim=1), "wrong output: "),  # one head
     ],
 )
-def test_wrong_outputs(tensors: tuple[Tensor, Tensor, Tensor, Tensor], alter: object, message: str) -> None:
-    assert callable(alter)
+def test_wrong_outputs(spoil: Spoil, message: str) -> None:
     with pytest.raises(WrongResultError, match=message):
-        check(Altered(alter), *tensors, backward=False)
+        check(Causal(spoil), *TENSORS, backward=False)
 
 
-def test_wrong_gradients(tensors: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    wrong = Altered(WrongGradient.apply)
-    check(wrong, *tensors, backward=False)  # its output is right
-    with pytest.raises(WrongResultError, match="wrong gradient of the queries"):
-        check(wrong, *tensors, backward=True)
-
-
-@pytest.mark.parametrize(("index", "name"), [(1, "keys"), (2, "values")])
-def test_a_gradient_that_is_missing(
-    tensors: tuple[Tensor, Tensor, Tensor, Tensor], index: int, name: str
-) -> None:
-    class Detached(Right):
-        def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            given = [q, k, v]
-            given[index] = given[index].detach()
-            return super().__call__(*given)
-
+@pytest.mark.parametrize(("detached", "name"), [(0, "queries"), (1, "keys"), (2, "values")])
+def test_a_gradient_that_is_missing(detached: int, name: str) -> None:
+    wrong = Causal(detached=detached)
+    check(wrong, *TENSORS, backward=False)  # its output is right
     with pytest.raises(WrongResultError, match=f"wrong gradient of the {name}"):
-        check(Detached(), *tensors, backward=True)
-
-
-def test_an_expectation_of_another_attention_fails(tensors: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    class Strange(Attention):
-        def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return Right()(q, k, v)
-
-        def expected(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Expected:
-            return Right().expected(q, k.flip(2), v, positions)
-
-    with pytest.raises(WrongResultError):
-        check(Strange(), *tensors, backward=False)
+        check(wrong, *TENSORS, backward=True)

@@ -1,99 +1,96 @@
-"""The dense definitions that everything is checked against, themselves checked against loops."""
+"""The dense definitions against the rules read aloud, position by position."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from ablab.bench.attention import definitions
 
-LENGTHS = st.integers(1, 24)
+seeds = st.integers(0, 10_000)
 
 
-def dense(rule: object, length: int) -> Tensor:
-    """rule(i, j) for all queries i and keys j."""
-    assert callable(rule)
-    return torch.tensor([[float(rule(i, j)) for j in range(length)] for i in range(length)], dtype=torch.float64)
+def everywhere(length: int) -> Tensor:
+    return torch.arange(length)
 
 
-@given(length=LENGTHS, keys=st.integers(1, 30), causal=st.booleans())
-def test_a_window(length: int, keys: int, causal: bool) -> None:
-    found = definitions.window(torch.arange(length), length, keys=keys, causal=causal)
-    assert found.equal(dense(lambda i, j: 0 <= i - j < keys if causal else abs(i - j) <= keys, length))
-    everything = definitions.everything(torch.arange(length), length, causal=causal)
-    assert everything.equal(dense(lambda i, j: j <= i or not causal, length))
+@pytest.mark.parametrize("causal", [False, True])
+def test_weights_of_one_or_none_are_masked_attention(causal: bool) -> None:
+    q, k, v = torch.randn(3, 2, 3, 9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    seen = definitions.everything(everywhere(9), 9, causal=causal)
+    found = definitions.weighted(q, k, v, everywhere(9), seen)
+    torch.testing.assert_close(found.out, scaled_dot_product_attention(q, k, v, is_causal=causal))
+    assert found.keys == (5.0 if causal else 9.0)
+    assert found.alone[0, 0].tolist() == [causal, *[False] * 8]
 
 
-@given(length=LENGTHS, chunk=st.integers(1, 8), back=st.integers(0, 3))
-def test_chunks_back(length: int, chunk: int, back: int) -> None:
-    found = definitions.chunks_back(torch.arange(length), length, chunk=chunk, back=back)
-    assert found.equal(dense(lambda i, j: j <= i and j >= (i // chunk - back) * chunk, length))
+def test_a_key_of_weight_two_is_there_twice() -> None:
+    q, k, v = torch.randn(3, 1, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weights = torch.tensor([[1.0, 2.0, 0.0, 1.0]], dtype=torch.float64)
+    twice = torch.tensor([0, 1, 1, 3])
+    found = definitions.weighted(q, k, v, torch.tensor([2]), weights, scale=0.7)
+    expected = scaled_dot_product_attention(q[:, :, [2]], k[:, :, twice], v[:, :, twice], scale=0.7)
+    torch.testing.assert_close(found.out, expected)
 
 
-@settings(deadline=None)
-@given(data=st.data(), length=LENGTHS, rounds=st.integers(1, 3), nearest=st.integers(1, 4))
-def test_bucket_mates(data: st.DataObject, length: int, rounds: int, nearest: int) -> None:
-    numbers = st.lists(st.integers(0, 2), min_size=length, max_size=length)
-    q, k = ([data.draw(numbers) for _ in range(rounds)] for _ in range(2))
-
-    def seen(i: int, j: int) -> bool:
-        return any(j in [n for n in range(i) if k[r][n] == q[r][i]][-nearest:] for r in range(rounds))
-
-    found = definitions.bucket_mates(
-        torch.tensor(q)[None, None], torch.tensor(k)[None, None], torch.arange(length), nearest=nearest
-    )
-    assert found[0, 0].equal(dense(seen, length))
+@given(length=st.integers(1, 12), keys=st.integers(1, 5), causal=st.booleans())
+def test_windows(length: int, keys: int, causal: bool) -> None:
+    found = definitions.window(everywhere(length), length, keys=keys, causal=causal)
+    for i in range(length):
+        for j in range(length):
+            assert found[i, j] == (i - keys < j <= i if causal else abs(i - j) <= keys)
 
 
-@settings(deadline=None)
-@given(data=st.data(), chunks=st.integers(1, 5), chunk=st.integers(1, 4), rounds=st.integers(1, 3))
-def test_sorted_chunks(data: st.DataObject, chunks: int, chunk: int, rounds: int) -> None:
-    """Sort all rounds' keys by bucket and position; look at one's own chunk and the one before it, in a circle."""
+@given(chunks=st.integers(1, 4), chunk=st.integers(1, 3), back=st.integers(0, 2))
+def test_chunks_of_the_sequence(chunks: int, chunk: int, back: int) -> None:
     length = chunks * chunk
-    numbers = st.lists(st.integers(0, 2), min_size=length, max_size=length)
-    buckets = [[3 * r + bucket for bucket in data.draw(numbers)] for r in range(rounds)]
-    entries = sorted((buckets[r][j], j, r) for r in range(rounds) for j in range(length))
-    cut = [entries[at : at + chunk] for at in range(0, len(entries), chunk)]
-
-    def count(i: int, j: int) -> int:
-        own = [n for n, part in enumerate(cut) for _, position, _ in part if position == i]
-        return sum(j == position for n in own for part in (cut[n], cut[n - 1]) for _, position, _ in part) * (j <= i)
-
-    found = definitions.sorted_chunks(torch.tensor(buckets)[None, None], torch.arange(length), chunk=chunk)
-    assert found[0, 0].equal(dense(count, length))
+    found = definitions.chunks_back(everywhere(length), length, chunk=chunk, back=back)
+    for i in range(length):
+        for j in range(length):
+            assert found[i, j] == (j <= i and i // chunk - j // chunk <= back)
 
 
-def test_the_own_key_counts_only_where_no_other_does() -> None:
-    weights = torch.tensor([[1.0, 0, 0], [2, 2, 0], [0, 0, 0]])
-    assert definitions.self_only_if_alone(weights, torch.arange(3)).tolist() == [[1, 0, 0], [2, 0, 0], [0, 0, 1]]
+@settings(max_examples=30)
+@given(seed=seeds, length=st.integers(1, 10), rounds=st.integers(1, 3), nearest=st.integers(1, 4))
+def test_mates_in_buckets(seed: int, length: int, rounds: int, nearest: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    queries, keys = torch.randint(0, 3, (2, 1, 2, rounds, length), generator=generator)
+    found = definitions.bucket_mates(queries, keys, everywhere(length), nearest=nearest)
+    for h in range(2):
+        for i in range(length):
+            seen: set[int] = set()
+            for r in range(rounds):
+                mates = [j for j in range(i) if keys[0, h, r, j] == queries[0, h, r, i]]
+                seen |= set(mates[-nearest:])
+            assert {j for j in range(length) if found[0, h, i, j]} == seen
 
 
-@pytest.mark.parametrize("scale", [None, 1.0])
-def test_weights_beside_the_exponentials(scale: float | None) -> None:
-    """As the formula reads, one query and one feature at a time."""
-    T, D = 5, 3
-    q, k, v = (torch.randn(1, 1, T, D, generator=torch.Generator().manual_seed(n)) for n in range(3))
-    weights = dense(lambda i, j: [0.0, 1.0, 2.0, 0.25][(i + 2 * j) % 4] if j else 1.0, T)
-    positions = torch.tensor([4, 0, 2])
-    found = definitions.weighted(q, k, v, positions, weights[positions], scale=scale)
-    for row, i in enumerate(positions.tolist()):
-        factor = 1 / math.sqrt(D) if scale is None else scale
-        scores = [factor * sum(float(q[0, 0, i, d]) * float(k[0, 0, j, d]) for d in range(D)) for j in range(T)]
-        parts = [float(weights[i, j]) * math.exp(scores[j]) for j in range(T)]
-        right = [sum(part * float(v[0, 0, j, d]) for j, part in enumerate(parts)) / sum(parts) for d in range(D)]
-        assert found.out[0, 0, row].tolist() == pytest.approx(right, rel=1e-12)
-    assert found.keys == pytest.approx((weights[positions] > 0).sum(-1).double().mean().item())
-    assert found.alone.flatten().tolist() == ((weights[positions] > 0).sum(-1) == 1).tolist()
+@settings(max_examples=30)
+@given(seed=seeds, chunks=st.integers(1, 4), chunk=st.integers(1, 3), rounds=st.integers(1, 3))
+def test_chunks_of_the_sorted_keys(seed: int, chunks: int, chunk: int, rounds: int) -> None:
+    length = chunks * chunk
+    drawn = torch.randint(0, 3, (1, 2, rounds, length), generator=torch.Generator().manual_seed(seed))
+    buckets = drawn + 3 * torch.arange(rounds)[:, None]
+    found = definitions.sorted_chunks(buckets, everywhere(length), chunk=chunk)
+    for h in range(2):
+        pairs = [(int(buckets[0, h, r, j]), j) for r in range(rounds) for j in range(length)]
+        cut = [sorted(pairs)[start : start + chunk] for start in range(0, len(pairs), chunk)]
+        for i in range(length):
+            count = [0] * length
+            for number, own in enumerate(cut):
+                # A query is in one chunk of each round, and looks one chunk back, which of the first is the last.
+                looks = [j for _, j in [*own, *cut[number - 1]]]
+                for _ in [j for _, j in own if j == i]:
+                    for j in looks:
+                        count[j] += j <= i
+            assert found[0, h, i].tolist() == count
 
 
-def test_scores_of_any_size() -> None:
-    """A score of a key that is not seen must not push those that are out of range."""
-    q = torch.tensor([[1e4], [1e4]])[None, None]
-    k = torch.tensor([[1.0], [1e4]])[None, None]
-    found = definitions.weighted(q, k, k, torch.tensor([0]), torch.tensor([[1.0, 0.0]]))
-    assert found.out.item() == 1.0
+def test_oneself_only_without_company() -> None:
+    seen = torch.tensor([[1.0, 0, 0], [1, 2, 0], [0, 0, 0]], dtype=torch.float64)
+    found = definitions.self_only_if_alone(seen, everywhere(3))
+    assert found.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,7 +69,9 @@ class Problem:
     def _draw(self, heads: int, size: int, generator: torch.Generator) -> Tensor:
         B, T = self.batch, self.length
         if self.layout == "transposed":
-            return torch.randn(B, T, heads, size, generator=generator, dtype=torch.float64).to(self.dtype).transpose(1, 2)
+            return (
+                torch.randn(B, T, heads, size, generator=generator, dtype=torch.float64).to(self.dtype).transpose(1, 2)
+            )
         if self.layout == "expanded":
             one = torch.randn(B, 1, T, size, generator=generator, dtype=torch.float64).to(self.dtype)
             return one.expand(B, heads, T, size)
@@ -155,13 +157,12 @@ def check_operators() -> Callable[..., set[str]]:
 
 
 @pytest.fixture(params=["private kernel", "public operators"])
-def either_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def either_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the test with PyTorch's private kernel, and with what stands in for it where it is missing."""
     if request.param == "public operators":
         monkeypatch.setattr(kernel, "flash_works", lambda: False)
     else:
         assert kernel.flash_works()
-    yield
 
 
 class _Calls(TorchDispatchMode):

@@ -111,7 +111,7 @@ def bench_attention(request: Request) -> str:
     found, missing = catalogue(setting)
     selected = chosen(found, request.implementations)
     _warn(missing)
-    results, peak = Results(), MatmulPeak(setting)
+    results, peak = Results([each.name for each in selected]), MatmulPeak(setting)
     try:
         _measure(request, selected, results, peak)
     finally:
@@ -122,7 +122,7 @@ def bench_attention(request: Request) -> str:
 def _measure(request: Request, selected: list[Implementation], results: Results, peak: MatmulPeak) -> None:
     def after_length() -> None:
         if request.json is not None:
-            write(request.json, results.cells)
+            write(request.json, results.sorted())
 
     measure(
         selected,
@@ -139,7 +139,7 @@ def _measure(request: Request, selected: list[Implementation], results: Results,
 
 def _write(request: Request, results: Results) -> None:
     if request.json is not None:
-        write(request.json, results.cells)
+        write(request.json, results.sorted())
     if request.figure is not None:
         draw(results, request.figure)
 

@@ -17,7 +17,7 @@ from ablab.bench.attention.memory import peak_bytes
 from ablab.bench.attention.peak import MatmulPeak
 from ablab.bench.attention.results import Results, cell, first_line
 from ablab.bench.attention.setting import Setting
-from ablab.bench.attention.timing import in_turn, once, repetitions
+from ablab.bench.attention.timing import Times, in_turn, once, repetitions
 
 SPARE = 0.7  # the share of the free memory that a call may be foreseen to take
 
@@ -69,26 +69,34 @@ def measure(
         drawn = {first: setting.draw(length, heads_first=first) for first in (False, True)}
         for pass_ in passes:
             say(f"{length:,} {pass_}: checking")
-            ready, cells = [], []
-            for implementation in implementations:
+            ready = []
+            for each in implementations:
+                tensors = drawn[each.heads_first]
                 try:
-                    tensors = drawn[implementation.heads_first]
-                    ready.append(_prepare(implementation, setting, length, pass_, effort, results, tensors))
+                    ready.append(_prepare(each, setting, length, pass_, effort, results, tensors))
                 except _SkippedError as reason:
-                    cells.append(cell(implementation, pass_, length, skipped=str(reason)))
+                    results.cells.append(cell(each, pass_, length, skipped=str(reason)))
             say(f"{length:,} {pass_}: timing {len(ready)} implementations")
-            counts = {
-                each.implementation.name: repetitions(each.seconds, effort.rounds, effort.budget_s) for each in ready
-            }
-            times = in_turn({each.implementation.name: each.call for each in ready}, counts, setting.device)
-            for each in ready:
-                flops = needed_flops(setting, length, pass_, each.keys)
-                found = {"times": times[each.implementation.name], "peak_bytes": each.bytes, "flops": flops}
-                cells.append(cell(each.implementation, pass_, length, **found))
-            order = [each.name for each in implementations]
-            results.cells += sorted(cells, key=lambda each: order.index(each.implementation))
-            del ready, cells
+            _time(ready, setting, length, pass_, effort, results)
+            del ready
         after_length()
+
+
+def _time(
+    ready: Sequence[_Ready], setting: Setting, length: int, pass_: Pass, effort: Effort, results: Results
+) -> None:
+    calls = {each.implementation.name: each.call for each in ready}
+    counts = {each.implementation.name: repetitions(each.seconds, effort.rounds, effort.budget_s) for each in ready}
+    seconds: dict[str, list[float]] = {}
+    try:
+        in_turn(calls, counts, setting.device, seconds)
+    finally:  # what was timed before an interrupt is kept
+        for each in ready:
+            if each.implementation.name in seconds:
+                times = Times.of(seconds[each.implementation.name])
+                flops = needed_flops(setting, length, pass_, each.keys)
+                found = cell(each.implementation, pass_, length, times=times, peak_bytes=each.bytes, flops=flops)
+                results.cells.append(found)
 
 
 def needed_flops(setting: Setting, length: int, pass_: Pass, keys: float) -> float:

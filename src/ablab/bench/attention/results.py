@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablab.bench.attention.implementation import Family, Implementation, Pass
+from ablab.bench.attention.implementation import PASSES, Family, Implementation, Pass
 from ablab.bench.attention.timing import Times
 from ablab.results.store import write_atomically
 
@@ -61,16 +61,27 @@ def cell(implementation: Implementation, pass_: Pass, length: int, **found: Any)
 
 
 class Results:
-    """All cells so far."""
+    """All cells so far.
 
-    def __init__(self, cells: Iterable[Cell] = ()) -> None:
+    Args:
+        order: the names of the implementations, as tables and files are to list them.
+    """
+
+    def __init__(self, order: Sequence[str], cells: Iterable[Cell] = ()) -> None:
+        self.order = list(order)
         self.cells = list(cells)
+
+    def sorted(self) -> list[Cell]:
+        """By length, pass and implementation."""
+        return sorted(
+            self.cells,
+            key=lambda each: (each.length, PASSES.index(each.pass_), self.order.index(each.implementation)),
+        )
 
     def of(self, implementation: str, pass_: Pass) -> dict[int, Cell]:
         """By length."""
-        return {
-            each.length: each for each in self.cells if (each.implementation, each.pass_) == (implementation, pass_)
-        }
+        wanted = (implementation, pass_)
+        return {each.length: each for each in self.sorted() if (each.implementation, each.pass_) == wanted}
 
     def seconds(self, implementation: str, pass_: Pass) -> dict[int, float]:
         """Medians, by length, where there are any."""
@@ -87,12 +98,14 @@ class Results:
 
     @property
     def passes(self) -> list[Pass]:
-        return list(dict.fromkeys(each.pass_ for each in self.cells))
+        found = {each.pass_ for each in self.cells}
+        return [pass_ for pass_ in PASSES if pass_ in found]
 
     @property
     def implementations(self) -> list[Cell]:
         """A cell of each."""
-        return list({each.implementation: each for each in reversed(self.cells)}.values())[::-1]
+        found = {each.implementation: each for each in self.cells}
+        return [found[name] for name in self.order if name in found]
 
 
 def write(path: Path, cells: Sequence[Cell]) -> None:

@@ -41,7 +41,7 @@ def once(call: Callable[[], object], device: str) -> float:
 
 def repetitions(seconds: float, rounds: int, budget_s: float) -> int:
     """How often a call that takes so long is timed: as often as the budget allows, within FEWEST and `rounds`."""
-    return min(rounds, max(FEWEST, int(budget_s / max(seconds, 1e-9))))
+    return min(rounds, max(FEWEST, int(min(rounds, budget_s / max(seconds, 1e-9)))))
 
 
 def in_turn(

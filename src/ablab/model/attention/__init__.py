@@ -6,8 +6,8 @@ projections (`mla`, `nsa`) is a whole layer instead.
 
 * `base`, `layer`: the contracts, and what all cores share
 * `full`, `windowed`, `lsh`, `dynamic`, `block_sparse`, `topk`, `mla`, `nsa`: the options, one file each
-* `operators`: local and hashed attention as one operator, made of `band` (around the diagonal), `hashed` (among items
-  of one bucket) and `kernel` (dense attention that can be merged, by log-sum-exp)
+* `operators`: local and hashed attention as one operator, made of `local` (by `band`, around the diagonal), `hashed`
+  (among items of one bucket) and `kernel` (dense attention that can be merged, by log-sum-exp)
 * `flex`: the engine for windows on CUDA
 * `hashing`, `spans`, `compression`, `selection`: what decides whom a query sees
 * `dense`, `slices`: masked attention for short sequences, and slice by slice for long ones

@@ -22,7 +22,8 @@ from ablab.model.attention.dense import weighted_attention
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.hashed import Buckets, seen_in_buckets
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
-from ablab.model.attention.operators import Local, Spans, sparse_attention
+from ablab.model.attention.local import Local, Spans
+from ablab.model.attention.operators import sparse_attention
 from ablab.model.attention.spans import AdaptiveSpan
 from ablab.model.spec import LayerSpec, require_at_least
 

@@ -62,6 +62,13 @@ def attend_backward(
     return grad_scores @ k, grad_scores.transpose(-1, -2) @ q, grad_v
 
 
+def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """One softmax over the keys of both."""
+    total = torch.logaddexp(lse, other_lse)
+    share = (other_lse - total).exp_().unsqueeze(-1)
+    return torch.lerp(out, other, share), total
+
+
 def working_dtype(x: Tensor) -> torch.dtype:
     """What to compute in: a CPU multiplies half precision slowly, and the merger of branches wants single."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -7,52 +7,18 @@ pass needs only queries, keys, values, the merged output and the log-sum-exp; wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ablab.model.attention.band import Band, Edge, band_backward, band_forward, band_scores, span_gradient
 from ablab.model.attention.hashed import BLOCK as HASHED_BLOCK
 from ablab.model.attention.hashed import Buckets, hashed_backward, hashed_forward
-from ablab.model.attention.kernel import FLOOR, NOBODY, attend, attend_backward, without_autocast, working_dtype
+from ablab.model.attention.kernel import NOBODY, merge, without_autocast, working_dtype
+from ablab.model.attention.local import Local, Spans, local_backward, local_forward, local_scores
 
 _Shape = torch.Size
-
-
-@dataclass(frozen=True, kw_only=True)
-class Local:
-    """Keys that a query sees for being near, or because one of the two is global. Called, it is that rule.
-
-    With `dilation` d, distances count in steps of d and positions that are no multiple of d away are not seen.
-    """
-
-    back: int  # steps
-    ahead: int  # steps; 0 where causal
-    own: bool = True  # whether a query sees its own key beside others
-    dilation: int = 1
-    global_tokens: int = 0  # the first tokens, seen by every query and seeing every key
-
-    def __call__(self, query: Tensor, key: Tensor) -> Tensor:
-        """Whether the queries at positions `query` see the keys at positions `key`, bool."""
-        distance = query - key
-        steps = distance // self.dilation
-        seen = (distance % self.dilation == 0) & (steps >= -self.ahead) & (steps <= self.back)
-        seen = seen | (key < self.global_tokens) | (query < self.global_tokens)
-        if self.ahead == 0:
-            seen = seen & (distance >= 0)
-        return seen if self.own else seen & (distance != 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spans:
-    """A soft edge of the local keys; see `ablab.model.attention.band.Edge`."""
-
-    tokens: Tensor  # (H,) or (B, H, T)
-    ramp: float
 
 
 def sparse_attention(
@@ -86,7 +52,7 @@ def sparse_attention(
         None if buckets is None else _small(buckets.queries),
         apart,
         None if buckets is None else buckets.beyond,
-        [] if local is None else [local.back, local.ahead, int(local.own), local.dilation, local.global_tokens],
+        [] if local is None else local.packed(),
         [] if buckets is None else [buckets.count, buckets.back, buckets.ahead],
         0.0 if spans is None else float(spans.ramp),
         own_if_alone,
@@ -119,17 +85,15 @@ def _forward(
         scale = 1 / math.sqrt(q.shape[-1])
         found = []
         if local:
-            out, lse = values.new_empty(values.shape), queries.new_empty(queries.shape[:3])
-            for b in range(len(q)):
-                around = _Around(local, scale, _floor(padding, b, queries), _edge(spans, b, ramp, queries))
-                _local_forward(queries[b], keys[b], values[b], out[b], lse[b], around)
-            found.append((out, lse))
+            found.append(
+                local_forward(queries, keys, values, Local.unpacked(local), scale, padding, _spans(spans, ramp))
+            )
         if q_buckets is not None:
             buckets = _buckets(q_buckets, k_buckets, beyond, bucket)
             found.append(hashed_forward(queries, keys, values, buckets, scale))
         out, lse = found[0]
         for other in found[1:]:
-            out, lse = _merge(out, lse, *other)
+            out, lse = merge(out, lse, *other)
         everybody = bool(local) and bool(local[2]) and padding is None  # sees at least itself
         if not everybody:
             nobody = lse < NOBODY
@@ -172,19 +136,13 @@ def _backward(
         sums = _rows(lse)
         scale = 1 / math.sqrt(q.shape[-1])
         found = []
-        grad_spans = None if spans is None else torch.empty_like(sums)
+        grad_spans = sums.new_empty(0)
         if local:
-            gradients = torch.zeros_like(queries), torch.empty_like(keys), torch.empty_like(values)
-            for b in range(len(q)):
-                around = _Around(local, scale, _floor(padding, b, queries), _edge(spans, b, ramp, queries))
-                given = (grads[b], queries[b], keys[b], values[b], outs[b], sums[b])
-                _local_backward(*given, *(x[b] for x in gradients), around=around)
-                if around.edge is not None and grad_spans is not None:
-                    band = around.band(q.shape[2])
-                    span_gradient(
-                        *given, grad_spans[b], band=band, scale=scale, padding=around.padding, edge=around.edge
-                    )
+            given = (grads, queries, keys, values, outs, sums)
+            around = Local.unpacked(local), scale, padding, _spans(spans, ramp)
+            gradients, of_spans = local_backward(*given, *around)
             found.append(gradients)
+            grad_spans = grad_spans if of_spans is None else of_spans
         if q_buckets is not None:
             buckets = _buckets(q_buckets, k_buckets, beyond, bucket)
             found.append(hashed_backward(grads, queries, keys, values, outs, sums, buckets, scale))
@@ -197,11 +155,6 @@ def _backward(
             if padding is not None:
                 nobody &= ~padding[:, :, None]
             grad_v += torch.where(nobody.unsqueeze(-1), grads, 0)
-        if spans is None or grad_spans is None:
-            grad_spans = sums.new_empty(0)
-        else:
-            grad_spans = grad_spans.transpose(1, 2)  # (B, H, T)
-            grad_spans = (grad_spans.sum((0, 2)) if spans.dim() == 1 else grad_spans).to(spans.dtype)
     grad_q, grad_k, grad_v = (x.to(q.dtype).transpose(1, 2) for x in (grad_q, grad_k, grad_v))
     return grad_q, grad_k, grad_v, grad_spans
 
@@ -214,7 +167,7 @@ def _(
     def like(x: Tensor) -> Tensor:
         return x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
 
-    return like(q), like(k), like(v), q.new_empty(0) if spans is None else torch.empty_like(spans)
+    return like(q), like(k), like(v), q.new_empty(0) if spans is None else spans.new_empty(spans.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -241,17 +194,8 @@ def _rows(x: Tensor) -> Tensor:
     return x.transpose(1, 2).to(working_dtype(x)).contiguous()
 
 
-def _floor(padding: Tensor | None, b: int, like: Tensor) -> Tensor | None:
-    if padding is None or not padding[b].any():
-        return None
-    return torch.where(padding[b], FLOOR, 0.0).to(like.dtype)
-
-
-def _edge(spans: Tensor | None, b: int, ramp: float, like: Tensor) -> Edge | None:
-    if spans is None:
-        return None
-    spans = (spans if spans.dim() == 1 else spans[b].t()).to(like.dtype)
-    return Edge(spans=spans.contiguous(), ramp=ramp)
+def _spans(tokens: Tensor | None, ramp: float) -> Spans | None:
+    return None if tokens is None else Spans(tokens=tokens, ramp=ramp)
 
 
 def _buckets(queries: Tensor, keys: Tensor | None, beyond: Tensor | None, sizes: list[int]) -> Buckets:
@@ -260,105 +204,16 @@ def _buckets(queries: Tensor, keys: Tensor | None, beyond: Tensor | None, sizes:
     return Buckets(queries=queries.long(), keys=keys, count=count, back=back, ahead=ahead, beyond=beyond)
 
 
-def _merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """One softmax over the keys of both."""
-    total = torch.logaddexp(lse, other_lse)
-    share = (other_lse - total).exp_().unsqueeze(-1)
-    return torch.lerp(out, other, share), total
-
-
-@dataclass(frozen=True)
-class _Around:
-    """What local attention needs to know beside its tensors, for one sequence."""
-
-    local: list[int]
-    scale: float
-    padding: Tensor | None
-    edge: Edge | None
-
-    def band(self, length: int) -> Band:
-        """No wider than the sequence is long and, with a soft edge, than the largest span reaches."""
-        back, ahead, own, dilation, _ = self.local
-        widest = (length - 1) // dilation
-        if self.edge is not None:
-            widest = min(widest, math.ceil(float(self.edge.spans.max()) + self.edge.ramp))
-        return Band(back=min(back, widest), ahead=min(ahead, widest), own=bool(own))
-
-    def phases(self, length: int) -> list[slice]:
-        """Positions that may see each other through the window: all, or every `dilation`-th."""
-        dilation = self.local[3]
-        return [slice(phase, None, dilation) for phase in range(min(dilation, length))]
-
-    def padded(self, where: slice) -> Tensor | None:
-        return None if self.padding is None else self.padding[where]
-
-    def rectangles(self, length: int, dtype: torch.dtype, device: torch.device) -> list[tuple[slice, slice, Tensor]]:
-        """Queries and keys that meet because one of them is global, and a bias that hides what the band has seen."""
-        dilation, global_tokens = self.local[3:]
-        causal = self.local[1] == 0
-        g, band = min(global_tokens, length), self.band(length)
-        areas = [(slice(0, length), slice(0, g))] if g else []
-        if 0 < g < length and not causal:
-            areas.append((slice(0, g), slice(g, length)))
-        position = torch.arange(length, device=device)
-        found = []
-        for rows, columns in areas:
-            distance = position[rows, None] - position[columns]
-            steps = torch.div(distance, dilation, rounding_mode="floor")
-            hidden = (distance % dilation == 0) & (steps >= -band.ahead) & (steps <= band.back)
-            if causal:
-                hidden |= distance < 0
-            bias = torch.where(hidden, FLOOR, 0.0).to(dtype)
-            found.append((rows, columns, bias if self.padding is None else bias + self.padding[columns]))
-        return found
-
-
-def _local_forward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, around: _Around) -> None:
-    """One sequence, (T, H, D); `out` and `lse` are written."""
-    T, band = len(q), around.band(len(q))
-    for each in around.phases(T):
-        parts = (x[each] for x in (q, k, v, out, lse))
-        band_forward(*parts, band=band, scale=around.scale, padding=around.padded(each), edge=around.edge)
-    for rows, columns, bias in around.rectangles(T, q.dtype, q.device):
-        found = _dense(attend, q[rows], k[columns], v[columns], bias=bias, scale=around.scale)
-        out[rows], lse[rows] = _merge(out[rows], lse[rows], *found)
-
-
-def _local_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
-    grad_q: Tensor, grad_k: Tensor, grad_v: Tensor, *, around: _Around,
-) -> None:  # fmt: skip
-    T, band = len(q), around.band(len(q))
-    for each in around.phases(T):
-        parts = (x[each] for x in (grad, q, k, v, out, lse, grad_q, grad_k, grad_v))
-        band_backward(*parts, band=band, scale=around.scale, padding=around.padded(each), edge=around.edge)
-    for rows, columns, bias in around.rectangles(T, q.dtype, q.device):
-        given = (grad[rows], q[rows], k[columns], v[columns], out[rows], lse[rows])
-        dq, dk, dv = _dense(attend_backward, *given, bias=bias, scale=around.scale)
-        grad_q[rows] += dq
-        grad_k[columns] += dk
-        grad_v[columns] += dv
-
-
-def _dense(attention: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, bias: Tensor, scale: float) -> list[Tensor]:
-    """A pass of the kernel over one sequence, (T, H, ...) in and out."""
-    found = attention(*(x.transpose(0, 1).unsqueeze(0) for x in tensors), bias, scale)
-    return [x.squeeze(0).transpose(0, 1) for x in found]
-
-
-def _scores(q: _Shape, q_buckets: _Shape | None, k_buckets: _Shape | None, local: list[int], bucket: list[int]) -> int:
+def _scores(q: _Shape, q_buckets: _Shape | None, local: list[int], bucket: list[int]) -> int:
     """How many scores are computed, hidden ones included, as PyTorch counts for full attention."""
     B, H, T, _ = q
     count = 0
     if local:
-        back, ahead, _own, dilation, global_tokens = local
-        length = -(-T // dilation)
-        count += dilation * band_scores(length, min(back, length - 1), min(ahead, length - 1))
-        count += T * min(global_tokens, T)
+        count += local_scores(T, Local.unpacked(local))
     if q_buckets is not None:
+        # How long stretches are depends on the data: as they are where buckets are full and even.
         _, back, ahead = bucket
-        stretch = back + HASHED_BLOCK + ahead if k_buckets is None else 2 * (back + ahead)
-        count += q_buckets[0] * T * stretch
+        count += q_buckets[0] * T * (back + ahead + HASHED_BLOCK)
     return B * H * count
 
 
@@ -367,7 +222,7 @@ def _forward_flops(
     q: _Shape, k: _Shape, v: _Shape, padding: object, spans: object, q_buckets: _Shape | None,
     k_buckets: _Shape | None, beyond: object, local: list[int], bucket: list[int], *others: object, **kwargs: object,
 ) -> int:  # fmt: skip
-    return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (q[-1] + v[-1])
+    return _scores(q, q_buckets, local, bucket) * 2 * (q[-1] + v[-1])
 
 
 @register_flop_formula(torch.ops.ablab.sparse_attention_backward)
@@ -377,4 +232,4 @@ def _backward_flops(
     *others: object, **kwargs: object,
 ) -> int:  # fmt: skip
     # Scores once more, then the gradients of weights, values, queries and keys.
-    return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (3 * q[-1] + 2 * v[-1])
+    return _scores(q, q_buckets, local, bucket) * 2 * (3 * q[-1] + 2 * v[-1])

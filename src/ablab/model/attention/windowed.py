@@ -9,7 +9,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, self_only_if_alone
 from ablab.model.attention.dense import DENSE_BELOW, dense_attention
 from ablab.model.attention.flex import flex_rule_attention
-from ablab.model.attention.operators import Local, sparse_attention
+from ablab.model.attention.local import Local
+from ablab.model.attention.operators import sparse_attention
 from ablab.model.spec import LayerSpec, require_at_least
 
 

@@ -1,0 +1,196 @@
+"""Local attention: keys that a query sees for being near, optionally dilated, soft-edged, and with global tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+
+import torch
+from torch import Tensor
+
+from ablab.model.attention.band import Band, Edge, band_backward, band_forward, band_scores, span_gradient
+from ablab.model.attention.kernel import FLOOR, attend, attend_backward, merge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """Keys that a query sees for being near, or because one of the two is global. Called, it is that rule.
+
+    With `dilation` d, distances count in steps of d and positions that are no multiple of d away are not seen.
+    """
+
+    back: int  # steps
+    ahead: int  # steps; 0 where causal
+    own: bool = True  # whether a query sees its own key beside others
+    dilation: int = 1
+    global_tokens: int = 0  # the first tokens, seen by every query and seeing every key
+
+    def packed(self) -> list[int]:
+        """What an operator of PyTorch can be given in its place."""
+        return [int(number) for number in astuple(self)]
+
+    @classmethod
+    def unpacked(cls, numbers: list[int]) -> Local:
+        """The inverse of `packed`."""
+        back, ahead, own, dilation, global_tokens = numbers
+        return cls(back=back, ahead=ahead, own=bool(own), dilation=dilation, global_tokens=global_tokens)
+
+    def __call__(self, query: Tensor, key: Tensor) -> Tensor:
+        """Whether the queries at positions `query` see the keys at positions `key`, bool."""
+        distance = query - key
+        steps = distance // self.dilation
+        seen = (distance % self.dilation == 0) & (steps >= -self.ahead) & (steps <= self.back)
+        seen = seen | (key < self.global_tokens) | (query < self.global_tokens)
+        if self.ahead == 0:
+            seen = seen & (distance >= 0)
+        return seen if self.own else seen & (distance != 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spans:
+    """A soft edge of the local keys; see `ablab.model.attention.band.Edge`."""
+
+    tokens: Tensor  # (H,) or (B, H, T)
+    ramp: float
+
+
+def local_forward(
+    q: Tensor, k: Tensor, v: Tensor, local: Local, scale: float, padding: Tensor | None, spans: Spans | None
+) -> tuple[Tensor, Tensor]:
+    """Attention over the local keys.
+
+    Args:
+        q: (B, T, H, D), as k; v is (B, T, H, Dv).
+        padding: (B, T) bool, true where there is no token.
+
+    Returns:
+        (B, T, H, Dv) and the log-sum-exp (B, T, H).
+    """
+    out, lse = v.new_empty(v.shape), q.new_empty(q.shape[:3])
+    for b in range(len(q)):
+        _forward(q[b], k[b], v[b], out[b], lse[b], _around(b, q, local, scale, padding, spans))
+    return out, lse
+
+
+def local_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    local: Local,
+    scale: float,
+    padding: Tensor | None,
+    spans: Spans | None,
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+    """Gradients of q, k and v, and of the spans; `out` and `lse` may be those of more keys than the local ones."""
+    gradients = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
+    grad_spans = torch.empty_like(lse)
+    for b in range(len(q)):
+        around = _around(b, q, local, scale, padding, spans)
+        given = (grad[b], q[b], k[b], v[b], out[b], lse[b])
+        _backward(*given, *(x[b] for x in gradients), around=around)
+        if around.edge is not None:
+            band = around.band(q.shape[1])
+            span_gradient(*given, grad_spans[b], band=band, scale=scale, padding=around.padding, edge=around.edge)
+    if spans is None:
+        return gradients, None
+    of_queries = grad_spans.transpose(1, 2)  # (B, H, T)
+    summed = of_queries.sum((0, 2)) if spans.tokens.dim() == 1 else of_queries.contiguous()
+    return gradients, summed.to(spans.tokens.dtype)
+
+
+def local_scores(length: int, local: Local) -> int:
+    """How many scores one head computes for one sequence, hidden ones included."""
+    each = -(-length // local.dilation)
+    scores = local.dilation * band_scores(each, min(local.back, each - 1), min(local.ahead, each - 1))
+    return scores + length * min(local.global_tokens, length)
+
+
+def _around(b: int, q: Tensor, local: Local, scale: float, padding: Tensor | None, spans: Spans | None) -> _Around:
+    """For sequence `b`."""
+    floor, edge = None, None
+    if padding is not None and padding[b].any():
+        floor = torch.where(padding[b], FLOOR, 0.0).to(q.dtype)
+    if spans is not None:
+        tokens = spans.tokens if spans.tokens.dim() == 1 else spans.tokens[b].t()
+        edge = Edge(spans=tokens.to(q.dtype).contiguous(), ramp=spans.ramp)
+    return _Around(local, scale, floor, edge)
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What local attention needs to know beside its tensors, for one sequence."""
+
+    local: Local
+    scale: float
+    padding: Tensor | None
+    edge: Edge | None
+
+    def band(self, length: int) -> Band:
+        """No wider than the sequence is long and, with a soft edge, than the largest span reaches."""
+        widest = (length - 1) // self.local.dilation
+        if self.edge is not None:
+            widest = min(widest, math.ceil(float(self.edge.spans.max()) + self.edge.ramp))
+        return Band(back=min(self.local.back, widest), ahead=min(self.local.ahead, widest), own=self.local.own)
+
+    def phases(self, length: int) -> list[slice]:
+        """Positions that may see each other through the window: all, or every `dilation`-th."""
+        return [slice(phase, None, self.local.dilation) for phase in range(min(self.local.dilation, length))]
+
+    def padded(self, where: slice) -> Tensor | None:
+        return None if self.padding is None else self.padding[where]
+
+    def rectangles(self, length: int, dtype: torch.dtype, device: torch.device) -> list[tuple[slice, slice, Tensor]]:
+        """Queries and keys that meet because one of them is global, and a bias that hides what the band has seen."""
+        dilation, causal = self.local.dilation, self.local.ahead == 0
+        g, band = min(self.local.global_tokens, length), self.band(length)
+        areas = [(slice(0, length), slice(0, g))] if g else []
+        if 0 < g < length and not causal:
+            areas.append((slice(0, g), slice(g, length)))
+        position = torch.arange(length, device=device)
+        found = []
+        for rows, columns in areas:
+            distance = position[rows, None] - position[columns]
+            steps = torch.div(distance, dilation, rounding_mode="floor")
+            hidden = (distance % dilation == 0) & (steps >= -band.ahead) & (steps <= band.back)
+            if causal:
+                hidden |= distance < 0
+            bias = torch.where(hidden, FLOOR, 0.0).to(dtype)
+            found.append((rows, columns, bias if self.padding is None else bias + self.padding[columns]))
+        return found
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, around: _Around) -> None:
+    """One sequence, (T, H, D); `out` and `lse` are written."""
+    T, band = len(q), around.band(len(q))
+    for each in around.phases(T):
+        parts = (x[each] for x in (q, k, v, out, lse))
+        band_forward(*parts, band=band, scale=around.scale, padding=around.padded(each), edge=around.edge)
+    for rows, columns, bias in around.rectangles(T, q.dtype, q.device):
+        found = _dense(attend, q[rows], k[columns], v[columns], bias=bias, scale=around.scale)
+        out[rows], lse[rows] = merge(out[rows], lse[rows], *found)
+
+
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+    grad_q: Tensor, grad_k: Tensor, grad_v: Tensor, *, around: _Around,
+) -> None:  # fmt: skip
+    T, band = len(q), around.band(len(q))
+    for each in around.phases(T):
+        parts = (x[each] for x in (grad, q, k, v, out, lse, grad_q, grad_k, grad_v))
+        band_backward(*parts, band=band, scale=around.scale, padding=around.padded(each), edge=around.edge)
+    for rows, columns, bias in around.rectangles(T, q.dtype, q.device):
+        given = (grad[rows], q[rows], k[columns], v[columns], out[rows], lse[rows])
+        dq, dk, dv = _dense(attend_backward, *given, bias=bias, scale=around.scale)
+        grad_q[rows] += dq
+        grad_k[columns] += dk
+        grad_v[columns] += dv
+
+
+def _dense(attention: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, bias: Tensor, scale: float) -> list[Tensor]:
+    """A pass of the kernel over one sequence, (T, H, ...) in and out."""
+    found = attention(*(x.transpose(0, 1).unsqueeze(0) for x in tensors), bias, scale)
+    return [x.squeeze(0).transpose(0, 1) for x in found]

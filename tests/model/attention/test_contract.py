@@ -1,0 +1,406 @@
+"""What every option of the axis promises (`ablab.model.attention.base`), whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ablab.config import conf_folder
+from ablab.model.attention import windowed
+from ablab.model.attention.base import AttentionCore, repeat_heads
+from ablab.model.attention.layer import AttentionLayer, attention_layer
+from ablab.model.initialisation import initialise
+from ablab.model.spec import LayerSpec
+
+MakeProblem = Callable[..., Any]
+Core = Callable[..., AttentionCore]
+Layer = Callable[..., AttentionLayer]
+
+OPTIONS = conf_folder() / "attention"
+CORES = sorted(
+    path.stem for path in OPTIONS.glob("*.yaml") if issubclass(get_class(OmegaConf.load(path)._target_), AttentionCore)
+)
+# So small that they bite at the lengths below; an option takes those that its YAML has.
+SMALL = {"window": 5, "bucket_size": 4, "rounds": 2, "ramp": 3.0, "block": 4, "keys": 3, "dense_below": 0}
+LENGTH = 70
+HALF = {torch.bfloat16: 0.05, torch.float16: 0.01}
+
+
+@pytest.fixture(autouse=True)
+def _short_sequences_are_not_special(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windowed, "DENSE_BELOW", 0)
+
+
+MakeOption = Callable[..., Any]
+
+
+@pytest.fixture
+def make_option(load_option: Callable[..., Any]) -> MakeOption:
+    """make_option(name, spec, dropout=0.1, ...): what the option's YAML makes, at sizes that bite."""
+
+    def make(name: str, spec: LayerSpec, **changes: Any) -> Any:
+        has = load_option("attention", name).keywords
+        small = {key: value for key, value in SMALL.items() if key in has}
+        return load_option("attention", name, **(small | changes))(spec)
+
+    return make
+
+
+@pytest.fixture(params=CORES)
+def make_core(request: pytest.FixtureRequest, make_option: MakeOption) -> Core:
+    """make_core(problem, ...): a core, in the problem's dtype."""
+
+    def make(problem: Any, **changes: Any) -> AttentionCore:
+        core: AttentionCore = make_option(request.param, problem.spec, **changes).to(problem.dtype)
+        return core
+
+    return make
+
+
+@pytest.fixture
+def make_layer(attention_option: str, make_option: MakeOption) -> Layer:
+    """make_layer(spec): the layer of an option, in double precision."""
+
+    def make(spec: LayerSpec, **changes: Any) -> AttentionLayer:
+        layer = attention_layer(spec, lambda spec: make_option(attention_option, spec, **changes))
+        initialise(layer, seed=0)
+        return layer.double()
+
+    return make
+
+
+@pytest.fixture
+def spec(make_spec: Callable[..., LayerSpec]) -> Callable[..., LayerSpec]:
+    return lambda **changes: make_spec(**({"max_length": 512} | changes))
+
+
+def stream(batch: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randn(batch, length, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def unrotated(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    return q, k
+
+
+def gradients(out: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(out.square().sum(), leaves, allow_unused=True, materialize_grads=True)
+
+
+# Every option, as a layer.
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("length", [1, 2, 7, 65, 300])
+def test_any_length_gives_finite_outputs_and_gradients(
+    make_layer: Layer, spec: Callable[..., LayerSpec], length: int, causal: bool
+) -> None:
+    layer, x = make_layer(spec(causal=causal)), stream(2, length).requires_grad_()
+    out = layer(x, unrotated)
+    assert out.shape == x.shape
+    leaves = [x, *layer.parameters()]
+    assert all(gradient.isfinite().all() for gradient in (out, *gradients(out, leaves)))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_earlier_outputs_do_not_hear_of_later_tokens(
+    make_layer: Layer, spec: Callable[..., LayerSpec], padded: bool
+) -> None:
+    layer, x = make_layer(spec()), stream(2, LENGTH)
+    padding = torch.arange(LENGTH).expand(2, -1) % 7 == 3 if padded else None
+    before = layer(x, unrotated, padding)
+    for place in (1, 33, LENGTH - 1):
+        changed = x.clone()
+        changed[:, place:] = stream(2, LENGTH - place, seed=place) * 3
+        after = layer(changed, unrotated, padding)
+        torch.testing.assert_close(after[:, :place], before[:, :place], rtol=0, atol=1e-12)
+        assert not torch.allclose(after[:, place:], before[:, place:])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_padding_does_not_matter_and_breaks_nothing(
+    make_layer: Layer, spec: Callable[..., LayerSpec], causal: bool
+) -> None:
+    layer, x = make_layer(spec(causal=causal)), stream(3, LENGTH)
+    positions = torch.arange(LENGTH)
+    padding = torch.stack([positions < 9, positions % 3 == 1, positions >= 0])
+    changed = torch.where(padding.unsqueeze(-1), stream(3, LENGTH, seed=1) * 100, x).requires_grad_()
+    out = layer(changed, unrotated, padding)
+    assert out.isfinite().all()
+    torch.testing.assert_close(out[~padding], layer(x, unrotated, padding)[~padding], rtol=1e-9, atol=1e-12)
+    assert all(gradient.isfinite().all() for gradient in gradients(out, [changed, *layer.parameters()]))
+    (reached,) = torch.autograd.grad(layer(changed, unrotated, padding)[~padding].square().sum(), changed)
+    assert not reached[padding].any()
+
+
+def test_a_sequence_does_not_depend_on_its_place_in_the_batch(
+    make_layer: Layer, spec: Callable[..., LayerSpec]
+) -> None:
+    layer, x = make_layer(spec()), stream(3, LENGTH)
+    out = layer(x, unrotated)
+    torch.testing.assert_close(layer(x.flip(0), unrotated).flip(0), out, rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer(x[1:2], unrotated), out[1:2], rtol=0, atol=1e-12)
+
+
+def test_evaluation_is_deterministic_and_training_a_function_of_the_step(
+    make_layer: Layer, spec: Callable[..., LayerSpec]
+) -> None:
+    layer, x = make_layer(spec()), stream(2, LENGTH)
+
+    def at(step: int) -> Tensor:
+        for module in layer.modules():
+            if hasattr(module, "resample"):
+                module.resample(step)
+        out: Tensor = layer(x, unrotated)
+        return out
+
+    once = at(3)
+    evaluated = [layer.eval() and at(step) for step in (3, 4)]
+    assert torch.equal(*evaluated)
+    layer.train()
+    at(4)
+    assert torch.equal(at(3), once)
+
+
+def test_any_number_of_threads_gives_the_same(make_layer: Layer, spec: Callable[..., LayerSpec]) -> None:
+    """To the last bit, outputs and gradients of the core's own part."""
+    layer, x = make_layer(spec()), stream(2, 300).requires_grad_()
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            out = layer(x, unrotated)
+            found.append((out, *gradients(out, [x])))
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_compiles_in_one_graph(make_layer: Layer, spec: Callable[..., LayerSpec], padded: bool) -> None:
+    layer, x = make_layer(spec()), stream(2, LENGTH).requires_grad_()
+    padding = torch.arange(LENGTH).expand(2, -1) < 5 if padded else None
+    torch.compiler.reset()
+    found = []
+    for function in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+        out = function(x, unrotated, padding)
+        found.append((out, *gradients(out, [x, *layer.parameters()])))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_needs_no_numbers_to_be_measured(make_layer: Layer, spec: Callable[..., LayerSpec]) -> None:
+    """On the meta device, where floating-point operations are counted."""
+    layer = make_layer(spec()).to("meta")
+    x = torch.empty(2, LENGTH, 16, dtype=torch.float64, device="meta")
+    assert layer(x, unrotated).shape == x.shape
+
+
+# Every core. Options that are layers of their own have none for any queries, keys and values.
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
+def test_weights_and_visited_keys_tell_what_it_does(
+    make_core: Core, make_problem: MakeProblem, heads: tuple[int, int], causal: bool
+) -> None:
+    problem = make_problem(length=LENGTH, heads=heads, causal=causal)
+    core = make_core(problem).eval()
+    q, k, v = (x.detach() for x in problem.inputs())
+    positions = torch.tensor([LENGTH - 1, 0, 1, 40, 17])
+    visited, weights = core.visited(q, k, positions), core.weights(q, k, positions)
+    assert visited.dtype == torch.bool
+    visited = visited.expand(2, heads[0], 5, LENGTH)
+    assert weights.shape == visited.shape
+    assert not weights[~visited].any()
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+    if causal:
+        assert not visited[torch.arange(LENGTH) > positions[:, None] + torch.zeros_like(visited)].any()
+    expected = weights @ repeat_heads(v, heads[0])
+    torch.testing.assert_close(core(q, k, v)[:, :, positions], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_query_hears_of_the_values_it_visits_and_no_others(
+    make_core: Core, make_problem: MakeProblem, causal: bool
+) -> None:
+    problem = make_problem(length=30, batch=1, heads=(1, 1), causal=causal)
+    core, (q, k, v) = make_core(problem).eval(), problem.inputs()
+    visited = core.visited(q, k, torch.arange(30)).expand(1, 1, 30, 30)[0, 0]
+    for place in (0, 3, 29):
+        (reached,) = torch.autograd.grad(core(q, k, v)[:, :, place].sum(), v)
+        assert torch.equal(reached[0, 0].any(-1), visited[place])
+
+
+def test_earlier_outputs_are_the_same_to_the_last_bit(make_core: Core, make_problem: MakeProblem) -> None:
+    problem = make_problem(length=200, dtype=torch.float32)
+    core, inputs = make_core(problem), [x.detach() for x in problem.inputs()]
+    others = [x.detach() * 3 for x in make_problem(length=200, dtype=torch.float32, seed=1).inputs()]
+    before = core(*inputs)
+    for place in (1, 65, 128, 199):
+        after = core(*(torch.cat([x[:, :, :place], y[:, :, place:]], 2) for x, y in zip(inputs, others, strict=True)))
+        assert torch.equal(after[:, :, :place], before[:, :, :place])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("padded", [None, "left"])
+def test_grouped_heads_are_repeated_ones(
+    make_core: Core, make_problem: MakeProblem, causal: bool, padded: str | None
+) -> None:
+    problem = make_problem(length=LENGTH, heads=(4, 2), causal=causal, padded=padded)
+    q, k, v = problem.inputs()
+    repeated = repeat_heads(k, 4), repeat_heads(v, 4)
+    grouped = make_core(problem)(q, k, v, problem.padding())
+    apart = make_core(replace(problem, heads=(4, 4)))(q, *repeated, problem.padding())
+    torch.testing.assert_close(grouped, apart, rtol=1e-9, atol=1e-9)
+    for ours, theirs in zip(gradients(grouped, [q, k, v]), gradients(apart, [q, k, v]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "expanded", "strided"])
+def test_memory_may_lie_in_any_way(make_core: Core, make_problem: MakeProblem, layout: str) -> None:
+    problem = make_problem(length=LENGTH, layout=layout)
+    inputs = problem.inputs()
+    straight = [x.detach().clone(memory_format=torch.contiguous_format).requires_grad_() for x in inputs]
+    core = make_core(problem)
+    out, expected = core(*inputs), core(*straight)
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+    for ours, theirs in zip(gradients(out, inputs), gradients(expected, straight), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("dtype", list(HALF))
+def test_half_precision_stays_near_single(
+    make_core: Core, make_problem: MakeProblem, dtype: torch.dtype, causal: bool
+) -> None:
+    problem = make_problem(length=LENGTH, dtype=dtype, causal=causal, padded="left")
+    inputs, padding = problem.inputs(), problem.padding()
+    single = [x.detach().float().requires_grad_() for x in inputs]
+    out, expected = make_core(problem)(*inputs, padding), make_core(problem).float()(*single, padding)
+    assert out.dtype == dtype
+    assert out.isfinite().all()
+    tokens = ~padding[:, None, :, None]
+    torch.testing.assert_close(out.float() * tokens, expected * tokens, rtol=HALF[dtype], atol=HALF[dtype])
+    for half, exact in zip(gradients(out * tokens, inputs), gradients(expected * tokens, single), strict=True):
+        assert half.dtype == dtype
+        assert (half.float() - exact).norm() < 2 * HALF[dtype] * exact.norm()
+
+
+def test_autocast(make_core: Core, make_problem: MakeProblem) -> None:
+    problem = make_problem(length=LENGTH, dtype=torch.float32)
+    core, inputs = make_core(problem), problem.inputs()
+    expected = core(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = core(*inputs)
+        half = core(*(x.bfloat16() for x in inputs))
+    assert half.dtype == torch.bfloat16
+    assert out.dtype in (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05)
+    for ours, theirs in zip(gradients(out.float(), inputs), gradients(expected, inputs), strict=True):
+        assert (ours - theirs).norm() < 0.1 * theirs.norm()
+
+
+def extreme(kind: str, problem: Any) -> list[Tensor]:
+    q, k, v = (x.detach().clone() for x in problem.inputs())
+    if kind == "large":
+        q, k = q * 300, k * 100
+    elif kind == "same keys":
+        k = k[:, :, :1].expand_as(k).clone()
+    else:
+        q = torch.zeros_like(q)
+    return [x.requires_grad_() for x in (q, k, v)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["large", "same keys", "no query"])
+@pytest.mark.parametrize("padded", [None, "sequence"])
+def test_extreme_scores(
+    make_core: Core, make_problem: MakeProblem, kind: str, padded: str | None, dtype: torch.dtype
+) -> None:
+    problem = make_problem(length=LENGTH, padded=padded, dtype=dtype)
+    core, inputs = make_core(problem).eval(), extreme(kind, problem)
+    out = core(*inputs, problem.padding())
+    assert all(found.isfinite().all() for found in (out, *gradients(out, inputs)))
+    if padded is None:
+        q, k, v = (x.detach() for x in inputs)
+        if kind == "large":
+            assert (q @ k.transpose(-1, -2)).abs().max() > 1e5
+        expected = core.weights(q, k, torch.arange(LENGTH)) @ v
+        # The weights of large scores hang on the last bits of each score.
+        tolerance = 1e-9 if dtype == torch.float64 else 0.02 if kind == "large" else 1e-5
+        torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients_are_those_of_differences(make_core: Core, make_problem: MakeProblem, causal: bool) -> None:
+    problem = make_problem(length=8, batch=1, sizes=(4, 4), heads=(2, 1), causal=causal)
+    assert torch.autograd.gradcheck(make_core(problem), problem.inputs(), fast_mode=True)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_shared_queries_and_keys_see_themselves_only_where_alone(
+    make_core: Core, make_problem: MakeProblem, causal: bool
+) -> None:
+    problem = make_problem(length=30, causal=causal)
+    core = make_core(problem, share_qk=True).eval()
+    q, k, v = (x.detach() for x in problem.inputs(share_qk=True))
+    visited = core.visited(q, k, torch.arange(30)).expand(2, 2, 30, 30)
+    own = visited.diagonal(dim1=-2, dim2=-1)
+    others = visited.sum(-1) - own.int()
+    assert torch.equal(own, others == 0)
+    assert own[:, :, 0].all() or not causal
+    torch.testing.assert_close(core(q, k, v), core.weights(q, k, torch.arange(30)) @ v, rtol=1e-9, atol=1e-9)
+    lonely = torch.ones(2, 30, dtype=torch.bool)
+    lonely[:, 11] = False
+    torch.testing.assert_close(core(q, k, v, lonely)[:, :, 11], v[:, :, 11])
+
+
+def test_shared_queries_and_keys_need_as_many_heads(make_core: Core, make_problem: MakeProblem) -> None:
+    make_core(make_problem())
+    with pytest.raises(ValueError, match=r"share_qk=true needs as many heads .*n_kv_heads=2 and model.n_heads=4"):
+        make_core(make_problem(heads=(4, 2)), share_qk=True)
+
+
+def test_dropout_on_the_output(make_core: Core, make_problem: MakeProblem) -> None:
+    problem = make_problem(length=LENGTH, sizes=(16, 16))
+    core, inputs = make_core(problem, dropout=0.25), [x.detach() for x in problem.inputs()]
+    torch.manual_seed(0)
+    out, whole = core(*inputs), core.eval()(*inputs)
+    bare = make_core(problem).eval()(*inputs)
+    assert torch.equal(whole, bare)
+    trained = make_core(problem)(*inputs)  # training may hash otherwise than evaluation
+    dropped = out == 0
+    assert dropped.double().mean() == pytest.approx(0.25, abs=0.03)  # four standard errors
+    torch.testing.assert_close(out[~dropped], trained[~dropped] / 0.75)
+
+
+def test_dropout_on_the_weights_where_there_are_weights(make_core: Core, make_problem: MakeProblem) -> None:
+    problem = make_problem(length=LENGTH)
+    inputs = [x.detach() for x in problem.inputs()]
+    if not make_core(problem).drops_weights:
+        with pytest.raises(ValueError, match=r"attention.dropout_on=weights: \w+ never has the attention weights"):
+            make_core(problem, dropout=0.25, dropout_on="weights")
+        return
+    core = make_core(problem, dropout=0.25, dropout_on="weights")
+    torch.manual_seed(0)
+    draws = torch.stack([core(*inputs) for _ in range(400)])
+    whole = core.eval()(*inputs)
+    assert not torch.allclose(draws[0], whole)
+    assert (draws.mean(0) - whole).norm() < 0.1 * whole.norm()
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_dropout_out_of_range(
+    make_option: MakeOption, attention_option: str, make_problem: MakeProblem, dropout: float
+) -> None:
+    with pytest.raises(ValueError, match=r"attention.dropout must be at least 0 and below 1, got"):
+        make_option(attention_option, make_problem().spec, dropout=dropout)
