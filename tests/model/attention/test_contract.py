@@ -265,6 +265,20 @@ def test_grouped_heads_are_repeated_ones(
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("share_qk", [True, False])
+@pytest.mark.parametrize("padded", ["left", "holes", "everything"])
+def test_padded_keys_and_values_get_no_gradient_from_anybody(
+    make_core: Core, make_problem: MakeProblem, padded: str, share_qk: bool, causal: bool
+) -> None:
+    """Not even from padded queries."""
+    problem = make_problem(length=LENGTH, padded=padded, causal=causal)
+    inputs, padding = problem.inputs(share_qk=share_qk), problem.padding()
+    out = make_core(problem, share_qk=share_qk)(*inputs, padding)
+    for gradient in torch.autograd.grad(out, inputs[1:], torch.ones_like(out)):
+        assert not gradient.transpose(1, 2)[padding].any()
+
+
 @pytest.mark.parametrize("layout", ["transposed", "expanded", "strided"])
 def test_memory_may_lie_in_any_way(make_core: Core, make_problem: MakeProblem, layout: str) -> None:
     problem = make_problem(length=LENGTH, layout=layout)
