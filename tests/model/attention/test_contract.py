@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -352,6 +353,21 @@ def test_extreme_scores(
         # The weights of large scores hang on the last bits of each score.
         tolerance = 1e-9 if dtype == torch.float64 else 0.02 if kind == "large" else 1e-5
         torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("length", [20, 300])
+def test_a_diverged_model_shows_in_the_output_and_raises_nothing(
+    make_core: Core, make_problem: MakeProblem, length: int, bad: float
+) -> None:
+    problem = make_problem(length=length, dtype=torch.float32)
+    core = make_core(problem)
+    for parameter in core.parameters():
+        parameter.data.fill_(bad)
+    q, k, v = ((x.detach() * bad).requires_grad_() for x in problem.inputs())
+    out = core(q, k, v)
+    assert not out.isfinite().all()
+    gradients(out, [q, k, v])
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -34,7 +34,6 @@ def _always_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # Not compiled, FlexAttention warns that it computes all scores, which so short a sequence allows.
 @pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile")
-@pytest.mark.filterwarnings("ignore:return_lse is deprecated:FutureWarning")
 @pytest.mark.parametrize("options", WINDOWS)
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("padded", [None, "holes", "everything"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
 # (query position, key position) -> whether the query sees the key. Hashable, and equal where it means the same.
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -45,11 +45,11 @@ def flex_rule_attention(
     if not own_if_alone:
         out: Tensor = attention(q, k, v, block_mask=mask, enable_gqa=grouped)
         return out
-    out, lse = attention(q, k, v, block_mask=mask, enable_gqa=grouped, return_lse=True)
+    out, aside = attention(q, k, v, block_mask=mask, enable_gqa=grouped, return_aux=AuxRequest(lse=True))
     values = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
     if key_padding_mask is not None:
         values = values.masked_fill(key_padding_mask[:, None, :, None], 0)
-    return torch.where(lse.isneginf().unsqueeze(-1), values, out)
+    return torch.where(aside.lse.isneginf().unsqueeze(-1), values, out)
 
 
 @cache

@@ -133,7 +133,9 @@ class _Around:
         """No wider than the sequence is long and, with a soft edge, than the largest span reaches."""
         widest = (length - 1) // self.local.dilation
         if self.edge is not None:
-            widest = min(widest, math.ceil(float(self.edge.spans.max()) + self.edge.ramp))
+            farthest = float(self.edge.spans.max()) + self.edge.ramp
+            if math.isfinite(farthest):  # a diverged model is to show in the loss, not here
+                widest = min(widest, math.ceil(farthest))
         return Band(back=min(self.local.back, widest), ahead=min(self.local.ahead, widest), own=self.local.own)
 
     def phases(self, length: int) -> list[slice]:

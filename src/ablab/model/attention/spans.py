@@ -77,4 +77,4 @@ class AdaptiveSpan(nn.Module):
 
     def reach(self, spans: Tensor) -> Tensor:
         """The least distance, in whole tokens, at which a key has no weight."""
-        return (self.ramp + spans.detach()).ceil()
+        return (self.ramp + spans.detach()).ceil().nan_to_num(nan=1.0)  # of a diverged model, any distance does
