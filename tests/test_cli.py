@@ -57,7 +57,7 @@ def assert_refused(ended: Ended, *parts: str) -> None:
 
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
-    "attention=ful": ([], ["attention=ful: no such option", "did you mean 'full'?", "full, lsh, windowed"]),
+    "attention=ful": ([], ["attention=ful: no such option", "did you mean 'full'?", "full, lsh, mla"]),
     "attention=null": ([], ["each axis needs the name of an option", "NoneType"]),
     "attention=3": ([], ["each axis needs the name of an option", "int"]),
     "~attention": ([], ["attention must be given"]),
@@ -202,7 +202,7 @@ def test_help(ablab: Ablab, words: list[str]) -> None:
 
 def test_help_lists_every_axis_with_its_options_and_every_command(ablab: Ablab) -> None:
     out = ablab("--help").out
-    for line in ("attention   full, lsh, windowed", "strategy    ddp, single", "study       quickstart"):
+    for line in ("attention   block_sparse, dynamic, full", "strategy    ddp, single", "study       quickstart"):
         assert line in out
     assert all(f"ablab {name}" in out for name in COMMANDS)
 

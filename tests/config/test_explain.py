@@ -17,11 +17,14 @@ def explained(*overrides: str) -> str:
     return explain(caught.value)
 
 
+ATTENTION = "block_sparse, dynamic, full, lsh, mla, nsa, topk, windowed"  # the menu of conf/attention
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("attention=ful", "attention=ful: no such option; did you mean 'full'? (there are: full, lsh, windowed)"),
-        ("attention=", "attention=: no such option (there are: full, lsh, windowed)"),
+        ("attention=ful", f"attention=ful: no such option; did you mean 'full'? (there are: {ATTENTION})"),
+        ("attention=", f"attention=: no such option (there are: {ATTENTION})"),
         ("seed=x", "seed=x: Value 'x' of type 'str' could not be converted to Integer"),
         ("seed=[1,2", "seed=[1,2: not an override; write KEY=VALUE, and quote values with spaces or commas"),
         ("hello", "hello: not an override; write KEY=VALUE, and quote values with spaces or commas"),
