@@ -129,7 +129,6 @@ class _Run:
         B, T, H, _ = q.shape
         rounds = len(buckets.queries)
         self.shape = (rounds, B, H, T)
-        self.buckets = buckets
         self.order = order = _sort(buckets)
         self.blocks = _block(order, rounds, buckets.back + buckets.ahead + 1, q.dtype)
         self.padded_keys = pad(order.keys, (0, 2 * (buckets.back + buckets.ahead + 1) + STEP))

@@ -26,6 +26,11 @@ class Local:
     dilation: int = 1
     global_tokens: int = 0  # the first tokens, seen by every query and seeing every key
 
+    def near(self, distance: Tensor) -> Tensor:
+        """Whether keys at `distance` (query minus key) lie in the window, bool."""
+        steps = distance // self.dilation
+        return (distance % self.dilation == 0) & (steps >= -self.ahead) & (steps <= self.back)
+
     def packed(self) -> list[int]:
         """What an operator of PyTorch can be given in its place."""
         return [int(number) for number in astuple(self)]
@@ -39,9 +44,7 @@ class Local:
     def __call__(self, query: Tensor, key: Tensor) -> Tensor:
         """Whether the queries at positions `query` see the keys at positions `key`, bool."""
         distance = query - key
-        steps = distance // self.dilation
-        seen = (distance % self.dilation == 0) & (steps >= -self.ahead) & (steps <= self.back)
-        seen = seen | (key < self.global_tokens) | (query < self.global_tokens)
+        seen = self.near(distance) | (key < self.global_tokens) | (query < self.global_tokens)
         if self.ahead == 0:
             seen = seen & (distance >= 0)
         return seen if self.own else seen & (distance != 0)
@@ -147,8 +150,7 @@ class _Around:
 
     def rectangles(self, length: int, dtype: torch.dtype, device: torch.device) -> list[tuple[slice, slice, Tensor]]:
         """Queries and keys that meet because one of them is global, and a bias that hides what the band has seen."""
-        dilation, causal = self.local.dilation, self.local.ahead == 0
-        g, band = min(self.local.global_tokens, length), self.band(length)
+        causal, g = self.local.ahead == 0, min(self.local.global_tokens, length)
         areas = [(slice(0, length), slice(0, g))] if g else []
         if 0 < g < length and not causal:
             areas.append((slice(0, g), slice(g, length)))
@@ -156,8 +158,7 @@ class _Around:
         found = []
         for rows, columns in areas:
             distance = position[rows, None] - position[columns]
-            steps = torch.div(distance, dilation, rounding_mode="floor")
-            hidden = (distance % dilation == 0) & (steps >= -band.ahead) & (steps <= band.back)
+            hidden = self.local.near(distance)
             if causal:
                 hidden |= distance < 0
             bias = torch.where(hidden, FLOOR, 0.0).to(dtype)
