@@ -33,7 +33,7 @@ def catalogue(setting: Setting) -> tuple[list[Implementation], list[Missing]]:
     for name, module in peers.items():
         try:
             found += module.implementations(setting)
-        except Exception as error:
+        except Exception as error:  # importing a peer may raise whatever it likes
             missing.append(Missing(name, _reason(name, error)))
     return found, missing
 
