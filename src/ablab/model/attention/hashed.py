@@ -1,12 +1,12 @@
 """Attention among items of one bucket, in time that grows as length times bucket size (after sorting).
 
-Items (one per batch element, head and position) are sorted by round, sequence, bucket and position, all in one sort.
-What a query sees is then an interval of the sorted keys, cut to the bucket and to the nearest few in it. Queries that
-stand together in their order look at keys that stand together in theirs: a block of queries shares one stretch of keys,
-and one call of the kernel attends many blocks whose stretches are of one length.
+The sorted keys of a round are cut into stretches that begin STEP keys apart and overlap as far as a query looks. Each
+query is seated in a block beside the one stretch that holds its interval. So all blocks and all stretches are of one
+size, gathered once and viewed as they overlap, and one call of the kernel attends many of them.
 
-An interval depends on earlier keys of the bucket only. How queries fall into blocks changes what is computed together,
-and never what a query sees, so that what a causal query sees does not depend on later positions.
+Where queries and keys share their buckets, they stand in one order and a block is STEP queries. Where they do not, more
+queries than that may look at a stretch: blocks then have a few seats more, and whoever finds none gets a block beside
+another copy of the stretch.
 """
 
 from __future__ import annotations
@@ -18,54 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, embedding_bag, pad
 
-from ablab.model.attention.kernel import attend, attend_backward
+from ablab.model.attention.buckets import Buckets, InOrder, sort
+from ablab.model.attention.kernel import FLOOR, attend, attend_backward
 
-BLOCK = 32  # queries that share one stretch of keys
-STEP = 32  # lengths of stretches are multiples of it
+STEP = 32  # keys from one stretch to the next
+SEATS = 48  # queries of a block, where queries and keys have buckets of their own
 SLICE = 2**18  # scores computed by one call, so that all it needs stays in the cache
-HIDDEN = 2.0**103  # a quarter of it, what falls short of the interval by least, still hides a score as FLOOR does
-
-
-@dataclass(frozen=True, kw_only=True)
-class Buckets:
-    """Who sees whom: of its own bucket the nearest keys before it and, where not causal, after it; never its own key.
-
-    Bucket numbers are (rounds, B, H, T). `count` itself is the number of the bucket of padded keys, which no query has.
-    """
-
-    queries: Tensor
-    keys: Tensor | None  # None: as the queries
-    count: int
-    back: int  # keys before the query
-    ahead: int  # keys after it; 0 where causal
-    beyond: Tensor | None = None  # (B, H, T) or broadcastable: keys must be at least this many positions away
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Order:
-    """The sorted keys of all rounds, and each query's interval of them.
-
-    There are M = rounds * N items, numbered by (round, b, h, t), and as many slots.
-    """
-
-    keys: Tensor  # (M,) the item whose key stands at each slot
-    queries: Tensor  # (M,) the items in the order of their queries
-    slot: Tensor  # (M,) the slot of each item's key
-    begins: Tensor  # (M,) the first slot of each query's bucket
-    lower: Tensor  # (M,) the first slot of each query's interval
-    upper: Tensor  # (M,) the last slot of it; below `lower` where it is empty
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Blocks:
-    """Blocks of queries, each beside its stretch of keys, ordered by round and by the length of the stretch."""
-
-    queries: Tensor  # (blocks, BLOCK) items; any where unused
-    first: Tensor  # (blocks, 1) the slot of the stretch's first key
-    middle: Tensor  # (blocks, BLOCK, 1) of the query's interval, counted from the first key
-    half: Tensor  # (blocks, BLOCK, 1) half of the interval's length less one; negative where it is empty or unused
-    place: Tensor  # (M,) where each item's query stands in `queries`, taken as one dimension
-    runs: list[tuple[int, int, int, int]]  # round, length of the stretches, first block, last block plus one
+# Slots and positions are compared by squares, whose differences are at least 1/4 and, within 2^20 tokens, below 2^40.
+# Times this, the smallest hides a score as FLOOR does, and the largest is still finite in single precision.
+HIDDEN = -4 * FLOOR
 
 
 def hashed_forward(q: Tensor, k: Tensor, v: Tensor, buckets: Buckets, scale: float) -> tuple[Tensor, Tensor]:
@@ -79,17 +40,15 @@ def hashed_forward(q: Tensor, k: Tensor, v: Tensor, buckets: Buckets, scale: flo
     """
     run = _Run(q, buckets)
     queries, keys, values = q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2)
-    size = run.blocks.queries.numel()
-    outs, sums = values.new_empty(size, v.shape[-1]), queries.new_empty(size)
+    outs, sums = values.new_empty(run.seats, v.shape[-1]), queries.new_empty(run.seats)
     for part in run.parts():
         taken = part.take_queries(queries), part.take_keys(keys), part.take_keys(values)
         mixed, lse = attend(*taken, part.bias(), scale)
-        outs[part.slots], sums[part.slots] = mixed.flatten(0, 2), lse.flatten()
-    place = run.by_row(run.blocks.place)
-    each = sums[place]
+        outs[part.seats], sums[part.seats] = mixed.flatten(0, 2), lse.flatten()
+    each = sums[run.seat]
     total = each.logsumexp(-1)
     weights = (each - total.unsqueeze(-1)).exp_()
-    merged = embedding_bag(place, outs, mode="sum", per_sample_weights=weights)
+    merged = embedding_bag(run.seat, outs, mode="sum", per_sample_weights=weights)
     return merged.view(v.shape), total.view(q.shape[:3])
 
 
@@ -100,9 +59,8 @@ def hashed_backward(
     run = _Run(q, buckets)
     queries, keys, values = q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2)
     grads, outs, sums = grad.flatten(0, 2), out.flatten(0, 2), lse.flatten()
-    grad_q = queries.new_empty(run.blocks.queries.numel(), q.shape[-1])
-    grad_k = keys.new_zeros(len(run.padded_keys), k.shape[-1])
-    grad_v = values.new_zeros(len(run.padded_keys), v.shape[-1])
+    grad_q = queries.new_empty(run.seats, q.shape[-1])
+    grad_k, grad_v = keys.new_zeros(run.keys.numel(), k.shape[-1]), values.new_zeros(run.keys.numel(), v.shape[-1])
     for part in run.parts():
         dq, dk, dv = attend_backward(
             part.take_queries(grads),
@@ -110,205 +68,200 @@ def hashed_backward(
             part.take_keys(keys),
             part.take_keys(values),
             part.take_queries(outs),
-            sums[part.query_rows].unsqueeze(1),
+            part.take_queries(sums.unsqueeze(1)).squeeze(-1),
             part.bias(),
             scale,
         )
-        grad_q[part.slots] = dq.flatten(0, 2)
-        grad_k.index_add_(0, part.key_slots.flatten(), dk.flatten(0, 2))
-        grad_v.index_add_(0, part.key_slots.flatten(), dv.flatten(0, 2))
-    place, slot = run.by_row(run.blocks.place), run.by_row(run.order.slot)
-    found = [embedding_bag(index, x, mode="sum") for index, x in ((place, grad_q), (slot, grad_k), (slot, grad_v))]
+        grad_q[part.seats] = dq.flatten(0, 2)
+        part.add_to_keys(grad_k, dk)
+        part.add_to_keys(grad_v, dv)
+    found = [embedding_bag(i, x, mode="sum") for i, x in ((run.seat, grad_q), (run.slot, grad_k), (run.slot, grad_v))]
     return found[0].view(q.shape), found[1].view(k.shape), found[2].view(v.shape)
 
 
-class _Run:
-    """One pass over all rounds."""
+def hashed_scores(length: int, back: int, ahead: int, *, together: bool) -> int:
+    """How many scores one round computes for `length` tokens, hidden ones included, without further blocks.
 
-    def __init__(self, q: Tensor, buckets: Buckets) -> None:
-        B, T, H, _ = q.shape
-        rounds = len(buckets.queries)
-        self.shape = (rounds, B, H, T)
-        self.order = order = _sort(buckets)
-        self.blocks = _block(order, rounds, buckets.back + buckets.ahead + 1, q.dtype)
-        self.padded_keys = pad(order.keys, (0, 2 * (buckets.back + buckets.ahead + 1) + STEP))
-        items = torch.arange(B * H * T, device=q.device)
-        # Where each item's vector lies in (B, T, H), the same in every round.
-        rows = items.view(B, T, H).transpose(1, 2).flatten()
-        self.queries, self.keys = self.blocks.queries % len(items), self.padded_keys % len(items)
-        self.query_rows, self.key_rows = rows[self.queries], rows[self.keys]
-        self.earlier: list[_Limit] = []  # what each round but the last brings is not seen again
-        if rounds > 1:
-            # Slots are counted from the sequence's first, so that single precision holds them.
-            base = torch.arange(rounds * B * H, device=q.device).repeat_interleave(T) * T
-            middle = ((order.lower + order.upper) / 2 - base).to(q.dtype).view(rounds, -1)
-            # And a bit more, so that a key at the very end of an interval counts as seen.
-            half = ((order.upper - order.lower) / 2 + 0.25).to(q.dtype).view(rounds, -1)
-            slot = (order.slot - base).to(q.dtype).view(rounds, -1)
-            self.earlier = [self._limit(*of_round) for of_round in zip(slot[:-1], middle, half, strict=False)]
-        self.near: _Limit | None = None  # where causal, the intervals know
-        if buckets.ahead:
-            positions = (items % T).to(q.dtype)
-            least = torch.ones_like(positions)
-            if buckets.beyond is not None:
-                least = buckets.beyond.expand(B, H, T).flatten().to(q.dtype)
-            self.near = self._limit(positions, positions, least)
+    Args:
+        together: queries have the buckets of their keys.
+    """
+    return length * _columns(back, ahead) * (STEP if together else SEATS) // STEP
 
-    def _limit(self, keys: Tensor, queries: Tensor, margin: Tensor) -> _Limit:
-        """From values by item, (N,)."""
-        return _Limit(keys[self.keys], queries[self.queries].unsqueeze(2), margin[self.queries].unsqueeze(2))
 
-    def by_row(self, per_item: Tensor) -> Tensor:
-        """(M,) by item -> (N, rounds) by row of (B, T, H)."""
-        return per_item.view(self.shape).permute(1, 3, 2, 0).reshape(-1, self.shape[0])
-
-    def parts(self) -> Iterator[_Part]:
-        for round_, stretch, start, stop in self.blocks.runs:
-            size = max(1, SLICE // (BLOCK * stretch))
-            for first in range(start, stop, size):
-                yield _Part(self, round_, stretch, slice(first, min(first + size, stop)))
+def _columns(back: int, ahead: int) -> int:
+    """The keys of a stretch: all that queries placed before one of its STEP keys may see, and a multiple of STEP."""
+    return (-(-(back + ahead) // STEP) + 1) * STEP
 
 
 @dataclass(frozen=True)
 class _Limit:
-    """A query sees only keys whose value differs from its own by at least a margin."""
+    """A query sees only keys whose value differs from its own by more than a margin."""
 
-    keys: Tensor  # along the padded sorted keys
-    queries: Tensor  # (blocks, BLOCK, 1)
-    margin: Tensor  # (blocks, BLOCK, 1)
+    keys: Tensor  # (N,) values
+    queries: Tensor  # (N, 2) values, and the squared margins times -HIDDEN
+
+
+class _Run:
+    """One pass over all rounds.
+
+    Blocks and stretches are numbered through all rounds. Block i stands beside stretch i, and behind these stand the
+    further blocks of each round.
+    """
+
+    def __init__(self, q: Tensor, buckets: Buckets) -> None:
+        order = sort(buckets)
+        self.rounds, N = order.keys.shape
+        together = buckets.keys is None
+        self.columns = _columns(buckets.back, buckets.ahead)
+        before = self.columns - STEP - buckets.ahead
+        self.column = torch.arange(self.columns, device=q.device, dtype=q.dtype)
+        self.stretches = -(-N // STEP) if together else N // STEP + 1  # of a round
+        length = before + self.stretches * STEP + buckets.ahead
+        self.keys = pad(order.keys, (before, length - before - N))  # (rounds, length), items
+        slots = torch.arange(self.keys.numel(), device=q.device).view(self.keys.shape)[:, before : before + N]
+        self.slot = _by_item(order.keys, slots).t().contiguous()  # (N, rounds), counted through all rounds
+
+        self.rows = STEP if together else SEATS
+        if together:
+            first = torch.arange(self.rounds, device=q.device).unsqueeze(1) * self.stretches * STEP
+            seat, self.further = order.place + first, [order.place.new_empty(0)] * self.rounds
+        else:
+            seat, self.further = _seat(order.place, self.stretches)
+        self.seats = (self.rounds * self.stretches + sum(len(each) for each in self.further)) * self.rows
+        self.seat = _by_item(order.queries, seat).t().contiguous()  # (N, rounds)
+
+        middle = (order.lower + order.upper).to(q.dtype) / 2
+        half = (order.upper - order.lower + 1).to(q.dtype) / 2  # which ends between the last key inside and the next
+        reach = torch.where(half > 0, half.square(), -1).mul_(HIDDEN)
+        self.items = self._seated(order.queries, seat, 0)
+        self.middle = self._seated(middle - (order.place // STEP * STEP - before), seat, 0)
+        self.reach = self._seated(reach, seat, -HIDDEN)
+        self.earlier = _earlier(order, middle, reach, q.shape[1])
+        self.near = _near(buckets, q)
+
+    def _seated(self, values: Tensor, seat: Tensor, unused: float) -> Tensor:
+        """(rounds, N) in order -> (seats,)."""
+        return values.new_full((self.seats,), unused).scatter_(0, seat.flatten(), values.flatten())
+
+    def parts(self) -> Iterator[_Part]:
+        size = max(1, SLICE // (self.rows * self.columns))
+        block = self.rounds * self.stretches
+        for round_ in range(self.rounds):
+            for start in range(0, self.stretches, size):
+                stretches = slice(start, min(start + size, self.stretches))
+                yield _Part(self, round_, stretches, round_ * self.stretches + start)
+            further = self.further[round_]
+            for start in range(0, len(further), size):
+                yield _Part(self, round_, further[start : start + size], block + start)
+            block += len(further)
 
 
 class _Part:
-    """A few blocks of one round, with stretches of one length."""
-
-    def __init__(self, run: _Run, round_: int, stretch: int, blocks: slice) -> None:
-        self.run, self.round, self.blocks = run, round_, blocks
-        self.slots = slice(blocks.start * BLOCK, blocks.stop * BLOCK)
-        self.column = torch.arange(stretch, device=run.key_rows.device)
-        self.key_slots = run.blocks.first[blocks] + self.column
-        self.query_rows, self.key_rows = run.query_rows[blocks], run.key_rows[self.key_slots]
-
-    def take_queries(self, x: Tensor) -> Tensor:
-        """(rows, D) -> (blocks, 1, BLOCK, D)."""
-        return embedding(self.query_rows, x).unsqueeze(1)
-
-    def take_keys(self, x: Tensor) -> Tensor:
-        """(rows, D) -> (blocks, 1, stretch, D)."""
-        return embedding(self.key_rows, x).unsqueeze(1)
-
-    def bias(self) -> Tensor:
-        """(blocks, 1, BLOCK, stretch): 0 where the query sees the key here and in no earlier round, else very negative.
-
-        How far each key lies inside the interval: at least 0 inside, at most -1/4 outside.
-        """
-        half = self.run.blocks.half[self.blocks]
-        room = self.column.to(half.dtype) - self.run.blocks.middle[self.blocks]
-        torch.sub(half, room.abs_(), out=room)
-        limits = self.run.earlier[: self.round]
-        for limit in limits if self.run.near is None else [*limits, self.run.near]:
-            inside = limit.keys[self.key_slots].unsqueeze(1) - limit.queries[self.blocks]
-            torch.minimum(room, inside.abs_().sub_(limit.margin[self.blocks]), out=room)
-        return room.clamp_(max=0).mul_(HIDDEN).unsqueeze(1)
-
-
-def _sort(buckets: Buckets) -> _Order:
-    queries = buckets.queries.flatten(1, 2)  # (rounds, sequences, T)
-    keys = queries if buckets.keys is None else buckets.keys.flatten(1, 2)
-    rounds, sequences, T = keys.shape
-    each = buckets.count + 1
-    lists = torch.arange(rounds * sequences, device=keys.device).view(rounds, sequences, 1) * each
-    codes = (keys + lists).flatten()  # one number for each round, sequence and bucket
-    in_order, items = _stable_sort(codes, rounds * sequences * each)
-    ends = torch.bincount(codes, minlength=rounds * sequences * each).cumsum(0)
-    slots = torch.arange(len(codes), device=keys.device)
-    slot = torch.empty_like(slots).scatter_(0, items, slots)
-    own: Tensor | int = 1
-    looked, place, query_order = codes, slot, items
-    if buckets.keys is not None or buckets.beyond is not None:
-        position = slots % T
-        code_and_position = in_order.long() * T + position[items]
-    if buckets.keys is not None:
-        looked = (queries + lists).flatten()
-        place = torch.searchsorted(code_and_position, looked * T + position)
-        own = (looked == codes).long()
-        query_order = _stable_sort(looked, rounds * sequences * each)[1]
-    begins = torch.where(looked > 0, ends[looked - 1], 0)
-    lower = torch.maximum(begins, place - buckets.back)
-    if buckets.ahead:
-        upper = torch.minimum(ends[looked], place + own + buckets.ahead) - 1
-    elif buckets.beyond is not None:  # keys stand in the order of their positions, so the near ones come last
-        far = position - buckets.beyond.expand(buckets.queries.shape).flatten().long()
-        upper = torch.searchsorted(code_and_position, looked * T + far, right=True) - 1
-    else:
-        upper = place - 1
-    if buckets.keys is None:  # padded queries would see each other
-        upper = torch.where(queries.flatten() == buckets.count, lower - 1, upper)
-    return _Order(keys=items, queries=query_order, slot=slot, begins=begins, lower=lower, upper=upper)
-
-
-def _stable_sort(numbers: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    return (numbers.int() if limit < 2**31 else numbers).sort(stable=True)  # 32 bits sort faster
-
-
-def _block(order: _Order, rounds: int, reach: int, dtype: torch.dtype) -> _Blocks:
-    """Cut the queries of each bucket into blocks, such that a stretch is at most twice as long as an interval may be.
+    """A few blocks of one round.
 
     Args:
-        reach: the longest that an interval may be.
+        stretches: their numbers within the round; a slice where they overlap as they come.
+        block: the number of the first block.
     """
-    M, device = len(order.queries), order.queries.device
-    position = torch.arange(M, device=device)
-    lower, upper = order.lower[order.queries], order.upper[order.queries]
-    begins = order.begins[order.queries]
-    # Queries of one bucket whose intervals begin within `reach` of each other, and of one round, form a group.
-    group = begins + torch.div(lower - begins, reach, rounding_mode="floor") * reach
-    starts_group = (group.diff(prepend=group[:1] - 1) != 0) | (position % (M // rounds) == 0)
-    first_of_group = starts_group.nonzero().squeeze(1)
-    number = starts_group.cumsum(0) - 1
-    blocks_of_group = -(-first_of_group.diff(append=first_of_group.new_tensor([M])) // BLOCK)
-    first_block = blocks_of_group.cumsum(0) - blocks_of_group
-    place = first_block[number] * BLOCK + position - first_of_group[number]  # of each query, in order
-    blocks = int(blocks_of_group.sum())
 
-    def spread(values: Tensor, unused: int) -> Tensor:  # (M,) in order -> (blocks, BLOCK)
-        return values.new_full((blocks * BLOCK,), unused).scatter_(0, place, values).view(blocks, BLOCK)
+    def __init__(self, run: _Run, round_: int, stretches: slice | Tensor, block: int) -> None:
+        self.run, self.round, self.stretches = run, round_, stretches
+        keys = run.keys[round_]
+        if isinstance(stretches, slice):
+            self.blocks = stretches.stop - stretches.start
+            self.keys = keys[stretches.start * STEP : (stretches.stop - 1) * STEP + run.columns]
+        else:
+            self.blocks = len(stretches)
+            self.keys = keys.unfold(0, run.columns, STEP)[stretches]
+        self.seats = slice(block * run.rows, (block + self.blocks) * run.rows)
+        self.items = run.items[self.seats]
 
-    queries, lower, upper = spread(order.queries, 0), spread(lower, M), spread(upper, -1)
-    empty = lower > upper
-    lower, upper = lower.masked_fill_(empty, M), upper.masked_fill_(empty, -1)
-    first = lower.amin(1, keepdim=True)
-    steps = (upper.amax(1, keepdim=True) - first + STEP).div(STEP, rounding_mode="floor").clamp_(min=1).squeeze(1)
-    block_round = first_of_group.repeat_interleave(blocks_of_group) // (M // rounds)
-    kind = block_round * (steps.max() + 1) + steps
-    kind, by_kind = kind.sort(stable=True)
-    where = torch.empty_like(by_kind).scatter_(0, by_kind, torch.arange(blocks, device=device))  # of each block
-    place = where[place // BLOCK] * BLOCK + place % BLOCK
-    lower, upper, first = lower[by_kind], upper[by_kind], first[by_kind]
-    half = torch.where(empty[by_kind], -0.5, (upper - lower) / 2)
-    lengths = kind.unique_consecutive(return_counts=True)[1].tolist()
-    ends = torch.tensor(lengths, device=device).cumsum(0) - 1
-    rounds_and_steps = torch.stack([block_round[by_kind][ends], steps[by_kind][ends]]).tolist()
-    runs, start = [], 0
-    for round_, step, length in zip(*rounds_and_steps, lengths, strict=True):
-        runs.append((round_, step * STEP, start, start + length))
-        start += length
-    return _Blocks(
-        queries=queries[by_kind],
-        first=first,
-        middle=((lower + upper) / 2 - first).to(dtype).unsqueeze(-1),
-        half=half.to(dtype).unsqueeze(-1),
-        place=torch.empty_like(place).scatter_(0, order.queries, place),
-        runs=runs,
-    )
+    def take_queries(self, x: Tensor) -> Tensor:
+        """(N, D) -> (blocks, 1, rows, D)."""
+        return embedding(self.items, x).view(self.blocks, 1, self.run.rows, -1)
+
+    def take_keys(self, x: Tensor) -> Tensor:
+        """(N, D) -> (blocks, 1, columns, D)."""
+        D = x.shape[1]
+        shape = self.blocks, 1, self.run.columns, D
+        taken = embedding(self.keys, x)
+        return taken.as_strided(shape, (STEP * D, D, D, 1)) if self.keys.dim() == 1 else taken.view(shape)
+
+    def add_to_keys(self, total: Tensor, x: Tensor) -> None:
+        """Add x (blocks, 1, columns, D) to `total` (rounds * slots, D)."""
+        steps = total.view(self.run.rounds, -1, STEP, total.shape[1])[self.round]
+        for i, piece in enumerate(x.squeeze(1).split(STEP, 1)):
+            if isinstance(self.stretches, slice):
+                steps[self.stretches.start + i : self.stretches.stop + i] += piece
+            else:
+                steps.index_add_(0, self.stretches + i, piece)
+
+    def bias(self) -> Tensor:
+        """(blocks, 1, rows, columns): 0 where the query sees the key here and in no earlier round, else very negative."""
+        run = self.run
+        middle, reach = (x[self.seats].view(self.blocks, 1, -1, 1) for x in (run.middle, run.reach))
+        room = run.column - middle
+        torch.addcmul(reach, room, room, value=-HIDDEN, out=room)
+        for limit in [*run.earlier[: self.round], *run.near]:
+            value, margin = self.take_queries(limit.queries).split(1, -1)
+            apart = self.take_keys(limit.keys.unsqueeze(1)).transpose(2, 3) - value
+            torch.addcmul(margin, apart, apart, value=HIDDEN, out=apart)
+            torch.minimum(room, apart, out=room)
+        return room.clamp_(max=0)
 
 
-def seen_in_buckets(buckets: Buckets, positions: Tensor) -> Tensor:
-    """Which keys the S queries at `positions` see: (B, H, S, T), bool. For measurements: dense."""
-    order = _sort(buckets)
-    rounds, B, H, T = buckets.queries.shape
-    lower, upper = (x.view(rounds, B, H, T)[..., positions, None] for x in (order.lower, order.upper))
-    slot = order.slot.view(rounds, B, H, 1, T)
-    seen = ((slot >= lower) & (slot <= upper)).any(0)
-    distance = (positions[:, None] - torch.arange(T, device=positions.device)).abs()
-    least = 1 if buckets.beyond is None else buckets.beyond.expand(B, H, T)[..., positions, None]
-    return seen & (distance >= least)
+def _by_item(items: Tensor, values: Tensor) -> Tensor:
+    """(..., N) in the order of `items` -> (..., N)."""
+    return torch.empty_like(values, memory_format=torch.contiguous_format).scatter_(-1, items, values)
+
+
+def _seat(place: Tensor, stretches: int) -> tuple[Tensor, list[Tensor]]:
+    """A seat for each query, in blocks of SEATS.
+
+    Args:
+        place: (rounds, N), in ascending order.
+        stretches: of a round.
+
+    Returns:
+        The seats (rounds, N), and for each round the stretches of its further blocks.
+    """
+    rounds, device = len(place), place.device
+    numbers = torch.arange(rounds * stretches, device=device)
+    stretch = (place // STEP + numbers[::stretches].unsqueeze(1)).flatten()
+    guests = torch.bincount(stretch, minlength=len(numbers))
+    among = torch.arange(len(stretch), device=device) - (guests.cumsum(0) - guests)[stretch]
+    further = (guests - 1).div(SEATS, rounding_mode="floor").clamp(min=0)
+    first = further.cumsum(0) - further + len(numbers)
+    number = among // SEATS
+    block = torch.where(number == 0, stretch, first[stretch] + number - 1)
+    of_rounds = further.view(rounds, -1).sum(1).tolist()
+    beside = (numbers % stretches).repeat_interleave(further).split(of_rounds)
+    return (block * SEATS + among % SEATS).view(rounds, -1), list(beside)
+
+
+def _earlier(order: InOrder, middle: Tensor, reach: Tensor, length: int) -> list[_Limit]:
+    """For each round but the last: what it brings is not seen again.
+
+    Args:
+        middle: (rounds, N) of the interval.
+        reach: (rounds, N), half of the interval's length, squared, times HIDDEN.
+    """
+    slots = torch.arange(order.keys.shape[1], device=order.keys.device)
+    begin = slots // length * length  # of the sequence; counted from there, slots are exact in single precision
+    own = (slots - begin).to(middle.dtype)
+    found = []
+    for r in range(len(order.keys) - 1):
+        queries = [_by_item(order.queries[r], x) for x in (middle[r] - begin, -reach[r])]
+        found.append(_Limit(_by_item(order.keys[r], own), torch.stack(queries, -1)))
+    return found
+
+
+def _near(buckets: Buckets, q: Tensor) -> list[_Limit]:
+    """Positions too near to be seen; without `beyond` and where causal, the intervals know."""
+    if buckets.beyond is None and not buckets.ahead:
+        return []
+    B, T, H, _ = q.shape
+    positions = torch.arange(T, device=q.device).view(1, T, 1).expand(B, T, H).to(q.dtype)
+    beyond = torch.ones((), device=q.device) if buckets.beyond is None else buckets.beyond.expand(B, H, T).mT
+    margin = (beyond.to(q.dtype) - 0.5).square().mul(-HIDDEN).expand(B, T, H)
+    return [_Limit(positions.flatten(), torch.stack([positions, margin], -1).flatten(0, 2))]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 # What stands for "does not see" in a bias. Finite, so that a row that sees nothing stays finite: its log-sum-exp is
 # then below NOBODY, and its output means nothing. Larger than any score, so that a score added to it vanishes.
-FLOOR = -(2.0**100)
+FLOOR = -(2.0**80)
 NOBODY = FLOOR / 2
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ablab.model.attention.hashed import BLOCK as HASHED_BLOCK
-from ablab.model.attention.hashed import Buckets, hashed_backward, hashed_forward
+from ablab.model.attention.buckets import Buckets
+from ablab.model.attention.hashed import hashed_backward, hashed_forward, hashed_scores
 from ablab.model.attention.kernel import NOBODY, merge, without_autocast, working_dtype
 from ablab.model.attention.local import Local, Spans, local_backward, local_forward, local_scores
 
@@ -200,20 +200,20 @@ def _spans(tokens: Tensor | None, ramp: float) -> Spans | None:
 
 def _buckets(queries: Tensor, keys: Tensor | None, beyond: Tensor | None, sizes: list[int]) -> Buckets:
     count, back, ahead = sizes
-    keys = None if keys is None else keys.long()
-    return Buckets(queries=queries.long(), keys=keys, count=count, back=back, ahead=ahead, beyond=beyond)
+    return Buckets(queries=queries, keys=keys, count=count, back=back, ahead=ahead, beyond=beyond)
 
 
-def _scores(q: _Shape, q_buckets: _Shape | None, local: list[int], bucket: list[int]) -> int:
+def _scores(
+    q: _Shape, q_buckets: _Shape | None, k_buckets: _Shape | None, local: list[int], bucket: list[int]
+) -> int:
     """How many scores are computed, hidden ones included, as PyTorch counts for full attention."""
     B, H, T, _ = q
     count = 0
     if local:
         count += local_scores(T, Local.unpacked(local))
     if q_buckets is not None:
-        # How long stretches are depends on the data: as they are where buckets are full and even.
         _, back, ahead = bucket
-        count += q_buckets[0] * T * (back + ahead + HASHED_BLOCK)
+        count += hashed_scores(q_buckets[0] * T, back, ahead, together=k_buckets is None)
     return B * H * count
 
 
@@ -222,7 +222,7 @@ def _forward_flops(
     q: _Shape, k: _Shape, v: _Shape, padding: object, spans: object, q_buckets: _Shape | None,
     k_buckets: _Shape | None, beyond: object, local: list[int], bucket: list[int], *others: object, **kwargs: object,
 ) -> int:  # fmt: skip
-    return _scores(q, q_buckets, local, bucket) * 2 * (q[-1] + v[-1])
+    return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (q[-1] + v[-1])
 
 
 @register_flop_formula(torch.ops.ablab.sparse_attention_backward)
@@ -232,4 +232,4 @@ def _backward_flops(
     *others: object, **kwargs: object,
 ) -> int:  # fmt: skip
     # Scores once more, then the gradients of weights, values, queries and keys.
-    return _scores(q, q_buckets, local, bucket) * 2 * (3 * q[-1] + 2 * v[-1])
+    return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (3 * q[-1] + 2 * v[-1])
