@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ablab.model.attention.buckets import Buckets, stable_order
 from ablab.model.attention.full import FullAttention
+from ablab.model.attention.hashed import hashed_forward
 from ablab.model.attention.lsh import LSHAttention
 from ablab.model.attention.naive import (
     full_mask,
@@ -340,3 +342,22 @@ def test_its_operators_are_what_pytorch_expects(
 def test_options_out_of_range(make_problem: MakeProblem, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LSHAttention(make_problem().spec, **options)
+
+
+@pytest.mark.parametrize("limit", [1, 2**16, 2**16 + 1, 2**40])
+def test_the_order_is_stable_however_many_buckets_there_are(limit: int) -> None:
+    numbers = torch.randint(limit, (3000,), generator=torch.Generator().manual_seed(0)) // 7 * 7
+    assert torch.equal(stable_order(numbers, limit), numbers.argsort(stable=True))
+
+
+def test_long_sequences_keep_their_precision() -> None:
+    """In single precision, where distances and slots go into the hundred thousands and are compared by squares."""
+    B, H, T, D = 1, 1, 2**17 + 5, 4
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(B, T, H, D, generator=generator) for _ in range(3))
+    count = T // 16
+    queries, keys = (torch.randint(count, (3, B, H, T), generator=generator) for _ in range(2))
+    buckets = Buckets(queries=queries, keys=keys, count=count, back=16, ahead=16)
+    single = hashed_forward(q, k, v, buckets, 0.5)
+    double = hashed_forward(q.double(), k.double(), v.double(), buckets, 0.5)
+    torch.testing.assert_close(single, double, rtol=1e-4, atol=1e-5, check_dtype=False)

@@ -114,8 +114,7 @@ def band_forward(
         padding: (T,), a floor where there is no token, else 0.
     """
     for segment in _segments(len(q), BLOCK, band.back, band.ahead):
-        for part in _parts(segment, q.shape[1], padding, edge):
-            bias = _bias(part, band, padding, edge, q, rows_are_queries=True)
+        for part, bias in _parts(segment, band, padding, edge, q, rows_are_queries=True):
             mixed, sums = attend(_rows(q, part), _columns(k, part), _columns(v, part), bias, scale)
             _rows(out, part).copy_(mixed)
             _rows(lse, part).copy_(sums)
@@ -142,8 +141,7 @@ def band_backward(
     `out` and `lse` may be those of more keys than the band's.
     """
     for segment in _segments(len(q), BACKWARD_BLOCK, band.ahead, band.back):  # the rows are keys here
-        for part in _parts(segment, q.shape[1], padding, edge):
-            bias = _bias(part, band, padding, edge, q, rows_are_queries=False)
+        for part, bias in _parts(segment, band, padding, edge, q, rows_are_queries=False):
             dq, dk, dv = attend_backward(
                 _columns(grad, part),
                 _columns(q, part),
@@ -182,8 +180,7 @@ def span_gradient(
     of the attention over the keys on the ramp, each of weight 1, that makes (Z_r / Z) grad . (O_r - O) / ramp.
     """
     for segment in _segments(len(q), BLOCK, band.back, band.ahead):
-        for part in _parts(segment, q.shape[1], padding, edge):
-            bias = _bias(part, band, padding, edge, q, rows_are_queries=True, on_ramp=True)
+        for part, bias in _parts(segment, band, padding, edge, q, rows_are_queries=True, on_ramp=True):
             mixed, sums = attend(_rows(q, part), _columns(k, part), _columns(v, part), bias, scale)
             share = (sums - _rows(lse, part)).exp_().div_(edge.ramp)
             _rows(grad_spans, part).copy_(((mixed - _rows(out, part)) * _rows(grad, part)).sum(-1).mul_(share))
@@ -209,20 +206,7 @@ def _columns(x: Tensor, segment: _Segment) -> Tensor:
     return _view(x, segment.column, segment.columns, segment)
 
 
-def _parts(segment: _Segment, heads: int, padding: Tensor | None, edge: Edge | None) -> Iterator[_Segment]:
-    """The segment in pieces, of fewer blocks where each block needs a bias of its own."""
-    size = max(1, PIECE // segment.rows)
-    per_query = edge is not None and edge.spans.dim() == 2
-    if padding is not None or per_query:
-        scores = segment.rows * segment.columns * (heads if edge is not None else 1)
-        size = min(size, max(1, SLICE // scores))
-    for start in range(0, segment.blocks, size):
-        offset = start * segment.rows
-        blocks = min(size, segment.blocks - start)
-        yield _Segment(segment.row + offset, segment.rows, segment.column + offset, segment.columns, blocks)
-
-
-def _bias(
+def _parts(
     segment: _Segment,
     band: Band,
     padding: Tensor | None,
@@ -231,21 +215,35 @@ def _bias(
     *,
     rows_are_queries: bool,
     on_ramp: bool = False,
-) -> Tensor:
-    """Queries times keys, with leading dimensions (blocks, heads) where they matter."""
+) -> Iterator[tuple[_Segment, Tensor]]:
+    """The segment in pieces, each with its bias: queries times keys, with (blocks, heads) before where they matter."""
+    size = max(1, PIECE // segment.rows)
+    offset = segment.row - segment.column
     small = segment.rows * segment.columns <= SLICE
     band_bias = _remembered_band_bias if small else _band_bias
-    offset = segment.row - segment.column
     bias = band_bias(band, offset, segment.rows, segment.columns, rows_are_queries, like.dtype, like.device)
     query_view, key_view = (_rows, _columns) if rows_are_queries else (_columns, _rows)
-    if edge is not None:
+    soft_bias = None if edge is None else edge.on_ramp if on_ramp else edge.bias
+    spans_by_query = None
+    if edge is not None and soft_bias is not None:
         distance = _distance(offset, segment.rows, segment.columns, rows_are_queries, like.device)
-        spans = edge.spans.unsqueeze(-1) if edge.spans.dim() == 1 else query_view(edge.spans, segment)
-        soft = (edge.on_ramp if on_ramp else edge.bias)(distance, spans)
-        bias = (soft if soft.dim() == 4 else soft.unsqueeze(0)) + bias
-    if padding is not None:
-        bias = bias + key_view(padding.unsqueeze(-1), segment).unsqueeze(-2)
-    return bias
+        if edge.spans.dim() == 2:
+            spans_by_query = edge.spans
+        else:
+            bias = bias + soft_bias(distance, edge.spans.unsqueeze(-1)).unsqueeze(0)
+    if padding is not None or spans_by_query is not None:
+        heads = like.shape[1] if edge is not None else 1
+        size = min(size, max(1, SLICE // (heads * segment.rows * segment.columns)))
+    for start in range(0, segment.blocks, size):
+        offset = start * segment.rows
+        blocks = min(size, segment.blocks - start)
+        part = _Segment(segment.row + offset, segment.rows, segment.column + offset, segment.columns, blocks)
+        of_part = bias
+        if spans_by_query is not None and soft_bias is not None:
+            of_part = of_part + soft_bias(distance, query_view(spans_by_query, part))
+        if padding is not None:
+            of_part = of_part + key_view(padding.unsqueeze(-1), part).unsqueeze(-2)
+        yield part, of_part
 
 
 def _distance(offset: int, rows: int, columns: int, rows_are_queries: bool, device: torch.device) -> Tensor:

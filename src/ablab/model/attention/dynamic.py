@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, scores_of
+from ablab.model.attention.buckets import Buckets, seen_in_buckets
 from ablab.model.attention.dense import weighted_attention
 from ablab.model.attention.full import FullAttention
-from ablab.model.attention.buckets import Buckets, seen_in_buckets
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
 from ablab.model.attention.local import Local, Spans
 from ablab.model.attention.operators import sparse_attention

@@ -23,7 +23,7 @@ from ablab.model.attention.kernel import FLOOR, attend, attend_backward
 
 STEP = 32  # keys from one stretch to the next
 SEATS = 48  # queries of a block, where queries and keys have buckets of their own
-SLICE = 2**18  # scores computed by one call, so that all it needs stays in the cache
+SLICE = 2**19  # scores computed by one call, so that all it needs stays in the cache
 # Slots and positions are compared by squares, whose differences are at least 1/4 and, within 2^20 tokens, below 2^40.
 # Times this, the smallest hides a score as FLOOR does, and the largest is still finite in single precision.
 HIDDEN = -4 * FLOOR
@@ -45,9 +45,9 @@ def hashed_forward(q: Tensor, k: Tensor, v: Tensor, buckets: Buckets, scale: flo
         taken = part.take_queries(queries), part.take_keys(keys), part.take_keys(values)
         mixed, lse = attend(*taken, part.bias(), scale)
         outs[part.seats], sums[part.seats] = mixed.flatten(0, 2), lse.flatten()
-    each = sums[run.seat]
-    total = each.logsumexp(-1)
-    weights = (each - total.unsqueeze(-1)).exp_()
+    each = sums[run.seat.t()]
+    total = each.logsumexp(0)
+    weights = (each - total).exp_().t().contiguous()
     merged = embedding_bag(run.seat, outs, mode="sum", per_sample_weights=weights)
     return merged.view(v.shape), total.view(q.shape[:3])
 
@@ -130,13 +130,15 @@ class _Run:
         self.seats = (self.rounds * self.stretches + sum(len(each) for each in self.further)) * self.rows
         self.seat = _by_item(order.queries, seat).t().contiguous()  # (N, rounds)
 
-        middle = (order.lower + order.upper).to(q.dtype) / 2
+        # Slots are counted from the stretch's or the sequence's first, so that single precision holds them.
+        first = order.place // STEP * STEP - before
+        middle = (order.lower + order.upper - 2 * first).to(q.dtype) / 2
         half = (order.upper - order.lower + 1).to(q.dtype) / 2  # which ends between the last key inside and the next
         reach = torch.where(half > 0, half.square(), -1).mul_(HIDDEN)
         self.items = self._seated(order.queries, seat, 0)
-        self.middle = self._seated(middle - (order.place // STEP * STEP - before), seat, 0)
+        self.middle = self._seated(middle, seat, 0)
         self.reach = self._seated(reach, seat, -HIDDEN)
-        self.earlier = _earlier(order, middle, reach, q.shape[1])
+        self.earlier = _earlier(order, reach, q.shape[1])
         self.near = _near(buckets, q)
 
     def _seated(self, values: Tensor, seat: Tensor, unused: float) -> Tensor:
@@ -182,10 +184,13 @@ class _Part:
 
     def take_keys(self, x: Tensor) -> Tensor:
         """(N, D) -> (blocks, 1, columns, D)."""
-        D = x.shape[1]
+        return self._beside_blocks(embedding(self.keys, x))
+
+    def _beside_blocks(self, x: Tensor) -> Tensor:
+        """What belongs to `keys`, (..., D) -> (blocks, 1, columns, D)."""
+        D = x.shape[-1]
         shape = self.blocks, 1, self.run.columns, D
-        taken = embedding(self.keys, x)
-        return taken.as_strided(shape, (STEP * D, D, D, 1)) if self.keys.dim() == 1 else taken.view(shape)
+        return x.view(shape) if self.keys.dim() == 2 else x.as_strided(shape, (STEP * D, D, D, 1))
 
     def add_to_keys(self, total: Tensor, x: Tensor) -> None:
         """Add x (blocks, 1, columns, D) to `total` (rounds * slots, D)."""
@@ -197,14 +202,15 @@ class _Part:
                 steps.index_add_(0, self.stretches + i, piece)
 
     def bias(self) -> Tensor:
-        """(blocks, 1, rows, columns): 0 where the query sees the key here and in no earlier round, else very negative."""
+        """(blocks, 1, rows, columns): 0 where the query sees the key, here first of all rounds, else a floor."""
         run = self.run
         middle, reach = (x[self.seats].view(self.blocks, 1, -1, 1) for x in (run.middle, run.reach))
         room = run.column - middle
+        apart = torch.empty_like(room)
         torch.addcmul(reach, room, room, value=-HIDDEN, out=room)
         for limit in [*run.earlier[: self.round], *run.near]:
             value, margin = self.take_queries(limit.queries).split(1, -1)
-            apart = self.take_keys(limit.keys.unsqueeze(1)).transpose(2, 3) - value
+            torch.sub(self._beside_blocks(limit.keys[self.keys].unsqueeze(-1)).transpose(2, 3), value, out=apart)
             torch.addcmul(margin, apart, apart, value=HIDDEN, out=apart)
             torch.minimum(room, apart, out=room)
         return room.clamp_(max=0)
@@ -239,20 +245,22 @@ def _seat(place: Tensor, stretches: int) -> tuple[Tensor, list[Tensor]]:
     return (block * SEATS + among % SEATS).view(rounds, -1), list(beside)
 
 
-def _earlier(order: InOrder, middle: Tensor, reach: Tensor, length: int) -> list[_Limit]:
+def _earlier(order: InOrder, reach: Tensor, length: int) -> list[_Limit]:
     """For each round but the last: what it brings is not seen again.
 
     Args:
-        middle: (rounds, N) of the interval.
         reach: (rounds, N), half of the interval's length, squared, times HIDDEN.
     """
     slots = torch.arange(order.keys.shape[1], device=order.keys.device)
-    begin = slots // length * length  # of the sequence; counted from there, slots are exact in single precision
-    own = (slots - begin).to(middle.dtype)
+    first = slots // length * length  # of the sequence
+    slot = (slots - first).to(reach.dtype)
     found = []
-    for r in range(len(order.keys) - 1):
-        queries = [_by_item(order.queries[r], x) for x in (middle[r] - begin, -reach[r])]
-        found.append(_Limit(_by_item(order.keys[r], own), torch.stack(queries, -1)))
+    for keys, queries, lower, upper, margin in zip(
+        order.keys[:-1], order.queries, order.lower, order.upper, reach, strict=False
+    ):
+        middle = (lower + upper - 2 * first).to(reach.dtype) / 2
+        of_queries = torch.stack([_by_item(queries, middle), _by_item(queries, -margin)], -1)
+        found.append(_Limit(_by_item(keys, slot), of_queries))
     return found
 
 

@@ -21,8 +21,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, self_only_if_alone
-from ablab.model.attention.full import FullAttention
 from ablab.model.attention.buckets import seen_in_buckets
+from ablab.model.attention.full import FullAttention
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
 from ablab.model.attention.operators import sparse_attention
 from ablab.model.spec import LayerSpec, require_at_least

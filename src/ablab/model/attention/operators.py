@@ -96,12 +96,14 @@ def _forward(
             out, lse = merge(out, lse, *other)
         everybody = bool(local) and bool(local[2]) and padding is None  # sees at least itself
         if not everybody:
-            nobody = lse < NOBODY
-            alone = torch.zeros((), dtype=values.dtype, device=values.device)
+            nobody = (lse < NOBODY).nonzero(as_tuple=True)  # few, if any
+            alone = values.new_zeros(())
             if own_if_alone:
-                alone = values if padding is None else values.masked_fill(padding[:, :, None, None], 0)
-            out = torch.where(nobody.unsqueeze(-1), alone, out)
-            lse = lse.masked_fill_(nobody, math.inf)
+                alone = values[nobody]
+                if padding is not None:
+                    alone = alone.masked_fill(padding[nobody[:2]].unsqueeze(-1), 0)
+            out[nobody] = alone
+            lse[nobody] = math.inf
     return out.to(v.dtype).transpose(1, 2), lse.transpose(1, 2)
 
 
@@ -151,10 +153,11 @@ def _backward(
             for total, other in zip(found[0], others, strict=True):
                 total += other
         if own_if_alone:
-            nobody = sums.isinf()
+            alone = sums.isinf()
             if padding is not None:
-                nobody &= ~padding[:, :, None]
-            grad_v += torch.where(nobody.unsqueeze(-1), grads, 0)
+                alone &= ~padding[:, :, None]
+            rows = alone.nonzero(as_tuple=True)
+            grad_v[rows] += grads[rows]
     grad_q, grad_k, grad_v = (x.to(q.dtype).transpose(1, 2) for x in (grad_q, grad_k, grad_v))
     return grad_q, grad_k, grad_v, grad_spans
 
@@ -203,9 +206,7 @@ def _buckets(queries: Tensor, keys: Tensor | None, beyond: Tensor | None, sizes:
     return Buckets(queries=queries, keys=keys, count=count, back=back, ahead=ahead, beyond=beyond)
 
 
-def _scores(
-    q: _Shape, q_buckets: _Shape | None, k_buckets: _Shape | None, local: list[int], bucket: list[int]
-) -> int:
+def _scores(q: _Shape, q_buckets: _Shape | None, k_buckets: _Shape | None, local: list[int], bucket: list[int]) -> int:
     """How many scores are computed, hidden ones included, as PyTorch counts for full attention."""
     B, H, T, _ = q
     count = 0
