@@ -23,7 +23,7 @@ EVALUATED = [slice(0, 3), slice(3, 3)]
 
 
 def work(trained: slice, evaluated: slice) -> tuple[list[float], dict[str, float]]:
-    """Averages after two steps of training, and the metrics of an evaluation."""
+    """Averages and scales after two steps of training, and the metrics of an evaluation."""
     tokens = torch.randint(11, (3, 4, 12), generator=torch.Generator().manual_seed(0))
     model = Transformer(
         vocab_size=11,
@@ -33,12 +33,13 @@ def work(trained: slice, evaluated: slice) -> tuple[list[float], dict[str, float
         n_heads=2,
         n_layers=2,
         attention=partial(WindowedAttention, window=5),
-        activation=partial(DynamicSparse, alpha=0.5, initial=0.01, scale=1.0),
+        activation=partial(DynamicSparse, alpha=0.5, initial=0.01, scale=1.0, per_channel=True, target_sparsity=0.8),
         position=NoPosition,
     )
     model(tokens[0, trained])
     model(tokens[1, trained])
-    averages = [block.feed_forward.activation.average.item() for block in model.blocks]
+    activations = [block.feed_forward.activation for block in model.blocks]
+    averages = [value for each in activations for value in [*each.average.tolist(), each.scale.item()]]
     probe = MechanismProbe(model.eval())
     probe.attach()
     if evaluated.start < evaluated.stop:

@@ -18,13 +18,18 @@ Factory = Callable[[LayerSpec], nn.Module]
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between (Vaswani et al. 2017, section 3.3)."""
+    """Two linear layers with an activation between (Vaswani et al. 2017, section 3.3).
+
+    An activation with a gate says how many features it takes and gives; see `ablab.model.activation`.
+    """
 
     def __init__(self, spec: LayerSpec, *, activation: Factory) -> None:
         super().__init__()
-        self.up = nn.Linear(spec.d_model, spec.d_ff, bias=spec.bias)
-        self.activation = activation(spec)
-        self.down = ResidualLinear(spec.d_ff, spec.d_model, bias=spec.bias, n_layers=spec.n_layers)
+        core = activation(spec)
+        inputs, width = getattr(core, "inputs", spec.d_ff), getattr(core, "width", spec.d_ff)
+        self.up = nn.Linear(spec.d_model, inputs, bias=spec.bias)
+        self.activation = core
+        self.down = ResidualLinear(width, spec.d_model, bias=spec.bias, n_layers=spec.n_layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, d_model) -> (B, T, d_model)."""

@@ -7,96 +7,119 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from ablab.model.activation.dynamic_sparse import DynamicSparse
+from ablab.model.activation.gated import GEGLU, GatedActivation, SwiGLU
 from ablab.model.activation.gelu import GELU
 from ablab.model.activation.relu import ReLU
+from ablab.model.activation.relu_squared import SquaredReLU
+from ablab.model.activation.silu import SiLU
+from ablab.model.activation.topk import TopK
+from ablab.model.block import FeedForward
 from ablab.model.spec import LayerSpec
 
 Spec = Callable[..., LayerSpec]
+VALUES = [-30.0, -3.0, -0.5, 0.0, 0.5, 3.0, 30.0]
 
 
-def inputs(scale: float = 1.0, seed: int = 0) -> Tensor:
-    return scale * torch.randn(4, 50, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
 
 
-def test_relu_and_gelu_are_their_formulas(make_spec: Spec) -> None:
-    values = [-3.0, -0.5, 0.0, 0.5, 3.0]
-    x = torch.tensor(values, dtype=torch.float64)
-    assert ReLU(make_spec())(x).tolist() == [0.0, 0.0, 0.0, 0.5, 3.0]
-    expected = [value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in values]
-    torch.testing.assert_close(GELU(make_spec())(x).tolist(), expected, rtol=1e-12, atol=1e-15)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    alpha=st.floats(0, 0.99),
-    initial=st.floats(0, 5),
-    scale=st.floats(0, 3),
-    sizes=st.lists(st.floats(0.1, 10), min_size=1, max_size=6),
-)
-def test_threshold_is_the_closed_form_of_its_average(
-    make_spec: Spec, alpha: float, initial: float, scale: float, sizes: list[float]
-) -> None:
-    core = DynamicSparse(make_spec(), alpha=alpha, initial=initial, scale=scale).double()
-    batches = [inputs(size, seed) for seed, size in enumerate(sizes)]
-    n = len(batches)
-    for done, batch in enumerate(batches):
-        # A batch meets what came before it: alpha^n initial + (1 - alpha) sum alpha^(n - 1 - i) mean_i.
-        average = alpha**done * initial
-        average += (1 - alpha) * sum(alpha ** (done - 1 - i) * batches[i].abs().mean().item() for i in range(done))
-        kept = [value if value > scale * average else 0.0 for value in batch.flatten().tolist()[:200]]
-        torch.testing.assert_close(core(batch).flatten()[:200].tolist(), kept)
-    average = alpha**n * initial + (1 - alpha) * sum(
-        alpha ** (n - 1 - i) * batches[i].abs().mean().item() for i in range(n)
-    )
-    assert core.mechanism()["threshold"] == pytest.approx(scale * average, rel=1e-5)
-
-
-def test_starts_as_relu_and_ends_with_the_share_of_a_normal_tail(make_spec: Spec) -> None:
-    core = DynamicSparse(make_spec(), alpha=0.5, initial=0.0, scale=1.0).double()
-    x = inputs()
-    assert torch.equal(core(x), torch.relu(x))
-    for _ in range(40):
-        core(x)
-    tail = 0.5 * math.erfc(math.sqrt(2 / math.pi) / math.sqrt(2))  # P(x > E|x|) for a normal x
-    assert (core(x) != 0).double().mean().item() == pytest.approx(tail, abs=0.025)  # five standard errors
-
-
-def test_recovers_from_a_start_so_high_that_nothing_passes(make_spec: Spec) -> None:
-    core, x = DynamicSparse(make_spec(), alpha=0.9, initial=100.0, scale=1.0).double(), inputs()
-    assert not core(x).any()
-    for _ in range(100):
-        core(x)
-    assert core(x).any()
-
-
-def test_evaluation_leaves_the_threshold_alone_and_checkpoints_carry_it(make_spec: Spec) -> None:
-    core, other = (DynamicSparse(make_spec(), alpha=0.9, initial=1.0, scale=2.0).double() for _ in range(2))
-    core(inputs(3))
-    threshold = core.mechanism()
-    core.eval()(inputs(9))
-    assert core.mechanism() == threshold
-    other.load_state_dict(core.state_dict())
-    assert torch.equal(other.eval()(inputs(2)), core(inputs(2)))
-
-
-def test_gradient_flows_where_it_passes_and_nowhere_else(make_spec: Spec) -> None:
-    core, x = DynamicSparse(make_spec(), alpha=0.9, initial=1.0, scale=1.0).double(), inputs().requires_grad_()
-    core(x).sum().backward()
-    assert x.grad is not None
-    assert torch.equal(x.grad, (x > 1).double())
+def normal(x: float) -> float:
+    return (1 + math.erf(x / math.sqrt(2))) / 2
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("activation", "value", "slope"),
     [
-        ({"alpha": 1.0}, "alpha must be at least 0 and below 1, got 1.0"),
-        ({"initial": -1.0}, "initial must be at least 0, got -1.0"),
-        ({"scale": -0.1}, "scale must be at least 0, got -0.1"),
+        (ReLU, lambda x: max(x, 0.0), lambda x: float(x > 0)),
+        (SquaredReLU, lambda x: max(x, 0.0) ** 2, lambda x: 2 * max(x, 0.0)),
+        (SiLU, lambda x: x * logistic(x), lambda x: logistic(x) * (1 + x * (1 - logistic(x)))),
+        (
+            GELU,
+            lambda x: x * normal(x),
+            lambda x: normal(x) + x * math.exp(-(x**2) / 2) / math.sqrt(2 * math.pi),
+        ),
     ],
 )
-def test_options_out_of_range(make_spec: Spec, option: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DynamicSparse(make_spec(), **({"alpha": 0.9, "initial": 0.0, "scale": 1.0} | option))
+def test_values_and_slopes_are_those_of_the_formula(
+    make_spec: Spec,
+    activation: type[nn.Module],
+    value: Callable[[float], float],
+    slope: Callable[[float], float],
+) -> None:
+    x = torch.tensor(VALUES, dtype=torch.float64, requires_grad=True)
+    y = activation(make_spec())(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(y.tolist(), [value(v) for v in VALUES], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(gradient.tolist(), [slope(v) for v in VALUES], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("activation", "gate"), [(SwiGLU, lambda x: x * logistic(x)), (GEGLU, lambda x: x * normal(x))]
+)
+def test_a_gate_multiplies_the_other_half(
+    make_spec: Spec, activation: type[GatedActivation], gate: Callable[[float], float]
+) -> None:
+    core = activation(make_spec(d_model=4, d_ff=6, bias=False))
+    assert (core.inputs, core.width) == (8, 4)
+    x = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = [[gate(row[i]) * row[4 + i] for i in range(4)] for row in x.tolist()]
+    torch.testing.assert_close(core(x).tolist(), expected, rtol=1e-12, atol=1e-14)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(heads=st.integers(1, 8), size=st.integers(4, 64), factor=st.floats(1.5, 8), bias=st.booleans())
+def test_a_gated_part_has_as_many_parameters_as_one_without_a_gate(
+    make_spec: Spec, heads: int, size: int, factor: float, bias: bool
+) -> None:
+    d_model = heads * size
+    spec = make_spec(d_model=d_model, n_heads=heads, d_ff=round(factor * d_model), bias=bias)
+    with torch.device("meta"):
+        gated, plain = (
+            sum(p.numel() for p in FeedForward(spec, activation=activation).parameters())
+            for activation in (SwiGLU, ReLU)
+        )
+    unit = 3 * d_model + 2 * bias
+    assert abs(gated - plain) <= unit / 2
+    if d_model >= 64 and factor >= 2:
+        assert abs(gated - plain) <= 0.01 * plain
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(width=st.integers(1, 40), keep=st.floats(0.01, 1.0), coarse=st.booleans(), seed=st.integers(0, 99))
+def test_the_largest_of_each_token_pass_and_no_more(
+    make_spec: Spec, width: int, keep: float, coarse: bool, seed: int
+) -> None:
+    x = torch.randn(3, 4, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    if coarse:
+        x = x.round() + 5  # ties, and no zero among the inputs
+    x.requires_grad_()
+    y = TopK(make_spec(d_ff=width), keep=keep)(x)
+    count = max(1, round(keep * width))
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, (y != 0).double())
+    for row, passed in zip(x.detach().view(-1, width), y.detach().view(-1, width), strict=True):
+        kept = passed != 0
+        assert int(kept.sum()) == count
+        assert torch.equal(passed[kept].sort().values, row.sort().values[-count:])
+        assert torch.equal(passed[kept], row[kept])
+
+
+@pytest.mark.parametrize("keep", [0.0, -0.5, 1.5])
+def test_a_share_out_of_range(make_spec: Spec, keep: float) -> None:
+    with pytest.raises(ValueError, match="keep must be above 0 and at most 1"):
+        TopK(make_spec(), keep=keep)
+
+
+def test_gates_come_first_and_values_second(make_spec: Spec) -> None:
+    spec = make_spec(d_model=4, n_heads=2, d_ff=6, bias=False)
+    part = FeedForward(spec, activation=SwiGLU).double()
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    gates, values = part.up.weight.chunk(2)
+
+    def act(z: Tensor) -> Tensor:
+        return z * z.sigmoid()
+
+    torch.testing.assert_close(part(x), (act(x @ gates.T) * (x @ values.T)) @ part.down.weight.T)

@@ -57,3 +57,31 @@ def test_dynamic_sparse_reports_its_threshold(
     metrics = watch(build(activation=activation).eval(), tokens(1, 4))
     assert metrics["activation/threshold"] == pytest.approx(0.5)
     assert metrics["activation/threshold/layer_1"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("option", ["relu", "relu_squared", "dynamic_sparse"])
+def test_dead_units_show_whatever_is_claimed_of_the_activation(
+    build: Build, load_option: Callable[..., Any], tokens: Tokens, watch: Watch, silence: Silence, option: str
+) -> None:
+    """A threshold that adapts is said to avoid them; the figure must be able to say that it does not."""
+    model = build(activation=load_option("activation", option), d_ff=10)
+    for seed in range(20):
+        model(tokens(2, 8, seed))  # thresholds find their level
+    silence(model, 0, [1, 2, 5])
+    metrics = watch(model.eval(), tokens(4, 8), tokens(4, 8, 1))
+    assert metrics["activation/dead_share/layer_0"] >= 0.3
+    assert metrics["activation/dead_share/layer_1"] < 0.3
+
+
+@pytest.mark.parametrize("option", ["swiglu", "geglu"])
+def test_the_units_of_a_gate_are_what_comes_out_of_it(
+    build: Build, load_option: Callable[..., Any], tokens: Tokens, watch: Watch, option: str
+) -> None:
+    model = build(activation=load_option("activation", option), d_ff=12, n_layers=1)
+    part = model.blocks[0].feed_forward
+    width = part.down.in_features
+    with torch.no_grad():  # the value of the last unit, not its gate
+        part.up.weight[-1] = 0
+        part.up.bias[-1] = 0
+    metrics = watch(model.eval(), tokens(2, 8))
+    assert metrics["activation/dead_share"] == metrics["activation/zero_share"] == pytest.approx(1 / width)

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.spec import LayerSpec
 
+STEER = 0.05  # by how much a share of zeros that is off by all changes the logarithm of the scale, per pass
+
 
 class DynamicSparse(nn.Module):
     """x where x exceeds the threshold, zero elsewhere.
 
-    The threshold is `scale` times a moving average of mean |x|, one number per layer:
+    The threshold is `scale` times a moving average of mean |x|, one number per layer or one per hidden unit:
 
         average <- alpha * average + (1 - alpha) * mean |x|      once per forward pass in training mode
 
@@ -24,17 +26,39 @@ class DynamicSparse(nn.Module):
       passes; an `initial` well above the inputs would block the gradient for as long.
     * The average is part of the model's state: saved in checkpoints, fixed in evaluation, equal on all ranks.
 
+    With a `target_sparsity` the scale is steered, too, again after its use:
+
+        scale <- scale * exp(0.05 * (target_sparsity - share of zeros))
+
+    an integral controller, which comes to rest only where the share of zeros is the target. The threshold stays at
+    least zero, so that targets below the share of negative inputs are out of reach.
+
     With normally distributed inputs and scale 1 about 21 % of them pass.
 
     Args:
         alpha: momentum of the average, in [0, 1).
         initial: the average before the first batch, in units of x, at least 0.
-        scale: threshold in units of the average, at least 0.
+        scale: threshold in units of the average, at least 0; where it is steered, what it starts from, above 0.
+        per_channel: each hidden unit has an average of its own, over the batch's tokens.
+        target_sparsity: share of zeros that the scale is steered to, above 0 and below 1; None: a fixed scale.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
-    average: Tensor
+    average: Tensor  # () or (d_ff,)
+    scale: Tensor  # ()
 
-    def __init__(self, spec: LayerSpec, *, alpha: float, initial: float, scale: float) -> None:
+    def __init__(
+        self,
+        spec: LayerSpec,
+        *,
+        alpha: float,
+        initial: float,
+        scale: float,
+        per_channel: bool = False,
+        target_sparsity: float | None = None,
+    ) -> None:
         super().__init__()
         if not 0 <= alpha < 1:
             raise ValueError(f"alpha must be at least 0 and below 1, got {alpha}")
@@ -42,20 +66,39 @@ class DynamicSparse(nn.Module):
             raise ValueError(f"initial must be at least 0, got {initial}")
         if scale < 0:
             raise ValueError(f"scale must be at least 0, got {scale}")
-        self.alpha, self.scale = alpha, scale
-        self.register_buffer("average", torch.tensor(float(initial)))
+        if target_sparsity is not None and not 0 < target_sparsity < 1:
+            raise ValueError(f"target_sparsity must lie between 0 and 1 or be null, got {target_sparsity}")
+        if target_sparsity is not None and scale == 0:
+            raise ValueError("scale=0 cannot be steered to target_sparsity: start from a scale above 0")
+        self.alpha, self.per_channel, self.target_sparsity = alpha, per_channel, target_sparsity
+        shape = (spec.d_ff,) if per_channel else ()
+        self.register_buffer("average", torch.full(shape, float(initial)))
+        self.register_buffer("scale", torch.tensor(float(scale)))
 
     def forward(self, x: Tensor) -> Tensor:
         passed = torch.where(x > self.scale * self.average, x, 0.0)
         if self.training:
-            self._update(x.detach())
+            self._update(x.detach(), passed.detach())
         return passed
 
-    def _update(self, x: Tensor) -> None:
-        # The 1-norm needs no copy of |x|. Sum and count travel together, since ranks may hold unequal batches.
-        total = torch.linalg.vector_norm(x, ord=1, dtype=torch.promote_types(x.dtype, torch.float32))
-        total, count = sum_over_ranks(torch.stack([total, torch.full_like(total, x.numel())]))
-        self.average.lerp_((total / count).to(self.average.dtype), 1 - self.alpha)
+    def _update(self, x: Tensor, passed: Tensor) -> None:
+        tokens = tuple(range(x.dim() - 1)) if self.per_channel else tuple(range(x.dim()))
+        # The 1-norm needs no copy of |x|. All travel together, since ranks may hold unequal batches.
+        size = torch.linalg.vector_norm(x, ord=1, dim=tokens, dtype=torch.promote_types(x.dtype, torch.float32))
+        count = size.new_tensor([x.numel()])
+        zeros = count - passed.count_nonzero() if self.target_sparsity is not None else count
+        *sizes, count, zeros = sum_over_ranks(torch.cat([size.flatten(), count, zeros])).split([size.numel(), 1, 1])
+        mean = sizes[0].view(size.shape) * (self.average.numel() / count)
+        self.average.lerp_(mean.view(size.shape).to(self.average.dtype), 1 - self.alpha)
+        if self.target_sparsity is not None:
+            self.scale.mul_((STEER * (self.target_sparsity - zeros / count)).exp().squeeze().to(self.scale.dtype))
 
     def mechanism(self) -> dict[str, float]:
-        return {"threshold": self.scale * self.average.item()}
+        """The threshold in units of x, over the hidden units if each has its own."""
+        threshold = self.scale * self.average
+        figures = {"threshold": threshold.mean().item()}
+        if self.per_channel:
+            figures |= {"threshold_min": threshold.min().item(), "threshold_max": threshold.max().item()}
+        if self.target_sparsity is not None:
+            figures["scale"] = self.scale.item()
+        return figures

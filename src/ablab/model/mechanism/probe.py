@@ -68,7 +68,7 @@ class MechanismProbe:
         for layer, block in enumerate(self._model.blocks):
             assert isinstance(block, Block)
             attention, feed_forward = block.attention, block.feed_forward
-            device, units = feed_forward.up.weight.device, feed_forward.up.out_features
+            device, units = feed_forward.down.weight.device, feed_forward.down.in_features
             yield Watcher("attention", layer, attention)
             yield AttentionWatcher(
                 "attention", layer, attention.core, device=device, causal=self._model.causal, pictured=self._pictured
