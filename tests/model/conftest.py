@@ -14,7 +14,7 @@ from ablab.model.spec import LayerSpec
 from ablab.model.transformer import Transformer
 
 CONF = Path(__file__).parents[2] / "conf"
-AXES = ("attention", "activation", "position")
+AXES = ("attention", "activation", "position", "layer_fusion")
 
 
 def options(axis: str) -> list[str]:
@@ -46,7 +46,12 @@ def build() -> Callable[..., Transformer]:
     """build(attention="lsh", n_layers=1, ...): components by name, from their YAML; a factory is taken as it is."""
 
     def make(**changes: Any) -> Transformer:
-        parts: dict[str, Any] = {"attention": "full", "activation": "relu", "position": "learned"}
+        parts: dict[str, Any] = {
+            "attention": "full",
+            "activation": "relu",
+            "position": "learned",
+            "layer_fusion": "last",
+        }
         sizes = {"vocab_size": 11, "max_length": 64, "seed": 0, "d_model": 16, "n_heads": 2, "n_layers": 2}
         arguments = parts | sizes | changes
         # Short windows and buckets, so that they bite at the lengths of the tests.

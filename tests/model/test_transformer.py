@@ -238,3 +238,50 @@ def test_the_menu_of_sizes_builds(size: str, load_option: Callable) -> None:
             vocab_size=256, max_length=128, seed=0, position=load_option("position", "rope"), **parts
         )
     assert model.blocks[0].feed_forward.up.out_features == 4 * model.embedding.embedding_dim
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+def test_norms_stand_where_they_are_asked_for(build: Build, norm: str, norm_position: str) -> None:
+    model = build(norm=norm, norm_position=norm_position, bias=False).double()
+    perturb(model)
+
+    def normal(x: Tensor, gain: Tensor) -> Tensor:
+        if norm == "layer":
+            x = x - x.mean(-1, keepdim=True)
+        return gain * x / (x.square().mean(-1, keepdim=True) + (1e-5 if norm == "layer" else 1e-6)).sqrt()
+
+    ids = tokens(2, 9)
+    x = model.embedding(ids) + model.position.weight[:9]
+    for block in model.blocks:
+        one, two = block.attention_norm.weight, block.feed_forward_norm.weight
+        if norm_position == "pre":
+            x = x + block.attention(normal(x, one), model.position.rotate)
+            x = x + block.feed_forward(normal(x, two))
+        else:
+            x = normal(x + block.attention(x, model.position.rotate), one)
+            x = normal(x + block.feed_forward(x), two)
+    x = normal(x, model.norm.weight) if norm_position == "pre" else x
+    torch.testing.assert_close(model(ids), x @ model.head.weight.T)
+
+
+@pytest.mark.parametrize("setting", [{"norm": "batch"}, {"norm_position": "middle"}])
+def test_norms_that_do_not_exist(build: Build, setting: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"must be (layer or rms|pre or post)"):
+        build(**setting)
+
+
+def test_width_and_tying_in_numbers(build: Build) -> None:
+    def count(**changes: object) -> int:
+        return sum(p.numel() for p in build(**changes).parameters())
+
+    tied = count()
+    assert count(tie_embeddings=False) == tied + 11 * 16
+    assert count(d_ff=65) == count(d_ff=64) + 2 * (16 + 1 + 16)  # two layers, with biases
+
+
+def test_dropout_acts_in_training_alone(build: Build) -> None:
+    plain, dropped = build(), build(dropout=0.5)
+    ids = tokens(2, 9)
+    assert torch.equal(plain.eval()(ids), dropped.eval()(ids))
+    assert not torch.allclose(plain.train()(ids), dropped.train()(ids))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import fmean
 
-from ablab.analysis import speed
+from ablab.analysis import adaptivity, speed
 from ablab.analysis.pairing import Pairing
 from ablab.analysis.wording import percent
 from ablab.results.record import Record
@@ -24,6 +24,7 @@ def notes(pairing: Pairing, label: str, gain: str) -> list[str]:
     """
     pairs = pairing.pairs
     found = [
+        adaptivity.input_independent(pairing, label),
         speed.does_not_pay(pairing, label, gain),
         _flops(pairs, gain),
         _parameters(pairs),

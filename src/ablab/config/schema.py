@@ -16,6 +16,7 @@ AXES = (
     "attention",
     "activation",
     "position",
+    "layer_fusion",
     "optimizer",
     "schedule",
     "strategy",
@@ -33,6 +34,7 @@ class Config:
     attention: Any = MISSING
     activation: Any = MISSING
     position: Any = MISSING
+    layer_fusion: Any = MISSING
     optimizer: Any = MISSING
     schedule: Any = MISSING
     strategy: Any = MISSING

@@ -1,12 +1,14 @@
-"""One layer of the transformer: attention and feed-forward, each normalised before and added to the stream after.
+"""One layer of the transformer: attention and feed-forward, each added to the stream, and norms.
 
-Pre-norm order as in GPT-2 (Radford et al. 2019, section 2.3). Dropout acts on what is added to the stream; whether it
-also acts inside the attention is that option's own setting, since not every core has weights to drop.
+Pre-norm order as in GPT-2 (Radford et al. 2019, section 2.3), or post-norm as in Vaswani et al. 2017 (section 3.1).
+Dropout acts on what is added to the stream; whether it also acts inside the attention is that option's own setting,
+since not every core has weights to drop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -15,6 +17,16 @@ from ablab.model.residual import ResidualLinear
 from ablab.model.spec import LayerSpec
 
 Factory = Callable[[LayerSpec], nn.Module]
+
+
+Norm = Literal["layer", "rms"]
+
+
+def make_norm(kind: Norm, width: int, *, bias: bool) -> nn.Module:
+    """LayerNorm (Ba et al. 2016), or RMSNorm (Zhang and Sennrich 2019), which never has a bias."""
+    if kind not in ("layer", "rms"):
+        raise ValueError(f"model.norm={kind}: must be layer or rms")
+    return nn.RMSNorm(width, eps=1e-6) if kind == "rms" else nn.LayerNorm(width, bias=bias)
 
 
 class FeedForward(nn.Module):
@@ -38,17 +50,36 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer, (B, T, d_model) -> (B, T, d_model)."""
+    """One layer, (B, T, d_model) -> (B, T, d_model).
 
-    def __init__(self, spec: LayerSpec, *, attention: Factory, activation: Factory, dropout: float) -> None:
+    Args:
+        norm: see `make_norm`.
+        norm_first: normalise what a part reads (pre-norm), not the stream after the part has been added to it.
+    """
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        *,
+        attention: Factory,
+        activation: Factory,
+        dropout: float,
+        norm: Norm = "layer",
+        norm_first: bool = True,
+    ) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(spec.d_model, bias=spec.bias)
+        self.norm_first = norm_first
+        self.attention_norm = make_norm(norm, spec.d_model, bias=spec.bias)
         self.attention = attention_layer(spec, attention)
-        self.feed_forward_norm = nn.LayerNorm(spec.d_model, bias=spec.bias)
+        self.feed_forward_norm = make_norm(norm, spec.d_model, bias=spec.bias)
         self.feed_forward = FeedForward(spec, activation=activation)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
         """`rotate` is the position's, for queries and keys; `key_padding_mask` (B, T) is true where no token is."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotate, key_padding_mask))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        if self.norm_first:
+            x = x + self.dropout(self.attention(self.attention_norm(x), rotate, key_padding_mask))
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, rotate, key_padding_mask)))
+        y: Tensor = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+        return y

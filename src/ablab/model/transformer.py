@@ -1,22 +1,25 @@
-"""The transformer: embedding, position, blocks, norm and head. It gets its components as factories and never asks
-which options they are."""
+"""The transformer: embedding, position, blocks, layer fusion, norm and head.
+
+It gets its components as factories and never asks which options they are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ablab.model.block import Block, Factory
+from ablab.model.block import Block, Factory, Norm, make_norm
 from ablab.model.initialisation import initialise, keyed_generator
+from ablab.model.layer_fusion.base import LastLayer, LayerFusion
 from ablab.model.position.base import Position
 from ablab.model.spec import LayerSpec, require_at_least
 
 
 class Transformer(nn.Module):
-    """A pre-norm transformer over tokens.
+    """A transformer over tokens.
 
     Args:
         vocab_size: tokens are 0..vocab_size-1.
@@ -31,10 +34,14 @@ class Transformer(nn.Module):
         dropout: probability, on the embedding and on what each half of a block adds to the stream.
         tie_embeddings: the head shares its weights with the embedding (Press and Wolf 2017).
         bias: linear layers and norms have biases; the head never has one.
+        norm: "layer" or "rms"; see `ablab.model.block.make_norm`.
+        norm_position: "pre" normalises what each part of a block reads, and what the head reads; "post" the stream
+            after each part, and then nothing before the head.
         causal: a position sees itself and earlier ones only.
         attention: makes a layer's attention core, or the whole of its attention; see `ablab.model.attention`.
         activation: makes a layer's activation; see `ablab.model.activation`.
         position: makes the position, one for all layers; see `ablab.model.position`.
+        layer_fusion: makes what joins the layers' outputs for the head; see `ablab.model.layer_fusion`.
 
     Raises:
         ValueError: a size or an option is out of its range.
@@ -54,16 +61,22 @@ class Transformer(nn.Module):
         dropout: float = 0.0,
         tie_embeddings: bool = True,
         bias: bool = True,
+        norm: Norm = "layer",
+        norm_position: Literal["pre", "post"] = "pre",
         causal: bool = True,
         attention: Factory,
         activation: Factory,
         position: Callable[[LayerSpec], Position],
+        layer_fusion: Callable[[LayerSpec], LayerFusion] = LastLayer,
     ) -> None:
         super().__init__()
         require_at_least(1, "vocab_size", vocab_size)
         require_at_least(1, "model.n_layers", n_layers)
         if not 0 <= dropout < 1:
             raise ValueError(f"model.dropout must be at least 0 and below 1, got {dropout}")
+        if norm_position not in ("pre", "post"):
+            raise ValueError(f"model.norm_position={norm_position}: must be pre or post")
+        norm_first = norm_position == "pre"
         self.vocab_size, self.max_length, self.causal = vocab_size, max_length, causal
         specs = [
             LayerSpec(
@@ -88,9 +101,18 @@ class Transformer(nn.Module):
             self.position = position(specs[0])
             self.dropout = nn.Dropout(dropout)
             self.blocks = nn.ModuleList(
-                Block(spec, attention=attention, activation=activation, dropout=dropout) for spec in specs
+                Block(
+                    spec,
+                    attention=attention,
+                    activation=activation,
+                    dropout=dropout,
+                    norm=norm,
+                    norm_first=norm_first,
+                )
+                for spec in specs
             )
-            self.norm = nn.LayerNorm(d_model, bias=bias)
+            self.layer_fusion = layer_fusion(specs[-1])
+            self.norm = make_norm(norm, d_model, bias=bias) if norm_first else nn.Identity()
             self.head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_embeddings:
             self.head.weight = self.embedding.weight
@@ -123,10 +145,10 @@ class Transformer(nn.Module):
                 f"key_padding_mask must be bool {tuple(tokens.shape)} as the tokens, got {key_padding_mask.dtype} "
                 f"{tuple(key_padding_mask.shape)}"
             )
-        x = self.dropout(self.position.add(self.embedding(tokens)))
+        streams = [self.dropout(self.position.add(self.embedding(tokens)))]
         for block in self.blocks:
-            x = block(x, self.position.rotate, key_padding_mask)
-        logits: Tensor = self.head(self.norm(x))
+            streams.append(block(self.layer_fusion.feed(streams), self.position.rotate, key_padding_mask))
+        logits: Tensor = self.head(self.norm(self.layer_fusion(streams, key_padding_mask)))
         return logits
 
     def resample(self, step: int) -> None:

@@ -30,6 +30,7 @@ SUPPLIED = {
     "attention": ("spec",),
     "activation": ("spec",),
     "position": ("spec",),
+    "layer_fusion": ("spec",),
     "optimizer": ("params",),
     "schedule": ("optimizer",),
 }

@@ -14,7 +14,7 @@ from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
 
 # The axes whose options are factories that the model's blocks call.
-COMPONENT_AXES = ("attention", "activation", "position")
+COMPONENT_AXES = ("attention", "activation", "position", "layer_fusion")
 
 
 def build_option(config: dict[str, Any], axis: str, **supplied: Any) -> Any:

@@ -6,6 +6,10 @@
   mean over queries
 * `activation/zero_share`: share of the activation's outputs that are exactly zero
 * `activation/dead_share`: share of hidden units that were zero for every token seen
+* `layer_fusion/weight/layer_<index>`: weight of a layer in what the head sees, mean over tokens
+* `layer_fusion/entropy`: of these weights, in nats, mean over tokens
+* `layer_fusion/weight_variation`: standard deviation of a weight over tokens, mean over layers, where weights are said
+  to depend on the input
 * `<axis>/<name>`: whatever a component reports of itself through `mechanism()`, such as a threshold
 
 Each is a mean over the layers, or their extreme where its name ends in `_min` or `_max`; where a model has several,

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from ablab.model.block import Block
 from ablab.model.mechanism.activation import ActivationWatcher
 from ablab.model.mechanism.attention import AttentionWatcher
+from ablab.model.mechanism.layer_fusion import LayerFusionWatcher
 from ablab.model.mechanism.watcher import Watcher
 from ablab.model.transformer import Transformer
 
@@ -29,12 +30,17 @@ class MechanismProbe:
         self._model = model
         self._pictured = pictured
         self._watchers: list[Watcher] = []
+        self._fusion: LayerFusionWatcher | None = None
         self._handles: list[RemovableHandle] = []
 
     def attach(self) -> None:
         self.detach()
         self._watchers = list(self._watch())
         self._handles = [w.module.register_forward_hook(w.hook, with_kwargs=True) for w in self._watchers]
+        fusion = self._model.layer_fusion
+        if fusion.weighs:
+            self._fusion = LayerFusionWatcher(fusion)
+            self._handles.append(fusion.register_forward_hook(self._fusion.hook, with_kwargs=True))
 
     def detach(self) -> None:
         """Stop watching; what was seen stays available to `metrics` and `pictures`."""
@@ -53,6 +59,8 @@ class MechanismProbe:
         if several:
             for name, values in layers.items():
                 metrics |= {_of_layer(name, layer): value for layer, value in values.items()}
+        if self._fusion is not None:
+            metrics |= {f"layer_fusion/{name}": value for name, value in self._fusion.figures().items()}
         return metrics
 
     def pictures(self) -> dict[str, Tensor]:
