@@ -148,13 +148,15 @@ def test_only_the_first_process_shows_pictures(tmp_path: Path) -> None:
 
 def test_the_trace_of_a_schedule_in_four_figures() -> None:
     trainer = SimpleNamespace(lr_scheduler_configs=[])
-    assert callbacks._schedule(trainer, [0.1, 0.4, 0.1, 0.2]) == {  # type: ignore[arg-type]
+    module = SimpleNamespace(learning_rates=[0.1, 0.4, 0.1, 0.2], steps_to_target=None)
+    assert callbacks._schedule(trainer, module) == {  # type: ignore[arg-type]
         "schedule/learning_rate_min": 0.1,
         "schedule/learning_rate_max": 0.4,
         "schedule/learning_rate_mean": pytest.approx(0.2),
         "schedule/learning_rate_last": 0.2,
     }
-    assert callbacks._schedule(trainer, []) == {}  # type: ignore[arg-type]
+    module = SimpleNamespace(learning_rates=[], steps_to_target=30)
+    assert callbacks._schedule(trainer, module) == {"schedule/steps_to_target": 30.0}  # type: ignore[arg-type]
 
 
 def test_a_run_that_breaks_while_it_is_measured_lets_go_of_the_model(

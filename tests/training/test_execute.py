@@ -272,3 +272,34 @@ def test_only_the_first_process_writes(
     prepare_folder(config, tmp_path)
     assert execute(config, tmp_path).status == "failed"
     assert files(tmp_path) == {"config.yaml"}
+
+
+# What a schedule and a target hear of evaluations.
+
+
+def test_the_first_evaluation_that_reaches_the_target_is_recorded(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path
+) -> None:
+    figures = [
+        run(tiny_config(f"task.target={target}", "trainer.max_steps=6"), tmp_path / target).mechanism
+        for target in ("100", "0.001")
+    ]
+    assert figures[0]["schedule/steps_to_target"] == 2
+    assert "schedule/steps_to_target" not in figures[1]
+
+
+def test_a_plateau_hears_of_evaluations_and_of_nothing_else(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
+    """No evaluation can be a gain here, so that each after the first lowers the rate."""
+    settings = ("schedule.patience=0", "schedule.threshold=1e9", "schedule.warmup_share=0.0", "schedule.decay=0.5")
+    config = tiny_config("schedule=plateau", *settings, "trainer.max_steps=8", "optimizer.lr=0.001")
+    figures = run(config, tmp_path).mechanism
+    assert figures["schedule/reductions"] == 3
+    assert figures["schedule/learning_rate_last"] == pytest.approx(0.001 / 4)  # of step 7; the last fall came after it
+
+
+def test_a_plateau_that_outlasts_the_run_is_the_constant_rate(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path
+) -> None:
+    constant = run(tiny_config("schedule=constant"), tmp_path / "constant")
+    plateau = run(tiny_config("schedule=plateau", "schedule.patience=1000"), tmp_path / "plateau")
+    assert constant.metrics == plateau.metrics

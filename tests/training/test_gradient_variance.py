@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ablab.training.schedules import GradientVariance
+from ablab.training.schedules.gradient_variance import GradientVariance
 
 SHAPES = ((40, 50), (1000,))
 SIZE = 3000
@@ -50,7 +50,7 @@ def test_noise_lowers_the_learning_rate_and_signal_raises_it() -> None:
     noisy, clear = Gradients(**settings), Gradients(**settings)
     for each in (noisy, clear):
         assert each.step(50, mean=1.0, noise=1.0) == pytest.approx(1.0)  # the reference: half of it signal
-    assert noisy.schedule.reference == pytest.approx(0.5, abs=0.03)
+    assert noisy.schedule.reference == pytest.approx([0.5], abs=0.03)
     assert noisy.step(100, mean=0.5, noise=1.0) == pytest.approx(0.2 / 0.5, rel=0.1)
     assert clear.step(100, mean=3.0, noise=1.0) == pytest.approx(0.9 / 0.5, rel=0.1)
 
@@ -95,3 +95,39 @@ def test_gradients_of_lower_precision_are_read_in_full() -> None:
 def test_numbers_out_of_range(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Gradients(**settings)
+
+
+def test_each_group_follows_its_own_gradients() -> None:
+    """One group becomes noisier after the warm-up, the other does not."""
+    parameters = [nn.Parameter(torch.zeros(2000)) for _ in range(3)]
+    groups = [{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.5}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    schedule = GradientVariance(optimizer, total_steps=500, warmup_share=0.1, beta=0.9, smoothing=0.5, per_group=True)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(150):
+        for parameter, later in zip(parameters, (0.5, 1.0, 1.0), strict=True):
+            mean = 1.0 if step < 50 else later
+            parameter.grad = mean + torch.randn(2000, generator=generator)
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2 / 0.5, rel=0.1)
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(0.5, rel=0.05)
+    seen = schedule.mechanism()
+    assert seen["factor/group_0"] == pytest.approx(0.4, rel=0.1)
+    assert seen["gradient_variance"] == pytest.approx(6000, rel=0.05)
+
+
+def test_a_quadratic_with_known_noise() -> None:
+    """The loss 1/2 |x|^2 whose gradient x comes with noise: around its minimum the gradient is noise alone."""
+    x = nn.Parameter(torch.full((3000,), 0.0))
+    optimizer = torch.optim.SGD([x], lr=0.01)
+    schedule = GradientVariance(optimizer, total_steps=400, warmup_share=0.0, beta=0.95, min_factor=1.0, max_factor=1.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        optimizer.zero_grad()
+        (0.5 * x.square().sum()).backward()
+        assert x.grad is not None
+        x.grad += 0.7 * torch.randn(3000, generator=generator)
+        optimizer.step()
+        schedule.step()
+    assert schedule.mechanism()["gradient_variance"] == pytest.approx(3000 * 0.7**2, rel=0.05)

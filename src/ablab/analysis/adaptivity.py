@@ -1,4 +1,4 @@
-"""Does what is said to follow the input follow it? Decided from the mechanism metrics, whatever the option is called."""
+"""Does what is said to follow the input follow it? Decided from the mechanism metrics, not from the option's name."""
 
 from __future__ import annotations
 

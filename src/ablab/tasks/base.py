@@ -28,6 +28,7 @@ class Task(LightningDataModule, ABC):
         primary: the figure by which runs are compared.
         corpus: what was learned from; known after `setup`.
         first_step: index of the first training batch that `train_dataloader` serves; a resumed run sets it.
+        target: None, or a value of the primary metric; the steps until an evaluation reaches it are recorded.
         block: None, or a number: `train_dataloader` then serves lists of so many consecutive batches.
     """
 
@@ -39,6 +40,7 @@ class Task(LightningDataModule, ABC):
     corpus: Corpus
     first_step: int = 0
     block: int | None = None
+    target: float | None = None
 
     @property
     def tokens_per_batch(self) -> int:

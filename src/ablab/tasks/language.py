@@ -35,13 +35,22 @@ class LanguageTask(Task):
         eval_tokens: tokens of a split to evaluate on, spread evenly over it; None for all.
         workers: processes that load data, beside each process that trains.
         seed: decides the order of the training windows.
+        target: of the validation loss, in nats; None: no target.
 
     Raises:
         ValueError: a number is out of range.
     """
 
     def __init__(
-        self, *, seq_len: int, batch_size: int, eval_batch_size: int, eval_tokens: int | None, workers: int, seed: int
+        self,
+        *,
+        seq_len: int,
+        batch_size: int,
+        eval_batch_size: int,
+        eval_tokens: int | None,
+        workers: int,
+        seed: int,
+        target: float | None,
     ) -> None:
         super().__init__()
         sizes = {"seq_len": seq_len, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
@@ -57,6 +66,7 @@ class LanguageTask(Task):
                 raise ValueError(f"{name} must be 0 or more, got {value}")
         self.seq_len, self.batch_size, self.eval_batch_size = seq_len, batch_size, eval_batch_size
         self.eval_tokens, self.workers, self.seed = eval_tokens, workers, seed
+        self.target = target
         self.primary = Metric(name="val_loss", split="val", direction="min")
         self._tokenizer: Tokenizer | None = None
         self._token_bytes = torch.empty(0, dtype=torch.float64)

@@ -38,6 +38,7 @@ class SourceText(LanguageTask):
         eval_batch_size: int = 16,
         eval_tokens: int | None = None,
         workers: int = 0,
+        target: float | None = None,
         max_bytes: int | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
@@ -48,6 +49,7 @@ class SourceText(LanguageTask):
             eval_batch_size=eval_batch_size,
             eval_tokens=eval_tokens,
             workers=workers,
+            target=target,
             seed=seed,
         )
         self.max_bytes = max_bytes
@@ -87,6 +89,7 @@ class Text(LanguageTask):
         eval_batch_size: int = 16,
         eval_tokens: int | None = None,
         workers: int = 0,
+        target: float | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.0,
     ) -> None:
@@ -96,6 +99,7 @@ class Text(LanguageTask):
             eval_batch_size=eval_batch_size,
             eval_tokens=eval_tokens,
             workers=workers,
+            target=target,
             seed=seed,
         )
         if not path or path == "???":  # what OmegaConf calls a missing value

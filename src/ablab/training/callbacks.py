@@ -67,11 +67,11 @@ class Mechanisms(Callback):
         self._probe = MechanismProbe(module.model, pictured=bool(_painters(trainer)))
         self._probe.attach()
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:  # after the module has its metrics
         if self._probe is None:
             return
         assert isinstance(module, TrainingModule)
-        self.values = {**self._probe.metrics(), **_schedule(trainer, module.learning_rates)}
+        self.values = {**self._probe.metrics(), **_schedule(trainer, module)}
         pictures = self._probe.pictures()
         self._probe.detach()
         self._probe = None
@@ -94,9 +94,15 @@ def _painters(trainer: Trainer) -> list[TakesPictures]:
     return [logger for logger in trainer.loggers if isinstance(logger, TakesPictures) and logger.pictures]
 
 
-def _schedule(trainer: Trainer, rates: list[float]) -> dict[str, float]:
-    """The trace of the learning rate in four figures, and what the schedule has to say of itself."""
+def _schedule(trainer: Trainer, module: TrainingModule) -> dict[str, float]:
+    """The trace of the learning rate in four figures, what the schedule says of itself, and how soon it got there.
+
+    `steps_to_target` is missing until an evaluation has reached the task's target.
+    """
     values: dict[str, float] = {}
+    rates = module.learning_rates
+    if module.steps_to_target is not None:
+        values["steps_to_target"] = float(module.steps_to_target)
     if rates:
         values["learning_rate_min"] = min(rates)
         values["learning_rate_max"] = max(rates)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -50,6 +51,7 @@ class TrainingModule(LightningModule):
         self.evaluated_at: int | None = None  # the step of the last validation
         self.metrics: dict[str, float] = {}  # of the last evaluation of each split, unrounded
         self.learning_rates: list[float] = []  # of each step
+        self.steps_to_target: int | None = None  # of the task's primary metric, at the first evaluation that had it
         self._task = task
         self._optimizer = optimizer
         self._schedule = schedule
@@ -96,6 +98,8 @@ class TrainingModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._log_totals("val")
         self.evaluated_at = self.trainer.global_step
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._tell_of_evaluation()
 
     def on_test_epoch_end(self) -> None:
         self._log_totals("test")
@@ -106,6 +110,19 @@ class TrainingModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self._schedule(optimizer)},
         }
+
+    def _tell_of_evaluation(self) -> None:
+        """Let the schedule hear of it, and see whether the task's target has been reached."""
+        primary = self._task.primary
+        value = self.metrics.get(primary.name)
+        if value is None:  # a task may be judged on its test split alone
+            return
+        lower, target = primary.direction == "min", self._task.target
+        evaluated = getattr(self.lr_schedulers(), "evaluated", None)
+        if evaluated is not None:
+            evaluated(value, lower)
+        if target is not None and self.steps_to_target is None and (value <= target if lower else value >= target):
+            self.steps_to_target = self.trainer.global_step
 
     def _add(self, batch: Batch) -> None:
         inputs, targets = batch
