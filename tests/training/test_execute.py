@@ -22,7 +22,10 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ablab
+from ablab.analysis.comparison import compare
+from ablab.analysis.verdicts import Verdict
 from ablab.config import fingerprint
+from ablab.results.collect import collect
 from ablab.results.record import Cost, Metric, Record, Status
 from ablab.results.store import read_record
 from ablab.tasks.corpus import SourceFile
@@ -303,3 +306,27 @@ def test_a_plateau_that_outlasts_the_run_is_the_constant_rate(
     constant = run(tiny_config("schedule=constant"), tmp_path / "constant")
     plateau = run(tiny_config("schedule=plateau", "schedule.patience=1000"), tmp_path / "plateau")
     assert constant.metrics == plateau.metrics
+
+
+# What should have differed and did not.
+
+
+@pytest.mark.parametrize(
+    ("baseline", "variant", "words"),
+    [
+        (["attention=full"], ["attention=windowed", "attention.window=32"], "what a query attends to"),
+        (["activation=relu"], ["activation=dynamic_sparse", "activation.scale=0.0"], "what the activation gives"),
+        (["schedule=constant"], ["schedule=plateau", "schedule.patience=99"], "the learning rate"),
+    ],
+)
+def test_a_swap_without_effect_is_told_by_what_it_never_changed(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path, baseline: list[str], variant: list[str], words: str
+) -> None:
+    for index, overrides in enumerate((baseline, variant)):
+        for seed in (0, 1):
+            config = tiny_config(*overrides, f"seed={seed}")
+            named = config | {"variant": ",".join(overrides), "index": 2 * index + seed}
+            run(named, tmp_path / str(index) / str(seed))
+    (found,) = compare(collect([tmp_path])).items
+    assert found.verdict is Verdict.NO_EFFECT
+    assert found.sentence.endswith(f"never changed {words}; this variant is the baseline under another name.")

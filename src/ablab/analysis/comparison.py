@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ablab.analysis import conditions
+from ablab.analysis import conditions, effects
 from ablab.analysis.estimates import (
     FEWEST_SEEDS,
     FULL_SEEDS,
@@ -128,6 +128,8 @@ def _on_task(runs: Runs, task: str) -> list[str]:
 def _evidence(runs: Runs, pairing: Pairing, direction: str, margin: float | None) -> Evidence:
     """What is known of one comparison before the others are looked at."""
     blocked = conditions.other_corpus(pairing)
+    identical = _identical(pairing)
+    same = effects.unchanged(pairing) if identical or effects.sums_vary(pairing) else ()
     own, base = choices(runs, pairing.variant), choices(runs, pairing.baseline)
     ended, diverged = _ends(pairing.of_variant)
     baseline_ended, baseline_diverged = _ends(pairing.of_baseline)
@@ -144,7 +146,8 @@ def _evidence(runs: Runs, pairing: Pairing, direction: str, margin: float | None
         baseline_diverged=baseline_diverged,
         correlation=None if blocked else correlation(pairing.values, pairing.baseline_values),
         margin=margin,
-        identical=_identical(pairing),
+        identical=identical or bool(same),
+        unchanged=same,
         blocked=blocked,
     )
 

@@ -50,7 +50,8 @@ class Evidence:
     adjustment: str | None = None  # "Holm" or "Dunnett"
     correlation: float | None = None
     margin: float | None = None  # declared beforehand
-    identical: bool = False  # every final metric equals the baseline's, to the bit
+    identical: bool = False  # every final metric is the baseline's to the bit, or what should have differed did not
+    unchanged: tuple[str, ...] = ()  # what should have differed and did not
     blocked: str | None = None  # why the two cannot be compared at all
 
     @property
@@ -167,6 +168,9 @@ def _no_pairs(evidence: Evidence) -> str:
 
 
 def _no_effect(evidence: Evidence) -> str:
+    if evidence.unchanged:
+        governed = " nor ".join(evidence.unchanged)
+        return f"{evidence.overrides} never changed {governed}; this variant is the baseline under another name."
     return (
         f"{evidence.overrides} never changed a final metric, to the last bit, on "
         f"{plural(len(evidence.differences), 'seed')}; this variant is the baseline under another name."

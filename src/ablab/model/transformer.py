@@ -77,7 +77,7 @@ class Transformer(nn.Module):
         if norm_position not in ("pre", "post"):
             raise ValueError(f"model.norm_position={norm_position}: must be pre or post")
         norm_first = norm_position == "pre"
-        self.vocab_size, self.max_length, self.causal = vocab_size, max_length, causal
+        self.vocab_size, self.max_length, self.causal, self.n_heads = vocab_size, max_length, causal, n_heads
         specs = [
             LayerSpec(
                 d_model=d_model,

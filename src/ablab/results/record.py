@@ -72,6 +72,7 @@ class Record:
     primary: Metric | None = None  # None if the run failed before its task was built
     metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation of each split, by name
     mechanism: dict[str, float] = field(default_factory=dict)  # "axis/name": does the component do what it claims?
+    responses: dict[str, list[float]] = field(default_factory=dict)  # of components to fixed inputs, and of the rate
     cost: Cost = field(default_factory=Cost)
     corpus: Corpus | None = None
     versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra-core, numpy
@@ -104,6 +105,7 @@ class Record:
                     **_known(cls, data),
                     "metrics": _numbers(data.get("metrics")),
                     "mechanism": _numbers(data.get("mechanism")),
+                    "responses": {name: _finite(values) for name, values in (data.get("responses") or {}).items()},
                     "primary": _nested(Metric, data.get("primary")),
                     "cost": _nested(Cost, data.get("cost")) or Cost(),
                     "corpus": _nested(Corpus, data.get("corpus")),
@@ -116,6 +118,10 @@ class Record:
 def _numbers(data: dict[str, float | None] | None) -> dict[str, float]:
     """Metrics as written: NaN and infinity have become null, since JSON has neither."""
     return {name: math.nan if value is None else value for name, value in (data or {}).items()}
+
+
+def _finite(values: list[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
 
 
 def _known(cls: type, data: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from ablab.config import fingerprint
 from ablab.errors import Diverged, UserError
+from ablab.model.mechanism import responses
 from ablab.results.hparams import write_hparams
 from ablab.results.record import Cost, Record
 from ablab.results.store import CONFIG_FILE, clear, write_atomically, write_record
@@ -123,6 +124,7 @@ def _train(
     try:
         trainer.fit(module, datamodule=task)
         record.metrics = _evaluate(trainer, module, task)
+        record.responses = responses(module.model) | {"schedule": _trace(module.learning_rates)}
     finally:
         meter.measured(cost, trainer.global_step)
         record.mechanism = mechanisms.values
@@ -146,6 +148,11 @@ def _evaluate(trainer: Trainer, module: TrainingModule, task: Task) -> dict[str,
     if task.test_dataloader():
         trainer.test(module, datamodule=task, verbose=False)
     return module.metrics
+
+
+def _trace(rates: list[float]) -> list[float]:
+    """The curve of the learning rate in a few numbers that no other curve of its length has by chance."""
+    return [sum(rates), sum(rate * rate for rate in rates), sum(step * rate for step, rate in enumerate(rates))]
 
 
 def _variant(overrides: list[str]) -> str:

@@ -21,5 +21,6 @@ Components take part by what they offer, not by their names: a core without `vis
 """
 
 from ablab.model.mechanism.probe import MechanismProbe
+from ablab.model.mechanism.responses import responses
 
-__all__ = ["MechanismProbe"]
+__all__ = ["MechanismProbe", "responses"]
