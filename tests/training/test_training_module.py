@@ -17,7 +17,7 @@ from ablab.model.transformer import Transformer
 from ablab.results.record import Record
 from ablab.training.build import build_model, build_task
 from ablab.training.generation import load_run
-from ablab.training.optimizers import build_optimizer
+from ablab.training.optimizers.groups import build_optimizer
 
 TinyConfig = Callable[..., dict[str, Any]]
 Run = Callable[[dict[str, Any], Path], Record]

@@ -33,7 +33,7 @@ from ablab.training.callbacks import Mechanisms, ReportProgress
 from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
 from ablab.training.module import has_penalties
-from ablab.training.optimizers import build_optimizer
+from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning, steps_per_block
 
 
@@ -87,8 +87,8 @@ class BareLoop:
     def __init__(self, config: dict[str, Any], task: Task, device: torch.device) -> None:
         self.device = device
         self.model = build_model(config, task).to(device)
-        self.optimizer = build_optimizer(instantiate(config["optimizer"]), self.model)
-        self.schedule = instantiate(config["schedule"])(self.optimizer)
+        self.optimizer = build_optimizer(instantiate(config["optimizer"], _convert_="all"), self.model)
+        self.schedule = instantiate(config["schedule"], _convert_="all")(self.optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.clip = config["trainer"]["gradient_clip_val"]
         self.accumulate = config["trainer"]["accumulate_grad_batches"]

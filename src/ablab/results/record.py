@@ -73,6 +73,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation of each split, by name
     mechanism: dict[str, float] = field(default_factory=dict)  # "axis/name": does the component do what it claims?
     responses: dict[str, list[float]] = field(default_factory=dict)  # of components to fixed inputs, and of the rate
+    parameter_groups: list[dict[str, Any]] = field(default_factory=list)  # name, size, lr, weight_decay, optimizer
     cost: Cost = field(default_factory=Cost)
     corpus: Corpus | None = None
     versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra-core, numpy

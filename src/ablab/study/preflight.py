@@ -106,8 +106,8 @@ class Preflight:
         parameter = torch.nn.Parameter(torch.zeros(1))
         axis = "optimizer"
         try:
-            optimizer = instantiate(config["optimizer"])([parameter])
+            optimizer = instantiate(config["optimizer"], _convert_="all")([parameter])
             axis = "schedule"
-            instantiate(config["schedule"])(optimizer)
+            instantiate(config["schedule"], _convert_="all")(optimizer)
         except (ValueError, TypeError, RuntimeError, InstantiationException) as error:
             raise UserError(f"{axis}: {' '.join(str(error).split())}") from error

@@ -72,6 +72,8 @@ class Mechanisms(Callback):
             return
         assert isinstance(module, TrainingModule)
         self.values = {**self._probe.metrics(), **_schedule(trainer, module)}
+        if module.update_ratio is not None:
+            self.values["optimizer/update_ratio"] = float(module.update_ratio)
         pictures = self._probe.pictures()
         self._probe.detach()
         self._probe = None

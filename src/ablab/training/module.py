@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from lightning import LightningModule
@@ -15,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Batch, Task
-from ablab.training.optimizers import build_optimizer
+from ablab.training.optimizers.groups import build_optimizer
 
 
 class TrainingModule(LightningModule):
@@ -51,6 +52,7 @@ class TrainingModule(LightningModule):
         self.evaluated_at: int | None = None  # the step of the last validation
         self.metrics: dict[str, float] = {}  # of the last evaluation of each split, unrounded
         self.learning_rates: list[float] = []  # of each step
+        self.update_ratio: Tensor | None = None  # norm of the last update before an evaluation over that of the weights
         self.steps_to_target: int | None = None  # of the task's primary metric, at the first evaluation that had it
         self._task = task
         self._optimizer = optimizer
@@ -70,6 +72,8 @@ class TrainingModule(LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(schedule, LRScheduler)
         first, steps = self.trainer.global_step, len(block) // self._accumulate
+        last_before_evaluation = (block_index + 1) % int(self.trainer.val_check_batch or 1) == 0
+        _switch(optimizer, "train")
         for step in range(first, min(first + steps, int(self.trainer.max_steps))):
             self.model.resample(step)
             loss = torch.zeros((), device=self.device)
@@ -79,9 +83,14 @@ class TrainingModule(LightningModule):
                 self.manual_backward(part + self.model.penalty() / self._accumulate if self._penalised else part)
                 loss = loss + part.detach()
             self.learning_rates.append(float(optimizer.param_groups[0]["lr"]))
+            measured = last_before_evaluation and step == first + steps - 1
+            before = [p.detach().clone() for p in self.model.parameters()] if measured else []
             optimizer.step()
+            if measured:
+                self.update_ratio = _ratio(before, list(self.model.parameters()))
             schedule.step()  # before the gradients are gone: a schedule may want to see them
             optimizer.zero_grad()
+        _switch(optimizer, "eval")
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -142,6 +151,19 @@ class TrainingModule(LightningModule):
         self.log_dict(named, logger=False)
         for logger in self.loggers:
             logger.log_metrics(named, step=self.trainer.global_step)
+
+
+def _switch(optimizer: LightningOptimizer, mode: Literal["train", "eval"]) -> None:
+    """For optimizers that train with other weights than they evaluate with; for the others nothing."""
+    switch = getattr(optimizer.optimizer, mode, None)
+    if switch is not None:
+        switch()
+
+
+@torch.no_grad()
+def _ratio(before: list[Tensor], after: list[Tensor]) -> Tensor:
+    moved = torch.stack([(new - old).float().norm() for new, old in zip(after, before, strict=True)]).norm()
+    return moved / torch.stack([old.float().norm() for old in before]).norm()
 
 
 def has_penalties(model: Transformer) -> bool:

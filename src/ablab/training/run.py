@@ -24,6 +24,7 @@ from ablab.training.callbacks import Mechanisms, Progress, ReportProgress, seed_
 from ablab.training.cost import CostMeter, count_flops, count_parameters
 from ablab.training.loggers import build_loggers, close_loggers
 from ablab.training.module import TrainingModule
+from ablab.training.optimizers.groups import describe_groups
 from ablab.training.provenance import git_state, machine, versions
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning, sigint_restored
 
@@ -128,6 +129,7 @@ def _train(
     finally:
         meter.measured(cost, trainer.global_step)
         record.mechanism = mechanisms.values
+        record.parameter_groups = [group for each in trainer.optimizers for group in describe_groups(each)]
 
 
 def _counted(config: dict[str, Any], task: Task, accumulate: int) -> Cost:

@@ -107,8 +107,8 @@ def build_module(config: dict[str, Any], task: Task) -> TrainingModule:
     return TrainingModule(
         build_model(config, task),
         task,
-        instantiate(config["optimizer"]),
-        instantiate(config["schedule"]),
+        instantiate(config["optimizer"], _convert_="all"),
+        instantiate(config["schedule"], _convert_="all"),
         clip=config["trainer"]["gradient_clip_val"],
         accumulate=config["trainer"]["accumulate_grad_batches"],
     )

@@ -39,6 +39,8 @@ def test_another_name_for_the_same_function_answers_alike(
 
 def test_options_that_do_something_else_answer_otherwise(build: Build, menu: dict[str, list[str]]) -> None:
     for axis, options in menu.items():  # at a length at which all of them leave something out
+        # These start as ReLU, as the plain transformer and as the mean.
+        options = [option for option in options if option not in ("dynamic_sparse", "dense", "static")]
         answers = {option: tuple(of_axis(build(**{axis: option}, max_length=320), axis)) for option in options}
         told = [answer for answer in answers.values() if answer]
         assert len(set(told)) == len(told) >= 3, axis

@@ -1,0 +1,56 @@
+"""Which parameters an optimizer treats alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ablab.model.position.base import Position
+
+
+def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
+    """The optimizer over the model's parameters, with weight decay on matrices alone.
+
+    Norms, biases and embeddings are not decayed: shrinking them does not regularise what the model computes, and
+    embeddings of rare tokens would fade. A tied embedding counts as an embedding, and so does a table of positions. The
+    groups have names: "matrices" (of the blocks), "head" (where it is a matrix of its own) and "not_decayed".
+    """
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding | Position)]
+    embeddings = {id(parameter) for table in tables for parameter in table.parameters(recurse=False)}
+    matrices: list[nn.Parameter] = []
+    head: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.dim() < 2 or id(parameter) in embeddings:
+            kept.append(parameter)
+        else:
+            (head if name == "head.weight" else matrices).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "name": "matrices"},
+        {"params": head, "name": "head"},
+        {"params": kept, "name": "not_decayed", "weight_decay": 0.0},
+    ]
+    return factory([group for group in groups if group["params"]])
+
+
+def describe_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """For the record: of each group its name, how many tensors and numbers it has, and what it was given.
+
+    The learning rate is the one that the schedule's factors multiply.
+    """
+    return [
+        {
+            "name": group.get("name", str(index)),
+            "tensors": len(group["params"]),
+            "parameters": sum(parameter.numel() for parameter in group["params"]),
+            "lr": float(group.get("initial_lr", group["lr"])),
+            "weight_decay": float(group.get("weight_decay", 0.0)),
+            "optimizer": group.get("rule", type(optimizer).__name__),
+        }
+        for index, group in enumerate(optimizer.param_groups)
+    ]

@@ -1,0 +1,84 @@
+"""Muon for the matrices of the blocks, AdamW for all else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch.optim import AdamW, Muon, Optimizer
+
+
+class MuonWithAdamW(Optimizer):
+    """Orthogonalised momentum (Jordan et al. 2024, "Muon"; PyTorch's `Muon`) where a matrix maps features to features.
+
+    Embeddings, heads, norms and biases go to PyTorch's `AdamW`, as the source has it. Updates of matrices are scaled to
+    the size that AdamW's have (Liu et al. 2025, "Muon is Scalable", section 2.2), so that one learning rate and one
+    weight decay serve both.
+
+    Args:
+        params: groups of parameters; Muon gets those of the group named "matrices" that have two dimensions.
+        lr: at least 0.
+        weight_decay: decoupled, of both.
+        momentum, nesterov, ns_steps: of Muon; the last is the number of Newton-Schulz iterations.
+        betas, eps: of AdamW.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ) -> None:
+        given = list(params)
+        groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+        matrices, others = [], []
+        for group in groups:
+            flat = [p for p in group["params"] if p.dim() != 2 or group.get("name") != "matrices"]
+            chosen = [p for p in group["params"] if p.dim() == 2 and group.get("name") == "matrices"]
+            if chosen:
+                matrices.append({**group, "params": chosen, "rule": "Muon"})
+            if flat:
+                others.append({**group, "params": flat, "rule": "AdamW"})
+        self._parts: list[Optimizer] = []
+        if matrices:
+            rule: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps}
+            scaled = "match_rms_adamw"
+            self._parts.append(Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn=scaled, **rule))
+        if others:
+            self._parts.append(AdamW(others, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay))
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        self._join()
+
+    @overload
+    def step(self, closure: None = ...) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Those of both, in their order."""
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._join()
+
+    def _join(self) -> None:
+        """Groups and state are those of the parts themselves, so that a schedule reaches both."""
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+        self.state: Any = {parameter: state for part in self._parts for parameter, state in part.state.items()}
