@@ -88,6 +88,7 @@ class BareLoop:
         self.device = device
         self.model = build_model(config, task).to(device)
         self.optimizer = build_optimizer(instantiate(config["optimizer"], _convert_="all"), self.model)
+        getattr(self.optimizer, "train", lambda: None)()
         self.schedule = instantiate(config["schedule"], _convert_="all")(self.optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.clip = config["trainer"]["gradient_clip_val"]

@@ -52,6 +52,14 @@ class LayerSpec:
         return self.d_model // self.n_heads
 
 
+class ClashError(ValueError):
+    """Options of two axes that do not work together, named by their axes."""
+
+    def __init__(self, axis: str, other: str, reason: str) -> None:
+        super().__init__(f"the {axis} does not work with the {other}: {reason}")
+        self.axis, self.other, self.reason = axis, other, reason
+
+
 def require_at_least(least: int, name: str, value: int) -> None:
     """Raises ValueError ("window must be at least 1, got 0") where `value` is below `least`."""
     if value < least:

@@ -15,7 +15,7 @@ from ablab.model.block import Block, Factory, Norm, make_norm
 from ablab.model.initialisation import initialise, keyed_generator
 from ablab.model.layer_fusion.base import LastLayer, LayerFusion
 from ablab.model.position.base import Position
-from ablab.model.spec import LayerSpec, require_at_least
+from ablab.model.spec import ClashError, LayerSpec, require_at_least
 
 
 class Transformer(nn.Module):
@@ -44,7 +44,7 @@ class Transformer(nn.Module):
         layer_fusion: makes what joins the layers' outputs for the head; see `ablab.model.layer_fusion`.
 
     Raises:
-        ValueError: a size or an option is out of its range.
+        ValueError: a size or an option is out of its range, or options do not work together (`ClashError`).
     """
 
     def __init__(
@@ -116,6 +116,8 @@ class Transformer(nn.Module):
             self.head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_embeddings:
             self.head.weight = self.embedding.weight
+        if self.position.slopes is not None:
+            self._weigh_down(self.position.slopes)
         # Found once: looking for them takes longer than a small step has time for.
         self._resampled = list(self._offered("resample"))
         self._penalties = list(self._offered("penalty"))
@@ -150,6 +152,14 @@ class Transformer(nn.Module):
             streams.append(block(self.layer_fusion.feed(streams), self.position.rotate, key_padding_mask))
         logits: Tensor = self.head(self.norm(self.layer_fusion(streams, key_padding_mask)))
         return logits
+
+    def _weigh_down(self, slopes: Tensor) -> None:
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            try:
+                block.attention.core.weigh_down(slopes)
+            except ValueError as error:
+                raise ClashError("position", "attention", str(error)) from error
 
     def resample(self, step: int) -> None:
         """Refresh what components draw at random, as a function of the seed and `step` (optimizer steps taken)."""

@@ -10,6 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from ablab.errors import UserError
+from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
 
@@ -53,6 +54,9 @@ def build_model(config: dict[str, Any], task: Task, device: str = "cpu") -> Tran
     try:
         with torch.device(device):
             return factory()
+    except ClashError as clash:
+        one, other = (f"{axis}={config['axes'].get(axis)}" for axis in (clash.axis, clash.other))
+        raise UserError(f"{one} does not work with {other}: {clash.reason}; choose another of either") from clash
     except ValueError as error:
         raise _refused("model", error) from error
 

@@ -105,6 +105,7 @@ def band_forward(
     scale: float,
     padding: Tensor | None = None,
     edge: Edge | None = None,
+    slopes: Tensor | None = None,
 ) -> None:
     """Attention of one sequence, written to `out` and `lse`.
 
@@ -112,9 +113,10 @@ def band_forward(
         q: (T, H, D), as k; v and out are (T, H, Dv). Any strides.
         lse: (T, H), the log-sum-exp.
         padding: (T,), a floor where there is no token, else 0.
+        slopes: (H,), by which scores fall per position of distance.
     """
     for segment in _segments(len(q), BLOCK, band.back, band.ahead):
-        for part, bias in _parts(segment, band, padding, edge, q, rows_are_queries=True):
+        for part, bias in _parts(segment, band, padding, edge, slopes, q, rows_are_queries=True):
             mixed, sums = attend(_rows(q, part), _columns(k, part), _columns(v, part), bias, scale)
             _rows(out, part).copy_(mixed)
             _rows(lse, part).copy_(sums)
@@ -135,13 +137,14 @@ def band_backward(
     scale: float,
     padding: Tensor | None = None,
     edge: Edge | None = None,
+    slopes: Tensor | None = None,
 ) -> None:
     """Gradients of one sequence: added to `grad_q`, written to `grad_k` and `grad_v`.
 
     `out` and `lse` may be those of more keys than the band's.
     """
     for segment in _segments(len(q), BACKWARD_BLOCK, band.ahead, band.back):  # the rows are keys here
-        for part, bias in _parts(segment, band, padding, edge, q, rows_are_queries=False):
+        for part, bias in _parts(segment, band, padding, edge, slopes, q, rows_are_queries=False):
             dq, dk, dv = attend_backward(
                 _columns(grad, part),
                 _columns(q, part),
@@ -173,6 +176,7 @@ def span_gradient(
     scale: float,
     padding: Tensor | None,
     edge: Edge,
+    slopes: Tensor | None = None,
 ) -> None:
     """Write the gradient of each query's span to `grad_spans` (T, H).
 
@@ -180,7 +184,7 @@ def span_gradient(
     of the attention over the keys on the ramp, each of weight 1, that makes (Z_r / Z) grad . (O_r - O) / ramp.
     """
     for segment in _segments(len(q), BLOCK, band.back, band.ahead):
-        for part, bias in _parts(segment, band, padding, edge, q, rows_are_queries=True, on_ramp=True):
+        for part, bias in _parts(segment, band, padding, edge, slopes, q, rows_are_queries=True, on_ramp=True):
             mixed, sums = attend(_rows(q, part), _columns(k, part), _columns(v, part), bias, scale)
             share = (sums - _rows(lse, part)).exp_().div_(edge.ramp)
             _rows(grad_spans, part).copy_(((mixed - _rows(out, part)) * _rows(grad, part)).sum(-1).mul_(share))
@@ -211,6 +215,7 @@ def _parts(
     band: Band,
     padding: Tensor | None,
     edge: Edge | None,
+    slopes: Tensor | None,
     like: Tensor,
     *,
     rows_are_queries: bool,
@@ -224,15 +229,17 @@ def _parts(
     bias = band_bias(band, offset, segment.rows, segment.columns, rows_are_queries, like.dtype, like.device)
     query_view, key_view = (_rows, _columns) if rows_are_queries else (_columns, _rows)
     soft_bias = None if edge is None else edge.on_ramp if on_ramp else edge.bias
+    distance = _distance(offset, segment.rows, segment.columns, rows_are_queries, like.device)
+    if slopes is not None:
+        bias = (bias - slopes[:, None, None] * distance.abs()).unsqueeze(0)
     spans_by_query = None
     if edge is not None and soft_bias is not None:
-        distance = _distance(offset, segment.rows, segment.columns, rows_are_queries, like.device)
         if edge.spans.dim() == 2:
             spans_by_query = edge.spans
         else:
             bias = bias + soft_bias(distance, edge.spans.unsqueeze(-1)).unsqueeze(0)
     if padding is not None or spans_by_query is not None:
-        heads = like.shape[1] if edge is not None else 1
+        heads = 1 if edge is None and slopes is None else like.shape[1]
         size = min(size, max(1, SLICE // (heads * segment.rows * segment.columns)))
     for start in range(0, segment.blocks, size):
         offset = start * segment.rows

@@ -30,6 +30,8 @@ class AttentionCore(nn.Module):
     """
 
     drops_weights = False  # whether the core can drop attention weights
+    takes_slopes = False  # whether it can weigh keys down by their distance
+    slopes: Tensor | None
 
     def __init__(
         self, spec: LayerSpec, *, dropout: float = 0.0, dropout_on: DropoutPlace = "output", share_qk: bool = False
@@ -48,7 +50,23 @@ class AttentionCore(nn.Module):
                 f"model.n_kv_heads={spec.kv_heads} and model.n_heads={spec.n_heads}"
             )
         self.causal = spec.causal
+        self.register_buffer("slopes", None, persistent=False)
         self.dropout, self.dropout_on, self.share_qk = dropout, dropout_on, share_qk
+
+    def weigh_down(self, slopes: Tensor) -> None:
+        """From now on subtract slopes[h] times the distance between query and key, in tokens, from their score.
+
+        Args:
+            slopes: (H,), at least 0.
+
+        Raises:
+            ValueError: the core has no way to.
+        """
+        if not self.takes_slopes:
+            raise ValueError("its scores take no bias by distance")
+        for module in self.modules():
+            if isinstance(module, AttentionCore):
+                module.register_buffer("slopes", slopes, persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """Mix the values.
@@ -84,13 +102,24 @@ class AttentionCore(nn.Module):
 
         The softmax over the visited keys; cores that weigh otherwise override it.
         """
-        scores = scores_of(q, k, positions).masked_fill(~self.visited(q, k, positions), -math.inf)
+        scores = scores_of(q, k, positions, self.slopes).masked_fill(~self.visited(q, k, positions), -math.inf)
         return scores.softmax(-1).nan_to_num(0.0)
 
 
-def scores_of(q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
-    """q k^T / sqrt(D) for the queries at `positions` (S,), with grouped heads of keys: (B, H, S, T)."""
-    return q[:, :, positions] @ repeat_heads(k, q.shape[1]).transpose(-1, -2) / math.sqrt(q.shape[-1])
+def scores_of(q: Tensor, k: Tensor, positions: Tensor, slopes: Tensor | None = None) -> Tensor:
+    """q k^T / sqrt(D) for the queries at `positions` (S,), with grouped heads of keys: (B, H, S, T).
+
+    Args:
+        slopes: (H,), of `AttentionCore.weigh_down`.
+    """
+    scores = q[:, :, positions] @ repeat_heads(k, q.shape[1]).transpose(-1, -2) / math.sqrt(q.shape[-1])
+    return scores if slopes is None else scores + tilt(slopes, positions, k.shape[2], scores.dtype)
+
+
+def tilt(slopes: Tensor, positions: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    """-slopes[h] |i - j| for the queries i at `positions` (S,) and all keys j: (H, S, length)."""
+    distance = (positions[:, None] - torch.arange(length, device=positions.device)).abs()
+    return (-slopes[:, None, None] * distance).to(dtype)
 
 
 def repeat_heads(x: Tensor, n_heads: int) -> Tensor:

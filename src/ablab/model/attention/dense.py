@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,6 +23,7 @@ def dense_attention(
     *,
     own_if_alone: bool = False,
     dropout: float = 0.0,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Attention over the keys that `mask` allows and that are no padding.
 
@@ -30,6 +33,7 @@ def dense_attention(
         key_padding_mask: (B, T) bool, true where there is no token.
         own_if_alone: a query that sees nothing sees its own key, unless that is padded.
         dropout: probability, on the weights.
+        bias: added to the scores, broadcastable to (B, H, T, T).
 
     Returns:
         (B, H, T, Dv), zero where a query sees nothing.
@@ -42,6 +46,8 @@ def dense_attention(
             own = own & ~key_padding_mask[:, None, None, :]
         mask = mask | (own & ~mask.any(-1, keepdim=True))
     grouped = k.shape[1] != q.shape[1]
+    if bias is not None:
+        mask = torch.where(mask, bias.to(q.dtype), -math.inf)
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
 
 
@@ -53,6 +59,7 @@ def weighted_attention(
     key_padding_mask: Tensor | None = None,
     *,
     own_if_alone: bool = False,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """Attention where a key counts with `weights` (broadcastable to (B, H, T, T), at least 0) times exp(score).
 
@@ -68,7 +75,7 @@ def weighted_attention(
             own = own & ~key_padding_mask[:, None, None, :]
         weights = torch.where(others.any(-1, keepdim=True), others, own.to(others.dtype))
     positions = torch.arange(q.shape[2], device=q.device)
-    scores = scores_of(q, k, positions).to(weights.dtype)
+    scores = scores_of(q, k, positions, slopes).to(weights.dtype)
     most = scores.detach().masked_fill(weights == 0, torch.finfo(scores.dtype).min).amax(-1, keepdim=True)
     unnormalised = weights * (scores - most).clamp(max=0).exp()
     total = unnormalised.sum(-1, keepdim=True)

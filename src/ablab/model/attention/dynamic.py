@@ -48,6 +48,8 @@ class DynamicAttention(AttentionCore):
         ValueError: a number is out of its range, or neither size nor position adapts, which is `windowed`.
     """
 
+    takes_slopes = True
+
     def __init__(
         self,
         spec: LayerSpec,
@@ -113,13 +115,16 @@ class DynamicAttention(AttentionCore):
             if self.span is None:
                 return self.full(q, k, v, key_padding_mask)
             weights = self._weigh(q, None, torch.arange(T, device=q.device))
-            return weighted_attention(q, k, v, weights, key_padding_mask, own_if_alone=self.share_qk)
+            return weighted_attention(
+                q, k, v, weights, key_padding_mask, own_if_alone=self.share_qk, slopes=self.slopes
+            )
         spans: Tensor | None = None if self.span is None else self.span(q)
         return sparse_attention(
             q,
             repeat_heads(k, q.shape[1]),
             repeat_heads(v, q.shape[1]),
             local=self.local,
+            slopes=self.slopes,
             spans=None if spans is None or self.span is None else Spans(tokens=spans, ramp=self.span.ramp),
             buckets=self._buckets(q, k, spans, key_padding_mask),
             key_padding_mask=key_padding_mask,
@@ -177,7 +182,7 @@ class DynamicAttention(AttentionCore):
 
     def weights(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         beside = self._weigh_sampled(q, k, positions)
-        scores = scores_of(q, k, positions).masked_fill(beside == 0, -math.inf)
+        scores = scores_of(q, k, positions, self.slopes).masked_fill(beside == 0, -math.inf)
         weights = beside * (scores - scores.amax(-1, keepdim=True)).exp()
         return weights / weights.sum(-1, keepdim=True)
 

@@ -29,16 +29,19 @@ SLICE = 2**19  # scores computed by one call, so that all it needs stays in the 
 HIDDEN = -4 * FLOOR
 
 
-def hashed_forward(q: Tensor, k: Tensor, v: Tensor, buckets: Buckets, scale: float) -> tuple[Tensor, Tensor]:
+def hashed_forward(
+    q: Tensor, k: Tensor, v: Tensor, buckets: Buckets, scale: float, slopes: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention over the union of what the rounds bring.
 
     Args:
         q: (B, T, H, D), contiguous, as k and v (B, T, H, Dv).
+        slopes: (H,), by which scores fall per token of distance.
 
     Returns:
         (B, T, H, Dv) and the log-sum-exp (B, T, H).
     """
-    run = _Run(q, buckets)
+    run = _Run(q, buckets, slopes)
     queries, keys, values = q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2)
     outs, sums = values.new_empty(run.seats, v.shape[-1]), queries.new_empty(run.seats)
     for part in run.parts():
@@ -53,10 +56,18 @@ def hashed_forward(q: Tensor, k: Tensor, v: Tensor, buckets: Buckets, scale: flo
 
 
 def hashed_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, buckets: Buckets, scale: float
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    buckets: Buckets,
+    scale: float,
+    slopes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v; `out` and `lse` may be those of more keys than these."""
-    run = _Run(q, buckets)
+    run = _Run(q, buckets, slopes)
     queries, keys, values = q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2)
     grads, outs, sums = grad.flatten(0, 2), out.flatten(0, 2), lse.flatten()
     grad_q = queries.new_empty(run.seats, q.shape[-1])
@@ -108,7 +119,7 @@ class _Run:
     further blocks of each round.
     """
 
-    def __init__(self, q: Tensor, buckets: Buckets) -> None:
+    def __init__(self, q: Tensor, buckets: Buckets, slopes: Tensor | None) -> None:
         order = sort(buckets)
         self.rounds, N = order.keys.shape
         together = buckets.keys is None
@@ -140,6 +151,7 @@ class _Run:
         self.reach = self._seated(reach, seat, -HIDDEN)
         self.earlier = _earlier(order, reach, q.shape[1])
         self.near = _near(buckets, q)
+        self.tilt: _Limit | None = None if slopes is None else _tilt(q, slopes)
 
     def _seated(self, values: Tensor, seat: Tensor, unused: float) -> Tensor:
         """(rounds, N) in order -> (seats,)."""
@@ -213,7 +225,12 @@ class _Part:
             torch.sub(self._beside_blocks(limit.keys[self.keys].unsqueeze(-1)).transpose(2, 3), value, out=apart)
             torch.addcmul(margin, apart, apart, value=HIDDEN, out=apart)
             torch.minimum(room, apart, out=room)
-        return room.clamp_(max=0)
+        room.clamp_(max=0)
+        if run.tilt is not None:
+            value, slope = self.take_queries(run.tilt.queries).split(1, -1)
+            torch.sub(self._beside_blocks(run.tilt.keys[self.keys].unsqueeze(-1)).transpose(2, 3), value, out=apart)
+            room.addcmul_(apart.abs_(), slope, value=-1)
+        return room
 
 
 def _by_item(items: Tensor, values: Tensor) -> Tensor:
@@ -273,3 +290,10 @@ def _near(buckets: Buckets, q: Tensor) -> list[_Limit]:
     beyond = torch.ones((), device=q.device) if buckets.beyond is None else buckets.beyond.expand(B, H, T).mT
     margin = (beyond.to(q.dtype) - 0.5).square().mul(-HIDDEN).expand(B, T, H)
     return [_Limit(positions.flatten(), torch.stack([positions, margin], -1).flatten(0, 2))]
+
+
+def _tilt(q: Tensor, slopes: Tensor) -> _Limit:
+    """Positions, and in the place of margins the slopes."""
+    B, T, H, _ = q.shape
+    positions = torch.arange(T, device=q.device).view(1, T, 1).expand(B, T, H).to(q.dtype)
+    return _Limit(positions.flatten(), torch.stack([positions, slopes.expand(B, T, H)], -1).flatten(0, 2))

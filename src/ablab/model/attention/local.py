@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,20 +60,28 @@ class Spans:
 
 
 def local_forward(
-    q: Tensor, k: Tensor, v: Tensor, local: Local, scale: float, padding: Tensor | None, spans: Spans | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    local: Local,
+    scale: float,
+    padding: Tensor | None,
+    spans: Spans | None,
+    slopes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention over the local keys.
 
     Args:
         q: (B, T, H, D), as k; v is (B, T, H, Dv).
         padding: (B, T) bool, true where there is no token.
+        slopes: (H,), by which scores fall per token of distance.
 
     Returns:
         (B, T, H, Dv) and the log-sum-exp (B, T, H).
     """
     out, lse = v.new_empty(v.shape), q.new_empty(q.shape[:3])
     for b in range(len(q)):
-        _forward(q[b], k[b], v[b], out[b], lse[b], _around(b, q, local, scale, padding, spans))
+        _forward(q[b], k[b], v[b], out[b], lse[b], _around(b, q, local, scale, padding, spans, slopes))
     return out, lse
 
 
@@ -87,17 +96,26 @@ def local_backward(
     scale: float,
     padding: Tensor | None,
     spans: Spans | None,
+    slopes: Tensor | None = None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
     """Gradients of q, k and v, and of the spans; `out` and `lse` may be those of more keys than the local ones."""
     gradients = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
     grad_spans = torch.empty_like(lse)
     for b in range(len(q)):
-        around = _around(b, q, local, scale, padding, spans)
+        around = _around(b, q, local, scale, padding, spans, slopes)
         given = (grad[b], q[b], k[b], v[b], out[b], lse[b])
         _backward(*given, *(x[b] for x in gradients), around=around)
         if around.edge is not None:
             band = around.band(q.shape[1])
-            span_gradient(*given, grad_spans[b], band=band, scale=scale, padding=around.padding, edge=around.edge)
+            span_gradient(
+                *given,
+                grad_spans[b],
+                band=band,
+                scale=scale,
+                padding=around.padding,
+                edge=around.edge,
+                slopes=around.step_slopes,
+            )
     if spans is None:
         return gradients, None
     of_queries = grad_spans.transpose(1, 2)  # (B, H, T)
@@ -112,7 +130,15 @@ def local_scores(length: int, local: Local) -> int:
     return scores + length * min(local.global_tokens, length)
 
 
-def _around(b: int, q: Tensor, local: Local, scale: float, padding: Tensor | None, spans: Spans | None) -> _Around:
+def _around(
+    b: int,
+    q: Tensor,
+    local: Local,
+    scale: float,
+    padding: Tensor | None,
+    spans: Spans | None,
+    slopes: Tensor | None,
+) -> _Around:
     """For sequence `b`."""
     floor, edge = None, None
     if padding is not None and padding[b].any():
@@ -120,7 +146,7 @@ def _around(b: int, q: Tensor, local: Local, scale: float, padding: Tensor | Non
     if spans is not None:
         tokens = spans.tokens if spans.tokens.dim() == 1 else spans.tokens[b].t()
         edge = Edge(spans=tokens.to(q.dtype).contiguous(), ramp=spans.ramp)
-    return _Around(local, scale, floor, edge)
+    return _Around(local, scale, floor, edge, slopes)
 
 
 @dataclass(frozen=True)
@@ -131,6 +157,17 @@ class _Around:
     scale: float
     padding: Tensor | None
     edge: Edge | None
+    slopes: Tensor | None  # (H,)
+
+    @property
+    def step_slopes(self) -> Tensor | None:
+        """By which scores fall per step of the window."""
+        return None if self.slopes is None else self.slopes * self.local.dilation
+
+    def beside(self, where: slice) -> dict[str, Any]:
+        """What the band is told besides: of the positions `where`."""
+        padding = None if self.padding is None else self.padding[where]
+        return {"padding": padding, "edge": self.edge, "slopes": self.step_slopes}
 
     def band(self, length: int) -> Band:
         """No wider than the sequence is long and, with a soft edge, than the largest span reaches."""
@@ -144,9 +181,6 @@ class _Around:
     def phases(self, length: int) -> list[slice]:
         """Positions that may see each other through the window: all, or every `dilation`-th."""
         return [slice(phase, None, self.local.dilation) for phase in range(min(self.local.dilation, length))]
-
-    def padded(self, where: slice) -> Tensor | None:
-        return None if self.padding is None else self.padding[where]
 
     def rectangles(self, length: int, dtype: torch.dtype, device: torch.device) -> list[tuple[slice, slice, Tensor]]:
         """Queries and keys that meet because one of them is global, and a bias that hides what the band has seen."""
@@ -162,6 +196,8 @@ class _Around:
             if causal:
                 hidden |= distance < 0
             bias = torch.where(hidden, FLOOR, 0.0).to(dtype)
+            if self.slopes is not None:
+                bias = (bias - self.slopes[:, None, None] * distance.abs()).unsqueeze(0)
             found.append((rows, columns, bias if self.padding is None else bias + self.padding[columns]))
         return found
 
@@ -171,7 +207,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, around: 
     T, band = len(q), around.band(len(q))
     for each in around.phases(T):
         parts = (x[each] for x in (q, k, v, out, lse))
-        band_forward(*parts, band=band, scale=around.scale, padding=around.padded(each), edge=around.edge)
+        band_forward(*parts, band=band, scale=around.scale, **around.beside(each))
     for rows, columns, bias in around.rectangles(T, q.dtype, q.device):
         found = _dense(attend, q[rows], k[columns], v[columns], bias=bias, scale=around.scale)
         out[rows], lse[rows] = merge(out[rows], lse[rows], *found)
@@ -184,7 +220,7 @@ def _backward(
     T, band = len(q), around.band(len(q))
     for each in around.phases(T):
         parts = (x[each] for x in (grad, q, k, v, out, lse, grad_q, grad_k, grad_v))
-        band_backward(*parts, band=band, scale=around.scale, padding=around.padded(each), edge=around.edge)
+        band_backward(*parts, band=band, scale=around.scale, **around.beside(each))
     for rows, columns, bias in around.rectangles(T, q.dtype, q.device):
         given = (grad[rows], q[rows], k[columns], v[columns], out[rows], lse[rows])
         dq, dk, dv = _dense(attend_backward, *given, bias=bias, scale=around.scale)

@@ -39,6 +39,8 @@ class LSHAttention(AttentionCore):
         dense_below: shorter sequences are attended to in full, since hashing saves no time there; 0: never.
     """
 
+    takes_slopes = True
+
     def __init__(
         self,
         spec: LayerSpec,
@@ -68,7 +70,9 @@ class LSHAttention(AttentionCore):
             return self.full(q, k, v, key_padding_mask)
         buckets = hash_buckets(self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk)
         k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
-        return sparse_attention(q, k, v, buckets=buckets, key_padding_mask=key_padding_mask, own_if_alone=True)
+        return sparse_attention(
+            q, k, v, buckets=buckets, slopes=self.slopes, key_padding_mask=key_padding_mask, own_if_alone=True
+        )
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         if q.shape[2] < self.dense_below:

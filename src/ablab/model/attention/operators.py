@@ -29,6 +29,7 @@ def sparse_attention(
     local: Local | None = None,
     spans: Spans | None = None,
     buckets: Buckets | None = None,
+    slopes: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
     own_if_alone: bool = False,
 ) -> Tensor:
@@ -36,6 +37,7 @@ def sparse_attention(
 
     Args:
         q: (B, H, T, D), as k; v is (B, H, T, Dv). Any strides; (B, T, H, D) in memory costs no copy.
+        slopes: (H,); a score falls by so much per token of distance. Not differentiated.
         key_padding_mask: (B, T) bool, true where there is no token.
         own_if_alone: a query that sees nothing sees its own key, unless that is padded.
 
@@ -52,6 +54,7 @@ def sparse_attention(
         None if buckets is None else _small(buckets.queries),
         apart,
         None if buckets is None else buckets.beyond,
+        slopes,
         [] if local is None else local.packed(),
         [] if buckets is None else [buckets.count, buckets.back, buckets.ahead],
         0.0 if spans is None else float(spans.ramp),
@@ -74,6 +77,7 @@ def _forward(
     q_buckets: Tensor | None,
     k_buckets: Tensor | None,
     beyond: Tensor | None,
+    slopes: Tensor | None,
     local: list[int],
     bucket: list[int],
     ramp: float,
@@ -83,14 +87,14 @@ def _forward(
     with without_autocast(q.device):
         queries, keys, values = (_rows(x) for x in (q, k, v))
         scale = 1 / math.sqrt(q.shape[-1])
+        slopes = None if slopes is None else slopes.to(queries.dtype)
         found = []
         if local:
-            found.append(
-                local_forward(queries, keys, values, Local.unpacked(local), scale, padding, _spans(spans, ramp))
-            )
+            around = Local.unpacked(local), scale, padding, _spans(spans, ramp), slopes
+            found.append(local_forward(queries, keys, values, *around))
         if q_buckets is not None:
             buckets = _buckets(q_buckets, k_buckets, beyond, bucket)
-            found.append(hashed_forward(queries, keys, values, buckets, scale))
+            found.append(hashed_forward(queries, keys, values, buckets, scale, slopes))
         out, lse = found[0]
         for other in found[1:]:
             out, lse = merge(out, lse, *other)
@@ -127,6 +131,7 @@ def _backward(
     q_buckets: Tensor | None,
     k_buckets: Tensor | None,
     beyond: Tensor | None,
+    slopes: Tensor | None,
     local: list[int],
     bucket: list[int],
     ramp: float,
@@ -137,17 +142,18 @@ def _backward(
         grads, queries, keys, values, outs = (_rows(x) for x in (grad, q, k, v, out))
         sums = _rows(lse)
         scale = 1 / math.sqrt(q.shape[-1])
+        slopes = None if slopes is None else slopes.to(queries.dtype)
         found = []
         grad_spans = sums.new_empty(0)
         if local:
             given = (grads, queries, keys, values, outs, sums)
-            around = Local.unpacked(local), scale, padding, _spans(spans, ramp)
+            around = Local.unpacked(local), scale, padding, _spans(spans, ramp), slopes
             gradients, of_spans = local_backward(*given, *around)
             found.append(gradients)
             grad_spans = grad_spans if of_spans is None else of_spans
         if q_buckets is not None:
             buckets = _buckets(q_buckets, k_buckets, beyond, bucket)
-            found.append(hashed_backward(grads, queries, keys, values, outs, sums, buckets, scale))
+            found.append(hashed_backward(grads, queries, keys, values, outs, sums, buckets, scale, slopes))
         grad_q, grad_k, grad_v = found[0]
         for others in found[1:]:
             for total, other in zip(found[0], others, strict=True):
@@ -186,7 +192,7 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
     grad_q, grad_k, grad_v, grad_spans = torch.ops.ablab.sparse_attention_backward(
         grad, *ctx.saved_tensors, *ctx.settings
     )
-    return grad_q, grad_k, grad_v, None, None if spans is None else grad_spans, *[None] * 7
+    return grad_q, grad_k, grad_v, None, None if spans is None else grad_spans, *[None] * 8
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
@@ -221,7 +227,8 @@ def _scores(q: _Shape, q_buckets: _Shape | None, k_buckets: _Shape | None, local
 @register_flop_formula(torch.ops.ablab.sparse_attention)
 def _forward_flops(
     q: _Shape, k: _Shape, v: _Shape, padding: object, spans: object, q_buckets: _Shape | None,
-    k_buckets: _Shape | None, beyond: object, local: list[int], bucket: list[int], *others: object, **kwargs: object,
+    k_buckets: _Shape | None, beyond: object, slopes: object, local: list[int], bucket: list[int], *others: object,
+    **kwargs: object,
 ) -> int:  # fmt: skip
     return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (q[-1] + v[-1])
 
@@ -229,8 +236,8 @@ def _forward_flops(
 @register_flop_formula(torch.ops.ablab.sparse_attention_backward)
 def _backward_flops(
     grad: _Shape, q: _Shape, k: _Shape, v: _Shape, out: _Shape, lse: _Shape, padding: object, spans: object,
-    q_buckets: _Shape | None, k_buckets: _Shape | None, beyond: object, local: list[int], bucket: list[int],
-    *others: object, **kwargs: object,
+    q_buckets: _Shape | None, k_buckets: _Shape | None, beyond: object, slopes: object, local: list[int],
+    bucket: list[int], *others: object, **kwargs: object,
 ) -> int:  # fmt: skip
     # Scores once more, then the gradients of weights, values, queries and keys.
     return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (3 * q[-1] + 2 * v[-1])

@@ -5,11 +5,13 @@ After Gupta et al. 2021 (Memory-efficient Transformers via Top-k Attention), the
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads
+from ablab.model.attention.base import AttentionCore, DropoutPlace, scores_of, tilt
 from ablab.model.attention.kernel import without_autocast
 from ablab.model.attention.slices import highest, recomputed
 from ablab.model.spec import LayerSpec, require_at_least
@@ -29,6 +31,7 @@ class TopKAttention(AttentionCore):
     """
 
     drops_weights = True
+    takes_slopes = True
 
     def __init__(
         self,
@@ -61,6 +64,8 @@ class TopKAttention(AttentionCore):
 
     def _attend_slice(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
         mask = self._chosen(q, k, positions, padding)
+        if self.slopes is not None:
+            mask = torch.where(mask, tilt(self.slopes, positions, k.shape[2], q.dtype), -math.inf)
         grouped = k.shape[1] != q.shape[1]
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self._dropped(), enable_gqa=grouped)
 
@@ -74,7 +79,10 @@ class TopKAttention(AttentionCore):
             allowed = allowed & ~padding[:, None, None, :]
         with without_autocast(q.device):
             exact = torch.promote_types(q.dtype, torch.float32)
-            scores = q.to(exact) @ repeat_heads(k, q.shape[1]).to(exact).transpose(-1, -2)
+            every = torch.arange(q.shape[2], device=q.device)
+            scores = scores_of(q.to(exact), k.to(exact), every)
+            if self.slopes is not None:
+                scores = scores + tilt(self.slopes, positions, k.shape[2], exact)
         if not self.share_qk:
             return highest(scores, allowed, self.keys)
         chosen = highest(scores, allowed & ~own, self.keys)

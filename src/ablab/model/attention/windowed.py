@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, self_only_if_alone
+from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, self_only_if_alone, tilt
 from ablab.model.attention.dense import DENSE_BELOW, dense_attention
 from ablab.model.attention.flex import flex_rule_attention
 from ablab.model.attention.local import Local
@@ -26,6 +26,7 @@ class WindowedAttention(AttentionCore):
             Window"), so that it reaches `dilation` times as far.
     """
 
+    takes_slopes = True
     dense_mask: Tensor
 
     def __init__(
@@ -58,19 +59,23 @@ class WindowedAttention(AttentionCore):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         T = q.shape[2]
         everything = self.local.dilation == 1 and self.local.back >= T - 1
-        if everything and not self.share_qk and key_padding_mask is None:
+        if everything and not self.share_qk and key_padding_mask is None and self.slopes is None:
             grouped = k.shape[1] != q.shape[1]
             return scaled_dot_product_attention(q, k, v, is_causal=self.causal, enable_gqa=grouped)
         if T < DENSE_BELOW:
             mask = self.dense_mask[:T, :T]
-            return dense_attention(q, k, v, mask, key_padding_mask, own_if_alone=self.share_qk)
-        if q.device.type == "cuda":
+            bias = None
+            if self.slopes is not None:
+                bias = tilt(self.slopes, torch.arange(T, device=q.device), T, q.dtype)
+            return dense_attention(q, k, v, mask, key_padding_mask, own_if_alone=self.share_qk, bias=bias)
+        if q.device.type == "cuda" and self.slopes is None:
             return flex_rule_attention(q, k, v, self.local, key_padding_mask, own_if_alone=self.share_qk)
         return sparse_attention(
             q,
             repeat_heads(k, q.shape[1]),
             repeat_heads(v, q.shape[1]),
             local=self.local,
+            slopes=self.slopes,
             key_padding_mask=key_padding_mask,
             own_if_alone=self.share_qk,
         )

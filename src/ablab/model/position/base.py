@@ -6,7 +6,13 @@ from torch import Tensor, nn
 
 
 class Position(nn.Module):
-    """Tells the model the order of the tokens, in two places; an option overrides the one that it needs."""
+    """Tells the model the order of the tokens, in one of three places; an option overrides the one that it needs.
+
+    Attributes:
+        slopes: None, or (H,): a score falls by so much per token between query and key.
+    """
+
+    slopes: Tensor | None = None
 
     def add(self, x: Tensor, offset: int = 0) -> Tensor:
         """Embedded tokens x (B, T, d_model), the first of them at position `offset` -> the same shape."""
