@@ -6,6 +6,8 @@
   mean over queries
 * `activation/zero_share`: share of the activation's outputs that are exactly zero
 * `activation/dead_share`: share of hidden units that were zero for every token seen
+* `position/order_sensitivity`: relative change of what the first layer's attention gives the last token of a sequence
+  when all tokens before it are turned round
 * `layer_fusion/weight/layer_<index>`: weight of a layer in what the head sees, mean over tokens
 * `layer_fusion/entropy`: of these weights, in nats, mean over tokens
 * `layer_fusion/weight_variation`: standard deviation of a weight over tokens, mean over layers, where weights are said

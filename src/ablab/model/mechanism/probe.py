@@ -13,6 +13,7 @@ from ablab.model.block import Block
 from ablab.model.mechanism.activation import ActivationWatcher
 from ablab.model.mechanism.attention import AttentionWatcher
 from ablab.model.mechanism.layer_fusion import LayerFusionWatcher
+from ablab.model.mechanism.position import PositionWatcher
 from ablab.model.mechanism.watcher import Watcher
 from ablab.model.transformer import Transformer
 
@@ -31,12 +32,15 @@ class MechanismProbe:
         self._pictured = pictured
         self._watchers: list[Watcher] = []
         self._fusion: LayerFusionWatcher | None = None
+        self._position: PositionWatcher | None = None
         self._handles: list[RemovableHandle] = []
 
     def attach(self) -> None:
         self.detach()
         self._watchers = list(self._watch())
         self._handles = [w.module.register_forward_hook(w.hook, with_kwargs=True) for w in self._watchers]
+        self._position = PositionWatcher(self._model)
+        self._handles.append(self._model.embedding.register_forward_hook(self._position.hook, with_kwargs=True))
         fusion = self._model.layer_fusion
         if fusion.weighs:
             self._fusion = LayerFusionWatcher(fusion)
@@ -59,6 +63,8 @@ class MechanismProbe:
         if several:
             for name, values in layers.items():
                 metrics |= {_of_layer(name, layer): value for layer, value in values.items()}
+        if self._position is not None:
+            metrics |= {f"position/{name}": value for name, value in self._position.figures().items()}
         if self._fusion is not None:
             metrics |= {f"layer_fusion/{name}": value for name, value in self._fusion.figures().items()}
         return metrics

@@ -66,7 +66,8 @@ def _position(model: Transformer) -> list[float]:
     added = model.position.add(torch.zeros(1, length, width, device=like.device, dtype=like.dtype))
     q = _drawn("queries", (1, heads, length, width // heads), like)
     rotated = model.position.rotate(q, q)
-    return [*_projected(added), *_projected(rotated[0]), *_projected(rotated[1])]
+    slopes = [] if model.position.slopes is None else model.position.slopes.tolist()
+    return [*_projected(added), *_projected(rotated[0]), *_projected(rotated[1]), *slopes]
 
 
 def _layer_fusion(model: Transformer) -> list[float]:
