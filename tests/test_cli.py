@@ -36,6 +36,7 @@ def ablab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """ablab("attention=ful"): the command line in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     for name in ("GOMP_SPINCOUNT", "HYDRA_FULL_ERROR"):  # which it sets for its own process
         monkeypatch.setenv(name, os.environ.get(name, "0"))
 
@@ -232,3 +233,44 @@ def test_a_mistake_from_a_shell(tmp_path: Path, words: list[str]) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert_refused(Ended(done.returncode, done.stdout, done.stderr), words[-1])
     assert names(tmp_path) == []
+
+
+def _from_the_readme(folder: Path) -> str:
+    """Write the files of the section on components of one's own; its command."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    section = text.split("## A component of your own")[1].split("\n## ")[0]
+    code, option = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("python", "yaml"))
+    (folder / "my_module.py").write_text(code)
+    (folder / "my_conf" / "attention").mkdir(parents=True)
+    (folder / "my_conf" / "attention" / "mine.yaml").write_text(option)
+    [command] = [line.strip() for line in section.splitlines() if line.startswith("    ablab ")]
+    return command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_readmes_component_of_ones_own_works_as_written(tmp_path: Path, corpus: Path, elsewhere: bool) -> None:
+    """With smaller runs; from its folder, and from another one."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    words = _from_the_readme(home).split()
+    if elsewhere:
+        words[words.index("my_conf")] = str(home / "my_conf")
+    small = ["task=text", f"task.path={corpus}", "task.seq_len=32", "task.batch_size=4", "task.eval_tokens=256"]
+    small += ["model.d_model=16", "trainer.max_steps=4", "trainer.val_check_interval=2", "logger=csv", "seed=0,1"]
+    words = [word for word in words[1:] if not word.startswith("seed=")]
+    ran = subprocess.run(
+        [sys.executable, "-m", "ablab", *words, *small],
+        cwd=work if elsewhere else home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    folder = (work if elsewhere else home) / "outputs" / "mine"
+    records = [json.loads(path.read_text()) for path in folder.rglob(RECORD_FILE)]
+    assert sorted(record["axes"]["attention"] for record in records) == ["full", "full", "mine", "mine"]
+    assert {record["status"] for record in records} == {"ok"}
+    assert len({record["metrics"]["val_loss"] for record in records}) == 4
+    assert "mine" in ran.stdout

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's threads wait for each other by spinning. On a machine that does something else too, spinning as long
     # as is the default made training four times slower; this little costs nothing where the machine is free.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    _make_importable(words)
     try:
         if words and words[0] in COMMANDS:
             status = _run_command(words)
@@ -49,6 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the interpreter's own flush at exit)
         status = 0
     sys.exit(status)
+
+
+def _make_importable(words: list[str]) -> None:
+    """Let a component of the user's be found in the working folder, and beside and above the folder of --config-dir.
+
+    Behind all that is installed, so that no file of theirs takes the place of a package. Processes of runs inherit it.
+    """
+    folders = [Path.cwd()]
+    for before, word in zip(["", *words], words, strict=False):
+        value = word.removeprefix("--config-dir=") if word.startswith("--config-dir=") else None
+        if before in ("--config-dir", "-cd"):
+            value = word
+        if value:
+            folder = Path(value).resolve()
+            folders += [folder, folder.parent]
+    sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]
 
 
 def _interrupt(*_: object) -> NoReturn:
