@@ -299,7 +299,7 @@ def _print_help() -> int:
     if (studies := studies_folder()) is not None:
         folders.append(studies / "study")
     for folder in sorted(folders, key=lambda path: path.name):
-        print(f"  {folder.name:12}{', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}")
+        print(f"  {folder.name:13}{', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}")
     print("\n--config-dir DIR adds options of your own; --hydra-help tells the rest, which is Hydra's.")
     return 0
 

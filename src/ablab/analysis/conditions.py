@@ -28,6 +28,7 @@ def notes(pairing: Pairing, label: str, gain: str) -> list[str]:
         adaptivity.input_independent(pairing, label),
         speed.does_not_pay(pairing, label, gain),
         _budget(pairs),
+        _tuning(pairs),
         _flops(pairs, gain),
         _parameters(pairs),
         _tokens(pairs, gain),
@@ -57,6 +58,18 @@ def _relative(pairs: Pairs, measure: Callable[[Record], float | None]) -> float 
         return None
     own, base = (fmean(column) for column in zip(*both, strict=True))
     return (own - base) / base
+
+
+def _tuning(pairs: Pairs) -> str | None:
+    """Each at its own best learning rate, or only one of the two."""
+    own = {a.tuning["chosen"] if a.tuning else None for a, _ in pairs}
+    base = {b.tuning["chosen"] if b.tuning else None for _, b in pairs}
+    if len(own) != 1 or len(base) != 1 or own == base == {None}:
+        return None
+    rate, other = own.pop(), base.pop()
+    if rate is None or other is None:
+        return f"Only {'the baseline' if rate is None else 'this variant'} had its learning rate tuned."
+    return f"Each at its own learning rate, tuned on the same grid: {rate:g} against {other:g}."
 
 
 _MATCHED: dict[str, tuple[str, Callable[[Record], float | None]]] = {

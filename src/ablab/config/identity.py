@@ -24,7 +24,8 @@ IDENTITY_EXCLUDES = frozenset(
         "variant",
         "index",
         "overrides",
-        "budget",  # what it changed is where it was changed
+        "budget",  # what these two changed is where it was changed
+        "tune",
         "logger",
         "axes.logger",
     }

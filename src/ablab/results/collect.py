@@ -21,6 +21,7 @@ from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE, read_record
 
 # Choices of these groups say what is learned and where results go, not what is compared.
+TUNING_FOLDER = "tune"  # of a sweep, below which its tuning runs lie
 NOT_FACTORS = frozenset({"task", "logger", "study"})
 
 
@@ -55,6 +56,8 @@ def find_records(folders: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
         for path in sorted(folder.rglob(RECORD_FILE)):
+            if TUNING_FOLDER in path.relative_to(folder).parts:
+                continue  # they chose a learning rate, and are no part of what it is compared by
             if path.resolve() not in found:  # a sweep and one of its runs may both be named
                 found.add(path.resolve())
                 yield path.parent, read_record(path)
@@ -132,13 +135,15 @@ def _task_labels(records: list[Record], settings: list[dict[str, Any]]) -> list[
 
 
 def _asked(record: Record) -> dict[str, Any]:
-    """The settings of a run, without those that an equal budget brought about: they make no variant."""
+    """The settings of a run, without those that budgets and tuning brought about: they make no variant."""
     settings = _flatten(record.config)
     changed = (record.budget or {}).get("changed")
     if changed:
         settings.pop(changed, None)
         if changed == "trainer.max_steps":
             settings.pop("schedule.total_steps", None)  # which follows it
+    if record.tuning:
+        settings.pop("optimizer.lr", None)
     return settings
 
 

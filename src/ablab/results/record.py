@@ -76,6 +76,7 @@ class Record:
     parameter_groups: list[dict[str, Any]] = field(default_factory=list)  # name, size, lr, weight_decay, optimizer
     cost: Cost = field(default_factory=Cost)
     budget: dict[str, Any] | None = None  # where one was asked for: what was matched with what, and adjusted
+    tuning: dict[str, Any] | None = None  # where the learning rate was tuned: the choice, the grid and its results
     corpus: Corpus | None = None
     versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra-core, numpy
     git: dict[str, Any] | None = None  # {"commit": ..., "dirty": ...} of the working directory, None outside git

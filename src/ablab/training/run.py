@@ -96,6 +96,7 @@ def new_record(config: dict[str, Any]) -> Record:
         axes=config["axes"],
         config=config,
         budget=config["budget"] if config.get("budget", {}).get("match") else None,
+        tuning=config["tune"] if config.get("tune", {}).get("chosen") else None,
         versions=versions(),
         git=git_state(),
         started_at=_now(),

@@ -40,9 +40,12 @@ class AblabSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         from ablab.study.sweep import prepare_sweep
+        from ablab.study.tuning import tune
 
         given = [f"{key}={value}" for key, value in self._params.items()]
         plan = prepare_sweep(self._context.config_loader, self.config, [*given, *arguments])
+        loader = self._context.config_loader
+        plan = tune(loader, self.config, plan, lambda trials: self._launcher.launch(trials, initial_job_idx=0))
         return self._launcher.launch(plan, initial_job_idx=0)
 
 

@@ -1,0 +1,138 @@
+"""Fair learning rates: each variant of a sweep gets the same grid on the same tuning seeds, and then its own best.
+
+Tuning runs lie in the sweep's folder, below `tune/`, are kept and used again like all others, and enter no comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
+
+from ablab.errors import UserError
+from ablab.results.collect import TUNING_FOLDER
+from ablab.results.record import Record
+from ablab.results.store import RECORD_FILE, read_record
+from ablab.study.sweep import compose_run, folder_name
+
+Config = dict[str, Any]
+RATE = "optimizer.lr"
+_LABELS = ("variant=", "index=", "hydra.sweep.subdir=", "seed=")
+_RATES_OWN = (f"{RATE}=", "tune.")
+
+
+def tune(
+    loader: ConfigLoader, config: DictConfig, plan: list[list[str]], launch: Callable[[list[list[str]]], object]
+) -> list[list[str]]:
+    """The plan with each variant's learning rate chosen, after its tuning runs; the plan itself without `tune.lr`.
+
+    Args:
+        launch: runs a plan to its end.
+
+    Raises:
+        UserError: the grid or the seeds cannot be used, or all rates of a variant failed.
+    """
+    configs = [compose_run(loader, config, overrides)[0] for overrides in plan]
+    grid, seeds = _grid(configs[0]), _seeds(configs)
+    if not grid:
+        return plan
+    if any(override.startswith(f"{RATE}=") for overrides in plan for override in overrides):
+        raise UserError(f"tune.lr chooses {RATE}, which the command gives, too: leave one of them out")
+    variants: dict[str, list[str]] = {}
+    for overrides, frozen in zip(plan, configs, strict=True):
+        variants.setdefault(frozen.get("variant") or "", overrides)
+    keys = [(variant, rate, seed) for variant in variants for rate in grid for seed in seeds]
+    trials = {key: _trial(configs[0], variants[key[0]], *key, index) for index, key in enumerate(keys)}
+    print(f"tuning {RATE}: {len(variants)} x {len(grid)} rates on {len(seeds)} seeds")
+    launch(list(trials.values()))
+    folders = {key: compose_run(loader, config, overrides)[1] for key, overrides in trials.items()}
+    chosen: dict[str, list[str]] = {}
+    for variant in variants:
+        results = {rate: [_record(folders[variant, rate, seed]) for seed in seeds] for rate in grid}
+        chosen[variant] = _choose(variant or "the one variant", results)
+    return [[*overrides, *chosen[frozen.get("variant") or ""]] for overrides, frozen in zip(plan, configs, strict=True)]
+
+
+def refuse_for_one_run(config: Config) -> None:
+    """Raises UserError where a run by itself asks to be tuned."""
+    if config["tune"]["lr"]:
+        raise UserError("tune.lr: one run is not tuned; add -m")
+
+
+def score(records: Sequence[Record | None]) -> float:
+    """How bad a learning rate is: the mean of the primary metric over the seeds, its sign such that less is better.
+
+    Infinite where a run did not end well.
+    """
+    mean = _mean(records)
+    if mean is None:
+        return math.inf
+    return -mean if any(r and r.primary and r.primary.direction == "max" for r in records) else mean
+
+
+def _mean(records: Sequence[Record | None]) -> float | None:
+    values = []
+    for record in records:
+        if record is None or record.status != "ok" or record.primary is None:
+            return None
+        values.append(record.metrics.get(record.primary.name, math.nan))
+    mean = fmean(values)
+    return mean if math.isfinite(mean) else None
+
+
+def _choose(name: str, results: dict[float, list[Record | None]]) -> list[str]:
+    """The overrides of a variant: its rate and what was tried. Of equal rates the smallest."""
+    scores = {rate: score(records) for rate, records in results.items()}
+    best = min(sorted(scores), key=lambda rate: scores[rate])
+    if math.isinf(scores[best]):
+        raise UserError(f"{name}: no learning rate of tune.lr ended well; lower them, or see the logs below tune/")
+    edge = "largest" if best == max(scores) else "smallest" if best == min(scores) else ""
+    hint = f"; it is the {edge} of the grid: widen tune.lr" if edge else ""
+    print(f"{name}: {RATE}={best:g} of {', '.join(f'{rate:g}' for rate in scores)}{hint}")
+    means = {rate: _mean(records) for rate, records in results.items()}
+    tried = ",".join(f"[{rate!r},{'null' if mean is None else repr(mean)}]" for rate, mean in means.items())
+    return [f"{RATE}={best!r}", f"tune.chosen={best!r}", f"tune.tried=[{tried}]"]
+
+
+def _trial(config: Config, overrides: list[str], variant: str, rate: float, seed: int, index: int) -> list[str]:
+    kept = [override for override in overrides if not override.startswith((*_LABELS, *_RATES_OWN))]
+    steps = config["tune"]["max_steps"]
+    shorter = [] if steps is None else [f"trainer.max_steps={steps}"]
+    where = "/".join([TUNING_FOLDER, *([folder_name(variant)] if variant else []), f"lr={rate:g}", f"seed={seed}"])
+    label = f"variant='tune {variant} lr={rate:g}'".replace("  ", " ")
+    labels = [f"seed={seed}", f"index={index}", label, f"hydra.sweep.subdir='{where}'"]
+    return [*kept, *shorter, "tune.lr=null", f"{RATE}={rate!r}", *labels]
+
+
+def _grid(config: Config) -> list[float]:
+    rates = config["tune"]["lr"]
+    if rates is None:
+        return []
+    rates = rates if isinstance(rates, list) else [rates]
+    if len(set(rates)) < 2 or not all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates):
+        raise UserError(f"tune.lr={rates}: must be a list of at least two different positive numbers")
+    return sorted({float(rate) for rate in rates})
+
+
+def _seeds(configs: Sequence[Config]) -> list[int]:
+    if configs[0]["tune"]["lr"] is None:
+        return []
+    seeds: list[int] = list(configs[0]["tune"]["seeds"])
+    if not seeds:
+        raise UserError("tune.seeds: must name at least one seed")
+    shared = sorted({config["seed"] for config in configs} & set(seeds))
+    if shared:
+        raise UserError(
+            f"tune.seeds: {', '.join(map(str, shared))} would also be compared on; choose tuning seeds of their own"
+        )
+    return seeds
+
+
+def _record(folder: Path) -> Record | None:
+    path = folder / RECORD_FILE
+    return read_record(path) if path.is_file() else None
