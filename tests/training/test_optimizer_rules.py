@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schedulefree
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ablab.config import conf_folder
+from ablab.training.build import build_model, build_task
+from ablab.training.generation import load_run
 from ablab.training.optimizers.groups import build_optimizer
 
 OPTIONS = sorted(path.stem for path in (conf_folder() / "optimizer").glob("*.yaml"))
@@ -206,3 +209,34 @@ def test_how_far_the_last_step_goes_is_measured_wherever_a_run_ends(
     distinct = {value.data_ptr(): value for value in state.values()}.values()  # tied ones once
     norm = torch.stack([value.norm() for value in distinct]).norm()
     assert record.mechanism["optimizer/update_ratio"] == pytest.approx(0.1 * 0.01 / float(norm), rel=1e-3)
+
+
+def test_evaluations_and_checkpoints_hold_the_average_and_training_goes_on_from_the_other_weights(
+    tiny_config: Callable[..., dict[str, Any]], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Beside a loop by hand that changes over to the average once, at its end: evaluations between leave no trace."""
+    config = tiny_config("optimizer=schedule_free", "schedule=constant", "schedule.warmup_share=0.5")
+    assert run(config, tmp_path).status == "ok"
+    task = build_task(config)
+    model = build_model(config, task)
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        (matrices if name.startswith("blocks") and parameter.dim() == 2 else others).append(parameter)
+    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    optimizer = schedulefree.AdamWScheduleFree(groups, lr=2.5e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer.train()
+    batches: Any = iter(task.train_dataloader())
+    for factor in (1 / 3, 2 / 3, 1.0, 1.0):  # two steps of warm-up
+        for group in optimizer.param_groups:
+            group["lr"] = factor * 2.5e-3
+        inputs, targets = next(batches)
+        task.loss(model(inputs), targets).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    trained = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer.eval()
+    saved = load_run(tmp_path, "last")[0]
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(saved.get_parameter(name), parameter, rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(trained[name], parameter, rtol=1e-4, atol=1e-6)
