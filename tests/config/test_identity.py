@@ -44,7 +44,7 @@ def config(tiny_config: Callable[..., Frozen]) -> Frozen:
     return tiny_config("attention=windowed", "logger=tensorboard")
 
 
-NO_MATTER = {"name", "question", "baseline", "variant", "index", "overrides", "logger", "axes.logger"}
+NO_MATTER = {"budget", "name", "question", "baseline", "variant", "index", "overrides", "logger", "axes.logger"}
 
 
 def test_every_setting_counts_but_names_and_loggers(config: Frozen) -> None:

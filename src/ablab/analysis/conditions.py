@@ -10,6 +10,7 @@ from ablab.analysis.pairing import Pairing
 from ablab.analysis.wording import percent
 from ablab.results.record import Record
 
+EQUAL_BUDGET = 0.02  # as declared by budget.match
 EQUAL_FLOPS = 0.02  # a relative difference up to this counts as equal compute
 
 Pairs = list[tuple[Record, Record]]
@@ -26,6 +27,7 @@ def notes(pairing: Pairing, label: str, gain: str) -> list[str]:
     found = [
         adaptivity.input_independent(pairing, label),
         speed.does_not_pay(pairing, label, gain),
+        _budget(pairs),
         _flops(pairs, gain),
         _parameters(pairs),
         _tokens(pairs, gain),
@@ -55,6 +57,27 @@ def _relative(pairs: Pairs, measure: Callable[[Record], float | None]) -> float 
         return None
     own, base = (fmean(column) for column in zip(*both, strict=True))
     return (own - base) / base
+
+
+_MATCHED: dict[str, tuple[str, Callable[[Record], float | None]]] = {
+    "params": ("parameters", lambda record: record.cost.parameters),
+    "flops": ("FLOPs", lambda record: record.cost.flops_total),
+    "tokens": ("tokens", lambda record: record.cost.tokens),
+}
+
+
+def _budget(pairs: Pairs) -> str | None:
+    """Whether a declared budget was kept, from what the runs came to."""
+    matches = {own.budget["match"] for own, _ in pairs if own.budget}
+    if len(matches) != 1 or (match := matches.pop()) not in _MATCHED:
+        return None
+    name, measure = _MATCHED[match]
+    difference = _relative(pairs, measure)
+    if difference is None:
+        return None
+    if abs(difference) <= EQUAL_BUDGET:
+        return f"EQUAL BUDGET  {name} within {EQUAL_BUDGET:.0%} of the baseline's."
+    return f"NOT AT EQUAL BUDGET  {percent(difference)} {name} against the baseline."
 
 
 def _flops(pairs: Pairs, gain: str) -> str | None:

@@ -24,6 +24,7 @@ IDENTITY_EXCLUDES = frozenset(
         "variant",
         "index",
         "overrides",
+        "budget",  # what it changed is where it was changed
         "logger",
         "axes.logger",
     }

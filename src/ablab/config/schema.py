@@ -40,6 +40,7 @@ class Config:
     strategy: Any = MISSING
     trainer: Any = MISSING
     logger: Any = MISSING
+    budget: Any = MISSING
     seed: int = 0  # of parameters, data and everything else, each through a generator of its own
     name: str = MISSING  # of the study; its folder is outputs/<name>
     question: str = ""  # what the study asks, as the report's title

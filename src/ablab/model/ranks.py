@@ -1,4 +1,4 @@
-"""Sums over the processes of a distributed run."""
+"""The processes of a distributed run, to its components."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def is_first_rank() -> bool:
+    """Whether this is the first process of a distributed run, or the only one."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

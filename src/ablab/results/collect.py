@@ -73,7 +73,7 @@ def collect(folders: Iterable[Path]) -> Runs:
 def tabulate(found: list[tuple[Path, Record]]) -> Runs:
     """The records as one table, in the order given."""
     records = [record for _, record in found]
-    settings = [_flatten(record.config) for record in records]
+    settings = [_asked(record) for record in records]
     task_labels = _task_labels(records, settings)
     factors = _factors(records, settings)
     rows = []
@@ -129,6 +129,17 @@ def _task_labels(records: list[Record], settings: list[dict[str, Any]]) -> list[
         differing = sorted(key for key in setting if len(values.get((name, key), ())) > 1)
         labels.append(",".join([name, *(f"{key}={_text(setting[key])}" for key in differing)]))
     return labels
+
+
+def _asked(record: Record) -> dict[str, Any]:
+    """The settings of a run, without those that an equal budget brought about: they make no variant."""
+    settings = _flatten(record.config)
+    changed = (record.budget or {}).get("changed")
+    if changed:
+        settings.pop(changed, None)
+        if changed == "trainer.max_steps":
+            settings.pop("schedule.total_steps", None)  # which follows it
+    return settings
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

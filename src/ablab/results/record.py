@@ -75,6 +75,7 @@ class Record:
     responses: dict[str, list[float]] = field(default_factory=dict)  # of components to fixed inputs, and of the rate
     parameter_groups: list[dict[str, Any]] = field(default_factory=list)  # name, size, lr, weight_decay, optimizer
     cost: Cost = field(default_factory=Cost)
+    budget: dict[str, Any] | None = None  # where one was asked for: what was matched with what, and adjusted
     corpus: Corpus | None = None
     versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra-core, numpy
     git: dict[str, Any] | None = None  # {"commit": ..., "dirty": ...} of the working directory, None outside git

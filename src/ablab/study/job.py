@@ -14,6 +14,7 @@ from ablab.config import fingerprint, freeze
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, check_ours, read_record
+from ablab.study.budget import refuse_for_one_run
 from ablab.study.preflight import Preflight
 from ablab.study.progress import SweepProgress
 from ablab.study.resume import finished_record
@@ -33,6 +34,7 @@ def run_job(config: DictConfig) -> Record:
     choices: Any = OmegaConf.to_container(hydra.runtime.choices)
     try:
         frozen = freeze(config, choices, list(hydra.overrides.task))
+        refuse_for_one_run(frozen)
         preflight = Preflight()
         preflight.check(frozen)
         record = finished_record(frozen, folder, preflight)

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from ablab.config import freeze
 from ablab.errors import UserError
 from ablab.results.store import check_ours
+from ablab.study.budget import meet_budgets
 from ablab.study.preflight import Preflight
 from ablab.study.supervisor import warm_up
 
@@ -49,6 +50,7 @@ def prepare_sweep(loader: ConfigLoader, config: DictConfig, arguments: list[str]
         except UserError as error:
             shown = " ".join(o for o in overrides if not o.startswith(("hydra.", "index=", "variant=")))
             raise UserError(str(error) if len(plan) == 1 else f"{error} [in the run {shown}]") from error
+    plan = meet_budgets(plan, [frozen for frozen, _ in composed], preflight)
     make_folder(Path(config.hydra.sweep.dir))
     return plan
 

@@ -95,6 +95,7 @@ def new_record(config: dict[str, Any]) -> Record:
         seed=config["seed"],
         axes=config["axes"],
         config=config,
+        budget=config["budget"] if config.get("budget", {}).get("match") else None,
         versions=versions(),
         git=git_state(),
         started_at=_now(),

@@ -1,0 +1,127 @@
+"""Variants of equal budget: what is adjusted, by how much, and what is said of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ablab.analysis.comparison import compare
+from ablab.config import conf_folder, fingerprint
+from ablab.errors import UserError
+from ablab.results.collect import collect
+from ablab.study.budget import meet_budgets, refuse_for_one_run
+from ablab.study.preflight import Preflight
+from ablab.training.build import build_model, build_task
+from ablab.training.cost import count_parameters
+from ablab.training.run import new_record
+
+TinyConfig = Callable[..., dict[str, Any]]
+SIZES = ("model.d_model=64", "model.n_heads=4", "model.n_layers=2", "task.seq_len=64")
+
+
+def met(tiny_config: TinyConfig, variants: list[list[str]], *settings: str) -> list[dict[str, Any]]:
+    """The frozen configs of a sweep after it has met its budget."""
+    plan = [[*variant, f"seed={seed}"] for variant in variants for seed in (0, 1)]
+
+    def composed(overrides: list[str]) -> dict[str, Any]:
+        named = ",".join(o for o in overrides if o.split("=")[0] in ("attention", "activation", "task.batch_size"))
+        return tiny_config(*SIZES, *settings, *overrides) | {"variant": named}
+
+    configs = [composed(overrides) for overrides in plan]
+    return [composed(overrides) for overrides in meet_budgets(plan, configs, Preflight())]
+
+
+def options(axis: str) -> list[str]:
+    return sorted(path.stem for path in (conf_folder() / axis).glob("*.yaml"))
+
+
+def test_parameters_of_all_activations_and_attentions_are_within_two_percent(tiny_config: TinyConfig) -> None:
+    variants = [["attention=full", f"activation={option}"] for option in ["relu", *options("activation")]]
+    # What the sparse attention of `nsa` adds is more than a feed-forward part of this size can give back.
+    variants += [[f"attention={option}", "activation=relu"] for option in options("attention") if option != "nsa"]
+    configs = met(tiny_config, variants, "budget.match=params")
+    counts = [count_parameters(build_model(config, build_task(config), device="meta")) for config in configs[::2]]
+    assert all(abs(count / counts[0] - 1) <= 0.02 for count in counts)
+    assert [config["budget"]["value"] for config in configs[::2]] == counts
+    assert {config["budget"]["of"] for config in configs} == {counts[0]}
+
+
+def test_flops_are_met_by_steps_and_the_schedule_follows(
+    tiny_config: TinyConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("budget.match=flops", "trainer.max_steps=500")
+    full, *_, mla = met(tiny_config, [["attention=full"], ["attention=mla"]], *settings)
+    assert full["trainer"]["max_steps"] == 500
+    assert mla["trainer"]["max_steps"] < 500
+    assert mla["schedule"]["total_steps"] == mla["trainer"]["max_steps"]
+    value, wanted = mla["budget"]["value"], mla["budget"]["of"]
+    assert value == pytest.approx(wanted, rel=0.002)
+    [line] = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        rf"attention=mla: trainer.max_steps 500 -> {mla['trainer']['max_steps']} for {value:,} of {wanted:,} FLOPs "
+        r"\([+-]0\.\d\d%\)",
+        line,
+    )
+
+
+def test_tokens_in_larger_batches_take_fewer_steps(tiny_config: TinyConfig) -> None:
+    settings = ("budget.match=tokens", "trainer.max_steps=300")
+    configs = met(tiny_config, [["task.batch_size=4"], ["task.batch_size=12"]], *settings)
+    assert [config["trainer"]["max_steps"] for config in configs] == [300, 300, 100, 100]
+    assert [config["budget"]["changed"] for config in configs] == [None, None, "trainer.max_steps", "trainer.max_steps"]
+
+
+def test_the_reference_may_be_any_variant(tiny_config: TinyConfig) -> None:
+    settings = ("budget.match=params", "'budget.reference=\"attention=mla\"'".strip("'"))
+    full, _, mla, _ = met(tiny_config, [["attention=full"], ["attention=mla"]], *settings)
+    assert mla["budget"]["changed"] is None
+    assert full["budget"]["of"] == mla["budget"]["value"]
+    assert full["model"]["d_ff"] > 4 * 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["budget.match=time"], "budget.match=time: there are params, flops, tokens"),
+        (["budget.match=params", "budget.adjust=depth"], "budget.adjust=depth: there are width, steps"),
+        (["budget.match=params", "budget.adjust=steps"], "does not change what budget.match=params counts"),
+        (["budget.match=tokens", "budget.adjust=width"], "does not change what budget.match=tokens counts"),
+        (["budget.match=params", 'budget.reference="attention=lsh"'], "no run of the sweep has these overrides"),
+    ],
+)
+def test_what_cannot_be_is_refused(tiny_config: TinyConfig, settings: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        met(tiny_config, [["attention=full"], ["attention=mla"]], *settings)
+
+
+def test_a_budget_out_of_reach_is_refused_with_the_figures(tiny_config: TinyConfig) -> None:
+    with pytest.raises(UserError, match=r"cannot meet the budget of [\d,]+ parameters by model.d_ff"):
+        met(tiny_config, [["attention=full"], ["attention=nsa"]], "budget.match=params", "model.d_ff=16")
+
+
+def test_one_run_has_nothing_to_be_equal_to(tiny_config: TinyConfig) -> None:
+    refuse_for_one_run(tiny_config())
+    with pytest.raises(UserError, match=r"budget\.match: there is nothing to be equal to in one run"):
+        refuse_for_one_run(tiny_config("budget.match=params"))
+
+
+def test_identity_is_what_is_trained_and_the_record_says_why(tiny_config: TinyConfig) -> None:
+    _, _, mla, _ = met(tiny_config, [["attention=full"], ["attention=mla"]], "budget.match=params")
+    by_hand = tiny_config(*SIZES, "attention=mla", f"model.d_ff={mla['model']['d_ff']}")
+    assert fingerprint(mla) == fingerprint(by_hand)
+    assert new_record(mla).budget == mla["budget"]
+    assert new_record(by_hand).budget is None
+
+
+def test_the_comparison_says_whether_budgets_are_equal(
+    tiny_config: TinyConfig, run: Callable[..., Any], tmp_path: Any
+) -> None:
+    configs = met(tiny_config, [["attention=full"], ["attention=mla"]], "budget.match=params", "task.seq_len=32")
+    for index, config in enumerate(configs):
+        run(config | {"index": index}, tmp_path / str(index))
+    (found,) = compare(collect([tmp_path])).items
+    assert found.label == "mla"  # the width that was adjusted makes no variant of its own
+    assert "EQUAL BUDGET  parameters within 2% of the baseline's." in found.notes
