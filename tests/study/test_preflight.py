@@ -61,7 +61,9 @@ def test_a_run_that_cannot_work_is_refused_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("overrides", [[], ["strategy=ddp"], ["attention=lsh", "position=rope"], ["optimizer=muon"]])
+@pytest.mark.parametrize(
+    "overrides", [[], ["strategy=ddp"], ["attention=lsh", "position=rope"], ["optimizer=sgd"], ["optimizer=muon"]]
+)
 def test_a_run_that_can_work_passes(tiny_config: TinyConfig, overrides: list[str]) -> None:
     Preflight().check(tiny_config(*overrides))
 
