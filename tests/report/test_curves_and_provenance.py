@@ -7,7 +7,7 @@ from synthetic import ended, record, runs_of, study, write_runs
 
 from ablab.report.html.curves import curves_of, read_curve
 from ablab.report.html.figures.canvas import looks
-from ablab.report.html.provenance import command, origins, question
+from ablab.report.html.provenance import command, origins, parameter_groups, question
 from ablab.report.html.sections import health, mechanism_tables
 from ablab.results.collect import collect
 
@@ -47,6 +47,26 @@ def test_origins_count_the_runs_where_they_differ():
     rows = dict(origins(runs_of([record(1), record(2), record(3, git=None)])))
     assert rows["torch"] == "2.13.0"
     assert rows["git commit"] == "0123456789abcdef (2 runs); unknown (1 runs)"
+
+
+def test_variants_share_the_rows_of_the_groups_that_they_share():
+    group = {"name": "matrices", "tensors": 6, "parameters": 12345, "lr": 0.1, "weight_decay": 0.0, "optimizer": "SGD"}
+    slower = [{**group, "lr": 0.05}, {**group, "name": "head"}]
+    chosen = {"relu": [group], "gelu": [group], "glu": slower}
+    items = [
+        record(seed, axes={"activation": option}, parameter_groups=groups)
+        for option, groups in chosen.items()
+        for seed in (1, 2)
+    ]
+    found = parameter_groups(runs_of(items))
+    assert list(found["variants"]) == ["activation=relu; activation=gelu", "activation=glu", "activation=glu"]
+    assert list(found["group"]) == ["matrices", "matrices", "head"]
+    assert list(found["parameters"]) == ["12,345"] * 3
+    assert list(found["learning rate"]) == ["0.1", "0.05", "0.1"]
+
+
+def test_records_without_groups_make_no_table():
+    assert parameter_groups(runs_of([record(), record(2, parameter_groups=None)])).empty
 
 
 def test_the_question_is_the_studys():

@@ -35,6 +35,12 @@ def test_fields_of_other_versions_are_dropped_and_missing_ones_defaulted():
     assert found.metrics == {}
 
 
+def test_a_record_from_before_parameter_groups_loads():
+    data = record().to_dict()
+    del data["parameter_groups"]
+    assert Record.from_dict(data).parameter_groups == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -40,6 +40,13 @@ TinyConfig = Callable[..., dict[str, Any]]
         (["+trainer.max_epochs=3"], r"trainer\.max_epochs: no such setting of trainer"),
         (["+trainer.fast_dev_run=true"], r"trainer\.fast_dev_run: no such setting of trainer"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["optimizer=muon", "optimizer.lr=-1"], "optimizer: lr=-1 must be at least 0"),
+        (["optimizer=muon", "optimizer.momentum=1"], "optimizer: momentum=1 must be at least 0 and less than 1"),
+        (["optimizer=muon", "optimizer.ns_steps=100"], "optimizer: ns_steps=100 must be 1 to 99"),
+        (["optimizer=lion", "optimizer.weight_decay=-1"], "optimizer: weight_decay=-1 must be at least 0"),
+        (["optimizer=lion", "optimizer.betas=[0.9,1]"], r"optimizer: betas\[1\]=1 must be at least 0 and less than 1"),
+        (["optimizer=schedule_free", "optimizer.eps=-1"], "optimizer: eps=-1 must be at least 0"),
+        (["optimizer=schedule_free", "optimizer.betas=[0,0.9]"], r"optimizer: betas\[0\]=0 must be above 0"),
         (["schedule.min_factor=3"], "schedule: min_factor must lie between 0 and 1"),
         (["seed=-1"], "seed=-1: must be at least 0"),
     ],
@@ -54,7 +61,9 @@ def test_a_run_that_cannot_work_is_refused_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("overrides", [[], ["strategy=ddp"], ["attention=lsh", "position=rope"], ["optimizer=sgd"]])
+@pytest.mark.parametrize(
+    "overrides", [[], ["strategy=ddp"], ["attention=lsh", "position=rope"], ["optimizer=sgd"], ["optimizer=muon"]]
+)
 def test_a_run_that_can_work_passes(tiny_config: TinyConfig, overrides: list[str]) -> None:
     Preflight().check(tiny_config(*overrides))
 

@@ -15,6 +15,7 @@ from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.tasks.base import Task
 from ablab.training.build import COMPONENT_AXES, build_model, build_option, build_task
+from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.trainer import quiet_lightning, trainer_settings
 
 # What the program gives to each kind of option, and the config does not.
@@ -103,10 +104,10 @@ class Preflight:
 
     @staticmethod
     def _check_optimizer(config: dict[str, Any]) -> None:
-        parameter = torch.nn.Parameter(torch.zeros(1))
+        tiny = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1)  # a matrix and a vector, grouped as a model's are
         axis = "optimizer"
         try:
-            optimizer = instantiate(config["optimizer"], _convert_="all")([parameter])
+            optimizer = build_optimizer(instantiate(config["optimizer"], _convert_="all"), tiny)
             axis = "schedule"
             instantiate(config["schedule"], _convert_="all")(optimizer)
         except (ValueError, TypeError, RuntimeError, InstantiationException) as error:

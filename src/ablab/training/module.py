@@ -83,7 +83,8 @@ class TrainingModule(LightningModule):
                 self.manual_backward(part + self.model.penalty() / self._accumulate if self._penalised else part)
                 loss = loss + part.detach()
             self.learning_rates.append(float(optimizer.param_groups[0]["lr"]))
-            measured = last_before_evaluation and step == first + steps - 1
+            # The last step of a run is followed by an evaluation, wherever it falls.
+            measured = step + 1 == self.trainer.max_steps or (last_before_evaluation and step == first + steps - 1)
             before = [p.detach().clone() for p in self.model.parameters()] if measured else []
             optimizer.step()
             if measured:

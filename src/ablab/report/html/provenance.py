@@ -33,6 +33,20 @@ def origins(runs: Runs) -> list[tuple[str, str]]:
     return rows
 
 
+def parameter_groups(runs: Runs) -> pd.DataFrame:
+    """One row per group of parameters: its size and what the optimizer was told of it.
+
+    Variants with the same groups share their rows. Empty if no run recorded its groups.
+    """
+    found: dict[str, tuple[list[dict[str, Any]], list[str]]] = {}
+    for record, variant in zip(runs.records, runs.table["variant"], strict=True):
+        if record.parameter_groups:
+            _, names = found.setdefault(repr(record.parameter_groups), (record.parameter_groups, []))
+            if variant not in names:
+                names.append(str(variant))
+    return pd.DataFrame([_group_row(names, group) for groups, names in found.values() for group in groups])
+
+
 def command(record: Record) -> str:
     """The shell command that trains this run again."""
     asked = record.config.get("overrides") or BETWEEN_OVERRIDES.split(record.variant)
@@ -44,6 +58,19 @@ def question(runs: Runs) -> str | None:
     """The question that the study asks, if its config states one."""
     asked = [record.config.get("question") for record in runs.records]
     return next((text for text in asked if isinstance(text, str) and text), None)
+
+
+def _group_row(variants: list[str], group: dict[str, Any]) -> dict[str, str]:
+    size = group.get("parameters")
+    return {
+        "group": str(group.get("name")),
+        "optimizer": str(group.get("optimizer")),
+        "tensors": str(group.get("tensors")),
+        "parameters": f"{size:,}" if isinstance(size, int) else str(size),
+        "learning rate": str(group.get("lr")),
+        "weight decay": str(group.get("weight_decay")),
+        "variants": "; ".join(variants),
+    }
 
 
 def _commit(record: Record) -> str | None:

@@ -71,6 +71,7 @@ def render_page(comparisons: Comparisons, runs: Runs) -> str:
         not_run=NOT_RUN,
         unwell=unwell if len(tasks) > 1 else unwell.drop(columns="task"),
         settings=provenance.differing_settings(runs),
+        groups=provenance.parameter_groups(runs),
         origins=provenance.origins(runs),
         commands=[provenance.command(record) for record in runs.records],
         n_runs=len(runs.records),

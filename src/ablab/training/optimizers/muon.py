@@ -8,6 +8,8 @@ from typing import Any, overload
 import torch
 from torch.optim import AdamW, Muon, Optimizer
 
+from ablab.training.optimizers.checks import require_at_least, require_shares
+
 
 class MuonWithAdamW(Optimizer):
     """Orthogonalised momentum (Jordan et al. 2024, "Muon"; PyTorch's `Muon`) where a matrix maps features to features.
@@ -19,9 +21,15 @@ class MuonWithAdamW(Optimizer):
     Args:
         params: groups of parameters; Muon gets those of the group named "matrices" that have two dimensions.
         lr: at least 0.
-        weight_decay: decoupled, of both.
-        momentum, nesterov, ns_steps: of Muon; the last is the number of Newton-Schulz iterations.
-        betas, eps: of AdamW.
+        weight_decay: at least 0, decoupled, of both.
+        momentum: of Muon, in [0, 1).
+        nesterov: of Muon.
+        ns_steps: Newton-Schulz iterations, 1 to 99.
+        betas: of AdamW, each in [0, 1).
+        eps: of AdamW, at least 0.
+
+    Raises:
+        ValueError: a value is out of its range, whether or not the model has parameters that it concerns.
     """
 
     def __init__(
@@ -36,6 +44,10 @@ class MuonWithAdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
     ) -> None:
+        require_at_least(0, lr=lr, weight_decay=weight_decay, eps=eps)
+        require_shares(momentum=momentum, **{"betas[0]": betas[0], "betas[1]": betas[1]})
+        if not 1 <= ns_steps < 100:
+            raise ValueError(f"ns_steps={ns_steps} must be 1 to 99: PyTorch's Muon takes no more")
         given = list(params)
         groups = given if given and isinstance(given[0], dict) else [{"params": given}]
         matrices, others = [], []
