@@ -203,7 +203,7 @@ def test_help(ablab: Ablab, words: list[str]) -> None:
 
 def test_help_lists_every_axis_with_its_options_and_every_command(ablab: Ablab) -> None:
     out = ablab("--help").out
-    for line in ("attention    block_sparse, dynamic, full", "strategy    ddp, single", "study       quickstart"):
+    for line in ("attention    block_sparse, dynamic, full", "strategy     ddp, single", "study        quickstart"):
         assert line in out
     assert all(f"ablab {name}" in out for name in COMMANDS)
 
