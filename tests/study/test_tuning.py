@@ -16,7 +16,8 @@ import pytest
 from ablab.errors import UserError
 from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE
-from ablab.study.tuning import _choose, _grid, _seeds, refuse_for_one_run, score
+from ablab.study.grid import check_tuning, rates_of, refuse_for_one_run, seeds_of
+from ablab.study.tuning import _choose, score
 
 TinyConfig = Callable[..., dict[str, Any]]
 
@@ -68,15 +69,22 @@ def test_a_grid_of_which_nothing_works_is_said_to_be_one() -> None:
 @pytest.mark.parametrize("rates", ["0.001", "[0.001]", "[0.001,0.001]", "[0.001,-1.0]", "[]"])
 def test_grids_that_are_none(tiny_config: TinyConfig, rates: str) -> None:
     with pytest.raises(UserError, match="must be a list of at least two different positive numbers"):
-        _grid(tiny_config(f"tune.lr={rates}"))
+        rates_of(tiny_config(f"tune.lr={rates}"))
 
 
 def test_tuning_seeds_are_others(tiny_config: TinyConfig) -> None:
     configs = [tiny_config("tune.lr=[0.1,0.2]", "tune.seeds=[1,7]", f"seed={seed}") for seed in (0, 1)]
     with pytest.raises(UserError, match=r"tune\.seeds: 1 would also be compared on"):
-        _seeds(configs)
+        seeds_of(configs)
     with pytest.raises(UserError, match=r"tune\.lr: one run is not tuned"):
         refuse_for_one_run(configs[0])
+
+
+def test_a_rate_is_tuned_or_given(tiny_config: TinyConfig) -> None:
+    config = tiny_config("tune.lr=[0.1,0.2]")
+    check_tuning([["seed=0"]], [config])
+    with pytest.raises(UserError, match=r"tune\.lr chooses optimizer\.lr, which the command gives, too"):
+        check_tuning([["optimizer.lr=0.1"]], [config])
 
 
 @pytest.mark.slow

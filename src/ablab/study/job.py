@@ -14,7 +14,7 @@ from ablab.config import fingerprint, freeze
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, check_ours, read_record
-from ablab.study import budget, tuning
+from ablab.study import budget, grid
 from ablab.study.preflight import Preflight
 from ablab.study.progress import SweepProgress
 from ablab.study.resume import finished_record
@@ -35,7 +35,7 @@ def run_job(config: DictConfig) -> Record:
     try:
         frozen = freeze(config, choices, list(hydra.overrides.task))
         budget.refuse_for_one_run(frozen)
-        tuning.refuse_for_one_run(frozen)
+        grid.refuse_for_one_run(frozen)
         preflight = Preflight()
         preflight.check(frozen)
         record = finished_record(frozen, folder, preflight)

@@ -22,6 +22,7 @@ from ablab.config import freeze
 from ablab.errors import UserError
 from ablab.results.store import check_ours
 from ablab.study.budget import meet_budgets
+from ablab.study.grid import check_tuning
 from ablab.study.preflight import Preflight
 from ablab.study.supervisor import warm_up
 
@@ -50,6 +51,7 @@ def prepare_sweep(loader: ConfigLoader, config: DictConfig, arguments: list[str]
         except UserError as error:
             shown = " ".join(o for o in overrides if not o.startswith(("hydra.", "index=", "variant=")))
             raise UserError(str(error) if len(plan) == 1 else f"{error} [in the run {shown}]") from error
+    check_tuning(plan, [frozen for frozen, _ in composed])
     plan = meet_budgets(plan, [frozen for frozen, _ in composed], preflight)
     make_folder(Path(config.hydra.sweep.dir))
     return plan

@@ -18,10 +18,10 @@ from ablab.errors import UserError
 from ablab.results.collect import TUNING_FOLDER
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record
+from ablab.study.grid import RATE, rates_of, seeds_of
 from ablab.study.sweep import compose_run, folder_name
 
 Config = dict[str, Any]
-RATE = "optimizer.lr"
 _LABELS = ("variant=", "index=", "hydra.sweep.subdir=", "seed=")
 _RATES_OWN = (f"{RATE}=", "tune.")
 
@@ -35,14 +35,12 @@ def tune(
         launch: runs a plan to its end.
 
     Raises:
-        UserError: the grid or the seeds cannot be used, or all rates of a variant failed.
+        UserError: all rates of a variant failed.
     """
     configs = [compose_run(loader, config, overrides)[0] for overrides in plan]
-    grid, seeds = _grid(configs[0]), _seeds(configs)
+    grid, seeds = rates_of(configs[0]), seeds_of(configs)
     if not grid:
         return plan
-    if any(override.startswith(f"{RATE}=") for overrides in plan for override in overrides):
-        raise UserError(f"tune.lr chooses {RATE}, which the command gives, too: leave one of them out")
     variants: dict[str, list[str]] = {}
     for overrides, frozen in zip(plan, configs, strict=True):
         variants.setdefault(frozen.get("variant") or "", overrides)
@@ -56,12 +54,6 @@ def tune(
         results = {rate: [_record(folders[variant, rate, seed]) for seed in seeds] for rate in grid}
         chosen[variant] = _choose(variant or "the one variant", results)
     return [[*overrides, *chosen[frozen.get("variant") or ""]] for overrides, frozen in zip(plan, configs, strict=True)]
-
-
-def refuse_for_one_run(config: Config) -> None:
-    """Raises UserError where a run by itself asks to be tuned."""
-    if config["tune"]["lr"]:
-        raise UserError("tune.lr: one run is not tuned; add -m")
 
 
 def score(records: Sequence[Record | None]) -> float:
@@ -107,30 +99,6 @@ def _trial(config: Config, overrides: list[str], variant: str, rate: float, seed
     label = f"variant='tune {variant} lr={rate:g}'".replace("  ", " ")
     labels = [f"seed={seed}", f"index={index}", label, f"hydra.sweep.subdir='{where}'"]
     return [*kept, *shorter, "tune.lr=null", f"{RATE}={rate!r}", *labels]
-
-
-def _grid(config: Config) -> list[float]:
-    rates = config["tune"]["lr"]
-    if rates is None:
-        return []
-    rates = rates if isinstance(rates, list) else [rates]
-    if len(set(rates)) < 2 or not all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates):
-        raise UserError(f"tune.lr={rates}: must be a list of at least two different positive numbers")
-    return sorted({float(rate) for rate in rates})
-
-
-def _seeds(configs: Sequence[Config]) -> list[int]:
-    if configs[0]["tune"]["lr"] is None:
-        return []
-    seeds: list[int] = list(configs[0]["tune"]["seeds"])
-    if not seeds:
-        raise UserError("tune.seeds: must name at least one seed")
-    shared = sorted({config["seed"] for config in configs} & set(seeds))
-    if shared:
-        raise UserError(
-            f"tune.seeds: {', '.join(map(str, shared))} would also be compared on; choose tuning seeds of their own"
-        )
-    return seeds
 
 
 def _record(folder: Path) -> Record | None:
