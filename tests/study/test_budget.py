@@ -49,6 +49,18 @@ def test_parameters_of_all_activations_and_attentions_are_within_two_percent(tin
     assert {config["budget"]["of"] for config in configs} == {counts[0]}
 
 
+def test_the_stream_is_made_narrower_where_the_feed_forward_parts_cannot_give_enough(tiny_config: TinyConfig) -> None:
+    settings = ("budget.match=params", "budget.adjust=d_model")
+    full, _, nsa, _ = met(tiny_config, [["attention=full"], ["attention=nsa"]], *settings)
+    assert full["budget"]["changed"] == {}
+    before, after = nsa["budget"]["changed"]["model.d_model"]
+    assert before == 64 > after == nsa["model"]["d_model"]
+    assert after % (2 * 4) == 0  # pairs of features in each of four heads
+    assert nsa["budget"]["changed"]["model.d_ff"][1] == nsa["model"]["d_ff"]
+    count = count_parameters(build_model(nsa, build_task(nsa), device="meta"))
+    assert count == nsa["budget"]["value"] == pytest.approx(full["budget"]["value"], rel=0.02)
+
+
 def test_flops_are_met_by_steps_and_the_schedule_follows(
     tiny_config: TinyConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,13 +83,14 @@ def test_tokens_in_larger_batches_take_fewer_steps(tiny_config: TinyConfig) -> N
     settings = ("budget.match=tokens", "trainer.max_steps=300")
     configs = met(tiny_config, [["task.batch_size=4"], ["task.batch_size=12"]], *settings)
     assert [config["trainer"]["max_steps"] for config in configs] == [300, 300, 100, 100]
-    assert [config["budget"]["changed"] for config in configs] == [None, None, "trainer.max_steps", "trainer.max_steps"]
+    steps = {"trainer.max_steps": [300, 100]}
+    assert [config["budget"]["changed"] for config in configs] == [{}, {}, steps, steps]
 
 
 def test_the_reference_may_be_any_variant(tiny_config: TinyConfig) -> None:
     settings = ("budget.match=params", "'budget.reference=\"attention=mla\"'".strip("'"))
     full, _, mla, _ = met(tiny_config, [["attention=full"], ["attention=mla"]], *settings)
-    assert mla["budget"]["changed"] is None
+    assert mla["budget"]["changed"] == {}
     assert full["budget"]["of"] == mla["budget"]["value"]
     assert full["model"]["d_ff"] > 4 * 64
 
@@ -85,10 +98,11 @@ def test_the_reference_may_be_any_variant(tiny_config: TinyConfig) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["budget.match=time"], "budget.match=time: there are params, flops, tokens"),
-        (["budget.match=params", "budget.adjust=depth"], "budget.adjust=depth: there are width, steps"),
-        (["budget.match=params", "budget.adjust=steps"], "does not change what budget.match=params counts"),
-        (["budget.match=tokens", "budget.adjust=width"], "does not change what budget.match=tokens counts"),
+        (["budget.match=energy"], "budget.match=energy: there are params, flops, tokens, time"),
+        (["budget.match=params", "budget.adjust=depth"], "budget.adjust=depth: there are d_ff, d_model, steps"),
+        (["budget.match=params", "budget.adjust=steps"], "budget.match=params is met by d_ff or d_model only"),
+        (["budget.match=tokens", "budget.adjust=d_ff"], "budget.match=tokens is met by steps only"),
+        (["budget.match=time", "budget.adjust=d_ff"], "budget.match=time is met by steps only"),
         (["budget.match=params", 'budget.reference="attention=lsh"'], "no run of the sweep has these overrides"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+from ablab.config.schema import AXES
 from ablab.results.record import Record
 from ablab.study.supervisor import supervise
 from ablab.training.generation import load_run
@@ -43,7 +44,7 @@ def test_two_processes_learn_what_one_does(
     )
     one = run(tiny_config(*settings), tmp_path / "one")
     two = supervise(tiny_config(*settings, "strategy=ddp"), tmp_path / "two", lambda step, steps, shown: None)
-    assert (one.status, two.status) == ("ok", "ok")
+    assert (one.status, two.status) == ("ok", "ok"), (one.reason, two.reason)
     first, second = (load_run(tmp_path / name, "last")[0].state_dict() for name in ("one", "two"))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
@@ -51,3 +52,31 @@ def test_two_processes_learn_what_one_does(
     assert two.mechanism == pytest.approx(one.mechanism, rel=1e-3)
     for name in ("parameters", "flops_per_step", "flops_total", "steps", "tokens"):
         assert getattr(two.cost, name) == getattr(one.cost, name), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("schedule=gradient_variance", "schedule.per_group=true", "schedule.warmup_share=0.25", "optimizer=sgd"),
+        ("schedule=plateau", "schedule.patience=0", "schedule.threshold=10", "optimizer=muon"),
+        ("schedule=constant", "optimizer=schedule_free", "layer_fusion=adaptive", "model.n_layers=2"),
+        ("schedule=cosine", "optimizer=lion", "layer_fusion=dense", "activation=topk"),
+    ],
+    ids=lambda options: "+".join(option.split("=")[1] for option in options if option.split("=")[0] in AXES),
+)
+def test_every_kind_of_state_agrees_between_processes(
+    tiny_config: Callable[..., dict[str, Any]],
+    run: Callable[[dict[str, Any], Path], Record],
+    tmp_path: Path,
+    options: tuple[str, ...],
+) -> None:
+    """Optimizers that divide by the gradient's size make much of its last digits, hence the wider tolerance."""
+    settings = ("trainer.max_steps=8", "trainer.val_check_interval=2", "trainer.accumulate_grad_batches=2", *options)
+    one = run(tiny_config(*settings), tmp_path / "one")
+    two = supervise(tiny_config(*settings, "strategy=ddp"), tmp_path / "two", lambda step, steps, shown: None)
+    assert (one.status, two.status) == ("ok", "ok"), (one.reason, two.reason)
+    assert one.responses is not None
+    assert two.responses is not None
+    assert two.responses["schedule"] == pytest.approx(one.responses["schedule"], rel=1e-4)
+    assert two.metrics == pytest.approx(one.metrics, rel=1e-3)

@@ -76,6 +76,7 @@ _MATCHED: dict[str, tuple[str, Callable[[Record], float | None]]] = {
     "params": ("parameters", lambda record: record.cost.parameters),
     "flops": ("FLOPs", lambda record: record.cost.flops_total),
     "tokens": ("tokens", lambda record: record.cost.tokens),
+    "time": ("training time", lambda record: record.cost.train_time_s),
 }
 
 

@@ -20,8 +20,9 @@ from ablab.errors import UserError
 from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE, read_record
 
+# Folders of a sweep for runs that choose a learning rate or measure a speed, and are no part of what is compared.
+TUNING_FOLDER, PILOT_FOLDER = "tune", "pilot"
 # Choices of these groups say what is learned and where results go, not what is compared.
-TUNING_FOLDER = "tune"  # of a sweep, below which its tuning runs lie
 NOT_FACTORS = frozenset({"task", "logger", "study"})
 
 
@@ -56,8 +57,8 @@ def find_records(folders: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
         for path in sorted(folder.rglob(RECORD_FILE)):
-            if TUNING_FOLDER in path.relative_to(folder).parts:
-                continue  # they chose a learning rate, and are no part of what it is compared by
+            if {TUNING_FOLDER, PILOT_FOLDER} & set(path.relative_to(folder).parts):
+                continue
             if path.resolve() not in found:  # a sweep and one of its runs may both be named
                 found.add(path.resolve())
                 yield path.parent, read_record(path)
@@ -137,8 +138,7 @@ def _task_labels(records: list[Record], settings: list[dict[str, Any]]) -> list[
 def _asked(record: Record) -> dict[str, Any]:
     """The settings of a run, without those that budgets and tuning brought about: they make no variant."""
     settings = _flatten(record.config)
-    changed = (record.budget or {}).get("changed")
-    if changed:
+    for changed in (record.budget or {}).get("changed") or ():
         settings.pop(changed, None)
         if changed == "trainer.max_steps":
             settings.pop("schedule.total_steps", None)  # which follows it

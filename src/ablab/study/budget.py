@@ -1,6 +1,7 @@
 """Equal budgets: the variants of a sweep are made as large, or are trained as long, as one of them, the reference.
 
-What is adjusted becomes an override of the run, so that its frozen config holds it and says why.
+What is adjusted becomes an override of the run, so that its frozen config holds it and says why. What can be counted
+is met here, before anything is written; time has to be measured, which `ablab.study.pilot` does.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ TOLERANCE = 0.02  # of the reference's budget
 WIDEST = 64  # times the hidden units that a variant has by itself
 
 Config = dict[str, Any]
+D_FF, D_MODEL, STEPS = "model.d_ff", "model.d_model", "trainer.max_steps"
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Unit:
     """What is to be equal, and how one says it."""
 
     plural: str
-    measure: Callable[[Config, Task], int]
-    lever: str  # what is adjusted unless another is asked for
+    measure: Callable[[Config, Task], int] | None  # None: it cannot be counted
+    levers: tuple[str, ...]  # what may be adjusted, the one that is unless another is asked for first
 
 
 def meet_budgets(plan: list[list[str]], configs: Sequence[Config], preflight: Preflight) -> list[list[str]]:
     """The plan with the overrides that bring every variant to the reference's budget, printed one line per variant.
+
+    A budget of time is checked, and left for later.
 
     Args:
         plan: overrides of each run.
@@ -45,9 +49,10 @@ def meet_budgets(plan: list[list[str]], configs: Sequence[Config], preflight: Pr
     if not budget["match"]:
         return plan
     unit = _unit(budget["match"])
-    lever = budget["adjust"] or unit.lever
-    _check_lever(budget["match"], lever)
-    reference = configs[_reference(plan, budget["reference"])]
+    adjust = _LEVERS[_lever(budget, unit)]
+    reference = configs[reference_of(plan, configs)]
+    if unit.measure is None:
+        return plan
     wanted = unit.measure(reference, preflight.task(reference))
     found: dict[str, list[str]] = {}
     lines: list[str] = []
@@ -55,7 +60,8 @@ def meet_budgets(plan: list[list[str]], configs: Sequence[Config], preflight: Pr
     for overrides, config in zip(plan, configs, strict=True):
         name = config.get("variant") or "the one variant"
         if name not in found:
-            found[name] = _adjust(name, config, preflight.task(config), unit, lever, wanted, lines)
+            measured = _Measured(name, config, preflight.task(config), unit)
+            found[name] = measured.told(adjust(measured, wanted), wanted, lines)
         met.append([*overrides, *found[name]])
     for line in lines:
         print(line)
@@ -68,30 +74,99 @@ def refuse_for_one_run(config: Config) -> None:
         raise UserError("budget.match: there is nothing to be equal to in one run; add -m and sweep over variants")
 
 
-def _adjust(name: str, config: Config, task: Task, unit: Unit, lever: str, wanted: int, lines: list[str]) -> list[str]:
-    """The overrides of one variant; what was done is added to `lines`."""
-    key, before = _LEVERS[lever](config)
-    value = unit.measure(config, task)
-    after = before
-    if value != wanted:
-        highest = before * WIDEST if lever == "width" else max(1, 2 * before * wanted // max(1, value))
+def reference_of(plan: Sequence[list[str]], configs: Sequence[Config]) -> int:
+    """The index of the first run that has all overrides of the reference; the first run without one."""
+    wanted = configs[0]["budget"]["reference"]
+    if not wanted:
+        return 0
+    parts = {part.strip() for part in str(wanted).split(",")}
+    for index, overrides in enumerate(plan):
+        if parts <= set(overrides):
+            return index
+    raise UserError(f"budget.reference={wanted}: no run of the sweep has these overrides")
 
-        def measured(setting: int) -> int:
-            return unit.measure(_with(config, key, setting), task)
 
-        after = _nearest(measured, wanted, highest)
-        value = measured(after)
-    off = value / wanted - 1
-    if abs(off) > TOLERANCE:
-        raise UserError(
-            f"{name}: cannot meet the budget of {wanted:,} {unit.plural} by {key}: {key}={after} gives {value:,} "
-            f"({off:+.1%}); choose another budget.adjust, budget.match or budget.reference"
-        )
-    if after != before:
-        lines.append(f"{name}: {key} {before:,} -> {after:,} for {value:,} of {wanted:,} {unit.plural} ({off:+.2%})")
-    told = {"changed": key if after != before else "null", "was": before, "value": value, "of": wanted}
-    changes = [f"{key}={after}"] if after != before else []
-    return [*changes, *(f"budget.{word}={number}" for word, number in told.items())]
+def overrides_for(changes: dict[str, tuple[int, int]], value: float, wanted: float) -> list[str]:
+    """What a run is adjusted by, each change as (before, after), and what is kept of it."""
+    told = ",".join(f"{key}:[{before},{after}]" for key, (before, after) in changes.items())
+    settings = [f"{key}={after}" for key, (_, after) in changes.items()]
+    return [*settings, f"budget.changed={{{told}}}", f"budget.value={value}", f"budget.of={wanted}"]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A variant, and what it has of what is to be equal."""
+
+    name: str
+    config: Config
+    task: Task
+    unit: Unit
+
+    def with_(self, settings: dict[str, int]) -> int:
+        """What it would have."""
+        config = copy.deepcopy(self.config)
+        for key, value in settings.items():
+            axis, name = key.split(".")
+            config[axis][name] = value
+        assert self.unit.measure is not None
+        return self.unit.measure(config, self.task)
+
+    def before(self, key: str) -> int:
+        axis, name = key.split(".")
+        value: int | None = self.config[axis][name]
+        return 4 * self.config["model"]["d_model"] if value is None else value
+
+    def told(self, settings: dict[str, int], wanted: int, lines: list[str]) -> list[str]:
+        """The overrides; what was done is added to `lines`. Raises UserError where it does not meet the budget."""
+        value = self.with_(settings)
+        off, plural = value / wanted - 1, self.unit.plural
+        changes = {key: (self.before(key), after) for key, after in settings.items() if after != self.before(key)}
+        if abs(off) > TOLERANCE:
+            raise UserError(
+                f"{self.name}: cannot meet the budget of {wanted:,} {plural} by {' and '.join(settings)}: "
+                f"{', '.join(f'{key}={after}' for key, after in settings.items())} gives {value:,} ({off:+.1%}); "
+                "choose another budget.adjust, budget.match or budget.reference"
+            )
+        if changes:
+            shown = ", ".join(f"{key} {before:,} -> {after:,}" for key, (before, after) in changes.items())
+            lines.append(f"{self.name}: {shown} for {value:,} of {wanted:,} {plural} ({off:+.2%})")
+        return overrides_for(changes, value, wanted)
+
+
+def _by_d_ff(variant: _Measured, wanted: int) -> dict[str, int]:
+    """Hidden units of the feed-forward parts: the finest lever, which leaves heads and embeddings as they are."""
+    before = variant.before(D_FF)
+    if variant.with_({}) == wanted:
+        return {D_FF: before}
+    return {D_FF: _nearest(lambda width: variant.with_({D_FF: width}), wanted, WIDEST * before)}
+
+
+def _by_steps(variant: _Measured, wanted: int) -> dict[str, int]:
+    before, value = variant.before(STEPS), variant.with_({})
+    if value == wanted:
+        return {STEPS: before}
+    highest = max(1, 2 * before * wanted // max(1, value))
+    return {STEPS: _nearest(lambda steps: variant.with_({STEPS: steps}), wanted, highest)}
+
+
+def _by_d_model(variant: _Measured, wanted: int) -> dict[str, int]:
+    """The width of the stream, with hidden units in proportion, and these alone for what whole heads leave over."""
+    before, hidden = variant.before(D_MODEL), variant.before(D_FF)
+    if variant.with_({}) == wanted:
+        return {D_MODEL: before}
+    # Pairs of features, which rotary positions and their halves need, in every head.
+    heads = 2 * variant.config["model"]["n_heads"]
+
+    def scaled(count: int) -> dict[str, int]:
+        width = heads * count
+        return {D_MODEL: width, D_FF: max(1, round(hidden * width / before))}
+
+    count = _nearest(lambda count: variant.with_(scaled(count)), wanted, max(2, WIDEST * before // heads))
+    width = scaled(count)[D_MODEL]
+    return {
+        D_MODEL: width,
+        D_FF: _nearest(lambda d_ff: variant.with_({D_MODEL: width, D_FF: d_ff}), wanted, WIDEST * hidden),
+    }
 
 
 def _nearest(measured: Callable[[int], int], wanted: int, highest: int) -> int:
@@ -126,10 +201,12 @@ def _batches(config: Config) -> int:
 
 
 _UNITS = {
-    "params": Unit("parameters", _parameters, "width"),
-    "flops": Unit("FLOPs", _flops, "steps"),
-    "tokens": Unit("tokens", _tokens, "steps"),
+    "params": Unit("parameters", _parameters, ("d_ff", "d_model")),
+    "flops": Unit("FLOPs", _flops, ("steps", "d_ff", "d_model")),
+    "tokens": Unit("tokens", _tokens, ("steps",)),
+    "time": Unit("seconds", None, ("steps",)),
 }
+_LEVERS = {"d_ff": _by_d_ff, "d_model": _by_d_model, "steps": _by_steps}
 
 
 def _unit(match: str) -> Unit:
@@ -138,39 +215,12 @@ def _unit(match: str) -> Unit:
     return _UNITS[match]
 
 
-def _check_lever(match: str, lever: str) -> None:
+def _lever(budget: Config, unit: Unit) -> str:
+    lever: str = budget["adjust"] or unit.levers[0]
     if lever not in _LEVERS:
         raise UserError(f"budget.adjust={lever}: there are {', '.join(_LEVERS)}")
-    if (match, lever) in (("params", "steps"), ("tokens", "width")):
-        raise UserError(f"budget.adjust={lever} does not change what budget.match={match} counts")
-
-
-def _width(config: Config) -> tuple[str, int]:
-    """Hidden units of the feed-forward parts: the finest lever, which leaves heads and embeddings as they are."""
-    model = config["model"]
-    return "model.d_ff", model["d_ff"] or 4 * model["d_model"]
-
-
-def _steps(config: Config) -> tuple[str, int]:
-    return "trainer.max_steps", config["trainer"]["max_steps"]
-
-
-_LEVERS = {"width": _width, "steps": _steps}
-
-
-def _with(config: Config, key: str, setting: int) -> Config:
-    changed = copy.deepcopy(config)
-    axis, name = key.split(".")
-    changed[axis][name] = setting
-    return changed
-
-
-def _reference(plan: list[list[str]], wanted: str | None) -> int:
-    """The index of the first run that has all overrides of the reference; the first run without one."""
-    if not wanted:
-        return 0
-    parts = {part.strip() for part in str(wanted).split(",")}
-    for index, overrides in enumerate(plan):
-        if parts <= set(overrides):
-            return index
-    raise UserError(f"budget.reference={wanted}: no run of the sweep has these overrides")
+    if lever not in unit.levers:
+        raise UserError(
+            f"budget.adjust={lever}: budget.match={budget['match']} is met by {' or '.join(unit.levers)} only"
+        )
+    return lever

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,13 +16,11 @@ from omegaconf import DictConfig
 from ablab.errors import UserError
 from ablab.results.collect import TUNING_FOLDER
 from ablab.results.record import Record
-from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.grid import RATE, rates_of, seeds_of
-from ablab.study.sweep import compose_run, folder_name
+from ablab.study.sweep import compose_run
+from ablab.study.trials import first_of_each, record_in, trial
 
 Config = dict[str, Any]
-_LABELS = ("variant=", "index=", "hydra.sweep.subdir=", "seed=")
-_RATES_OWN = (f"{RATE}=", "tune.")
 
 
 def tune(
@@ -41,9 +38,7 @@ def tune(
     grid, seeds = rates_of(configs[0]), seeds_of(configs)
     if not grid:
         return plan
-    variants: dict[str, list[str]] = {}
-    for overrides, frozen in zip(plan, configs, strict=True):
-        variants.setdefault(frozen.get("variant") or "", overrides)
+    variants = first_of_each(plan, configs)
     keys = [(variant, rate, seed) for variant in variants for rate in grid for seed in seeds]
     trials = {key: _trial(configs[0], variants[key[0]], *key, index) for index, key in enumerate(keys)}
     print(f"tuning {RATE}: {len(variants)} x {len(grid)} rates on {len(seeds)} seeds")
@@ -51,7 +46,7 @@ def tune(
     folders = {key: compose_run(loader, config, overrides)[1] for key, overrides in trials.items()}
     chosen: dict[str, list[str]] = {}
     for variant in variants:
-        results = {rate: [_record(folders[variant, rate, seed]) for seed in seeds] for rate in grid}
+        results = {rate: [record_in(folders[variant, rate, seed]) for seed in seeds] for rate in grid}
         chosen[variant] = _choose(variant or "the one variant", results)
     return [[*overrides, *chosen[frozen.get("variant") or ""]] for overrides, frozen in zip(plan, configs, strict=True)]
 
@@ -92,15 +87,14 @@ def _choose(name: str, results: dict[float, list[Record | None]]) -> list[str]:
 
 
 def _trial(config: Config, overrides: list[str], variant: str, rate: float, seed: int, index: int) -> list[str]:
-    kept = [override for override in overrides if not override.startswith((*_LABELS, *_RATES_OWN))]
     steps = config["tune"]["max_steps"]
     shorter = [] if steps is None else [f"trainer.max_steps={steps}"]
-    where = "/".join([TUNING_FOLDER, *([folder_name(variant)] if variant else []), f"lr={rate:g}", f"seed={seed}"])
-    label = f"variant='tune {variant} lr={rate:g}'".replace("  ", " ")
-    labels = [f"seed={seed}", f"index={index}", label, f"hydra.sweep.subdir='{where}'"]
-    return [*kept, *shorter, "tune.lr=null", f"{RATE}={rate!r}", *labels]
-
-
-def _record(folder: Path) -> Record | None:
-    path = folder / RECORD_FILE
-    return read_record(path) if path.is_file() else None
+    return trial(
+        overrides,
+        label=f"tune {variant} lr={rate:g}".replace("  ", " "),
+        seed=seed,
+        index=index,
+        folder=[TUNING_FOLDER, variant, f"lr={rate:g}", f"seed={seed}"],
+        without=(f"{RATE}=", "tune."),
+        settings=[*shorter, "tune.lr=null", f"{RATE}={rate!r}"],
+    )

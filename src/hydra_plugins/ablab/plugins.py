@@ -39,14 +39,19 @@ class AblabSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
+        from ablab.study.pilot import match_time
         from ablab.study.sweep import prepare_sweep
         from ablab.study.tuning import tune
 
-        given = [f"{key}={value}" for key, value in self._params.items()]
-        plan = prepare_sweep(self._context.config_loader, self.config, [*given, *arguments])
+        def launch(runs: list[list[str]]) -> Sequence[JobReturn]:
+            return self._launcher.launch(runs, initial_job_idx=0)
+
         loader = self._context.config_loader
-        plan = tune(loader, self.config, plan, lambda trials: self._launcher.launch(trials, initial_job_idx=0))
-        return self._launcher.launch(plan, initial_job_idx=0)
+        given = [f"{key}={value}" for key, value in self._params.items()]
+        plan = prepare_sweep(loader, self.config, [*given, *arguments])
+        plan = match_time(loader, self.config, plan, launch)
+        plan = tune(loader, self.config, plan, launch)
+        return launch(plan)
 
 
 class AblabLauncher(Launcher):

@@ -1,0 +1,139 @@
+"""Budgets of time: how fast each variant trains is measured by short runs, and steps are adjusted by it.
+
+The machine may be busier in one minute than in the next. So every variant is measured in each of several rounds, and
+what counts is the median over the rounds of its time relative to the reference's in the same round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
+
+from ablab.errors import UserError
+from ablab.results.collect import PILOT_FOLDER
+from ablab.results.record import Record
+from ablab.study.budget import STEPS, TOLERANCE, overrides_for, reference_of
+from ablab.study.preflight import Preflight
+from ablab.study.sweep import compose_run
+from ablab.study.trials import first_of_each, record_in, trial
+from ablab.training.trainer import steps_per_block
+
+ROUNDS = 3
+
+Config = dict[str, Any]
+
+
+def match_time(
+    loader: ConfigLoader, config: DictConfig, plan: list[list[str]], launch: Callable[[list[list[str]]], object]
+) -> list[list[str]]:
+    """The plan with steps that take every variant as long as the reference; the plan itself without `match=time`.
+
+    A variant whose pilot did not end well keeps its steps; its own runs will show the reason.
+
+    Args:
+        launch: runs a plan to its end.
+
+    Raises:
+        UserError: the pilots cannot work, the reference's did not end well, or a variant cannot come within 2%.
+    """
+    configs = [compose_run(loader, config, overrides)[0] for overrides in plan]
+    if configs[0]["budget"]["match"] != "time":
+        return plan
+    variants = first_of_each(plan, configs)
+    reference = configs[reference_of(plan, configs)]
+    keys = [(number, variant) for number in range(1, ROUNDS + 1) for variant in variants]
+    pilots = {key: _pilot(configs[0], variants[key[1]], *key, index) for index, key in enumerate(keys)}
+    frozen = {key: compose_run(loader, config, overrides) for key, overrides in pilots.items()}
+    check_pilots([pilot for pilot, _ in frozen.values()])
+    print(f"budget.match=time: measuring {len(variants)} variants in {ROUNDS} rounds")
+    launch(list(pilots.values()))
+    seconds = {
+        variant: [seconds_per_step(record_in(frozen[number, variant][1])) for number in range(1, ROUNDS + 1)]
+        for variant in variants
+    }
+    adjusted = steps_for(reference.get("variant") or "", {c.get("variant") or "": c for c in configs}, seconds)
+    return [[*overrides, *adjusted[c.get("variant") or ""]] for overrides, c in zip(plan, configs, strict=True)]
+
+
+def check_pilots(configs: list[Config]) -> None:
+    """Raises UserError where pilots cannot be built, or are too short to be timed."""
+    preflight = Preflight()
+    for config in configs[: len(configs) // ROUNDS]:
+        steps, block = config["trainer"]["max_steps"], steps_per_block(config)
+        if steps < 2 * block:
+            raise UserError(
+                f"budget.pilot_steps={steps}: must be at least {2 * block}, twice what lies between two moments at "
+                "which something is logged or evaluated"
+            )
+        try:
+            preflight.check(config)
+        except UserError as error:
+            raise UserError(f"{error} [in a pilot of budget.pilot_steps={steps}]") from error
+
+
+def seconds_per_step(record: Record | None) -> float | None:
+    """How long a step of a pilot took; None if it did not end well."""
+    if record is None or record.status != "ok" or not record.cost.train_time_s or not record.cost.steps:
+        return None
+    return record.cost.train_time_s / record.cost.steps
+
+
+def steps_for(
+    reference: str, configs: dict[str, Config], seconds: dict[str, list[float | None]]
+) -> dict[str, list[str]]:
+    """The overrides that give each variant the reference's time; one line for each is printed.
+
+    Args:
+        configs: by variant.
+        seconds: by variant, of a step in each round; None where a pilot did not end well.
+
+    Raises:
+        UserError: the reference was not timed, or a variant's steps are too few to come within 2%.
+    """
+    base = [step for step in seconds[reference] if step is not None]
+    if len(base) < len(seconds[reference]):
+        raise UserError(
+            f"budget.match=time: the reference {reference} did not train in its pilot; see the logs below pilot/"
+        )
+    wanted = median(base) * configs[reference]["trainer"]["max_steps"]
+    adjusted: dict[str, list[str]] = {}
+    for variant, each in seconds.items():
+        before = configs[variant]["trainer"]["max_steps"]
+        timed = [own / other for own, other in zip(each, base, strict=True) if own is not None]
+        if len(timed) < len(each):
+            print(f"{variant}: did not train in its pilot, and keeps {STEPS}={before:,}")
+            adjusted[variant] = []
+            continue
+        step = median(timed) * median(base)
+        after = before if variant == reference else max(1, round(wanted / step))
+        off = after * step / wanted - 1
+        if abs(off) > TOLERANCE:
+            raise UserError(
+                f"{variant}: cannot meet the budget of {wanted:.3g} seconds by {STEPS}: one step takes {step:.3g}; "
+                f"give the reference more steps"
+            )
+        changes = {STEPS: (before, after)} if after != before else {}
+        if changes:
+            spread = f"{min(timed):.2f} to {max(timed):.2f}"
+            print(
+                f"{variant}: {STEPS} {before:,} -> {after:,} for {after * step:.1f} of {wanted:.1f} s "
+                f"(a step takes {median(timed):.2f} times the reference's, {spread})"
+            )
+        adjusted[variant] = overrides_for(changes, round(after * step, 3), round(wanted, 3))
+    return adjusted
+
+
+def _pilot(config: Config, overrides: list[str], number: int, variant: str, index: int) -> list[str]:
+    return trial(
+        overrides,
+        label=f"pilot {number} {variant}".rstrip(),
+        seed=config["seed"],
+        index=index,
+        folder=[PILOT_FOLDER, variant, f"round={number}"],
+        without=("budget.", f"{STEPS}=", "tune."),
+        settings=["budget.match=null", "tune.lr=null", f"{STEPS}={config['budget']['pilot_steps']}"],
+    )

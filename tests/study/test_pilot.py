@@ -1,0 +1,94 @@
+"""Budgets of time: what short runs measure, the steps that follow, and that a repeated sweep finds them again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablab.analysis.comparison import compare
+from ablab.errors import UserError
+from ablab.results.collect import collect
+from ablab.results.record import Cost, Record
+from ablab.results.store import RECORD_FILE
+from ablab.study.pilot import check_pilots, seconds_per_step, steps_for
+
+TinyConfig = Callable[..., dict[str, Any]]
+
+
+def steps_of(reference: int, other: int) -> dict[str, dict[str, Any]]:
+    return {"full": {"trainer": {"max_steps": reference}}, "lsh": {"trainer": {"max_steps": other}}}
+
+
+def test_steps_follow_the_median_of_the_times_relative_to_the_reference_in_the_same_round() -> None:
+    """The second round ran on a machine that was twice as slow for both; in the third something else ran beside."""
+    seconds = {"full": [0.010, 0.020, 0.012], "lsh": [0.015, 0.030, 0.050]}
+    adjusted = steps_for("full", steps_of(300, 300), seconds)
+    assert adjusted["full"] == ["budget.changed={}", "budget.value=3.6", "budget.of=3.6"]
+    assert adjusted["lsh"] == [
+        "trainer.max_steps=200",  # 1.5 times as slow
+        "budget.changed={trainer.max_steps:[300,200]}",
+        "budget.value=3.6",
+        "budget.of=3.6",
+    ]
+
+
+def test_what_was_adjusted_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    steps_for("full", steps_of(300, 300), {"full": [0.01] * 3, "lsh": [0.015, 0.02, 0.03]})
+    assert capsys.readouterr().out == (
+        "lsh: trainer.max_steps 300 -> 150 for 3.0 of 3.0 s (a step takes 2.00 times the reference's, 1.50 to 3.00)\n"
+    )
+
+
+def test_few_steps_cannot_come_within_two_percent() -> None:
+    with pytest.raises(UserError, match=r"lsh: cannot meet the budget of 0\.1 seconds by trainer\.max_steps"):
+        steps_for("full", steps_of(10, 10), {"full": [0.01] * 3, "lsh": [0.03] * 3})
+
+
+def test_a_variant_that_fails_keeps_its_steps_and_a_reference_that_fails_ends_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert steps_for("full", steps_of(300, 250), {"full": [0.01] * 3, "lsh": [0.01, None, 0.01]})["lsh"] == []
+    assert "lsh: did not train in its pilot, and keeps trainer.max_steps=250" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"the reference full did not train in its pilot"):
+        steps_for("full", steps_of(300, 250), {"full": [0.01, None, 0.01], "lsh": [0.01] * 3})
+
+
+def test_a_pilot_is_timed_by_its_record() -> None:
+    named = {"fingerprint": "", "study": "", "variant": "", "seed": 0, "axes": {}, "config": {}}
+    assert seconds_per_step(Record(status="ok", **named, cost=Cost(steps=50, train_time_s=2.0))) == 0.04
+    assert seconds_per_step(Record(status="failed", **named, cost=Cost(steps=50, train_time_s=2.0))) is None
+    assert seconds_per_step(None) is None
+
+
+def test_a_pilot_must_be_long_enough(tiny_config: TinyConfig) -> None:
+    short = tiny_config("trainer.log_every_n_steps=10", "trainer.val_check_interval=10", "trainer.max_steps=15")
+    with pytest.raises(UserError, match=r"budget\.pilot_steps=15: must be at least 20"):
+        check_pilots([short] * 3)
+
+
+def test_a_sweep_at_equal_time_is_the_same_when_repeated(lab: Any) -> None:
+    """The slow variant works four times as hard; its pilots, run once, decide in the repeated sweep, too."""
+    words = ["attention=full", "model.n_layers=1,4", "seed=0,1", "name=timed", "budget.match=time"]
+    words += ["budget.pilot_steps=24", "trainer.max_steps=200", "trainer.val_check_interval=20"]
+    first = lab.sweep(*words)
+    assert first.status == 0, first.err
+    told = re.search(r"model\.n_layers=4: trainer\.max_steps 200 -> (\d+)", first.out)
+    assert told, first.out
+    folder: Path = lab.folder / "outputs" / "timed"
+    pilots = list(folder.glob(f"pilot/*/*/{RECORD_FILE}"))
+    assert len(pilots) == 2 * 3
+    records = [json.loads(path.read_text()) for path in folder.rglob(RECORD_FILE) if path not in pilots]
+    assert sorted({record["cost"]["steps"] for record in records}) == sorted({200, int(told[1])})
+    (item,) = compare(collect([folder])).items
+    assert item.label == "model.n_layers=4"  # the steps make no variant
+    assert any("EQUAL BUDGET" in note and "training time" in note for note in item.notes)
+
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob(RECORD_FILE)}
+    again = lab.sweep(*words)
+    assert again.status == 0, again.err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob(RECORD_FILE)} == times
