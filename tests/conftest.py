@@ -33,6 +33,7 @@ _TINY = (
     "task.seq_len=32",
     "task.batch_size=4",
     "task.eval_tokens=256",
+    "task.eval_samples=8",
     "trainer.accelerator=cpu",
     "trainer.max_steps=4",
     "trainer.val_check_interval=2",
@@ -68,10 +69,13 @@ def tiny_config(corpus: Path) -> TinyConfig:
 
     def make(*overrides: str) -> dict[str, Any]:
         chosen = dict(o.split("=", 1) for o in _TINY)
+        named = next((o.removeprefix("task=") for o in overrides if o.startswith("task=")), chosen["task"])
+        task = OmegaConf.load(conf_folder() / "task" / f"{named}.yaml")
+        settings = [key for key in chosen if key.startswith("task.") and key.removeprefix("task.") not in task]
+        chosen = {key: value for key, value in chosen.items() if key not in settings}  # of other tasks
         if not any(o.startswith("model=") for o in overrides):
             chosen |= dict(o.split("=", 1) for o in _TINY_MODEL)
         chosen |= dict(o.split("=", 1) for o in overrides)
-        task = OmegaConf.load(conf_folder() / "task" / f"{chosen['task']}.yaml")
         if OmegaConf.is_missing(task, "path"):
             chosen.setdefault("task.path", str(corpus))
         return _compose([f"{key}={value}" for key, value in chosen.items()], list(overrides))

@@ -26,6 +26,11 @@ class Widget:
     ) -> None: ...
 
 
+class Gadget(Widget):
+    def __init__(self, *, colour: str, **settings: Any) -> None:
+        super().__init__(None, **settings)
+
+
 def open_ended(first: int, **others: Any) -> None: ...
 
 
@@ -88,3 +93,13 @@ def test_a_target_that_is_not_there_is_named(target: str) -> None:
     with pytest.raises(UserError, match=rf"^widget\._target_: {HERE}{target} cannot be imported \(.*\)$") as caught:
         check(target=target)
     assert "\n" not in str(caught.value)
+
+
+def test_keywords_that_are_handed_on_are_those_of_the_base() -> None:
+    check(target="Gadget", colour="red", size=3)
+    with pytest.raises(UserError, match=r"widget\.sise: no such setting of widget; did you mean 'size'"):
+        check(target="Gadget", colour="red", sise=3)
+    with pytest.raises(UserError, match=r"widget\.size must be given"):
+        check(target="Gadget", colour="red")
+    with pytest.raises(UserError, match=r"widget\.size='3': must be a whole number"):
+        check(target="Gadget", colour="red", size="3")

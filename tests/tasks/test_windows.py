@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablab.tasks.windows import IGNORED, EvalBatches, TrainBatches
+from ablab.tasks.base import IGNORED
+from ablab.tasks.windows import EvalBatches, TrainBatches
 
 TOKENS = np.arange(1000, dtype=np.uint16)  # every id says where it stands
 

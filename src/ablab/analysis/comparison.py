@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ablab.analysis import conditions, effects
+from ablab.analysis import conditions, effects, oracle
 from ablab.analysis.estimates import (
     FEWEST_SEEDS,
     FULL_SEEDS,
@@ -108,6 +108,8 @@ def compare(
             notes.append(f"{task}: the baseline {reference} was not run on this task.")
         where = f"{task}, " if len(tasks(runs)) > 1 else ""
         notes += [f"{where}baseline {line}" for line in remarks(base, metrics[task])]
+        if known := oracle.known_values(runs, task, metrics[task]):
+            notes.append(f"{where}{known}")
         for variant in rows:
             if variant == reference:
                 continue

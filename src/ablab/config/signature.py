@@ -32,7 +32,7 @@ def check_signature(name: str, node: dict[str, Any], supplied: Collection[str] =
         UserError: the target cannot be imported, a key is unknown or missing, or a value has the wrong type.
     """
     target = _import(name, str(node["_target_"]))
-    parameters = inspect.signature(target).parameters
+    parameters = _parameters(target)
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     wanted = {
         key: p
@@ -48,7 +48,9 @@ def check_signature(name: str, node: dict[str, Any], supplied: Collection[str] =
             first = next(iter(parameters)) == key and "_partial_" in node  # what a factory is called with
             if parameter.default is parameter.empty and key not in given and not first:
                 raise UserError(f"{name}.{key} must be given: add {name}.{key}=... to the command")
-    hints = _hints(target)
+    hints: dict[str, Any] = {}
+    for function in reversed(_constructors(target)):
+        hints |= _hints(function)
     for key, value in given.items():
         if key in hints and not isinstance(value, dict):
             _check_type(f"{name}.{key}", value, hints[key])
@@ -61,8 +63,36 @@ def _import(name: str, target: str) -> Any:
         raise UserError(f"{name}._target_: {target} cannot be imported ({error})".replace("\n", " ")) from error
 
 
-def _hints(target: Any) -> dict[str, Any]:
-    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
+def _parameters(target: Any) -> dict[str, inspect.Parameter]:
+    """By name, without the object itself; open-ended if the last of the constructors is."""
+    if not inspect.isclass(target):
+        return dict(inspect.signature(target).parameters)
+    met: dict[str, inspect.Parameter] = {}
+    open_ended = inspect.Parameter.VAR_KEYWORD
+    constructors = _constructors(target)
+    for function in constructors:
+        last = function is constructors[-1]
+        own = list(inspect.signature(function).parameters.values())[1:]
+        met |= {p.name: p for p in own if p.name not in met and (last or p.kind is not open_ended)}
+    return met
+
+
+def _constructors(target: Any) -> list[Any]:
+    """The function; or of a class its constructor, and those of its bases that it hands its other keywords on to."""
+    if not inspect.isclass(target):
+        return [inspect.unwrap(target)]
+    found: list[Any] = []
+    for cls in target.__mro__:
+        if "__init__" in vars(cls) and cls is not object:
+            function = inspect.unwrap(vars(cls)["__init__"])
+            found.append(function)
+            kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+            if inspect.Parameter.VAR_KEYWORD not in kinds:
+                break
+    return found or [inspect.unwrap(target.__init__)]
+
+
+def _hints(function: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function, include_extras=True)
     except NameError:  # names that exist for type checkers only

@@ -78,6 +78,7 @@ class Record:
     budget: dict[str, Any] | None = None  # where one was asked for: what was matched with what, and adjusted
     tuning: dict[str, Any] | None = None  # where the learning rate was tuned: the choice, the grid and its results
     corpus: Corpus | None = None
+    oracle: dict[str, float] = field(default_factory=dict)  # known values of the primary metric: chance, ceiling, ...
     versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra-core, numpy
     git: dict[str, Any] | None = None  # {"commit": ..., "dirty": ...} of the working directory, None outside git
     machine: dict[str, Any] = field(default_factory=dict)  # processor, threads, device, host platform

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
 
 from ablab.results.record import Corpus, Metric
 
 Batch = tuple[Tensor, Tensor]
+IGNORED = -100  # target without a loss; what torch's cross entropy ignores by default
+ENDLESS = 2**62  # batches; more than any run takes, and a length that fits a C integer
 
 
 class Task(LightningDataModule, ABC):
@@ -29,6 +33,9 @@ class Task(LightningDataModule, ABC):
         corpus: what was learned from; known after `setup`.
         first_step: index of the first training batch that `train_dataloader` serves; a resumed run sets it.
         target: None, or a value of the primary metric; the steps until an evaluation reaches it are recorded.
+        oracle: values of the primary metric that theory or the data give, by name: `chance`, `ceiling`, and others.
+        workers: processes that load data, beside each process that trains.
+        seed: decides what is served for training.
         block: None, or a number: `train_dataloader` then serves lists of so many consecutive batches.
     """
 
@@ -41,6 +48,8 @@ class Task(LightningDataModule, ABC):
     first_step: int = 0
     block: int | None = None
     target: float | None = None
+    workers: int = 0
+    seed: int = 0
 
     @property
     def tokens_per_batch(self) -> int:
@@ -63,9 +72,17 @@ class Task(LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """The same of the test samples; an empty list for a task without a test split."""
 
-    @abstractmethod
+    @property
+    def oracle(self) -> dict[str, float]:
+        """Known after `setup`; empty where nothing is known."""
+        return {}
+
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What training minimises, from logits (B, T, vocab_size) and targets (B, T); a scalar."""
+        """What training minimises, from logits (B, T, vocab_size) and targets (B, T); a scalar.
+
+        Mean cross entropy in nats over the targets that are not ignored.
+        """
+        return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
     @abstractmethod
     def totals(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -82,6 +99,18 @@ class Task(LightningDataModule, ABC):
     @abstractmethod
     def decode(self, ids: Tensor) -> str:
         """The text of `ids` (T,)."""
+
+    def _loader(self, batches: Dataset[Batch], order: range, block: int | None = None) -> DataLoader[Batch]:
+        return DataLoader(
+            batches,
+            batch_size=block,  # batches to an item; None: the batch itself
+            collate_fn=None if block is None else list,
+            sampler=order,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            # A loader draws a seed for its workers; from a generator of its own, so that dropout does not notice.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
 
     def _share(self) -> tuple[int, int]:
         """Rank and number of the processes among which data is shared out.

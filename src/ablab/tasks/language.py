@@ -10,15 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ablab.errors import UserError
 from ablab.results.record import Corpus, Metric
-from ablab.tasks.base import Batch, Task
+from ablab.tasks.base import ENDLESS, IGNORED, Batch, Task
 from ablab.tasks.tokenizers import Tokenizer, tokenizer_from_state
-from ablab.tasks.windows import IGNORED, EvalBatches, TrainBatches
+from ablab.tasks.windows import EvalBatches, TrainBatches
 
-_ENDLESS = 2**62  # batches; more than any run takes, and a length that fits a C integer
 _LARGEST_EXPONENT = 700  # exp of 709.8 and more is too large for a float
 
 
@@ -114,7 +113,7 @@ class LanguageTask(Task):
             rank=rank,
             processes=processes,
         )
-        return self._loader(batches, range(self.first_step, _ENDLESS), self.block)
+        return self._loader(batches, range(self.first_step, ENDLESS), self.block)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("val")
@@ -122,10 +121,6 @@ class LanguageTask(Task):
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         self.setup()
         return self._eval_loader("test") if "test" in self._splits else []
-
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy in nats over the targets that are not ignored."""
-        return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
     def totals(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Sums over the targets that are not ignored: `nats` of cross entropy, `correct` guesses, `tokens`, `bytes`."""
@@ -195,15 +190,3 @@ class LanguageTask(Task):
             processes=processes,
         )
         return self._loader(batches, range(len(batches)))
-
-    def _loader(self, batches: Dataset[Batch], order: range, block: int | None = None) -> DataLoader[Batch]:
-        return DataLoader(
-            batches,
-            batch_size=block,  # batches to an item; None: the batch itself
-            collate_fn=None if block is None else list,
-            sampler=order,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            # A loader draws a seed for its workers; from a generator of its own, so that dropout does not notice.
-            generator=torch.Generator().manual_seed(self.seed),
-        )

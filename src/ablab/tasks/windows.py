@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-IGNORED = -100  # target without a loss; what torch's cross entropy ignores by default
+from ablab.tasks.base import IGNORED
+
 TRAIN_KEY = 0  # keeps this stream apart from any other that is drawn from the same seed
 
 

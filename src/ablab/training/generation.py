@@ -77,7 +77,7 @@ def load_run(run: Path, checkpoint: str) -> tuple[Transformer, Task]:
         reason = (str(error) or "it ends too early").splitlines()[0]
         raise UserError(f"{path}: a damaged checkpoint ({reason})") from error
     task: Task = build_option(config, "task", seed=config["seed"])
-    task.load_state_dict(state[type(task).__qualname__])
+    task.load_state_dict(state.get(type(task).__qualname__, {}))  # absent where a task has nothing to remember
     model = build_model(config, task)
     prefix = "model."
     weights = {key.removeprefix(prefix): value for key, value in state["state_dict"].items() if key.startswith(prefix)}

@@ -116,7 +116,7 @@ def _train(
 ) -> None:
     accumulate = config["trainer"]["accumulate_grad_batches"]
     task = build_task(config)
-    record.primary, record.corpus = task.primary, task.corpus
+    record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = _counted(config, task, accumulate)
     meter, mechanisms = CostMeter(task.tokens_per_batch * accumulate), Mechanisms()
     callbacks = [meter, mechanisms, *([ReportProgress(progress, task.primary)] if progress else [])]
