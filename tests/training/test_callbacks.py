@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ablab.errors import Diverged
 from ablab.results.record import Metric, Record
-from ablab.training import callbacks
+from ablab.training import callbacks, pictures
 from ablab.training.callbacks import Curves, Mechanisms, ReportProgress, seed_everything_else
 from ablab.training.loggers import RunInfo
 from ablab.training.loggers.tensorboard import EventsLogger
@@ -143,7 +143,7 @@ def test_only_the_first_process_shows_pictures(tmp_path: Path) -> None:
     logger = EventsLogger(run=RunInfo(folder=tmp_path, study="", variant="", seed=0, config={}))
     for first, painters in ((True, [logger]), (False, [])):
         trainer: Any = SimpleNamespace(is_global_zero=first, loggers=[Rows(), logger])
-        assert callbacks._painters(trainer) == painters
+        assert pictures.painters(trainer) == painters
 
 
 def test_the_trace_of_a_schedule_in_four_figures() -> None:

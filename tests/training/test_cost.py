@@ -21,7 +21,7 @@ TinyConfig = Callable[..., dict[str, Any]]
 
 def counted(config: dict[str, Any]) -> tuple[int, list[str], Task]:
     task = build_task(config)
-    return *count_flops(build_model(config, task, device="meta"), task.loss, task.seq_len), task
+    return *count_flops(build_model(config, task, device="meta"), task.loss, task.example()), task
 
 
 @pytest.mark.parametrize(("d", "layers", "T"), [(32, 1, 64), (48, 3, 128), (64, 2, 512)])
@@ -65,7 +65,7 @@ def test_counting_computes_nothing(tiny_config: TinyConfig) -> None:
     model = build_model(config, task, device="meta")
     assert all(each.is_meta for each in (*model.parameters(), *model.buffers()))
     before = peak_memory()[0]
-    flops, _ = count_flops(model, task.loss, task.seq_len)
+    flops, _ = count_flops(model, task.loss, task.example())
     assert flops > 6 * count_parameters(model) * task.seq_len * 0.9
     assert peak_memory()[0] - before < 2**28
 

@@ -97,7 +97,7 @@ def test_the_cost_is_complete(finished: Any) -> None:
     assert cost.tokens == 7 * 4 * 32
     assert cost.flops_total == 7 * cost.flops_per_step
     task = build_task(finished.config)
-    of_a_window, _ = count_flops(build_model(finished.config, task, device="meta"), task.loss, task.seq_len)
+    of_a_window, _ = count_flops(build_model(finished.config, task, device="meta"), task.loss, task.example())
     assert cost.flops_per_step == 4 * of_a_window
     assert cost.wall_time_s > cost.train_time_s
 

@@ -19,15 +19,16 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from omegaconf import OmegaConf, open_dict
-from torch import Tensor, nn
+from torch import nn
 
 from ablab.config import conf_folder, freeze, register_schema
 from ablab.config.explain import ConfigErrors, explain
 from ablab.errors import UserError
 from ablab.study.preflight import Preflight
 from ablab.study.progress import SweepProgress
-from ablab.tasks.base import Task
+from ablab.tasks.base import Batch, Task
 from ablab.training.build import build_model, build_task
 from ablab.training.callbacks import Mechanisms, ReportProgress
 from ablab.training.cost import CostMeter
@@ -61,8 +62,8 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--json {output}: no such folder")
     with tempfile.TemporaryDirectory() as folder:
-        measured = _measure(config, Path(folder), steps)
-    figures = _figures(measured[1:], config)
+        tokens_per_batch, measured = _measure(config, Path(folder), steps)
+    figures = _figures(measured[1:], config, tokens_per_batch)
     if output is not None:
         output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return (
@@ -97,13 +98,13 @@ class BareLoop:
         self.steps = 0
         self.task = task
         blocks: Any = task.train_dataloader()
-        self.batches: Iterator[tuple[Tensor, Tensor]] = (batch for block in blocks for batch in block)
+        self.batches: Iterator[Batch] = (batch for block in blocks for batch in block)
 
     def train(self, steps: int) -> None:
         for _ in range(steps):
             self.model.resample(self.steps)
             for _ in range(self.accumulate):
-                inputs, targets = (tensor.to(self.device) for tensor in next(self.batches))
+                inputs, targets = move_data_to_device(next(self.batches), self.device)
                 loss = self.task.loss(self.model(inputs), targets)
                 if self.penalised:
                     loss = loss + self.model.penalty()
@@ -162,7 +163,8 @@ class _TakeTurns(Callback):
         return time.perf_counter()
 
 
-def _measure(config: dict[str, Any], folder: Path, steps: int) -> list[Round]:
+def _measure(config: dict[str, Any], folder: Path, steps: int) -> tuple[int, list[Round]]:
+    """Tokens in a batch, and the rounds."""
     task = build_task(config)
     turns = _TakeTurns(steps)
     module = build_module(config, task)
@@ -181,13 +183,13 @@ def _measure(config: dict[str, Any], folder: Path, steps: int) -> list[Round]:
     for (name, ours), theirs in zip(module.model.named_parameters(), bare.model.parameters(), strict=True):
         if not torch.equal(ours.cpu(), theirs.cpu()):
             raise UserError(f"the two loops did not do the same work: {name} differs; use a config without dropout")
-    return turns.rounds
+    return task.tokens_per_batch, turns.rounds
 
 
-def _figures(rounds: list[Round], config: dict[str, Any]) -> dict[str, Any]:
+def _figures(rounds: list[Round], config: dict[str, Any], tokens_per_batch: int) -> dict[str, Any]:
     """Totals over all rounds, so that what happens seldom (a checkpoint) counts; the spread is over tenths of them."""
     batches = config["trainer"]["accumulate_grad_batches"]  # in a step
-    tokens = batches * config["task"]["batch_size"] * config["task"]["seq_len"]
+    tokens = batches * tokens_per_batch
     steps = sum(each.steps for each in rounds)
     harness, bare = sum(each.harness_s for each in rounds) / steps, sum(each.bare_s for each in rounds) / steps
     tenth = max(1, len(rounds) // 10)

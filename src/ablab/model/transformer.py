@@ -15,6 +15,7 @@ from ablab.model.block import Block, Factory, Norm, make_norm
 from ablab.model.initialisation import initialise, keyed_generator
 from ablab.model.layer_fusion.base import LastLayer, LayerFusion
 from ablab.model.position.base import Position
+from ablab.model.readout import MeanOfTokens
 from ablab.model.spec import ClashError, LayerSpec, require_at_least
 
 
@@ -32,12 +33,15 @@ class Transformer(nn.Module):
         n_layers: blocks.
         d_ff: hidden units of the feed-forward part; None means 4 d_model.
         dropout: probability, on the embedding and on what each half of a block adds to the stream.
-        tie_embeddings: the head shares its weights with the embedding (Press and Wolf 2017).
+        tie_embeddings: the head shares its weights with the embedding (Press and Wolf 2017), where it gives tokens.
         bias: linear layers and norms have biases; the head never has one.
         norm: "layer" or "rms"; see `ablab.model.block.make_norm`.
         norm_position: "pre" normalises what each part of a block reads, and what the head reads; "post" the stream
             after each part, and then nothing before the head.
         causal: a position sees itself and earlier ones only.
+        padding: the token that stands for no token, which nobody attends to; None: there is none.
+        pooled: one answer for the whole sequence, read from the mean over its tokens, not one at every position.
+        n_outputs: classes to choose from, by a head of its own; None: tokens.
         attention: makes a layer's attention core, or the whole of its attention; see `ablab.model.attention`.
         activation: makes a layer's activation; see `ablab.model.activation`.
         position: makes the position, one for all layers; see `ablab.model.position`.
@@ -64,6 +68,9 @@ class Transformer(nn.Module):
         norm: Norm = "layer",
         norm_position: Literal["pre", "post"] = "pre",
         causal: bool = True,
+        padding: int | None = None,
+        pooled: bool = False,
+        n_outputs: int | None = None,
         attention: Factory,
         activation: Factory,
         position: Callable[[LayerSpec], Position],
@@ -78,6 +85,7 @@ class Transformer(nn.Module):
             raise ValueError(f"model.norm_position={norm_position}: must be pre or post")
         norm_first = norm_position == "pre"
         self.vocab_size, self.max_length, self.causal, self.n_heads = vocab_size, max_length, causal, n_heads
+        self.padding = padding
         specs = [
             LayerSpec(
                 d_model=d_model,
@@ -113,8 +121,9 @@ class Transformer(nn.Module):
             )
             self.layer_fusion = layer_fusion(specs[-1])
             self.norm = make_norm(norm, d_model, bias=bias) if norm_first else nn.Identity()
-            self.head = nn.Linear(d_model, vocab_size, bias=False)
-        if tie_embeddings:
+            self.readout = MeanOfTokens() if pooled else None
+            self.head = nn.Linear(d_model, vocab_size if n_outputs is None else n_outputs, bias=False)
+        if tie_embeddings and n_outputs is None:
             self.head.weight = self.embedding.weight
         if self.position.slopes is not None:
             self._weigh_down(self.position.slopes)
@@ -124,12 +133,12 @@ class Transformer(nn.Module):
         initialise(self, seed)
 
     def forward(self, tokens: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """Logits (B, T, vocab_size) of tokens.
+        """Logits (B, T, vocab_size or n_outputs) of tokens; (B, 1, ...) where the model is `pooled`.
 
         Args:
             tokens: (B, T) int64.
             key_padding_mask: (B, T) bool, true where there is no token, as in `torch.nn.MultiheadAttention`. Nobody
-                attends to such a position; its own logits are finite and mean nothing.
+                attends to such a position; its own logits are finite and mean nothing. None: where `padding` stands.
 
         Raises:
             ValueError: T is more than `max_length`, or the mask is not one of the tokens.
@@ -147,10 +156,13 @@ class Transformer(nn.Module):
                 f"key_padding_mask must be bool {tuple(tokens.shape)} as the tokens, got {key_padding_mask.dtype} "
                 f"{tuple(key_padding_mask.shape)}"
             )
+        if key_padding_mask is None and self.padding is not None:
+            key_padding_mask = tokens == self.padding
         streams = [self.dropout(self.position.add(self.embedding(tokens)))]
         for block in self.blocks:
             streams.append(block(self.layer_fusion.feed(streams), self.position.rotate, key_padding_mask))
-        logits: Tensor = self.head(self.norm(self.layer_fusion(streams, key_padding_mask)))
+        x: Tensor = self.norm(self.layer_fusion(streams, key_padding_mask))
+        logits: Tensor = self.head(x if self.readout is None else self.readout(x, key_padding_mask))
         return logits
 
     def _weigh_down(self, slopes: Tensor) -> None:

@@ -71,6 +71,7 @@ class Record:
     config: dict[str, Any]  # the resolved config, as in config.yaml
     primary: Metric | None = None  # None if the run failed before its task was built
     metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation of each split, by name
+    evaluated: dict[str, int] = field(default_factory=dict)  # samples in it, by split, over all processes
     mechanism: dict[str, float] = field(default_factory=dict)  # "axis/name": does the component do what it claims?
     responses: dict[str, list[float]] = field(default_factory=dict)  # of components to fixed inputs, and of the rate
     parameter_groups: list[dict[str, Any]] = field(default_factory=list)  # name, size, lr, weight_decay, optimizer
@@ -79,6 +80,7 @@ class Record:
     tuning: dict[str, Any] | None = None  # where the learning rate was tuned: the choice, the grid and its results
     corpus: Corpus | None = None
     oracle: dict[str, float] = field(default_factory=dict)  # known values of the primary metric: chance, ceiling, ...
+    pictures: list[str] = field(default_factory=list)  # that the run left in its folder: files below it, PNG
     versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra-core, numpy
     git: dict[str, Any] | None = None  # {"commit": ..., "dirty": ...} of the working directory, None outside git
     machine: dict[str, Any] = field(default_factory=dict)  # processor, threads, device, host platform

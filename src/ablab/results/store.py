@@ -17,6 +17,7 @@ METRICS_FILE = "metrics.csv"  # learning curves, one row per logged step
 RECORD_FILE = "record.json"  # how the run ended, written last
 LOG_FILE = "run.log"  # what the run printed, when it ran in a process of its own
 CHECKPOINT_FOLDER = "checkpoints"  # last.ckpt and best.ckpt
+PICTURE_FOLDER = "pictures"  # of what the trained model made, PNG
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -93,6 +94,6 @@ def clear(folder: Path) -> None:
     check_ours(folder)
     (folder / RECORD_FILE).unlink(missing_ok=True)
     checkpoints = [f"{CHECKPOINT_FOLDER}/{name}.ckpt" for name in ("last", "best")]
-    for name in (METRICS_FILE, CONFIG_FILE, "events.out.tfevents.*", *checkpoints):
+    for name in (METRICS_FILE, CONFIG_FILE, "events.out.tfevents.*", f"{PICTURE_FOLDER}/*.png", *checkpoints):
         for path in folder.glob(name):
             path.unlink()

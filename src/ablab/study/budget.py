@@ -187,7 +187,7 @@ def _parameters(config: Config, task: Task) -> int:
 
 def _flops(config: Config, task: Task) -> int:
     model = build_model(config, task, device="meta")
-    per_sequence = count_flops(model, task.loss, task.seq_len)[0]
+    per_sequence = count_flops(model, task.loss, task.example())[0]
     return per_sequence * task.batch_size * _batches(config)
 
 

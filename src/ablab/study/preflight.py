@@ -27,7 +27,10 @@ SUPPLIED = {
         *("enable_model_summary", "fast_dev_run"),  # the last would silently replace max_steps
     ),
     "task": ("seed",),
-    "model": ("vocab_size", "max_length", "seed", "causal", *COMPONENT_AXES),
+    "model": (
+        *("vocab_size", "max_length", "seed", "causal", "padding", "pooled", "n_outputs"),
+        *COMPONENT_AXES,
+    ),
     "attention": ("spec",),
     "activation": ("spec",),
     "position": ("spec",),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -12,13 +15,31 @@ from torch.utils.data import DataLoader, Dataset
 
 from ablab.results.record import Corpus, Metric
 
-Batch = tuple[Tensor, Tensor]
+Inputs = Tensor | dict[str, Tensor]  # token ids (B, T), or what each modality gives
+Batch = tuple[Inputs, Tensor]  # inputs and targets
+EvalBatch = tuple[Inputs, Tensor] | tuple[Inputs, Tensor, int]  # the third: which of the task's `parts` it belongs to
+Totals = dict[str, float]
 IGNORED = -100  # target without a loss; what torch's cross entropy ignores by default
 ENDLESS = 2**62  # batches; more than any run takes, and a length that fits a C integer
 
 
+@dataclass(frozen=True)
+class Modality:
+    """One of several inputs of a task: a sequence of token ids, or of feature vectors.
+
+    In a batch of inputs it is `inputs[name]`, int64 (B, length) or float32 (B, length, features).
+    """
+
+    length: int  # tokens
+    vocab_size: int | None = None  # of token ids, of which 0 stands for no token; None for features
+    features: int | None = None  # of each token; None for token ids
+
+
 class Task(LightningDataModule, ABC):
     """Sequences to learn from, in batches of (inputs, targets), both int64 (B, T); a target of -100 is ignored.
+
+    Where one answer is asked for a whole sequence (`pooled`), targets are (B, 1). A task of several `modalities` has
+    inputs by name, and `inputs["present"]`, bool (B, number of modalities), says which of them a sample has.
 
     A task works with a Trainer and without one (to look at it, or to build a model for it); without one it is the
     only process. What it serves is a function of its settings and `seed` alone: training batch i is the same whatever
@@ -26,7 +47,11 @@ class Task(LightningDataModule, ABC):
 
     Attributes:
         vocab_size: number of token ids; known after `setup` or `load_state_dict`.
-        seq_len: T, tokens in a sequence.
+        seq_len: T, tokens in a training sequence.
+        padding: the token id that stands for no token; None if every position holds one.
+        pooled: whether one answer is asked for the whole sequence, not one at each position.
+        n_outputs: number of classes to choose an answer from; None: answers are token ids.
+        modalities: by name, in the order of `present`; empty for a task of token ids alone.
         batch_size: sequences in one training batch, over all processes together.
         causal: whether a position may see only itself and what precedes it.
         primary: the figure by which runs are compared.
@@ -42,6 +67,10 @@ class Task(LightningDataModule, ABC):
     vocab_size: int
     seq_len: int
     batch_size: int
+    padding: int | None = None
+    pooled: bool = False
+    n_outputs: int | None = None
+    modalities: Mapping[str, Modality] = {}
     causal: bool = True
     primary: Metric
     corpus: Corpus
@@ -56,6 +85,11 @@ class Task(LightningDataModule, ABC):
         """Tokens in one training batch, over all processes together."""
         return self.batch_size * self.seq_len
 
+    @property
+    def max_length(self) -> int:
+        """The longest sequence that is trained or evaluated on, in tokens."""
+        return self.seq_len
+
     @abstractmethod
     def setup(self, stage: str | None = None) -> None:
         """Read the corpus. A second call does nothing."""
@@ -65,12 +99,22 @@ class Task(LightningDataModule, ABC):
         """This process's share of the training batches, from `first_step` on, without end."""
 
     @abstractmethod
-    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """This process's share of the validation samples; every sample is in exactly one share."""
+    def val_dataloader(self) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
+        """This process's share of the validation samples; every sample is in exactly one share.
+
+        A process without a sample left to serve serves one whose targets are all ignored.
+        """
 
     @abstractmethod
-    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def test_dataloader(self) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
         """The same of the test samples; an empty list for a task without a test split."""
+
+    def parts(self, split: str) -> list[str]:
+        """The names of the parts into which the samples of a split ("val", "test") fall, "" for what has no name.
+
+        A part is what has a figure of its own, named by what sets it apart: "length=64,depth=0.5".
+        """
+        return [""]
 
     @property
     def oracle(self) -> dict[str, float]:
@@ -92,6 +136,39 @@ class Task(LightningDataModule, ABC):
     def metrics(self, totals: dict[str, float]) -> dict[str, float]:
         """The figures of an evaluation by name, without the split ("loss", not "val_loss"), from its summed totals."""
 
+    def figures(self, totals: Mapping[str, Totals]) -> dict[str, float]:
+        """The figures of an evaluation from the summed totals of each part.
+
+        Those of all samples together, and for each part that has a name the primary one, "accuracy/length=64". A task
+        whose parts hold the same samples in several ways adds up otherwise.
+        """
+        together = {name: sum(part[name] for part in totals.values()) for name in next(iter(totals.values()))}
+        figures = self.metrics(together)
+        primary = self.primary.name.removeprefix(f"{self.primary.split}_")
+        named = {part: self.metrics(own)[primary] for part, own in totals.items() if part}
+        return figures | {f"{primary}/{part}": value for part, value in named.items()}
+
+    def example(self) -> Batch:
+        """One sample of zeros, in the shape of every training sample. It needs no data."""
+        targets = torch.zeros(1, 1 if self.pooled else self.seq_len, dtype=torch.long)
+        if not self.modalities:
+            return torch.zeros(1, self.seq_len, dtype=torch.long), targets
+        inputs = {
+            name: torch.ones(1, each.length, dtype=torch.long)
+            if each.features is None
+            else torch.zeros(1, each.length, each.features)
+            for name, each in self.modalities.items()
+        }
+        return {**inputs, "present": torch.ones(1, len(inputs), dtype=torch.bool)}, targets
+
+    def pictures(self, model: Callable[[Any], Tensor]) -> dict[str, Tensor]:
+        """What the trained model makes that is worth a look: grey pictures, uint8 (height, width), by name.
+
+        Args:
+            model: inputs -> logits, in evaluation mode.
+        """
+        return {}
+
     @abstractmethod
     def encode(self, text: str) -> Tensor:
         """The ids (T,) int64 of `text`. Raises ValueError for text outside the vocabulary."""
@@ -100,7 +177,14 @@ class Task(LightningDataModule, ABC):
     def decode(self, ids: Tensor) -> str:
         """The text of `ids` (T,)."""
 
-    def _loader(self, batches: Dataset[Batch], order: range, block: int | None = None) -> DataLoader[Batch]:
+    def _check_shares(self, processes: int) -> None:
+        if self.batch_size % processes:
+            raise ValueError(
+                f"task.batch_size={self.batch_size} cannot be shared by {processes} processes: "
+                f"give a multiple of {processes}"
+            )
+
+    def _loader(self, batches: Dataset[Any], order: range, block: int | None = None) -> DataLoader[Any]:
         return DataLoader(
             batches,
             batch_size=block,  # batches to an item; None: the batch itself

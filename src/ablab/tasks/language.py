@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ablab.errors import UserError
 from ablab.results.record import Corpus, Metric
-from ablab.tasks.base import ENDLESS, IGNORED, Batch, Task
+from ablab.tasks.base import ENDLESS, IGNORED, Batch, EvalBatch, Task
 from ablab.tasks.tokenizers import Tokenizer, tokenizer_from_state
 from ablab.tasks.windows import EvalBatches, TrainBatches
 
@@ -100,11 +100,7 @@ class LanguageTask(Task):
             ValueError: the batch cannot be shared equally by the processes.
         """
         rank, processes = self._share()
-        if self.batch_size % processes:
-            raise ValueError(
-                f"task.batch_size={self.batch_size} cannot be shared by {processes} processes: "
-                f"give a multiple of {processes}"
-            )
+        self._check_shares(processes)
         batches = TrainBatches(
             self._split("train"),
             seq_len=self.seq_len,
@@ -115,10 +111,10 @@ class LanguageTask(Task):
         )
         return self._loader(batches, range(self.first_step, ENDLESS), self.block)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[EvalBatch]:
         return self._eval_loader("val")
 
-    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def test_dataloader(self) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
         self.setup()
         return self._eval_loader("test") if "test" in self._splits else []
 
@@ -179,7 +175,7 @@ class LanguageTask(Task):
         self.setup()
         return self._splits[name]
 
-    def _eval_loader(self, split: str) -> DataLoader[Batch]:
+    def _eval_loader(self, split: str) -> DataLoader[EvalBatch]:
         rank, processes = self._share()
         batches = EvalBatches(
             self._split(split),

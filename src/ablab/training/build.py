@@ -46,8 +46,11 @@ def build_model(config: dict[str, Any], task: Task, device: str = "cpu") -> Tran
         config,
         "model",
         vocab_size=task.vocab_size,
-        max_length=task.seq_len,
+        max_length=task.max_length,
         causal=task.causal,
+        padding=task.padding,
+        pooled=task.pooled,
+        n_outputs=task.n_outputs,
         seed=config["seed"],
         **{axis: _named(axis, build_option(config, axis)) for axis in COMPONENT_AXES},
     )

@@ -14,8 +14,8 @@ from torch import Tensor
 from ablab.errors import Diverged
 from ablab.model.mechanism import MechanismProbe
 from ablab.results.record import Metric
-from ablab.training.loggers import TakesPictures
 from ablab.training.module import TrainingModule
+from ablab.training.pictures import painters
 
 # Called with (step, of how many, what to show beside it).
 Progress = Callable[[int, int, str], None]
@@ -64,7 +64,7 @@ class Mechanisms(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        self._probe = MechanismProbe(module.model, pictured=bool(_painters(trainer)))
+        self._probe = MechanismProbe(module.model, pictured=bool(painters(trainer)))
         self._probe.attach()
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:  # after the module has its metrics
@@ -79,7 +79,7 @@ class Mechanisms(Callback):
         self._probe = None
         for logger in trainer.loggers:
             logger.log_metrics(self.values, step=trainer.global_step)
-        for painter in _painters(trainer):
+        for painter in painters(trainer):
             for name, picture in pictures.items():
                 painter.log_picture(name, picture, trainer.global_step)
 
@@ -87,13 +87,6 @@ class Mechanisms(Callback):
         if self._probe is not None:
             self._probe.detach()
             self._probe = None
-
-
-def _painters(trainer: Trainer) -> list[TakesPictures]:
-    """The loggers that are to show pictures: all processes see the same split, and the first one shows it."""
-    if not trainer.is_global_zero:
-        return []
-    return [logger for logger in trainer.loggers if isinstance(logger, TakesPictures) and logger.pictures]
 
 
 def _schedule(trainer: Trainer, module: TrainingModule) -> dict[str, float]:

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ablab.results.record import Cost
+from ablab.tasks.base import Batch
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -22,8 +24,8 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], seq_len: int) -> tuple[int, list[str]]:
-    """FLOPs of forward and backward for one sequence, and the operators that could not be counted.
+def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], example: Batch) -> tuple[int, list[str]]:
+    """FLOPs of forward and backward for one sample, and the operators that could not be counted.
 
     Counted on the meta device, which computes nothing and where, unlike on the CPU, the count includes
     `scaled_dot_product_attention`. A multiplication and an addition are two. Matrix products, convolutions and
@@ -31,11 +33,12 @@ def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], seq_
 
     Args:
         model: on the meta device.
+        example: inputs and targets of one sample.
     """
-    tokens = torch.zeros(1, seq_len, dtype=torch.long, device="meta")
+    inputs, targets = move_data_to_device(example, "meta")
     names = _UncountedNames()
     with FlopCounterMode(display=False) as counter, names:
-        loss(model(tokens), tokens).backward()
+        loss(model(inputs), targets).backward()
     return counter.get_total_flops(), sorted(names.seen)
 
 

@@ -15,8 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.model.transformer import Transformer
-from ablab.tasks.base import Batch, Task
+from ablab.tasks.base import IGNORED, Batch, EvalBatch, Inputs, Task
 from ablab.training.optimizers.groups import build_optimizer
+
+_SAMPLES = "samples"  # beside the task's own totals
 
 
 class TrainingModule(LightningModule):
@@ -60,11 +62,12 @@ class TrainingModule(LightningModule):
         self._clip = clip
         self._accumulate = accumulate
         self._penalised = has_penalties(model)
-        self._totals: dict[str, Tensor] = {}
+        self.evaluated: dict[str, int] = {}  # samples of the last evaluation of each split, over all processes
+        self._totals: dict[int, dict[str, Tensor]] = {}  # of each of the task's parts
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, vocabulary) for tokens (B, T)."""
-        return self.model(tokens)
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Logits for what the task's loaders serve, in the shape of its targets and one dimension more."""
+        return self.model(inputs)
 
     def training_step(self, block: list[Batch], block_index: int) -> Tensor:
         """Train on the block; the task's loss at its last optimizer step."""
@@ -99,10 +102,10 @@ class TrainingModule(LightningModule):
         if self._clip is not None:
             self.clip_gradients(optimizer, gradient_clip_val=self._clip, gradient_clip_algorithm="norm")
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: EvalBatch, batch_index: int) -> None:
         self._add(batch)
 
-    def test_step(self, batch: Batch, batch_index: int) -> None:
+    def test_step(self, batch: EvalBatch, batch_index: int) -> None:
         self._add(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -134,18 +137,23 @@ class TrainingModule(LightningModule):
         if target is not None and self.steps_to_target is None and (value <= target if lower else value >= target):
             self.steps_to_target = self.trainer.global_step
 
-    def _add(self, batch: Batch) -> None:
-        inputs, targets = batch
-        for name, value in self._task.totals(self.model(inputs), targets).items():
-            self._totals[name] = self._totals.get(name, 0) + value
+    def _add(self, batch: EvalBatch) -> None:
+        inputs, targets, *part = batch
+        totals = self._task.totals(self.model(inputs), targets)
+        totals[_SAMPLES] = (targets != IGNORED).flatten(1).any(1).sum(dtype=torch.float64)
+        sums = self._totals.setdefault(part[0] if part else 0, {})
+        for name, value in totals.items():
+            sums[name] = sums.get(name, 0) + value
 
     def _log_totals(self, split: str) -> None:
-        names = list(self._totals)
-        totals = torch.stack([self._totals[name] for name in names])
-        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        metrics = self._task.metrics(dict(zip(names, totals.tolist(), strict=True)))
+        # Every process has served a batch of every part, so that all of them have the same to add up.
+        parts, names = self._task.parts(split), list(self._totals[0])
+        sums = torch.stack([self._totals[part][name] for part in range(len(parts)) for name in names])
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum").view(len(parts), len(names))
+        totals = {part: dict(zip(names, row, strict=True)) for part, row in zip(parts, sums.tolist(), strict=True)}
+        self.evaluated[split] = int(sum(each.pop(_SAMPLES) for each in totals.values()))
         self._totals = {}
-        named = {f"{split}_{name}": value for name, value in metrics.items()}
+        named = {f"{split}_{name}": value for name, value in self._task.figures(totals).items()}
         self.metrics |= named
         # For whoever monitors them, rounded to float32. Every process computed the same figures, so nothing is left
         # to synchronise; and Lightning would give the loggers the step before this one.

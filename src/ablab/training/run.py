@@ -25,6 +25,7 @@ from ablab.training.cost import CostMeter, count_flops, count_parameters
 from ablab.training.loggers import build_loggers, close_loggers
 from ablab.training.module import TrainingModule
 from ablab.training.optimizers.groups import describe_groups
+from ablab.training.pictures import leave_pictures
 from ablab.training.provenance import git_state, machine, versions
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning, sigint_restored
 
@@ -126,7 +127,8 @@ def _train(
     module = build_module(config, task)
     try:
         trainer.fit(module, datamodule=task)
-        record.metrics = _evaluate(trainer, module, task)
+        record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
+        record.pictures = leave_pictures(trainer, module, task, folder)
         record.responses = responses(module.model) | {"schedule": _trace(module.learning_rates)}
     finally:
         meter.measured(cost, trainer.global_step)
@@ -137,7 +139,7 @@ def _train(
 def _counted(config: dict[str, Any], task: Task, accumulate: int) -> Cost:
     """Parameters and FLOPs, counted before training on a model without values."""
     model = build_model(config, task, device="meta")
-    flops, uncounted = count_flops(model, task.loss, task.seq_len)
+    flops, uncounted = count_flops(model, task.loss, task.example())
     return Cost(
         parameters=count_parameters(model),
         flops_per_step=flops * task.batch_size * accumulate,

@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 from ablab.config import conf_folder
 from ablab.errors import UserError
 from ablab.tasks.base import IGNORED
-from ablab.tasks.generated.base import GeneratedTask, _EvalBatches, _TrainBatches
+from ablab.tasks.generated.base import GeneratedTask, _TrainBatches, fetching
 from ablab.tasks.generated.sequences import Copying, Parity
 from ablab.tasks.generated.splits import draw_split, split_of
+from ablab.tasks.samples import PartBatches
 
 GENERATED = ["copying", "induction", "parity", "recall", "selective_copying", "sorting"]
 
@@ -73,13 +74,14 @@ def test_every_evaluation_sample_is_served_once_and_all_processes_take_equal_ste
     processes: int, batch_size: int
 ) -> None:
     task = make("copying", eval_samples=25)
-    shares = [_EvalBatches(task.samples("val"), batch_size, rank, processes) for rank in range(processes)]
+    parts = [fetching(task.samples("val"))]
+    shares = [PartBatches(parts, batch_size=batch_size, rank=rank, processes=processes) for rank in range(processes)]
     assert len({tuple(len(share[index][0]) for index in range(len(share))) for share in shares}) == 1
     served = [
         tuple(inputs.tolist())
         for share in shares
         for index in range(len(share))
-        for inputs, targets in zip(*share[index], strict=True)
+        for inputs, targets in zip(*share[index][:2], strict=True)
         if (targets != IGNORED).any()
     ]
     assert sorted(served) == sorted(map(tuple, task.samples("val")[0].tolist()))
