@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import Tensor
 
+from ablab.model.encoders.features import FeatureEncoder
+from ablab.model.encoders.text import TextEncoder
 from ablab.model.spec import LayerSpec
 from ablab.model.transformer import Transformer
 
 CONF = Path(__file__).parents[2] / "conf"
-AXES = ("attention", "activation", "position", "layer_fusion")
+AXES = ("attention", "activation", "position", "layer_fusion", "modal_fusion")
+LENGTHS = {"image": 4, "audio": 3, "text": 5}  # tokens of each modality in `build_modal`
 
 
 def options(axis: str) -> list[str]:
@@ -51,6 +57,7 @@ def build() -> Callable[..., Transformer]:
             "activation": "relu",
             "position": "learned",
             "layer_fusion": "last",
+            "modal_fusion": "early",
         }
         sizes = {"vocab_size": 11, "max_length": 64, "seed": 0, "d_model": 16, "n_heads": 2, "n_layers": 2}
         arguments = parts | sizes | changes
@@ -60,6 +67,39 @@ def build() -> Callable[..., Transformer]:
             if isinstance(arguments[axis], str):
                 arguments[axis] = load(axis, arguments[axis], **short.get(arguments[axis], {}))
         return Transformer(**arguments)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build_modal(build: Callable[..., Transformer]) -> Callable[..., Transformer]:
+    """build_modal(modal_fusion="late", ...): a model of an image, a sound and a text, with seven answers."""
+    encoders = {
+        "image": partial(FeatureEncoder, length=LENGTHS["image"], features=6),
+        "audio": partial(FeatureEncoder, length=LENGTHS["audio"], features=10),
+        "text": partial(TextEncoder, length=LENGTHS["text"], vocab_size=9),
+    }
+
+    def make(**changes: Any) -> Transformer:
+        return build(**{"causal": False, "pooled": True, "n_outputs": 7, "encoders": encoders} | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def modal_inputs() -> Callable[..., dict[str, Tensor]]:
+    """modal_inputs(3): so many samples for `build_modal`, the last word of each missing."""
+
+    def make(count: int = 2, seed: int = 0) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        padding = torch.zeros(count, sum(LENGTHS.values()), dtype=torch.bool)
+        padding[:, -1] = True
+        return {
+            "image": torch.randn(count, LENGTHS["image"], 6, generator=generator),
+            "audio": torch.randn(count, LENGTHS["audio"], 10, generator=generator),
+            "text": torch.randint(0, 9, (count, LENGTHS["text"]), generator=generator),
+            "padding": padding,
+        }
 
     return make
 

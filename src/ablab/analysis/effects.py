@@ -14,6 +14,7 @@ GOVERNED = {
     "activation": "what the activation gives",
     "position": "what the position adds",
     "layer_fusion": "what the head sees of the layers",
+    "modal_fusion": "which modalities see each other",
     "schedule": "the learning rate",
 }
 _BESIDES = {"seed", "axes", "overrides", *IDENTITY_EXCLUDES}  # keys of a config that are no component

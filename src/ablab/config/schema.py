@@ -17,6 +17,7 @@ AXES = (
     "activation",
     "position",
     "layer_fusion",
+    "modal_fusion",
     "optimizer",
     "schedule",
     "strategy",
@@ -35,6 +36,7 @@ class Config:
     activation: Any = MISSING
     position: Any = MISSING
     layer_fusion: Any = MISSING
+    modal_fusion: Any = MISSING
     optimizer: Any = MISSING
     schedule: Any = MISSING
     strategy: Any = MISSING

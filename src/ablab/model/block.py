@@ -77,9 +77,18 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
         """`rotate` is the position's, for queries and keys; `key_padding_mask` (B, T) is true where no token is."""
+        return self.transform(self.mix(x, rotate, key_padding_mask))
+
+    def mix(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
+        """The first half: what attention adds to the stream."""
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), rotate, key_padding_mask))
+            return x + self.dropout(self.attention(self.attention_norm(x), rotate, key_padding_mask))
+        mixed: Tensor = self.attention_norm(x + self.dropout(self.attention(x, rotate, key_padding_mask)))
+        return mixed
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The second half: what the feed-forward part adds."""
+        if self.norm_first:
             return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, rotate, key_padding_mask)))
         y: Tensor = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
         return y

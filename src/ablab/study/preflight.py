@@ -28,13 +28,14 @@ SUPPLIED = {
     ),
     "task": ("seed",),
     "model": (
-        *("vocab_size", "max_length", "seed", "causal", "padding", "pooled", "n_outputs"),
+        *("vocab_size", "max_length", "seed", "causal", "padding", "pooled", "n_outputs", "encoders"),
         *COMPONENT_AXES,
     ),
     "attention": ("spec",),
     "activation": ("spec",),
     "position": ("spec",),
     "layer_fusion": ("spec",),
+    "modal_fusion": ("spec",),
     "optimizer": ("params",),
     "schedule": ("optimizer",),
 }

@@ -31,7 +31,7 @@ class Modality:
     """
 
     length: int  # tokens
-    vocab_size: int | None = None  # of token ids, of which 0 stands for no token; None for features
+    vocab_size: int | None = None  # of token ids; None for features
     features: int | None = None  # of each token; None for token ids
 
 
@@ -39,7 +39,8 @@ class Task(LightningDataModule, ABC):
     """Sequences to learn from, in batches of (inputs, targets), both int64 (B, T); a target of -100 is ignored.
 
     Where one answer is asked for a whole sequence (`pooled`), targets are (B, 1). A task of several `modalities` has
-    inputs by name, and `inputs["present"]`, bool (B, number of modalities), says which of them a sample has.
+    inputs by name, and `inputs["padding"]`, bool (B, seq_len), is true where one after the other they have no token:
+    behind the end of a short one, and all through one that is missing. No sample is without any.
 
     A task works with a Trainer and without one (to look at it, or to build a model for it); without one it is the
     only process. What it serves is a function of its settings and `seed` alone: training batch i is the same whatever
@@ -51,7 +52,8 @@ class Task(LightningDataModule, ABC):
         padding: the token id that stands for no token; None if every position holds one.
         pooled: whether one answer is asked for the whole sequence, not one at each position.
         n_outputs: number of classes to choose an answer from; None: answers are token ids.
-        modalities: by name, in the order of `present`; empty for a task of token ids alone.
+        modalities: by name, in the order of `padding`; empty for a task of token ids alone.
+        same_samples: whether the parts of an evaluation hold the same samples, each in another way.
         batch_size: sequences in one training batch, over all processes together.
         causal: whether a position may see only itself and what precedes it.
         primary: the figure by which runs are compared.
@@ -71,6 +73,7 @@ class Task(LightningDataModule, ABC):
     pooled: bool = False
     n_outputs: int | None = None
     modalities: Mapping[str, Modality] = {}
+    same_samples: bool = False
     causal: bool = True
     primary: Metric
     corpus: Corpus
@@ -139,10 +142,10 @@ class Task(LightningDataModule, ABC):
     def figures(self, totals: Mapping[str, Totals]) -> dict[str, float]:
         """The figures of an evaluation from the summed totals of each part.
 
-        Those of all samples together, and for each part that has a name the primary one, "accuracy/length=64". A task
-        whose parts hold the same samples in several ways adds up otherwise.
+        Those of all samples together, and for each part that has a name the primary one, "accuracy/length=64".
         """
-        together = {name: sum(part[name] for part in totals.values()) for name in next(iter(totals.values()))}
+        parts = list(totals.values())[: 1 if self.same_samples else None]
+        together = {name: sum(part[name] for part in parts) for name in parts[0]}
         figures = self.metrics(together)
         primary = self.primary.name.removeprefix(f"{self.primary.split}_")
         named = {part: self.metrics(own)[primary] for part, own in totals.items() if part}
@@ -154,12 +157,12 @@ class Task(LightningDataModule, ABC):
         if not self.modalities:
             return torch.zeros(1, self.seq_len, dtype=torch.long), targets
         inputs = {
-            name: torch.ones(1, each.length, dtype=torch.long)
+            name: torch.zeros(1, each.length, dtype=torch.long)
             if each.features is None
             else torch.zeros(1, each.length, each.features)
             for name, each in self.modalities.items()
         }
-        return {**inputs, "present": torch.ones(1, len(inputs), dtype=torch.bool)}, targets
+        return {**inputs, "padding": torch.zeros(1, self.seq_len, dtype=torch.bool)}, targets
 
     def pictures(self, model: Callable[[Any], Tensor]) -> dict[str, Tensor]:
         """What the trained model makes that is worth a look: grey pictures, uint8 (height, width), by name.

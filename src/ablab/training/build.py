@@ -10,12 +10,15 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from ablab.errors import UserError
+from ablab.model.encoders.embedding import EncoderFactory
+from ablab.model.encoders.features import FeatureEncoder
+from ablab.model.encoders.text import TextEncoder
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
-from ablab.tasks.base import Task
+from ablab.tasks.base import Modality, Task
 
 # The axes whose options are factories that the model's blocks call.
-COMPONENT_AXES = ("attention", "activation", "position", "layer_fusion")
+COMPONENT_AXES = ("attention", "activation", "position", "layer_fusion", "modal_fusion")
 
 
 def build_option(config: dict[str, Any], axis: str, **supplied: Any) -> Any:
@@ -51,6 +54,7 @@ def build_model(config: dict[str, Any], task: Task, device: str = "cpu") -> Tran
         padding=task.padding,
         pooled=task.pooled,
         n_outputs=task.n_outputs,
+        encoders={name: _encoder(each) for name, each in task.modalities.items()} or None,
         seed=config["seed"],
         **{axis: _named(axis, build_option(config, axis)) for axis in COMPONENT_AXES},
     )
@@ -62,6 +66,13 @@ def build_model(config: dict[str, Any], task: Task, device: str = "cpu") -> Tran
         raise UserError(f"{one} does not work with {other}: {clash.reason}; choose another of either") from clash
     except ValueError as error:
         raise _refused("model", error) from error
+
+
+def _encoder(modality: Modality) -> EncoderFactory:
+    if modality.features is not None:
+        return partial(FeatureEncoder, length=modality.length, features=modality.features)
+    assert modality.vocab_size is not None
+    return partial(TextEncoder, length=modality.length, vocab_size=modality.vocab_size)
 
 
 def _named(axis: str, factory: Any) -> Any:

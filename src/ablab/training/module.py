@@ -151,7 +151,8 @@ class TrainingModule(LightningModule):
         sums = torch.stack([self._totals[part][name] for part in range(len(parts)) for name in names])
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum").view(len(parts), len(names))
         totals = {part: dict(zip(names, row, strict=True)) for part, row in zip(parts, sums.tolist(), strict=True)}
-        self.evaluated[split] = int(sum(each.pop(_SAMPLES) for each in totals.values()))
+        samples = [int(each.pop(_SAMPLES)) for each in totals.values()]
+        self.evaluated[split] = samples[0] if self._task.same_samples else sum(samples)
         self._totals = {}
         named = {f"{split}_{name}": value for name, value in self._task.figures(totals).items()}
         self.metrics |= named

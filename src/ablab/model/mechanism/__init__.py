@@ -12,6 +12,8 @@
 * `layer_fusion/entropy`: of these weights, in nats, mean over tokens
 * `layer_fusion/weight_variation`: standard deviation of a weight over tokens, mean over layers, where weights are said
   to depend on the input
+* `modal_fusion/<query>_from_<key>`: share of the attention of one modality's queries that another's keys get, mean over
+  layers, and of each layer
 * `<axis>/<name>`: whatever a component reports of itself through `mechanism()`, such as a threshold
 
 Each is a mean over the layers, or their extreme where its name ends in `_min` or `_max`; where a model has several,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ablab.model.block import Block
+from ablab.model.modal_fusion.base import block_of
 from ablab.model.ranks import is_first_rank, sum_over_ranks
 from ablab.model.transformer import Transformer
 
@@ -15,16 +15,22 @@ TOKENS = 256  # of the first sequence that is looked at
 
 
 class PositionWatcher:
-    """Keeps the first embedded sequence that passes, and asks the first layer's attention about it."""
+    """Keeps the first embedded sequence that passes, and asks the first layer's attention about it.
+
+    Of several modalities it asks about the longest alone.
+    """
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
         self._sample: Tensor | None = None  # (1, T, d_model)
+        lengths = model.modal_fusion.layout.lengths
+        self._modality = max(lengths, key=lambda name: lengths[name])
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """Of the embedding."""
-        if self._sample is None and output.shape[1] > 2 and is_first_rank():
-            self._sample = output[:1, :TOKENS].detach()
+        own = output[:1, self._model.modal_fusion.layout.places[self._modality]]
+        if self._sample is None and own.shape[1] > 2 and is_first_rank():
+            self._sample = own[:, :TOKENS].detach()
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
@@ -43,9 +49,8 @@ class PositionWatcher:
         return {"order_sensitivity": total / count} if count else {}
 
     def _of_last(self, x: Tensor) -> Tensor:
-        position, first = self._model.position, self._model.blocks[0]
-        assert isinstance(first, Block)
-        x = position.add(x)
+        position, first = self._model.position, block_of(self._model.blocks[0], self._modality)
+        x = position.add(x, self._model.modal_fusion.layout.places[self._modality].start)
         mixed: Tensor = first.attention(first.attention_norm(x) if first.norm_first else x, position.rotate)
         return mixed[0, -1].double()
 

@@ -9,10 +9,10 @@ from statistics import fmean
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ablab.model.block import Block
 from ablab.model.mechanism.activation import ActivationWatcher
 from ablab.model.mechanism.attention import AttentionWatcher
 from ablab.model.mechanism.layer_fusion import LayerFusionWatcher
+from ablab.model.mechanism.modal_fusion import ModalFusionWatcher
 from ablab.model.mechanism.position import PositionWatcher
 from ablab.model.mechanism.watcher import Watcher
 from ablab.model.transformer import Transformer
@@ -33,6 +33,7 @@ class MechanismProbe:
         self._watchers: list[Watcher] = []
         self._fusion: LayerFusionWatcher | None = None
         self._position: PositionWatcher | None = None
+        self._modal: ModalFusionWatcher | None = None
         self._handles: list[RemovableHandle] = []
 
     def attach(self) -> None:
@@ -45,6 +46,9 @@ class MechanismProbe:
         if fusion.weighs:
             self._fusion = LayerFusionWatcher(fusion)
             self._handles.append(fusion.register_forward_hook(self._fusion.hook, with_kwargs=True))
+        if len(self._model.modal_fusion.layout.names) > 1:
+            self._modal = ModalFusionWatcher(self._model)
+            self._handles += self._modal.attach()
 
     def detach(self) -> None:
         """Stop watching; what was seen stays available to `metrics` and `pictures`."""
@@ -54,12 +58,17 @@ class MechanismProbe:
 
     def metrics(self) -> dict[str, float]:
         """The figures for what the model has processed since `attach`; only a component's own before any of it."""
-        layers: dict[str, dict[int, float]] = defaultdict(dict)
+        found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         for watcher in self._watchers:
             for name, value in watcher.figures().items():
-                layers[f"{watcher.axis}/{name}"][watcher.layer] = value
+                found[f"{watcher.axis}/{name}"][watcher.layer].append(value)
+        layers = {name: {layer: _joined(name, each) for layer, each in own.items()} for name, own in found.items()}
         several = len(self._model.blocks) > 1
-        metrics = {name: _over_layers(name, values) for name, values in layers.items() if not (several and _part(name))}
+        metrics = {
+            name: _joined(name, list(values.values()))
+            for name, values in layers.items()
+            if not (several and _part(name))
+        }
         if several:
             for name, values in layers.items():
                 metrics |= {_of_layer(name, layer): value for layer, value in values.items()}
@@ -67,6 +76,8 @@ class MechanismProbe:
             metrics |= {f"position/{name}": value for name, value in self._position.figures().items()}
         if self._fusion is not None:
             metrics |= {f"layer_fusion/{name}": value for name, value in self._fusion.figures().items()}
+        if self._modal is not None:
+            metrics |= {f"modal_fusion/{name}": value for name, value in self._modal.figures().items()}
         return metrics
 
     def pictures(self) -> dict[str, Tensor]:
@@ -79,8 +90,7 @@ class MechanismProbe:
         return {name: picture for name, picture in drawn if picture is not None}
 
     def _watch(self) -> Iterator[Watcher]:
-        for layer, block in enumerate(self._model.blocks):
-            assert isinstance(block, Block)
+        for layer, block in self._model.layers():
             attention, feed_forward = block.attention, block.feed_forward
             device, units = feed_forward.down.weight.device, feed_forward.down.in_features
             yield Watcher("attention", layer, attention)
@@ -95,10 +105,11 @@ def _part(name: str) -> str:
     return name.split("/", 2)[2] if name.count("/") > 1 else ""
 
 
-def _over_layers(name: str, values: dict[int, float]) -> float:
+def _joined(name: str, values: list[float]) -> float:
+    """One figure of several layers, or of several blocks of one."""
     if name.endswith("_min"):
-        return min(values.values())
-    return max(values.values()) if name.endswith("_max") else fmean(values.values())
+        return min(values)
+    return max(values) if name.endswith("_max") else fmean(values)
 
 
 def _of_layer(name: str, layer: int) -> str:

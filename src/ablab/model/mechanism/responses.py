@@ -24,18 +24,22 @@ def responses(model: Transformer) -> dict[str, list[float]]:
     """A few numbers for each component, "<axis>/layer_<i>" or "<axis>", equal for components of equal function.
 
     Attention: projections of the weights that a few queries give to all keys, and what acts in training alone.
-    Activation, position, layer fusion: projections of what comes out. Attention that projects its inputs in a way of
-    its own (latent attention, say) has none.
+    Activation, position, layer fusion: projections of what comes out. Modal fusion: who may see whom. Attention that
+    projects its inputs in a way of its own (latent attention, say) has none.
     """
     training = model.training
     model.eval()
     try:
-        found = {"position": _position(model), "layer_fusion": _layer_fusion(model)}
-        for layer, block in enumerate(model.blocks):
-            assert isinstance(block, Block)
+        found = {
+            "position": _position(model),
+            "layer_fusion": _layer_fusion(model),
+            "modal_fusion": _modal_fusion(model),
+        }
+        for place, (layer, block) in enumerate(model.layers()):
+            name = f"layer_{layer}" if place == layer else f"layer_{layer}/block_{place}"
             if isinstance(block.attention, MultiHeadAttention):
-                found[f"attention/layer_{layer}"] = _attention(model, block.attention)
-            found[f"activation/layer_{layer}"] = _activation(block)
+                found[f"attention/{name}"] = _attention(model, block.attention)
+            found[f"activation/{name}"] = _activation(block)
     finally:
         model.train(training)
     return {name: numbers for name, numbers in found.items() if numbers}
@@ -77,6 +81,19 @@ def _layer_fusion(model: Transformer) -> list[float]:
     depths = range(1, len(streams))
     fed = [number for depth in depths for number in _projected(model.layer_fusion.feed(streams[:depth]))]
     return [*fed, *_projected(model.layer_fusion(streams))]
+
+
+def _modal_fusion(model: Transformer) -> list[float]:
+    """Who may see whom in each layer, and whether through weights of their own; nothing of one modality."""
+    fusion = model.modal_fusion
+    if len(fusion.layout.names) < 2:
+        return []
+    layers = range(len(model.blocks))
+    return [
+        number
+        for layer in layers
+        for number in (*(seen for row in fusion.reach(layer) for seen in row), float(fusion.has_own_blocks(layer)))
+    ]
 
 
 def _drawn(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -1,0 +1,56 @@
+"""Cross-modal attention: each modality looks at the others, all through the same weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ablab.model.attention.layer import Rotate
+from ablab.model.block import Block
+from ablab.model.modal_fusion.base import ModalFusion, View
+from ablab.model.spec import LayerSpec
+
+
+class CrossFusion(ModalFusion):
+    """Layers in which each modality sees itself alone take turns with layers in which it sees the others alone.
+
+    The co-attentional layers of ViLBERT (Lu et al. 2019), in which queries of one modality meet keys and values of the
+    other, with one deviation that is the claim under test: the projections of queries, keys, values and outputs, and
+    the feed-forward part, are the same for all modalities. Parameters are those of early fusion.
+
+    The others are looked at by the attention of the model's own axis, over the whole stream with the modality's own
+    keys masked. That takes as many passes of attention as there are modalities, and the feed-forward part one.
+
+    Args:
+        across_first: begin with a layer that looks at the others.
+
+    Raises:
+        ValueError: there are not two layers to take turns.
+    """
+
+    def __init__(self, spec: LayerSpec, *, across_first: bool = False) -> None:
+        super().__init__(spec)
+        if spec.n_layers < 2:
+            raise ValueError("layers within and across modalities take turns: model.n_layers must be at least 2")
+        self.across_first = across_first
+
+    def is_across(self, layer: int) -> bool:
+        """Whether that layer looks at the other modalities."""
+        return (layer % 2 == 0) == self.across_first
+
+    def layer(self, layer: int, blocks: nn.Module, x: Tensor, rotate: Rotate, mask: Tensor | None) -> Tensor:
+        if not self.is_across(layer):
+            return self.apart(blocks, x, rotate, mask)
+        assert isinstance(blocks, Block)
+        hidden = x.new_zeros(x.shape[:2], dtype=torch.bool) if mask is None else mask
+        mixed = []
+        for name, place in self.layout.places.items():
+            self.view = View(self.layout.places, [name])
+            others = hidden.clone()
+            others[:, place] = True
+            mixed.append(blocks.mix(x, rotate, others)[:, place])
+        return blocks.transform(torch.cat(mixed, 1))
+
+    def reach(self, layer: int) -> list[list[float]]:
+        own = self._itself()
+        return [[1.0 - seen for seen in row] for row in own] if self.is_across(layer) else own
