@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import csv
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,9 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ABLAB_CACHE"] = tempfile.mkdtemp(prefix="ablab-tests-")
+os.environ["HF_HOME"] = os.path.join(os.environ["ABLAB_CACHE"], "huggingface")
 
 import pytest
 import torch
@@ -24,6 +31,7 @@ from ablab.results.record import Record
 from ablab.training.run import execute, prepare_folder
 
 torch.set_num_threads(1)
+atexit.register(shutil.rmtree, os.environ["ABLAB_CACHE"], ignore_errors=True)
 
 TinyConfig = Callable[..., dict[str, Any]]
 
@@ -60,7 +68,21 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_config(corpus: Path) -> TinyConfig:
+def task_paths(corpus: Path) -> dict[str, Path]:
+    """What tasks that read data of a kind of their own can be given as task.path, by option; the others get text."""
+    lines = corpus.read_text(encoding="utf-8").splitlines()
+    documents, table = corpus.parent / "documents", corpus.parent / "table.csv"
+    documents.mkdir()
+    for split, part in {"train": lines[60:], "validation": lines[:60]}.items():
+        (documents / f"{split}.txt").write_text("\n".join(part), encoding="utf-8")
+    with table.open("w", newline="", encoding="utf-8") as file:
+        rows = ((line, "even" if number % 2 == 0 else "odd") for number, line in enumerate(lines))
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return {"hf_text": documents, "classification": table}
+
+
+@pytest.fixture(scope="session")
+def tiny_config(corpus: Path, task_paths: dict[str, Path]) -> TinyConfig:
     """tiny_config("attention=lsh", "seed=3"): the frozen config of a run of a second, by overrides.
 
     Of two overrides of one key the later one counts. An override `model=...` brings that model in its full size, and a
@@ -77,7 +99,7 @@ def tiny_config(corpus: Path) -> TinyConfig:
             chosen |= dict(o.split("=", 1) for o in _TINY_MODEL)
         chosen |= dict(o.split("=", 1) for o in overrides)
         if OmegaConf.is_missing(task, "path"):
-            chosen.setdefault("task.path", str(corpus))
+            chosen.setdefault("task.path", str(task_paths.get(named, corpus)))
         return _compose([f"{key}={value}" for key, value in chosen.items()], list(overrides))
 
     return make

@@ -165,6 +165,27 @@ def test_the_vocabulary_travels_without_the_corpus(text_file: Path, tmp_path: Pa
     assert fresh.decode(fresh.encode("na\u00efve 12")) == "na\u00efve 12"
 
 
+@pytest.mark.parametrize("files", [1, 40])
+def test_byte_pairs_of_the_training_part(tmp_path: Path, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABLAB_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(files):
+        (folder / f"{i}.txt").write_text(SOME_TEXT if files == 1 else SOME_TEXT[i * 100 : (i + 1) * 100])
+    path = folder / "0.txt" if files == 1 else folder
+    task, same = (text(path, tokenizer=name, bpe_vocab_size=300, test_fraction=0.2) for name in ("bpe", "chars"))
+    task.setup()
+    same.setup()
+    for split, ids in task._splits.items():
+        assert task.decode(torch.from_numpy(ids.astype("int64"))) == same.decode(torch.from_numpy(same._splits[split]))
+        assert 0 < len(ids) < len(same._splits[split])
+    monkeypatch.setattr("ablab.tasks.text.Text._tokenise", None)
+    again = text(path, tokenizer="bpe", bpe_vocab_size=300, test_fraction=0.2)
+    again.setup()  # from the cache
+    assert again._tokenizer == task._tokenizer
+    assert (again._splits["train"] == task._splits["train"]).all()
+
+
 def test_a_vocabulary_of_another_corpus_is_refused(text_file: Path) -> None:
     task = text(text_file, tokenizer="chars")
     task.setup()
@@ -198,7 +219,8 @@ def test_no_test_split_was_asked_for(text_file: Path) -> None:
         ({"seq_len": 0}, ValueError, "task.seq_len must be at least 1, got 0"),
         ({"workers": -1}, ValueError, "workers must be 0 or more"),
         ({"eval_tokens": 15}, ValueError, "task.eval_tokens=15 is less than one window: give task.seq_len=16"),
-        ({"tokenizer": "words"}, ValueError, "must be bytes or chars, got 'words'"),
+        ({"tokenizer": "no/such.json"}, UserError, "no/such.json: no such file; mend task.tokenizer"),
+        ({"tokenizer": "bpe", "bpe_vocab_size": 256}, ValueError, "task.bpe_vocab_size=256: must be at least 257"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, ValueError, "together below 1"),
         ({"val_fraction": 0.0}, ValueError, "val above 0"),
     ],

@@ -21,7 +21,7 @@ _STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "t
 _MACHINE_PREFIXES = ("config-", "_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
 
 _log = logging.getLogger(__name__)
-_Sized = TypeVar("_Sized", bytes, NDArray)
+_Sized = TypeVar("_Sized", bytes, str, NDArray)
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,16 @@ def split_contiguously(sequence: _Sized, val: float, test: float) -> dict[str, _
     val_at, test_at = int(len(sequence) * (1 - val - test)), int(len(sequence) * (1 - test))
     parts = {"train": sequence[:val_at], "val": sequence[val_at:test_at], "test": sequence[test_at:]}
     return {split: parts[split] for split in _splits(test)}
+
+
+def checked_fractions(val: float, test: float) -> tuple[float, float]:
+    """The shares of the splits, as they are. Raises ValueError if they are none, or leave nothing for training."""
+    if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
+        raise ValueError(
+            f"task.val_fraction={val} and task.test_fraction={test} must be shares that leave some for training: "
+            f"val above 0, test 0 or more, together below 1"
+        )
+    return val, test
 
 
 def unit_hash(purpose: str, name: str) -> float:

@@ -145,7 +145,11 @@ class LanguageTask(Task):
         }
 
     def encode(self, text: str) -> Tensor:
-        return torch.from_numpy(self._known_tokenizer().encode(text).astype("int64"))
+        """Raises ValueError for text outside the vocabulary, or of which it has no token at all."""
+        ids = self._known_tokenizer().encode(text)
+        if len(ids) == 0:
+            raise ValueError(f"{text!r} has no token in the vocabulary: give other text")
+        return torch.from_numpy(ids.astype("int64"))
 
     def decode(self, ids: Tensor) -> str:
         return self._known_tokenizer().decode(ids.tolist())

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from numpy.typing import NDArray
 
 from ablab.errors import UserError
 from ablab.results.record import Corpus
-from ablab.tasks.corpus import SourceFile, fingerprint, read_path, read_stdlib, split_by_name, split_contiguously
+from ablab.tasks.corpus import (
+    SourceFile,
+    checked_fractions,
+    fingerprint,
+    read_path,
+    read_stdlib,
+    split_by_name,
+    split_contiguously,
+)
 from ablab.tasks.language import LanguageTask
-from ablab.tasks.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
+from ablab.tasks.tokenizers import ByteTokenizer, Tokenizer
+from ablab.tasks.tokenizers.choice import TokenizerChoice, tokenised
 
 
 class SourceText(LanguageTask):
@@ -53,7 +61,7 @@ class SourceText(LanguageTask):
             seed=seed,
         )
         self.max_bytes = max_bytes
-        self.fractions = _checked_fractions(val_fraction, test_fraction)
+        self.fractions = checked_fractions(val_fraction, test_fraction)
 
     def _load(self) -> tuple[Tokenizer, dict[str, NDArray], Corpus]:
         files = read_stdlib(self.max_bytes)
@@ -69,12 +77,12 @@ class Text(LanguageTask):
 
     Args:
         path: the file, folder or glob; a relative one starts at the working directory.
-        tokenizer: "bytes" (of UTF-8), or "chars" (the vocabulary is every character of the whole corpus).
+        tokenizer, bpe_vocab_size: as `TokenizerChoice` says; the vocabulary of "chars" is that of the whole corpus.
         val_fraction, test_fraction: shares of the single file, or expected shares of the files; the latter may be 0.
         (the others): as `LanguageTask` says.
 
     Raises:
-        ValueError: a number is out of range, or the tokenizer is unknown.
+        ValueError: a number is out of range.
         UserError: no path was given.
     """
 
@@ -85,7 +93,8 @@ class Text(LanguageTask):
         seq_len: int,
         batch_size: int,
         seed: int,
-        tokenizer: Literal["bytes", "chars"] = "bytes",
+        tokenizer: str = "bytes",
+        bpe_vocab_size: int = 4096,
         eval_batch_size: int = 16,
         eval_tokens: int | None = None,
         workers: int = 0,
@@ -104,17 +113,22 @@ class Text(LanguageTask):
         )
         if not path or path == "???":  # what OmegaConf calls a missing value
             raise UserError("task.path is missing: give a file, a folder or a glob, for example task.path=notes.txt")
-        if tokenizer not in ("bytes", "chars"):
-            raise ValueError(f"task.tokenizer must be bytes or chars, got {tokenizer!r}")
-        self.path, self.characters = path, tokenizer == "chars"
-        self.fractions = _checked_fractions(val_fraction, test_fraction)
+        self.path, self.tokenizer = path, TokenizerChoice(tokenizer, bpe_vocab_size)
+        self.fractions = checked_fractions(val_fraction, test_fraction)
 
     def _load(self) -> tuple[Tokenizer, dict[str, NDArray], Corpus]:
-        files = read_path(self.path, any_bytes=not self.characters)
-        tokenizer: Tokenizer = ByteTokenizer()
-        if self.characters:
-            tokenizer = CharTokenizer.of("".join(file.data.decode("utf-8") for file in files))
-        return tokenizer, _encode(files, tokenizer, *self.fractions), _corpus(self.path, files)
+        files = read_path(self.path, any_bytes=self.tokenizer.any_bytes)
+        depends_on = {"files": fingerprint(files), "fractions": self.fractions}
+        tokenizer, splits = tokenised(self.tokenizer, depends_on, lambda: self._tokenise(files))
+        return tokenizer, splits, _corpus(self.path, files)
+
+    def _tokenise(self, files: Sequence[SourceFile]) -> tuple[Tokenizer, dict[str, NDArray]]:
+        if self.tokenizer.any_bytes:
+            bytewise = ByteTokenizer()
+            return bytewise, _encode(files, bytewise, *self.fractions)
+        texts = _texts(files, *self.fractions)
+        tokenizer = self.tokenizer.make(training=lambda: [texts["train"]], corpus=texts.values)
+        return tokenizer, {split: tokenizer.encode(text) for split, text in texts.items()}
 
 
 def _encode(files: Sequence[SourceFile], tokenizer: Tokenizer, val: float, test: float) -> dict[str, NDArray]:
@@ -124,15 +138,14 @@ def _encode(files: Sequence[SourceFile], tokenizer: Tokenizer, val: float, test:
     return {split: tokenizer.encode_bytes(b"".join(file.data for file in part)) for split, part in splits.items()}
 
 
+def _texts(files: Sequence[SourceFile], val: float, test: float) -> dict[str, str]:
+    """The text of each split; a single file is cut between characters."""
+    if len(files) == 1:
+        return split_contiguously(files[0].data.decode("utf-8"), val, test)
+    splits = split_by_name(files, val, test)
+    return {split: "".join(file.data.decode("utf-8") for file in part) for split, part in splits.items()}
+
+
 def _corpus(name: str, files: Sequence[SourceFile]) -> Corpus:
     size_bytes = sum(len(file.data) for file in files)
     return Corpus(name=name, sha256=fingerprint(files), size_bytes=size_bytes, files=len(files))
-
-
-def _checked_fractions(val: float, test: float) -> tuple[float, float]:
-    if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
-        raise ValueError(
-            f"task.val_fraction={val} and task.test_fraction={test} must be shares that leave some for training: "
-            f"val above 0, test 0 or more, together below 1"
-        )
-    return val, test

@@ -1,4 +1,4 @@
-"""Text to ids and back. Both tokenizers are their vocabulary and nothing else, and travel in a checkpoint as such."""
+"""Text to ids by its bytes or its characters. A tokenizer is its vocabulary and nothing else."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class ByteTokenizer:
         """Ids (T,) of a file's content, whatever it is."""
         return np.frombuffer(data, dtype=np.uint8)
 
+    def separator(self) -> NDArray:
+        """Ids of what stands behind a text where several follow each other: a newline."""
+        return self.encode("\n")
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 (a model writes what it likes) become U+FFFD."""
         return bytes(ids).decode("utf-8", errors="replace")
@@ -52,7 +56,15 @@ class CharTokenizer:
     @classmethod
     def of(cls, text: str) -> CharTokenizer:
         """The tokenizer whose vocabulary is the characters of `text`."""
-        return cls("".join(map(chr, np.unique(_code_points(text)))))
+        return cls.of_many([text])
+
+    @classmethod
+    def of_many(cls, texts: Iterable[str]) -> CharTokenizer:
+        """The tokenizer whose vocabulary is the characters of all `texts`, of which one at a time is held."""
+        seen = np.empty(0, dtype="<u4")
+        for text in texts:
+            seen = np.union1d(seen, _code_points(text))
+        return cls("".join(map(chr, seen)))
 
     @property
     def vocab_size(self) -> int:
@@ -68,11 +80,15 @@ class CharTokenizer:
             raise ValueError(
                 f"the character {character!r} is not among the {self.vocab_size} characters of the corpus: leave it out"
             )
-        return ids.astype(self._dtype)
+        return ids.astype(smallest_dtype(self.vocab_size))
 
     def encode_bytes(self, data: bytes) -> NDArray:
         """Ids (T,) of a file's content. Raises UnicodeDecodeError if it is not UTF-8."""
         return self.encode(data.decode("utf-8"))
+
+    def separator(self) -> NDArray:
+        """Ids of what stands behind a text where several follow each other: a newline, which must be known."""
+        return self.encode("\n")
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`."""
@@ -89,18 +105,10 @@ class CharTokenizer:
     def _points(self) -> NDArray:
         return _code_points(self.vocabulary)
 
-    @property
-    def _dtype(self) -> type[np.integer]:
-        """The smallest type that torch can take over: batches are cut from an array of it."""
-        return np.uint8 if self.vocab_size <= 2**8 else np.uint16 if self.vocab_size <= 2**16 else np.int32
 
-
-Tokenizer = ByteTokenizer | CharTokenizer
-
-
-def tokenizer_from_state(state: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that `state()` described."""
-    return CharTokenizer(state["vocabulary"]) if state["tokenizer"] == CharTokenizer.name else ByteTokenizer()
+def smallest_dtype(vocab_size: int) -> type[np.integer]:
+    """The smallest type of ids that torch can take over: batches are cut from an array of it."""
+    return np.uint8 if vocab_size <= 2**8 else np.uint16 if vocab_size <= 2**16 else np.int32
 
 
 def _code_points(text: str) -> NDArray:
