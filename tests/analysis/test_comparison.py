@@ -167,6 +167,34 @@ def test_unequal_compute_is_noted():
     )
 
 
+@pytest.mark.parametrize(
+    ("parameters", "noted"),
+    [
+        (12_345, None),
+        (12_962, "+5% parameters against the baseline."),  # 4.998%
+        (12_963, "NOT COMPARABLE  +5% parameters against the baseline; the gain is not at equal size."),  # 5.006%
+        (9_000, "NOT COMPARABLE  -27% parameters against the baseline; the gain is not at equal size."),
+        (12_000, "-2.8% parameters against the baseline."),
+    ],
+)
+def test_five_percent_of_parameters_is_where_size_becomes_unequal(parameters: int, noted: str | None):
+    records = study({"relu": BASE, "gelu": shifted(-0.1)})
+    for item in records[5:]:
+        item.cost = cost(item, parameters=parameters)
+    assert compared(records).notes == ((noted,) if noted else ())
+
+
+def test_unequal_samples_are_noted_once_for_all_pairs():
+    records = study({"relu": BASE, "gelu": shifted(-0.1)})
+    for item in records:
+        item.evaluated = {"val": 1000, "test": 1000}
+    assert compared(records).notes == ()
+    for item in records[5:8]:
+        item.evaluated = {"val": 500, "test": 1000}
+    records[3].evaluated = records[9].evaluated = {}  # as runs of earlier versions have it
+    assert compared(records).notes == ("Not evaluated on equally many samples: val 500 against 1,000.",)
+
+
 def test_two_percent_of_compute_is_equal():
     records = study({"relu": BASE, "gelu": shifted(-0.1)})
     for item in records[5:]:

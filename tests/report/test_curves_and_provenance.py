@@ -49,6 +49,14 @@ def test_origins_count_the_runs_where_they_differ():
     assert rows["git commit"] == "0123456789abcdef (2 runs); unknown (1 runs)"
 
 
+def test_origins_tell_how_many_samples_were_evaluated():
+    items = [record(seed, evaluated={"val": 1000, "test": 2000 if seed == 3 else 500}) for seed in (1, 2, 3)]
+    rows = dict(origins(runs_of([*items, ended("failed", "boom", 4)])))
+    assert rows["samples evaluated, val"] == "1,000"
+    assert rows["samples evaluated, test"] == "500 (2 runs); 2,000 (1 runs)"
+    assert not [name for name in dict(origins(runs_of([record()]))) if name.startswith("samples")]
+
+
 def test_variants_share_the_rows_of_the_groups_that_they_share():
     group = {"name": "matrices", "tensors": 6, "parameters": 12345, "lr": 0.1, "weight_decay": 0.0, "optimizer": "SGD"}
     slower = [{**group, "lr": 0.05}, {**group, "name": "head"}]

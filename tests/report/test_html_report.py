@@ -1,15 +1,20 @@
 """The page as a browser and a careful reader meet it."""
 
+import math
+import random
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from synthetic import cost, ended, odd_runs, runs_of, study, write_runs
+from synthetic import cost, ended, odd_runs, record, runs_of, study, write_runs
 
 from ablab.analysis.comparison import compare
 from ablab.errors import UserError
+from ablab.report.html.figures.heatmap import LEVELS
 from ablab.report.html.write import render_page, write_report
+from ablab.results.record import Metric, Record
 
 SCRIPT = "<script>alert('x')</script> & \"quotes\""
 SECTIONS = ["verdicts", "effects", "curves", "cost", "mechanism", "health", "provenance"]
@@ -118,6 +123,66 @@ def test_odd_runs_make_a_page(case: str):
     runs = runs_of(odd_runs()[case])
     page = Page(render_page(compare(runs), runs))
     assert len(page.all("id")) == len(set(page.all("id")))
+
+
+def rich(variants: int, seeds: int, task: str = "language") -> list[Record]:
+    """Runs with everything that a page can show: windows of known ceilings, parts, grids, matrices."""
+    rng = random.Random(4)
+    grid = [f"length={length},depth={depth / 8}" for length in (64, 128, 256, 512, 1024) for depth in range(9)]
+    classes = [f"class={name}" for name in ("spam & <ham>", "手紙", "a/b", *range(17))]
+    shares = [f"modal_fusion/{q}_from_{k}/layer_{i}" for q in "abc" for k in "abc" for i in range(4)]
+    return [
+        record(
+            seed,
+            axes={"task": task, "attention": f"a{variant}"},
+            settings={"attention": {"window": 2 ** (variant % 6)}},
+            primary=Metric(name="val_accuracy", split="val", direction="max"),
+            metrics={
+                "val_accuracy": rng.random(),
+                **{f"{split}_accuracy/{part}": rng.random() for split in ("val", "test") for part in grid},
+                **{f"val_f1/{part}": rng.random() for part in classes},
+            },
+            mechanism={name: rng.random() / 2 for name in shares},
+            oracle={"chance": 0.1, "ceiling": 1.0, **{f"window_{2**power}": power / 8 for power in range(8)}},
+            evaluated={"val": 1000, "test": 1000},
+        )
+        for variant in range(variants)
+        for seed in range(seeds)
+    ]
+
+
+def test_what_is_known_and_parts_have_sections_of_their_own_with_headings_to_every_number():
+    runs = runs_of([*rich(2, 2), *rich(2, 1, "vision")])
+    page = Page(render_page(compare(runs), runs))
+    sections = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
+    assert sections == [*SECTIONS[:2], "theory", "parts", *SECTIONS[2:]]
+    assert len(page.all("id")) == len(set(page.all("id")))
+    heats = [attributes for tag, attributes in page.elements if attributes.get("class") == "heat"]
+    captions = [tag for tag, _ in page.elements if tag == "caption"]
+    assert len(heats) == len(captions) == 2 * 2 * (2 + 4)  # tasks, variants; val and test, layers
+    assert page.text.count("text_from_image") == 0
+    assert "class=spam & <ham>" in page.text
+    assert {f"h{shade}" for shade in range(LEVELS + 1)} <= set(page.all("class"))
+    shades = set(re.findall(r"\.(h\d+) \{", (files("ablab.report.html") / "style.css").read_text()))
+    assert shades == {f"h{shade}" for shade in range(1, LEVELS + 1)}  # no shade, no colour
+
+
+def test_a_hundred_runs_with_everything_weigh_less_than_half_a_megabyte():
+    runs = runs_of(rich(20, 5))
+    assert len(render_page(compare(runs), runs).encode()) < 500_000
+
+
+@pytest.mark.parametrize("broken", ["nan", "missing", "null"])
+def test_odd_parts_and_known_values_make_a_page(broken: str):
+    records = [*rich(2, 1), ended("failed", "boom", 1, axes={"attention": "none"})]
+    for item in records[:1]:
+        values = {"nan": dict.fromkeys(item.metrics, math.nan), "missing": {}, "null": item.metrics}
+        item.metrics = values[broken]
+        item.mechanism = dict.fromkeys(item.mechanism, math.nan)
+        item.oracle = dict.fromkeys(item.oracle) if broken == "null" else {}  # type: ignore[arg-type]
+    runs = runs_of(records)
+    page = Page(render_page(compare(runs), runs))
+    assert not re.search(r"\bnan\b", page.text)
 
 
 def test_two_tasks_share_a_page():

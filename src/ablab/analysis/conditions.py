@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import fmean
 
-from ablab.analysis import adaptivity, speed
+from ablab.analysis import adaptivity, oracle, speed
 from ablab.analysis.pairing import Pairing
 from ablab.analysis.wording import percent
 from ablab.results.record import Record
 
 EQUAL_BUDGET = 0.02  # as declared by budget.match
 EQUAL_FLOPS = 0.02  # a relative difference up to this counts as equal compute
+EQUAL_SIZE = 0.05  # of the parameters; up to this the difference is said, and the two stay comparable
 
 Pairs = list[tuple[Record, Record]]
 
 
 def notes(pairing: Pairing, label: str, gain: str) -> list[str]:
-    """One line per unequal condition of the complete pairs.
+    """One line per unequal condition of the complete pairs, and per thing to know before reading the verdict.
 
     Args:
         label: the variant by what sets it apart.
@@ -26,12 +27,14 @@ def notes(pairing: Pairing, label: str, gain: str) -> list[str]:
     pairs = pairing.pairs
     found = [
         adaptivity.input_independent(pairing, label),
+        oracle.ceiling_note(pairing, label),
         speed.does_not_pay(pairing, label, gain),
         _budget(pairs),
         _tuning(pairs),
         _flops(pairs, gain),
-        _parameters(pairs),
+        _parameters(pairs, gain),
         _tokens(pairs, gain),
+        _evaluated(pairs),
         _uncounted(pairs),
         _software(pairs),
         speed.machines(pairing),
@@ -103,9 +106,12 @@ def _flops(pairs: Pairs, gain: str) -> str | None:
     return f"NOT COMPARABLE  {percent(difference)} FLOPs against the baseline; the {gain} is not at equal compute."
 
 
-def _parameters(pairs: Pairs) -> str | None:
+def _parameters(pairs: Pairs, gain: str) -> str | None:
     difference = _relative(pairs, lambda record: record.cost.parameters)
-    return f"{percent(difference)} parameters against the baseline." if difference else None
+    if not difference:
+        return None
+    said = f"{percent(difference)} parameters against the baseline"
+    return f"{said}." if abs(difference) <= EQUAL_SIZE else f"NOT COMPARABLE  {said}; the {gain} is not at equal size."
 
 
 def _tokens(pairs: Pairs, gain: str) -> str | None:
@@ -113,6 +119,17 @@ def _tokens(pairs: Pairs, gain: str) -> str | None:
     return (
         f"{percent(difference)} tokens against the baseline; the {gain} is not at equal data." if difference else None
     )
+
+
+def _evaluated(pairs: Pairs) -> str | None:
+    """Two accuracies of different samples differ by the samples too."""
+    differing = dict.fromkeys(
+        f"{split} {samples:,} against {base.evaluated[split]:,}"
+        for own, base in pairs
+        for split, samples in own.evaluated.items()
+        if base.evaluated.get(split, samples) != samples
+    )
+    return f"Not evaluated on equally many samples: {', '.join(differing)}." if differing else None
 
 
 def _uncounted(pairs: Pairs) -> str | None:

@@ -28,6 +28,8 @@ def origins(runs: Runs) -> list[tuple[str, str]]:
         rows.append(("FLOPs leave out", f"operators without a formula: {', '.join(uncounted)}"))
     rows.append(("git commit", _counted([_commit(record) for record in runs.records])))
     rows.append(("corpus", _counted([_corpus(record) for record in runs.records])))
+    splits = dict.fromkeys(split for record in runs.records for split in record.evaluated or {})
+    rows += [(f"samples evaluated, {split}", _counted(_evaluated(runs, split))) for split in splits]
     fields = sorted({name for record in runs.records for name in record.machine})
     rows += [(name, _counted([_text(record.machine.get(name)) for record in runs.records])) for name in fields]
     return rows
@@ -84,6 +86,11 @@ def _corpus(record: Record) -> str | None:
     return (
         f"{corpus.name}, {corpus.files} files, {corpus.size_bytes:,} bytes, sha256 {corpus.sha256}" if corpus else None
     )
+
+
+def _evaluated(runs: Runs, split: str) -> list[str | None]:
+    """Of the runs that came to an evaluation."""
+    return [f"{record.evaluated[split]:,}" for record in runs.records if split in (record.evaluated or {})]
 
 
 def _text(value: Any) -> str | None:

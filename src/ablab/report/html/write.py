@@ -13,6 +13,7 @@ from ablab.analysis.pairing import variants
 from ablab.errors import UserError
 from ablab.report.html import provenance
 from ablab.report.html.figures.canvas import looks
+from ablab.report.html.pictures import pictures_of
 from ablab.report.html.sections import NOT_RUN, health, task_section
 from ablab.report.tables import run_rows, unhealthy
 from ablab.results.collect import Runs, collect
@@ -67,6 +68,7 @@ def render_page(comparisons: Comparisons, runs: Runs) -> str:
         comparisons=comparisons,
         factors=runs.factors,
         tasks=tasks,
+        pictures=pictures_of(runs),
         health=health(runs),
         not_run=NOT_RUN,
         unwell=unwell if len(tasks) > 1 else unwell.drop(columns="task"),

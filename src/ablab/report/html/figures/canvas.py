@@ -25,6 +25,9 @@ TEXT = "#010203"  # stands for the page's text colour
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # not as many as the colours, so that the pairs repeat late
 
+# Of a legend, in inches: a letter and a line of its text on average, its marker with the gaps; lines with room anyway.
+_CHARACTER, _LINE, _HANDLE, _FEW_LINES = 0.078, 0.19, 0.55, 4
+
 _RC: dict[Any, Any] = {  # Matplotlib types the names as literals
     "svg.hashsalt": "ablab",  # ids from content, not from chance
     "svg.fonttype": "none",  # text stays text: small, readable aloud, in the page's font
@@ -74,6 +77,16 @@ def panels(width: float, height: float, columns: int = 1) -> tuple[Figure, list[
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)
     return figure, [axes[0, column] for column in range(columns)]
+
+
+def legend_below(labels: Sequence[str], width: float) -> tuple[int, float]:
+    """(columns, inches of height beside what every figure has room for) of a legend below panels of `width` inches.
+
+    Two columns, or one where the names are too long for two.
+    """
+    widest = max(map(len, labels), default=0) * _CHARACTER + _HANDLE
+    columns = 2 if 2 * widest <= width else 1
+    return columns, _LINE * max(0, -(-len(labels) // columns) - _FEW_LINES)
 
 
 def to_svg(figure: Figure, name: str, title: str) -> Markup:

@@ -6,7 +6,7 @@ from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter
 
 from ablab.report import units
-from ablab.report.html.figures.canvas import Look, drawing, panels, to_svg
+from ablab.report.html.figures.canvas import Look, drawing, legend_below, panels, to_svg
 from ablab.report.tables import Row
 
 _COSTS = {
@@ -26,7 +26,9 @@ def quality_and_cost(rows: list[Row], looks: dict[str, Look], name: str) -> Mark
     if not shown:
         return None
     with drawing():
-        figure, panes = panels(2.6 * len(shown) + 0.8, 3.2, columns=len(shown))
+        width = 2.6 * len(shown) + 0.8
+        columns, room = legend_below([row["variant"] for row in rows], width)
+        figure, panes = panels(width, 3.2 + room, columns=len(shown))
         for axes, (cost, found) in zip(panes, shown.items(), strict=True):
             title, text = _COSTS[cost]
             for row in found:
@@ -42,5 +44,5 @@ def quality_and_cost(rows: list[Row], looks: dict[str, Look], name: str) -> Mark
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _, text=text: text(value)))
         panes[0].set_ylabel(f"{rows[0]['metric']} ± sd")
         handles, labels = panes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
         return to_svg(figure, name, f"{rows[0]['metric']} beside {', '.join(_COSTS[cost][0] for cost in shown)}")

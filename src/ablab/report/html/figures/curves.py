@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ablab.report.html.curves import Curves
-from ablab.report.html.figures.canvas import Look, drawing, panels, to_svg
+from ablab.report.html.figures.canvas import Look, drawing, legend_below, panels, to_svg
 
 _POINTS = 120  # more than the eye resolves would only make the file large
 
@@ -17,7 +17,9 @@ def learning_curves(curves: dict[str, Curves], looks: dict[str, Look], name: str
     if not drawn:
         return None
     with drawing():
-        figure, panes = panels(3.7 * len(drawn) + 0.6, 3.4, columns=len(drawn))
+        width = 3.7 * len(drawn) + 0.6
+        columns, room = legend_below([*{variant for found in drawn.values() for variant in found.means}], width)
+        figure, panes = panels(width, 3.4 + room, columns=len(drawn))
         for axes, (metric, found) in zip(panes, drawn.items(), strict=True):
             for variant, frame in found.means.items():
                 keep = np.unique(np.linspace(0, len(frame) - 1, min(_POINTS, len(frame))).astype(int))
@@ -34,5 +36,5 @@ def learning_curves(curves: dict[str, Curves], looks: dict[str, Look], name: str
             axes.set_ylabel(metric)
         handles = {label: line for axes in panes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
         if handles:
-            figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2, fontsize=9)
+            figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, fontsize=9)
         return to_svg(figure, name, f"Learning curves of {', '.join(drawn)} by step, for {', '.join(handles)}")

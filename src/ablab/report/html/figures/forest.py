@@ -32,7 +32,7 @@ def forest(items: Sequence[Comparison], looks: dict[str, Look], name: str) -> Ma
         axes.set_yticks(range(len(shown)), [item.label for item in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
         better = "lower" if first.direction == "min" else "higher"
-        axes.set_xlabel(f"effect on {first.metric}, variant minus baseline ({better} is better)")
+        axes.set_xlabel(f"effect on {first.metric}, variant minus baseline ({better} is better)", loc="right")
         axes.tick_params(left=False)
         axes.spines["left"].set_visible(False)
         title = f"Effects on {first.metric} against {first.baseline}: " + "; ".join(item.line for item in shown)
