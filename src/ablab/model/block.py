@@ -77,13 +77,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
         """`rotate` is the position's, for queries and keys; `key_padding_mask` (B, T) is true where no token is."""
-        return self.transform(self.mix(x, rotate, key_padding_mask))
+        return self.transform(self.mix(x, lambda y: self.attention(y, rotate, key_padding_mask)))
 
-    def mix(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
-        """The first half: what attention adds to the stream."""
+    def mix(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """The first half: what `attend`, the block's attention in some way, adds to the stream."""
         if self.norm_first:
-            return x + self.dropout(self.attention(self.attention_norm(x), rotate, key_padding_mask))
-        mixed: Tensor = self.attention_norm(x + self.dropout(self.attention(x, rotate, key_padding_mask)))
+            return x + self.dropout(attend(self.attention_norm(x)))
+        mixed: Tensor = self.attention_norm(x + self.dropout(attend(x)))
         return mixed
 
     def transform(self, x: Tensor) -> Tensor:

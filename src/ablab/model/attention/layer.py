@@ -6,8 +6,10 @@ projections themselves is an `AttentionLayer` of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -16,6 +18,7 @@ from ablab.model.residual import ResidualLinear
 from ablab.model.spec import LayerSpec
 
 Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+View = tuple[slice, Tensor]
 
 SHORTEST = 1e-6  # a query shorter than this is not stretched to length one; above zero even in float16
 
@@ -38,6 +41,15 @@ class AttentionLayer(nn.Module):
         """
         raise NotImplementedError
 
+    def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
+        """The stream mixed under one mask after the other, (B, T, d_model).
+
+        Args:
+            views: where the queries are that see what a mask leaves, and the mask (B, T); together the places are the
+                whole sequence, in order.
+        """
+        return torch.cat([self(x, rotate, mask)[:, place] for place, mask in views], 1)
+
 
 class MultiHeadAttention(AttentionLayer):
     """Projections around an attention core (Vaswani et al. 2017, section 3.2.2).
@@ -59,15 +71,22 @@ class MultiHeadAttention(AttentionLayer):
         self.output = ResidualLinear(spec.d_model, spec.d_model, bias=spec.bias, n_layers=spec.n_layers)
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
+        mixed: Tensor = self.output(join_heads(self.core(*self._projected(x, rotate), key_padding_mask)))
+        return mixed
+
+    def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
+        q, k, v = self._projected(x, rotate)  # once for all of them
+        mixed = torch.cat([self.core(q, k, v, mask)[:, :, place] for place, mask in views], 2)
+        return cast(Tensor, self.output(join_heads(mixed)))
+
+    def _projected(self, x: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor, Tensor]:
         q = split_heads(self.query(x), self.head_size)
         if self.share_qk:
             q, _ = rotate(q, q)
             k = normalize(q, dim=-1, eps=SHORTEST)
         else:
             q, k = rotate(q, split_heads(self.key(x), self.head_size))
-        v = split_heads(self.value(x), self.head_size)
-        mixed: Tensor = self.output(join_heads(self.core(q, k, v, key_padding_mask)))
-        return mixed
+        return q, k, split_heads(self.value(x), self.head_size)
 
 
 def attention_layer(spec: LayerSpec, option: Callable[[LayerSpec], nn.Module]) -> AttentionLayer:

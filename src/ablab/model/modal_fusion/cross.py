@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ class CrossFusion(ModalFusion):
     the feed-forward part, are the same for all modalities. Parameters are those of early fusion.
 
     The others are looked at by the attention of the model's own axis, over the whole stream with the modality's own
-    keys masked. That takes as many passes of attention as there are modalities, and the feed-forward part one.
+    keys masked. That takes as many passes of the attention core as there are modalities, and one of everything else.
 
     Args:
         across_first: begin with a layer that looks at the others.
@@ -43,13 +45,16 @@ class CrossFusion(ModalFusion):
             return self.apart(blocks, x, rotate, mask)
         assert isinstance(blocks, Block)
         hidden = x.new_zeros(x.shape[:2], dtype=torch.bool) if mask is None else mask
-        mixed = []
+        attention = blocks.attention
+        return blocks.transform(blocks.mix(x, lambda y: attention.attend_each(y, rotate, self._others(hidden))))
+
+    def _others(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Where each modality is, and what is hidden from it: its own tokens, and those that are for everybody."""
         for name, place in self.layout.places.items():
-            self.view = View(self.layout.places, [name])
-            others = hidden.clone()
-            others[:, place] = True
-            mixed.append(blocks.mix(x, rotate, others)[:, place])
-        return blocks.transform(torch.cat(mixed, 1))
+            self.view = View(self.layout.places, [name])  # of the attention that comes next
+            own = hidden.clone()
+            own[:, place] = True
+            yield place, own
 
     def reach(self, layer: int) -> list[list[float]]:
         own = self._itself()
