@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -14,6 +13,8 @@ from ablab.errors import UserError
 from ablab.results.record import Metric
 from ablab.tasks.base import ENDLESS, IGNORED, Batch, EvalBatch, Task, Totals
 from ablab.tasks.samples import EpochBatches, Fetch, PartBatches
+
+_NO_TEXT = "the sequences of this task are no text: there is nothing to write"
 
 
 class AnswerTask(Task):
@@ -101,13 +102,13 @@ class AnswerTask(Task):
         figures = {"loss": totals["nats"] / totals["answers"], "accuracy": totals["correct"] / totals["answers"]}
         return figures if self.pooled else figures | {"exact": totals["exact"] / totals["sequences"]}
 
-    def encode(self, text: str) -> NoReturn:
-        """Raises UserError: its tokens stand for no text."""
-        raise UserError("the sequences of this task are no text: there is nothing to write")
+    def encode(self, text: str) -> Tensor:
+        """Raises UserError: its tokens stand for no text, if a subclass does not say otherwise."""
+        raise UserError(_NO_TEXT)
 
-    def decode(self, ids: Tensor) -> NoReturn:
-        """Raises UserError: its tokens stand for no text."""
-        self.encode("")
+    def decode(self, ids: Tensor) -> str:
+        """Raises UserError: its tokens stand for no text, if a subclass does not say otherwise."""
+        raise UserError(_NO_TEXT)
 
     def _eval_loader(self, split: str) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
         self.setup()

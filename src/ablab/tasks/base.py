@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -180,6 +181,10 @@ class Task(LightningDataModule, ABC):
     def decode(self, ids: Tensor) -> str:
         """The text of `ids` (T,)."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker needs that is not forked: all but the Trainer, which holds the model and cannot be sent."""
+        return self.__dict__ | {"trainer": None}
+
     def _check_shares(self, processes: int) -> None:
         if self.batch_size % processes:
             raise ValueError(
@@ -194,6 +199,9 @@ class Task(LightningDataModule, ABC):
             collate_fn=None if block is None else list,
             sampler=order,
             num_workers=self.workers,
+            # As torch's own default on Linux, also below a process that was made in another way: workers then share the
+            # data with the process that trains, and need no copy.
+            multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
             persistent_workers=self.workers > 0,
             # A loader draws a seed for its workers; from a generator of its own, so that dropout does not notice.
             generator=torch.Generator().manual_seed(self.seed),

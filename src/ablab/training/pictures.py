@@ -29,7 +29,7 @@ def leave_pictures(trainer: Trainer, module: TrainingModule, task: Task, folder:
         return []
     training = module.training
     module.to(trainer.strategy.root_device).eval()
-    made = task.pictures(module)
+    made = task.pictures(lambda inputs: module(trainer.strategy.batch_to_device(inputs)).cpu())
     module.train(training)
     names = []
     for name, picture in made.items():

@@ -193,11 +193,11 @@ def test_shared_tokens_become_the_mean_over_the_modalities_that_are_there(
     build_modal: Build, load_option: Callable[..., Any], modal_inputs: Inputs
 ) -> None:
     option = load_option("modal_fusion", "bottleneck", tokens=2, exchange_from=0)
-    model = randomised(build_modal(modal_fusion=option, n_layers=1))
+    model = randomised(build_modal(modal_fusion=option, n_layers=2))
     inputs = modal_inputs()
     places = model.modal_fusion.layout.places
     inputs["padding"][1, places["audio"]] = True
-    end = streams(model, inputs)[-1]
+    first = streams(model, inputs)[0]
     with torch.no_grad():
         embedded = model.position.add(model.embedding(inputs))
         shared = model.modal_fusion.shared.weight.expand(2, -1, -1)  # type: ignore[union-attr, operator]
@@ -206,8 +206,8 @@ def test_shared_tokens_become_the_mean_over_the_modalities_that_are_there(
             x = torch.cat([embedded[:, place], shared], 1)
             mask = torch.cat([inputs["padding"][:, place], torch.zeros(2, 2, dtype=torch.bool)], 1)
             updates[name] = block_of(model.blocks[0], name)(x, model.position.rotate, mask)[:, -2:]
-    torch.testing.assert_close(end[0, -2:], sum(each[0] for each in updates.values()) / 3)
-    torch.testing.assert_close(end[1, -2:], (updates["image"][1] + updates["text"][1]) / 2)
+    torch.testing.assert_close(first[0, -2:], sum(each[0] for each in updates.values()) / 3)
+    torch.testing.assert_close(first[1, -2:], (updates["image"][1] + updates["text"][1]) / 2)
 
 
 @pytest.mark.parametrize("option", ["late", "hybrid", "bottleneck", "cross"])
@@ -223,7 +223,8 @@ def test_one_modality_leaves_nothing_to_fuse(option: str, build: Build) -> None:
         ("hybrid", {}, 1, "at least 2"),
         ("late", {"weights": "mine"}, 2, "must be own or shared"),
         ("bottleneck", {"tokens": 0}, 2, "tokens must be at least 1"),
-        ("bottleneck", {"exchange_from": 2}, 2, r"exchange_from=2 must lie in 0\.\.1"),
+        ("bottleneck", {"exchange_from": 1}, 2, r"exchange_from=1 must lie in 0\.\.0"),
+        ("bottleneck", {}, 1, "at least 2"),
         ("cross", {}, 1, "at least 2"),
     ],
 )

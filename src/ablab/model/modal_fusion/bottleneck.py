@@ -21,11 +21,11 @@ class BottleneckFusion(Towers):
 
     Args:
         tokens: shared ones.
-        exchange_from: the first layer that exchanges; None: the second half of the layers, as the paper does.
+        exchange_from: the first layer that exchanges; None: the second half of the layers, and at least two.
         weights: of the towers; see `Towers`.
 
     Raises:
-        ValueError: no token, or a layer that the model does not have.
+        ValueError: no token, or fewer than two layers that exchange: what one wrote the next one reads.
     """
 
     def __init__(
@@ -33,9 +33,15 @@ class BottleneckFusion(Towers):
     ) -> None:
         super().__init__(spec, weights=weights)
         require_at_least(1, "modal_fusion.tokens", tokens)
-        self.exchange_from = spec.n_layers // 2 if exchange_from is None else exchange_from
-        if not 0 <= self.exchange_from < spec.n_layers:
-            raise ValueError(f"modal_fusion.exchange_from={exchange_from} must lie in 0..{spec.n_layers - 1}")
+        last = spec.n_layers - 2
+        if last < 0:
+            raise ValueError("what one layer writes the next one reads: model.n_layers must be at least 2")
+        self.exchange_from = min(spec.n_layers // 2, last) if exchange_from is None else exchange_from
+        if not 0 <= self.exchange_from <= last:
+            raise ValueError(
+                f"modal_fusion.exchange_from={exchange_from} must lie in 0..{last}: what one layer writes into the "
+                "shared tokens the next one reads"
+            )
         self.extra = tokens
         self.shared = nn.Embedding(tokens, spec.d_model)
 

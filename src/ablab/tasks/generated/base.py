@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,11 @@ from ablab.tasks.generated.splits import Sample, Split, draw_split
 from ablab.tasks.samples import Fetch, Rows
 
 
-class GeneratedTask(AnswerTask):
+class DrawnTask(AnswerTask):
     """Predict the answers in sequences that are drawn at random; what is no answer is not scored.
 
-    Training batch i and the evaluation samples are functions of (seed, split, index) alone. Train, validation and test
-    have no sample in common (`splits`). The primary metric is the accuracy on the validation answers.
+    Training batch i and the evaluation samples are functions of (seed, split, index) alone. A subclass sees to it that
+    train, validation and test have no sample in common. The primary metric is the accuracy on the validation answers.
 
     Args:
         eval_samples: sequences in the validation split, and as many in the test split.
@@ -40,8 +41,8 @@ class GeneratedTask(AnswerTask):
         self._evaluation: dict[Split, Sample] = {}
 
     @abstractmethod
-    def draw(self, generator: np.random.Generator, count: int) -> Sample:
-        """Inputs and targets, each (count, seq_len); a target of -100 is not scored."""
+    def sample(self, split: Split, index: int, count: int) -> Sample:
+        """`count` samples of a split, inputs (count, seq_len) and targets: a function of (seed, split, index) alone."""
 
     @property
     @abstractmethod
@@ -52,17 +53,22 @@ class GeneratedTask(AnswerTask):
         """Draw the evaluation samples. Raises ValueError if there are too few different ones."""
         if self._evaluation:
             return
+        self.corpus = self.source()
+        self._evaluation = {"val": self.evaluation_samples("val"), "test": self.evaluation_samples("test")}
+
+    def source(self) -> Corpus:
+        """What the samples are made from: the settings alone."""
         described = json.dumps(self.described, sort_keys=True)
-        self.corpus = Corpus(
+        return Corpus(
             name=f"generated: {described}",
             sha256=hashlib.sha256(described.encode()).hexdigest(),
             size_bytes=0,
             files=0,
         )
-        self._evaluation = {
-            "val": draw_split(self.draw, "val", self.seed, 0, self.eval_samples),
-            "test": draw_split(self.draw, "test", self.seed, 0, self.eval_samples),
-        }
+
+    def evaluation_samples(self, split: Split) -> Sample:
+        """Make the samples of "val" or "test"."""
+        return self.sample(split, 0, self.eval_samples)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -70,7 +76,7 @@ class GeneratedTask(AnswerTask):
         return {"task": type(self).__name__, "seq_len": self.seq_len, **self.settings}
 
     def samples(self, split: Split) -> Sample:
-        """The samples of "val" or "test", all of them: inputs and targets, each (eval_samples, seq_len)."""
+        """The samples of "val" or "test", all of them: inputs (eval_samples, seq_len) and targets."""
         self.setup()
         return self._evaluation[split]
 
@@ -81,24 +87,35 @@ class GeneratedTask(AnswerTask):
         return [fetching(self.samples("val" if split == "val" else "test"))]
 
 
+class GeneratedTask(DrawnTask):
+    """A drawn task in which a hash of a sample's own tokens says which split it belongs to (`splits`)."""
+
+    @abstractmethod
+    def draw(self, generator: np.random.Generator, count: int) -> Sample:
+        """Inputs and targets, each (count, seq_len); a target of -100 is not scored."""
+
+    def sample(self, split: Split, index: int, count: int) -> Sample:
+        return draw_split(self.draw, split, self.seed, index, count)
+
+
 def fetching(samples: Sample) -> tuple[Fetch, int]:
     """What gives those samples by their numbers, and how many there are."""
+    return partial(_rows, samples), len(samples[0])
+
+
+def _rows(samples: Sample, rows: Rows) -> Batch:
     inputs, targets = samples
-
-    def fetch(rows: Rows) -> Batch:
-        return torch.from_numpy(inputs[rows]), torch.from_numpy(targets[rows])
-
-    return fetch, len(inputs)
+    return torch.from_numpy(inputs[rows]), torch.from_numpy(targets[rows])
 
 
 class _TrainBatches(Dataset[Batch]):
     """Item i is one process's share of training batch i."""
 
-    def __init__(self, task: GeneratedTask, rank: int, processes: int) -> None:
-        self._draw, self._seed, self._batch_size = task.draw, task.seed, task.batch_size
+    def __init__(self, task: DrawnTask, rank: int, processes: int) -> None:
+        self._sample, self._batch_size = task.sample, task.batch_size
         share = task.batch_size // processes
         self._share = slice(rank * share, (rank + 1) * share)
 
     def __getitem__(self, index: int) -> Batch:
-        inputs, targets = draw_split(self._draw, "train", self._seed, index, self._batch_size)
+        inputs, targets = self._sample("train", index, self._batch_size)
         return torch.from_numpy(inputs[self._share]), torch.from_numpy(targets[self._share])

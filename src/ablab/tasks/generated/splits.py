@@ -29,21 +29,32 @@ def split_of(inputs: NDArray[np.int64]) -> NDArray[np.float64]:
     return (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
 
 
+def belongs(inputs: NDArray[np.int64], split: Split) -> NDArray[np.bool_]:
+    """Which rows (N,) of inputs (N, T) are of that split."""
+    low, high = _SHARES[split]
+    place = split_of(inputs)
+    return (low <= place) & (place < high)
+
+
+def generator_of(split: Split, seed: int, index: int) -> np.random.Generator:
+    """What to draw the samples of batch `index` of a split from."""
+    return np.random.default_rng([seed, _KEYS[split], index])
+
+
 def draw_split(draw: Draw, split: Split, seed: int, index: int, count: int) -> Sample:
     """`count` samples of a split: a function of seed, split and index.
 
     Raises:
         ValueError: the task has next to no different samples, and none of this split was found.
     """
-    generator = np.random.default_rng([seed, _KEYS[split], index])
+    generator = generator_of(split, seed, index)
     low, high = _SHARES[split]
     size = int(count / (high - low) * 1.2) + 8
     kept: list[Sample] = []
     have = 0
     for _ in range(_ATTEMPTS):
         inputs, targets = draw(generator, size)
-        place = split_of(inputs)
-        mine = (low <= place) & (place < high)
+        mine = belongs(inputs, split)
         kept.append((inputs[mine], targets[mine]))
         have += int(mine.sum())
         if have >= count:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 from ablab.results.record import Corpus
 from ablab.tasks.answers import AnswerTask
 from ablab.tasks.base import Batch, Modality
+from ablab.tasks.corpus import checked_fractions
 from ablab.tasks.multimodal import oracle
 from ablab.tasks.multimodal.dialling import Dialling
 from ablab.tasks.multimodal.handwriting import Handwriting
@@ -118,16 +120,13 @@ class SpokenArithmetic(AnswerTask):
         )
         if not 0 <= modality_dropout < 1:
             raise ValueError(f"task.modality_dropout={modality_dropout}: must be at least 0 and below 1")
-        if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
-            raise ValueError(
-                f"task.val_fraction={val_fraction} and task.test_fraction={test_fraction} must be above 0, and leave "
-                "some for training"
-            )
+        self.fractions = checked_fractions(val_fraction, test_fraction)
+        if not test_fraction:
+            raise ValueError("task.test_fraction=0: subsets of the modalities are evaluated on test samples; give some")
         if eval_samples < 1:
             raise ValueError(f"task.eval_samples must be at least 1, got {eval_samples}")
         self.image_path, self.audio_path, self.snr_db = image_path, audio_path, snr_db
         self.patches, self.modality_dropout, self.eval_samples = patches, modality_dropout, eval_samples
-        self.fractions = val_fraction, test_fraction
         self.vocab_size = self.phrases.vocab_size
         self._scale: dict[str, Normaliser] = {}
         self._evaluation: dict[str, Samples] = {}
@@ -193,8 +192,7 @@ class SpokenArithmetic(AnswerTask):
     def evaluation(self, split: str) -> list[tuple[Fetch, int]]:
         samples = self._evaluation[split]
         return [
-            (_fetching(samples, subset), self.eval_samples)
-            for subset in oracle.subsets()[: len(self.parts(split))]
+            (_fetching(samples, subset), self.eval_samples) for subset in oracle.subsets()[: len(self.parts(split))]
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -239,12 +237,11 @@ class SpokenArithmetic(AnswerTask):
 
 def _fetching(samples: Samples, subset: tuple[str, ...]) -> Fetch:
     """What gives the samples with the modalities of `subset` alone."""
-    left_out = np.array([name not in subset for name in MODALITIES])
+    return partial(_rows, samples, np.array([name not in subset for name in MODALITIES]))
 
-    def fetch(rows: Rows) -> Batch:
-        return samples.take(rows).without(np.tile(left_out, (len(rows), 1))).batch()
 
-    return fetch
+def _rows(samples: Samples, left_out: NDArray[np.bool_], rows: Rows) -> Batch:
+    return samples.take(rows).without(np.tile(left_out, (len(rows), 1))).batch()
 
 
 class _TrainBatches(Dataset[Batch]):

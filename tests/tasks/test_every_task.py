@@ -1,0 +1,94 @@
+"""Every task of the menu: what it serves is what it says it serves, whoever loads it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ablab.config import conf_folder
+from ablab.tasks.base import IGNORED, Task
+from ablab.training.build import build_task
+
+OPTIONS = sorted(path.stem for path in (conf_folder() / "task").glob("*.yaml"))
+TinyConfig = Callable[..., dict[str, Any]]
+
+
+def make(option: str, tiny_config: TinyConfig, *settings: str) -> Task:
+    return build_task(tiny_config(f"task={option}", *settings))
+
+
+def flat(batch: Any) -> list[Tensor]:
+    """The tensors of a batch, in order."""
+    inputs, targets, *part = batch
+    tensors = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+    return [*tensors, targets, *(torch.tensor(each) for each in part)]
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_batches_are_as_the_example(option: str, tiny_config: TinyConfig) -> None:
+    task = make(option, tiny_config)
+    batch = next(iter(task.train_dataloader()))
+    for served, shown in zip(flat(batch), flat(task.example()), strict=True):
+        assert served.shape == (task.batch_size, *shown.shape[1:])
+        assert served.dtype == shown.dtype
+    inputs, targets = batch
+    answers = targets[targets != IGNORED]
+    assert len(answers)
+    assert answers.min() >= 0
+    assert answers.max() < (task.n_outputs or task.vocab_size)
+    if isinstance(inputs, Tensor):
+        assert inputs.min() >= 0
+        assert inputs.max() < task.vocab_size
+        assert task.padding is None or not (inputs == task.padding).all(1).any()
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_parts_are_the_loaders(option: str, tiny_config: TinyConfig) -> None:
+    task = make(option, tiny_config)
+    for split, loader in {"val": task.val_dataloader(), "test": task.test_dataloader()}.items():
+        if loader:
+            served = {batch[2] if len(batch) > 2 else 0 for batch in loader}
+            assert served == set(range(len(task.parts(split))))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_known_values_are_in_order(option: str, tiny_config: TinyConfig) -> None:
+    task = make(option, tiny_config)
+    known = task.oracle
+    if task.primary.direction == "max":
+        assert 0 < known["chance"] <= known["ceiling"] <= 1
+        assert all(0 <= value <= known["ceiling"] for value in known.values())
+    elif known:
+        assert min(known.values()) > 0
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_loader_workers_serve_the_same(option: str, tiny_config: TinyConfig) -> None:
+    alone, helped = (make(option, tiny_config, f"task.workers={workers}") for workers in (0, 2))
+    for loaders in (
+        [each.train_dataloader() for each in (alone, helped)],
+        [e.val_dataloader() for e in (alone, helped)],
+    ):
+        batches = [list(islice(loader, 4)) for loader in loaders]
+        assert all(same(*pair) for pair in zip(*batches, strict=True))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_data_sets_can_be_sent_to_a_process(option: str, tiny_config: TinyConfig) -> None:
+    task = make(option, tiny_config)
+    loaders = task.train_dataloader(), task.val_dataloader()
+    task.trainer = lambda: "what cannot be sent"  # type: ignore[assignment]
+    for loader in loaders:
+        assert not isinstance(loader, list)
+        sent = pickle.loads(pickle.dumps(loader.dataset))
+        assert same(sent[0], loader.dataset[0])
