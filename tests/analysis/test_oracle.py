@@ -65,6 +65,8 @@ def test_values_of_random_samples_are_means_over_the_runs():
     oracles = [{"chance": 0.125, "window_8": value} for value in (0.3, 0.4)]
     records = [finished(seed, 0.2, "windowed", oracle, window=8) for seed, oracle in enumerate(oracles)]
     assert "val_accuracy by theory: chance 0.125, window_8 0.35." in compare(runs_of(records)).notes
+    by_layer = [finished(seed, 0.2, "windowed", oracle, window=[2, 8]) for seed, oracle in enumerate(oracles)]
+    assert "val_accuracy by theory: chance 0.125, window_8 0.35." in compare(runs_of(by_layer)).notes
 
 
 @pytest.mark.parametrize(("parts", "said"), [(8, "part=7 0.875"), (9, "9 parts from 0 to 1")])

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from ablab.config import conf_folder
 from ablab.tasks.base import IGNORED, Task
-from ablab.training.build import build_task
+from ablab.training.build import build_model, build_task
 
 OPTIONS = sorted(path.stem for path in (conf_folder() / "task").glob("*.yaml"))
 TinyConfig = Callable[..., dict[str, Any]]
@@ -92,3 +93,17 @@ def test_data_sets_can_be_sent_to_a_process(option: str, tiny_config: TinyConfig
         assert not isinstance(loader, list)
         sent = pickle.loads(pickle.dumps(loader.dataset))
         assert same(sent[0], loader.dataset[0])
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_attention_learns_it(option: str, tiny_config: TinyConfig) -> None:
+    config = tiny_config(f"task={option}", "model.n_layers=2")
+    task = build_task(config)
+    inputs, targets = next(iter(task.train_dataloader()))
+    for path in sorted((conf_folder() / "attention").glob("*.yaml")):
+        attention = OmegaConf.to_container(OmegaConf.load(path))
+        model = build_model(config | {"attention": attention, "axes": {"attention": path.stem}}, task)
+        loss = task.loss(model(inputs), targets)
+        loss.backward()
+        assert loss.isfinite(), path.stem
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()), path.stem

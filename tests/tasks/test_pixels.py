@@ -104,7 +104,8 @@ def test_an_epoch_is_every_training_image_once() -> None:
 
 def test_what_is_known_of_classes() -> None:
     labels = load_images(None, 0.1, 0.1)[0]["val"].labels.tolist()
-    assert pixels().oracle == {"chance": max(labels.count(label) for label in labels) / len(labels)}
+    chance = max(labels.count(label) for label in labels) / len(labels)
+    assert pixels().oracle == {"chance": chance, "ceiling": 1.0}
 
 
 def test_what_is_known_of_pixels_against_counting() -> None:

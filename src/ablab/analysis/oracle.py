@@ -46,11 +46,14 @@ def of_task(values: dict[str, float]) -> dict[str, float]:
 def window(record: Record) -> int | None:
     """Tokens that the run's attention looks back; None without a window, or where it sees more than its window.
 
-    A window alone shows a query at most so many keys. Attention that visits more on average has other ways to a key,
-    and what a window can reach is not its ceiling.
+    Of a window for each layer it is the widest, that of the layer that can recall. A window alone shows a query at most
+    so many keys. Attention that visits more on average has other ways to a key, and what a window can reach is not its
+    ceiling.
     """
     attention = record.config.get("attention")
     size = attention.get("window") if isinstance(attention, dict) else None
+    if isinstance(size, list):
+        size = max((each for each in size if isinstance(each, int | float)), default=None)
     if isinstance(size, bool) or not isinstance(size, int | float) or not math.isfinite(size) or size != int(size):
         return None
     return int(size) if not record.mechanism.get(KEYS_VISITED, 0.0) > size else None

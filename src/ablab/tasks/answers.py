@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,26 +33,8 @@ class AnswerTask(Task):
         ValueError: a number is out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        seq_len: int,
-        batch_size: int,
-        seed: int,
-        eval_batch_size: int = 64,
-        workers: int = 0,
-        target: float | None = None,
-    ) -> None:
-        super().__init__()
-        sizes = {"seq_len": seq_len, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"task.{name} must be at least 1, got {value}")
-        for name, value in {"workers": workers, "seed": seed}.items():
-            if value < 0:
-                raise ValueError(f"{name} must be 0 or more, got {value}")
-        self.seq_len, self.batch_size, self.eval_batch_size = seq_len, batch_size, eval_batch_size
-        self.workers, self.seed, self.target = workers, seed, target
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self.primary = Metric(name="val_accuracy", split="val", direction="max")
 
     @property

@@ -84,6 +84,27 @@ class Task(LightningDataModule, ABC):
     workers: int = 0
     seed: int = 0
 
+    def __init__(
+        self,
+        *,
+        seq_len: int,
+        batch_size: int,
+        seed: int,
+        eval_batch_size: int = 64,
+        workers: int = 0,
+        target: float | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"seq_len": seq_len, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"task.{name} must be at least 1, got {value}")
+        for name, value in {"workers": workers, "seed": seed}.items():
+            if value < 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
+        self.seq_len, self.batch_size, self.eval_batch_size = seq_len, batch_size, eval_batch_size
+        self.workers, self.seed, self.target = workers, seed, target
+
     @property
     def tokens_per_batch(self) -> int:
         """Tokens in one training batch, over all processes together."""

@@ -51,21 +51,19 @@ class LanguageTask(Task):
         seed: int,
         target: float | None,
     ) -> None:
-        super().__init__()
-        sizes = {"seq_len": seq_len, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"task.{name} must be at least 1, got {value}")
+        super().__init__(
+            seq_len=seq_len,
+            batch_size=batch_size,
+            seed=seed,
+            eval_batch_size=eval_batch_size,
+            workers=workers,
+            target=target,
+        )
         if eval_tokens is not None and eval_tokens < seq_len:
             raise ValueError(
                 f"task.eval_tokens={eval_tokens} is less than one window: give task.seq_len={seq_len} or more, or null"
             )
-        for name, value in {"workers": workers, "seed": seed}.items():
-            if value < 0:
-                raise ValueError(f"{name} must be 0 or more, got {value}")
-        self.seq_len, self.batch_size, self.eval_batch_size = seq_len, batch_size, eval_batch_size
-        self.eval_tokens, self.workers, self.seed = eval_tokens, workers, seed
-        self.target = target
+        self.eval_tokens = eval_tokens
         self.primary = Metric(name="val_loss", split="val", direction="min")
         self._tokenizer: Tokenizer | None = None
         self._token_bytes = torch.empty(0, dtype=torch.float64)

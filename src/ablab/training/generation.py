@@ -50,6 +50,8 @@ def generate(
     if not prompt:
         raise UserError("--prompt: must not be empty")
     model, task = load_run(run, checkpoint)
+    if task.pooled:
+        raise UserError(f"{run}: its task asks for one answer to a whole sequence: there is nothing to continue")
     try:
         context = task.encode(prompt)
     except ValueError as error:

@@ -188,3 +188,25 @@ def test_its_operators_are_what_pytorch_expects(
 def test_options_out_of_range(make_problem: MakeProblem, options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WindowedAttention(make_problem().spec, **options)
+
+
+def test_each_layer_can_have_a_window_of_its_own(build: Callable[..., Any], load_option: Callable[..., Any]) -> None:
+    """What a position learns of: through the upper layer's window, and of each of these through the lower one's."""
+    option = load_option("attention", "windowed", window=[2, 5])
+    model = build(attention=option, n_layers=2).double()
+    tokens = torch.zeros(1, 16, dtype=torch.long)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(10)
+        before = model(tokens)
+        for place in range(16):
+            changed = tokens.clone()
+            changed[0, place] = 1
+            moved = (model(changed) != before).any(-1)[0].nonzero().flatten().tolist()
+            assert moved == list(range(place, min(place + 6, 16)))  # 4 through the upper layer, 1 through the lower
+
+
+def test_as_many_windows_as_layers(build: Callable[..., Any], load_option: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"window=\[2, 4, 8\]: give one for each of the 2 layers"):
+        build(attention=load_option("attention", "windowed", window=[2, 4, 8]), n_layers=2)

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ablab.config import conf_folder
+from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.tasks.base import IGNORED
 from ablab.tasks.generated.base import GeneratedTask, _TrainBatches, fetching
@@ -115,6 +116,14 @@ def test_totals_of_perfect_and_of_wrong_answers() -> None:
     totals = {name: value.item() for name, value in task.totals(logits, targets).items()}
     assert totals == {"nats": pytest.approx(50.0), "correct": 3, "answers": 4, "exact": 1, "sequences": 2}
     assert task.metrics(totals) == {"loss": pytest.approx(12.5), "accuracy": 0.75, "exact": 0.5}
+
+
+@pytest.mark.parametrize("option", [*GENERATED, "listops", "needle"])
+def test_the_option_gives_all_that_its_class_wants_and_no_more(option: str) -> None:
+    """What the command line asks of it; `seed` is the program's own."""
+    node = OmegaConf.to_container(OmegaConf.load(conf_folder() / "task" / f"{option}.yaml"))
+    assert isinstance(node, dict)
+    check_signature("task", {str(key): value for key, value in node.items()}, supplied={"seed"})
 
 
 def test_there_is_no_text() -> None:

@@ -20,7 +20,8 @@ class WindowedAttention(AttentionCore):
     Time and memory grow as T times window. Where the window holds the whole sequence it is full attention.
 
     Args:
-        window: in keys, at least 1.
+        window: in keys, at least 1; or one for each layer, from the embedding up (section 3.1: "small window sizes for
+            the lower layers", larger ones above).
         global_tokens: the first tokens, seen by every query and seeing every key (earlier ones only, where causal).
         dilation: the window takes every `dilation`-th key, counted from the query's own (section 3.1, "Dilated Sliding
             Window"), so that it reaches `dilation` times as far.
@@ -33,7 +34,7 @@ class WindowedAttention(AttentionCore):
         self,
         spec: LayerSpec,
         *,
-        window: int,
+        window: int | list[int],
         global_tokens: int = 0,
         dilation: int = 1,
         dropout: float = 0.0,
@@ -41,6 +42,7 @@ class WindowedAttention(AttentionCore):
         share_qk: bool = False,
     ) -> None:
         super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk)
+        window = _of_layer(window, spec)
         require_at_least(1, "window", window)
         require_at_least(0, "global_tokens", global_tokens)
         require_at_least(1, "dilation", dilation)
@@ -83,3 +85,11 @@ class WindowedAttention(AttentionCore):
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         mask = self.local(positions[:, None], torch.arange(k.shape[2], device=positions.device))
         return self_only_if_alone(mask, positions) if self.share_qk else mask
+
+
+def _of_layer(window: int | list[int], spec: LayerSpec) -> int:
+    if isinstance(window, int):
+        return window
+    if len(window) != spec.n_layers:
+        raise ValueError(f"window={window}: give one for each of the {spec.n_layers} layers, or one for all")
+    return window[spec.layer_index]

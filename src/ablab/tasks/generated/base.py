@@ -104,8 +104,8 @@ def fetching(samples: Sample) -> tuple[Fetch, int]:
 
 
 def _rows(samples: Sample, rows: Rows) -> Batch:
-    inputs, targets = samples
-    return torch.from_numpy(inputs[rows]), torch.from_numpy(targets[rows])
+    inputs, targets = (part[rows].astype(np.int64, copy=False) for part in samples)
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
 class _TrainBatches(Dataset[Batch]):

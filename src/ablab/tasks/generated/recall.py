@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ablab.tasks.base import IGNORED
-from ablab.tasks.generated.base import GeneratedTask
+from ablab.tasks.generated.base import GeneratedTask, fetching
 from ablab.tasks.generated.splits import Sample
+from ablab.tasks.samples import Fetch
 
 
 class Recall(GeneratedTask):
@@ -23,17 +25,30 @@ class Recall(GeneratedTask):
     We deviate in that training samples are fresh in every batch, and in that the filler never is a key, so that no
     filler looks like a query.
 
+    With `segments` the test split has sequences of other lengths and numbers of pairs beside the main ones, as Zoology
+    tests: each is a part with a figure of its own, "test_accuracy/seq_len=128,pairs=16". Nothing trains on them.
+
     Args:
         vocab_size: tokens; the first half are keys (and 0, the first, is filler), the second half values.
         pairs: keys in a sequence.
         power_a: exponent of the power law of the gaps, above 0.
+        segments: [seq_len, pairs] of each further segment of the test split, of `eval_samples` sequences each.
         (the others): as `GeneratedTask` says.
 
     Raises:
-        ValueError: the pairs and their queries do not fit into the sequence, or there are fewer keys than pairs.
+        ValueError: the pairs and their queries do not fit into the sequence, there are fewer keys than pairs, or a
+            segment is given twice.
     """
 
-    def __init__(self, *, vocab_size: int, pairs: int, power_a: float = 0.01, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        pairs: int,
+        power_a: float = 0.01,
+        segments: Sequence[Sequence[int]] = (),
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
         if pairs < 1 or 4 * pairs > self.seq_len:
             raise ValueError(f"task.pairs={pairs}: must be at least 1, and four tokens each fit into task.seq_len")
@@ -42,10 +57,36 @@ class Recall(GeneratedTask):
         if not power_a > 0:
             raise ValueError(f"task.power_a={power_a}: must be above 0")
         self.vocab_size, self.pairs, self.power_a = vocab_size, pairs, power_a
+        self.segments = [self._segment(segment, settings) for segment in segments]
+        names = [segment.part for segment in [self, *self.segments]]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"task.segments: {twice} is there twice (the main one counts): leave one out")
+
+    @property
+    def part(self) -> str:
+        """The name of the part of the test split that these sequences are."""
+        return f"seq_len={self.seq_len},pairs={self.pairs}"
+
+    @property
+    def max_length(self) -> int:
+        return max(segment.seq_len for segment in [self, *self.segments])
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"vocab_size": self.vocab_size, "pairs": self.pairs, "power_a": self.power_a}
+        own = {"vocab_size": self.vocab_size, "pairs": self.pairs, "power_a": self.power_a}
+        others = [[segment.seq_len, segment.pairs] for segment in self.segments]
+        return {**own, "segments": others} if others else own
+
+    def parts(self, split: str) -> list[str]:
+        if split == "val" or not self.segments:
+            return [""]
+        return [segment.part for segment in [self, *self.segments]]
+
+    def evaluation(self, split: str) -> list[tuple[Fetch, int]]:
+        if split == "val":
+            return super().evaluation(split)
+        return [fetching(segment.samples("test")) for segment in [self, *self.segments]]
 
     def draw(self, generator: np.random.Generator, count: int) -> Sample:
         half, pairs = self.vocab_size // 2, self.pairs
@@ -58,6 +99,16 @@ class Recall(GeneratedTask):
         np.put_along_axis(inputs, places, keys, axis=1)
         np.put_along_axis(targets, places, values, axis=1)
         return inputs, targets
+
+    def _segment(self, segment: Sequence[int], settings: dict[str, Any]) -> Recall:
+        """The same task at another length."""
+        if len(segment) != 2:
+            raise ValueError(f"task.segments: {list(segment)} must be two numbers: [seq_len, pairs]")
+        sizes = {"vocab_size": self.vocab_size, "pairs": segment[1], "power_a": self.power_a}
+        try:
+            return Recall(**{**settings, **sizes, "seq_len": segment[0]})
+        except ValueError as error:
+            raise ValueError(f"task.segments: {list(segment)} is impossible: {error}") from error
 
     def _gaps(self, generator: np.random.Generator, count: int) -> np.ndarray:
         """For each key (count, pairs) a slot of its own behind the pairs, by weights a * slot^(a - 1).
@@ -79,10 +130,13 @@ class Recall(GeneratedTask):
 
     @cached_property
     def oracle(self) -> dict[str, float]:
-        """`chance` guesses one of the values. `window_8` and so on: what attention that looks `window` tokens back in
-        the one layer that recalls can reach: all visible values, and a guess at the others.
+        """`chance` guesses one of the values. `window_8` and so on: what attention that looks 8 tokens back in the one
+        layer that recalls can reach: all visible values, and a guess at the others.
 
-        Several windowed layers could pass values on from one to the next and exceed it.
+        That layer reads a value at its own place, where the layer before it has put the key that precedes it. What
+        several layers of window w pass on can exceed it, but nothing that is more than L (w - 1) tokens back reaches
+        the last of L layers: the bound that they cannot exceed is the one of a single window of L (w - 1) + 1. In
+        between lies what is passed on without its key, where a guess at one of the `pairs` values is right more often.
         """
         chance = 1 / (self.vocab_size - self.vocab_size // 2)
         windows = [2**power for power in range(1, self.seq_len.bit_length()) if 2**power <= self.seq_len]
