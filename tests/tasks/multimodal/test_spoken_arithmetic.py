@@ -82,6 +82,7 @@ def test_known_values() -> None:
     assert known["with=text"] == pytest.approx((10 + 10 + 19) / 300)
     assert known["ceiling"] == 1
     assert known["chance"] == pytest.approx((10 + 1 + 19) / 300)  # always 9
+    assert known.pop("with=image+audio+text") == 1
     assert all(value < 0.5 for name, value in known.items() if name.startswith("with="))
 
 
