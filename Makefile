@@ -21,8 +21,8 @@ install: $(STAMP) ## create .venv and install everything into it
 ablation: install ## train the quickstart study, compare its variants and write the report (re-uses finished runs)
 	$(BIN)/ablab -m study=quickstart
 
-test: install ## run the whole test suite
-	$(BIN)/pytest
+test: install ## run the whole test suite, on as many cores as there are, four at most
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4
 
 test-fast: install ## run the tests that take less than a few seconds each
 	$(BIN)/pytest -m "not slow"

@@ -90,11 +90,10 @@ def test_what_cannot_be(steps: int, rounds: int, overrides: list[str], words: st
 
 def test_figures_are_of_totals_and_their_spread_of_tenths() -> None:
     config: dict[str, Any] = {
-        "task": {"batch_size": 2, "seq_len": 50},
         "trainer": {"accumulate_grad_batches": 1},
     }
     rounds = [Round(10, 2.0, 1.0)] * 10 + [Round(10, 1.0, 1.0)] * 10
-    figures = loop._figures(rounds, config)
+    figures = loop._figures(rounds, config, tokens_per_batch=100)
     assert figures["harness_step_ms"] == 150.0
     assert figures["bare_step_ms"] == 100.0
     assert figures["bare_tokens_per_second"] == 1000.0

@@ -30,8 +30,9 @@ def test_same_name_and_shape_means_same_bits_for_every_pair_of_variants(
 ) -> None:
     met: dict[tuple[str, torch.Size], Tensor] = {}
     shared = 0
-    for values in itertools.product(*menu.values(), [True, False]):
-        choice = dict(zip([*menu, "tie_embeddings"], values, strict=True))
+    axes = {axis: options for axis, options in menu.items() if axis != "modal_fusion"}  # which needs several modalities
+    for values in itertools.product(*axes.values(), [True, False]):
+        choice = dict(zip([*axes, "tie_embeddings"], values, strict=True))
         try:
             model = build(**choice)
         except ClashError:
@@ -41,6 +42,13 @@ def test_same_name_and_shape_means_same_bits_for_every_pair_of_variants(
             assert torch.equal(first, parameter), f"{name} differs under {choice}"
             shared += first is not parameter
     assert shared > len(met)
+
+
+def test_the_same_across_modal_fusions(build_modal: Build, menu: dict[str, list[str]]) -> None:
+    met: dict[tuple[str, torch.Size], Tensor] = {}
+    for option, positions in itertools.product(menu["modal_fusion"], ["learned", "rope"]):
+        for name, parameter in build_modal(modal_fusion=option, position=positions).named_parameters():
+            assert torch.equal(met.setdefault((name, parameter.shape), parameter), parameter), f"{name} in {option}"
 
 
 def test_depth_changes_only_what_is_scaled_by_depth(build: Build) -> None:

@@ -188,7 +188,7 @@ def test_a_checkpoint_holds_vocabulary_and_labels(
     filled = torch.nn.functional.pad(text, (0, 20), value=task.padding)
     assert model(text).shape == (1, 1, 2)
     torch.testing.assert_close(model(filled), model(text))  # what fills it up is no text
-    with pytest.raises(UserError, match="gives texts a label: there is nothing to write"):
+    with pytest.raises(UserError, match="asks for one answer to a whole sequence"):
         generate(tmp_path / "run", prompt="1", tokens=3)
     other = task_of(table(path, [(text, f"not {label}") for text, label in ROWS]))
     other.setup()

@@ -37,11 +37,14 @@ def test_another_name_for_the_same_function_answers_alike(
     assert second == pytest.approx(first, rel=1e-5, abs=1e-6)
 
 
-def test_options_that_do_something_else_answer_otherwise(build: Build, menu: dict[str, list[str]]) -> None:
+def test_options_that_do_something_else_answer_otherwise(
+    build: Build, build_modal: Build, menu: dict[str, list[str]]
+) -> None:
     for axis, options in menu.items():  # at a length at which all of them leave something out
         # These start as ReLU, as the plain transformer and as the mean.
         options = [option for option in options if option not in ("dynamic_sparse", "dense", "static")]
-        answers = {option: tuple(of_axis(build(**{axis: option}, max_length=320), axis)) for option in options}
+        make = build_modal if axis == "modal_fusion" else build
+        answers = {option: tuple(of_axis(make(**{axis: option}, max_length=320), axis)) for option in options}
         told = [answer for answer in answers.values() if answer]
         assert len(set(told)) == len(told) >= 3, axis
 
