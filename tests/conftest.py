@@ -6,6 +6,7 @@ import atexit
 import csv
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from ablab.results.record import Record
 from ablab.training.run import execute, prepare_folder
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background would inherit none
 atexit.register(shutil.rmtree, os.environ["ABLAB_CACHE"], ignore_errors=True)
 
 TinyConfig = Callable[..., dict[str, Any]]
