@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from ablab.errors import UserError
@@ -24,9 +26,6 @@ from ablab.training.generation import load_run
 
 Run = Callable[[dict[str, Any], Path], Record]
 Config = Callable[..., dict[str, Any]]
-
-# Python 3.12 and later warn of forking a process that has threads, as torch's loaders do.
-forks = pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks:DeprecationWarning")
 
 
 def pixels(**settings: Any) -> Pixels:
@@ -79,7 +78,6 @@ def test_an_evaluation_on_some_is_spread_over_all() -> None:
     assert max(np.diff([0, *places, len(every)])) <= len(every) // 40 + 1
 
 
-@forks
 @pytest.mark.parametrize("objective", ["classify", "generate"])
 def test_batches_are_the_same_for_workers_and_processes(objective: str) -> None:
     whole = [batch for _, batch in zip(range(5), pixels(objective=objective).train_dataloader(), strict=False)]
@@ -236,6 +234,21 @@ def test_a_run_leaves_its_pictures(tiny_config: Config, run: Run, tmp_path: Path
         found = np.asarray(Image.open(tmp_path / "one" / name))
         assert found.tolist() == expected[Path(name).stem].tolist()
     assert not run(tiny_config("task=pixels"), tmp_path / "two").pictures
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_what_was_generated(tiny_config: Config, run: Run, tmp_path: Path) -> None:
+    run(tiny_config("task=pixels", "task.objective=generate", "logger=tensorboard"), tmp_path)
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    for name in ("generated", "real"):
+        (shown,) = events.Images(name)
+        assert shown.step == 4
+        with (
+            Image.open(io.BytesIO(shown.encoded_image_string)) as picture,
+            Image.open(tmp_path / "pictures" / f"{name}.png") as kept,
+        ):
+            assert np.array_equal(np.asarray(picture.convert("L")), np.asarray(kept))
 
 
 def test_a_model_learns_what_is_shown(tiny_config: Config, run: Run, tmp_path: Path) -> None:

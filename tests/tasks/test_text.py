@@ -17,9 +17,6 @@ ROOT = Path(__file__).parents[2]
 SHAKESPEARE = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
 SOME_TEXT = "".join(f"{i} na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve \N{SNOWMAN}\n" for i in range(500))
 
-# Python 3.12 and later warn of forking a process that has threads, as torch's loaders do.
-forks = pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks:DeprecationWarning")
-
 
 @pytest.fixture
 def text_file(tmp_path: Path) -> Path:
@@ -48,7 +45,6 @@ def same(left: list[tuple[torch.Tensor, torch.Tensor]], right: list[tuple[torch.
     return all(torch.equal(a, b) for x, y in zip(left, right, strict=True) for a, b in zip(x, y, strict=True))
 
 
-@forks
 def test_batches_are_the_same_in_every_build_and_with_workers(text_file: Path) -> None:
     plain, again, workers = (text(text_file, workers=workers) for workers in (0, 0, 2))
     assert same(first(plain.train_dataloader(), 7), first(again.train_dataloader(), 7))

@@ -165,11 +165,9 @@ class Transformer(nn.Module):
         """
         if isinstance(inputs, Tensor):
             mask = self._mask_of(inputs, key_padding_mask)
-            x = self.embedding(inputs)
         else:
             mask = _some_of_each(inputs["padding"])
-            x = self.embedding(inputs)
-        x, mask = self.modal_fusion.enter(self.dropout(self.position.add(x)), mask)
+        x, mask = self.modal_fusion.enter(self.dropout(self.position.add(self.embedding(inputs))), mask)
         streams = [x]
         for layer, blocks in enumerate(self.blocks):
             fed = self.layer_fusion.feed(streams)

@@ -55,9 +55,6 @@ class HFText(LanguageTask):
         self,
         *,
         path: str,
-        seq_len: int,
-        batch_size: int,
-        seed: int,
         name: str | None = None,
         revision: str | None = None,
         text_column: str = "text",
@@ -69,20 +66,9 @@ class HFText(LanguageTask):
         max_tokens: int | None = None,
         tokenizer: str = "bytes",
         bpe_vocab_size: int = 4096,
-        eval_batch_size: int = 16,
-        eval_tokens: int | None = None,
-        workers: int = 0,
-        target: float | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            seq_len=seq_len,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            eval_tokens=eval_tokens,
-            workers=workers,
-            target=target,
-            seed=seed,
-        )
+        super().__init__(**settings)
         if not path or path == "???":  # what OmegaConf calls a missing value
             raise UserError("task.path is missing: give a folder, or the name of a data set on the Hugging Face hub")
         if not 0 < val_fraction < 1:

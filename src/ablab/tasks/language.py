@@ -40,28 +40,12 @@ class LanguageTask(Task):
         ValueError: a number is out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        seq_len: int,
-        batch_size: int,
-        eval_batch_size: int,
-        eval_tokens: int | None,
-        workers: int,
-        seed: int,
-        target: float | None,
-    ) -> None:
-        super().__init__(
-            seq_len=seq_len,
-            batch_size=batch_size,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            target=target,
-        )
-        if eval_tokens is not None and eval_tokens < seq_len:
+    def __init__(self, *, eval_tokens: int | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        if eval_tokens is not None and eval_tokens < self.seq_len:
             raise ValueError(
-                f"task.eval_tokens={eval_tokens} is less than one window: give task.seq_len={seq_len} or more, or null"
+                f"task.eval_tokens={eval_tokens} is less than one window: give task.seq_len={self.seq_len} or more, "
+                "or null"
             )
         self.eval_tokens = eval_tokens
         self.primary = Metric(name="val_loss", split="val", direction="min")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -40,26 +41,12 @@ class SourceText(LanguageTask):
     def __init__(
         self,
         *,
-        seq_len: int,
-        batch_size: int,
-        seed: int,
-        eval_batch_size: int = 16,
-        eval_tokens: int | None = None,
-        workers: int = 0,
-        target: float | None = None,
         max_bytes: int | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            seq_len=seq_len,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            eval_tokens=eval_tokens,
-            workers=workers,
-            target=target,
-            seed=seed,
-        )
+        super().__init__(**settings)
         self.max_bytes = max_bytes
         self.fractions = checked_fractions(val_fraction, test_fraction)
 
@@ -90,27 +77,13 @@ class Text(LanguageTask):
         self,
         *,
         path: str,
-        seq_len: int,
-        batch_size: int,
-        seed: int,
         tokenizer: str = "bytes",
         bpe_vocab_size: int = 4096,
-        eval_batch_size: int = 16,
-        eval_tokens: int | None = None,
-        workers: int = 0,
-        target: float | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.0,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            seq_len=seq_len,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            eval_tokens=eval_tokens,
-            workers=workers,
-            target=target,
-            seed=seed,
-        )
+        super().__init__(**settings)
         if not path or path == "???":  # what OmegaConf calls a missing value
             raise UserError("task.path is missing: give a file, a folder or a glob, for example task.path=notes.txt")
         self.path, self.tokenizer = path, TokenizerChoice(tokenizer, bpe_vocab_size)

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ablab.config import conf_folder
+from ablab.errors import UserError
 from ablab.tasks.base import IGNORED
 from ablab.tasks.multimodal import oracle
 from ablab.tasks.multimodal.oracle import MODALITIES
@@ -22,6 +23,12 @@ from ablab.tasks.multimodal.spoken_arithmetic import ANSWERS, SpokenArithmetic
 def make(**changes: Any) -> SpokenArithmetic:
     node = OmegaConf.load(conf_folder() / "task" / "spoken_arithmetic.yaml")
     return instantiate(node, **({"seed": 5, "eval_samples": 60} | changes), _convert_="all")
+
+
+def make_ready() -> SpokenArithmetic:
+    task = make()
+    task.setup()
+    return task
 
 
 class Spelling:
@@ -158,6 +165,7 @@ def test_the_scale_is_of_the_training_split_and_travels_in_the_checkpoint() -> N
     inputs, _ = task.train_batches(0, 1)[0]
     assert abs(inputs["image"].mean()) < 0.2  # type: ignore[index]
     assert abs(inputs["audio"].mean()) < 0.2  # type: ignore[index]
+    task.load_state_dict(state)  # its own
     resumed = make()
     state["scale"]["image"]["mean"] += 1  # as if trained on other images
     resumed.load_state_dict(state)
@@ -166,6 +174,8 @@ def test_the_scale_is_of_the_training_split_and_travels_in_the_checkpoint() -> N
     moved, _ = resumed.train_batches(0, 1)[0]
     deviation = state["scale"]["image"]["deviation"].item()
     torch.testing.assert_close(moved["image"], inputs["image"] - 1 / deviation)  # type: ignore[index]
+    with pytest.raises(UserError, match="are not those at hand"):  # its samples have another scale
+        make_ready().load_state_dict(state)
 
 
 @pytest.mark.parametrize(

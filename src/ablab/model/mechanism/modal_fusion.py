@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ablab.model.attention.base import AttentionCore
 from ablab.model.modal_fusion.base import View
+from ablab.model.modal_fusion.bottleneck import BOTTLENECK
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.transformer import Transformer
 
@@ -30,7 +31,7 @@ class ModalFusionWatcher:
         self._passes = 0
         self._padding = torch.zeros(0)
         layout = model.modal_fusion.layout
-        self.names = [*layout.names, *(["bottleneck"] if model.modal_fusion.extra else [])]
+        self.names = [*layout.names, *([BOTTLENECK] if model.modal_fusion.extra else [])]
         shape = len(model.blocks), len(self.names), len(self.names)
         self._sums = torch.zeros(shape, dtype=torch.float64, device=model.head.weight.device)
 

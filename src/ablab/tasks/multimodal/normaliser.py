@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Normaliser:
     """Takes away the mean and divides by the standard deviation, each one number or one for each feature."""
 
@@ -34,6 +34,11 @@ class Normaliser:
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalised features, of the same shape (..., F)."""
         return ((values - self.mean) / self.deviation).astype(np.float32)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Normaliser):
+            return NotImplemented
+        return np.array_equal(self.mean, other.mean) and np.array_equal(self.deviation, other.deviation)
 
     def state(self) -> dict[str, Tensor]:
         return {"mean": torch.from_numpy(self.mean), "deviation": torch.from_numpy(self.deviation)}

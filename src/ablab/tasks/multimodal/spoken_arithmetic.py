@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from ablab.errors import UserError
 from ablab.results.record import Corpus
 from ablab.tasks.answers import AnswerTask
 from ablab.tasks.base import Batch, Modality
@@ -201,7 +202,11 @@ class SpokenArithmetic(AnswerTask):
         return {"scale": {name: scale.state() for name, scale in self._scale.items()}, "pixels": self._pixels}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._scale = {name: Normaliser.from_state(state) for name, state in state_dict["scale"].items()}
+        """Raises UserError where samples are there already, and their scale is another."""
+        scale = {name: Normaliser.from_state(state) for name, state in state_dict["scale"].items()}
+        if self._evaluation and scale != self._scale:
+            raise UserError("the checkpoint's images or sounds are not those at hand: use those that it was trained on")
+        self._scale = scale
         self._known_pixels = int(state_dict["pixels"])
 
     @property
