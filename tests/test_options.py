@@ -15,7 +15,7 @@ from torch import Tensor
 from ablab.config import AXES, conf_folder
 from ablab.model.transformer import Transformer
 from ablab.results.record import Record
-from ablab.study.supervisor import supervise
+from ablab.study.supervision.supervisor import supervise
 from ablab.tasks.base import Inputs, Task
 from ablab.training.generation import load_run
 

@@ -10,7 +10,7 @@ import pytest
 
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, write_record
-from ablab.study.preflight import Preflight
+from ablab.study.planning.preflight import Preflight
 from ablab.study.resume import finished_record
 from ablab.training.run import new_record
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.study.supervisor import supervise
+from ablab.study.supervision.supervisor import supervise
 from ablab.tasks.images import Images, load_images
 from ablab.tasks.pixel_objectives import Generate, grid, histogram_nats
 from ablab.tasks.pixels import Pixels

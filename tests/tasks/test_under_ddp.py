@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ablab.results.record import Record
-from ablab.study.supervisor import supervise
+from ablab.study.supervision.supervisor import supervise
 
 SETTINGS = {
     "spoken_arithmetic": ["task.eval_samples=7", "task.eval_batch_size=3", "task.modality_dropout=0.3"],

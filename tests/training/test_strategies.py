@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from ablab.config.schema import AXES
 from ablab.results.record import Record
-from ablab.study.supervisor import supervise
+from ablab.study.supervision.supervisor import supervise
 from ablab.training.generation import load_run
 from ablab.training.strategies import ddp, single
 

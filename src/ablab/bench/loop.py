@@ -26,7 +26,7 @@ from torch import nn
 from ablab.config import conf_folder, freeze, register_schema
 from ablab.config.explain import ConfigErrors, explain
 from ablab.errors import UserError
-from ablab.study.preflight import Preflight
+from ablab.study.planning.preflight import Preflight
 from ablab.study.progress import SweepProgress
 from ablab.tasks.base import Batch, Task
 from ablab.training.build import build_model, build_task

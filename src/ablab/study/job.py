@@ -14,11 +14,11 @@ from ablab.config import fingerprint, freeze
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, check_ours, read_record
-from ablab.study import budget, grid
-from ablab.study.preflight import Preflight
+from ablab.study.planning import budget, grid
+from ablab.study.planning.preflight import Preflight
 from ablab.study.progress import SweepProgress
 from ablab.study.resume import finished_record
-from ablab.study.supervisor import supervise
+from ablab.study.supervision.supervisor import supervise
 from ablab.training.callbacks import Progress
 from ablab.training.run import execute, prepare_folder
 

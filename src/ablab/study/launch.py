@@ -11,11 +11,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from ablab.results.record import Record
-from ablab.study.preflight import Preflight
+from ablab.study.planning.preflight import Preflight
+from ablab.study.planning.sweep import compose_run
 from ablab.study.progress import SweepProgress
 from ablab.study.resume import finished_record
-from ablab.study.supervisor import supervise
-from ablab.study.sweep import compose_run
+from ablab.study.supervision.supervisor import supervise
 
 
 def launch(loader: ConfigLoader, config: DictConfig, plan: Sequence[Sequence[str]]) -> list[JobReturn]:

@@ -9,7 +9,7 @@ from ablab.config import fingerprint
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record
-from ablab.study.preflight import Preflight
+from ablab.study.planning.preflight import Preflight
 
 
 def finished_record(config: dict[str, Any], folder: Path, preflight: Preflight) -> Record | None:

@@ -39,9 +39,9 @@ class AblabSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
-        from ablab.study.pilot import match_time
-        from ablab.study.sweep import prepare_sweep
-        from ablab.study.tuning import tune
+        from ablab.study.planning.sweep import prepare_sweep
+        from ablab.study.trials.pilot import match_time
+        from ablab.study.trials.tuning import tune
 
         def launch(runs: list[list[str]]) -> Sequence[JobReturn]:
             return self._launcher.launch(runs, initial_job_idx=0)

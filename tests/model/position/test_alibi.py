@@ -14,7 +14,7 @@ from ablab.errors import UserError
 from ablab.model.attention.base import AttentionCore
 from ablab.model.position.alibi import ALiBi, slopes_of
 from ablab.model.spec import LayerSpec
-from ablab.study.preflight import Preflight
+from ablab.study.planning.preflight import Preflight
 
 Spec = Callable[..., LayerSpec]
 LoadOption = Callable[..., Any]

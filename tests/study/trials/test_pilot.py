@@ -15,7 +15,7 @@ from ablab.errors import UserError
 from ablab.results.collect import collect
 from ablab.results.record import Cost, Record
 from ablab.results.store import RECORD_FILE
-from ablab.study.pilot import check_pilots, seconds_per_step, steps_for
+from ablab.study.trials.pilot import check_pilots, seconds_per_step, steps_for
 
 TinyConfig = Callable[..., dict[str, Any]]
 

@@ -1,7 +1,7 @@
 """Equal budgets: the variants of a sweep are made as large, or are trained as long, as one of them, the reference.
 
 What is adjusted becomes an override of the run, so that its frozen config holds it and says why. What can be counted
-is met here, before anything is written; time has to be measured, which `ablab.study.pilot` does.
+is met here, before anything is written; time has to be measured, which `ablab.study.trials.pilot` does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablab.errors import UserError
-from ablab.study.preflight import Preflight
+from ablab.study.planning.preflight import Preflight
 from ablab.tasks.base import Task
 from ablab.training.build import build_model
 from ablab.training.cost import count_flops, count_parameters

@@ -16,7 +16,7 @@ import pytest
 
 from ablab.results.record import Record
 from ablab.results.store import LOG_FILE, RECORD_FILE, read_record
-from ablab.study.supervisor import _why, supervise
+from ablab.study.supervision.supervisor import _why, supervise
 
 if TYPE_CHECKING:
     from conftest import Lab

@@ -18,7 +18,7 @@ from ablab.errors import UserError
 from ablab.results.hparams import write_hparams
 from ablab.results.record import Record
 from ablab.results.store import LOG_FILE, RECORD_FILE, read_record, write_record
-from ablab.study.worker import Rank, work
+from ablab.study.supervision.worker import Rank, work
 from ablab.training.callbacks import Progress
 from ablab.training.run import new_record, prepare_folder
 
@@ -31,7 +31,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 def warm_up() -> None:
     """Start importing what runs need, in the background. Optional: the first run does it otherwise."""
-    _CONTEXT.set_forkserver_preload(["ablab.study.worker"])
+    _CONTEXT.set_forkserver_preload(["ablab.study.supervision.worker"])
     forkserver.ensure_running()
 
 

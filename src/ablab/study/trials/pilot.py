@@ -16,10 +16,10 @@ from omegaconf import DictConfig
 from ablab.errors import UserError
 from ablab.results.collect import PILOT_FOLDER
 from ablab.results.record import Record
-from ablab.study.budget import STEPS, TOLERANCE, overrides_for, reference_of
-from ablab.study.preflight import Preflight
-from ablab.study.sweep import compose_run
-from ablab.study.trials import first_of_each, record_in, trial
+from ablab.study.planning.budget import STEPS, TOLERANCE, overrides_for, reference_of
+from ablab.study.planning.preflight import Preflight
+from ablab.study.planning.sweep import compose_run
+from ablab.study.trials.trial import first_of_each, record_in, trial
 from ablab.training.trainer import steps_per_block
 
 ROUNDS = 3

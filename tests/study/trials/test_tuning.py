@@ -16,8 +16,8 @@ import pytest
 from ablab.errors import UserError
 from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE
-from ablab.study.grid import check_tuning, rates_of, refuse_for_one_run, seeds_of
-from ablab.study.tuning import _choose, score
+from ablab.study.planning.grid import check_tuning, rates_of, refuse_for_one_run, seeds_of
+from ablab.study.trials.tuning import _choose, score
 
 TinyConfig = Callable[..., dict[str, Any]]
 

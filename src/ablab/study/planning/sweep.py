@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from ablab.config import freeze
 from ablab.errors import UserError
 from ablab.results.store import check_ours
-from ablab.study.budget import meet_budgets
-from ablab.study.grid import check_tuning
-from ablab.study.preflight import Preflight
-from ablab.study.supervisor import warm_up
+from ablab.study.planning.budget import meet_budgets
+from ablab.study.planning.grid import check_tuning
+from ablab.study.planning.preflight import Preflight
+from ablab.study.supervision.supervisor import warm_up
 
 
 def prepare_sweep(loader: ConfigLoader, config: DictConfig, arguments: list[str]) -> list[list[str]]:

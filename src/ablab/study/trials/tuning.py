@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from ablab.errors import UserError
 from ablab.results.collect import TUNING_FOLDER
 from ablab.results.record import Record
-from ablab.study.grid import RATE, rates_of, seeds_of
-from ablab.study.sweep import compose_run
-from ablab.study.trials import first_of_each, record_in, trial
+from ablab.study.planning.grid import RATE, rates_of, seeds_of
+from ablab.study.planning.sweep import compose_run
+from ablab.study.trials.trial import first_of_each, record_in, trial
 
 Config = dict[str, Any]
 

@@ -12,8 +12,8 @@ from ablab.analysis.comparison import compare
 from ablab.config import conf_folder, fingerprint
 from ablab.errors import UserError
 from ablab.results.collect import collect
-from ablab.study.budget import meet_budgets, refuse_for_one_run
-from ablab.study.preflight import Preflight
+from ablab.study.planning.budget import meet_budgets, refuse_for_one_run
+from ablab.study.planning.preflight import Preflight
 from ablab.training.build import build_model, build_task
 from ablab.training.cost import count_parameters
 from ablab.training.run import new_record

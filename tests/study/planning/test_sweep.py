@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ablab.config import conf_folder, register_schema
 from ablab.errors import UserError
-from ablab.study.sweep import compose_run, folder_name, make_folder, plan_product, prepare_sweep
+from ablab.study.planning.sweep import compose_run, folder_name, make_folder, plan_product, prepare_sweep
 
 PARSER = OverridesParser.create()
 

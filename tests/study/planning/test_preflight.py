@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ablab.errors import UserError
-from ablab.study.preflight import Preflight
+from ablab.study.planning.preflight import Preflight
 from ablab.tasks.text import Text
 
 TinyConfig = Callable[..., dict[str, Any]]
