@@ -15,3 +15,7 @@ class Diverged(Exception):  # noqa: N818 (an outcome of an experiment, not a pro
     def __init__(self, metric: str, value: float, step: int) -> None:
         super().__init__(f"{metric} became {value} at step {step}")
         self.metric, self.value, self.step = metric, value, step
+
+
+class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
+    """The run was asked to stop, has written a checkpoint, and can go on from there."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,8 @@ import pytest
 import torch
 
 from ablab.results.record import Metric, Record
-from ablab.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from ablab.training.checkpoint_files import AtomicCheckpointIO, Found, Origin, newest_whole
+from ablab.training.checkpoints import Checkpoints
 from ablab.training.generation import load_run
 from ablab.training.module import TrainingModule
 
@@ -24,9 +27,17 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+ORIGIN = Origin(run="run", corpus="corpus")
+FILES = {"last.ckpt", "previous.ckpt", "checksums.json"}
+
+
+def write(path: Path, step: int, **content: Any) -> None:
+    AtomicCheckpointIO(ORIGIN).save_checkpoint({"global_step": step, **content}, path)
+
+
 def test_a_write_that_fails_half_way_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, writer = tmp_path / "last.ckpt", AtomicCheckpointIO()
-    writer.save_checkpoint({"step": 1, "weights": torch.arange(1000)}, path)
+    path = tmp_path / "last.ckpt"
+    write(path, 1, weights=torch.arange(1000))
     whole = path.read_bytes()
 
     def disk_full(checkpoint: dict[str, Any], file: BinaryIO) -> None:
@@ -36,44 +47,100 @@ def test_a_write_that_fails_half_way_leaves_the_old_checkpoint(tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", disk_full)
         with pytest.raises(OSError, match="No space left"):
-            writer.save_checkpoint({"step": 2}, path)
+            write(path, 2)
     assert path.read_bytes() == whole
-    assert names(tmp_path) == {"last.ckpt"}
-    assert torch.load(path, weights_only=True)["step"] == 1
+    assert names(tmp_path) == FILES - {"previous.ckpt"}
+    assert newest_whole(tmp_path, ORIGIN) == (Found(path, 1), [])
 
-    writer.save_checkpoint({"step": 2}, path)
-    assert torch.load(path, weights_only=True)["step"] == 2
-    assert names(tmp_path) == {"last.ckpt"}
+    write(path, 2)
+    assert newest_whole(tmp_path, ORIGIN) == (Found(path, 2), [])
+    assert names(tmp_path) == FILES
+    assert torch.load(tmp_path / "previous.ckpt", weights_only=True)["global_step"] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_moment_of_a_write_there_is_a_whole_checkpoint(tmp_path: Path) -> None:
+    """A process is killed at its first, second, ... call to the operating system that could leave something behind."""
+    seen = []
+    for moment in range(1, 100):
+        folder = tmp_path / str(moment)
+        write(folder / "last.ckpt", 1)
+        write(folder / "last.ckpt", 2)
+        child = os.fork()
+        if child == 0:
+            _die_at(moment)
+            write(folder / "last.ckpt", 3)
+            os._exit(0)
+        killed = os.waitpid(child, 0)[1] == signal.SIGKILL
+        found, damaged = newest_whole(folder, ORIGIN)
+        assert found is not None
+        assert damaged == []
+        assert torch.load(found.path, weights_only=True)["global_step"] == found.step
+        assert names(folder) <= FILES, "what was left is not cleared away"
+        seen.append(found.step)
+        if not killed:
+            break
+    assert seen == sorted(seen)
+    assert set(seen) == {2, 3}
+    assert len(seen) > 5, "the moments were not met"
+
+
+def _die_at(moment: int) -> None:
+    count = 0
+    for name in ("fsync", "chmod", "replace", "link", "unlink", "rename"):
+
+        def dying(*args: Any, _call: Any = getattr(os, name), **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return _call(*args, **kwargs)
+
+        setattr(os, name, dying)
+
+
+def test_only_checkpoints_of_the_run_and_its_data_are_found(tmp_path: Path) -> None:
+    write(tmp_path / "last.ckpt", 1)
+    for other in (Origin(run="other", corpus="corpus"), Origin(run="run", corpus="other")):
+        assert newest_whole(tmp_path, other) == (None, [])
+    (tmp_path / "checksums.json").write_text("{")
+    found, damaged = newest_whole(tmp_path, ORIGIN)
+    assert found is None
+    assert len(damaged) == 1
 
 
 def test_colleagues_may_read_it(tmp_path: Path) -> None:
-    AtomicCheckpointIO().save_checkpoint({}, tmp_path / "new" / "last.ckpt")
-    assert (tmp_path / "new" / "last.ckpt").stat().st_mode & 0o777 == 0o644
+    write(tmp_path / "new" / "last.ckpt", 0)
+    for name in ("last.ckpt", "checksums.json"):
+        assert (tmp_path / "new" / name).stat().st_mode & 0o777 == 0o644
 
 
 class FakeTrainer:
     """Evaluates to the values given, one after the other; the checkpoint holds the step."""
 
     is_global_zero = True
+    max_steps = 100
+    val_check_batch = 1
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
 
     def __init__(self) -> None:
         self.callback_metrics: dict[str, torch.Tensor] = {}
-        self.step = 0
+        self.global_step = 0
 
     def save_checkpoint(self, path: Path) -> None:
-        AtomicCheckpointIO().save_checkpoint({"step": self.step}, path)
+        write(path, self.global_step)
 
 
 def kept(folder: Path, direction: Any, values: list[float]) -> list[tuple[int, int]]:
     """The steps of last.ckpt and best.ckpt after each evaluation."""
     callback = Checkpoints(folder, Metric(name="val_x", split="val", direction=direction))
     trainer, seen = FakeTrainer(), []
-    for trainer.step, value in enumerate(values, start=1):
+    for trainer.global_step, value in enumerate(values, start=1):
         trainer.callback_metrics["val_x"] = torch.tensor(value)
         callback.on_validation_end(trainer, SimpleNamespace())  # type: ignore[arg-type]
         files = [folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best")]
-        seen.append(tuple(torch.load(file, weights_only=True)["step"] for file in files))
-        assert names(folder / "checkpoints") == {"last.ckpt", "best.ckpt"}
+        seen.append(tuple(torch.load(file, weights_only=True)["global_step"] for file in files))
+        assert names(folder / "checkpoints") <= FILES | {"best.ckpt"}
     return seen
 
 
@@ -98,9 +165,26 @@ def test_the_best_so_far_is_remembered(tmp_path: Path) -> None:
     trainer.callback_metrics["val_x"] = torch.tensor(2.0)
     first.on_validation_end(trainer, SimpleNamespace())  # type: ignore[arg-type]
     second.load_state_dict(first.state_dict())
-    trainer.step, trainer.callback_metrics["val_x"] = 1, torch.tensor(3.0)
+    trainer.global_step, trainer.callback_metrics["val_x"] = 1, torch.tensor(3.0)
     second.on_validation_end(trainer, SimpleNamespace())  # type: ignore[arg-type]
-    assert torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["step"] == 0
+    assert torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 0
+
+
+def test_the_best_is_named_when_the_run_was_killed_before_it_was(tmp_path: Path) -> None:
+    primary = Metric(name="val_x", split="val", direction="min")
+    first, second = Checkpoints(tmp_path, primary), Checkpoints(tmp_path, primary)
+    trainer: Any = FakeTrainer()
+    for trainer.global_step, value in ((1, 2.0), (2, 1.0)):
+        trainer.callback_metrics["val_x"] = torch.tensor(value)
+        with pytest.MonkeyPatch.context() as patch:
+            if trainer.global_step == 2:
+                patch.setattr(first, "_name_best", lambda trainer: None)
+            first.on_validation_end(trainer, SimpleNamespace())  # type: ignore[arg-type]
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    assert torch.load(best, weights_only=True)["global_step"] == 1
+    second.load_state_dict(first.state_dict())
+    second.on_train_start(trainer, SimpleNamespace())  # type: ignore[arg-type]
+    assert torch.load(best, weights_only=True)["global_step"] == 2
 
 
 def test_last_is_the_final_model_and_best_the_best_evaluated(

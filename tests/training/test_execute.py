@@ -52,6 +52,7 @@ def test_the_folder_is_the_contract(finished: Any) -> None:
     found = {re.sub(r"tfevents\..*?(\.hparams)?$", r"tfevents\1", name) for name in files(finished.folder)}
     assert found == {
         *("config.yaml", "metrics.csv", "record.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"),
+        *("checkpoints/previous.ckpt", "checkpoints/checksums.json"),
         *("events.out.tfevents", "events.out.tfevents.hparams"),
     }
     assert OmegaConf.to_container(OmegaConf.load(finished.folder / "config.yaml")) == finished.config

@@ -31,6 +31,7 @@ from ablab.study.progress import SweepProgress
 from ablab.tasks.base import Batch, Task
 from ablab.training.build import build_model, build_task
 from ablab.training.callbacks import Mechanisms, ReportProgress
+from ablab.training.checkpoint_files import Origin
 from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
 from ablab.training.module import has_penalties
@@ -176,7 +177,7 @@ def _measure(config: dict[str, Any], folder: Path, steps: int) -> tuple[int, lis
             ReportProgress(report, task.primary),
             turns,
         ]
-        trainer = build_trainer(config, folder, task, loggers, watching)
+        trainer = build_trainer(config, folder, task, loggers, watching, Origin(run="bench", corpus=task.corpus.sha256))
         turns.bare = bare = BareLoop(config, task, trainer.strategy.root_device)
         trainer.fit(module, datamodule=task)
     close_loggers(loggers, "ok")

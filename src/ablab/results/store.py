@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ CONFIG_FILE = "config.yaml"  # the resolved config
 METRICS_FILE = "metrics.csv"  # learning curves, one row per logged step
 RECORD_FILE = "record.json"  # how the run ended, written last
 LOG_FILE = "run.log"  # what the run printed, when it ran in a process of its own
-CHECKPOINT_FOLDER = "checkpoints"  # last.ckpt and best.ckpt
+CHECKPOINT_FOLDER = "checkpoints"  # last.ckpt, the one before it, and best.ckpt
+CHECKSUM_FILE = "checksums.json"  # beside them: of what was written
 PICTURE_FOLDER = "pictures"  # of what the trained model made, PNG
 
 
@@ -34,6 +36,13 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_orphans(folder: Path, names: Iterable[str]) -> None:
+    """Remove what a process that was killed meant to put in the place of the files `names`."""
+    for name in names:
+        for orphan in [*folder.glob(f".{name}"), *folder.glob(f".{name}.*")]:
+            orphan.unlink(missing_ok=True)
 
 
 def write_record(folder: Path, record: Record) -> Path:
@@ -93,7 +102,7 @@ def clear(folder: Path) -> None:
     """
     check_ours(folder)
     (folder / RECORD_FILE).unlink(missing_ok=True)
-    checkpoints = [f"{CHECKPOINT_FOLDER}/{name}.ckpt" for name in ("last", "best")]
+    checkpoints = [f"{CHECKPOINT_FOLDER}/{name}" for name in ("last.ckpt", "previous.ckpt", "best.ckpt", CHECKSUM_FILE)]
     for name in (METRICS_FILE, CONFIG_FILE, "events.out.tfevents.*", f"{PICTURE_FOLDER}/*.png", *checkpoints):
         for path in folder.glob(name):
             path.unlink()

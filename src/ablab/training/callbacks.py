@@ -62,6 +62,12 @@ class Mechanisms(Callback):
         self.values: dict[str, float] = {}
         self._probe: MechanismProbe | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": self.values}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.values = state_dict["values"]
+
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, TrainingModule)
         self._probe = MechanismProbe(module.model, pictured=bool(painters(trainer)))

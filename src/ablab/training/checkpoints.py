@@ -1,74 +1,127 @@
-"""Checkpoints that a crash cannot damage."""
+"""When checkpoints are written, and what they hold so that a resumed run goes on as if nothing had happened."""
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import tempfile
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from lightning import LightningModule, Trainer
-from lightning.fabric.plugins import TorchCheckpointIO
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from ablab.errors import Interrupted
 from ablab.results.record import Metric
 from ablab.results.store import CHECKPOINT_FOLDER
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to disk and renames: the old checkpoint stays until the new one is whole.
-
-    Lightning's own writes go through the system's temporary folder, from where a move to another file system is not
-    atomic.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+from ablab.training.checkpoint_files import BEST, LAST, link
 
 
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt`, written after every evaluation, and `best.ckpt`, the one with the best primary metric.
 
     Each checkpoint is written once: the best one is another name for the same file until the next is written.
+
+    Args:
+        stop: whether the run was asked to stop. It then writes a checkpoint as soon as it can, and raises
+            `Interrupted`. Several processes agree on it, since none can go on without the others.
     """
 
-    def __init__(self, folder: Path, primary: Metric) -> None:
+    def __init__(self, folder: Path, primary: Metric, stop: Callable[[], bool] = lambda: False) -> None:
         self._folder = folder / CHECKPOINT_FOLDER
         self._metric = primary.name
         self._sign = 1.0 if primary.direction == "min" else -1.0
         self._best = math.inf
+        self._best_step = -1
+        self._stop = stop
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        # A checkpoint of this moment would be taken for one behind the evaluation that is due now.
+        if (batch_index + 1) % int(trainer.val_check_batch or 1) and self._is_to_stop(trainer):
+            self._write(trainer)
+            raise Interrupted
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         value = self._sign * float(trainer.callback_metrics[self._metric])
-        better = value < self._best
-        self._best = min(self._best, value)  # before it is saved with the rest
-        trainer.save_checkpoint(self._folder / "last.ckpt")
-        if better and trainer.is_global_zero:
-            link = self._folder / ".best.ckpt"
-            link.unlink(missing_ok=True)
-            try:
-                link.hardlink_to(self._folder / "last.ckpt")
-            except OSError:  # a file system without hard links
-                shutil.copyfile(self._folder / "last.ckpt", link)
-            link.replace(self._folder / "best.ckpt")
+        if value < self._best:  # before it is saved with the rest
+            self._best, self._best_step = value, trainer.global_step
+        self._write(trainer)
+        self._name_best(trainer)
+        if trainer.global_step < int(trainer.max_steps) and self._is_to_stop(trainer):
+            raise Interrupted
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.global_step:  # the run may have been killed after the checkpoint, before it was named the best
+            self._name_best(trainer)
 
     def state_dict(self) -> dict[str, float]:
-        return {"best": self._best}
+        return {"best": self._best, "best_step": self._best_step}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self._best = state_dict["best"]
+        self._best, self._best_step = state_dict["best"], int(state_dict["best_step"])
+
+    def _write(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self._folder / LAST)
+
+    def _name_best(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and trainer.global_step == self._best_step:
+            link(self._folder / LAST, self._folder / BEST)
+
+    def _is_to_stop(self, trainer: Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self._stop(), all=False)
+
+
+class Randomness(Callback):
+    """Carries the generators that are not keyed by seed and step (dropout's) over a checkpoint, for every process."""
+
+    def __init__(self) -> None:
+        self._loaded: list[dict[str, Any]] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        own = generators()
+        if not _several_processes():
+            return {"processes": [own]}
+        each: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(each, own)
+        return {"processes": each}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = state_dict["processes"]
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
+        # Not before: what Lightning does when training starts draws numbers, too.
+        if self._loaded is not None:
+            set_generators(self._loaded[trainer.global_rank])
+            self._loaded = None
+
+
+def generators() -> dict[str, Any]:
+    """The states of this process's global generators, in types that `torch.load(weights_only=True)` reads."""
+    kind, keys, *rest = np.random.get_state(legacy=True)  # type: ignore[misc]
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_generators(state: dict[str, Any]) -> None:
+    """Go on where `generators` was called."""
+    torch.set_rng_state(state["torch"].cpu())
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def _several_processes() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

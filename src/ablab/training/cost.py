@@ -68,20 +68,39 @@ _MOVES_DATA_ONLY = frozenset(
 
 
 class CostMeter(Callback):
-    """Measures the time of training steps, without evaluation, checkpoints and the first block's warm-up."""
+    """Measures the time of training steps, without evaluation, checkpoints and the first block's warm-up.
+
+    A run that was interrupted and goes on costs what it cost until its checkpoint, and what it costs from there.
+    """
 
     def __init__(self, tokens_per_step: int) -> None:
         self._tokens_per_step = tokens_per_step
         self._started = time.perf_counter()
         self._clock_started: float | None = None  # None: standing still
+        self._warm = False
         self._timed_steps = 0
         self._train_time_s = 0.0
+        self._earlier_s = 0.0  # wall time until the checkpoint that the run goes on from
+        self._earlier_peak = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "wall_time_s": self._wall_time_s(),
+            "train_time_s": self._train_time_s,
+            "timed_steps": self._timed_steps,
+            "peak_memory_bytes": max(peak_memory()[0], self._earlier_peak),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._earlier_s, self._earlier_peak = state_dict["wall_time_s"], state_dict["peak_memory_bytes"]
+        self._train_time_s, self._timed_steps = state_dict["train_time_s"], state_dict["timed_steps"]
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         # The clock starts again with the next block, so that checkpoints written meanwhile are left out too.
-        if self._clock_started is None and trainer.global_step:
+        if self._clock_started is None and self._warm:
             self._clock_started = time.perf_counter()
             self._steps_at_start = trainer.global_step
+        self._warm = True
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._stop_clock(trainer)
@@ -97,17 +116,21 @@ class CostMeter(Callback):
             self._timed_steps += trainer.global_step - self._steps_at_start
             self._clock_started = None
 
+    def _wall_time_s(self) -> float:
+        return self._earlier_s + time.perf_counter() - self._started
+
     def measured(self, cost: Cost, steps: int) -> Cost:
         """`cost` with the measured figures filled in, as this process saw them."""
         cost.steps = steps
         cost.tokens = steps * self._tokens_per_step
         cost.flops_total = None if cost.flops_per_step is None else cost.flops_per_step * steps
-        cost.wall_time_s = round(time.perf_counter() - self._started, 3)
+        cost.wall_time_s = round(self._wall_time_s(), 3)
         if self._timed_steps:
             step_time_s = self._train_time_s / self._timed_steps
             cost.train_time_s = round(steps * step_time_s, 3)
             cost.tokens_per_second = round(self._tokens_per_step / step_time_s, 1)
-        cost.peak_memory_bytes, cost.peak_memory_method = peak_memory()
+        peak, cost.peak_memory_method = peak_memory()
+        cost.peak_memory_bytes = max(peak, self._earlier_peak)
         return cost
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
@@ -19,6 +19,7 @@ from ablab.tasks.base import IGNORED, Batch, EvalBatch, Inputs, Task
 from ablab.training.optimizers.groups import build_optimizer
 
 _SAMPLES = "samples"  # beside the task's own totals
+_HISTORY = "history"  # the module's own part of a checkpoint
 
 
 class TrainingModule(LightningModule):
@@ -123,6 +124,21 @@ class TrainingModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self._schedule(optimizer)},
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What a resumed run has to remember beside weights, optimizer and schedule."""
+        checkpoint[_HISTORY] = {
+            "learning_rates": torch.tensor(self.learning_rates, dtype=torch.float64),
+            "update_ratio": self.update_ratio,
+            **{name: getattr(self, name) for name in ("evaluated_at", "metrics", "evaluated", "steps_to_target")},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        history = dict(checkpoint[_HISTORY])
+        self.learning_rates = history.pop("learning_rates").tolist()
+        for name, value in history.items():
+            setattr(self, name, value)
+        self._task.first_step = checkpoint["global_step"] * self._accumulate  # the loaders are made after this
 
     def _tell_of_evaluation(self) -> None:
         """Let the schedule hear of it, and see whether the task's target has been reached."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,23 +13,38 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ablab.config import fingerprint
-from ablab.errors import Diverged, UserError
+from ablab.errors import Diverged, Interrupted, UserError
 from ablab.model.mechanism import responses
 from ablab.results.hparams import write_hparams
 from ablab.results.record import Cost, Record
-from ablab.results.store import CONFIG_FILE, clear, write_atomically, write_record
+from ablab.results.store import (
+    CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    METRICS_FILE,
+    RECORD_FILE,
+    check_ours,
+    clear,
+    read_record,
+    remove_orphans,
+    write_atomically,
+    write_record,
+)
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
 from ablab.training.callbacks import Mechanisms, Progress, ReportProgress, seed_everything_else
+from ablab.training.checkpoint_files import Found, Origin, newest_whole
 from ablab.training.cost import CostMeter, count_flops, count_parameters
-from ablab.training.loggers import build_loggers, close_loggers
+from ablab.training.loggers import build_loggers, close_loggers, continue_loggers
 from ablab.training.module import TrainingModule
 from ablab.training.optimizers.groups import describe_groups
 from ablab.training.pictures import leave_pictures
 from ablab.training.provenance import git_state, machine, versions
-from ablab.training.trainer import build_module, build_trainer, quiet_lightning, sigint_restored
+from ablab.training.stopping import StopRequest, stop_on_request
+from ablab.training.trainer import build_module, build_trainer, quiet_lightning
 
 
 def execute(config: dict[str, Any], folder: Path, progress: Progress | None = None) -> Record:
@@ -36,6 +53,9 @@ def execute(config: dict[str, Any], folder: Path, progress: Progress | None = No
     Whatever happens, the record is written, atomically and last: `ok`, `diverged` (the loss became NaN or infinite),
     `interrupted` (Ctrl-C, or asked to stop) or `failed`, with the reason. With several processes each of them calls
     this with the same arguments, and the first writes.
+
+    A checkpoint of this very run in `folder` is gone on from, and the run then ends as if it had never been
+    interrupted: on a CPU with the same number of threads to the last bit.
 
     Args:
         config: as `config.freeze` returns it.
@@ -54,12 +74,12 @@ def execute(config: dict[str, Any], folder: Path, progress: Progress | None = No
             seed=record.seed,
             config=config,
         )
-        with quiet_lightning(), sigint_restored():
-            _train(config, folder, record, loggers, progress)
+        with quiet_lightning(), stop_on_request() as stop:
+            _train(config, folder, record, loggers, progress, stop)
         record.status, record.reason = "ok", None
     except Diverged as outcome:
         record.status, record.reason = "diverged", str(outcome)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into SystemExit
+    except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into SystemExit
         record.status, record.reason = "interrupted", "stopped before it was finished"
     except Exception as error:
         record.reason = describe(error)
@@ -78,10 +98,29 @@ def execute(config: dict[str, Any], folder: Path, progress: Progress | None = No
 
 
 def prepare_folder(config: dict[str, Any], folder: Path) -> None:
-    """Remove what an earlier run left in `folder` and write the config. Done once, before any process of the run."""
+    """Make `folder` ready for the run. Done once, before any process of the run.
+
+    What an earlier attempt at this very run left is kept, so that it can go on; what another run left is removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    clear(folder)
+    if not _is_of(config, folder):
+        clear(folder)
+    (folder / RECORD_FILE).unlink(missing_ok=True)
+    remove_orphans(folder, (CONFIG_FILE, METRICS_FILE, RECORD_FILE))
     write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config)))
+
+
+def _is_of(config: dict[str, Any], folder: Path) -> bool:
+    """Whether an attempt at the run of `config` was made in `folder`, and did not come to an end of its own."""
+    check_ours(folder)
+    try:
+        earlier: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
+        same = fingerprint(earlier) == fingerprint(config)
+    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
+        return False
+    with contextlib.suppress(UserError):
+        return same and read_record(folder / RECORD_FILE).status not in ("ok", "diverged")
+    return same
 
 
 def new_record(config: dict[str, Any]) -> Record:
@@ -113,7 +152,12 @@ def describe(error: BaseException) -> str:
 
 
 def _train(
-    config: dict[str, Any], folder: Path, record: Record, loggers: list[Logger], progress: Progress | None
+    config: dict[str, Any],
+    folder: Path,
+    record: Record,
+    loggers: list[Logger],
+    progress: Progress | None,
+    stop: StopRequest,
 ) -> None:
     accumulate = config["trainer"]["accumulate_grad_batches"]
     task = build_task(config)
@@ -121,12 +165,16 @@ def _train(
     record.cost = cost = _counted(config, task, accumulate)
     meter, mechanisms = CostMeter(task.tokens_per_batch * accumulate), Mechanisms()
     callbacks = [meter, mechanisms, *([ReportProgress(progress, task.primary)] if progress else [])]
-    trainer = build_trainer(config, folder, task, loggers, callbacks)
+    origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
+    trainer = build_trainer(config, folder, task, loggers, callbacks, origin, stop)
+    checkpoint = _checkpoint(folder, origin, record)
+    if checkpoint is not None:
+        continue_loggers(loggers, checkpoint.step)
     record.machine = machine(trainer.strategy.root_device)
     seed_everything_else(config["seed"], trainer.global_rank)
     module = build_module(config, task)
     try:
-        trainer.fit(module, datamodule=task)
+        trainer.fit(module, datamodule=task, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
         record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
         record.pictures = leave_pictures(trainer, module, task, folder)
         record.responses = responses(module.model) | {"schedule": _trace(module.learning_rates)}
@@ -134,6 +182,15 @@ def _train(
         meter.measured(cost, trainer.global_step)
         record.mechanism = mechanisms.values
         record.parameter_groups = [group for each in trainer.optimizers for group in describe_groups(each)]
+
+
+def _checkpoint(folder: Path, origin: Origin, record: Record) -> Found | None:
+    """The checkpoint that the run goes on from; what was wrong with a newer one is told in the record."""
+    found, damaged = newest_whole(folder / CHECKPOINT_FOLDER, origin)
+    for line in damaged:
+        record.remarks.append(f"{line}: went on from {found.path.name if found else 'the start'}")
+        print(f"{folder}: {record.remarks[-1]}", file=sys.stderr)
+    return found
 
 
 def _counted(config: dict[str, Any], task: Task, accumulate: int) -> Cost:

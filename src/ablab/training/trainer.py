@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from lightning.pytorch.loggers import Logger
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_option
 from ablab.training.callbacks import Curves
-from ablab.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from ablab.training.checkpoint_files import AtomicCheckpointIO, Origin
+from ablab.training.checkpoints import Checkpoints, Randomness
 from ablab.training.lean import NoProfiler, without_idle_hooks
 from ablab.training.module import TrainingModule
 
@@ -29,8 +29,15 @@ def build_trainer(
     task: Task,
     loggers: list[Logger],
     callbacks: Sequence[Callback],
+    origin: Origin,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:
-    """The Trainer that a frozen config describes, with curves, checkpoints and `callbacks`, and the task cut to it."""
+    """The Trainer that a frozen config describes, with curves, checkpoints and `callbacks`, and the task cut to it.
+
+    Args:
+        origin: what its checkpoints belong to.
+        stop: whether the run was asked to stop, and is to save itself.
+    """
     settings = trainer_settings(config)
     accumulate = settings.pop("accumulate_grad_batches")  # the module does both
     settings.pop("gradient_clip_val")
@@ -40,7 +47,8 @@ def build_trainer(
     watching = [
         *callbacks,
         Curves(settings["log_every_n_steps"]),
-        Checkpoints(folder, task.primary),
+        Randomness(),
+        Checkpoints(folder, task.primary, stop),
     ]
     return Trainer(
         **settings,
@@ -49,7 +57,7 @@ def build_trainer(
         logger=loggers,
         callbacks=[without_idle_hooks(callback) for callback in watching],
         profiler=NoProfiler(),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(origin)],
         default_root_dir=folder,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -82,6 +90,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Totals are summed over the processes before they become metrics.
         warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+        # Tasks serve the batches that come next by themselves: batch i is a function of (seed, i).
+        warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
         # Lightning's own, about a function of torch that it still calls.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*is deprecated")
         try:
@@ -89,17 +99,6 @@ def quiet_lightning() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def sigint_restored() -> Iterator[None]:
-    """Lightning ignores Ctrl-C for good once it has seen one; give it back afterwards."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGINT, handler)
 
 
 def build_module(config: dict[str, Any], task: Task) -> TrainingModule:

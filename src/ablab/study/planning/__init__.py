@@ -1,1 +1,1 @@
-"""From the words of a command to runs that can be built: composed, checked, at equal budgets, before anything is paid."""
+"""From the words of a command to runs that can be built: composed, checked, brought to equal budgets."""

@@ -1,5 +1,5 @@
 """The axis `logger`: where a run's figures go while it trains. `csv` always, `tensorboard` and `wandb` where chosen."""
 
-from ablab.training.loggers.build import RunInfo, TakesPictures, build_loggers, close_loggers
+from ablab.training.loggers.build import RunInfo, TakesPictures, build_loggers, close_loggers, continue_loggers
 
-__all__ = ["RunInfo", "TakesPictures", "build_loggers", "close_loggers"]
+__all__ = ["RunInfo", "TakesPictures", "build_loggers", "close_loggers", "continue_loggers"]

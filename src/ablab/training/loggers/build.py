@@ -49,6 +49,14 @@ class TakesPictures(ABC):
         """Log a grey picture, uint8 (height, width), as `name` ("attention/layer_0"). Called in the first process."""
 
 
+class ContinuesCurves(ABC):
+    """A logger that has to be told before its first entry that the run goes on from a checkpoint."""
+
+    @abstractmethod
+    def continue_from(self, step: int) -> None:
+        """What an earlier attempt logged of later steps than `step` will be logged again, and counts no more."""
+
+
 def build_loggers(
     logger_cfg: dict[str, Any], run_dir: Path, study: str, variant: str, seed: int, config: dict[str, Any]
 ) -> list[Logger]:
@@ -82,6 +90,13 @@ def build_loggers(
                 f"logger.{name} could not be built ({reason}): mend conf/logger or use logger=csv"
             ) from error
     return loggers
+
+
+def continue_loggers(loggers: list[Logger], step: int) -> None:
+    """Tell the loggers that the run goes on from its checkpoint of `step`."""
+    for logger in loggers:
+        if isinstance(logger, ContinuesCurves):
+            logger.continue_from(step)
 
 
 def close_loggers(loggers: list[Logger], status: Status) -> None:

@@ -13,10 +13,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from ablab.results.record import Status
-from ablab.training.loggers.build import EndsWithStatus, RunInfo, TakesPictures
+from ablab.training.loggers.build import ContinuesCurves, EndsWithStatus, RunInfo, TakesPictures
 
 
-class EventsLogger(TensorBoardLogger, EndsWithStatus, TakesPictures):
+class EventsLogger(TensorBoardLogger, ContinuesCurves, EndsWithStatus, TakesPictures):
     """Lightning's logger without its folders of versions and its hyper-parameters.
 
     Lightning writes the status SUCCESS when training starts, and TensorBoard keeps the first that it reads; `hparams`
@@ -38,6 +38,9 @@ class EventsLogger(TensorBoardLogger, EndsWithStatus, TakesPictures):
     @rank_zero_only
     def log_picture(self, name: str, picture: Tensor, step: int) -> None:
         self.experiment.add_image(name, picture, step, dataformats="HW")
+
+    def continue_from(self, step: int) -> None:
+        self._kwargs["purge_step"] = step + 1  # of the event file that is not begun yet
 
     @rank_zero_only
     def save(self) -> None:

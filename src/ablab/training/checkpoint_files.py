@@ -1,0 +1,146 @@
+"""Files of checkpoints that a crash cannot damage, and that are known to be whole before they are used.
+
+Two are kept, `last.ckpt` and `previous.ckpt`. `checksums.json` beside them lists what was written, so that a file is
+whole exactly if its checksum is in the list. A checksum is listed before its file takes the old one's place: whenever
+the process is killed, the file that has the name is a whole and listed one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from ablab.results.store import CHECKSUM_FILE, remove_orphans, write_atomically
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+_LISTED = 4  # the last ones; two of them are on the disk, and one may be about to be
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint belongs to. It is of no use to another run, nor to this one on other data."""
+
+    run: str  # the fingerprint of the config
+    corpus: str  # the hash of the data
+
+
+@dataclass(frozen=True)
+class Entry(Origin):
+    """A checkpoint that was written."""
+
+    sha256: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """A whole checkpoint to go on from."""
+
+    path: Path
+    step: int
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to disk and renames; the file that was there becomes `previous.ckpt`.
+
+    Lightning's own writes go through the system's temporary folder, from where a move to another file system is not
+    atomic.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__()
+        self._origin = origin
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                hashing = _Hashing(file)
+                torch.save(checkpoint, hashing)  # type: ignore[arg-type] # it only writes
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            entry = Entry(sha256=hashing.hexdigest(), step=int(checkpoint["global_step"]), **asdict(self._origin))
+            entries = [entry, *_listed(target.parent)][:_LISTED]
+            write_atomically(target.parent / CHECKSUM_FILE, json.dumps([asdict(each) for each in entries], indent=1))
+            if target.exists():
+                link(target, target.with_name(PREVIOUS))
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def newest_whole(folder: Path, origin: Origin) -> tuple[Found | None, list[str]]:
+    """The newest whole checkpoint of `origin` in `folder`, if there is any, and a line on each that is damaged.
+
+    What a killed process was about to write is removed.
+    """
+    remove_orphans(folder, (CHECKSUM_FILE, LAST, PREVIOUS, BEST))
+    listed = {entry.sha256: entry for entry in _listed(folder)}
+    damaged = []
+    for name in (LAST, PREVIOUS):
+        path = folder / name
+        if not path.is_file():
+            continue
+        entry = listed.get(_sha256(path))
+        if entry is not None and (entry.run, entry.corpus) == (origin.run, origin.corpus):
+            return Found(path, entry.step), damaged
+        if entry is None:
+            damaged.append(f"{folder.name}/{name} is damaged (its checksum is not that of what was written)")
+    return None, damaged
+
+
+def link(source: Path, target: Path) -> None:
+    """Give the file `source` the further name `target`, atomically; where there are no hard links, copy it."""
+    temporary = target.with_name(f".{target.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+def _listed(folder: Path) -> list[Entry]:
+    path = folder / CHECKSUM_FILE
+    try:
+        return [Entry(**each) for each in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+    except (ValueError, TypeError):
+        print(f"{path}: damaged, so no checkpoint beside it can be trusted", file=sys.stderr)
+        return []
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Hashing:
+    """A file to write to, and the checksum of what was written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()

@@ -1,0 +1,210 @@
+"""A run that was interrupted and goes on ends as one that was left alone: bit for bit, in all that it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback
+
+from ablab.results.record import Record
+from ablab.results.store import CHECKPOINT_FOLDER, METRICS_FILE, RECORD_FILE, read_record
+from ablab.training import trainer as trainers
+from ablab.training.checkpoints import generators, set_generators
+from ablab.training.run import execute, prepare_folder
+
+TinyConfig = Callable[..., dict[str, Any]]
+Run = Callable[[dict[str, Any], Path], Record]
+
+# Evaluations after steps 6, 12, 18; what is logged ends a block of 3 steps.
+STEPS = ("trainer.max_steps=20", "trainer.val_check_interval=6", "trainer.log_every_n_steps=3", "model.dropout=0.1")
+
+
+class StopAt(Callback):
+    """Ctrl-C in the block that ends with `step`."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted(config: dict[str, Any], folder: Path, step: int) -> Record:
+    """The record of a run that was asked to stop at a step."""
+    prepare_folder(config, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers, "Curves", lambda every: Both(Curves(every), StopAt(step)))
+        return execute(config, folder)
+
+
+Curves = trainers.Curves
+
+
+class Both(Curves):  # type: ignore[misc, valid-type]
+    def __init__(self, curves: Any, stop: StopAt) -> None:
+        vars(self).update(vars(curves))
+        self._stop_at = stop
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        super().on_train_batch_end(trainer, *args)
+        self._stop_at.on_train_batch_end(trainer)
+
+
+def left_behind(folder: Path) -> dict[str, Any]:
+    """All that must not depend on whether the run was interrupted."""
+    record = read_record(folder / RECORD_FILE)
+    state = torch.load(folder / CHECKPOINT_FOLDER / "last.ckpt", weights_only=True)
+    best = torch.load(folder / CHECKPOINT_FOLDER / "best.ckpt", weights_only=True)
+    with (folder / METRICS_FILE).open() as file:
+        curves = sorted(sorted((k, v) for k, v in row.items() if v) for row in csv.DictReader(file))
+    return {
+        "status": (record.status, record.reason),
+        "weights": state["state_dict"],
+        "optimizer": state["optimizer_states"],
+        "schedule": state["lr_schedulers"],
+        "trace": state["history"]["learning_rates"],
+        "best": (best["global_step"], best["state_dict"]),
+        "metrics": record.metrics,
+        "evaluated": record.evaluated,
+        "mechanism": record.mechanism,
+        "responses": record.responses,
+        "steps": (record.cost.steps, record.cost.tokens),
+        "curves": curves,
+        "generators": state["callbacks"]["Randomness"],
+    }
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Equal to the last bit; NaN equals NaN."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, (own, its) in enumerate(zip(one, other, strict=True)):
+            assert_same(own, its, f"{where}/{index}")
+    elif isinstance(one, torch.Tensor):
+        assert (
+            torch.equal(one.nan_to_num(7e7), other.nan_to_num(7e7))
+            if one.is_floating_point()
+            else torch.equal(one, other)
+        ), where
+    else:
+        assert one == other or (one != one and other != other), f"{where}: {one} {other}"
+
+
+OPTIONS = [
+    (),
+    ("schedule=gradient_variance", "activation=dynamic_sparse"),
+    ("schedule=gradient_variance", "schedule.per_group=true", "optimizer=muon"),
+    ("schedule=plateau", "optimizer=lion"),
+    ("schedule=cyclic_restarts", "optimizer=sgd", "layer_fusion=adaptive", "model.n_layers=2"),
+    ("schedule=constant", "optimizer=schedule_free"),
+    ("attention=lsh", "attention.dense_below=0", "trainer.accumulate_grad_batches=2"),
+    ("attention=dynamic", "attention.dense_below=0", "task.workers=2"),
+    ("task=recall", "task.workers=1", "trainer.val_check_interval=7"),
+]
+
+
+# In the middle between two evaluations, at one, and behind one.
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [3, 12, 15])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: ",".join(o) or "default")
+def test_stopped_and_gone_on(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path, options: tuple[str, ...], step: int
+) -> None:
+    config = tiny_config(*STEPS, *options)
+    assert run(config, tmp_path / "whole").status == "ok"
+    first = interrupted(config, tmp_path / "parts", step)
+    assert (first.status, first.reason) == ("interrupted", "stopped before it was finished")
+    run(config, tmp_path / "parts")
+    assert_same(left_behind(tmp_path / "parts"), left_behind(tmp_path / "whole"))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(*STEPS)
+    run(config, tmp_path / "whole")
+    interrupted(config, tmp_path / "parts", 15)  # the one before it is of step 12
+    damage(tmp_path / "parts" / CHECKPOINT_FOLDER / "last.ckpt")
+    record = run(config, tmp_path / "parts")
+    damaged = "checkpoints/last.ckpt is damaged (its checksum is not that of what was written): went on from"
+    assert record.remarks == [f"{damaged} previous.ckpt"]
+    assert record.remarks[0] in capsys.readouterr().err
+    assert_same(left_behind(tmp_path / "parts"), left_behind(tmp_path / "whole"))
+
+
+def test_without_a_whole_checkpoint_the_run_begins_anew(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
+    config = tiny_config(*STEPS)
+    run(config, tmp_path / "whole")
+    interrupted(config, tmp_path / "parts", 15)
+    for name in ("last", "previous"):
+        damage(tmp_path / "parts" / CHECKPOINT_FOLDER / f"{name}.ckpt")
+    record = run(config, tmp_path / "parts")
+    assert [remark.split(":")[1] for remark in record.remarks] == [" went on from the start"] * 2
+    assert_same(left_behind(tmp_path / "parts"), left_behind(tmp_path / "whole"))
+
+
+def test_the_checkpoint_of_another_run_is_not_gone_on_from(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
+    """A changed setting never meets what an earlier one left, nor does changed data."""
+    interrupted(tiny_config(*STEPS), tmp_path / "run", 15)
+    other = tiny_config(*STEPS, "optimizer.lr=0.002")
+    run(other, tmp_path / "run")
+    run(other, tmp_path / "fresh")
+    assert_same(left_behind(tmp_path / "run"), left_behind(tmp_path / "fresh"))
+
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{n} and {n * n}\n" for n in range(2000)))
+    config = tiny_config(*STEPS, f"task.path={text}")
+    interrupted(config, tmp_path / "changed", 15)
+    text.write_text("".join(f"{n} or {n * n}\n" for n in range(2000)))
+    run(config, tmp_path / "changed")
+    run(config, tmp_path / "anew")
+    assert_same(left_behind(tmp_path / "changed"), left_behind(tmp_path / "anew"))
+
+
+def test_a_second_request_ends_the_run_at_once(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    class Twice(StopAt):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            super().on_train_batch_end(trainer)
+            super().on_train_batch_end(trainer)
+
+    handler = signal.getsignal(signal.SIGINT)
+    config = tiny_config(*STEPS)
+    prepare_folder(config, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers, "Curves", lambda every: Both(Curves(every), Twice(15)))
+        assert execute(config, tmp_path).status == "interrupted"
+    assert torch.load(tmp_path / CHECKPOINT_FOLDER / "last.ckpt", weights_only=True)["global_step"] == 12
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_generators_go_on_where_they_were() -> None:
+    before = generators()
+
+    def draw() -> list[float]:
+        return [float(torch.rand(1)), random.random(), random.gauss(0, 1), float(np.random.randn())]
+
+    first = [draw(), draw()]
+    set_generators(before)
+    assert [draw(), draw()] == first
+
+
+def damage(path: Path) -> None:
+    """One bit of it, in the middle. A copy: another name of the file may be whole."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(data)
