@@ -20,6 +20,10 @@ from ablab.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+PLAN_HELP = """\
+Shows what `ablab -m ...` would do, before anything is trained: the runs, how long they take and how much memory (from
+a few steps of each variant, which --no-probe leaves out), the smallest effect that the seeds could show, and every
+error of every run."""
 FORMATS = ("terminal", "csv", "markdown", "json")
 
 
@@ -31,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _make_importable(words)
     try:
-        if words and words[0] in COMMANDS:
+        if words and words[0] == "plan":
+            status = _plan(words[1:])
+        elif words and words[0] in COMMANDS:
             status = _run_command(words)
         elif words and words[0] in ("-h", "--help", "help"):
             status = _print_help()
@@ -42,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        named = any(word.startswith(("name=", "study=")) for word in words)  # else the folder has the time as its name
+        # Without a name its folder has the time of day as its name.
+        named = words[:1] == ["resume"] or any(word.startswith(("name=", "study=")) for word in words)
         rest = "; the same command goes on with the runs that are left" if named else ""
         print(f"\nablab: interrupted{rest}", file=sys.stderr)
         status = 130
@@ -86,19 +93,21 @@ def _run_hydra(words: list[str]) -> int:
 
     register_schema()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print at length; it is explained here
-    sys.argv = ["ablab", *_overrides_last(words)]
+    sys.argv = ["ablab", *_overrides_last(_retry(words))]
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's polite end is treated like Ctrl-C
     statuses: list[str] = []
 
-    def job(config: DictConfig) -> str:
+    def job(config: DictConfig) -> float:
+        from ablab.study.conduct import objective
         from ablab.study.job import run_job
 
         try:
-            statuses.append(run_job(config).status)
+            record = run_job(config)
         except UserError as error:
             _fail(str(error))
-        return statuses[-1]
+        statuses.append(record.status)
+        return objective(record)
 
     try:
         hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
@@ -113,6 +122,24 @@ def _run_hydra(words: list[str]) -> int:
             raise
         _fail(f"each axis needs the name of an option ({error})")  # attention=null, attention=3
     return 130 if "interrupted" in statuses else int(any(status != "ok" for status in statuses))
+
+
+def _plan(words: list[str]) -> int:
+    """`ablab plan ...` takes what `ablab -m ...` takes, and `--no-probe`."""
+    if "-h" in words or "--help" in words:
+        print("ablab plan [--no-probe] STUDY, as in ablab plan study=quickstart\n\n" + PLAN_HELP)
+        return 0
+    probe = "--no-probe" not in words
+    planner = ["hydra/sweeper=ablab_plan", f"hydra.sweeper.probe={str(probe).lower()}"]
+    return _run_hydra(["-m", *planner, *(word for word in words if word not in ("--no-probe", "-m"))])
+
+
+def _retry(words: list[str]) -> list[str]:
+    """`--retry failed`, as `ablab resume` has it, for the setting of that name."""
+    if "--retry" not in words[:-1]:
+        return words
+    place = words.index("--retry")
+    return [*words[:place], *words[place + 2 :], f"retry={words[place + 1]}"]
 
 
 def _overrides_last(words: list[str]) -> list[str]:
@@ -160,6 +187,30 @@ def _compare(parser: argparse.ArgumentParser) -> Command:
         from ablab.report.commands import compare_command
 
         print(compare_command(options.folders, options.baseline, options.metric, options.margin, options.format))
+
+    return command
+
+
+def _resume(parser: argparse.ArgumentParser) -> Command:
+    """Go on with a study that was stopped or killed, from its folder, on any machine that sees it."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the folder of a sweep")
+    parser.add_argument("--retry", choices=("failed",), help="also run those again that failed")
+    parser.add_argument("--jobs", metavar="N", type=int, help="runs side by side; default: as the study says")
+
+    def command(options: argparse.Namespace) -> int:
+        from ablab.report.conclude import compare_so_far, conclude_study
+        from ablab.report.live import observer
+        from ablab.study.resume import resume
+
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, _interrupt)
+        folder = options.folder.resolve()
+        try:
+            resume(folder, retry_failed=options.retry == "failed", jobs=options.jobs, observe=observer)
+        except KeyboardInterrupt:
+            compare_so_far(folder)
+            raise
+        return conclude_study(folder)
 
     return command
 
@@ -277,6 +328,7 @@ def _bench_attention(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
+    "resume": _resume,
     "compare": _compare,
     "report": _report,
     "dashboard": _dashboard,
@@ -291,7 +343,8 @@ def _print_help() -> int:
     print("ablab: train variants of a transformer under equal conditions, and say what can be concluded\n")
     print("  ablab [AXIS=OPTION ...] [KEY=VALUE ...]     one run, for example: ablab attention=windowed seed=3")
     print("  ablab -m AXIS=OPTION,OPTION ... seed=0,1,2  every combination, compared and reported")
-    print("  ablab -m study=quickstart                   a study from a file\n")
+    print("  ablab -m study=quickstart                   a study from a file")
+    print("  ablab plan study=quickstart                 the same before anything is trained: runs, cost, errors\n")
     for name, command in COMMANDS.items():
         print(f"  ablab {name:10}{command.__doc__}")
     print("\nAxes and their options (every key of theirs can be overridden; --cfg job shows them all):\n")

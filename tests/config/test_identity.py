@@ -44,7 +44,10 @@ def config(tiny_config: Callable[..., Frozen]) -> Frozen:
     return tiny_config("attention=windowed", "logger=tensorboard")
 
 
-NO_MATTER = {"budget", "tune", "name", "question", "baseline", "variant", "index", "overrides", "logger", "axes.logger"}
+NO_MATTER = {
+    *("budget", "tune", "name", "question", "baseline", "variant", "index", "overrides", "logger", "axes.logger"),
+    *("design", "jobs", "devices_per_run", "runs_per_device", "retries", "retry", "timeout", "on_failure"),
+}
 
 
 def test_every_setting_counts_but_names_and_loggers(config: Frozen) -> None:

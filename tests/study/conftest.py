@@ -63,8 +63,33 @@ class RankDies(Fault):
         if os.environ.get("RANK") == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.relu(x)
+
+
+class Hangs(Fault):
+    def fault(self, x):
+        time.sleep(1000)
+
+
+class KilledOnce(Fault):
+    # At its eighth forward pass in training, where a file says so, which is then gone.
+    passes = 0
+
+    def fault(self, x):
+        if self.training:
+            self.passes += 1
+            mark = "kill-" + os.environ.get("RANK", "0")  # in the folder that the sweep was started in
+            if self.passes == 8 and os.path.exists(mark):
+                os.unlink(mark)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return torch.relu(x)
+
+
+class Hungry(Fault):
+    def fault(self, x):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1000 GiB.")
 """
 OPTIONS = {"raises": "Raises", "diverges": "Diverges", "killed": "Killed", "slow": "Slow", "rank_dies": "RankDies"}
+OPTIONS |= {"hangs": "Hangs", "killed_once": "KilledOnce", "hungry": "Hungry"}
 
 TINY = (
     "task=text",
@@ -136,7 +161,7 @@ class Lab:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """The same in a process of its own, which is not waited for."""
         return subprocess.Popen(
-            [sys.executable, "-m", "ablab", *self.words(*words)],
+            [sys.executable, "-m", "ablab", *words],
             cwd=self.folder,
             env=os.environ | {"PYTHONPATH": str(self.folder)},
             stdout=subprocess.PIPE,

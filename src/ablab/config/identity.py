@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,7 @@ IDENTITY_EXCLUDES = frozenset(
         "variant",
         "index",
         "overrides",
+        *("design", "jobs", "devices_per_run", "runs_per_device", "retries", "retry", "timeout", "on_failure"),
         "budget",  # what these two changed is where it was changed
         "tune",
         "logger",
@@ -32,27 +34,35 @@ IDENTITY_EXCLUDES = frozenset(
 )
 
 
-def freeze(config: DictConfig, choices: dict[str, str | None], overrides: list[str]) -> dict[str, Any]:
-    """The config as plain data, interpolations resolved.
+def freeze(
+    config: DictConfig,
+    choices: Mapping[str, str | None],
+    overrides: list[str],
+    settled: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The config as plain data, interpolations resolved, without Hydra's own node.
 
     Two keys are added: `axes`, the option chosen on each axis, and `overrides`, how the run was asked for.
+
+    Args:
+        settled: values at the top that are known already, as plain data.
 
     Raises:
         UserError: a key at the top is unknown, a value that must be given is missing, an interpolation cannot be
             resolved, or the name is empty.
     """
     known = [field.name for field in dataclasses.fields(Config)]
-    for key in map(str, config):
+    keys = [str(key) for key in config if key != "hydra"]
+    for key in keys:
         if key not in known:  # Hydra's +key=value adds whatever it is given
             raise UserError(f"{key}: no such setting{nearest(key, known)}")
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        known_values = settled or {}
+        data = {key: known_values[key] if key in known_values else _plain(config[key]) for key in keys}
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} must be given: add {error.full_key}=... to the command") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    assert isinstance(plain, dict)
-    data = {str(key): value for key, value in plain.items()}
     if data.get("name") == "":  # the runs would lie in outputs/ itself, among the folders of other studies
         raise UserError("name: must not be empty; leave it out to name the study by the time of day")
     for axis in AXES:
@@ -61,6 +71,13 @@ def freeze(config: DictConfig, choices: dict[str, str | None], overrides: list[s
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
     data["overrides"] = [o for o in overrides if not o.startswith(("variant=", "index="))]
     return data
+
+
+def _plain(value: Any) -> Any:
+    """Interpolations are resolved in the place that the value has in its config."""
+    if not OmegaConf.is_config(value):
+        return value
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
 
 
 def fingerprint(config: dict[str, Any]) -> str:

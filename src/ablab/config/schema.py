@@ -44,6 +44,14 @@ class Config:
     logger: Any = MISSING
     budget: Any = MISSING
     tune: Any = MISSING
+    design: Any = MISSING
+    jobs: Any = None
+    devices_per_run: Any = None
+    runs_per_device: Any = 1
+    retries: Any = 1
+    retry: Any = None
+    timeout: Any = None
+    on_failure: Any = "continue"
     seed: int = 0  # of parameters, data and everything else, each through a generator of its own
     name: str = MISSING  # of the study; its folder is outputs/<name>
     question: str = ""  # what the study asks, as the report's title

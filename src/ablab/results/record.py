@@ -17,6 +17,7 @@ from ablab.errors import UserError
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "diverged", "failed", "interrupted"]
+Cause = Literal["error", "refused", "killed", "memory", "timeout"]
 Direction = Literal["min", "max"]
 
 
@@ -42,6 +43,7 @@ class Cost:
     tokens_per_second: float | None = None  # while training; start-up, evaluation and the block after it left out
     wall_time_s: float | None = None  # the whole run: set-up, training, evaluation
     train_time_s: float | None = None  # the training steps alone
+    evaluation_time_s: float | None = None  # all evaluations together
     peak_memory_bytes: int | None = None  # of the first process
     peak_memory_method: str | None = None  # how it was measured; compare only like with like
 
@@ -62,6 +64,8 @@ class Record:
 
     status: Status
     reason: str | None = None  # one line, unless the status is "ok"
+    cause: Cause | None = None  # of a failure: an exception, one line to the user, a signal, no memory left, too long
+    attempts: int = 1  # that one supervisor made: a run that crashed is tried again, and goes on from its checkpoint
     fingerprint: str  # identity: hash of the resolved config (without paths, loggers and the like) and the version
     study: str  # the study or sweep that the run belongs to
     variant: str  # the overrides that made this run, without the seed: "attention=lsh,model.d_model=64"; "" if none

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ablab.config import fingerprint, freeze
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, check_ours, read_record
+from ablab.study.events import Silent
+from ablab.study.kept import kept_record
+from ablab.study.launch import launch
+from ablab.study.plan_file import PlannedRun, find_run
 from ablab.study.planning import budget, grid
 from ablab.study.planning.preflight import Preflight
+from ablab.study.planning.settings import Settings
 from ablab.study.progress import SweepProgress
-from ablab.study.resume import finished_record
+from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
 from ablab.training.callbacks import Progress
 from ablab.training.run import execute, prepare_folder
@@ -26,19 +34,24 @@ from ablab.training.run import execute, prepare_folder
 def run_job(config: DictConfig) -> Record:
     """Check, run and describe the run that a composed config asks for, in the folder that Hydra made for it.
 
+    A job of a sweep finds its run in the plan that the sweep left: what has been edited since then does not count.
+
     Raises:
         UserError: the run cannot work, or its folder holds another run. Nothing is left behind.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    if hydra.mode == RunMode.MULTIRUN and (planned := find_run(Path(hydra.runtime.cwd, hydra.sweep.dir), folder)):
+        return _run_planned(planned)
     choices: Any = OmegaConf.to_container(hydra.runtime.choices)
     try:
         frozen = freeze(config, choices, list(hydra.overrides.task))
         budget.refuse_for_one_run(frozen)
         grid.refuse_for_one_run(frozen)
+        _refuse_design(hydra)
         preflight = Preflight()
         preflight.check(frozen)
-        record = finished_record(frozen, folder, preflight)
+        record = kept_record(frozen, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
         if record is None:
             _check_free(folder, fingerprint(frozen))
     except UserError:
@@ -53,11 +66,27 @@ def run_job(config: DictConfig) -> Record:
     return record
 
 
+def _run_planned(run: PlannedRun) -> Record:
+    """By the same supervisor as under our own launcher, so that its rules for failures hold."""
+    settings = Settings.of(run.config)
+    run = replace(run, info=replace(run.info, index=0))
+    record = launch([run], replace(settings, jobs=1, on_failure="continue"), Silent()).records[0]
+    _summarise(record, run.folder)
+    return record
+
+
 def _run(config: dict[str, Any], folder: Path, report: Progress) -> Record:
     if config["strategy"]["processes"] > 1:
         return supervise(config, folder, report)
-    prepare_folder(config, folder)
-    return execute(config, folder, report)
+    with run_lock(folder, wait_s=1.0):
+        prepare_folder(config, folder)
+        return execute(config, folder, report)
+
+
+def _refuse_design(hydra: HydraConf) -> None:
+    asked = [override for override in hydra.overrides.task if override.startswith(("design=", "design."))]
+    if asked:
+        raise UserError(f"{asked[0]}: one run has no design; add -m")
 
 
 def _check_free(folder: Path, identity: str) -> None:

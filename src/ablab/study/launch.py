@@ -1,50 +1,60 @@
-"""Runs the runs of a plan, one after the other, each in processes of its own."""
+"""Runs the runs of a plan by our own supervisor. Those that are done with are kept."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from typing import Any
-
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ablab.results.record import Record
+from ablab.study.events import Observer
+from ablab.study.kept import kept_record
+from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.preflight import Preflight
-from ablab.study.planning.sweep import compose_run
-from ablab.study.progress import SweepProgress
-from ablab.study.resume import finished_record
-from ablab.study.supervision.supervisor import supervise
+from ablab.study.planning.settings import Settings
+from ablab.study.supervision.supervisor import Supervisor
+from ablab.study.supervision.warm import freeze_code
 
 
-def launch(loader: ConfigLoader, config: DictConfig, plan: Sequence[Sequence[str]]) -> list[JobReturn]:
-    """See each run of the plan to its end, whatever that is. Runs that are finished already are kept.
+@dataclass(frozen=True)
+class Ended:
+    """What came of the runs of a plan."""
 
-    All configs are frozen before the first run starts: what is edited meanwhile changes no queued run.
+    records: dict[int, Record]  # by `RunInfo.index`, without those that were not started
+    stopped_by: str | None  # the run whose failure ended the study before all were started
+
+
+def launch(
+    runs: Sequence[PlannedRun],
+    settings: Settings,
+    observer: Observer,
+    preflight: Preflight | None = None,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> Ended:
+    """See each run of the plan to its end, whatever that is.
+
+    The code of all of them is read before the first one starts: what is edited meanwhile changes no queued run.
+
+    Args:
+        preflight: knows the data of the runs already, if given.
+        heartbeat: called at least once a second.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
     """
-    runs = [compose_run(loader, config, list(overrides)) for overrides in plan]
-    preflight = Preflight()  # knows the data of the runs, each read once
-    returns = []
-    with SweepProgress(total=len(runs)) as progress:
-        for frozen, folder in runs:
-            started = time.monotonic()
-            record = finished_record(frozen, folder, preflight)
-            kept = record is not None
-            if record is None:
-                with progress.run(_label(frozen)) as report:
-                    record = supervise(frozen, folder, report)
-            progress.finished(_label(frozen), record, kept, time.monotonic() - started)
-            returns.append(_job_return(record))
-    return returns
-
-
-def _label(config: dict[str, Any]) -> str:
-    return f"{config['variant'] or 'default'} seed={config['seed']}"
-
-
-def _job_return(record: Record) -> JobReturn:
-    # A run that failed is a finding of the sweep, not an error of it.
-    job = JobReturn(status=JobStatus.COMPLETED)
-    job.return_value = record.status
-    return job
+    preflight = preflight or Preflight()
+    try:
+        observer.planned([run.info for run in runs])
+        records: dict[int, Record] = {}
+        for run in runs:
+            record = kept_record(run.config, run.folder, preflight, retry_failed=settings.retry == "failed")
+            if record is not None:
+                records[run.info.index] = record
+                observer.kept(run.info, record)
+        left = [run for run in runs if run.info.index not in records]
+        supervisor = Supervisor(settings, observer, heartbeat)
+        if left:
+            freeze_code(run.config for run in left)
+            records |= supervisor.run(left)
+        return Ended(records, supervisor.stopped_by)
+    finally:
+        observer.close()

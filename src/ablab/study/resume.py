@@ -1,27 +1,45 @@
-"""Which runs need not be run again."""
+"""A study that goes on from its plan: `ablab resume DIR`, on this machine or on another that sees the folder."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from ablab.config import fingerprint
 from ablab.errors import UserError
-from ablab.results.record import Record
-from ablab.results.store import RECORD_FILE, read_record
-from ablab.study.planning.preflight import Preflight
+from ablab.study.events import Observer
+from ablab.study.launch import Ended, launch
+from ablab.study.plan_file import Plan, read_plan
+from ablab.study.planning.settings import Settings
+from ablab.study.supervision.lock import StudyLock
 
 
-def finished_record(config: dict[str, Any], folder: Path, preflight: Preflight) -> Record | None:
-    """The record in `folder` if it is of this very run, on the same data, and the run is finished, else None.
+def resume(study: Path, *, retry_failed: bool, jobs: int | None, observe: Callable[[], Observer]) -> Ended:
+    """Go on with the runs of the study that are not done with. What was edited since the plan was made changes none.
 
-    A diverged run is finished: the same run would diverge again. A failed or interrupted one is not.
+    Args:
+        retry_failed: also try those again that failed.
+        jobs: runs side by side; None: as the plan says.
+
+    Raises:
+        UserError: there is no plan in the folder, the plan is not complete, or another process works on it.
+        KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
     """
-    try:
-        record = read_record(folder / RECORD_FILE)
-    except UserError:
-        return None
-    if record.fingerprint != fingerprint(config) or record.status not in ("ok", "diverged"):
-        return None
-    # The config says where the corpus lies; whether it is still the same is for its hash to say.
-    return record if record.corpus == preflight.task(config).corpus else None
+    study = study.resolve()
+    plan = read_plan(study)
+    if not plan.runs:
+        raise UserError(f"{study}: was stopped before its plan was complete; run its command again: {command(plan)}")
+    if Path(plan.working_folder).is_dir():  # it may be another machine
+        os.chdir(plan.working_folder)
+    sys.path += [folder for folder in plan.python_path if folder not in sys.path]
+    settings = Settings.of(plan.runs[0].config)
+    settings = replace(settings, jobs=jobs or settings.jobs, retry="failed" if retry_failed else None)
+    with StudyLock(study) as lock:
+        return launch(plan.runs, settings, observe(), heartbeat=lock.beat)
+
+
+def command(plan: Plan) -> str:
+    """The command line of a plan, for people."""
+    return " ".join(["ablab", *(f"'{word}'" if set(word) & set(" [{(,$") else word for word in plan.command)])

@@ -90,7 +90,7 @@ def newest_whole(folder: Path, origin: Origin) -> tuple[Found | None, list[str]]
     """
     remove_orphans(folder, (CHECKSUM_FILE, LAST, PREVIOUS, BEST))
     listed = {entry.sha256: entry for entry in _listed(folder)}
-    damaged = []
+    damaged: list[str] = []
     for name in (LAST, PREVIOUS):
         path = folder / name
         if not path.is_file():

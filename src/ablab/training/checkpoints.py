@@ -101,7 +101,7 @@ class Randomness(Callback):
 
 def generators() -> dict[str, Any]:
     """The states of this process's global generators, in types that `torch.load(weights_only=True)` reads."""
-    kind, keys, *rest = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, *rest = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),

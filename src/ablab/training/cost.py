@@ -80,6 +80,8 @@ class CostMeter(Callback):
         self._warm = False
         self._timed_steps = 0
         self._train_time_s = 0.0
+        self._evaluation_time_s = 0.0
+        self._evaluation_started = 0.0
         self._earlier_s = 0.0  # wall time until the checkpoint that the run goes on from
         self._earlier_peak = 0
 
@@ -88,12 +90,14 @@ class CostMeter(Callback):
             "wall_time_s": self._wall_time_s(),
             "train_time_s": self._train_time_s,
             "timed_steps": self._timed_steps,
+            "evaluation_time_s": self._evaluation_time_s,
             "peak_memory_bytes": max(peak_memory()[0], self._earlier_peak),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._earlier_s, self._earlier_peak = state_dict["wall_time_s"], state_dict["peak_memory_bytes"]
         self._train_time_s, self._timed_steps = state_dict["train_time_s"], state_dict["timed_steps"]
+        self._evaluation_time_s = state_dict["evaluation_time_s"]
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         # The clock starts again with the next block, so that checkpoints written meanwhile are left out too.
@@ -104,6 +108,16 @@ class CostMeter(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._stop_clock(trainer)
+        self._evaluation_started = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._evaluation_time_s += time.perf_counter() - self._evaluation_started
+
+    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.on_validation_start(trainer, module)
+
+    def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.on_validation_end(trainer, module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._stop_clock(trainer)
@@ -125,6 +139,7 @@ class CostMeter(Callback):
         cost.tokens = steps * self._tokens_per_step
         cost.flops_total = None if cost.flops_per_step is None else cost.flops_per_step * steps
         cost.wall_time_s = round(self._wall_time_s(), 3)
+        cost.evaluation_time_s = round(self._evaluation_time_s, 3)
         if self._timed_steps:
             step_time_s = self._train_time_s / self._timed_steps
             cost.train_time_s = round(steps * step_time_s, 3)

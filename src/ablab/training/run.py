@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
@@ -20,7 +21,7 @@ from ablab.config import fingerprint
 from ablab.errors import Diverged, Interrupted, UserError
 from ablab.model.mechanism import responses
 from ablab.results.hparams import write_hparams
-from ablab.results.record import Cost, Record
+from ablab.results.record import Cause, Cost, Record
 from ablab.results.store import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
@@ -76,13 +77,13 @@ def execute(config: dict[str, Any], folder: Path, progress: Progress | None = No
         )
         with quiet_lightning(), stop_on_request() as stop:
             _train(config, folder, record, loggers, progress, stop)
-        record.status, record.reason = "ok", None
+        record.status, record.reason, record.cause = "ok", None, None
     except Diverged as outcome:
-        record.status, record.reason = "diverged", str(outcome)
+        record.status, record.reason, record.cause = "diverged", str(outcome), None
     except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into SystemExit
-        record.status, record.reason = "interrupted", "stopped before it was finished"
+        record.status, record.reason, record.cause = "interrupted", "stopped before it was finished", None
     except Exception as error:
-        record.reason = describe(error)
+        record.reason, record.cause = describe(error), cause_of(error)
         if not isinstance(error, UserError):
             traceback.print_exc()
     finally:
@@ -128,6 +129,7 @@ def new_record(config: dict[str, Any]) -> Record:
     return Record(
         status="failed",
         reason="ended without a word",
+        cause="killed",
         fingerprint=fingerprint(config),
         study=config["name"],
         variant=config.get("variant") or _variant(config["overrides"]),
@@ -148,7 +150,20 @@ def describe(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     words = " ".join(str(error).split())[:300]
-    return words if isinstance(error, UserError) else f"{type(error).__name__}: {words}{where}"
+    if isinstance(error, UserError):
+        return words
+    memory = "out of memory: " if cause_of(error) == "memory" else ""
+    return f"{memory}{type(error).__name__}: {words}{where}"
+
+
+def cause_of(error: BaseException) -> Cause:
+    """The kind of failure that an error is. On a CPU torch has no class of its own for want of memory."""
+    if isinstance(error, UserError):
+        return "refused"
+    allocators = ("can't allocate memory", "not enough memory", "out of memory")
+    starved = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    told = isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in allocators)
+    return "memory" if starved or told else "error"
 
 
 def _train(
@@ -174,7 +189,7 @@ def _train(
     seed_everything_else(config["seed"], trainer.global_rank)
     module = build_module(config, task)
     try:
-        trainer.fit(module, datamodule=task, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
+        trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
         record.pictures = leave_pictures(trainer, module, task, folder)
         record.responses = responses(module.model) | {"schedule": _trace(module.learning_rates)}

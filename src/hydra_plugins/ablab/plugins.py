@@ -4,6 +4,7 @@ Every Hydra application on the machine imports this file, so it imports nothing 
 it is in `sys.modules`, where dataclasses would look for annotations that are text: so none are.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from ablab.config import conf_folder, studies_folder
 
 
 class AblabSweeper(Sweeper):
-    """Plans the product of the swept overrides, checks the whole plan and hands it to the configured launcher.
+    """Makes the plan of a study by its design, checks the whole plan and has it run.
 
     Args:
         params: overrides given in a config (a study file) instead of on the command line, which has the last word.
@@ -39,38 +40,72 @@ class AblabSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
-        from ablab.study.planning.sweep import prepare_sweep
-        from ablab.study.trials.pilot import match_time
-        from ablab.study.trials.tuning import tune
+        from ablab.report.conclude import compare_so_far
 
-        def launch(runs: list[list[str]]) -> Sequence[JobReturn]:
-            return self._launcher.launch(runs, initial_job_idx=0)
+        study = self._study(arguments)
+        try:
+            return study.conduct()
+        except KeyboardInterrupt:
+            compare_so_far(study.folder)
+            raise
 
-        loader = self._context.config_loader
+    def _study(self, arguments: list[str]) -> Any:
+        from ablab.report.live import observer
+        from ablab.study.conduct import Study
+
         given = [f"{key}={value}" for key, value in self._params.items()]
-        plan = prepare_sweep(loader, self.config, [*given, *arguments])
-        plan = match_time(loader, self.config, plan, launch)
-        plan = tune(loader, self.config, plan, launch)
-        return launch(plan)
+        own = isinstance(self._launcher, AblabLauncher)
+        return Study(
+            self._context.config_loader,
+            self.config,
+            [*given, *arguments],
+            observe=observer,
+            foreign=None if own else lambda runs: self._launcher.launch(runs, initial_job_idx=0),
+        )
+
+
+class AblabPlanner(AblabSweeper):
+    """Shows the plan of a study instead of running it: what `ablab plan` takes for a sweeper.
+
+    Args:
+        probe: also train every variant for a moment, to estimate time and memory.
+    """
+
+    def __init__(self, params: dict[str, Any] | None = None, probe: bool = True) -> None:
+        super().__init__(params)
+        self._probe = probe
+
+    def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
+        from ablab.report.plan import show_plan
+        from ablab.study.look import look_at
+
+        sys.exit(show_plan(look_at(self._study(arguments), probe=self._probe)))
 
 
 class AblabLauncher(Launcher):
-    """Runs one run after the other, each in processes of its own, and sees every one of them to its end."""
+    """Runs each run in processes of its own, several side by side where asked, and sees every one to its end."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
         self._context = hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from ablab.study.launch import launch
+        from ablab.report.live import observer
+        from ablab.study.conduct import launch_overrides
 
-        return launch(self._context.config_loader, self.config, job_overrides)
+        return launch_overrides(self._context.config_loader, self.config, job_overrides, initial_job_idx, observer)
 
 
 @dataclass
 class SweeperConfig:
     _target_: str = f"{__name__}.AblabSweeper"
     params: dict[str, Any] | None = field(default_factory=dict)
+
+
+@dataclass
+class PlannerConfig(SweeperConfig):
+    _target_: str = f"{__name__}.AblabPlanner"
+    probe: bool = True
 
 
 @dataclass
@@ -89,4 +124,5 @@ class StudiesSearchPath(SearchPathPlugin):
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="ablab", node=SweeperConfig, provider="ablab")
+ConfigStore.instance().store(group="hydra/sweeper", name="ablab_plan", node=PlannerConfig, provider="ablab")
 ConfigStore.instance().store(group="hydra/launcher", name="ablab", node=LauncherConfig, provider="ablab")

@@ -31,7 +31,9 @@ def met(tiny_config: TinyConfig, variants: list[list[str]], *settings: str) -> l
         return tiny_config(*SIZES, *settings, *overrides) | {"variant": named}
 
     configs = [composed(overrides) for overrides in plan]
-    return [composed(overrides) for overrides in meet_budgets(plan, configs, Preflight())]
+    adjusted, lines = meet_budgets(plan, configs, Preflight())
+    print(*lines, sep="\n")
+    return [composed(overrides) for overrides in adjusted]
 
 
 def options(axis: str) -> list[str]:

@@ -1,180 +1,213 @@
-"""Whatever kills a run kills nothing else: the run has a record that says why, and the sweep goes on."""
+"""Runs side by side: started, tried again, stopped, each with its reason, and none in another's way."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+import torch
 
 from ablab.results.record import Record
-from ablab.results.store import LOG_FILE, RECORD_FILE, read_record
-from ablab.study.supervision.supervisor import _why, supervise
-
-if TYPE_CHECKING:
-    from conftest import Lab
+from ablab.results.store import CHECKPOINT_FOLDER, RECORD_FILE, read_record
+from ablab.study.events import RunInfo, Silent
+from ablab.study.plan_file import PlannedRun
+from ablab.study.planning.settings import Settings
+from ablab.study.supervision import attempt, supervisor
+from ablab.study.supervision.supervisor import Supervisor, side_by_side
 
 TinyConfig = Callable[..., dict[str, Any]]
 Faulty = Callable[[str], dict[str, object]]
 
 
-def ignored(step: int, steps: int, shown: str) -> None: ...
+@dataclass
+class Told(Silent):
+    """What an observer was told, in words."""
+
+    events: list[str] = field(default_factory=list)
+    on_progress: Callable[[], None] = lambda: None
+
+    def started(self, run: RunInfo, attempt: int) -> None:
+        self.events.append(f"started {run.index} {attempt}")
+
+    def progressed(self, run: RunInfo, step: int, steps: int, shown: str) -> None:
+        self.on_progress()
+
+    def waiting(self, run: RunInfo, reason: str, seconds: float) -> None:
+        self.events.append(f"waiting {run.index} {seconds:g}")
+
+    def ended(self, run: RunInfo, record: Record, seconds: float) -> None:
+        self.events.append(f"ended {run.index} {record.status}")
+
+    def stopping(self) -> None:
+        self.events.append("stopping")
 
 
-def supervised(config: dict[str, Any], folder: Path) -> Record:
-    record = supervise(config, folder, ignored)
-    assert read_record(folder / RECORD_FILE).status == record.status
-    return record
+def planned(folder: Path, *configs: dict[str, Any]) -> list[PlannedRun]:
+    return [
+        PlannedRun(
+            info=RunInfo(index=index, variant="", task="text", seed=0, steps=4),
+            config=config,
+            folder=folder / str(index),
+        )
+        for index, config in enumerate(configs)
+    ]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(60)  # the other rank would wait in its first all-reduce for half an hour
-def test_a_rank_that_dies_ends_its_run(tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path) -> None:
-    config = tiny_config("strategy=ddp", "trainer.devices=2") | {"activation": faulty("rank_dies")}
-    record = supervised(config, tmp_path)
-    assert record.status == "failed"
-    assert record.reason == "process 1 was killed by SIGKILL; out of memory?"
-    assert processes_in(tmp_path) == []
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "BACK_OFF_S", 0.05)
 
 
-@pytest.mark.parametrize(
-    ("option", "status", "reason"),
-    [
-        ("raises", "failed", "RuntimeError: the bulb is broken (faulty.py:"),
-        ("diverges", "diverged", "train_loss became nan at step 4"),
-        ("killed", "failed", "the process was killed by SIGKILL; out of memory?"),
-    ],
-)
-def test_how_a_run_ended(
-    tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path, option: str, status: str, reason: str
+def test_every_run_ends_with_its_reason_and_what_crashed_is_tried_again(
+    tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path
 ) -> None:
-    config = tiny_config("trainer.val_check_interval=4", "trainer.log_every_n_steps=4") | {"activation": faulty(option)}
-    record = supervised(config, tmp_path)
-    assert record.status == status
-    assert record.reason is not None
-    assert record.reason.startswith(reason)
-    assert record.config == config
-    if option == "raises":
-        assert "Traceback" in (tmp_path / LOG_FILE).read_text()
+    options = ("raises", "diverges", "killed", "hangs")
+    configs = [tiny_config(), *(tiny_config() | {"activation": faulty(option)} for option in options)]
+    told = Told()
+    records = Supervisor(Settings(jobs=2, retries=2, timeout=8.0), told).run(planned(tmp_path, *configs))
+    assert [(records[i].status, records[i].cause, records[i].attempts) for i in range(5)] == [
+        ("ok", None, 1),
+        ("failed", "error", 3),
+        ("diverged", None, 1),
+        ("failed", "killed", 3),
+        ("failed", "timeout", 1),
+    ]
+    assert records[4].reason == "timed out: it took longer than 8 s (timeout=8)"
+    assert [event for event in told.events if event.split()[1] == "3"] == [
+        *("started 3 1", "waiting 3 0.05", "started 3 2", "waiting 3 0.1", "started 3 3", "ended 3 failed"),
+    ]
+    for index in range(5):
+        assert read_record(tmp_path / str(index) / RECORD_FILE) == records[index]
 
 
-@pytest.mark.parametrize(
-    ("exit_status", "words"),
-    [
-        (None, "rank ended without a record (see run.log)"),
-        (0, "rank ended without a record (see run.log)"),
-        (3, "rank ended with exit status 3 (see run.log)"),
-        (-signal.SIGSEGV, "rank was killed by SIGSEGV (see run.log)"),
-        (-signal.SIGKILL, "rank was killed by SIGKILL; out of memory?"),
-    ],
+EXACT = (
+    *("trainer.max_steps=20", "trainer.val_check_interval=6", "trainer.log_every_n_steps=3", "model.dropout=0.1"),
+    *("schedule=gradient_variance", "task.workers=2"),
 )
-def test_why_a_process_died(exit_status: int | None, words: str) -> None:
-    assert _why("rank", exit_status) == words
-
-
-SWEEP = ("name=faults", "activation=relu,raises,diverges,killed")
 
 
 @pytest.mark.slow
-def test_a_sweep_sees_every_run_to_its_end_and_runs_again_what_failed(lab: Lab) -> None:
-    first = lab.sweep(*SWEEP)
-    assert first.status == 1, first.err
-    assert first.err.splitlines() == ["ablab: 3 of 4 runs did not end well; see the run health"]
-
-    compared = json.loads(lab.ablab("compare", "outputs/faults", "--format", "json").out)["runs"]
-    rows = {row["variant"].removeprefix("activation="): (row["status"], row["reason"]) for row in compared}
-    assert {option: status for option, (status, _) in rows.items()} == {
-        "relu": "ok",
-        "raises": "failed",
-        "diverges": "diverged",
-        "killed": "failed",
-    }
-    assert "RuntimeError: the bulb is broken" in rows["raises"][1]
-    assert "became nan" in rows["diverges"][1]
-    assert "killed by SIGKILL" in rows["killed"][1]
-
-    # Again: what has ended by itself is kept, to the byte; what failed is run anew.
-    records = {path: path.stat().st_mtime_ns for path in lab.folder.glob("outputs/faults/**/record.json")}
-    assert len(records) == 4
-    second = lab.sweep(*SWEEP)
-    assert second.status == 1
-    assert [run[0] for run in second.runs] == ["kept", "failed", "diverged", "failed"]
-    kept = {path.parent.parent.name for path, written in records.items() if path.stat().st_mtime_ns == written}
-    assert kept == {"activation=relu", "activation=diverges"}
-
-    # A changed setting makes another run of one that was kept.
-    third = lab.sweep(*SWEEP, "activation=relu,diverges", "optimizer.lr=0.01")
-    assert [run[0] for run in third.runs] == ["ok", "diverged"]
-    changed = {path.parent.parent.name for path, written in records.items() if path.stat().st_mtime_ns != written}
-    assert changed == {f"activation={option}" for option in ("relu", "raises", "diverges", "killed")}
+@pytest.mark.parametrize("strategy", [(), ("strategy=ddp", "trainer.devices=2")], ids=["single", "ddp"])
+def test_a_run_that_was_killed_ends_as_one_that_was_not(
+    tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path, strategy: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL in the eighth step, from the checkpoint after the sixth, with data loaded by two processes."""
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config(*EXACT, *strategy) | {"activation": faulty("killed_once")}
+    ends = {}
+    for name in ("whole", "killed"):
+        folder = tmp_path / name
+        config["activation"] = {**config["activation"]}
+        if name == "killed":
+            (tmp_path / f"kill-{len(strategy) // 2}").touch()
+        told = Told()
+        [record] = Supervisor(Settings(retries=1), told).run(planned(folder, config)).values()
+        assert (record.status, record.attempts) == ("ok", 1 + (name == "killed"))
+        state = torch.load(folder / "0" / CHECKPOINT_FOLDER / "last.ckpt", weights_only=True)
+        ends[name] = (state, record)
+    (one, ours), (other, theirs) = ends.values()
+    assert ours.metrics == theirs.metrics
+    assert ours.mechanism == theirs.mechanism
+    assert ours.responses == theirs.responses
+    assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
+    assert torch.equal(one["history"]["learning_rates"], other["history"]["learning_rates"])
 
 
-@pytest.mark.slow
-def test_one_process_and_two_side_by_side(lab: Lab) -> None:
-    ended = lab.sweep("name=processes", "strategy=single,ddp")
-    assert ended.status == 0, ended.err
-    assert [run[0] for run in ended.runs] == ["ok", "ok"]
-    one, two = (
-        read_record(lab.folder / f"outputs/processes/strategy={option}/seed=0" / RECORD_FILE)
-        for option in ("single", "ddp")
-    )
-    assert two.metrics["val_loss"] == pytest.approx(one.metrics["val_loss"], abs=1e-5)
-    assert two.cost.tokens == one.cost.tokens
+def test_the_first_failure_ends_a_study_that_asks_for_it(
+    tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path
+) -> None:
+    configs = [tiny_config() | {"activation": faulty("raises")}, tiny_config(), tiny_config()]
+    made = Supervisor(Settings(retries=0, on_failure="stop"), told := Told())
+    assert list(made.run(planned(tmp_path, *configs))) == [0]
+    assert told.events == ["started 0 1", "ended 0 failed", "stopping"]
+    assert made.stopped_by == "default seed=0"
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_a_sweep_in_order_and_the_same_command_finishes_it(lab: Lab) -> None:
-    sweep = ("name=stopped", "activation=relu,slow", "trainer.max_steps=20")
-    (lab.folder / "slow").touch()
-    with started(lab, "-m", *sweep) as process:
-        folder = lab.folder / "outputs" / "stopped" / "activation=slow" / "seed=0"
-        wait_for(lambda: (folder / "metrics.csv").exists() or process.poll() is not None)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
-    assert err.strip() == "ablab: interrupted; the same command goes on with the runs that are left"
-    assert "Traceback" not in out
-    record = read_record(folder / RECORD_FILE)
-    assert (record.status, record.reason) == ("interrupted", "stopped before it was finished")
-    wait_for(lambda: not processes_in(lab.folder))
-
-    (lab.folder / "slow").unlink()
-    again = lab.sweep(*sweep)
-    assert again.status == 0, again.err
-    assert [run[0] for run in again.runs] == ["kept", "ok"]
+def test_ctrl_c_once_lets_runs_save_themselves(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    """From a run that would take minutes, whose next run is not started."""
+    config = tiny_config("trainer.max_steps=1000000", "trainer.val_check_interval=1000000")
+    told = Told(on_progress=once(lambda: os.kill(os.getpid(), signal.SIGINT)))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        Supervisor(Settings(), told).run(planned(tmp_path, config, config))
+    assert told.events == ["started 0 1", "stopping", "ended 0 interrupted"]
+    assert (tmp_path / "0" / CHECKPOINT_FOLDER / "last.ckpt").is_file()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
-@contextlib.contextmanager
-def started(lab: Lab, *words: str) -> Iterator[subprocess.Popen[str]]:
-    process = lab.start(*words)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+def test_ctrl_c_twice_ends_them_at_once(
+    tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that hangs would have a minute's grace."""
+    config = tiny_config() | {"activation": faulty("hangs")}
+
+    def interrupt() -> None:
+        while not (tmp_path / "0" / "run.log").exists():
+            time.sleep(0.01)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+    threading.Thread(target=interrupt).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Supervisor(Settings(), Told()).run(planned(tmp_path, config))
+    assert time.monotonic() - begun < attempt.GRACE_S / 2
+    assert read_record(tmp_path / "0" / RECORD_FILE).status == "interrupted"
 
 
-def wait_for(happened: Callable[[], bool], limit_s: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.05)
+def test_how_many_run_side_by_side(tiny_config: TinyConfig) -> None:
+    config = tiny_config()
+    config["trainer"]["accelerator"] = "auto"
+    two = config | {"strategy": {"processes": 2}}
+    assert side_by_side([config], Settings(), devices=0) == 1
+    assert side_by_side([config], Settings(jobs=3), devices=0) == 3
+    assert side_by_side([config], Settings(), devices=4) == 4
+    assert side_by_side([config, two], Settings(), devices=4) == 2
+    assert side_by_side([config], Settings(runs_per_device=3), devices=2) == 6
+    assert side_by_side([tiny_config()], Settings(), devices=4) == 1  # on the CPU
 
 
-def processes_in(folder: Path) -> list[int]:
-    """The processes that work in `folder`, or write there (Linux tells; elsewhere none is found)."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            used = [os.readlink(entry / "cwd"), *(os.readlink(each) for each in (entry / "fd").iterdir())]
-            if any(path.startswith(str(folder)) for path in used):
-                found.append(int(entry.name))
-    return found
+def test_runs_have_devices_of_their_own(
+    tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three runs on two devices: never more than two at a time, never on the same."""
+    placed: list[tuple[str, ...]] = []
+    open_ones: list[str] = []
+
+    class Quick:
+        started = 0.0
+        handles: list[Any] = []  # noqa: RUF012
+        ended = True
+
+        def __init__(self, config: Any, folder: Path, placement: Any) -> None:
+            placed.append(placement.devices)
+            open_ones.extend(placement.devices)
+            assert len(set(open_ones)) == len(open_ones) <= 2
+            self.mine = placement.devices
+
+        def look(self) -> list[Any]:
+            return []
+
+        def close(self) -> Record:
+            for name in self.mine:
+                open_ones.remove(name)
+            return Record(status="ok", fingerprint="", study="", variant="", seed=0, axes={}, config={})
+
+    monkeypatch.setattr(supervisor, "Attempt", Quick)
+    config = tiny_config()
+    config["trainer"]["accelerator"] = "auto"
+    Supervisor(Settings(), Told(), names=["4", "7"]).run(planned(tmp_path, config, config, config))
+    assert placed == [("4",), ("7",), ("4",)]
+
+
+def once(act: Callable[[], None]) -> Callable[[], None]:
+    left = [act]
+    return lambda: left.pop()() if left else None

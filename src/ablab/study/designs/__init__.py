@@ -1,1 +1,33 @@
-"""Which variants a study runs: pure functions from factors to a list of variants."""
+"""Which variants a study runs: pure functions from factors to a list of variants.
+
+`factors` (what varies, and what advances together) and `exclusions` (what is left out) are what every design is given;
+`base` is what it is asked and answers. One file per design, each an option in `conf/design`: `factorial`, `one_factor`,
+`leave_one_out`, `cumulative` and `pairwise` combine levels (`combined` is what they share; `covering` and `admissible`
+do the work of `pairwise`), `explicit` takes the variants as they are listed.
+"""
+
+from ablab.study.designs.base import Design, Designed
+from ablab.study.designs.cumulative import Cumulative
+from ablab.study.designs.exclusions import Exclusions
+from ablab.study.designs.explicit import Explicit
+from ablab.study.designs.factorial import Factorial
+from ablab.study.designs.factors import Factor, Level, Variant, zip_factors
+from ablab.study.designs.leave_one_out import LeaveOneOut
+from ablab.study.designs.one_factor import OneFactor
+from ablab.study.designs.pairwise import Pairwise
+
+__all__ = [
+    "Cumulative",
+    "Design",
+    "Designed",
+    "Exclusions",
+    "Explicit",
+    "Factor",
+    "Factorial",
+    "LeaveOneOut",
+    "Level",
+    "OneFactor",
+    "Pairwise",
+    "Variant",
+    "zip_factors",
+]

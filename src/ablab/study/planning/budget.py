@@ -33,8 +33,10 @@ class Unit:
     levers: tuple[str, ...]  # what may be adjusted, the one that is unless another is asked for first
 
 
-def meet_budgets(plan: list[list[str]], configs: Sequence[Config], preflight: Preflight) -> list[list[str]]:
-    """The plan with the overrides that bring every variant to the reference's budget, printed one line per variant.
+def meet_budgets(
+    plan: list[list[str]], configs: Sequence[Config], preflight: Preflight
+) -> tuple[list[list[str]], list[str]]:
+    """The plan with the overrides that bring every variant to the reference's budget on its task; a line per variant.
 
     A budget of time is checked, and left for later.
 
@@ -47,13 +49,13 @@ def meet_budgets(plan: list[list[str]], configs: Sequence[Config], preflight: Pr
     """
     budget = configs[0]["budget"]
     if not budget["match"]:
-        return plan
+        return plan, []
     unit = _unit(budget["match"])
     adjust = _LEVERS[_lever(budget, unit)]
-    reference = configs[reference_of(plan, configs)]
+    references = references_of(plan, configs)
     if unit.measure is None:
-        return plan
-    wanted = unit.measure(reference, preflight.task(reference))
+        return plan, []
+    wanted = {task: unit.measure(config, preflight.task(config)) for task, config in references.items()}
     found: dict[str, list[str]] = {}
     lines: list[str] = []
     met = []
@@ -61,11 +63,10 @@ def meet_budgets(plan: list[list[str]], configs: Sequence[Config], preflight: Pr
         name = config.get("variant") or "the one variant"
         if name not in found:
             measured = _Measured(name, config, preflight.task(config), unit)
-            found[name] = measured.told(adjust(measured, wanted), wanted, lines)
+            own = wanted[task_of(overrides)]
+            found[name] = measured.told(adjust(measured, own), own, lines)
         met.append([*overrides, *found[name]])
-    for line in lines:
-        print(line)
-    return met
+    return met, lines
 
 
 def refuse_for_one_run(config: Config) -> None:
@@ -74,16 +75,26 @@ def refuse_for_one_run(config: Config) -> None:
         raise UserError("budget.match: there is nothing to be equal to in one run; add -m and sweep over variants")
 
 
-def reference_of(plan: Sequence[list[str]], configs: Sequence[Config]) -> int:
-    """The index of the first run that has all overrides of the reference; the first run without one."""
-    wanted = configs[0]["budget"]["reference"]
-    if not wanted:
-        return 0
-    parts = {part.strip() for part in str(wanted).split(",")}
-    for index, overrides in enumerate(plan):
+def references_of(plan: Sequence[list[str]], configs: Sequence[Config]) -> dict[tuple[str, ...], Config]:
+    """For each task the config of the first run that has all overrides of the reference; of the first run without one.
+
+    Raises:
+        UserError: there is none.
+    """
+    wanted = str(configs[0]["budget"]["reference"] or "")
+    parts = {part.strip() for part in wanted.split(",") if part}
+    references: dict[tuple[str, ...], Config] = {}
+    for overrides, config in zip(plan, configs, strict=True):
         if parts <= set(overrides):
-            return index
-    raise UserError(f"budget.reference={wanted}: no run of the sweep has these overrides")
+            references.setdefault(task_of(overrides), config)
+    if {task_of(overrides) for overrides in plan} - set(references):
+        raise UserError(f"budget.reference={wanted}: no run of the sweep has these overrides")
+    return references
+
+
+def task_of(overrides: list[str]) -> tuple[str, ...]:
+    """What a run learns: runs on different tasks have different budgets, those on one with other settings the same."""
+    return tuple(o for o in overrides if o.startswith("task="))
 
 
 def overrides_for(changes: dict[str, tuple[int, int]], value: float, wanted: float) -> list[str]:

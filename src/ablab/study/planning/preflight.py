@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from ablab.config import fingerprint
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.tasks.base import Task
@@ -46,17 +47,24 @@ class Preflight:
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task] = {}
+        self._passed: set[str] = set()  # identities, without the seed
 
     def check(self, config: dict[str, Any]) -> None:
         """Raises UserError with one line if the run cannot work."""
+        if not 0 <= config["seed"] < 2**63:
+            raise UserError(f"seed={config['seed']}: must be at least 0 and less than 2**63")
+        identity = fingerprint({**config, "seed": 0}) + json.dumps(config["logger"], sort_keys=True)
+        if identity not in self._passed:
+            self._check(config)
+            self._passed.add(identity)
+
+    def _check(self, config: dict[str, Any]) -> None:
         for name in ("trainer", "strategy", "task", "model", *COMPONENT_AXES, "optimizer", "schedule"):
             if not isinstance(config.get(name), dict) or "_target_" not in config[name]:
                 raise UserError(f"{name}: the option has no _target_, the class or function that builds it")
             check_signature(name, config[name], SUPPLIED.get(name, ()))
         for name, node in config["logger"].items():
             check_signature(f"logger.{name}", node, ("run",))
-        if not 0 <= config["seed"] < 2**63:
-            raise UserError(f"seed={config['seed']}: must be at least 0 and less than 2**63")
         self._check_trainer(config)
         task = self.task(config)
         self._check_shares(config, task)

@@ -1,155 +1,236 @@
-"""Runs one run in processes of its own, so that whatever kills it kills nothing else, and says how it ended."""
+"""Sees runs to their end: side by side, each in processes of its own, again where they crashed, stopped in order."""
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import signal
-import socket
+import threading
 import time
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from ablab.errors import UserError
-from ablab.results.hparams import write_hparams
 from ablab.results.record import Record
-from ablab.results.store import LOG_FILE, RECORD_FILE, read_record, write_record
-from ablab.study.supervision.worker import Rank, work
+from ablab.results.store import write_record
+from ablab.study.events import Observer, RunInfo, Silent
+from ablab.study.plan_file import PlannedRun
+from ablab.study.planning.settings import Settings
+from ablab.study.supervision.attempt import Attempt
+from ablab.study.supervision.devices import DevicePool, Placement, devices_of, threads_for, visible_devices
 from ablab.training.callbacks import Progress
-from ablab.training.run import new_record, prepare_folder
+from ablab.training.run import new_record
 
-# A run that was asked to stop writes its record; one that does not within this time is killed.
-GRACE_S = 15.0
-
-# Children are forked from a process that has imported everything once, and has started no thread and no device.
-_CONTEXT = multiprocessing.get_context("forkserver")
+BACK_OFF_S = 1.0  # before the first retry; twice as long before each further one
+LOOK_S = 0.2  # the longest time between two looks at what runs
+NOT_AGAIN = frozenset({"refused", "timeout"})  # causes of a failure that would only come back
 
 
-def warm_up() -> None:
-    """Start importing what runs need, in the background. Optional: the first run does it otherwise."""
-    _CONTEXT.set_forkserver_preload(["ablab.study.supervision.worker"])
-    forkserver.ensure_running()
+@dataclass
+class _Job:
+    run: PlannedRun
+    attempts: int = 0
+    not_before: float = 0.0
+    first_started: float = 0.0
+
+
+@dataclass
+class _Running:
+    job: _Job
+    attempt: Attempt
+    devices: tuple[str, ...]
+
+
+@dataclass
+class Supervisor:
+    """Runs planned runs.
+
+    Args:
+        observer: told of everything that happens.
+        heartbeat: called at least once a second.
+        names: the devices to share out; None: those of this machine.
+    """
+
+    settings: Settings
+    observer: Observer
+    heartbeat: Callable[[], None] = lambda: None
+    names: Sequence[str] | None = None
+    stopped_by: str | None = None  # the run whose failure ended the study, where that was asked for
+    _interrupts: int = 0
+    _told_to_stop: bool = False
+    _running: list[_Running] = field(default_factory=list)
+
+    def run(self, runs: Sequence[PlannedRun]) -> dict[int, Record]:
+        """See the runs to their end; their records by `RunInfo.index`, without those that were not started.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after running runs have saved themselves and ended; a second one ends
+                them at once.
+        """
+        names = visible_devices() if self.names is None else list(self.names)
+        needs = {run.info.index: devices_of(run.config, len(names)) for run in runs}
+        pool = DevicePool(names, self.settings.runs_per_device)
+        jobs = side_by_side([run.config for run in runs], self.settings, len(names))
+        queue = deque(_Job(run) for run in runs)
+        records: dict[int, Record] = {}
+        with self._interruptible():
+            try:
+                while queue or self._running:
+                    self._start(queue, jobs, pool, needs, records)
+                    self._wait(queue)
+                    self._look(queue, pool, records)
+            finally:
+                for running in self._running:  # an error of our own: leave nothing behind
+                    running.attempt.kill()
+        if self._interrupts:
+            raise KeyboardInterrupt
+        return records
+
+    def _start(
+        self, queue: deque[_Job], jobs: int, pool: DevicePool, needs: dict[int, int], records: dict[int, Record]
+    ) -> None:
+        if self._stopping:
+            queue.clear()
+        now = time.monotonic()
+        for job in [job for job in queue if job.not_before <= now]:
+            if len(self._running) >= jobs:
+                return
+            devices = pool.take(needs[job.run.info.index])
+            if devices is None:
+                continue  # a later one may need fewer
+            queue.remove(job)
+            job.attempts += 1
+            processes = job.run.config["strategy"]["processes"]
+            placement = Placement(threads_for(processes, min(jobs, len(needs))), devices)
+            self.observer.started(job.run.info, job.attempts)
+            try:
+                attempt = Attempt(job.run.config, job.run.folder, placement)
+            except (UserError, OSError) as error:
+                pool.give_back(devices)
+                self._end(job, _not_started(job.run, error), records)
+            else:
+                job.first_started = job.first_started or attempt.started
+                self._running.append(_Running(job, attempt, devices))
+
+    def _wait(self, queue: deque[_Job]) -> None:
+        self.heartbeat()
+        handles = [handle for running in self._running for handle in running.attempt.handles]
+        if handles:
+            wait(handles, timeout=LOOK_S)
+        elif queue:
+            time.sleep(LOOK_S)  # all of them wait for another attempt
+
+    def _look(self, queue: deque[_Job], pool: DevicePool, records: dict[int, Record]) -> None:
+        self._obey()
+        for running in list(self._running):
+            job, attempt = running.job, running.attempt
+            for step, steps, shown in attempt.look():
+                self.observer.progressed(job.run.info, step, steps, shown)
+            limit = self.settings.timeout
+            if limit is not None and time.monotonic() - attempt.started > limit:
+                attempt.stop("timeout", f"timed out: it took longer than {limit:g} s (timeout={limit:g})")
+            if attempt.ended:
+                self._running.remove(running)
+                pool.give_back(running.devices)
+                self._judge(job, attempt.close(), queue, records)
+
+    def _judge(self, job: _Job, record: Record, queue: deque[_Job], records: dict[int, Record]) -> None:
+        again = record.status == "failed" and record.cause not in NOT_AGAIN and job.attempts <= self.settings.retries
+        if again and not self._stopping:
+            pause = BACK_OFF_S * 2 ** (job.attempts - 1)
+            job.not_before = time.monotonic() + pause
+            queue.appendleft(job)
+            self.observer.waiting(job.run.info, record.reason or record.status, pause)
+            return
+        self._end(job, record, records)
+
+    def _end(self, job: _Job, record: Record, records: dict[int, Record]) -> None:
+        if job.attempts > 1 and record.attempts != job.attempts:
+            record.attempts = job.attempts
+            with contextlib.suppress(OSError):
+                write_record(job.run.folder, record)
+        records[job.run.info.index] = record
+        seconds = time.monotonic() - job.first_started if job.first_started else 0.0
+        self.observer.ended(job.run.info, record, seconds)
+        if record.status == "failed" and self.settings.on_failure == "stop" and not self._stopping:
+            self.stopped_by = job.run.info.label
+
+    @property
+    def _stopping(self) -> bool:
+        return bool(self._interrupts) or self.stopped_by is not None
+
+    def _obey(self) -> None:
+        """Do what Ctrl-C asked for: not in the signal's handler, which may find this object half-way through."""
+        if self._stopping and not self._told_to_stop:
+            self._told_to_stop = True
+            self.observer.stopping()
+            for running in self._running:
+                running.attempt.stop()
+        if self._interrupts > 1:
+            for running in self._running:
+                running.attempt.kill()
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Within it, SIGINT and SIGTERM ask to stop, and a second one to stop at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(*_: Any) -> None:
+            self._interrupts += 1
+
+        before = {which: signal.signal(which, handle) for which in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for which, handler in before.items():
+                signal.signal(which, handler)
 
 
 def supervise(config: dict[str, Any], folder: Path, progress: Progress) -> Record:
-    """Run what `config` describes in processes of its own, one per rank, and return its record.
-
-    A process that dies without a record (killed, out of memory, crashed in native code) gets one here. When one rank
-    dies, the others, which would wait for it forever, are ended.
+    """Run one run, once, in processes of its own, and return its record.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, after the run has been asked to stop and has ended.
+        KeyboardInterrupt: Ctrl-C, after the run has saved itself and has ended.
     """
-    warm_up()
-    prepare_folder(config, folder)
-    (folder / LOG_FILE).unlink(missing_ok=True)
-    ranks = config["strategy"]["processes"]
-    port = _free_port() if ranks > 1 else 0
-    reader, writer = _CONTEXT.Pipe(duplex=False)
-    processes = []
-    try:
-        for index in range(ranks):
-            rank = Rank(index=index, of=ranks, port=port)
-            process = _CONTEXT.Process(target=work, args=(config, folder, rank, None if index else writer))
-            process.start()
-            processes.append(process)
-        writer.close()
-        died = _watch(processes, reader, progress)
-    except KeyboardInterrupt:
-        _stop(processes, signal.SIGINT)
-        _record_of(config, folder, processes, None, interrupted=True)
-        raise
-    finally:
-        _stop(processes, signal.SIGKILL)
-        reader.close()
-    return _record_of(config, folder, processes, died)
+    info = RunInfo(index=0, variant="", task="", seed=config["seed"], steps=config["trainer"]["max_steps"])
+    run = PlannedRun(info=info, config=config, folder=folder)
+    return Supervisor(Settings(retries=0), _Only(progress)).run([run])[0]
 
 
-def _watch(processes: list[ForkServerProcess], reader: Connection, progress: Progress) -> ForkServerProcess | None:
-    """Pass progress on until all processes have ended, or one has died, which is returned; the others are stopped."""
-    waiting: list[Any] = [reader, *(p.sentinel for p in processes)]
-    while any(p.is_alive() for p in processes):
-        if reader in wait(waiting, timeout=1.0):
-            try:
-                progress(*reader.recv())
-            except EOFError:
-                waiting.remove(reader)
-        running = [p for p in processes if p.is_alive()]
-        waiting = [w for w in waiting if w is reader or any(w == p.sentinel for p in running)]
-        if died := _died(processes):
-            _stop(running, signal.SIGTERM)
-            return died
-    return _died(processes)
+class _Only(Silent):
+    """Passes the progress of one run on, and nothing else."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def progressed(self, run: RunInfo, step: int, steps: int, shown: str) -> None:
+        self._progress(step, steps, shown)
 
 
-def _died(processes: list[ForkServerProcess]) -> ForkServerProcess | None:
-    return next((p for p in processes if p.exitcode), None)
+def side_by_side(configs: Sequence[dict[str, Any]], settings: Settings, devices: int | None = None) -> int:
+    """How many of these runs go side by side: as many as there are devices for, one where they use none.
+
+    Args:
+        devices: how many there are; None: those of this machine.
+    """
+    if settings.jobs is not None:
+        return settings.jobs
+    devices = len(visible_devices()) if devices is None else devices
+    using = [need for config in configs if (need := devices_of(config, devices))]
+    return max(1, devices * settings.runs_per_device // max(using)) if using else 1
 
 
-def _stop(processes: list[ForkServerProcess], how: signal.Signals) -> None:
-    """Signal what still runs, wait for it, and kill what does not listen, with everything that it has started."""
-    for process in processes:
-        if process.is_alive() and process.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, how) if how == signal.SIGKILL else os.kill(process.pid, how)
-    deadline = time.monotonic() + GRACE_S
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive() and process.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.join()
-
-
-def _record_of(
-    config: dict[str, Any],
-    folder: Path,
-    processes: list[ForkServerProcess],
-    died: ForkServerProcess | None,
-    interrupted: bool = False,
-) -> Record:
-    """The record that the run wrote, unless it does not know the cause of its end, or wrote none."""
-    record = None
-    with contextlib.suppress(UserError):
-        record = read_record(folder / RECORD_FILE)
-    if record is not None and (died is None or not _is_consequence(record, died, processes)):
-        return record
-    record = record or new_record(config)
-    if interrupted:
-        record.status, record.reason = "interrupted", "stopped before it was finished"
-    else:
-        who = f"process {processes.index(died)}" if died and len(processes) > 1 else "the process"
-        record.status, record.reason = "failed", _why(who, died.exitcode if died else None)
-    record.finished_at = record.finished_at or record.started_at
-    write_hparams(folder, record)
-    write_record(folder, record)
+def _not_started(run: PlannedRun, error: Exception) -> Record:
+    """The record of a run whose processes could not even be started. It may not be possible to keep it."""
+    record = new_record(run.config)
+    record.status, record.cause = "failed", "refused" if isinstance(error, UserError) else "error"
+    record.reason = str(error)
+    if not isinstance(error, UserError):  # a UserError means that the folder is another's
+        with contextlib.suppress(OSError):
+            write_record(run.folder, record)
     return record
-
-
-def _is_consequence(record: Record, died: ForkServerProcess, processes: list[ForkServerProcess]) -> bool:
-    """Whether the first process, which wrote the record, ended because another one had been killed.
-
-    It was stopped for that, or it lost its connection to the other, and its words are about the connection.
-    """
-    killed = died is not processes[0] and (died.exitcode or 0) < 0
-    return record.status == "interrupted" or (record.status == "failed" and killed)
-
-
-def _why(who: str, exit_status: int | None) -> str:
-    if exit_status is None or exit_status == 0:
-        return f"{who} ended without a record (see {LOG_FILE})"
-    if exit_status > 0:
-        return f"{who} ended with exit status {exit_status} (see {LOG_FILE})"
-    name = signal.Signals(-exit_status).name
-    hint = "; out of memory?" if name == "SIGKILL" else f" (see {LOG_FILE})"
-    return f"{who} was killed by {name}{hint}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any
 import torch
 
 from ablab.results.store import LOG_FILE
+from ablab.study.supervision.devices import Placement
+from ablab.study.supervision.lock import run_lock
+from ablab.study.supervision.memory import die_first
 from ablab.training.run import execute
 
 
@@ -25,15 +30,48 @@ class Rank:
     port: int  # where the first process listens, on loopback
 
 
-def work(config: dict[str, Any], folder: Path, rank: Rank, progress: Connection | None) -> None:
+def work(
+    config: dict[str, Any],
+    folder: Path,
+    rank: Rank,
+    placement: Placement,
+    working_folder: Path,
+    lifeline: Connection,
+    progress: Connection | None,
+) -> None:
     """Run the run. What it prints goes to its log; the terminal belongs to the supervisor.
 
     The process leads a session of its own, so that Ctrl-C reaches it through the supervisor alone, and whatever it
-    starts can be killed with it.
+    starts can be killed with it. When the supervisor dies, however that is, the process dies too.
+
+    Args:
+        working_folder: of the supervisor, which is not always that of the process that this one was forked from.
+        lifeline: where the supervisor never writes; it is at its end when the supervisor is.
     """
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(working_folder)
+    threading.Thread(target=_die_with_supervisor, args=(lifeline,), daemon=True).start()
+    die_first()
     _print_to(folder / LOG_FILE)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _place(rank, placement)
+
+    def report(step: int, steps: int, shown: str) -> None:
+        if progress is not None:
+            progress.send((step, steps, shown))
+
+    with run_lock(folder) if rank.index == 0 else contextlib.nullcontext():
+        record = execute(config, folder, progress=report)
+    if record.status == "failed":
+        sys.exit(1)  # so that the supervisor ends the other ranks, which may wait for this one forever
+
+
+def _place(rank: Rank, placement: Placement) -> None:
+    if placement.devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(placement.devices)
+    if placement.threads is not None:
+        torch.set_num_threads(min(placement.threads, torch.get_num_threads()))
     if rank.of > 1:
         os.environ.update(
             MASTER_ADDR="127.0.0.1",
@@ -43,14 +81,12 @@ def work(config: dict[str, Any], folder: Path, rank: Rank, progress: Connection 
             LOCAL_RANK=str(rank.index),
             NODE_RANK="0",
         )
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // rank.of))
 
-    def report(step: int, steps: int, shown: str) -> None:
-        if progress is not None:
-            progress.send((step, steps, shown))
 
-    if execute(config, folder, progress=report).status == "failed":
-        sys.exit(1)  # so that the supervisor ends the other ranks, which may wait for this one forever
+def _die_with_supervisor(lifeline: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os.killpg(os.getpid(), signal.SIGKILL)  # with the processes that load data
 
 
 def _print_to(path: Path) -> None:

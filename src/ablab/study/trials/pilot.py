@@ -10,15 +10,12 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig
-
 from ablab.errors import UserError
 from ablab.results.collect import PILOT_FOLDER
 from ablab.results.record import Record
-from ablab.study.planning.budget import STEPS, TOLERANCE, overrides_for, reference_of
+from ablab.study.planning.budget import STEPS, TOLERANCE, overrides_for, references_of, task_of
+from ablab.study.planning.compose import Composer
 from ablab.study.planning.preflight import Preflight
-from ablab.study.planning.sweep import compose_run
 from ablab.study.trials.trial import first_of_each, record_in, trial
 from ablab.training.trainer import steps_per_block
 
@@ -28,9 +25,11 @@ Config = dict[str, Any]
 
 
 def match_time(
-    loader: ConfigLoader, config: DictConfig, plan: list[list[str]], launch: Callable[[list[list[str]]], object]
+    compose: Composer, plan: list[list[str]], launch: Callable[[list[list[str]]], object]
 ) -> list[list[str]]:
     """The plan with steps that take every variant as long as the reference; the plan itself without `match=time`.
+
+    Every variant is held against the reference on its own task.
 
     A variant whose pilot did not end well keeps its steps; its own runs will show the reason.
 
@@ -40,14 +39,13 @@ def match_time(
     Raises:
         UserError: the pilots cannot work, the reference's did not end well, or a variant cannot come within 2%.
     """
-    configs = [compose_run(loader, config, overrides)[0] for overrides in plan]
+    configs = [compose(overrides)[0] for overrides in plan]
     if configs[0]["budget"]["match"] != "time":
         return plan
     variants = first_of_each(plan, configs)
-    reference = configs[reference_of(plan, configs)]
     keys = [(number, variant) for number in range(1, ROUNDS + 1) for variant in variants]
     pilots = {key: _pilot(configs[0], variants[key[1]], *key, index) for index, key in enumerate(keys)}
-    frozen = {key: compose_run(loader, config, overrides) for key, overrides in pilots.items()}
+    frozen = {key: compose(overrides) for key, overrides in pilots.items()}
     check_pilots([pilot for pilot, _ in frozen.values()])
     print(f"budget.match=time: measuring {len(variants)} variants in {ROUNDS} rounds")
     launch(list(pilots.values()))
@@ -55,7 +53,11 @@ def match_time(
         variant: [seconds_per_step(record_in(frozen[number, variant][1])) for number in range(1, ROUNDS + 1)]
         for variant in variants
     }
-    adjusted = steps_for(reference.get("variant") or "", {c.get("variant") or "": c for c in configs}, seconds)
+    by_variant = {config.get("variant") or "": config for config in configs}
+    adjusted: dict[str, list[str]] = {}
+    for task, reference in references_of(plan, configs).items():
+        own = {name: seconds[name] for name, overrides in variants.items() if task_of(overrides) == task}
+        adjusted |= steps_for(reference.get("variant") or "", by_variant, own)
     return [[*overrides, *adjusted[c.get("variant") or ""]] for overrides, c in zip(plan, configs, strict=True)]
 
 

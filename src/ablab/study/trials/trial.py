@@ -11,7 +11,7 @@ from typing import Any
 
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record
-from ablab.study.planning.sweep import folder_name
+from ablab.study.planning.expand import folder_name
 
 Config = dict[str, Any]
 _LABELS = ("variant=", "index=", "hydra.sweep.subdir=", "seed=")

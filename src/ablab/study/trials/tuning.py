@@ -10,22 +10,17 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig
-
 from ablab.errors import UserError
 from ablab.results.collect import TUNING_FOLDER
 from ablab.results.record import Record
+from ablab.study.planning.compose import Composer
 from ablab.study.planning.grid import RATE, rates_of, seeds_of
-from ablab.study.planning.sweep import compose_run
 from ablab.study.trials.trial import first_of_each, record_in, trial
 
 Config = dict[str, Any]
 
 
-def tune(
-    loader: ConfigLoader, config: DictConfig, plan: list[list[str]], launch: Callable[[list[list[str]]], object]
-) -> list[list[str]]:
+def tune(compose: Composer, plan: list[list[str]], launch: Callable[[list[list[str]]], object]) -> list[list[str]]:
     """The plan with each variant's learning rate chosen, after its tuning runs; the plan itself without `tune.lr`.
 
     Args:
@@ -34,7 +29,7 @@ def tune(
     Raises:
         UserError: all rates of a variant failed.
     """
-    configs = [compose_run(loader, config, overrides)[0] for overrides in plan]
+    configs = [compose(overrides)[0] for overrides in plan]
     grid, seeds = rates_of(configs[0]), seeds_of(configs)
     if not grid:
         return plan
@@ -43,7 +38,7 @@ def tune(
     trials = {key: _trial(configs[0], variants[key[0]], *key, index) for index, key in enumerate(keys)}
     print(f"tuning {RATE}: {len(variants)} x {len(grid)} rates on {len(seeds)} seeds")
     launch(list(trials.values()))
-    folders = {key: compose_run(loader, config, overrides)[1] for key, overrides in trials.items()}
+    folders = {key: compose(overrides)[1] for key, overrides in trials.items()}
     chosen: dict[str, list[str]] = {}
     for variant in variants:
         results = {rate: [record_in(folders[variant, rate, seed]) for seed in seeds] for rate in grid}

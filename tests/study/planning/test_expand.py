@@ -1,4 +1,4 @@
-"""A plan is the product of what is swept: complete, in order, without duplicates, each run in a folder of its own."""
+"""A plan: what a design chooses, on every task and seed, in order, each run in a folder of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from hypothesis import strategies as st
 
 from ablab.config import conf_folder, register_schema
 from ablab.errors import UserError
-from ablab.study.planning.sweep import compose_run, folder_name, make_folder, plan_product, prepare_sweep
+from ablab.study.designs import Design, Explicit, Factorial, LeaveOneOut, OneFactor
+from ablab.study.planning.compose import Composer
+from ablab.study.planning.expand import Expansion, expand, folder_name
+from ablab.study.planning.preflight import Preflight
+from ablab.study.planning.prepare import make_folder, prepare
 
 PARSER = OverridesParser.create()
 
@@ -27,8 +31,12 @@ VALUES = st.lists(
 SWEPT = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4)
 
 
-def plan(*overrides: str) -> list[list[str]]:
-    return plan_product(PARSER.parse_overrides(list(overrides)))
+def expanded(*overrides: str, design: Design | None = None, baseline: str | None = None) -> Expansion:
+    return expand(PARSER.parse_overrides(list(overrides)), design or Factorial(), baseline)
+
+
+def plan(*overrides: str, design: Design | None = None, baseline: str | None = None) -> list[list[str]]:
+    return expanded(*overrides, design=design, baseline=baseline).runs
 
 
 def label(run: list[str], key: str) -> str:
@@ -47,11 +55,12 @@ def test_the_plan_is_the_whole_product_in_order(swept: dict[str, list[str]]) -> 
     distinct = {key: list(dict.fromkeys(values)) for key, values in swept.items()}
     assert len(runs) == len({asked(run) for run in runs}) == prod(map(len, distinct.values()))
     assert [int(label(run, "index")) for run in runs] == list(range(len(runs)))
-    places = [
-        tuple(distinct[key].index(o.removeprefix(f"{key}=")) for key, o in zip(distinct, asked(run), strict=True))
-        for run in runs
-    ]
-    assert places == sorted(places)  # the last override varies fastest
+    slowest_first = sorted(distinct, key=lambda key: (not key.startswith("+task"), key != "seed"))
+    places = []
+    for run in runs:
+        value = dict(o.split("=", 1) for o in asked(run))
+        places.append([distinct[key].index(value[key]) for key in slowest_first])
+    assert places == sorted(places)  # tasks, then seeds, then variants, of which the last override varies fastest
 
 
 @given(SWEPT)
@@ -96,13 +105,65 @@ def test_the_later_override_of_a_key_counts() -> None:
     assert len(plan("attention=full", "attention=full,lsh")) == 2
 
 
-def test_the_first_variant_comes_first_with_all_its_seeds() -> None:
-    assert [asked(run) for run in plan("attention=b,a", "seed=1,0")] == [
-        ("attention=b", "seed=1"),
-        ("attention=b", "seed=0"),
-        ("attention=a", "seed=1"),
-        ("attention=a", "seed=0"),
+def test_all_variants_come_on_the_first_seed_and_the_first_task() -> None:
+    assert [asked(run) for run in plan("attention=b,a", "seed=1,0", "task=x,y")] == [
+        (f"attention={attention}", f"seed={seed}", f"task={task}")
+        for task in ("x", "y")
+        for seed in (1, 0)
+        for attention in ("b", "a")
     ]
+
+
+def test_a_design_chooses_variants_on_every_task_and_seed() -> None:
+    given = ("attention=full,lsh", "activation=relu,gelu,silu", "seed=0,1", "task=x,y")
+    runs = plan(*given, design=OneFactor())
+    assert len(runs) == 4 * 2 * 2
+    assert label(runs[0], "variant") == "attention=full,activation=relu,task=x"
+    assert {label(run, "variant").rsplit(",", 1)[0] for run in runs} == {
+        "attention=full,activation=relu",
+        "attention=lsh,activation=relu",
+        "attention=full,activation=gelu",
+        "attention=full,activation=silu",
+    }
+    assert label(plan(*given, design=LeaveOneOut())[0], "variant") == "attention=lsh,activation=silu,task=x"
+
+
+def test_the_declared_baseline_comes_first_where_it_is_among_the_values() -> None:
+    declared = {"design": OneFactor(), "baseline": "attention=lsh,activation=relu"}
+    assert label(plan("attention=full,lsh", "activation=gelu,relu", **declared)[0], "variant") == (
+        "attention=lsh,activation=relu"
+    )
+    assert len(plan("attention=full,topk", **declared)) == 2  # a command that leaves it out
+
+
+def test_what_is_zipped_with_the_task_advances_with_it() -> None:
+    design = OneFactor(zip=[["task", "trainer.max_steps"], ["model.d_model", "model.d_ff"]])
+    given = ("task=x,y", "trainer.max_steps=10,20", "model.d_model=8,16", "model.d_ff=32,64", "seed=0")
+    assert [asked(run) for run in plan(*given, design=design)] == [
+        (f"task={task}", f"trainer.max_steps={steps}", f"model.d_model={width}", f"model.d_ff={4 * width}", "seed=0")
+        for task, steps in (("x", 10), ("y", 20))
+        for width in (8, 16)
+    ]
+    with pytest.raises(UserError, match=r"design\.zip: the seed cannot be zipped"):
+        plan("seed=0,1", "attention=a,b", design=Factorial(zip=[["seed", "attention"]]))
+
+
+def test_exclusions_may_name_the_task_and_are_told() -> None:
+    design = Factorial(exclude=[{"task": "y", "attention": "lsh"}])
+    found = expanded("task=x,y", "attention=full,lsh", "seed=0,1", design=design)
+    assert len(found.runs) == 6
+    assert found.excluded == ["left out: task=y, attention=lsh"]
+
+
+def test_named_variants_have_their_name_as_label_and_folder() -> None:
+    design = Explicit(variants={"base": {"attention": "full"}, "wide": {"attention": "lsh", "model.d_model": 64}})
+    runs = plan("seed=0,1", "optimizer.lr=0.1", design=design)
+    assert [(label(run, "variant"), label(run, "hydra.sweep.subdir")) for run in runs] == [
+        (name, f"{name}/seed={seed}") for seed in (0, 1) for name in ("base", "wide")
+    ]
+    assert set(asked(runs[1])) == {"optimizer.lr=0.1", "seed=0", "attention=lsh", "model.d_model=64"}
+    assert label(plan("seed=0", design=design, baseline="wide")[0], "variant") == "wide"
+    assert label(plan("seed=0", "task=x,y", design=design)[3], "variant") == "task=y,wide"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +184,7 @@ def test_a_glob_takes_every_option(tmp_path: Path) -> None:
     register_schema()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        runs = plan_product(parser.parse_overrides(["activation=glob(*)"]))
+        runs = expand(parser.parse_overrides(["activation=glob(*)"]), Factorial()).runs
     menu = sorted(path.stem for path in (conf_folder() / "activation").glob("*.yaml"))
     assert sorted(run[0] for run in runs) == [f"activation={option}" for option in menu]
 
@@ -143,6 +204,7 @@ def test_one_value_makes_no_variant_and_a_deletion_stays() -> None:
             r"optimizer\.lr=interval\(0,1\): needs a list of values, such as optimizer\.lr=1,",
         ),
         ("name=a,b", "name=a,b: a sweep is one study"),
+        ("jobs=1,2", "jobs=1,2: holds for the study as a whole"),
     ],
 )
 def test_sweeps_that_are_no_plan_are_refused(override: str, line: str) -> None:
@@ -157,13 +219,16 @@ def test_the_quickstart_study_is_fifteen_runs(tmp_path: Path, monkeypatch: pytes
         config = compose("config", ["study=quickstart"], return_hydra_config=True)
         loader = GlobalHydra.instance().config_loader()
         given = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
-        runs = prepare_sweep(loader, config, [*given, "study=quickstart"])
-        composed = [compose_run(loader, config, run) for run in runs]
+        compose_run = Composer(loader, config)
+        prepared = prepare(compose_run, [*given, "study=quickstart"], Preflight())
+        prepared.refuse_errors()
+        runs = prepared.runs
+        composed = [compose_run(run) for run in runs]
     assert len(runs) == 15
     folders = [str(folder) for _, folder in composed]
-    assert folders[:2] == [f"outputs/quickstart/attention=full/seed={seed}" for seed in (0, 1)]
+    assert folders[:2] == [f"outputs/quickstart/attention={option}/seed=0" for option in ("full", "windowed")]
     assert [(c["axes"]["attention"], c["seed"]) for c, _ in composed] == [
-        (option, seed) for option in ("full", "windowed", "lsh") for seed in range(5)
+        (option, seed) for seed in range(5) for option in ("full", "windowed", "lsh")
     ]
     assert {c["name"] for c, _ in composed} == {"quickstart"}
     assert [c["index"] for c, _ in composed] == list(range(15))
@@ -176,7 +241,7 @@ def test_the_folder_of_a_run_names_the_seed_of_its_config(tmp_path: Path) -> Non
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("config", [f"hydra.searchpath=[{tmp_path}]", "study=lucky"], return_hydra_config=True)
         [run] = plan("study=lucky", "attention=lsh")
-        frozen, folder = compose_run(GlobalHydra.instance().config_loader(), config, run)
+        frozen, folder = Composer(GlobalHydra.instance().config_loader(), config)(run)
     assert (frozen["seed"], folder) == (7, Path("outputs/lucky/seed=7"))
 
 

@@ -1,0 +1,158 @@
+"""A study from its command to its last run: planned, checked, written down, tuned, run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+
+from ablab.errors import UserError
+from ablab.results.record import Record
+from ablab.study.events import Observer
+from ablab.study.kept import kept_record
+from ablab.study.launch import launch
+from ablab.study.plan_file import PlannedRun, write_plan
+from ablab.study.planning.compose import Composer
+from ablab.study.planning.expand import Run
+from ablab.study.planning.preflight import Preflight
+from ablab.study.planning.prepare import Prepared, info_of, make_folder, prepare
+from ablab.study.planning.settings import Settings
+from ablab.study.supervision.lock import StudyLock
+from ablab.study.supervision.warm import warm_up
+from ablab.study.trials.pilot import match_time
+from ablab.study.trials.tuning import tune
+
+Launch = Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]]
+
+
+class Study:
+    """A multirun. `conduct` runs it; `plan` only looks at it.
+
+    Args:
+        loader, config: Hydra's, of the multirun as a whole.
+        arguments: overrides, swept or not.
+        observe: makes what shows the progress of one launch.
+        foreign: launches lists of overrides by another launcher than ours; None: ours does it.
+    """
+
+    def __init__(
+        self,
+        loader: ConfigLoader,
+        config: DictConfig,
+        arguments: Sequence[str],
+        observe: Callable[[], Observer],
+        foreign: Launch | None = None,
+    ) -> None:
+        self.folder = Path(config.hydra.sweep.dir)
+        self._arguments, self._observe, self._foreign = list(arguments), observe, foreign
+        self._compose, self.preflight = Composer(loader, config), Preflight()
+
+    def prepare(self) -> Prepared:
+        """The plan, checked as a whole; nothing has been written."""
+        return prepare(self._compose, self._arguments, self.preflight)
+
+    def planned(self, runs: Sequence[Run]) -> list[PlannedRun]:
+        """The runs with their frozen configs."""
+        composed = [self._compose(run, index) for index, run in enumerate(runs)]
+        return [
+            PlannedRun(info=info_of(config, index), config=config, folder=folder)
+            for index, (config, folder) in enumerate(composed)
+        ]
+
+    def conduct(self) -> list[JobReturn]:
+        """See the study to its end.
+
+        Raises:
+            UserError: a run of the plan cannot be composed or built, and nothing has been written; or another process
+                works on the study.
+            KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
+        """
+        warm_up()  # imports on another core while the plan is checked here
+        prepared = self.prepare()
+        prepared.refuse_errors()
+        for line in [*prepared.excluded, *prepared.budgets]:
+            print(line)
+        make_folder(self.folder)
+        with StudyLock(self.folder) as lock:
+            if lock.taken_over:
+                print(f"{self.folder}: {lock.taken_over} left it without a word; going on")
+            write_plan(self.folder, None)
+
+            def trials(runs: list[Run]) -> object:
+                return self._launch(runs, self.planned(runs), lock)
+
+            runs = match_time(self._compose, prepared.runs, trials)
+            runs = tune(self._compose, runs, trials)
+            planned = self.planned(runs)
+            write_plan(self.folder, planned)
+            return self._launch(runs, planned, lock)
+
+    def _launch(self, runs: Sequence[Run], planned: Sequence[PlannedRun], lock: StudyLock) -> list[JobReturn]:
+        settings = Settings.of(planned[0].config)
+        if self._foreign is None:
+            ended = launch(planned, settings, self._observe(), self.preflight, lock.beat)
+            if ended.stopped_by:
+                print(f"ablab: stopped, since {ended.stopped_by} failed (on_failure=stop)", file=sys.stderr)
+            return [job_return(ended.records.get(run.info.index)) for run in planned]
+        return self._launch_elsewhere(runs, planned, retry_failed=settings.retry == "failed")
+
+    def _launch_elsewhere(
+        self, runs: Sequence[Run], planned: Sequence[PlannedRun], retry_failed: bool
+    ) -> list[JobReturn]:
+        """Hand the runs that are left to another launcher; each of its jobs finds its run in the plan on the disk."""
+        assert self._foreign is not None
+        returns = {}
+        for place, run in enumerate(planned):
+            record = kept_record(run.config, run.folder, self.preflight, retry_failed)
+            if record is not None:
+                returns[place] = job_return(record)
+        left = [place for place in range(len(runs)) if place not in returns]
+        if left:
+            print(f"{len(returns)} of {len(runs)} runs are done with; {len(left)} are launched")
+            returns |= dict(zip(left, self._foreign([runs[place] for place in left]), strict=True))
+        return [returns[place] for place in range(len(runs))]
+
+
+def job_return(record: Record | None) -> JobReturn:
+    """What Hydra is told of a run: a failure is a finding of the sweep, not an error of it.
+
+    The value is the primary metric, for sweepers that search; NaN where there is none.
+    """
+    job = JobReturn(status=JobStatus.COMPLETED)
+    job.return_value = objective(record)
+    return job
+
+
+def objective(record: Record | None) -> float:
+    """The primary metric of a run that went well, else NaN."""
+    if record is None or record.status != "ok" or record.primary is None:
+        return float("nan")
+    return record.metrics.get(record.primary.name, float("nan"))
+
+
+def launch_overrides(
+    loader: ConfigLoader, config: DictConfig, plan: Sequence[Sequence[str]], first: int, observe: Callable[[], Observer]
+) -> list[JobReturn]:
+    """Our launcher under another sweeper than ours, as one that searches: each run by the same supervisor.
+
+    Raises:
+        UserError: a run cannot be composed or built, or another process works on the study.
+    """
+    compose, preflight = Composer(loader, config), Preflight()
+    runs = []
+    for place, overrides in enumerate(plan):
+        frozen, folder = compose(list(overrides), first + place)
+        try:
+            preflight.check(frozen)
+        except UserError as error:
+            raise UserError(f"{error} [in the run {' '.join(overrides)}]") from error
+        runs.append(PlannedRun(info=info_of(frozen, place), config=frozen, folder=folder))
+    study = Path(config.hydra.sweep.dir)
+    make_folder(study)
+    with StudyLock(study) as lock:
+        ended = launch(runs, Settings.of(runs[0].config), observe(), preflight, lock.beat)
+    return [job_return(ended.records.get(run.info.index)) for run in runs]

@@ -1,0 +1,87 @@
+"""The variants as a study lists them, each under a name: for what no way of combining levels would make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ablab.errors import UserError
+from ablab.study.designs.base import Conditions, Design, Designed, check_baseline
+from ablab.study.designs.exclusions import Exclusions
+from ablab.study.designs.factors import Factor, Variant, in_words, plain, written
+
+_EXAMPLE = "{base: {attention: full}, sparse: {attention: lsh}}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explicit(Design):
+    """The listed variants. The first is the reference, unless a declared baseline points at another.
+
+    Args:
+        variants: overrides of each, by name. Those of the first hold for the others, where they say nothing else.
+    """
+
+    variants: dict | None = None
+
+    def choose(
+        self,
+        factors: Sequence[Factor],
+        fixed: Mapping[str, str] | None = None,
+        baseline: Mapping[str, str] | None = None,
+    ) -> Designed:
+        """See `Design.choose`; `factors` must be empty."""
+        if factors:
+            swept = ", ".join(key for factor in factors for key in factor.keys)
+            raise UserError(f"design=explicit lists its variants itself: do not sweep {swept}, or take another design")
+        if self.zip:
+            raise UserError("design.zip: design=explicit varies no keys that could advance together")
+        fixed, baseline = fixed or {}, baseline or {}
+        listed, rules = self._listed(), Exclusions(self.exclude)
+        _refuse_equals(listed, fixed)
+        values = _values(listed, fixed)
+        rules.check(values, fixed)
+        check_baseline(baseline, values, fixed)
+        conditions = Conditions(rules=rules, fixed=fixed)
+        led = _led_by(baseline, listed, fixed)
+        conditions.demand("reference", next(iter(led.values())))
+        names = [name for name, variant in led.items() if conditions.broken(variant) is None]
+        return replace(conditions.sift(led.values()), names=names)
+
+    def _listed(self) -> dict[str, Variant]:
+        """By name, completed by the first."""
+        if not isinstance(self.variants, Mapping) or not self.variants:
+            raise UserError(f"design.variants: list them by name, as in design.variants={_EXAMPLE}")
+        listed: dict[str, Variant] = {}
+        for name, overrides in self.variants.items():
+            if not str(name).strip() or str(name) in listed:
+                raise UserError(f"design.variants: each variant needs a name of its own, and '{name}' is none")
+            if not isinstance(overrides, Mapping):
+                raise UserError(f"design.variants: {name} must hold overrides, as in {_EXAMPLE}")
+            first: Variant = next(iter(listed.values()), {})
+            listed[str(name)] = {**first, **{str(key): written(value) for key, value in overrides.items()}}
+        return listed
+
+
+def _refuse_equals(listed: Mapping[str, Variant], fixed: Mapping[str, str]) -> None:
+    met: dict[frozenset[tuple[str, str]], str] = {}
+    for name, variant in listed.items():
+        other = met.setdefault(frozenset({**fixed, **variant}.items()), name)
+        if other != name:
+            raise UserError(
+                f"design.variants: {other} and {name} are the same ({in_words(variant) or 'no overrides'}); drop one"
+            )
+
+
+def _values(listed: Mapping[str, Variant], fixed: Mapping[str, str]) -> dict[str, list[str]]:
+    """The values of each key that a variant sets, with that of `fixed` where another variant leaves it alone."""
+    keys = dict.fromkeys(key for variant in listed.values() for key in variant)
+    wholes = [{**fixed, **variant} for variant in listed.values()]
+    return {key: list(dict.fromkeys(whole[key] for whole in wholes if key in whole)) for key in keys}
+
+
+def _led_by(baseline: Mapping[str, str], listed: dict[str, Variant], fixed: Mapping[str, str]) -> dict[str, Variant]:
+    for name, variant in listed.items():
+        whole = {**fixed, **variant}
+        if all(key in whole and plain(whole[key]) == plain(value) for key, value in baseline.items()):
+            return {name: variant, **listed}
+    raise UserError(f"baseline: no variant of design.variants has {in_words(baseline)}")

@@ -1,0 +1,95 @@
+"""The plan of a study on the disk: every run with its frozen config, and the command that asked for them.
+
+It is what a study is resumed from, on this machine or another, and where a job under another launcher than ours finds
+what it is to run: what is edited after a plan was made changes none of its runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablab.errors import UserError
+from ablab.results.store import write_atomically
+from ablab.study.events import RunInfo
+
+PLAN_FILE = "plan.json"
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """A run of a plan: what it is, and where it lies."""
+
+    info: RunInfo
+    config: dict[str, Any]  # frozen
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a multirun is to do."""
+
+    command: list[str]  # its command line, without the name of the program
+    working_folder: str  # that relative paths in configs are relative to
+    python_path: list[str]  # where options of the user's are looked for
+    runs: list[PlannedRun] | None = None  # None: learning rates or speeds are still being found out
+    schema: int = field(default=_SCHEMA)
+
+
+def write_plan(study: Path, runs: Sequence[PlannedRun] | None) -> None:
+    """Keep what this process's command asked for in the folder of the study."""
+    data = {
+        "schema": _SCHEMA,
+        "command": sys.argv[1:],
+        "working_folder": str(Path.cwd()),
+        "python_path": [folder for folder in sys.path if folder],
+        "runs": None if runs is None else [_written(run, study) for run in runs],
+    }
+    write_atomically(study / PLAN_FILE, json.dumps(data) + "\n")
+
+
+def read_plan(study: Path) -> Plan:
+    """The plan in the folder of a study.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    path = study / PLAN_FILE
+    if not study.is_dir():
+        raise UserError(f"{study}: no such folder")
+    if not path.is_file():
+        raise UserError(f"{study}: holds no study (no {PLAN_FILE} in it); give the folder of a sweep")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        runs = data["runs"]
+        return Plan(
+            command=[str(word) for word in data["command"]],
+            working_folder=str(data["working_folder"]),
+            python_path=[str(folder) for folder in data["python_path"]],
+            runs=None if runs is None else [_read(run, study) for run in runs],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run the command of the study again") from error
+
+
+def find_run(study: Path, folder: Path) -> PlannedRun | None:
+    """The run of the study's plan that lies in `folder`; None where there is no plan, or not such a run in it."""
+    if not (study / PLAN_FILE).is_file():
+        return None
+    runs = read_plan(study).runs or []
+    return next((run for run in runs if run.folder.resolve() == folder.resolve()), None)
+
+
+def _written(run: PlannedRun, study: Path) -> dict[str, Any]:
+    return {**asdict(run.info), "folder": str(run.folder.relative_to(study)), "config": run.config}
+
+
+def _read(data: dict[str, Any], study: Path) -> PlannedRun:
+    names = RunInfo.__dataclass_fields__
+    info = RunInfo(**{name: data[name] for name in names})
+    return PlannedRun(info=info, config=data["config"], folder=study / data["folder"])

@@ -1,0 +1,104 @@
+"""From a run's overrides to its frozen config and its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
+
+from ablab.config import freeze
+
+Frozen = tuple[dict[str, Any], Path]
+
+_LABELS = ("seed", "variant", "index")  # what may differ between runs that are composed once
+_SUBDIR = "hydra.sweep.subdir"
+_OWN = tuple(f"{key}=" for key in (*_LABELS, _SUBDIR))
+
+
+@dataclass(frozen=True)
+class _Composed:
+    """What runs that are composed once have in common."""
+
+    config: DictConfig
+    hydra: Any  # what the resolver ${hydra:...} reads
+    choices: dict[str, str | None]
+    settled: dict[str, Any]  # the plain values that refer to nothing
+
+
+class Composer:
+    """Composes the runs of a multirun.
+
+    Hydra takes a seventh of a second to compose a config. So runs that differ in their seed and labels alone are
+    composed once, and what they differ in is set; everything that refers to it is resolved for each run.
+
+    Args:
+        config: of the multirun as a whole, with Hydra's own node.
+    """
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
+        self.loader, self.config = loader, config
+        self._parse = lru_cache(maxsize=None)(OverridesParser.create(config_loader=loader).parse_override)
+        self._composed: dict[tuple[str, ...], _Composed] = {}
+        self._frozen: dict[tuple[Any, ...], Frozen] = {}
+
+    def __call__(self, overrides: list[str], number: int | None = None) -> Frozen:
+        """The frozen config and the folder. Parts of the config are shared with others: change a copy.
+
+        Args:
+            overrides: as of a plan, or of any sweeper.
+            number: of the job, where the overrides have no `index`.
+        """
+        key = (number, *overrides)
+        if key not in self._frozen:
+            self._frozen[key] = self._freeze(overrides, number)
+        return self._frozen[key]
+
+    def _freeze(self, overrides: list[str], number: int | None) -> Frozen:
+        labels = [o for o in overrides if o.startswith(_OWN)]
+        rest = tuple(o for o in overrides if not o.startswith(_OWN))
+        if rest not in self._composed:
+            self._composed[rest] = self._compose(list(rest))
+        common = self._composed[rest]
+        values = {label.split("=", 1)[0]: self._value(label) for label in labels}
+        number = values.get("index", number)
+        for node in (common.config.hydra, common.hydra.hydra):
+            with read_write(node), open_dict(node):
+                node.job.num, node.job.id = number, str(number)
+                if _SUBDIR in values:
+                    node.sweep.subdir = values[_SUBDIR]
+        for key in _LABELS:
+            if key in values:
+                common.config[key] = values[key]
+        HydraConfig.instance().cfg = common.hydra
+        asked = [o for o in overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
+        settled = {key: value for key, value in common.settled.items() if key not in values}
+        frozen = freeze(common.config, common.choices, asked, settled)
+        return frozen, Path(common.config.hydra.sweep.dir, common.config.hydra.sweep.subdir)
+
+    def _compose(self, overrides: list[str]) -> _Composed:
+        composed = self.loader.load_sweep_config(self.config, overrides)
+        HydraConfig.instance().set_config(composed)
+        choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
+        plain: Any = OmegaConf.to_container(composed, resolve=False)
+        settled = {str(key): value for key, value in plain.items() if key != "hydra" and _is_settled(value)}
+        return _Composed(composed, HydraConfig.instance().cfg, choices, settled)
+
+    def _value(self, label: str) -> Any:
+        value = self._parse(label).value()
+        return value.text if isinstance(value, QuotedString) else value
+
+
+def _is_settled(value: Any) -> bool:
+    """Whether a plain value refers to nothing, and nothing in it is missing."""
+    if isinstance(value, dict):
+        return all(map(_is_settled, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_settled, value))
+    return not isinstance(value, str) or ("${" not in value and value != MISSING)

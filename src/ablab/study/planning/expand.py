@@ -1,0 +1,166 @@
+"""From the overrides of a multirun to a plan: a list of runs, each a list of overrides.
+
+What is swept falls into three: the seed, the task (with its settings, and what is zipped with either), and the factors.
+The design chooses variants among the combinations of factors; each is run on every task and every seed. All variants
+come on the first seed, then on the next: whenever a study is stopped, what there is can be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+
+from ablab.errors import UserError
+from ablab.study.designs import Design, Factor, zip_factors
+from ablab.study.planning.settings import OF_THE_STUDY
+
+Run = list[str]  # overrides
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A plan, and what the design left out of it."""
+
+    runs: list[Run]
+    excluded: list[str] = field(default_factory=list)  # a line each
+
+
+def expand(overrides: Sequence[Override], design: Design, baseline: str | None = None) -> Expansion:
+    """The runs of a plan, each with its `variant`, `index` and folder.
+
+    Of two overrides of the same key the later one counts, and of equal values one. The seed may be swept, but does
+    not make a variant.
+
+    Args:
+        baseline: overrides of the variant that the others are compared with, "attention=full"; or its name.
+
+    Raises:
+        UserError: a sweep that has no list of values (`interval`), one over a setting of the study as a whole, or
+            what the design refuses.
+    """
+    choices = _choices(overrides)
+    swept = {key: values for key, values in choices.items() if values.swept}
+    kept = {key: values.texts[0] for key, values in choices.items() if not values.swept}
+    fixed = {key: values.values[0] for key, values in choices.items() if not values.swept}
+    seeds = swept.pop("seed").values if "seed" in swept else [None]
+    factors, tasks, design = _divide(swept, design)
+    runs: list[Run] = []
+    excluded: list[str] = []
+    for task in tasks.levels if tasks else [{}]:
+        designed = design.choose(factors, fixed | task, _declared(baseline, factors, design))
+        excluded += [_left_out(task | dict(variant), rule) for variant, rule in designed.excluded]
+        names: list[str | None] = [*designed.names] or [None] * len(designed.variants)
+        for seed in seeds:
+            for name, variant in zip(names, designed.variants, strict=True):
+                chosen = {key: f"{key}={value}" for key, value in (dict(variant) | task).items()}
+                label = ",".join([*(chosen[key] for key in task), name] if name else _in_order(chosen, choices))
+                if seed is not None:
+                    chosen["seed"] = f"seed={seed}"
+                runs.append([*_overrides(kept | chosen, choices), *_labels(label, len(runs), chosen, kept)])
+    return Expansion(runs, excluded)
+
+
+def folder_name(text: str) -> str:
+    """`text` as the name of one folder: readable, and without characters that shells or file systems object to.
+
+    Different texts have different names: one that had to be changed ends in a hash of the text.
+    """
+    name = re.sub(r"[^\w.,=+-]", "_", text, flags=re.ASCII)[:200]
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What was given for a key: as overrides, and the values alone."""
+
+    texts: list[str]
+    values: list[str]
+
+    @property
+    def swept(self) -> bool:
+        return len(self.values) > 1
+
+
+def _choices(overrides: Sequence[Override]) -> dict[str, _Values]:
+    choices: dict[str, _Values] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        choices.pop(key, None)
+        if override.is_sweep_override():
+            if not override.is_discrete_sweep():
+                raise UserError(f"{override.input_line}: needs a list of values, such as {key}=1,2,3")
+            if key == "name":
+                raise UserError(f"{override.input_line}: a sweep is one study, and has one name")
+            values = list(dict.fromkeys(str(value) for value in override.sweep_string_iterator()))
+            if key.split(".")[0] in OF_THE_STUDY and len(values) > 1:
+                raise UserError(f"{override.input_line}: holds for the study as a whole, and cannot be swept over")
+            choices[key] = _Values([f"{key}={value}" for value in values], values)
+        elif override.is_delete():
+            choices[key] = _Values([str(override.input_line)], [""])
+        else:
+            value = str(override.get_value_element_as_str())
+            choices[key] = _Values([f"{key}={value}"], [value])
+    return choices
+
+
+def _divide(swept: Mapping[str, _Values], design: Design) -> tuple[list[Factor], Factor | None, Design]:
+    """The factors, the tasks, and the design without the groups of zipped keys that are done with."""
+    every = [Factor(tuple({key: value} for value in values.values)) for key, values in swept.items()]
+    groups = [group for group in design.zip or [] if any(map(_is_task, group))]
+    if "seed" in {key for group in design.zip or [] for key in group}:
+        raise UserError("design.zip: the seed cannot be zipped, since variants are compared on the same seeds")
+    joined = zip_factors(every, groups)
+    tasks = [factor for factor in joined if any(map(_is_task, factor.levels[0]))]
+    factors = [factor for factor in joined if factor not in tasks]
+    rest = [group for group in design.zip or [] if group not in groups]
+    if not tasks:
+        return factors, None, replace(design, zip=rest)
+    levels: list[dict[str, str]] = [{}]
+    for factor in tasks:
+        levels = [before | dict(level) for before in levels for level in factor.levels]
+    return factors, Factor(tuple(levels)), replace(design, zip=rest)
+
+
+def _is_task(key: str) -> bool:
+    return key.lstrip("+").split(".")[0] == "task"
+
+
+def _declared(baseline: str | None, factors: Sequence[Factor], design: Design) -> dict[str, str]:
+    """What the declared baseline says of what is varied: a command may have narrowed it down, or fixed it."""
+    pairs = (part.partition("=") for part in re.split(r",\s*(?=[\w./@-]+=)", baseline or ""))
+    declared = {key.strip(): value.strip() for key, equals, value in pairs if equals}
+    levels = [level for factor in factors for level in factor.levels]
+    named = getattr(design, "variants", None) or {}
+    levels += [{str(key): str(value) for key, value in each.items()} for each in named.values()]
+    if baseline in named:
+        return {str(key): str(value) for key, value in named[baseline].items()}
+    return {key: value for key, value in declared.items() if any(level.get(key) == value for level in levels)}
+
+
+def _left_out(variant: Mapping[str, str], rule: str) -> str:
+    shown = ", ".join(f"{key}={value}" for key, value in variant.items())
+    return f"left out: {shown}" if shown == rule else f"left out: {shown} ({rule})"
+
+
+def _in_order(chosen: Mapping[str, str], choices: Mapping[str, _Values]) -> list[str]:
+    """The overrides of a variant, in the order in which they were given."""
+    return [chosen[key] for key in choices if key in chosen] + [chosen[key] for key in chosen if key not in choices]
+
+
+def _overrides(given: Mapping[str, str], choices: Mapping[str, _Values]) -> list[str]:
+    return _in_order(given, choices)
+
+
+def _labels(variant: str, index: int, chosen: Mapping[str, str], kept: Mapping[str, str]) -> list[str]:
+    given = chosen.get("seed") or kept.get("seed")
+    seed = folder_name(given) if given else "seed=${seed}"  # which a study file may give
+    folder = f"{folder_name(variant)}/{seed}" if variant else seed
+    return [f"variant={_quoted(variant)}", f"index={index}", f"hydra.sweep.subdir={_quoted(folder)}"]
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text=text, quote=Quote.single).with_quotes()

@@ -1,0 +1,123 @@
+"""The plan of a study, composed and checked as a whole before anything is written or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ablab.config.explain import ConfigErrors, explain
+from ablab.config.signature import check_signature
+from ablab.errors import UserError
+from ablab.results.store import check_ours
+from ablab.study.designs import Design
+from ablab.study.events import RunInfo
+from ablab.study.planning.budget import meet_budgets
+from ablab.study.planning.compose import Composer
+from ablab.study.planning.expand import Run, expand
+from ablab.study.planning.grid import check_tuning
+from ablab.study.planning.preflight import Preflight
+from ablab.study.planning.settings import Settings
+
+Config = dict[str, Any]
+
+
+@dataclass
+class Prepared:
+    """A plan, and what there is to say of it."""
+
+    runs: list[Run]
+    excluded: list[str]  # combinations that the design left out
+    errors: list[tuple[Run, str]] = field(default_factory=list)  # runs that cannot work, and why
+    budgets: list[str] = field(default_factory=list)  # what was adjusted to meet a budget
+
+    def refuse_errors(self) -> None:
+        """Raises UserError with the first of the errors, if there is any."""
+        if self.errors:
+            run, error = self.errors[0]
+            where = f" [in the run {asked(run)}]" if len(self.runs) > 1 else ""
+            rest = len(self.errors) - 1
+            raise UserError(f"{error}{where}" + (f" (nor can {rest} more work: ablab plan shows them)" if rest else ""))
+
+
+def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -> Prepared:
+    """The plan of a multirun.
+
+    Args:
+        arguments: overrides, swept or not.
+
+    Raises:
+        UserError: there is no plan to speak of: the design, the budget or the tuning is refused. Runs that cannot
+            work are listed instead, and nothing is then adjusted to a budget.
+    """
+    design = _design(compose.config)
+    parser = OverridesParser.create(config_loader=compose.loader)
+    expansion = expand(parser.parse_overrides(list(arguments)), design, compose.config.baseline)
+    prepared = Prepared(expansion.runs, expansion.excluded)
+    configs = _check(prepared, compose, preflight)
+    if not prepared.errors:
+        Settings.of(configs[0])
+        check_tuning(prepared.runs, configs)
+        met = meet_budgets(prepared.runs, configs, preflight)
+        prepared.runs, prepared.budgets = met
+    return prepared
+
+
+def asked(run: Run) -> str:
+    """The overrides that a run was asked for by, without those that the plan added."""
+    return " ".join(o for o in run if not o.startswith(("hydra.", "index=", "variant=")))
+
+
+def info_of(config: Config, index: int) -> RunInfo:
+    """What is shown of a run."""
+    return RunInfo(
+        index=index,
+        variant=config.get("variant") or "",
+        task=config["axes"].get("task", ""),
+        seed=config["seed"],
+        steps=config["trainer"]["max_steps"],
+    )
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder`. Raises UserError if that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot write there ({error.strerror}); choose another with hydra.sweep.dir=..."
+        ) from error
+
+
+def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[Config]:
+    """The configs of all runs; what is wrong with them is added to `prepared`."""
+    configs = []
+    for run in prepared.runs:
+        try:
+            frozen, folder = compose(run)
+            preflight.check(frozen)
+            check_ours(folder)
+        except UserError as error:
+            prepared.errors.append((run, str(error)))
+        except ConfigErrors as error:
+            prepared.errors.append((run, explain(error)))
+        else:
+            configs.append(frozen)
+    return configs
+
+
+def _design(config: DictConfig) -> Design:
+    node: Any = OmegaConf.to_container(config.design, resolve=True)
+    check_signature("design", node)
+    design = instantiate(node, _convert_="all")
+    if not isinstance(design, Design):
+        raise UserError(f"design._target_={node['_target_']}: is no design (a class below ablab.study.designs.Design)")
+    return design

@@ -1,0 +1,29 @@
+"""Imported by the process that runs are forked from, and by nobody else: imports all that a run could import late."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import pkgutil
+import sys
+
+WANTED = "ABLAB_PRELOAD"  # environment variable: where to look for modules, and which to import beside our own
+
+_OURS = ("ablab.model", "ablab.tasks", "ablab.training", "ablab.study.supervision.worker")
+
+
+def _import_all(path: list[str], modules: list[str]) -> None:
+    sys.path += [folder for folder in path if folder not in sys.path]
+    for name in _OURS:
+        package = importlib.import_module(name)
+        for module in pkgutil.walk_packages(getattr(package, "__path__", ()), f"{name}."):
+            importlib.import_module(module.name)
+    for name in modules:
+        with contextlib.suppress(Exception):  # the run that needs it will say what is wrong
+            importlib.import_module(name)
+
+
+if WANTED in os.environ:
+    _import_all(**json.loads(os.environ.pop(WANTED)))

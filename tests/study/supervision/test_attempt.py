@@ -1,0 +1,99 @@
+"""How a run ended, as its record tells it: by itself, or by whatever killed it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablab.results.record import Record
+from ablab.results.store import LOG_FILE, RECORD_FILE, read_record
+from ablab.study.supervision import attempt
+from ablab.study.supervision.attempt import why
+from ablab.study.supervision.supervisor import supervise
+
+TinyConfig = Callable[..., dict[str, Any]]
+Faulty = Callable[[str], dict[str, object]]
+
+
+def ignored(step: int, steps: int, shown: str) -> None: ...
+
+
+def supervised(config: dict[str, Any], folder: Path) -> Record:
+    record = supervise(config, folder, ignored)
+    assert read_record(folder / RECORD_FILE) == record
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)  # the other rank would wait in its first all-reduce for half an hour
+def test_a_rank_that_dies_ends_its_run(tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path) -> None:
+    config = tiny_config("strategy=ddp", "trainer.devices=2") | {"activation": faulty("rank_dies")}
+    record = supervised(config, tmp_path)
+    assert (record.status, record.cause) == ("failed", "killed")
+    assert record.reason == "process 1 was killed by SIGKILL (see run.log)"
+    assert processes_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "status", "cause", "reason"),
+    [
+        ("raises", "failed", "error", "RuntimeError: the bulb is broken (faulty.py:"),
+        ("diverges", "diverged", None, "train_loss became nan at step 4"),
+        ("killed", "failed", "killed", "the process was killed by SIGKILL (see run.log)"),
+        ("hungry", "failed", "memory", "out of memory: OutOfMemoryError: CUDA out of memory."),
+    ],
+)
+def test_how_a_run_ended(
+    tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path, option: str, status: str, cause: str | None, reason: str
+) -> None:
+    config = tiny_config("trainer.val_check_interval=4", "trainer.log_every_n_steps=4") | {"activation": faulty(option)}
+    record = supervised(config, tmp_path)
+    assert (record.status, record.cause) == (status, cause)
+    assert record.reason is not None
+    assert record.reason.startswith(reason)
+    assert record.config == config
+    if option == "raises":
+        assert "Traceback" in (tmp_path / LOG_FILE).read_text()
+    if option == "killed":
+        assert record.cost.wall_time_s
+        assert record.cost.peak_memory_bytes is None or record.cost.peak_memory_bytes > 2**20
+
+
+def test_a_kill_while_the_kernel_counts_one_for_want_of_memory(
+    tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([3, 4])
+    monkeypatch.setattr(attempt, "oom_kills", lambda: next(counts))
+    record = supervised(tiny_config() | {"activation": faulty("killed")}, tmp_path)
+    assert (record.cause, record.reason) == ("memory", "out of memory: the process was killed by the kernel")
+
+
+@pytest.mark.parametrize(
+    ("exit_status", "words"),
+    [
+        (None, "rank ended without a record (see run.log)"),
+        (0, "rank ended without a record (see run.log)"),
+        (3, "rank ended with exit status 3 (see run.log)"),
+        (-signal.SIGSEGV, "rank was killed by SIGSEGV (see run.log)"),
+        (-signal.SIGKILL, "rank was killed by SIGKILL (see run.log)"),
+    ],
+)
+def test_why_a_process_died(exit_status: int | None, words: str) -> None:
+    assert why("rank", exit_status) == words
+
+
+def processes_in(folder: Path) -> list[int]:
+    """The processes that work in `folder`, or write there (Linux tells; elsewhere none is found)."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            used = [os.readlink(entry / "cwd"), *(os.readlink(each) for each in (entry / "fd").iterdir())]
+            if any(path.startswith(str(folder)) for path in used):
+                found.append(int(entry.name))
+    return found
