@@ -143,7 +143,12 @@ def choices(runs: Runs, variant: str) -> dict[str, str]:
 
 
 def label(runs: Runs, variant: str, baseline: str) -> str:
-    """`variant` by what sets it apart from `baseline`: the option alone if one axis differs, else "name=value,..."."""
+    """`variant` by what sets it apart from `baseline`: the option alone if one axis differs, else "name=value,...".
+
+    A variant that its study has given a name is known by that.
+    """
+    if "=" not in variant and runs.factors:
+        return variant
     own, other = choices(runs, variant), choices(runs, baseline)
     differing = {name: value for name, value in own.items() if value != other[name] and value}
     if len(differing) == 1:

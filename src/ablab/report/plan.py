@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import defaultdict
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from ablab.analysis.comparison import compare
 from ablab.analysis.estimates import FEWEST_SEEDS, Estimate
+from ablab.analysis.pairing import BETWEEN_OVERRIDES
 from ablab.analysis.power import POWER, detectable
 from ablab.errors import UserError
 from ablab.report.units import duration, figure, memory
@@ -46,19 +48,20 @@ def _table(outlook: Outlook) -> Table:
     several = len({row.first.task for row in outlook.rows}) > 1
     for name in (*(["task"] if several else []), "variant", "seeds", "steps", "done", "a run takes", "peak memory"):
         table.add_column(name, justify="left" if name in ("task", "variant", "seeds") else "right", overflow="fold")
+    names = _names(outlook.rows)
     for row in outlook.rows:
         probe = row.probe
         took = (
             Text("–") if probe is None else Text(f"failed: {probe.error}" if probe.error else duration(probe.seconds))
         )
-        cells = [Text(row.first.variant or "default"), Text(_ranges(row.seeds)), Text(f"{row.first.steps:,}")]
+        cells = [Text(names[row.first.task, row.first.variant]), Text(_ranges(row.seeds)), Text(f"{row.first.steps:,}")]
         cells += [Text(f"{row.done}/{len(row.seeds)}"), took, Text(memory(probe.memory_bytes if probe else None))]
         table.add_row(*([Text(row.first.task)] if several else []), *cells)
     return table
 
 
 def _numbers(outlook: Outlook) -> list[str]:
-    variants = len({row.first.variant for row in outlook.rows})
+    variants = len(set(_names(outlook.rows).values()))
     tasks = len({row.first.task for row in outlook.rows})
     seeds = max(len(row.seeds) for row in outlook.rows)
     per_task = f" on {tasks} tasks" if tasks > 1 else ""
@@ -77,39 +80,62 @@ def _numbers(outlook: Outlook) -> list[str]:
 
 def _power(outlook: Outlook) -> list[str]:
     """The smallest effect that the seeds could show; in the metric's unit where earlier runs tell the spread."""
-    lines = []
-    for task in dict.fromkeys(row.first.task for row in outlook.rows):
+    tasks = list(dict.fromkeys(row.first.task for row in outlook.rows))
+    said: dict[str, list[str]] = {}
+    for task in tasks:
         rows = [row for row in outlook.rows if row.first.task == task]
-        seeds = max(len(row.seeds) for row in rows)
-        named = f"{task}: " if len(rows) < len(outlook.rows) else ""
-        if len(rows) == 1:
-            lines.append(f"{named}one variant: there is nothing to compare")
-        elif seeds < FEWEST_SEEDS:
-            lines.append(f"{named}{seeds} seeds allow no verdict: take {FEWEST_SEEDS} at least, 5 as a rule")
-        else:
-            factor = _detectable(1.0, seeds)
-            lines.append(
-                f"{named}{seeds} seeds show an effect of {factor:.2f} standard deviations of the paired differences "
-                f"{POWER:.0%} of the time, a smaller one more seldom{_in_units(outlook, rows, seeds)}"
-            )
-    return lines
+        said.setdefault(_shown_by(outlook, rows), []).append(task)
+    return [f"{', '.join(whom)}: {line}" if len(said) > 1 else line for line, whom in said.items()]
 
 
-def _in_units(outlook: Outlook, rows: list[Row], seeds: int) -> str:
+def _shown_by(outlook: Outlook, rows: list[Row]) -> str:
+    seeds = max(len(row.seeds) for row in rows)
+    if len(rows) == 1:
+        return "one variant: there is nothing to compare"
+    if seeds < FEWEST_SEEDS:
+        return f"{seeds} seeds allow no verdict: take {FEWEST_SEEDS} at least, 5 as a rule"
+    return (
+        f"{seeds} seeds show an effect of {_detectable(1.0, seeds):.2f} standard deviations of the paired differences "
+        f"{POWER:.0%} of the time, a smaller one more seldom{_in_units(outlook, rows[0].first.task, seeds)}"
+    )
+
+
+def _in_units(outlook: Outlook, task: str, seeds: int) -> str:
     try:
         compared = compare(collect([outlook.folder]), None)
     except UserError:
         return ""
-    spreads = [item.estimate.sd for item in compared.items if item.estimate and item.estimate.sd > 0]
+    spreads = [item.estimate.sd for item in compared.of_task(task) if item.estimate and item.estimate.sd > 0]
     if not spreads:
         return ""
     least, most = (figure(_detectable(sd, seeds)) for sd in (min(spreads), max(spreads)))
-    metric = " and ".join(sorted(set(compared.metrics.values())))
+    metric = compared.metrics.get(task, "")
     return f"; by the runs there are, {least if least == most else f'{least} to {most}'} of {metric}"
 
 
 def _detectable(sd: float, seeds: int) -> float:
     return detectable(Estimate(effect=0.0, standard_error=sd / math.sqrt(seeds), degrees=seeds - 1, pairs=seeds))
+
+
+def _names(rows: list[Row]) -> dict[tuple[str, str], str]:
+    """By task and variant, the variant without what all of its task have in common, on every task."""
+    given = {(row.first.task, row.first.variant): _settings(row.first.variant) for row in rows}
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for (task, _), settings in given.items():
+        for key, value in settings.items():
+            values[key, task].add(value)
+    varied = {key for (key, _), found in values.items() if len(found) > 1}
+    return {
+        names: ",".join(f"{key}={value}" if value else key for key, value in settings.items() if key in varied)
+        or "default"
+        for names, settings in given.items()
+    }
+
+
+def _settings(variant: str) -> dict[str, str]:
+    """A name, where the variant has one, is a key without a value."""
+    parts = (part.partition("=") for part in BETWEEN_OVERRIDES.split(variant))
+    return {key: value for key, _, value in parts}
 
 
 def _ranges(seeds: list[int]) -> str:

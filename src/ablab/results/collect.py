@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 
 from ablab.config import IDENTITY_EXCLUDES
 from ablab.errors import UserError
+from ablab.results.looks import Look, looks_at
 from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE, read_record
 
@@ -38,12 +39,14 @@ class Runs:
     * the fields of `Cost` (`parameters`, `flops_total`, `tokens_per_second`, `peak_memory_bytes`, ...)
 
     `records` are the records themselves, in the same order. `primary` gives each task's primary metric.
+    `looks` are those at the study of the runs, as far as they were counted.
     """
 
     table: pd.DataFrame
     records: list[Record]
     factors: list[str]
     primary: dict[str, Metric]
+    looks: tuple[Look, ...] = ()
 
 
 def find_records(folders: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
@@ -68,10 +71,10 @@ def find_records(folders: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
 
 
 def collect(folders: Iterable[Path]) -> Runs:
-    """The runs below `folders` as one table. Raises `UserError` as `find_records` does."""
+    """The runs below `folders` as one table. Raises `UserError` as `find_records` and `read_looks` do."""
     found = list(find_records(list(folders)))
     found.sort(key=lambda item: (item[1].index is None, item[1].index or 0, str(item[0])))
-    return tabulate(found)
+    return replace(tabulate(found), looks=tuple(looks_at(path for path, _ in found)))
 
 
 def tabulate(found: list[tuple[Path, Record]]) -> Runs:
@@ -79,7 +82,7 @@ def tabulate(found: list[tuple[Path, Record]]) -> Runs:
     records = [record for _, record in found]
     settings = [_asked(record) for record in records]
     task_labels = _task_labels(records, settings)
-    factors = _factors(records, settings)
+    factors = _factors(records, settings, task_labels)
     rows = []
     for (path, record), setting, task in zip(found, settings, task_labels, strict=True):
         choices = {name: _text(record.axes.get(name, setting.get(name, ""))) for name in factors}
@@ -89,7 +92,9 @@ def tabulate(found: list[tuple[Path, Record]]) -> Runs:
                 "path": str(path),
                 "study": record.study,
                 "task": task,
-                "variant": ",".join(f"{name}={value}" for name, value in choices.items() if value) or "default",
+                "variant": name_of(record)
+                or ",".join(f"{name}={value}" for name, value in choices.items() if value)
+                or "default",
                 "seed": record.seed,
                 "status": record.status,
                 "reason": record.reason or "",
@@ -103,21 +108,28 @@ def tabulate(found: list[tuple[Path, Record]]) -> Runs:
     return Runs(table=pd.DataFrame(rows), records=records, factors=factors, primary=primary)
 
 
-def _factors(records: list[Record], settings: list[dict[str, Any]]) -> list[str]:
-    """Axes whose options differ, then settings whose values differ between runs of the same option."""
+def name_of(record: Record) -> str:
+    """The name that a study lists the variant of a run under, "" where it is known by its overrides."""
+    names = (record.config.get("design") or {}).get("variants") or {}
+    return next((name for name in names if record.variant == name or record.variant.endswith(f",{name}")), "")
+
+
+def _factors(records: list[Record], settings: list[dict[str, Any]], tasks: list[str]) -> list[str]:
+    """Axes whose options differ, then settings whose values differ between runs of the same option.
+
+    What is the same in all runs of a task goes with the task: it may differ from that of another, and is no factor.
+    """
     axes = sorted({axis for record in records for axis in record.axes} - NOT_FACTORS)
-    differing = [axis for axis in axes if len({record.axes.get(axis) for record in records}) > 1]
-    factors = list(differing)
-    values: dict[tuple[str, str | None], set[str]] = defaultdict(set)
-    for record, setting in zip(records, settings, strict=True):
+    values: dict[tuple[str, str | None, str], set[str]] = defaultdict(set)
+    for record, setting, task in zip(records, settings, tasks, strict=True):
+        for axis in axes:
+            values[axis, None, task].add(str(record.axes.get(axis)))
         for key, value in setting.items():
             group = key.split(".")[0]
             if group not in NOT_FACTORS:
-                values[key, record.axes.get(group)].add(_text(value))
-    for (key, _), seen in sorted(values.items(), key=lambda item: item[0][0]):
-        if len(seen) > 1 and key not in factors:
-            factors.append(key)
-    return factors
+                values[key, record.axes.get(group), task].add(_text(value))
+    differing = {key for (key, _, _), seen in values.items() if len(seen) > 1}
+    return [*(axis for axis in axes if axis in differing), *sorted(differing - set(axes))]
 
 
 def _task_labels(records: list[Record], settings: list[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from ablab.errors import UserError
 from ablab.results.record import Record
+from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.events import Observer
 from ablab.study.kept import kept_record
 from ablab.study.launch import launch
@@ -111,10 +113,18 @@ class Study:
             if record is not None:
                 returns[place] = job_return(record)
         left = [place for place in range(len(runs)) if place not in returns]
-        if left:
-            print(f"{len(returns)} of {len(runs)} runs are done with; {len(left)} are launched")
-            returns |= dict(zip(left, self._foreign([runs[place] for place in left]), strict=True))
-        return [returns[place] for place in range(len(runs))]
+        if not left:
+            return [returns[place] for place in range(len(runs))]
+        print(f"{len(returns)} of {len(runs)} runs are done with; {len(left)} are launched")
+        try:
+            self._foreign([runs[place] for place in left])
+        except Exception as error:  # a job that died: what the others left behind counts all the same
+            print(f"ablab: the launcher gave up: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+        for place in left:
+            with contextlib.suppress(UserError):
+                record = read_record(planned[place].folder / RECORD_FILE)
+                returns[place] = job_return(record)
+        return [returns.get(place, job_return(None)) for place in range(len(runs))]
 
 
 def job_return(record: Record | None) -> JobReturn:

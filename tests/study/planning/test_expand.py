@@ -144,6 +144,8 @@ def test_what_is_zipped_with_the_task_advances_with_it() -> None:
         for task, steps in (("x", 10), ("y", 20))
         for width in (8, 16)
     ]
+    repeated = Factorial(zip=[["task", "task.batch_size"]])
+    assert len(plan("task=x,y,z", "task.batch_size=8,64,64", design=repeated)) == 3
     with pytest.raises(UserError, match=r"design\.zip: the seed cannot be zipped"):
         plan("seed=0,1", "attention=a,b", design=Factorial(zip=[["seed", "attention"]]))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -42,17 +43,17 @@ def expand(overrides: Sequence[Override], design: Design, baseline: str | None =
         UserError: a sweep that has no list of values (`interval`), one over a setting of the study as a whole, or
             what the design refuses.
     """
-    choices = _choices(overrides)
+    choices = _choices(overrides, {key for group in design.zip or [] for key in group})
     swept = {key: values for key, values in choices.items() if values.swept}
     kept = {key: values.texts[0] for key, values in choices.items() if not values.swept}
     fixed = {key: values.values[0] for key, values in choices.items() if not values.swept}
     seeds = swept.pop("seed").values if "seed" in swept else [None]
     factors, tasks, design = _divide(swept, design)
     runs: list[Run] = []
-    excluded: list[str] = []
+    left_out: Counter[str] = Counter()
     for task in tasks.levels if tasks else [{}]:
         designed = design.choose(factors, fixed | task, _declared(baseline, factors, design))
-        excluded += [_left_out(task | dict(variant), rule) for variant, rule in designed.excluded]
+        left_out.update(rule for _, rule in designed.excluded)
         names: list[str | None] = [*designed.names] or [None] * len(designed.variants)
         for seed in seeds:
             for name, variant in zip(names, designed.variants, strict=True):
@@ -61,7 +62,8 @@ def expand(overrides: Sequence[Override], design: Design, baseline: str | None =
                 if seed is not None:
                     chosen["seed"] = f"seed={seed}"
                 runs.append([*_overrides(kept | chosen, choices), *_labels(label, len(runs), chosen, kept)])
-    return Expansion(runs, excluded)
+    lines = [f"left out: {rule}" + (f" ({count} variants)" if count > 1 else "") for rule, count in left_out.items()]
+    return Expansion(runs, lines)
 
 
 def folder_name(text: str) -> str:
@@ -85,7 +87,8 @@ class _Values:
         return len(self.values) > 1
 
 
-def _choices(overrides: Sequence[Override]) -> dict[str, _Values]:
+def _choices(overrides: Sequence[Override], zipped: Collection[str]) -> dict[str, _Values]:
+    """What was given for each key. Equal values count once, but where others advance with them."""
     choices: dict[str, _Values] = {}
     for override in overrides:
         key = override.get_key_element()
@@ -95,7 +98,8 @@ def _choices(overrides: Sequence[Override]) -> dict[str, _Values]:
                 raise UserError(f"{override.input_line}: needs a list of values, such as {key}=1,2,3")
             if key == "name":
                 raise UserError(f"{override.input_line}: a sweep is one study, and has one name")
-            values = list(dict.fromkeys(str(value) for value in override.sweep_string_iterator()))
+            values = [str(value) for value in override.sweep_string_iterator()]
+            values = values if key in zipped else list(dict.fromkeys(values))
             if key.split(".")[0] in OF_THE_STUDY and len(values) > 1:
                 raise UserError(f"{override.input_line}: holds for the study as a whole, and cannot be swept over")
             choices[key] = _Values([f"{key}={value}" for value in values], values)
@@ -139,11 +143,6 @@ def _declared(baseline: str | None, factors: Sequence[Factor], design: Design) -
     if baseline in named:
         return {str(key): str(value) for key, value in named[baseline].items()}
     return {key: value for key, value in declared.items() if any(level.get(key) == value for level in levels)}
-
-
-def _left_out(variant: Mapping[str, str], rule: str) -> str:
-    shown = ", ".join(f"{key}={value}" for key, value in variant.items())
-    return f"left out: {shown}" if shown == rule else f"left out: {shown} ({rule})"
 
 
 def _in_order(chosen: Mapping[str, str], choices: Mapping[str, _Values]) -> list[str]:

@@ -51,6 +51,8 @@ def work(
     os.setsid()
     os.chdir(working_folder)
     threading.Thread(target=_die_with_supervisor, args=(lifeline,), daemon=True).start()
+    for schedulers_own in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT):
+        signal.signal(schedulers_own, signal.SIG_IGN)  # meant for the supervisor, and would end this process
     die_first()
     _print_to(folder / LOG_FILE)
     signal.signal(signal.SIGINT, signal.default_int_handler)

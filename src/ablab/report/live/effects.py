@@ -1,0 +1,62 @@
+"""The effects of the runs that have ended so far. Figures only: who concludes from them peeks, so nothing is judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ablab.analysis.conditions import other_corpus
+from ablab.analysis.metrics import choose_metric
+from ablab.analysis.pairing import (
+    Pairing,
+    choose_baseline,
+    declared_baseline,
+    label,
+    outcomes,
+    tasks,
+    variants,
+)
+from ablab.analysis.wording import decimals_for, number
+from ablab.errors import UserError
+from ablab.results.collect import Runs, tabulate
+from ablab.results.record import Record
+
+
+def effects_so_far(records: list[Record]) -> RenderableType | None:
+    """Per task a table of mean differences to the baseline, over the seeds that both have; None while there are none.
+
+    No intervals, p values or verdicts: they hold for the seeds that were planned, not for those that came first.
+    """
+    planned = sorted(records, key=lambda record: -1 if record.index is None else record.index)
+    if not planned or (planned[0].index or 0) > 0:
+        return None  # the first of the plan is missing, which tells the baseline
+    runs = tabulate([(Path(str(place)), record) for place, record in enumerate(planned)])
+    try:
+        baseline = choose_baseline(runs, declared_baseline(runs))
+    except UserError:  # none of its runs has ended
+        return None
+    tables = [table for task in tasks(runs) if (table := _table(runs, task, baseline))]
+    return Group(*tables) if tables else None
+
+
+def _table(runs: Runs, task: str, baseline: str) -> RenderableType | None:
+    metric, direction, _ = choose_metric(runs, task, None)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("variant")
+    table.add_column("mean difference", justify="right", no_wrap=True)
+    table.add_column("pairs", justify="right", no_wrap=True)
+    of_baseline = outcomes(runs, task, baseline, metric)
+    for variant in variants(runs):
+        pairing = Pairing(variant, baseline, task, metric, outcomes(runs, task, variant, metric), of_baseline)
+        if variant != baseline and pairing.seeds and not other_corpus(pairing):
+            effect = fmean(pairing.differences)
+            name = Text(label(runs, variant, baseline), no_wrap=True, overflow="ellipsis")
+            table.add_row(name, Text(number(effect, decimals_for(effect), signed=True)), Text(str(len(pairing.seeds))))
+    where = f"{task}, " if len(tasks(runs)) > 1 else ""
+    better = "higher" if direction == "max" else "lower"
+    title = f"so far, no verdict: {where}{metric} ({better} is better), variant minus {baseline}"
+    return Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), table) if table.row_count else None

@@ -1,0 +1,101 @@
+"""What happens to the runs of a study as lines: one per run that has ended, a few about the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from ablab.report.live import remaining
+from ablab.report.live.state import StudyState
+from ablab.results.record import Record
+from ablab.study.events import RunInfo
+
+COLOURS = {"ok": "green", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
+STOPPING = "stopping: running runs save themselves (Ctrl-C again: at once)"
+
+
+class Story:
+    """An observer that keeps the state of the study, and says in lines what has happened.
+
+    Args:
+        say: called with each line. Lines are `Text`, in which a label such as "model.sizes=[1,2]" is no markup.
+    """
+
+    def __init__(self, say: Callable[[Text], None], clock: Callable[[], float]) -> None:
+        self.study = StudyState(clock)
+        self._say = say
+
+    def planned(self, runs: Sequence[RunInfo]) -> None:
+        self.study.planned(runs)
+
+    def kept(self, run: RunInfo, record: Record) -> None:
+        self.study.kept(run, record)
+        self._say(self._ended(run, record, "kept" if record.status == "ok" else record.status, ""))
+
+    def started(self, run: RunInfo, attempt: int) -> None:
+        self.study.started(run, attempt)
+
+    def progressed(self, run: RunInfo, step: int, steps: int, shown: str) -> None:
+        self.study.progressed(run, step, steps, shown)
+
+    def waiting(self, run: RunInfo, reason: str, seconds: float) -> None:
+        self.study.waiting(run, seconds)
+        indent = " " * (len(self._place()) + 1)  # so that labels are below one another
+        what = f"{_one_line(reason)}; again in {seconds:.0f} s"
+        self._say(Text.assemble(indent, (f"{'retry':11}", "magenta"), f" {run.label}  {what}"))
+
+    def ended(self, run: RunInfo, record: Record, seconds: float) -> None:
+        self.study.ended(run, record, seconds)
+        self._say(self._ended(run, record, record.status, f"  {seconds:.1f} s"))
+
+    def stopping(self) -> None:
+        if not self.study.stopping:
+            self._say(Text(STOPPING))
+        self.study.stopping = True
+
+    def close(self) -> None:
+        """Nothing is left to say."""
+
+    def _ended(self, run: RunInfo, record: Record, status: str, took: str) -> Text:
+        what = "  ".join(word for word in (run.label, _outcome(record)) if word)
+        return Text.assemble(
+            f"{self._place()} ", (f"{status:11}", COLOURS[record.status]), f" {what}{took}{self._left()}"
+        )
+
+    def _place(self) -> str:
+        total = len(self.study.runs)
+        return f"[{self.study.done:{len(str(total))}}/{total}]"
+
+    def _left(self) -> str:
+        seconds = remaining.of_study(self.study)
+        if not seconds or self.study.done == len(self.study.runs):
+            return ""
+        return f"  (about {seconds:.0f} s left)" if seconds < 100 else f"  (about {seconds / 60:.0f} min left)"
+
+
+class PlainLines(Story):
+    """Prints the lines at once: for logs, pipes and files."""
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or Console(highlight=False)
+        super().__init__(self._print, clock)
+
+    def _print(self, line: Text) -> None:
+        # A study outlives whoever reads along: `| head`, a full disk.
+        with contextlib.suppress(OSError, ValueError, SystemExit):
+            self._console.print(line, soft_wrap=True)
+
+
+def _outcome(record: Record) -> str:
+    if record.status == "ok" and record.primary is not None:
+        return f"{record.primary.name} {record.metrics.get(record.primary.name, math.nan):.4f}"
+    return _one_line(record.reason or "")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,146 @@
+"""What is known of a study while it runs: how far each run is and how fast, and which rows changed last."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ablab.report.live.pace import Pace
+from ablab.results.record import Record
+from ablab.study.events import RunInfo
+
+Phase = Literal["waiting", "running", "retrying", "ended"]
+SPEED_WINDOW_S = 10.0
+
+
+class Speed:
+    """Steps per second over the last ten seconds, or between the last two steps where they are further apart."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def add(self, at: float, step: int) -> None:
+        self._seen.append((at, step))
+        while len(self._seen) > 2 and self._seen[0][0] < at - SPEED_WINDOW_S:
+            self._seen.popleft()
+
+    @property
+    def steps_per_second(self) -> float | None:
+        if len(self._seen) < 2:
+            return None
+        (since, first), (until, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (until - since) if until > since and last > first else None
+
+
+@dataclass
+class RunState:
+    """One run as it stands."""
+
+    info: RunInfo
+    steps: int
+    phase: Phase = "waiting"
+    kept: bool = False
+    record: Record | None = None  # once it has ended
+    attempt: int = 0
+    step: int = 0
+    trained_before: int | None = None  # steps that it had taken before this supervisor started it; None: not known yet
+    shown: str = ""  # a word on its quality
+    heard_at: float = 0.0  # when it was last heard of
+    again_at: float = 0.0  # while it is retrying
+    speed: Speed = field(default_factory=Speed)
+
+    @property
+    def left(self) -> int:
+        return max(self.steps - self.step, 0)
+
+
+@dataclass
+class Row:
+    """The runs of one variant on one task."""
+
+    task: str
+    variant: str
+    runs: list[RunState] = field(default_factory=list)
+    changed: int = 0  # the later, the higher
+
+    def count(self, *phases: Phase) -> int:
+        return sum(run.phase in phases for run in self.runs)
+
+
+class StudyState:
+    """Fed by an observer's events, read by what draws. Not safe for threads: `Screen` uses it from one only.
+
+    `clock` is read at every event, and by those who draw: `now`.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.now = clock
+        self.began_at = clock()
+        self.runs: list[RunState] = []  # by their index
+        self.rows: dict[tuple[str, str], Row] = {}  # in the order of the plan
+        self.active: dict[int, RunState] = {}  # that are running or retrying
+        self.records: list[Record] = []  # in the order in which their runs ended
+        self.pace = Pace()
+        self.beside = 0  # the most runs that have run side by side
+        self.stopping = False
+        self._changes = 0
+
+    def planned(self, runs: Sequence[RunInfo]) -> None:
+        self.began_at = self.now()
+        self.runs = [RunState(info, info.steps) for info in sorted(runs, key=lambda info: info.index)]
+        for run in self.runs:
+            info = run.info
+            self.rows.setdefault((info.task, info.variant), Row(info.task, info.variant)).runs.append(run)
+
+    def started(self, info: RunInfo, attempt: int) -> None:
+        run = self._changed(info, "running")
+        run.attempt, run.step, run.shown, run.speed = attempt, 0, "", Speed()
+        self.active[info.index] = run
+        self.beside = max(self.beside, len(self.running))
+
+    def progressed(self, info: RunInfo, step: int, steps: int, shown: str) -> None:
+        run = self.runs[info.index]
+        if run.trained_before is None:
+            run.trained_before = max(step - 1, 0)  # a run tells of its first step
+        run.step, run.steps, run.shown, run.heard_at = step, steps, shown, self.now()
+        run.speed.add(run.heard_at, step)
+
+    def waiting(self, info: RunInfo, seconds: float) -> None:
+        run = self._changed(info, "retrying")
+        run.again_at = run.heard_at + seconds
+
+    def kept(self, info: RunInfo, record: Record) -> None:
+        run = self._changed(info, "ended")
+        run.record, run.kept = record, True
+        self.records.append(record)
+
+    def ended(self, info: RunInfo, record: Record, seconds: float) -> None:
+        run = self._changed(info, "ended")
+        run.record = record
+        self.active.pop(info.index, None)
+        self.records.append(record)
+        self.pace.add(info, record.status, seconds, info.steps - (run.trained_before or 0))
+
+    @property
+    def running(self) -> list[RunState]:
+        return [run for run in self.active.values() if run.phase == "running"]
+
+    @property
+    def done(self) -> int:
+        """The runs that have ended, or were kept."""
+        return len(self.records)
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many have ended with each status that occurs."""
+        ended = [record.status for record in self.records]
+        return {s: ended.count(s) for s in ("ok", "diverged", "failed", "interrupted") if s in ended}
+
+    def _changed(self, info: RunInfo, phase: Phase) -> RunState:
+        run = self.runs[info.index]
+        run.phase, run.heard_at = phase, self.now()
+        self._changes += 1
+        self.rows[info.task, info.variant].changed = self._changes
+        return run
