@@ -20,7 +20,7 @@ from ablab.tasks.base import Inputs, Task
 from ablab.training.generation import load_run
 
 Trained = tuple[Record, Transformer, Task]
-NO_AXES = {"recipe", "study"}  # whole configs, not options of one axis
+NO_AXES = {"recipe", "study", "design"}  # whole configs, not options of one axis
 FOLDERS = sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name not in NO_AXES)
 OPTIONS = [(axis, path.stem) for axis in FOLDERS for path in sorted((conf_folder() / axis).glob("*.yaml"))]
 BASELINE = {

@@ -63,6 +63,7 @@ def planned(folder: Path, *configs: dict[str, Any]) -> list[PlannedRun]:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "BACK_OFF_S", 0.05)
+    monkeypatch.setattr(attempt, "FAREWELL_S", 1.0)
 
 
 def test_every_run_ends_with_its_reason_and_what_crashed_is_tried_again(

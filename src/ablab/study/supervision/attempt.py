@@ -26,7 +26,7 @@ from ablab.training.run import new_record, prepare_folder
 
 # A run that was asked to stop saves itself and writes its record; one that does not within this time is killed.
 GRACE_S = 60.0
-# When one process of a run has died, the others are told to end; they may be waiting for it forever.
+# The same for one that took too long, and for the others when one process of a run has died: they may wait forever.
 FAREWELL_S = 15.0
 
 
@@ -104,12 +104,12 @@ class Attempt:
         """Ask the run to save itself and end.
 
         Args:
-            cause: why it then has failed; None: it was merely interrupted.
+            cause: why it then has failed, and gets less time for it; None: it was merely interrupted.
         """
         if self._why is None:
             self._why = (cause, reason)
             self._signal(signal.SIGINT)
-            self._kill_at = time.monotonic() + GRACE_S
+            self._kill_at = time.monotonic() + (GRACE_S if cause is None else FAREWELL_S)
 
     def kill(self) -> None:
         """End all processes at once, with everything that they have started."""

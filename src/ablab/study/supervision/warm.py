@@ -24,6 +24,9 @@ _known: set[str] = set()  # modules of options that are not of this package, and
 
 def warm_up() -> None:
     """Start the process, which imports on another core. Optional: `freeze_code` or the first run does it otherwise."""
+    if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+        # In a job of joblib it is one that processes are told of and do not know.
+        multiprocessing.set_start_method("forkserver", force=True)
     CONTEXT.set_forkserver_preload(["ablab.study.supervision.preload"])
     # Unlike its children, it is not told where this process looks for modules.
     os.environ[WANTED] = json.dumps({"path": sys.path, "modules": sorted(_known)})
