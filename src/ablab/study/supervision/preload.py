@@ -27,3 +27,4 @@ def _import_all(path: list[str], modules: list[str]) -> None:
 
 if WANTED in os.environ:
     _import_all(**json.loads(os.environ.pop(WANTED)))
+    importlib.import_module("ablab.training.provenance").git_state()  # of the code as it was read; kept for all runs
