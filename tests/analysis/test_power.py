@@ -25,6 +25,21 @@ def test_power_is_that_of_the_noncentral_t(noncentrality: float, degrees: int):
     assert power(noncentrality, degrees) == pytest.approx(reference, abs=2e-5)
 
 
+@pytest.mark.parametrize("level", [0.025, 0.0125])
+@pytest.mark.parametrize(("noncentrality", "degrees"), [(1.5, 4), (3.0, 9), (2.8, 60)])
+def test_power_at_another_level(noncentrality: float, degrees: int, level: float):
+    critical = stats.t.ppf(1 - level / 2, degrees)
+    reference = stats.nct.sf(critical, degrees, noncentrality) + stats.nct.cdf(-critical, degrees, noncentrality)
+    assert power(noncentrality, degrees, level) == pytest.approx(reference, abs=2e-5)
+
+
+@pytest.mark.parametrize("looks", [1, 2, 10, 1000])
+@pytest.mark.parametrize("seeds", [3, 5, 20])
+def test_the_detectable_effect_is_seen_that_often_at_every_level(looks: int, seeds: int):
+    effect = detectable(of_sd_one(seeds), 0.05 / looks)
+    assert power(effect * math.sqrt(seeds), seeds - 1, 0.05 / looks) == pytest.approx(0.8, abs=1e-5)
+
+
 def test_power_has_a_value_where_scipy_has_none():
     assert power(14.1, 7) == pytest.approx(1)
 
@@ -34,12 +49,18 @@ def test_the_seeds_needed_detect_the_effect_and_one_less_do_not():
         seeds = seeds_for(effect, sd=1.0)
         assert detectable(of_sd_one(seeds)) <= effect
         assert seeds == 3 or detectable(of_sd_one(seeds - 1)) > effect
+        strict = seeds_for(effect, sd=1.0, level=0.0125)
+        assert detectable(of_sd_one(strict), 0.0125) <= effect < detectable(of_sd_one(strict - 1), 0.0125)
 
 
 def test_the_range_of_seeds_is_that_of_the_sd():
     about, least, most = seeds_needed(1.0, of_sd_one(5))
     # The sd is known within .60 and 2.87 times its value at 5 seeds.
     assert (about, least, most) == (seeds_for(1.0, 1.0), seeds_for(1.0, 0.5991), seeds_for(1.0, 2.8736))
+    # At the level of a fourth look, as scipy has it.
+    sds = [math.sqrt(4 / stats.chi2.ppf(share, 4)) for share in (1 - 0.00625, 0.00625)]
+    expected = tuple(seeds_for(1.0, sd, 0.0125) for sd in (1.0, *sds))
+    assert seeds_needed(1.0, of_sd_one(5), 0.0125) == expected
 
 
 def test_hopeless_effects_stop_at_the_most():

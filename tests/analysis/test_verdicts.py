@@ -124,6 +124,21 @@ def test_nothing_to_pair():
     )
 
 
+def test_the_sentences_name_the_confidence_of_their_intervals():
+    strict = {"level": 0.025}
+    assert "(97.5% CI 0.0402 to 0.0501; Holm p < .001)" in judge(evidence(**strict))[1]
+    assert "(97.5% CI -0.056 to +0.005; adj. p = .11)" in judge(preliminary(**strict))[1]
+    assert "(98.33% CI " in judge(evidence(level=0.05 / 3))[1]
+    flat = {"estimate": Estimate(effect=0.001, standard_error=0.0023, degrees=4, pairs=5), "p_adjusted": 0.7}
+    sentence = judge(evidence(**strict, **flat, interval=(-0.01, 0.01), margin=0.010))[1]
+    assert sentence == "|effect| < 0.010 (declared margin): 95% CI -0.005 to +0.007."
+
+
+def test_a_p_value_that_one_look_allows_does_not_resolve_at_the_second():
+    assert judge(evidence(p_adjusted=0.03))[0] is Verdict.BETTER
+    assert judge(evidence(p_adjusted=0.03, level=0.025))[0] is Verdict.UNRESOLVED
+
+
 def test_an_effect_without_spread_promises_nothing():
     flat = Estimate(effect=0.0, standard_error=0.0, degrees=4, pairs=5)
     verdict, sentence = judge(evidence(estimate=flat, interval=(0.0, 0.0), p_adjusted=1.0, differences=(0.0,) * 5))

@@ -1,6 +1,6 @@
 import pytest
 
-from ablab.analysis.wording import decimals_for, number, p_value, percent, plural, share
+from ablab.analysis.wording import confidence, decimals_for, number, p_value, percent, plural, share, without_zero
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,16 @@ def test_shares(value: float, text: str):
 )
 def test_percentages(value: float, text: str):
     assert percent(value) == text
+
+
+@pytest.mark.parametrize(
+    ("looks", "shown", "level"),
+    [(1, "95%", ".05"), (2, "97.5%", ".025"), (3, "98.33%", ".0167"), (4, "98.75%", ".0125"), (5, "99%", ".01")],
+)
+def test_levels_and_the_confidence_of_intervals(looks: int, shown: str, level: str):
+    assert confidence(0.05 / looks) == shown
+    assert without_zero(0.05 / looks) == level
+    assert confidence(2 * 0.05) == "90%"
 
 
 def test_two_digits_of_the_scale_are_shown():

@@ -1,6 +1,7 @@
 """The comparison as text: golden tables, and every format under odd runs."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -8,12 +9,14 @@ import re
 from pathlib import Path
 
 import pytest
+from scipy import stats
 from synthetic import cost, ended, odd_runs, runs_of, study
 
 from ablab.analysis.comparison import compare
 from ablab.errors import UserError
 from ablab.report.compare import render
 from ablab.results.collect import Runs
+from ablab.results.looks import Look
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = ["terminal", "csv", "markdown", "json"]
@@ -37,6 +40,36 @@ def runs() -> Runs:
 @pytest.mark.parametrize(("format", "golden"), [("markdown", "comparison.md"), ("terminal", "comparison.txt")])
 def test_the_text_is_the_golden_one(runs: Runs, format: str, golden: str):
     assert rendered(runs, format) == (GOLDEN / golden).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def twice(runs: Runs) -> Runs:
+    """The same runs at a second look."""
+    seen = (Look((1, 2, 3), "2026-01-01T00:00:00+00:00"), Look((1, 2, 3, 4), "2026-01-02T00:00:00+00:00"))
+    return dataclasses.replace(runs, looks=seen)
+
+
+@pytest.mark.parametrize("format", ["terminal", "markdown"])
+def test_a_second_look_is_said_and_every_interval_names_its_confidence(runs: Runs, twice: Runs, format: str):
+    once, again = rendered(runs, format), rendered(twice, format)
+    assert "LOOKS" not in once
+    assert "97.5%" not in once
+    line = "LOOKS  the study was looked at 2 times (3, then 4 seeds); each interval is at 97.5%"
+    assert sum(line in shown for shown in again.splitlines()) == 1
+    assert "95%" not in again
+    assert again.count("97.5% CI") == 2  # the heading, the one sentence with an interval
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_machines_are_told_the_looks_and_the_confidence(runs: Runs, twice: Runs, again: bool):
+    shown, confidence = (twice, 0.975) if again else (runs, 0.95)
+    document = json.loads(rendered(shown, "json"))
+    assert [look["seeds"] for look in document["looks"]] == ([[1, 2, 3], [1, 2, 3, 4]] if again else [])
+    assert [item["confidence"] for item in document["comparisons"]] == [confidence] * 2
+    low, high = stats.t.interval(confidence, 3, 0.101, stats.sem(document["comparisons"][0]["differences"]))
+    assert document["comparisons"][0]["interval"] == pytest.approx([low, high])
+    rows = list(csv.DictReader(io.StringIO(rendered(shown, "csv"))))
+    assert [row["confidence"] for row in rows] == ["", str(confidence), str(confidence), "", ""]
 
 
 def test_the_terminal_marks_only_what_is_resolved(runs: Runs):

@@ -1,14 +1,16 @@
-"""The end of a sweep, and the two commands."""
+"""The end of a sweep, what is said before it, and the two commands."""
 
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from synthetic import ended, study, write_runs
+from synthetic import ended, odd_runs, study, write_runs
 
 from ablab.errors import UserError
 from ablab.report.commands import compare_command, report_command
-from ablab.report.conclude import ConcludeSweep
+from ablab.report.conclude import ConcludeSweep, compare_so_far
+from ablab.report.conclude import conclude as conclude_study
+from ablab.results.looks import LOOKS_FILE, count_look, read_looks
 
 RECORDS = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22]}
 
@@ -59,3 +61,91 @@ def test_the_commands_read_folders(tmp_path: Path):
     assert report_command([folder], tmp_path / "out.html") == tmp_path / "out.html"
     with pytest.raises(UserError, match="no such folder"):
         report_command([tmp_path / "nowhere"])
+
+
+def first(seeds: int) -> dict[str, list[float]]:
+    return {option: losses[:seeds] for option, losses in RECORDS.items()}
+
+
+def test_seeds_that_are_added_are_a_second_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_runs(tmp_path, study(first(3)))
+    assert conclude_study(folder) == ["ok"] * 6
+    once = capsys.readouterr().out
+    assert "LOOKS" not in once
+    assert "95% CI" in once
+    write_runs(folder, study(first(4)))
+    conclude_study(folder)
+    again = capsys.readouterr().out
+    assert "LOOKS  the study was looked at 2 times (3, then 4 seeds); each interval is at 97.5%" in again
+    assert "95% CI" not in again
+    assert "looked at 2 times (3, then 4 seeds)" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "97.5% CI" in compare_command([folder])
+
+
+def test_the_same_seeds_again_or_more_variants_on_them_are_no_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_runs(tmp_path, study(RECORDS))
+    conclude_study(folder)
+    text = capsys.readouterr().out
+    conclude_study(folder)
+    assert capsys.readouterr().out == text
+    write_runs(folder, study({**RECORDS, "glu": [1.0, 1.0, 1.1, 1.2]}))
+    conclude_study(folder)
+    assert "LOOKS" not in capsys.readouterr().out
+    assert [look.seeds for look in read_looks(folder)] == [(1, 2, 3, 4)]
+
+
+def test_only_runs_that_came_to_an_end_of_their_own_were_seen(tmp_path: Path):
+    records = study({"relu": [1.0, 1.1, 1.05], "gelu": [1.2, 1.31, 1.24], "bad": [1.0, 1.0, 1.0, float("nan")]})
+    folder = write_runs(tmp_path, [*records, ended("failed", "boom", 5), ended("interrupted", "killed", 6)])
+    assert conclude_study(folder)[-3:] == ["diverged", "failed", "interrupted"]
+    assert [look.seeds for look in read_looks(folder)] == [(1, 2, 3, 4)]
+
+
+def test_damaged_looks_stop_the_conclusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_runs(tmp_path, study(RECORDS))
+    (folder / LOOKS_FILE).write_text("[")
+    with pytest.raises(SystemExit) as caught:
+        conclude(folder)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"ablab: error: {folder / LOOKS_FILE}: damaged")
+
+
+def test_a_study_so_far_is_shown_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_runs(tmp_path, study(RECORDS))
+    before = sorted(folder.rglob("*"))
+    compare_so_far(folder)
+    assert capsys.readouterr().out == compare_command([folder])
+    compare_so_far(folder, "activation=gelu")
+    assert "BETTER      relu lowers val_loss" in capsys.readouterr().out
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_study_so_far_is_as_strict_as_the_looks_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_runs(tmp_path, study(RECORDS))
+    for seeds in ([1], [1, 2]):
+        count_look(folder, seeds)
+    compare_so_far(folder)
+    assert "97.5% CI" in capsys.readouterr().out
+    assert len(read_looks(folder)) == 2
+
+
+@pytest.mark.parametrize("case", ["nowhere", "no runs", "damaged record", "damaged looks", "baseline", "metric"])
+def test_a_study_that_cannot_be_compared_yet_prints_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+):
+    if case not in ("nowhere", "no runs"):
+        write_runs(tmp_path, study(RECORDS))
+    if case == "damaged record":
+        (tmp_path / "0" / "record.json").write_text("{")
+    if case == "damaged looks":
+        (tmp_path / LOOKS_FILE).write_text("{")
+    asked = {case: "zzz=1"} if case in ("baseline", "metric") else {}
+    compare_so_far(tmp_path / "nowhere" if case == "nowhere" else tmp_path, **asked)
+    printed = capsys.readouterr()
+    assert printed.out == printed.err == ""
+
+
+@pytest.mark.parametrize("case", odd_runs())
+def test_odd_runs_so_far(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str):
+    compare_so_far(write_runs(tmp_path, odd_runs()[case]))
+    assert capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The page as a browser and a careful reader meet it."""
 
+import dataclasses
 import math
 import random
 import re
@@ -14,6 +15,8 @@ from ablab.analysis.comparison import compare
 from ablab.errors import UserError
 from ablab.report.html.figures.heatmap import LEVELS
 from ablab.report.html.write import render_page, write_report
+from ablab.results.collect import collect
+from ablab.results.looks import Look
 from ablab.results.record import Metric, Record
 
 SCRIPT = "<script>alert('x')</script> & \"quotes\""
@@ -111,6 +114,19 @@ def test_verdicts_health_and_commands_are_there(page: Page):
     assert "1/4 diverged" in page.text
     assert "ablab attention=full activation=gelu seed=3" in page.text
     assert "not run" in page.text
+
+
+def test_every_place_names_the_confidence_of_the_looks(folder: Path, page: Page):
+    runs = collect([folder])
+    seen = tuple(Look(tuple(range(count)), "2026-01-01T00:00:00+00:00") for count in (3, 4))
+    again = Page(render_page(compare(twice := dataclasses.replace(runs, looks=seen)), twice)).text
+    for said in ("LOOKS", "looked at", "97.5%"):
+        assert said not in page.text
+    assert again.count("LOOKS  the study was looked at 2 times (3, then 4 seeds); each interval is at 97.5%") == 1
+    for said in ("bars {} intervals", "paired t intervals ({})", "({} CI 0.", "{} CI"):
+        assert said.format("95%") in page.text
+        assert said.format("97.5%") in again
+    assert again.count("95%") == 1  # the bound on the rate of diverging, which is no interval of an effect
 
 
 def test_the_same_records_give_the_same_bytes(folder: Path, text: str, tmp_path: Path):

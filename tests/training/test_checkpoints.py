@@ -87,16 +87,19 @@ def test_killed_at_any_moment_of_a_write_there_is_a_whole_checkpoint(tmp_path: P
 
 def _die_at(moment: int) -> None:
     count = 0
-    for name in ("fsync", "chmod", "replace", "link", "unlink", "rename"):
 
-        def dying(*args: Any, _call: Any = getattr(os, name), **kwargs: Any) -> Any:
+    def dying(call: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
             count += 1
             if count == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return _call(*args, **kwargs)
+            return call(*args, **kwargs)
 
-        setattr(os, name, dying)
+        return wrapped
+
+    for name in ("fsync", "chmod", "replace", "link", "unlink", "rename"):
+        setattr(os, name, dying(getattr(os, name)))
 
 
 def test_only_checkpoints_of_the_run_and_its_data_are_found(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ablab.analysis import conditions, effects, oracle
+from ablab.analysis import conditions, effects, looks, oracle
 from ablab.analysis.estimates import (
     FEWEST_SEEDS,
     FULL_SEEDS,
+    LEVEL,
     Estimate,
     FloatArray,
     correlation,
@@ -67,6 +68,7 @@ class Comparisons:
     items: tuple[Comparison, ...]
     notes: tuple[str, ...]  # about the comparison as a whole
     metrics: dict[str, str]  # task -> metric, "" if none is known
+    level: float = LEVEL  # of every test and interval
 
     def of_task(self, task: str) -> list[Comparison]:
         return [item for item in self.items if item.task == task]
@@ -76,6 +78,8 @@ def compare(
     runs: Runs, baseline: str | None = None, metric: str | None = None, margin: float | None = None
 ) -> Comparisons:
     """Compare every variant with the baseline, seed by seed, on every task.
+
+    The more often the study of these runs was looked at, the stricter (`ablab.analysis.looks`).
 
     Args:
         baseline: overrides that name it, "attention=full"; default: the first variant of the plan.
@@ -91,7 +95,8 @@ def compare(
         raise UserError("no runs to compare")
     reference = choose_baseline(runs, baseline)
     judged: list[tuple[Pairing, Evidence]] = []
-    notes: list[str] = []
+    level = looks.level_after(len(runs.looks))
+    notes = [line] if (line := looks.remark(runs.looks)) else []
     if not baseline and (declared := declared_baseline(runs)):
         try:
             choose_baseline(runs, declared)
@@ -115,19 +120,19 @@ def compare(
                 continue
             own = outcomes(runs, task, variant, metrics[task])
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
-            judged.append((pairing, _evidence(runs, pairing, direction, margin)))
+            judged.append((pairing, _evidence(runs, pairing, direction, margin, level)))
     if len(variants(runs)) == 1:
         notes.append("one variant: nothing to compare.")
     adjusted = _adjust(judged)
     items = tuple(_conclude(pairing, evidence, p) for pairing, evidence, p in adjusted)
-    return Comparisons(reference, items, tuple(notes), metrics)
+    return Comparisons(reference, items, tuple(notes), metrics, level)
 
 
 def _on_task(runs: Runs, task: str) -> list[str]:
     return list(runs.table.loc[runs.table["task"] == task, "variant"])
 
 
-def _evidence(runs: Runs, pairing: Pairing, direction: str, margin: float | None) -> Evidence:
+def _evidence(runs: Runs, pairing: Pairing, direction: str, margin: float | None, level: float) -> Evidence:
     """What is known of one comparison before the others are looked at."""
     blocked = conditions.other_corpus(pairing)
     identical = _identical(pairing)
@@ -148,6 +153,7 @@ def _evidence(runs: Runs, pairing: Pairing, direction: str, margin: float | None
         baseline_diverged=baseline_diverged,
         correlation=None if blocked else correlation(pairing.values, pairing.baseline_values),
         margin=margin,
+        level=level,
         identical=identical or bool(same),
         unchanged=same,
         blocked=blocked,
@@ -196,12 +202,11 @@ def _adjust(judged: list[tuple[Pairing, Evidence]]) -> list[tuple[Pairing, Evide
             adjusted.append((pairing, evidence, None))
             continue
         if evidence.preliminary:
-            interval, p = _dunnett(estimate, families)
+            interval, p = _dunnett(estimate, families, evidence.level)
             evidence = replace(evidence, interval=interval, p_adjusted=p, adjustment="Dunnett")
         else:
-            evidence = replace(
-                evidence, interval=estimate.interval(), p_adjusted=corrected[id(pairing)], adjustment="Holm"
-            )
+            interval, p = estimate.interval(1 - evidence.level), corrected[id(pairing)]
+            evidence = replace(evidence, interval=interval, p_adjusted=p, adjustment="Holm")
         adjusted.append((pairing, replace(evidence, estimate=estimate), estimate.p_value))
     return adjusted
 
@@ -224,9 +229,9 @@ def _values(sides: list[dict[int, Outcome]]) -> FloatArray:
     return np.array([[side[seed].value if seed in side else math.nan for seed in seeds] for side in sides])
 
 
-def _dunnett(estimate: Estimate, families: tuple[int, ...]) -> tuple[tuple[float, float], float]:
-    """The simultaneous 95% interval and the adjusted p value."""
-    interval = estimate.around(dunnett_critical(estimate.degrees, families))
+def _dunnett(estimate: Estimate, families: tuple[int, ...], level: float) -> tuple[tuple[float, float], float]:
+    """The simultaneous interval and the adjusted p value."""
+    interval = estimate.around(dunnett_critical(estimate.degrees, families, level))
     if estimate.standard_error == 0:
         return interval, estimate.p_value
     return interval, dunnett_p(abs(estimate.effect) / estimate.standard_error, estimate.degrees, families)
@@ -252,8 +257,9 @@ def _conclude(pairing: Pairing, evidence: Evidence, p_raw: float | None) -> Comp
 def _notes(pairing: Pairing, evidence: Evidence, verdict: Verdict) -> list[str]:
     found = "gain" if verdict is Verdict.BETTER else "loss" if verdict is Verdict.WORSE else "difference"
     notes = conditions.notes(pairing, evidence.label, found)
-    if verdict in RESOLVED and evidence.estimate and evidence.margin and evidence.estimate.within(evidence.margin):
-        notes.append(f"Resolved, but within the declared margin of {evidence.margin:g}.")
+    estimate, margin = evidence.estimate, evidence.margin
+    if verdict in RESOLVED and estimate and margin and estimate.within(margin, evidence.level):
+        notes.append(f"Resolved, but within the declared margin of {margin:g}.")
     constant = len(evidence.differences) >= FEWEST_SEEDS and len(set(evidence.differences)) == 1
     if constant and not evidence.identical and any(pairing.metric in own.metrics for own, _ in pairing.pairs):
         notes.append("The difference is the same on every seed, to the last bit: does the seed reach the run?")

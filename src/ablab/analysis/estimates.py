@@ -24,7 +24,7 @@ from scipy import optimize, stats
 
 FEWEST_SEEDS = 3  # below: values only
 FULL_SEEDS = 4  # from here on: an interval of the comparison's own
-LEVEL = 0.05  # 95% intervals, and the rate of any false claim in a study
+LEVEL = 0.05  # 95% intervals, and the rate of any false claim in a study that is looked at once
 
 Interval = tuple[float, float]
 FloatArray = NDArray[np.float64]
@@ -59,9 +59,9 @@ class Estimate:
         """The effect plus and minus `critical` standard errors."""
         return self.effect - critical * self.standard_error, self.effect + critical * self.standard_error
 
-    def within(self, margin: float) -> bool:
-        """Equivalence by two one-sided tests: does the 90% interval lie inside plus and minus `margin`?"""
-        low, high = self.interval(1 - 2 * LEVEL)
+    def within(self, margin: float, level: float = LEVEL) -> bool:
+        """Equivalence by two one-sided tests: does the interval at twice `level` lie inside plus and minus `margin`?"""
+        low, high = self.interval(1 - 2 * level)
         return -margin < low and high < margin
 
 
@@ -145,13 +145,14 @@ def dunnett_p(statistic: float, degrees: int, families: tuple[int, ...]) -> floa
 
 
 @lru_cache(maxsize=256)
-def dunnett_critical(degrees: int, families: tuple[int, ...]) -> float:
-    """The |t| that any of the comparisons exceeds with probability `LEVEL` if no variant differs."""
-    low = float(stats.t.ppf(1 - LEVEL / 2, degrees))
+def dunnett_critical(degrees: int, families: tuple[int, ...], level: float = LEVEL) -> float:
+    """The |t| that any of the comparisons exceeds with probability `level` if no variant differs."""
+    low = float(stats.t.ppf(1 - level / 2, degrees))
     if sum(families) == 1:
         return low
-    high = float(stats.t.ppf(1 - LEVEL / 2 / sum(families), degrees)) + 0.1  # Bonferroni's is the larger
-    root = optimize.brentq(lambda c: dunnett_p(float(c), degrees, families) - LEVEL, low, high, xtol=1e-4)
+    # Bonferroni's is the larger; a tenth more, since the integral is not exact.
+    high = float(stats.t.ppf(1 - level / 2 / sum(families), degrees)) * 1.1
+    root = optimize.brentq(lambda c: dunnett_p(float(c), degrees, families) - level, low, high, xtol=1e-4)
     return float(root)
 
 

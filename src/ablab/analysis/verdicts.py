@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, fisher, rate_bound
 from ablab.analysis.power import MOST_SEEDS, detectable, seeds_needed
-from ablab.analysis.wording import decimals_for, number, p_value, plural, share
+from ablab.analysis.wording import confidence, decimals_for, number, p_value, plural, share
 from ablab.results.record import Direction
 
 
@@ -45,11 +45,12 @@ class Evidence:
     baseline_ended: int
     baseline_diverged: int
     estimate: Estimate | None = None  # None below FEWEST_SEEDS
-    interval: Interval | None = None  # 95%
+    interval: Interval | None = None  # at `level`
     p_adjusted: float | None = None
     adjustment: str | None = None  # "Holm" or "Dunnett"
     correlation: float | None = None
     margin: float | None = None  # declared beforehand
+    level: float = LEVEL  # of every test and interval; smaller where the study was looked at more than once
     identical: bool = False  # every final metric is the baseline's to the bit, or what should have differed did not
     unchanged: tuple[str, ...] = ()  # what should have differed and did not
     blocked: str | None = None  # why the two cannot be compared at all
@@ -61,8 +62,8 @@ class Evidence:
 
     @property
     def equivalence_interval(self) -> Interval | None:
-        """90%: the two one-sided tests. None without a declared margin."""
-        return self.estimate.interval(1 - 2 * LEVEL) if self.estimate and self.margin is not None else None
+        """At twice the level: the two one-sided tests. None without a declared margin."""
+        return self.estimate.interval(1 - 2 * self.level) if self.estimate and self.margin is not None else None
 
 
 def judge(evidence: Evidence) -> tuple[Verdict, str]:
@@ -78,11 +79,11 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
         return Verdict.NO_EFFECT, _no_effect(evidence)
     if estimate is None or interval is None or p is None:
         return Verdict.TOO_FEW_SEEDS, _too_few(evidence)
-    if p < LEVEL and not interval[0] <= 0 <= interval[1]:
+    if p < evidence.level and not interval[0] <= 0 <= interval[1]:
         better = (estimate.effect < 0) == (evidence.direction == "min")
         return (Verdict.BETTER if better else Verdict.WORSE), _resolved(evidence, estimate, interval, p)
-    if evidence.margin is not None and estimate.within(evidence.margin):
-        return Verdict.EQUIVALENT, _equivalent(estimate, evidence.margin)
+    if evidence.margin is not None and estimate.within(evidence.margin, evidence.level):
+        return Verdict.EQUIVALENT, _equivalent(estimate, evidence.margin, evidence.level)
     return Verdict.UNRESOLVED, _unresolved(evidence, estimate, interval, p)
 
 
@@ -96,9 +97,10 @@ def _resolved(evidence: Evidence, estimate: Estimate, interval: Interval, p: flo
     if evidence.correlation is not None:
         parts.append(f"r = {share(evidence.correlation)}")
     bound = rate_bound(evidence.diverged, evidence.ended)
+    shown = f"{confidence(evidence.level)} CI {number(low, digits)} to {number(high, digits)}"
     return (
         f"{evidence.label} {verb} {evidence.metric} by {number(abs(estimate.effect), digits)} "
-        f"(95% CI {number(low, digits)} to {number(high, digits)}; {evidence.adjustment} p {p_value(p)}); "
+        f"({shown}; {evidence.adjustment} p {p_value(p)}); "
         f"{', '.join(parts)}; diverged {evidence.diverged}/{evidence.ended} (true rate may be up to {bound:.0%})"
         f"{_condition(evidence)}."
     )
@@ -109,27 +111,28 @@ def _unresolved(evidence: Evidence, estimate: Estimate, interval: Interval, p: f
     low, high = (number(bound, digits, signed=True) for bound in interval)
     preliminary = ", preliminary" if evidence.preliminary else ""
     text = (
-        f"{evidence.label}: {number(estimate.effect, digits, signed=True)} (95% CI {low} to {high}; "
-        f"adj. p {p_value(p)}), {plural(estimate.pairs, 'seed')}{preliminary}{_condition(evidence)}."
+        f"{evidence.label}: {number(estimate.effect, digits, signed=True)} "
+        f"({confidence(evidence.level)} CI {low} to {high}; adj. p {p_value(p)}), "
+        f"{plural(estimate.pairs, 'seed')}{preliminary}{_condition(evidence)}."
     )
     if estimate.standard_error == 0:
         return text
-    text += f" Detectable here: {number(detectable(estimate), digits)}."
+    text += f" Detectable here: {number(detectable(estimate, evidence.level), digits)}."
     # Without a declared margin the effect as observed is the one to resolve.
     wanted = abs(evidence.margin or estimate.effect)
     if not wanted:
         return text
-    about, least, most = seeds_needed(wanted, estimate)
+    about, least, most = seeds_needed(wanted, estimate, evidence.level)
     seeds = f"about {_seeds(about)} seeds ({_seeds(least)} to {_seeds(most)})"
     if about >= MOST_SEEDS:
         seeds = f"{_seeds(about)} seeds"
     return f"{text} Resolving {number(wanted, max(digits, decimals_for(wanted)))} needs {seeds}."
 
 
-def _equivalent(estimate: Estimate, margin: float) -> str:
+def _equivalent(estimate: Estimate, margin: float, level: float) -> str:
     digits = decimals_for(margin)
-    low, high = (number(bound, digits, signed=True) for bound in estimate.interval(1 - 2 * LEVEL))
-    return f"|effect| < {number(margin, digits)} (declared margin): 90% CI {low} to {high}."
+    low, high = (number(bound, digits, signed=True) for bound in estimate.interval(1 - 2 * level))
+    return f"|effect| < {number(margin, digits)} (declared margin): {confidence(2 * level)} CI {low} to {high}."
 
 
 def _unstable(evidence: Evidence) -> str:

@@ -35,6 +35,16 @@ def p_value(p: float) -> str:
     return "= " + f"{p:.{3 if p < 0.0995 else 2}f}"[1:]
 
 
+def without_zero(value: float) -> str:
+    """A level, to three digits: ".05", ".0167"."""
+    return f"{value:.3g}".removeprefix("0")
+
+
+def confidence(level: float) -> str:
+    """The confidence of an interval at `level`: "95%", "97.5%", "98.33%"."""
+    return f"{100 * (1 - level):.2f}".rstrip("0").rstrip(".") + "%"
+
+
 def share(value: float) -> str:
     """A correlation or a share of one: ".90", "-.12", "1.00"."""
     text = f"{value:.2f}"

@@ -1,6 +1,7 @@
 """What a sweep ends with: the comparison on the screen, the report beside the runs, and an honest exit status.
 
-A Hydra callback, so that it also concludes sweeps that other launchers ran:
+`conclude` draws the verdicts, and counts that they were drawn: with the seeds of a later conclusion they grow stricter.
+`ConcludeSweep` does so as a Hydra callback, so that it also concludes sweeps that other launchers ran:
 
     hydra:
       callbacks:
@@ -40,26 +41,71 @@ class ConcludeSweep(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         try:
-            statuses = self._conclude(folder)
+            status = conclude_study(folder, self.baseline, self.metric, self.margin)
         except UserError as error:
             print(f"ablab: error: {error}", file=sys.stderr)
             raise SystemExit(MISTAKE) from error
-        unwell = sum(status != "ok" for status in statuses)
-        if unwell:
-            print(f"ablab: {unwell} of {len(statuses)} runs did not end well; see the run health", file=sys.stderr)
-            raise SystemExit(RUNS_NOT_OK)
+        if status:
+            raise SystemExit(status)
 
-    def _conclude(self, folder: Path) -> list[str]:
-        """Print the comparison, write the report; how the runs ended."""
-        # A worker process imports this module for its callback and never concludes: it need not pay for pandas.
-        from ablab.analysis.comparison import compare
-        from ablab.report.compare import render
-        from ablab.report.html.write import write_report
-        from ablab.results.collect import collect
-        from ablab.results.hparams import write_experiment
 
+def conclude_study(
+    folder: Path, baseline: str | None = None, metric: str | None = None, margin: float | None = None
+) -> int:
+    """Conclude, and say how many runs did not end well; the exit status of the sweep.
+
+    Raises:
+        UserError: as `conclude` does.
+    """
+    statuses = conclude(folder, baseline, metric, margin)
+    unwell = sum(status != "ok" for status in statuses)
+    if unwell:
+        print(f"ablab: {unwell} of {len(statuses)} runs did not end well; see the run health", file=sys.stderr)
+    return RUNS_NOT_OK if unwell else 0
+
+
+def conclude(
+    folder: Path, baseline: str | None = None, metric: str | None = None, margin: float | None = None
+) -> list[str]:
+    """Count the look, print the comparison, write the report; how the runs of the study in `folder` ended.
+
+    Args:
+        baseline, metric, margin: as `ablab.analysis.comparison.compare` takes them.
+
+    Raises:
+        UserError: no runs, or they cannot be compared as asked.
+    """
+    # A worker process imports this module for its callback and never concludes: it need not pay for pandas.
+    from ablab.analysis.comparison import compare
+    from ablab.report.compare import render
+    from ablab.report.html.write import write_report
+    from ablab.results.collect import collect, find_records
+    from ablab.results.hparams import write_experiment
+    from ablab.results.looks import count_look
+
+    # Before the comparison, whose level depends on it.
+    count_look(folder, [record.seed for _, record in find_records([folder]) if record.status in ("ok", "diverged")])
+    runs = collect([folder])
+    write_experiment(folder, runs.records)
+    print(render(compare(runs, baseline, metric, margin), runs), end="")
+    print(f"report: {write_report([folder], None, baseline, metric, margin)}")
+    return [record.status for record in runs.records]
+
+
+def compare_so_far(
+    folder: Path, baseline: str | None = None, metric: str | None = None, margin: float | None = None
+) -> None:
+    """Print the comparison of the runs of `folder` that have ended: nothing is written, and no look is counted.
+
+    For a study that was interrupted. Where nothing can be compared yet, nothing is printed.
+    """
+    from ablab.analysis.comparison import compare
+    from ablab.report.compare import render
+    from ablab.results.collect import collect
+
+    try:
         runs = collect([folder])
-        write_experiment(folder, runs.records)
-        print(render(compare(runs, self.baseline, self.metric, self.margin), runs), end="")
-        print(f"report: {write_report([folder], None, self.baseline, self.metric, self.margin)}")
-        return [record.status for record in runs.records]
+        text = render(compare(runs, baseline, metric, margin), runs)
+    except UserError:
+        return
+    print(text, end="")

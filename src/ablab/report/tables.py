@@ -16,7 +16,7 @@ import pandas as pd
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.pairing import tasks, value_of, variants
 from ablab.analysis.verdicts import RESOLVED
-from ablab.analysis.wording import decimals_for, number, p_value, share
+from ablab.analysis.wording import confidence, decimals_for, number, p_value, share
 from ablab.report.units import MISSING, count, duration, figure, memory
 from ablab.results.collect import Runs
 from ablab.results.record import Record
@@ -72,6 +72,7 @@ def _effect(item: Comparison | None) -> dict[str, Any]:
         "effect": item.effect if item else None,
         "low": low,
         "high": high,
+        "confidence": 1 - item.level if item and item.interval else None,
         "p_adjusted": item.p_adjusted if item else None,
         "correlation": item.correlation if item else None,
         "seeds": len(item.seeds) if item else None,
@@ -119,19 +120,20 @@ def quality_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFra
     """The quality of one task's variants as text: metric, effect, interval, p, r, seeds, verdict, runs."""
     table = variant_rows(comparisons, runs)
     metric = comparisons.metrics[task]
+    interval = f"{confidence(comparisons.level)} CI"
     rows = []
     for row in table[table["task"] == task].to_dict("records"):
         low, high = _number(row["low"]), _number(row["high"])
         effect, p, r = (_number(row[key]) for key in ("effect", "p_adjusted", "correlation"))
         half = (high - low) / 2 if low is not None and high is not None else 0.0
         digits = decimals_for(half or effect or 0.0)
-        shown = {value: f"{number(value, digits, signed=True)}" for value in (low, high, effect) if value is not None}
+        shown = {value: number(value, digits, signed=True) for value in (low, high, effect) if value is not None}
         rows.append(
             {
                 "variant": row["variant"],
                 metric or "metric": figure(row["mean"], row["sd"]),
                 "effect": MISSING if effect is None else shown[effect],
-                "95% CI": MISSING if low is None or high is None else f"{shown[low]} to {shown[high]}",
+                interval: MISSING if low is None or high is None else f"{shown[low]} to {shown[high]}",
                 "adj. p": MISSING if p is None else p_value(p).removeprefix("= "),
                 "r": MISSING if r is None else share(r),
                 "seeds": MISSING if _number(row["seeds"]) is None else str(int(row["seeds"])),

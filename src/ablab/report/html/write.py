@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from ablab.analysis.comparison import Comparisons, compare
 from ablab.analysis.pairing import variants
+from ablab.analysis.wording import confidence
 from ablab.errors import UserError
 from ablab.report.html import provenance
 from ablab.report.html.figures.canvas import looks
@@ -66,6 +67,8 @@ def render_page(comparisons: Comparisons, runs: Runs) -> str:
         studies=sorted({record.study for record in runs.records}),
         question=provenance.question(runs),
         comparisons=comparisons,
+        confidence=confidence(comparisons.level),
+        n_looks=len(runs.looks),
         factors=runs.factors,
         tasks=tasks,
         pictures=pictures_of(runs),

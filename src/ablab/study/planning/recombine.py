@@ -84,7 +84,7 @@ class Recombiner:
             return None
         try:
             config = self._compose([exchanged.get(place, override) for place, override in enumerate(base.overrides)])
-        except (*ConfigErrors, ValueError):  # it is no value for the base: attention.window, where the base's attention has none
+        except (*ConfigErrors, ValueError):  # no value for the base, whose attention may have no window
             return None
         plain = _plain(config)
         differs = {part for part in {*plain, *base.plain} if plain.get(part) != base.plain.get(part)}
