@@ -200,8 +200,14 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
     def command(options: argparse.Namespace) -> int:
         from ablab.report.conclude import compare_so_far, conclude_study
         from ablab.report.live import observer
+        from ablab.study.plan_file import read_plan, return_to
         from ablab.study.resume import resume
 
+        plan = read_plan(options.folder)
+        if plan.runs is None:  # it was stopped while the plan was being made
+            return_to(plan)
+            retry = ["--retry", options.retry] if options.retry else []
+            return _run_hydra([*plan.command, *retry, *([f"jobs={options.jobs}"] if options.jobs else [])])
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, _interrupt)
         folder = options.folder.resolve()
@@ -273,6 +279,9 @@ def _bench(parser: argparse.ArgumentParser) -> Command:
     """Measure speed side by side, in one run."""
     what = parser.add_subparsers(metavar="WHAT", required=True)
     _bench_loop(what.add_parser("loop", help="the harness beside a bare PyTorch loop: same model, same batches"))
+    _bench_runs(
+        what.add_parser("runs", help="what a run costs beyond its training: forked from a warm process, or not")
+    )
     _bench_attention(what.add_parser("attention", help="the attention options beside public implementations"))
     return lambda options: options.bench(options)
 
@@ -287,6 +296,19 @@ def _bench_loop(parser: argparse.ArgumentParser) -> None:
         from ablab.bench.loop import bench_loop
 
         print(bench_loop(options.overrides, options.steps, options.rounds, options.json))
+
+    parser.set_defaults(bench=command)
+
+
+def _bench_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a run, for example model.d_model=128")
+    parser.add_argument("--rounds", type=int, default=5, help="runs in both ways, in turn (default: 5)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.bench.runs import bench_runs
+
+        print(bench_runs(options.overrides, options.rounds, options.json))
 
     parser.set_defaults(bench=command)
 

@@ -55,7 +55,7 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
     if steps < 1 or rounds < 1:
         raise UserError(f"--steps {steps} --rounds {rounds}: both must be at least 1")
     total = steps * (rounds + 1)
-    config = _compose([*overrides, f"trainer.max_steps={total}", "strategy=single"])
+    config = compose_config([*overrides, f"trainer.max_steps={total}", "strategy=single"])
     Preflight().check(config)
     block = steps_per_block(config)
     if steps % block:
@@ -210,7 +210,7 @@ def _figures(rounds: list[Round], config: dict[str, Any], tokens_per_batch: int)
     }
 
 
-def _compose(overrides: list[str]) -> dict[str, Any]:
+def compose_config(overrides: list[str]) -> dict[str, Any]:
     register_schema()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):

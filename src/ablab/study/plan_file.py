@@ -7,6 +7,7 @@ what it is to run: what is edited after a plan was made changes none of its runs
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -75,6 +76,13 @@ def read_plan(study: Path) -> Plan:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run the command of the study again") from error
+
+
+def return_to(plan: Plan) -> None:
+    """Work where the command of the plan was given, as far as this machine has that place."""
+    if Path(plan.working_folder).is_dir():
+        os.chdir(plan.working_folder)
+    sys.path += [folder for folder in plan.python_path if folder not in sys.path]
 
 
 def find_run(study: Path, folder: Path) -> PlannedRun | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 from ablab.errors import UserError
 from ablab.study.events import Observer
 from ablab.study.launch import Ended, launch
-from ablab.study.plan_file import Plan, read_plan
+from ablab.study.plan_file import read_plan, return_to
 from ablab.study.planning.settings import Settings
 from ablab.study.supervision.lock import StudyLock
 
@@ -24,22 +22,15 @@ def resume(study: Path, *, retry_failed: bool, jobs: int | None, observe: Callab
         jobs: runs side by side; None: as the plan says.
 
     Raises:
-        UserError: there is no plan in the folder, the plan is not complete, or another process works on it.
+        UserError: there is no complete plan in the folder, or another process works on it.
         KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
     """
     study = study.resolve()
     plan = read_plan(study)
     if not plan.runs:
-        raise UserError(f"{study}: was stopped before its plan was complete; run its command again: {command(plan)}")
-    if Path(plan.working_folder).is_dir():  # it may be another machine
-        os.chdir(plan.working_folder)
-    sys.path += [folder for folder in plan.python_path if folder not in sys.path]
+        raise UserError(f"{study}: its plan is not complete; run its command again")
+    return_to(plan)
     settings = Settings.of(plan.runs[0].config)
     settings = replace(settings, jobs=jobs or settings.jobs, retry="failed" if retry_failed else None)
     with StudyLock(study) as lock:
         return launch(plan.runs, settings, observe(), heartbeat=lock.beat)
-
-
-def command(plan: Plan) -> str:
-    """The command line of a plan, for people."""
-    return " ".join(["ablab", *(f"'{word}'" if set(word) & set(" [{(,$") else word for word in plan.command)])

@@ -1,0 +1,125 @@
+"""Sweeps through Hydra's launchers of others: the unit is ours, and with it the rules for resume and failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from slurm import NotHereError, Slurm, jobs_of, slurm
+
+from ablab.results.store import RECORD_FILE, read_record
+from ablab.study.conduct import objective
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+pytestmark = [pytest.mark.slow]
+
+
+def statuses(study: Path) -> dict[str, str]:
+    return {str(path.parent.relative_to(study)): read_record(path).status for path in sorted(study.rglob(RECORD_FILE))}
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [["joblib", "hydra.launcher.n_jobs=2"], ["submitit_local", "hydra.launcher.timeout_min=10"]],
+    ids=lambda o: o[0],
+)
+def test_a_sweep_through_it_has_every_reason_and_is_resumed(lab: Lab, launcher: list[str]) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher[0].split('_')[0]}_launcher", reason="the extra `launchers`")
+    name, *settings = launcher
+    sweep = ("-m", f"hydra/launcher={name}", *settings, f"name={name}", "retries=0")
+    process = lab.start(*lab.words(*sweep, "activation=relu,killed"))
+    out, err = process.communicate(timeout=250)
+    study = lab.folder / "outputs" / name
+    assert process.returncode == 1, err
+    assert statuses(study) == {"activation=killed/seed=0": "failed", "activation=relu/seed=0": "ok"}
+    assert "the process was killed by SIGKILL" in out
+    written = (study / "activation=relu" / "seed=0" / RECORD_FILE).stat().st_mtime_ns
+
+    ended = lab.ablab("resume", str(study), "--retry", "failed")
+    assert ended.status == 1
+    assert sorted(run[0] for run in ended.runs) == ["failed", "kept"]
+    assert (study / "activation=relu" / "seed=0" / RECORD_FILE).stat().st_mtime_ns == written
+
+
+def test_a_job_runs_what_the_plan_says_and_not_what_has_been_edited(lab: Lab) -> None:
+    """As a job of another launcher does: Hydra composes anew, and what it composes is not used."""
+    ended = lab.sweep("name=planned", "activation=relu")
+    assert ended.status == 0, ended.err
+    study = lab.folder / "outputs" / "planned"
+    (study / "seed=0" / RECORD_FILE).unlink()
+    plan = json.loads((study / "plan.json").read_text())
+    plan["runs"][0]["config"]["optimizer"]["lr"] = 0.0123
+    (study / "plan.json").write_text(json.dumps(plan))
+    words = lab.words("-m", "name=planned", "hydra/sweeper=basic", "hydra/launcher=basic", "hydra.sweep.subdir=seed=0")
+    ended = lab.ablab(*words)
+    assert ended.status == 0, ended.err
+    assert read_record(study / "seed=0" / RECORD_FILE).config["optimizer"]["lr"] == 0.0123
+
+
+def test_a_search_is_told_the_primary_metric(lab: Lab) -> None:
+    """Through our launcher under another sweeper than ours, as those that search are."""
+    ended = lab.ablab(*lab.words("-m", "name=search", "hydra/sweeper=basic", "optimizer.lr=0.1,0.01"))
+    assert ended.status == 0, ended.err
+    records = [read_record(path) for path in sorted((lab.folder / "outputs" / "search").rglob(RECORD_FILE))]
+    assert [record.config["optimizer"]["lr"] for record in records] == [0.1, 0.01]
+    assert [objective(record) for record in records] == [record.metrics["val_loss"] for record in records]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `launchers`")
+    try:
+        with slurm(tmp_path_factory.mktemp("slurm")) as running:
+            yield running
+    except NotHereError as error:
+        pytest.skip(f"no SLURM: {error}")
+
+
+def test_a_study_on_slurm_outlives_the_death_of_its_node(lab: Lab, cluster: Slurm) -> None:
+    (lab.folder / "slow").touch()
+    words = lab.words(
+        *("-m", "name=cluster", "activation=slow,relu", "trainer.max_steps=30", "hydra/launcher=submitit_slurm"),
+        *("hydra.launcher.partition=main", "hydra.launcher.timeout_min=30", "hydra.launcher.mem_gb=1"),
+    )
+    study = lab.folder / "outputs" / "cluster"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ablab", *words],
+        cwd=lab.folder,
+        env=os.environ | cluster.env | {"PYTHONPATH": str(lab.folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for(lambda: bool(list(study.rglob("last.ckpt"))) or process.poll() is not None)
+        assert process.poll() is None, process.communicate()[1]
+        cluster.crash_node()
+        (lab.folder / "slow").unlink()
+        cluster.ask("scontrol", "update", "nodename=n1", "state=down", "reason=died")
+        cluster.start_node(rebooted=True)
+        # It would begin two minutes later by itself.
+        wait_for(lambda: "PENDING" in cluster.ask("squeue", "-h", "-o", "%i %T"))
+        for job in jobs_of(cluster.ask("squeue", "-h", "-o", "%i %T")):
+            cluster.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert statuses(study) == {"activation=relu/seed=0": "ok", "activation=slow/seed=0": "ok"}
+    assert "2 are launched" in out
+
+
+def wait_for(happened: object, limit_s: float = 90.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not happened():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.1)
