@@ -120,6 +120,8 @@ def test_every_place_names_the_confidence_of_the_looks(folder: Path, page: Page)
     runs = collect([folder])
     seen = tuple(Look(tuple(range(count)), "2026-01-01T00:00:00+00:00") for count in (3, 4))
     again = Page(render_page(compare(twice := dataclasses.replace(runs, looks=seen)), twice)).text
+    first = Page(render_page(compare(once := dataclasses.replace(runs, looks=seen[:1])), once)).text
+    assert first == page.text
     for said in ("LOOKS", "looked at", "97.5%"):
         assert said not in page.text
     assert again.count("LOOKS  the study was looked at 2 times (3, then 4 seeds); each interval is at 97.5%") == 1

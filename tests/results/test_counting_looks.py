@@ -24,6 +24,7 @@ def test_a_study_that_was_never_looked_at(tmp_path: Path):
     ("looked", "counted"),
     [
         ([[3, 1, 2, 1, 3]], [(1, 2, 3)]),  # one run per variant and seed
+        ([[1000, 7, -1, 31]], [(-1, 7, 31, 1000)]),
         ([[1, 2, 3], [1, 2, 3, 4, 5]], [(1, 2, 3), (1, 2, 3, 4, 5)]),
         ([[1, 2, 3], [1, 2, 3]], [(1, 2, 3)]),  # the same command again
         ([[1, 2, 3], [1, 2]], [(1, 2, 3)]),  # fewer seeds are no second chance

@@ -23,6 +23,7 @@ from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import Prepared, info_of, make_folder, prepare
 from ablab.study.planning.settings import Settings
+from ablab.study.snapshot import freeze_for_jobs
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.supervision.warm import warm_up
 from ablab.study.trials.pilot import match_time
@@ -116,6 +117,7 @@ class Study:
         if not left:
             return [returns[place] for place in range(len(runs))]
         print(f"{len(returns)} of {len(runs)} runs are done with; {len(left)} are launched")
+        freeze_for_jobs(self.folder, self._compose.loader, [planned[place].config for place in left])
         try:
             self._foreign([runs[place] for place in left])
         except Exception as error:  # a job that died: what the others left behind counts all the same

@@ -45,20 +45,20 @@ def freeze_code(configs: Iterable[dict[str, Any]]) -> None:
 
     Those of this package always are. A process that does not know the others yet is replaced by one that does.
     """
-    modules = {module for config in configs for module in _modules(config) if not module.startswith(_INSTALLED)}
+    modules = {module for config in configs for module in modules_of(config) if not module.startswith(_INSTALLED)}
     if not modules <= _known:
         _known.update(modules)
         forkserver._forkserver._stop()  # type: ignore[attr-defined] # waits for the runs of earlier plans, if any
     warm_up()
 
 
-def _modules(node: Any) -> set[str]:
+def modules_of(node: Any) -> set[str]:
     """The modules of all targets in a config."""
     if isinstance(node, list):
-        return {module for item in node for module in _modules(item)}
+        return {module for item in node for module in modules_of(item)}
     if not isinstance(node, dict):
         return set()
-    found = {module for value in node.values() for module in _modules(value)}
+    found = {module for value in node.values() for module in modules_of(value)}
     target = node.get("_target_")
     return found | {_module_of(target)} if isinstance(target, str) else found
 
