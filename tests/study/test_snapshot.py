@@ -15,7 +15,11 @@ from hydra.core.global_hydra import GlobalHydra
 from ablab.config import conf_folder, register_schema
 from ablab.study.snapshot import SNAPSHOT_FOLDER, freeze_for_jobs
 
+# As the process does that runs are forked from.
 SEEN = """
+import json, os
+os.environ["ABLAB_PRELOAD"] = json.dumps({"path": [], "modules": ["users_own"]})
+import ablab.study.supervision.preload
 import ablab, ablab.config, users_own, hydra_plugins.ablab.plugins as plugins
 from ablab.training.provenance import git_state
 print(ablab.__file__, ablab.config.conf_folder(), plugins.__file__, users_own.VALUE, git_state(), sep="\\n")

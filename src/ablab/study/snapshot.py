@@ -19,6 +19,7 @@ from hydra.core.config_loader import ConfigLoader
 
 import ablab
 from ablab.config import conf_folder, studies_folder
+from ablab.study.supervision.preload import SNAPSHOT
 from ablab.study.supervision.warm import modules_of
 from ablab.training.provenance import TOLD_GIT_STATE, git_state
 
@@ -45,6 +46,7 @@ def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[dict[st
         if source.scheme() == "file" and Path(source.path).is_dir():
             shutil.copytree(source.path, copy / f"conf-{number}", ignore=_IGNORED)
             source.path = str(copy / f"conf-{number}")
+    os.environ[SNAPSHOT] = str(copy)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(copy), os.environ.get("PYTHONPATH")]))
     os.environ[TOLD_GIT_STATE] = json.dumps(git_state())
 

@@ -9,12 +9,15 @@ import os
 import pkgutil
 import sys
 
-WANTED = "ABLAB_PRELOAD"  # environment variable: where to look for modules, and which to import beside our own
+# Environment variables: where to look for modules, and which to import beside our own; and where copies of them lie.
+WANTED = "ABLAB_PRELOAD"
+SNAPSHOT = "ABLAB_SNAPSHOT"
 
 _OURS = ("ablab.model", "ablab.tasks", "ablab.training", "ablab.study.supervision.worker")
 
 
 def _import_all(path: list[str], modules: list[str]) -> None:
+    sys.path[:0] = filter(None, [os.environ.get(SNAPSHOT)])  # also before the working folder, where Python looks first
     sys.path += [folder for folder in path if folder not in sys.path]
     for name in _OURS:
         package = importlib.import_module(name)
