@@ -116,7 +116,7 @@ def _run_hydra(words: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}")
+        _fail(": ".join(filter(None, [error.filename, error.strerror or str(error)])))
     except ValueError as error:
         if "Config group override" not in str(error):
             raise

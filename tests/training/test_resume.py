@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from lightning import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, METRICS_FILE, RECORD_FILE, read_record
@@ -208,3 +209,14 @@ def damage(path: Path) -> None:
     data[len(data) // 2] ^= 1
     path.unlink()
     path.write_bytes(data)
+
+
+def test_tensorboard_shows_each_step_once(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
+    """What was logged after the checkpoint is logged again, and counts once."""
+    config = tiny_config(*STEPS, "logger=tensorboard")
+    interrupted(config, tmp_path, 15)
+    (tmp_path / CHECKPOINT_FOLDER / "previous.ckpt").replace(tmp_path / CHECKPOINT_FOLDER / "last.ckpt")  # of step 12
+    run(config, tmp_path)
+    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
+    assert [event.step for event in events.Scalars("train_loss")] == [3, 6, 9, 12, 15, 18]
+    assert [event.step for event in events.Scalars("val_loss")] == [6, 12, 18, 20]

@@ -132,7 +132,7 @@ def new_record(config: dict[str, Any]) -> Record:
         cause="killed",
         fingerprint=fingerprint(config),
         study=config["name"],
-        variant=config.get("variant") or _variant(config["overrides"]),
+        variant=config.get("variant") or variant_of(config),
         index=config.get("index"),
         seed=config["seed"],
         axes=config["axes"],
@@ -233,9 +233,10 @@ def _trace(rates: list[float]) -> list[float]:
     return [sum(rates), sum(rate * rate for rate in rates), sum(step * rate for step, rate in enumerate(rates))]
 
 
-def _variant(overrides: list[str]) -> str:
+def variant_of(config: dict[str, Any]) -> str:
+    """What a run was asked for by, where no plan has given its variant a label."""
     named = ("seed=", "name=", "study=", "logger", "question=", "baseline=", "hydra")
-    return ",".join(o for o in overrides if not o.startswith(named))
+    return ",".join(o for o in config["overrides"] if not o.startswith(named))
 
 
 def _now() -> str:

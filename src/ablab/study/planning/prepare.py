@@ -23,6 +23,7 @@ from ablab.study.planning.expand import Run, expand
 from ablab.study.planning.grid import check_tuning
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.settings import Settings
+from ablab.training.run import variant_of
 
 Config = dict[str, Any]
 
@@ -77,7 +78,7 @@ def info_of(config: Config, index: int) -> RunInfo:
     """What is shown of a run."""
     return RunInfo(
         index=index,
-        variant=config.get("variant") or "",
+        variant=variant_of(config) if config.get("variant") is None else config["variant"],
         task=config["axes"].get("task", ""),
         seed=config["seed"],
         steps=config["trainer"]["max_steps"],
