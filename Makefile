@@ -22,7 +22,7 @@ ablation: install ## train the quickstart study, compare its variants and write 
 	$(BIN)/ablab -m study=quickstart
 
 test: install ## run the whole test suite, on as many cores as there are, four at most
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-fast: install ## run the tests that take less than a few seconds each
 	$(BIN)/pytest -m "not slow"

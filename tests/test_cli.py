@@ -113,7 +113,7 @@ def test_a_mistake_in_a_run(ablab: Ablab, files: list[str], tmp_path: Path, mist
         (["trainer.max_steps=4,0"], ["trainer.max_steps=0: must be at least 1 [in the run trainer.max_steps=0]"]),
         (["strategy=single,ddp", "task.batch_size=3"], ["task.batch_size=3", "[in the run strategy=ddp "]),
         (["optimizer.lr=interval(0,1)"], ["needs a list of values"]),
-        (["study=nope"], ["study=nope: no such option (there are: modal_fusion, quickstart"]),
+        (["study=nope"], ["study=nope: no such option (there are: five_claims, modal_fusion, quickstart"]),
         (["name=a,b"], ["a sweep is one study"]),
     ],
 )
@@ -206,7 +206,7 @@ def test_help_lists_every_axis_with_its_options_and_every_command(ablab: Ablab) 
     for line in (
         "attention    block_sparse, dynamic, full",
         "strategy     ddp, single",
-        "study        modal_fusion, quickstart",
+        "study        five_claims, modal_fusion, quickstart",
     ):
         assert line in out
     assert all(f"ablab {name}" in out for name in COMMANDS)

@@ -118,10 +118,12 @@ OPTIONS = [
 ]
 
 
-# In the middle between two evaluations, at one, and behind one.
+# Before the first evaluation, at one, and between two; for most options between two.
+MOMENTS = [((), 3), ((), 12), *((options, 15) for options in OPTIONS)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [3, 12, 15])
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: ",".join(o) or "default")
+@pytest.mark.parametrize(("options", "step"), MOMENTS, ids=lambda of: ",".join(of) if isinstance(of, tuple) else of)
 def test_stopped_and_gone_on(
     tiny_config: TinyConfig, run: Run, tmp_path: Path, options: tuple[str, ...], step: int
 ) -> None:

@@ -74,7 +74,8 @@ class Study:
                 works on the study.
             KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
         """
-        warm_up()  # imports on another core while the plan is checked here
+        if not self._has_options_of_the_users():
+            warm_up()  # imports on another core while the plan is checked here
         prepared = self.prepare()
         prepared.refuse_errors()
         for line in [*prepared.excluded, *prepared.budgets]:
@@ -93,6 +94,10 @@ class Study:
             planned = self.planned(runs)
             write_plan(self.folder, planned)
             return self._launch(runs, planned, lock)
+
+    def _has_options_of_the_users(self) -> bool:
+        """Whose modules are known when the plan is, and have to be imported, too."""
+        return any(path.provider == "command-line" for path in self._compose.loader.get_search_path().get_path())
 
     def _launch(self, runs: Sequence[Run], planned: Sequence[PlannedRun], lock: StudyLock) -> list[JobReturn]:
         settings = Settings.of(planned[0].config)

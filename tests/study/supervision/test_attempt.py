@@ -31,8 +31,13 @@ def supervised(config: dict[str, Any], folder: Path) -> Record:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("farewell_s", [0.0, 15.0], ids=["at once", "in time"])
 @pytest.mark.timeout(60)  # the other rank would wait in its first all-reduce for half an hour
-def test_a_rank_that_dies_ends_its_run(tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path) -> None:
+def test_a_rank_that_dies_ends_its_run(
+    tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path, farewell_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the other rank ends when it is told to, or has to be killed."""
+    monkeypatch.setattr(attempt, "FAREWELL_S", farewell_s)
     config = tiny_config("strategy=ddp", "trainer.devices=2") | {"activation": faulty("rank_dies")}
     record = supervised(config, tmp_path)
     assert (record.status, record.cause) == ("failed", "killed")

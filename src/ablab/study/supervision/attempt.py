@@ -113,7 +113,8 @@ class Attempt:
 
     def kill(self) -> None:
         """End all processes at once, with everything that they have started."""
-        self._why = self._why or (None, "stopped before it was finished")
+        if self._died is None and not self.ended:
+            self._why = self._why or (None, "stopped before it was finished")
         for process in self._processes:
             if process.pid is not None and process.is_alive():
                 with contextlib.suppress(ProcessLookupError):
