@@ -11,7 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
-from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ablab.config import freeze
 from ablab.study.planning.recombine import Recombiner
@@ -57,7 +57,7 @@ class Composer:
             overrides: as of a plan, or of any sweeper.
             number: of the job, where the overrides have no `index`.
         """
-        key = (number, *overrides)
+        key = (None if any(o.startswith("index=") for o in overrides) else number, *overrides)
         if key not in self._frozen:
             self._frozen[key] = self._freeze(overrides, number)
         return self._frozen[key]
@@ -71,10 +71,9 @@ class Composer:
         values = {label.split("=", 1)[0]: self._value(label) for label in labels}
         number = values.get("index", number or 0)
         for node in (common.config.hydra, common.hydra.hydra):
-            with read_write(node), open_dict(node):
-                node.job.num, node.job.id = number, str(number)
-                if _SUBDIR in values:
-                    node.sweep.subdir = values[_SUBDIR]
+            node.job.num, node.job.id = number, str(number)
+            if _SUBDIR in values:
+                node.sweep.subdir = values[_SUBDIR]
         for key in _LABELS:
             if key in values:
                 common.config[key] = values[key]
@@ -87,10 +86,14 @@ class Composer:
     def _compose(self, overrides: list[str]) -> _Composed:
         composed = self._recombine(tuple(overrides))
         HydraConfig.instance().set_config(composed)
+        hydra: Any = HydraConfig.instance().cfg
+        for node in (composed.hydra, hydra.hydra):  # our own, and written to for every run
+            OmegaConf.set_readonly(node, False)
+            OmegaConf.set_struct(node, False)
         choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
         plain: Any = OmegaConf.to_container(composed, resolve=False)
         settled = {str(key): value for key, value in plain.items() if key != "hydra" and _is_settled(value)}
-        return _Composed(composed, HydraConfig.instance().cfg, choices, settled)
+        return _Composed(composed, hydra, choices, settled)
 
     def _value(self, label: str) -> Any:
         value = self._parse(label).value()
