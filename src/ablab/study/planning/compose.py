@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ Frozen = tuple[dict[str, Any], Path]
 
 _LABELS = ("seed", "variant", "index")  # what may differ between runs that are composed once
 _SUBDIR = "hydra.sweep.subdir"
+_QUOTED = re.compile(r"'([^'\\]*)'")  # without anything that Hydra would read as something else
 _OWN = tuple(f"{key}=" for key in (*_LABELS, _SUBDIR))
 
 
@@ -96,6 +98,11 @@ class Composer:
         return _Composed(composed, hydra, choices, settled)
 
     def _value(self, label: str) -> Any:
+        text = label.split("=", 1)[1]
+        if text.isdecimal():
+            return int(text)
+        if quoted := _QUOTED.fullmatch(text):
+            return quoted[1]
         value = self._parse(label).value()
         return value.text if isinstance(value, QuotedString) else value
 
