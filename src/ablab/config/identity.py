@@ -58,7 +58,7 @@ def freeze(
             raise UserError(f"{key}: no such setting{nearest(key, known)}")
     try:
         known_values = settled or {}
-        data = {key: known_values[key] if key in known_values else _plain(config[key]) for key in keys}
+        data = {key: known_values[key] if key in known_values else to_plain(config[key]) for key in keys}
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} must be given: add {error.full_key}=... to the command") from error
     except OmegaConfBaseException as error:
@@ -73,8 +73,8 @@ def freeze(
     return data
 
 
-def _plain(value: Any) -> Any:
-    """Interpolations are resolved in the place that the value has in its config."""
+def to_plain(value: Any) -> Any:
+    """A value as plain data. Interpolations are resolved in the place that the value has in its config."""
     if not OmegaConf.is_config(value):
         return value
     return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)

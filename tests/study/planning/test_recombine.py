@@ -95,3 +95,17 @@ def test_an_option_that_changes_others_is_composed_in_full(tmp_path: Path) -> No
         both, _ = composer(["activation=meddling", "attention=lsh"])
     assert (both["model"]["dropout"], both["axes"]["attention"]) == (0.3, "lsh")
     assert both["activation"] == {"_target_": "mine.Mine"}
+
+
+def test_what_refers_to_the_seed_follows_it(hydra: tuple[Any, DictConfig]) -> None:
+    """Directly, through another value, and through Hydra's own; the rest is the same for all runs."""
+    loader, config = hydra
+    composer = Composer(loader, config)
+    given = ["optimizer.lr=0.${seed}", "schedule.min_factor=${optimizer.lr}", "question='job ${hydra:job.num}'"]
+    made = [composer([*given, f"seed={seed}", f"index={seed + 3}"])[0] for seed in (1, 2, 1)]
+    assert [one["optimizer"]["lr"] for one in made] == ["0.1", "0.2", "0.1"]
+    assert [one["schedule"]["min_factor"] for one in made] == ["0.1", "0.2", "0.1"]
+    assert [one["question"] for one in made] == ["job 4", "job 5", "job 4"]
+    assert [(one["seed"], one["index"]) for one in made] == [(1, 4), (2, 5), (1, 4)]
+    assert made[0]["model"] is made[1]["model"]
+    assert made[0]["schedule"]["total_steps"] == made[0]["trainer"]["max_steps"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from hydra.core.override_parser.types import QuotedString
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ablab.config import freeze
+from ablab.config.identity import to_plain
 from ablab.study.planning.recombine import Recombiner
 
 Frozen = tuple[dict[str, Any], Path]
@@ -22,6 +24,7 @@ Frozen = tuple[dict[str, Any], Path]
 _LABELS = ("seed", "variant", "index")  # what may differ between runs that are composed once
 _SUBDIR = "hydra.sweep.subdir"
 _QUOTED = re.compile(r"'([^'\\]*)'")  # without anything that Hydra would read as something else
+_REFERENCE = re.compile(r"\$\{(\w+)(?:\.\w+)*\}")  # its first name
 _OWN = tuple(f"{key}=" for key in (*_LABELS, _SUBDIR))
 
 
@@ -94,7 +97,8 @@ class Composer:
             OmegaConf.set_struct(node, False)
         choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
         plain: Any = OmegaConf.to_container(composed, resolve=False)
-        settled = {str(key): value for key, value in plain.items() if key != "hydra" and _is_settled(value)}
+        del plain["hydra"]
+        settled = {key: to_plain(composed[key]) for key in plain if _is_settled(key, plain)}
         return _Composed(composed, hydra, choices, settled)
 
     def _value(self, label: str) -> Any:
@@ -107,10 +111,28 @@ class Composer:
         return value.text if isinstance(value, QuotedString) else value
 
 
-def _is_settled(value: Any) -> bool:
-    """Whether a plain value refers to nothing, and nothing in it is missing."""
-    if isinstance(value, dict):
-        return all(map(_is_settled, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_settled, value))
-    return not isinstance(value, str) or ("${" not in value and value != MISSING)
+def _is_settled(key: str, plain: dict[str, Any]) -> bool:
+    """Whether a value at the top is the same for all runs that are composed once, and nothing in it is missing.
+
+    It is if what it refers to, and what that refers to, is neither one of their labels nor beyond the config.
+    """
+    met, left = set(), {key}
+    while left:
+        name = left.pop()
+        if name in _LABELS or name not in plain:
+            return False
+        met.add(name)
+        for text in _texts(plain[name]):
+            named = _REFERENCE.findall(text)
+            if text == MISSING or len(named) < text.count("${"):  # a resolver, or a place relative to its own
+                return False
+            left |= set(named) - met
+    return True
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
