@@ -50,6 +50,25 @@ def test_settings_of_a_task_make_it_another_task():
     assert runs.factors == []
 
 
+def test_what_differs_between_tasks_alone_is_no_factor():
+    """Steps go with the task here; the learning rate varies within one of them, and is a factor of both."""
+    runs = runs_of(
+        record(axes={"task": task}, settings={"trainer": {"max_steps": steps}, "optimizer": {"lr": lr}})
+        for task, steps, lr in (("recall", 10, 0.1), ("recall", 10, 0.2), ("text", 20, 0.1))
+    )
+    assert runs.factors == ["optimizer.lr"]
+    assert list(runs.table["variant"]) == ["optimizer.lr=0.1", "optimizer.lr=0.2", "optimizer.lr=0.1"]
+
+
+def test_variants_that_a_study_names_are_known_by_their_names():
+    named = {"design": {"variants": {"base": {}, "wide": {}}}}
+    runs = runs_of(
+        record(variant=variant, settings={**named, "optimizer": {"lr": lr}})
+        for variant, lr in (("base", 0.1), ("task=text,wide", 0.2))
+    )
+    assert list(runs.table["variant"]) == ["base", "wide"]
+
+
 def test_folders_without_runs(tmp_path: Path):
     with pytest.raises(UserError, match=r"no runs here \(no record.json"):
         collect([tmp_path])

@@ -112,6 +112,30 @@ def test_the_clock_stands_still_outside_of_training(monkeypatch: pytest.MonkeyPa
     assert (cost.steps, cost.tokens, cost.flops_total) == (40, 1280, 280)
 
 
+def test_a_run_that_goes_on_costs_what_it_cost_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two attempts of 20 steps of 1 s, after a first block of 15 s each, and an evaluation of 4 s."""
+    now, module, state = 0.0, cast(LightningModule, None), None
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    trainer = fake_trainer()
+    for _ in range(2):
+        meter = CostMeter(tokens_per_step=32)
+        if state is not None:
+            meter.load_state_dict({**state, "peak_memory_bytes": 2**50})
+        for block in range(2):
+            meter.on_train_batch_start(trainer)
+            now += 10 + 5 * (block == 0)
+            trainer.global_step += 10
+        meter.on_validation_start(trainer, module)
+        now += 4
+        meter.on_validation_end(trainer, module)
+        state = meter.state_dict()
+        now += 1000  # between the attempts
+    now -= 1000
+    cost = meter.measured(Cost(), trainer.global_step)
+    assert (cost.wall_time_s, cost.train_time_s, cost.evaluation_time_s) == (58.0, 40.0, 8.0)
+    assert cost.peak_memory_bytes == 2**50
+
+
 def test_a_run_of_one_block_has_no_speed() -> None:
     meter, trainer = CostMeter(tokens_per_step=32), fake_trainer()
     meter.on_train_batch_start(trainer)
