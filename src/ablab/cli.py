@@ -203,20 +203,20 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
         from ablab.study.plan_file import read_plan, return_to
         from ablab.study.resume import resume
 
-        plan = read_plan(options.folder)
+        folder = options.folder.resolve()
+        plan = read_plan(folder)
+        return_to(plan)
         if plan.runs is None:  # it was stopped while the plan was being made
-            return_to(plan)
             retry = ["--retry", options.retry] if options.retry else []
             return _run_hydra([*plan.command, *retry, *([f"jobs={options.jobs}"] if options.jobs else [])])
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, _interrupt)
-        folder = options.folder.resolve()
         try:
-            resume(folder, retry_failed=options.retry == "failed", jobs=options.jobs, observe=observer)
+            resume(folder, plan.runs, retry_failed=options.retry == "failed", jobs=options.jobs, observe=observer)
         except KeyboardInterrupt:
-            compare_so_far(folder)
+            compare_so_far(folder, **plan.terms)
             raise
-        return conclude_study(folder)
+        return conclude_study(folder, **plan.terms)
 
     return command
 

@@ -3,7 +3,7 @@
 import pytest
 from synthetic import record, runs_of
 
-from ablab.analysis.pairing import choose_baseline, label
+from ablab.analysis.pairing import choose_baseline, label, outcomes, remarks
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 
@@ -68,3 +68,9 @@ def test_labels_say_what_differs(runs: Runs):
 def test_a_setting_is_never_called_by_its_value_alone():
     runs = runs_of([record(settings={"optimizer": {"lr": lr}}) for lr in (0.1, 0.2)])
     assert label(runs, "optimizer.lr=0.2", "optimizer.lr=0.1") == "optimizer.lr=0.2"
+
+
+def test_what_a_run_remarks_of_itself_is_told():
+    runs = runs_of([record(1), record(2, remarks=["last.ckpt is damaged: went on from previous.ckpt"])])
+    told = remarks(outcomes(runs, "language", "default", "val_loss"), "val_loss")
+    assert told == ["seed 2: last.ckpt is damaged: went on from previous.ckpt."]

@@ -80,6 +80,12 @@ def test_a_variant_is_named_by_what_sets_it_apart(tmp_path: Path) -> None:
     assert "12 runs: 2 variants on 2 tasks x 3 seeds; 0 are done with" in lines
 
 
+def test_named_variants_keep_their_names(tmp_path: Path) -> None:
+    _, lines = shown(outlook(tmp_path, [row(0, "base", [0, 1, 2]), row(1, "wide", [0, 1, 2])]))
+    assert [line.split()[0] for line in lines[1:3]] == ["base", "wide"]
+    assert "6 runs: 2 variants x 3 seeds; 0 are done with" in lines
+
+
 def test_every_error_of_every_run_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     errors = [(f"attention=full seed={seed}", "model.n_heads=7: no") for seed in range(3)]
     status, lines = shown(Outlook(folder=tmp_path, runs=9, notes=["left out: a=1"], errors=errors))

@@ -96,6 +96,13 @@ def test_a_run_that_failed_is_run_again(ablab: Job, capsys: pytest.CaptureFixtur
     assert ablab().status == "ok"
 
 
+@pytest.mark.parametrize("override", ["design=one_factor", "jobs=2", "timeout=60", "retries=0", "on_failure=stop"])
+def test_what_is_for_sweeps_is_refused_in_one_run(ablab: Job, override: str) -> None:
+    """It would change nothing, and say nothing."""
+    with pytest.raises(UserError, match=rf"^{override}: is for sweeps, and this is one run; add -m$"):
+        ablab(override)
+
+
 @pytest.mark.slow
 def test_a_run_of_several_processes_is_supervised(ablab: Job) -> None:
     record = ablab("strategy=ddp")

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hydra.core.plugins import Plugins
+from processes import wait_for
 from slurm import NotHereError, Slurm, jobs_of, slurm
 
 from ablab.results.store import RECORD_FILE, read_record
@@ -74,6 +75,38 @@ def test_a_job_runs_what_the_plan_says_and_not_what_has_been_edited(lab: Lab) ->
     assert read_record(study / "seed=0" / RECORD_FILE).config["optimizer"]["lr"] == 0.0123
 
 
+def test_what_only_our_launcher_does_is_refused(lab: Lab) -> None:
+    for override in ("jobs=2", "runs_per_device=2", "on_failure=stop"):
+        ended = lab.sweep("name=theirs", "hydra/launcher=basic", "activation=relu,gelu", override)
+        assert ended.status == 2
+        assert f"{override}: other launchers have settings of their own for that" in ended.err
+    assert not (lab.folder / "outputs" / "theirs").exists()
+
+
+def test_a_job_without_a_record_is_a_row_with_its_reason(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher gives up after its first job, as it does when one is killed."""
+
+    def gives_up(self: Any, job_overrides: Any, initial_job_idx: int) -> Any:
+        launch(self, job_overrides[:1], initial_job_idx)
+        raise RuntimeError("job 2 was lost")
+
+    Plugins.instance()  # loads it
+    basic = sys.modules["hydra._internal.core_plugins.basic_launcher"].BasicLauncher  # as Hydra has loaded it
+    launch = basic.launch
+    with monkeypatch.context() as patch:
+        patch.setattr(basic, "launch", gives_up)
+        ended = lab.sweep("name=lost", "hydra/launcher=basic", "activation=relu,gelu")
+    assert ended.status == 1
+    assert "ablab: the launcher gave up: job 2 was lost" in ended.err
+    study = lab.folder / "outputs" / "lost"
+    assert statuses(study) == {"activation=gelu/seed=0": "interrupted", "activation=relu/seed=0": "ok"}
+    assert "its job ended without a record: job 2 was lost" in ended.out
+    assert (study / ".snapshot").is_dir()
+    ended = lab.sweep("name=lost", "hydra/launcher=basic", "activation=relu,gelu")
+    assert ended.status == 0, ended.err
+    assert statuses(study) == {"activation=gelu/seed=0": "ok", "activation=relu/seed=0": "ok"}
+
+
 def test_a_search_is_told_the_primary_metric(lab: Lab) -> None:
     """Through our launcher under another sweeper than ours, as those that search are."""
     ended = lab.ablab(*lab.words("-m", "name=search", "hydra/sweeper=basic", "optimizer.lr=0.1,0.01"))
@@ -125,10 +158,3 @@ def test_a_study_on_slurm_outlives_the_death_of_its_node(lab: Lab, cluster: Slur
     assert process.returncode == 0, err
     assert statuses(study) == {"activation=relu/seed=0": "ok", "activation=slow/seed=0": "ok"}
     assert "2 are launched" in out
-
-
-def wait_for(happened: object, limit_s: float = 90.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not happened():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.1)

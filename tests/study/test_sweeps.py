@@ -8,12 +8,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from processes import processes_in, wait_for
 
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record
@@ -163,6 +163,20 @@ def test_added_seeds_and_variants_run_alone_and_the_look_is_counted(lab: Lab) ->
 
 
 @pytest.mark.slow
+def test_a_resumed_study_is_concluded_on_its_own_terms(lab: Lab) -> None:
+    """A margin that the study declares is one of them."""
+    terms = "+hydra.callbacks.conclude.margin=1000"
+    told = "within the declared margin of 1000"
+    assert told in lab.sweep("name=terms", "activation=relu,gelu", "seed=0,1,2,3", terms).out
+    study = lab.folder / "outputs" / "terms"
+    for path in (study / "activation=gelu" / "seed=3").rglob(RECORD_FILE):
+        path.unlink()
+    ended = lab.ablab("resume", str(study))
+    assert [run[0] for run in ended.runs].count("ok") == 1
+    assert told in ended.out
+
+
+@pytest.mark.slow
 def test_a_study_that_moved_is_resumed_where_it_lies(lab: Lab, tmp_path: Path) -> None:
     sweep = ("name=moved", "activation=relu,gelu")
     assert lab.sweep(*sweep).status == 0
@@ -173,16 +187,24 @@ def test_a_study_that_moved_is_resumed_where_it_lies(lab: Lab, tmp_path: Path) -
     assert sorted(run[0] for run in ended.runs) == ["kept", "ok"]
 
 
+UNFINISHED = {
+    "schema": 1,
+    "command": ["-m", "a=1"],
+    "working_folder": "/",
+    "python_path": [],
+    "terms": {},
+    "runs": None,
+}
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
         (None, "no such folder"),
         ("", "holds no study"),
         ("{", "cannot be read"),
-        (
-            json.dumps({"command": ["-m", "a=1"], "working_folder": "/", "python_path": [], "runs": None}),
-            "a: no such setting",
-        ),
+        (json.dumps(UNFINISHED), "a: no such setting"),
+        (json.dumps(UNFINISHED | {"schema": 2}), "of another version of ablab"),
     ],
 )
 def test_what_cannot_be_resumed(lab: Lab, tmp_path: Path, content: str | None, line: str) -> None:
@@ -241,21 +263,3 @@ def started(lab: Lab, *arguments: str, words: list[str] | None = None) -> Iterat
         if process.poll() is None:
             process.kill()
             process.communicate()
-
-
-def wait_for(happened: Callable[..., bool], limit_s: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.05)
-
-
-def processes_in(folder: Path) -> list[int]:
-    """The processes that work in `folder`, or write there (Linux tells; elsewhere none is found)."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            used = [os.readlink(entry / "cwd"), *(os.readlink(each) for each in (entry / "fd").iterdir())]
-            if any(path.startswith(str(folder)) for path in used):
-                found.append(int(entry.name))
-    return found

@@ -118,8 +118,8 @@ OPTIONS = [
 ]
 
 
-# Before the first evaluation, at one, and between two; for most options between two.
-MOMENTS = [((), 3), ((), 12), *((options, 15) for options in OPTIONS)]
+# Before the first evaluation, at one, and when all is trained; for all options between two.
+MOMENTS = [((), 3), ((), 12), ((), 20), *((options, 15) for options in OPTIONS)]
 
 
 @pytest.mark.slow

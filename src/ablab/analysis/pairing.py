@@ -87,13 +87,14 @@ class Pairing:
 
 
 def remarks(side: dict[int, Outcome], metric: str) -> list[str]:
-    """One line per seed that has no value, or that was finished more than once, and why."""
+    """One line per seed that has no value, that was finished more than once, or whose run has a remark of its own."""
     lines = []
     for seed, outcome in side.items():
         if not outcome.complete:
             lines.append(f"seed {seed}: {outcome.reason(metric)}.")
         if outcome.repeats:
             lines.append(f"seed {seed} was finished {outcome.repeats + 1} times: the first one counts.")
+        lines += [f"seed {seed}: {remark}." for remark in outcome.record.remarks]
     return lines
 
 

@@ -5,10 +5,11 @@
 """
 
 from ablab.config.identity import IDENTITY_EXCLUDES, fingerprint, freeze
-from ablab.config.schema import AXES, conf_folder, register_schema, studies_folder
+from ablab.config.schema import AXES, CARRIED_OUT, conf_folder, register_schema, studies_folder
 
 __all__ = [
     "AXES",
+    "CARRIED_OUT",
     "IDENTITY_EXCLUDES",
     "conf_folder",
     "fingerprint",

@@ -13,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ablab import __version__
 from ablab.config.nearest import nearest
-from ablab.config.schema import AXES, Config
+from ablab.config.schema import AXES, CARRIED_OUT, Config
 from ablab.errors import UserError
 
 # Keys that do not change what a run computes: names of things, and where its results go.
@@ -25,7 +25,8 @@ IDENTITY_EXCLUDES = frozenset(
         "variant",
         "index",
         "overrides",
-        *("design", "jobs", "devices_per_run", "runs_per_device", "retries", "retry", "timeout", "on_failure"),
+        "design",
+        *CARRIED_OUT,
         "budget",  # what these two changed is where it was changed
         "tune",
         "logger",

@@ -25,6 +25,9 @@ AXES = (
     "logger",
 )
 
+# How the runs of a sweep are carried out: none of it changes what a run computes.
+CARRIED_OUT = ("jobs", "devices_per_run", "runs_per_device", "retries", "retry", "timeout", "on_failure")
+
 
 @dataclass
 class Config:

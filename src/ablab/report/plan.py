@@ -10,16 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ablab.analysis.comparison import compare
+from ablab.analysis.comparison import Comparisons, compare
 from ablab.analysis.estimates import FEWEST_SEEDS, Estimate
 from ablab.analysis.pairing import BETWEEN_OVERRIDES
 from ablab.analysis.power import POWER, detectable
+from ablab.analysis.wording import plural
 from ablab.errors import UserError
+from ablab.report.conclude import MISTAKE
 from ablab.report.units import duration, figure, memory
 from ablab.results.collect import collect
 from ablab.study.outlook import Outlook, Row
 
-MISTAKE = 2  # exit status of a user's mistake, as everywhere in ablab
 _SHOWN = 20  # lines of one kind; the rest is counted
 
 
@@ -65,7 +66,8 @@ def _numbers(outlook: Outlook) -> list[str]:
     tasks = len({row.first.task for row in outlook.rows})
     seeds = max(len(row.seeds) for row in outlook.rows)
     per_task = f" on {tasks} tasks" if tasks > 1 else ""
-    lines = [f"{outlook.runs} runs: {variants} variants{per_task} x {seeds} seeds; {outlook.done} are done with"]
+    size = f"{plural(variants, 'variant')}{per_task} x {plural(seeds, 'seed')}"
+    lines = [f"{plural(outlook.runs, 'run')}: {size}; {outlook.done} are done with"]
     if outlook.trials:
         lines.append(f"{outlook.trials} runs before them, to choose learning rates or to measure speeds")
     if any(row.probe for row in outlook.rows):
@@ -81,14 +83,15 @@ def _numbers(outlook: Outlook) -> list[str]:
 def _power(outlook: Outlook) -> list[str]:
     """The smallest effect that the seeds could show; in the metric's unit where earlier runs tell the spread."""
     tasks = list(dict.fromkeys(row.first.task for row in outlook.rows))
+    compared = _compared(outlook)
     said: dict[str, list[str]] = {}
     for task in tasks:
         rows = [row for row in outlook.rows if row.first.task == task]
-        said.setdefault(_shown_by(outlook, rows), []).append(task)
+        said.setdefault(_shown_by(rows, compared), []).append(task)
     return [f"{', '.join(whom)}: {line}" if len(said) > 1 else line for line, whom in said.items()]
 
 
-def _shown_by(outlook: Outlook, rows: list[Row]) -> str:
+def _shown_by(rows: list[Row], compared: Comparisons | None) -> str:
     seeds = max(len(row.seeds) for row in rows)
     if len(rows) == 1:
         return "one variant: there is nothing to compare"
@@ -96,14 +99,20 @@ def _shown_by(outlook: Outlook, rows: list[Row]) -> str:
         return f"{seeds} seeds allow no verdict: take {FEWEST_SEEDS} at least, 5 as a rule"
     return (
         f"{seeds} seeds show an effect of {_detectable(1.0, seeds):.2f} standard deviations of the paired differences "
-        f"{POWER:.0%} of the time, a smaller one more seldom{_in_units(outlook, rows[0].first.task, seeds)}"
+        f"{POWER:.0%} of the time, a smaller one more seldom{_in_units(compared, rows[0].first.task, seeds)}"
     )
 
 
-def _in_units(outlook: Outlook, task: str, seeds: int) -> str:
+def _compared(outlook: Outlook) -> Comparisons | None:
+    """What the runs that there are already say; None without any."""
     try:
-        compared = compare(collect([outlook.folder]), None)
+        return compare(collect([outlook.folder])) if outlook.done else None
     except UserError:
+        return None
+
+
+def _in_units(compared: Comparisons | None, task: str, seeds: int) -> str:
+    if compared is None:
         return ""
     spreads = [item.estimate.sd for item in compared.of_task(task) if item.estimate and item.estimate.sd > 0]
     if not spreads:
@@ -125,11 +134,11 @@ def _names(rows: list[Row]) -> dict[tuple[str, str], str]:
         for key, value in settings.items():
             values[key, task].add(value)
     varied = {key for (key, _), found in values.items() if len(found) > 1}
-    return {
-        names: ",".join(f"{key}={value}" if value else key for key, value in settings.items() if key in varied)
-        or "default"
-        for names, settings in given.items()
-    }
+    return {of: _name({k: v for k, v in settings.items() if k in varied or not v}) for of, settings in given.items()}
+
+
+def _name(settings: dict[str, str]) -> str:
+    return ",".join(f"{key}={value}" if value else key for key, value in settings.items()) or "default"
 
 
 def _settings(variant: str) -> dict[str, str]:

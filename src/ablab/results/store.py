@@ -103,6 +103,6 @@ def clear(folder: Path) -> None:
     check_ours(folder)
     (folder / RECORD_FILE).unlink(missing_ok=True)
     checkpoints = [f"{CHECKPOINT_FOLDER}/{name}" for name in ("last.ckpt", "previous.ckpt", "best.ckpt", CHECKSUM_FILE)]
-    for name in (METRICS_FILE, CONFIG_FILE, "events.out.tfevents.*", f"{PICTURE_FOLDER}/*.png", *checkpoints):
+    for name in (METRICS_FILE, CONFIG_FILE, LOG_FILE, "events.out.tfevents.*", f"{PICTURE_FOLDER}/*.png", *checkpoints):
         for path in folder.glob(name):
             path.unlink()

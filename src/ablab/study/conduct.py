@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.results.store import RECORD_FILE, read_record
+from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import Observer
 from ablab.study.kept import kept_record
 from ablab.study.launch import launch
@@ -28,6 +29,7 @@ from ablab.study.supervision.lock import StudyLock
 from ablab.study.supervision.warm import warm_up
 from ablab.study.trials.pilot import match_time
 from ablab.study.trials.tuning import tune
+from ablab.training.run import new_record
 
 Launch = Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]]
 
@@ -51,8 +53,11 @@ class Study:
         foreign: Launch | None = None,
     ) -> None:
         self.folder = Path(config.hydra.sweep.dir)
+        self.terms = _terms(config)
         self._arguments, self._observe, self._foreign = list(arguments), observe, foreign
         self._compose, self.preflight = Composer(loader, config), Preflight()
+        self._copies: Path | None = None  # of code and configs, for jobs of another launcher
+        self._left_alive = False  # perhaps: jobs of a launcher that gave up
 
     def prepare(self) -> Prepared:
         """The plan, checked as a whole; nothing has been written."""
@@ -78,13 +83,15 @@ class Study:
             warm_up()  # imports on another core while the plan is checked here
         prepared = self.prepare()
         prepared.refuse_errors()
+        if self._foreign is not None:
+            _refuse_ours(Settings.of(self._compose(prepared.runs[0])[0]))
         for line in [*prepared.excluded, *prepared.budgets]:
             print(line)
         make_folder(self.folder)
         with StudyLock(self.folder) as lock:
             if lock.taken_over:
                 print(f"{self.folder}: {lock.taken_over} left it without a word; going on")
-            write_plan(self.folder, None)
+            write_plan(self.folder, self.terms, None)
 
             def trials(runs: list[Run]) -> object:
                 return self._launch(runs, self.planned(runs), lock)
@@ -92,8 +99,11 @@ class Study:
             runs = match_time(self._compose, prepared.runs, trials)
             runs = tune(self._compose, runs, trials)
             planned = self.planned(runs)
-            write_plan(self.folder, planned)
-            return self._launch(runs, planned, lock)
+            write_plan(self.folder, self.terms, planned)
+            returns = self._launch(runs, planned, lock)
+        if self._copies is not None and not self._left_alive:
+            shutil.rmtree(self._copies, ignore_errors=True)
+        return returns
 
     def _has_options_of_the_users(self) -> bool:
         """Whose modules are known when the plan is, and have to be imported, too."""
@@ -102,10 +112,8 @@ class Study:
     def _launch(self, runs: Sequence[Run], planned: Sequence[PlannedRun], lock: StudyLock) -> list[JobReturn]:
         settings = Settings.of(planned[0].config)
         if self._foreign is None:
-            ended = launch(planned, settings, self._observe(), self.preflight, lock.beat)
-            if ended.stopped_by:
-                print(f"ablab: stopped, since {ended.stopped_by} failed (on_failure=stop)", file=sys.stderr)
-            return [job_return(ended.records.get(run.info.index)) for run in planned]
+            records = launch(planned, settings, self._observe(), self.preflight, lock.beat)
+            return [job_return(records.get(run.info.index)) for run in planned]
         return self._launch_elsewhere(runs, planned, retry_failed=settings.retry == "failed")
 
     def _launch_elsewhere(
@@ -122,16 +130,45 @@ class Study:
         if not left:
             return [returns[place] for place in range(len(runs))]
         print(f"{len(returns)} of {len(runs)} runs are done with; {len(left)} are launched")
-        freeze_for_jobs(self.folder, self._compose.loader, [planned[place].config for place in left])
+        if self._copies is None:
+            configs = [run.config for run in planned]
+            self._copies = freeze_for_jobs(self.folder, self._compose.loader, configs)
+        gave_up = ""
         try:
             self._foreign([runs[place] for place in left])
         except Exception as error:  # a job that died: what the others left behind counts all the same
-            print(f"ablab: the launcher gave up: {' '.join(str(error).split())[:300]}", file=sys.stderr)
-        for place in left:
-            with contextlib.suppress(UserError):
-                record = read_record(planned[place].folder / RECORD_FILE)
-                returns[place] = job_return(record)
-        return [returns.get(place, job_return(None)) for place in range(len(runs))]
+            gave_up = f": {' '.join(str(error).split())[:300]}"
+            self._left_alive = True
+            print(f"ablab: the launcher gave up{gave_up}", file=sys.stderr)
+        returns |= {place: job_return(_left_by_job(planned[place], gave_up)) for place in left}
+        return [returns[place] for place in range(len(runs))]
+
+
+def _left_by_job(run: PlannedRun, gave_up: str) -> Record:
+    """The record that a job of another launcher left; one that left none is a row with its reason all the same."""
+    try:
+        return read_record(run.folder / RECORD_FILE)
+    except UserError:
+        record = new_record(run.config)
+        record.status, record.cause = "interrupted", None
+        record.reason = f"its job ended without a record{gave_up}"
+        write_record(run.folder, record)
+        return record
+
+
+def _refuse_ours(settings: Settings) -> None:
+    """Raises UserError where something is asked for that only our own launcher does."""
+    asked = {"jobs": settings.jobs is not None, "runs_per_device": settings.runs_per_device > 1}
+    asked["on_failure"] = settings.on_failure != "continue"
+    for name, given in asked.items():
+        if given:
+            raise UserError(f"{name}={getattr(settings, name)}: other launchers have settings of their own for that")
+
+
+def _terms(config: DictConfig) -> dict[str, Any]:
+    """What the study declares of the comparison that it ends with."""
+    node: Any = OmegaConf.select(config, "hydra.callbacks.conclude") or {}
+    return {name: node[name] for name in ("baseline", "metric", "margin") if name in node}
 
 
 def job_return(record: Record | None) -> JobReturn:
@@ -171,5 +208,5 @@ def launch_overrides(
     study = Path(config.hydra.sweep.dir)
     make_folder(study)
     with StudyLock(study) as lock:
-        ended = launch(runs, Settings.of(runs[0].config), observe(), preflight, lock.beat)
-    return [job_return(ended.records.get(run.info.index)) for run in runs]
+        records = launch(runs, Settings.of(runs[0].config), observe(), preflight, lock.beat)
+    return [job_return(records.get(run.info.index)) for run in runs]

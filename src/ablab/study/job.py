@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +22,8 @@ from ablab.study.launch import launch
 from ablab.study.plan_file import PlannedRun, find_run
 from ablab.study.planning import budget, grid
 from ablab.study.planning.preflight import Preflight
-from ablab.study.planning.settings import Settings
+from ablab.study.planning.prepare import info_of
+from ablab.study.planning.settings import FOR_SWEEPS, Settings
 from ablab.study.progress import SweepProgress
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
@@ -41,16 +41,20 @@ def run_job(config: DictConfig) -> Record:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    if hydra.mode == RunMode.MULTIRUN and (planned := find_run(Path(hydra.runtime.cwd, hydra.sweep.dir), folder)):
+    of_sweep = hydra.mode == RunMode.MULTIRUN
+    if of_sweep and (planned := find_run(Path(hydra.runtime.cwd, hydra.sweep.dir), folder)):
         return _run_planned(planned)
     choices: Any = OmegaConf.to_container(hydra.runtime.choices)
     try:
         frozen = freeze(config, choices, list(hydra.overrides.task))
         budget.refuse_for_one_run(frozen)
         grid.refuse_for_one_run(frozen)
-        _refuse_design(hydra)
+        if not of_sweep:
+            _refuse_what_is_for_sweeps(list(hydra.overrides.task))
         preflight = Preflight()
         preflight.check(frozen)
+        if of_sweep:  # of another sweeper than ours
+            return _run_planned(PlannedRun(info=info_of(frozen, 0), config=frozen, folder=folder))
         record = kept_record(frozen, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
         if record is None:
             _check_free(folder, fingerprint(frozen))
@@ -70,7 +74,7 @@ def _run_planned(run: PlannedRun) -> Record:
     """By the same supervisor as under our own launcher, so that its rules for failures hold."""
     settings = Settings.of(run.config)
     run = replace(run, info=replace(run.info, index=0))
-    record = launch([run], replace(settings, jobs=1, on_failure="continue"), Silent()).records[0]
+    record = launch([run], replace(settings, jobs=1, on_failure="continue"), Silent())[0]
     _summarise(record, run.folder)
     return record
 
@@ -83,10 +87,11 @@ def _run(config: dict[str, Any], folder: Path, report: Progress) -> Record:
         return execute(config, folder, report)
 
 
-def _refuse_design(hydra: HydraConf) -> None:
-    asked = [override for override in hydra.overrides.task if override.startswith(("design=", "design."))]
-    if asked:
-        raise UserError(f"{asked[0]}: one run has no design; add -m")
+def _refuse_what_is_for_sweeps(asked: list[str]) -> None:
+    """Raises UserError where one run is asked for what only sweeps have: it would change nothing."""
+    for override in asked:
+        if override.lstrip("+").split("=")[0].split(".")[0] in FOR_SWEEPS:
+            raise UserError(f"{override}: is for sweeps, and this is one run; add -m")
 
 
 def _check_free(folder: Path, identity: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from ablab.results.record import Record
 from ablab.study.events import Observer
@@ -15,22 +15,16 @@ from ablab.study.supervision.supervisor import Supervisor
 from ablab.study.supervision.warm import freeze_code
 
 
-@dataclass(frozen=True)
-class Ended:
-    """What came of the runs of a plan."""
-
-    records: dict[int, Record]  # by `RunInfo.index`, without those that were not started
-    stopped_by: str | None  # the run whose failure ended the study before all were started
-
-
 def launch(
     runs: Sequence[PlannedRun],
     settings: Settings,
     observer: Observer,
     preflight: Preflight | None = None,
     heartbeat: Callable[[], None] = lambda: None,
-) -> Ended:
-    """See each run of the plan to its end, whatever that is.
+) -> dict[int, Record]:
+    """See each run of the plan to its end, whatever that is; the records by `RunInfo.index`.
+
+    Runs that were not started, since the failure of another one ended the study, have none.
 
     The code of all of them is read before the first one starts: what is edited meanwhile changes no queued run.
 
@@ -55,6 +49,8 @@ def launch(
         if left:
             freeze_code(run.config for run in left)
             records |= supervisor.run(left)
-        return Ended(records, supervisor.stopped_by)
     finally:
         observer.close()
+    if supervisor.stopped_by:
+        print(f"ablab: stopped, since {supervisor.stopped_by} failed (on_failure=stop)", file=sys.stderr)
+    return records

@@ -63,7 +63,6 @@ def look_at(study: Study, probe: bool) -> Outlook:
         jobs=jobs,
         trials=trials,
         trial_seconds=trial_seconds,
-        baseline=planned[0].config["baseline"],
         question=planned[0].config["question"],
     )
 

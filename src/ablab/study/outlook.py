@@ -40,7 +40,6 @@ class Outlook:
     jobs: int = 1  # runs side by side
     trials: int = 0  # runs for tuning and for measuring speeds, before the others
     trial_seconds: float | None = None
-    baseline: str | None = None
     question: str = ""
 
     @property

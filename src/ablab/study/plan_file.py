@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,18 @@ class Plan:
     command: list[str]  # its command line, without the name of the program
     working_folder: str  # that relative paths in configs are relative to
     python_path: list[str]  # where options of the user's are looked for
-    runs: list[PlannedRun] | None = None  # None: learning rates or speeds are still being found out
-    schema: int = field(default=_SCHEMA)
+    terms: dict[str, Any]  # of the comparison that the study ends with: baseline, metric, margin, as far as declared
+    runs: list[PlannedRun] | None  # None: learning rates or speeds are still being found out
 
 
-def write_plan(study: Path, runs: Sequence[PlannedRun] | None) -> None:
+def write_plan(study: Path, terms: dict[str, Any], runs: Sequence[PlannedRun] | None) -> None:
     """Keep what this process's command asked for in the folder of the study."""
     data = {
         "schema": _SCHEMA,
         "command": sys.argv[1:],
         "working_folder": str(Path.cwd()),
         "python_path": [folder for folder in sys.path if folder],
+        "terms": terms,
         "runs": None if runs is None else [_written(run, study) for run in runs],
     }
     write_atomically(study / PLAN_FILE, json.dumps(data) + "\n")
@@ -67,11 +68,14 @@ def read_plan(study: Path) -> Plan:
         raise UserError(f"{study}: holds no study (no {PLAN_FILE} in it); give the folder of a sweep")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema"] != _SCHEMA:
+            raise ValueError("of another version of ablab")
         runs = data["runs"]
         return Plan(
             command=[str(word) for word in data["command"]],
             working_folder=str(data["working_folder"]),
             python_path=[str(folder) for folder in data["python_path"]],
+            terms=dict(data["terms"]),
             runs=None if runs is None else [_read(run, study) for run in runs],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

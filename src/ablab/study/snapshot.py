@@ -27,10 +27,11 @@ SNAPSHOT_FOLDER = ".snapshot"
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
-def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[dict[str, Any]]) -> None:
+def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[dict[str, Any]]) -> Path:
     """Have the processes that this one starts, or has started elsewhere, read copies in the folder of the study.
 
-    Code by their PYTHONPATH, configs by the search path of the loader, which they are sent.
+    Code by their PYTHONPATH, configs by the search path of the loader, which they are sent. Once no job is left, the
+    copies may go.
 
     Args:
         configs: of the runs; modules of the user's that their options are built from are copied, too.
@@ -49,6 +50,7 @@ def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[dict[st
     os.environ[SNAPSHOT] = str(copy)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(copy), os.environ.get("PYTHONPATH")]))
     os.environ[TOLD_GIT_STATE] = json.dumps(git_state())
+    return copy
 
 
 def _copy_package(copy: Path) -> None:

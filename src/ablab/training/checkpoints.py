@@ -94,6 +94,12 @@ class Randomness(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
         # Not before: what Lightning does when training starts draws numbers, too.
+        self._go_on(trainer)
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._go_on(trainer)  # of a run that had nothing left to train
+
+    def _go_on(self, trainer: Trainer) -> None:
         if self._loaded is not None:
             set_generators(self._loaded[trainer.global_rank])
             self._loaded = None

@@ -46,7 +46,7 @@ class AblabSweeper(Sweeper):
         try:
             return study.conduct()
         except KeyboardInterrupt:
-            compare_so_far(study.folder)
+            compare_so_far(study.folder, **study.terms)
             raise
 
     def _study(self, arguments: list[str]) -> Any:

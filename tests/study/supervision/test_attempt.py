@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import processes_in
 
 from ablab.results.record import Record
 from ablab.results.store import LOG_FILE, RECORD_FILE, read_record
@@ -91,14 +90,3 @@ def test_a_kill_while_the_kernel_counts_one_for_want_of_memory(
 )
 def test_why_a_process_died(exit_status: int | None, words: str) -> None:
     assert why("rank", exit_status) == words
-
-
-def processes_in(folder: Path) -> list[int]:
-    """The processes that work in `folder`, or write there (Linux tells; elsewhere none is found)."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            used = [os.readlink(entry / "cwd"), *(os.readlink(each) for each in (entry / "fd").iterdir())]
-            if any(path.startswith(str(folder)) for path in used):
-                found.append(int(entry.name))
-    return found

@@ -84,6 +84,7 @@ def test_every_run_ends_with_its_reason_and_what_crashed_is_tried_again(
     assert [event for event in told.events if event.split()[1] == "3"] == [
         *("started 3 1", "waiting 3 0.05", "started 3 2", "waiting 3 0.1", "started 3 3", "ended 3 failed"),
     ]
+    assert (tmp_path / "1" / "run.log").read_text().count("the bulb is broken") >= 3, "an attempt's log is lost"
     for index in range(5):
         assert read_record(tmp_path / str(index) / RECORD_FILE) == records[index]
 

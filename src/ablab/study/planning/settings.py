@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ablab.config import CARRIED_OUT
 from ablab.errors import UserError
 
+FOR_SWEEPS = frozenset({"design", *CARRIED_OUT})
 # Settings of a study as a whole, which cannot differ between its runs.
-OF_THE_STUDY = frozenset(
-    {
-        *("name", "question", "baseline", "design", "tune", "budget"),
-        *("jobs", "devices_per_run", "runs_per_device", "retries", "retry", "timeout", "on_failure"),
-    }
-)
+OF_THE_STUDY = FOR_SWEEPS | {"name", "question", "baseline", "tune", "budget"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +32,7 @@ class Settings:
     @classmethod
     def of(cls, config: dict[str, Any]) -> Settings:
         """Those of a frozen config."""
-        return cls(**{name: config[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: config[name] for name in CARRIED_OUT})
 
     def __post_init__(self) -> None:
         for name, least in (("jobs", 1), ("devices_per_run", 1), ("runs_per_device", 1), ("retries", 0)):

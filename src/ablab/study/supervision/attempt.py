@@ -45,7 +45,6 @@ class Attempt:
         self.config, self.folder, self.placement = config, folder, placement
         with run_lock(folder):
             prepare_folder(config, folder)
-        (folder / LOG_FILE).unlink(missing_ok=True)
         self._oom_kills = oom_kills()
         self._peak_memory = 0
         self._why: tuple[Cause | None, str] | None = None  # of an end that the supervisor brought about: cause, reason
