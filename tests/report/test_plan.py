@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from ablab.report.plan import _ranges, show_plan
-from ablab.study.events import RunInfo
+from ablab.study.events import RunOutline
 from ablab.study.outlook import Outlook, Probe, Row
 
 
 def row(index: int, variant: str, seeds: list[int], task: str = "recall", **given: object) -> Row:
-    first = RunInfo(index=index, variant=variant, task=task, seed=seeds[0], steps=1000)
+    first = RunOutline(index=index, variant=variant, task=task, seed=seeds[0], steps=1000)
     return Row(first=first, seeds=seeds, **given)  # type: ignore[arg-type]
 
 

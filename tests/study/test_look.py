@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ablab.results.record import Cost, Record
-from ablab.study.events import RunInfo
+from ablab.study.events import RunOutline
 from ablab.study.look import STEPS, _measured
 from ablab.study.plan_file import PlannedRun
 
@@ -24,7 +24,7 @@ def record(**given: Any) -> Record:
 
 
 def planned(tmp_path: Path) -> PlannedRun:
-    info = RunInfo(index=0, variant="", task="", seed=0, steps=1000)
+    info = RunOutline(index=0, variant="", task="", seed=0, steps=1000)
     trainer = {"max_steps": 1000, "val_check_interval": 300}
     return PlannedRun(info=info, config={"trainer": trainer}, folder=tmp_path)
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
-import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Record
-
-BETWEEN_OVERRIDES = re.compile(r",\s*(?=[\w./@-]+=)")  # a value may hold commas of its own: "model.sizes=[1,2]"
 
 
 @dataclass(frozen=True)

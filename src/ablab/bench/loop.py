@@ -27,7 +27,7 @@ from ablab.config import conf_folder, freeze, register_schema
 from ablab.config.explain import ConfigErrors, explain
 from ablab.errors import UserError
 from ablab.study.planning.preflight import Preflight
-from ablab.study.progress import SweepProgress
+from ablab.study.progress import run_bar
 from ablab.tasks.base import Batch, Task
 from ablab.training.build import build_model, build_task
 from ablab.training.callbacks import Mechanisms, ReportProgress
@@ -170,7 +170,7 @@ def _measure(config: dict[str, Any], folder: Path, steps: int) -> tuple[int, lis
     turns = _TakeTurns(steps)
     module = build_module(config, task)
     loggers = build_loggers(config["logger"], folder, study="bench", variant="", seed=config["seed"], config=config)
-    with quiet_lightning(), SweepProgress(total=1) as progress, progress.run("bench loop") as report:
+    with quiet_lightning(), run_bar("bench loop") as report:
         watching = [
             CostMeter(task.tokens_per_batch * config["trainer"]["accumulate_grad_batches"]),
             Mechanisms(),

@@ -1,7 +1,7 @@
 """The config: where it lies, what it may hold, who it is, and what to say when it is wrong.
 
 `schema` (the keys at the top and the folder of options), `signature` (an option's keys against its class),
-`identity` (freezing and fingerprint), `explain` (Hydra's errors in one line). Never imports torch.
+`identity` (freezing and fingerprint), `overrides`, `explain` (Hydra's errors in one line). Never imports torch.
 """
 
 from ablab.config.identity import IDENTITY_EXCLUDES, fingerprint, freeze

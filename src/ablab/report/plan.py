@@ -12,9 +12,9 @@ from rich.text import Text
 
 from ablab.analysis.comparison import Comparisons, compare
 from ablab.analysis.estimates import FEWEST_SEEDS, Estimate
-from ablab.analysis.pairing import BETWEEN_OVERRIDES
 from ablab.analysis.power import POWER, detectable
 from ablab.analysis.wording import plural
+from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
 from ablab.report.conclude import MISTAKE
 from ablab.report.units import duration, figure, memory

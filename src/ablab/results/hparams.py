@@ -9,7 +9,6 @@ writes for it without loading torch.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -21,6 +20,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.results.record import Record
 
 # Final figures have a name of their own: under that of a learning curve, the last point of a curve that diverged
@@ -28,7 +28,6 @@ from ablab.results.record import Record
 FINAL = "final/"
 
 _RUN_SUFFIX, _STUDY_SUFFIX = ".hparams", ".experiment"
-_OVERRIDE = re.compile(r",(?=[\w./@+~-]+=)")  # a comma before a key; others belong to a value such as [1,2]
 
 
 def write_hparams(run_dir: Path, record: Record) -> None:
@@ -79,7 +78,7 @@ def write_experiment(study_dir: Path, records: Sequence[Record]) -> None:
 
 def hyperparameters(record: Record) -> dict[str, Any]:
     """The options of all axes, the settings that the variant overrides, and the seed, by name."""
-    overrides = dict(override.split("=", 1) for override in _OVERRIDE.split(record.variant) if "=" in override)
+    overrides = dict(override.split("=", 1) for override in BETWEEN_OVERRIDES.split(record.variant) if "=" in override)
     settings = {key.lstrip("+~"): text for key, text in overrides.items()}
     typed = {key: _lookup(record.config, key, text) for key, text in settings.items() if key not in record.axes}
     return {**record.axes, **typed, "seed": record.seed}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from ablab.results.record import Record
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunInfo:
-    """A planned run, as those need it who only show it."""
+class RunOutline:
+    """A planned run in outline, as those need it who only show it."""
 
     index: int  # its place in the plan, from 0, without gaps
     variant: str  # "" for the only one of a sweep over seeds
@@ -24,29 +23,29 @@ class RunInfo:
         return f"{self.variant or 'default'} seed={self.seed}"
 
 
-class Observer(Protocol):
-    """Told of everything that happens to the runs of a study, in the supervisor's process and thread.
+class Observer:
+    """Told of everything that happens to the runs of a study, in the supervisor's process and thread. Shows nothing.
 
     No method may raise or take long. A run is `kept`, or goes through `started`, `progressed` (a few times a second)
     and `ended`; one that crashed and will be tried again is `waiting` in between, and then `started` once more.
     """
 
-    def planned(self, runs: Sequence[RunInfo]) -> None:
+    def planned(self, runs: Sequence[RunOutline]) -> None:
         """Once, before anything else."""
 
-    def kept(self, run: RunInfo, record: Record) -> None:
+    def kept(self, run: RunOutline, record: Record) -> None:
         """It had been finished before, or had failed and is not tried again; `record` is the one it left then."""
 
-    def started(self, run: RunInfo, attempt: int) -> None:
+    def started(self, run: RunOutline, attempt: int) -> None:
         """Its processes are being started; `attempt` counts from 1."""
 
-    def progressed(self, run: RunInfo, step: int, steps: int, shown: str) -> None:
+    def progressed(self, run: RunOutline, step: int, steps: int, shown: str) -> None:
         """It has taken `step` of `steps`; `shown` is a word on its quality, "val_loss 2.3412", or empty."""
 
-    def waiting(self, run: RunInfo, reason: str, seconds: float) -> None:
+    def waiting(self, run: RunOutline, reason: str, seconds: float) -> None:
         """It crashed, and is tried again after so many seconds."""
 
-    def ended(self, run: RunInfo, record: Record, seconds: float) -> None:
+    def ended(self, run: RunOutline, record: Record, seconds: float) -> None:
         """It has ended, however that was; `seconds` since it was started for the first time by this supervisor."""
 
     def stopping(self) -> None:
@@ -54,23 +53,3 @@ class Observer(Protocol):
 
     def close(self) -> None:
         """Nothing more will happen. Called exactly once, also after an exception."""
-
-
-class Silent:
-    """An observer that does nothing: a base for those that show but a part."""
-
-    def planned(self, runs: Sequence[RunInfo]) -> None: ...
-
-    def kept(self, run: RunInfo, record: Record) -> None: ...
-
-    def started(self, run: RunInfo, attempt: int) -> None: ...
-
-    def progressed(self, run: RunInfo, step: int, steps: int, shown: str) -> None: ...
-
-    def waiting(self, run: RunInfo, reason: str, seconds: float) -> None: ...
-
-    def ended(self, run: RunInfo, record: Record, seconds: float) -> None: ...
-
-    def stopping(self) -> None: ...
-
-    def close(self) -> None: ...

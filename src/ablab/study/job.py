@@ -16,7 +16,7 @@ from ablab.config import fingerprint, freeze
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, check_ours, read_record
-from ablab.study.events import Silent
+from ablab.study.events import Observer
 from ablab.study.kept import kept_record
 from ablab.study.launch import launch
 from ablab.study.plan_file import PlannedRun, find_run
@@ -24,7 +24,7 @@ from ablab.study.planning import budget, grid
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import info_of
 from ablab.study.planning.settings import FOR_SWEEPS, Settings
-from ablab.study.progress import SweepProgress
+from ablab.study.progress import run_bar
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
 from ablab.training.callbacks import Progress
@@ -64,7 +64,7 @@ def run_job(config: DictConfig) -> Record:
     if record is not None:
         print(f"finished already: {_shown(folder)}")
     else:
-        with SweepProgress(total=1) as progress, progress.run(f"seed={frozen['seed']}") as report:
+        with run_bar(f"seed={frozen['seed']}") as report:
             record = _run(frozen, folder, report)
     _summarise(record, folder)
     return record
@@ -74,7 +74,7 @@ def _run_planned(run: PlannedRun) -> Record:
     """By the same supervisor as under our own launcher, so that its rules for failures hold."""
     settings = Settings.of(run.config)
     run = replace(run, info=replace(run.info, index=0))
-    record = launch([run], replace(settings, jobs=1, on_failure="continue"), Silent())[0]
+    record = launch([run], replace(settings, jobs=1, on_failure="continue"), Observer())[0]
     _summarise(record, run.folder)
     return record
 

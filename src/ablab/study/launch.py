@@ -22,7 +22,7 @@ def launch(
     preflight: Preflight | None = None,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> dict[int, Record]:
-    """See each run of the plan to its end, whatever that is; the records by `RunInfo.index`.
+    """See each run of the plan to its end, whatever that is; the records by `RunOutline.index`.
 
     Runs that were not started, since the failure of another one ended the study, have none.
 

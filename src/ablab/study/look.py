@@ -12,7 +12,7 @@ from typing import Any
 
 from ablab.results.record import Record
 from ablab.study.conduct import Study
-from ablab.study.events import Silent
+from ablab.study.events import Observer
 from ablab.study.kept import kept_record
 from ablab.study.outlook import Outlook, Probe, Row
 from ablab.study.plan_file import PlannedRun
@@ -86,7 +86,7 @@ def _probe(runs: Sequence[PlannedRun], settings: Settings) -> dict[int, Probe]:
             for run in runs
         ]
         freeze_code(run.config for run in probes)
-        supervisor = Supervisor(replace(settings, retries=0, timeout=TIMEOUT_S, on_failure="continue"), Silent())
+        supervisor = Supervisor(replace(settings, retries=0, timeout=TIMEOUT_S, on_failure="continue"), Observer())
         records = supervisor.run(probes)
     return {run.info.index: _measured(records[run.info.index], run) for run in runs}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ablab.study.events import RunInfo
+from ablab.study.events import RunOutline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Probe:
 class Row:
     """The runs of a variant on a task."""
 
-    first: RunInfo
+    first: RunOutline
     seeds: list[int] = field(default_factory=list)
     done: int = 0  # of them, finished before
     probe: Probe | None = None

@@ -16,7 +16,7 @@ from typing import Any
 
 from ablab.errors import UserError
 from ablab.results.store import write_atomically
-from ablab.study.events import RunInfo
+from ablab.study.events import RunOutline
 
 PLAN_FILE = "plan.json"
 _SCHEMA = 1
@@ -26,7 +26,7 @@ _SCHEMA = 1
 class PlannedRun:
     """A run of a plan: what it is, and where it lies."""
 
-    info: RunInfo
+    info: RunOutline
     config: dict[str, Any]  # frozen
     folder: Path
 
@@ -102,6 +102,6 @@ def _written(run: PlannedRun, study: Path) -> dict[str, Any]:
 
 
 def _read(data: dict[str, Any], study: Path) -> PlannedRun:
-    names = RunInfo.__dataclass_fields__
-    info = RunInfo(**{name: data[name] for name in names})
+    names = RunOutline.__dataclass_fields__
+    info = RunOutline(**{name: data[name] for name in names})
     return PlannedRun(info=info, config=data["config"], folder=study / data["folder"])

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ablab.report.live.screen import Screen
 from ablab.results.record import Record
-from ablab.study.events import RunInfo
+from ablab.study.events import RunOutline
 
 
 class Clock:
@@ -26,22 +26,22 @@ class Clock:
 
 def plan(
     variants: Iterable[str], seeds: Iterable[int] = (0, 1), steps: int = 100, tasks: Iterable[str] = ("text",)
-) -> list[RunInfo]:
+) -> list[RunOutline]:
     """A run per task, variant and seed, in this order."""
     names = [(task, variant, seed) for task in tasks for variant in variants for seed in seeds]
     return [
-        RunInfo(index=index, variant=variant, task=task, seed=seed, steps=steps)
+        RunOutline(index=index, variant=variant, task=task, seed=seed, steps=steps)
         for index, (task, variant, seed) in enumerate(names)
     ]
 
 
-def ok(run: RunInfo, loss: float = 1.0, **changes: Any) -> Record:
+def ok(run: RunOutline, loss: float = 1.0, **changes: Any) -> Record:
     """The record of the run, which went well."""
     axes = dict(part.split("=", 1) for part in run.variant.split(",") if "=" in part and "." not in part)
     return synthetic.record(run.seed, loss, axes={"task": run.task, **axes}, index=run.index, **changes)
 
 
-def unwell(run: RunInfo, status: str = "failed", reason: str = "the bulb is broken") -> Record:
+def unwell(run: RunOutline, status: str = "failed", reason: str = "the bulb is broken") -> Record:
     record = ok(run, metrics={})
     record.status, record.reason = status, reason  # type: ignore[assignment]
     return record

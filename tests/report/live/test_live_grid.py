@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from scripted import Seen, ok, plan, unwell
 
-from ablab.study.events import RunInfo
+from ablab.study.events import RunOutline
 
 Look = Callable[..., Seen]
 
@@ -77,7 +77,7 @@ def test_a_row_per_task_where_a_variant_learns_several(look: Look) -> None:
 
 def test_seeds_that_a_variant_was_not_given_stay_empty(look: Look) -> None:
     screen = look()
-    screen.planned([*plan(["a=1"], [0, 1]), RunInfo(index=2, variant="b=1", task="text", seed=1, steps=10)])
+    screen.planned([*plan(["a=1"], [0, 1]), RunOutline(index=2, variant="b=1", task="text", seed=1, steps=10)])
     assert screen.row("a=1") == ["·", "·"]
     assert screen.row("b=1") == ["·"]
     (row,) = [line for line in screen.drawn() if line.startswith("b=1")]

@@ -7,18 +7,18 @@ from scripted import Clock, ok, plan, unwell
 
 from ablab.report.live import remaining
 from ablab.report.live.state import Speed, StudyState
-from ablab.study.events import RunInfo
+from ablab.study.events import RunOutline
 
 
 class Course(StudyState):
     """A study in which time passes as told."""
 
-    def __init__(self, runs: list[RunInfo]) -> None:
+    def __init__(self, runs: list[RunOutline]) -> None:
         self.clock = Clock()
         super().__init__(self.clock)
         self.planned(runs)
 
-    def steps(self, run: RunInfo, first: int, last: int, per_second: float) -> None:
+    def steps(self, run: RunOutline, first: int, last: int, per_second: float) -> None:
         """It takes the steps from `first` to `last`, and tells of each."""
         for step in range(first, last + 1):
             self.progressed(run, step, run.steps, "")
@@ -71,7 +71,7 @@ def test_one_after_the_other() -> None:
 
 
 def test_each_variant_takes_its_own_time_and_an_unknown_one_the_mean_by_steps() -> None:
-    runs = [*plan(["slow=1", "fast=1"], range(3)), RunInfo(index=6, variant="new=1", task="text", seed=0, steps=50)]
+    runs = [*plan(["slow=1", "fast=1"], range(3)), RunOutline(index=6, variant="new=1", task="text", seed=0, steps=50)]
     course = Course(runs)
     for run, seconds in ((runs[0], 30.0), (runs[3], 10.0)):
         course.started(run, 1)

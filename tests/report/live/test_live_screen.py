@@ -18,7 +18,7 @@ from ablab.report.live.lines import PlainLines
 from ablab.report.live.picture import share
 from ablab.report.live.screen import Screen
 from ablab.results.record import Record
-from ablab.study.events import Observer, RunInfo
+from ablab.study.events import Observer, RunOutline
 
 Look = Callable[..., Seen]
 
@@ -36,7 +36,7 @@ def look() -> Iterator[Look]:
         screen.close()
 
 
-def happen(told: Observer, runs: list[RunInfo]) -> None:
+def happen(told: Observer, runs: list[RunOutline]) -> None:
     """A bit of everything."""
     told.planned(runs)
     told.kept(runs[0], ok(runs[0], 2.0))

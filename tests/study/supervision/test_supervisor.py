@@ -16,7 +16,7 @@ import torch
 
 from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, RECORD_FILE, read_record
-from ablab.study.events import RunInfo, Silent
+from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.settings import Settings
 from ablab.study.supervision import attempt, supervisor
@@ -27,22 +27,22 @@ Faulty = Callable[[str], dict[str, object]]
 
 
 @dataclass
-class Told(Silent):
+class Told(Observer):
     """What an observer was told, in words."""
 
     events: list[str] = field(default_factory=list)
     on_progress: Callable[[], None] = lambda: None
 
-    def started(self, run: RunInfo, attempt: int) -> None:
+    def started(self, run: RunOutline, attempt: int) -> None:
         self.events.append(f"started {run.index} {attempt}")
 
-    def progressed(self, run: RunInfo, step: int, steps: int, shown: str) -> None:
+    def progressed(self, run: RunOutline, step: int, steps: int, shown: str) -> None:
         self.on_progress()
 
-    def waiting(self, run: RunInfo, reason: str, seconds: float) -> None:
+    def waiting(self, run: RunOutline, reason: str, seconds: float) -> None:
         self.events.append(f"waiting {run.index} {seconds:g}")
 
-    def ended(self, run: RunInfo, record: Record, seconds: float) -> None:
+    def ended(self, run: RunOutline, record: Record, seconds: float) -> None:
         self.events.append(f"ended {run.index} {record.status}")
 
     def stopping(self) -> None:
@@ -52,7 +52,7 @@ class Told(Silent):
 def planned(folder: Path, *configs: dict[str, Any]) -> list[PlannedRun]:
     return [
         PlannedRun(
-            info=RunInfo(index=index, variant="", task="text", seed=0, steps=4),
+            info=RunOutline(index=index, variant="", task="text", seed=0, steps=4),
             config=config,
             folder=folder / str(index),
         )

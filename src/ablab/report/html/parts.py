@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ablab.analysis import oracle
-from ablab.analysis.pairing import BETWEEN_OVERRIDES, variants
+from ablab.analysis.pairing import variants
+from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.report.html.figures.heatmap import Heatmap, Scale, heatmap, scale_of
 from ablab.report.tables import mean_sd, records_of
 from ablab.report.units import figure

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablab.analysis.pairing import BETWEEN_OVERRIDES
+from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.results.collect import Runs
 from ablab.results.record import Record
 

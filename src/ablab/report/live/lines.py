@@ -13,13 +13,13 @@ from rich.text import Text
 from ablab.report.live import remaining
 from ablab.report.live.state import StudyState
 from ablab.results.record import Record
-from ablab.study.events import RunInfo
+from ablab.study.events import Observer, RunOutline
 
 COLOURS = {"ok": "green", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
 STOPPING = "stopping: running runs save themselves (Ctrl-C again: at once)"
 
 
-class Story:
+class Story(Observer):
     """An observer that keeps the state of the study, and says in lines what has happened.
 
     Args:
@@ -30,26 +30,26 @@ class Story:
         self.study = StudyState(clock)
         self._say = say
 
-    def planned(self, runs: Sequence[RunInfo]) -> None:
+    def planned(self, runs: Sequence[RunOutline]) -> None:
         self.study.planned(runs)
 
-    def kept(self, run: RunInfo, record: Record) -> None:
+    def kept(self, run: RunOutline, record: Record) -> None:
         self.study.kept(run, record)
         self._say(self._ended(run, record, "kept" if record.status == "ok" else record.status, ""))
 
-    def started(self, run: RunInfo, attempt: int) -> None:
+    def started(self, run: RunOutline, attempt: int) -> None:
         self.study.started(run, attempt)
 
-    def progressed(self, run: RunInfo, step: int, steps: int, shown: str) -> None:
+    def progressed(self, run: RunOutline, step: int, steps: int, shown: str) -> None:
         self.study.progressed(run, step, steps, shown)
 
-    def waiting(self, run: RunInfo, reason: str, seconds: float) -> None:
+    def waiting(self, run: RunOutline, reason: str, seconds: float) -> None:
         self.study.waiting(run, seconds)
         indent = " " * (len(self._place()) + 1)  # so that labels are below one another
         what = f"{_one_line(reason)}; again in {seconds:.0f} s"
         self._say(Text.assemble(indent, (f"{'retry':11}", "magenta"), f" {run.label}  {what}"))
 
-    def ended(self, run: RunInfo, record: Record, seconds: float) -> None:
+    def ended(self, run: RunOutline, record: Record, seconds: float) -> None:
         self.study.ended(run, record, seconds)
         self._say(self._ended(run, record, record.status, f"  {seconds:.1f} s"))
 
@@ -58,10 +58,7 @@ class Story:
             self._say(Text(STOPPING))
         self.study.stopping = True
 
-    def close(self) -> None:
-        """Nothing is left to say."""
-
-    def _ended(self, run: RunInfo, record: Record, status: str, took: str) -> Text:
+    def _ended(self, run: RunOutline, record: Record, status: str, took: str) -> Text:
         what = "  ".join(word for word in (run.label, _outcome(record)) if word)
         return Text.assemble(
             f"{self._place()} ", (f"{status:11}", COLOURS[record.status]), f" {what}{took}{self._left()}"

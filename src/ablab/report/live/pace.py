@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ablab.results.record import Status
-from ablab.study.events import RunInfo
+from ablab.study.events import RunOutline
 
 # Which runs are asked: (did they end well?, the task and variant, or None for all).
 _Group = tuple[bool, tuple[str, str] | None]
@@ -22,7 +22,7 @@ class Pace:
         self._seconds: dict[_Group, float] = defaultdict(float)
         self._steps: dict[_Group, int] = defaultdict(int)
 
-    def add(self, run: RunInfo, status: Status, seconds: float, trained: int) -> None:
+    def add(self, run: RunOutline, status: Status, seconds: float, trained: int) -> None:
         """`trained`: the steps that were taken in these seconds, where the run ended well."""
         if status == "interrupted":
             return  # says nothing about how long it would have taken
@@ -31,7 +31,7 @@ class Pace:
             self._seconds[group] += seconds
             self._steps[group] += max(trained if status == "ok" else run.steps, 1)
 
-    def of(self, run: RunInfo) -> float | None:
+    def of(self, run: RunOutline) -> float | None:
         """From runs of the same variant on the same task; None without any."""
         return self._of((run.task, run.variant))
 

@@ -21,13 +21,13 @@ from ablab.report.live.lines import Story
 from ablab.report.live.picture import picture
 from ablab.report.live.sofar import Compare, SoFar
 from ablab.results.record import Record
-from ablab.study.events import RunInfo
+from ablab.study.events import Observer, RunOutline
 
 # A study outlives its terminal (rich exits where a pipe has broken), and whatever is wrong in here.
 _UNSHOWABLE = (Exception, SystemExit)
 
 
-class Screen:
+class Screen(Observer):
     """An observer that draws. Leaves the terminal with the lines of ended runs, and nothing else.
 
     Args:
@@ -54,25 +54,25 @@ class Screen:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._keep_drawing, daemon=True)
 
-    def planned(self, runs: Sequence[RunInfo]) -> None:
+    def planned(self, runs: Sequence[RunOutline]) -> None:
         self._tell(partial(self._story.planned, tuple(runs)))
         self._live.start()
         if self._period_s:
             self._thread.start()
 
-    def kept(self, run: RunInfo, record: Record) -> None:
+    def kept(self, run: RunOutline, record: Record) -> None:
         self._tell(partial(self._story.kept, run, record))
 
-    def started(self, run: RunInfo, attempt: int) -> None:
+    def started(self, run: RunOutline, attempt: int) -> None:
         self._tell(partial(self._story.started, run, attempt))
 
-    def progressed(self, run: RunInfo, step: int, steps: int, shown: str) -> None:
+    def progressed(self, run: RunOutline, step: int, steps: int, shown: str) -> None:
         self._tell(partial(self._story.progressed, run, step, steps, shown))
 
-    def waiting(self, run: RunInfo, reason: str, seconds: float) -> None:
+    def waiting(self, run: RunOutline, reason: str, seconds: float) -> None:
         self._tell(partial(self._story.waiting, run, reason, seconds))
 
-    def ended(self, run: RunInfo, record: Record, seconds: float) -> None:
+    def ended(self, run: RunOutline, record: Record, seconds: float) -> None:
         self._tell(partial(self._story.ended, run, record, seconds))
 
     def stopping(self) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ablab.report.live.pace import Pace
 from ablab.results.record import Record
-from ablab.study.events import RunInfo
+from ablab.study.events import RunOutline
 
 Phase = Literal["waiting", "running", "retrying", "ended"]
 SPEED_WINDOW_S = 10.0
@@ -38,7 +38,7 @@ class Speed:
 class RunState:
     """One run as it stands."""
 
-    info: RunInfo
+    info: RunOutline
     steps: int
     phase: Phase = "waiting"
     kept: bool = False
@@ -87,36 +87,36 @@ class StudyState:
         self.stopping = False
         self._changes = 0
 
-    def planned(self, runs: Sequence[RunInfo]) -> None:
+    def planned(self, runs: Sequence[RunOutline]) -> None:
         self.began_at = self.now()
         self.runs = [RunState(info, info.steps) for info in sorted(runs, key=lambda info: info.index)]
         for run in self.runs:
             info = run.info
             self.rows.setdefault((info.task, info.variant), Row(info.task, info.variant)).runs.append(run)
 
-    def started(self, info: RunInfo, attempt: int) -> None:
+    def started(self, info: RunOutline, attempt: int) -> None:
         run = self._changed(info, "running")
         run.attempt, run.step, run.shown, run.speed = attempt, 0, "", Speed()
         self.active[info.index] = run
         self.beside = max(self.beside, len(self.running))
 
-    def progressed(self, info: RunInfo, step: int, steps: int, shown: str) -> None:
+    def progressed(self, info: RunOutline, step: int, steps: int, shown: str) -> None:
         run = self.runs[info.index]
         if run.trained_before is None:
             run.trained_before = max(step - 1, 0)  # a run tells of its first step
         run.step, run.steps, run.shown, run.heard_at = step, steps, shown, self.now()
         run.speed.add(run.heard_at, step)
 
-    def waiting(self, info: RunInfo, seconds: float) -> None:
+    def waiting(self, info: RunOutline, seconds: float) -> None:
         run = self._changed(info, "retrying")
         run.again_at = run.heard_at + seconds
 
-    def kept(self, info: RunInfo, record: Record) -> None:
+    def kept(self, info: RunOutline, record: Record) -> None:
         run = self._changed(info, "ended")
         run.record, run.kept = record, True
         self.records.append(record)
 
-    def ended(self, info: RunInfo, record: Record, seconds: float) -> None:
+    def ended(self, info: RunOutline, record: Record, seconds: float) -> None:
         run = self._changed(info, "ended")
         run.record = record
         self.active.pop(info.index, None)
@@ -138,7 +138,7 @@ class StudyState:
         ended = [record.status for record in self.records]
         return {s: ended.count(s) for s in ("ok", "diverged", "failed", "interrupted") if s in ended}
 
-    def _changed(self, info: RunInfo, phase: Phase) -> RunState:
+    def _changed(self, info: RunOutline, phase: Phase) -> RunState:
         run = self.runs[info.index]
         run.phase, run.heard_at = phase, self.now()
         self._changes += 1

@@ -39,7 +39,6 @@ class Design(ABC):
     zip: list[list[str]] | None = None
     exclude: list[dict] | None = None
 
-    @abstractmethod
     def choose(
         self,
         factors: Sequence[Factor],
@@ -56,6 +55,11 @@ class Design(ABC):
         Raises:
             UserError: a setting, a rule or the baseline does not fit the factors, or the reference is excluded.
         """
+        return self._choose(factors, fixed or {}, baseline or {})
+
+    @abstractmethod
+    def _choose(self, factors: Sequence[Factor], fixed: Mapping[str, str], baseline: Mapping[str, str]) -> Designed:
+        """See `choose`."""
 
 
 @dataclass(frozen=True, kw_only=True)

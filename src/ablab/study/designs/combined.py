@@ -44,25 +44,18 @@ class Space:
 class Combined(Design):
     """A design that is made of rows."""
 
-    def choose(
-        self,
-        factors: Sequence[Factor],
-        fixed: Mapping[str, str] | None = None,
-        baseline: Mapping[str, str] | None = None,
-    ) -> Designed:
-        """See `Design.choose`."""
-        fixed, baseline = fixed or {}, baseline or {}
+    def _choose(self, factors: Sequence[Factor], fixed: Mapping[str, str], baseline: Mapping[str, str]) -> Designed:
         joined = [factor.distinct() for factor in zip_factors(factors, self.zip or [])]
         varied, rules = values_of(joined), Exclusions(self.exclude)
         rules.check(varied, fixed)
         check_baseline(baseline, varied, fixed)
         conditions = Conditions(rules=rules, fixed=fixed)
-        return self._choose(Space(factors=self._ordered(joined, baseline), baseline=baseline, conditions=conditions))
+        return self._among(Space(factors=self._ordered(joined, baseline), baseline=baseline, conditions=conditions))
 
     def _ordered(self, factors: list[Factor], baseline: Mapping[str, str]) -> list[Factor]:
         return [factor.led_by(baseline) for factor in factors]
 
-    def _choose(self, space: Space) -> Designed:
+    def _among(self, space: Space) -> Designed:
         variants = [space.variant(row) for row in dict.fromkeys(self._rows(space))]
         space.conditions.demand("reference", variants[0])
         return space.conditions.sift(variants)

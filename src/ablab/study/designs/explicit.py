@@ -23,19 +23,12 @@ class Explicit(Design):
 
     variants: dict | None = None
 
-    def choose(
-        self,
-        factors: Sequence[Factor],
-        fixed: Mapping[str, str] | None = None,
-        baseline: Mapping[str, str] | None = None,
-    ) -> Designed:
-        """See `Design.choose`; `factors` must be empty."""
+    def _choose(self, factors: Sequence[Factor], fixed: Mapping[str, str], baseline: Mapping[str, str]) -> Designed:
         if factors:
             swept = ", ".join(key for factor in factors for key in factor.keys)
             raise UserError(f"design=explicit lists its variants itself: do not sweep {swept}, or take another design")
         if self.zip:
             raise UserError("design.zip: design=explicit varies no keys that could advance together")
-        fixed, baseline = fixed or {}, baseline or {}
         listed, rules = self._listed(), Exclusions(self.exclude)
         _refuse_equals(listed, fixed)
         values = _values(listed, fixed)

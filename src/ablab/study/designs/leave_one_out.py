@@ -22,10 +22,10 @@ class LeaveOneOut(Combined):
         led = super()._ordered(factors, baseline)  # refuses levels that do not exist
         return led if _is_off(baseline, factors) else factors
 
-    def _choose(self, space: Space) -> Designed:
+    def _among(self, space: Space) -> Designed:
         if _is_off(space.baseline, space.factors):
             space.conditions.demand("baseline", space.variant(space.first))
-        return super()._choose(space)
+        return super()._among(space)
 
     def _rows(self, space: Space) -> Iterable[Row]:
         everything = tuple(size - 1 for size in space.sizes)

@@ -22,9 +22,9 @@ class Pairwise(Combined):
     among the excluded ones. Of a single factor all levels are variants.
     """
 
-    def _choose(self, space: Space) -> Designed:
+    def _among(self, space: Space) -> Designed:
         if len(space.factors) < 2:
-            return super()._choose(space)
+            return super()._among(space)
         space.conditions.demand("reference", space.variant(space.first))
         bans = _bans(space)
         rows, impossible = covering_rows(Admissible(space.sizes, [ban for _, ban in bans]))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
+from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
 from ablab.study.designs import Design, Factor, zip_factors
 from ablab.study.planning.settings import OF_THE_STUDY
@@ -61,7 +62,7 @@ def expand(overrides: Sequence[Override], design: Design, baseline: str | None =
                 label = ",".join([*(chosen[key] for key in task), name] if name else _in_order(chosen, choices))
                 if seed is not None:
                     chosen["seed"] = f"seed={seed}"
-                runs.append([*_overrides(kept | chosen, choices), *_labels(label, len(runs), chosen, kept)])
+                runs.append([*_in_order(kept | chosen, choices), *_labels(label, len(runs), chosen, kept)])
     lines = [f"left out: {rule}" + (f" ({count} variants)" if count > 1 else "") for rule, count in left_out.items()]
     return Expansion(runs, lines)
 
@@ -135,7 +136,7 @@ def _is_task(key: str) -> bool:
 
 def _declared(baseline: str | None, factors: Sequence[Factor], design: Design) -> dict[str, str]:
     """What the declared baseline says of what is varied: a command may have narrowed it down, or fixed it."""
-    pairs = (part.partition("=") for part in re.split(r",\s*(?=[\w./@-]+=)", baseline or ""))
+    pairs = (part.partition("=") for part in BETWEEN_OVERRIDES.split(baseline or ""))
     declared = {key.strip(): value.strip() for key, equals, value in pairs if equals}
     levels = [level for factor in factors for level in factor.levels]
     named = getattr(design, "variants", None) or {}
@@ -146,12 +147,8 @@ def _declared(baseline: str | None, factors: Sequence[Factor], design: Design) -
 
 
 def _in_order(chosen: Mapping[str, str], choices: Mapping[str, _Values]) -> list[str]:
-    """The overrides of a variant, in the order in which they were given."""
+    """The overrides, in the order in which they were given."""
     return [chosen[key] for key in choices if key in chosen] + [chosen[key] for key in chosen if key not in choices]
-
-
-def _overrides(given: Mapping[str, str], choices: Mapping[str, _Values]) -> list[str]:
-    return _in_order(given, choices)
 
 
 def _labels(variant: str, index: int, chosen: Mapping[str, str], kept: Mapping[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.results.store import check_ours
 from ablab.study.designs import Design
-from ablab.study.events import RunInfo
+from ablab.study.events import RunOutline
 from ablab.study.planning.budget import meet_budgets
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, expand
@@ -74,9 +74,9 @@ def asked(run: Run) -> str:
     return " ".join(o for o in run if not o.startswith(("hydra.", "index=", "variant=")))
 
 
-def info_of(config: Config, index: int) -> RunInfo:
+def info_of(config: Config, index: int) -> RunOutline:
     """What is shown of a run."""
-    return RunInfo(
+    return RunOutline(
         index=index,
         variant=variant_of(config) if config.get("variant") is None else config["variant"],
         task=config["axes"].get("task", ""),

@@ -16,7 +16,7 @@ from typing import Any
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import write_record
-from ablab.study.events import Observer, RunInfo, Silent
+from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.settings import Settings
 from ablab.study.supervision.attempt import Attempt
@@ -64,7 +64,7 @@ class Supervisor:
     _running: list[_Running] = field(default_factory=list)
 
     def run(self, runs: Sequence[PlannedRun]) -> dict[int, Record]:
-        """See the runs to their end; their records by `RunInfo.index`, without those that were not started.
+        """See the runs to their end; their records by `RunOutline.index`, without those that were not started.
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after running runs have saved themselves and ended; a second one ends
@@ -197,18 +197,18 @@ def supervise(config: dict[str, Any], folder: Path, progress: Progress) -> Recor
     Raises:
         KeyboardInterrupt: Ctrl-C, after the run has saved itself and has ended.
     """
-    info = RunInfo(index=0, variant="", task="", seed=config["seed"], steps=config["trainer"]["max_steps"])
+    info = RunOutline(index=0, variant="", task="", seed=config["seed"], steps=config["trainer"]["max_steps"])
     run = PlannedRun(info=info, config=config, folder=folder)
     return Supervisor(Settings(retries=0), _Only(progress)).run([run])[0]
 
 
-class _Only(Silent):
+class _Only(Observer):
     """Passes the progress of one run on, and nothing else."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
-    def progressed(self, run: RunInfo, step: int, steps: int, shown: str) -> None:
+    def progressed(self, run: RunOutline, step: int, steps: int, shown: str) -> None:
         self._progress(step, steps, shown)
 
 
