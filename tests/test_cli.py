@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from ablab.cli import COMMANDS, _overrides_last, main
+from ablab.cli import main
+from ablab.cli.application import overrides_last
+from ablab.cli.commands import COMMANDS
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, write_record
 from ablab.training.run import new_record
@@ -188,7 +190,7 @@ def test_a_prompt_outside_the_vocabulary(
 
 def test_overrides_may_stand_on_both_sides_of_options(ablab: Ablab) -> None:
     words = ["name=x", "-m", "seed=0,1", "--config-dir", "a=b", "~recipe", "--cfg", "job"]
-    assert _overrides_last(words) == ["-m", "--config-dir", "a=b", "--cfg", "job", "name=x", "seed=0,1", "~recipe"]
+    assert overrides_last(words) == ["-m", "--config-dir", "a=b", "--cfg", "job", "name=x", "seed=0,1", "~recipe"]
     ended = ablab("seed=3", "--cfg", "job", "name=x")
     assert ended.status == 0
     assert {"seed: 3", "name: x"} <= set(ended.out.splitlines())
@@ -219,7 +221,8 @@ def test_the_version(ablab: Ablab) -> None:
 def test_help_waits_for_nothing_heavy() -> None:
     code = """
 import json, sys
-from ablab.cli import COMMANDS, main
+from ablab.cli import main
+from ablab.cli.commands import COMMANDS
 for words in (["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)):
     try:
         main(words)

@@ -29,6 +29,6 @@ def resume(
         KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
     """
     settings = Settings.of(runs[0].config)
-    settings = replace(settings, jobs=jobs or settings.jobs, retry="failed" if retry_failed else None)
+    settings = replace(settings, jobs=settings.jobs if jobs is None else jobs, retry="failed" if retry_failed else None)
     with StudyLock(study) as lock:
         launch(runs, settings, observe(), heartbeat=lock.beat)

@@ -1,0 +1,89 @@
+"""What Hydra is asked to do: one run, a sweep, or to show the plan of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from ablab.cli.endings import fail, interrupt
+from ablab.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+PLAN_HELP = """\
+Shows what `ablab -m ...` would do, before anything is trained: the runs, how long they take and how much memory (from
+a few steps of each variant, which --no-probe leaves out), the smallest effect that the seeds could show, and every
+error of every run."""
+
+
+def run_hydra(words: list[str]) -> int:
+    """Hand the command line to Hydra: one run, or with -m a sweep."""
+    import hydra
+
+    from ablab.config import conf_folder, register_schema
+    from ablab.config.explain import ConfigErrors, explain
+
+    register_schema()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print at length; it is explained here
+    sys.argv = ["ablab", *overrides_last(_retry(words))]
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, interrupt)  # a scheduler's polite end is treated like Ctrl-C
+    statuses: list[str] = []
+
+    def job(config: DictConfig) -> float:
+        from ablab.study.conduct import objective
+        from ablab.study.job import run_job
+
+        try:
+            record = run_job(config)
+        except UserError as error:
+            fail(str(error))
+        statuses.append(record.status)
+        return objective(record)
+
+    try:
+        hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
+    except ConfigErrors as error:
+        fail(explain(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        fail(": ".join(filter(None, [error.filename, error.strerror or str(error)])))
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        fail(f"each axis needs the name of an option ({error})")  # attention=null, attention=3
+    return 130 if "interrupted" in statuses else int(any(status != "ok" for status in statuses))
+
+
+def show_plan(words: list[str]) -> int:
+    """`ablab plan ...` takes what `ablab -m ...` takes, and `--no-probe`."""
+    if "-h" in words or "--help" in words:
+        print("ablab plan [--no-probe] STUDY, as in ablab plan study=quickstart\n\n" + PLAN_HELP)
+        return 0
+    probe = "--no-probe" not in words
+    planner = ["hydra/sweeper=ablab_plan", f"hydra.sweeper.probe={str(probe).lower()}"]
+    return run_hydra(["-m", *planner, *(word for word in words if word not in ("--no-probe", "-m"))])
+
+
+def _retry(words: list[str]) -> list[str]:
+    """`--retry failed`, as `ablab resume` has it, for the setting of that name."""
+    if "--retry" not in words[:-1]:
+        return words
+    place = words.index("--retry")
+    return [*words[:place], *words[place + 2 :], f"retry={words[place + 1]}"]
+
+
+def overrides_last(words: list[str]) -> list[str]:
+    """Hydra's parser refuses overrides on both sides of an option, as in `ablab name=windows -m seed=0,1`."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        value = before in ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+        is_override = not word.startswith("-") and not value and ("=" in word or word.startswith("~"))
+        (overrides if is_override else options).append(word)
+    return [*options, *overrides]

@@ -1,0 +1,82 @@
+"""`ablab bench`: what is measured, and with which settings."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ablab.cli.parsing import Command
+
+
+def bench(parser: argparse.ArgumentParser) -> Command:
+    """Measure speed side by side, in one run."""
+    what = parser.add_subparsers(metavar="WHAT", required=True)
+    _bench_loop(what.add_parser("loop", help="the harness beside a bare PyTorch loop: same model, same batches"))
+    _bench_runs(
+        what.add_parser("runs", help="what a run costs beyond its training: forked from a warm process, or not")
+    )
+    _bench_attention(what.add_parser("attention", help="the attention options beside public implementations"))
+    return lambda options: options.bench(options)
+
+
+def _bench_loop(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a run, for example model.d_model=128")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each round (default: 10)")
+    parser.add_argument("--rounds", type=int, default=60, help="rounds of both, in turn (default: 60)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.bench.loop import bench_loop
+
+        print(bench_loop(options.overrides, options.steps, options.rounds, options.json))
+
+    parser.set_defaults(bench=command)
+
+
+def _bench_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a run, for example model.d_model=128")
+    parser.add_argument("--rounds", type=int, default=5, help="runs in both ways, in turn (default: 5)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.bench.runs import bench_runs
+
+        print(bench_runs(options.overrides, options.rounds, options.json))
+
+    parser.set_defaults(bench=command)
+
+
+def _bench_attention(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lengths", nargs="+", metavar="T", help="in tokens (default: 256, 512, 1024, ... 65536)")
+    parser.add_argument("--implementations", nargs="+", metavar="NAME", help="default: all; a wrong name lists them")
+    parser.add_argument("--passes", nargs="+", metavar="PASS", help="forward, forward_backward (default: both)")
+    for name, default, help in (
+        ("batch", 1, ""),
+        ("heads", 4, ""),
+        ("head-size", 64, ""),
+        ("window", 128, "keys that a query sees"),
+        ("chunk", 64, "keys in a bucket, and the block of those that work in blocks"),
+        ("hash-rounds", 2, "of LSH"),
+        ("rounds", 30, "repetitions at most"),
+    ):
+        help = f"{help} (default: {default})".lstrip()
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
+    parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="seconds for the repetitions of one implementation in one pass at one length (default: 3)",
+    )
+    parser.add_argument("--longest-call", type=float, default=30.0, metavar="S", help="skip slower ones (default: 30)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures here")
+    parser.add_argument("--figure", metavar="FILE", type=Path, help="also draw them, as PNG or SVG")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.bench.attention.command import bench_attention, request
+
+        print(bench_attention(request(options)))
+
+    parser.set_defaults(bench=command)

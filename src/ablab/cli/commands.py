@@ -1,0 +1,138 @@
+"""The commands beside Hydra's application."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from ablab.cli.application import run_hydra
+from ablab.cli.bench import bench
+from ablab.cli.endings import interrupt
+from ablab.cli.parsing import Command, Parser
+
+FORMATS = ("terminal", "csv", "markdown", "json")
+
+
+def run_command(words: list[str]) -> int:
+    parser = Parser(prog=f"ablab {words[0]}", description=COMMANDS[words[0]].__doc__)
+    command = COMMANDS[words[0]](parser)
+    return command(parser.parse_args(words[1:])) or 0
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="a folder of runs")
+    parser.add_argument(
+        "--baseline", metavar="OVERRIDES", help="for example attention=full; default: the first variant"
+    )
+    parser.add_argument("--metric", help="what to compare by; default: the task's primary metric")
+    parser.add_argument("--margin", type=float, help="differences below this are equivalent, in the metric's unit")
+
+
+def _compare(parser: argparse.ArgumentParser) -> Command:
+    """Compare the variants in a folder of runs, paired by seed: a table and a verdict each."""
+    _add_comparison(parser)
+    parser.add_argument("--format", choices=FORMATS, default="terminal")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.report.commands import compare_command
+
+        print(compare_command(options.folders, options.baseline, options.metric, options.margin, options.format))
+
+    return command
+
+
+def _resume(parser: argparse.ArgumentParser) -> Command:
+    """Go on with a study that was stopped or killed, from its folder, on any machine that sees it."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the folder of a sweep")
+    parser.add_argument("--retry", choices=("failed",), help="also run those again that failed")
+    parser.add_argument("--jobs", metavar="N", type=int, help="runs side by side; default: as the study says")
+
+    def command(options: argparse.Namespace) -> int:
+        from ablab.report.conclude import compare_so_far, conclude_study
+        from ablab.report.live import observer
+        from ablab.study.plan_file import read_plan, return_to
+        from ablab.study.resume import resume
+
+        folder = options.folder.resolve()
+        plan = read_plan(folder)
+        return_to(plan)
+        if plan.runs is None:  # it was stopped while the plan was being made
+            retry = ["--retry", options.retry] if options.retry else []
+            return run_hydra([*plan.command, *retry, *([] if options.jobs is None else [f"jobs={options.jobs}"])])
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, interrupt)
+        try:
+            resume(folder, plan.runs, retry_failed=options.retry == "failed", jobs=options.jobs, observe=observer)
+        except KeyboardInterrupt:
+            compare_so_far(folder, **plan.terms)
+            raise
+        return conclude_study(folder, **plan.terms)
+
+    return command
+
+
+def _report(parser: argparse.ArgumentParser) -> Command:
+    """Write one self-contained HTML report on a folder of runs."""
+    _add_comparison(parser)
+    parser.add_argument("--output", metavar="FILE", type=Path, help="default: report.html in the (first) folder")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.report.commands import report_command
+
+        print(report_command(options.folders, options.output, options.baseline, options.metric, options.margin))
+
+    return command
+
+
+def _dashboard(parser: argparse.ArgumentParser) -> Command:
+    """Show a folder of runs in TensorBoard, on this machine only (127.0.0.1)."""
+    parser.add_argument("folder", metavar="DIR", type=Path)
+    parser.add_argument("--port", type=int, default=6006)
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.report.dashboard import serve
+
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(options.folder, options.port)
+
+    return command
+
+
+def _generate(parser: argparse.ArgumentParser) -> Command:
+    """Continue a text with the model of a finished run."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
+    parser.add_argument("--prompt", default="\n")
+    parser.add_argument("--tokens", type=int, default=200, help="how many to add (default: 200)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token")
+    parser.add_argument("--top-k", type=int, help="sample among the k likeliest tokens only")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.training.generation import generate
+
+        pieces = generate(
+            options.run,
+            prompt=options.prompt,
+            tokens=options.tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            seed=options.seed,
+            checkpoint=options.checkpoint,
+        )
+        print(pieces)
+
+    return command
+
+
+COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
+    "resume": _resume,
+    "compare": _compare,
+    "report": _report,
+    "dashboard": _dashboard,
+    "generate": _generate,
+    "bench": bench,
+}

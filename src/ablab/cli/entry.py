@@ -1,0 +1,87 @@
+"""From the words of a command line to whatever does what they ask for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablab import __version__
+from ablab.cli.application import run_hydra, show_plan
+from ablab.cli.commands import COMMANDS, run_command
+from ablab.cli.endings import fail
+from ablab.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script. Exit status: 0 done, 1 a run did not end well, 2 a mistake of the user's, 130 Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # OpenMP's threads wait for each other by spinning. On a machine that does something else too, spinning as long
+    # as is the default made training four times slower; this little costs nothing where the machine is free.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    _make_importable(words)
+    try:
+        if words and words[0] == "plan":
+            status = show_plan(words[1:])
+        elif words and words[0] in COMMANDS:
+            status = run_command(words)
+        elif words and words[0] in ("-h", "--help", "help"):
+            status = _print_help()
+        elif words and words[0] == "--version":
+            status = _print_version()
+        else:
+            status = run_hydra(words)
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        # Without a name its folder has the time of day as its name.
+        named = words[:1] == ["resume"] or any(word.startswith(("name=", "study=")) for word in words)
+        rest = "; the same command goes on with the runs that are left" if named else ""
+        print(f"\nablab: interrupted{rest}", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # `ablab compare | head`: nobody reads on
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the interpreter's own flush at exit)
+        status = 0
+    sys.exit(status)
+
+
+def _make_importable(words: list[str]) -> None:
+    """Let a component of the user's be found in the working folder, and beside and above the folder of --config-dir.
+
+    Behind all that is installed, so that no file of theirs takes the place of a package. Processes of runs inherit it.
+    """
+    folders = [Path.cwd()]
+    for before, word in zip(["", *words], words, strict=False):
+        value = word.removeprefix("--config-dir=") if word.startswith("--config-dir=") else None
+        if before in ("--config-dir", "-cd"):
+            value = word
+        if value:
+            folder = Path(value).resolve()
+            folders += [folder, folder.parent]
+    sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]
+
+
+def _print_help() -> int:
+    from ablab.config import conf_folder, studies_folder
+
+    print("ablab: train variants of a transformer under equal conditions, and say what can be concluded\n")
+    print("  ablab [AXIS=OPTION ...] [KEY=VALUE ...]     one run, for example: ablab attention=windowed seed=3")
+    print("  ablab -m AXIS=OPTION,OPTION ... seed=0,1,2  every combination, compared and reported")
+    print("  ablab -m study=quickstart                   a study from a file")
+    print("  ablab plan study=quickstart                 the same before anything is trained: runs, cost, errors\n")
+    for name, command in COMMANDS.items():
+        print(f"  ablab {name:10}{command.__doc__}")
+    print("\nAxes and their options (every key of theirs can be overridden; --cfg job shows them all):\n")
+    folders = [folder for folder in conf_folder().iterdir() if folder.is_dir()]
+    if (studies := studies_folder()) is not None:
+        folders.append(studies / "study")
+    for folder in sorted(folders, key=lambda path: path.name):
+        print(f"  {folder.name:13}{', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}")
+    print("\n--config-dir DIR adds options of your own; --hydra-help tells the rest, which is Hydra's.")
+    return 0
+
+
+def _print_version() -> int:
+    print(f"ablab {__version__}")
+    return 0
