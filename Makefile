@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install ablation test test-fast check format bench clean
+.PHONY: help install ablation browser test test-fast check format bench clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,6 +20,9 @@ install: $(STAMP) ## create .venv and install everything into it
 
 ablation: install ## train the quickstart study, compare its variants and write the report (re-uses finished runs)
 	$(BIN)/ablab -m study=quickstart
+
+browser: ## install Chromium (Debian's package, as root), in which tests open the report and the dashboard
+	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
 test: install ## run the whole test suite, on as many cores as there are, four at most
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal

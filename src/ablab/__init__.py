@@ -1,3 +1,28 @@
-"""ablab: does this component help, by how much, at what cost, and how sure are we?"""
+"""ablab: does this component help, by how much, at what cost, and how sure are we?
+
+    from ablab import load
+
+    study = load("outputs/quickstart")  # in a notebook: `ablab.report.notebook`
+
+The rooms, in the order in which data flows through them: `config`, `tasks`, `model`, `training`, `study`, `results`,
+`analysis`, `report`; `bench` beside them, and `cli` before them all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ablab.report.notebook import load
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # What only notebooks need is loaded when it is asked for: every command imports this file.
+    if name == "load":
+        from ablab.report.notebook import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

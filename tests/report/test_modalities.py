@@ -7,8 +7,10 @@ from statistics import fmean
 import pytest
 from synthetic import record, runs_of
 
-from ablab.report.html.modalities import is_share, matrices
-from ablab.report.html.sections import mechanism_tables
+from ablab.analysis.comparison import compare
+from ablab.report.html.sections.mechanism import mechanism
+from ablab.report.html.sections.modalities import is_share, matrices
+from ablab.report.material import Material
 from ablab.results.record import Record
 
 MODALITIES = ("text", "image", "speech")
@@ -63,7 +65,10 @@ def test_a_model_of_one_layer_has_one_matrix():
 
 def test_mechanism_tables_do_not_drown_in_them():
     runs = runs_of(runs_with(layers=2))
-    assert list(mechanism_tables(runs, "language")["modal_fusion"].columns) == ["variant", "gate"]
+    blocks = mechanism(Material(runs, compare(runs))).blocks
+    tables = {block.title: block.table for block in blocks}
+    assert tables["modal_fusion"] is not None
+    assert list(tables["modal_fusion"].columns) == ["variant", "gate"]
     assert is_share("modal_fusion/text_from_image")
     assert is_share("modal_fusion/text_from_image/layer_3")
     assert not is_share("activation/zero_share")

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from synthetic import ended, record, runs_of
 
-from ablab.report.html.figures.heatmap import LEVELS, Scale, heatmap, scale_of
-from ablab.report.html.parts import REACHABLE, grid_of, in_order, keys_of, parts_of
+from ablab.report.html.heatmap import LEVELS, Scale, heatmap, scale_of
+from ablab.report.html.sections.parts import REACHABLE, grid_of, in_order, keys_of, parts_of
 from ablab.report.units import figure
 from ablab.results.record import Metric, Record
 

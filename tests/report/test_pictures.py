@@ -12,7 +12,7 @@ from PIL import Image
 from synthetic import ended, record, study, write_runs
 from test_html_report import SCRIPT, SECTIONS, Page
 
-from ablab.report.html.pictures import pictures_of
+from ablab.report.html.sections.pictures import pictures_of
 from ablab.report.html.write import write_report
 from ablab.results.collect import collect
 from ablab.results.record import Record

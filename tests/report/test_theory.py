@@ -9,9 +9,10 @@ import pytest
 from synthetic import ended, record, runs_of
 
 from ablab.analysis.pairing import variants
-from ablab.report.html.figures.canvas import looks
-from ablab.report.html.figures.ceilings import ceilings
-from ablab.report.html.oracle import Theory, theory, theory_table
+from ablab.report.figures.ceilings import ceilings
+from ablab.report.figures.looks import looks
+from ablab.report.html.svg import to_svg
+from ablab.report.theory import Theory, theory, theory_table
 from ablab.results.record import Metric, Record
 
 ACCURACY = Metric(name="val_accuracy", split="val", direction="max")
@@ -84,12 +85,12 @@ def test_the_figure_has_the_known_values_at_their_places(mixed: list[Record]):
     runs = runs_of(mixed)
     known = found(mixed)
     assert known.windows
-    svg = ceilings(known, looks(variants(runs), "attention=full"), "x")
+    drawn = ceilings(known, looks(variants(runs), "attention=full"))
+    assert drawn is not None
+    assert "attention=windowed 0.465 of 0.5 (window_8)" in drawn.alt
+    assert "chance 0.0625, ceiling 1, majority 0.25" in drawn.alt
+    svg = to_svg(drawn, "x")
     assert svg is not None
-    title = re.search(r"<title[^>]*>([^<]*)", svg)
-    assert title is not None
-    assert "attention=windowed 0.465 of 0.5 (window_8)" in title[1]
-    assert "chance 0.0625, ceiling 1, majority 0.25" in title[1]
     assert svg.count("window_8<") == 1
     assert "window_16" not in svg
     chance, ceiling, majority, bar = upright_lines(svg)
@@ -108,7 +109,7 @@ def test_nothing_known_or_nothing_measured_draws_nothing():
     assert theory(runs_of([ended("failed", "boom", primary=None)]), "language") is None
     failed = ended("failed", "boom", axes={"attention": "full"}, primary=ACCURACY, oracle=ORACLE)
     known = found([failed, run(1, math.nan, "windowed", 8)])
-    assert ceilings(known, {}, "x") is None
+    assert ceilings(known, {}) is None
     assert list(theory_table(known)["difference"][:2]) == ["–", "–"]
 
 

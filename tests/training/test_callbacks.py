@@ -7,11 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ablab.errors import Diverged
+from ablab.model.mechanism.picture import picture
 from ablab.results.record import Metric, Record
 from ablab.training import callbacks, pictures
 from ablab.training.callbacks import Curves, Mechanisms, ReportProgress, seed_everything_else
@@ -131,12 +134,32 @@ def test_what_nobody_looks_at_is_not_drawn(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(weights: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("drawn")
+    drawn: list[torch.Tensor] = []
 
-    monkeypatch.setattr("ablab.model.mechanism.attention.picture", refuse)
+    def drawing(weights: torch.Tensor) -> torch.Tensor:
+        drawn.append(weights)
+        return picture(weights)
+
+    monkeypatch.setattr("ablab.model.mechanism.attention.picture", drawing)
     assert run(tiny_config(*overrides), tmp_path).status == "ok"
     assert shown(tmp_path) == {}
+    assert len(drawn) == 1  # the file that the run leaves of its one layer, whoever looks at it
+
+
+def test_a_run_leaves_where_its_layers_looked(
+    tiny_config: Callable[..., dict[str, Any]], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+) -> None:
+    """A window of four: each row of the picture is bright in its last four columns at most, and in no later one."""
+    config = tiny_config("attention=windowed", "attention.window=4", "model.n_layers=2", "model.n_heads=1")
+    record = run(config, tmp_path)
+    assert record.pictures == ["pictures/attention_layer_0.png", "pictures/attention_layer_1.png"]
+    for name in record.pictures:
+        pixels = np.asarray(Image.open(tmp_path / name))
+        assert pixels.shape == (32, 32)
+        rows, columns = np.nonzero(pixels)
+        assert len(rows)
+        assert ((rows - columns >= 0) & (rows - columns < 4)).all()
+        assert (pixels.max(axis=1) == 255).all()  # each query's heaviest key is white
 
 
 def test_only_the_first_process_shows_pictures(tmp_path: Path) -> None:

@@ -47,11 +47,17 @@ class Comparison(Evidence):
     baseline: str
     task: str
     seeds: tuple[int, ...]  # of the complete pairs, in the order of `differences`
+    baseline_values: tuple[float, ...]  # the baseline's metric on those seeds
     effect: float | None  # the mean difference; None without a pair or where the two cannot be compared
     p_raw: float | None
     verdict: Verdict
     sentence: str
     notes: tuple[str, ...]  # unequal conditions, missing runs
+
+    @property
+    def wins(self) -> int:
+        """Seeds on which the variant did better than the baseline."""
+        return sum(difference < 0 if self.direction == "min" else difference > 0 for difference in self.differences)
 
     @property
     def line(self) -> str:
@@ -246,6 +252,7 @@ def _conclude(pairing: Pairing, evidence: Evidence, p_raw: float | None) -> Comp
         baseline=pairing.baseline,
         task=pairing.task,
         seeds=() if evidence.blocked else tuple(pairing.seeds),
+        baseline_values=() if evidence.blocked else tuple(pairing.baseline_values),
         effect=math.fsum(differences) / len(differences) if differences else None,
         p_raw=p_raw,
         verdict=verdict,

@@ -137,8 +137,9 @@ def _csv(comparisons: Comparisons, runs: Runs) -> str:
     return str(pd.DataFrame(every, columns=columns).to_csv(index=False, lineterminator="\n"))
 
 
-def _json(comparisons: Comparisons, runs: Runs) -> str:
-    document = {
+def document(comparisons: Comparisons, runs: Runs) -> dict[str, Any]:
+    """Everything that is known of the comparison, as JSON can hold it."""
+    found = {
         "schema": SCHEMA_VERSION,
         "baseline": comparisons.baseline,
         "comparisons": [_item(item) for item in comparisons.items],
@@ -147,7 +148,11 @@ def _json(comparisons: Comparisons, runs: Runs) -> str:
         "variants": variant_rows(comparisons, runs).to_dict("records"),
         "runs": run_rows(comparisons, runs).to_dict("records"),
     }
-    return json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False)
+    return {key: _plain(value) for key, value in found.items()}
+
+
+def _json(comparisons: Comparisons, runs: Runs) -> str:
+    return json.dumps(document(comparisons, runs), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def _item(item: Comparison) -> dict[str, Any]:

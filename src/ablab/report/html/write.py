@@ -5,23 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from ablab.analysis.comparison import Comparisons, compare
-from ablab.analysis.pairing import variants
-from ablab.analysis.wording import confidence
 from ablab.errors import UserError
-from ablab.report.html import provenance
-from ablab.report.html.figures.canvas import looks
-from ablab.report.html.pictures import pictures_of
-from ablab.report.html.sections import NOT_RUN, health, task_section
-from ablab.report.tables import run_rows, unhealthy
+from ablab.report.html.page import page
+from ablab.report.material import Material
 from ablab.results.collect import Runs, collect
 from ablab.results.store import write_atomically
 
 REPORT_FILE = "report.html"
-_FOLDER = "report/html"  # of the template and its style, inside the package
 
 
 def write_report(
@@ -52,32 +43,4 @@ def write_report(
 
 def render_page(comparisons: Comparisons, runs: Runs) -> str:
     """The whole page. Text from records is escaped by the template; only our own figures are markup."""
-    look = looks(variants(runs), comparisons.baseline)
-    tasks = [
-        task_section(comparisons, runs, task, look, f"task{number}")
-        for number, task in enumerate(comparisons.metrics, start=1)
-    ]
-    unwell = unhealthy(run_rows(comparisons, runs))
-    loader = PackageLoader("ablab", _FOLDER)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("report.html.j2").render(
-        style=Markup(environment.get_template("style.css").render()),
-        studies=sorted({record.study for record in runs.records}),
-        question=provenance.question(runs),
-        comparisons=comparisons,
-        confidence=confidence(comparisons.level),
-        n_looks=len(runs.looks),
-        factors=runs.factors,
-        tasks=tasks,
-        pictures=pictures_of(runs),
-        health=health(runs),
-        not_run=NOT_RUN,
-        unwell=unwell if len(tasks) > 1 else unwell.drop(columns="task"),
-        settings=provenance.differing_settings(runs),
-        groups=provenance.parameter_groups(runs),
-        origins=provenance.origins(runs),
-        commands=[provenance.command(record) for record in runs.records],
-        n_runs=len(runs.records),
-    )
+    return page(Material(runs, comparisons))

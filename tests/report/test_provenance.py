@@ -1,40 +1,13 @@
 import math
 import shlex
-from pathlib import Path
 
-import pytest
-from synthetic import ended, record, runs_of, study, write_runs
+from synthetic import ended, record, runs_of, study
 
-from ablab.report.html.curves import curves_of, read_curve
-from ablab.report.html.figures.canvas import looks
-from ablab.report.html.provenance import command, origins, parameter_groups, question
-from ablab.report.html.sections import health, mechanism_tables
-from ablab.results.collect import collect
-
-
-def test_sparse_rows_become_one_curve_per_metric(tmp_path: Path):
-    log = tmp_path / "metrics.csv"
-    log.write_text("epoch,step,train_loss,val_loss\n0,10,2.5,\n0,10,,2.0\n0,20,1.5,\n0,20,,nan\n", encoding="utf-8")
-    train, val = read_curve(log, "train_loss"), read_curve(log, "val_loss")
-    assert train is not None
-    assert val is not None
-    assert train.to_dict() == {10: 2.5, 20: 1.5}
-    assert val.to_dict() == {10: 2.0}
-
-
-@pytest.mark.parametrize("text", [None, "", "a,b\n1,2\n", "step,val_loss\n10,\n", 'step,val_loss\n1,"2\n'])
-def test_a_log_without_the_metric_has_no_curve(tmp_path: Path, text: str | None):
-    if text is not None:
-        (tmp_path / "metrics.csv").write_text(text, encoding="utf-8")
-    assert read_curve(tmp_path / "metrics.csv", "val_loss") is None
-
-
-def test_bands_span_the_finished_seeds_and_diverged_runs_stand_alone(tmp_path: Path):
-    runs = collect([write_runs(tmp_path, study({"relu": [1.0, 2.0, math.nan]}))])
-    found = curves_of(runs, "language", "val_loss")
-    last = next(iter(found.means.values())).iloc[-1]
-    assert last.to_dict() == {"mean": 1.5, "min": 1.0, "max": 2.0}
-    assert len(found.diverged) == 1
+from ablab.analysis.comparison import compare
+from ablab.report.html.sections.health import health
+from ablab.report.html.sections.mechanism import mechanism
+from ablab.report.html.sections.provenance import command, origins, parameter_groups, question
+from ablab.report.material import Material
 
 
 def test_commands_survive_the_shell():
@@ -83,18 +56,16 @@ def test_the_question_is_the_studys():
 
 
 def test_every_seed_of_every_variant_has_a_cell():
-    grid = health(runs_of([*study({"relu": [1.0, math.nan], "gelu": [1.0]}), ended("failed", "boom", 1)]))
+    runs = runs_of([*study({"relu": [1.0, math.nan], "gelu": [1.0]}), ended("failed", "boom", 1)])
+    grid = health(Material(runs, compare(runs)))
     assert grid.seeds == [1, 2]
     assert [ends for _, _, ends in grid.rows] == [["ok, failed", "diverged"], ["ok", "not run"]]
 
 
 def test_mechanism_metrics_are_told_by_axis():
     items = [record(seed, mechanism={"activation/zero_share": seed / 10, "attention/mass": 1.0}) for seed in (1, 2, 3)]
-    tables = mechanism_tables(runs_of(items), "language")
-    assert list(tables) == ["activation", "attention"]
-    assert tables["activation"].to_dict("records") == [{"variant": "default", "zero_share": "0.20 ± 0.10"}]
-
-
-def test_forty_variants_look_different():
-    found = looks([f"v{index}" for index in range(40)], "v0")
-    assert len({(look.colour, look.marker) for look in found.values()}) == 40
+    runs = runs_of(items)
+    blocks = mechanism(Material(runs, compare(runs))).blocks
+    assert [block.title for block in blocks] == ["activation", "attention"]
+    assert blocks[0].table is not None
+    assert blocks[0].table.to_dict("records") == [{"variant": "default", "zero_share": "0.20 ± 0.10"}]

@@ -10,7 +10,9 @@ import pandas as pd
 from ablab.analysis import oracle
 from ablab.analysis.pairing import variants
 from ablab.config.overrides import BETWEEN_OVERRIDES
-from ablab.report.html.figures.heatmap import Heatmap, Scale, heatmap, scale_of
+from ablab.report.html.heatmap import Heatmap, Scale, heatmap, scale_of
+from ablab.report.html.sections.base import Block, Section, per_task
+from ablab.report.material import Material
 from ablab.report.tables import mean_sd, records_of
 from ablab.report.units import figure
 from ablab.results.collect import Runs
@@ -30,6 +32,19 @@ class Parts:
     table: pd.DataFrame | None
     grids: list[Heatmap]
     note: str  # under the heading
+
+
+def parts(material: Material) -> Section | None:
+    """None where no run has figures of parts."""
+
+    def blocks(task: str) -> list[Block]:
+        return [
+            Block(title=part.figure, text=part.note, table=part.table, grids=part.grids)
+            for part in parts_of(material.runs, task)
+        ]
+
+    made = per_task(material, blocks)
+    return Section("parts", "Parts of the evaluation", "", made) if made else None
 
 
 def parts_of(runs: Runs, task: str) -> list[Parts]:

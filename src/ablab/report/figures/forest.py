@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.verdicts import RESOLVED
-from ablab.report.html.figures.canvas import TEXT, Look, drawing, panels, to_svg
+from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, drawing, only_rows, panels
+from ablab.report.figures.looks import Look
 
 
-def forest(items: Sequence[Comparison], looks: dict[str, Look], name: str) -> Markup | None:
-    """The effects of one task; None if no comparison has one. A filled marker is a resolved verdict."""
-    shown = [item for item in items if item.effect is not None]
+def forest(items: Sequence[Comparison], looks: dict[str, Look]) -> Drawing | None:
+    """The effects of one task; None if no comparison has one. A filled marker is a resolved verdict.
+
+    Of more than `MOST_VARIANTS` the largest effects are drawn, in the order given.
+    """
+    shown = _largest([item for item in items if item.effect is not None])
     if not shown:
         return None
     first = shown[0]
@@ -29,11 +31,12 @@ def forest(items: Sequence[Comparison], looks: dict[str, Look], name: str) -> Ma
                 axes.plot(item.interval, [row, row], color=look.colour, linewidth=2.2, solid_capstyle="butt")
             fill = look.colour if item.verdict in RESOLVED else "none"
             axes.plot([item.effect or 0.0], [row], look.marker, color=look.colour, markerfacecolor=fill, markersize=8)
-        axes.set_yticks(range(len(shown)), [item.label for item in shown])
-        axes.set_ylim(len(shown) - 0.5, -0.5)
+        only_rows(axes, [item.label for item in shown])
         better = "lower" if first.direction == "min" else "higher"
         axes.set_xlabel(f"effect on {first.metric}, variant minus baseline ({better} is better)", loc="right")
-        axes.tick_params(left=False)
-        axes.spines["left"].set_visible(False)
-        title = f"Effects on {first.metric} against {first.baseline}: " + "; ".join(item.line for item in shown)
-        return to_svg(figure, name, title)
+    return Drawing(figure, f"Effects on {first.metric} against {first.baseline}: " + "; ".join(i.line for i in shown))
+
+
+def _largest(items: list[Comparison]) -> list[Comparison]:
+    ranked = sorted(items, key=lambda item: -abs(item.effect or 0.0))[:MOST_VARIANTS]
+    return [item for item in items if item in ranked] if len(items) > MOST_VARIANTS else items

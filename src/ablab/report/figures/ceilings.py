@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from ablab.report.html.figures.canvas import TEXT, Look, drawing, panels, to_svg
-from ablab.report.html.oracle import Theory
+from ablab.report.figures.canvas import TEXT, Drawing, drawing, only_rows, panels
+from ablab.report.figures.looks import Look
+from ablab.report.theory import Theory
 from ablab.report.units import figure as shown
 
 _DASHES = (":", "--", "-.", (0, (1, 4)))  # of the known values, in order: chance is dotted, the ceiling dashed
 _REACH = 0.36  # half the height of a row's mark
 
 
-def ceilings(found: Theory, looks: dict[str, Look], name: str) -> Markup | None:
+def ceilings(found: Theory, looks: dict[str, Look]) -> Drawing | None:
     """One row per variant: a mark for the mean, a tick for every seed, a bar where its window's ceiling is.
 
     None if no variant has a value.
@@ -35,14 +35,11 @@ def ceilings(found: Theory, looks: dict[str, Look], name: str) -> Markup | None:
             axes.plot([fmean(row.values)], [place], look.marker, color=look.colour, markersize=8)
             if row.has_window and row.ceiling is not None:
                 _window(axes, row.ceiling, place, row.bound)
-        axes.set_yticks(range(len(rows)), [row.variant for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        only_rows(axes, [row.variant for row in rows])
         axes.set_xlabel(found.metric, loc="right")
         axes.margins(x=0.06)
-        axes.tick_params(left=False)
-        axes.spines["left"].set_visible(False)
         figure.legend(loc="outside lower center", ncols=4, fontsize=9)
-        return to_svg(figure, name, _title(found))
+    return Drawing(figure, _title(found))
 
 
 def _window(axes: Axes, value: float, place: int, bound: str) -> None:

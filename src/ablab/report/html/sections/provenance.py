@@ -4,19 +4,68 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from ablab.config.identity import IDENTITY_EXCLUDES
 from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.report.material import Material
 from ablab.results.collect import Runs
 from ablab.results.record import Record
 
+_NO_SETTINGS = frozenset(
+    {"seed", "axes", *IDENTITY_EXCLUDES}
+)  # keys of a config that make no difference between variants
 
-def differing_settings(runs: Runs) -> pd.DataFrame:
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a reader needs to check the runs, and to repeat them."""
+
+    factors: pd.DataFrame
+    settings: pd.DataFrame
+    groups: pd.DataFrame
+    origins: list[tuple[str, str]]
+    commands: list[str]
+
+
+def provenance(material: Material) -> Provenance:
+    runs = material.runs
+    commands = [f"{command(record)}  # {record.fingerprint[:12]}" for record in runs.records]
+    return Provenance(varied(runs), differing_settings(runs), parameter_groups(runs), origins(runs), commands)
+
+
+def varied(runs: Runs) -> pd.DataFrame:
     """One row per variant, one column per factor: what sets the variants apart."""
     columns = ["variant", *runs.factors]
     return runs.table[columns].drop_duplicates().reset_index(drop=True).astype(str)
+
+
+def differing_settings(runs: Runs) -> pd.DataFrame:
+    """One row per value of each key of the resolved configs that is not the same in all runs, and whose value it is."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    configs: dict[str, dict[str, None]] = {}  # every variant and task once: seeds share their settings
+    for record, variant, task in zip(runs.records, runs.table["variant"], runs.table["task"], strict=True):
+        whose = f"{variant} on {task}" if len(runs.primary) > 1 else str(variant)
+        if whose in configs:
+            continue
+        configs[whose] = {}
+        for key, value in _leaves(record.config):
+            found.setdefault(key, {}).setdefault(value, {})[whose] = None
+    differing = {
+        key: values
+        for key, values in sorted(found.items())
+        if len(values) > 1 or len(next(iter(values.values()))) < len(configs)
+    }
+    rows = [
+        {"key": key, "value": value, "variants": "; ".join(whose)}
+        for key, values in differing.items()
+        for value, whose in values.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def origins(runs: Runs) -> list[tuple[str, str]]:
@@ -60,6 +109,18 @@ def question(runs: Runs) -> str | None:
     """The question that the study asks, if its config states one."""
     asked = [record.config.get("question") for record in runs.records]
     return next((text for text in asked if isinstance(text, str) and text), None)
+
+
+def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, value as text) of every setting."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name in _NO_SETTINGS:
+            continue
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, "null" if value is None else str(value)
 
 
 def _group_row(variants: list[str], group: dict[str, Any]) -> dict[str, str]:

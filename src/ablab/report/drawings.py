@@ -1,0 +1,65 @@
+"""The figures of a study: one function each, from its material and a task. The report and notebooks show the same."""
+
+from __future__ import annotations
+
+from ablab.analysis.curves import aligned, difference
+from ablab.analysis.pareto import unequal_budgets
+from ablab.report.figures.canvas import Drawing
+from ablab.report.figures.cost import quality_and_cost
+from ablab.report.figures.curves import Panel
+from ablab.report.figures.curves import curves as curve_panels
+from ablab.report.figures.detectable import detectable_effects
+from ablab.report.figures.forest import forest as forest_plot
+from ablab.report.figures.interactions import interaction_heatmap
+from ablab.report.figures.slopes import slopes as slope_plot
+from ablab.report.material import Material
+
+
+def forest(material: Material, task: str) -> Drawing | None:
+    """Effects with intervals; None if no variant shares a finished seed with the baseline."""
+    return forest_plot(material.comparisons.of_task(task), material.looks)
+
+
+def slopes(material: Material, task: str) -> Drawing | None:
+    """From the baseline's value to the variant's, seed by seed."""
+    return slope_plot(material.comparisons.of_task(task), material.looks)
+
+
+def detectable(material: Material, task: str) -> Drawing | None:
+    """What these seeds could have shown, beside what they did; None without an interval."""
+    return detectable_effects(material.comparisons.of_task(task), material.looks)
+
+
+def cost(material: Material, task: str) -> Drawing | None:
+    """Quality against FLOPs, time, speed and memory; None if no run ended well."""
+    unequal = unequal_budgets(material.runs, task, material.comparisons.baseline)
+    return quality_and_cost(material.rows(task), material.direction(task), unequal, material.looks)
+
+
+def interaction(material: Material, task: str, factors: tuple[str, str]) -> Drawing | None:
+    """What the options of two factors do together beyond the sum of their effects; None if it is not known."""
+    found = material.interactions(task)
+    effects, resolved = found.matrix(*factors)
+    effects.index.name, effects.columns.name = factors
+    return interaction_heatmap(effects, resolved, found.metric)
+
+
+def curves(material: Material, task: str) -> Drawing | None:
+    """The compared metric and the training loss by step, the metric also by seconds; None without `metrics.csv`."""
+    metric = material.comparisons.metrics[task]
+    shown = dict.fromkeys([metric, "train_loss"]) if metric else {"train_loss": None}
+    found = [_panel(material, task, name, "step") for name in shown]
+    return curve_panels([*found, _panel(material, task, metric, "seconds")], material.looks)
+
+
+def differences(material: Material, task: str) -> Drawing | None:
+    """The compared metric, variant minus baseline on the same seed, by step."""
+    metric, baseline = material.comparisons.metrics[task], material.comparisons.baseline
+    found = difference(material.runs, task, metric, baseline, files=material.curves)
+    panel = Panel("step", f"difference in {metric}", found.bands, zero=True)
+    return curve_panels([panel], material.looks, columns=1)
+
+
+def _panel(material: Material, task: str, metric: str, by: str) -> Panel:
+    found = aligned(material.runs, task, metric, by, files=material.curves)
+    return Panel(by, metric, found.bands, found.diverged)

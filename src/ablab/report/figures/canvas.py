@@ -1,0 +1,90 @@
+"""What all figures share: one style, panels with room for a legend below them, and a text beside the picture.
+
+Lines and text that belong to no variant are drawn in `TEXT`, for which the report sets the page's own text colour, so
+that they follow its light and dark themes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+TEXT = "#010203"
+MOST_VARIANTS = 24  # that one figure tells apart; the tables beside it have them all
+
+# Of a legend, in inches: a letter and a line of its text on average, its marker with the gaps; lines with room anyway.
+_CHARACTER, _LINE, _HANDLE, _FEW_LINES = 0.078, 0.19, 0.55, 4
+
+_RC: dict[Any, Any] = {  # Matplotlib types the names as literals
+    "svg.hashsalt": "ablab",  # ids from content, not from chance
+    "svg.fonttype": "none",  # text stays text: small, readable aloud, in the page's font
+    "text.parse_math": False,  # a "$" in a variant's name is a dollar
+    "font.size": 10,
+    "text.color": TEXT,
+    "axes.edgecolor": TEXT,
+    "axes.labelcolor": TEXT,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+    "hatch.color": "#808080",
+    "hatch.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.useoffset": False,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and what it shows."""
+
+    figure: Figure
+    alt: str  # in words, numbers included: for those who cannot see it
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Matplotlib with the house style. Names in any script are allowed: the browser has the glyphs, not Matplotlib."""
+    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def panels(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of so many inches with its axes, row by row. Call within `drawing()`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, [axes[row, column] for row in range(rows) for column in range(columns)]
+
+
+def legend_below(labels: Sequence[str], width: float) -> tuple[int, float]:
+    """(columns, inches of height beside what every figure has room for) of a legend below panels of `width` inches.
+
+    Two columns, or one where the names are too long for two.
+    """
+    widest = max(map(len, labels), default=0) * _CHARACTER + _HANDLE
+    columns = 2 if 2 * widest <= width else 1
+    return columns, _LINE * max(0, -(-len(labels) // columns) - _FEW_LINES)
+
+
+def add_legend(figure: Figure, panes: Sequence[Axes], columns: int) -> list[str]:
+    """One legend below all panels, every label once; the labels. Without any there is none."""
+    handles = {label: line for axes in panes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if handles:
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, fontsize=9)
+    return list(handles)
+
+
+def only_rows(axes: Axes, labels: Sequence[str], reach: float = 0.5) -> None:
+    """The axes as a list of `labels` from top to bottom, without a line or ticks at its side."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 1 + reach, -reach)
+    axes.tick_params(left=False)
+    axes.spines["left"].set_visible(False)

@@ -1,0 +1,100 @@
+"""Quality against cost: one point per variant, one panel per cost, and the front of those that no other one beats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from ablab.analysis.pareto import front
+from ablab.report import units
+from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, add_legend, drawing, legend_below, panels
+from ablab.report.figures.looks import Look
+from ablab.report.tables import Row
+from ablab.results.record import Direction
+
+
+@dataclass(frozen=True)
+class CostAxis:
+    """A cost as a figure and a table show it."""
+
+    title: str
+    text: Callable[[float | None], str]
+    better: Direction = "min"
+
+
+COST_AXES = {
+    "flops_total": CostAxis("training FLOPs", units.count),
+    "wall_time_s": CostAxis("wall time", units.duration),
+    "tokens_per_second": CostAxis("tokens per second", units.count, "max"),
+    "peak_memory_bytes": CostAxis("peak memory", units.memory),
+}
+_COLUMNS = 2
+
+
+def quality_and_cost(
+    rows: Sequence[Row], direction: Direction, unequal: Mapping[str, str], looks: Mapping[str, Look]
+) -> Drawing | None:
+    """One task's variants; None if no run has both a metric and a cost.
+
+    A line joins the Pareto front of the means. Points whose budget differs from the baseline's are hollow.
+
+    Args:
+        rows: as `variant_rows` gives them.
+        direction: of the metric.
+        unequal: the variants that did not get what the baseline got, and by what.
+    """
+    known = [row for row in rows if math.isfinite(row["mean"])][:MOST_VARIANTS]
+    shown = {cost: [row for row in known if math.isfinite(_number(row[cost]))] for cost in COST_AXES}
+    shown = {cost: found for cost, found in shown.items() if found}
+    if not shown:
+        return None
+    metric = rows[0]["metric"]
+    with drawing():
+        width, down = 3.6 * min(_COLUMNS, len(shown)) + 0.4, math.ceil(len(shown) / _COLUMNS)
+        columns, room = legend_below([row["variant"] for row in known], width)
+        figure, panes = panels(width, 2.5 * down + 0.9 + room, min(_COLUMNS, len(shown)), down)
+        words = [
+            _panel(axes, cost, shown[cost], direction, unequal, looks) for axes, cost in zip(panes, shown, strict=False)
+        ]
+        for axes in panes[len(shown) :]:
+            axes.set_visible(False)
+        for axes in panes[::_COLUMNS]:
+            axes.set_ylabel(f"{metric} ± sd")
+        add_legend(figure, panes, columns)
+    marks = "; ".join(f"{variant} at another budget ({by})" for variant, by in unequal.items())
+    return Drawing(figure, f"{metric} against cost. {' '.join(words)}{f' {marks}.' if marks else ''}")
+
+
+def _panel(
+    axes: Axes,
+    cost: str,
+    rows: Sequence[Row],
+    direction: Direction,
+    unequal: Mapping[str, str],
+    looks: Mapping[str, Look],
+) -> str:
+    """Draws one cost, and says who is on its front."""
+    shown = COST_AXES[cost]
+    on = front([_number(row[cost]) for row in rows], [row["mean"] for row in rows], direction, shown.better)
+    best = sorted((row for row, member in zip(rows, on, strict=True) if member), key=lambda row: float(row[cost]))
+    axes.plot([row[cost] for row in best], [row["mean"] for row in best], ":", color=TEXT, linewidth=1.2)
+    for row in rows:
+        look = looks[row["variant"]]
+        axes.errorbar(
+            row[cost], row["mean"], row["sd"] if math.isfinite(row["sd"]) else 0, color=look.colour, marker=look.marker,
+            markersize=8, markerfacecolor="none" if row["variant"] in unequal else look.colour, linestyle="none",
+            label=row["variant"],
+        )  # fmt: skip
+    axes.set_xlabel(f"{shown.title} (more is better)" if shown.better == "max" else shown.title)
+    axes.margins(0.2)
+    axes.locator_params(axis="x", nbins=3)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: shown.text(value)))
+    return f"{shown.title}: {', '.join(row['variant'] for row in best)} on the front."
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

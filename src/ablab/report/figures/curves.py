@@ -1,0 +1,85 @@
+"""Learning curves, and the paired difference between them: means over seeds with t-bands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ablab.analysis.curves import Band
+from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, add_legend, drawing, legend_below, panels
+from ablab.report.figures.looks import Look
+
+_COUNTED = ("step", "layer")  # horizontal axes without fractions
+_POINTS = 120  # more than the eye resolves would only make the file large
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that share their axes."""
+
+    across: str  # label of the horizontal axis, with its unit
+    upwards: str
+    bands: Mapping[str, Band]  # by variant
+    diverged: Sequence[tuple[str, np.ndarray, np.ndarray]] = ()  # (variant, x, y) of each such run
+    zero: bool = False  # whether a line marks nothing
+    title: str = ""
+
+    @property
+    def empty(self) -> bool:
+        return not self.bands and not self.diverged
+
+
+def curves(found: Sequence[Panel], looks: Mapping[str, Look], columns: int = 2) -> Drawing | None:
+    """The panels in rows of `columns`, one legend below; None if there is nothing to draw.
+
+    Lines are means over seeds, bands t intervals at each point, dotted lines runs that diverged.
+    """
+    drawn = [panel for panel in found if not panel.empty]
+    if not drawn:
+        return None
+    with drawing():
+        across = min(columns, len(drawn))
+        down, width = -(-len(drawn) // across), 3.7 * across + 0.6
+        names = list(dict.fromkeys(variant for panel in drawn for variant in panel.bands))[:MOST_VARIANTS]
+        legend, room = legend_below(names, width)
+        figure, panes = panels(width, 2.6 * down + 0.8 + room, across, down)
+        for axes, panel in zip(panes, drawn, strict=False):
+            _draw(axes, panel, looks, names)
+        for axes in panes[len(drawn) :]:
+            axes.set_visible(False)
+        add_legend(figure, panes, legend)
+    words = "; ".join(f"{panel.upwards} by {panel.across}: {_ends(panel, names)}" for panel in drawn)
+    return Drawing(figure, f"Curves. {words}")
+
+
+def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Look], names: Sequence[str]) -> None:
+    if panel.zero:
+        axes.axhline(0, color=TEXT, linewidth=1)
+    for variant, band in panel.bands.items():
+        if variant not in names:
+            continue
+        keep = np.unique(np.linspace(0, len(band.x) - 1, min(_POINTS, len(band.x))).astype(int))
+        look = looks[variant]
+        if band.low is not None and band.high is not None:
+            axes.fill_between(band.x[keep], band.low[keep], band.high[keep], color=look.colour, alpha=0.18, linewidth=0)
+        every = max(1, len(keep) // 6)
+        axes.plot(
+            band.x[keep], band.mean[keep], color=look.colour, marker=look.marker, markevery=every, markersize=5,
+            label=variant,
+        )  # fmt: skip
+    for variant, x, y in panel.diverged:
+        if variant in looks:
+            axes.plot(x, y, ":", color=looks[variant].colour, linewidth=1)
+    axes.set_xlabel(panel.across)
+    axes.set_ylabel(panel.upwards)
+    axes.set_title(panel.title, fontsize=9)
+    axes.locator_params(axis="x", nbins=5, integer=panel.across in _COUNTED)
+
+
+def _ends(panel: Panel, names: Sequence[str]) -> str:
+    ends = [f"{name} ends at {band.mean[-1]:.4g}" for name, band in panel.bands.items() if name in names]
+    diverged = [f"{name} diverged" for name, _, _ in panel.diverged]
+    return ", ".join([*ends, *dict.fromkeys(diverged)])

@@ -1,0 +1,43 @@
+"""What the seeds could have shown: the effect that each comparison would have seen, beside the one that it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ablab.analysis.comparison import Comparison
+from ablab.analysis.power import POWER, detectable
+from ablab.analysis.verdicts import RESOLVED
+from ablab.analysis.wording import decimals_for, number
+from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, drawing, only_rows, panels
+from ablab.report.figures.looks import Look
+
+
+def detectable_effects(items: Sequence[Comparison], looks: dict[str, Look]) -> Drawing | None:
+    """One row per comparison with an interval: a bar over the effects that it would have missed more often than in one
+    of five studies, and a marker at the size of the effect that it found. None if there is no such comparison."""
+    found = [(item, detectable(item.estimate, item.level)) for item in items if item.estimate and item.interval]
+    shown = [(item, limit) for item, limit in found if limit > 0][:MOST_VARIANTS]
+    if not shown:
+        return None
+    metric = shown[0][0].metric
+    with drawing():
+        figure, (axes,) = panels(7.2, 1.1 + 0.42 * len(shown))
+        for row, (item, limit) in enumerate(shown):
+            look = looks[item.variant]
+            axes.barh(row, limit, height=0.5, color=look.colour, alpha=0.25, linewidth=0)
+            axes.plot([limit, limit], [row - 0.25, row + 0.25], color=look.colour, linewidth=2)
+            fill = look.colour if item.verdict in RESOLVED else "none"
+            axes.plot([abs(item.effect or 0.0)], [row], look.marker, color=look.colour, markerfacecolor=fill)
+        if (margin := shown[0][0].margin) is not None:
+            axes.axvline(margin, color=TEXT, linestyle=":", linewidth=1)
+            axes.annotate("margin", (margin, -0.5), xytext=(3, -9), textcoords="offset points", fontsize=8)
+        only_rows(axes, [item.label for item, _ in shown])
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"size of an effect on {metric}", loc="right")
+    words = "; ".join(f"{item.label}: {_words(item, limit)}" for item, limit in shown)
+    return Drawing(figure, f"Effects on {metric} that would have been seen with {POWER:.0%} probability. {words}")
+
+
+def _words(item: Comparison, limit: float) -> str:
+    digits = decimals_for(limit)
+    return f"{number(limit, digits)} detectable, {number(abs(item.effect or 0.0), digits)} found"

@@ -1,0 +1,52 @@
+"""The colour and the marker of each variant, the same in every figure.
+
+The colours are those of Okabe and Ito (2008), "Color Universal Design", without the yellow that vanishes on white; the
+marker shapes carry the same information without colour. A variant's look follows from its name, so that an option looks
+alike in every report that it is in; where two names of one report meet, the later one takes the next look that is free.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ablab.report.figures.canvas import TEXT
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_PAIRS = len(_COLOURS) * len(_MARKERS)  # they share no divisor: counting both up comes by every pair
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a variant is drawn, in every figure alike."""
+
+    colour: str
+    marker: str
+
+
+def looks(variants: Sequence[str], baseline: str) -> dict[str, Look]:
+    """The look of each variant. The baseline has the colour of the text and a star.
+
+    Colours come before markers: as long as there are no more variants than colours, no two have the same.
+    """
+    others = sorted(variant for variant in variants if variant != baseline)
+    found: dict[str, Look] = {}
+    colours: set[int] = set()
+    taken: set[int] = set()
+    for variant in others:
+        place = zlib.crc32(variant.encode()) % _PAIRS
+        for step in range(_PAIRS):
+            candidate = (place + step) % _PAIRS
+            if candidate not in taken and candidate % len(_COLOURS) not in colours:
+                break
+        taken.add(candidate)
+        colours.add(candidate % len(_COLOURS))
+        if len(colours) == len(_COLOURS):
+            colours.clear()
+        if len(taken) == _PAIRS:
+            taken.clear()
+        found[variant] = Look(_COLOURS[candidate % len(_COLOURS)], _MARKERS[candidate % len(_MARKERS)])
+    ordered = {variant: found[variant] for variant in variants if variant in found}
+    return {**ordered, baseline: Look(TEXT, "*")}

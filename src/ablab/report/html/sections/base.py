@@ -1,0 +1,57 @@
+"""What sections are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+
+from ablab.report.figures.canvas import Drawing
+from ablab.report.html.heatmap import Heatmap
+from ablab.report.html.svg import to_svg
+from ablab.report.material import Material
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a section; what it lacks is left out."""
+
+    title: str = ""
+    text: str = ""  # before the figure
+    figure: Markup | None = None
+    otherwise: str = ""  # where there is no figure
+    table: pd.DataFrame | None = None
+    wrapped: tuple[str, ...] = ()  # columns of the table that hold sentences
+    grids: Sequence[Heatmap] = ()
+    lines: Sequence[str] = ()
+    sub: bool = False  # whether it belongs to the block before it
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading of the report and what stands below it."""
+
+    name: str  # its id in the page
+    title: str
+    intro: str = ""
+    blocks: Sequence[Block] = ()
+    template: str = ""  # of a section with a form of its own, in the place of blocks
+
+
+def per_task(material: Material, make: Callable[[str], Sequence[Block]]) -> list[Block]:
+    """The blocks of every task, under its name where there are several."""
+    blocks: list[Block] = []
+    for task in material.tasks:
+        made = make(task)
+        if made and len(material.tasks) > 1:
+            blocks.append(Block(title=task))
+            made = [Block(**{**vars(block), "sub": True}) if block.title else block for block in made]
+        blocks += made
+    return blocks
+
+
+def svg(material: Material, shown: Drawing | None, section: str, task: str, number: int = 0) -> Markup | None:
+    """The figure, with ids that no other figure of the page has."""
+    return to_svg(shown, f"{section}-{material.tasks.index(task) + 1}-{number}")

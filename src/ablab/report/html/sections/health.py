@@ -1,0 +1,35 @@
+"""Which seed of which variant ended how, and why those that did not end well did not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ablab.report.material import Material
+from ablab.report.tables import run_rows, unhealthy
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Health:
+    """The grid of variants and seeds, and the reasons."""
+
+    seeds: list[int]
+    rows: list[tuple[str, str, list[str]]]  # (task, variant, status per seed)
+    reasons: pd.DataFrame
+
+
+def health(material: Material) -> Health:
+    """A seed that was run more than once shows every end, in order."""
+    table = material.runs.table
+    seeds = sorted({record.seed for record in material.runs.records})
+    ends = table.groupby(["task", "variant", "seed"], sort=False)["status"].agg(", ".join).to_dict()
+    known = dict.fromkeys(zip(table["task"], table["variant"], strict=True))
+    rows = [
+        (str(task), str(variant), [ends.get((task, variant, seed), NOT_RUN) for seed in seeds])
+        for task, variant in known
+    ]
+    unwell = unhealthy(run_rows(material.comparisons, material.runs))
+    return Health(seeds, rows, unwell if len(material.tasks) > 1 else unwell.drop(columns="task"))

@@ -1,0 +1,84 @@
+"""Do two changes add up? Differences of differences, and the analysis of variance as a second view."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ablab.analysis.anova import anova
+from ablab.analysis.interactions import Interaction, Interactions
+from ablab.analysis.wording import confidence, decimals_for, number, p_value, share
+from ablab.errors import UserError
+from ablab.report import drawings
+from ablab.report.html.sections.base import Block, Section, per_task, svg
+from ablab.report.material import Material
+from ablab.report.units import MISSING
+
+_VARIANCE = "Type II, with the seed as a block; p is not adjusted. A second view, from which no verdict follows."
+_MOST_PAIRS = 6  # of factors that are drawn; the table has them all
+
+
+def interactions(material: Material) -> Section | None:
+    """None where fewer than two factors vary on every task."""
+
+    def blocks(task: str) -> list[Block]:
+        found = material.interactions(task)
+        if len(found.factors) < 2:
+            return []
+        if not found.visible:
+            return [Block(otherwise=found.sentence)]
+        made = [
+            Block(
+                title=" and ".join(pair),
+                figure=svg(material, drawings.interaction(material, task, pair), "interactions", task, number),
+            )
+            for number, pair in enumerate(found.pairs[:_MOST_PAIRS])
+        ]
+        return [Block(text=found.sentence), *made, Block(table=_table(found)), *_variance(material, task)]
+
+    made = per_task(material, blocks)
+    if not made:
+        return None
+    return Section(
+        "interactions",
+        "Interactions",
+        "What two options do together beyond the sum of what each does alone, in the metric's unit: differences of "
+        "differences within a seed. Hatched cells are not resolved.",
+        made,
+    )
+
+
+def _variance(material: Material, task: str) -> list[Block]:
+    try:
+        found = anova(material.runs, task, material.comparisons.metrics[task])
+    except UserError as reason:
+        return [Block(otherwise=f"{reason}.")]
+    rows = [
+        {
+            "source": row["source"],
+            "sum of squares": f"{row['sum_sq']:.3g}",
+            "df": f"{row['df']:.0f}",
+            "F": MISSING if pd.isna(row["F"]) else f"{row['F']:.3g}",
+            "p": MISSING if pd.isna(row["p"]) else p_value(row["p"]).removeprefix("= "),
+            "partial η²": MISSING if pd.isna(row["partial_eta_sq"]) else share(row["partial_eta_sq"]),
+        }
+        for row in found.table.to_dict("records")
+    ]
+    return [Block(title="Analysis of variance", text=_VARIANCE, table=pd.DataFrame(rows), lines=found.notes)]
+
+
+def _table(found: Interactions) -> pd.DataFrame:
+    return pd.DataFrame([_row(item) for item in found.items])
+
+
+def _row(item: Interaction) -> dict[str, str]:
+    interval = item.interval
+    digits = decimals_for((interval[1] - interval[0]) / 2 if interval else item.effect or 0.0)
+    shown = [number(value, digits, signed=True) for value in interval or ()]
+    return {
+        "together": item.label,
+        f"beyond the sum, {item.metric}": MISSING if item.effect is None else number(item.effect, digits, signed=True),
+        f"{confidence(item.level)} CI": f"{shown[0]} to {shown[1]}" if shown else MISSING,
+        "Holm p": MISSING if item.p_adjusted is None else p_value(item.p_adjusted).removeprefix("= "),
+        "seeds": str(len(item.seeds)),
+        "resolved": ("yes" if item.resolved else "no") + (", preliminary" if item.preliminary else ""),
+    }

@@ -1,0 +1,2 @@
+def scaling(material):
+    return None

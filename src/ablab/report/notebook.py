@@ -1,0 +1,177 @@
+"""Results in a notebook: a folder of runs as DataFrames and Matplotlib figures.
+
+from ablab import load
+
+study = load("outputs/quickstart")
+study.effects()        # one row per variant and task: effect, interval, p, verdict
+study.plot.forest()    # a Matplotlib figure, as in the report
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ablab.analysis.anova import anova
+from ablab.analysis.comparison import Comparisons, compare
+from ablab.config.nearest import nearest
+from ablab.errors import UserError
+from ablab.report import drawings
+from ablab.report.compare import verdict_lines
+from ablab.report.figures.canvas import Drawing
+from ablab.report.material import Material
+from ablab.report.tables import run_rows, variant_rows
+from ablab.results.collect import Runs, collect
+
+
+def load(
+    *folders: str | PathLike[str],
+    baseline: str | None = None,
+    metric: str | None = None,
+    margin: float | None = None,
+    last_k: int = 1,
+) -> LoadedStudy:
+    """The runs below `folders`, compared as `ablab compare` does.
+
+    Args:
+        baseline: overrides that name it, "attention=full"; default: the study's, else the first variant.
+        metric: what to compare by; default: each task's primary metric.
+        margin: effects below it are equivalent, in the metric's unit. Declare it before looking.
+        last_k: compare the mean of the last k evaluations; default: the last one.
+
+    Raises:
+        UserError: no such folder, no runs below it, or they cannot be compared as asked.
+    """
+    if not folders:
+        raise UserError('load() needs the folder of a study, as in load("outputs/quickstart")')
+    runs = collect([Path(folder) for folder in folders])
+    return LoadedStudy(runs, compare(runs, baseline, metric, margin, last_k=last_k))
+
+
+class LoadedStudy:
+    """What is known of a study. Every method gives a new DataFrame.
+
+    Attributes:
+        comparisons: the verdicts with all that they rest on.
+        plot: the figures of the report (`Plots`).
+    """
+
+    def __init__(self, runs: Runs, comparisons: Comparisons) -> None:
+        self._material = Material(runs, comparisons)
+        self.comparisons = comparisons
+        self.plot = Plots(self._material)
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row per run: task, variant, seed, status, factors, metrics, mechanism metrics, costs."""
+        return self._material.runs.table.copy()
+
+    @property
+    def tasks(self) -> list[str]:
+        return self._material.tasks
+
+    @property
+    def verdicts(self) -> list[str]:
+        """The lines that `ablab compare` ends with."""
+        return verdict_lines(self.comparisons)
+
+    def effects(self) -> pd.DataFrame:
+        """One row per task and variant: metric, effect, interval, adjusted p, correlation, verdict, costs."""
+        return variant_rows(self.comparisons, self._material.runs)
+
+    def health(self) -> pd.DataFrame:
+        """One row per run: how it ended and why, its metric and costs."""
+        return run_rows(self.comparisons, self._material.runs)
+
+    def interactions(self, task: str | None = None) -> pd.DataFrame:
+        """One row per pair of options: what they do together beyond the sum of their effects, with its interval."""
+        found = self._material.interactions(self._task(task))
+        rows = []
+        for item in found.items:
+            low, high = item.interval or (math.nan, math.nan)
+            rows.append(
+                {
+                    **dict(zip(item.factors, item.options, strict=True)),
+                    "metric": item.metric,
+                    "effect": math.nan if item.effect is None else item.effect,
+                    "low": low,
+                    "high": high,
+                    "p_adjusted": math.nan if item.p_adjusted is None else item.p_adjusted,
+                    "seeds": len(item.seeds),
+                    "resolved": item.resolved,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def anova(self, task: str | None = None) -> pd.DataFrame:
+        """The type-II analysis of variance, with seed as a block. Raises UserError where it cannot be had."""
+        chosen = self._task(task)
+        return anova(self._material.runs, chosen, self.comparisons.metrics[chosen]).table
+
+    def _task(self, task: str | None) -> str:
+        return choose_task(self._material, task)
+
+    def __repr__(self) -> str:
+        return "\n".join(self.verdicts)
+
+
+class Plots:
+    """The figures of the report, each of one task (default: the first), as Matplotlib figures.
+
+    Every method raises UserError for a task that is not there, and where there is nothing to draw.
+    """
+
+    def __init__(self, material: Material) -> None:
+        self._material = material
+
+    def forest(self, task: str | None = None) -> Figure:
+        """Effects with intervals, and a tick for every seed."""
+        return self._drawn(drawings.forest, task)
+
+    def slopes(self, task: str | None = None) -> Figure:
+        """Seed by seed, from the baseline to the variant."""
+        return self._drawn(drawings.slopes, task)
+
+    def detectable(self, task: str | None = None) -> Figure:
+        """What these seeds could have shown, beside what they did."""
+        return self._drawn(drawings.detectable, task)
+
+    def curves(self, task: str | None = None) -> Figure:
+        """Learning curves with t-bands, by step and by seconds."""
+        return self._drawn(drawings.curves, task)
+
+    def differences(self, task: str | None = None) -> Figure:
+        """The course of the paired difference to the baseline."""
+        return self._drawn(drawings.differences, task)
+
+    def cost(self, task: str | None = None) -> Figure:
+        """Quality against FLOPs, time, speed and memory, with Pareto fronts."""
+        return self._drawn(drawings.cost, task)
+
+    def interactions(self, first: str, second: str, task: str | None = None) -> Figure:
+        """What the options of two factors do together beyond the sum of their effects."""
+        return self._drawn(lambda material, chosen: drawings.interaction(material, chosen, (first, second)), task)
+
+    def _drawn(self, draw: Callable[[Material, str], Drawing | None], task: str | None) -> Figure:
+        # A notebook shows a figure by what pyplot has registered for it.
+        import matplotlib.pyplot  # noqa: F401
+
+        chosen = choose_task(self._material, task)
+        found = draw(self._material, chosen)
+        if found is None:
+            raise UserError(f"{chosen}: nothing to draw, since no finished runs have what this figure shows")
+        return found.figure
+
+
+def choose_task(material: Material, task: str | None) -> str:
+    """The task of that name, the first one if none is named. Raises UserError for any other."""
+    if task is None:
+        return material.tasks[0]
+    if task not in material.tasks:
+        raise UserError(f"task {task}: no run has it{nearest(task, material.tasks)}")
+    return task

@@ -1,0 +1,144 @@
+"""The figures: what they draw stands where the numbers say, and looks belong to names."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+
+import matplotlib.colors
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from synthetic import runs_of, study
+
+from ablab.analysis.comparison import Comparison, compare
+from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing
+from ablab.report.figures.detectable import detectable_effects
+from ablab.report.figures.forest import forest
+from ablab.report.figures.interactions import interaction_heatmap
+from ablab.report.figures.looks import Look, looks
+from ablab.report.figures.slopes import slopes
+from ablab.report.html.svg import to_svg
+
+LOSSES = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22], "glu": [1.0, 1.2, 1.0, 1.1]}
+
+
+def compared(losses: dict[str, list[float]]) -> tuple[list[Comparison], dict[str, Look]]:
+    runs = runs_of(study(losses))
+    found = compare(runs)
+    return list(found.items), looks(list(dict.fromkeys(runs.table["variant"])), found.baseline)
+
+
+def test_forty_variants_look_different():
+    found = looks([f"v{index}" for index in range(40)], "v0")
+    assert len({(look.colour, look.marker) for look in found.values()}) == 40
+
+
+def test_a_look_is_of_the_name_and_not_of_the_place():
+    names = ["attention=lsh", "attention=windowed", "attention=full"]
+    assert looks(names, "attention=full") == looks(names[::-1], "attention=full")
+    for first in names:  # whether another variant is there or not, unless both want the same
+        alone = looks([first, "base"], "base")[first]
+        assert alone == looks([first, "base", "z"], "base")[first]
+
+
+def test_six_variants_have_six_colours_and_a_thousand_have_looks():
+    for start in range(20):
+        found = looks([f"option {start + index}" for index in range(6)], "base")
+        assert len({look.colour for look in found.values()}) == 7  # the baseline has the colour of the text
+    assert len(looks([f"v{index}" for index in range(1000)], "v0")) == 1000
+
+
+def test_the_colours_can_be_told_from_both_pages():
+    """3 to 1 at least, as WCAG asks of graphics."""
+    shown = {look.colour for look in looks([f"v{index}" for index in range(40)], "v0").values()} - {TEXT}
+    for page in ("#ffffff", "#15171a"):
+        assert min(_contrast(colour, page) for colour in shown) > 2.0
+
+
+def _contrast(one: str, other: str) -> float:
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour)]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+def axes_of(drawn: Drawing | None) -> list[Axes]:
+    assert drawn is not None
+    return drawn.figure.axes
+
+
+def test_the_forest_has_an_interval_and_a_tick_per_seed_for_each_variant():
+    items, look = compared(LOSSES)
+    (axes,) = axes_of(forest(items, look))
+    lines = {tuple(map(float, line.get_xdata())) for line in axes.lines}
+    for item in items:
+        assert item.interval is not None
+        assert tuple(item.interval) in lines
+        assert tuple(item.differences) in lines
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["gelu", "glu"]
+    fills = [
+        line.get_markerfacecolor() for line in axes.lines if line.get_marker() in {one.marker for one in look.values()}
+    ]
+    assert fills == [look[items[0].variant].colour, "none"]  # gelu is resolved, glu is not
+
+
+def test_of_very_many_the_largest_effects_are_drawn_in_order():
+    losses = {f"v{index:03}": [1.0 + index / 100, 1.01 + index / 100] for index in range(60)}
+    items, look = compared(losses)
+    (axes,) = axes_of(forest(items, look))
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == [f"v{index:03}" for index in range(60 - MOST_VARIANTS, 60)]
+
+
+def test_slopes_run_from_baseline_to_variant_and_show_who_won():
+    items, look = compared(LOSSES)
+    panes = [axes for axes in axes_of(slopes(items, look)) if axes.get_visible()]
+    assert len(panes) == 2
+    for axes, option in zip(panes, ("gelu", "glu"), strict=True):
+        drawn = [line for line in axes.lines if len(line.get_xdata()) == 2]
+        ends = [tuple(map(float, line.get_ydata())) for line in drawn]
+        assert ends == [pytest.approx(pair) for pair in zip(LOSSES["relu"], LOSSES[option], strict=True)]
+        won = [own < base for base, own in zip(LOSSES["relu"], LOSSES[option], strict=True)]
+        assert [line.get_linestyle() == "-" for line in drawn] == won
+    assert "better 1/4" in panes[1].get_title()
+
+
+def test_what_was_detectable_is_a_bar_of_that_length():
+    items, look = compared(LOSSES)
+    drawn = detectable_effects(items, look)
+    (axes,) = axes_of(drawn)
+    assert drawn is not None
+    told = dict(re.findall(r"(\w+): ([\d.]+) detectable", drawn.alt))
+    for item, bar in zip(items, axes.patches, strict=True):
+        assert float(told[item.label]) == pytest.approx(bar.get_width(), rel=0.05)
+
+
+def test_unresolved_interactions_are_hatched_and_unknown_ones_said_to_be():
+    effects = pd.DataFrame([[0.1, -0.2], [math.nan, 0.0]], index=["a", "b"], columns=["c", "d"])
+    resolved = pd.DataFrame([[True, False], [False, False]], index=["a", "b"], columns=["c", "d"])
+    drawn = interaction_heatmap(effects, resolved, "val_loss")
+    (axes,) = axes_of(drawn)
+    cells = [patch for patch in axes.patches if patch.get_linewidth() > 0]
+    assert [bool(cell.get_hatch()) for cell in cells] == [False, True, False, True]
+    assert [text.get_text() for text in axes.texts] == ["+0.1", "-0.2", "not run", "+0"]
+    assert interaction_heatmap(effects.iloc[1:, :1], resolved.iloc[1:, :1], "val_loss") is None
+
+
+def test_the_svg_keeps_every_word_and_every_reference():
+    items, look = compared({"ReLU": LOSSES["relu"], "活性化 <$x$>": LOSSES["gelu"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svg = to_svg(forest(items, look), "one")
+    assert svg is not None
+    assert "活性化 &lt;$x$&gt;" in svg
+    referred = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    assert referred
+    assert referred <= set(re.findall(r' id="([^"]+)"', svg))
+    assert all(name.startswith("one-") for name in re.findall(r' id="([^"]+)"', svg))
+    assert TEXT not in svg
+    assert to_svg(None, "two") is None
