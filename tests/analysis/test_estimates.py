@@ -10,8 +10,6 @@ from scipy import stats
 
 from ablab.analysis.estimates import (
     correlation,
-    dunnett_critical,
-    dunnett_p,
     fisher,
     holm,
     paired,
@@ -67,42 +65,6 @@ def test_a_noisy_variant_keeps_its_own_standard_error():
     noisy = np.vstack([calm, [5.0, -3.0, 1.0]])
     differences = list(noisy[-1] - noisy[0])
     assert pooled(differences, noisy).standard_error == pytest.approx(paired(differences).standard_error)
-
-
-def naive_dunnett(critical: float, degrees: int, comparisons: int) -> float:
-    """P(no |t| exceeds `critical`): the baseline's own deviate and the standard error integrated out on a grid."""
-    z = np.linspace(-8, 8, 801)
-    w = np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, degrees) / degrees)[:, None]
-    reach = critical * math.sqrt(2) * w
-    inside = (stats.norm.cdf(reach + z) - stats.norm.cdf(z - reach)) ** comparisons
-    return float((inside * stats.norm.pdf(z)).sum(1).mean() * (z[1] - z[0]))
-
-
-@pytest.mark.parametrize(("comparisons", "degrees"), [(1, 2), (2, 4), (4, 8), (9, 18)])
-def test_dunnett_critical_values_hold_all_comparisons_together(comparisons: int, degrees: int):
-    critical = dunnett_critical(degrees, (comparisons,))
-    assert naive_dunnett(critical, degrees, comparisons) == pytest.approx(0.95, abs=1e-3)
-
-
-@pytest.mark.parametrize("level", [0.05, 0.025, 0.0125, 0.005])
-@pytest.mark.parametrize(("families", "degrees"), [((2,), 4), ((1, 1), 2), ((4,), 8)])
-def test_dunnett_critical_values_exist_at_every_level(level: float, families: tuple[int, ...], degrees: int):
-    critical = dunnett_critical(degrees, families, level)
-    assert dunnett_p(critical, degrees, families) == pytest.approx(level, rel=0.02)
-    if len(families) == 1:
-        assert 1 - naive_dunnett(critical, degrees, families[0]) == pytest.approx(level, abs=1e-3)
-
-
-def test_a_single_comparison_has_students_critical_value_at_every_level():
-    assert dunnett_critical(4, (1,), 0.0125) == pytest.approx(float(stats.t.ppf(1 - 0.0125 / 2, 4)))
-
-
-def test_dunnett_p_at_its_critical_value_is_the_level():
-    assert dunnett_p(dunnett_critical(8, (4,)), 8, (4,)) == pytest.approx(0.05, abs=1e-3)
-
-
-def test_comparisons_with_different_baselines_need_a_larger_critical_value():
-    assert dunnett_critical(8, (4,)) < dunnett_critical(8, (2, 2))
 
 
 def test_holm_by_hand():

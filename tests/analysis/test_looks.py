@@ -10,7 +10,8 @@ from scipy import stats
 from synthetic import runs_of, study
 
 from ablab.analysis.comparison import Comparison, compare
-from ablab.analysis.estimates import LEVEL, dunnett_p, holm, paired
+from ablab.analysis.dunnett import dunnett_p
+from ablab.analysis.estimates import LEVEL, holm, paired
 from ablab.analysis.looks import level_after, remark
 from ablab.analysis.power import detectable
 from ablab.analysis.verdicts import Verdict

@@ -9,7 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from ablab.analysis.estimates import dunnett_critical, holm, paired, pooled
+from ablab.analysis.dunnett import dunnett_critical
+from ablab.analysis.estimates import holm, paired, pooled
 
 REPETITIONS = 1_000
 VARIANTS = 5

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ablab.analysis import conditions, effects, looks, oracle
+from ablab.analysis.dunnett import dunnett_critical, dunnett_p
 from ablab.analysis.estimates import (
     FEWEST_SEEDS,
     FULL_SEEDS,
@@ -15,8 +16,6 @@ from ablab.analysis.estimates import (
     Estimate,
     FloatArray,
     correlation,
-    dunnett_critical,
-    dunnett_p,
     holm,
     paired,
     pooled,

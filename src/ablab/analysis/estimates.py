@@ -3,12 +3,11 @@
 An effect is the mean over seeds of (variant minus baseline), in the metric's own unit. With `FULL_SEEDS` pairs or more
 it has the paired t interval. With fewer, a variance of its own is too poorly known: the standard error is pooled over
 all variants (the residual of a variant-by-seed table, seeds as blocks), and the critical value is Dunnett's, for many
-comparisons with one baseline. Below `FEWEST_SEEDS` there is no interval at all.
+comparisons with one baseline (`ablab.analysis.dunnett`). Below `FEWEST_SEEDS` there is no interval at all.
 
-Sources: Student's paired t; Dunnett (1955), "A multiple comparison procedure for comparing several treatments with a
-control"; Holm (1979), "A simple sequentially rejective multiple test procedure"; Schuirmann (1987) for the two
-one-sided tests; Clopper and Pearson (1934); Fisher (1922). Deviation from Dunnett: the standard error never falls below
-the comparison's own, so that one noisy variant does not borrow the calm of the others.
+Sources: Student's paired t; Holm (1979), "A simple sequentially rejective multiple test procedure"; Schuirmann (1987)
+for the two one-sided tests; Clopper and Pearson (1934); Fisher (1922). Deviation from Dunnett: the standard error never
+falls below the comparison's own, so that one noisy variant does not borrow the calm of the others.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import stats
 
 FEWEST_SEEDS = 3  # below: values only
 FULL_SEEDS = 4  # from here on: an interval of the comparison's own
@@ -117,43 +115,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
-
-
-@lru_cache(maxsize=256)
-def dunnett_p(statistic: float, degrees: int, families: tuple[int, ...]) -> float:
-    """P(the largest of |t| >= `statistic`) if no variant differs from its baseline.
-
-    Args:
-        statistic: |effect| / standard error.
-        degrees: of the pooled standard error.
-        families: number of comparisons that share a baseline, for each baseline (task). Statistics that share one
-            correlate by 1/2, others not at all.
-    """
-    blocks = [np.full((size, size), 0.5) + 0.5 * np.eye(size) for size in families]
-    size = sum(families)
-    shape = np.zeros((size, size))
-    start = 0
-    for block in blocks:
-        shape[start : start + len(block), start : start + len(block)] = block
-        start += len(block)
-    if size == 1:
-        return float(2 * stats.t.sf(statistic, degrees))
-    limit = np.full(size, statistic)
-    # The integral is a randomised one: a fixed state makes the same records give the same verdicts.
-    inside = stats.multivariate_t(shape=shape, df=degrees).cdf(limit, lower_limit=-limit, random_state=0)
-    return float(np.clip(1 - inside, 0, 1))
-
-
-@lru_cache(maxsize=256)
-def dunnett_critical(degrees: int, families: tuple[int, ...], level: float = LEVEL) -> float:
-    """The |t| that any of the comparisons exceeds with probability `level` if no variant differs."""
-    low = float(stats.t.ppf(1 - level / 2, degrees))
-    if sum(families) == 1:
-        return low
-    # Bonferroni's is the larger; a tenth more, since the integral is not exact.
-    high = float(stats.t.ppf(1 - level / 2 / sum(families), degrees)) * 1.1
-    root = optimize.brentq(lambda c: dunnett_p(float(c), degrees, families) - level, low, high, xtol=1e-4)
-    return float(root)
 
 
 def rate_bound(events: int, trials: int) -> float:
