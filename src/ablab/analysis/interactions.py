@@ -1,0 +1,245 @@
+"""Do two changes add up? Differences of differences, seed by seed, in the metric's own unit.
+
+For the options a and b of two factors, and a0 and b0, the baseline's, each seed gives
+
+    (y[a, b] - y[a0, b]) - (y[a, b0] - y[a0, b0])
+
+averaged over the settings of the other factors in which all four were run (the *contexts*), so that a seed counts only
+if it has all of them. The seeds are then treated as those of an effect are: a paired t interval, and p values adjusted
+with Holm over all interactions of the task. At `FEWEST_SEEDS` seeds the t interval is still the interaction's own (with
+two degrees of freedom it is wide, and holds its level) and the finding is called preliminary: the pooled variance of
+effects is that of two values, not of four. Below, only the values are shown.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from ablab.analysis.dimensions import Dimension, dimensions
+from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, Estimate, Interval, holm, paired
+from ablab.analysis.looks import level_after
+from ablab.analysis.pairing import Outcome, choices, outcomes
+from ablab.analysis.wording import confidence, decimals_for, number, p_value, plural
+from ablab.results.collect import Runs
+
+Cell = dict[int, Outcome]  # by seed
+Cells = tuple[str, str, str, str]  # the variants [a, b], [a0, b], [a, b0], [a0, b0]
+_ROUNDING = 8 * float(np.finfo(float).eps)  # of a sum of four values: less than this of the largest is no difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interaction:
+    """One pair of options beside the baseline's: what they do together beyond the sum of what each does alone."""
+
+    factors: tuple[str, str]
+    options: tuple[str, str]
+    metric: str
+    contexts: int  # settings of the other factors that it is averaged over
+    seeds: tuple[int, ...]  # of `differences`
+    differences: tuple[float, ...]  # of differences, one per complete seed, in the metric's unit
+    missing: tuple[str, ...]  # why other seeds do not count
+    level: float  # of the test and the interval
+    estimate: Estimate | None = None  # None below FEWEST_SEEDS
+    p_adjusted: float | None = None  # Holm's
+
+    @property
+    def effect(self) -> float | None:
+        """The mean over seeds; None without a complete seed."""
+        return math.fsum(self.differences) / len(self.differences) if self.differences else None
+
+    @property
+    def interval(self) -> Interval | None:
+        return self.estimate.interval(1 - self.level) if self.estimate else None
+
+    @property
+    def p_value(self) -> float | None:
+        """Not adjusted."""
+        return self.estimate.p_value if self.estimate else None
+
+    @property
+    def preliminary(self) -> bool:
+        return FEWEST_SEEDS <= len(self.seeds) < FULL_SEEDS
+
+    @property
+    def resolved(self) -> bool:
+        if self.p_adjusted is None or self.interval is None:
+            return False
+        return self.p_adjusted < self.level and not self.interval[0] <= 0 <= self.interval[1]
+
+    @property
+    def label(self) -> str:
+        """ "attention=lsh and activation=relu"."""
+        return " and ".join(f"{factor}={option}" for factor, option in zip(self.factors, self.options, strict=True))
+
+    @property
+    def sentence(self) -> str:
+        """One line: the effect, its interval, p and the seeds."""
+        if self.effect is None:
+            return f"{self.label}: no seed has all four combinations."
+        if self.interval is None or self.p_adjusted is None:
+            digits = decimals_for(max(map(abs, self.differences)))
+            values = ", ".join(number(value, digits, signed=True) for value in self.differences)
+            counted = plural(len(self.seeds), "seed")
+            return f"{self.label} together: {values} on {counted}; an interval needs {FEWEST_SEEDS} seeds."
+        digits = decimals_for((self.interval[1] - self.interval[0]) / 2 or self.effect)
+        effect, low, high = (number(value, digits, signed=True) for value in (self.effect, *self.interval))
+        averaged = f", averaged over {self.contexts} settings of the other factors" if self.contexts > 1 else ""
+        return (
+            f"{self.label} together: {effect} {self.metric} beyond the sum of their effects "
+            f"({confidence(self.level)} CI {low} to {high}; Holm p {p_value(self.p_adjusted)}), "
+            f"{plural(len(self.seeds), 'seed')}{', preliminary' if self.preliminary else ''}{averaged}"
+            f"{'' if self.resolved else '; not resolved'}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interactions:
+    """All interactions of a task's factors with one baseline."""
+
+    task: str
+    metric: str
+    baseline: str
+    level: float
+    factors: tuple[str, ...]  # that vary on this task
+    items: tuple[Interaction, ...]
+
+    @property
+    def visible(self) -> bool:
+        """Whether the design has all four combinations of any pair of options."""
+        return bool(self.items)
+
+    @property
+    def sentence(self) -> str:
+        """What can be said of all of them together."""
+        if len(self.factors) < 2:
+            return "Fewer than two factors vary: there is nothing that could interact."
+        if not self.visible:
+            return (
+                "This design cannot see interactions: no two options were run together, each alone and neither. "
+                "design=factorial runs every combination; for two factors design=pairwise does, too."
+            )
+        judged = [item for item in self.items if item.estimate]
+        if not judged:
+            return f"No interaction has the {FEWEST_SEEDS} complete seeds that an interval needs."
+        resolved = sum(item.resolved for item in judged)
+        return f"{resolved} of {plural(len(judged), 'interaction')} resolved, by Holm's adjusted p."
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The pairs of factors that have any interaction."""
+        return list(dict.fromkeys(item.factors for item in self.items))
+
+    def matrix(self, first: str, second: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """[options of `first`, options of `second`] the effects, NaN where there is none, and whether each is resolved.
+
+        The baseline's options have no row or column. Empty if the two factors have no interaction.
+        """
+        found = {item.options: item for item in self.items if item.factors == (first, second)}
+        found |= {item.options[::-1]: item for item in self.items if item.factors == (second, first)}
+        rows, columns = (list(dict.fromkeys(options[place] for options in found)) for place in (0, 1))
+        effects = pd.DataFrame(math.nan, index=rows, columns=columns)
+        resolved = pd.DataFrame(False, index=rows, columns=columns)
+        for (row, column), item in found.items():
+            effects.loc[row, column] = math.nan if item.effect is None else item.effect
+            resolved.loc[row, column] = item.resolved
+        return effects, resolved
+
+
+def interactions(runs: Runs, task: str, metric: str, baseline_variant: str) -> Interactions:
+    """Every pair of options on two factors, beside the options of `baseline_variant`."""
+    level = level_after(len(runs.looks))
+    found = dimensions(runs, task)
+    values = {variant: outcomes(runs, task, variant, metric) for variant in (found[0].options if found else ())}
+    items = [
+        _interaction(pair, options, cells, values, metric, level)
+        for pair in itertools.combinations(found, 2)
+        for options, cells in _cells(pair, found, _baseline_options(runs, pair, baseline_variant)).items()
+    ]
+    return Interactions(
+        task=task,
+        metric=metric,
+        baseline=baseline_variant,
+        level=level,
+        factors=tuple(dimension.name for dimension in found),
+        items=tuple(_adjusted(items)),
+    )
+
+
+def _baseline_options(runs: Runs, pair: tuple[Dimension, Dimension], baseline: str) -> tuple[str, str]:
+    """The baseline's own options, also where the baseline itself was not run on the task."""
+    own = choices(runs, baseline)
+    first, second = (dimension.options.get(baseline, own[dimension.name]) for dimension in pair)
+    return first, second
+
+
+def _cells(
+    pair: tuple[Dimension, Dimension], all_dimensions: list[Dimension], base: tuple[str, str]
+) -> dict[tuple[str, str], list[Cells]]:
+    """options -> the four variants of each context that has all four; no options that have no context."""
+    others = [dimension for dimension in all_dimensions if dimension not in pair]
+    contexts: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
+    for variant in pair[0].options:
+        context = tuple(dimension.options[variant] for dimension in others)
+        contexts.setdefault(context, {}).setdefault((pair[0].options[variant], pair[1].options[variant]), variant)
+    found: dict[tuple[str, str], list[Cells]] = {}
+    for options in itertools.product(*(dimension.distinct for dimension in pair)):
+        (a, b), (a0, b0) = options, base
+        if a == a0 or b == b0:
+            continue
+        corners = [(a, b), (a0, b), (a, b0), (a0, b0)]
+        whole = [at for at in contexts.values() if all(corner in at for corner in corners)]
+        if whole:
+            found[a, b] = [(at[a, b], at[a0, b], at[a, b0], at[a0, b0]) for at in whole]
+    return found
+
+
+def _interaction(
+    pair: tuple[Dimension, Dimension],
+    options: tuple[str, str],
+    cells: list[Cells],
+    values: dict[str, Cell],
+    metric: str,
+    level: float,
+) -> Interaction:
+    variants = list(dict.fromkeys(variant for four in cells for variant in four))
+    planned = sorted({seed for variant in variants for seed in values[variant]})
+    missing = {seed: _missing(seed, variants, values, metric) for seed in planned}
+    seeds = tuple(seed for seed in planned if not missing[seed])
+    differences = tuple(_difference([[values[v][seed].value for v in four] for four in cells]) for seed in seeds)
+    return Interaction(
+        factors=(pair[0].name, pair[1].name),
+        options=options,
+        metric=metric,
+        contexts=len(cells),
+        seeds=seeds,
+        differences=differences,
+        missing=tuple(line for lines in missing.values() for line in lines),
+        level=level,
+        estimate=paired(differences) if len(differences) >= FEWEST_SEEDS else None,
+    )
+
+
+def _missing(seed: int, variants: list[str], values: dict[str, Cell], metric: str) -> list[str]:
+    lines = []
+    for variant in variants:
+        outcome = values[variant].get(seed)
+        if outcome is None or not outcome.complete:
+            lines.append(f"seed {seed}: {variant} {outcome.reason(metric) if outcome else 'was not run'}.")
+    return lines
+
+
+def _difference(cells: list[list[float]]) -> float:
+    """The mean over contexts of the difference of differences; 0 where it is only rounding."""
+    mean = math.fsum(sign * value for four in cells for sign, value in zip((1, -1, -1, 1), four, strict=True))
+    mean /= len(cells)
+    return mean if abs(mean) > _ROUNDING * max(abs(value) for four in cells for value in four) else 0.0
+
+
+def _adjusted(items: list[Interaction]) -> list[Interaction]:
+    corrected = iter(holm([item.estimate.p_value for item in items if item.estimate]))
+    return [replace(item, p_adjusted=next(corrected)) if item.estimate else item for item in items]

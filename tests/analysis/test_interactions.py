@@ -1,0 +1,254 @@
+"""Interactions against a naive loop, planted ones, and what must not change them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from statistics import fmean
+
+import numpy as np
+import pytest
+from factorial import factorial
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from synthetic import odd_runs, record, runs_of, study
+
+from ablab.analysis.estimates import holm
+from ablab.analysis.interactions import Interactions, interactions
+from ablab.analysis.pairing import choose_baseline, tasks
+from ablab.results.collect import Runs
+from ablab.results.looks import Look
+
+AXES = {"attention": ["full", "lsh", "windowed"], "activation": ["relu", "gelu"], "position": ["learned", "rope"]}
+PAIR = {"attention": ["full", "lsh"], "activation": ["relu", "gelu"]}
+MAIN = {"full": 0.0, "lsh": 0.3, "windowed": -0.1, "relu": 0.0, "gelu": -0.2, "learned": 0.0, "rope": 0.05}
+
+
+def noise(options: tuple[str, ...], seed: int) -> float:
+    return float(np.random.default_rng([seed, *"".join(options).encode()]).normal() * 0.01)
+
+
+def additive(*options: str | int) -> float:
+    *names, seed = options
+    return 2.0 + 0.02 * int(seed) + sum(MAIN[str(name)] for name in names)
+
+
+def noisy(*options: str | int) -> float:
+    names = tuple(str(option) for option in options[:-1])
+    together = 0.1 if {"lsh", "gelu"} <= set(names) else 0.0
+    return additive(*options) + noise(names, int(options[-1])) + together
+
+
+def found(runs: Runs, metric: str = "val_loss") -> Interactions:
+    return interactions(runs, tasks(runs)[0], metric, choose_baseline(runs))
+
+
+def test_what_adds_up_has_no_interaction() -> None:
+    result = found(runs_of(factorial(AXES, additive)))
+    assert result.pairs == [("activation", "attention"), ("activation", "position"), ("attention", "position")]
+    assert len(result.items) == 1 * 2 + 1 * 1 + 2 * 1
+    assert all(item.differences == (0.0,) * 5 and item.p_adjusted == 1 for item in result.items)
+    assert result.sentence == "0 of 5 interactions resolved, by Holm's adjusted p."
+
+
+def test_a_planted_interaction_is_recovered() -> None:
+    def planted(attention: str, activation: str, position: str, seed: int) -> float:
+        return additive(attention, activation, position, seed) + 0.25 * ((attention, activation) == ("lsh", "gelu"))
+
+    result = found(runs_of(factorial(AXES, planted)))
+    effects, resolved = result.matrix("attention", "activation")
+    assert effects.loc["lsh", "gelu"] == pytest.approx(0.25, abs=1e-12)
+    assert effects.loc["windowed", "gelu"] == 0
+    assert resolved.loc["lsh", "gelu"]
+    assert not resolved.loc["windowed", "gelu"]
+    transposed, _ = result.matrix("activation", "attention")
+    assert (effects == transposed.T).all(axis=None)
+    assert [item.contexts for item in result.items if "lsh" in item.options] == [2, 2]
+
+
+def naive(runs: Runs, factors: tuple[str, str], options: tuple[str, str], base: dict[str, str]) -> list[float]:
+    """One pass over all runs for every number that is needed."""
+
+    def value(chosen: dict[str, str], seed: int) -> float:
+        return next(r.metrics["val_loss"] for r in runs.records if r.seed == seed and chosen.items() <= r.axes.items())
+
+    other = next(name for name in AXES if name not in factors)
+    (one, two), (a, b) = factors, options
+    per_seed = []
+    for seed in range(1, 6):
+        per_context = []
+        for setting in AXES[other]:
+            with_b = value({one: a, two: b, other: setting}, seed) - value(
+                {one: base[one], two: b, other: setting}, seed
+            )
+            without = value({one: a, two: base[two], other: setting}, seed)
+            without -= value({one: base[one], two: base[two], other: setting}, seed)
+            per_context.append(with_b - without)
+        per_seed.append(fmean(per_context))
+    return per_seed
+
+
+def test_a_naive_loop_and_scipy_agree() -> None:
+    runs = runs_of(factorial(AXES, noisy))
+    base = {name: options[0] for name, options in AXES.items()}
+    result = found(runs)
+    raw = []
+    for item in result.items:
+        differences = naive(runs, item.factors, item.options, base)
+        test = stats.ttest_1samp(differences, 0)
+        raw.append(test.pvalue)
+        assert item.differences == pytest.approx(differences, abs=1e-14)
+        assert item.effect == pytest.approx(fmean(differences))
+        assert item.interval == pytest.approx(tuple(test.confidence_interval(0.95)))
+        assert item.p_value == pytest.approx(test.pvalue)
+    assert [item.p_adjusted for item in result.items] == pytest.approx(holm(raw))
+    assert [item.label for item in result.items if item.resolved] == ["activation=gelu and attention=lsh"]
+
+
+def test_the_sentence_names_interval_correction_and_seeds() -> None:
+    planted = {1: 0.011, 2: 0.012, 3: 0.013, 4: 0.014}
+
+    def loss(attention: str, activation: str, seed: int) -> float:
+        return 1 + planted[seed] * ((attention, activation) == ("lsh", "gelu"))
+
+    (item,) = found(runs_of(factorial(PAIR, loss, seeds=4))).items
+    assert item.sentence == (
+        "activation=gelu and attention=lsh together: +0.0125 val_loss beyond the sum of their effects "
+        "(95% CI +0.0104 to +0.0146; Holm p < .001), 4 seeds."
+    )
+
+
+def test_a_claim_is_held_against_the_adjusted_p() -> None:
+    nearly = [0.03, 0.01, 0.04, 0.005, 0.055]  # p = .0395 by itself, and there are five interactions
+
+    def loss(attention: str, activation: str, position: str, seed: int) -> float:
+        together = nearly[seed - 1] * ((attention, activation) == ("lsh", "gelu"))
+        return additive(attention, activation, position, seed) + together
+
+    item = next(item for item in found(runs_of(factorial(AXES, loss))).items if item.options == ("gelu", "lsh"))
+    assert item.p_value == pytest.approx(0.0395, abs=1e-4)
+    assert item.p_adjusted == pytest.approx(5 * item.p_value)
+    assert not item.resolved
+    assert item.sentence.endswith("averaged over 2 settings of the other factors; not resolved.")
+
+
+def test_three_seeds_are_preliminary_and_two_have_no_interval() -> None:
+    (three,) = found(runs_of(factorial(PAIR, noisy, seeds=3))).items
+    assert three.preliminary
+    assert three.estimate is not None
+    assert three.estimate.degrees == 2
+    assert ", 3 seeds, preliminary" in three.sentence
+    two = found(runs_of(factorial(PAIR, noisy, seeds=2)))
+    assert two.items[0].interval is two.items[0].p_adjusted is None
+    assert two.items[0].sentence.endswith("on 2 seeds; an interval needs 3 seeds.")
+    assert two.sentence == "No interaction has the 3 complete seeds that an interval needs."
+
+
+def test_looks_make_it_stricter() -> None:
+    runs = runs_of(factorial(PAIR, noisy))
+    (once,) = found(runs).items
+    look = Look((1, 2, 3), "2026-01-01T00:00:00+00:00")
+    (twice,) = found(replace(runs, looks=(look, look))).items
+    assert once.interval is not None
+    assert twice.interval is not None
+    assert once.estimate is not None
+    assert twice.level == 0.025
+    assert twice.interval == once.estimate.interval(0.975)
+    assert "97.5% CI" in twice.sentence
+
+
+def test_a_missing_cell_costs_its_seed_and_says_why() -> None:
+    def loss(attention: str, activation: str, seed: int) -> float:
+        return math.nan if (attention, activation, seed) == ("lsh", "gelu", 2) else noisy(attention, activation, seed)
+
+    records = [
+        r for r in factorial(PAIR, loss) if (r.axes["attention"], r.axes["activation"], r.seed) != ("lsh", "relu", 4)
+    ]
+    (item,) = found(runs_of(records)).items
+    assert item.seeds == (1, 3, 5)
+    assert item.missing == (
+        "seed 2: activation=gelu,attention=lsh diverged (train_loss became nan at step 7).",
+        "seed 4: activation=relu,attention=lsh was not run.",
+    )
+
+
+@pytest.mark.parametrize("more", [[], [record(axes={"attention": "lsh", "activation": "tanh", "position": "rope"})]])
+def test_one_change_at_a_time_cannot_see_interactions(more: list) -> None:
+    one_factor = [
+        *study({"relu": [1.0, 1.1, 1.2], "gelu": [1.0, 1.1, 1.2]}),
+        *study({"lsh": [1.3, 1.1, 1.2], "windowed": [1.3, 1.1, 1.2]}, axis="attention"),
+    ]
+    result = found(runs_of([*one_factor, *more]))
+    assert not result.visible
+    assert "cannot see interactions" in result.sentence
+    assert "design=factorial" in result.sentence
+    assert result.matrix("attention", "activation")[0].empty
+
+
+def test_one_factor_has_nothing_to_interact_with() -> None:
+    result = found(runs_of(study({"relu": [1.0] * 4, "gelu": [1.1] * 4})))
+    assert not result.visible
+    assert result.sentence.startswith("Fewer than two factors vary")
+
+
+def test_only_contexts_with_all_four_count() -> None:
+    records = [
+        r for r in factorial(AXES, noisy) if set(r.axes.values()).isdisjoint({"rope"}) or "lsh" not in r.axes.values()
+    ]
+    contexts = {item.options: item.contexts for item in found(runs_of(records)).items}
+    assert contexts == {("gelu", "lsh"): 1, ("gelu", "windowed"): 2, ("gelu", "rope"): 2, ("windowed", "rope"): 2}
+
+
+def test_settings_that_one_option_has_go_with_it() -> None:
+    records = [
+        record(
+            seed,
+            noise((attention, str(window), activation), seed),
+            axes={"attention": attention, "activation": activation},
+            settings={"attention": {"window": window}} if window else {},
+        )
+        for attention, window in (("full", None), ("windowed", 8), ("windowed", 16))
+        for activation in ("relu", "gelu")
+        for seed in range(1, 5)
+    ]
+    runs = runs_of(records)
+    assert runs.factors == ["activation", "attention", "attention.window"]
+    assert [item.options for item in found(runs).items] == [
+        ("gelu", "windowed,attention.window=8"),
+        ("gelu", "windowed,attention.window=16"),
+    ]
+
+
+def test_crossed_settings_are_factors_like_axes() -> None:
+    records = [
+        record(seed, 1.0 + width * lr, settings={"model": {"d_model": width}, "optimizer": {"lr": lr}})
+        for width, lr, seed in itertools.product((32, 64), (0.01, 0.03), range(1, 5))
+    ]
+    (item,) = found(runs_of(records)).items
+    assert item.factors == ("model.d_model", "optimizer.lr")
+    assert item.effect == pytest.approx((64 * 0.03 - 32 * 0.03) - (64 * 0.01 - 32 * 0.01))
+
+
+@pytest.mark.parametrize("name", odd_runs())
+def test_odd_runs_have_no_interaction_and_no_crash(name: str) -> None:
+    runs = runs_of(odd_runs()[name])
+    for task in tasks(runs):
+        assert not interactions(runs, task, "val_loss", choose_baseline(runs)).visible
+
+
+shifts = st.floats(-10, 10)
+
+
+@settings(max_examples=20)
+@given(st.lists(shifts, min_size=7, max_size=7), st.lists(shifts, min_size=5, max_size=5))
+def test_main_effects_and_shifts_of_seeds_change_nothing(effects: list[float], per_seed: list[float]) -> None:
+    moved = dict(zip(MAIN, effects, strict=True))
+
+    def shifted(*options: str | int) -> float:
+        return noisy(*options) + sum(moved[str(name)] for name in options[:-1]) + per_seed[int(options[-1]) - 1]
+
+    before, after = (found(runs_of(factorial(AXES, loss))) for loss in (noisy, shifted))
+    for one, other in zip(before.items, after.items, strict=True):
+        assert other.differences == pytest.approx(one.differences, abs=1e-12)
