@@ -54,7 +54,7 @@ def other_corpus(pairing: Pairing) -> str | None:
     return None
 
 
-def _relative(pairs: Pairs, measure: Callable[[Record], float | None]) -> float | None:
+def relative_difference(pairs: Pairs, measure: Callable[[Record], float | None]) -> float | None:
     """(variant - baseline) / baseline of the means over the pairs that have both; None if there are none."""
     both = [(own, base) for own, base in ((measure(a), measure(b)) for a, b in pairs) if own is not None and base]
     if not both:
@@ -89,7 +89,7 @@ def _budget(pairs: Pairs) -> str | None:
     if len(matches) != 1 or (match := matches.pop()) not in _MATCHED:
         return None
     name, measure = _MATCHED[match]
-    difference = _relative(pairs, measure)
+    difference = relative_difference(pairs, measure)
     if difference is None:
         return None
     if abs(difference) <= EQUAL_BUDGET:
@@ -98,16 +98,16 @@ def _budget(pairs: Pairs) -> str | None:
 
 
 def _flops(pairs: Pairs, gain: str) -> str | None:
-    difference = _relative(pairs, lambda record: record.cost.flops_total)
+    difference = relative_difference(pairs, lambda record: record.cost.flops_total)
     if difference is None:
-        difference = _relative(pairs, lambda record: record.cost.flops_per_step)
+        difference = relative_difference(pairs, lambda record: record.cost.flops_per_step)
     if difference is None or abs(difference) <= EQUAL_FLOPS:
         return None
     return f"NOT COMPARABLE  {percent(difference)} FLOPs against the baseline; the {gain} is not at equal compute."
 
 
 def _parameters(pairs: Pairs, gain: str) -> str | None:
-    difference = _relative(pairs, lambda record: record.cost.parameters)
+    difference = relative_difference(pairs, lambda record: record.cost.parameters)
     if not difference:
         return None
     said = f"{percent(difference)} parameters against the baseline"
@@ -115,7 +115,7 @@ def _parameters(pairs: Pairs, gain: str) -> str | None:
 
 
 def _tokens(pairs: Pairs, gain: str) -> str | None:
-    difference = _relative(pairs, lambda record: record.cost.tokens)
+    difference = relative_difference(pairs, lambda record: record.cost.tokens)
     return (
         f"{percent(difference)} tokens against the baseline; the {gain} is not at equal data." if difference else None
     )
