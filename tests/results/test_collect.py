@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from synthetic import record, runs_of, study, write_runs
+from synthetic import odd_runs, record, runs_of, study, write_runs
 
 from ablab.errors import UserError
 from ablab.results.collect import collect
@@ -20,6 +20,41 @@ def test_the_table_has_a_row_per_run_in_the_order_of_the_plan(tmp_path: Path):
 def test_a_run_named_twice_is_one_run(tmp_path: Path):
     write_runs(tmp_path, study({"relu": [1.0, 1.1]}))
     assert len(collect([tmp_path, tmp_path / "0", tmp_path]).records) == 2
+
+
+def test_a_run_under_another_name_is_one_run(tmp_path: Path):
+    write_runs(tmp_path / "study", study({"relu": [1.0, 1.1]}))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "record.json").symlink_to(tmp_path / "study" / "0" / "record.json")
+    assert len(collect([tmp_path / "study", tmp_path / "other"]).records) == 2
+
+
+def test_a_record_that_has_gone_is_named(tmp_path: Path):
+    (tmp_path / "record.json").symlink_to(tmp_path / "gone.json")
+    with pytest.raises(UserError, match=r"record\.json: cannot be read"):
+        collect([tmp_path])
+
+
+def test_runs_that_choose_a_rate_or_measure_a_speed_are_not_compared(tmp_path: Path):
+    for folder in ("tune", "pilot", "deep/tune", "kept"):
+        write_runs(tmp_path / folder, [record()])
+    assert collect([tmp_path]).paths == [str(tmp_path / "kept" / "0")]
+
+
+@pytest.mark.parametrize("case", odd_runs())
+def test_what_is_looked_up_is_what_the_table_says(case: str):
+    runs = runs_of(odd_runs()[case])
+    table = runs.table
+    assert runs.tasks == list(dict.fromkeys(table["task"]))
+    assert runs.variants == list(dict.fromkeys(table["variant"]))
+    assert runs.paths == list(table["path"])
+    assert list(runs.places) == list(dict.fromkeys(zip(table["task"], table["variant"], strict=True)))
+    for (task, variant), places in runs.places.items():
+        assert places == list(table.index[(table["task"] == task) & (table["variant"] == variant)])
+        row = table[table["variant"] == variant].iloc[0]
+        assert runs.choices[variant] == {factor: row[factor] for factor in runs.factors}
+    for factor in runs.factors:
+        assert runs.options[factor] == [value for value in dict.fromkeys(table[factor]) if value]
 
 
 def test_factors_are_the_axes_and_settings_that_differ():
@@ -64,9 +99,9 @@ def test_variants_that_a_study_names_are_known_by_their_names():
     named = {"design": {"variants": {"base": {}, "wide": {}}}}
     runs = runs_of(
         record(variant=variant, settings={**named, "optimizer": {"lr": lr}})
-        for variant, lr in (("base", 0.1), ("task=text,wide", 0.2))
+        for variant, lr in (("base", 0.1), ("task=text,wide", 0.2), ("task=text,baseline", 0.3))
     )
-    assert list(runs.table["variant"]) == ["base", "wide"]
+    assert list(runs.table["variant"]) == ["base", "wide", "optimizer.lr=0.3"]
 
 
 def test_folders_without_runs(tmp_path: Path):

@@ -112,7 +112,6 @@ def compare(
         metrics[task], direction, said = choose_metric(runs, task, metric)
         if said and said not in notes:
             notes.append(said)
-        rows = [variant for variant in variants(runs) if variant in set(_on_task(runs, task))]
         base = outcomes(runs, task, reference, metrics[task])
         if not base:
             notes.append(f"{task}: the baseline {reference} was not run on this task.")
@@ -120,8 +119,8 @@ def compare(
         notes += [f"{where}baseline {line}" for line in remarks(base, metrics[task])]
         if known := oracle.known_values(runs, task, metrics[task]):
             notes.append(f"{where}{known}")
-        for variant in rows:
-            if variant == reference:
+        for variant in variants(runs):
+            if variant == reference or (task, variant) not in runs.places:
                 continue
             own = outcomes(runs, task, variant, metrics[task])
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
@@ -131,10 +130,6 @@ def compare(
     adjusted = _adjust(judged)
     items = tuple(_conclude(pairing, evidence, p) for pairing, evidence, p in adjusted)
     return Comparisons(reference, items, tuple(notes), metrics, level)
-
-
-def _on_task(runs: Runs, task: str) -> list[str]:
-    return list(runs.table.loc[runs.table["task"] == task, "variant"])
 
 
 def _evidence(runs: Runs, pairing: Pairing, direction: str, margin: float | None, level: float) -> Evidence:

@@ -102,11 +102,10 @@ def outcomes(runs: Runs, task: str, variant: str, metric: str) -> dict[int, Outc
     Where a seed was run more than once, the first run that came to an end of its own (ok or diverged) counts: a run
     that was killed is run again, but running until a result pleases must not help.
     """
-    rows = runs.table[(runs.table["task"] == task) & (runs.table["variant"] == variant)]
     by_seed: dict[int, list[tuple[Record, str]]] = {}
-    for position, path in zip(rows.index, rows["path"], strict=True):
-        record = runs.records[int(position)]
-        by_seed.setdefault(record.seed, []).append((record, str(path)))
+    for place in runs.places.get((task, variant), ()):
+        record = runs.records[place]
+        by_seed.setdefault(record.seed, []).append((record, runs.paths[place]))
     chosen = {}
     for seed, found in sorted(by_seed.items()):
         ended = [item for item in found if item[0].status in ("ok", "diverged")]
@@ -127,18 +126,17 @@ def value_of(record: Record, metric: str) -> float:
 
 def variants(runs: Runs) -> list[str]:
     """The variants in the order of the plan."""
-    return list(dict.fromkeys(runs.table["variant"]))
+    return runs.variants
 
 
 def tasks(runs: Runs) -> list[str]:
     """The tasks in the order of the plan."""
-    return list(dict.fromkeys(runs.table["task"]))
+    return runs.tasks
 
 
 def choices(runs: Runs, variant: str) -> dict[str, str]:
     """factor -> option or value of `variant`, "" where it has no such setting."""
-    row = runs.table[runs.table["variant"] == variant].iloc[0]
-    return {factor: str(row[factor]) for factor in runs.factors}
+    return runs.choices[variant]
 
 
 def label(runs: Runs, variant: str, baseline: str) -> str:
@@ -152,8 +150,8 @@ def label(runs: Runs, variant: str, baseline: str) -> str:
     differing = {name: value for name, value in own.items() if value != other[name] and value}
     if len(differing) == 1:
         ((name, value),) = differing.items()
-        others = {value for factor in runs.factors if factor != name for value in runs.table[factor]}
-        if name in runs.records[0].axes and value not in others:
+        elsewhere = any(value in options for factor, options in runs.options.items() if factor != name)
+        if name in runs.records[0].axes and not elsewhere:
             return value
     return ",".join(f"{name}={value}" for name, value in differing.items()) or variant
 
@@ -206,7 +204,7 @@ def _override(runs: Runs, text: str) -> tuple[str, str]:
         return name, value  # true of every run, if not a factor
     if name not in runs.factors:
         raise UserError(f"baseline {text}: {name} is not a factor of these runs{_nearest(name, runs.factors)}")
-    options = [option for option in dict.fromkeys(map(str, runs.table[name])) if option]
+    options = runs.options[name]
     if value not in options:
         raise UserError(f"baseline {text}: no run has {name}={value}{_nearest(value, options)}")
     return name, value

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import optimize, special, stats
 
-from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Estimate
+from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Estimate, FloatArray
 
 POWER = 0.8
 MOST_SEEDS = 10_000  # more than this is said as "more than"
@@ -23,16 +23,21 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
 
 def power(noncentrality: float, degrees: int, level: float = LEVEL) -> float:
     """The probability that |t| exceeds its critical value when t is centred on `noncentrality`."""
-    critical = stats.t.ppf(1 - level / 2, degrees)
-    quantile, weight = (_NODES + 1) / 2, _WEIGHTS / 2
-    ratio = np.sqrt(stats.chi2.ppf(quantile, degrees) / degrees)  # estimated over true standard error
-    seen = special.ndtr(noncentrality - critical * ratio) + special.ndtr(-noncentrality - critical * ratio)
-    return float(weight @ seen)
+    bound = _bound(degrees, level)
+    seen = special.ndtr(noncentrality - bound) + special.ndtr(-noncentrality - bound)
+    return float(_WEIGHTS / 2 @ seen)
+
+
+@lru_cache(maxsize=4096)  # asked for again and again while a root is looked for
+def _bound(degrees: int, level: float) -> FloatArray:
+    """The critical value in true standard errors, at each node of the distribution of the estimated one."""
+    ratio = np.sqrt(2 * special.gammaincinv(degrees / 2, (_NODES + 1) / 2) / degrees)  # estimated over true
+    return np.asarray(special.stdtrit(degrees, 1 - level / 2) * ratio)
 
 
 @lru_cache(maxsize=4096)
 def _needed_noncentrality(degrees: int, level: float) -> float:
-    beyond = 2 * float(stats.t.ppf(1 - level / 2, degrees)) + 10  # where power is nearly 1, however few the degrees
+    beyond = 2 * float(special.stdtrit(degrees, 1 - level / 2)) + 10  # where power is nearly 1, however few the degrees
     return float(optimize.brentq(lambda x: power(float(x), degrees, level) - POWER, 0.0, beyond, xtol=1e-6))
 
 
@@ -56,7 +61,13 @@ def seeds_for(effect: float, sd: float, level: float = LEVEL) -> int:
 
 def seeds_needed(effect: float, estimate: Estimate, level: float = LEVEL) -> tuple[int, int, int]:
     """(about, at least, at most) the seeds that `effect` needs: the sd itself is known only within its interval."""
-    degrees = estimate.degrees
-    shrink, grow = (math.sqrt(degrees / float(stats.chi2.ppf(q, degrees))) for q in (1 - level / 2, level / 2))
-    about, least, most = (seeds_for(effect, estimate.sd * factor, level) for factor in (1.0, shrink, grow))
+    factors = (1.0, *_sd_bounds(estimate.degrees, level))
+    about, least, most = (seeds_for(effect, estimate.sd * factor, level) for factor in factors)
     return about, least, most
+
+
+@lru_cache(maxsize=256)
+def _sd_bounds(degrees: int, level: float) -> tuple[float, float]:
+    """The interval of the true standard deviation, in estimated ones."""
+    low, high = (math.sqrt(degrees / float(stats.chi2.ppf(q, degrees))) for q in (1 - level / 2, level / 2))
+    return low, high

@@ -10,10 +10,11 @@ import sys
 from typing import Any, Literal, get_args
 
 import pandas as pd
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.power import detectable
@@ -75,9 +76,7 @@ def _terminal(comparisons: Comparisons, runs: Runs) -> str:
         needed = Measurement.get(probe := _console(text, _WIDE, terminal), probe.options, shown).minimum
         _console(text, max(width, needed), terminal).print(shown)
         text.write("\n")
-    for line in verdict_lines(comparisons):
-        _console(text, width, terminal).print(escape(line), soft_wrap=True)
-    return text.getvalue()
+    return text.getvalue() + "\n".join(verdict_lines(comparisons))
 
 
 def _console(text: io.StringIO, width: int, terminal: bool) -> Console:
@@ -85,22 +84,24 @@ def _console(text: io.StringIO, width: int, terminal: bool) -> Console:
 
 
 def _rich(title: str, frame: pd.DataFrame) -> Table:
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for name in frame.columns:
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    cells = {str(name): [str(cell) for cell in frame[name]] for name in frame.columns}
+    for name, column in cells.items():
         text = name in ("variant", "reason", "task", "verdict", "runs", "status")
         folded = name in ("variant", "reason", "task")
-        longest = max(map(len, [str(name), *frame[name].astype(str)]))
+        longest = max(map(cell_len, [name, *column]))
         table.add_column(
-            escape(str(name)),
+            Text(name),
             justify="left" if text else "right",
             no_wrap=not folded,
             overflow="fold",
-            min_width=min(longest, _FOLDED) if folded else longest,
+            width=None if folded else longest,  # a width that is given need not be measured
+            min_width=min(longest, _FOLDED),
         )
-    resolved = {f"* {verdict.value}" for verdict in RESOLVED}
-    for row in frame.itertuples(index=False):
-        marked = any(str(cell).startswith(tuple(resolved)) for cell in row)
-        table.add_row(*(escape(str(cell)) for cell in row), style="bold" if marked else "")
+    resolved = tuple(f"* {verdict.value}" for verdict in RESOLVED)
+    for row in zip(*cells.values(), strict=True):
+        marked = any(cell.startswith(resolved) for cell in row)
+        table.add_row(*map(Text, row), style="bold" if marked else "")
     return table
 
 

@@ -27,8 +27,7 @@ COSTS = ("parameters", "flops_total", "tokens", "tokens_per_second", "wall_time_
 
 def records_of(runs: Runs, task: str, variant: str) -> list[Record]:
     """All runs of one variant on one task, however they ended."""
-    chosen = (runs.table["task"] == task) & (runs.table["variant"] == variant)
-    return [runs.records[int(position)] for position in runs.table.index[chosen]]
+    return [runs.records[place] for place in runs.places.get((task, variant), ())]
 
 
 def mean_sd(values: list[float]) -> tuple[float, float]:
@@ -39,11 +38,15 @@ def mean_sd(values: list[float]) -> tuple[float, float]:
     return fmean(finite), stdev(finite) if len(finite) > 1 else math.nan
 
 
-def variant_rows(comparisons: Comparisons, runs: Runs) -> pd.DataFrame:
-    """One row per task and variant, the baseline among them: metric, effect, interval, p, costs, how the runs ended."""
+def variant_rows(comparisons: Comparisons, runs: Runs, only: str | None = None) -> pd.DataFrame:
+    """One row per task and variant, the baseline among them: metric, effect, interval, p, costs, how the runs ended.
+
+    Args:
+        only: the task to show; default: all of them.
+    """
     found = {(item.task, item.variant): item for item in comparisons.items}
     rows = []
-    for task in tasks(runs):
+    for task in tasks(runs) if only is None else [only]:
         for variant in variants(runs):
             records = records_of(runs, task, variant)
             if not records:
@@ -59,11 +62,17 @@ def variant_rows(comparisons: Comparisons, runs: Runs) -> pd.DataFrame:
                     "mean": mean,
                     "sd": sd,
                     **_effect(found.get((task, variant))),
-                    **{cost: mean_sd([value_of(record, cost) for record in ok])[0] for cost in COSTS},
+                    **_mean_costs(ok),
                     "status": status_counts(records),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _mean_costs(records: list[Record]) -> dict[str, float]:
+    """NaN where none of the runs measured it."""
+    known = {cost: [value for record in records if (value := getattr(record.cost, cost)) is not None] for cost in COSTS}
+    return {cost: fmean(values) if values else math.nan for cost, values in known.items()}
 
 
 def _effect(item: Comparison | None) -> dict[str, Any]:
@@ -92,7 +101,7 @@ def run_rows(comparisons: Comparisons, runs: Runs) -> pd.DataFrame:
     """One row per run: what it was, how it ended and why, its metric and cost."""
     rows = []
     for task, variant, path, record in zip(
-        runs.table["task"], runs.table["variant"], runs.table["path"], runs.records, strict=True
+        runs.table["task"].tolist(), runs.table["variant"].tolist(), runs.paths, runs.records, strict=True
     ):
         metric = comparisons.metrics[task]
         rows.append(
@@ -104,7 +113,7 @@ def run_rows(comparisons: Comparisons, runs: Runs) -> pd.DataFrame:
                 "reason": record.reason or "",
                 "metric": metric,
                 "value": value_of(record, metric),
-                **{cost: value_of(record, cost) for cost in COSTS},
+                **{cost: getattr(record.cost, cost) for cost in COSTS},
                 "path": path,
             }
         )
@@ -118,11 +127,11 @@ def unhealthy(rows: pd.DataFrame) -> pd.DataFrame:
 
 def quality_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFrame:
     """The quality of one task's variants as text: metric, effect, interval, p, r, seeds, verdict, runs."""
-    table = variant_rows(comparisons, runs)
+    table = variant_rows(comparisons, runs, task)
     metric = comparisons.metrics[task]
     interval = f"{confidence(comparisons.level)} CI"
     rows = []
-    for row in table[table["task"] == task].to_dict("records"):
+    for row in table.to_dict("records"):
         low, high = _number(row["low"]), _number(row["high"])
         effect, p, r = (_number(row[key]) for key in ("effect", "p_adjusted", "correlation"))
         half = (high - low) / 2 if low is not None and high is not None else 0.0
@@ -146,7 +155,7 @@ def quality_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFra
 
 def cost_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFrame:
     """What one task's variants cost, as text: means over the runs that ended well."""
-    table = variant_rows(comparisons, runs)
+    table = variant_rows(comparisons, runs, task)
     shown = {
         "parameters": ("parameters", count),
         "flops_total": ("FLOPs", count),
@@ -158,7 +167,7 @@ def cost_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"variant": row["variant"], **{name: text(_number(row[key])) for key, (name, text) in shown.items()}}
-            for row in table[table["task"] == task].to_dict("records")
+            for row in table.to_dict("records")
         ]
     )
 

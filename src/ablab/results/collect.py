@@ -7,24 +7,24 @@ choice over the factors, written as Hydra overrides, `attention=lsh,model.d_mode
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ablab.config import IDENTITY_EXCLUDES
 from ablab.errors import UserError
+from ablab.results.factors import factors_of, settings_of, task_labels, text_of
 from ablab.results.looks import Look, looks_at
 from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE, read_record
 
 # Folders of a sweep for runs that choose a learning rate or measure a speed, and are no part of what is compared.
 TUNING_FOLDER, PILOT_FOLDER = "tune", "pilot"
-# Choices of these groups say what is learned and where results go, not what is compared.
-NOT_FACTORS = frozenset({"task", "logger", "study"})
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,45 @@ class Runs:
     primary: dict[str, Metric]
     looks: tuple[Look, ...] = ()
 
+    @cached_property
+    def paths(self) -> list[str]:
+        """The folder of each run, in the order of `records`."""
+        return [str(path) for path in self.table["path"].tolist()]
+
+    @cached_property
+    def places(self) -> dict[tuple[str, str], list[int]]:
+        """(task, variant) -> where its runs are in `records`; the keys in the order of the plan."""
+        found: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for place, key in enumerate(zip(self.table["task"].tolist(), self.table["variant"].tolist(), strict=True)):
+            found[key].append(place)
+        return dict(found)
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """In the order of the plan."""
+        return list(dict.fromkeys(task for task, _ in self.places))
+
+    @cached_property
+    def variants(self) -> list[str]:
+        """In the order of the plan."""
+        return list(dict.fromkeys(variant for _, variant in self.places))
+
+    @cached_property
+    def choices(self) -> dict[str, dict[str, str]]:
+        """Variant -> factor -> option or value, "" where it has no such setting."""
+        first = {variant: places[0] for (_, variant), places in reversed(self.places.items())}
+        rows = self.table[self.factors].astype(str).to_dict("records")
+        return {
+            variant: {str(name): str(value) for name, value in rows[first[variant]].items()}
+            for variant in self.variants
+        }
+
+    @cached_property
+    def options(self) -> dict[str, list[str]]:
+        """Factor -> its options or values, in the order of the plan, "" left out."""
+        chosen = self.choices.values()
+        return {name: list(dict.fromkeys(each[name] for each in chosen if each[name])) for name in self.factors}
+
 
 def find_records(folders: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
     """Every record below `folders`, each with the folder of its run, in the order of their paths, and each once.
@@ -55,19 +94,36 @@ def find_records(folders: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
     Raises:
         UserError: a folder does not exist, none of them holds a record, or a record cannot be read.
     """
-    found: set[Path] = set()
+    found = set()
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
-        for path in sorted(folder.rglob(RECORD_FILE)):
-            if {TUNING_FOLDER, PILOT_FOLDER} & set(path.relative_to(folder).parts):
-                continue
-            if path.resolve() not in found:  # a sweep and one of its runs may both be named
-                found.add(path.resolve())
+        for path in _record_files(folder):
+            if (file := _identity(path)) not in found:  # a sweep and one of its runs may both be named
+                found.add(file)
                 yield path.parent, read_record(path)
     if not found:
         named = ", ".join(str(folder) for folder in folders)
         raise UserError(f"{named}: no runs here (no {RECORD_FILE} in it or below); give the folder of a run or a sweep")
+
+
+def _record_files(folder: Path) -> list[Path]:
+    """In the order of their paths, without those of runs that are no part of what is compared."""
+    files = []
+    for below, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in (TUNING_FOLDER, PILOT_FOLDER)]
+        if RECORD_FILE in names:
+            files.append(Path(below, RECORD_FILE))
+    return sorted(files, key=lambda path: path.parts)
+
+
+def _identity(path: Path) -> object:
+    """Of a file, under whatever name; asked of the system once, where resolving a path asks for each of its parts."""
+    try:
+        file = path.stat()
+    except OSError:
+        return path  # which cannot be read either, and that is said
+    return file.st_dev, file.st_ino
 
 
 def collect(folders: Iterable[Path]) -> Runs:
@@ -80,97 +136,41 @@ def collect(folders: Iterable[Path]) -> Runs:
 def tabulate(found: list[tuple[Path, Record]]) -> Runs:
     """The records as one table, in the order given."""
     records = [record for _, record in found]
-    settings = [_asked(record) for record in records]
-    task_labels = _task_labels(records, settings)
-    factors = _factors(records, settings, task_labels)
-    rows = []
-    for (path, record), setting, task in zip(found, settings, task_labels, strict=True):
-        choices = {name: _text(record.axes.get(name, setting.get(name, ""))) for name in factors}
-        cost = {key: value for key, value in vars(record.cost).items() if key != "flops_uncounted"}
-        rows.append(
-            {
-                "path": str(path),
-                "study": record.study,
-                "task": task,
-                "variant": name_of(record)
-                or ",".join(f"{name}={value}" for name, value in choices.items() if value)
-                or "default",
-                "seed": record.seed,
-                "status": record.status,
-                "reason": record.reason or "",
-                **choices,
-                **record.metrics,
-                **record.mechanism,
-                **cost,
-            }
-        )
-    primary = {task: r.primary for task, r in zip(task_labels, records, strict=True) if r.primary is not None}
-    return Runs(table=pd.DataFrame(rows), records=records, factors=factors, primary=primary)
+    settings = settings_of(records)
+    tasks = task_labels(records, settings)
+    factors = factors_of(records, settings, tasks)
+    choices, variants = [], []
+    for record, setting in zip(records, settings, strict=True):
+        chosen = {name: text_of(record.axes.get(name, setting.get(name, ""))) for name in factors}
+        choices.append(chosen)
+        variants.append(name_of(record) or ",".join(f"{k}={v}" for k, v in chosen.items() if v) or "default")
+    columns: dict[str, list[Any]] = {
+        "path": [str(path) for path, _ in found],
+        "study": [record.study for record in records],
+        "task": tasks,
+        "variant": variants,
+        "seed": [record.seed for record in records],
+        "status": [record.status for record in records],
+        "reason": [record.reason or "" for record in records],
+        **_side_by_side(choices),
+        **_side_by_side([record.metrics for record in records]),
+        **_side_by_side([record.mechanism for record in records]),
+        **_side_by_side([vars(record.cost) for record in records], besides={"flops_uncounted"}),
+    }
+    primary = {task: r.primary for task, r in zip(tasks, records, strict=True) if r.primary is not None}
+    return Runs(table=pd.DataFrame(columns), records=records, factors=factors, primary=primary)
+
+
+def _side_by_side(rows: Sequence[Mapping[str, Any]], besides: Collection[str] = ()) -> dict[str, list[Any]]:
+    """Key -> its value in each row, None where a row has none."""
+    keys = dict.fromkeys(key for row in rows for key in row if key not in besides)
+    return {key: [row.get(key) for row in rows] for key in keys}
 
 
 def name_of(record: Record) -> str:
     """The name that a study lists the variant of a run under, "" where it is known by its overrides."""
     names = (record.config.get("design") or {}).get("variants") or {}
-    return next((name for name in names if record.variant == name or record.variant.endswith(f",{name}")), "")
-
-
-def _factors(records: list[Record], settings: list[dict[str, Any]], tasks: list[str]) -> list[str]:
-    """Axes whose options differ, then settings whose values differ between runs of the same option.
-
-    What is the same in all runs of a task goes with the task: it may differ from that of another, and is no factor.
-    """
-    axes = sorted({axis for record in records for axis in record.axes} - NOT_FACTORS)
-    values: dict[tuple[str, str | None, str], set[str]] = defaultdict(set)
-    for record, setting, task in zip(records, settings, tasks, strict=True):
-        for axis in axes:
-            values[axis, None, task].add(str(record.axes.get(axis)))
-        for key, value in setting.items():
-            group = key.split(".")[0]
-            if group not in NOT_FACTORS:
-                values[key, record.axes.get(group), task].add(_text(value))
-    differing = {key for (key, _, _), seen in values.items() if len(seen) > 1}
-    return [*(axis for axis in axes if axis in differing), *sorted(differing - set(axes))]
-
-
-def _task_labels(records: list[Record], settings: list[dict[str, Any]]) -> list[str]:
-    """The name of each run's task; where runs of one task differ in its settings, those settings too."""
-    names = [record.axes.get("task", "task") for record in records]
-    values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for name, setting in zip(names, settings, strict=True):
-        for key, value in setting.items():
-            if key.startswith("task."):
-                values[name, key].add(_text(value))
-    labels = []
-    for name, setting in zip(names, settings, strict=True):
-        differing = sorted(key for key in setting if len(values.get((name, key), ())) > 1)
-        labels.append(",".join([name, *(f"{key}={_text(setting[key])}" for key in differing)]))
-    return labels
-
-
-def _asked(record: Record) -> dict[str, Any]:
-    """The settings of a run, without those that budgets and tuning brought about: they make no variant."""
-    settings = _flatten(record.config)
-    for changed in (record.budget or {}).get("changed") or ():
-        settings.pop(changed, None)
-        if changed == "trainer.max_steps":
-            settings.pop("schedule.total_steps", None)  # which follows it
-    if record.tuning:
-        settings.pop("optimizer.lr", None)
-    return settings
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in IDENTITY_EXCLUDES or name in ("seed", "axes") or key == "_target_":
-            continue
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{name}."))
-        else:
-            flat[name] = value
-    return flat
-
-
-def _text(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    rest = record.variant  # "wide", or with what the command line gave before it, "task=text,wide"
+    while rest not in names and "," in rest:
+        rest = rest.partition(",")[2]
+    return rest if rest in names else ""

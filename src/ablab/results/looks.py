@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,16 @@ def count_look(folder: Path, seeds: Iterable[int]) -> list[Look]:
 
 def looks_at(runs: Iterable[Path]) -> list[Look]:
     """The looks at the study that these folders of runs belong to; of several studies, at the one with the most."""
-    studies = {study: None for run in runs if (study := _study(run.resolve()))}
+    # Thousands of runs share few folders, each of which is asked once.
+    resolved, counted = cache(Path.resolve), cache(lambda folder: (folder / LOOKS_FILE).is_file())
+
+    def study_of(run: Path) -> Path | None:
+        named = run.name not in ("", "..") and not run.is_symlink()
+        run = resolved(run.parent) / run.name if named else run.resolve()
+        return next((folder for folder in [run, *run.parents][: _DEPTH + 1] if counted(folder)), None)
+
+    studies = dict.fromkeys(study for run in runs if (study := study_of(run)))
     return max((read_looks(study) for study in studies), key=len, default=[])
-
-
-def _study(run: Path) -> Path | None:
-    """The folder of the study around the folder of a run, if its looks are counted."""
-    return next((folder for folder in [run, *run.parents][: _DEPTH + 1] if (folder / LOOKS_FILE).is_file()), None)
 
 
 def _list(data: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from ablab.errors import UserError
@@ -136,8 +137,13 @@ def _finite(values: list[float | None]) -> list[float]:
 
 
 def _known(cls: type, data: dict[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in dataclasses.fields(cls)}
+    names = _names(cls)
     return {key: value for key, value in data.items() if key in names}
+
+
+@cache
+def _names(cls: type) -> frozenset[str]:
+    return frozenset(f.name for f in dataclasses.fields(cls))
 
 
 def _nested(cls: type, data: dict[str, Any] | None) -> Any:
