@@ -52,6 +52,20 @@ def test_a_missing_cell_costs_one_degree_of_freedom():
     assert residual_variance(table)[1] == 5
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(1, 6), st.floats(0, 1))
+def test_the_residual_variance_is_that_of_the_whole_design(seed: int, variants: int, seeds: int, present: float):
+    """Against the readable way: a column for each variant and each seed."""
+    draw = np.random.default_rng(seed)
+    table = np.where(draw.random((variants, seeds)) < present, draw.normal(size=(variants, seeds)), math.nan)
+    rows, columns = np.nonzero(np.isfinite(table))
+    design = np.hstack([np.eye(variants)[rows], np.eye(seeds)[columns]])
+    values = table[rows, columns]
+    solution, _, rank, _ = np.linalg.lstsq(design, values) if len(values) else ([], [], 0, [])
+    degrees = len(values) - int(rank)
+    expected = float(((values - design @ solution) ** 2).sum()) / degrees if degrees else 0.0
+    assert residual_variance(table) == (pytest.approx(expected, abs=1e-12), degrees)
+
+
 def test_pooling_two_variants_is_the_paired_t_test():
     table = np.random.default_rng(2).normal(size=(2, 3))
     differences = list(table[1] - table[0])

@@ -78,13 +78,17 @@ def residual_variance(table: FloatArray) -> tuple[float, int]:
     Cells may be NaN: the additive model is fitted by least squares to those that are there. The variance is that of one
     value; a paired difference has twice as much.
     """
-    rows, columns = np.nonzero(np.isfinite(table))
-    values = table[rows, columns]
-    if not len(values):
+    there = np.isfinite(table)
+    table, there = table[there.any(1)], there[there.any(1)]
+    if not len(table):
         return 0.0, 0
-    design = np.hstack([np.eye(table.shape[0])[rows], np.eye(table.shape[1])[columns]])
+    # The variants' effects leave with each row's mean (Frisch and Waugh 1933), so that what is fitted has a column per
+    # seed and none per variant, of which there may be hundreds.
+    cells = there.sum(1, keepdims=True)
+    values = (table - np.where(there, table, 0).sum(1, keepdims=True) / cells)[there]
+    design = (np.eye(table.shape[1]) - (there / cells)[:, None, :])[there]
     solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
-    degrees = len(values) - int(rank)
+    degrees = len(values) - len(table) - int(rank)
     residual = values - design @ solution
     return (float(residual @ residual) / degrees, degrees) if degrees else (0.0, 0)
 
@@ -94,8 +98,12 @@ def pooled(differences: Sequence[float], table: FloatArray) -> Estimate:
 
     Where the comparison's own standard error is the larger, that one stays, with the pooled degrees of freedom.
     """
+    return from_pool(differences, *residual_variance(table))
+
+
+def from_pool(differences: Sequence[float], variance: float, degrees: int) -> Estimate:
+    """The same from what `residual_variance` found, once for all comparisons of a table."""
     own = paired(differences)
-    variance, degrees = residual_variance(table)
     error = max(math.sqrt(2 * variance / own.pairs), own.standard_error)
     return Estimate(own.effect, error, max(degrees, own.pairs - 1), own.pairs)
 
