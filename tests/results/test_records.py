@@ -19,11 +19,13 @@ def test_a_record_survives_its_file(tmp_path: Path):
 
 
 def test_non_finite_numbers_are_null_in_the_file_and_nan_again(tmp_path: Path):
-    path = write_record(tmp_path, record(metrics={"val_loss": math.inf}, mechanism={"schedule/lr": math.nan}))
+    figures = {"metrics": {"val_loss": math.inf}, "mechanism": {"schedule/lr": math.nan}}
+    path = write_record(tmp_path, record(**figures, last={"val_loss": [1.0, math.inf]}))
     assert json.loads(path.read_text(encoding="utf-8"))["metrics"] == {"val_loss": None}
     found = read_record(path)
     assert math.isnan(found.metrics["val_loss"])
     assert math.isnan(found.mechanism["schedule/lr"])
+    assert found.last["val_loss"] == pytest.approx([1.0, math.nan], nan_ok=True)
 
 
 def test_fields_of_other_versions_are_dropped_and_missing_ones_defaulted():
@@ -35,10 +37,11 @@ def test_fields_of_other_versions_are_dropped_and_missing_ones_defaulted():
     assert found.metrics == {}
 
 
-def test_a_record_from_before_parameter_groups_loads():
+def test_a_record_from_before_some_fields_loads():
     data = record().to_dict()
-    del data["parameter_groups"]
+    del data["parameter_groups"], data["last"]
     assert Record.from_dict(data).parameter_groups == []
+    assert Record.from_dict(data).last == {}
 
 
 @pytest.mark.parametrize(

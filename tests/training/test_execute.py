@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -26,7 +27,7 @@ from ablab.analysis.comparison import compare
 from ablab.analysis.verdicts import Verdict
 from ablab.config import fingerprint
 from ablab.results.collect import collect
-from ablab.results.record import Cost, Metric, Record, Status
+from ablab.results.record import KEPT_EVALUATIONS, Cost, Metric, Record, Status
 from ablab.results.store import read_record
 from ablab.tasks.corpus import SourceFile
 from ablab.tasks.corpus import fingerprint as corpus_fingerprint
@@ -114,6 +115,29 @@ def test_metrics_and_mechanisms_are_of_the_end(finished: Any) -> None:
         *("schedule/learning_rate_min", "schedule/learning_rate_max", "schedule/learning_rate_last"),
     }
     assert record.mechanism["schedule/learning_rate_max"] == pytest.approx(0.01)
+
+
+def test_the_last_evaluations_are_those_of_the_curves(finished: Any) -> None:
+    with (finished.folder / "metrics.csv").open() as file:
+        curve = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+    record = finished.record
+    assert record.last["val_loss"] == pytest.approx(curve)
+    assert len(curve) == 3  # after steps 3, 6 and 7
+    assert {name: values[-1] for name, values in record.last.items()} == {
+        name: value for name, value in record.metrics.items() if name.startswith("val_")
+    }
+
+
+def test_no_more_evaluations_are_kept_than_are_ever_asked_for(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path
+) -> None:
+    steps = KEPT_EVALUATIONS + 2
+    config = tiny_config(f"trainer.max_steps={steps}", "trainer.val_check_interval=1", "trainer.log_every_n_steps=1")
+    record = run(config, tmp_path)
+    with (tmp_path / "metrics.csv").open() as file:
+        curve = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+    assert len(curve) == steps
+    assert record.last["val_loss"] == pytest.approx(curve[-KEPT_EVALUATIONS:])
 
 
 def test_curves_are_in_the_event_files_too(finished: Any) -> None:

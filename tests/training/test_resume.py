@@ -76,6 +76,7 @@ def left_behind(folder: Path) -> dict[str, Any]:
         "trace": state["history"]["learning_rates"],
         "best": (best["global_step"], best["state_dict"]),
         "metrics": record.metrics,
+        "last": record.last,
         "evaluated": record.evaluated,
         "mechanism": record.mechanism,
         "responses": record.responses,

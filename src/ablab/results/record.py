@@ -16,6 +16,7 @@ from typing import Any, Literal
 from ablab.errors import UserError
 
 SCHEMA_VERSION = 1
+KEPT_EVALUATIONS = 10  # of each metric, the last ones
 
 Status = Literal["ok", "diverged", "failed", "interrupted"]
 Cause = Literal["error", "refused", "killed", "memory", "timeout"]
@@ -76,6 +77,9 @@ class Record:
     config: dict[str, Any]  # the resolved config, as in config.yaml
     primary: Metric | None = None  # None if the run failed before its task was built
     metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation of each split, by name
+    last: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # the last `KEPT_EVALUATIONS` on "val", the final one last
     evaluated: dict[str, int] = field(default_factory=dict)  # samples in it, by split, over all processes
     mechanism: dict[str, float] = field(default_factory=dict)  # "axis/name": does the component do what it claims?
     responses: dict[str, list[float]] = field(default_factory=dict)  # of components to fixed inputs, and of the rate
@@ -117,6 +121,7 @@ class Record:
                     **_known(cls, data),
                     "metrics": _numbers(data.get("metrics")),
                     "mechanism": _numbers(data.get("mechanism")),
+                    "last": {name: _finite(values) for name, values in (data.get("last") or {}).items()},
                     "responses": {name: _finite(values) for name, values in (data.get("responses") or {}).items()},
                     "primary": _nested(Metric, data.get("primary")),
                     "cost": _nested(Cost, data.get("cost")) or Cost(),

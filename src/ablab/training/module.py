@@ -15,11 +15,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.model.transformer import Transformer
+from ablab.results.record import KEPT_EVALUATIONS
 from ablab.tasks.base import IGNORED, Batch, EvalBatch, Inputs, Task
 from ablab.training.optimizers.groups import build_optimizer
 
 _SAMPLES = "samples"  # beside the task's own totals
 _HISTORY = "history"  # the module's own part of a checkpoint
+_REMEMBERED = ("evaluated_at", "metrics", "last", "evaluated", "steps_to_target")  # in it, as they are
 
 
 class TrainingModule(LightningModule):
@@ -54,6 +56,7 @@ class TrainingModule(LightningModule):
         self.model = model
         self.evaluated_at: int | None = None  # the step of the last validation
         self.metrics: dict[str, float] = {}  # of the last evaluation of each split, unrounded
+        self.last: dict[str, list[float]] = {}  # each metric of the last validations, the latest one last
         self.learning_rates: list[float] = []  # of each step
         self.update_ratio: Tensor | None = None  # norm of the last update before an evaluation over that of the weights
         self.steps_to_target: int | None = None  # of the task's primary metric, at the first evaluation that had it
@@ -110,7 +113,11 @@ class TrainingModule(LightningModule):
         self._add(batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_totals("val")
+        named = self._log_totals("val")
+        again = self.evaluated_at == self.trainer.global_step  # of the same weights
+        for name, value in named.items():
+            before = self.last.get(name, [])
+            self.last[name] = [*(before[:-1] if again else before), value][-KEPT_EVALUATIONS:]
         self.evaluated_at = self.trainer.global_step
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._tell_of_evaluation()
@@ -130,7 +137,7 @@ class TrainingModule(LightningModule):
         checkpoint[_HISTORY] = {
             "learning_rates": torch.tensor(self.learning_rates, dtype=torch.float64),
             "update_ratio": self.update_ratio,
-            **{name: getattr(self, name) for name in ("evaluated_at", "metrics", "evaluated", "steps_to_target")},
+            **{name: getattr(self, name) for name in _REMEMBERED},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -161,7 +168,8 @@ class TrainingModule(LightningModule):
         for name, value in totals.items():
             sums[name] = sums.get(name, 0) + value
 
-    def _log_totals(self, split: str) -> None:
+    def _log_totals(self, split: str) -> dict[str, float]:
+        """Log the metrics of the evaluation that has ended, and return them."""
         # Every process has served a batch of every part, so that all of them have the same to add up.
         parts, names = self._task.parts(split), list(self._totals[0])
         sums = torch.stack([self._totals[part][name] for part in range(len(parts)) for name in names])
@@ -177,6 +185,7 @@ class TrainingModule(LightningModule):
         self.log_dict(named, logger=False)
         for logger in self.loggers:
             logger.log_metrics(named, step=self.trainer.global_step)
+        return named
 
 
 def _switch(optimizer: LightningOptimizer, mode: Literal["train", "eval"]) -> None:

@@ -191,6 +191,7 @@ def _train(
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
+        record.last = module.last
         record.pictures = leave_pictures(trainer, module, task, folder)
         record.responses = responses(module.model) | {"schedule": _trace(module.learning_rates)}
     finally:
