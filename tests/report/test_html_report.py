@@ -138,7 +138,7 @@ def test_every_place_names_the_confidence_of_the_looks(folder: Path, page: Page)
     for said in ("bars {} intervals", "paired t intervals ({})", "({} CI 0.", "{} CI"):
         assert said.format("95%") in page.text
         assert said.format("97.5%") in again
-    assert again.count("95%") == 1  # the bound on the rate of diverging, which is no interval of an effect
+    assert again.count("95%") == 2  # bands of curves and the bound on the rate of diverging: no intervals of effects
 
 
 def test_the_same_records_give_the_same_bytes(folder: Path, text: str, tmp_path: Path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablab.analysis.curves import aligned, difference
+from ablab.analysis.curves import By, aligned, difference
 from ablab.analysis.pareto import unequal_budgets
 from ablab.report.figures.canvas import Drawing
 from ablab.report.figures.cost import quality_and_cost
@@ -13,6 +13,8 @@ from ablab.report.figures.forest import forest as forest_plot
 from ablab.report.figures.interactions import interaction_heatmap
 from ablab.report.figures.slopes import slopes as slope_plot
 from ablab.report.material import Material
+
+_TRAINING = "train_loss"
 
 
 def forest(material: Material, task: str) -> Drawing | None:
@@ -45,21 +47,35 @@ def interaction(material: Material, task: str, factors: tuple[str, str]) -> Draw
 
 
 def curves(material: Material, task: str) -> Drawing | None:
-    """The compared metric and the training loss by step, the metric also by seconds; None without `metrics.csv`."""
+    """The compared metric and the training loss by step, the metric also by tokens and by seconds where these differ.
+
+    None without learning curves.
+    """
     metric = material.comparisons.metrics[task]
-    shown = dict.fromkeys([metric, "train_loss"]) if metric else {"train_loss": None}
-    found = [_panel(material, task, name, "step") for name in shown]
-    return curve_panels([*found, _panel(material, task, metric, "seconds")], material.looks)
+    found = [_panel(material, task, name, "step") for name in dict.fromkeys([metric, _TRAINING]) if name]
+    found += [_panel(material, task, metric, by) for by in _others(material, task)]
+    return curve_panels(found, material.looks)
 
 
 def differences(material: Material, task: str) -> Drawing | None:
     """The compared metric, variant minus baseline on the same seed, by step."""
-    metric, baseline = material.comparisons.metrics[task], material.comparisons.baseline
-    found = difference(material.runs, task, metric, baseline, files=material.curves)
-    panel = Panel("step", f"difference in {metric}", found.bands, zero=True)
-    return curve_panels([panel], material.looks, columns=1)
+    metric = material.comparisons.metrics[task]
+    bands = difference(material.runs, task, metric, material.comparisons.baseline, reader=material.curves)
+    return curve_panels([Panel("step", f"difference in {metric}", bands, zero=True)], material.looks, columns=1)
 
 
-def _panel(material: Material, task: str, metric: str, by: str) -> Panel:
-    found = aligned(material.runs, task, metric, by, files=material.curves)
-    return Panel(by, metric, found.bands, found.diverged)
+def trace(material: Material, task: str, metric: str) -> Drawing | None:
+    """One curve of the training by step, such as the learning rate."""
+    return curve_panels([_panel(material, task, metric, "step")], material.looks)
+
+
+def _panel(material: Material, task: str, metric: str, by: By) -> Panel:
+    found = aligned(material.runs, task, metric, by, material.curves)
+    return Panel(found.axis, metric, found.bands, found.diverged)
+
+
+def _others(material: Material, task: str) -> list[By]:
+    """Seconds, and tokens where the variants did not all have as many in a step."""
+    of_task = material.runs.table[material.runs.table["task"] == task]
+    ok = of_task[of_task["status"] == "ok"]
+    return ["seconds"] if (ok["tokens"] / ok["steps"]).nunique() < 2 else ["tokens", "seconds"]

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ablab.analysis.comparison import Comparisons
-from ablab.analysis.curves import CurveFiles
 from ablab.analysis.interactions import Interactions, interactions
-from ablab.analysis.metrics import choose_metric
 from ablab.analysis.pairing import variants
 from ablab.report.figures.looks import Look, looks
 from ablab.report.tables import Row, variant_rows
 from ablab.results.collect import Runs
+from ablab.results.curves import CurveCache
 from ablab.results.record import Direction
 
 
@@ -22,7 +21,7 @@ class Material:
 
     runs: Runs
     comparisons: Comparisons
-    curves: CurveFiles = field(default_factory=CurveFiles)  # each file is read once
+    curves: CurveCache = field(default_factory=CurveCache)  # each file is read once
 
     @property
     def tasks(self) -> list[str]:
@@ -38,7 +37,8 @@ class Material:
 
     @cached_property
     def _rows(self) -> list[Row]:
-        return [dict(row) for row in variant_rows(self.comparisons, self.runs).to_dict("records")]
+        rows = variant_rows(self.comparisons, self.runs).to_dict("records")
+        return [{str(name): value for name, value in row.items()} for row in rows]
 
     def rows(self, task: str) -> list[Row]:
         """Those of `variant_rows` that are about `task`."""
@@ -55,4 +55,7 @@ class Material:
 
     def direction(self, task: str) -> Direction:
         """In which the compared metric of `task` is better."""
-        return choose_metric(self.runs, task, self.comparisons.metrics[task] or None)[1]
+        compared = self.comparisons.of_task(task)
+        if compared:
+            return compared[0].direction
+        return self.runs.primary[task].direction if task in self.runs.primary else "min"

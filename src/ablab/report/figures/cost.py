@@ -79,7 +79,8 @@ def _panel(
 ) -> str:
     """Draws one cost, and says who is on its front."""
     shown = COST_AXES[cost]
-    on = front([_number(row[cost]) for row in rows], [row["mean"] for row in rows], direction, shown.better)
+    sign = -1 if shown.better == "max" else 1
+    on = front([sign * _number(row[cost]) for row in rows], [row["mean"] for row in rows], direction)
     best = sorted((row for row, member in zip(rows, on, strict=True) if member), key=lambda row: float(row[cost]))
     axes.plot([row[cost] for row in best], [row["mean"] for row in best], ":", color=TEXT, linewidth=1.2)
     for row in rows:

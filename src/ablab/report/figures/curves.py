@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from ablab.analysis.curves import Band
+from ablab.analysis.curves import Band, Series
 from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, add_legend, drawing, legend_below, panels
 from ablab.report.figures.looks import Look
 
@@ -23,7 +23,7 @@ class Panel:
     across: str  # label of the horizontal axis, with its unit
     upwards: str
     bands: Mapping[str, Band]  # by variant
-    diverged: Sequence[tuple[str, np.ndarray, np.ndarray]] = ()  # (variant, x, y) of each such run
+    diverged: Sequence[tuple[str, int, Series]] = ()  # (variant, seed, its curve to the end)
     zero: bool = False  # whether a line marks nothing
     title: str = ""
 
@@ -70,7 +70,7 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Look], names: Sequence[s
             band.x[keep], band.mean[keep], color=look.colour, marker=look.marker, markevery=every, markersize=5,
             label=variant,
         )  # fmt: skip
-    for variant, x, y in panel.diverged:
+    for variant, _, (x, y) in panel.diverged:
         if variant in looks:
             axes.plot(x, y, ":", color=looks[variant].colour, linewidth=1)
     axes.set_xlabel(panel.across)

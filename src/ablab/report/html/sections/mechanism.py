@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from ablab.analysis.curves import Band, aligned
+from ablab.analysis.curves import Band
+from ablab.report import drawings
 from ablab.report.figures.canvas import Drawing
 from ablab.report.figures.curves import Panel, curves
 from ablab.report.html.sections.base import Block, Section, per_task, svg
@@ -78,16 +79,14 @@ def _table(ok: Ok, names: list[str]) -> pd.DataFrame:
 
 def _figure(material: Material, task: str, axis: str, ok: Ok) -> Drawing | None:
     if axis in _TRACE:
-        metric = _TRACE[axis]
-        bands = aligned(material.runs, task, metric, files=material.curves).bands
-        return curves([Panel("step", metric, bands)], material.looks)
+        return drawings.trace(material, task, _TRACE[axis])
     layers: dict[str, dict[str, Band]] = {}
     for variant, found in ok.items():
         for name, values in _by_layer(found, axis).items():
             places = np.array(sorted(values), dtype=float)
             means = np.array([mean_sd(values[int(place)])[0] for place in places])
             if len(places) > 1 and np.isfinite(means).all():
-                layers.setdefault(name, {})[variant] = Band(places, means, None, None, len(found))
+                layers.setdefault(name, {})[variant] = Band(places, means, None, None, ())
     shown = [Panel("layer", name.partition("/")[2], bands) for name, bands in sorted(layers.items())]
     return curves(shown[:_MOST_PANELS], material.looks, columns=2)
 
