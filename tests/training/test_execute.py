@@ -275,15 +275,15 @@ def test_a_logger_that_cannot_be_built_is_a_reason(tiny_config: TinyConfig, run:
     record = run(config, tmp_path)
     assert record.status == "failed"
     assert record.reason is not None
-    assert record.reason.startswith("logger.tensorboard could not be built")
+    assert record.reason.startswith("logger.tensorboard._target_: ablab.training.loggers.nothing cannot be imported")
     assert read_record(tmp_path / "record.json") == record
 
 
 def test_a_logger_that_cannot_end_costs_no_result(
     tiny_config: TinyConfig, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def break_down(loggers: list[Logger], status: Status) -> None:
-        close_loggers(loggers, status)
+    def break_down(loggers: list[Logger], status: Status, record: Record) -> None:
+        close_loggers(loggers, status, record)
         raise OSError("no such service")
 
     monkeypatch.setattr("ablab.training.run.close_loggers", break_down)

@@ -11,6 +11,7 @@ import inspect
 import types
 import typing
 from collections.abc import Collection
+from importlib.util import find_spec
 from typing import Any
 
 from hydra.utils import get_object
@@ -56,10 +57,32 @@ def check_signature(name: str, node: dict[str, Any], supplied: Collection[str] =
             _check_type(f"{name}.{key}", value, hints[key])
 
 
+def takes(name: str, node: dict[str, Any], parameter: str) -> bool:
+    """Whether the `_target_` of `node`, the config at `name`, names this parameter.
+
+    Raises:
+        UserError: the target cannot be imported.
+    """
+    return parameter in _parameters(_import(name, str(node["_target_"])))
+
+
+def missing_package(error: BaseException) -> str | None:
+    """The package for want of which `error` was raised, or None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ModuleNotFoundError) and cause.name:
+            package = cause.name.split(".")[0]
+            return package if find_spec(package) is None else None
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 def _import(name: str, target: str) -> Any:
     try:
         return get_object(target)
     except Exception as error:  # whatever importing somebody's module may raise
+        if package := missing_package(error):
+            raise UserError(f"{name}._target_: {target} needs {package}: pip install {package}") from error
         raise UserError(f"{name}._target_: {target} cannot be imported ({error})".replace("\n", " ")) from error
 
 

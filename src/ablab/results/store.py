@@ -21,6 +21,7 @@ RECORD_FILE = "record.json"  # how the run ended, written last
 LOG_FILE = "run.log"  # what the run printed, when it ran in a process of its own
 CHECKPOINT_FOLDER = "checkpoints"  # last.ckpt, the one before it, and best.ckpt
 CHECKSUM_FILE = "checksums.json"  # beside them: of what was written
+WANDB_ID_FILE = "wandb-run-id"  # of the run of Weights & Biases that all attempts go on with
 PICTURE_FOLDER = "pictures"  # of what the trained model made, PNG
 
 
@@ -105,6 +106,7 @@ def clear(folder: Path) -> None:
     check_ours(folder)
     (folder / RECORD_FILE).unlink(missing_ok=True)
     checkpoints = [f"{CHECKPOINT_FOLDER}/{name}" for name in ("last.ckpt", "previous.ckpt", "best.ckpt", CHECKSUM_FILE)]
-    for name in (METRICS_FILE, CONFIG_FILE, LOG_FILE, "events.out.tfevents.*", f"{PICTURE_FOLDER}/*.png", *checkpoints):
+    others = ("events.out.tfevents.*", f"{PICTURE_FOLDER}/*.png")
+    for name in (METRICS_FILE, CONFIG_FILE, LOG_FILE, WANDB_ID_FILE, *others, *checkpoints):
         for path in folder.glob(name):
             path.unlink()

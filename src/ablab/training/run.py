@@ -89,7 +89,7 @@ def execute(config: dict[str, Any], folder: Path, progress: Progress | None = No
     finally:
         record.finished_at = _now()
         try:
-            close_loggers(loggers, record.status)
+            close_loggers(loggers, record.status, record)
         except Exception:  # of a service that shows results; the result stands without it
             traceback.print_exc()
         if first:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablab.errors import UserError
-from ablab.results.record import Status
+from ablab.results.figures import final_figures
+from ablab.results.record import Record, Status
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -26,6 +27,16 @@ class RunInfo:
     config: dict[str, Any]  # resolved, plain containers
 
     @property
+    def task(self) -> str:
+        """The option of the axis `task`; "" where the config names none."""
+        return str(self.config.get("axes", {}).get("task", ""))
+
+    @property
+    def study_folder(self) -> Path:
+        """The nearest folder from the run's upwards that has the study's name; the run's own where none has."""
+        return next((path for path in (self.folder, *self.folder.parents) if path.name == self.study), self.folder)
+
+    @property
     def group(self) -> str:
         """The variant, by a name that is never empty."""
         return self.variant or "default"
@@ -37,6 +48,14 @@ class EndsWithStatus(ABC):
     @abstractmethod
     def close(self, status: Status) -> None:
         """Write out what is left and let go of files and services. `status` is that of the record."""
+
+
+class ShowsRecord(ABC):
+    """A logger that shows what its run came to."""
+
+    @abstractmethod
+    def show_record(self, record: Record) -> None:
+        """Called once, when the run has ended and before the logger is closed."""
 
 
 class TakesPictures(ABC):
@@ -63,23 +82,24 @@ def build_loggers(
     """The run's loggers: first the learning curves in `run_dir`/metrics.csv, which every run has, then the chosen ones.
 
     Args:
-        logger_cfg: logger name -> node with a `_target_` that takes `run`, a `RunInfo`, beside its own settings.
+        logger_cfg: logger name -> node with a `_target_`: a class that takes `run`, a `RunInfo`, beside its own
+            settings, or any logger for Lightning, as `others` says.
         config: the resolved config, as plain containers.
 
     Raises:
         UserError: a logger could not be built or started; those that were started before it are ended.
     """
     from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
 
     from ablab.training.loggers.csv import CurvesLogger
+    from ablab.training.loggers.others import build_logger
 
     run_dir.mkdir(parents=True, exist_ok=True)
     run = RunInfo(folder=run_dir, study=study, variant=variant, seed=seed, config=config)
     loggers: list[Logger] = [CurvesLogger(run_dir)]
     for name, node in logger_cfg.items():
         try:
-            loggers.append(instantiate({**node, "_partial_": True})(run=run))
+            loggers.append(build_logger(name, node, run))
         except UserError:
             close_loggers(loggers, "failed")
             raise
@@ -99,19 +119,37 @@ def continue_loggers(loggers: list[Logger], step: int) -> None:
             logger.continue_from(step)
 
 
-def close_loggers(loggers: list[Logger], status: Status) -> None:
-    """End the loggers, whatever happened: call it in a `finally`. `status` is the one of the record.
+def close_loggers(loggers: list[Logger], status: Status, record: Record | None = None) -> None:
+    """Show what the run came to and end the loggers, whatever happened: call it in a `finally`.
 
-    Every logger is ended even if one before it fails to; the first failure is then raised.
+    Every logger is ended even if it, or one before it, fails to; the first failure is then raised.
+
+    Args:
+        status: as in the record.
+        record: None where there is none: the loggers were ended before a run began, or without one.
     """
     failures = []
     for logger in loggers:
-        try:
-            if isinstance(logger, EndsWithStatus):
-                logger.close(status)
-            else:
-                logger.finalize("success" if status == "ok" else "failed")
-        except Exception as error:  # whatever a logger's service may raise
-            failures.append(error)
+        for act in (lambda one: _show(one, record), lambda one: _end(one, status)):
+            try:
+                act(logger)
+            except Exception as error:  # whatever a logger's service may raise
+                failures.append(error)
     if failures:
         raise failures[0]
+
+
+def _show(logger: Logger, record: Record | None) -> None:
+    if record is None:
+        return
+    if isinstance(logger, ShowsRecord):
+        logger.show_record(record)
+    elif not isinstance(logger, EndsWithStatus):  # somebody else's
+        logger.log_metrics(final_figures(record), step=record.cost.steps)
+
+
+def _end(logger: Logger, status: Status) -> None:
+    if isinstance(logger, EndsWithStatus):
+        logger.close(status)
+    else:
+        logger.finalize("success" if status == "ok" else "failed")

@@ -10,33 +10,34 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from ablab.errors import UserError
-from ablab.results.record import Status
-from ablab.training.loggers.build import EndsWithStatus, RunInfo, TakesPictures
+from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.results.figures import final_figures
+from ablab.results.record import Record, Status
+from ablab.results.wandb_runs import begin
+from ablab.training.loggers.build import EndsWithStatus, RunInfo, ShowsRecord, TakesPictures
 
 if TYPE_CHECKING:
     import wandb
 
-_LONGEST_TAG = 64  # characters; W&B refuses longer ones
-_LONGEST_NAME = 128
 _STEP = "trainer/global_step"  # the name by which Lightning logs the step
 
 
-class RunsLogger(WandbLogger, EndsWithStatus, TakesPictures):
+class RunsLogger(WandbLogger, EndsWithStatus, ShowsRecord, TakesPictures):
     """One W&B run per run, grouped by variant, begun here and ended by `close`.
 
     Deviates from Lightning's logger: it starts a run of its own even if another is open (Lightning's joins that one),
-    it sets no environment variable for the rest of the process, and it is ended with the true status.
+    it sets no environment variable for the rest of the process, and it is ended with the true status. A run that goes
+    on from its checkpoint goes on with its W&B run.
 
     Args:
         project: W&B project.
-        offline: write below the run's folder only; `wandb sync` uploads it later.
+        offline: write below the run's folder only; `ablab sync` uploads it later.
         entity: W&B user or team; None for your default one.
-        tags: of the run, beside the name of the study.
+        tags: of the run, beside the study, the task and what the variant overrides.
         pictures: also show attention maps, one per layer and evaluation.
 
     Raises:
-        UserError: W&B could not start.
+        UserError: W&B could not start, or there is no API key and `offline` is false.
     """
 
     def __init__(
@@ -62,6 +63,12 @@ class RunsLogger(WandbLogger, EndsWithStatus, TakesPictures):
         self.log_image(name, [picture.numpy()], step)
 
     @rank_zero_only
+    def show_record(self, record: Record) -> None:
+        """The summary, which is a row of W&B's table of runs, gets the final figures, the cost and the reason."""
+        if self._experiment is not None:
+            self._experiment.summary.update({**final_figures(record), "reason": record.reason or ""})
+
+    @rank_zero_only
     def close(self, status: Status) -> None:
         """End the run: exit code 0 only for status "ok"; the status itself is in its summary."""
         if self._experiment is not None:
@@ -71,29 +78,17 @@ class RunsLogger(WandbLogger, EndsWithStatus, TakesPictures):
 
 
 def _start(run: RunInfo, project: str, offline: bool, entity: str | None, tags: Sequence[str]) -> wandb.Run:
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(f"logger.wandb: wandb cannot be imported ({error}): pip install wandb") from error
-    try:
-        experiment = wandb.init(
-            project=project,
-            entity=entity,
-            dir=run.folder,
-            mode="offline" if offline else "online",
-            name=f"{run.group[: _LONGEST_NAME - 20]} seed={run.seed}",
-            group=run.group[:_LONGEST_NAME],
-            job_type="train",
-            tags=[tag[:_LONGEST_TAG] for tag in (run.study, *tags) if tag],
-            config=run.config,
-            reinit="create_new",
-            settings=wandb.Settings(console="off", silent=True),
-        )
-    except wandb.Error as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"logger.wandb could not start ({reason}): log in with `wandb login`, or set logger.wandb.offline=true"
-        ) from error
+    experiment = begin(
+        run.folder,
+        project=project,
+        entity=entity,
+        offline=offline,
+        name=f"{run.group} seed={run.seed}",
+        group=run.group,
+        job_type="train",
+        tags=[run.study, *([f"task={run.task}"] if run.task else []), *BETWEEN_OVERRIDES.split(run.variant), *tags],
+        config=run.config,
+    )
     experiment.define_metric(_STEP)
     experiment.define_metric("*", step_metric=_STEP, step_sync=True)
     return experiment
