@@ -101,6 +101,18 @@ def _dashboard(parser: argparse.ArgumentParser) -> Command:
     return command
 
 
+def _sync(parser: argparse.ArgumentParser) -> Command:
+    """Upload the runs in a folder that were logged to Weights & Biases offline and have ended."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a run, a study, or any folder of them")
+
+    def command(options: argparse.Namespace) -> int:
+        from ablab.report.sync import sync
+
+        return sync(options.folder)
+
+    return command
+
+
 def _generate(parser: argparse.ArgumentParser) -> Command:
     """Continue a text with the model of a finished run."""
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
@@ -133,6 +145,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "compare": _compare,
     "report": _report,
     "dashboard": _dashboard,
+    "sync": _sync,
     "generate": _generate,
     "bench": bench,
 }

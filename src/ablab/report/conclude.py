@@ -67,7 +67,7 @@ def conclude_study(
 def conclude(
     folder: Path, baseline: str | None = None, metric: str | None = None, margin: float | None = None
 ) -> list[str]:
-    """Count the look, print the comparison, write the report; how the runs of the study in `folder` ended.
+    """Count the look, print the comparison, write the report, also in W&B if its runs are there; how the runs of the study in `folder` ended.
 
     Args:
         baseline, metric, margin: as `ablab.analysis.comparison.compare` takes them.
@@ -79,6 +79,7 @@ def conclude(
     from ablab.analysis.comparison import compare
     from ablab.report.compare import render
     from ablab.report.html.write import write_report
+    from ablab.report.wandb import show_in_wandb
     from ablab.results.collect import collect, find_records
     from ablab.results.hparams import write_experiment
     from ablab.results.looks import count_look
@@ -87,8 +88,11 @@ def conclude(
     count_look(folder, [record.seed for _, record in find_records([folder]) if record.status in ("ok", "diverged")])
     runs = collect([folder])
     write_experiment(folder, runs.records)
-    print(render(compare(runs, baseline, metric, margin), runs), end="")
-    print(f"report: {write_report([folder], None, baseline, metric, margin)}")
+    comparisons = compare(runs, baseline, metric, margin)
+    print(render(comparisons, runs), end="")
+    report = write_report([folder], None, baseline, metric, margin)
+    print(f"report: {report}")
+    show_in_wandb(folder, comparisons, runs, report)
     return [record.status for record in runs.records]
 
 

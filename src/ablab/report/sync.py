@@ -1,0 +1,107 @@
+"""Upload what was logged to Weights & Biases offline: `ablab sync DIR`, by W&B's own `wandb sync`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablab.errors import UserError
+from ablab.report.wandb import SHOWN_FILE
+from ablab.results.store import RECORD_FILE
+from ablab.results.wandb_runs import NO_KEY, has_key, offline_folders, run_id
+
+UPLOADED, THERE, RUNNING, FAILED = "uploaded", "already there", "still running", "failed"
+_PATIENCE_S = 3600  # for one run, pictures and tables included
+_RETRIES = 5  # to reach the server, which take half a minute; W&B's own number takes many
+
+
+@dataclass(frozen=True)
+class OfflineRun:
+    """A W&B run as it lies on the disk: a folder of W&B's for each attempt, in the order of time."""
+
+    folder: Path  # of the run, or of the study whose report it is
+    identity: str
+    parts: list[Path]
+
+    @property
+    def waiting(self) -> list[Path]:
+        """The parts that were not uploaded yet, by W&B's own marks."""
+        return [part for part in self.parts if not any(part.glob("*.wandb.synced"))]
+
+    @property
+    def ended(self) -> bool:
+        """A run ends with its record and a report with its mark; what another run left in its folder has ended."""
+        ends = (self.folder / RECORD_FILE, self.folder / SHOWN_FILE)
+        return any(path.is_file() for path in ends) or run_id(self.folder) != self.identity
+
+
+def sync(folder: Path) -> int:
+    """Upload the runs below `folder` that have ended and are not there yet: a line for each, then their numbers.
+
+    Returns:
+        The exit status: 1 if an upload failed.
+
+    Raises:
+        UserError: no such folder, no offline runs, or something to upload and no API key.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    runs = find_offline_runs(folder)
+    if not runs:
+        raise UserError(f"{folder}: no offline runs of W&B here or below; train with logger=wandb")
+    if any(run.ended and run.waiting for run in runs) and not has_key():
+        raise UserError(f"nothing was uploaded: {NO_KEY}")
+    counts = dict.fromkeys((UPLOADED, THERE, RUNNING, FAILED), 0)
+    for run in runs:
+        outcome, why = _bring(run)
+        counts[outcome] += 1
+        print(f"{outcome:<15}{run.folder} ({run.identity}){': ' if why else ''}{why}", flush=True)
+    print(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
+    return int(counts[FAILED] > 0)
+
+
+def find_offline_runs(folder: Path) -> list[OfflineRun]:
+    """The W&B runs that were logged offline in `folder` and below, in the order of their folders."""
+    found = []
+    for home in sorted({part.parent.parent for part in folder.rglob("wandb/offline-run-*") if part.is_dir()}):
+        parts = defaultdict(list)
+        for part in offline_folders(home):
+            parts[part.name.split("-", 3)[3]].append(part)  # offline-run-DATE_TIME-ID
+        found += [OfflineRun(home, identity, each) for identity, each in parts.items()]
+    return found
+
+
+def _bring(run: OfflineRun) -> tuple[str, str]:
+    """What became of the run, and why it failed."""
+    if not run.ended:
+        return RUNNING, ""
+    if not run.waiting:
+        return THERE, ""
+    reason = _upload(run.waiting)
+    return (FAILED, reason) if run.waiting else (UPLOADED, "")
+
+
+def _upload(parts: list[Path]) -> str:
+    """Upload parts of one run in order; what W&B said of it, in one line."""
+    # How this shell logs says nothing about what it is asked to upload; and nobody is asked for a key.
+    environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SILENT")}
+    environment.setdefault("WANDB_X_GRAPHQL_RETRY_MAX", str(_RETRIES))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "wandb", "sync", *map(str, parts)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_PATIENCE_S,
+        )
+    except subprocess.TimeoutExpired:
+        return f"not done after {_PATIENCE_S // 60} minutes"
+    lines = [line.removeprefix("wandb: ").strip() for line in done.stdout.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR ") for line in lines if line.startswith(("ERROR ", "panic:"))]
+    return [*errors[:1], *lines[-1:], f"wandb sync ended with status {done.returncode}"][0]
