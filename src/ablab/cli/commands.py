@@ -7,6 +7,7 @@ import contextlib
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ablab.cli.application import run_hydra
 from ablab.cli.bench import bench
@@ -93,10 +94,17 @@ def _dashboard(parser: argparse.ArgumentParser) -> Command:
     parser.add_argument("--port", type=int, default=6006)
 
     def command(options: argparse.Namespace) -> None:
+        from ablab.errors import UserError
         from ablab.report.dashboard import serve
+        from ablab.study.plan_file import read_plan
 
+        terms: dict[str, Any] = {}
+        with contextlib.suppress(UserError):  # a run, or runs of several studies: compared as `compare` does
+            terms = read_plan(options.folder).terms
         with contextlib.suppress(KeyboardInterrupt):
-            serve(options.folder, options.port)
+            with contextlib.suppress(ValueError):  # not in the main thread
+                signal.signal(signal.SIGTERM, interrupt)
+            serve(options.folder, options.port, **terms)
 
     return command
 

@@ -1,9 +1,10 @@
 """TensorBoard's HPARAMS tab: one session per run with its true end, written when the run has ended.
 
 TensorBoard keeps the first status that it reads, so nothing may be written before. The tab has a row for each group of
-sessions; every run is a group of its own, named after its variant and seed, so that each is a row with its own status
-and the rows of a variant sort together. Only tensorboard's own writer is used: whoever supervises a run that was killed
-writes for it without loading torch.
+sessions, in the order of their names. A session without a group is one of its own, which bears the name of its run, the
+path below the folder that is shown: so each run is a row with its own status, also where several studies have runs of
+the same variant and seed, and those of a variant, which lie in one folder, are listed together. Only tensorboard's own
+writer is used: whoever supervises a run that was killed writes for it without loading torch.
 """
 
 from __future__ import annotations
@@ -37,9 +38,8 @@ def write_hparams(run_dir: Path, record: Record) -> None:
     become scalars `final/<name>`, only where the run ended well and only finite ones: a run that stopped half-way has
     no final figure.
     """
-    group = f"{record.variant or 'default'} seed={record.seed}"
     started, ended = _seconds(record.started_at or record.finished_at), _seconds(record.finished_at)
-    start = plugin_data_pb2.SessionStartInfo(group_name=group, start_time_secs=started)
+    start = plugin_data_pb2.SessionStartInfo(start_time_secs=started)
     for name, value in hyperparameters(record).items():
         _set(start.hparams[name], value)
     status = api_pb2.STATUS_SUCCESS if record.status == "ok" else api_pb2.STATUS_FAILURE
@@ -74,6 +74,11 @@ def write_experiment(study_dir: Path, records: Sequence[Record]) -> None:
     )
     data = plugin_data_pb2.HParamsPluginData(experiment=experiment)
     _write(study_dir, _STUDY_SUFFIX, [_plugin_value(metadata.EXPERIMENT_TAG, data)], step=0, wall_time=time.time())
+
+
+def experiment_files(folder: Path) -> list[Path]:
+    """The files that `write_experiment` wrote into `folder` and below it."""
+    return sorted(folder.rglob(f"events.out.tfevents.*{_STUDY_SUFFIX}"))
 
 
 def hyperparameters(record: Record) -> dict[str, Any]:

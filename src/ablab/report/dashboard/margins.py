@@ -1,0 +1,88 @@
+"""Margin charts: the mean and the interval of each variant over the steps, for the tab "Custom Scalars".
+
+The tab draws a line for every run of TensorBoard's that has the tags of a chart, in the run's colour. So each variant
+is a run of its own, a chart has one series of three tags, and all variants carry the same tags; several series in a
+chart would have one colour, and TensorBoard would complain of every run that lacks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from ablab.analysis.comparison import Comparisons
+from ablab.analysis.curves import Band, CurveFiles, aligned, difference
+from ablab.report.dashboard.summaries import event, scalar
+from ablab.results.collect import Runs
+
+_MOST_METRICS = 6
+# TensorBoard samples longer curves, and refuses to draw a margin whose bounds were sampled at other steps.
+_POINTS = 500
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One margin chart: its title, the tag above its three series, and the curve of each variant."""
+
+    title: str
+    tag: str
+    bands: Mapping[str, Band]
+
+
+def charts(runs: Runs, comparisons: Comparisons, task: str, prefix: str) -> list[Chart]:
+    """For each metric of `task` with learning curves: its values, and their paired difference to the baseline.
+
+    Args:
+        prefix: of the tags, so that views of other folders that TensorBoard finds, too, stay apart.
+    """
+    files = CurveFiles()
+    found = []
+    for metric in _metrics(runs, comparisons, task):
+        bands = aligned(runs, task, metric, files=files).bands
+        found.append(Chart(f"{metric}: mean over seeds", f"{prefix}/{metric}", bands))
+        others = [variant for variant in bands if variant != comparisons.baseline]
+        gaps = {v: difference(runs, task, metric, v, comparisons.baseline, files=files) for v in others}
+        title = f"{metric}: paired difference to {comparisons.baseline}"
+        found.append(Chart(title, f"{prefix}/{metric}/difference", {v: gap for v, gap in gaps.items() if gap}))
+    return [chart for chart in found if chart.bands]
+
+
+def category(title: str, shown: Sequence[Chart]) -> layout_pb2.Category:
+    """The charts of one task under their heading, in the order given, which is not that of the proto."""
+    return layout_pb2.Category(
+        title=title,
+        chart=[
+            layout_pb2.Chart(
+                title=chart.title,
+                margin=layout_pb2.MarginChartContent(
+                    series=[
+                        layout_pb2.MarginChartContent.Series(
+                            value=f"{chart.tag}/mean", lower=f"{chart.tag}/lower", upper=f"{chart.tag}/upper"
+                        )
+                    ]
+                ),
+            )
+            for chart in reversed(shown)  # TensorBoard 2.20 and 2.21 set the last one first
+        ],
+    )
+
+
+def points(chart: Chart, variant: str) -> Iterator[Event]:
+    """The curve of one variant; where there is no interval its bounds are the mean."""
+    band = chart.bands[variant]
+    low, high = (band.mean if bound is None else bound for bound in (band.low, band.high))
+    for place in np.unique(np.linspace(0, len(band.x) - 1, min(_POINTS, len(band.x))).astype(int)):
+        values = {"mean": band.mean[place], "lower": low[place], "upper": high[place]}
+        yield event(int(band.x[place]), [scalar(f"{chart.tag}/{name}", float(v)) for name, v in values.items()])
+
+
+def _metrics(runs: Runs, comparisons: Comparisons, task: str) -> list[str]:
+    """What the variants are compared by, the training loss, then the other metrics of validation."""
+    chosen = runs.table.index[runs.table["task"] == task]
+    others = sorted({name for place in chosen for name in runs.records[int(place)].metrics if name.startswith("val_")})
+    first = [comparisons.metrics[task]] if comparisons.metrics[task] else []
+    return list(dict.fromkeys([*first, "train_loss", *others]))[:_MOST_METRICS]

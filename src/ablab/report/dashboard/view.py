@@ -1,0 +1,118 @@
+"""The view of a study: event files in a folder of their own, which can be made anew from the records at any time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+from ablab.analysis.comparison import compare
+from ablab.analysis.pairing import variants
+from ablab.errors import UserError
+from ablab.report.dashboard.margins import category, charts, points
+from ablab.report.dashboard.pages import pictures, texts
+from ablab.report.dashboard.summaries import event, layout, write_events
+from ablab.results.collect import collect
+from ablab.results.hparams import experiment_files, write_experiment
+from ablab.results.record import Record
+from ablab.study.planning.expand import folder_name
+
+VIEW_FOLDER = "dashboard"
+_SUFFIX = ".view"
+_EVENT_FILES = "events.out.tfevents.*"
+
+
+@dataclass(frozen=True)
+class View:
+    """What there is to be seen of all runs below a folder, before it is written."""
+
+    events: dict[str, list[Event]]  # by run of TensorBoard's, below the folder of the view; "" is that one itself
+    records: list[Record]
+
+
+def make_view(
+    folder: Path, baseline: str | None = None, metric: str | None = None, margin: float | None = None
+) -> View:
+    """The view of all runs below `folder`, as `ablab compare` sees them.
+
+    Args:
+        baseline, metric, margin: as `ablab.analysis.comparison.compare` takes them.
+
+    Raises:
+        UserError: no runs, or they cannot be compared as asked.
+    """
+    runs = collect([folder])
+    comparisons = compare(runs, baseline, metric, margin)
+    name = folder.resolve().name or "runs"
+    shown = {task: charts(runs, comparisons, task, f"{name}/{task}") for task in comparisons.metrics}
+    categories = [category(f"{name}: {task}", found) for task, found in shown.items() if found]
+    values = [
+        *([layout(Layout(category=categories))] if categories else []),
+        *texts(comparisons, runs, name),
+        *(value for task in comparisons.metrics for value in pictures(comparisons, runs, task, f"{name}/{task}")),
+    ]
+    events = {"": [event(0, values)]}
+    for variant in variants(runs):
+        curve = [
+            each
+            for found in shown.values()
+            for chart in found
+            if variant in chart.bands
+            for each in points(chart, variant)
+        ]
+        if curve:
+            events[folder_name(variant)] = curve
+    return View(events, runs.records)
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What an earlier view leaves."""
+
+    runs: set[str]  # TensorBoard's names of those that have no file left, and so will disappear from it
+    columns: set[Path]  # folders that held the columns of the HPARAMS tab
+
+
+def remove_view(folder: Path) -> Removed:
+    """Remove an earlier view of `folder`, and the columns of the HPARAMS tab from it and below it.
+
+    Raises:
+        UserError: what lies at the place of the view is none.
+        OSError: it cannot be removed.
+    """
+    place = folder / VIEW_FOLDER
+    _check_ours(place)
+    columns = {file.parent for file in experiment_files(folder)}
+    files = [*place.rglob(f"{_EVENT_FILES}{_SUFFIX}"), *experiment_files(folder)]
+    for file in files:
+        file.unlink()
+    for emptied in sorted({place, *(path for path in place.rglob("*") if path.is_dir())}, reverse=True):
+        if emptied.is_dir():  # those below come before those above
+            emptied.rmdir()
+    bare = {file.parent for file in files if not any(file.parent.glob(_EVENT_FILES))}
+    return Removed({str(each.relative_to(folder)) for each in bare}, columns)
+
+
+def write_view(folder: Path, view: View, columns: set[Path]) -> None:
+    """Write the view into `folder`/dashboard, and the columns of the HPARAMS tab for all runs below `folder`.
+
+    TensorBoard takes the columns of any folder that has them, so they are the same in all of them.
+
+    Args:
+        columns: folders that held columns before, as `remove_view` found them.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    for run, events in view.events.items():
+        write_events(folder / VIEW_FOLDER / run, _SUFFIX, events)
+    for holder in {folder, *columns}:
+        write_experiment(holder, view.records)
+
+
+def _check_ours(place: Path) -> None:
+    foreign = [path for path in place.rglob("*") if path.is_file() and not path.name.endswith(_SUFFIX)]
+    if foreign or (place.exists() and not place.is_dir()):
+        raise UserError(f"{place} holds something else ({(foreign or [place])[0].name})")
