@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from synthetic import record, write_runs
 from worlds import TOGETHER, factorial, write
 
+import ablab
 from ablab import load
 from ablab.errors import UserError
 from ablab.report.compare import render
@@ -82,6 +83,4 @@ def test_neither_the_package_nor_loading_needs_torch(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
-        import ablab
-
         ablab.lode  # noqa: B018

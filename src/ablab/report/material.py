@@ -59,3 +59,12 @@ class Material:
         if compared:
             return compared[0].direction
         return self.runs.primary[task].direction if task in self.runs.primary else "min"
+
+    def target(self, task: str) -> float | None:
+        """The value of its primary metric that a task declares as its target, where that is what is compared."""
+        rows = self.runs.table.index[self.runs.table["task"] == task]
+        declared = {(self.runs.records[int(row)].config.get("task") or {}).get("target") for row in rows}
+        primary = self.runs.primary.get(task)
+        value = declared.pop() if len(declared) == 1 else None
+        compared = primary is not None and primary.name == self.comparisons.metrics[task]
+        return float(value) if compared and isinstance(value, int | float) else None

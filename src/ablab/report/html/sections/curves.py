@@ -1,12 +1,20 @@
-"""How the runs learned, and when one variant draws away from another."""
+"""How the runs learned, when one variant draws away from another, and how soon each is as good as the baseline."""
 
 from __future__ import annotations
 
+import pandas as pd
+
+from ablab.analysis.curves import By
+from ablab.analysis.time_to_target import Reached, TimeToTarget, time_to_target
+from ablab.analysis.wording import confidence, number
+from ablab.errors import UserError
 from ablab.report import drawings
 from ablab.report.html.sections.base import Block, Section, per_task, svg
 from ablab.report.material import Material
+from ablab.report.units import MISSING
 
 _NONE = "No learning curves: no metrics.csv beside the records."
+_BY: tuple[By, ...] = ("step", "seconds")
 
 
 def learning(material: Material) -> Section:
@@ -14,7 +22,9 @@ def learning(material: Material) -> Section:
         drawn = svg(material, drawings.curves(material, task), "curves", task)
         apart = svg(material, drawings.differences(material, task), "curves", task, 1)
         made = [Block(figure=drawn, otherwise=_NONE)]
-        return made + ([Block(title="Difference to the baseline, seed by seed", figure=apart)] if apart else [])
+        if apart:
+            made.append(Block(title="Difference to the baseline, seed by seed", figure=apart))
+        return [*made, *_soon(material, task)]
 
     return Section(
         "curves",
@@ -22,3 +32,38 @@ def learning(material: Material) -> Section:
         "Lines are means over seeds, bands 95% t intervals at each point by itself, dotted lines runs that diverged.",
         per_task(material, blocks),
     )
+
+
+def _soon(material: Material, task: str) -> list[Block]:
+    """When the target is reached; nothing where no run of the baseline has a curve."""
+    try:
+        found = [_reached(material, task, by) for by in _BY]
+    except UserError:
+        return []
+    first = found[0]
+    target = "the target" if first.declared else "the worst final value of the baseline's runs"
+    text = (
+        f"When {first.metric} first is {first.target:.4g} ({target}), as a multiple of the baseline's, seed by seed. "
+        "A ratio is given only where every pair of runs got there."
+    )
+    by_variant = [{item.variant: item for item in each.items} for each in found]
+    rows = [_row(item, [each.get(item.variant) for each in by_variant]) for item in first.items]
+    return [Block(title="Time to target", text=text, table=pd.DataFrame(rows))] if len(rows) > 1 else []
+
+
+def _reached(material: Material, task: str, by: By) -> TimeToTarget:
+    metric, baseline = material.comparisons.metrics[task], material.comparisons.baseline
+    return time_to_target(material.runs, task, metric, baseline, by, material.target(task), material.curves)
+
+
+def _row(first: Reached, found: list[Reached | None]) -> dict[str, str]:
+    """`found` is the variant by steps and by seconds; None where its time is not known."""
+    row = {"variant": first.label, "reached": f"{first.reached}/{len(first.times)}"}
+    for by, item in zip(_BY, found, strict=True):
+        interval = item.interval if item else None
+        factor = item.factor if item else None
+        row[by] = MISSING if factor is None else f"× {number(factor, 2)}"
+        row[f"{confidence(first.level)} CI, {by}"] = (
+            MISSING if interval is None else f"{number(interval[0], 2)} to {number(interval[1], 2)}"
+        )
+    return row
