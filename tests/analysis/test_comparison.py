@@ -261,3 +261,62 @@ def test_an_unknown_metric_names_the_nearest():
         compare(runs, metric="val_los")
     with pytest.raises(UserError, match=r"there are val_accuracy, val_loss, activation/zero_share, parameters"):
         compare(runs, metric="zzz")
+
+
+def evaluated(values: dict[str, list[list[float]]]) -> list[Record]:
+    """Runs with the evaluations given, variant -> seed -> the last ones; the last of all is the final value."""
+    return [
+        record(seed, each[-1], axes={"activation": option}, last={"val_loss": each})
+        for option, runs in values.items()
+        for seed, each in enumerate(runs, start=1)
+    ]
+
+
+LAST = {
+    "relu": [[1.3, 1.2, 1.0], [1.4, 1.1, 1.1], [1.2, 1.2, 0.9], [1.5, 1.3, 1.0]],
+    "gelu": [[1.1, 1.2, 1.1], [1.3, 1.2, 1.0], [1.3, 1.0, 1.0], [1.2, 1.4, 1.3]],
+}
+
+
+@pytest.mark.parametrize("last_k", [1, 2, 3])
+def test_the_mean_of_the_last_evaluations_is_compared(last_k: int):
+    found = compare(runs_of(evaluated(LAST)), last_k=last_k)
+    means = {option: np.array([np.mean(each[-last_k:]) for each in runs]) for option, runs in LAST.items()}
+    assert only(found).differences == pytest.approx(means["gelu"] - means["relu"])
+    said = "val_loss: the mean of the last 3 evaluations of each run."
+    assert (said in found.notes) == (last_k == 3)
+
+
+def test_a_run_with_fewer_evaluations_has_no_value_and_its_final_one_does_not_stand_in():
+    records = evaluated(LAST)
+    records[5].last = {"val_loss": [1.2, 1.0]}
+    item = only(compare(runs_of(records), last_k=3))
+    assert item.seeds == (1, 3, 4)
+    assert item.notes == ("seed 2: ok, but with 2 evaluations of val_loss, and the last 3 are averaged.",)
+
+
+def test_an_evaluation_that_is_no_number_leaves_no_mean():
+    records = evaluated(LAST)
+    records[5].last = {"val_loss": [1.2, math.nan, 1.0]}
+    item = only(compare(runs_of(records), last_k=3))
+    assert item.notes == ("seed 2: ok, but without a finite val_loss.",)
+
+
+@pytest.mark.parametrize(
+    ("metric", "last_k", "message"),
+    [
+        (None, 0, "last 0: runs keep their last 10 evaluations; give 1 to that many"),
+        (None, 11, "last 11: runs keep their last 10 evaluations"),
+        ("val_accuracy", 2, "last 2: no run kept its evaluations of val_accuracy; those that are: val_loss"),
+        ("parameters", 2, "last 2: no run kept its evaluations of parameters; those that are: val_loss"),
+    ],
+)
+def test_evaluations_that_no_run_keeps(metric: str | None, last_k: int, message: str):
+    with pytest.raises(UserError) as caught:
+        compare(runs_of(evaluated(LAST)), metric=metric, last_k=last_k)
+    assert message in str(caught.value)
+
+
+def test_runs_of_earlier_versions_keep_the_final_evaluation_alone():
+    with pytest.raises(UserError, match="last 2: no run kept its evaluations of val_loss; runs of earlier versions"):
+        compare(runs_of(study({"relu": BASE, "gelu": BASE})), last_k=2)

@@ -1,50 +1,44 @@
-"""Every variant against the baseline, on every task, with one correction for all of them."""
+"""Every variant against the baseline, on every task and on the suite of them.
+
+One correction holds for the comparisons on single tasks, all tasks together, and another for those on the suite.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-
-from ablab.analysis import conditions, effects, looks, oracle
-from ablab.analysis.dunnett import dunnett_critical, dunnett_p
-from ablab.analysis.estimates import (
-    FEWEST_SEEDS,
-    FULL_SEEDS,
-    LEVEL,
-    Estimate,
-    FloatArray,
-    correlation,
-    holm,
-    paired,
-    pooled,
-)
-from ablab.analysis.metrics import choose_metric
+from ablab.analysis import conditions, looks, oracle
+from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL
+from ablab.analysis.evidence import evidence_of
+from ablab.analysis.family import Claim, adjust
+from ablab.analysis.metrics import check_last, choose_metric
 from ablab.analysis.pairing import (
     Outcome,
     Pairing,
-    choices,
     choose_baseline,
     declared_baseline,
-    label,
     outcomes,
     remarks,
     tasks,
     variants,
 )
+from ablab.analysis.suite import join, obstacle, suite_name
 from ablab.analysis.verdicts import RESOLVED, Evidence, Verdict, judge
 from ablab.errors import UserError
 from ablab.results.collect import Runs
+from ablab.results.record import Direction
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Evidence):
-    """One variant against the baseline on one task: the evidence and what it says."""
+    """One variant against the baseline, on one task or on the suite: the evidence and what it says."""
 
     variant: str  # as in the table of runs
     baseline: str
-    task: str
+    task: str  # or the name of the suite
     seeds: tuple[int, ...]  # of the complete pairs, in the order of `differences`
     baseline_values: tuple[float, ...]  # the baseline's metric on those seeds
     effect: float | None  # the mean difference; None without a pair or where the two cannot be compared
@@ -74,15 +68,27 @@ class Comparisons:
     notes: tuple[str, ...]  # about the comparison as a whole
     metrics: dict[str, str]  # task -> metric, "" if none is known
     level: float = LEVEL  # of every test and interval
+    last_k: int = 1  # evaluations of each run that its value is the mean of
+    suite: tuple[Comparison, ...] = ()  # each variant on all tasks together
+    no_suite: str = ""  # why there is none
 
     def of_task(self, task: str) -> list[Comparison]:
         return [item for item in self.items if item.task == task]
 
+    @property
+    def measured(self) -> str:
+        """What a value is, where it is not the final one: "mean of the last 3 evaluations", else ""."""
+        return f"mean of the last {self.last_k} evaluations" if self.last_k > 1 else ""
+
 
 def compare(
-    runs: Runs, baseline: str | None = None, metric: str | None = None, margin: float | None = None
+    runs: Runs,
+    baseline: str | None = None,
+    metric: str | None = None,
+    margin: float | None = None,
+    last_k: int = 1,
 ) -> Comparisons:
-    """Compare every variant with the baseline, seed by seed, on every task.
+    """Compare every variant with the baseline, seed by seed, on every task and on the suite of them.
 
     The more often the study of these runs was looked at, the stricter (`ablab.analysis.looks`).
 
@@ -90,9 +96,10 @@ def compare(
         baseline: overrides that name it, "attention=full"; default: the first variant of the plan.
         metric: any figure that the runs have; default: each task's primary metric.
         margin: in the metric's unit; effects inside it count as equivalent. Declare it before looking.
+        last_k: the mean of so many last evaluations is compared; 1 for the final one. Declare it before looking.
 
     Raises:
-        UserError: an unknown baseline or metric, or a margin that is not positive.
+        UserError: an unknown baseline or metric, a margin that is not positive, or evaluations that no run has kept.
     """
     if margin is not None and not (math.isfinite(margin) and margin > 0):
         raise UserError(f"margin {margin}: give a positive number in the metric's unit, or none")
@@ -108,12 +115,16 @@ def compare(
         except UserError:
             notes.append(f"no run has the study's baseline {declared}: compared with {reference}, the first variant.")
     metrics: dict[str, str] = {}
+    directions: dict[str, Direction] = {}
+    without_baseline = []
     for task in tasks(runs):
-        metrics[task], direction, said = choose_metric(runs, task, metric)
+        metrics[task], directions[task], said = choose_metric(runs, task, metric)
+        check_last(runs, metrics[task], last_k)
         if said and said not in notes:
             notes.append(said)
-        base = outcomes(runs, task, reference, metrics[task])
+        base = outcomes(runs, task, reference, metrics[task], last_k)
         if not base:
+            without_baseline.append(task)
             notes.append(f"{task}: the baseline {reference} was not run on this task.")
         where = f"{task}, " if len(tasks(runs)) > 1 else ""
         notes += [f"{where}baseline {line}" for line in remarks(base, metrics[task])]
@@ -122,145 +133,88 @@ def compare(
         for variant in variants(runs):
             if variant == reference or (task, variant) not in runs.places:
                 continue
-            own = outcomes(runs, task, variant, metrics[task])
+            own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
-            judged.append((pairing, _evidence(runs, pairing, direction, margin, level)))
+            judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, level)))
     if len(variants(runs)) == 1:
         notes.append("one variant: nothing to compare.")
-    adjusted = _adjust(judged)
-    items = tuple(_conclude(pairing, evidence, p) for pairing, evidence, p in adjusted)
-    return Comparisons(reference, items, tuple(notes), metrics, level)
+    if last_k > 1:
+        notes.append(f"{_named(metrics)}: the mean of the last {last_k} evaluations of each run.")
+    no_suite = obstacle(metrics, directions, without_baseline)
+    if no_suite and len(metrics) > 1:
+        notes.append(f"no verdict on the {suite_name(len(metrics))}: {no_suite}.")
+    suite = () if no_suite else _on_suite(judged, list(metrics))
+    return Comparisons(reference, _on_tasks(judged), tuple(notes), metrics, level, last_k, suite, no_suite)
 
 
-def _evidence(runs: Runs, pairing: Pairing, direction: str, margin: float | None, level: float) -> Evidence:
-    """What is known of one comparison before the others are looked at."""
-    blocked = conditions.other_corpus(pairing)
-    identical = _identical(pairing)
-    same = effects.unchanged(pairing) if identical or effects.sums_vary(pairing) else ()
-    own, base = choices(runs, pairing.variant), choices(runs, pairing.baseline)
-    ended, diverged = _ends(pairing.of_variant)
-    baseline_ended, baseline_diverged = _ends(pairing.of_baseline)
-    return Evidence(
-        label=label(runs, pairing.variant, pairing.baseline),
-        overrides=",".join(f"{k}={v}" for k, v in own.items() if v != base[k] and v) or pairing.variant,
-        metric=pairing.metric,
-        direction="max" if direction == "max" else "min",
-        planned=len(pairing.planned),
-        differences=() if blocked else tuple(pairing.differences),
-        ended=ended,
-        diverged=diverged,
-        baseline_ended=baseline_ended,
-        baseline_diverged=baseline_diverged,
-        correlation=None if blocked else correlation(pairing.values, pairing.baseline_values),
-        margin=margin,
-        level=level,
-        identical=identical or bool(same),
-        unchanged=same,
-        blocked=blocked,
+def _named(metrics: dict[str, str]) -> str:
+    return ", ".join(dict.fromkeys(metric for metric in metrics.values() if metric)) or "metric"
+
+
+def _on_tasks(judged: list[tuple[Pairing, Evidence]]) -> tuple[Comparison, ...]:
+    adjusted = adjust(
+        [Claim(p.task, evidence, _values(p.of_variant), _values(p.of_baseline)) for p, evidence in judged]
+    )
+    return tuple(
+        _conclude(
+            pairing.variant,
+            pairing.baseline,
+            pairing.task,
+            evidence,
+            p,
+            pairing.seeds,
+            _values(pairing.of_baseline),
+            partial(_notes, pairing, evidence),
+        )
+        for (pairing, _), (evidence, p) in zip(judged, adjusted, strict=True)
     )
 
 
-def _ends(side: dict[int, Outcome]) -> tuple[int, int]:
-    """(runs that finished or diverged, those that diverged)."""
-    statuses = [outcome.record.status for outcome in side.values()]
-    diverged = statuses.count("diverged")
-    return statuses.count("ok") + diverged, diverged
-
-
-def _identical(pairing: Pairing) -> bool:
-    """Is every final metric of every pair the baseline's, to the last bit, from a model of the same size?
-
-    Only where a metric of quality is compared: two ways of training that give the same model may differ in cost.
-    """
-    return bool(pairing.pairs) and all(
-        pairing.metric in own.metrics and own.metrics == base.metrics and own.cost.parameters == base.cost.parameters
-        for own, base in pairing.pairs
+def _on_suite(judged: list[tuple[Pairing, Evidence]], tasks: list[str]) -> tuple[Comparison, ...]:
+    joined = join(judged, tasks)
+    adjusted = adjust([each.claim for each in joined])
+    return tuple(
+        _conclude(each.variant, judged[0][0].baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes)
+        for each, (evidence, p) in zip(joined, adjusted, strict=True)
     )
 
 
-def _adjust(judged: list[tuple[Pairing, Evidence]]) -> list[tuple[Pairing, Evidence, float | None]]:
-    """Intervals and adjusted p values for the comparisons that have enough seeds; with each its raw p value.
-
-    Variants that are the baseline under another name make no claim: they neither count among the comparisons nor calm
-    the pooled variance.
-    """
-    claims = [
-        (pairing, evidence, _estimate(pairing, judged))
-        for pairing, evidence in judged
-        if len(evidence.differences) >= FEWEST_SEEDS and not evidence.identical
-    ]
-    families = tuple(
-        sum(pairing.task == task for pairing, _, _ in claims)
-        for task in dict.fromkeys(pairing.task for pairing, _, _ in claims)
-    )
-    corrected = dict(zip((id(p) for p, _, _ in claims), holm([e.p_value for _, _, e in claims]), strict=True))
-    estimates = {id(pairing): estimate for pairing, _, estimate in claims}
-    adjusted: list[tuple[Pairing, Evidence, float | None]] = []
-    for pairing, evidence in judged:
-        estimate = estimates.get(id(pairing))
-        if estimate is None:
-            adjusted.append((pairing, evidence, None))
-            continue
-        if evidence.preliminary:
-            interval, p = _dunnett(estimate, families, evidence.level)
-            evidence = replace(evidence, interval=interval, p_adjusted=p, adjustment="Dunnett")
-        else:
-            interval, p = estimate.interval(1 - evidence.level), corrected[id(pairing)]
-            evidence = replace(evidence, interval=interval, p_adjusted=p, adjustment="Holm")
-        adjusted.append((pairing, replace(evidence, estimate=estimate), estimate.p_value))
-    return adjusted
+def _values(side: dict[int, Outcome]) -> dict[int, float]:
+    return {seed: outcome.value for seed, outcome in side.items()}
 
 
-def _estimate(pairing: Pairing, judged: list[tuple[Pairing, Evidence]]) -> Estimate:
-    if len(pairing.differences) >= FULL_SEEDS:
-        return paired(pairing.differences)
-    sides = [pairing.of_baseline]
-    sides += [
-        other.of_variant
-        for other, evidence in judged
-        if other.task == pairing.task and not evidence.blocked and not evidence.identical
-    ]
-    return pooled(pairing.differences, _values(sides))
-
-
-def _values(sides: list[dict[int, Outcome]]) -> FloatArray:
-    """[variants, seeds] of the metric, NaN where a run has none."""
-    seeds = sorted({seed for side in sides for seed in side})
-    return np.array([[side[seed].value if seed in side else math.nan for seed in seeds] for side in sides])
-
-
-def _dunnett(estimate: Estimate, families: tuple[int, ...], level: float) -> tuple[tuple[float, float], float]:
-    """The simultaneous interval and the adjusted p value."""
-    interval = estimate.around(dunnett_critical(estimate.degrees, families, level))
-    if estimate.standard_error == 0:
-        return interval, estimate.p_value
-    return interval, dunnett_p(abs(estimate.effect) / estimate.standard_error, estimate.degrees, families)
-
-
-def _conclude(pairing: Pairing, evidence: Evidence, p_raw: float | None) -> Comparison:
+def _conclude(
+    variant: str,
+    baseline: str,
+    task: str,
+    evidence: Evidence,
+    p_raw: float | None,
+    seeds: list[int],
+    base: Mapping[int, float],  # the baseline's value of each
+    notes: Callable[[str], list[str]],
+) -> Comparison:
+    """The verdict, and the notes to what it found: a "gain", a "loss" or a "difference"."""
     verdict, sentence = judge(evidence)
-    differences = evidence.differences
+    found = "gain" if verdict is Verdict.BETTER else "loss" if verdict is Verdict.WORSE else "difference"
+    differences, estimate, margin = evidence.differences, evidence.estimate, evidence.margin
+    inside = verdict in RESOLVED and estimate and margin and estimate.within(margin, evidence.level)
     return Comparison(
         **vars(evidence),
-        variant=pairing.variant,
-        baseline=pairing.baseline,
-        task=pairing.task,
-        seeds=() if evidence.blocked else tuple(pairing.seeds),
-        baseline_values=() if evidence.blocked else tuple(pairing.baseline_values),
+        variant=variant,
+        baseline=baseline,
+        task=task,
+        seeds=() if evidence.blocked else tuple(seeds),
+        baseline_values=() if evidence.blocked else tuple(base[seed] for seed in seeds),
         effect=math.fsum(differences) / len(differences) if differences else None,
         p_raw=p_raw,
         verdict=verdict,
         sentence=sentence,
-        notes=tuple(_notes(pairing, evidence, verdict)),
+        notes=(*([f"Resolved, but within the declared margin of {margin:g}."] if inside else []), *notes(found)),
     )
 
 
-def _notes(pairing: Pairing, evidence: Evidence, verdict: Verdict) -> list[str]:
-    found = "gain" if verdict is Verdict.BETTER else "loss" if verdict is Verdict.WORSE else "difference"
+def _notes(pairing: Pairing, evidence: Evidence, found: str) -> list[str]:
     notes = conditions.notes(pairing, evidence.label, found)
-    estimate, margin = evidence.estimate, evidence.margin
-    if verdict in RESOLVED and estimate and margin and estimate.within(margin, evidence.level):
-        notes.append(f"Resolved, but within the declared margin of {margin:g}.")
     constant = len(evidence.differences) >= FEWEST_SEEDS and len(set(evidence.differences)) == 1
     if constant and not evidence.identical and any(pairing.metric in own.metrics for own, _ in pairing.pairs):
         notes.append("The difference is the same on every seed, to the last bit: does the seed reach the run?")

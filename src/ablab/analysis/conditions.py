@@ -24,11 +24,19 @@ def notes(pairing: Pairing, label: str, gain: str) -> list[str]:
         label: the variant by what sets it apart.
         gain: what the verdict found: "gain", "loss" or "difference".
     """
-    pairs = pairing.pairs
     found = [
         adaptivity.input_independent(pairing, label),
         oracle.ceiling_note(pairing, label),
         speed.does_not_pay(pairing, label, gain),
+        *unequal(pairing.pairs, gain),
+        speed.machines(pairing),
+    ]
+    return [line for line in found if line]
+
+
+def unequal(pairs: Pairs, gain: str) -> list[str]:
+    """Those of the notes that are about how the two of each pair were trained and evaluated."""
+    found = [
         _budget(pairs),
         _tuning(pairs),
         _flops(pairs, gain),
@@ -37,7 +45,6 @@ def notes(pairing: Pairing, label: str, gain: str) -> list[str]:
         _evaluated(pairs),
         _uncounted(pairs),
         _software(pairs),
-        speed.machines(pairing),
     ]
     return [line for line in found if line]
 

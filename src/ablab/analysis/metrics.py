@@ -7,7 +7,7 @@ import difflib
 
 from ablab.errors import UserError
 from ablab.results.collect import Runs
-from ablab.results.record import Cost, Direction, Metric
+from ablab.results.record import KEPT_EVALUATIONS, Cost, Direction, Metric
 
 # A metric that no task has declared is judged by its name; the comparison says that it was.
 _HIGHER_IS_BETTER = ("acc", "f1", "bleu", "rouge", "auc", "recall", "precision", "exact_match", "per_second")
@@ -39,6 +39,26 @@ def choose_metric(runs: Runs, task: str, wanted: str | None) -> tuple[str, Direc
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none: no run has any'}"
         raise UserError(f"metric {wanted}: no run has it; {hint}")
     return _directed(wanted, primary)
+
+
+def check_last(runs: Runs, metric: str, last_k: int) -> None:
+    """Whether a mean of the last `last_k` evaluations of `metric` can be asked for.
+
+    Raises:
+        UserError: there are no such means, or runs have the metric and none of them kept more than the final value.
+    """
+    if not 1 <= last_k <= KEPT_EVALUATIONS:
+        raise UserError(f"last {last_k}: runs keep their last {KEPT_EVALUATIONS} evaluations; give 1 to that many")
+    if last_k == 1 or not metric:
+        return
+    kept = {name for record in runs.records for name in record.last}
+    if metric not in kept and metric in available(runs):
+        why = (
+            f"those that are: {', '.join(sorted(kept))}"
+            if kept
+            else "runs of earlier versions keep the final one alone"
+        )
+        raise UserError(f"last {last_k}: no run kept its evaluations of {metric}; {why}")
 
 
 def _directed(wanted: str, primary: Metric | None) -> tuple[str, Direction, str | None]:

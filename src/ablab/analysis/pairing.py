@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from ablab.analysis.wording import plural
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
 from ablab.results.collect import Runs
@@ -22,6 +23,7 @@ class Outcome:
     path: str
     value: float
     repeats: int = 0  # further finished runs of the same variant, task and seed, which do not count
+    last_k: int = 1  # evaluations that `value` is the mean of
 
     @property
     def complete(self) -> bool:
@@ -29,6 +31,11 @@ class Outcome:
 
     def reason(self, metric: str) -> str:
         """Why there is no value: "failed (out of memory)"."""
+        evaluations = len(self.record.last.get(metric, ()))
+        if self.record.status == "ok" and evaluations < self.last_k != 1:
+            return (
+                f"ok, but with {plural(evaluations, 'evaluation')} of {metric}, and the last {self.last_k} are averaged"
+            )
         if self.record.status == "ok":
             return f"ok, but without a finite {metric or 'metric'}"
         return f"{self.record.status} ({self.record.reason})" if self.record.reason else self.record.status
@@ -96,8 +103,8 @@ def remarks(side: dict[int, Outcome], metric: str) -> list[str]:
     return lines
 
 
-def outcomes(runs: Runs, task: str, variant: str, metric: str) -> dict[int, Outcome]:
-    """What counts for each seed of `variant` on `task`.
+def outcomes(runs: Runs, task: str, variant: str, metric: str, last_k: int = 1) -> dict[int, Outcome]:
+    """What counts for each seed of `variant` on `task`: its final value, or the mean of its last `last_k` evaluations.
 
     Where a seed was run more than once, the first run that came to an end of its own (ok or diverged) counts: a run
     that was killed is run again, but running until a result pleases must not help.
@@ -110,13 +117,20 @@ def outcomes(runs: Runs, task: str, variant: str, metric: str) -> dict[int, Outc
     for seed, found in sorted(by_seed.items()):
         ended = [item for item in found if item[0].status in ("ok", "diverged")]
         record, path = min(ended, key=lambda item: item[0].finished_at or "") if ended else found[-1]
-        value = value_of(record, metric) if record.status == "ok" else math.nan
-        chosen[seed] = Outcome(record, path, value, repeats=max(len(ended) - 1, 0))
+        value = value_of(record, metric, last_k) if record.status == "ok" else math.nan
+        chosen[seed] = Outcome(record, path, value, repeats=max(len(ended) - 1, 0), last_k=last_k)
     return chosen
 
 
-def value_of(record: Record, metric: str) -> float:
-    """The record's `metric`, mechanism metric or cost of that name; NaN where it has none."""
+def value_of(record: Record, metric: str, last_k: int = 1) -> float:
+    """The record's `metric`, mechanism metric or cost of that name; NaN where it has none.
+
+    Args:
+        last_k: more than 1 for the mean of so many last evaluations; NaN where the run was evaluated less often.
+    """
+    if last_k > 1:
+        evaluations = record.last.get(metric, [])[-last_k:]
+        return math.fsum(evaluations) / last_k if len(evaluations) == last_k else math.nan
     for place in (record.metrics, record.mechanism, vars(record.cost)):
         value = place.get(metric)
         if isinstance(value, int | float):

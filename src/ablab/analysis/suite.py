@@ -1,0 +1,141 @@
+"""One verdict on a fixed suite of tasks: what a variant does to their average.
+
+Per seed the differences (variant minus baseline) are averaged over the tasks, and the interval is that of one task's
+differences: over seeds. The tasks are fixed, so that it speaks of these tasks and of no others. A seed counts where
+every task has a complete pair, since an average over fewer tasks is that of another suite.
+
+The verdicts on the suite are a family of their own, the study's primary one; those on single tasks are another. Each is
+corrected for its own size alone (`ablab.analysis.family`): a claim on the suite does not have to pay for a look at each
+task, and a claim on a single task is secondary where there is a suite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+from ablab.analysis import conditions
+from ablab.analysis.estimates import correlation
+from ablab.analysis.family import Claim
+from ablab.analysis.pairing import Outcome, Pairing
+from ablab.analysis.verdicts import Evidence
+from ablab.results.record import Direction
+
+
+def suite_name(tasks: int) -> str:
+    return f"suite of {tasks} tasks"
+
+
+def obstacle(metrics: Mapping[str, str], directions: Mapping[str, Direction], without_baseline: Sequence[str]) -> str:
+    """Why the tasks make no suite; "" if they do.
+
+    Args:
+        metrics: task -> the metric that is compared, "" if none is known.
+        directions: task -> in which direction it is good.
+        without_baseline: tasks on which the baseline was not run.
+    """
+    if len(metrics) < 2:
+        return "one task is no suite"
+    if unknown := [task for task, metric in metrics.items() if not metric]:
+        return f"{', '.join(unknown)} has no metric yet"
+    if len(set(metrics.values())) > 1:
+        judged = ", ".join(f"{task} by {metric}" for task, metric in metrics.items())
+        return f"they are judged by different metrics ({judged}); --metric compares all of them by one"
+    if len(set(directions.values())) > 1:
+        return "their metric is better high on some and low on others"
+    if without_baseline:
+        return f"the baseline was not run on {', '.join(without_baseline)}"
+    return ""
+
+
+def averages(sides: Sequence[Mapping[int, Outcome]]) -> dict[int, float]:
+    """Seed -> the average over the tasks of one variant's outcomes, NaN unless every task has a value."""
+    seeds = sorted({seed for side in sides for seed in side})
+    return {seed: fmean(side[seed].value if seed in side else math.nan for side in sides) for seed in seeds}
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A variant's comparisons with the baseline on the tasks of a suite."""
+
+    tasks: tuple[str, ...]  # of the suite
+    parts: tuple[tuple[Pairing, Evidence], ...]  # in that order, as far as the variant was run on them
+
+    @property
+    def variant(self) -> str:
+        return self.parts[0][0].variant
+
+    @property
+    def missing(self) -> list[str]:
+        """Tasks that the variant was not run on."""
+        return [task for task in self.tasks if task not in {pairing.task for pairing, _ in self.parts}]
+
+    @cached_property
+    def planned(self) -> list[int]:
+        return sorted({seed for pairing, _ in self.parts for seed in pairing.planned})
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Those that count."""
+        if self.missing:
+            return []
+        return [seed for seed in self.planned if all(seed in pairing.seeds for pairing, _ in self.parts)]
+
+    @cached_property
+    def claim(self) -> Claim:
+        pairings = [] if self.missing else [pairing for pairing, _ in self.parts]
+        own = averages([pairing.of_variant for pairing in pairings])
+        base = averages([pairing.of_baseline for pairing in pairings])
+        return Claim(suite_name(len(self.tasks)), self._evidence(own, base), own, base)
+
+    def notes(self, found: str) -> list[str]:
+        """Unequal conditions over all tasks, and what is missing.
+
+        Args:
+            found: by the verdict: "gain", "loss" or "difference".
+        """
+        pairs = [pair for pairing, _ in self.parts for pair in pairing.pairs]
+        notes = conditions.unequal(pairs, found)
+        notes += [f"{task} was not run with this variant." for task in self.missing]
+        for seed in self.planned:
+            if lacking := [pairing.task for pairing, _ in self.parts if seed not in pairing.seeds]:
+                notes.append(f"seed {seed} has no complete pair on {', '.join(lacking)}.")
+        return notes
+
+    def _evidence(self, own: Mapping[int, float], base: Mapping[int, float]) -> Evidence:
+        each = [evidence for _, evidence in self.parts]
+        first = each[0]
+        blocked = next((f"on {p.task}, {evidence.blocked}" for p, evidence in self.parts if evidence.blocked), None)
+        seeds = [] if blocked else self.seeds
+        identical = not self.missing and all(evidence.identical for evidence in each)
+        return Evidence(
+            label=first.label,
+            overrides=first.overrides,
+            metric=first.metric,
+            direction=first.direction,
+            planned=len(self.planned),
+            differences=tuple(own[seed] - base[seed] for seed in seeds),
+            ended=sum(evidence.ended for evidence in each),
+            diverged=sum(evidence.diverged for evidence in each),
+            baseline_ended=sum(evidence.baseline_ended for evidence in each),
+            baseline_diverged=sum(evidence.baseline_diverged for evidence in each),
+            correlation=correlation([own[seed] for seed in seeds], [base[seed] for seed in seeds]),
+            margin=first.margin,
+            level=first.level,
+            identical=identical,
+            unchanged=tuple(dict.fromkeys(line for evidence in each for line in evidence.unchanged))
+            if identical
+            else (),
+            blocked=blocked,
+        )
+
+
+def join(parts: Sequence[tuple[Pairing, Evidence]], tasks: Sequence[str]) -> list[Joined]:
+    """The comparisons of each variant together, in the order of the variants."""
+    found: dict[str, list[tuple[Pairing, Evidence]]] = {}
+    for pairing, evidence in parts:
+        found.setdefault(pairing.variant, []).append((pairing, evidence))
+    return [Joined(tuple(tasks), tuple(each)) for each in found.values()]
