@@ -48,6 +48,11 @@ class Runs:
     primary: dict[str, Metric]
     looks: tuple[Look, ...] = ()
 
+    def at(self, places: Sequence[int]) -> Runs:
+        """The runs in some places; factors, tasks and variants keep the names that they have among all runs."""
+        table = self.table.iloc[list(places)].reset_index(drop=True)
+        return replace(self, table=table, records=[self.records[place] for place in places])
+
     @cached_property
     def paths(self) -> list[str]:
         """The folder of each run, in the order of `records`."""

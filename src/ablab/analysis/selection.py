@@ -1,0 +1,202 @@
+"""Which runs are compared, and which comparisons are shown: filters in Hydra's override syntax, "attention=lsh,mla".
+
+Filters on `seed` and `study` restrict the runs: whatever is said afterwards rests on those that are left. All others,
+on a factor, the task, the variant or a setting, choose among the comparisons when all of them have been made: the
+baseline stays, and so does the correction for every comparison of the study, since choosing after looking must not make
+a p value smaller.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ablab.analysis.comparison import Comparison, Comparisons, compare
+from ablab.analysis.wording import plural
+from ablab.errors import UserError
+from ablab.results.collect import Runs, tabulate
+from ablab.results.factors import settings_of, text_of
+
+OF_RUNS = ("seed", "study")  # keys that restrict what is compared
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Runs with one of some values of a setting."""
+
+    text: str  # as it was written
+    key: str
+    values: tuple[str, ...]
+
+
+def parse_filters(words: Sequence[str]) -> list[Filter]:
+    """Filters as Hydra's parser reads overrides: "a=x", "a=x,y", "a=range(0,5)", "a='with space'".
+
+    Raises:
+        UserError: not of that form.
+    """
+    # Only who filters pays for the parser.
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import OverrideType
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    filters = []
+    for word in words:
+        try:
+            override = parser.parse_override(word)
+            if override.type is not OverrideType.CHANGE:
+                raise UserError(f"filter {word}: write it as key=value or key=value,value")
+            values = override.sweep_iterator(_itself) if override.is_sweep_override() else [override.value()]
+            filters.append(Filter(word, override.key_or_group, tuple(_plain(value) for value in values)))
+        except HydraException as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"filter {word}: not in Hydra's override syntax ({reason}); quote what is no plain word, key='value'"
+            ) from error
+    return filters
+
+
+def compare_selected(runs: Runs, filters: Sequence[str] = (), **terms: Any) -> tuple[Comparisons, Runs]:
+    """Compare what the filters leave; the comparisons that they show, and the runs of these.
+
+    Args:
+        terms: as `compare` takes them.
+
+    Raises:
+        UserError: as `compare` does; or a filter that cannot be read, or that no run fits.
+    """
+    wanted = parse_filters(filters)
+    for each in wanted:
+        _check(each, runs)
+    left = _restrict(runs, [each for each in wanted if each.key in OF_RUNS])
+    comparisons, shown = _show(compare(left, **terms), left, [each for each in wanted if each.key not in OF_RUNS])
+    if left is not runs:
+        comparisons = replace(comparisons, notes=(*comparisons.notes, _restriction(wanted, left, runs)))
+    return comparisons, shown
+
+
+def _restrict(runs: Runs, filters: Sequence[Filter]) -> Runs:
+    if not filters:
+        return runs
+    places = _fitting(runs, filters)
+    found = [(Path(runs.paths[place]), runs.records[place]) for place in places]
+    return replace(tabulate(found), looks=runs.looks)
+
+
+def _restriction(filters: Sequence[Filter], left: Runs, runs: Runs) -> str:
+    named = " ".join(each.text for each in filters if each.key in OF_RUNS)
+    return (
+        f"{len(left.records):,} of {plural(len(runs.records), 'run')} are compared ({named}); "
+        "what is said holds only if they were chosen before looking."
+    )
+
+
+def _show(comparisons: Comparisons, runs: Runs, filters: Sequence[Filter]) -> tuple[Comparisons, Runs]:
+    """The comparisons that fit, with the baseline and with all that was found when there were more."""
+    if not filters:
+        return comparisons, runs
+    fitting = set(_fitting(runs, filters))
+    cells = {cell for cell, places in runs.places.items() if fitting & set(places)}
+    tasks = [task for task in runs.tasks if any(task == on for on, _ in cells)]
+    kept = cells | {(task, comparisons.baseline) for task in tasks}
+    items = tuple(item for item in comparisons.items if (item.task, item.variant) in cells)
+    suite = tuple(item for item in comparisons.suite if item.variant in {variant for _, variant in cells})
+    named = " ".join(each.text for each in filters)
+    notes = [*comparisons.notes, _shown(items, comparisons.items, named)]
+    no_suite = comparisons.no_suite
+    if comparisons.suite and len(tasks) < len(runs.tasks):
+        suite, no_suite = (), f"{named} leaves {len(tasks)} of {len(runs.tasks)} tasks"
+    elif comparisons.suite:
+        notes.append(f"on the {comparisons.suite[0].task}: {_shown(suite, comparisons.suite, named)}")
+    metrics = {task: comparisons.metrics[task] for task in tasks}
+    told = replace(comparisons, items=items, suite=suite, no_suite=no_suite, metrics=metrics, notes=tuple(notes))
+    return told, runs.at(sorted(place for cell in kept for place in runs.places.get(cell, ())))
+
+
+def _shown(some: Sequence[Comparison], every: Sequence[Comparison], named: str) -> str:
+    return (
+        f"{len(some):,} of {plural(len(every), 'comparison')} {'is' if len(some) == 1 else 'are'} shown ({named}); "
+        f"p is adjusted for {'all ' if len(every) > 1 else ''}{len(every):,}."
+    )
+
+
+def _fitting(runs: Runs, filters: Sequence[Filter]) -> list[int]:
+    """The places of the runs that fit every filter, of which there must be some."""
+    columns = [(each, _column(runs, each.key)) for each in filters]
+    places = [
+        place
+        for place in range(len(runs.records))
+        if all(any(_fits(each.key, value, column[place]) for value in each.values) for each, column in columns)
+    ]
+    if not places:
+        raise UserError(f"{' '.join(each.text for each in filters)}: no run has all of this together")
+    return places
+
+
+def _check(wanted: Filter, runs: Runs) -> None:
+    """Raises UserError where no run has the key or one of the values: a slip of the pen must not select less."""
+    column = _column(runs, wanted.key)
+    present = [text for text in dict.fromkeys(column) if text]
+    if not present:
+        known = ["task", "variant", *OF_RUNS, *runs.factors]
+        keys = [*known, *{key for record, setting in _settings(runs) for key in (*record.axes, *setting)}]
+        raise UserError(f"filter {wanted.text}: no run has a setting {wanted.key}{_nearest(wanted.key, keys, known)}")
+    for value in wanted.values:
+        if not any(_fits(wanted.key, value, text) for text in present):
+            said = f"{wanted.key}={value}"
+            raise UserError(f"filter {wanted.text}: no run has {said}{_nearest(value, present, present)}")
+
+
+def _column(runs: Runs, key: str) -> list[str]:
+    """What each run has for a key, as text, "" where it has nothing."""
+    if key in ("seed", "study", "task", "variant"):
+        return [str(value) for value in runs.table[key].tolist()]
+    return [record.axes.get(key) or text_of(setting.get(key, "")) for record, setting in _settings(runs)]
+
+
+def _settings(runs: Runs) -> list[tuple[Any, dict[str, Any]]]:
+    return list(zip(runs.records, settings_of(runs.records), strict=True))
+
+
+def _fits(key: str, wanted: str, text: str) -> bool:
+    """Equal, numbers as numbers; a task also by its name alone, "recall" of "recall,task.length=32"."""
+    if key == "task" and text.partition(",")[0] == wanted:
+        return True
+    return wanted == text or _number(wanted) == _number(text) is not None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _plain(value: Any) -> str:
+    """An element of an override as the table of runs writes it."""
+    return text_of(_unquoted(value))
+
+
+def _unquoted(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unquoted(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _unquoted(each) for key, each in value.items()}
+    return value.text if hasattr(value, "quote") else value
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _nearest(name: str, available: Sequence[str], listed: Sequence[str]) -> str:
+    """The end of a message: what was perhaps meant, or what there is."""
+    close = difflib.get_close_matches(name, available, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    few = ", ".join(listed[:10]) + (f" and {len(listed) - 10} others" if len(listed) > 10 else "")
+    return f"; there are {few}"
