@@ -34,13 +34,14 @@ _RUN_SUFFIX, _STUDY_SUFFIX = ".hparams", ".experiment"
 def write_hparams(run_dir: Path, record: Record) -> None:
     """Write the run's session into an event file in `run_dir`, in the place of an earlier one.
 
-    The hyper-parameters are the options of all axes, the overridden settings and the seed. The metrics of the record
-    become scalars `final/<name>`, only where the run ended well and only finite ones: a run that stopped half-way has
-    no final figure.
+    The hyper-parameters are the options of all axes, the overridden settings and the seed, and beside them the status
+    in our own word: the tab shows that of a session in no column, and knows but one kind of failure. The metrics of the
+    record become scalars `final/<name>`, only where the run ended well and only finite ones: a run that stopped
+    half-way has no final figure.
     """
     started, ended = _seconds(record.started_at or record.finished_at), _seconds(record.finished_at)
     start = plugin_data_pb2.SessionStartInfo(start_time_secs=started)
-    for name, value in hyperparameters(record).items():
+    for name, value in _columns(record).items():
         _set(start.hparams[name], value)
     status = api_pb2.STATUS_SUCCESS if record.status == "ok" else api_pb2.STATUS_FAILURE
     end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=ended)
@@ -57,11 +58,11 @@ def write_hparams(run_dir: Path, record: Record) -> None:
 def write_experiment(study_dir: Path, records: Sequence[Record]) -> None:
     """Write the columns of the tab into an event file in `study_dir`, in the place of an earlier one.
 
-    The columns are the hyper-parameters that differ between the records and the final metrics, the primary one first.
-    Without it TensorBoard makes a column of everything that was ever logged. A dashboard over several studies takes the
-    columns of one of them.
+    The columns are the hyper-parameters and the status, where the records differ in them, and the final metrics, the
+    primary one first. Without it TensorBoard makes a column of everything that was ever logged. Of several folders that
+    hold columns it takes one by chance: they should hold the same.
     """
-    settings = [hyperparameters(record) for record in records]
+    settings = [_columns(record) for record in records]
     names = dict.fromkeys(name for each in settings for name in each)
     columns = {name: [each.get(name) for each in settings] for name in names}
     primary = [record.primary.name for record in records if record.primary is not None]
@@ -87,6 +88,10 @@ def hyperparameters(record: Record) -> dict[str, Any]:
     settings = {key.lstrip("+~"): text for key, text in overrides.items()}
     typed = {key: _lookup(record.config, key, text) for key, text in settings.items() if key not in record.axes}
     return {**record.axes, **typed, "seed": record.seed}
+
+
+def _columns(record: Record) -> dict[str, Any]:
+    return {**hyperparameters(record), "status": record.status}
 
 
 def _lookup(config: dict[str, Any], key: str, text: str) -> Any:

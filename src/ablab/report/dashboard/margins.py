@@ -15,9 +15,10 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from ablab.analysis.comparison import Comparisons
-from ablab.analysis.curves import Band, CurveFiles, aligned, difference
+from ablab.analysis.curves import Band, aligned, difference
 from ablab.report.dashboard.summaries import event, scalar
 from ablab.results.collect import Runs
+from ablab.results.curves import CurveCache
 
 _MOST_METRICS = 6
 # TensorBoard samples longer curves, and refuses to draw a margin whose bounds were sampled at other steps.
@@ -39,15 +40,14 @@ def charts(runs: Runs, comparisons: Comparisons, task: str, prefix: str) -> list
     Args:
         prefix: of the tags, so that views of other folders that TensorBoard finds, too, stay apart.
     """
-    files = CurveFiles()
+    metrics = _metrics(runs, comparisons, task)
+    reader, baseline = CurveCache(metrics), comparisons.baseline
     found = []
-    for metric in _metrics(runs, comparisons, task):
-        bands = aligned(runs, task, metric, files=files).bands
-        found.append(Chart(f"{metric}: mean over seeds", f"{prefix}/{metric}", bands))
-        others = [variant for variant in bands if variant != comparisons.baseline]
-        gaps = {v: difference(runs, task, metric, v, comparisons.baseline, files=files) for v in others}
-        title = f"{metric}: paired difference to {comparisons.baseline}"
-        found.append(Chart(title, f"{prefix}/{metric}/difference", {v: gap for v, gap in gaps.items() if gap}))
+    for metric in metrics:
+        means = aligned(runs, task, metric, reader=reader).bands
+        found.append(Chart(f"{metric}: mean over seeds", f"{prefix}/{metric}", means))
+        apart = difference(runs, task, metric, baseline, reader=reader)
+        found.append(Chart(f"{metric}: paired difference to {baseline}", f"{prefix}/{metric}/difference", apart))
     return [chart for chart in found if chart.bands]
 
 
@@ -75,9 +75,11 @@ def points(chart: Chart, variant: str) -> Iterator[Event]:
     """The curve of one variant; where there is no interval its bounds are the mean."""
     band = chart.bands[variant]
     low, high = (band.mean if bound is None else bound for bound in (band.low, band.high))
-    for place in np.unique(np.linspace(0, len(band.x) - 1, min(_POINTS, len(band.x))).astype(int)):
-        values = {"mean": band.mean[place], "lower": low[place], "upper": high[place]}
-        yield event(int(band.x[place]), [scalar(f"{chart.tag}/{name}", float(v)) for name, v in values.items()])
+    steps, places = np.unique(np.round(band.x).astype(int), return_index=True)
+    for place in np.unique(np.linspace(0, len(steps) - 1, min(_POINTS, len(steps))).astype(int)):
+        values = {"mean": band.mean, "lower": low, "upper": high}
+        at = places[place]
+        yield event(int(steps[place]), [scalar(f"{chart.tag}/{name}", float(v[at])) for name, v in values.items()])
 
 
 def _metrics(runs: Runs, comparisons: Comparisons, task: str) -> list[str]:

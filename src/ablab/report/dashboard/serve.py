@@ -16,11 +16,10 @@ from ablab.report.dashboard.view import VIEW_FOLDER, make_view, remove_view, wri
 from ablab.results.store import RECORD_FILE
 
 _LOOPBACK = "127.0.0.1"  # TensorBoard asks for no password, so it is shown to this machine alone
-_LOOK_S = 30  # between two looks for runs that have ended
 _FORGET_S = 60  # that TensorBoard is given to notice that an earlier view is gone; it looks every 5
 
 
-def serve(folder: Path, port: int = 6006, **terms: Any) -> None:
+def serve(folder: Path, port: int = 6006, every_s: float = 30.0, **terms: Any) -> None:
     """Show `folder` and everything below it until Ctrl-C; then return.
 
     A view of the study is written into `folder`/dashboard first, and again whenever runs have ended. Where none can be
@@ -29,6 +28,7 @@ def serve(folder: Path, port: int = 6006, **terms: Any) -> None:
     Args:
         folder: a run, a study, or any folder of them.
         port: where on 127.0.0.1; 0 for any that is free. The address is printed.
+        every_s: so often it is looked whether runs have ended.
         terms: of the comparison, `baseline`, `metric` and `margin`, as `ablab.analysis.comparison.compare` takes them.
 
     Raises:
@@ -43,7 +43,7 @@ def serve(folder: Path, port: int = 6006, **terms: Any) -> None:
         print(f"TensorBoard at {view.address} (Ctrl-C ends it)", file=sys.stderr)
         print(f"The study:     {view.address}#custom_scalars&regexInput=%5E{VIEW_FOLDER}", file=sys.stderr, flush=True)
         while True:
-            time.sleep(_LOOK_S)
+            time.sleep(every_s)
             view.refresh()
     except KeyboardInterrupt:
         return
