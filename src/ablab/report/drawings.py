@@ -19,17 +19,17 @@ _TRAINING = "train_loss"
 
 def forest(material: Material, task: str) -> Drawing | None:
     """Effects with intervals; None if no variant shares a finished seed with the baseline."""
-    return forest_plot(material.comparisons.of_task(task), material.looks)
+    return forest_plot(material.compared(task), material.looks)
 
 
 def slopes(material: Material, task: str) -> Drawing | None:
     """From the baseline's value to the variant's, seed by seed."""
-    return slope_plot(material.comparisons.of_task(task), material.looks)
+    return slope_plot(material.compared(task), material.looks)
 
 
 def detectable(material: Material, task: str) -> Drawing | None:
     """What these seeds could have shown, beside what they did; None without an interval."""
-    return detectable_effects(material.comparisons.of_task(task), material.looks)
+    return detectable_effects(material.compared(task), material.looks)
 
 
 def cost(material: Material, task: str) -> Drawing | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ablab.analysis.comparison import Comparisons
+from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.interactions import Interactions, interactions
 from ablab.analysis.pairing import variants
 from ablab.report.figures.looks import Look, looks
@@ -26,6 +26,15 @@ class Material:
     @property
     def tasks(self) -> list[str]:
         return list(self.comparisons.metrics)
+
+    @property
+    def suite(self) -> str:
+        """The name of the suite of all tasks, "" if they make none."""
+        return self.comparisons.suite[0].task if self.comparisons.suite else ""
+
+    def compared(self, name: str) -> list[Comparison]:
+        """The comparisons on a task, or on the suite."""
+        return list(self.comparisons.suite) if name == self.suite else self.comparisons.of_task(name)
 
     @cached_property
     def variants(self) -> list[str]:
@@ -55,8 +64,7 @@ class Material:
 
     def direction(self, task: str) -> Direction:
         """In which the compared metric of `task` is better."""
-        compared = self.comparisons.of_task(task)
-        if compared:
+        if compared := self.compared(task):
             return compared[0].direction
         return self.runs.primary[task].direction if task in self.runs.primary else "min"
 
@@ -66,5 +74,5 @@ class Material:
         declared = {(self.runs.records[int(row)].config.get("task") or {}).get("target") for row in rows}
         primary = self.runs.primary.get(task)
         value = declared.pop() if len(declared) == 1 else None
-        compared = primary is not None and primary.name == self.comparisons.metrics[task]
-        return float(value) if compared and isinstance(value, int | float) else None
+        is_compared = primary is not None and primary.name == self.comparisons.metrics[task]
+        return float(value) if is_compared and isinstance(value, int | float) else None

@@ -62,7 +62,7 @@ def page(material: Material) -> str:
         comparisons=comparisons,
         confidence=confidence(comparisons.level),
         n_looks=len(runs.looks),
-        last_k=getattr(comparisons, "last_k", 1),
+        last_k=comparisons.last_k,
         n_runs=len(runs.records),
         verdicts=verdicts(material),
         sections=found,

@@ -40,10 +40,14 @@ class Section:
     template: str = ""  # of a section with a form of its own, in the place of blocks
 
 
-def per_task(material: Material, make: Callable[[str], Sequence[Block]]) -> list[Block]:
-    """The blocks of every task, under its name where there are several."""
+def per_task(material: Material, make: Callable[[str], Sequence[Block]], suite: bool = False) -> list[Block]:
+    """The blocks of every task, under its name where there are several.
+
+    Args:
+        suite: whether the suite of all tasks, where they make one, comes before them.
+    """
     blocks: list[Block] = []
-    for task in material.tasks:
+    for task in [material.suite, *material.tasks] if suite and material.suite else material.tasks:
         made = make(task)
         if made and len(material.tasks) > 1:
             blocks.append(Block(title=task))
@@ -54,4 +58,5 @@ def per_task(material: Material, make: Callable[[str], Sequence[Block]]) -> list
 
 def svg(material: Material, shown: Drawing | None, section: str, task: str, number: int = 0) -> Markup | None:
     """The figure, with ids that no other figure of the page has."""
-    return to_svg(shown, f"{section}-{material.tasks.index(task) + 1}-{number}")
+    place = material.tasks.index(task) + 1 if task in material.tasks else 0  # 0: the suite
+    return to_svg(shown, f"{section}-{place}-{number}")

@@ -23,5 +23,5 @@ def effects(material: Material) -> Section:
         "Effects",
         f"Points are means over paired seeds, bars {level} intervals, ticks single seeds. A filled marker is a "
         "resolved verdict; a grey band is the declared margin.",
-        per_task(material, blocks),
+        per_task(material, blocks, suite=True),
     )

@@ -14,7 +14,7 @@ def pairs(material: Material) -> Section | None:
         drawn = svg(material, drawings.slopes(material, task), "pairs", task)
         return [Block(figure=drawn)] if drawn else []
 
-    made = per_task(material, blocks)
+    made = per_task(material, blocks, suite=True)
     if not made:
         return None
     return Section(

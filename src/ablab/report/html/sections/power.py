@@ -17,11 +17,11 @@ def power(material: Material) -> Section | None:
     """None where no comparison has an interval."""
 
     def blocks(task: str) -> list[Block]:
-        items = [item for item in material.comparisons.of_task(task) if item.estimate and item.interval]
+        items = [item for item in material.compared(task) if item.estimate and item.interval]
         drawn = svg(material, drawings.detectable(material, task), "power", task)
         return [Block(figure=drawn, table=pd.DataFrame(map(_row, items)))] if items else []
 
-    made = per_task(material, blocks)
+    made = per_task(material, blocks, suite=True)
     if not made:
         return None
     return Section(
