@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons
-from ablab.analysis.pairing import tasks, value_of, variants
+from ablab.analysis.pairing import outcomes, tasks, value_of, variants
+from ablab.analysis.suite import averages
 from ablab.analysis.verdicts import RESOLVED
 from ablab.analysis.wording import confidence, decimals_for, number, p_value, share
 from ablab.report.units import MISSING, count, duration, figure, memory
@@ -53,20 +54,43 @@ def variant_rows(comparisons: Comparisons, runs: Runs, only: str | None = None) 
                 continue
             metric = comparisons.metrics[task]
             ok = [record for record in records if record.status == "ok"]
-            mean, sd = mean_sd([value_of(record, metric) for record in ok])
-            rows.append(
-                {
-                    "task": task,
-                    "variant": variant,
-                    "metric": metric,
-                    "mean": mean,
-                    "sd": sd,
-                    **_effect(found.get((task, variant))),
-                    **_mean_costs(ok),
-                    "status": status_counts(records),
-                }
-            )
+            values = [value_of(record, metric, comparisons.last_k) for record in ok]
+            rows.append(_row(task, variant, metric, values, found.get((task, variant)), records))
     return pd.DataFrame(rows)
+
+
+def suite_rows(comparisons: Comparisons, runs: Runs) -> pd.DataFrame:
+    """The same for the suite of all tasks: the mean is over seeds of their average over the tasks; empty without one.
+
+    Seeds that lack a value on some task have no average; costs are means over the runs on all tasks.
+    """
+    found = {item.variant: item for item in comparisons.suite}
+    rows = []
+    for variant in variants(runs) if found else []:
+        sides = [
+            outcomes(runs, task, variant, metric, comparisons.last_k) for task, metric in comparisons.metrics.items()
+        ]
+        records = [record for task in tasks(runs) for record in records_of(runs, task, variant)]
+        first = comparisons.suite[0]
+        values = list(averages(sides).values())
+        rows.append(_row(first.task, variant, first.metric, values, found.get(variant), records))
+    return pd.DataFrame(rows)
+
+
+def _row(
+    task: str, variant: str, metric: str, values: list[float], item: Comparison | None, records: list[Record]
+) -> Row:
+    mean, sd = mean_sd(values)
+    return {
+        "task": task,
+        "variant": variant,
+        "metric": metric,
+        "mean": mean,
+        "sd": sd,
+        **_effect(item),
+        **_mean_costs([record for record in records if record.status == "ok"]),
+        "status": status_counts(records),
+    }
 
 
 def _mean_costs(records: list[Record]) -> dict[str, float]:
@@ -112,7 +136,7 @@ def run_rows(comparisons: Comparisons, runs: Runs) -> pd.DataFrame:
                 "status": record.status,
                 "reason": record.reason or "",
                 "metric": metric,
-                "value": value_of(record, metric),
+                "value": value_of(record, metric, comparisons.last_k),
                 **{cost: getattr(record.cost, cost) for cost in COSTS},
                 "path": path,
             }
@@ -126,9 +150,9 @@ def unhealthy(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def quality_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFrame:
-    """The quality of one task's variants as text: metric, effect, interval, p, r, seeds, verdict, runs."""
-    table = variant_rows(comparisons, runs, task)
-    metric = comparisons.metrics[task]
+    """The quality of the variants on one task, or on the suite, as text: metric, effect, interval, p, r, verdict."""
+    table = _rows_on(comparisons, runs, task)
+    metric = table["metric"].iloc[0]
     interval = f"{confidence(comparisons.level)} CI"
     rows = []
     for row in table.to_dict("records"):
@@ -154,8 +178,8 @@ def quality_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFra
 
 
 def cost_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFrame:
-    """What one task's variants cost, as text: means over the runs that ended well."""
-    table = variant_rows(comparisons, runs, task)
+    """What the variants cost on one task, or on the suite, as text: means over the runs that ended well."""
+    table = _rows_on(comparisons, runs, task)
     shown = {
         "parameters": ("parameters", count),
         "flops_total": ("FLOPs", count),
@@ -170,6 +194,10 @@ def cost_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFrame:
             for row in table.to_dict("records")
         ]
     )
+
+
+def _rows_on(comparisons: Comparisons, runs: Runs, part: str) -> pd.DataFrame:
+    return variant_rows(comparisons, runs, part) if part in comparisons.metrics else suite_rows(comparisons, runs)
 
 
 def _mark(verdict: str, preliminary: bool) -> str:

@@ -1,0 +1,68 @@
+"""What people are shown of a comparison, whatever the format: tables with titles, and lines of verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from ablab.analysis.comparison import Comparison, Comparisons
+from ablab.errors import UserError
+from ablab.report.tables import cost_table, quality_table, run_rows, unhealthy
+from ablab.results.collect import Runs
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table."""
+
+    kind: Literal["quality", "cost", "runs"]
+    where: str  # the task or the suite, "" if there is one task alone
+    title: str
+    table: pd.DataFrame  # of text
+
+
+By = Literal["suite", "task"]  # what verdicts are wanted on
+
+
+def sections(comparisons: Comparisons, runs: Runs, by: By | None = None) -> list[Section]:
+    """Every table, in order: the suite, each task, then the runs that did not end well."""
+    averaged = f", {comparisons.measured}" if comparisons.measured else ""
+    found = []
+    for part, _ in parts(comparisons, by):
+        where = part if len(comparisons.metrics) > 1 else ""
+        of = f"{where}: " if where else ""
+        quality = f"{of}quality, against {comparisons.baseline}{averaged}"
+        cost = f"{of}cost, mean over the runs that ended well"
+        found.append(Section("quality", where, quality, quality_table(comparisons, runs, part)))
+        found.append(Section("cost", where, cost, cost_table(comparisons, runs, part)))
+    unwell = unhealthy(run_rows(comparisons, runs))
+    if not unwell.empty:
+        unwell = unwell if len(runs.tasks) > 1 else unwell.drop(columns="task")
+        found.append(Section("runs", "", "runs that did not end well", unwell))
+    return found
+
+
+def verdict_lines(comparisons: Comparisons, by: By | None = None) -> list[str]:
+    """One line per verdict, its notes indented below it, then what holds for all of them."""
+    lines = []
+    for part, items in parts(comparisons, by):
+        if len(comparisons.metrics) > 1 and items:
+            lines.append(f"{part}:")
+        for item in items:
+            lines.append(item.line)
+            lines += [f"            {note}" for note in item.notes]
+    return lines + list(comparisons.notes)
+
+
+def parts(comparisons: Comparisons, by: By | None = None) -> list[tuple[str, list[Comparison]]]:
+    """(name, comparisons) of the suite, if there is one, and of each task; or, where `by` says so, of one of the two.
+
+    Raises:
+        UserError: the suite is asked for, and there is none.
+    """
+    if by == "suite" and not comparisons.suite:
+        raise UserError(f"--by suite: {comparisons.no_suite or 'no comparison on the suite is left'}")
+    suite = [(comparisons.suite[0].task, list(comparisons.suite))] if comparisons.suite and by != "task" else []
+    return suite + [(task, comparisons.of_task(task)) for task in comparisons.metrics if by != "suite"]

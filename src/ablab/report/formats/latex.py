@@ -1,0 +1,127 @@
+"""For a paper: tables in the style of booktabs."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from itertools import groupby
+
+import pandas as pd
+
+from ablab.analysis.comparison import Comparisons
+from ablab.analysis.verdicts import RESOLVED
+from ablab.analysis.wording import confidence
+from ablab.report.formats.contents import By, Section, parts, sections, verdict_lines
+from ablab.results.collect import Runs
+
+LONGEST_FLOAT = 40  # rows; a longer table goes on over pages
+_ESCAPED = {
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",  # these three are other characters in LaTeX's oldest encoding
+    ">": "$>$",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "²": "$^2$",
+    "³": "$^3$",
+    "–": "--",
+    "—": "---",
+}
+_MARKS = tuple(f"* {verdict.value}" for verdict in RESOLVED)
+_HYPHEN = re.compile(r"(?<![\w.])-(?=[\d.])")  # that is a minus sign
+_COLUMNS = {**dict.fromkeys(("variant", "task", "status", "verdict", "runs"), "l"), "reason": r"p{0.4\linewidth}"}
+_HEAD = """\
+% by ablab. Needs: {packages}; for pdflatex also \\usepackage[T1]{{fontenc}}. Bold rows are resolved, no others."""
+_UNICODE = """\
+% Under pdflatex these characters are shown as code points; lualatex or xelatex with a font for them: {characters}"""
+
+
+def latex(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
+    """A table environment per table, the verdicts as comments above them. Compiles with pdflatex, lualatex, xelatex."""
+    found = sections(comparisons, runs, by)
+    tables = [_table(section, _caption(section, comparisons, by)) for section in found]
+    long = any(len(section.table) > LONGEST_FLOAT for section in found)
+    head = [_HEAD.format(packages=r"\usepackage{booktabs,longtable}" if long else r"\usepackage{booktabs}")]
+    texts = [str(text) for s in found for text in (s.title, *s.table.columns, *s.table.to_numpy().ravel())]
+    if foreign := sorted({character for text in texts for character in text if _is_foreign(character)}):
+        head.append(_UNICODE.format(characters=" ".join(foreign)))
+    comments = [f"% {' '.join(line.splitlines())}" for line in verdict_lines(comparisons, by)]
+    return "\n\n".join(["\n".join([*head, "%", *comments]), *tables])
+
+
+def text(plain: str) -> str:
+    """`plain` as LaTeX shows it, whatever is in it."""
+    pieces = groupby(" ".join(plain.split()), _is_foreign)
+    return "".join(
+        _foreign("".join(each)) if foreign else "".join(_ESCAPED.get(character, character) for character in each)
+        for foreign, each in pieces
+    )
+
+
+def _is_foreign(character: str) -> bool:
+    """Whether pdflatex cannot set it: neither ASCII nor of Latin 1 nor escaped here."""
+    return character not in _ESCAPED and not (" " <= character <= "~" or "\u00a1" <= character <= "\u00ff")
+
+
+def _foreign(characters: str) -> str:
+    """For engines that read Unicode the characters, for pdflatex their code points; controls are left out."""
+    shown = [character for character in characters if unicodedata.category(character)[0] != "C"]
+    points = r"\,".join(f"U+{ord(character):04X}" for character in shown)
+    return rf"\ifdefined\pdftexversion {points}\else {''.join(shown)}\fi{{}}" if shown else ""
+
+
+def _table(section: Section, caption: str) -> str:
+    frame = section.table.astype(str).reset_index(drop=True)
+    names = list(frame.columns)
+    numbers = names[1:6] if section.kind == "quality" else []
+    resolved = frame.get("verdict", pd.Series("", frame.index)).str.startswith(_MARKS)
+    cells = pd.DataFrame({name: [_cell(value, name in numbers) for value in frame[name]] for name in names})
+    long = len(frame) > LONGEST_FLOAT
+    style = cells.style.hide(axis="index").format_index(lambda name: text(str(name)), axis="columns")
+    bold = pd.DataFrame({name: resolved.map({True: "textbf:--rwrap", False: ""}) for name in names})
+    return str(
+        style.apply(lambda _: bold, axis=None).to_latex(
+            hrules=True,
+            column_format="".join(_COLUMNS.get(str(name), "r") for name in names),
+            caption=caption,
+            label=f"tab:ablab-{_word(section.kind, section.where)}",
+            environment="longtable" if long else None,
+            position=None if long else "htbp",
+            position_float=None if long else "centering",
+        )
+    ).rstrip()
+
+
+def _cell(shown: str, is_number: bool) -> str:
+    """A cell. What is resolved is set in bold, which takes the place of the mark of other formats."""
+    cell = text(shown.removeprefix("* "))
+    return _HYPHEN.sub("$-$", cell) if is_number else cell
+
+
+def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
+    """What the table shows, and by which method."""
+    on = f" on {section.where}" if section.where else ""
+    if section.kind == "runs":
+        return "Runs that did not end well."
+    if section.kind == "cost":
+        return text(f"Cost{on}: means over the runs that ended well.")
+    items = next(found for name, found in parts(comparisons, by) if section.where in ("", name))
+    methods = {
+        "Holm": "paired t intervals and p values adjusted by Holm's method",
+        "Dunnett": "Dunnett's simultaneous intervals and p values (preliminary)",
+    }
+    used = [said for name, said in methods.items() if name in {item.adjustment for item in items}]
+    of = f" of the {comparisons.measured}" if comparisons.measured else ""
+    interval = f"{confidence(comparisons.level)} CI, {', or '.join(used)}, over all comparisons. " if used else ""
+    return text(
+        f"Quality{on}: mean and standard deviation over seeds{of}. Effects against {comparisons.baseline} are paired "
+        f"by seed. {interval}Bold: resolved."
+    )
+
+
+def _word(*parts: str) -> str:
+    """A label that every engine takes."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")

@@ -1,0 +1,106 @@
+"""For programs and spreadsheets: plain numbers."""
+
+from __future__ import annotations
+
+import math
+from json import dumps
+from typing import Any
+
+import pandas as pd
+
+from ablab.analysis.comparison import Comparison, Comparisons
+from ablab.analysis.power import detectable
+from ablab.report.formats.contents import By
+from ablab.report.tables import run_rows, suite_rows, unhealthy, variant_rows
+from ablab.results.collect import Runs
+
+SCHEMA_VERSION = 1  # of the JSON
+
+
+def csv(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
+    """One table; `row` says what a row is.
+
+    "suite" and "variant": a variant on the suite and on a task, with the verdict's sentence; "run": one that did not
+    end well; "note": what holds for the comparison as a whole, as a sentence.
+    """
+    kinds = {"suite": _suite_rows(comparisons, runs, by), "variant": _variant_rows(comparisons, runs, by)}
+    said = {(item.task, item.variant): item.sentence for item in (*comparisons.suite, *comparisons.items)}
+    rows = [
+        {"row": kind, **row, "sentence": said.get((row["task"], row["variant"]))}
+        for kind, found in kinds.items()
+        for row in found.to_dict("records")
+    ]
+    rows += [{"row": "run", **run} for run in unhealthy(run_rows(comparisons, runs)).to_dict("records")]
+    rows += [{"row": "note", "sentence": note} for note in comparisons.notes]
+    columns = ["row", *dict.fromkeys(name for found in kinds.values() for name in found.columns)]
+    return str(
+        pd.DataFrame(rows, columns=[*columns, "seed", "reason", "sentence"]).to_csv(index=False, lineterminator="\n")
+    )
+
+
+def json(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
+    """Every figure of every comparison, the rows of the tables as numbers, and every run."""
+    document = {
+        "schema": SCHEMA_VERSION,
+        "baseline": comparisons.baseline,
+        "last_k": comparisons.last_k,
+        "suite": [_item(item) for item in comparisons.suite] if by != "task" else [],
+        "no_suite": comparisons.no_suite or None,
+        "comparisons": [_item(item) for item in comparisons.items] if by != "suite" else [],
+        "notes": list(comparisons.notes),
+        "looks": [vars(look) for look in runs.looks],
+        "suite_variants": _suite_rows(comparisons, runs, by).to_dict("records"),
+        "variants": _variant_rows(comparisons, runs, by).to_dict("records"),
+        "runs": run_rows(comparisons, runs).to_dict("records"),
+    }
+    return dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _suite_rows(comparisons: Comparisons, runs: Runs, by: By | None) -> pd.DataFrame:
+    return suite_rows(comparisons, runs) if by != "task" else pd.DataFrame()
+
+
+def _variant_rows(comparisons: Comparisons, runs: Runs, by: By | None) -> pd.DataFrame:
+    return variant_rows(comparisons, runs) if by != "suite" else pd.DataFrame()
+
+
+def _item(item: Comparison) -> dict[str, Any]:
+    return {
+        "variant": item.variant,
+        "baseline": item.baseline,
+        "task": item.task,
+        "metric": item.metric,
+        "direction": item.direction,
+        "seeds": item.seeds,
+        "seeds_planned": item.planned,
+        "differences": item.differences,
+        "effect": item.effect,
+        "interval": item.interval,
+        "confidence": 1 - item.level,
+        "p": item.p_raw,
+        "p_adjusted": item.p_adjusted,
+        "adjustment": item.adjustment,
+        "correlation": item.correlation,
+        "detectable": detectable(item.estimate, item.level) if item.estimate else None,
+        "margin": item.margin,
+        "equivalence_interval": item.equivalence_interval,
+        "diverged": item.diverged,
+        "ended": item.ended,
+        "baseline_diverged": item.baseline_diverged,
+        "baseline_ended": item.baseline_ended,
+        "verdict": item.verdict.value,
+        "preliminary": item.preliminary,
+        "sentence": item.sentence,
+        "notes": item.notes,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: NaN and infinity become null, tuples lists, numpy's scalars Python's."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
