@@ -34,8 +34,8 @@ def test_the_frames_hold_what_compare_prints(study: LoadedStudy) -> None:
 
 
 def test_frames_are_ones_own(study: LoadedStudy) -> None:
-    study.runs.loc[:, "status"] = "broken"
-    study.effects().loc[:, "effect"] = 0
+    runs, effects = study.runs, study.effects()
+    runs["status"], effects["effect"] = "broken", 0.0
     assert set(study.runs["status"]) == {"ok", "diverged", "failed"}
     assert study.effects()["effect"].abs().max() > 0
 

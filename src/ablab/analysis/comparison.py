@@ -174,7 +174,9 @@ def _on_suite(judged: list[tuple[Pairing, Evidence]], tasks: list[str]) -> tuple
     joined = join(judged, tasks)
     adjusted = adjust([each.claim for each in joined])
     return tuple(
-        _conclude(each.variant, judged[0][0].baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes)
+        _conclude(
+            each.variant, judged[0][0].baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes
+        )
         for each, (evidence, p) in zip(joined, adjusted, strict=True)
     )
 

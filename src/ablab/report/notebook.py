@@ -22,8 +22,8 @@ from ablab.analysis.comparison import Comparisons, compare
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.report import drawings
-from ablab.report.compare import verdict_lines
 from ablab.report.figures.canvas import Drawing
+from ablab.report.formats.contents import verdict_lines
 from ablab.report.material import Material
 from ablab.report.tables import run_rows, variant_rows
 from ablab.results.collect import Runs, collect

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ablab.analysis.comparison import Comparisons
-from ablab.report.compare import render, verdict_lines
+from ablab.report.compare import render
+from ablab.report.formats.contents import verdict_lines
 from ablab.report.tables import run_rows, variant_rows
 from ablab.results.collect import Runs
 from ablab.results.record import Record

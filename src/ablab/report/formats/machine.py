@@ -39,8 +39,12 @@ def csv(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
 
 
 def json(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
-    """Every figure of every comparison, the rows of the tables as numbers, and every run."""
-    document = {
+    return dumps(document(comparisons, runs, by), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def document(comparisons: Comparisons, runs: Runs, by: By | None = None) -> dict[str, Any]:
+    """Every figure of every comparison, the rows of the tables as numbers, and every run, as JSON can hold them."""
+    found = {
         "schema": SCHEMA_VERSION,
         "baseline": comparisons.baseline,
         "last_k": comparisons.last_k,
@@ -53,7 +57,7 @@ def json(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
         "variants": _variant_rows(comparisons, runs, by).to_dict("records"),
         "runs": run_rows(comparisons, runs).to_dict("records"),
     }
-    return dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False)
+    return {name: _plain(value) for name, value in found.items()}
 
 
 def _suite_rows(comparisons: Comparisons, runs: Runs, by: By | None) -> pd.DataFrame:

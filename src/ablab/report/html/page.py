@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ablab.analysis.wording import confidence
-from ablab.report.compare import document
+from ablab.report.formats.machine import document
 from ablab.report.html.sections.base import Section
 from ablab.report.html.sections.cost import cost
 from ablab.report.html.sections.curves import learning
