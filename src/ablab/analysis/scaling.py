@@ -1,0 +1,169 @@
+"""How a cost or a quality grows with the length of the sequences or the size of the model: y ~ x^alpha.
+
+The exponent is the slope of a straight line through the logarithms, by least squares: the mean growth over the range
+that was run. Costs are sums of terms (attention grows with the square of the length, the rest with the length itself),
+so that it changes with the range and says little outside it.
+
+There is one series for each choice of everything else: each variant where lengths differ, each choice of the factors
+outside `model` where sizes do. Each seed that ran all values of x has an exponent of its own, and from `FEWEST_SEEDS`
+such seeds on the interval is the t interval over seeds. With fewer seeds and at least three values of x it is that of
+the regression through the means, which takes the departures from a straight line for noise. What is counted and not
+measured has no noise, and needs no interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Interval, paired
+from ablab.analysis.pairing import value_of
+from ablab.analysis.wording import confidence, decimals_for, number, plural
+from ablab.results.collect import Runs
+from ablab.results.record import Record
+
+Axis = Literal["seq_len", "parameters"]
+Basis = Literal["seeds", "fit", "counted"]
+Points = dict[int, dict[float, list[float]]]  # seed -> x -> values of y
+
+FEWEST_POINTS = 3  # values of x for an interval of the fit
+# Figures that are no field of a record; any other is a metric, a mechanism metric or a cost by its name.
+_DERIVED: dict[str, Callable[[Record], float]] = {
+    "seconds_per_step": lambda record: _ratio(record.cost.train_time_s, record.cost.steps),
+    "seconds_per_token": lambda record: _ratio(record.cost.train_time_s, record.cost.tokens),
+}
+_COUNTED = ("flops_per_step", "flops_total", "parameters", "tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exponent:
+    """The growth of one figure in one series."""
+
+    series: str  # "source_text: attention=lsh"
+    x_name: Axis
+    y_name: str
+    x: tuple[float, ...]  # that were run, ascending
+    y: tuple[float, ...]  # the mean over runs at each x
+    seeds: int  # that have every x
+    alpha: float | None  # None for fewer than two values of x
+    scale: float | None  # y = scale * x^alpha
+    interval: Interval | None = None  # 95%
+    basis: Basis | None = None  # of the interval
+
+    @property
+    def sentence(self) -> str:
+        """ "source_text: attention=lsh: seconds_per_step grows as seq_len^1.08 (95% CI 1.02 to 1.14 over 5 seeds)."."""
+        if self.alpha is None:
+            run = f"{self.x[0]:,.0f} only" if self.x else "none with a value"
+            return f"{self.series}: an exponent of {self.y_name} needs two values of {self.x_name} ({run})."
+        half = (self.interval[1] - self.interval[0]) / 2 if self.interval else 0.0
+        digits = min(max(decimals_for(half), 2), 4) if half else 2
+        shown = number(self.alpha, digits)
+        return f"{self.series}: {self.y_name} grows as {self.x_name}^{shown} ({self._basis(digits)})."
+
+    def _basis(self, digits: int) -> str:
+        if self.basis == "counted":
+            return "counted"
+        if self.interval is None:
+            return f"{plural(len(self.x), 'value')} of {self.x_name}, {plural(self.seeds, 'seed')}: no interval"
+        low, high = (number(bound, digits) for bound in self.interval)
+        over = f"over {self.seeds} seeds" if self.basis == "seeds" else f"of the fit to {len(self.x)} values"
+        return f"{confidence(LEVEL)} CI {low} to {high} {over}"
+
+
+def scaling(runs: Runs, figure: str, over: Axis) -> list[Exponent]:
+    """The exponent of `figure` in every series of finished runs, in the order of the plan.
+
+    Args:
+        figure: a metric or a cost by name, `seconds_per_step` or `seconds_per_token` (training alone).
+        over: the setting `task.seq_len`, or the parameters of the model.
+    """
+    counted = figure in _COUNTED
+    return [_exponent(series, points, figure, over, counted) for series, points in _series(runs, figure, over).items()]
+
+
+def _series(runs: Runs, figure: str, over: Axis) -> dict[str, Points]:
+    found: dict[str, Points] = {}
+    tasks = [_without_length(str(task)) if over == "seq_len" else str(task) for task in runs.table["task"]]
+    several = len(set(tasks)) > 1
+    for task, record, row in zip(tasks, runs.records, runs.table.to_dict("records"), strict=True):
+        if record.status != "ok":
+            continue
+        chosen = ",".join(
+            f"{name}={row[name]}" for name in runs.factors if row[name] and not (over == "parameters" and _sizes(name))
+        )
+        points = found.setdefault(": ".join(part for part in (task if several else "", chosen) if part) or task, {})
+        x, y = _x(record, over), _y(record, figure)
+        if x > 0 and y > 0 and math.isfinite(y):
+            points.setdefault(record.seed, {}).setdefault(x, []).append(y)
+    return found
+
+
+def _exponent(series: str, points: Points, figure: str, over: Axis, counted: bool) -> Exponent:
+    xs = sorted({x for at in points.values() for x in at})
+    ys = [float(np.mean([y for at in points.values() for y in at.get(x, ())])) for x in xs]
+    complete = [at for at in points.values() if len(at) == len(xs)]
+    alpha: float | None = None
+    scale: float | None = None
+    interval: Interval | None = None
+    basis: Basis | None = None
+    if len(xs) > 1:
+        alpha, scale = _fit(xs, ys)
+        slopes = [_fit(xs, [float(np.mean(at[x])) for x in xs])[0] for at in complete]
+        if counted:
+            interval, basis = (alpha, alpha), "counted"
+        elif len(slopes) >= FEWEST_SEEDS:
+            estimate = paired(slopes)
+            alpha, interval, basis = estimate.effect, estimate.interval(), "seeds"
+            scale = math.exp(float(np.mean(np.log(ys)) - alpha * np.mean(np.log(xs))))
+        elif len(xs) >= FEWEST_POINTS:
+            line = stats.linregress(np.log(xs), np.log(ys))
+            half = float(stats.t.ppf(1 - LEVEL / 2, len(xs) - 2)) * float(line.stderr)
+            interval, basis = (alpha - half, alpha + half), "fit"
+    return Exponent(
+        series=series,
+        x_name=over,
+        y_name=figure,
+        x=tuple(xs),
+        y=tuple(ys),
+        seeds=len(complete),
+        alpha=alpha,
+        scale=scale,
+        interval=interval,
+        basis=basis,
+    )
+
+
+def _fit(xs: list[float], ys: list[float]) -> tuple[float, float]:
+    """(exponent, scale) by least squares in logarithms."""
+    x, y = np.log(xs), np.log(ys)
+    alpha = float((x - x.mean()) @ (y - y.mean()) / ((x - x.mean()) @ (x - x.mean())))
+    return alpha, math.exp(float(y.mean() - alpha * x.mean()))
+
+
+def _x(record: Record, over: Axis) -> float:
+    task = record.config.get("task")
+    value = record.cost.parameters if over == "parameters" else task.get("seq_len") if isinstance(task, dict) else None
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _y(record: Record, figure: str) -> float:
+    return _DERIVED[figure](record) if figure in _DERIVED else value_of(record, figure)
+
+
+def _ratio(part: float | None, whole: float) -> float:
+    return part / whole if part and whole else math.nan
+
+
+def _without_length(task: str) -> str:
+    """The label of a task without the length: "source_text,task.seq_len=256" is "source_text"."""
+    return ",".join(part for part in task.split(",") if not part.startswith("task.seq_len="))
+
+
+def _sizes(factor: str) -> bool:
+    return factor.split(".")[0] == "model"
