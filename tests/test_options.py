@@ -33,6 +33,10 @@ BASELINE = {
 TASK_OF = {"modal_fusion": "spoken_arithmetic"}
 SAME_RESULT = {"strategy", "trainer", "logger"}  # axes that say how a run is run and shown, not what it computes
 
+SLOW = {("strategy", "ddp"), ("logger", "mlflow")}
+# Packages that an option needs and a development environment need not have.
+OPTIONAL = {("logger", "mlflow"): ("mlflow", "sqlalchemy", "alembic"), ("logger", "aim"): ("aim",)}
+
 # Long enough for the windows and buckets that the options come with to leave something out.
 LENGTH = 256
 SETTINGS = (
@@ -96,9 +100,10 @@ def test_every_folder_of_options_is_an_axis_with_a_default() -> None:
     assert {axis: (axis, BASELINE[axis]) in OPTIONS for axis in FOLDERS} == dict.fromkeys(FOLDERS, True)
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's, by a later SQLAlchemy
 @pytest.mark.parametrize(
     ("axis", "option"),
-    [pytest.param(*o, marks=pytest.mark.slow if o == ("strategy", "ddp") else ()) for o in OPTIONS],
+    [pytest.param(*o, marks=pytest.mark.slow if o in SLOW else ()) for o in OPTIONS],
 )
 def test_option(
     axis: str,
@@ -106,6 +111,8 @@ def test_option(
     train: Callable[..., Trained],
     baseline: Callable[[str], Trained],
 ) -> None:
+    for package in OPTIONAL.get((axis, option), ()):
+        pytest.importorskip(package, reason=f"see conf/{axis}/{option}.yaml")
     record, model, task = train(axis, option)
 
     assert record.axes[axis] == option

@@ -67,7 +67,9 @@ def conclude_study(
 def conclude(
     folder: Path, baseline: str | None = None, metric: str | None = None, margin: float | None = None
 ) -> list[str]:
-    """Count the look, print the comparison, write the report, also in W&B if its runs are there; how the runs of the study in `folder` ended.
+    """Count the look, print the comparison, write the report; how the runs of the study in `folder` ended.
+
+    A study whose runs were logged to Weights & Biases has its report there, too.
 
     Args:
         baseline, metric, margin: as `ablab.analysis.comparison.compare` takes them.

@@ -88,7 +88,8 @@ def _fill(run: Any, comparisons: Comparisons, runs: Runs, study: str, texts: dic
         name: wandb.Table(columns=list(map(str, table)), data=_cells(table), allow_mixed_types=True)
         for name, table in tables.items()
     }
-    run.log({**shown, "verdicts": wandb.Table(columns=["verdict"], data=[[line] for line in verdicts])})
+    lines: list[list[Any]] = [[line] for line in verdicts]
+    run.log({**shown, "verdicts": wandb.Table(columns=["verdict"], data=lines)})
     run.summary.update({"verdict": "\n".join(verdicts), "n_runs": len(runs.records)})
     comparison = wandb.Artifact(_name(study, "comparison"), type="comparison")
     for name, text in texts.items():

@@ -2,8 +2,12 @@
 
 import io
 import json
+import math
+import os
+import pty
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +21,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ablab.errors import UserError
-from ablab.results.record import Status
+from ablab.results.record import Cost, Record, Status
 from ablab.results.store import METRICS_FILE
 from ablab.training.loggers import TakesPictures, build_loggers, close_loggers
 
 CONF = Path(__file__).parents[3] / "conf"
 PICTURE = torch.tensor([[0, 1, 2], [127, 128, 255]], dtype=torch.uint8)
-CONFIG = {"model": {"d_model": 64, "sizes": [1, 2]}, "seed": 3}
+CONFIG = {"model": {"d_model": 64, "sizes": [1, 2]}, "seed": 3, "axes": {"task": "text"}}
 
 
 def node(option: str) -> dict[str, Any]:
@@ -41,8 +45,24 @@ def log(option: dict[str, Any], folder: Path, status: Status = "ok", variant: st
             logger.log_metrics({"val_loss": 2.0 - step / 2}, step)
             logger.log_hyperparams({"d_model": 64})
             logger.save()
-    close_loggers(loggers, status)
+    close_loggers(loggers, status, record(status))
     return loggers
+
+
+def record(status: Status) -> Record:
+    return Record(
+        status=status,
+        reason=None if status == "ok" else "boom",
+        fingerprint="f",
+        study="study",
+        variant="attention=lsh",
+        seed=3,
+        axes={},
+        config={},
+        metrics={"val_loss": 1.25, "val_accuracy": math.nan},
+        mechanism={"activation/zero_share": 0.5},
+        cost=Cost(parameters=12, wall_time_s=2.5, tokens_per_second=math.inf),
+    )
 
 
 def show(option: dict[str, Any], folder: Path) -> None:
@@ -113,6 +133,54 @@ def test_pictures_can_be_turned_off(option: str, tmp_path: Path, monkeypatch: py
         assert logger.pictures is wanted
 
 
+def told(summary: dict[str, Any]) -> dict[str, Any]:
+    """What the record added to a summary."""
+    return {name: value for name, value in summary.items() if name.startswith(("status", "reason", "final/", "cost/"))}
+
+
+@pytest.mark.slow
+def test_a_wandb_run_has_a_group_and_a_job_type(tmp_path: Path) -> None:
+    log(node("wandb"), tmp_path)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    run = next(entry["run"] for entry in map(json.loads, lines) if entry["type"] == "run")
+    assert (run["run_group"], run["job_type"]) == ("attention=lsh", "train")
+
+
+@pytest.mark.slow
+def test_wandb_online_without_a_key_asks_nobody(tmp_path: Path) -> None:
+    """On a terminal, where W&B itself would ask for a key and wait."""
+    code = """
+        import sys
+        from pathlib import Path
+        from ablab.errors import UserError
+        from ablab.training.loggers import build_loggers
+        node = {"_target_": "ablab.training.loggers.wandb.RunsLogger", "offline": False}
+        try:
+            build_loggers({"wandb": node}, Path(sys.argv[1]), "study", "", 0, {})
+        except UserError as error:
+            print("REFUSED", error)
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
+    ours, theirs = pty.openpty()
+    try:
+        command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run")]
+        terminal: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        subprocess.run(command, env=environment, timeout=120, check=True, **terminal)
+        said = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert said.split("\r\n") == [
+        "REFUSED W&B could not start (no API key: log in with `wandb login` or set WANDB_API_KEY), "
+        "or set logger.wandb.offline=true",
+        "",
+    ]
+    assert not (tmp_path / "run" / "wandb").exists()
+
+
 @pytest.mark.slow
 def test_two_wandb_runs_of_one_process_stay_apart(tmp_path: Path) -> None:
     still_open = build_loggers(node("wandb"), tmp_path / "open", "study", "", 0, {})
@@ -126,10 +194,13 @@ def test_two_wandb_runs_of_one_process_stay_apart(tmp_path: Path) -> None:
         assert run["exit_code"] == exit_code
         assert run["config"] == CONFIG
         assert run["project"] == "ablab"
-        assert run["tags"] == ["study", "attention=lsh"] if run is good else ["study"]
+        assert run["tags"] == ["study", "task=text", *(["attention=lsh"] if run is good else [])]
         assert run["summary"]["trainer/global_step"] == 2
         assert run["summary"]["val_loss"] == 1.0
-    assert (good["summary"]["status"], bad["summary"]["status"]) == ("ok", "diverged")
+    cost = {"cost/parameters": 12, "cost/steps": 0, "cost/tokens": 0, "cost/wall_time_s": 2.5}
+    final = {"final/val_loss": 1.25, "final/activation/zero_share": 0.5}
+    assert told(good["summary"]) == {"status": "ok", "reason": "", **final, **cost}
+    assert told(bad["summary"]) == {"status": "diverged", "reason": "boom", **cost}
     assert list((tmp_path / "a").glob("events.out.tfevents.*"))
 
 
