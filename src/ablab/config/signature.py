@@ -8,6 +8,7 @@ values of the wrong type with the type that is wanted. What is out of range is t
 from __future__ import annotations
 
 import inspect
+import logging
 import types
 import typing
 from collections.abc import Collection
@@ -78,12 +79,16 @@ def missing_package(error: BaseException) -> str | None:
 
 
 def _import(name: str, target: str) -> Any:
+    hydra_log = logging.getLogger("hydra.utils")  # which would say the same at length
+    muted, hydra_log.disabled = hydra_log.disabled, True
     try:
         return get_object(target)
     except Exception as error:  # whatever importing somebody's module may raise
         if package := missing_package(error):
             raise UserError(f"{name}._target_: {target} needs {package}: pip install {package}") from error
         raise UserError(f"{name}._target_: {target} cannot be imported ({error})".replace("\n", " ")) from error
+    finally:
+        hydra_log.disabled = muted
 
 
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def _fill(run: Any, comparisons: Comparisons, runs: Runs, study: str, texts: dic
         name: wandb.Table(columns=list(map(str, table)), data=_cells(table), allow_mixed_types=True)
         for name, table in tables.items()
     }
-    lines: list[list[Any]] = [[line] for line in verdicts]
+    lines: list[Iterable[Any]] = [[line] for line in verdicts]
     run.log({**shown, "verdicts": wandb.Table(columns=["verdict"], data=lines)})
     run.summary.update({"verdict": "\n".join(verdicts), "n_runs": len(runs.records)})
     comparison = wandb.Artifact(_name(study, "comparison"), type="comparison")
@@ -101,7 +102,7 @@ def _fill(run: Any, comparisons: Comparisons, runs: Runs, study: str, texts: dic
     run.log_artifact(page)
 
 
-def _cells(table: Any) -> list[list[Any]]:
+def _cells(table: Any) -> list[Iterable[Any]]:
     """Rows of Python's own values; None where there is none."""
     return [[None if cell != cell else cell for cell in row] for row in table.astype(object).to_numpy().tolist()]
 
