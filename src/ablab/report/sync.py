@@ -87,14 +87,11 @@ def _bring(run: OfflineRun) -> tuple[str, str]:
 
 def _upload(parts: list[Path]) -> str:
     """Upload parts of one run in order; what W&B said of it, in one line."""
-    # How this shell logs says nothing about what it is asked to upload; and nobody is asked for a key.
-    environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SILENT")}
-    environment.setdefault("WANDB_X_GRAPHQL_RETRY_MAX", str(_RETRIES))
     try:
         done = subprocess.run(
             [sys.executable, "-m", "wandb", "sync", *map(str, parts)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
+            env={"WANDB_X_GRAPHQL_RETRY_MAX": str(_RETRIES), **os.environ, "WANDB_SILENT": "false"},
+            stdin=subprocess.DEVNULL,  # nobody is asked for a key
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

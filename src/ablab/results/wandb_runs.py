@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 NO_KEY = "no API key: log in with `wandb login` or set WANDB_API_KEY"
 _LONGEST_TAG = 64  # characters; W&B refuses longer ones
 _LONGEST_NAME = 128
-_STEPS_PER_ATTEMPT = 10**7  # of W&B's own count, which must never go back
 
 
 def begin(
@@ -51,16 +50,14 @@ def begin(
         raise UserError(f"W&B: wandb cannot be imported ({error}): pip install wandb") from error
     if not (offline or has_key()):
         raise UserError(f"W&B could not start ({NO_KEY}), or set logger.wandb.offline=true")
-    identity = run_id(folder)
-    earlier = len(offline_folders(folder, identity))
     try:
-        run = wandb.init(
+        return wandb.init(
             project=project,
             entity=entity,
             dir=folder,
             mode="offline" if offline else "online",
-            id=identity,
-            resume="allow",
+            id=run_id(folder),
+            resume="allow",  # also offline: an upload then goes on behind what the server has
             name=name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 24]}...{name[-20:]}",
             group=group[:_LONGEST_NAME] or None,
             job_type=job_type,
@@ -74,9 +71,6 @@ def begin(
         raise UserError(
             f"W&B could not start ({reason}): log in with `wandb login`, or set logger.wandb.offline=true"
         ) from error
-    if offline and earlier:
-        run.log({}, step=earlier * _STEPS_PER_ATTEMPT)
-    return run
 
 
 def run_id(folder: Path) -> str:
