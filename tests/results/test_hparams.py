@@ -64,6 +64,7 @@ def write_study(folder: Path) -> list[Record]:
         record("lsh", 0, metrics={"val_loss": 3.5, "accuracy": math.inf}),
         record("lsh", 1, "diverged", metrics={"val_loss": math.nan, "accuracy": 0.1}),
         record("windowed", 0, "failed", metrics={"val_loss": 9.0}, started_at=None, finished_at=None),
+        record("windowed", 1, "interrupted", metrics={"val_loss": 9.0}),
         record("", 0, variant="", axes={"attention": "full", "activation": "relu"}),
     ]
     for each in records:
@@ -84,9 +85,10 @@ def test_every_run_has_a_session_with_its_true_status(tmp_path: Path) -> None:
         "attention=lsh/seed=0": success,
         "attention=lsh/seed=1": failure,
         "attention=windowed/seed=0": failure,
+        "attention=windowed/seed=1": failure,
         "default/seed=0": success,
     }
-    (session,) = rows["attention=full seed=0"].sessions
+    (session,) = rows["attention=full/seed=0"].sessions
     assert session.end_time_secs - session.start_time_secs == 60
     assert session.start_time_secs == 1767323045
 
@@ -94,11 +96,19 @@ def test_every_run_has_a_session_with_its_true_status(tmp_path: Path) -> None:
 def test_a_row_is_a_run_with_its_final_figures(tmp_path: Path) -> None:
     write_experiment(tmp_path, write_study(tmp_path))
     _, rows = tab(tmp_path)
-    assert len(rows) == 6
-    assert metrics(rows["attention=full seed=1"]) == {"final/val_loss": 3.0, "final/accuracy": 0.5}
-    assert metrics(rows["attention=lsh seed=0"]) == {"final/val_loss": 3.5}  # no infinity
-    assert metrics(rows["attention=lsh seed=1"]) == {}  # neither NaN nor 0.1
-    assert metrics(rows["attention=windowed seed=0"]) == {}
+    assert len(rows) == 7
+    assert metrics(rows["attention=full/seed=1"]) == {"final/val_loss": 3.0, "final/accuracy": 0.5}
+    assert metrics(rows["attention=lsh/seed=0"]) == {"final/val_loss": 3.5}  # no infinity
+    assert metrics(rows["attention=lsh/seed=1"]) == {}  # neither NaN nor 0.1
+    for seed, ended in enumerate(("failed", "interrupted")):
+        row = rows[f"attention=windowed/seed={seed}"]
+        assert (metrics(row), row.hparams["status"].string_value) == ({}, ended)
+
+
+def test_runs_of_the_same_variant_and_seed_in_two_studies_are_two_rows(tmp_path: Path) -> None:
+    for study in ("one", "two"):
+        write_hparams(tmp_path / study / "attention=full" / "seed=0", record("full", 0, study=study))
+    assert list(tab(tmp_path)[1]) == ["one/attention=full/seed=0", "two/attention=full/seed=0"]
 
 
 def test_the_columns_are_what_differs_and_the_final_metrics(tmp_path: Path) -> None:
@@ -110,9 +120,10 @@ def test_the_columns_are_what_differs_and_the_final_metrics(tmp_path: Path) -> N
         "attention": ["full", "lsh", "windowed"],
         "activation": ["gelu", "relu"],
         "seed": [],  # numbers, from the least to the greatest
+        "status": ["diverged", "failed", "interrupted", "ok"],
     }
     assert [info.name.tag for info in experiment.metric_infos] == ["final/val_loss", "final/accuracy"]
-    assert rows["attention=lsh seed=0"].hparams["attention"].string_value == "lsh"
+    assert rows["attention=lsh/seed=0"].hparams["attention"].string_value == "lsh"
 
 
 def test_numbers_are_columns_of_numbers(tmp_path: Path) -> None:
@@ -125,7 +136,7 @@ def test_numbers_are_columns_of_numbers(tmp_path: Path) -> None:
     (column,) = experiment.hparam_infos
     assert (column.name, column.type) == ("model.d_model", api_pb2.DATA_TYPE_FLOAT64)
     assert (column.domain_interval.min_value, column.domain_interval.max_value) == (32, 64)
-    assert rows["model.d_model=32 seed=0"].hparams["model.d_model"].number_value == 32
+    assert rows["model.d_model=32"].hparams["model.d_model"].number_value == 32
 
 
 def test_hyperparameters_are_axes_overridden_settings_and_seed() -> None:

@@ -1,5 +1,5 @@
 """TensorBoard over a folder of runs, with a view of the whole study beside the curves of its runs."""
 
-from ablab.report.dashboard.serve import serve
+from ablab.report.dashboard.service import serve
 
 __all__ = ["serve"]

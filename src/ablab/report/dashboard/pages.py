@@ -43,7 +43,7 @@ def pictures(comparisons: Comparisons, runs: Runs, task: str, prefix: str) -> It
 
 
 def _picture(tag: str, drawn: Drawing) -> Summary.Value:
-    width, height = (round(inches * _DOTS_PER_INCH) for inches in drawn.figure.get_size_inches())
+    width, height = (int(inches * _DOTS_PER_INCH) for inches in drawn.figure.get_size_inches())
     png = io.BytesIO()
     with drawing():
         drawn.figure.savefig(png, format="png", dpi=_DOTS_PER_INCH, facecolor="white")

@@ -5,7 +5,9 @@ So TensorBoard, shown a study's folder, calls each run by its path below it: `at
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -41,6 +43,10 @@ class EventsLogger(TensorBoardLogger, ContinuesCurves, EndsWithStatus, TakesPict
 
     def continue_from(self, step: int) -> None:
         self._kwargs["purge_step"] = step + 1  # of the event file that is not begun yet
+        # Files are read in the order of their names, and those hold the second in which they were begun: one of the
+        # same second could come before what it is to purge.
+        while int(time.time()) in map(_begun, Path(self.save_dir).glob("events.out.tfevents.*")):
+            time.sleep(0.05)
 
     @rank_zero_only
     def save(self) -> None:
@@ -50,3 +56,9 @@ class EventsLogger(TensorBoardLogger, ContinuesCurves, EndsWithStatus, TakesPict
 
     def close(self, status: Status) -> None:
         self.finalize("success" if status == "ok" else "failed")
+
+
+def _begun(file: Path) -> int:
+    """The second since 1970 in which an event file was begun: events.out.tfevents.1700000000.host..."""
+    second = file.name.split(".")[3]
+    return int(second) if second.isdecimal() else 0

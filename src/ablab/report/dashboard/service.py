@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
@@ -58,24 +59,30 @@ class LiveView:
 
     def __init__(self, folder: Path, terms: dict[str, Any]) -> None:
         self._folder, self._terms = folder, terms
-        self._made_from: set[tuple[str, int]] | None = None
+        self._made_from: set[tuple[Path, int]] | None = None
+        self._said = ""
         self.address: str | None = None
 
     def refresh(self) -> bool:
-        """Make the view anew if there are other records than it was made from; whether it was written."""
-        records = {(str(path), path.stat().st_mtime_ns) for path in self._folder.rglob(RECORD_FILE)}
-        if records == self._made_from:
-            return False
-        self._made_from = records
+        """Make the view anew if there are other records than it was made from; whether it was written.
+
+        Where it cannot be, one line on stderr says why, once.
+        """
         try:
+            records = {(path, path.stat().st_mtime_ns) for path in self._folder.rglob(RECORD_FILE)}
+            if records == self._made_from:
+                return False
             view = make_view(self._folder, **self._terms)
             removed = remove_view(self._folder)
             if self.address is not None:
                 _await_forgotten(self.address, removed.runs)
             write_view(self._folder, view, removed.columns)
         except (UserError, OSError) as error:
-            print(f"ablab: no view of the study beside its runs: {error}", file=sys.stderr, flush=True)
+            if str(error) != self._said:
+                print(f"ablab: no view of the study beside its runs: {error}", file=sys.stderr, flush=True)
+            self._said = str(error)
             return False
+        self._made_from = records
         return True
 
 
@@ -84,7 +91,7 @@ def _await_forgotten(address: str, runs: set[str]) -> None:
     texts and columns."""
     end = time.monotonic() + _FORGET_S
     while time.monotonic() < end:
-        with urllib.request.urlopen(f"{address}data/runs", timeout=_FORGET_S) as answer:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}data/runs", timeout=_FORGET_S) as answer:
             if not runs & set(json.load(answer)):
                 return
         time.sleep(0.2)
