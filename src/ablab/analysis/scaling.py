@@ -14,7 +14,7 @@ measured has no noise, and needs no interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,21 +87,31 @@ def scaling(runs: Runs, figure: str, over: Axis) -> list[Exponent]:
     return [_exponent(series, points, figure, over, counted) for series, points in _series(runs, figure, over).items()]
 
 
+def varied(runs: Runs, over: Axis) -> bool:
+    """Whether finished runs differ in it: without that there is no exponent."""
+    return len({x for record in runs.records if record.status == "ok" and (x := _x(record, over)) > 0}) > 1
+
+
 def _series(runs: Runs, figure: str, over: Axis) -> dict[str, Points]:
     found: dict[str, Points] = {}
     tasks = [_without_length(str(task)) if over == "seq_len" else str(task) for task in runs.table["task"]]
     several = len(set(tasks)) > 1
-    for task, record, row in zip(tasks, runs.records, runs.table.to_dict("records"), strict=True):
+    chosen = {variant: _chosen(own, over) for variant, own in runs.choices.items()}
+    for task, record, variant in zip(tasks, runs.records, runs.table["variant"].tolist(), strict=True):
         if record.status != "ok":
             continue
-        chosen = ",".join(
-            f"{name}={row[name]}" for name in runs.factors if row[name] and not (over == "parameters" and _sizes(name))
-        )
-        points = found.setdefault(": ".join(part for part in (task if several else "", chosen) if part) or task, {})
+        parts = (task if several else "", chosen[variant])
+        points = found.setdefault(": ".join(part for part in parts if part) or task, {})
         x, y = _x(record, over), _y(record, figure)
         if x > 0 and y > 0 and math.isfinite(y):
             points.setdefault(record.seed, {}).setdefault(x, []).append(y)
     return found
+
+
+def _chosen(own: Mapping[str, str], over: Axis) -> str:
+    """What a variant has of everything that is not `over` itself, as overrides."""
+    kept = {name: value for name, value in own.items() if value and not (over == "parameters" and _sizes(name))}
+    return ",".join(f"{name}={value}" for name, value in kept.items())
 
 
 def _exponent(series: str, points: Points, figure: str, over: Axis, counted: bool) -> Exponent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ablab.analysis.curves import By, aligned, difference
 from ablab.analysis.pareto import unequal_budgets
+from ablab.analysis.scaling import Axis
 from ablab.report.figures.canvas import Drawing
 from ablab.report.figures.cost import quality_and_cost
 from ablab.report.figures.curves import Panel
@@ -11,8 +12,10 @@ from ablab.report.figures.curves import curves as curve_panels
 from ablab.report.figures.detectable import detectable_effects
 from ablab.report.figures.forest import forest as forest_plot
 from ablab.report.figures.interactions import interaction_heatmap
+from ablab.report.figures.scaling import power_laws
 from ablab.report.figures.slopes import slopes as slope_plot
 from ablab.report.material import Material
+from ablab.report.tables import Row
 
 _TRAINING = "train_loss"
 
@@ -34,8 +37,8 @@ def detectable(material: Material, task: str) -> Drawing | None:
 
 def cost(material: Material, task: str) -> Drawing | None:
     """Quality against FLOPs, time, speed and memory; None if no run ended well."""
-    unequal = unequal_budgets(material.runs, task, material.comparisons.baseline)
-    return quality_and_cost(material.rows(task), material.direction(task), unequal, material.looks)
+    unequal = unequal_budgets(material.drawn(task), task, material.comparisons.baseline)
+    return quality_and_cost(_shown(material, task), material.direction(task), unequal, material.looks)
 
 
 def interaction(material: Material, task: str, factors: tuple[str, str]) -> Drawing | None:
@@ -44,6 +47,11 @@ def interaction(material: Material, task: str, factors: tuple[str, str]) -> Draw
     effects, resolved = found.matrix(*factors)
     effects.index.name, effects.columns.name = factors
     return interaction_heatmap(effects, resolved, found.metric)
+
+
+def scaling(material: Material, over: Axis) -> Drawing | None:
+    """Costs and quality over the length of the sequences or the parameters; None if the runs do not differ in it."""
+    return power_laws(material.scaling.get(over, []))
 
 
 def curves(material: Material, task: str) -> Drawing | None:
@@ -60,7 +68,7 @@ def curves(material: Material, task: str) -> Drawing | None:
 def differences(material: Material, task: str) -> Drawing | None:
     """The compared metric, variant minus baseline on the same seed, by step."""
     metric = material.comparisons.metrics[task]
-    bands = difference(material.runs, task, metric, material.comparisons.baseline, reader=material.curves)
+    bands = difference(material.drawn(task), task, metric, material.comparisons.baseline, reader=material.curves)
     return curve_panels([Panel("step", f"difference in {metric}", bands, zero=True)], material.looks, columns=1)
 
 
@@ -70,7 +78,7 @@ def trace(material: Material, task: str, metric: str) -> Drawing | None:
 
 
 def _panel(material: Material, task: str, metric: str, by: By) -> Panel:
-    found = aligned(material.runs, task, metric, by, material.curves)
+    found = aligned(material.drawn(task), task, metric, by, material.curves)
     return Panel(found.axis, metric, found.bands, found.diverged)
 
 
@@ -79,3 +87,8 @@ def _others(material: Material, task: str) -> list[By]:
     of_task = material.runs.table[material.runs.table["task"] == task]
     ok = of_task[of_task["status"] == "ok"]
     return ["seconds"] if (ok["tokens"] / ok["steps"]).nunique() < 2 else ["tokens", "seconds"]
+
+
+def _shown(material: Material, task: str) -> list[Row]:
+    shown = material.drawn(task).variants
+    return [row for row in material.rows(task) if row["variant"] in shown]

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from ablab.analysis.anova import anova
 from ablab.analysis.comparison import Comparisons, compare
+from ablab.analysis.scaling import Axis
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.report import drawings
@@ -108,6 +109,26 @@ class LoadedStudy:
             )
         return pd.DataFrame(rows)
 
+    def scaling(self) -> pd.DataFrame:
+        """One row per figure and series: its exponent over sequence length or parameters, with its interval."""
+        return pd.DataFrame(
+            [
+                {
+                    "over": one.x_name,
+                    "figure": one.y_name,
+                    "series": one.series,
+                    "exponent": one.alpha,
+                    "low": one.interval[0] if one.interval else math.nan,
+                    "high": one.interval[1] if one.interval else math.nan,
+                    "basis": one.basis,
+                    "seeds": one.seeds,
+                }
+                for found in self._material.scaling.values()
+                for exponents in found
+                for one in exponents
+            ]
+        )
+
     def anova(self, task: str | None = None) -> pd.DataFrame:
         """The type-II analysis of variance, with seed as a block. Raises UserError where it cannot be had."""
         chosen = self._task(task)
@@ -152,6 +173,10 @@ class Plots:
     def cost(self, task: str | None = None) -> Figure:
         """Quality against FLOPs, time, speed and memory, with Pareto fronts."""
         return self._drawn(drawings.cost, task)
+
+    def scaling(self, over: Axis = "seq_len") -> Figure:
+        """Costs and quality over the length of the sequences, or over the "parameters", on logarithmic axes."""
+        return self._drawn(lambda material, _: drawings.scaling(material, over), None)
 
     def interactions(self, first: str, second: str, task: str | None = None) -> Figure:
         """What the options of two factors do together beyond the sum of their effects."""

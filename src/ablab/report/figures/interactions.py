@@ -16,11 +16,14 @@ _COLOURS = LinearSegmentedColormap.from_list(
     "ablab", [(0, "#D55E00"), (0.5, "#D55E0000"), (0.5, "#0072B200"), (1, "#0072B2")]
 )
 _LINES = "#808080"
+_MOST_OPTIONS = 16  # of a factor; cells of more could not be read
 _SHADE = 0.75  # of the deepest colour, on which text can still be read
 
 
 def interaction_heatmap(effects: pd.DataFrame, resolved: pd.DataFrame, metric: str) -> Drawing | None:
-    """Rows are the options of one factor, columns those of another; hatched cells are not resolved, empty ones unknown.
+    """Rows are the options of one factor, columns those of another; hatched cells are not resolved.
+
+    None if nothing is known, or where the factors have more options than a figure can show.
 
     Args:
         effects: differences of differences in the metric's unit, NaN where a run is missing.
@@ -28,7 +31,7 @@ def interaction_heatmap(effects: pd.DataFrame, resolved: pd.DataFrame, metric: s
     """
     values = effects.to_numpy(dtype=float)
     finite = values[[[math.isfinite(value) for value in row] for row in values]] if values.size else values
-    if not finite.size:
+    if not finite.size or max(values.shape) > _MOST_OPTIONS:
         return None
     most = float(abs(finite).max()) or 1.0
     scale = Normalize(-most / _SHADE, most / _SHADE)

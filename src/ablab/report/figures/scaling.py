@@ -1,5 +1,72 @@
-"""How cost and quality grow with the length of the sequence or the size of the model, on logarithmic axes."""
+"""How costs and quality grow with the length of the sequences or the size of the model, on logarithmic axes."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+from ablab.analysis.scaling import Exponent
+from ablab.report import units
+from ablab.report.figures.canvas import MOST_VARIANTS, Drawing, add_legend, drawing, legend_below, panels
+from ablab.report.figures.looks import looks
+
 _COLUMNS = 2
+
+
+def power_laws(figures: Sequence[Sequence[Exponent]]) -> Drawing | None:
+    """One panel per figure, a line per series: points are means over runs, lines the fitted powers.
+
+    Args:
+        figures: the exponents of each figure, as `ablab.analysis.scaling.scaling` gives them.
+    """
+    drawn = [[one for one in found if one.alpha is not None][:MOST_VARIANTS] for found in figures]
+    drawn = [found for found in drawn if found]
+    if not drawn:
+        return None
+    names = list(dict.fromkeys(one.series for found in drawn for one in found))
+    look = looks(names, "")
+    with drawing():
+        across = min(_COLUMNS, len(drawn))
+        down, width = -(-len(drawn) // across), 3.7 * across + 0.6
+        columns, room = legend_below(names, width)
+        figure, panes = panels(width, 2.5 * down + 0.7 + room, across, down)
+        for axes, found in zip(panes, drawn, strict=False):
+            for one in found:
+                _line(axes, one, look[one.series].colour, look[one.series].marker)
+            _logarithmic(axes, found)
+        for axes in panes[len(drawn) :]:
+            axes.set_visible(False)
+        add_legend(figure, panes, columns)
+    return Drawing(figure, "Growth on logarithmic axes. " + " ".join(one.sentence for found in drawn for one in found))
+
+
+def _line(axes: Axes, one: Exponent, colour: str, marker: str) -> None:
+    x = np.array(one.x)
+    axes.plot(x, one.y, marker, color=colour, markersize=6, label=one.series)
+    if one.alpha is not None and one.scale is not None:
+        axes.plot(x, one.scale * x**one.alpha, "-", color=colour, linewidth=1.2)
+
+
+def _logarithmic(axes: Axes, found: Sequence[Exponent]) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    ticks = sorted({x for one in found for x in one.x})
+    axes.set_xticks(ticks if len(ticks) <= 6 else [ticks[0], ticks[len(ticks) // 2], ticks[-1]])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _text(value)))
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which(FuncFormatter(lambda value, _: _text(value)))
+    decades = math.log10(max(max(one.y) for one in found) / min(min(one.y) for one in found))
+    if decades > 1:
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(found[0].x_name)
+    axes.set_ylabel(found[0].y_name)
+
+
+def _text(value: float) -> str:
+    """Lengths in full, large counts with a prefix."""
+    return f"{value:,.4g}" if 1e-3 <= value < 1e4 else units.count(value) if value >= 1e4 else f"{value:.0e}"

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.wording import share
-from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, drawing, panels
+from ablab.report.figures.canvas import TEXT, Drawing, drawing, panels
 from ablab.report.figures.looks import Look
 
-_COLUMNS = 4
+_COLUMNS, _MOST = 4, 12
 _LETTERS = 26  # of a title
 _PANEL, _HEIGHT = 1.9, 2.4  # inches
 
@@ -22,7 +22,7 @@ def slopes(items: Sequence[Comparison], looks: dict[str, Look]) -> Drawing | Non
 
     A solid line is a seed on which the variant did better, a dashed one a seed on which it did not.
     """
-    shown = [item for item in items if item.differences][:MOST_VARIANTS]
+    shown = [item for item in items if item.differences][:_MOST]
     if not shown:
         return None
     columns = min(_COLUMNS, len(shown))

@@ -48,7 +48,9 @@ def per_task(material: Material, make: Callable[[str], Sequence[Block]], suite: 
     """
     blocks: list[Block] = []
     for task in [material.suite, *material.tasks] if suite and material.suite else material.tasks:
-        made = make(task)
+        made = list(make(task))
+        if made and task in material.tasks and not blocks and (left_out := material.left_out(task)):
+            blocks.append(Block(text=left_out))
         if made and len(material.tasks) > 1:
             blocks.append(Block(title=task))
             made = [Block(**{**vars(block), "sub": True}) if block.title else block for block in made]

@@ -14,7 +14,8 @@ from ablab.report.material import Material
 from ablab.report.units import MISSING
 
 _VARIANCE = "Type II, with the seed as a block; p is not adjusted. A second view, from which no verdict follows."
-_MOST_PAIRS = 6  # of factors that are drawn; the table has them all
+_MOST_PAIRS = 6  # of factors that are drawn
+_MOST_ROWS = 60  # of the table
 
 
 def interactions(material: Material) -> Section | None:
@@ -33,7 +34,7 @@ def interactions(material: Material) -> Section | None:
             )
             for number, pair in enumerate(found.pairs[:_MOST_PAIRS])
         ]
-        return [Block(text=found.sentence), *made, Block(table=_table(found)), *_variance(material, task)]
+        return [Block(text=found.sentence), *made, *_tables(found), *_variance(material, task)]
 
     made = per_task(material, blocks)
     if not made:
@@ -48,6 +49,8 @@ def interactions(material: Material) -> Section | None:
 
 
 def _variance(material: Material, task: str) -> list[Block]:
+    if len(material.drawn(task).variants) < sum(of == task for of, _ in material.runs.places):
+        return []  # it fits all variants at once, in a time that grows with the cube of their number
     try:
         found = anova(material.runs, task, material.comparisons.metrics[task])
     except UserError as reason:
@@ -66,8 +69,12 @@ def _variance(material: Material, task: str) -> list[Block]:
     return [Block(title="Analysis of variance", text=_VARIANCE, table=pd.DataFrame(rows), lines=found.notes)]
 
 
-def _table(found: Interactions) -> pd.DataFrame:
-    return pd.DataFrame([_row(item) for item in found.items])
+def _tables(found: Interactions) -> list[Block]:
+    """Of very many, those that are resolved and then the largest."""
+    ranked = sorted(found.items, key=lambda item: (not item.resolved, -abs(item.effect or 0.0)))[:_MOST_ROWS]
+    shown = [item for item in found.items if item in ranked] if len(found.items) > _MOST_ROWS else found.items
+    left_out = f"{len(shown)} of {len(found.items):,} are shown: those that are resolved, and then the largest."
+    return [Block(text=left_out if len(shown) < len(found.items) else "", table=pd.DataFrame(map(_row, shown)))]
 
 
 def _row(item: Interaction) -> dict[str, str]:

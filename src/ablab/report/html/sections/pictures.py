@@ -85,8 +85,7 @@ def _gather(runs: Runs, task: str) -> tuple[dict[tuple[str, bytes], list[str]], 
 def _first_seeds(runs: Runs, task: str) -> Iterator[tuple[str, Path, Record]]:
     """(what to call it, folder, record) of the lowest seed of each variant that ended well and left pictures."""
     for variant in variants(runs):
-        rows = runs.table[(runs.table["task"] == task) & (runs.table["variant"] == variant)]
-        ended = [(Path(path), runs.records[int(row)]) for row, path in zip(rows.index, rows["path"], strict=True)]
+        ended = [(Path(runs.paths[place]), runs.records[place]) for place in runs.places.get((task, variant), ())]
         made = [(folder, record) for folder, record in ended if record.status == "ok" and record.pictures]
         if made:
             folder, record = min(made, key=lambda each: each[1].seed)
