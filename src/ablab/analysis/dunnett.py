@@ -27,8 +27,8 @@ from ablab.analysis.estimates import LEVEL, FloatArray
 
 _NEGLIGIBLE = 1e-18  # probability that is left out on either side of s
 _FURTHEST = 9.0  # of z: beyond lies less than that
-_OF_S = np.polynomial.legendre.leggauss(256)
-_OF_Z = np.polynomial.legendre.leggauss(96)
+_PER_UNIT, _FEWEST, _MOST = 16, 64, 256  # nodes of s: for each unit of log s, and the limits of their number
+_OF_Z = np.polynomial.legendre.leggauss(64)
 
 
 @lru_cache(maxsize=256)
@@ -64,9 +64,10 @@ def _standard_errors(degrees: int) -> tuple[FloatArray, FloatArray]:
     """[nodes] values of s and the weights of an expectation over it, spaced evenly in log s: its tails are long."""
     chi = stats.chi(degrees, scale=1 / math.sqrt(degrees))
     low, high = math.log(chi.ppf(_NEGLIGIBLE)), math.log(chi.isf(_NEGLIGIBLE))
-    nodes, weights = _OF_S
+    nodes, weights = np.polynomial.legendre.leggauss(min(max(_FEWEST, math.ceil(_PER_UNIT * (high - low))), _MOST))
     s = np.exp(low + (high - low) * (nodes + 1) / 2)
-    return s, weights * (high - low) / 2 * s * chi.pdf(s)
+    mass = weights * s * chi.pdf(s)
+    return s, mass / mass.sum()
 
 
 def _log_none_exceeds(reach: FloatArray, size: int) -> FloatArray:
