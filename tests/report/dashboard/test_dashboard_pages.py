@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from boards import Board, board, until
+from chromium import Watched, chromium, watched
 from shown import VALUES, write_study
 from synthetic import study
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -30,25 +33,6 @@ CHARTS = """() => {
 }"""
 
 
-class Visit:
-    """A page, what it complained of and what it asked for."""
-
-    def __init__(self, page: Any) -> None:
-        self.page = page
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
-        page.on("console", self._heard)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self.asked.append(request.url))
-
-    def _heard(self, message: Any) -> None:
-        if message.type in ("error", "warning") and not any(words in message.text for words in OWN_COMPLAINTS):
-            self.complaints.append(message.text)
-
-    def outside(self, served: Board) -> list[str]:
-        return [url for url in self.asked if not url.startswith((served.address, "data:", "blob:"))]
-
-
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     folder: Path = write_study(tmp_path_factory.mktemp("runs") / "which", study(VALUES))
@@ -58,26 +42,27 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no Chromium here")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="there is no Playwright here")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield running
-        running.close()
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Visit]:
-    page = browser.new_page(viewport={"width": 1500, "height": 1300})
-    page.set_default_timeout(PATIENCE_MS)
-    yield Visit(page)
-    page.close()
+def visit(browser: Browser) -> Iterator[Watched]:
+    with watched(browser, 1500, 1300) as seen:
+        seen.page.set_default_timeout(PATIENCE_MS)
+        yield seen
 
 
-def test_the_address_that_is_printed_shows_margin_charts_of_the_variants(shown: Board, visit: Visit) -> None:
+def complaints(seen: Watched) -> list[str]:
+    return [text for text in seen.said if not any(words in text for words in OWN_COMPLAINTS)]
+
+
+def outside(seen: Watched, served: Board) -> list[str]:
+    return [address for address in seen.asked if not address.startswith((served.address, "data:", "blob:"))]
+
+
+def test_the_address_that_is_printed_shows_margin_charts_of_the_variants(shown: Board, visit: Watched) -> None:
     assert shown.process.stderr is not None
     address = shown.process.stderr.readline().split()[-1]
     visit.page.goto(address)
@@ -92,10 +77,10 @@ def test_the_address_that_is_printed_shows_margin_charts_of_the_variants(shown: 
     found = visit.page.evaluate(CHARTS)
     assert found["errors"] == []
     visit.page.wait_for_load_state("networkidle")
-    assert (visit.complaints, visit.outside(shown)) == ([], [])
+    assert (complaints(visit), outside(visit, shown)) == ([], [])
 
 
-def test_the_tab_of_hyper_parameters_has_a_row_per_run(shown: Board, visit: Visit) -> None:
+def test_the_tab_of_hyper_parameters_has_a_row_per_run(shown: Board, visit: Watched) -> None:
     visit.page.goto(f"{shown.address}#hparams")
     visit.page.get_by_text("diverged").last.wait_for()
     visit.page.wait_for_load_state("networkidle")
@@ -105,11 +90,11 @@ def test_the_tab_of_hyper_parameters_has_a_row_per_run(shown: Board, visit: Visi
         assert words.count(name) == 4
     assert words.count("diverged") == 1
     assert words.count("ok") == 11
-    assert (visit.complaints, visit.outside(shown)) == ([], [])
+    assert (complaints(visit), outside(visit, shown)) == ([], [])
 
 
 @pytest.mark.parametrize(("tab", "words"), [("text", "UNSTABLE"), ("images", "effects")])
-def test_verdicts_and_figures_are_on_their_tabs(shown: Board, visit: Visit, tab: str, words: str) -> None:
+def test_verdicts_and_figures_are_on_their_tabs(shown: Board, visit: Watched, tab: str, words: str) -> None:
     visit.page.goto(f"{shown.address}#{tab}&regexInput=%5Edashboard")
     visit.page.get_by_text(words).first.wait_for()
     if tab == "images":
@@ -118,4 +103,4 @@ def test_verdicts_and_figures_are_on_their_tabs(shown: Board, visit: Visit, tab:
         picture.wait_for()
         assert picture.evaluate(loaded)
     visit.page.wait_for_load_state("networkidle")
-    assert (visit.complaints, visit.outside(shown)) == ([], [])
+    assert (complaints(visit), outside(visit, shown)) == ([], [])

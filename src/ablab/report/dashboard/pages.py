@@ -9,37 +9,36 @@ from collections.abc import Iterator
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from ablab.analysis.comparison import Comparisons
-from ablab.analysis.pairing import variants
-from ablab.report.compare import render
+from ablab.report import drawings
 from ablab.report.dashboard.summaries import image, text
 from ablab.report.figures.canvas import Drawing, drawing
-from ablab.report.figures.detectable import detectable_effects
-from ablab.report.figures.forest import forest
-from ablab.report.figures.looks import looks
-from ablab.report.figures.slopes import slopes
+from ablab.report.formats.markdown import tables, verdicts
+from ablab.report.material import Material
 from ablab.results.collect import Runs
 
 _DOTS_PER_INCH = 144
-_FIGURES = {"effects": forest, "seed by seed": slopes, "what these seeds could have detected": detectable_effects}
+_FIGURES = {
+    "effects": drawings.forest,
+    "seed by seed": drawings.slopes,
+    "what these seeds could have detected": drawings.detectable,
+}
 
 
 def texts(comparisons: Comparisons, runs: Runs, name: str) -> Iterator[Summary.Value]:
     """The verdicts, and the tables that they rest on. Text of the user's is escaped."""
-    # Its parts are parted by empty lines, which no part has within; the verdicts are the last one.
-    tables, _, verdicts = render(comparisons, runs, "markdown").rstrip("\n").rpartition("\n\n")
     ends = Counter(record.status for record in runs.records)
     counted = ", ".join(f"{count} {status}" for status, count in ends.items())
-    yield text(f"{name}/verdicts", f"{len(runs.records)} runs: {counted}.\n\n{verdicts}")
-    if tables:
-        yield text(f"{name}/tables", tables)
+    yield text(f"{name}/verdicts", f"{len(runs.records)} runs: {counted}.\n\n{verdicts(comparisons)}")
+    yield text(f"{name}/tables", "\n\n".join(tables(comparisons, runs)))
 
 
-def pictures(comparisons: Comparisons, runs: Runs, task: str, prefix: str) -> Iterator[Summary.Value]:
-    """The figures of one task, as far as its runs have something to draw."""
-    look = looks(variants(runs), comparisons.baseline)
-    for title, draw in _FIGURES.items():
-        if drawn := draw(comparisons.of_task(task), look):
-            yield _picture(f"{prefix}/{title}", drawn)
+def pictures(comparisons: Comparisons, runs: Runs, name: str) -> Iterator[Summary.Value]:
+    """The figures of the suite and of each task, as far as their runs have something to draw."""
+    material = Material(runs, comparisons)
+    for part in [material.suite, *material.tasks] if material.suite else material.tasks:
+        for title, draw in _FIGURES.items():
+            if drawn := draw(material, part):
+                yield _picture(f"{name}/{part}/{title}", drawn)
 
 
 def _picture(tag: str, drawn: Drawing) -> Summary.Value:

@@ -51,7 +51,7 @@ def make_view(
     values = [
         *([layout(Layout(category=categories))] if categories else []),
         *texts(comparisons, runs, name),
-        *(value for task in comparisons.metrics for value in pictures(comparisons, runs, task, f"{name}/{task}")),
+        *pictures(comparisons, runs, name),
     ]
     events = {"": [event(0, values)]}
     for variant in variants(runs):

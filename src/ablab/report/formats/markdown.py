@@ -9,13 +9,22 @@ from ablab.results.collect import Runs
 
 def markdown(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
     """Tables and a list of verdicts."""
+    return "\n\n".join([*tables(comparisons, runs, by), verdicts(comparisons, by)])
+
+
+def tables(comparisons: Comparisons, runs: Runs, by: By | None = None) -> list[str]:
+    """Each table below its title."""
     parts = []
     for section in sections(comparisons, runs, by):
         cells = section.table.astype(str).map(_cell).rename(columns=_cell)
         text = cells.to_markdown(index=False, disable_numparse=True)
         parts.append(f"**{_cell(section.title)}**\n\n{text}")
-    parts.append("\n".join(_item(line) for line in verdict_lines(comparisons, by)))
-    return "\n\n".join(parts)
+    return parts
+
+
+def verdicts(comparisons: Comparisons, by: By | None = None) -> str:
+    """A list, the notes to a verdict below it."""
+    return "\n".join(_item(line) for line in verdict_lines(comparisons, by))
 
 
 def _item(line: str) -> str:
