@@ -16,7 +16,7 @@ import pytest
 from ablab.cli import main
 from ablab.cli.application import overrides_last
 from ablab.cli.commands import COMMANDS
-from ablab.results.record import Record
+from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE, write_record
 from ablab.training.run import new_record
 
@@ -161,10 +161,80 @@ def test_records_that_cannot_be_read(ablab: Ablab, tiny_config: TinyConfig, tmp_
     assert names(tmp_path) == [RECORD_FILE]
 
 
+@pytest.fixture
+def grid(tiny_config: TinyConfig, tmp_path: Path) -> Path:
+    """Two activations, two learning rates, four seeds each, in a folder that is named like a filter."""
+    for activation in ("relu", "gelu"):
+        for rate in (0.1, 0.2):
+            for seed in range(4):
+                overrides = [f"activation={activation}", f"optimizer.lr={rate}", f"seed={seed}"]
+                record = new_record(tiny_config(*overrides))
+                record.status, record.reason, record.index = "ok", None, int(activation == "gelu")
+                record.metrics = {
+                    "val_loss": 1 + seed / 10 + rate * (1 + seed / 50) + (activation == "gelu") * (0.1 + seed**2 / 999)
+                }
+                record.last = {"val_loss": [record.metrics["val_loss"] + 1, record.metrics["val_loss"]]}
+                record.primary = Metric(name="val_loss", split="val", direction="min")
+                write_record(tmp_path / "a=b" / "/".join(overrides), record)
+    return tmp_path / "a=b"
+
+
+def test_words_with_an_equals_sign_are_filters(ablab: Ablab, grid: Path) -> None:
+    every = ablab("compare", "./a=b", "--format", "csv").out
+    ended = ablab("compare", "./a=b", "activation=gelu", "--format", "csv", "optimizer.lr=0.1,0.2", "seed=range(0,4)")
+    assert ended.status == 0
+    assert "2 of 3 comparisons are shown (activation=gelu optimizer.lr=0.1,0.2); p is adjusted for all 3." in ended.out
+    assert "16 of 16 runs are compared (seed=range(0,4))" in ended.out
+    kept = [line for line in every.splitlines() if "activation=gelu" in line]
+    assert len(kept) == 2
+    assert set(kept) <= set(ended.out.splitlines())
+    assert not ended.out.endswith("\n\n")
+
+
+def test_several_folders_and_the_mean_of_the_last(ablab: Ablab, grid: Path) -> None:
+    first, second = (str(grid / f"activation={name}") for name in ("relu", "gelu"))
+    ended = ablab("compare", first, second, "--last", "2", "--by", "task")
+    assert ended.status == 0
+    assert "mean of the last 2 evaluations" in ended.out
+    assert ended.out.count("4/4 ok") == 4
+
+
+def test_a_report_takes_filters_too(ablab: Ablab, grid: Path) -> None:
+    ended = ablab("report", "./a=b", "activation=gelu", "--output", "out.html", "--last", "2")
+    assert (ended.status, ended.err) == (0, "")
+    page = Path("out.html").read_text()
+    assert "2 of 3 comparisons are shown (activation=gelu); p is adjusted for all 3." in page
+    assert "activation=relu,optimizer.lr=0.2" not in page
+
+
+@pytest.mark.parametrize("command", ["compare", "report"])
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["compare"], ["required: DIR; see ablab compare --help"]),
+        (["activation=gelu"], ["activation=gelu: give the folder of the runs before it"]),
+        (["./a=b", "activation=gel"], ["filter activation=gel: no run has activation=gel; did you mean gelu?"]),
+        (["./a=b", "activaton=gelu"], ["no run has a setting activaton; did you mean activation?"]),
+        (["./a=b", "~activation="], ["filter ~activation=: write it as key=value"]),
+        (["./a=b", "seed=9"], ["no run has seed=9"]),
+        (["./a=b", "--last", "11"], ["last 11: runs keep their last 10 evaluations"]),
+        (["./a=b", "--last", "3"], []),
+    ],
+)
+def test_filters_that_fit_nothing(ablab: Ablab, grid: Path, command: str, words: list[str], parts: list[str]) -> None:
+    if parts:
+        assert_refused(ablab(command, *words), *parts)
+    else:  # a verdict on nothing, with the reason for it
+        assert ablab(command, *words).status == 0
+
+
+def test_a_suite_that_is_none(ablab: Ablab, grid: Path) -> None:
+    assert_refused(ablab("compare", "./a=b", "--by", "suite"), "--by suite: one task is no suite")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["compare"], ["required: DIR|KEY=VALUE; see ablab compare --help"]),
         (["compare", ".", "--format", "xml"], ["--format", "'xml'", "json", "see ablab compare --help"]),
         (["dashboard", ".", "--port", "x"], ["--port", "'x'"]),
         (["bench"], ["see ablab bench --help"]),

@@ -20,7 +20,7 @@ from ablab.results.collect import Runs
 from ablab.results.looks import Look
 
 GOLDEN = Path(__file__).parent / "golden"
-FORMATS = ["terminal", "csv", "markdown", "json"]
+FORMATS = ["terminal", "csv", "markdown", "json", "latex"]
 
 
 def rendered(runs: Runs, format: str) -> str:
@@ -73,7 +73,7 @@ def test_machines_are_told_the_looks_and_the_confidence(runs: Runs, twice: Runs,
     assert estimate is not None
     assert document["comparisons"][0]["detectable"] == pytest.approx(detectable(estimate, 1 - confidence))
     rows = list(csv.DictReader(io.StringIO(rendered(shown, "csv"))))
-    assert [row["confidence"] for row in rows] == ["", str(confidence), str(confidence), "", ""]
+    assert [row["confidence"] for row in rows[:5]] == ["", str(confidence), str(confidence), "", ""]
 
 
 def test_the_terminal_marks_only_what_is_resolved(runs: Runs):
@@ -95,9 +95,11 @@ def test_no_number_is_cut_short_in_a_terminal(runs: Runs, monkeypatch: pytest.Mo
 
 def test_csv_has_a_row_per_variant_and_per_unwell_run(runs: Runs):
     rows = list(csv.DictReader(io.StringIO(rendered(runs, "csv"))))
-    assert [row["row"] for row in rows] == ["variant"] * 3 + ["run"] * 2
+    assert [row["row"] for row in rows] == ["variant"] * 3 + ["run"] * 2 + ["note"]
+    assert rows[1]["sentence"].startswith("gelu raises val_loss by 0.1010 (95% CI")
+    assert rows[5]["sentence"] == "baseline seed 5: failed (out of memory | [red]killed)."
     assert float(rows[1]["effect"]) == pytest.approx(0.101)
-    assert [row["reason"] for row in rows[3:]] == ["train_loss became nan at step 7", "out of memory | [red]killed"]
+    assert [row["reason"] for row in rows[3:5]] == ["train_loss became nan at step 7", "out of memory | [red]killed"]
 
 
 def test_json_has_every_figure_of_a_comparison(runs: Runs):
@@ -114,17 +116,39 @@ def test_json_has_every_figure_of_a_comparison(runs: Runs):
     assert document["runs"][-1]["value"] is None
 
 
+# What each of the odd cases is told, in every format.
+SAID = {
+    "one run": "one variant: nothing to compare.",
+    "one variant": "one variant: nothing to compare.",
+    "one seed": "gelu: +0.10 on 1 seed; an interval needs 3 seeds.",
+    "all failed": "one variant: nothing to compare.",
+    "all failed, two variants": "gelu: no seed has a metric from both this variant and the baseline (2 seeds planned)",
+    "baseline failed": "gelu: no seed has val_loss from both this variant and the baseline (3 seeds planned)",
+    "metric missing": "gelu: no seed has val_loss from both this variant and the baseline (1 seed planned)",
+    "metric NaN": "gelu: no seed has val_loss from both this variant and the baseline (1 seed planned)",
+    "unicode": "活性化 $x$: +0.20 (95% CI -0.05 to +0.45; adj. p = .074), 3 seeds, preliminary.",
+    "huge and tiny": "gelu: -2000000000000 (95% CI -4484137711750 to +484137711750; adj. p = .074), 3 seeds",
+    "unequal seeds": "gelu: +0.30, +0.10 on 2 seeds; an interval needs 3 seeds.",
+    "other task": "one variant: nothing to compare.",
+    "unknown fields": "gelu: +0.30, +0.10 on 2 seeds; an interval needs 3 seeds.",
+    "unequal metrics": "they are judged by different metrics (language by val_loss, vision by val_accuracy)",
+    "two hundred variants": "v199 raises val_loss by 2.11 (95% CI 1.99 to 2.23; Dunnett p < .001); 3/3 seeds",
+}
+
+
+def test_every_odd_case_is_told_something():
+    assert SAID.keys() == odd_runs().keys()
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("case", odd_runs())
-def test_odd_runs_are_shown_in_every_format(case: str, format: str):
+def test_odd_runs_are_told_what_is_odd_in_every_format(case: str, format: str):
     text = rendered(runs_of(odd_runs()[case]), format)
-    assert text.endswith("\n")
+    assert SAID[case] in text.replace("\\", "")  # of Markdown's escapes
     if format == "json":
         assert json.loads(text)["runs"]
-    if case.startswith("one ") and format != "csv":
-        assert ("one variant: nothing to compare." in text) == (case != "one seed")
 
 
 def test_an_unknown_format_names_those_there_are(runs: Runs):
-    with pytest.raises(UserError, match="choose one of terminal, csv, markdown, json"):
+    with pytest.raises(UserError, match="choose one of terminal, csv, markdown, json, latex"):
         rendered(runs, "yaml")

@@ -57,8 +57,8 @@ def test_a_mistake_is_one_line_and_exit_status_2(
 
 def test_the_commands_read_folders(tmp_path: Path):
     folder = write_runs(tmp_path / "runs", study(RECORDS))
-    assert compare_command([folder], "activation=gelu", format="markdown").count("BETTER") == 2
-    assert report_command([folder], tmp_path / "out.html") == tmp_path / "out.html"
+    assert compare_command([folder], baseline="activation=gelu", format="markdown").count("BETTER") == 2
+    assert report_command([folder], output=tmp_path / "out.html") == tmp_path / "out.html"
     with pytest.raises(UserError, match="no such folder"):
         report_command([tmp_path / "nowhere"])
 

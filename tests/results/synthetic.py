@@ -12,6 +12,7 @@ from ablab.results.collect import Runs, tabulate
 from ablab.results.record import Corpus, Cost, Metric, Record
 from ablab.results.store import METRICS_FILE, write_record
 
+ACCURACY = Metric(name="val_accuracy", split="val", direction="max")
 CORPUS = Corpus(name="tales", sha256="ab" * 32, size_bytes=1000, files=2)
 
 
@@ -111,4 +112,23 @@ def odd_runs() -> dict[str, list[Record]]:
         "huge and tiny": study({"relu": [1e12, 2e12, 3e12], "gelu": [1e-12, 2e-12, 4e-12]}),
         "unequal seeds": study({"relu": [1.0, 1.1], "gelu": [1.3, 1.2, 1.4, 1.5]}),
         "other task": [record(1), record(1, axes={"task": "vision", "activation": "gelu"})],
+        "unknown fields": [from_the_future(item) for item in study({"relu": [1.0, 1.1], "gelu": [1.3, 1.2]})],
+        "unequal metrics": [record(1), record(1, axes={"task": "vision"}, primary=ACCURACY)],
+        "two hundred variants": study(
+            {
+                f"v{variant:03}": [1 + variant / 100 + seed * (variant % 7) / 50 for seed in (1, 2, 3)]
+                for variant in range(200)
+            }
+        ),
     }
+
+
+def from_the_future(item: Record) -> Record:
+    """The record as this version reads it when a later one has written it, with fields of its own."""
+    data = item.to_dict()
+    data |= {
+        "karma": {"deep": [1]},
+        "cost": data["cost"] | {"joules": 12.5},
+        "primary": data["primary"] | {"unit": "nat"},
+    }
+    return Record.from_dict(data)

@@ -42,7 +42,7 @@ class Anova:
     notes: tuple[str, ...]  # what the model leaves out, and why
 
 
-def anova(runs: Runs, task: str, metric: str) -> Anova:
+def anova(runs: Runs, task: str, metric: str, last_k: int = 1) -> Anova:
     """The analysis of variance of `metric` over the finished runs of `task`.
 
     Raises:
@@ -50,7 +50,7 @@ def anova(runs: Runs, task: str, metric: str) -> Anova:
     """
     ols, anova_lm = _statsmodels()
     found = dimensions(runs, task)
-    data = _data(runs, task, metric, found)
+    data = _data(runs, task, metric, found, last_k)
     _check(task, found, data)
     terms = {"C(seed)": "seed", **{f"C(f{place})": one.name for place, one in enumerate(found)}}
     main = ols(f"y ~ {' + '.join(terms)}", data)
@@ -84,9 +84,9 @@ def _statsmodels() -> tuple[Any, Any]:
     return ols, anova_lm
 
 
-def _data(runs: Runs, task: str, metric: str, found: list[Dimension]) -> pd.DataFrame:
+def _data(runs: Runs, task: str, metric: str, found: list[Dimension], last_k: int) -> pd.DataFrame:
     """A row per finished run: y, seed, f0, f1, ...; names of factors may hold what a formula would trip over."""
-    values = {variant: outcomes(runs, task, variant, metric) for variant in (found[0].options if found else ())}
+    values = {variant: outcomes(runs, task, variant, metric, last_k) for variant in (found[0].options if found else ())}
     rows = [
         {"y": outcome.value, "seed": seed, **{f"f{place}": one.options[variant] for place, one in enumerate(found)}}
         for variant, side in values.items()

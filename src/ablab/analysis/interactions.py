@@ -150,11 +150,15 @@ class Interactions:
         return effects, resolved
 
 
-def interactions(runs: Runs, task: str, metric: str, baseline_variant: str) -> Interactions:
-    """Every pair of options on two factors, beside the options of `baseline_variant`."""
+def interactions(runs: Runs, task: str, metric: str, baseline_variant: str, last_k: int = 1) -> Interactions:
+    """Every pair of options on two factors, beside the options of `baseline_variant`.
+
+    Args:
+        last_k: the mean of so many last evaluations is compared; 1 for the final one.
+    """
     level = level_after(len(runs.looks))
     found = dimensions(runs, task)
-    values = {variant: outcomes(runs, task, variant, metric) for variant in (found[0].options if found else ())}
+    values = {variant: outcomes(runs, task, variant, metric, last_k) for variant in (found[0].options if found else ())}
     items = [
         _interaction(pair, options, cells, values, metric, level)
         for pair in itertools.combinations(found, 2)

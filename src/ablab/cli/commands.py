@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,34 +14,68 @@ from ablab.cli.application import run_hydra
 from ablab.cli.bench import bench
 from ablab.cli.endings import interrupt
 from ablab.cli.parsing import Command, Parser
+from ablab.errors import UserError
 
-FORMATS = ("terminal", "csv", "markdown", "json")
+FORMATS = ("terminal", "csv", "markdown", "json", "latex")
 
 
 def run_command(words: list[str]) -> int:
     parser = Parser(prog=f"ablab {words[0]}", description=COMMANDS[words[0]].__doc__)
     command = COMMANDS[words[0]](parser)
-    return command(parser.parse_args(words[1:])) or 0
+    # Where folders and filters are named, options may stand between them.
+    parse = parser.parse_intermixed_args if words[0] in ("compare", "report") else parser.parse_args
+    return command(parse(words[1:])) or 0
 
 
 def _add_comparison(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="a folder of runs")
+    parser.add_argument(
+        "words",
+        metavar="DIR|KEY=VALUE",
+        nargs="+",
+        help="folders of runs; and filters as overrides, attention=lsh,mla: seed=... and study=... restrict the runs "
+        "that are compared, any other the comparisons that are shown",
+    )
     parser.add_argument(
         "--baseline", metavar="OVERRIDES", help="for example attention=full; default: the first variant"
     )
     parser.add_argument("--metric", help="what to compare by; default: the task's primary metric")
     parser.add_argument("--margin", type=float, help="differences below this are equivalent, in the metric's unit")
+    parser.add_argument(
+        "--last", metavar="K", type=int, default=1, help="compare the mean of the last K evaluations (default: 1)"
+    )
+
+
+def _folders_and_filters(words: list[str]) -> tuple[list[Path], list[str]]:
+    """A word with "=" is a filter, unless what stands before it makes it a path: "./attention=lsh"."""
+    filters = [word for word in words if "=" in word and not {"/", os.sep} & set(word.partition("=")[0])]
+    folders = [Path(word) for word in words if word not in filters]
+    if not folders:
+        raise UserError(f"{' '.join(filters)}: give the folder of the runs before it; a folder of that name is ./...")
+    return folders, filters
+
+
+def _terms(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "baseline": options.baseline,
+        "metric": options.metric,
+        "margin": options.margin,
+        "last_k": options.last,
+    }
 
 
 def _compare(parser: argparse.ArgumentParser) -> Command:
     """Compare the variants in a folder of runs, paired by seed: a table and a verdict each."""
     _add_comparison(parser)
     parser.add_argument("--format", choices=FORMATS, default="terminal")
+    parser.add_argument(
+        "--by", choices=("suite", "task"), help="verdicts on all tasks together, or on each; default: both"
+    )
 
     def command(options: argparse.Namespace) -> None:
         from ablab.report.commands import compare_command
 
-        print(compare_command(options.folders, options.baseline, options.metric, options.margin, options.format))
+        folders, filters = _folders_and_filters(options.words)
+        print(compare_command(folders, filters, options.format, options.by, **_terms(options)), end="")
 
     return command
 
@@ -83,7 +118,8 @@ def _report(parser: argparse.ArgumentParser) -> Command:
     def command(options: argparse.Namespace) -> None:
         from ablab.report.commands import report_command
 
-        print(report_command(options.folders, options.output, options.baseline, options.metric, options.margin))
+        folders, filters = _folders_and_filters(options.words)
+        print(report_command(folders, filters, options.output, **_terms(options)))
 
     return command
 

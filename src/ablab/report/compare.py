@@ -13,6 +13,8 @@ from ablab.report.formats.markdown import markdown
 from ablab.report.formats.terminal import terminal
 from ablab.results.collect import Runs
 
+__all__ = ["By", "Format", "render"]
+
 Format = Literal["terminal", "csv", "markdown", "json", "latex"]
 _WRITERS = {"terminal": terminal, "csv": csv, "markdown": markdown, "json": json, "latex": latex}
 

@@ -28,20 +28,22 @@ class ConcludeSweep(Callback):
     """Compares the runs of a sweep when all of them have ended.
 
     Args:
-        baseline, metric, margin: as `ablab.analysis.comparison.compare` takes them; a study declares them.
+        baseline, metric, margin, last_k: as `ablab.analysis.comparison.compare` takes them; a study declares them.
 
     Raises:
         SystemExit: status 1 if some run is not ok, 2 if the runs cannot be compared. Hydra turns any other exception of
             a callback into a warning, and the sweep would seem to have gone well.
     """
 
-    def __init__(self, baseline: str | None = None, metric: str | None = None, margin: float | None = None) -> None:
-        self.baseline, self.metric, self.margin = baseline, metric, margin
+    def __init__(
+        self, baseline: str | None = None, metric: str | None = None, margin: float | None = None, last_k: int = 1
+    ) -> None:
+        self.baseline, self.metric, self.margin, self.last_k = baseline, metric, margin, last_k
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         try:
-            status = conclude_study(folder, self.baseline, self.metric, self.margin)
+            status = conclude_study(folder, self.baseline, self.metric, self.margin, self.last_k)
         except UserError as error:
             print(f"ablab: error: {error}", file=sys.stderr)
             raise SystemExit(MISTAKE) from error
@@ -50,14 +52,18 @@ class ConcludeSweep(Callback):
 
 
 def conclude_study(
-    folder: Path, baseline: str | None = None, metric: str | None = None, margin: float | None = None
+    folder: Path,
+    baseline: str | None = None,
+    metric: str | None = None,
+    margin: float | None = None,
+    last_k: int = 1,
 ) -> int:
     """Conclude, and say how many runs did not end well; the exit status of the sweep.
 
     Raises:
         UserError: as `conclude` does.
     """
-    statuses = conclude(folder, baseline, metric, margin)
+    statuses = conclude(folder, baseline, metric, margin, last_k)
     unwell = sum(status != "ok" for status in statuses)
     if unwell:
         print(f"ablab: {unwell} of {len(statuses)} runs did not end well; see the run health", file=sys.stderr)
@@ -65,14 +71,18 @@ def conclude_study(
 
 
 def conclude(
-    folder: Path, baseline: str | None = None, metric: str | None = None, margin: float | None = None
+    folder: Path,
+    baseline: str | None = None,
+    metric: str | None = None,
+    margin: float | None = None,
+    last_k: int = 1,
 ) -> list[str]:
     """Count the look, print the comparison, write the report; how the runs of the study in `folder` ended.
 
     A study whose runs were logged to Weights & Biases has its report there, too.
 
     Args:
-        baseline, metric, margin: as `ablab.analysis.comparison.compare` takes them.
+        baseline, metric, margin, last_k: as `ablab.analysis.comparison.compare` takes them.
 
     Raises:
         UserError: no runs, or they cannot be compared as asked.
@@ -90,16 +100,20 @@ def conclude(
     count_look(folder, [record.seed for _, record in find_records([folder]) if record.status in ("ok", "diverged")])
     runs = collect([folder])
     write_experiment(folder, runs.records)
-    comparisons = compare(runs, baseline, metric, margin)
+    comparisons = compare(runs, baseline, metric, margin, last_k)
     print(render(comparisons, runs), end="")
-    report = write_report([folder], None, baseline, metric, margin)
+    report = write_report([folder], None, baseline, metric, margin, last_k)
     print(f"report: {report}")
     show_in_wandb(folder, comparisons, runs, report)
     return [record.status for record in runs.records]
 
 
 def compare_so_far(
-    folder: Path, baseline: str | None = None, metric: str | None = None, margin: float | None = None
+    folder: Path,
+    baseline: str | None = None,
+    metric: str | None = None,
+    margin: float | None = None,
+    last_k: int = 1,
 ) -> None:
     """Print the comparison of the runs of `folder` that have ended: nothing is written, and no look is counted.
 
@@ -111,7 +125,7 @@ def compare_so_far(
 
     try:
         runs = collect([folder])
-        text = render(compare(runs, baseline, metric, margin), runs)
+        text = render(compare(runs, baseline, metric, margin, last_k), runs)
     except UserError:
         return
     print(text, end="")

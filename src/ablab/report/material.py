@@ -87,8 +87,8 @@ class Material:
 
     @cached_property
     def _interactions(self) -> dict[str, Interactions]:
-        metrics = self.comparisons.metrics
-        return {t: interactions(self.runs, t, metrics[t], self.comparisons.baseline) for t in self.tasks}
+        made = self.comparisons
+        return {t: interactions(self.runs, t, made.metrics[t], made.baseline, made.last_k) for t in self.tasks}
 
     def interactions(self, task: str) -> Interactions:
         """Those of the compared metric of `task`."""

@@ -168,7 +168,7 @@ def _refuse_ours(settings: Settings) -> None:
 def _terms(config: DictConfig) -> dict[str, Any]:
     """What the study declares of the comparison that it ends with."""
     node: Any = OmegaConf.select(config, "hydra.callbacks.conclude") or {}
-    return {name: node[name] for name in ("baseline", "metric", "margin") if name in node}
+    return {name: node[name] for name in ("baseline", "metric", "margin", "last_k") if name in node}
 
 
 def job_return(record: Record | None) -> JobReturn:

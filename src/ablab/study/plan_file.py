@@ -38,7 +38,7 @@ class Plan:
     command: list[str]  # its command line, without the name of the program
     working_folder: str  # that relative paths in configs are relative to
     python_path: list[str]  # where options of the user's are looked for
-    terms: dict[str, Any]  # of the comparison that the study ends with: baseline, metric, margin, as far as declared
+    terms: dict[str, Any]  # of the comparison that the study ends with: baseline, metric, margin, last_k, if declared
     runs: list[PlannedRun] | None  # None: learning rates or speeds are still being found out
 
 

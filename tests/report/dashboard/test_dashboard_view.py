@@ -115,7 +115,7 @@ def test_every_task_has_a_heading_of_its_own(tmp_path: Path) -> None:
     ]
     view = make_view(write_study(tmp_path / "both", tasks))
     assert [category.title for category in layout(view).category] == ["both: language", "both: vision"]
-    assert {tag.split("/")[1] for tag in values(view, "images")} == {"language", "vision"}
+    assert {tag.split("/")[1] for tag in values(view, "images")} == {"suite of 2 tasks", "language", "vision"}
 
 
 def test_the_verdicts_are_text_and_what_users_wrote_is_escaped(tmp_path: Path) -> None:

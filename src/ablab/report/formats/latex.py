@@ -23,7 +23,7 @@ _ESCAPED = {
     "<": "$<$",  # these three are other characters in LaTeX's oldest encoding
     ">": "$>$",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"\char34{}",  # \textquotedbl is not in every encoding
     "±": r"$\pm$",
     "²": "$^2$",
     "³": "$^3$",
@@ -103,7 +103,9 @@ def _cell(shown: str, is_number: bool) -> str:
 
 def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
     """What the table shows, and by which method."""
-    on = f" on {section.where}" if section.where else ""
+    is_suite = section.where and section.where not in comparisons.metrics
+    on = f" on {'the ' if is_suite else ''}{section.where}" if section.where else ""
+    family = " on the suite" if is_suite else " on all tasks" if section.where else ""
     if section.kind == "runs":
         return "Runs that did not end well."
     if section.kind == "cost":
@@ -115,7 +117,9 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
     }
     used = [said for name, said in methods.items() if name in {item.adjustment for item in items}]
     of = f" of the {comparisons.measured}" if comparisons.measured else ""
-    interval = f"{confidence(comparisons.level)} CI, {', or '.join(used)}, over all comparisons. " if used else ""
+    interval = (
+        f"{confidence(comparisons.level)} CI, {', or '.join(used)}, over all comparisons{family}. " if used else ""
+    )
     return text(
         f"Quality{on}: mean and standard deviation over seeds{of}. Effects against {comparisons.baseline} are paired "
         f"by seed. {interval}Bold: resolved."

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablab.analysis.comparison import Comparisons, compare
+from ablab.analysis.comparison import Comparisons
+from ablab.analysis.selection import compare_selected
 from ablab.errors import UserError
 from ablab.report.html.page import page
 from ablab.report.material import Material
@@ -21,18 +22,21 @@ def write_report(
     baseline: str | None = None,
     metric: str | None = None,
     margin: float | None = None,
+    last_k: int = 1,
+    filters: Sequence[str] = (),
 ) -> Path:
     """Write the report on all runs below `folders`, and return its path.
 
     Args:
         output: the file to write; default: `report.html` in the first folder.
-        baseline, metric, margin: as `compare` takes them.
+        baseline, metric, margin, last_k: as `compare` takes them.
+        filters: as `compare_selected` takes them.
 
     Raises:
         UserError: no runs, an unknown baseline or metric, or a place that cannot be written to.
     """
-    runs = collect(folders)
-    page = render_page(compare(runs, baseline, metric, margin), runs)
+    terms = {"baseline": baseline, "metric": metric, "margin": margin, "last_k": last_k}
+    page = render_page(*compare_selected(collect(folders), filters, **terms))
     path = output or folders[0] / REPORT_FILE
     try:
         write_atomically(path, page)

@@ -52,7 +52,7 @@ def _variance(material: Material, task: str) -> list[Block]:
     if len(material.drawn(task).variants) < sum(of == task for of, _ in material.runs.places):
         return []  # it fits all variants at once, in a time that grows with the cube of their number
     try:
-        found = anova(material.runs, task, material.comparisons.metrics[task])
+        found = anova(material.runs, task, material.comparisons.metrics[task], material.comparisons.last_k)
     except UserError as reason:
         return [Block(otherwise=f"{reason}.")]
     rows = [
