@@ -164,16 +164,19 @@ def test_added_seeds_and_variants_run_alone_and_the_look_is_counted(lab: Lab) ->
 
 @pytest.mark.slow
 def test_a_resumed_study_is_concluded_on_its_own_terms(lab: Lab) -> None:
-    """A margin that the study declares is one of them."""
-    terms = "+hydra.callbacks.conclude.margin=1000"
-    told = "within the declared margin of 1000"
-    assert told in lab.sweep("name=terms", "activation=relu,gelu", "seed=0,1,2,3", terms).out
+    """A margin that the study declares is one of them, and so is the mean of its last evaluations."""
+    terms = ("+hydra.callbacks.conclude.margin=1000", "+hydra.callbacks.conclude.last_k=2")
+    told, averaged = "within the declared margin of 1000", "val_loss: the mean of the last 2 evaluations of each run."
+    out = lab.sweep("name=terms", "activation=relu,gelu", "seed=0,1,2,3", *terms).out
+    assert told in out
+    assert averaged in out
     study = lab.folder / "outputs" / "terms"
     for path in (study / "activation=gelu" / "seed=3").rglob(RECORD_FILE):
         path.unlink()
     ended = lab.ablab("resume", str(study))
     assert [run[0] for run in ended.runs].count("ok") == 1
     assert told in ended.out
+    assert averaged in ended.out
 
 
 @pytest.mark.slow
