@@ -39,10 +39,10 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         "--baseline", metavar="OVERRIDES", help="for example attention=full; default: the first variant"
     )
     parser.add_argument("--metric", help="what to compare by; default: the task's primary metric")
-    parser.add_argument("--margin", type=float, help="differences below this are equivalent, in the metric's unit")
     parser.add_argument(
-        "--last", metavar="K", type=int, default=1, help="compare the mean of the last K evaluations (default: 1)"
+        "--margin", type=float, help="differences below this are equivalent, in the metric's unit; default: the study's"
     )
+    parser.add_argument("--last", metavar="K", type=int, help="compare the mean of the last K evaluations (default: 1)")
 
 
 def _folders_and_filters(words: list[str]) -> tuple[list[Path], list[str]]:
@@ -130,17 +130,13 @@ def _dashboard(parser: argparse.ArgumentParser) -> Command:
     parser.add_argument("--port", type=int, default=6006)
 
     def command(options: argparse.Namespace) -> None:
-        from ablab.errors import UserError
         from ablab.report.dashboard import serve
-        from ablab.study.plan_file import read_plan
+        from ablab.report.terms import terms_of
 
-        terms: dict[str, Any] = {}
-        with contextlib.suppress(UserError):  # a run, or runs of several studies: compared as `compare` does
-            terms = read_plan(options.folder).terms
         with contextlib.suppress(KeyboardInterrupt):
             with contextlib.suppress(ValueError):  # not in the main thread
                 signal.signal(signal.SIGTERM, interrupt)
-            serve(options.folder, options.port, **terms)
+            serve(options.folder, options.port, **terms_of([options.folder]))
 
     return command
 

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablab import __version__
 from ablab.cli.application import run_hydra, show_plan
 from ablab.cli.commands import COMMANDS, run_command
 from ablab.cli.endings import fail
 from ablab.errors import UserError
+from ablab.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from ablab import __version__
 from ablab.config.nearest import nearest
 from ablab.config.schema import AXES, CARRIED_OUT, Config
 from ablab.errors import UserError
+from ablab.version import __version__
 
 # Keys that do not change what a run computes: names of things, and where its results go.
 IDENTITY_EXCLUDES = frozenset(

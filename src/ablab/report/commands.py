@@ -8,6 +8,7 @@ from typing import Any
 
 from ablab.analysis.selection import compare_selected
 from ablab.report.compare import By, render
+from ablab.report.terms import terms_of
 from ablab.results.collect import collect
 
 
@@ -23,12 +24,12 @@ def compare_command(
     Args:
         filters: as `ablab.analysis.selection` reads them, "attention=lsh,full".
         format, by: as `render` takes them.
-        terms: `baseline`, `metric`, `margin`, `last_k`, as `ablab.analysis.comparison.compare` takes them.
+        terms: `baseline`, `metric`, `margin`, `last_k`, as `terms_of` takes them.
 
     Raises:
         UserError: as `collect`, `compare_selected` and `render` do.
     """
-    comparisons, runs = compare_selected(collect(folders), filters, **terms)
+    comparisons, runs = compare_selected(collect(folders), filters, **terms_of(folders, **terms))
     return render(comparisons, runs, format, by)
 
 
@@ -46,4 +47,4 @@ def report_command(
     """
     from ablab.report.html.write import write_report  # figures and templates take a second to import
 
-    return write_report(folders, output, filters=filters, **terms)
+    return write_report(folders, output, filters, **terms_of(folders, **terms))

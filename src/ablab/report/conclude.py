@@ -38,12 +38,12 @@ class ConcludeSweep(Callback):
     def __init__(
         self, baseline: str | None = None, metric: str | None = None, margin: float | None = None, last_k: int = 1
     ) -> None:
-        self.baseline, self.metric, self.margin, self.last_k = baseline, metric, margin, last_k
+        self.terms = {"baseline": baseline, "metric": metric, "margin": margin, "last_k": last_k}
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         try:
-            status = conclude_study(folder, self.baseline, self.metric, self.margin, self.last_k)
+            status = conclude_study(folder, **self.terms)
         except UserError as error:
             print(f"ablab: error: {error}", file=sys.stderr)
             raise SystemExit(MISTAKE) from error
@@ -51,38 +51,26 @@ class ConcludeSweep(Callback):
             raise SystemExit(status)
 
 
-def conclude_study(
-    folder: Path,
-    baseline: str | None = None,
-    metric: str | None = None,
-    margin: float | None = None,
-    last_k: int = 1,
-) -> int:
+def conclude_study(folder: Path, **terms: Any) -> int:
     """Conclude, and say how many runs did not end well; the exit status of the sweep.
 
     Raises:
         UserError: as `conclude` does.
     """
-    statuses = conclude(folder, baseline, metric, margin, last_k)
+    statuses = conclude(folder, **terms)
     unwell = sum(status != "ok" for status in statuses)
     if unwell:
         print(f"ablab: {unwell} of {len(statuses)} runs did not end well; see the run health", file=sys.stderr)
     return RUNS_NOT_OK if unwell else 0
 
 
-def conclude(
-    folder: Path,
-    baseline: str | None = None,
-    metric: str | None = None,
-    margin: float | None = None,
-    last_k: int = 1,
-) -> list[str]:
+def conclude(folder: Path, **terms: Any) -> list[str]:
     """Count the look, print the comparison, write the report; how the runs of the study in `folder` ended.
 
     A study whose runs were logged to Weights & Biases has its report there, too.
 
     Args:
-        baseline, metric, margin, last_k: as `ablab.analysis.comparison.compare` takes them.
+        terms: as `ablab.analysis.comparison.compare` takes them.
 
     Raises:
         UserError: no runs, or they cannot be compared as asked.
@@ -100,21 +88,15 @@ def conclude(
     count_look(folder, [record.seed for _, record in find_records([folder]) if record.status in ("ok", "diverged")])
     runs = collect([folder])
     write_experiment(folder, runs.records)
-    comparisons = compare(runs, baseline, metric, margin, last_k)
+    comparisons = compare(runs, **terms)
     print(render(comparisons, runs), end="")
-    report = write_report([folder], None, baseline, metric, margin, last_k)
+    report = write_report([folder], **terms)
     print(f"report: {report}")
     show_in_wandb(folder, comparisons, runs, report)
     return [record.status for record in runs.records]
 
 
-def compare_so_far(
-    folder: Path,
-    baseline: str | None = None,
-    metric: str | None = None,
-    margin: float | None = None,
-    last_k: int = 1,
-) -> None:
+def compare_so_far(folder: Path, **terms: Any) -> None:
     """Print the comparison of the runs of `folder` that have ended: nothing is written, and no look is counted.
 
     For a study that was interrupted. Where nothing can be compared yet, nothing is printed.
@@ -125,7 +107,7 @@ def compare_so_far(
 
     try:
         runs = collect([folder])
-        text = render(compare(runs, baseline, metric, margin, last_k), runs)
+        text = render(compare(runs, **terms), runs)
     except UserError:
         return
     print(text, end="")

@@ -27,6 +27,7 @@ from ablab.report.figures.canvas import Drawing
 from ablab.report.formats.contents import verdict_lines
 from ablab.report.material import Material
 from ablab.report.tables import run_rows, variant_rows
+from ablab.report.terms import terms_of
 from ablab.results.collect import Runs, collect
 
 
@@ -35,23 +36,25 @@ def load(
     baseline: str | None = None,
     metric: str | None = None,
     margin: float | None = None,
-    last_k: int = 1,
+    last_k: int | None = None,
 ) -> LoadedStudy:
     """The runs below `folders`, compared as `ablab compare` does.
 
     Args:
         baseline: overrides that name it, "attention=full"; default: the study's, else the first variant.
         metric: what to compare by; default: each task's primary metric.
-        margin: effects below it are equivalent, in the metric's unit. Declare it before looking.
-        last_k: compare the mean of the last k evaluations; default: the last one.
+        margin: effects below it are equivalent, in the metric's unit; default: the one that the study declares.
+        last_k: compare the mean of the last k evaluations; default: as the study says, else the last one.
 
     Raises:
         UserError: no such folder, no runs below it, or they cannot be compared as asked.
     """
     if not folders:
         raise UserError('load() needs the folder of a study, as in load("outputs/quickstart")')
-    runs = collect([Path(folder) for folder in folders])
-    return LoadedStudy(runs, compare(runs, baseline, metric, margin, last_k=last_k))
+    paths = [Path(folder) for folder in folders]
+    runs = collect(paths)
+    terms = terms_of(paths, baseline=baseline, metric=metric, margin=margin, last_k=last_k)
+    return LoadedStudy(runs, compare(runs, **terms))
 
 
 class LoadedStudy:

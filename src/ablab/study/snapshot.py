@@ -17,7 +17,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
-import ablab
+from ablab import version
 from ablab.config import conf_folder, studies_folder
 from ablab.study.supervision.preload import SNAPSHOT
 from ablab.study.supervision.warm import modules_of
@@ -55,7 +55,7 @@ def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[dict[st
 
 def _copy_package(copy: Path) -> None:
     """This package as it is when installed, with its configs inside, and the plugins that Hydra looks for."""
-    package = Path(ablab.__file__).parent
+    package = Path(version.__file__).parent
     shutil.copytree(package, copy / "ablab", ignore=_IGNORED)
     shutil.copytree(package.parent / "hydra_plugins" / "ablab", copy / "hydra_plugins" / "ablab", ignore=_IGNORED)
     shutil.copytree(conf_folder(), copy / "ablab" / "conf", ignore=_IGNORED, dirs_exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ablab import __version__
+from ablab.version import __version__
 
 TOLD_GIT_STATE = "ABLAB_GIT_STATE"  # environment variable
 

@@ -30,7 +30,7 @@ def serve(folder: Path, port: int = 6006, every_s: float = 30.0, **terms: Any) -
         folder: a run, a study, or any folder of them.
         port: where on 127.0.0.1; 0 for any that is free. The address is printed.
         every_s: so often it is looked whether runs have ended.
-        terms: of the comparison, `baseline`, `metric` and `margin`, as `ablab.analysis.comparison.compare` takes them.
+        terms: as `ablab.analysis.comparison.compare` takes them.
 
     Raises:
         UserError: there is nothing to show, or the port cannot be had.

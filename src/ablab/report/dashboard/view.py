@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
@@ -32,19 +33,17 @@ class View:
     records: list[Record]
 
 
-def make_view(
-    folder: Path, baseline: str | None = None, metric: str | None = None, margin: float | None = None
-) -> View:
+def make_view(folder: Path, **terms: Any) -> View:
     """The view of all runs below `folder`, as `ablab compare` sees them.
 
     Args:
-        baseline, metric, margin: as `ablab.analysis.comparison.compare` takes them.
+        terms: as `ablab.analysis.comparison.compare` takes them.
 
     Raises:
         UserError: no runs, or they cannot be compared as asked.
     """
     runs = collect([folder])
-    comparisons = compare(runs, baseline, metric, margin)
+    comparisons = compare(runs, **terms)
     name = folder.resolve().name or "runs"
     shown = {task: charts(runs, comparisons, task, f"{name}/{task}") for task in comparisons.metrics}
     categories = [category(f"{name}: {task}", found) for task, found in shown.items() if found]

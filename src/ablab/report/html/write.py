@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ablab.analysis.comparison import Comparisons
 from ablab.analysis.selection import compare_selected
@@ -19,27 +20,22 @@ REPORT_FILE = "report.html"
 def write_report(
     folders: Sequence[Path],
     output: Path | None = None,
-    baseline: str | None = None,
-    metric: str | None = None,
-    margin: float | None = None,
-    last_k: int = 1,
     filters: Sequence[str] = (),
+    **terms: Any,
 ) -> Path:
     """Write the report on all runs below `folders`, and return its path.
 
     Args:
         output: the file to write; default: `report.html` in the first folder.
-        baseline, metric, margin, last_k: as `compare` takes them.
-        filters: as `compare_selected` takes them.
+        filters, terms: as `compare_selected` takes them.
 
     Raises:
         UserError: no runs, an unknown baseline or metric, or a place that cannot be written to.
     """
-    terms = {"baseline": baseline, "metric": metric, "margin": margin, "last_k": last_k}
-    page = render_page(*compare_selected(collect(folders), filters, **terms))
+    text = render_page(*compare_selected(collect(folders), filters, **terms))
     path = output or folders[0] / REPORT_FILE
     try:
-        write_atomically(path, page)
+        write_atomically(path, text)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give another --output") from error
     return path

@@ -21,6 +21,7 @@ from ablab.report.units import figure
 _LAYER = re.compile(r"(?P<name>[^/]+/[^/]+)/layer_(?P<layer>\d+)")
 _MOST_PANELS = 6  # of one axis; the records have every figure
 _TRACE = {"schedule": "learning_rate"}  # axis -> the curve of metrics.csv that shows what it does
+_NONE = "No mechanism metrics were recorded."
 _MATRICES = (
     "The share of attention that queries of one modality (rows) give to the keys of another (columns), as means over "
     "seeds; a row adds up to 1. Colours: none at 0, deepest at 1."
@@ -30,6 +31,8 @@ _MATRICES = (
 def mechanism(material: Material) -> Section:
     def blocks(task: str) -> list[Block]:
         measured = _measured(material, task)
+        if measured.empty:
+            return [Block(otherwise=_NONE)]
         means = measured.groupby("variant", sort=False).mean()
         spread = measured.groupby("variant", sort=False).std()
         made = []
@@ -42,7 +45,7 @@ def mechanism(material: Material) -> Section:
         for place, matrix in enumerate(matrices(material.runs, task)):
             title, text = ("Attention between modalities", _MATRICES) if place == 0 else ("", "")
             made.append(Block(title=title, text=text, lines=[matrix.variant], grids=matrix.layers))
-        return made or [Block(otherwise="No mechanism metrics were recorded.")]
+        return made or [Block(otherwise=_NONE)]
 
     return Section(
         "mechanism",
@@ -53,10 +56,12 @@ def mechanism(material: Material) -> Section:
 
 
 def _measured(material: Material, task: str) -> pd.DataFrame:
-    """One row per run that ended well, its variant and the mechanism metrics that are finite in some of them."""
+    """One row per run that ended well: its variant and mechanism metrics, NaN where they are not finite."""
     table = material.runs.table
     ok = table[(table["task"] == task) & (table["status"] == "ok")]
     names = sorted({name for place in ok.index for name in material.runs.records[int(place)].mechanism})
+    if not names:
+        return pd.DataFrame()
     values = ok[names].astype(float).replace([math.inf, -math.inf], math.nan)
     return pd.concat([ok["variant"], values], axis=1)
 
