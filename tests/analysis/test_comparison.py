@@ -69,6 +69,13 @@ def test_a_copy_of_the_baseline_is_found_and_makes_no_claim():
     assert with_copy[1].p_adjusted == without.p_adjusted
 
 
+def test_a_copy_of_the_baseline_does_not_calm_the_pooled_variance():
+    values = {"relu": BASE[:3], "gelu": shifted(0.01, 3), "glu": shifted(0.02, 3)}
+    without = compare(runs_of(study(values))).items
+    with_copy = compare(runs_of(study({**values, "copy": BASE[:3]}))).items
+    assert [item.interval for item in with_copy[:2]] == [item.interval for item in without]
+
+
 def test_a_larger_model_with_the_same_metrics_is_no_copy():
     records = study({"relu": BASE, "gelu": BASE})
     for item in records[5:]:

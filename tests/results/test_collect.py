@@ -104,6 +104,16 @@ def test_variants_that_a_study_names_are_known_by_their_names():
     assert list(runs.table["variant"]) == ["base", "wide", "optimizer.lr=0.3"]
 
 
+def test_a_named_variant_has_the_choices_of_its_first_run():
+    """Its settings may differ between tasks."""
+    named = {"design": {"variants": {"base": {}, "wide": {}}}}
+    runs = runs_of(
+        record(axes={"task": task}, variant=name, settings={**named, "optimizer": {"lr": lr}})
+        for task, name, lr in (("recall", "base", 0.1), ("recall", "wide", 0.2), ("text", "wide", 0.3))
+    )
+    assert runs.choices == {"base": {"optimizer.lr": "0.1"}, "wide": {"optimizer.lr": "0.2"}}
+
+
 def test_folders_without_runs(tmp_path: Path):
     with pytest.raises(UserError, match=r"no runs here \(no record.json"):
         collect([tmp_path])
