@@ -115,7 +115,7 @@ def test_a_study_so_far_is_shown_and_nothing_is_written(tmp_path: Path, capsys: 
     before = sorted(folder.rglob("*"))
     compare_so_far(folder)
     assert capsys.readouterr().out == compare_command([folder])
-    compare_so_far(folder, "activation=gelu")
+    compare_so_far(folder, baseline="activation=gelu")
     assert "BETTER      relu lowers val_loss" in capsys.readouterr().out
     assert sorted(folder.rglob("*")) == before
 

@@ -1,0 +1,190 @@
+"""The sections of the report: each holds what its heading says, with the numbers of the analysis."""
+
+from __future__ import annotations
+
+
+import pandas as pd
+import pytest
+from synthetic import cost, record, runs_of, study
+from worlds import TOGETHER, factorial, lengths, write
+
+from ablab.analysis.comparison import compare
+from ablab.analysis.power import detectable
+from ablab.report.figures.canvas import MOST_VARIANTS
+from ablab.report.html.page import page
+from ablab.report.html.sections.base import Block, Section
+from ablab.report.html.sections.cost import cost as cost_section
+from ablab.report.html.sections.curves import learning
+from ablab.report.html.sections.effects import effects
+from ablab.report.html.sections.interactions import interactions
+from ablab.report.html.sections.pairs import pairs
+from ablab.report.html.sections.power import power
+from ablab.report.html.sections.provenance import differing_settings
+from ablab.report.html.sections.scaling import scaling
+from ablab.report.html.sections.verdicts import verdicts
+from ablab.report.material import Material
+from ablab.results.collect import collect
+from ablab.results.record import Record
+
+
+def material(records: list[Record], **terms: float) -> Material:
+    runs = runs_of(records)
+    return Material(runs, compare(runs, **terms))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    runs = collect([write(tmp_path_factory.mktemp("study"), factorial())])
+    return Material(runs, compare(runs))
+
+
+def block(section: Section | None, title: str) -> Block:
+    assert section is not None
+    return next(each for each in section.blocks if each.title == title)
+
+
+def tables(section: Section | None) -> list[pd.DataFrame]:
+    assert section is not None
+    return [each.table for each in section.blocks if each.table is not None]
+
+
+def test_the_verdicts_are_counted_in_a_sentence(world: Material) -> None:
+    assert verdicts(world).glance == "5 comparisons over 5 seeds: 2 better, 1 unstable, 2 worse."
+
+
+def test_a_suite_comes_before_its_tasks() -> None:
+    other = [record(item.seed, item.metrics["val_loss"], axes={**item.axes, "task": "vision"}) for item in _three()]
+    both = material([*_three(), *other])
+    assert verdicts(both).glance == "1 comparison on the suite of 2 tasks over 3 seeds: 1 worse."
+    assert [task for task, _ in verdicts(both).groups] == ["suite of 2 tasks", "language", "vision"]
+    for section in (effects(both), pairs(both), power(both)):
+        assert section is not None
+        titles = [each.title for each in section.blocks if each.title]
+        assert titles == ["suite of 2 tasks", "language", "vision"]
+        assert section.blocks[1].figure
+
+
+def _three() -> list[Record]:
+    return study({"relu": [1.0, 1.1, 1.2], "gelu": [1.3, 1.41, 1.5]})
+
+
+def test_what_could_have_been_detected_is_a_row_per_comparison(world: Material) -> None:
+    (table,) = tables(power(world))
+    items = [item for item in world.comparisons.items if item.estimate]
+    assert list(table["variant"]) == [item.label for item in items]
+    for row, item in zip(table.to_dict("records"), items, strict=True):
+        assert item.estimate is not None
+        assert float(row["detectable"]) == pytest.approx(detectable(item.estimate), rel=0.05)
+        assert row["seeds to resolve what was found"].count("to") == 1
+
+
+def test_with_a_margin_the_seeds_are_those_that_resolve_it() -> None:
+    (table,) = tables(power(material(_three(), margin=0.01)))
+    assert "seeds to resolve the margin" in table.columns
+
+
+def test_without_an_interval_there_is_nothing_to_detect() -> None:
+    assert power(material(study({"relu": [1.0, 1.1], "gelu": [1.2, 1.3]}))) is None
+    assert pairs(material([record()])) is None
+
+
+def test_budgets_that_differ_are_marked_in_the_table_and_in_the_words_of_the_figure(world: Material) -> None:
+    (table,) = tables(cost_section(world))
+    marked = dict(zip(table["variant"], table["budget"], strict=True))
+    assert marked["activation=relu,attention=lsh"] == "+20% FLOPs"
+    assert marked["activation=gelu,attention=full"] == ""
+    assert "activation=relu,attention=lsh at another budget (+20% FLOPs)" in str(cost_section(world).blocks[0].figure)
+
+
+def test_equal_budgets_need_no_column() -> None:
+    (table,) = tables(cost_section(material(_three())))
+    assert "budget" not in table.columns
+
+
+def test_the_front_is_named_in_words() -> None:
+    records = study({"a": [1.0, 1.0], "b": [0.9, 0.9], "c": [1.2, 1.2]})
+    for item, flops in zip(records, (100, 100, 200, 200, 300, 300), strict=True):
+        item.cost = cost(item, flops_total=flops)
+    words = str(cost_section(material(records)).blocks[0].figure)
+    assert "training FLOPs: activation=a, activation=b on the front." in words  # c costs more, and is worse
+
+
+def test_curves_show_differences_and_the_time_to_the_target(world: Material) -> None:
+    section = learning(world)
+    assert section.blocks[0].figure
+    assert "activation=gelu,attention=windowed diverged" in str(section.blocks[0].figure)
+    assert block(section, "Difference to the baseline, seed by seed").figure
+    table = block(section, "Time to target").table
+    assert table is not None
+    reached = dict(zip(table["variant"], table["reached"], strict=True))
+    assert reached["activation=relu,attention=full"] == "5/5"  # by definition
+    assert reached["windowed"] == "5/5"
+    # The worlds' curves fall as 20 / step, each to its own loss: who ends lower is there sooner.
+    factors = dict(zip(table["variant"], table["step"], strict=True))
+    assert float(factors["windowed"].removeprefix("× ")) < 1
+    assert factors["lsh"] == "–"  # not every seed of it came so far
+
+
+def test_interactions_are_in_the_unit_of_the_metric(world: Material) -> None:
+    section = interactions(world)
+    assert block(section, "activation and attention").figure
+    table = next(each for each in tables(section) if "together" in each)
+    found = table.set_index("together")["beyond the sum, val_loss"]
+    assert float(found["activation=gelu and attention=lsh"]) == pytest.approx(TOGETHER, abs=0.01)
+    assert list(table["resolved"]) == ["no", "yes"]
+    variance = block(section, "Analysis of variance").table
+    assert variance is not None
+    assert list(variance["source"]) == ["seed", "activation", "attention", "activation:attention", "residual"]
+
+
+def test_a_design_that_cannot_see_interactions_says_so() -> None:
+    chosen = [{"attention": "full"}, {"attention": "lsh"}, {"attention": "full", "activation": "gelu"}]
+    records = [record(seed, 1.0 + seed / 10, axes=axes) for axes in chosen for seed in (1, 2, 3)]
+    section = interactions(material(records))
+    assert section is not None
+    assert [each.otherwise[:40] for each in section.blocks] == ["This design cannot see interactions: no "]
+    assert interactions(material(_three())) is None  # one factor
+
+
+def test_exponents_are_those_that_were_planted() -> None:
+    section = scaling(material(lengths()))
+    assert section is not None
+    assert [each.title for each in section.blocks] == ["By seq_len"]
+    assert section.blocks[0].figure
+    (table,) = tables(section)
+    found = table.set_index(["series", "figure"])["exponent"].astype(float)
+    assert found["attention=full", "seconds_per_step"] == pytest.approx(2, abs=0.1)
+    assert found["attention=lsh", "seconds_per_step"] == pytest.approx(1, abs=0.1)
+    assert found["attention=lsh", "flops_per_step"] == pytest.approx(1, abs=0.01)
+    assert scaling(material(_three())) is None
+
+
+def test_of_two_hundred_variants_the_figures_show_some_and_the_tables_all() -> None:
+    losses = {f"option{number:03}": [1.0 + number / 1000, 1.1, 1.2 + number / 700] for number in range(200)}
+    many = material(study(losses))
+    section = effects(many)
+    assert section.blocks[0].text.startswith(f"Figures show {MOST_VARIANTS} of 200 variants")
+    (table,) = tables(section)
+    assert len(table) == 200
+    assert len(page(many).encode()) < 3_000_000
+
+
+def test_settings_that_differ_are_told_once_for_those_who_share_them() -> None:
+    records = study({"relu": [1.0, 1.1], "gelu": [1.2, 1.3], "glu": [1.4, 1.5]})
+    for item in records:
+        item.config = {**item.config, "activation": {"_target_": item.axes["activation"]}, "model": {"d_model": 64}}
+        item.config["optimizer"] = {"lr": 0.1 if item.axes["activation"] == "glu" else 0.3, "betas": [0.9, 0.99]}
+    found = differing_settings(runs_of(records))
+    assert set(found["key"]) == {"activation._target_", "optimizer.lr"}
+    shared = found[(found["key"] == "optimizer.lr") & (found["value"] == "0.3")]
+    assert shared["variants"].iloc[0].count(";") == 1
+
+
+def test_a_setting_that_only_some_have_differs() -> None:
+    records = study({"relu": [1.0], "gelu": [1.2]})
+    records[1].config = {**records[1].config, "attention": {"window": 8}}
+    assert list(differing_settings(runs_of(records))["key"]) == ["attention.window"]
+
+
+def test_a_report_needs_no_curves() -> None:
+    assert "No learning curves" in page(material(_three()))
