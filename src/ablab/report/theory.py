@@ -44,7 +44,7 @@ class Theory:
         return any(row.has_window for row in self.reached)
 
 
-def theory(runs: Runs, task: str) -> Theory | None:
+def theory(runs: Runs, task: str, last_k: int = 1) -> Theory | None:
     """None if nothing is known of the task as a whole."""
     primary = runs.primary.get(task)
     if primary is None:
@@ -55,7 +55,7 @@ def theory(runs: Runs, task: str) -> Theory | None:
     for variant, found in records.items():
         ok = [record for record in found if record.status == "ok"]
         own = oracle.known(found, primary.name)
-        values = [value for record in ok if math.isfinite(value := value_of(record, primary.name))]
+        values = [value for record in ok if math.isfinite(value := value_of(record, primary.name, last_k))]
         if found:
             bound = oracle.own_ceiling(ok, own)
             reached.append(Reached(variant, values, bound, own.get(bound, known.get(bound))))

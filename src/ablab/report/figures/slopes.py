@@ -12,7 +12,7 @@ from ablab.analysis.wording import share
 from ablab.report.figures.canvas import TEXT, Drawing, drawing, panels
 from ablab.report.figures.looks import Look
 
-_COLUMNS, _MOST = 4, 12
+_COLUMNS, _MOST = 4, 8
 _LETTERS = 26  # of a title
 _PANEL, _HEIGHT = 1.9, 2.4  # inches
 

@@ -62,7 +62,6 @@ def page(material: Material) -> str:
         comparisons=comparisons,
         confidence=confidence(comparisons.level),
         n_looks=len(runs.looks),
-        last_k=comparisons.last_k,
         n_runs=len(runs.records),
         verdicts=verdicts(material),
         sections=found,

@@ -23,6 +23,9 @@ def to_svg(shown: Drawing | None, name: str) -> Markup | None:
         return None
     buffer = io.StringIO()
     with drawing():
+        if engine := shown.figure.get_layout_engine():  # else saving draws the whole figure once more for it
+            engine.execute(shown.figure)
+            shown.figure.set_layout_engine("none")
         shown.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]

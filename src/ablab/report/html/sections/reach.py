@@ -19,7 +19,7 @@ def reach(material: Material) -> Section | None:
 
     def blocks(task: str) -> list[Block]:
         nonlocal windows
-        known = theory(material.runs, task)
+        known = theory(material.runs, task, material.comparisons.last_k)
         if known is None:
             return []
         windows = windows or known.windows
