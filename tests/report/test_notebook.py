@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from ablab import load
 from ablab.errors import UserError
 from ablab.report.compare import render
 from ablab.report.notebook import LoadedStudy
+
+NOTEBOOK = Path(__file__).parents[2] / "experiments" / "quickstart.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,22 @@ def test_every_figure_is_a_figure_with_something_in_it(study: LoadedStudy) -> No
     for figure in [*figures, plot.interactions("activation", "attention")]:
         assert isinstance(figure, Figure)
         assert any(axes.has_data() or axes.texts for axes in figure.axes)
+        assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook asks for
+
+
+def test_the_notebook_of_the_quickstart_runs_and_was_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    write(tmp_path / "outputs" / "quickstart", factorial())
+    (tmp_path / "experiments").mkdir()
+    monkeypatch.chdir(tmp_path / "experiments")
+    names: dict[str, object] = {}
+    for source in code:
+        exec(source, names)
+    assert isinstance(names["study"], LoadedStudy)
+    shown = [output["data"] for cell in cells for output in cell.get("outputs", [])]
+    assert len(shown) == len(code)
+    assert sum("image/png" in data for data in shown) == sum("plot" in source for source in code)
 
 
 def test_mistakes_are_said_in_a_line(tmp_path: Path, study: LoadedStudy) -> None:

@@ -87,6 +87,7 @@ def _run(seed: int, loss: float, attention: str, activation: str) -> Record:
     keys = {f"attention/keys_visited/layer_{layer}": 64.0 / (1 + layer * (attention != "full")) for layer in range(3)}
     item.mechanism = {
         "activation/zero_share": 0.5, "activation/dead_share": 0.01, "attention/keys_visited": 40.0,
+        "attention/mass_captured": 0.9,
         "schedule/learning_rate_last": 1e-4, **layers, **keys,
     }  # fmt: skip
     return item

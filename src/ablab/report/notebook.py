@@ -186,9 +186,6 @@ class Plots:
         return self._drawn(lambda material, chosen: drawings.interaction(material, chosen, (first, second)), task)
 
     def _drawn(self, draw: Callable[[Material, str], Drawing | None], task: str | None) -> Figure:
-        # A notebook shows a figure by what pyplot has registered for it.
-        import matplotlib.pyplot  # noqa: F401
-
         chosen = choose_task(self._material, task)
         found = draw(self._material, chosen)
         if found is None:

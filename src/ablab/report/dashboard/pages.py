@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 
@@ -11,12 +10,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from ablab.analysis.comparison import Comparisons
 from ablab.report import drawings
 from ablab.report.dashboard.summaries import image, text
-from ablab.report.figures.canvas import Drawing, drawing
+from ablab.report.figures.canvas import DOTS_PER_INCH, Drawing
 from ablab.report.formats.markdown import tables, verdicts
 from ablab.report.material import Material
 from ablab.results.collect import Runs
 
-_DOTS_PER_INCH = 144
 _FIGURES = {
     "effects": drawings.forest,
     "seed by seed": drawings.slopes,
@@ -42,8 +40,5 @@ def pictures(comparisons: Comparisons, runs: Runs, name: str) -> Iterator[Summar
 
 
 def _picture(tag: str, drawn: Drawing) -> Summary.Value:
-    width, height = (int(inches * _DOTS_PER_INCH) for inches in drawn.figure.get_size_inches())
-    png = io.BytesIO()
-    with drawing():
-        drawn.figure.savefig(png, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
-    return image(tag, png.getvalue(), width, height, drawn.alt)
+    width, height = (int(inches * DOTS_PER_INCH) for inches in drawn.figure.get_size_inches())
+    return image(tag, drawn.figure.png(), width, height, drawn.alt)

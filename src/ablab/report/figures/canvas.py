@@ -6,6 +6,7 @@ that they follow its light and dark themes.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 TEXT = "#010203"
+DOTS_PER_INCH = 144  # of pictures; in the report figures have no pixels
 MOST_VARIANTS = 24  # that one figure tells apart; the tables beside it have them all
 
 # Of a legend, in inches: a letter and a line of its text on average, its marker with the gaps; lines with room anyway.
@@ -41,11 +43,25 @@ _RC: dict[Any, Any] = {  # Matplotlib types the names as literals
 }
 
 
+class ShownFigure(Figure):
+    """A figure that a notebook shows as it is, whether or not pyplot has been set up there."""
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+    def png(self) -> bytes:
+        """On white: the colour of its text is made for the page that the report sets it into."""
+        buffer = io.BytesIO()
+        with drawing():
+            self.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="white")
+        return buffer.getvalue()
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure and what it shows."""
 
-    figure: Figure
+    figure: ShownFigure
     alt: str  # in words, numbers included: for those who cannot see it
 
 
@@ -57,9 +73,9 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def panels(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+def panels(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[ShownFigure, list[Axes]]:
     """A figure of so many inches with its axes, row by row. Call within `drawing()`."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     return figure, [axes[row, column] for row in range(rows) for column in range(columns)]
 
