@@ -1,5 +1,7 @@
 """Many records in one table: what counts as a factor, a variant and a task."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,25 @@ def test_folders_without_runs(tmp_path: Path):
         collect([tmp_path])
     with pytest.raises(UserError, match="no such folder"):
         collect([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="xxx: no such folder"):  # a name that no file system takes
+        collect([tmp_path / ("x" * 300)])
+    write_runs(tmp_path / "some", [record()])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="none: no runs here"):  # one of those that are named, too
+        collect([tmp_path / "some", tmp_path / "none"])
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_one_without_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_runs(tmp_path, [record(1), record(2)])
+    scan = os.scandir
+
+    def locked(path: str) -> object:  # for root no folder is
+        if Path(path).name == "1":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(UserError, match=r"1: cannot be read \(Permission denied\), and may hold runs"):
+        collect([tmp_path])

@@ -97,29 +97,37 @@ def find_records(folders: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
     """Every record below `folders`, each with the folder of its run, in the order of their paths, and each once.
 
     Raises:
-        UserError: a folder does not exist, none of them holds a record, or a record cannot be read.
+        UserError: a folder does not exist, cannot be read or holds no record, or a record cannot be read.
     """
     found = set()
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # Path's own raises for names that are too long and for parents out of reach
             raise UserError(f"{folder}: no such folder")
-        for path in _record_files(folder):
+        files = _record_files(folder)
+        if not files:
+            raise UserError(
+                f"{folder}: no runs here (no {RECORD_FILE} in it or below); give the folder of a run or a sweep"
+            )
+        for path in files:
             if (file := _identity(path)) not in found:  # a sweep and one of its runs may both be named
                 found.add(file)
                 yield path.parent, read_record(path)
-    if not found:
-        named = ", ".join(str(folder) for folder in folders)
-        raise UserError(f"{named}: no runs here (no {RECORD_FILE} in it or below); give the folder of a run or a sweep")
 
 
 def _record_files(folder: Path) -> list[Path]:
     """In the order of their paths, without those of runs that are no part of what is compared."""
     files = []
-    for below, folders, names in os.walk(folder):
+    for below, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if name not in (TUNING_FOLDER, PILOT_FOLDER)]
         if RECORD_FILE in names:
             files.append(Path(below, RECORD_FILE))
     return sorted(files, key=lambda path: path.parts)
+
+
+def _refuse(error: OSError) -> None:
+    """Runs that cannot be read are not runs that were not made: to leave them out would change what is concluded."""
+    if not isinstance(error, FileNotFoundError):  # removed meanwhile
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}), and may hold runs") from error
 
 
 def _identity(path: Path) -> object:
