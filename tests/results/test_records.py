@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,28 @@ def test_colleagues_can_read_the_file(tmp_path: Path):
     path = tmp_path / "deep" / "file.txt"
     write_atomically(path, "x")
     assert path.stat().st_mode & 0o044 == 0o044
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"seed": True}, "seed is True"),
+        ({"status": "fine"}, "status is 'fine'"),
+        ({"variant": None}, "variant is None"),
+        ({"axes": {"attention": ["full"]}}, "axes is {'attention': ['full']}"),
+        ({"config": [["seed", 1]]}, "config is [['seed', 1]]"),
+        ({"metrics": {"val_loss": "low"}}, "metrics is {'val_loss': 'low'}"),
+        ({"primary": {"name": "val_loss", "split": "val", "direction": "down"}}, "primary.direction is 'down'"),
+        ({"cost": {"parameters": 1.5}}, "cost.parameters is 1.5"),
+        ({"remarks": "fast"}, "remarks is 'fast'"),
+        ({"versions": {"torch": 2}}, "versions is {'torch': 2}"),
+    ],
+)
+def test_a_record_with_a_field_of_another_type_is_damaged(changes: dict[str, object], said: str):
+    with pytest.raises(UserError, match=re.escape(f"a damaged record: {said}")):
+        Record.from_dict(record().to_dict() | changes)
+
+
+def test_a_value_of_theory_that_is_no_number_is_nan():
+    assert math.isnan(Record.from_dict(record().to_dict() | {"oracle": {"ceiling": None}}).oracle["ceiling"])

@@ -72,8 +72,8 @@ def relative_difference(pairs: Pairs, measure: Callable[[Record], float | None])
 
 def _tuning(pairs: Pairs) -> str | None:
     """Each at its own best learning rate, or only one of the two."""
-    own = {a.tuning["chosen"] if a.tuning else None for a, _ in pairs}
-    base = {b.tuning["chosen"] if b.tuning else None for _, b in pairs}
+    own = {a.tuning.get("chosen") if a.tuning else None for a, _ in pairs}
+    base = {b.tuning.get("chosen") if b.tuning else None for _, b in pairs}
     if len(own) != 1 or len(base) != 1 or own == base == {None}:
         return None
     rate, other = own.pop(), base.pop()
@@ -92,7 +92,7 @@ _MATCHED: dict[str, tuple[str, Callable[[Record], float | None]]] = {
 
 def _budget(pairs: Pairs) -> str | None:
     """Whether a declared budget was kept, from what the runs came to."""
-    matches = {own.budget["match"] for own, _ in pairs if own.budget}
+    matches = {own.budget.get("match") for own, _ in pairs if own.budget}
     if len(matches) != 1 or (match := matches.pop()) not in _MATCHED:
         return None
     name, measure = _MATCHED[match]

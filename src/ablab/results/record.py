@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, Literal
 
 from ablab.errors import UserError
+from ablab.results.shape import misshapen
 
 SCHEMA_VERSION = 1
 KEPT_EVALUATIONS = 10  # of each metric, the last ones
@@ -116,11 +117,12 @@ class Record:
                 f"the record has schema {schema}, this ablab reads up to {SCHEMA_VERSION}: upgrade ablab to read it"
             )
         try:
-            return cls(
+            record = cls(
                 **{
                     **_known(cls, data),
                     "metrics": _numbers(data.get("metrics")),
                     "mechanism": _numbers(data.get("mechanism")),
+                    "oracle": _numbers(data.get("oracle")),
                     "last": {name: _finite(values) for name, values in (data.get("last") or {}).items()},
                     "responses": {name: _finite(values) for name, values in (data.get("responses") or {}).items()},
                     "primary": _nested(Metric, data.get("primary")),
@@ -130,6 +132,9 @@ class Record:
             )
         except (TypeError, AttributeError) as error:
             raise UserError(f"a damaged record: {error}") from error
+        if wrong := misshapen(record):
+            raise UserError(f"a damaged record: {wrong}")
+        return record
 
 
 def _numbers(data: dict[str, float | None] | None) -> dict[str, float]:

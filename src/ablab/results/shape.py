@@ -1,0 +1,67 @@
+"""Whether a value has the type that a dataclass declares for it, all the way down.
+
+Records are read by the thousand, so that the checks of a type are put together once. Pydantic would do the same, and
+takes longer to import than most comparisons take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+Check = Callable[[Any], bool]
+_PLAIN = {float: {float, int}, int: {int}, str: {str}}  # and the types of values that have it
+
+
+def misshapen(instance: Any) -> str | None:
+    """The first field of the dataclass `instance` whose value is not of its type, as "seed is 'x'"; None if none is.
+
+    An integer is a float, too, and a truth value is neither. Dataclasses within are checked as deep as they go.
+    """
+    for name, fits in _checks(type(instance)):
+        value = getattr(instance, name)
+        if dataclasses.is_dataclass(value):
+            if inner := misshapen(value):
+                return f"{name}.{inner}"
+        elif not fits(value):
+            shown = repr(value)
+            return f"{name} is {shown if len(shown) <= 60 else shown[:57] + '...'}"
+    return None
+
+
+@cache
+def _checks(kind: type) -> tuple[tuple[str, Check], ...]:
+    hints = get_type_hints(kind)
+    return tuple((field.name, _check(hints[field.name])) for field in dataclasses.fields(kind))
+
+
+def _check(kind: Any) -> Check:
+    """Whether a value is of the type `kind`: any that the records' dataclasses are made of."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return lambda value: True
+    if origin in (Union, types.UnionType):
+        checks = [_check(each) for each in inner]
+        return lambda value: any(fits(value) for fits in checks)
+    if origin is Literal:
+        return lambda value: isinstance(value, str) and value in inner
+    if origin is list:
+        of_items = _every(inner[0])
+        return lambda value: isinstance(value, list) and of_items(value)
+    if origin is dict:
+        of_keys, of_values = map(_every, inner)
+        return lambda value: isinstance(value, dict) and of_keys(value) and of_values(value.values())
+    if kind in _PLAIN:
+        return lambda value: type(value) in _PLAIN[kind]
+    return lambda value: isinstance(value, kind)
+
+
+def _every(kind: Any) -> Callable[[Iterable[Any]], bool]:
+    """Whether all of some values are of the type `kind`."""
+    if kind in _PLAIN:
+        return lambda values: _PLAIN[kind].issuperset(map(type, values))
+    fits = _check(kind)
+    return lambda values: all(map(fits, values))
