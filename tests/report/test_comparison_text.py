@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from scipy import stats
-from synthetic import cost, ended, odd_runs, runs_of, study
+from synthetic import cost, ended, odd_runs, record, runs_of, study
 
 from ablab.analysis.comparison import compare
 from ablab.analysis.power import detectable
 from ablab.errors import UserError
 from ablab.report.compare import render
+from ablab.report.tables import variant_rows
 from ablab.results.collect import Runs
 from ablab.results.looks import Look
 
@@ -152,3 +153,12 @@ def test_odd_runs_are_told_what_is_odd_in_every_format(case: str, format: str):
 def test_an_unknown_format_names_those_there_are(runs: Runs):
     with pytest.raises(UserError, match="choose one of terminal, csv, markdown, json, latex"):
         rendered(runs, "yaml")
+
+
+def test_the_mean_is_of_the_runs_that_count():
+    again = [record(seed, 9.0, axes={"activation": "gelu"}, finished_at="2027-01-01T00:00:00Z") for seed in (1, 2)]
+    runs = runs_of([*study({"relu": [1.0, 1.1, 1.2], "gelu": [0.9, 1.0, 1.1]}), *again])
+    row = variant_rows(compare(runs), runs).set_index("variant").loc["activation=gelu"]
+    assert row["mean"] == pytest.approx(1.0)
+    assert row["sd"] == pytest.approx(0.1)
+    assert row["status"] == "5/5 ok"

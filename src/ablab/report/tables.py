@@ -53,8 +53,8 @@ def variant_rows(comparisons: Comparisons, runs: Runs, only: str | None = None) 
             if not records:
                 continue
             metric = comparisons.metrics[task]
-            ok = [record for record in records if record.status == "ok"]
-            values = [value_of(record, metric, comparisons.last_k) for record in ok]
+            counting = outcomes(runs, task, variant, metric, comparisons.last_k).values()  # one run of each seed
+            values = [outcome.value for outcome in counting]
             rows.append(_row(task, variant, metric, values, found.get((task, variant)), records))
     return pd.DataFrame(rows)
 
