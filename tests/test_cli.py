@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -148,6 +149,16 @@ def test_commands_on_folders_without_runs(ablab: Ablab, tmp_path: Path, command:
     assert_refused(ablab(command, "."), ".: no" if command != "generate" else ".: not the folder of a run")
     assert_refused(ablab(command, "missing"), "missing: no")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", ["compare", "report"])
+def test_a_folder_without_a_name_is_not_the_working_folder(ablab: Ablab, grid: Path, command: str) -> None:
+    assert_refused(ablab(command, ""), "the name of a folder is empty")
+
+
+def test_a_terminal_that_does_not_take_unicode(ablab: Ablab, grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
+    assert_refused(ablab("compare", str(grid)), "stdout takes latin-1 only; set PYTHONUTF8=1")
 
 
 @pytest.mark.parametrize("command", ["compare", "report"])

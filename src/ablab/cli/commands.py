@@ -47,6 +47,8 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
 
 def _folders_and_filters(words: list[str]) -> tuple[list[Path], list[str]]:
     """A word with "=" is a filter, unless what stands before it makes it a path: "./attention=lsh"."""
+    if "" in words:  # as a path it would be the working folder
+        raise UserError("the name of a folder is empty: is a variable of the shell not set?")
     filters = [word for word in words if "=" in word and not {"/", os.sep} & set(word.partition("=")[0])]
     folders = [Path(word) for word in words if word not in filters]
     if not folders:
@@ -75,7 +77,11 @@ def _compare(parser: argparse.ArgumentParser) -> Command:
         from ablab.report.commands import compare_command
 
         folders, filters = _folders_and_filters(options.words)
-        print(compare_command(folders, filters, options.format, options.by, **_terms(options)), end="")
+        text = compare_command(folders, filters, options.format, options.by, **_terms(options))
+        try:
+            print(text, end="", flush=True)
+        except UnicodeEncodeError as error:
+            raise UserError(f"stdout takes {error.encoding} only; set PYTHONUTF8=1 to write UTF-8") from error
 
     return command
 
