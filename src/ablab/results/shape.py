@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Check = Callable[[Any], bool]
-_PLAIN = {float: {float, int}, int: {int}, str: {str}}  # and the types of values that have it
+_PLAIN: dict[Any, set[type]] = {float: {float, int}, int: {int}, str: {str}}  # and the types of values that have it
 
 
 def misshapen(instance: Any) -> str | None:
@@ -21,7 +21,8 @@ def misshapen(instance: Any) -> str | None:
 
     An integer is a float, too, and a truth value is neither. Dataclasses within are checked as deep as they go.
     """
-    for name, fits in _checks(type(instance)):
+    kind: type = type(instance)
+    for name, fits in _checks(kind):
         value = getattr(instance, name)
         if dataclasses.is_dataclass(value):
             if inner := misshapen(value):
