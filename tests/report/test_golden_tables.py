@@ -170,6 +170,7 @@ def test_a_suite_that_is_none_is_refused_with_the_reason(format: str):
 HARD = {
     "special": "a_b % c & d $e$ #f {g} ~h ^i \\j <k> |l| \"m\" 'n' `o` [p] -q",
     "latin": "".join(map(chr, range(0xA1, 0x100))),
+    "lines": "two\nlines\r\nof 活\u2028and\x85more\tof them",
     "beyond": "活性化 αβγ 🙂 ő – — … \u200b \x07",
 }
 
@@ -184,6 +185,12 @@ def documents() -> dict[str, str]:
     runs = runs_of(strange)
     texts["strange names"] = render(compare(runs), runs, "latex")
     return texts
+
+
+def test_nothing_escapes_from_a_comment():
+    before, _ = documents()["strange names"].split("\\begin{table}", 1)
+    assert [line for line in before.split("\n") if line and not line.startswith("%")] == []
+    assert "\r" not in before
 
 
 @pytest.mark.slow

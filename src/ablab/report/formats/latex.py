@@ -45,8 +45,8 @@ def latex(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
     tables = [_table(section, _caption(section, comparisons, by)) for section in found]
     long = any(len(section.table) > LONGEST_FLOAT for section in found)
     head = [_HEAD.format(packages=r"\usepackage{booktabs,longtable}" if long else r"\usepackage{booktabs}")]
-    texts = [str(text) for s in found for text in (s.title, *s.table.columns, *s.table.to_numpy().ravel())]
-    if foreign := sorted({character for text in texts for character in text if _is_foreign(character)}):
+    texts = "".join(str(text) for s in found for text in (s.title, *s.table.columns, *s.table.to_numpy().ravel()))
+    if foreign := sorted({character for character in texts if _is_foreign(character) and _is_printed(character)}):
         head.append(_UNICODE.format(characters=" ".join(foreign)))
     comments = [f"% {' '.join(line.splitlines())}" for line in verdict_lines(comparisons, by)]
     return "\n\n".join(["\n".join([*head, "%", *comments]), *tables])
@@ -66,9 +66,14 @@ def _is_foreign(character: str) -> bool:
     return character not in _ESCAPED and not (" " <= character <= "~" or "\u00a1" <= character <= "\u00ff")
 
 
+def _is_printed(character: str) -> bool:
+    """Neither a control nor an end of a line, which would end a comment, too."""
+    return unicodedata.category(character) not in ("Zl", "Zp") and unicodedata.category(character)[0] != "C"
+
+
 def _foreign(characters: str) -> str:
     """For engines that read Unicode the characters, for pdflatex their code points; controls are left out."""
-    shown = [character for character in characters if unicodedata.category(character)[0] != "C"]
+    shown = [character for character in characters if _is_printed(character)]
     points = r"\,".join(f"U+{ord(character):04X}" for character in shown)
     return rf"\ifdefined\pdftexversion {points}\else {''.join(shown)}\fi{{}}" if shown else ""
 
