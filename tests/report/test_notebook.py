@@ -78,6 +78,10 @@ def test_mistakes_are_said_in_a_line(tmp_path: Path, study: LoadedStudy) -> None
         load(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r'load\("outputs/quickstart"\)'):
         load()
+    with pytest.raises(UserError, match="the name of a folder is empty"):
+        load("")
+    with pytest.raises(UserError, match="atention is no factor that varies; did you mean 'attention'"):
+        study.plot.interactions("activation", "atention")
     with pytest.raises(UserError, match="task langauge: no run has it; did you mean 'language'"):
         study.plot.forest("langauge")
     alone = load(write_runs(tmp_path / "alone", [record()]))

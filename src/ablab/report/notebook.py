@@ -51,6 +51,8 @@ def load(
     """
     if not folders:
         raise UserError('load() needs the folder of a study, as in load("outputs/quickstart")')
+    if "" in folders:
+        raise UserError("the name of a folder is empty")  # as a path it would be the working folder
     paths = [Path(folder) for folder in folders]
     runs = collect(paths)
     terms = terms_of(paths, baseline=baseline, metric=metric, margin=margin, last_k=last_k)
@@ -183,6 +185,10 @@ class Plots:
 
     def interactions(self, first: str, second: str, task: str | None = None) -> Figure:
         """What the options of two factors do together beyond the sum of their effects."""
+        known = self._material.interactions(choose_task(self._material, task)).factors
+        for name in (first, second):
+            if name not in known:
+                raise UserError(f"{name} is no factor that varies{nearest(name, known)}")
         return self._drawn(lambda material, chosen: drawings.interaction(material, chosen, (first, second)), task)
 
     def _drawn(self, draw: Callable[[Material, str], Drawing | None], task: str | None) -> Figure:
