@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from synthetic import CORPUS, cost, ended, record, runs_of, study
+from synthetic import ACCURACY, CORPUS, cost, ended, record, runs_of, study
 
 from ablab.analysis.comparison import Comparison, Comparisons, compare
 from ablab.analysis.estimates import holm, paired
@@ -216,8 +216,27 @@ def test_other_software_is_noted():
 
 
 def test_a_constant_difference_is_suspicious():
-    item = compared(study({"relu": [1.0] * 4, "gelu": [1.5] * 4}))
-    assert item.notes == ("The difference is the same on every seed, to the last bit: does the seed reach the run?",)
+    said = "The difference is the same on every seed, to rounding: does the seed reach the run?"
+    assert compared(study({"relu": [1.0] * 4, "gelu": [1.5] * 4})).notes == (said,)
+    values = [1.0, 1.1, 0.9, 1.2]
+    rounded = compared(study({"relu": values, "gelu": [value + 0.7 for value in values]}))
+    assert len(set(rounded.differences)) > 1
+    assert rounded.notes == (said,)
+    assert "by 0.700000 (95% CI 0.700000 to 0.700000;" in rounded.sentence
+    assert compared(study({"relu": values, "gelu": [*values[:3], 1.2 + 1e-9]})).notes == ()
+
+
+def test_a_margin_of_two_metrics_is_said_to_be_of_both():
+    records = [
+        record(seed, 1 + seed / 10, axes={"task": task, "activation": option}, primary=primary)
+        for task, primary in (("a", ACCURACY), ("b", record().primary))
+        for option in ("relu", "gelu")
+        for seed in (1, 2, 3)
+    ]
+    said = "one margin, 0.05, is held against val_accuracy and val_loss, each in its own unit."
+    assert said in compare(runs_of(records), margin=0.05).notes
+    assert said not in compare(runs_of(records)).notes
+    assert not any("margin" in note for note in compare(runs_of(records), metric="val_loss", margin=0.05).notes)
 
 
 def test_a_resolved_effect_inside_the_margin_says_so():

@@ -45,6 +45,8 @@ def test_signed_numbers():
     assert number(0.0052, 3, signed=True) == "+0.005"
     assert number(-0.00001, 3, signed=True) == "0.000"
     assert number(1.5e-9, 10) == "+1.5e-09".removeprefix("+")
+    assert number(0.5, 18) == "0.500000"  # a difference that is the same on every seed but for rounding
+    assert number(1.234e20, 0, signed=True) == "+1.2e+20"
     assert number(float("nan"), 3) == "?"
 
 

@@ -6,6 +6,7 @@ One correction holds for the comparisons on single tasks, all tasks together, an
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,8 @@ from ablab.analysis.verdicts import RESOLVED, Evidence, Verdict, judge
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
+
+_ROUNDING = 4 * sys.float_info.epsilon  # of the difference of two values: less than this of the larger is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +141,9 @@ def compare(
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, level)))
     if len(variants(runs)) == 1:
         notes.append("one variant: nothing to compare.")
+    judged_by = list(dict.fromkeys(name for name in metrics.values() if name))
+    if margin is not None and len(judged_by) > 1:
+        notes.append(f"one margin, {margin:g}, is held against {' and '.join(judged_by)}, each in its own unit.")
     if last_k > 1:
         notes.append(f"{_named(metrics)}: the mean of the last {last_k} evaluations of each run.")
     no_suite = obstacle(metrics, directions, without_baseline)
@@ -217,7 +223,15 @@ def _conclude(
 
 def _notes(pairing: Pairing, evidence: Evidence, found: str) -> list[str]:
     notes = conditions.notes(pairing, evidence.label, found)
-    constant = len(evidence.differences) >= FEWEST_SEEDS and len(set(evidence.differences)) == 1
-    if constant and not evidence.identical and any(pairing.metric in own.metrics for own, _ in pairing.pairs):
-        notes.append("The difference is the same on every seed, to the last bit: does the seed reach the run?")
+    quality = any(pairing.metric in own.metrics for own, _ in pairing.pairs)
+    if quality and not evidence.identical and _is_constant(pairing):
+        notes.append("The difference is the same on every seed, to rounding: does the seed reach the run?")
     return notes + pairing.gaps()
+
+
+def _is_constant(pairing: Pairing) -> bool:
+    """Whether the differences are equal but for the rounding of the values that they are taken of."""
+    if len(pairing.differences) < FEWEST_SEEDS:
+        return False
+    spread = max(pairing.differences) - min(pairing.differences)
+    return spread <= _ROUNDING * max(map(abs, (*pairing.values, *pairing.baseline_values)))

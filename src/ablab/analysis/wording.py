@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 MINUS = "-"
-_MOST_DECIMALS = 6  # beyond, powers of ten read better
+_MOST_DECIMALS = 6  # beyond, powers of ten read better, unless the value itself is not small
+_LARGEST = 1e15  # from here on not every digit is known
 
 
 def decimals_for(scale: float) -> int:
@@ -19,7 +20,9 @@ def number(value: float, decimals: int, *, signed: bool = False) -> str:
     """`value` with `decimals`: "-0.025", "+0.005"; a zero has no sign."""
     if not math.isfinite(value):
         return "?"
-    text = f"{value:+.{decimals}f}" if decimals <= _MOST_DECIMALS else f"{value:+.1e}"
+    small = abs(value) < 10 ** (1 - _MOST_DECIMALS)
+    plain = abs(value) < _LARGEST and (decimals <= _MOST_DECIMALS or not small)
+    text = f"{value:+.{min(decimals, _MOST_DECIMALS)}f}" if plain else f"{value:+.1e}"
     if float(text) == 0:
         return text[1:]
     return text if signed else text.removeprefix("+")
