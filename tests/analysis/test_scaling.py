@@ -110,6 +110,16 @@ def test_a_seed_that_lacks_a_length_has_no_exponent_of_its_own() -> None:
     assert found.alpha == pytest.approx(whole.alpha)
 
 
+def test_what_has_no_logarithm_is_counted_and_said() -> None:
+    records = timed(lambda *_: 1.0, ("full",))
+    for item in records:
+        item.metrics = {"val_accuracy": 50 / item.config["task"]["seq_len"] - 0.1 * (item.seed == 5)}
+    found = only(runs_of(records), "val_accuracy")
+    assert (found.left_out, found.seeds) == (1, 4)  # at 512, where there was no luck
+    assert found.alpha == pytest.approx(-1.0)
+    assert found.sentence.endswith("over 4 seeds; 1 run without a positive value left out).")
+
+
 @pytest.mark.parametrize(
     ("figure", "alpha"), [("seconds_per_token", 1.0), ("peak_memory_bytes", 2.0), ("val_loss", -0.5)]
 )

@@ -14,6 +14,7 @@ measured has no noise, and needs no interval.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -54,6 +55,7 @@ class Exponent:
     scale: float | None  # y = scale * x^alpha
     interval: Interval | None = None  # 95%
     basis: Basis | None = None  # of the interval
+    left_out: int = 0  # finished runs whose figure has no logarithm: 0, negative or missing
 
     @property
     def sentence(self) -> str:
@@ -64,7 +66,8 @@ class Exponent:
         half = (self.interval[1] - self.interval[0]) / 2 if self.interval else 0.0
         digits = min(max(decimals_for(half), 2), 4) if half else 2
         shown = number(self.alpha, digits)
-        return f"{self.series}: {self.y_name} grows as {self.x_name}^{shown} ({self._basis(digits)})."
+        without = f"; {plural(self.left_out, 'run')} without a positive value left out" if self.left_out else ""
+        return f"{self.series}: {self.y_name} grows as {self.x_name}^{shown} ({self._basis(digits)}{without})."
 
     def _basis(self, digits: int) -> str:
         if self.basis == "counted":
@@ -84,7 +87,8 @@ def scaling(runs: Runs, figure: str, over: Axis) -> list[Exponent]:
         over: the setting `task.seq_len`, or the parameters of the model.
     """
     counted = figure in _COUNTED
-    return [_exponent(series, points, figure, over, counted) for series, points in _series(runs, figure, over).items()]
+    found, left_out = _series(runs, figure, over)
+    return [_exponent(series, points, figure, over, counted, left_out[series]) for series, points in found.items()]
 
 
 def varied(runs: Runs, over: Axis) -> bool:
@@ -92,8 +96,10 @@ def varied(runs: Runs, over: Axis) -> bool:
     return len({x for record in runs.records if record.status == "ok" and (x := _x(record, over)) > 0}) > 1
 
 
-def _series(runs: Runs, figure: str, over: Axis) -> dict[str, Points]:
+def _series(runs: Runs, figure: str, over: Axis) -> tuple[dict[str, Points], Counter[str]]:
+    """The points of each series, and how many runs of each have none."""
     found: dict[str, Points] = {}
+    left_out: Counter[str] = Counter()
     tasks = [_without_length(str(task)) if over == "seq_len" else str(task) for task in runs.table["task"]]
     several = len(set(tasks)) > 1
     chosen = {variant: _chosen(own, over) for variant, own in runs.choices.items()}
@@ -101,11 +107,14 @@ def _series(runs: Runs, figure: str, over: Axis) -> dict[str, Points]:
         if record.status != "ok":
             continue
         parts = (task if several else "", chosen[variant])
-        points = found.setdefault(": ".join(part for part in parts if part) or task, {})
+        series = ": ".join(part for part in parts if part) or task
+        points = found.setdefault(series, {})
         x, y = _x(record, over), _y(record, figure)
         if x > 0 and y > 0 and math.isfinite(y):
             points.setdefault(record.seed, {}).setdefault(x, []).append(y)
-    return found
+        else:
+            left_out[series] += 1
+    return found, left_out
 
 
 def _chosen(own: Mapping[str, str], over: Axis) -> str:
@@ -114,7 +123,7 @@ def _chosen(own: Mapping[str, str], over: Axis) -> str:
     return ",".join(f"{name}={value}" for name, value in kept.items())
 
 
-def _exponent(series: str, points: Points, figure: str, over: Axis, counted: bool) -> Exponent:
+def _exponent(series: str, points: Points, figure: str, over: Axis, counted: bool, left_out: int) -> Exponent:
     xs = sorted({x for at in points.values() for x in at})
     ys = [float(np.mean([y for at in points.values() for y in at.get(x, ())])) for x in xs]
     complete = [at for at in points.values() if len(at) == len(xs)]
@@ -146,6 +155,7 @@ def _exponent(series: str, points: Points, figure: str, over: Axis, counted: boo
         scale=scale,
         interval=interval,
         basis=basis,
+        left_out=left_out,
     )
 
 
