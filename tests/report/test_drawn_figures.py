@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 import re
 import warnings
 
 import matplotlib.colors
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from synthetic import runs_of, study
 
 from ablab.analysis.comparison import Comparison, compare
-from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing
+from ablab.analysis.curves import Band
+from ablab.analysis.scaling import Exponent
+from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, folded
+from ablab.report.figures.curves import Panel, curves
 from ablab.report.figures.detectable import detectable_effects
 from ablab.report.figures.forest import forest
 from ablab.report.figures.interactions import interaction_heatmap
 from ablab.report.figures.looks import Look, looks
+from ablab.report.figures.scaling import power_laws
 from ablab.report.figures.slopes import slopes
 from ablab.report.html.svg import to_svg
 
@@ -47,11 +54,12 @@ def test_six_variants_have_six_colours_and_a_thousand_have_looks():
     for start in range(20):
         found = looks([f"option {start + index}" for index in range(6)], "base")
         assert len({look.colour for look in found.values()}) == 7  # the baseline has the colour of the text
+        assert len({look.marker for look in found.values()}) == 7  # and a star: no two are told by their colour alone
     assert len(looks([f"v{index}" for index in range(1000)], "v0")) == 1000
 
 
 def test_the_colours_can_be_told_from_both_pages():
-    """3 to 1 at least, as WCAG asks of graphics."""
+    """2 to 1 at least; WCAG asks 3 of what only a colour tells, and here markers and names tell it too."""
     shown = {look.colour for look in looks([f"v{index}" for index in range(40)], "v0").values()} - {TEXT}
     for page in ("#ffffff", "#15171a"):
         assert min(_contrast(colour, page) for colour in shown) > 2.0
@@ -125,7 +133,7 @@ def test_unresolved_interactions_are_hatched_and_unknown_ones_said_to_be():
     (axes,) = axes_of(drawn)
     cells = [patch for patch in axes.patches if patch.get_linewidth() > 0]
     assert [bool(cell.get_hatch()) for cell in cells] == [False, True, False, True]
-    assert [text.get_text() for text in axes.texts] == ["+0.1", "-0.2", "not run", "+0"]
+    assert [text.get_text() for text in axes.texts] == ["+0.1", "-0.2", "not run", "0"]
     assert interaction_heatmap(effects.iloc[1:, :1], resolved.iloc[1:, :1], "val_loss") is None
 
 
@@ -142,3 +150,68 @@ def test_the_svg_keeps_every_word_and_every_reference():
     assert all(name.startswith("one-") for name in re.findall(r' id="([^"]+)"', svg))
     assert TEXT not in svg
     assert to_svg(None, "two") is None
+
+
+@pytest.mark.parametrize("draw", [forest, detectable_effects])
+def test_long_names_are_folded_and_leave_room_for_what_is_drawn(draw):
+    names = [f"attention={'w' * 30}{letter},activation={'g' * 30}{letter},model.sizes=[1,2]" for letter in "abc"]
+    losses = {f"option-{place}": values for place, values in enumerate(LOSSES.values())}
+    items, found = compared(losses)
+    items = [dataclasses.replace(item, label=name) for item, name in zip(items, names, strict=False)]
+    drawn = draw(items, found)
+    (axes,) = axes_of(drawn)
+    drawn.figure.draw_without_rendering()
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(set(shown)) == len(items) > 1
+    assert all(len(line) <= 34 for label in shown for line in label.split("\n"))
+    assert axes.get_position().width > 0.4
+    height = axes.get_window_extent().height / len(items)
+    assert all(label.get_window_extent().height < height for label in axes.get_yticklabels())
+    numbers = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(numbers))
+    assert all(name in drawn.alt for name in names[: len(items)])
+
+
+def test_a_folded_name_breaks_between_overrides_only():
+    assert folded("attention=lsh,sizes=[1,2]", 16) == "attention=lsh,\nsizes=[1,2]"
+    assert folded("attention=lsh,sizes=[1,2]", 25) == "attention=lsh,sizes=[1,2]"
+    assert folded("a" * 20, 8) == "aaa…aaaa"
+    assert folded("") == ""
+    many = folded(",".join(f"key{number}=value" for number in range(40)), 20)
+    assert many.count("\n") == 3
+    assert max(map(len, many.split("\n"))) <= 20
+
+
+def test_legends_stay_within_their_figure():
+    long = ",".join(f"key{number}={'v' * 40}" for number in range(4))
+    names = [f"{long},seed={letter}" for letter in "ab"]
+    band = Band(np.array([1.0, 2.0]), np.array([3.0, 2.0]), None, None, ())
+    drawn = curves([Panel("step", "val_loss", dict.fromkeys(names, band))], looks(names, ""))
+    drawn.figure.draw_without_rendering()
+    legend = drawn.figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0
+    assert legend.x1 <= drawn.figure.bbox.x1
+    assert legend.height < 0.6 * drawn.figure.bbox.height
+
+
+def test_a_variant_that_only_diverged_has_a_marker_and_a_name():
+    series = (np.array([10.0]), np.array([9.0]))
+    drawn = curves([Panel("step", "train_loss", {}, [("hot", 0, series), ("hot", 1, series)])], looks(["hot"], ""))
+    axes, line = axes_of(drawn)[0], axes_of(drawn)[0].lines[0]
+    assert (line.get_marker(), line.get_markerfacecolor()) == (looks(["hot"], "")["hot"].marker, "none")
+    assert axes.get_legend_handles_labels()[1] == ["hot", "hot"]
+    assert [text.get_text() for text in drawn.figure.legends[0].get_texts()] == ["hot"]
+    assert "hot diverged" in drawn.alt
+
+
+def test_growth_is_drawn_in_the_looks_of_the_variants():
+    one = Exponent(
+        series="attention=full", x_name="seq_len", y_name="peak_memory_bytes", x=(64, 128), y=(1e6, 2e6), alpha=1.0,
+        scale=15625.0, interval=None, basis=None, seeds=1,
+    )  # fmt: skip
+    own = looks(["attention=full", "attention=lsh"], "attention=full")
+    axes = axes_of(power_laws([[one]], own))[0]
+    assert axes.lines[0].get_marker() == own["attention=full"].marker
+    assert axes.get_xlabel() == "sequence length (tokens)"
+    assert axes.get_ylabel() == "peak memory (bytes)"
+    assert power_laws([[dataclasses.replace(one, series="text: attention=full")]], own) is not None

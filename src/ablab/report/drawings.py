@@ -51,7 +51,7 @@ def interaction(material: Material, task: str, factors: tuple[str, str]) -> Draw
 
 def scaling(material: Material, over: Axis) -> Drawing | None:
     """Costs and quality over the length of the sequences or the parameters; None if the runs do not differ in it."""
-    return power_laws(material.scaling.get(over, []))
+    return power_laws(material.scaling.get(over, []), material.looks)
 
 
 def curves(material: Material, task: str) -> Drawing | None:

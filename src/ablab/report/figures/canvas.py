@@ -17,12 +17,18 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ablab.config.overrides import BETWEEN_OVERRIDES
+
 TEXT = "#010203"
 DOTS_PER_INCH = 144  # of pictures; in the report figures have no pixels
 MOST_VARIANTS = 24  # that one figure tells apart; the tables beside it have them all
 
 # Of a legend, in inches: a letter and a line of its text on average, its marker with the gaps; lines with room anyway.
-_CHARACTER, _LINE, _HANDLE, _FEW_LINES = 0.078, 0.19, 0.55, 4
+_CHARACTER, _LINE, _HANDLE, _FEW_LINES = 0.082, 0.19, 0.55, 4
+
+_ROW_LETTERS, _ROW_LINE = 34, 0.17  # of the labels of rows: the most in a line, and inches of height of one
+_MOST_LINES = 4  # of a label
+_TICKS = 4  # along an axis whose labels may be long
 
 _RC: dict[Any, Any] = {  # Matplotlib types the names as literals
     "svg.hashsalt": "ablab",  # ids from content, not from chance
@@ -87,20 +93,54 @@ def legend_below(labels: Sequence[str], width: float) -> tuple[int, float]:
     """
     widest = max(map(len, labels), default=0) * _CHARACTER + _HANDLE
     columns = 2 if 2 * widest <= width else 1
-    return columns, _LINE * max(0, -(-len(labels) // columns) - _FEW_LINES)
+    tallest = max((folded(label, _letters(width, columns)).count("\n") + 1 for label in labels), default=1)
+    return columns, _LINE * max(0, tallest * -(-len(labels) // columns) - _FEW_LINES)
 
 
 def add_legend(figure: Figure, panes: Sequence[Axes], columns: int) -> list[str]:
     """One legend below all panels, every label once; the labels. Without any there is none."""
     handles = {label: line for axes in panes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, fontsize=9)
+        names = [folded(label, _letters(figure.get_figwidth(), columns)) for label in handles]
+        figure.legend(list(handles.values()), names, loc="outside lower center", ncols=columns, fontsize=9)
     return list(handles)
 
 
+def row_height(labels: Sequence[str], usual: float) -> float:
+    """Inches of each row of `only_rows`: the usual ones, or more where a label takes several lines."""
+    return max([usual, *(0.1 + _ROW_LINE * (1 + folded(label).count("\n")) for label in labels)])
+
+
 def only_rows(axes: Axes, labels: Sequence[str], reach: float = 0.5) -> None:
-    """The axes as a list of `labels` from top to bottom, without a line or ticks at its side."""
-    axes.set_yticks(range(len(labels)), labels)
+    """The axes as a list of `labels` from top to bottom, without a line or ticks at its side.
+
+    Long labels are folded, and the horizontal axis has few ticks: both leave room for what is drawn.
+    """
+    axes.locator_params(axis="x", nbins=_TICKS)
+    axes.set_yticks(range(len(labels)), [folded(label) for label in labels])
     axes.set_ylim(len(labels) - 1 + reach, -reach)
     axes.tick_params(left=False)
     axes.spines["left"].set_visible(False)
+
+
+def folded(label: str, letters: int = _ROW_LETTERS) -> str:
+    """The label in lines of at most so many letters, broken between overrides; what is too long keeps its ends."""
+    lines: list[str] = []
+    parts = BETWEEN_OVERRIDES.split(label)
+    for part in [*(f"{part}," for part in parts[:-1]), parts[-1]]:
+        if lines and len(lines[-1]) + len(part) <= letters:
+            lines[-1] += part
+        else:
+            lines.append(part)
+    lines = [*lines[: _MOST_LINES - 1], "".join(lines[_MOST_LINES - 1 :])]
+    return "\n".join(shortened(line, letters) for line in lines if line)
+
+
+def shortened(text: str, letters: int) -> str:
+    """The text, or its ends: they are what sets long ones apart."""
+    return text if len(text) <= letters else f"{text[: letters // 2 - 1]}…{text[-(letters // 2) :]}"
+
+
+def _letters(width: float, columns: int) -> int:
+    """That a legend of so many inches has room for in each column."""
+    return int((width / columns - _HANDLE) / _CHARACTER)

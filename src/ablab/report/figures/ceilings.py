@@ -6,7 +6,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 
-from ablab.report.figures.canvas import TEXT, Drawing, drawing, only_rows, panels
+from ablab.report.figures.canvas import TEXT, Drawing, add_legend, drawing, only_rows, panels, row_height
 from ablab.report.figures.looks import Look
 from ablab.report.theory import Theory
 from ablab.report.units import figure as shown
@@ -23,8 +23,9 @@ def ceilings(found: Theory, looks: dict[str, Look]) -> Drawing | None:
     rows = [row for row in found.reached if row.values]
     if not rows:
         return None
+    labels = [row.variant for row in rows]
     with drawing():
-        figure, (axes,) = panels(7.2, 1.5 + 0.48 * len(rows))
+        figure, (axes,) = panels(7.2, 1.5 + row_height(labels, 0.48) * len(rows))
         for place, (known, value) in enumerate(found.known.items()):
             style = _DASHES[place % len(_DASHES)]
             axes.axvline(value, color=TEXT, linewidth=1, linestyle=style, label=f"{known} {shown(value)}")
@@ -35,10 +36,10 @@ def ceilings(found: Theory, looks: dict[str, Look]) -> Drawing | None:
             axes.plot([fmean(row.values)], [place], look.marker, color=look.colour, markersize=8)
             if row.has_window and row.ceiling is not None:
                 _window(axes, row.ceiling, place, row.bound)
-        only_rows(axes, [row.variant for row in rows])
+        only_rows(axes, labels)
         axes.set_xlabel(found.metric, loc="right")
         axes.margins(x=0.06)
-        figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+        add_legend(figure, [axes], columns=2)
     return Drawing(figure, _title(found))
 
 

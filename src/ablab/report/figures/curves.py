@@ -35,7 +35,7 @@ class Panel:
 def curves(found: Sequence[Panel], looks: Mapping[str, Look], columns: int = 2) -> Drawing | None:
     """The panels in rows of `columns`, one legend below; None if there is nothing to draw.
 
-    Lines are means over seeds, bands t intervals at each point, dotted lines runs that diverged.
+    Lines are means over seeds, bands t intervals at each point, dotted lines with a hollow end runs that diverged.
     """
     drawn = [panel for panel in found if not panel.empty]
     if not drawn:
@@ -43,7 +43,9 @@ def curves(found: Sequence[Panel], looks: Mapping[str, Look], columns: int = 2) 
     with drawing():
         across = min(columns, len(drawn))
         down, width = -(-len(drawn) // across), 3.7 * across + 0.6
-        names = list(dict.fromkeys(variant for panel in drawn for variant in panel.bands))[:MOST_VARIANTS]
+        bands = [variant for panel in drawn for variant in panel.bands]
+        diverged = [variant for panel in drawn for variant, _, _ in panel.diverged if variant in looks]
+        names = list(dict.fromkeys([*bands, *diverged]))[:MOST_VARIANTS]
         legend, room = legend_below(names, width)
         figure, panes = panels(width, 2.6 * down + 0.8 + room, across, down)
         for axes, panel in zip(panes, drawn, strict=False):
@@ -71,8 +73,12 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Look], names: Sequence[s
             label=variant,
         )  # fmt: skip
     for variant, _, (x, y) in panel.diverged:
-        if variant in looks:
-            axes.plot(x, y, ":", color=looks[variant].colour, linewidth=1)
+        if variant in names:
+            look = looks[variant]
+            axes.plot(
+                x, y, ":", color=look.colour, linewidth=1, marker=look.marker, markevery=[-1], markerfacecolor="none",
+                label=None if variant in panel.bands else variant,
+            )  # fmt: skip
     axes.set_xlabel(panel.across)
     axes.set_ylabel(panel.upwards)
     axes.set_title(panel.title, fontsize=9)

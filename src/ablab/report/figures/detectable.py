@@ -8,7 +8,7 @@ from ablab.analysis.comparison import Comparison
 from ablab.analysis.power import POWER, detectable
 from ablab.analysis.verdicts import RESOLVED
 from ablab.analysis.wording import decimals_for, number
-from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, drawing, only_rows, panels
+from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, drawing, only_rows, panels, row_height
 from ablab.report.figures.looks import Look
 
 
@@ -20,8 +20,9 @@ def detectable_effects(items: Sequence[Comparison], looks: dict[str, Look]) -> D
     if not shown:
         return None
     metric = shown[0][0].metric
+    labels = [item.label for item, _ in shown]
     with drawing():
-        figure, (axes,) = panels(7.2, 1.1 + 0.42 * len(shown))
+        figure, (axes,) = panels(7.2, 1.1 + row_height(labels, 0.42) * len(shown))
         for row, (item, limit) in enumerate(shown):
             look = looks[item.variant]
             axes.barh(row, limit, height=0.5, color=look.colour, alpha=0.25, linewidth=0)
@@ -31,7 +32,7 @@ def detectable_effects(items: Sequence[Comparison], looks: dict[str, Look]) -> D
         if (margin := shown[0][0].margin) is not None:
             axes.axvline(margin, color=TEXT, linestyle=":", linewidth=1)
             axes.annotate("margin", (margin, -0.5), xytext=(3, -9), textcoords="offset points", fontsize=8)
-        only_rows(axes, [item.label for item, _ in shown])
+        only_rows(axes, labels)
         axes.set_xlim(left=0)
         axes.set_xlabel(f"size of an effect on {metric}", loc="right")
     words = "; ".join(f"{item.label}: {_words(item, limit)}" for item, limit in shown)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.verdicts import RESOLVED
-from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, drawing, only_rows, panels
+from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, drawing, only_rows, panels, row_height
 from ablab.report.figures.looks import Look
 
 
@@ -19,8 +19,9 @@ def forest(items: Sequence[Comparison], looks: dict[str, Look]) -> Drawing | Non
     if not shown:
         return None
     first = shown[0]
+    labels = [item.label for item in shown]
     with drawing():
-        figure, (axes,) = panels(7.2, 1.1 + 0.48 * len(shown))
+        figure, (axes,) = panels(7.2, 1.1 + row_height(labels, 0.48) * len(shown))
         axes.axvline(0, color=TEXT, linewidth=1)
         if first.margin is not None:
             axes.axvspan(-first.margin, first.margin, color="#808080", alpha=0.18, linewidth=0)
@@ -31,7 +32,7 @@ def forest(items: Sequence[Comparison], looks: dict[str, Look]) -> Drawing | Non
                 axes.plot(item.interval, [row, row], color=look.colour, linewidth=2.2, solid_capstyle="butt")
             fill = look.colour if item.verdict in RESOLVED else "none"
             axes.plot([item.effect or 0.0], [row], look.marker, color=look.colour, markerfacecolor=fill, markersize=8)
-        only_rows(axes, [item.label for item in shown])
+        only_rows(axes, labels)
         better = "lower" if first.direction == "min" else "higher"
         axes.set_xlabel(f"effect on {first.metric}, variant minus baseline ({better} is better)", loc="right")
     return Drawing(figure, f"Effects on {first.metric} against {first.baseline}: " + "; ".join(i.line for i in shown))

@@ -17,7 +17,7 @@ _COLOURS = LinearSegmentedColormap.from_list(
 )
 _LINES = "#808080"
 _MOST_OPTIONS = 16  # of a factor; cells of more could not be read
-_SHADE = 0.75  # of the deepest colour, on which text can still be read
+_SHADE = 0.5  # of the deepest colour, on which text and hatching can still be read
 
 
 def interaction_heatmap(effects: pd.DataFrame, resolved: pd.DataFrame, metric: str) -> Drawing | None:
@@ -71,4 +71,4 @@ def _cell(axes: Axes, row: int, column: int, value: float, resolved: bool, scale
 
 
 def _text(value: float) -> str:
-    return f"{value:+.3g}"
+    return f"{value:+.3g}" if value else "0"

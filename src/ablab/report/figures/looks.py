@@ -29,24 +29,29 @@ class Look:
 def looks(variants: Sequence[str], baseline: str) -> dict[str, Look]:
     """The look of each variant. The baseline has the colour of the text and a star.
 
-    Colours come before markers: as long as there are no more variants than colours, no two have the same.
+    As long as there are no more variants than colours, no two have the same colour, nor the same marker.
     """
     others = sorted(variant for variant in variants if variant != baseline)
     found: dict[str, Look] = {}
-    colours: set[int] = set()
+    colours: set[str] = set()
+    markers: set[str] = set()
     taken: set[int] = set()
     for variant in others:
-        place = zlib.crc32(variant.encode()) % _PAIRS
-        for step in range(_PAIRS):
-            candidate = (place + step) % _PAIRS
-            if candidate not in taken and candidate % len(_COLOURS) not in colours:
-                break
-        taken.add(candidate)
-        colours.add(candidate % len(_COLOURS))
+        first = zlib.crc32(variant.encode()) % _PAIRS
+        free = [place for place in (*range(first, _PAIRS), *range(first)) if place not in taken]
+        place = min(free, key=lambda place: (_look(place).colour in colours, _look(place).marker in markers))
+        found[variant] = _look(place)
+        taken.add(place)
+        colours.add(found[variant].colour)
+        markers.add(found[variant].marker)
         if len(colours) == len(_COLOURS):
             colours.clear()
+            markers.clear()
         if len(taken) == _PAIRS:
             taken.clear()
-        found[variant] = Look(_COLOURS[candidate % len(_COLOURS)], _MARKERS[candidate % len(_MARKERS)])
     ordered = {variant: found[variant] for variant in variants if variant in found}
     return {**ordered, baseline: Look(TEXT, "*")}
+
+
+def _look(place: int) -> Look:
+    return Look(_COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)])

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from ablab.analysis.scaling import Exponent
 from ablab.report import units
 from ablab.report.figures.canvas import MOST_VARIANTS, Drawing, add_legend, drawing, legend_below, panels
-from ablab.report.figures.looks import looks
+from ablab.report.figures.looks import Look, looks
 
 _COLUMNS = 2
+_FEW_DECADES = 0.3  # on more, the usual ticks would be too many to label
+_NAMES = {
+    "seq_len": "sequence length (tokens)",
+    "seconds_per_step": "seconds per step",
+    "flops_per_step": "FLOPs per step",
+    "peak_memory_bytes": "peak memory (bytes)",
+}
 
 
-def power_laws(figures: Sequence[Sequence[Exponent]]) -> Drawing | None:
+def power_laws(figures: Sequence[Sequence[Exponent]], of_variants: Mapping[str, Look]) -> Drawing | None:
     """One panel per figure, a line per series: points are means over runs, lines the fitted powers.
 
     Args:
         figures: the exponents of each figure, as `ablab.analysis.scaling.scaling` gives them.
+        of_variants: their looks, where the series are variants.
     """
     drawn = [[one for one in found if one.alpha is not None][:MOST_VARIANTS] for found in figures]
     drawn = [found for found in drawn if found]
     if not drawn:
         return None
     names = list(dict.fromkeys(one.series for found in drawn for one in found))
-    look = looks(names, "")
+    look = of_variants if set(names) <= set(of_variants) else looks(names, "")
     with drawing():
         across = min(_COLUMNS, len(drawn))
         down, width = -(-len(drawn) // across), 3.7 * across + 0.6
@@ -61,10 +69,12 @@ def _logarithmic(axes: Axes, found: Sequence[Exponent]) -> None:
     for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         which(FuncFormatter(lambda value, _: _text(value)))
     decades = math.log10(max(max(one.y) for one in found) / min(min(one.y) for one in found))
+    if decades > _FEW_DECADES:
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     if decades > 1:
         axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(found[0].x_name)
-    axes.set_ylabel(found[0].y_name)
+    axes.set_xlabel(_NAMES.get(found[0].x_name, found[0].x_name))
+    axes.set_ylabel(_NAMES.get(found[0].y_name, found[0].y_name))
 
 
 def _text(value: float) -> str:

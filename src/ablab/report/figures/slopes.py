@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.wording import share
-from ablab.report.figures.canvas import TEXT, Drawing, drawing, panels
+from ablab.report.figures.canvas import TEXT, Drawing, drawing, panels, shortened
 from ablab.report.figures.looks import Look
 
 _COLUMNS, _MOST = 4, 8
@@ -50,15 +50,10 @@ def _panel(axes: Axes, item: Comparison, look: Look) -> None:
         axes.plot([1], [base + difference], look.marker, color=look.colour, markersize=5)
     axes.set_xticks([0, 1], ["baseline", "variant"])
     axes.set_xlim(-0.35, 1.35)
-    axes.set_title(f"{_short(item.label)}\n{_caption(item)}", fontsize=9)
+    axes.set_title(f"{shortened(item.label, _LETTERS)}\n{_caption(item)}", fontsize=9)
     axes.locator_params(axis="y", nbins=4)
 
 
 def _caption(item: Comparison) -> str:
     r = "" if item.correlation is None else f", r = {share(item.correlation)}"
     return f"better {item.wins}/{len(item.differences)}{r}"
-
-
-def _short(label: str) -> str:
-    """The label, or its ends: it is what sets long ones apart."""
-    return label if len(label) <= _LETTERS else f"{label[: _LETTERS // 2 - 1]}…{label[-_LETTERS // 2 :]}"

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from ablab.analysis.wording import confidence
 from ablab.report.formats.machine import document
+from ablab.report.html.foldable import foldable
 from ablab.report.html.sections.base import Section
 from ablab.report.html.sections.cost import cost
 from ablab.report.html.sections.curves import learning
@@ -20,7 +21,7 @@ from ablab.report.html.sections.interactions import interactions
 from ablab.report.html.sections.mechanism import mechanism
 from ablab.report.html.sections.pairs import pairs
 from ablab.report.html.sections.parts import parts
-from ablab.report.html.sections.pictures import pictures_of
+from ablab.report.html.sections.pictures import introduction, pictures_of
 from ablab.report.html.sections.power import power
 from ablab.report.html.sections.provenance import provenance, question
 from ablab.report.html.sections.reach import reach
@@ -46,12 +47,12 @@ def page(material: Material) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["foldable"] = foldable
     runs, comparisons = material.runs, material.comparisons
     found = [section for make in _SECTIONS if (section := make(material)) is not None]
     pictures = pictures_of(runs)
     if pictures:
-        intro = "What can be looked at: of each variant its first finished seed."
-        found.append(Section("pictures", "Pictures", intro, template="pictures.html.j2"))
+        found.append(Section("pictures", "Pictures", introduction(pictures), template="pictures.html.j2"))
     found.append(Section("health", "Run health", template="health.html.j2"))
     found.append(Section("provenance", "Provenance", template="provenance.html.j2"))
     return environment.get_template("page.html.j2").render(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from markupsafe import Markup
@@ -27,6 +27,7 @@ class Block:
     grids: Sequence[Heatmap] = ()
     lines: Sequence[str] = ()
     sub: bool = False  # whether it belongs to the block before it
+    whose: str = ""  # the task, in a section on several
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def per_task(material: Material, make: Callable[[str], Sequence[Block]], suite: 
             blocks.append(Block(text=left_out))
         if made and len(material.tasks) > 1:
             blocks.append(Block(title=task))
-            made = [Block(**{**vars(block), "sub": True}) if block.title else block for block in made]
+            made = [replace(block, sub=bool(block.title), whose=task) for block in made]
         blocks += made
     return blocks
 

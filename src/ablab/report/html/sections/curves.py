@@ -29,7 +29,8 @@ def learning(material: Material) -> Section:
     return Section(
         "curves",
         "Learning curves",
-        "Lines are means over seeds, bands 95% t intervals at each point by itself, dotted lines runs that diverged.",
+        "Lines are means over seeds, bands 95% t intervals at each point by itself, dotted lines with a hollow end "
+        "runs that diverged.",
         per_task(material, blocks),
     )
 
@@ -44,7 +45,7 @@ def _soon(material: Material, task: str) -> list[Block]:
     target = "the target" if first.declared else "the worst final value of the baseline's runs"
     text = (
         f"When {first.metric} first is {first.target:.4g} ({target}), as a multiple of the baseline's, seed by seed. "
-        "A ratio is given only where every pair of runs got there."
+        "A ratio is given only where every pair of runs got there, and not before its first evaluation."
     )
     by_variant = [{item.variant: item for item in each.items} for each in found]
     rows = [_row(item, [each.get(item.variant) for each in by_variant]) for item in first.items]
@@ -58,7 +59,8 @@ def _reached(material: Material, task: str, by: By) -> TimeToTarget:
 
 def _row(first: Reached, found: list[Reached | None]) -> dict[str, str]:
     """`found` is the variant by steps and by seconds; None where its time is not known."""
-    row = {"variant": first.label, "reached": f"{first.reached}/{len(first.times)}"}
+    early = f", {len(first.early)} before the first evaluation" if first.early else ""
+    row = {"variant": first.label, "reached": f"{first.reached}/{len(first.times)}{early}"}
     for by, item in zip(_BY, found, strict=True):
         interval = item.interval if item else None
         factor = item.factor if item else None

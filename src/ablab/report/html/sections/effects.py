@@ -9,19 +9,27 @@ from ablab.report.material import Material
 from ablab.report.tables import quality_table
 
 _NONE = "No effect to draw: no variant shares a finished seed with the baseline."
+_ALONE = "No effect to draw: there is one variant."
 
 
 def effects(material: Material) -> Section:
-    level = confidence(material.comparisons.level)
-
     def blocks(task: str) -> list[Block]:
         drawn = svg(material, drawings.forest(material, task), "effects", task)
-        return [Block(figure=drawn, otherwise=_NONE, table=quality_table(material.comparisons, material.runs, task))]
+        none = _ALONE if len(material.variants) == 1 else _NONE
+        return [Block(figure=drawn, otherwise=none, table=quality_table(material.comparisons, material.runs, task))]
 
     return Section(
         "effects",
         "Effects",
-        f"Points are means over paired seeds, bars {level} intervals, ticks single seeds. A filled marker is a "
-        "resolved verdict; a grey band is the declared margin.",
+        _intro(material) if material.comparisons.items else "",
         per_task(material, blocks, suite=True),
+    )
+
+
+def _intro(material: Material) -> str:
+    level = confidence(material.comparisons.level)
+    band = "; a grey band is the declared margin" if any(item.margin for item in material.comparisons.items) else ""
+    return (
+        f"Points are means over paired seeds, bars {level} intervals, ticks single seeds. A filled marker is a "
+        f"resolved verdict{band}."
     )

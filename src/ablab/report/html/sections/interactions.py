@@ -30,6 +30,7 @@ def interactions(material: Material) -> Section | None:
         made = [
             Block(
                 title=" and ".join(pair),
+                text=_meaning(material, task, pair),
                 figure=svg(material, drawings.interaction(material, task, pair), "interactions", task, number),
             )
             for number, pair in enumerate(found.pairs[:_MOST_PAIRS])
@@ -45,6 +46,17 @@ def interactions(material: Material) -> Section | None:
         "What two options do together beyond the sum of what each does alone, in the metric's unit: differences of "
         "differences within a seed. Hatched cells are not resolved.",
         made,
+    )
+
+
+def _meaning(material: Material, task: str, pair: tuple[str, str]) -> str:
+    """What the numbers of a figure are measured from, and what their sign says."""
+    table, made = material.runs.table, material.comparisons
+    base = table[table["variant"] == made.baseline].iloc[0]
+    options = " and ".join(f"{factor}={base[factor]}" for factor in pair)
+    return (
+        f"From the baseline's {options}. Above 0, {made.metrics[task]} is higher than the sum of both effects makes "
+        f"it; below 0, lower ({'lower' if material.direction(task) == 'min' else 'higher'} is better)."
     )
 
 

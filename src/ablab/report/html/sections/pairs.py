@@ -21,6 +21,7 @@ def pairs(material: Material) -> Section | None:
         "pairs",
         "Seed by seed",
         "Each line is a seed, from the baseline to the variant: solid where the variant did better, dashed where it "
-        "did not. r is the correlation over seeds that the pairing earned: side by side, lines show a small effect.",
+        "did not. r is the correlation over seeds that the pairing earned: where lines run side by side, a small "
+        "effect shows.",
         made,
     )

@@ -18,6 +18,12 @@ _MOST_OF_ONE = 64 * 1024  # bytes of a file that is shown
 _MOST_OF_ALL = 448 * 1024  # bytes of all files that are shown; they take a third more as text
 _WIDTH = 300  # pixels on the page that small pictures are enlarged to, or to somewhat less
 _KIB = 1024
+_MEANINGS = {  # what a name starts with -> how such a picture is read
+    "attention_": "Attention: a square per head, a row per query from the top, a column per key. White is the heaviest "
+    "key of each query, brightness the square root of a weight relative to it.",
+    "generated": "Generated: sampled from the trained model at temperature 1.",
+    "real": "Real: from the validation split.",
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,13 @@ def pictures_of(runs: Runs) -> list[Pictures]:
         if shown or notes:
             found.append(Pictures(task, shown, notes))
     return found
+
+
+def introduction(found: list[Pictures]) -> str:
+    """Whose the pictures are, and how those that are there are to be read."""
+    names = {each.name for of_task in found for each in of_task.shown}
+    known = [text for start, text in _MEANINGS.items() if any(name.startswith(start) for name in names)]
+    return " ".join(["Of each variant, those of its first finished seed.", *known])
 
 
 def _gather(runs: Runs, task: str) -> tuple[dict[tuple[str, bytes], list[str]], list[str], int]:
