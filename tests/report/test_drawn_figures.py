@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import itertools
 import math
 import re
@@ -215,3 +216,12 @@ def test_growth_is_drawn_in_the_looks_of_the_variants():
     assert axes.get_xlabel() == "sequence length (tokens)"
     assert axes.get_ylabel() == "peak memory (bytes)"
     assert power_laws([[dataclasses.replace(one, series="text: attention=full")]], own) is not None
+
+
+def test_names_in_a_figure_stay_what_they_are():
+    items, found = compared(LOSSES)
+    name = f'{TEXT} id="a" url(#b) xlink:href="#c" 1.23456 $x$ <b>'
+    items = [dataclasses.replace(item, label=name) for item in items]
+    svg = str(to_svg(forest(items, found), "effects"))
+    assert html.escape(name, quote=False) in html.unescape(svg.replace("&lt;", "&amp;lt;").replace("&gt;", "&amp;gt;"))
+    assert TEXT not in re.sub(r">[^<]*<", "><", svg)

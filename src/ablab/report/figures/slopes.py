@@ -13,7 +13,7 @@ from ablab.report.figures.canvas import TEXT, Drawing, drawing, panels, shortene
 from ablab.report.figures.looks import Look
 
 _COLUMNS, _MOST = 4, 8
-_LETTERS = 26  # of a title
+_LETTERS = 22  # of a title
 _PANEL, _HEIGHT = 1.9, 2.4  # inches
 
 

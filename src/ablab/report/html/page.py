@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ablab.analysis.wording import confidence
 from ablab.report.formats.machine import document
-from ablab.report.html.foldable import foldable
+from ablab.report.html.names import foldable, isolated
 from ablab.report.html.sections.base import Section
 from ablab.report.html.sections.cost import cost
 from ablab.report.html.sections.curves import learning
@@ -47,7 +47,7 @@ def page(material: Material) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["foldable"] = foldable
+    environment.filters |= {"foldable": foldable, "isolated": isolated}
     runs, comparisons = material.runs, material.comparisons
     found = [section for make in _SECTIONS if (section := make(material)) is not None]
     pictures = pictures_of(runs)

@@ -30,10 +30,7 @@ def to_svg(shown: Drawing | None, name: str) -> Markup | None:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-    svg = re.sub(r'xlink:href="#', f'href="#{name}-', svg)
-    svg = _compact(svg.replace(TEXT, "currentColor"))
+    svg = _compact(re.sub(r"<[^>]+>", lambda tag: _of_page(tag[0], name), svg))
     opening, rest = svg.split(">", 1)
     opening = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", opening)
     width = shown.figure.get_figwidth()
@@ -43,6 +40,13 @@ def to_svg(shown: Drawing | None, name: str) -> Markup | None:
         f'{opening} role="img" aria-labelledby="{name}-title" style="width:{width:g}in;min-width:{narrow:g}in">'
         f'<title id="{name}-title">{label}</title>{rest}'
     )
+
+
+def _of_page(tag: str, name: str) -> str:
+    """A tag with the page's text colour and ids of its own. Text between tags is a user's, and stays as it is."""
+    tag = re.sub(r'\bid="', f'id="{name}-', tag)
+    tag = re.sub(r"url\(#", f"url(#{name}-", tag)
+    return re.sub(r'xlink:href="#', f'href="#{name}-', tag).replace(TEXT, "currentColor")
 
 
 def _compact(svg: str) -> str:

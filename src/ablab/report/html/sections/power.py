@@ -29,7 +29,8 @@ def power(material: Material) -> Section | None:
         "What these seeds could have detected",
         f"An effect at the end of its bar would have been resolved in {POWER:.0%} of studies like this one, by one "
         "comparison before the correction for several; smaller ones would mostly have been missed. The marker is the "
-        "size of the effect that was found. Seeds needed are a range, since the spread is known only roughly.",
+        "size of the effect that was found, filled where its verdict is resolved. Seeds needed are a range, since "
+        "the spread is known only roughly.",
         made,
     )
 
