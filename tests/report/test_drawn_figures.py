@@ -225,3 +225,13 @@ def test_names_in_a_figure_stay_what_they_are():
     svg = str(to_svg(forest(items, found), "effects"))
     assert html.escape(name, quote=False) in html.unescape(svg.replace("&lt;", "&amp;lt;").replace("&gt;", "&amp;gt;"))
     assert TEXT not in re.sub(r">[^<]*<", "><", svg)
+
+
+def test_rounding_is_not_magnified_into_a_course():
+    x = np.arange(3.0)
+    band = Band(x, np.array([1.0, 1.0 + 1e-8, 1.0 - 1e-8]), None, None, ())
+    low, high = axes_of(curves([Panel("layer", "mass_captured", {"a": band})], looks(["a"], "b")))[0].get_ylim()
+    assert high - low > 0.05
+    real = Band(x, np.array([1.0, 1.001, 0.999]), None, None, ())
+    low, high = axes_of(curves([Panel("layer", "mass_captured", {"a": real})], looks(["a"], "b")))[0].get_ylim()
+    assert high - low < 0.01

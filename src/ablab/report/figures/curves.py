@@ -13,6 +13,7 @@ from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, add_legend
 from ablab.report.figures.looks import Look
 
 _COUNTED = ("step", "layer")  # horizontal axes without fractions
+_ROUNDING = 1e-6
 _POINTS = 120  # more than the eye resolves would only make the file large
 
 
@@ -79,6 +80,9 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Look], names: Sequence[s
                 x, y, ":", color=look.colour, linewidth=1, marker=look.marker, markevery=[-1], markerfacecolor="none",
                 label=None if variant in panel.bands else variant,
             )  # fmt: skip
+    low, high = axes.get_ylim()
+    if high - low < _ROUNDING * max(abs(low), abs(high)):  # of single precision: no course to be shown
+        axes.set_ylim(low - 0.05 * max(abs(low), abs(high)), high + 0.05 * max(abs(low), abs(high)))
     axes.set_xlabel(panel.across)
     axes.set_ylabel(panel.upwards)
     axes.set_title(panel.title, fontsize=9)
