@@ -20,6 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ABLAB_CACHE"] = tempfile.mkdtemp(prefix="ablab-tests-")
 os.environ["HF_HOME"] = os.path.join(os.environ["ABLAB_CACHE"], "huggingface")
 
+import hypothesis
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -32,6 +33,8 @@ from ablab.results.record import Record
 from ablab.training.run import execute, prepare_folder
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("suite")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background would inherit none
 atexit.register(shutil.rmtree, os.environ["ABLAB_CACHE"], ignore_errors=True)
 

@@ -23,7 +23,7 @@ from ablab.results.record import Metric, Record
 
 SCRIPT = "<script>alert('x')</script> & \"quotes\""
 SECTIONS = ["verdicts", "effects", "pairs", "power", "curves", "cost", "mechanism", "health", "provenance"]
-VOID = {"meta", "br", "img", "link", "input", "hr"}
+VOID = {"meta", "br", "wbr", "img", "link", "input", "hr"}
 
 
 class Page(HTMLParser):

@@ -54,7 +54,7 @@ def test_the_folder_is_the_contract(finished: Any) -> None:
     assert found == {
         *("config.yaml", "metrics.csv", "record.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"),
         *("checkpoints/previous.ckpt", "checkpoints/checksums.json"),
-        *("events.out.tfevents", "events.out.tfevents.hparams"),
+        *("events.out.tfevents", "events.out.tfevents.hparams", "pictures/attention_layer_0.png"),
     }
     assert OmegaConf.to_container(OmegaConf.load(finished.folder / "config.yaml")) == finished.config
     assert read_record(finished.folder / "record.json") == finished.record

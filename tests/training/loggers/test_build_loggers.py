@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -164,6 +165,7 @@ def test_wandb_online_without_a_key_asks_nobody(tmp_path: Path) -> None:
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
+    environment["MPLCONFIGDIR"] = matplotlib.get_configdir()  # or it tells of the fonts that it looks for
     ours, theirs = pty.openpty()
     try:
         command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run")]
