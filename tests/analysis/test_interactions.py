@@ -252,3 +252,25 @@ def test_main_effects_and_shifts_of_seeds_change_nothing(effects: list[float], p
     before, after = (found(runs_of(factorial(AXES, loss))) for loss in (noisy, shifted))
     for one, other in zip(before.items, after.items, strict=True):
         assert other.differences == pytest.approx(one.differences, abs=1e-12)
+
+
+def test_the_mean_of_the_last_evaluations() -> None:
+    records = factorial(PAIR, noisy)
+    for item in records:
+        item.last = {"val_loss": [item.metrics["val_loss"] * item.seed, item.metrics["val_loss"]]}
+    runs = runs_of(records)
+    (final,) = interactions(runs, "language", "val_loss", choose_baseline(runs)).items
+    (mean,) = interactions(runs, "language", "val_loss", choose_baseline(runs), last_k=2).items
+    assert mean.differences == pytest.approx(
+        [value * (1 + seed) / 2 for seed, value in zip(final.seeds, final.differences, strict=True)]
+    )
+
+
+def test_a_setting_that_some_runs_lack_is_a_dimension_where_its_group_is_no_factor() -> None:
+    runs = runs_of(
+        record(seed, axes={"activation": option}, settings={"optimizer": {"lr": 0.1, **beta}})
+        for option in ("relu", "gelu")
+        for beta in ({}, {"beta": 0.9})
+        for seed in (1, 2, 3)
+    )
+    assert interactions(runs, "language", "val_loss", choose_baseline(runs)).factors == ("activation", "optimizer.beta")

@@ -3,12 +3,14 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic import odd_runs, record, runs_of, study, write_runs
 
 from ablab.errors import UserError
 from ablab.results.collect import collect
+from ablab.results.store import write_record
 
 
 def test_the_table_has_a_row_per_run_in_the_order_of_the_plan(tmp_path: Path):
@@ -17,6 +19,12 @@ def test_the_table_has_a_row_per_run_in_the_order_of_the_plan(tmp_path: Path):
     assert [Path(path).name for path in table["path"]] == [str(index) for index in range(12)]
     assert list(table["variant"][:3]) == ["activation=relu", "activation=relu", "activation=gelu"]
     assert list(table["val_loss"][:4]) == [1.0, 1.1, 0.9, 0.9]
+
+
+def test_a_run_of_no_sweep_comes_after_those_of_a_plan(tmp_path: Path):
+    write_runs(tmp_path / "b", study({"relu": [1.0], "gelu": [0.9]}))
+    write_record(tmp_path / "a", record(1, axes={"activation": "silu"}))
+    assert collect([tmp_path]).variants == ["activation=relu", "activation=gelu", "activation=silu"]
 
 
 def test_a_run_named_twice_is_one_run(tmp_path: Path):
@@ -73,6 +81,37 @@ def test_factors_are_the_axes_and_settings_that_differ():
         "attention=full,optimizer.lr=0.2",
         "attention=lsh,optimizer.lr=0.1",
     ]
+
+
+def test_a_setting_that_some_runs_lack_is_a_factor():
+    """As `+trainer.clip=1` on the command line makes one: two such studies are not one with each seed run twice."""
+    clipped = {"trainer": {"max_steps": 5, "clip": 1.0}}
+    runs = runs_of([record(), record(settings={"trainer": {"max_steps": 5}}), record(settings=clipped)])
+    assert runs.factors == ["trainer.clip", "trainer.max_steps"]
+    assert len(runs.variants) == 3
+    windowed = [record(axes={"attention": "windowed"}, settings={"attention": {"window": 8}}), record()]
+    assert runs_of(windowed).factors == ["attention"]  # the window is of one option, and says nothing more
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        ({"trainer": {"max_steps": 7}}, {"budget": {"match": "flops", "changed": ["trainer.max_steps"]}}),
+        ({"optimizer": {"lr": 0.5}}, {"tuning": {"chosen": 0.5}}),
+    ],
+    ids=["budget", "tuning"],
+)
+def test_what_a_budget_or_the_tuning_of_one_run_brought_about_is_no_factor(
+    settings: dict[str, Any], changes: dict[str, Any]
+):
+    base = {"trainer": {"max_steps": 5}, "optimizer": {"lr": 0.1}}
+    runs = [record(settings=base), record(axes={"activation": "gelu"}, settings=base | settings, **changes)]
+    assert runs_of(runs).factors == ["activation"]
+
+
+def test_a_setting_that_some_runs_of_a_task_lack_makes_it_another_task():
+    runs = runs_of(record(settings={"task": {"length": 8, **extra}}) for extra in ({}, {"noise": 0.1}))
+    assert runs.tasks == ["language", "language,task.noise=0.1"]
 
 
 def test_a_single_variant_has_no_factors():

@@ -20,30 +20,46 @@ def factors_of(records: list[Record], settings: list[dict[str, Any]], tasks: lis
     What is the same in all runs of a task goes with the task: it may differ from that of another, and is no factor.
     """
     axes = sorted({axis for record in records for axis in record.axes} - NOT_FACTORS)
-    values: dict[tuple[str, str | None, str], set[str]] = defaultdict(set)
-    for record, setting, task in _different(records, settings, tasks):
+    different = list(_different(records, settings, tasks))
+    groups = sorted({key.split(".")[0] for _, setting, _ in different for key in setting} - NOT_FACTORS)
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)  # (axis, task) -> its options
+    alike: dict[tuple[str, str | None, str], list[tuple[Record, dict[str, Any]]]] = defaultdict(list)
+    for record, setting, task in different:
         for axis in axes:
-            values[axis, None, task].add(str(record.axes.get(axis)))
-        for key, value in setting.items():
-            group = key.split(".")[0]
-            if group not in NOT_FACTORS:
-                values[key, record.axes.get(group), task].add(text_of(value))
-    differing = {key for (key, _, _), seen in values.items() if len(seen) > 1}
+            values[axis, task].add(str(record.axes.get(axis)))
+        for group in groups:
+            alike[group, record.axes.get(group), task].append((record, setting))
+    differing = {axis for (axis, _), seen in values.items() if len(seen) > 1}
+    for (group, _, _), runs in alike.items():
+        differing |= _unequal(group, runs)
     return [*(axis for axis in axes if axis in differing), *sorted(differing - set(axes))]
+
+
+def _unequal(group: str, runs: list[tuple[Record, dict[str, Any]]]) -> set[str]:
+    """The settings of a group that not all of these runs have, or not with the same value.
+
+    A run whose budget or tuning brought a setting about differs from no other in it.
+    """
+    keys = {key for _, setting in runs for key in setting if key.split(".")[0] == group}
+    seen: dict[str, set[str | None]] = {key: set() for key in keys}
+    for record, setting in runs:
+        for key in keys - _brought_about(record):
+            seen[key].add(text_of(setting[key]) if key in setting else None)
+    return {key for key, found in seen.items() if len(found) > 1}
 
 
 def task_labels(records: list[Record], settings: list[dict[str, Any]]) -> list[str]:
     """The name of each run's task; where runs of one task differ in its settings, those settings too."""
     names = [record.axes.get("task", "task") for record in records]
-    values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for _, setting, name in _different(records, settings, names):
-        for key, value in setting.items():
-            if key.startswith("task."):
-                values[name, key].add(text_of(value))
+    of_name: dict[str, list[tuple[Record, dict[str, Any]]]] = defaultdict(list)
+    for record, setting, name in _different(records, settings, names):
+        of_name[name].append((record, setting))
     labels = {}
-    for _, setting, name in _different(records, settings, names):
-        differing = sorted(key for key in setting if len(values.get((name, key), ())) > 1)
-        labels[id(setting), name] = ",".join([name, *(f"{key}={text_of(setting[key])}" for key in differing)])
+    for name, runs in of_name.items():
+        differing = sorted(_unequal("task", runs))
+        for _, setting in runs:
+            told = [f"{key}={text_of(setting[key])}" for key in differing if key in setting]
+            labels[id(setting), name] = ",".join([name, *told])
     return [labels[id(setting), name] for setting, name in zip(settings, names, strict=True)]
 
 
@@ -73,14 +89,16 @@ def settings_of(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _asked(record: Record) -> dict[str, Any]:
     """The settings of a run, without those that budgets and tuning brought about: they make no variant."""
-    settings = _flatten(record.config)
-    for changed in (record.budget or {}).get("changed") or ():
-        settings.pop(changed, None)
-        if changed == "trainer.max_steps":
-            settings.pop("schedule.total_steps", None)  # which follows it
-    if record.tuning:
-        settings.pop("optimizer.lr", None)
-    return settings
+    besides = _brought_about(record)
+    return {key: value for key, value in _flatten(record.config).items() if key not in besides}
+
+
+def _brought_about(record: Record) -> set[str]:
+    """The settings that the run's budget or its tuning has set."""
+    changed = set((record.budget or {}).get("changed") or ())
+    if "trainer.max_steps" in changed:
+        changed.add("schedule.total_steps")  # which follows it
+    return changed | ({"optimizer.lr"} if record.tuning else set())
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
