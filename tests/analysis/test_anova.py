@@ -155,3 +155,18 @@ def test_without_statsmodels_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "statsmodels.formula.api", None)
     with pytest.raises(UserError, match=r"pip install 'ablab\[stats\]'"):
         anova(runs_of(two_way()), "language", "val_loss")
+
+
+def test_the_mean_of_the_last_evaluations() -> None:
+    records = two_way()
+    for item in records:
+        item.last = {"val_loss": [item.metrics["val_loss"] + item.seed**2, item.metrics["val_loss"]]}
+    averaged = two_way()
+    for item in averaged:
+        item.metrics = {"val_loss": item.metrics["val_loss"] + item.seed**2 / 2}
+    mean, same, final = (
+        anova(runs_of(found), "language", "val_loss", last_k).table["sum_sq"].to_list()
+        for found, last_k in ((records, 2), (averaged, 1), (records, 1))
+    )
+    assert mean == pytest.approx(same)
+    assert mean[0] != pytest.approx(final[0])  # the seeds'

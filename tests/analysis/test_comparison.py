@@ -8,6 +8,7 @@ import pytest
 from synthetic import ACCURACY, CORPUS, cost, ended, record, runs_of, study
 
 from ablab.analysis.comparison import Comparison, Comparisons, compare
+from ablab.analysis.dunnett import dunnett_p
 from ablab.analysis.estimates import holm, paired
 from ablab.analysis.verdicts import Verdict
 from ablab.errors import UserError
@@ -346,3 +347,20 @@ def test_evaluations_that_no_run_keeps(metric: str | None, last_k: int, message:
 def test_runs_of_earlier_versions_keep_the_final_evaluation_alone():
     with pytest.raises(UserError, match="last 2: no run kept its evaluations of val_loss; runs of earlier versions"):
         compare(runs_of(study({"relu": BASE, "gelu": BASE})), last_k=2)
+
+
+def test_comparisons_on_two_tasks_do_not_share_a_baseline():
+    """Dunnett's correlation of 1/2 holds within a task and not between them."""
+    records = [
+        record(seed, 1 + seed / 10 + shift * (1 + seed / 10), axes={"task": task, "activation": option})
+        for task in ("a", "b")
+        for option, shift in (("relu", 0.0), ("gelu", 0.01), ("silu", -0.02))
+        for seed in (1, 2, 3)
+    ]
+    items = compare(runs_of(records)).items
+    assert {item.adjustment for item in items} == {"Dunnett"}
+    for item in items:
+        assert item.estimate is not None
+        statistic = abs(item.estimate.effect) / item.estimate.standard_error
+        assert item.p_adjusted == pytest.approx(dunnett_p(statistic, item.estimate.degrees, (2, 2)))
+        assert item.p_adjusted != pytest.approx(dunnett_p(statistic, item.estimate.degrees, (4,)), rel=1e-3)

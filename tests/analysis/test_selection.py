@@ -1,5 +1,7 @@
 """Filters: which runs are compared, which comparisons are shown, and that showing fewer changes no figure."""
 
+from dataclasses import replace
+
 import pytest
 from synthetic import record, runs_of
 
@@ -7,6 +9,7 @@ from ablab.analysis.comparison import compare
 from ablab.analysis.selection import compare_selected, parse_filters
 from ablab.errors import UserError
 from ablab.results.collect import Runs
+from ablab.results.looks import Look
 
 BASE = [1.00, 1.02, 0.97, 1.05]
 GRID = [("full", "relu"), ("lsh", "relu"), ("full", "gelu"), ("lsh", "gelu")]
@@ -180,3 +183,10 @@ def test_what_no_run_has(runs: Runs, words: list[str], message: str):
 
 def test_without_filters_it_is_the_comparison(runs: Runs):
     assert compare_selected(runs, margin=0.5) == (compare(runs, margin=0.5), runs)
+
+
+def test_a_choice_of_seeds_undoes_no_look(runs: Runs):
+    looked = replace(runs, looks=(Look((0, 1), "then"), Look((0, 1, 2, 3), "now")))
+    comparisons, shown = compare_selected(looked, ["seed=0,1,2"])
+    assert comparisons.level == 0.025
+    assert shown.looks == looked.looks

@@ -16,6 +16,7 @@ from synthetic import runs_of, study
 from ablab.analysis.curves import By
 from ablab.analysis.time_to_target import TimeToTarget, crossing, time_to_target
 from ablab.errors import UserError
+from ablab.results.looks import Look
 from ablab.results.record import Metric
 
 RELU = "activation=relu"
@@ -44,6 +45,18 @@ def test_straight_lines_cross_where_algebra_says() -> None:
     assert gelu.factor == pytest.approx(math.exp(np.mean(logs)))
     assert gelu.interval == pytest.approx((math.exp(reference.low), math.exp(reference.high)))
     assert gelu.sentence == "gelu: 4 of 4 reached it, in 0.49 times the baseline's (95% CI 0.48 to 0.50)."
+
+
+def test_looks_make_it_stricter() -> None:
+    made = Curved()
+    for seed, slope in enumerate((0.13, 0.2, 0.17, 0.22), start=1):
+        made.add("relu", seed, line(slope))
+        made.add("gelu", seed, line(2 * slope * (1 + seed / 100)))
+    twice = replace(made.runs, looks=(Look((1, 2), "then"), Look((1, 2, 3, 4), "now")))
+    _, gelu = time_to_target(twice, "language", "val_loss", RELU, target=5.0, reader=made.reader).items
+    assert gelu.ratio is not None
+    assert gelu.interval == pytest.approx(tuple(map(math.exp, gelu.ratio.interval(0.975))))
+    assert "97.5% CI" in gelu.sentence
 
 
 @pytest.mark.parametrize(("by", "unit"), [("step", 1), ("tokens", 64), ("seconds", 0.5)])
