@@ -182,3 +182,11 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_one_without_runs(
     monkeypatch.setattr(os, "scandir", locked)
     with pytest.raises(UserError, match=r"1: cannot be read \(Permission denied\), and may hold runs"):
         collect([tmp_path])
+
+
+def test_a_setting_that_an_older_version_did_not_know_tells_no_variants_apart():
+    old, new = record(1), record(2, settings={"model": {"d_model": 64, "norm": "rms"}})
+    old.versions, new.versions = {"ablab": "0.1.0"}, {"ablab": "0.2.0"}
+    assert set(runs_of([old, new]).table["variant"]) == {"default"}
+    new.versions = old.versions
+    assert len(set(runs_of([old, new]).table["variant"])) == 2

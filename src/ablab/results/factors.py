@@ -38,12 +38,15 @@ def factors_of(records: list[Record], settings: list[dict[str, Any]], tasks: lis
 def _unequal(group: str, runs: list[tuple[Record, dict[str, Any]]]) -> set[str]:
     """The settings of a group that not all of these runs have, or not with the same value.
 
-    A run whose budget or tuning brought a setting about differs from no other in it.
+    A run whose budget or tuning brought a setting about differs from no other in it; nor does one of a version of ablab
+    that did not know the setting.
     """
-    keys = {key for _, setting in runs for key in setting if key.split(".")[0] == group}
-    seen: dict[str, set[str | None]] = {key: set() for key in keys}
+    keys: dict[str | None, set[str]] = defaultdict(set)  # by version
     for record, setting in runs:
-        for key in keys - _brought_about(record):
+        keys[record.versions.get("ablab")] |= {key for key in setting if key.split(".")[0] == group}
+    seen: dict[str, set[str | None]] = defaultdict(set)
+    for record, setting in runs:
+        for key in keys[record.versions.get("ablab")] - _brought_about(record):
             seen[key].add(text_of(setting[key]) if key in setting else None)
     return {key for key, found in seen.items() if len(found) > 1}
 
