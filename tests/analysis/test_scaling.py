@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from synthetic import cost, ended, odd_runs, record, runs_of
 
 from ablab.analysis.scaling import Exponent, scaling
 from ablab.results.collect import Runs
+from ablab.results.looks import Look
 from ablab.results.record import Record
 
 LENGTHS = (64, 128, 256, 512)
@@ -51,6 +53,16 @@ def test_planted_exponents_are_recovered_for_each_series() -> None:
     assert [item.scale for item in found] == pytest.approx([1e-6, 1e-6])
     assert [item.interval for item in found] == [pytest.approx((2.0, 2.0)), pytest.approx((1.1, 1.1))]
     assert {item.basis for item in found} == {"seeds"}
+
+
+def test_looks_widen_the_interval() -> None:
+    runs = runs_of(timed(lambda _, n, seed: n**1.5 * noise(n, seed), options=("full",)))
+    once, twice = only(runs), only(replace(runs, looks=(Look((1, 2, 3), ""), Look((1, 2, 3, 4, 5), ""))))
+    assert once.interval is not None
+    assert twice.interval is not None
+    widths = [high - low for low, high in (once.interval, twice.interval)]
+    assert widths[1] / widths[0] == pytest.approx(stats.t.ppf(1 - 0.0125, 4) / stats.t.ppf(1 - 0.025, 4))
+    assert "97.5% CI" in twice.sentence
 
 
 def test_the_interval_is_over_the_exponents_of_seeds() -> None:

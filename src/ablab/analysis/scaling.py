@@ -23,6 +23,7 @@ import numpy as np
 from scipy import stats
 
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Interval, paired
+from ablab.analysis.looks import level_after
 from ablab.analysis.pairing import value_of
 from ablab.analysis.wording import confidence, decimals_for, number, plural
 from ablab.results.collect import Runs
@@ -53,7 +54,8 @@ class Exponent:
     seeds: int  # that have every x
     alpha: float | None  # None for fewer than two values of x
     scale: float | None  # y = scale * x^alpha
-    interval: Interval | None = None  # 95%
+    level: float = LEVEL  # of the interval: smaller where the study was looked at more than once
+    interval: Interval | None = None
     basis: Basis | None = None  # of the interval
     left_out: int = 0  # finished runs whose figure has no logarithm: 0, negative or missing
 
@@ -76,7 +78,7 @@ class Exponent:
             return f"{plural(len(self.x), 'value')} of {self.x_name}, {plural(self.seeds, 'seed')}: no interval"
         low, high = (number(bound, digits) for bound in self.interval)
         over = f"over {self.seeds} seeds" if self.basis == "seeds" else f"of the fit to {len(self.x)} values"
-        return f"{confidence(LEVEL)} CI {low} to {high} {over}"
+        return f"{confidence(self.level)} CI {low} to {high} {over}"
 
 
 def scaling(runs: Runs, figure: str, over: Axis) -> list[Exponent]:
@@ -88,7 +90,10 @@ def scaling(runs: Runs, figure: str, over: Axis) -> list[Exponent]:
     """
     counted = figure in _COUNTED
     found, left_out = _series(runs, figure, over)
-    return [_exponent(series, points, figure, over, counted, left_out[series]) for series, points in found.items()]
+    level = level_after(len(runs.looks))
+    return [
+        _exponent(series, points, figure, over, counted, left_out[series], level) for series, points in found.items()
+    ]
 
 
 def varied(runs: Runs, over: Axis) -> bool:
@@ -123,7 +128,9 @@ def _chosen(own: Mapping[str, str], over: Axis) -> str:
     return ",".join(f"{name}={value}" for name, value in kept.items())
 
 
-def _exponent(series: str, points: Points, figure: str, over: Axis, counted: bool, left_out: int) -> Exponent:
+def _exponent(
+    series: str, points: Points, figure: str, over: Axis, counted: bool, left_out: int, level: float
+) -> Exponent:
     xs = sorted({x for at in points.values() for x in at})
     ys = [float(np.mean([y for at in points.values() for y in at.get(x, ())])) for x in xs]
     complete = [at for at in points.values() if len(at) == len(xs)]
@@ -138,11 +145,11 @@ def _exponent(series: str, points: Points, figure: str, over: Axis, counted: boo
             interval, basis = (alpha, alpha), "counted"
         elif len(slopes) >= FEWEST_SEEDS:
             estimate = paired(slopes)
-            alpha, interval, basis = estimate.effect, estimate.interval(), "seeds"
+            alpha, interval, basis = estimate.effect, estimate.interval(1 - level), "seeds"
             scale = math.exp(float(np.mean(np.log(ys)) - alpha * np.mean(np.log(xs))))
         elif len(xs) >= FEWEST_POINTS:
             line = stats.linregress(np.log(xs), np.log(ys))
-            half = float(stats.t.ppf(1 - LEVEL / 2, len(xs) - 2)) * float(line.stderr)
+            half = float(stats.t.ppf(1 - level / 2, len(xs) - 2)) * float(line.stderr)
             interval, basis = (alpha - half, alpha + half), "fit"
     return Exponent(
         series=series,
@@ -153,6 +160,7 @@ def _exponent(series: str, points: Points, figure: str, over: Axis, counted: boo
         seeds=len(complete),
         alpha=alpha,
         scale=scale,
+        level=level,
         interval=interval,
         basis=basis,
         left_out=left_out,

@@ -19,7 +19,9 @@ from matplotlib.figure import Figure
 
 from ablab.analysis.anova import anova
 from ablab.analysis.comparison import Comparisons, compare
+from ablab.analysis.pareto import fronts
 from ablab.analysis.scaling import Axis
+from ablab.analysis.verdicts import Verdict
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.report import drawings
@@ -113,6 +115,13 @@ class LoadedStudy:
                 }
             )
         return pd.DataFrame(rows)
+
+    def fronts(self, task: str | None = None) -> pd.DataFrame:
+        """One row per variant: whether it is on the Pareto front of its mean and each cost. Not ranked ones are not."""
+        chosen = self._task(task)
+        rows = pd.DataFrame(self._material.rows(chosen))
+        rows.loc[rows["verdict"] == Verdict.UNSTABLE, "mean"] = math.nan
+        return fronts(rows, self._material.direction(chosen))
 
     def scaling(self) -> pd.DataFrame:
         """One row per figure and series: its exponent over sequence length or parameters, with its interval."""

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from ablab.analysis.pareto import front
+from ablab.analysis.verdicts import Verdict
 from ablab.report import units
 from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, add_legend, drawing, legend_below, panels
 from ablab.report.figures.looks import Look
@@ -80,7 +81,8 @@ def _panel(
     """Draws one cost, and says who is on its front."""
     shown = COST_AXES[cost]
     sign = -1 if shown.better == "max" else 1
-    on = front([sign * _number(row[cost]) for row in rows], [row["mean"] for row in rows], direction)
+    quality = [math.nan if row["verdict"] == Verdict.UNSTABLE else row["mean"] for row in rows]  # which is not ranked
+    on = front([sign * _number(row[cost]) for row in rows], quality, direction)
     best = sorted((row for row, member in zip(rows, on, strict=True) if member), key=lambda row: float(row[cost]))
     axes.plot([row[cost] for row in best], [row["mean"] for row in best], ":", color=TEXT, linewidth=1.2)
     for row in rows:

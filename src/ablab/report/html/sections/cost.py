@@ -29,8 +29,8 @@ def cost(material: Material) -> Section:
         "cost",
         "Quality against cost",
         "A dotted line joins the Pareto front: those whose mean no other variant beats at the same cost or less. It is "
-        "a front of means, and says nothing of whether its steps are resolved. Bars are standard deviations over "
-        "seeds. A hollow marker is a variant that did not get the baseline's budget: its difference is not at equal "
-        "cost.",
+        "a front of means, without unstable variants, and says nothing of whether its steps are resolved. Bars are "
+        "standard deviations over seeds. A hollow marker is a variant that did not get the baseline's budget: its "
+        "difference is not at equal cost.",
         per_task(material, blocks),
     )

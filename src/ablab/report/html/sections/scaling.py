@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ablab.analysis.scaling import Exponent
-from ablab.analysis.wording import decimals_for, number
+from ablab.analysis.wording import confidence, decimals_for, number
 from ablab.report import drawings
 from ablab.report.html.sections.base import Block, Section
 from ablab.report.html.svg import to_svg
@@ -29,7 +29,7 @@ def scaling(material: Material) -> Section | None:
         "scaling",
         "Scaling",
         "Slopes of straight lines through the logarithms: mean growth over the range that was run, which says little "
-        "outside it. Intervals are 95%.",
+        "outside it.",
         blocks,
     )
 
@@ -44,7 +44,7 @@ def _row(one: Exponent) -> dict[str, str]:
         "from": f"{one.x[0]:,.0f}",
         "to": f"{one.x[-1]:,.0f}",
         "exponent": MISSING if one.alpha is None else number(one.alpha, digits),
-        "95% CI": f"{number(low, digits)} to {number(high, digits)}"
+        f"{confidence(one.level)} CI": f"{number(low, digits)} to {number(high, digits)}"
         if low is not None and high is not None
         else MISSING,
         "interval": _BASIS[one.basis],
