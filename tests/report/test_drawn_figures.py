@@ -20,6 +20,7 @@ from ablab.analysis.comparison import Comparison, compare
 from ablab.analysis.curves import Band
 from ablab.analysis.scaling import Exponent
 from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, folded
+from ablab.report.figures.cost import quality_and_cost
 from ablab.report.figures.curves import Panel, curves
 from ablab.report.figures.detectable import detectable_effects
 from ablab.report.figures.forest import forest
@@ -235,3 +236,29 @@ def test_rounding_is_not_magnified_into_a_course():
     real = Band(x, np.array([1.0, 1.001, 0.999]), None, None, ())
     low, high = axes_of(curves([Panel("layer", "mass_captured", {"a": real})], looks(["a"], "b")))[0].get_ylim()
     assert high - low < 0.01
+
+
+def test_fronts_and_budgets_are_drawn_as_they_are():
+    given = {"slow_good": (1.0, 100.0, 9), "fast_bad": (2.0, 900.0, 9), "worst": (3.0, 100.0, 9)}
+    rows = [
+        {"variant": name, "metric": "val_loss", "mean": mean, "sd": 0.1, "flops_total": flops, "wall_time_s": None,
+         "tokens_per_second": speed, "peak_memory_bytes": None, "verdict": "UNRESOLVED"}
+        for name, (mean, speed, flops) in given.items()
+    ]  # fmt: skip
+    own = looks(list(given), "worst")
+    drawn = quality_and_cost(rows, "min", {"fast_bad": "+38% FLOPs"}, own)
+    flops, speed = (axes for axes in axes_of(drawn) if axes.get_visible())
+    assert [axes.get_xlabel() for axes in (flops, speed)] == ["training FLOPs", "tokens per second (more is better)"]
+    assert [list(axes.lines[0].get_xdata()) for axes in (flops, speed)] == [[9], [100, 900]]
+    assert "training FLOPs: slow_good on the front." in drawn.alt
+    assert "fast_bad at another budget (+38% FLOPs)" in drawn.alt
+    filled = {bar.get_label(): bar.lines[0].get_markerfacecolor() for bar in speed.containers}
+    assert filled == {name: "none" if name == "fast_bad" else own[name].colour for name in given}
+
+
+@pytest.mark.parametrize(("direction", "solid"), [("min", 3), ("max", 1)])
+def test_a_solid_line_is_a_seed_on_which_the_variant_did_better(direction, solid):
+    items, found = compared({"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [0.9, 1.0, 1.0, 1.12]})
+    drawn = slopes([dataclasses.replace(item, direction=direction) for item in items], found)
+    styles = [line.get_linestyle() for line in axes_of(drawn)[0].lines if len(line.get_xdata()) == 2]
+    assert (styles.count("-"), styles.count("--")) == (solid, 4 - solid)

@@ -37,13 +37,15 @@ def attempt(folder: Path, losses: list[float], exit_code: int = 0, first: int = 
     run.finish(exit_code=exit_code)
 
 
-def ablab_sync(folder: Path, server: WandbServer | None = None, key: str | None = KEY) -> tuple[int, str, str]:
+def ablab_sync(
+    folder: Path, server: WandbServer | None = None, key: str | None = KEY, **more: str
+) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of the command, in a process as a user would start it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment |= {"HOME": str(folder), "NETRC": str(folder / "no.netrc"), "WANDB_CACHE_DIR": str(folder / "cache")}
     environment |= {"WANDB_MODE": "offline"}  # which says nothing about an upload that was asked for
     environment |= {"WANDB_BASE_URL": server.address} if server else {}
-    environment |= {"WANDB_API_KEY": key} if key else {}
+    environment |= ({"WANDB_API_KEY": key} if key else {}) | more
     command = [sys.executable, "-m", "ablab", "sync", str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     return done.returncode, done.stdout, done.stderr
@@ -97,6 +99,19 @@ def test_a_refused_upload_is_a_failure_with_its_reason(tmp_path: Path, server: W
     assert first.startswith(f"failed         {tmp_path} ({run_id(tmp_path)}): ")
     assert "permission denied" in first
     assert last == "1 failed"
+
+
+@pytest.mark.slow
+def test_without_a_network_the_first_run_speaks_for_all(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        attempt(tmp_path / name, [1.0])
+        write_record(tmp_path / name, record())
+    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_X_GRAPHQL_RETRY_MAX": "1"}
+    status, said, complaint = ablab_sync(tmp_path, **nowhere)
+    assert (status, said) == (2, "")
+    assert complaint.startswith("ablab: error: W&B cannot be reached, 0 uploaded; try again later (")
+    assert complaint.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from ablab.results.wandb_runs import NO_KEY, has_key, offline_folders, run_id
 
 UPLOADED, THERE, RUNNING, FAILED = "uploaded", "already there", "still running", "failed"
 _PATIENCE_S = 3600  # for one run, pictures and tables included
-_RETRIES = 5  # to reach the server, which take half a minute; W&B's own number takes many
+_RETRIES = 4  # to reach the server, which take half a minute; W&B's own number takes many
+_UNREACHED = "giving up after"  # what W&B says after these
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def sync(folder: Path) -> int:
         The exit status: 1 if an upload failed.
 
     Raises:
-        UserError: no such folder, no offline runs, or something to upload and no API key.
+        UserError: no such folder, no offline runs, or something to upload and no API key or no way to the server.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -58,6 +59,8 @@ def sync(folder: Path) -> int:
     counts = dict.fromkeys((UPLOADED, THERE, RUNNING, FAILED), 0)
     for run in runs:
         outcome, why = _bring(run)
+        if _UNREACHED in why:  # as the next would be, a minute later
+            raise UserError(f"W&B cannot be reached, {counts[UPLOADED]} uploaded; try again later ({why})")
         counts[outcome] += 1
         print(f"{outcome:<15}{run.folder} ({run.identity}){': ' if why else ''}{why}", flush=True)
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
