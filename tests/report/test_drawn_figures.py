@@ -19,6 +19,7 @@ from synthetic import runs_of, study
 from ablab.analysis.comparison import Comparison, compare
 from ablab.analysis.curves import Band
 from ablab.analysis.scaling import Exponent
+from ablab.analysis.verdicts import RESOLVED
 from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, folded
 from ablab.report.figures.cost import quality_and_cost
 from ablab.report.figures.curves import Panel, curves
@@ -262,3 +263,15 @@ def test_a_solid_line_is_a_seed_on_which_the_variant_did_better(direction, solid
     drawn = slopes([dataclasses.replace(item, direction=direction) for item in items], found)
     styles = [line.get_linestyle() for line in axes_of(drawn)[0].lines if len(line.get_xdata()) == 2]
     assert (styles.count("-"), styles.count("--")) == (solid, 4 - solid)
+
+
+def test_only_resolved_effects_are_filled():
+    items, found = compared(
+        {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22], "glu": [1.0, 1.2, 1.0, 1.1]}
+    )
+    expected = [found[item.variant].colour if item.verdict in RESOLVED else "none" for item in items]
+    assert expected.count("none") == 1
+    for draw in (forest, detectable_effects):
+        lines = axes_of(draw(items, found))[0].lines
+        shown = [line.get_markerfacecolor() for line in lines if len(line.get_xdata()) == 1]
+        assert shown == expected

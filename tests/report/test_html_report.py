@@ -112,7 +112,9 @@ def test_text_of_records_is_text(page: Page, text: str):
 
 
 def test_the_data_are_in_the_page(text: str, folder: Path):
-    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    embedded = text.split('id="data">')[1].split("</script>")[0]
+    assert not set("<>&") & set(embedded)  # neither an end nor a comment, whatever a name holds
+    data = json.loads(embedded)
     assert data == json.loads(render(compare(runs := collect([folder])), runs, "json"))
     assert SCRIPT in {run["reason"] for run in data["runs"]}
 

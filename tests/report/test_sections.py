@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from synthetic import cost, record, runs_of, study
@@ -16,6 +19,7 @@ from ablab.report.html.sections.cost import cost as cost_section
 from ablab.report.html.sections.curves import learning
 from ablab.report.html.sections.effects import effects
 from ablab.report.html.sections.interactions import interactions
+from ablab.report.html.sections.mechanism import mechanism
 from ablab.report.html.sections.pairs import pairs
 from ablab.report.html.sections.power import power
 from ablab.report.html.sections.provenance import differing_settings
@@ -187,3 +191,49 @@ def test_a_setting_that_only_some_have_differs() -> None:
 
 def test_a_report_needs_no_curves() -> None:
     assert "No learning curves" in page(material(_three()))
+
+
+def test_what_an_interaction_is_measured_from_and_what_its_sign_says(world: Material) -> None:
+    said = block(interactions(world), "activation and attention").text
+    assert said.startswith("From the baseline's activation=relu and attention=full. Above 0, val_loss is higher")
+    assert said.endswith("(lower is better).")
+    better = Material(world.runs, compare(world.runs, metric="val_accuracy"))
+    assert block(interactions(better), "activation and attention").text.endswith("(higher is better).")
+
+
+def test_mechanism_figures_are_of_runs_that_ended_well() -> None:
+    records = study({"relu": [1.0, 1.1, 1.2], "gelu": [1.3, 1.41, 1.5]})
+    records[0].mechanism = {"activation/zero_share": 0.9}
+    records[0].status = "failed"
+    table = block(mechanism(material(records)), "activation").table
+    assert table is not None
+    assert list(table["zero_share"]) == ["0.5", "0.5"]
+
+
+def test_one_variant_is_not_said_to_share_no_seed() -> None:
+    alone = effects(material([record(1), record(2)]))
+    assert alone.intro == ""
+    assert alone.blocks[0].otherwise == "No effect to draw: there is one variant."
+
+
+def test_a_margin_is_spoken_of_where_there_is_one() -> None:
+    assert "margin" not in effects(material(_three())).intro
+    assert "declared margin" in effects(material(_three(), margin=0.1)).intro
+
+
+def test_a_target_that_was_reached_before_the_first_evaluation_is_said_to_be(tmp_path: Path) -> None:
+    folder = write(tmp_path, factorial())
+    for curve in folder.glob("*/metrics.csv"):
+        curve.write_text("step,val_loss\n100,0.4\n200,0.5\n", encoding="utf-8")
+    runs = collect([folder])
+    table = block(learning(Material(runs, compare(runs))), "Time to target").table
+    assert table is not None
+    assert table["reached"][0] == "5/5, 5 before the first evaluation"
+    assert set(table["step"]) == {"–"}
+
+
+def test_blocks_of_several_tasks_say_whose_they_are() -> None:
+    other = [record(item.seed, item.metrics["val_loss"], axes={**item.axes, "task": "vision"}) for item in _three()]
+    labels = re.findall(r'aria-label="([^"]*)"', page(material([*_three(), *other])))
+    assert len(labels) == len(set(labels))
+    assert "Effects, vision: figure" in labels
