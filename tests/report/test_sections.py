@@ -12,6 +12,7 @@ from worlds import TOGETHER, factorial, lengths, write
 
 from ablab.analysis.comparison import compare
 from ablab.analysis.power import detectable
+from ablab.report import drawings
 from ablab.report.figures.canvas import MOST_VARIANTS
 from ablab.report.html.page import page
 from ablab.report.html.sections.base import Block, Section
@@ -237,3 +238,24 @@ def test_blocks_of_several_tasks_say_whose_they_are() -> None:
     labels = re.findall(r'aria-label="([^"]*)"', page(material([*_three(), *other])))
     assert len(labels) == len(set(labels))
     assert "Effects, vision: figure" in labels
+
+
+def test_figures_of_very_many_show_the_baseline_and_the_largest_effects() -> None:
+    count = MOST_VARIANTS + 5
+    many = material(study({f"v{number:02d}": [1 + number / 10, 1.1 + number / 10] for number in range(count)}))
+    drawn = many.drawn("language").variants
+    assert drawn == [f"activation=v{number:02d}" for number in (0, *range(count - MOST_VARIANTS + 1, count))]
+
+
+def test_curves_by_tokens_are_drawn_where_steps_have_different_numbers_of_them(tmp_path: Path) -> None:
+    records = factorial()
+    for number, expected in ((0, 3), (1, 4)):
+        for item in records:
+            if item.axes["attention"] == "lsh" and item.status == "ok" and number:
+                item.cost = cost(item, tokens=2 * item.cost.tokens)
+        runs = collect([write(tmp_path / str(number), records)])
+        drawn = drawings.curves(Material(runs, compare(runs)), "language")
+        assert drawn is not None
+        labels = [axes.get_xlabel() for axes in drawn.figure.axes if axes.get_visible()]
+        assert len(labels) == expected
+        assert any("token" in label for label in labels) == (expected > 3)

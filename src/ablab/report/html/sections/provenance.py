@@ -58,7 +58,7 @@ def differing_settings(runs: Runs) -> pd.DataFrame:
     differing = {
         key: values
         for key, values in sorted(found.items())
-        if len(values) > 1 or len(next(iter(values.values()))) < len(configs)
+        if len(next(iter(values.values()))) < len(configs)  # the others have another value, or none
     }
     rows = [
         {"key": key, "value": value, "variants": "; ".join(whose)}
