@@ -173,6 +173,17 @@ def test_of_two_hundred_variants_the_figures_show_some_and_the_tables_all() -> N
     assert len(page(many).encode()) < 3_000_000
 
 
+def test_that_figures_leave_variants_out_is_said_on_several_tasks_too() -> None:
+    losses = {f"option{number:03}": [1.0 + number / 1000, 1.1, 1.2 + number / 700] for number in range(30)}
+    other = [
+        record(item.seed, item.metrics["val_loss"], axes={**item.axes, "task": "vision"}) for item in study(losses)
+    ]
+    both = material([*study(losses), *other])
+    assert both.suite
+    said = [block.text for block in effects(both).blocks if "of 30 variants" in block.text]
+    assert len(said) == 1
+
+
 def test_settings_that_differ_are_told_once_for_those_who_share_them() -> None:
     records = study({"relu": [1.0, 1.1], "gelu": [1.2, 1.3], "glu": [1.4, 1.5]})
     for item in records:

@@ -115,8 +115,13 @@ class Material:
 
     def target(self, task: str) -> float | None:
         """The value of its primary metric that a task declares as its target, where that is what is compared."""
-        rows = self.runs.table.index[self.runs.table["task"] == task]
-        declared = {(self.runs.records[int(row)].config.get("task") or {}).get("target") for row in rows}
+        settings = [
+            self.runs.records[place].config.get("task")
+            for (of, _), places in self.runs.places.items()
+            if of == task
+            for place in places
+        ]
+        declared = {each.get("target") if isinstance(each, dict) else None for each in settings}
         primary = self.runs.primary.get(task)
         value = declared.pop() if len(declared) == 1 else None
         is_compared = primary is not None and primary.name == self.comparisons.metrics[task]

@@ -50,13 +50,12 @@ def per_task(material: Material, make: Callable[[str], Sequence[Block]], suite: 
     blocks: list[Block] = []
     for task in [material.suite, *material.tasks] if suite and material.suite else material.tasks:
         made = list(make(task))
-        if made and task in material.tasks and not blocks and (left_out := material.left_out(task)):
-            blocks.append(Block(text=left_out))
         if made and len(material.tasks) > 1:
             blocks.append(Block(title=task))
             made = [replace(block, sub=bool(block.title), whose=task) for block in made]
         blocks += made
-    return blocks
+    left_out = next((said for task in material.tasks if (said := material.left_out(task))), "")
+    return [Block(text=left_out), *blocks] if blocks and left_out else blocks
 
 
 def svg(material: Material, shown: Drawing | None, section: str, task: str, number: int = 0) -> Markup | None:
