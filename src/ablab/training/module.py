@@ -18,6 +18,7 @@ from ablab.model.transformer import Transformer
 from ablab.results.record import KEPT_EVALUATIONS
 from ablab.tasks.base import IGNORED, Batch, EvalBatch, Inputs, Task
 from ablab.training.optimizers.groups import build_optimizer
+from ablab.training.strategies.base import Parallel, parallel
 
 _SAMPLES = "samples"  # beside the task's own totals
 _HISTORY = "history"  # the module's own part of a checkpoint
@@ -75,7 +76,7 @@ class TrainingModule(LightningModule):
 
     def training_step(self, block: list[Batch], block_index: int) -> Tensor:
         """Train on the block; the task's loss at its last optimizer step."""
-        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        optimizer, schedule, strategy = self.optimizers(), self.lr_schedulers(), parallel(self.trainer.strategy)
         assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(schedule, LRScheduler)
         first, steps = self.trainer.global_step, len(block) // self._accumulate
@@ -85,10 +86,10 @@ class TrainingModule(LightningModule):
             self.model.resample(step)
             loss = torch.zeros((), device=self.device)
             offset = (step - first) * self._accumulate
-            for inputs, targets in block[offset : offset + self._accumulate]:
-                part = self._task.loss(self.model(inputs), targets) / self._accumulate
-                self.manual_backward(part + self.model.penalty() / self._accumulate if self._penalised else part)
-                loss = loss + part.detach()
+            for batch in block[offset : offset + self._accumulate - 1]:
+                with strategy.accumulating():
+                    loss += self._add_gradient(strategy, batch)
+            loss += self._add_gradient(strategy, block[offset + self._accumulate - 1])
             self.learning_rates.append(float(optimizer.param_groups[0]["lr"]))
             # The last step of a run is followed by an evaluation, wherever it falls.
             measured = step + 1 == self.trainer.max_steps or (last_before_evaluation and step == first + steps - 1)
@@ -100,6 +101,14 @@ class TrainingModule(LightningModule):
             optimizer.zero_grad()
         _switch(optimizer, "eval")
         return loss
+
+    def _add_gradient(self, strategy: Parallel, batch: Batch) -> Tensor:
+        """One batch's part in the gradient of a step; the task's loss on it, as the step counts it."""
+        inputs, targets = batch
+        logits = strategy.training_model(self.model)(inputs)
+        part = self._task.loss(logits, targets) / self._accumulate
+        self.manual_backward(part + self.model.penalty() / self._accumulate if self._penalised else part)
+        return part.detach()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip: here, where a gradient that was scaled for float16 has its own size again."""

@@ -14,7 +14,8 @@ from ablab.config.schema import AXES
 from ablab.results.record import Record
 from ablab.study.supervision.supervisor import supervise
 from ablab.training.generation import load_run
-from ablab.training.strategies import ddp, single
+from ablab.training.strategies.data_parallel import DataParallel
+from ablab.training.strategies.single import single
 
 
 def test_single_runs_one_process() -> None:
@@ -25,8 +26,8 @@ def test_single_runs_one_process() -> None:
 
 def test_ddp_needs_two_and_passes_its_settings_on() -> None:
     with pytest.raises(ValueError, match=r"needs at least 2 processes, got trainer\.devices=1"):
-        ddp(processes=1)
-    strategy = ddp(processes=2, bucket_cap_mb=3, gradient_as_bucket_view=False, static_graph=False)
+        DataParallel(processes=1)
+    strategy = DataParallel(processes=2, bucket_cap_mb=3, gradient_as_bucket_view=False, static_graph=False)
     assert isinstance(strategy, DDPStrategy)
     settings = {"bucket_cap_mb": 3, "gradient_as_bucket_view": False, "static_graph": False}
     assert strategy._ddp_kwargs.items() >= settings.items()
