@@ -61,6 +61,7 @@ class Task(LightningDataModule, ABC):
         corpus: what was learned from; known after `setup`.
         first_step: index of the first training batch that `train_dataloader` serves; a resumed run sets it.
         target: None, or a value of the primary metric; the steps until an evaluation reaches it are recorded.
+        equal_shares: whether no target of a training batch is ignored, so that all shares of it weigh the same.
         oracle: values of the primary metric that theory or the data give, by name: `chance`, `ceiling`, and others.
         workers: processes that load data, beside each process that trains.
         seed: decides what is served for training.
@@ -81,6 +82,7 @@ class Task(LightningDataModule, ABC):
     first_step: int = 0
     block: int | None = None
     target: float | None = None
+    equal_shares: bool = False
     workers: int = 0
     seed: int = 0
 
@@ -149,9 +151,16 @@ class Task(LightningDataModule, ABC):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What training minimises, from logits (B, T, vocab_size) and targets (B, T); a scalar.
 
-        Mean cross entropy in nats over the targets that are not ignored.
+        Mean cross entropy in nats over the targets that are not ignored; 0 where all are.
         """
-        return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        if self.equal_shares:
+            return cross_entropy(logits.flatten(0, 1), targets.flatten())
+        total = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        return total / self.weight(targets).clamp(min=1)
+
+    def weight(self, targets: Tensor) -> Tensor:
+        """How much a batch counts in the mean over several: what `loss` is a mean over, the targets not ignored."""
+        return (targets != IGNORED).sum()
 
     @abstractmethod
     def totals(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -40,6 +40,8 @@ class LanguageTask(Task):
         ValueError: a number is out of range.
     """
 
+    equal_shares = True
+
     def __init__(self, *, eval_tokens: int | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         if eval_tokens is not None and eval_tokens < self.seq_len:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -136,5 +138,11 @@ class ReportProgress(Callback):
 
 
 def seed_everything_else(seed: int, rank: int) -> None:
-    """Seed the generator that is left once parameters and data have their own: dropout, differently on each process."""
-    torch.manual_seed((seed * 1_000_003 + rank) % 2**63)
+    """Seed the generators that are left once parameters and data have their own: dropout's, differently on each process.
+
+    Nothing here draws from Python's and NumPy's global ones, but somebody's component may.
+    """
+    own = (seed * 1_000_003 + rank) % 2**63
+    torch.manual_seed(own)
+    random.seed(own)
+    np.random.seed(own % 2**32)

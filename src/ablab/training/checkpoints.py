@@ -17,6 +17,7 @@ from ablab.errors import Interrupted
 from ablab.results.record import Metric
 from ablab.results.store import CHECKPOINT_FOLDER
 from ablab.training.checkpoint_files import BEST, LAST, link
+from ablab.training.strategies.base import ALONE, Parallel, parallel
 
 
 class Checkpoints(Checkpoint):
@@ -102,6 +103,35 @@ class Randomness(Callback):
     def _go_on(self, trainer: Trainer) -> None:
         if self._loaded is not None:
             set_generators(self._loaded[trainer.global_rank])
+            self._loaded = None
+
+
+class ParallelState(Callback):
+    """Carries what the strategy remembers over a checkpoint: once what all processes share, and what each has."""
+
+    def __init__(self) -> None:
+        self._strategy: Parallel = ALONE
+        self._loaded: dict[str, Any] | None = None
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self._strategy = parallel(trainer.strategy)
+
+    def state_dict(self) -> dict[str, Any]:
+        shared, own = self._strategy.shared_state(), self._strategy.own_state()
+        if not own:  # nor has any other process
+            return {"shared": shared, "processes": []}
+        each: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(each, own)
+        return {"shared": shared, "processes": each}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:  # after the optimizers have theirs
+        if self._loaded is not None:
+            self._strategy.load_shared_state(self._loaded["shared"])
+            if self._loaded["processes"]:
+                self._strategy.load_own_state(self._loaded["processes"], trainer.global_rank)
             self._loaded = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,10 +10,11 @@ from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ablab.model.ranks import sum_over_ranks
 from ablab.model.transformer import Transformer
 from ablab.results.record import KEPT_EVALUATIONS
 from ablab.tasks.base import IGNORED, Batch, EvalBatch, Inputs, Task
@@ -82,14 +83,16 @@ class TrainingModule(LightningModule):
         first, steps = self.trainer.global_step, len(block) // self._accumulate
         last_before_evaluation = (block_index + 1) % int(self.trainer.val_check_batch or 1) == 0
         _switch(optimizer, "train")
+        shares = self._shares(block)
         for step in range(first, min(first + steps, int(self.trainer.max_steps))):
             self.model.resample(step)
             loss = torch.zeros((), device=self.device)
             offset = (step - first) * self._accumulate
-            for batch in block[offset : offset + self._accumulate - 1]:
+            last = offset + self._accumulate - 1
+            for place in range(offset, last):
                 with strategy.accumulating():
-                    loss += self._add_gradient(strategy, batch)
-            loss += self._add_gradient(strategy, block[offset + self._accumulate - 1])
+                    loss += self._add_gradient(strategy, block[place], shares[place])
+            loss += self._add_gradient(strategy, block[last], shares[last])
             self.learning_rates.append(float(optimizer.param_groups[0]["lr"]))
             # The last step of a run is followed by an evaluation, wherever it falls.
             measured = step + 1 == self.trainer.max_steps or (last_before_evaluation and step == first + steps - 1)
@@ -102,11 +105,25 @@ class TrainingModule(LightningModule):
         _switch(optimizer, "eval")
         return loss
 
-    def _add_gradient(self, strategy: Parallel, batch: Batch) -> Tensor:
+    def _shares(self, block: list[Batch]) -> Sequence[Tensor | None]:
+        """By what the loss of each batch counts in this process, so that the mean over the processes is the batch's.
+
+        A loss is a mean over so many targets, and processes may have got more or fewer of them than others.
+        """
+        world = self.trainer.world_size
+        if world == 1 or self._task.equal_shares:
+            return [None] * len(block)
+        own = torch.stack([self._task.weight(targets) for _, targets in block]).to(self.device, torch.float64)
+        everyones = sum_over_ranks(own.clone())
+        return (own * world / everyones.clamp(min=1)).float().unbind()
+
+    def _add_gradient(self, strategy: Parallel, batch: Batch, share: Tensor | None) -> Tensor:
         """One batch's part in the gradient of a step; the task's loss on it, as the step counts it."""
         inputs, targets = batch
         logits = strategy.training_model(self.model)(inputs)
         part = self._task.loss(logits, targets) / self._accumulate
+        if share is not None:
+            part = part * share
         self.manual_backward(part + self.model.penalty() / self._accumulate if self._penalised else part)
         return part.detach()
 
@@ -133,6 +150,16 @@ class TrainingModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_totals("test")
+
+    def rehearse(self, model: nn.Module) -> None:
+        """One pass forward and back through `model`, which stands for this module's own, that leaves no trace."""
+        training = self.model.training
+        self.model.eval()  # components that follow their inputs stand still, and nothing is drawn at random
+        inputs, _ = self.trainer.strategy.batch_to_device(self._task.example())
+        logits: Tensor = model(inputs)
+        logits.sum().backward()
+        self.model.zero_grad()
+        self.model.train(training)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = build_optimizer(self._optimizer, self.model)

@@ -18,7 +18,7 @@ from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_option
 from ablab.training.callbacks import Curves
 from ablab.training.checkpoint_files import AtomicCheckpointIO, Origin
-from ablab.training.checkpoints import Checkpoints, Randomness
+from ablab.training.checkpoints import Checkpoints, ParallelState, Randomness
 from ablab.training.lean import NoProfiler, without_idle_hooks
 from ablab.training.module import TrainingModule
 
@@ -48,6 +48,7 @@ def build_trainer(
         *callbacks,
         Curves(settings["log_every_n_steps"]),
         Randomness(),
+        ParallelState(),
         Checkpoints(folder, task.primary, stop),
     ]
     return Trainer(

@@ -10,6 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import fingerprint
 from ablab.config.signature import check_signature
@@ -17,6 +18,7 @@ from ablab.errors import UserError
 from ablab.tasks.base import Task
 from ablab.training.build import COMPONENT_AXES, build_model, build_option, build_task
 from ablab.training.optimizers.groups import build_optimizer
+from ablab.training.strategies.base import parallel
 from ablab.training.trainer import quiet_lightning, trainer_settings
 
 # What the program gives to each kind of option, and the config does not.
@@ -69,7 +71,7 @@ class Preflight:
         task = self.task(config)
         self._check_shares(config, task)
         build_model(config, task, device="meta")
-        self._check_optimizer(config)
+        self._check_gradients(config, self._check_optimizer(config))
 
     def task(self, config: dict[str, Any]) -> Task:
         """The task of the config, with its data; for any seed."""
@@ -115,12 +117,30 @@ class Preflight:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     @staticmethod
-    def _check_optimizer(config: dict[str, Any]) -> None:
+    def _check_optimizer(config: dict[str, Any]) -> LRScheduler:
         tiny = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1)  # a matrix and a vector, grouped as a model's are
         axis = "optimizer"
         try:
             optimizer = build_optimizer(instantiate(config["optimizer"], _convert_="all"), tiny)
             axis = "schedule"
-            instantiate(config["schedule"], _convert_="all")(optimizer)
+            schedule: LRScheduler = instantiate(config["schedule"], _convert_="all")(optimizer)
         except (ValueError, TypeError, RuntimeError, InstantiationException) as error:
             raise UserError(f"{axis}: {' '.join(str(error).split())}") from error
+        return schedule
+
+    @staticmethod
+    def _check_gradients(config: dict[str, Any], schedule: LRScheduler) -> None:
+        """What the strategy makes of the gradients must be what others count on."""
+        strategy = parallel(build_option(config, "strategy"))
+        option, chosen = (config["axes"].get(axis) for axis in ("strategy", "schedule"))
+        if not strategy.shares_gradients and getattr(schedule, "reads_gradients", False):
+            raise UserError(
+                f"strategy={option} does not work with schedule={chosen}: the schedule reads gradients, which each "
+                "process has for itself, so that their learning rates would part; choose another of either"
+            )
+        precision = config["trainer"].get("precision")
+        if not strategy.takes_scaled and precision in ("16", "16-mixed", 16):
+            raise UserError(
+                f"trainer.precision={precision} scales gradients by a factor that changes between steps, which "
+                f"strategy={option} cannot follow: use trainer.precision=bf16-mixed"
+            )

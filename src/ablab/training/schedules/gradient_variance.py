@@ -34,6 +34,8 @@ class GradientVariance(LRScheduler):
     scales the learning rate relative to its level after the warm-up, since its absolute value depends on beta.
     """
 
+    reads_gradients = True  # so that processes must see the same ones, or their rates would part
+
     def __init__(
         self,
         optimizer: Optimizer,

@@ -13,7 +13,14 @@ class Parallel:
     """A strategy's part in the training loop. As it is here it does nothing, as for one process.
 
     Strategies are subclasses of this and of one of Lightning's. `TrainingModule` takes its steps through it.
+
+    Attributes:
+        shares_gradients: every process takes each step by the same gradient.
+        takes_scaled: gradients may be scaled for float16, by a factor that changes between steps.
     """
+
+    shares_gradients = True
+    takes_scaled = True
 
     def training_model(self, model: nn.Module) -> nn.Module:
         """What is called in place of `model` to train it: the same function, with what spreads its gradient."""

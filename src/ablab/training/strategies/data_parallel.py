@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -15,8 +15,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ablab.training.strategies.base import Parallel
 
+# Passes after which buckets stay as they are: a static graph is learned in the first, its order in the second.
+REHEARSALS = 2
+
 # Averages a bucket of gradients over the processes: the state that was registered with it, and the bucket.
 Hook = Callable[[Any, GradBucket], Future[Tensor]]
+
+
+@runtime_checkable
+class Rehearsed(Protocol):
+    """A LightningModule around the model that is trained."""
+
+    model: nn.Module
+
+    def rehearse(self, model: nn.Module) -> None:
+        """One pass forward and back that leaves no trace, through `model`, which stands for the module's own."""
 
 
 class DataParallel(Parallel, DDPStrategy):
@@ -25,6 +38,9 @@ class DataParallel(Parallel, DDPStrategy):
     Lightning's strategy wraps the LightningModule, whose one call trains on a whole block of batches here. Here the
     model itself is wrapped, so that each pass over a batch is one that DistributedDataParallel knows as such. A hook
     that Lightning would register on GPUs alone (on a CPU it says nothing and does nothing) is registered on any device.
+    DistributedDataParallel lays out its buckets in the order in which the first passes bring gradients; those are
+    rehearsals before training, so that a hook that remembers something of each bucket finds it where it was, also when
+    a run is resumed.
 
     Args:
         processes: over which batches are shared out; at least 2.
@@ -52,29 +68,28 @@ class DataParallel(Parallel, DDPStrategy):
             broadcast_buffers=False,  # components keep theirs equal themselves; this would send all of them every step
         )
         self._replica: DistributedDataParallel | None = None
-        self._passed = False  # whether a batch has gone through
 
     def hook(self) -> tuple[Any, Hook] | None:
         """What averages gradients, and its state; None for DistributedDataParallel's own all-reduce."""
         return None
 
     def configure_ddp(self) -> None:
-        assert self.lightning_module is not None
-        model = self.lightning_module.model
-        assert isinstance(model, nn.Module)
-        self._replica = self._setup_model(model)
+        module = self.lightning_module
+        assert isinstance(module, Rehearsed)
+        self._replica = self._setup_model(module.model)
+        for _ in range(REHEARSALS):
+            module.rehearse(self._replica)
         if (hook := self.hook()) is not None:
-            self._replica.register_comm_hook(*hook)
+            state, average = hook
+            # Not by its own name: PyTorch looks at a hook's annotations, which may not be deferred, and at its name, by
+            # which it refuses bfloat16 where there is no NCCL.
+            self._replica.register_comm_hook(state, lambda state, bucket: average(state, bucket))
 
     def training_model(self, model: nn.Module) -> nn.Module:
         return model if self._replica is None else self._replica
 
     def accumulating(self) -> AbstractContextManager[Any]:
-        # A static graph is learned in the first pass, which must be one that sends. The mean of means is the mean.
-        if self._replica is None or not self._passed:
-            self._passed = True
-            return super().accumulating()
-        return self._replica.no_sync()
+        return super().accumulating() if self._replica is None else self._replica.no_sync()
 
     def teardown(self) -> None:
         self._replica = None  # its hooks hold the model

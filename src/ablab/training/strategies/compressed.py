@@ -1,0 +1,191 @@
+"""Data parallel training that sends less than the gradient: in fewer bits, at low rank, or its largest numbers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import GradBucket
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.futures import Future
+
+from ablab.training.strategies.data_parallel import DataParallel, Hook
+from ablab.training.strategies.top_k import TopKState, send_largest
+
+
+class CastDataParallel(DataParallel):
+    """Gradients travel, and are summed up, in 16 bits: half the bytes of float32.
+
+    PyTorch's hooks, which divide by the number of processes before they cast. float16 has 11 significant bits and
+    overflows above 65504; bfloat16 has 8 and the range of float32.
+
+    Args:
+        dtype: "float16" or "bfloat16".
+        (the others): as `DataParallel` says.
+
+    Raises:
+        ValueError: another type.
+    """
+
+    def __init__(self, *, dtype: Literal["float16", "bfloat16"], **settings: Any) -> None:
+        if dtype not in _CASTS:
+            raise ValueError(f"dtype={dtype}: must be {' or '.join(_CASTS)}")
+        super().__init__(**settings)
+        self._dtype = dtype
+
+    def hook(self) -> tuple[Any, Hook]:
+        return None, _CASTS[self._dtype]
+
+
+class PowerSgdDataParallel(DataParallel):
+    """Each matrix of the gradient travels as a product of two thin ones (Vogels et al. 2019, PowerSGD, section 3).
+
+    By PyTorch's hook: one step of subspace iteration, from the factors of the step before. What the product leaves out
+    is kept by each process and added to its next gradient (error feedback). Vectors, and matrices for which it would
+    save less than half, travel whole.
+
+    Args:
+        rank: width of the thin matrices, at least 1.
+        warmup_steps: steps at the beginning that send all; the source has none.
+        error_feedback: keep what was left out.
+        (the others): as `DataParallel` says.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(self, *, rank: int = 1, warmup_steps: int = 0, error_feedback: bool = True, **settings: Any) -> None:
+        _require(rank=(rank, 1), warmup_steps=(warmup_steps, 0))
+        super().__init__(**settings)
+        self._rank, self._warmup, self._error_feedback = rank, warmup_steps, error_feedback
+        self._state: PowerSGDState | None = None
+
+    def hook(self) -> tuple[Any, Hook]:
+        # PyTorch asks for two steps before the first compression, since buckets are laid out anew after the first
+        # pass; that one is behind us.
+        self._state = PowerSGDState(
+            None, self._rank, start_powerSGD_iter=max(2, self._warmup), use_error_feedback=self._error_feedback
+        )
+        self._state.start_powerSGD_iter = self._warmup
+        return self._state, _one_bucket_at_a_time
+
+    def mechanism(self) -> dict[str, float]:
+        return {} if self._state is None else held_back(self._state.error_dict)
+
+    def shared_state(self) -> dict[str, Any]:
+        assert self._state is not None
+        kind, keys, *rest = self._state.rng.get_state(legacy=True)
+        return {
+            "iteration": self._state.iter,
+            "random": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+            "p": _on_cpu(self._state.p_memory_dict),
+            "q": _on_cpu(self._state.q_memory_dict),
+        }
+
+    def load_shared_state(self, state: dict[str, Any]) -> None:
+        assert self._state is not None
+        kind, keys, *rest = state["random"]
+        self._state.iter = state["iteration"]
+        self._state.rng.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+        self._state.p_memory_dict = self._on_device(state["p"])
+        self._state.q_memory_dict = self._on_device(state["q"])
+
+    def own_state(self) -> dict[str, Any]:
+        assert self._state is not None
+        return {"held_back": _on_cpu(self._state.error_dict)}
+
+    def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
+        assert self._state is not None
+        self._state.error_dict = self._on_device(shared_out(states, rank, dist.get_world_size()))
+
+    def _on_device(self, buckets: dict[int, Tensor]) -> dict[int, Tensor]:
+        return {index: tensor.to(self.root_device) for index, tensor in buckets.items()}
+
+
+class TopKDataParallel(DataParallel):
+    """The largest numbers of each bucket of the gradient travel, with their places; see `top_k.send_largest`.
+
+    Args:
+        share: of the numbers that is sent, above 0 and at most 1. Each takes 8 bytes, its place included.
+        warmup_steps: steps at the beginning that send all.
+        error_feedback: keep what was not sent for the next step.
+        (the others): as `DataParallel` says.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self, *, share: float = 0.01, warmup_steps: int = 0, error_feedback: bool = True, **settings: Any
+    ) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share={share} must be above 0 and at most 1")
+        _require(warmup_steps=(warmup_steps, 0))
+        super().__init__(**settings)
+        self._state = TopKState(share, warmup_steps, error_feedback)
+
+    def hook(self) -> tuple[Any, Hook]:
+        return self._state, send_largest
+
+    def mechanism(self) -> dict[str, float]:
+        return held_back(self._state.held_back)
+
+    def shared_state(self) -> dict[str, Any]:
+        return {"step": self._state.step}
+
+    def load_shared_state(self, state: dict[str, Any]) -> None:
+        self._state.step = state["step"]
+
+    def own_state(self) -> dict[str, Any]:
+        return {"held_back": _on_cpu(self._state.held_back)}
+
+    def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
+        own = shared_out(states, rank, dist.get_world_size())
+        self._state.held_back = {index: tensor.to(self.root_device) for index, tensor in own.items()}
+
+
+def shared_out(states: list[dict[str, Any]], rank: int, processes: int) -> dict[int, Tensor]:
+    """What the process `rank` of `processes` holds back, by bucket, after a run of `len(states)` processes.
+
+    Among another number of processes everyone takes the mean: what is added to the mean gradient stays the same.
+    """
+    if len(states) == processes:
+        own: dict[int, Tensor] = states[rank]["held_back"]
+        return own
+    each = [state["held_back"] for state in states]
+    return {index: torch.stack([one[index] for one in each]).mean(0) for index in each[0]}
+
+
+def held_back(buckets: dict[int, Tensor]) -> dict[str, float]:
+    """The norm of what this process has not sent yet."""
+    if not buckets:
+        return {}
+    return {"held_back_norm": float(torch.stack([tensor.float().norm() for tensor in buckets.values()]).norm())}
+
+
+def _on_cpu(buckets: dict[int, Tensor]) -> dict[int, Tensor]:
+    return {index: tensor.detach().cpu().clone() for index, tensor in buckets.items()}
+
+
+def _require(**least: tuple[float, float]) -> None:
+    for name, (value, bound) in least.items():
+        if value < bound:
+            raise ValueError(f"{name}={value} must be at least {bound:g}")
+
+
+def _one_bucket_at_a_time(state: PowerSGDState, bucket: GradBucket) -> Future[Tensor]:
+    """PyTorch's hook, whose later messages are sent, and waited for, by the thread that has received the first.
+
+    Of such threads gloo has two. With two buckets under way both would wait for a message that neither can receive.
+    """
+    future = powerSGD_hook(state, bucket)
+    if bucket.buffer().device.type == "cpu":
+        future.wait()
+    return future
+
+
+_CASTS: dict[str, Hook] = {"float16": default_hooks.fp16_compress_hook, "bfloat16": default_hooks.bf16_compress_hook}

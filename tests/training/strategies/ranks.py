@@ -1,0 +1,103 @@
+"""Several processes of one job, without a supervisor: a function called in each of them at once."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ablab.results.record import Record
+from ablab.study.supervision.warm import CONTEXT, warm_up
+from ablab.training import trainer as trainers
+from ablab.training.run import execute, prepare_folder
+
+
+def together(function: Callable[..., Any], processes: int, *args: Any, group: bool = True) -> list[Any]:
+    """What `function(rank, *args)` returns in each process. It must be one of a module's, not of a test's.
+
+    Args:
+        group: there is a process group already, of gloo.
+    """
+    warm_up()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    pipes, started = [], []
+    for rank in range(processes):
+        reader, writer = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=_work, args=(function, rank, processes, port, group, writer, args))
+        process.start()
+        writer.close()
+        pipes.append(reader)
+        started.append(process)
+    try:
+        return [torch.load(io.BytesIO(reader.recv_bytes()), weights_only=False) for reader in pipes]
+    finally:
+        for process in started:
+            process.join(timeout=60)
+            process.kill()
+
+
+def interrupt_and_go_on(config: dict[str, Any], folder: Path, step: int, before: dict[str, Any] | None = None) -> None:
+    """A run of several processes that is asked to stop at `step`, and then goes on.
+
+    Args:
+        before: the config of the part before the stop, if it is another.
+    """
+    first = before or config
+    prepare_folder(first, folder)
+    ends = together(_interrupted, first["strategy"]["processes"], first, folder, step, group=False)
+    assert ends[0].status == "interrupted", ends[0].reason
+    prepare_folder(config, folder)
+    assert together(_whole, config["strategy"]["processes"], config, folder, group=False)[0].status == "ok"
+
+
+def _work(
+    function: Callable[..., Any],
+    rank: int,
+    processes: int,
+    port: int,
+    group: bool,
+    writer: Connection,
+    args: tuple[Any, ...],
+) -> None:
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        WORLD_SIZE=str(processes),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        NODE_RANK="0",
+    )
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # as runs do when they are ready for it
+    torch.set_num_threads(1)
+    if group:
+        dist.init_process_group("gloo")
+    result = io.BytesIO()
+    torch.save(function(rank, *args), result)
+    writer.send_bytes(result.getvalue())
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _interrupted(rank: int, config: dict[str, Any], folder: Path, step: int) -> Record:
+    from test_resume import Both, Curves, StopAt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers, "Curves", lambda every: Both(Curves(every), StopAt(step)))
+        return execute(config, folder)
+
+
+def _whole(rank: int, config: dict[str, Any], folder: Path) -> Record:
+    return execute(config, folder)
