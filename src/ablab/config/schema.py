@@ -55,6 +55,7 @@ class Config:
     retry: Any = None
     timeout: Any = None
     on_failure: Any = "continue"
+    continue_from: str | None = None  # the folder of a run whose last checkpoint this one starts from
     seed: int = 0  # of parameters, data and everything else, each through a generator of its own
     name: str = MISSING  # of the study; its folder is outputs/<name>
     question: str = ""  # what the study asks, as the report's title

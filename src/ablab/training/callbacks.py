@@ -138,7 +138,7 @@ class ReportProgress(Callback):
 
 
 def seed_everything_else(seed: int, rank: int) -> None:
-    """Seed the generators that are left once parameters and data have their own: dropout's, differently on each process.
+    """Seed the generators that are left once parameters and data have theirs: dropout's, differently on each process.
 
     Nothing here draws from Python's and NumPy's global ones, but somebody's component may.
     """

@@ -101,9 +101,10 @@ class Randomness(Callback):
         self._go_on(trainer)  # of a run that had nothing left to train
 
     def _go_on(self, trainer: Trainer) -> None:
-        if self._loaded is not None:
+        # Another number of processes cannot go on where these were: each then has its generators as they were seeded.
+        if self._loaded is not None and len(self._loaded) == trainer.world_size:
             set_generators(self._loaded[trainer.global_rank])
-            self._loaded = None
+        self._loaded = None
 
 
 class ParallelState(Callback):
@@ -118,21 +119,23 @@ class ParallelState(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         shared, own = self._strategy.shared_state(), self._strategy.own_state()
+        kind = type(self._strategy).__qualname__
         if not own:  # nor has any other process
-            return {"shared": shared, "processes": []}
+            return {"strategy": kind, "shared": shared, "processes": []}
         each: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(each, own)
-        return {"shared": shared, "processes": each}
+        return {"strategy": kind, "shared": shared, "processes": each}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:  # after the optimizers have theirs
-        if self._loaded is not None:
+        # What another strategy remembered is of no use to this one: it goes on from the weights alone.
+        if self._loaded is not None and self._loaded["strategy"] == type(self._strategy).__qualname__:
             self._strategy.load_shared_state(self._loaded["shared"])
             if self._loaded["processes"]:
                 self._strategy.load_own_state(self._loaded["processes"], trainer.global_rank)
-            self._loaded = None
+        self._loaded = None
 
 
 def generators() -> dict[str, Any]:

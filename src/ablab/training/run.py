@@ -38,6 +38,7 @@ from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
 from ablab.training.callbacks import Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
+from ablab.training.continuing import origin_of
 from ablab.training.cost import CostMeter, count_flops, count_parameters
 from ablab.training.loggers import build_loggers, close_loggers, continue_loggers
 from ablab.training.module import TrainingModule
@@ -182,7 +183,7 @@ def _train(
     callbacks = [meter, mechanisms, *([ReportProgress(progress, task.primary)] if progress else [])]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(config, folder, task, loggers, callbacks, origin, stop)
-    checkpoint = _checkpoint(folder, origin, record)
+    checkpoint = _checkpoint(config, folder, origin, record)
     if checkpoint is not None:
         continue_loggers(loggers, checkpoint.step)
     record.machine = machine(trainer.strategy.root_device)
@@ -200,13 +201,19 @@ def _train(
         record.parameter_groups = [group for each in trainer.optimizers for group in describe_groups(each)]
 
 
-def _checkpoint(folder: Path, origin: Origin, record: Record) -> Found | None:
-    """The checkpoint that the run goes on from; what was wrong with a newer one is told in the record."""
+def _checkpoint(config: dict[str, Any], folder: Path, origin: Origin, record: Record) -> Found | None:
+    """The checkpoint that the run goes on from: its own, else that of the run that it was told to go on from.
+
+    What was wrong with a newer one of its own is told in the record.
+    """
+    other, whose = origin_of(config, origin.corpus)
+    if whose:
+        record.remarks.append(whose)
     found, damaged = newest_whole(folder / CHECKPOINT_FOLDER, origin)
     for line in damaged:
         record.remarks.append(f"{line}: went on from {found.path.name if found else 'the start'}")
         print(f"{folder}: {record.remarks[-1]}", file=sys.stderr)
-    return found
+    return found or other
 
 
 def _counted(config: dict[str, Any], task: Task, accumulate: int) -> Cost:

@@ -47,18 +47,11 @@ def together(function: Callable[..., Any], processes: int, *args: Any, group: bo
             process.kill()
 
 
-def interrupt_and_go_on(config: dict[str, Any], folder: Path, step: int, before: dict[str, Any] | None = None) -> None:
-    """A run of several processes that is asked to stop at `step`, and then goes on.
-
-    Args:
-        before: the config of the part before the stop, if it is another.
-    """
-    first = before or config
-    prepare_folder(first, folder)
-    ends = together(_interrupted, first["strategy"]["processes"], first, folder, step, group=False)
-    assert ends[0].status == "interrupted", ends[0].reason
+def interrupt(config: dict[str, Any], folder: Path, step: int) -> None:
+    """A run of several processes that is asked to stop at `step`."""
     prepare_folder(config, folder)
-    assert together(_whole, config["strategy"]["processes"], config, folder, group=False)[0].status == "ok"
+    ends = together(_interrupted, config["strategy"]["processes"], config, folder, step, group=False)
+    assert ends[0].status == "interrupted", ends[0].reason
 
 
 def _work(
@@ -97,7 +90,3 @@ def _interrupted(rank: int, config: dict[str, Any], folder: Path, step: int) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainers, "Curves", lambda every: Both(Curves(every), StopAt(step)))
         return execute(config, folder)
-
-
-def _whole(rank: int, config: dict[str, Any], folder: Path) -> Record:
-    return execute(config, folder)

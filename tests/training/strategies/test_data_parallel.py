@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from ablab.config.schema import AXES
 from ablab.results.record import Record
 from ablab.study.supervision.supervisor import supervise
+from ablab.training.build import build_task
 from ablab.training.generation import load_run
 from ablab.training.strategies.data_parallel import DataParallel
 from ablab.training.strategies.single import single
@@ -81,3 +82,30 @@ def test_every_kind_of_state_agrees_between_processes(
     assert two.responses is not None
     assert two.responses["schedule"] == pytest.approx(one.responses["schedule"], rel=1e-4)
     assert two.metrics == pytest.approx(one.metrics, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_every_target_counts_the_same_whichever_process_has_it(
+    tiny_config: Callable[..., dict[str, Any]], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+) -> None:
+    """The mean over processes of each one's mean would weigh the targets of a process that has few of them more."""
+    settings = (
+        *("task._target_=patchy.PatchyText", "trainer.max_steps=6", "trainer.val_check_interval=6", "optimizer=sgd"),
+        *("task.batch_size=2", "trainer.accumulate_grad_batches=2"),
+    )
+    one = run(tiny_config(*settings), tmp_path / "one")
+    two = supervise(tiny_config(*settings, "strategy=ddp"), tmp_path / "two", lambda step, steps, shown: None)
+    assert (one.status, two.status) == ("ok", "ok"), (one.reason, two.reason)
+    first, second = (load_run(tmp_path / name, "last")[0].state_dict() for name in ("one", "two"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_batch_without_targets_teaches_nothing(tiny_config: Callable[..., dict[str, Any]]) -> None:
+    task = build_task(tiny_config("task._target_=patchy.PatchyText"))
+    logits = torch.randn(1, 5, task.vocab_size, requires_grad=True)
+    loss = task.loss(logits, torch.full((1, 5), int(task.encode(" ")[0])))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import interrupt_and_go_on
+from ranks import interrupt
 from test_resume import assert_same, left_behind
 
 from ablab.study.supervision.supervisor import supervise
@@ -28,5 +28,6 @@ OPTIONS = [
 def test_stopped_and_gone_on(tiny_config: Callable[..., dict[str, Any]], tmp_path: Path, options: Any) -> None:
     config = tiny_config(*STEPS, *options)
     assert supervise(config, tmp_path / "whole", lambda step, steps, shown: None).status == "ok"
-    interrupt_and_go_on(config, tmp_path / "parts", step=9)
+    interrupt(config, tmp_path / "parts", step=9)
+    assert supervise(config, tmp_path / "parts", lambda step, steps, shown: None).status == "ok"
     assert_same(left_behind(tmp_path / "parts"), left_behind(tmp_path / "whole"))

@@ -17,6 +17,7 @@ from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.tasks.base import Task
 from ablab.training.build import COMPONENT_AXES, build_model, build_option, build_task
+from ablab.training.continuing import check_origin
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import parallel
 from ablab.training.trainer import quiet_lightning, trainer_settings
@@ -67,6 +68,7 @@ class Preflight:
             check_signature(name, config[name], SUPPLIED.get(name, ()))
         for name, node in config["logger"].items():
             check_signature(f"logger.{name}", node, ("run",))
+        check_origin(config)
         self._check_trainer(config)
         task = self.task(config)
         self._check_shares(config, task)
