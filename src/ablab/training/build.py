@@ -62,10 +62,15 @@ def build_model(config: dict[str, Any], task: Task, device: str = "cpu") -> Tran
         with torch.device(device):
             return factory()
     except ClashError as clash:
-        one, other = (f"{axis}={config['axes'].get(axis)}" for axis in (clash.axis, clash.other))
-        raise UserError(f"{one} does not work with {other}: {clash.reason}; choose another of either") from clash
+        raise clashing(config, clash) from clash
     except ValueError as error:
         raise _refused("model", error) from error
+
+
+def clashing(config: dict[str, Any], clash: ClashError) -> UserError:
+    """What a user is told of options of two axes that do not work together."""
+    one, other = (f"{axis}={config['axes'].get(axis)}" for axis in (clash.axis, clash.other))
+    return UserError(f"{one} does not work with {other}: {clash.reason}; choose another of either")
 
 
 def _encoder(modality: Modality) -> EncoderFactory:

@@ -18,6 +18,7 @@ from ablab.model.mechanism import MechanismProbe
 from ablab.results.record import Metric
 from ablab.training.module import TrainingModule
 from ablab.training.pictures import painters
+from ablab.training.strategies.base import parallel
 
 # Called with (step, of how many, what to show beside it).
 Progress = Callable[[int, int, str], None]
@@ -72,14 +73,16 @@ class Mechanisms(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        self._probe = MechanismProbe(module.model, pictured=bool(painters(trainer)))
+        pictured = trainer.strategy.broadcast(bool(painters(trainer)))  # drawn together, where heads are shared out
+        self._probe = MechanismProbe(module.model, pictured=pictured)
         self._probe.attach()
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:  # after the module has its metrics
         if self._probe is None:
             return
         assert isinstance(module, TrainingModule)
-        self.values = {**self._probe.metrics(), **_schedule(trainer, module)}
+        with parallel(trainer.strategy).gathered(module.model):
+            self.values = {**self._probe.metrics(), **_schedule(trainer, module)}
         if module.update_ratio is not None:
             self.values["optimizer/update_ratio"] = float(module.update_ratio)
         pictures = self._probe.pictures()

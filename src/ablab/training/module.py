@@ -96,10 +96,11 @@ class TrainingModule(LightningModule):
             self.learning_rates.append(float(optimizer.param_groups[0]["lr"]))
             # The last step of a run is followed by an evaluation, wherever it falls.
             measured = step + 1 == self.trainer.max_steps or (last_before_evaluation and step == first + steps - 1)
-            before = [p.detach().clone() for p in self.model.parameters()] if measured else []
+            strategy.take_gradients()
+            before = [p.detach().clone() for p in _parameters(optimizer.optimizer)] if measured else []
             optimizer.step()
             if measured:
-                self.update_ratio = _ratio(before, list(self.model.parameters()))
+                self.update_ratio = _ratio(before, _parameters(optimizer.optimizer), strategy.whole_norm)
             schedule.step()  # before the gradients are gone: a schedule may want to see them
             optimizer.zero_grad()
         _switch(optimizer, "eval")
@@ -130,7 +131,7 @@ class TrainingModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip: here, where a gradient that was scaled for float16 has its own size again."""
         if self._clip is not None:
-            self.clip_gradients(optimizer, gradient_clip_val=self._clip, gradient_clip_algorithm="norm")
+            _clip(_parameters(optimizer), self._clip, parallel(self.trainer.strategy).whole_norm)
 
     def validation_step(self, batch: EvalBatch, batch_index: int) -> None:
         self._add(batch)
@@ -139,6 +140,7 @@ class TrainingModule(LightningModule):
         self._add(batch)
 
     def on_validation_epoch_end(self) -> None:
+        parallel(self.trainer.strategy).settle(self.model)
         named = self._log_totals("val")
         again = self.evaluated_at == self.trainer.global_step  # of the same weights
         for name, value in named.items():
@@ -149,6 +151,7 @@ class TrainingModule(LightningModule):
             self._tell_of_evaluation()
 
     def on_test_epoch_end(self) -> None:
+        parallel(self.trainer.strategy).settle(self.model)
         self._log_totals("test")
 
     def rehearse(self, model: nn.Module) -> None:
@@ -161,8 +164,12 @@ class TrainingModule(LightningModule):
         self.model.zero_grad()
         self.model.train(training)
 
+    def configure_model(self) -> None:
+        parallel(self.trainer.strategy).spread(self.model)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = build_optimizer(self._optimizer, self.model)
+        parallel(self.trainer.strategy).hold(optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self._schedule(optimizer)},
@@ -231,10 +238,23 @@ def _switch(optimizer: LightningOptimizer, mode: Literal["train", "eval"]) -> No
         switch()
 
 
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    """What the optimizer works on, which may be pieces of the model's parameters."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 @torch.no_grad()
-def _ratio(before: list[Tensor], after: list[Tensor]) -> Tensor:
-    moved = torch.stack([(new - old).float().norm() for new, old in zip(after, before, strict=True)]).norm()
-    return moved / torch.stack([old.float().norm() for old in before]).norm()
+def _clip(parameters: list[Tensor], most: float, whole_norm: Callable[[Tensor], Tensor]) -> None:
+    """As `torch.nn.utils.clip_grad_norm_`, where each process may hold pieces of the gradients only."""
+    norms = [p.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad) for p in parameters]
+    share = (most / (whole_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], share)
+
+
+@torch.no_grad()
+def _ratio(before: list[Tensor], after: list[Tensor], whole_norm: Callable[[Tensor], Tensor]) -> Tensor:
+    moved = torch.stack([(new - old).float().norm() for new, old in zip(after, before, strict=True)])
+    return whole_norm(moved) / whole_norm(torch.stack([old.float().norm() for old in before]))
 
 
 def has_penalties(model: Transformer) -> bool:

@@ -46,6 +46,7 @@ from ablab.training.optimizers.groups import describe_groups
 from ablab.training.pictures import leave_pictures
 from ablab.training.provenance import git_state, machine, versions
 from ablab.training.stopping import StopRequest, stop_on_request
+from ablab.training.strategies.base import parallel
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning
 
 
@@ -187,12 +188,14 @@ def _train(
     if checkpoint is not None:
         continue_loggers(loggers, checkpoint.step)
     record.machine = machine(trainer.strategy.root_device)
-    seed_everything_else(config["seed"], trainer.global_rank)
+    strategy = parallel(trainer.strategy)
+    seed_everything_else(config["seed"], strategy.share_of(trainer.global_rank))
     module = build_module(config, task)
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
         record.last = module.last
+        module.model = strategy.whole_model(module.model, lambda: build_model(config, task))  # to ask it about itself
         record.pictures = leave_pictures(trainer, module, task, folder)
         record.responses = responses(module.model) | {"schedule": _trace(module.learning_rates)}
     finally:

@@ -18,6 +18,7 @@ from ablab.study.supervision.supervisor import supervise
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
 from ablab.training.generation import load_run
+from ablab.training.strategies.delayed import DelayedDataParallel
 from ablab.training.strategies.local import DiLoCo, LocalUpdates
 
 TinyConfig = Callable[..., dict[str, Any]]
@@ -179,4 +180,4 @@ def test_scaled_gradients_cannot_be_late(tiny_config: TinyConfig) -> None:
     """On a CPU Lightning refuses float16 before we do."""
     config = tiny_config("strategy=async_ddp", "trainer.precision=16-mixed")
     with pytest.raises(UserError, match=r"precision=16-mixed scales gradients by a factor .* use .*=bf16-mixed"):
-        Preflight._check_gradients(config, None)  # type: ignore[arg-type]
+        Preflight._check_gradients(config, DelayedDataParallel(processes=2), None)  # type: ignore[arg-type]

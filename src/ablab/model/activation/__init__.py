@@ -2,5 +2,6 @@
 
 An activation is `Activation(spec, *, own_option, ...)` with `forward(x) -> y`, both (B, T, d_ff), and optionally
 `mechanism() -> dict[str, float]`, figures of its own for `ablab.model.mechanism`. One that takes another number of
-features than it gives has attributes that say so, `inputs` and `width`.
+features than it gives has attributes that say so, `inputs` and `width`. One with a true attribute `by_unit` gives the
+same for a hidden unit whichever others it is given beside it, so that a process can hold some of the units only.
 """

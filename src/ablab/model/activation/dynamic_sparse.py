@@ -75,6 +75,11 @@ class DynamicSparse(nn.Module):
         self.register_buffer("average", torch.full(shape, float(initial)))
         self.register_buffer("scale", torch.tensor(float(scale)))
 
+    @property
+    def by_unit(self) -> bool:
+        """One threshold of all units is taken over all processes; of many, each would have to hold its own units'."""
+        return not self.per_channel
+
     def forward(self, x: Tensor) -> Tensor:
         passed = torch.where(x > self.scale * self.average, x, 0.0)
         if self.training:

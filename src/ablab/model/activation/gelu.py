@@ -11,6 +11,8 @@ from ablab.model.spec import LayerSpec
 class GELU(nn.Module):
     """x times the standard normal's distribution function at x, elementwise."""
 
+    by_unit = True
+
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__()
 

@@ -11,6 +11,8 @@ from ablab.model.spec import LayerSpec
 class SquaredReLU(nn.Module):
     """max(x, 0)^2, elementwise."""
 
+    by_unit = True
+
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__()
 

@@ -11,6 +11,8 @@ from ablab.model.spec import LayerSpec
 class SiLU(nn.Module):
     """x times the logistic function of x, elementwise."""
 
+    by_unit = True
+
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__()
 

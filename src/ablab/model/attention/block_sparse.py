@@ -41,6 +41,7 @@ class BlockSparseAttention(AttentionCore):
             already seen, or beyond the end of a shorter sequence, may be among them.
     """
 
+    by_head = True
     drops_weights = True
     random: Tensor
 

@@ -17,6 +17,7 @@ class FullAttention(AttentionCore):
     shared queries and keys, for a bias by distance, and on a CPU for dropping weights.
     """
 
+    by_head = True
     drops_weights = True
     takes_slopes = True
 

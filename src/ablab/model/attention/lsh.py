@@ -39,6 +39,7 @@ class LSHAttention(AttentionCore):
         dense_below: shorter sequences are attended to in full, since hashing saves no time there; 0: never.
     """
 
+    by_head = True
     takes_slopes = True
 
     def __init__(

@@ -30,6 +30,7 @@ class TopKAttention(AttentionCore):
         keys: at least 1.
     """
 
+    by_head = True
     drops_weights = True
     takes_slopes = True
 

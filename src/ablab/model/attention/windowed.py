@@ -27,6 +27,7 @@ class WindowedAttention(AttentionCore):
             Window"), so that it reaches `dilation` times as far.
     """
 
+    by_head = True
     takes_slopes = True
     dense_mask: Tensor
 

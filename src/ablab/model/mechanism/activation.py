@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.mechanism.watcher import Watcher
-from ablab.model.ranks import sum_over_ranks
+from ablab.model.ranks import parts, sum_over_data, sum_over_parts
 
 
 class ActivationWatcher(Watcher):
@@ -16,7 +16,8 @@ class ActivationWatcher(Watcher):
 
     def __init__(self, axis: str, layer: int, module: nn.Module, *, device: torch.device, units: int) -> None:
         super().__init__(axis, layer, module)
-        self.counts = torch.zeros(units + 1, dtype=torch.int64, device=device)  # zeros of each unit, then tokens
+        # Of each unit that this process holds the zeros, then tokens.
+        self.counts = torch.zeros(units // parts() + 1, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
@@ -26,8 +27,10 @@ class ActivationWatcher(Watcher):
     def figures(self) -> dict[str, float]:
         figures = super().figures()
         # Summed even by a process that saw nothing: the others wait for it.
-        *zeros, tokens = sum_over_ranks(self.counts.clone()).tolist()
+        *zeros, tokens = sum_over_data(self.counts.clone()).tolist()
+        own = self.counts.new_tensor([sum(zeros), sum(unit == tokens for unit in zeros), len(zeros)])
+        zero, dead, units = sum_over_parts(own).tolist()
         if tokens:
-            figures["zero_share"] = sum(zeros) / (tokens * len(zeros))
-            figures["dead_share"] = sum(unit == tokens for unit in zeros) / len(zeros)
+            figures["zero_share"] = zero / (tokens * units)
+            figures["dead_share"] = dead / units
         return figures

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ablab.model.attention.base import AttentionCore, scores_of, self_only_if_alone
 from ablab.model.mechanism.picture import columns_of, picture
 from ablab.model.mechanism.watcher import Watcher
-from ablab.model.ranks import sum_over_ranks
+from ablab.model.ranks import join_parts, sum_over_ranks
 
 SAMPLED_SEQUENCES = 4
 SAMPLED_QUERIES = 64
@@ -72,7 +72,7 @@ class AttentionWatcher(Watcher):
     def _picture(self, q: Tensor, k: Tensor) -> Tensor:
         positions = _spread(q.shape[2], PICTURED_QUERIES, q.device)
         slices = [columns_of(self.weights(q, k, some)[0]) for some in positions.split(SAMPLED_QUERIES)]
-        return picture(torch.cat(slices, dim=1)).cpu()
+        return picture(join_parts(torch.cat(slices, dim=1), 0)).cpu()
 
     def _full(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         """The weights that full attention would give to the same queries and keys."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.modal_fusion.base import block_of
-from ablab.model.ranks import is_first_rank, sum_over_ranks
+from ablab.model.ranks import has_first_samples, sum_over_ranks
 from ablab.model.transformer import Transformer
 
 TOKENS = 256  # of the first sequence that is looked at
@@ -29,15 +29,15 @@ class PositionWatcher:
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """Of the embedding."""
         own = output[:1, self._model.modal_fusion.layout.places[self._modality]]
-        if self._sample is None and own.shape[1] > 2 and is_first_rank():
+        if self._sample is None and own.shape[1] > 2 and has_first_samples():
             self._sample = own[:, :TOKENS].detach()
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
         """`order_sensitivity`: how far what the last token gets moves when all tokens before it are turned round.
 
-        Relative to its size. Full attention without positions cannot tell the two apart: 0. The sample is that of the
-        first process; every process of a distributed run must call it.
+        Relative to its size. Full attention without positions cannot tell the two apart: 0. The sample is the first
+        of all; every process of a distributed run must call it.
         """
         device = self._model.head.weight.device
         totals = torch.zeros(2, dtype=torch.float64, device=device)

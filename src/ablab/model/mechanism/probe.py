@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from statistics import fmean
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
@@ -14,7 +13,7 @@ from ablab.model.mechanism.attention import AttentionWatcher
 from ablab.model.mechanism.layer_fusion import LayerFusionWatcher
 from ablab.model.mechanism.modal_fusion import ModalFusionWatcher
 from ablab.model.mechanism.position import PositionWatcher
-from ablab.model.mechanism.watcher import Watcher
+from ablab.model.mechanism.watcher import Watcher, joined_values
 from ablab.model.transformer import Transformer
 
 
@@ -62,10 +61,10 @@ class MechanismProbe:
         for watcher in self._watchers:
             for name, value in watcher.figures().items():
                 found[f"{watcher.axis}/{name}"][watcher.layer].append(value)
-        layers = {name: {layer: _joined(name, each) for layer, each in own.items()} for name, own in found.items()}
+        layers = {name: {layer: joined_values(name, each) for layer, each in own.items()} for name, own in found.items()}
         several = len(self._model.blocks) > 1
         metrics = {
-            name: _joined(name, list(values.values()))
+            name: joined_values(name, list(values.values()))
             for name, values in layers.items()
             if not (several and _part(name))
         }
@@ -103,13 +102,6 @@ class MechanismProbe:
 def _part(name: str) -> str:
     """What "attention/span/head_0" is a part of: "head_0"; "" for "attention/span_mean"."""
     return name.split("/", 2)[2] if name.count("/") > 1 else ""
-
-
-def _joined(name: str, values: list[float]) -> float:
-    """One figure of several layers, or of several blocks of one."""
-    if name.endswith("_min"):
-        return min(values)
-    return max(values) if name.endswith("_max") else fmean(values)
 
 
 def _of_layer(name: str, layer: int) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor, nn
+
+from ablab.model.ranks import of_all_parts
 
 
 class Watcher:
@@ -19,8 +22,21 @@ class Watcher:
     def figures(self) -> dict[str, float]:
         """Name -> value, for what was seen. Every process of a distributed run must call it."""
         own: Any = getattr(self.module, "mechanism", None)
-        return {} if own is None else own()
+        return {} if own is None else joined(own())
 
     def picture(self) -> Tensor | None:
         """What was seen as grey values, uint8 (height, width), if it can be shown so."""
         return None
+
+
+def joined(figures: dict[str, float]) -> dict[str, float]:
+    """What a component says of itself, over the processes among which its heads or units are shared out."""
+    each = of_all_parts(figures)
+    return {name: joined_values(name, [own[name] for own in each]) for name in figures}
+
+
+def joined_values(name: str, values: list[float]) -> float:
+    """One figure of several layers, or of several parts of one: their mean, or their extreme where it is one."""
+    if name.endswith("_min"):
+        return min(values)
+    return max(values) if name.endswith("_max") else fmean(values)

@@ -29,6 +29,7 @@ class ModalFusion(nn.Module):
     """Decides which modalities meet in which layer. Subclasses implement `layer`.
 
     Attributes:
+        each_block_once: whether a forward pass calls each block exactly once and as a whole.
         extra: tokens that are added to the stream behind those of the modalities.
         view: of the block that was last called, for those who watch its attention.
 
@@ -36,6 +37,7 @@ class ModalFusion(nn.Module):
         ValueError: there is one modality, and the option needs several.
     """
 
+    each_block_once = False
     extra = 0
     needs_several = True
 

@@ -15,6 +15,7 @@ class EarlyFusion(ModalFusion):
     """
 
     needs_several = False
+    each_block_once = True
 
     def layer(self, layer: int, blocks: nn.Module, x: Tensor, rotate: Rotate, mask: Tensor | None) -> Tensor:
         return self.together(blocks, x, rotate, mask)

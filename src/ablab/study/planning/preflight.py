@@ -15,11 +15,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from ablab.config import fingerprint
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
+from ablab.model.spec import ClashError
+from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
-from ablab.training.build import COMPONENT_AXES, build_model, build_option, build_task
+from ablab.training.build import COMPONENT_AXES, build_model, build_option, build_task, clashing
 from ablab.training.continuing import check_origin
 from ablab.training.optimizers.groups import build_optimizer
-from ablab.training.strategies.base import parallel
+from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.trainer import quiet_lightning, trainer_settings
 
 # What the program gives to each kind of option, and the config does not.
@@ -69,11 +71,13 @@ class Preflight:
         for name, node in config["logger"].items():
             check_signature(f"logger.{name}", node, ("run",))
         check_origin(config)
-        self._check_trainer(config)
+        strategy = self._check_trainer(config)
         task = self.task(config)
-        self._check_shares(config, task)
-        build_model(config, task, device="meta")
-        self._check_gradients(config, self._check_optimizer(config))
+        self._check_shares(config, task, strategy)
+        model = build_model(config, task, device="meta")
+        schedule = self._check_optimizer(config)
+        self._check_strategy(config, model, strategy)
+        self._check_gradients(config, strategy, schedule)
 
     def task(self, config: dict[str, Any]) -> Task:
         """The task of the config, with its data; for any seed."""
@@ -83,16 +87,28 @@ class Preflight:
         return self._tasks[key]
 
     @staticmethod
-    def _check_shares(config: dict[str, Any], task: Task) -> None:
+    def _check_shares(config: dict[str, Any], task: Task, strategy: Parallel) -> None:
         processes = config["strategy"]["processes"]
-        if task.batch_size % processes:
+        shares = strategy.shares_of(processes)
+        if task.batch_size % shares:
+            parts = "" if shares == processes else f" that see different samples, of {processes}"
             raise UserError(
-                f"task.batch_size={task.batch_size} cannot be shared equally by {processes} processes "
-                f"(strategy={config['axes'].get('strategy')}): choose a multiple of {processes}"
+                f"task.batch_size={task.batch_size} cannot be shared equally by {shares} processes{parts} "
+                f"(strategy={config['axes'].get('strategy')}): choose a multiple of {shares}"
             )
 
     @staticmethod
-    def _check_trainer(config: dict[str, Any]) -> None:
+    def _check_strategy(config: dict[str, Any], model: Transformer, strategy: Parallel) -> None:
+        try:
+            strategy.check_model(model)
+            strategy.check_optimizer(instantiate(config["optimizer"], _convert_="all"))
+        except ClashError as clash:
+            raise clashing(config, clash) from clash
+        except ValueError as error:
+            raise UserError(f"strategy={config['axes'].get('strategy')}: {error}") from error
+
+    @staticmethod
+    def _check_trainer(config: dict[str, Any]) -> Parallel:
         if config["trainer"]["_target_"] != "lightning.Trainer":
             raise UserError(f"trainer._target_={config['trainer']['_target_']}: only lightning.Trainer is used")
         settings = trainer_settings(config)
@@ -117,6 +133,7 @@ class Preflight:
                 )
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        return parallel(strategy)
 
     @staticmethod
     def _check_optimizer(config: dict[str, Any]) -> LRScheduler:
@@ -131,9 +148,8 @@ class Preflight:
         return schedule
 
     @staticmethod
-    def _check_gradients(config: dict[str, Any], schedule: LRScheduler) -> None:
+    def _check_gradients(config: dict[str, Any], strategy: Parallel, schedule: LRScheduler) -> None:
         """What the strategy makes of the gradients must be what others count on."""
-        strategy = parallel(build_option(config, "strategy"))
         option, chosen = (config["axes"].get(axis) for axis in ("strategy", "schedule"))
         if not strategy.shares_gradients and getattr(schedule, "reads_gradients", False):
             raise UserError(

@@ -32,9 +32,13 @@ class GradientVariance(LRScheduler):
     parameters instead of one for each. Deviations: both estimates are corrected for the noise left in the average m
     (the terms in w), without which the variance is underestimated by a factor of 2 beta / (1 + beta); the factor
     scales the learning rate relative to its level after the warm-up, since its absolute value depends on beta.
+
+    An optimizer over pieces of parameters that other processes hold the rest of has a function `whole_sums`, which
+    makes of sums over each piece (..., P) sums over each parameter.
     """
 
     reads_gradients = True  # so that processes must see the same ones, or their rates would part
+    per_parameter = ("mean", "square")  # state with one tensor for each of the optimizer's parameters, in their order
 
     def __init__(
         self,
@@ -103,10 +107,11 @@ class GradientVariance(LRScheduler):
         torch._foreach_addcmul_(self.square, gradients, gradients, 1 - self.beta)
         if self.observed < 2:  # one gradient tells nothing of its variance
             return
-        means = torch.stack([m.square().sum() for m in self.mean]).split(self._parts)
-        squares = torch.stack([v.sum() for v in self.square]).split(self._parts)
-        sums = torch.stack([x.sum() for x in (*means, *squares)]).tolist()  # the step's one wait for the device
-        for part, (mean_squared, square) in enumerate(zip(sums[: len(means)], sums[len(means) :], strict=True)):
+        sums = torch.stack([torch.stack([x.sum() for x in of]) for of in ([m.square() for m in self.mean], self.square)])
+        sums = getattr(self.optimizer, "whole_sums", lambda of_pieces: of_pieces)(sums)
+        of_parts = torch.stack([part.sum(-1) for part in sums.split(self._parts, -1)])
+        # The step's one wait for the device.
+        for part, (mean_squared, square) in enumerate(of_parts.tolist()):
             self._judge(part, mean_squared, square)
 
     def _judge(self, part: int, mean_squared: float, square: float) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 
 class Parallel:
@@ -52,9 +55,56 @@ class Parallel:
             UserError: they were another number of processes, and what they remembered cannot be shared out anew.
         """
 
-    def sum_where_sharded(self, squares: Tensor) -> Tensor:
-        """Squares summed over what this process holds of the gradient, as the same over the whole of it."""
-        return squares
+    def shares_of(self, processes: int) -> int:
+        """Into how many shares so many processes cut a batch."""
+        return processes
+
+    def share_of(self, rank: int) -> int:
+        """Which of these shares the process of that rank has. Those with the same draw the same random numbers."""
+        return rank
+
+    def check_model(self, model: nn.Module) -> None:
+        """Whether a model, on the device "meta" or not, can be trained so.
+
+        Raises:
+            ClashError: a component cannot; the strategy is the first of the two axes.
+            ValueError: a size does not fit.
+        """
+
+    def check_optimizer(self, factory: Callable[..., Optimizer]) -> None:
+        """Whether an optimizer works so. Raises ClashError if it does not."""
+
+    def spread(self, model: nn.Module) -> None:
+        """Leave in this process what it is to hold of the model. A second call does nothing."""
+
+    def hold(self, optimizer: Optimizer) -> None:
+        """Let an optimizer, which has made no step yet, work on what this process holds of its parameters."""
+
+    def take_gradients(self) -> None:
+        """Give the optimizer the gradients of a step, once all are there."""
+
+    def whole_norm(self, norms: Tensor) -> Tensor:
+        """Norms (P,) of what this process holds of something of each of the optimizer's parameters, in their order.
+
+        Returns:
+            The norm of the whole of it, over all parameters, a scalar. Every process calls it.
+        """
+        return torch.linalg.vector_norm(norms)
+
+    def gathered(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Around what asks single components for something, outside of a pass through the model."""
+        return contextlib.nullcontext()
+
+    def settle(self, model: nn.Module) -> None:
+        """Before weights are changed otherwise than by a step: nothing may be left of a pass through the model."""
+
+    def whole_model(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+        """The model in one piece, in every process.
+
+        Args:
+            build: makes the same model with other values.
+        """
+        return model
 
 
 ALONE = Parallel()

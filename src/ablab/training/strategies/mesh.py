@@ -1,0 +1,294 @@
+"""Processes that hold pieces of the model: shares of every parameter, heads and hidden units, or both.
+
+They stand in a mesh of two dimensions. Along "data_parallel" they have other samples, and each holds a share of every
+parameter, which is gathered where it is used (`fully_shard`). Along "tensor_parallel" they have the same samples, and
+each computes some heads and hidden units of every layer (`parallelize_module`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
+
+from ablab.model import ranks
+from ablab.model.spec import ClashError
+from ablab.model.transformer import Transformer
+from ablab.training.optimizers.elementwise import is_elementwise
+from ablab.training.strategies import mesh_state as state_of
+from ablab.training.strategies.base import Parallel
+from ablab.training.strategies.data_parallel import require_several
+from ablab.training.strategies.pieces import Pieces
+from ablab.training.strategies.plans import check_parts, check_sharding, shard, share_layers_out
+
+DATA, TENSOR = "data_parallel", "tensor_parallel"
+
+
+class Mesh(Parallel, ModelParallelStrategy):
+    """Lightning's ModelParallelStrategy, with this package's models, checkpoints and measurements.
+
+    The optimizer works on what a process holds of each parameter as on tensors of their own, so it must treat each
+    number by itself. Gradients are those of the mean over the samples of all processes.
+
+    Args:
+        processes: of the run on one machine.
+        tensor_parallel_size: processes that share out the heads and hidden units of each layer.
+        reshard_after_forward: let go of a block's gathered weights after its forward pass, and gather them again for
+            the backward pass; false keeps them, for more memory and fewer bytes sent.
+
+    Raises:
+        ValueError: fewer than two processes, or sizes that do not fit them.
+    """
+
+    lightning_restore_optimizer = True  # by the methods below, from the form that every strategy writes
+
+    def __init__(self, *, processes: int, tensor_parallel_size: int, reshard_after_forward: bool = True) -> None:
+        require_several(processes)
+        if tensor_parallel_size < 1 or processes % tensor_parallel_size:
+            raise ValueError(
+                f"tensor_parallel_size={tensor_parallel_size} does not divide the number of processes, "
+                f"trainer.devices={processes}"
+            )
+        super().__init__(tensor_parallel_size=tensor_parallel_size, save_distributed_checkpoint=False)
+        self.parts = tensor_parallel_size
+        self._processes = processes
+        self._reshard_after_forward = reshard_after_forward
+        self._pieces: Pieces | None = None
+        self._left_whole: list[nn.Parameter] = []
+        self._is_spread = False
+
+    # What the training loop asks.
+
+    def shares_of(self, processes: int) -> int:
+        return processes // self.parts
+
+    def share_of(self, rank: int) -> int:
+        return rank // self.parts
+
+    def check_model(self, model: nn.Module) -> None:
+        assert isinstance(model, Transformer)
+        if self.parts > 1:
+            check_parts(model, self.parts)
+        if self._processes > self.parts:
+            check_sharding(model)
+
+    def check_optimizer(self, factory: Callable[..., Optimizer]) -> None:
+        if not is_elementwise(factory):
+            raise ClashError("strategy", "optimizer", "it needs whole matrices, and each process holds pieces of them")
+
+    def spread(self, model: nn.Module) -> None:
+        if self._is_spread:
+            return
+        assert isinstance(model, Transformer)
+        self._is_spread = True
+        model.to(self.root_device)
+        if self.parts > 1:
+            share_layers_out(model, self.device_mesh[TENSOR])
+        if self.device_mesh[DATA].size() > 1:
+            settings = {"reshard_after_forward": self._reshard_after_forward}
+            self._left_whole = shard(model, self.device_mesh[DATA], **settings)
+
+    def accumulating(self) -> AbstractContextManager[Any]:
+        return self._without_sending(self._trained)
+
+    def hold(self, optimizer: Optimizer) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        groups = {name: self.device_mesh[name].get_group() for name in (DATA, TENSOR)}
+        self._pieces = Pieces(parameters, groups)
+        held = iter(self._pieces.held)
+        for group in optimizer.param_groups:
+            group["params"] = [next(held) for _ in group["params"]]
+        optimizer.whole_sums = self._pieces.whole_sums  # type: ignore[attr-defined] # for a schedule that sums
+
+    def take_gradients(self) -> None:
+        for parameter in self._left_whole:
+            if parameter.grad is not None:
+                group = self.device_mesh[DATA].get_group()
+                dist.all_reduce(parameter.grad, group=group)
+                parameter.grad /= group.size()
+        self.held_pieces.take_gradients()
+
+    def whole_norm(self, norms: Tensor) -> Tensor:
+        return self.held_pieces.whole_sums(norms.square()).sum().sqrt()
+
+    @contextlib.contextmanager
+    def gathered(self, model: nn.Module) -> Iterator[None]:
+        for module in _sharded(model):
+            module.unshard()
+        try:
+            yield
+        finally:
+            self.settle(model)
+
+    def settle(self, model: nn.Module) -> None:
+        # What the last pass has left gathered would be used by the next one, however the weights have changed.
+        for module in _sharded(model):
+            module.reshard()
+
+    def whole_model(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+        self.settle(model)
+        state, whole = state_of.weights(model), build()
+        whole.load_state_dict({name: value.cpu() for name, value in state})
+        return whole.to(self.root_device)
+
+    @property
+    def held_pieces(self) -> Pieces:
+        """What the optimizer works on; there once it is."""
+        assert self._pieces is not None
+        return self._pieces
+
+    @property
+    def _trained(self) -> nn.Module:
+        assert self.lightning_module is not None
+        model = self.lightning_module.model
+        assert isinstance(model, nn.Module)
+        return model
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _without_sending(model: nn.Module) -> Iterator[None]:
+        for module in _sharded(model):
+            module.set_requires_gradient_sync(False, recurse=False)
+        try:
+            yield
+        finally:
+            for module in _sharded(model):
+                module.set_requires_gradient_sync(True, recurse=False)
+
+    # What Lightning asks.
+
+    def setup_environment(self) -> None:
+        self._setup_distributed()
+        if self._device_mesh is None:  # in later stages of the run its groups are those that the model's pieces lie in
+            shape = self.shares_of(self.world_size), self.parts
+            self._device_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=(DATA, TENSOR))
+        ranks.share_layers_out(self.device_mesh[DATA].get_group(), self.device_mesh[TENSOR].get_group())
+
+    def teardown(self) -> None:
+        ranks.forget_groups()
+        super().teardown()
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        # Processes that have the same samples have the same sums of them.
+        return super().reduce(tensor, self.device_mesh[DATA].get_group() if group is None else group, reduce_op)
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        given = torch.tensor(int(decision), device=self.root_device)
+        agreed = int(super().reduce(given, dist.group.WORLD, "sum"))
+        return agreed == self.world_size if all else agreed > 0
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        self.settle(self._trained)
+        state = state_of.weights(self._trained)
+        return {f"model.{name}": value.cpu() for name, value in state if self.is_global_zero}
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        self.settle(self._trained)
+        prefix = "model."
+        given = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
+        state_of.load_weights(self._trained, given)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning's wrapper of it
+        return state_of.whole_optimizer(optimizer.state_dict(), self.held_pieces, keep=self.is_global_zero)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            optimizer.load_state_dict(state_of.cut_optimizer(state, self.held_pieces))
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        for schedule, config in zip(checkpoint["lr_schedulers"], self._schedules(), strict=True):
+            state_of.whole_schedule(schedule, config, self.held_pieces)
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
+        for schedule, config in zip(checkpoint.get("lr_schedulers", ()), self._schedules(), strict=False):
+            state_of.cut_schedule(schedule, config, self.held_pieces)
+        return checkpoint
+
+    def _schedules(self) -> list[Any]:
+        return [config.scheduler for config in self.lr_scheduler_configs]
+
+
+class FullySharded(Mesh):
+    """Every process holds a share of each parameter, its gradient and its optimizer state (ZeRO stage 3: Rajbhandari
+    et al. 2020; as `fully_shard`: Zhao et al. 2023), and a share of each batch.
+
+    Args:
+        processes: over which both are shared out; at least 2.
+        reshard_after_forward: see `Mesh`.
+    """
+
+    def __init__(self, *, processes: int, reshard_after_forward: bool = True) -> None:
+        super().__init__(processes=processes, tensor_parallel_size=1, reshard_after_forward=reshard_after_forward)
+
+
+class TensorParallel(Mesh):
+    """Every process holds some heads and hidden units of each layer (Shoeybi et al. 2019, "Megatron-LM", section 3),
+    and sees the whole of each batch.
+
+    Embedding, head and norms are the same in every process.
+
+    Args:
+        processes: over which heads and hidden units are shared out; at least 2.
+    """
+
+    def __init__(self, *, processes: int) -> None:
+        super().__init__(processes=processes, tensor_parallel_size=processes)
+
+
+class Hybrid(Mesh):
+    """Both: each layer's heads and hidden units are shared out over some processes, and what these hold over others.
+
+    Args:
+        processes: of the run; the product of the two sizes.
+        tensor_parallel_size: processes that share out heads and hidden units; at least 2.
+        data_parallel_size: processes that share out batches and pieces of the parameters, at least 2; None for as many
+            as there are.
+        reshard_after_forward: see `Mesh`.
+
+    Raises:
+        ValueError: the sizes do not multiply to the processes, or one of them is 1, which has a name of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        processes: int,
+        tensor_parallel_size: int = 2,
+        data_parallel_size: int | None = None,
+        reshard_after_forward: bool = True,
+    ) -> None:
+        if tensor_parallel_size >= 1 and data_parallel_size is None and processes % tensor_parallel_size == 0:
+            data_parallel_size = processes // tensor_parallel_size
+        if data_parallel_size is None or data_parallel_size * tensor_parallel_size != processes:
+            raise ValueError(
+                f"data_parallel_size={data_parallel_size} times tensor_parallel_size={tensor_parallel_size} must be "
+                f"the number of processes, trainer.devices={processes}"
+            )
+        for size, other in ((tensor_parallel_size, "fsdp"), (data_parallel_size, "tensor")):
+            if size < 2:
+                raise ValueError(
+                    f"needs both sizes to be at least 2, got data_parallel_size={data_parallel_size} and "
+                    f"tensor_parallel_size={tensor_parallel_size}: use strategy={other}, or more trainer.devices"
+                )
+        super().__init__(
+            processes=processes,
+            tensor_parallel_size=tensor_parallel_size,
+            reshard_after_forward=reshard_after_forward,
+        )
+
+
+def _sharded(model: nn.Module) -> list[FSDPModule]:
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]

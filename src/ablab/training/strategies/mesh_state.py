@@ -1,0 +1,87 @@
+"""Between pieces of a run's state, as processes hold them, and the whole of it, as checkpoints have it.
+
+Whole states are those of a run of one process. Every process calls what gathers them; what it need not keep it drops
+at once, so that no process but the first ever holds more than one whole tensor beside its own pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ablab.training.strategies.pieces import Layout, Pieces, local
+
+
+@torch.no_grad()
+def weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and persistent buffers of a model by name, one after the other, each whole."""
+    for name, tensor in model.state_dict().items():
+        yield name, Layout.of(tensor).whole(local(tensor))
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, given: Mapping[str, Tensor]) -> None:
+    """Take from whole weights what this process holds of them.
+
+    Raises:
+        RuntimeError: they are not those of such a model.
+    """
+    own = model.state_dict()
+    if own.keys() != given.keys():
+        raise RuntimeError(f"weights of another model: {', '.join(sorted(own.keys() ^ given.keys()))}")
+    for name, tensor in own.items():
+        layout = Layout.of(tensor)
+        if layout.shape != given[name].shape:
+            raise RuntimeError(f"weights of another model: {name} is {tuple(given[name].shape)}")
+        local(tensor).copy_(layout.piece_of(given[name]))
+
+
+def whole_optimizer(state: dict[str, Any], pieces: Pieces, *, keep: bool) -> dict[str, Any]:
+    """An optimizer's `state_dict` with whole tensors. Where they are not to be kept they are left out."""
+    gathered = {}
+    for index, own in sorted(state["state"].items()):
+        layout, shape = pieces.layouts[index], pieces.held[index].shape
+        gathered[index] = {
+            key: _kept(layout.whole(value), keep) if _has_shape(value, shape) else value for key, value in own.items()
+        }
+    return {**state, "state": gathered}
+
+
+def cut_optimizer(state: dict[str, Any], pieces: Pieces) -> dict[str, Any]:
+    """The part of a whole optimizer's `state_dict` that this process holds."""
+    cut = {}
+    for index, own in state["state"].items():
+        layout = pieces.layouts[index]
+        cut[index] = {
+            key: layout.piece_of(value).clone() if _has_shape(value, layout.shape) else value
+            for key, value in own.items()
+        }
+    return {**state, "state": cut}
+
+
+def whole_schedule(state: dict[str, Any], schedule: Any, pieces: Pieces) -> None:
+    """Make whole what a schedule keeps of each parameter, in its `state_dict`."""
+    for name in getattr(schedule, "per_parameter", ()):
+        if state[name]:
+            state[name] = [
+                layout.whole(each).cpu() for layout, each in zip(pieces.layouts, state[name], strict=True)
+            ]
+
+
+def cut_schedule(state: dict[str, Any], schedule: Any, pieces: Pieces) -> None:
+    """Undo `whole_schedule`."""
+    for name in getattr(schedule, "per_parameter", ()):
+        if state[name]:
+            held = zip(pieces.layouts, state[name], pieces.held, strict=True)
+            state[name] = [layout.piece_of(each).to(piece.device, copy=True) for layout, each, piece in held]
+
+
+def _kept(whole: Tensor, keep: bool) -> Tensor | None:
+    return whole.cpu() if keep else None
+
+
+def _has_shape(value: Any, shape: torch.Size) -> bool:
+    return isinstance(value, Tensor) and value.shape == shape

@@ -1,0 +1,136 @@
+"""What one process holds of a tensor, and the whole of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor.placement_types import Placement
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the pieces of a tensor are.
+
+    Attributes:
+        shape: of the whole.
+        mesh: of the processes that share it out; None: each of them has all of it.
+    """
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    mesh: DeviceMesh | None = None
+    placements: tuple[Placement, ...] = ()
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Layout:
+        """That of a parameter or buffer."""
+        if isinstance(tensor, DTensor):
+            return cls(tensor.shape, tensor.stride(), tensor.device_mesh, tensor.placements)
+        return cls(tensor.shape, tensor.stride())
+
+    def join(self, piece: Tensor) -> Tensor:
+        """A piece as a part of the whole; itself where it is the whole."""
+        if self.mesh is None:
+            return piece
+        kind: Any = DTensor
+        joined: Tensor = kind.from_local(
+            piece, self.mesh, self.placements, run_check=False, shape=self.shape, stride=self.stride
+        )
+        return joined
+
+    def whole(self, piece: Tensor) -> Tensor:
+        """The whole, in every process. Every process of the mesh calls it."""
+        joined = self.join(piece)
+        return joined.full_tensor() if isinstance(joined, DTensor) else joined
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """This process's piece of the whole, a view."""
+        if self.mesh is None:
+            return whole
+        shape, offset = compute_local_shape_and_global_offset(self.shape, self.mesh, self.placements)
+        for dim, (length, start) in enumerate(zip(shape, offset, strict=True)):
+            whole = whole.narrow(dim, start if length else 0, length)
+        return whole
+
+    def piece_of(self, tensor: Tensor) -> Tensor:
+        """This process's piece of a tensor that is either laid out like this already or whole."""
+        return local(tensor) if isinstance(tensor, DTensor) else self.cut(tensor)
+
+    def is_shared_out_over(self, dimension: str) -> bool:
+        """Whether the processes along that dimension of the mesh hold different pieces."""
+        names = () if self.mesh is None else self.mesh.mesh_dim_names or ()
+        return any(name == dimension and _is_shard(p) for name, p in zip(names, self.placements, strict=True))
+
+
+def _is_shard(placement: Any) -> bool:
+    return not placement.is_replicate() and not placement.is_partial()
+
+
+@torch.no_grad()
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of it, in the same memory."""
+    if isinstance(tensor, DTensor):
+        held: Tensor = tensor.to_local()
+        return held
+    return tensor
+
+
+class Pieces:
+    """The pieces of a model's parameters that an optimizer works on, as tensors like any other.
+
+    A rule that treats each number by itself gives the same for a piece as for the whole, and is spared the cost and the
+    restrictions of distributed tensors. Each piece lies in the memory of its parameter.
+
+    Args:
+        parameters: in the optimizer's order.
+        meshes: groups of processes by the dimension of the mesh along which they lie.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], meshes: dict[str, dist.ProcessGroup]) -> None:
+        self._parameters = list(parameters)
+        self.layouts = [Layout.of(parameter) for parameter in parameters]
+        self.held = [_piece(parameter) for parameter in parameters]
+        self._groups = [(group, self._mask(name)) for name, group in meshes.items() if group.size() > 1]
+
+    def _mask(self, dimension: str) -> Tensor:
+        shared_out = [layout.is_shared_out_over(dimension) for layout in self.layouts]
+        device = self.held[0].device
+        return torch.tensor(shared_out, dtype=torch.bool, device=device)
+
+    @torch.no_grad()
+    def take_gradients(self) -> None:
+        """Hand the parameters' gradients over to the pieces."""
+        for parameter, piece, layout in zip(self._parameters, self.held, self.layouts, strict=True):
+            if parameter is piece or parameter.grad is None:
+                continue
+            gradient = parameter.grad
+            if isinstance(gradient, DTensor) and gradient.placements != layout.placements:
+                gradient = gradient.redistribute(placements=layout.placements)
+            piece.data = local(parameter)  # in case that the parameter was given other memory
+            piece.grad = local(gradient)
+            parameter.grad = None
+
+    def whole_sums(self, sums: Tensor) -> Tensor:
+        """Sums (..., P) over the piece of each parameter, as sums over the whole of each. Every process calls it."""
+        for group, mask in self._groups:
+            along = sums.masked_fill(~mask, 0)
+            dist.all_reduce(along, group=group)
+            sums = torch.where(mask, along, sums)
+        return sums
+
+
+def _piece(parameter: nn.Parameter) -> nn.Parameter:
+    if not isinstance(parameter, DTensor):
+        return parameter
+    piece = nn.Parameter(local(parameter), requires_grad=parameter.requires_grad)
+    piece.whole_numel = math.prod(parameter.shape)  # type: ignore[attr-defined] # for whoever counts parameters
+    return piece

@@ -1,0 +1,129 @@
+"""How a model is cut among processes: heads and hidden units (tensor parallel), and the rest of it (fully sharded)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel.style import ParallelStyle
+
+from ablab.model.attention.base import AttentionCore
+from ablab.model.attention.layer import MultiHeadAttention
+from ablab.model.ranks import part, parts
+from ablab.model.spec import ClashError
+from ablab.model.transformer import Transformer
+
+
+def check_parts(model: Transformer, count: int) -> None:
+    """Whether the heads and hidden units of each layer can be shared out among `count` processes.
+
+    Raises:
+        ClashError: a component is more than the sum of its heads or units.
+        ValueError: their number is not a multiple of `count`.
+    """
+    for _, block in model.layers():
+        layer, activation = block.attention, block.feed_forward.activation
+        if not (isinstance(layer, MultiHeadAttention) and layer.core.by_head and not list(layer.core.parameters())):
+            raise ClashError("strategy", "attention", "its heads do not work apart from one another")
+        if not getattr(activation, "by_unit", False):
+            raise ClashError("strategy", "activation", "its hidden units do not work apart from one another")
+        heads, kv_heads = model.n_heads, layer.value.out_features // layer.head_size
+        sizes = {"model.n_heads": heads, "model.n_kv_heads": kv_heads, "model.d_ff": block.feed_forward.down.in_features}
+        for name, size in sizes.items():
+            if size % count:
+                raise ValueError(f"{name}={size} cannot be shared out among {count} processes (tensor parallel)")
+
+
+def share_layers_out(model: Transformer, mesh: DeviceMesh) -> None:
+    """Leave this process its heads and hidden units (Shoeybi et al. 2019, "Megatron-LM", section 3).
+
+    Projections to heads and hidden units are cut by their outputs, those back to the stream by their inputs. What is
+    added to the stream is summed over the processes, so that all of them have the same stream.
+    """
+    for _, block in model.layers():
+        attention, feed_forward = block.attention, block.feed_forward
+        assert isinstance(attention, MultiHeadAttention)
+        to_heads = ("query", "value") if attention.share_qk else ("query", "key", "value")
+        columns: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in to_heads}
+        parallelize_module(attention, mesh, {**columns, "output": RowwiseParallel()}, src_data_rank=None)
+        parallelize_module(feed_forward, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()}, src_data_rank=None)
+        _give_slopes(attention.core)
+        if attention.core.dropout:
+            _draw_apart(attention.core)
+
+
+def _give_slopes(core: AttentionCore) -> None:
+    for module in core.modules():
+        if isinstance(module, AttentionCore) and module.slopes is not None:
+            module.slopes = module.slopes.chunk(parts())[part()].clone()
+
+
+def _draw_apart(core: AttentionCore) -> None:
+    """Let each process drop other features or weights of its heads than the others do of theirs.
+
+    Outside of the core all of them draw the same numbers. The core's own follow from one of these and from the part, so
+    that there is no further generator to keep.
+    """
+    before: list[Tensor] = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if module.training:
+            device = args[0].device
+            seed = int(torch.randint(2**62, (), device="cpu"))
+            before.append(_state(device))
+            _seed(device, (seed * parts() + part()) % 2**63)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if before:
+            _set_state(args[0].device, before.pop())
+
+    core.register_forward_pre_hook(enter)
+    core.register_forward_hook(leave, always_call=True)
+
+
+def _state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+def check_sharding(model: Transformer) -> None:
+    """Raises ClashError if a component uses its weights outside of a pass through the model."""
+    for name, module in model.named_modules():
+        if module is not model and hasattr(module, "penalty"):
+            axis = "attention" if ".attention" in name else name.split(".")[0]
+            raise ClashError("strategy", axis, "its penalty asks for weights that no process has in one piece")
+
+
+def shard(model: Transformer, mesh: DeviceMesh, *, reshard_after_forward: bool) -> list[nn.Parameter]:
+    """Leave this process its share of every parameter (Zhao et al. 2023; PyTorch's `fully_shard`).
+
+    Weights are gathered for one block at a time, and those outside of the blocks for the whole pass. Where blocks are
+    not called once each and as a whole, all are gathered for the whole pass.
+
+    Returns:
+        Parameters that are left whole in every process, since a single number cannot be cut.
+    """
+    numbers = [parameter for parameter in model.parameters() if not parameter.dim()]
+    settings: dict[str, Any] = {"mesh": mesh, "ignored_params": set(numbers)}
+    if model.modal_fusion.each_block_once:
+        for _, block in model.layers():
+            fully_shard(block, reshard_after_forward=reshard_after_forward, **settings)
+    fully_shard(model, reshard_after_forward=False, **settings)
+    return numbers
