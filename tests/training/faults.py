@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from torch import Tensor, nn
 
 from ablab.model.spec import LayerSpec
@@ -44,3 +47,26 @@ class NaNInEvaluation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.relu() if self.training else x * float("nan")
+
+
+class RaisesOnce(nn.Module):
+    """ReLU, which raises after so many passes in training, once in each process of a run.
+
+    Args:
+        marker: path of a file that the first attempt leaves, with the number of the process behind it.
+    """
+
+    by_unit = True
+
+    def __init__(self, spec: LayerSpec, *, marker: str, passes: int) -> None:
+        super().__init__()
+        self.left = passes
+        self.marker = Path(f"{marker}.{os.environ.get('RANK', '0')}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not x.is_meta:
+            self.left -= 1
+            if self.left < 0 and not self.marker.exists():
+                self.marker.touch()
+                raise RuntimeError("once")
+        return x.relu()

@@ -1,0 +1,181 @@
+"""Processes that hold pieces of a model learn what one process learns with all of it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ablab.errors import UserError
+from ablab.results.record import Record
+from ablab.results.store import CHECKPOINT_FOLDER, METRICS_FILE
+from ablab.study.planning.preflight import Preflight
+from ablab.study.supervision.supervisor import supervise
+from ablab.training.strategies.mesh import FullySharded, Hybrid, TensorParallel
+
+TinyConfig = Callable[..., dict[str, Any]]
+Run = Callable[[dict[str, Any], Path], Record]
+
+PLACES = {
+    "fsdp": ("strategy=fsdp", "trainer.devices=2"),
+    "tensor": ("strategy=tensor", "trainer.devices=2"),
+    "hybrid": ("strategy=hybrid", "trainer.devices=4"),
+}
+# Clipped at every step, an evaluation whose samples cannot be shared out equally, and weights that are tied.
+LONG = (
+    *("trainer.max_steps=8", "trainer.val_check_interval=4", "trainer.gradient_clip_val=0.5", "task.batch_size=8"),
+    *("trainer.accumulate_grad_batches=2", "task.eval_tokens=null", "task.eval_batch_size=5"),
+    *("model.n_layers=2", "model.n_heads=4"),
+)
+KINDS = {
+    "sums": (
+        *("optimizer=sgd", "activation=dynamic_sparse", "activation.target_sparsity=0.6", "layer_fusion=static"),
+        *("schedule=gradient_variance", "schedule.per_group=true", "schedule.warmup_share=0.25", "position=learned"),
+    ),
+    "heads": (
+        *("optimizer=adamw", "attention=lsh", "attention.bucket_size=8", "model.n_kv_heads=2", "position=alibi"),
+        *("activation=relu_squared", "model.norm=rms", "model.tie_embeddings=false"),
+    ),
+}
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """What the last checkpoint holds."""
+    state: dict[str, Any] = torch.load(folder / CHECKPOINT_FOLDER / "last.ckpt", weights_only=True)
+    return state
+
+
+def curves_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of the learning curves."""
+    with (folder / METRICS_FILE).open() as file:
+        return list(csv.DictReader(file))
+
+
+def assert_close(one: Any, other: Any, atol: float) -> None:
+    """Equal in structure, and numbers within a tolerance."""
+    if isinstance(one, torch.Tensor):
+        torch.testing.assert_close(other, one, rtol=0, atol=atol)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_close(value, other[key], atol)
+    elif isinstance(one, list | tuple):
+        for left, right in zip(one, other, strict=True):
+            assert_close(left, right, atol)
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, rel=1e-4, abs=atol, nan_ok=True)
+    else:
+        assert one == other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_with_pieces_learn_what_one_does_with_all(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path, kind: str
+) -> None:
+    settings = (*LONG, *KINDS[kind])
+    one = run(tiny_config(*settings), tmp_path / "one")
+    assert one.status == "ok", one.reason
+    first, curves = state_of(tmp_path / "one"), curves_of(tmp_path / "one")
+    for place, how in PLACES.items():
+        folder = tmp_path / place
+        several = supervise(tiny_config(*settings, *how), folder, lambda *_: None)
+        assert several.status == "ok", several.reason
+        second = state_of(folder)
+        # The checkpoint is one of a run of one process, whole, with the state of the optimizer and of the schedule.
+        assert_close(first["state_dict"], second["state_dict"], 1e-5)
+        assert_close(first["optimizer_states"], second["optimizer_states"], 1e-5)
+        assert_close(first["lr_schedulers"], second["lr_schedulers"], 1e-5)
+        for row, other in zip(curves, curves_of(folder), strict=True):
+            for name in ("train_loss", "val_loss"):
+                assert float(other[name] or 0) == pytest.approx(float(row[name] or 0), abs=1e-5)
+        assert several.metrics == pytest.approx(one.metrics, rel=1e-5)
+        assert several.evaluated == one.evaluated
+        assert several.parameter_groups == one.parameter_groups
+        assert several.responses is not None
+        assert one.responses is not None
+        assert_close(one.responses, several.responses, 1e-4)
+        assert several.pictures == one.pictures
+        # A process without samples left evaluates some that count for nothing, and these are looked at, too.
+        loose = {name: value for name, value in one.mechanism.items() if not name.startswith("activation/dead")}
+        for name, value in loose.items():
+            assert several.mechanism[name] == pytest.approx(value, rel=0.02 if "share" in name else 1e-3), name
+        if place == "tensor":
+            assert several.mechanism == pytest.approx(one.mechanism, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_that_failed_goes_on_as_if_it_had_not(tiny_config: TinyConfig, tmp_path: Path, place: str) -> None:
+    """With dropout where processes must agree and where they must not, and an optimizer that changes weights between
+    training and evaluation."""
+    common = (
+        *("trainer.max_steps=8", "trainer.val_check_interval=3", "model.dropout=0.1", "attention.dropout=0.1"),
+        *("optimizer=schedule_free", "schedule=gradient_variance", "schedule.warmup_share=0.25"),
+        *("activation._target_=tests.training.faults.RaisesOnce", "+activation.passes=5", *PLACES[place]),
+    )
+    marker = tmp_path / "marker"
+    config = tiny_config(*common, f"+activation.marker={marker}")
+    failed = supervise(config, tmp_path / "run", lambda *_: None)
+    assert failed.status == "failed"
+    assert "once" in str(failed.reason)
+    gone_on = supervise(config, tmp_path / "run", lambda *_: None)
+    whole = supervise(config, tmp_path / "whole", lambda *_: None)  # its marker is there already
+    assert (gone_on.status, whole.status) == ("ok", "ok"), (gone_on.reason, whole.reason)
+    one, other = state_of(tmp_path / "whole"), state_of(tmp_path / "run")
+    for name in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert_close(one[name], other[name], 0)
+    assert gone_on.metrics == whole.metrics
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (("strategy=fsdp", "trainer.devices=1"), r"strategy: needs at least 2 processes"),
+        (("strategy=tensor", "trainer.devices=4"), r"strategy=tensor: model\.n_heads=2 cannot be shared out among 4"),
+        (
+            ("strategy=tensor", "model.n_heads=4", "model.n_kv_heads=1"),
+            r"strategy=tensor: model\.n_kv_heads=1 cannot be shared out among 2 processes",
+        ),
+        (("strategy=tensor", "model.d_ff=33"), r"strategy=tensor: model\.d_ff=33 cannot be shared out"),
+        (("strategy=hybrid", "trainer.devices=2"), r"strategy: needs both sizes to be at least 2.*strategy=tensor"),
+        (
+            ("strategy=hybrid", "trainer.devices=6", "strategy.data_parallel_size=2"),
+            r"strategy: data_parallel_size=2 times tensor_parallel_size=2 must be the number of processes.*devices=6",
+        ),
+        (
+            ("strategy=hybrid", "trainer.devices=4", "task.batch_size=3"),
+            r"task\.batch_size=3 cannot be shared equally by 2 processes that see different samples, of 4",
+        ),
+        (("strategy=fsdp", "optimizer=muon"), r"strategy=fsdp does not work with optimizer=muon: .*; choose another"),
+        (("strategy=tensor", "attention=nsa"), r"strategy=tensor does not work with attention=nsa: .*; choose another"),
+        (("strategy=tensor", "attention=dynamic"), r"strategy=tensor does not work with attention=dynamic"),
+        (("strategy=tensor", "attention=mla"), r"strategy=tensor does not work with attention=mla"),
+        (("strategy=tensor", "activation=swiglu"), r"strategy=tensor does not work with activation=swiglu"),
+        (("strategy=tensor", "activation=topk"), r"strategy=tensor does not work with activation=topk"),
+        (
+            ("strategy=tensor", "activation=dynamic_sparse", "activation.per_channel=true"),
+            r"strategy=tensor does not work with activation=dynamic_sparse",
+        ),
+        (("strategy=fsdp", "attention=dynamic"), r"strategy=fsdp does not work with attention=dynamic: its penalty"),
+        (("strategy=fsdp", "trainer.precision=16-mixed"), r"precision='16-mixed'"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(
+    tiny_config: TinyConfig, overrides: tuple[str, ...], line: str
+) -> None:
+    with pytest.raises(UserError, match=line) as caught:
+        Preflight().check(tiny_config(*overrides))
+    assert "\n" not in str(caught.value)
+
+
+def test_tensor_parallel_processes_are_one_share_of_the_batch() -> None:
+    strategy = Hybrid(processes=8, tensor_parallel_size=4)
+    assert strategy.shares_of(8) == 2
+    assert [strategy.share_of(rank) for rank in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert FullySharded(processes=4).shares_of(4) == 4
+    assert TensorParallel(processes=4).shares_of(4) == 1
