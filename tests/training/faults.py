@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -50,23 +50,23 @@ class NaNInEvaluation(nn.Module):
 
 
 class RaisesOnce(nn.Module):
-    """ReLU, which raises after so many passes in training, once in each process of a run.
+    """ReLU, which raises after so many passes in training, in the first attempt at a run.
 
     Args:
-        marker: path of a file that the first attempt leaves, with the number of the process behind it.
+        marker: path of a file that the first attempt leaves.
     """
 
     by_unit = True
 
     def __init__(self, spec: LayerSpec, *, marker: str, passes: int) -> None:
         super().__init__()
-        self.left = passes
-        self.marker = Path(f"{marker}.{os.environ.get('RANK', '0')}")
+        self.marker = Path(marker)
+        self.left = math.inf if self.marker.exists() else passes
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not x.is_meta:
             self.left -= 1
-            if self.left < 0 and not self.marker.exists():
+            if self.left < 0:
                 self.marker.touch()
                 raise RuntimeError("once")
         return x.relu()

@@ -186,6 +186,19 @@ def _generate(parser: argparse.ArgumentParser) -> Command:
     return command
 
 
+def _consolidate(parser: argparse.ArgumentParser) -> Command:
+    """Write a checkpoint that is in pieces (strategy.checkpoint=sharded) as one file beside it."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.training.checkpoint_folders import consolidate
+
+        print(consolidate(options.run, options.checkpoint))
+
+    return command
+
+
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "resume": _resume,
     "compare": _compare,
@@ -193,5 +206,6 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "dashboard": _dashboard,
     "sync": _sync,
     "generate": _generate,
+    "consolidate": _consolidate,
     "bench": bench,
 }

@@ -71,7 +71,7 @@ def _print_help() -> int:
     print("  ablab -m study=quickstart                   a study from a file")
     print("  ablab plan study=quickstart                 the same before anything is trained: runs, cost, errors\n")
     for name, command in COMMANDS.items():
-        print(f"  ablab {name:10}{command.__doc__}")
+        print(f"  ablab {name:12}{command.__doc__}")
     print("\nAxes and their options (every key of theirs can be overridden; --cfg job shows them all):\n")
     folders = [folder for folder in conf_folder().iterdir() if folder.is_dir()]
     if (studies := studies_folder()) is not None:

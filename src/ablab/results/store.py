@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,10 +43,10 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def remove_orphans(folder: Path, names: Iterable[str]) -> None:
-    """Remove what a process that was killed meant to put in the place of the files `names`."""
+    """Remove what a process that was killed meant to put in the place of the files or folders `names`."""
     for name in names:
         for orphan in [*folder.glob(f".{name}"), *folder.glob(f".{name}.*")]:
-            orphan.unlink(missing_ok=True)
+            _remove(orphan)
 
 
 def write_record(folder: Path, record: Record) -> Path:
@@ -105,8 +106,16 @@ def clear(folder: Path) -> None:
     """
     check_ours(folder)
     (folder / RECORD_FILE).unlink(missing_ok=True)
-    checkpoints = [f"{CHECKPOINT_FOLDER}/{name}" for name in ("last.ckpt", "previous.ckpt", "best.ckpt", CHECKSUM_FILE)]
+    kept = ("last.ckpt", "previous.ckpt", "best.ckpt", "last.full.ckpt", "best.full.ckpt", CHECKSUM_FILE)
+    checkpoints = [f"{CHECKPOINT_FOLDER}/{name}" for name in kept]
     others = ("events.out.tfevents.*", f"{PICTURE_FOLDER}/*.png")
     for name in (METRICS_FILE, CONFIG_FILE, LOG_FILE, WANDB_ID_FILE, *others, *checkpoints):
         for path in folder.glob(name):
-            path.unlink()
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

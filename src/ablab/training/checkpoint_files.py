@@ -1,8 +1,9 @@
 """Files of checkpoints that a crash cannot damage, and that are known to be whole before they are used.
 
-Two are kept, `last.ckpt` and `previous.ckpt`. `checksums.json` beside them lists what was written, so that a file is
-whole exactly if its checksum is in the list. A checksum is listed before its file takes the old one's place: whenever
-the process is killed, the file that has the name is a whole and listed one.
+Two are kept, `last.ckpt` and `previous.ckpt`; each is a file, or a folder of files (`checkpoint_folders`).
+`checksums.json` beside them lists what was written, so that one is whole exactly if its checksum is in the list. A
+checksum is listed before its file takes the old one's place: whenever the process is killed, the file that has the name
+is a whole and listed one; in the moment in which a folder takes another's place, `previous.ckpt` is.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def __init__(self, origin: Origin) -> None:
         super().__init__()
-        self._origin = origin
+        self.origin = origin
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
@@ -67,20 +68,68 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                hashing = _Hashing(file)
-                torch.save(checkpoint, hashing)  # type: ignore[arg-type] # it only writes
-                file.flush()
-                os.fsync(file.fileno())
+                hashing = _write(checkpoint, file)
             os.chmod(temporary, 0o644)
-            entry = Entry(sha256=hashing.hexdigest(), step=int(checkpoint["global_step"]), **asdict(self._origin))
-            entries = [entry, *_listed(target.parent)][:_LISTED]
-            write_atomically(target.parent / CHECKSUM_FILE, json.dumps([asdict(each) for each in entries], indent=1))
-            if target.exists():
-                link(target, target.with_name(PREVIOUS))
-            os.replace(temporary, target)
+            put_in_place(Path(temporary), target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def put_in_place(temporary: Path, target: Path, origin: Origin, step: int, checksum: str | None = None) -> None:
+    """List what was written to `temporary`, and give it the name `target`; what has it becomes `previous.ckpt`.
+
+    Folders cannot be replaced in one step: for a moment nothing may have the name, and `previous.ckpt` is whole.
+
+    Args:
+        checksum: of what was written; None: to be computed.
+    """
+    entry = Entry(sha256=checksum or _sha256(temporary), step=step, **asdict(origin))
+    entries = [entry, *_listed(target.parent)][:_LISTED]
+    write_atomically(target.parent / CHECKSUM_FILE, json.dumps([asdict(each) for each in entries], indent=1))
+    previous = target.with_name(PREVIOUS)
+    if target.is_dir():
+        _replace(target, previous)
+    elif target.exists():
+        if previous.is_dir():
+            shutil.rmtree(previous)
+        link(target, previous)
+    _replace(temporary, target)
+
+
+def write_file(content: Any, path: Path) -> None:
+    """Write beside the target, flush to disk and rename."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        _write(content, file)
+    temporary.replace(path)
+
+
+def _write(content: Any, file: IO[bytes]) -> _Hashing:
+    hashing = _Hashing(file)
+    torch.save(content, hashing)  # type: ignore[arg-type] # it only writes
+    file.flush()
+    os.fsync(file.fileno())
+    return hashing
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename, in place of whatever had the name."""
+    if target.is_dir() or (source.is_dir() and target.exists()):
+        old = target.with_name(f".{target.name}.old")
+        _remove(old)
+        target.rename(old)
+        source.rename(target)
+        _remove(old)
+    else:
+        source.replace(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def newest_whole(folder: Path, origin: Origin) -> tuple[Found | None, list[str]]:
@@ -93,7 +142,7 @@ def newest_whole(folder: Path, origin: Origin) -> tuple[Found | None, list[str]]
     damaged: list[str] = []
     for name in (LAST, PREVIOUS):
         path = folder / name
-        if not path.is_file():
+        if not path.exists():
             continue
         entry = listed.get(_sha256(path))
         if entry is not None and (entry.run, entry.corpus) == (origin.run, origin.corpus):
@@ -104,14 +153,24 @@ def newest_whole(folder: Path, origin: Origin) -> tuple[Found | None, list[str]]
 
 
 def link(source: Path, target: Path) -> None:
-    """Give the file `source` the further name `target`, atomically; where there are no hard links, copy it."""
+    """Give the file or folder `source` the further name `target`; where there are no hard links, copy it.
+
+    A file is there at any moment, the old one or the new one.
+    """
     temporary = target.with_name(f".{target.name}")
-    temporary.unlink(missing_ok=True)
+    _remove(temporary)
+    if source.is_dir():
+        shutil.copytree(source, temporary, copy_function=_link_file)
+    else:
+        _link_file(source, temporary)
+    _replace(temporary, target)
+
+
+def _link_file(source: str | Path, target: str | Path) -> None:
     try:
-        temporary.hardlink_to(source)
+        Path(target).hardlink_to(source)
     except OSError:
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
+        shutil.copyfile(source, target)
 
 
 def _listed(folder: Path) -> list[Entry]:
@@ -124,6 +183,10 @@ def _listed(folder: Path) -> list[Entry]:
 
 
 def _sha256(path: Path) -> str:
+    if path.is_dir():
+        files = sorted(each for each in path.rglob("*") if each.is_file())
+        names = [f"{each.relative_to(path)} {_sha256(each)}" for each in files]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

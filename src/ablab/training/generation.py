@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from torch import Tensor
 
 from ablab.errors import UserError
 from ablab.model.transformer import Transformer
-from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, check_ours
+from ablab.results.store import CONFIG_FILE
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_option
+from ablab.training.checkpoint_folders import find_checkpoint, read_checkpoint
 
 
 def generate(
@@ -66,18 +66,9 @@ def load_run(run: Path, checkpoint: str) -> tuple[Transformer, Task]:
     Raises:
         UserError: the folder holds no run, or the run has no such checkpoint, or the checkpoint is damaged.
     """
-    if not (run / CONFIG_FILE).is_file():
-        raise UserError(f"{run}: not the folder of a run (no {CONFIG_FILE} in it)")
-    check_ours(run)
+    path = find_checkpoint(run, checkpoint)
     config: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
-    path = run / CHECKPOINT_FOLDER / f"{checkpoint}.ckpt"
-    if not path.is_file():
-        raise UserError(f"{run}: has no checkpoint {checkpoint}.ckpt; did the run get to its first evaluation?")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = (str(error) or "it ends too early").splitlines()[0]
-        raise UserError(f"{path}: a damaged checkpoint ({reason})") from error
+    state = read_checkpoint(path)
     task: Task = build_option(config, "task", seed=config["seed"])
     task.load_state_dict(state.get(type(task).__qualname__, {}))  # absent where a task has nothing to remember
     model = build_model(config, task)

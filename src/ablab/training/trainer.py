@@ -17,7 +17,8 @@ from lightning.pytorch.loggers import Logger
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_option
 from ablab.training.callbacks import Curves
-from ablab.training.checkpoint_files import AtomicCheckpointIO, Origin
+from ablab.training.checkpoint_files import Origin
+from ablab.training.checkpoint_folders import CheckpointFiles
 from ablab.training.checkpoints import Checkpoints, ParallelState, Randomness
 from ablab.training.lean import NoProfiler, without_idle_hooks
 from ablab.training.module import TrainingModule
@@ -58,7 +59,7 @@ def build_trainer(
         logger=loggers,
         callbacks=[without_idle_hooks(callback) for callback in watching],
         profiler=NoProfiler(),
-        plugins=[AtomicCheckpointIO(origin)],
+        plugins=[CheckpointFiles(origin)],
         default_root_dir=folder,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,15 @@ from typing import Any
 import pytest
 import torch
 
+from ablab.config import fingerprint
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.results.store import CHECKPOINT_FOLDER, METRICS_FILE
+from ablab.results.store import CHECKPOINT_FOLDER, CHECKSUM_FILE, METRICS_FILE
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.supervisor import supervise
+from ablab.training.checkpoint_folders import consolidate, read_checkpoint
+from ablab.training.generation import load_run
+from ablab.training.run import prepare_folder
 from ablab.training.strategies.mesh import FullySharded, Hybrid, TensorParallel
 
 TinyConfig = Callable[..., dict[str, Any]]
@@ -32,7 +38,7 @@ LONG = (
     *("model.n_layers=2", "model.n_heads=4"),
 )
 KINDS = {
-    "sums": (
+    "sums": (  # of the whole gradient, of all units, of all samples
         *("optimizer=sgd", "activation=dynamic_sparse", "activation.target_sparsity=0.6", "layer_fusion=static"),
         *("schedule=gradient_variance", "schedule.per_group=true", "schedule.warmup_share=0.25", "position=learned"),
     ),
@@ -45,8 +51,7 @@ KINDS = {
 
 def state_of(folder: Path) -> dict[str, Any]:
     """What the last checkpoint holds."""
-    state: dict[str, Any] = torch.load(folder / CHECKPOINT_FOLDER / "last.ckpt", weights_only=True)
-    return state
+    return read_checkpoint(folder / CHECKPOINT_FOLDER / "last.ckpt")
 
 
 def curves_of(folder: Path) -> list[dict[str, str]]:
@@ -81,8 +86,8 @@ def test_processes_with_pieces_learn_what_one_does_with_all(
     one = run(tiny_config(*settings), tmp_path / "one")
     assert one.status == "ok", one.reason
     first, curves = state_of(tmp_path / "one"), curves_of(tmp_path / "one")
-    for place, how in PLACES.items():
-        folder = tmp_path / place
+    for place in ("fsdp", "hybrid") if kind == "sums" else ("tensor", "hybrid"):
+        folder, how = tmp_path / place, PLACES[place]
         several = supervise(tiny_config(*settings, *how), folder, lambda *_: None)
         assert several.status == "ok", several.reason
         second = state_of(folder)
@@ -109,27 +114,91 @@ def test_processes_with_pieces_learn_what_one_does_with_all(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
-def test_a_run_that_failed_goes_on_as_if_it_had_not(tiny_config: TinyConfig, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "form"), [("fsdp", "full"), ("fsdp", "sharded"), ("tensor", "sharded"), ("hybrid", "full")]
+)
+def test_a_run_that_failed_goes_on_as_if_it_had_not(
+    tiny_config: TinyConfig, tmp_path: Path, place: str, form: str
+) -> None:
     """With dropout where processes must agree and where they must not, and an optimizer that changes weights between
     training and evaluation."""
-    common = (
-        *("trainer.max_steps=8", "trainer.val_check_interval=3", "model.dropout=0.1", "attention.dropout=0.1"),
-        *("optimizer=schedule_free", "schedule=gradient_variance", "schedule.warmup_share=0.25"),
-        *("activation._target_=tests.training.faults.RaisesOnce", "+activation.passes=5", *PLACES[place]),
-    )
-    marker = tmp_path / "marker"
-    config = tiny_config(*common, f"+activation.marker={marker}")
-    failed = supervise(config, tmp_path / "run", lambda *_: None)
-    assert failed.status == "failed"
-    assert "once" in str(failed.reason)
+    config = failing(tiny_config, tmp_path, "model.dropout=0.1", "attention.dropout=0.1", *PLACES[place], form=form)
+    assert supervise(config, tmp_path / "run", lambda *_: None).status == "failed"
     gone_on = supervise(config, tmp_path / "run", lambda *_: None)
-    whole = supervise(config, tmp_path / "whole", lambda *_: None)  # its marker is there already
+    whole = supervise(config, tmp_path / "whole", lambda *_: None)  # it does not fail a second time
     assert (gone_on.status, whole.status) == ("ok", "ok"), (gone_on.reason, whole.reason)
     one, other = state_of(tmp_path / "whole"), state_of(tmp_path / "run")
     for name in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert_close(one[name], other[name], 0)
     assert gone_on.metrics == whole.metrics
+    best = consolidate(tmp_path / "run")
+    assert best.name == ("best.full.ckpt" if form == "sharded" else "best.ckpt")
+    model, _ = load_run(tmp_path / "run", "best")
+    assert_close(
+        torch.load(best, weights_only=True)["state_dict"]["model.norm.weight"], model.state_dict()["norm.weight"], 0
+    )
+
+
+def failing(tiny_config: TinyConfig, folder: Path, *overrides: str, form: str | None = None) -> dict[str, Any]:
+    """The config of a run that fails once after its first checkpoint, whatever it is started with."""
+    return tiny_config(
+        *("trainer.max_steps=8", "trainer.val_check_interval=3", "model.n_heads=4"),
+        *("optimizer=schedule_free", "schedule=gradient_variance", "schedule.warmup_share=0.25"),
+        *("activation._target_=tests.training.faults.RaisesOnce", "+activation.passes=5"),
+        *((f"strategy.checkpoint={form}",) if form else ()),
+        f"+activation.marker={folder / 'marker'}",
+        *overrides,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["full", "sharded"])
+def test_other_processes_go_on_with_what_some_have_left(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path, form: str
+) -> None:
+    config = failing(tiny_config, tmp_path, *PLACES["hybrid"], form=form)
+    left = tmp_path / "hybrid"
+    assert supervise(config, left, lambda *_: None).status == "failed"
+    one = failing(tiny_config, tmp_path)
+    assert run(one, tmp_path / "one").status == "ok"
+    first = state_of(tmp_path / "one")
+    for place in ("single", "fsdp"):
+        how = PLACES.get(place, ("strategy=single",))
+        config = failing(tiny_config, tmp_path, *how)
+        folder = tmp_path / f"with_{place}"
+        hand_over(left, folder, config)
+        record = run(config, folder) if place == "single" else supervise(config, folder, lambda *_: None)
+        assert record.status == "ok", record.reason
+        assert min(int(row["step"]) for row in curves_of(folder)) > 3  # it did not begin anew
+        for name in ("state_dict", "optimizer_states", "lr_schedulers"):
+            assert_close(first[name], state_of(folder)[name], 1e-5)
+
+
+def hand_over(source: Path, target: Path, config: dict[str, Any]) -> None:
+    """Let a run of `config` find in `target` the last checkpoint of another, as if it were its own."""
+    prepare_folder(config, target)
+    shutil.copytree(source / CHECKPOINT_FOLDER, target / CHECKPOINT_FOLDER)
+    sums = target / CHECKPOINT_FOLDER / CHECKSUM_FILE
+    entries = json.loads(sums.read_text())
+    sums.write_text(json.dumps([{**entry, "run": fingerprint(config)} for entry in entries]))
+
+
+@pytest.mark.slow
+def test_a_damaged_piece_is_noticed_and_the_checkpoint_before_it_used(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    config = failing(tiny_config, tmp_path, "+activation.passes=7", *PLACES["fsdp"], form="sharded")
+    folder = tmp_path / "run"
+    assert supervise(config, folder, lambda *_: None).status == "failed"
+    checkpoints = folder / CHECKPOINT_FOLDER
+    piece = next((checkpoints / "last.ckpt").glob("*.distcp"))
+    content = bytearray(piece.read_bytes())
+    content[len(content) // 2] ^= 1
+    piece.unlink()  # other names of the file are not to be damaged with it
+    piece.write_bytes(content)
+    record = supervise(config, folder, lambda *_: None)
+    assert record.status == "ok", record.reason
+    assert record.remarks == [
+        "checkpoints/last.ckpt is damaged (its checksum is not that of what was written): went on from previous.ckpt"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ class AttentionCore(nn.Module):
     """
 
     drops_weights = False  # whether the core can drop attention weights
-    # Whether every head is mixed by the same rule from its own queries, keys and values alone, so that a process can hold
-    # some of the heads only (of `slopes` too) and give what they would give among the others.
+    # Whether every head is mixed by the same rule from its own queries, keys and values alone (and slope): a process
+    # can then hold some of the heads, and gives what these would give among the others.
     by_head = False
     takes_slopes = False  # whether it can weigh keys down by their distance
     slopes: Tensor | None

@@ -61,7 +61,9 @@ class MechanismProbe:
         for watcher in self._watchers:
             for name, value in watcher.figures().items():
                 found[f"{watcher.axis}/{name}"][watcher.layer].append(value)
-        layers = {name: {layer: joined_values(name, each) for layer, each in own.items()} for name, own in found.items()}
+        layers = {
+            name: {layer: joined_values(name, each) for layer, each in own.items()} for name, own in found.items()
+        }
         several = len(self._model.blocks) > 1
         metrics = {
             name: joined_values(name, list(values.values()))

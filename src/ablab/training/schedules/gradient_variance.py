@@ -107,7 +107,9 @@ class GradientVariance(LRScheduler):
         torch._foreach_addcmul_(self.square, gradients, gradients, 1 - self.beta)
         if self.observed < 2:  # one gradient tells nothing of its variance
             return
-        sums = torch.stack([torch.stack([x.sum() for x in of]) for of in ([m.square() for m in self.mean], self.square)])
+        sums = torch.stack(
+            [torch.stack([x.sum() for x in of]) for of in ([m.square() for m in self.mean], self.square)]
+        )
         sums = getattr(self.optimizer, "whole_sums", lambda of_pieces: of_pieces)(sums)
         of_parts = torch.stack([part.sum(-1) for part in sums.split(self._parts, -1)])
         # The step's one wait for the device.

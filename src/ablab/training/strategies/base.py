@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class Parallel:
@@ -98,7 +100,7 @@ class Parallel:
     def settle(self, model: nn.Module) -> None:
         """Before weights are changed otherwise than by a step: nothing may be left of a pass through the model."""
 
-    def whole_model(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+    def whole_model(self, model: Model, build: Callable[[], Model]) -> Model:
         """The model in one piece, in every process.
 
         Args:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -23,14 +24,17 @@ from torch.optim import Optimizer
 from ablab.model import ranks
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
+from ablab.training.checkpoint_folders import CheckpointFiles, Portion, read_folder, write_folder
 from ablab.training.optimizers.elementwise import is_elementwise
 from ablab.training.strategies import mesh_state as state_of
-from ablab.training.strategies.base import Parallel
+from ablab.training.strategies.base import Model, Parallel
 from ablab.training.strategies.data_parallel import require_several
-from ablab.training.strategies.pieces import Pieces
+from ablab.training.strategies.pieces import Layout, Pieces, local
 from ablab.training.strategies.plans import check_parts, check_sharding, shard, share_layers_out
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
+Form = Literal["full", "sharded"]
+_PREFIX = "model."  # of the model's weights among the module's
 
 
 class Mesh(Parallel, ModelParallelStrategy):
@@ -44,6 +48,9 @@ class Mesh(Parallel, ModelParallelStrategy):
         tensor_parallel_size: processes that share out the heads and hidden units of each layer.
         reshard_after_forward: let go of a block's gathered weights after its forward pass, and gather them again for
             the backward pass; false keeps them, for more memory and fewer bytes sent.
+        checkpoint: "full": one file, gathered by the first process, as a run of one process writes it, so that every
+            strategy and tool reads it; "sharded": a folder to which each process writes what it holds, for models that
+            no process can hold whole. `ablab consolidate` makes the first of the second.
 
     Raises:
         ValueError: fewer than two processes, or sizes that do not fit them.
@@ -51,14 +58,24 @@ class Mesh(Parallel, ModelParallelStrategy):
 
     lightning_restore_optimizer = True  # by the methods below, from the form that every strategy writes
 
-    def __init__(self, *, processes: int, tensor_parallel_size: int, reshard_after_forward: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        processes: int,
+        tensor_parallel_size: int,
+        reshard_after_forward: bool = True,
+        checkpoint: Form = "full",
+    ) -> None:
         require_several(processes)
+        if checkpoint not in ("full", "sharded"):
+            raise ValueError(f"strategy.checkpoint={checkpoint}: must be full or sharded")
         if tensor_parallel_size < 1 or processes % tensor_parallel_size:
             raise ValueError(
                 f"tensor_parallel_size={tensor_parallel_size} does not divide the number of processes, "
                 f"trainer.devices={processes}"
             )
         super().__init__(tensor_parallel_size=tensor_parallel_size, save_distributed_checkpoint=False)
+        self.checkpoint = checkpoint
         self.parts = tensor_parallel_size
         self._processes = processes
         self._reshard_after_forward = reshard_after_forward
@@ -103,7 +120,8 @@ class Mesh(Parallel, ModelParallelStrategy):
     def hold(self, optimizer: Optimizer) -> None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         groups = {name: self.device_mesh[name].get_group() for name in (DATA, TENSOR)}
-        self._pieces = Pieces(parameters, groups)
+        names = {id(parameter): name for name, parameter in self._trained.named_parameters()}
+        self._pieces = Pieces(parameters, [names[id(parameter)] for parameter in parameters], groups)
         held = iter(self._pieces.held)
         for group in optimizer.param_groups:
             group["params"] = [next(held) for _ in group["params"]]
@@ -134,7 +152,7 @@ class Mesh(Parallel, ModelParallelStrategy):
         for module in _sharded(model):
             module.reshard()
 
-    def whole_model(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+    def whole_model(self, model: Model, build: Callable[[], Model]) -> Model:
         self.settle(model)
         state, whole = state_of.weights(model), build()
         whole.load_state_dict({name: value.cpu() for name, value in state})
@@ -188,18 +206,20 @@ class Mesh(Parallel, ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         self.settle(self._trained)
+        if self.checkpoint == "sharded":
+            own = self._trained.state_dict()
+            return {_PREFIX + name: _portion(Layout.of(each), local(each), name) for name, each in own.items()}
         state = state_of.weights(self._trained)
-        return {f"model.{name}": value.cpu() for name, value in state if self.is_global_zero}
+        return {_PREFIX + name: value.cpu() for name, value in state if self.is_global_zero}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         self.settle(self._trained)
-        prefix = "model."
-        given = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
+        given = {name.removeprefix(_PREFIX): value for name, value in checkpoint["state_dict"].items()}
         state_of.load_weights(self._trained, given)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning's wrapper of it
-        return state_of.whole_optimizer(optimizer.state_dict(), self.held_pieces, keep=self.is_global_zero)
+        return state_of.optimizer_by(self._gather, optimizer.state_dict(), self.held_pieces)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
@@ -207,15 +227,33 @@ class Mesh(Parallel, ModelParallelStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         for schedule, config in zip(checkpoint["lr_schedulers"], self._schedules(), strict=True):
-            state_of.whole_schedule(schedule, config, self.held_pieces)
-        if self.is_global_zero:
-            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
+            state_of.schedule_by(self._gather, schedule, config)
+        files = self.checkpoint_io
+        if self.checkpoint == "sharded":
+            assert isinstance(files, CheckpointFiles)
+            write_folder(checkpoint, Path(filepath), files.origin)
+        elif self.is_global_zero:
+            files.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
+        if Path(checkpoint_path).is_dir():
+            checkpoint = read_folder(Path(checkpoint_path), self._place)
+        else:
+            checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
         for schedule, config in zip(checkpoint.get("lr_schedulers", ()), self._schedules(), strict=False):
             state_of.cut_schedule(schedule, config, self.held_pieces)
         return checkpoint
+
+    def _gather(self, index: int, piece: Tensor) -> Any:
+        """What a checkpoint holds of a piece of the optimizer's parameter of that number."""
+        layout = self.held_pieces.layouts[index]
+        if self.checkpoint == "sharded":
+            return _portion(layout, piece, self.held_pieces.names[index])
+        whole = layout.whole(piece)
+        return whole.cpu() if self.is_global_zero else None  # the others need not keep it
+
+    def _place(self, parameter: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        return Layout.of(self._trained.get_parameter(parameter)).empty(dtype, self.root_device)
 
     def _schedules(self) -> list[Any]:
         return [config.scheduler for config in self.lr_scheduler_configs]
@@ -227,11 +265,16 @@ class FullySharded(Mesh):
 
     Args:
         processes: over which both are shared out; at least 2.
-        reshard_after_forward: see `Mesh`.
+        reshard_after_forward, checkpoint: see `Mesh`.
     """
 
-    def __init__(self, *, processes: int, reshard_after_forward: bool = True) -> None:
-        super().__init__(processes=processes, tensor_parallel_size=1, reshard_after_forward=reshard_after_forward)
+    def __init__(self, *, processes: int, reshard_after_forward: bool = True, checkpoint: Form = "full") -> None:
+        super().__init__(
+            processes=processes,
+            tensor_parallel_size=1,
+            reshard_after_forward=reshard_after_forward,
+            checkpoint=checkpoint,
+        )
 
 
 class TensorParallel(Mesh):
@@ -242,10 +285,11 @@ class TensorParallel(Mesh):
 
     Args:
         processes: over which heads and hidden units are shared out; at least 2.
+        checkpoint: see `Mesh`.
     """
 
-    def __init__(self, *, processes: int) -> None:
-        super().__init__(processes=processes, tensor_parallel_size=processes)
+    def __init__(self, *, processes: int, checkpoint: Form = "full") -> None:
+        super().__init__(processes=processes, tensor_parallel_size=processes, checkpoint=checkpoint)
 
 
 class Hybrid(Mesh):
@@ -256,7 +300,7 @@ class Hybrid(Mesh):
         tensor_parallel_size: processes that share out heads and hidden units; at least 2.
         data_parallel_size: processes that share out batches and pieces of the parameters, at least 2; None for as many
             as there are.
-        reshard_after_forward: see `Mesh`.
+        reshard_after_forward, checkpoint: see `Mesh`.
 
     Raises:
         ValueError: the sizes do not multiply to the processes, or one of them is 1, which has a name of its own.
@@ -269,6 +313,7 @@ class Hybrid(Mesh):
         tensor_parallel_size: int = 2,
         data_parallel_size: int | None = None,
         reshard_after_forward: bool = True,
+        checkpoint: Form = "full",
     ) -> None:
         if tensor_parallel_size >= 1 and data_parallel_size is None and processes % tensor_parallel_size == 0:
             data_parallel_size = processes // tensor_parallel_size
@@ -287,7 +332,12 @@ class Hybrid(Mesh):
             processes=processes,
             tensor_parallel_size=tensor_parallel_size,
             reshard_after_forward=reshard_after_forward,
+            checkpoint=checkpoint,
         )
+
+
+def _portion(layout: Layout, piece: Tensor, parameter: str) -> Any:
+    return piece if layout.mesh is None else Portion(layout.join(piece), parameter)
 
 
 def _sharded(model: nn.Module) -> list[FSDPModule]:

@@ -6,13 +6,16 @@ at once, so that no process but the first ever holds more than one whole tensor 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ablab.training.strategies.pieces import Layout, Pieces, local
+
+# Of a piece of the optimizer's parameter of that number, what a checkpoint is to hold in its place.
+Gather = Callable[[int, Tensor], Any]
 
 
 @torch.no_grad()
@@ -39,13 +42,13 @@ def load_weights(model: nn.Module, given: Mapping[str, Tensor]) -> None:
         local(tensor).copy_(layout.piece_of(given[name]))
 
 
-def whole_optimizer(state: dict[str, Any], pieces: Pieces, *, keep: bool) -> dict[str, Any]:
-    """An optimizer's `state_dict` with whole tensors. Where they are not to be kept they are left out."""
+def optimizer_by(gather: Gather, state: dict[str, Any], pieces: Pieces) -> dict[str, Any]:
+    """An optimizer's `state_dict`, with what `gather` makes of each piece."""
     gathered = {}
     for index, own in sorted(state["state"].items()):
-        layout, shape = pieces.layouts[index], pieces.held[index].shape
+        shape = pieces.held[index].shape
         gathered[index] = {
-            key: _kept(layout.whole(value), keep) if _has_shape(value, shape) else value for key, value in own.items()
+            key: gather(index, value) if _has_shape(value, shape) else value for key, value in own.items()
         }
     return {**state, "state": gathered}
 
@@ -62,25 +65,18 @@ def cut_optimizer(state: dict[str, Any], pieces: Pieces) -> dict[str, Any]:
     return {**state, "state": cut}
 
 
-def whole_schedule(state: dict[str, Any], schedule: Any, pieces: Pieces) -> None:
-    """Make whole what a schedule keeps of each parameter, in its `state_dict`."""
+def schedule_by(gather: Gather, state: dict[str, Any], schedule: Any) -> None:
+    """Put what `gather` makes of each piece into a schedule's `state_dict`."""
     for name in getattr(schedule, "per_parameter", ()):
-        if state[name]:
-            state[name] = [
-                layout.whole(each).cpu() for layout, each in zip(pieces.layouts, state[name], strict=True)
-            ]
+        state[name] = [gather(index, each) for index, each in enumerate(state[name])]
 
 
 def cut_schedule(state: dict[str, Any], schedule: Any, pieces: Pieces) -> None:
-    """Undo `whole_schedule`."""
+    """Undo `schedule_by`."""
     for name in getattr(schedule, "per_parameter", ()):
         if state[name]:
             held = zip(pieces.layouts, state[name], pieces.held, strict=True)
             state[name] = [layout.piece_of(each).to(piece.device, copy=True) for layout, each, piece in held]
-
-
-def _kept(whole: Tensor, keep: bool) -> Tensor | None:
-    return whole.cpu() if keep else None
 
 
 def _has_shape(value: Any, shape: torch.Size) -> bool:

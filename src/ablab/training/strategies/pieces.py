@@ -58,6 +58,13 @@ class Layout:
                 dist.all_reduce(whole, group=self.mesh.get_group(dimension))
         return whole
 
+    def empty(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A tensor of this layout without values, distributed where it is in pieces."""
+        if self.mesh is None:
+            return torch.empty(self.shape, dtype=dtype, device=device)
+        shape, _ = compute_local_shape_and_global_offset(self.shape, self.mesh, self.placements)
+        return self.join(torch.empty(shape, dtype=dtype, device=device))
+
     def cut(self, whole: Tensor) -> Tensor:
         """This process's piece of the whole, a view."""
         if self.mesh is None:
@@ -98,11 +105,14 @@ class Pieces:
 
     Args:
         parameters: in the optimizer's order.
+        names: those of the parameters within the model.
         meshes: groups of processes by the dimension of the mesh along which they lie.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], meshes: dict[str, dist.ProcessGroup]) -> None:
-        self._parameters = list(parameters)
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], names: Sequence[str], meshes: dict[str, dist.ProcessGroup]
+    ) -> None:
+        self._parameters, self.names = list(parameters), list(names)
         self.layouts = [Layout.of(parameter) for parameter in parameters]
         self.held = [_piece(parameter) for parameter in parameters]
         self._groups = [(group, self._mask(name)) for name, group in meshes.items() if group.size() > 1]

@@ -32,7 +32,11 @@ def check_parts(model: Transformer, count: int) -> None:
         if not getattr(activation, "by_unit", False):
             raise ClashError("strategy", "activation", "its hidden units do not work apart from one another")
         heads, kv_heads = model.n_heads, layer.value.out_features // layer.head_size
-        sizes = {"model.n_heads": heads, "model.n_kv_heads": kv_heads, "model.d_ff": block.feed_forward.down.in_features}
+        sizes = {
+            "model.n_heads": heads,
+            "model.n_kv_heads": kv_heads,
+            "model.d_ff": block.feed_forward.down.in_features,
+        }
         for name, size in sizes.items():
             if size % count:
                 raise ValueError(f"{name}={size} cannot be shared out among {count} processes (tensor parallel)")

@@ -1,0 +1,177 @@
+"""Checkpoints in pieces: a folder to which every process writes what it holds, by PyTorch's distributed checkpoint.
+
+`rest.pt` holds all that is not in pieces, with a note in the place of each piece. However many processes wrote the
+folder, any number can read it, each of them what it holds; and one alone can read it whole.
+"""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
+
+from ablab.errors import UserError
+from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, check_ours
+from ablab.training.checkpoint_files import AtomicCheckpointIO, Origin, put_in_place, write_file
+
+REST = "rest.pt"
+_PIECE = "piece of"
+
+# Makes what a piece is read into, from the name of its parameter, the shape of the whole, and its type.
+Place = Callable[[str, torch.Size, torch.dtype], Tensor]
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A tensor in pieces, in a checkpoint that is to be written.
+
+    Attributes:
+        tensor: a distributed tensor.
+        parameter: the name of the model's parameter that is cut in the same way.
+    """
+
+    tensor: Tensor
+    parameter: str
+
+
+class CheckpointFiles(AtomicCheckpointIO):
+    """Writes files, and reads whatever is there, whole: a run may go on with another strategy than it began with."""
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        if Path(path).is_dir():
+            return read_folder(Path(path))
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        return checkpoint
+
+
+def write_folder(checkpoint: dict[str, Any], target: Path, origin: Origin) -> None:
+    """Write beside the target, flush to disk and rename; what was there becomes `previous.ckpt`.
+
+    Every process of the run calls it.
+    """
+    temporary = target.with_name(f".{target.name}.new")
+    first = dist.get_rank() == 0
+    if first:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    dist.barrier()
+    pieces: dict[str, Tensor] = {}
+    rest = _taken_out(checkpoint, pieces, "")
+    with _quiet():
+        dcp.save(pieces, storage_writer=dcp.FileSystemWriter(temporary, sync_files=True))
+    if first:
+        write_file(rest, temporary / REST)
+        put_in_place(temporary, target, origin, int(checkpoint["global_step"]))
+    dist.barrier()
+
+
+def read_folder(folder: Path, place: Place | None = None) -> dict[str, Any]:
+    """The checkpoint in a folder.
+
+    Args:
+        place: where what this process holds goes, and then every process of the run calls it; None: whole tensors.
+
+    Raises:
+        RuntimeError, OSError, EOFError, UnpicklingError, CheckpointException: it is damaged.
+    """
+    rest = torch.load(folder / REST, map_location="cpu", weights_only=True)
+    pieces: dict[str, Tensor] = {}
+    _make_room(rest, pieces, place or (lambda parameter, shape, dtype: torch.empty(shape, dtype=dtype)))
+    with _quiet():
+        dcp.load(pieces, storage_reader=dcp.FileSystemReader(folder), no_dist=place is None)
+    checkpoint: dict[str, Any] = _put_back(rest, pieces)
+    return checkpoint
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, whole, whether it is a file or a folder.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        if path.is_dir():
+            return read_folder(path)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, CheckpointException) as error:
+        reason = (str(error) or "it ends too early").splitlines()[0]
+        raise UserError(f"{path}: a damaged checkpoint ({reason})") from error
+    return checkpoint
+
+
+def consolidate(run: Path, checkpoint: str = "best") -> Path:
+    """Write the checkpoint of a run that is in pieces as one file beside it, `best.full.ckpt` or `last.full.ckpt`.
+
+    Returns:
+        The file, which is the checkpoint itself where that is one file already.
+
+    Raises:
+        UserError: the folder holds no run, or the run has no such checkpoint, or the checkpoint is damaged.
+    """
+    path = find_checkpoint(run, checkpoint)
+    if path.is_file():
+        return path
+    target = path.with_suffix(".full.ckpt")
+    write_file(read_checkpoint(path), target)
+    return target
+
+
+def find_checkpoint(run: Path, checkpoint: str) -> Path:
+    """The checkpoint "best" or "last" of a run. Raises UserError if there is no run, or none of this name in it."""
+    if not (run / CONFIG_FILE).is_file():
+        raise UserError(f"{run}: not the folder of a run (no {CONFIG_FILE} in it)")
+    check_ours(run)
+    path = run / CHECKPOINT_FOLDER / f"{checkpoint}.ckpt"
+    if not path.exists():
+        raise UserError(f"{run}: has no checkpoint {checkpoint}.ckpt; did the run get to its first evaluation?")
+    return path
+
+
+def _taken_out(value: Any, pieces: dict[str, Tensor], name: str) -> Any:
+    if isinstance(value, Portion):
+        pieces[name] = value.tensor
+        kind = str(value.tensor.dtype).removeprefix("torch.")
+        return {_PIECE: value.parameter, "name": name, "shape": list(value.tensor.shape), "dtype": kind}
+    if isinstance(value, Mapping):
+        return {key: _taken_out(each, pieces, f"{name}/{key}") for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_taken_out(each, pieces, f"{name}/{index}") for index, each in enumerate(value)])
+    return value
+
+
+def _make_room(value: Any, pieces: dict[str, Tensor], place: Place) -> None:
+    if isinstance(value, dict) and _PIECE in value:
+        pieces[value["name"]] = place(value[_PIECE], torch.Size(value["shape"]), getattr(torch, value["dtype"]))
+    elif isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            _make_room(each, pieces, place)
+
+
+def _put_back(value: Any, pieces: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if _PIECE in value:
+            return pieces[value["name"]]
+        return {key: _put_back(each, pieces) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_put_back(each, pieces) for each in value])
+    return value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # Torch's own remarks: that no process group is meant to be there, and about a type of its own that is to go.
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+        warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated.*")
+        yield
