@@ -33,7 +33,8 @@ BASELINE = {
 TASK_OF = {"modal_fusion": "spoken_arithmetic"}
 SAME_RESULT = {"strategy", "trainer", "logger"}  # axes that say how a run is run and shown, not what it computes
 
-SLOW = {("strategy", "ddp"), ("logger", "mlflow")}
+SLOW = {*(("strategy", option) for option in ("ddp", "fsdp", "tensor", "hybrid")), ("logger", "mlflow")}
+DEVICES = {("strategy", "hybrid"): 4}  # where the default is too few
 # Packages that an option needs and a development environment need not have.
 OPTIONAL = {("logger", "mlflow"): ("mlflow", "sqlalchemy", "alembic"), ("logger", "aim"): ("aim",)}
 
@@ -58,7 +59,10 @@ def train(
         long = (
             [f"task.seq_len={LENGTH}"] if "seq_len" in OmegaConf.load(conf_folder() / "task" / f"{task}.yaml") else []
         )
-        config = tiny_config(*SETTINGS, *long, f"task={task}", *([] if axis == "task" else [f"{axis}={option}"]))
+        devices = [f"trainer.devices={DEVICES[axis, option]}"] if (axis, option) in DEVICES else []
+        config = tiny_config(
+            *SETTINGS, *long, f"task={task}", *([] if axis == "task" else [f"{axis}={option}"]), *devices
+        )
         if config["strategy"]["processes"] > 1:
             record = supervise(config, folder, lambda step, steps, shown: None)
         else:

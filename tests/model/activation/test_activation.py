@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -123,3 +124,16 @@ def test_gates_come_first_and_values_second(make_spec: Spec) -> None:
         return z * z.sigmoid()
 
     torch.testing.assert_close(part(x), (act(x @ gates.T) * (x @ values.T)) @ part.down.weight.T)
+
+
+def test_units_that_work_apart_give_alone_what_they_give_among_the_others(
+    activation_option: str, make_spec: Spec, load_option: Callable[..., Any]
+) -> None:
+    """What lets a process hold some of the hidden units (`by_unit`)."""
+    core = load_option("activation", activation_option)(make_spec()).eval()
+    by_unit = getattr(core, "by_unit", False)
+    assert by_unit == (activation_option not in ("topk", "swiglu", "geglu"))
+    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    if by_unit:
+        alone = torch.cat([core(half) for half in x.chunk(2, -1)], -1)
+        torch.testing.assert_close(alone, core(x), rtol=0, atol=1e-6)

@@ -435,3 +435,33 @@ def test_dropout_out_of_range(
 ) -> None:
     with pytest.raises(ValueError, match=r"attention.dropout must be at least 0 and below 1, got"):
         make_option(attention_option, make_problem().spec, dropout=dropout)
+
+
+@pytest.mark.parametrize("padded", [None, "holes"])
+@pytest.mark.parametrize("share_qk", [False, True])
+def test_heads_that_work_apart_give_alone_what_they_give_among_the_others(
+    make_core: Core, make_problem: MakeProblem, share_qk: bool, padded: str | None
+) -> None:
+    """What lets a process hold some of the heads (`AttentionCore.by_head`)."""
+    problem = make_problem(heads=(4, 4) if share_qk else (4, 2), length=LENGTH, padded=padded)
+    core = make_core(problem, share_qk=share_qk)
+    if not core.by_head:
+        pytest.skip("it does not say so")
+    assert not list(core.parameters())
+    q, k, v = problem.inputs(share_qk=share_qk)
+    slopes = torch.tensor([0.5, 0.25, 0.125, 0.0625])
+    with torch.no_grad():
+        for slope in (None, slopes) if core.takes_slopes else (None,):
+            if slope is not None:
+                core.weigh_down(slope)
+            whole = core(q, k, v, problem.padding())
+            for half in (0, 1):
+                if slope is not None:
+                    core.weigh_down(slope.chunk(2)[half])
+                alone = core(*(x.chunk(2, 1)[half] for x in (q, k, v)), problem.padding())
+                torch.testing.assert_close(alone, whole.chunk(2, 1)[half], rtol=0, atol=1e-9)
+
+
+def test_most_cores_can_be_shared_out_by_heads(make_option: MakeOption, spec: Callable[..., LayerSpec]) -> None:
+    """Those that cannot have weights of each head, or heads that decide together."""
+    assert {name for name in CORES if not make_option(name, spec()).by_head} == {"dynamic"}

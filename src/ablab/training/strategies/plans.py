@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.parallel.style import ParallelStyle
 
@@ -55,9 +57,15 @@ def share_layers_out(model: Transformer, mesh: DeviceMesh) -> None:
         columns: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in to_heads}
         parallelize_module(attention, mesh, {**columns, "output": RowwiseParallel()}, src_data_rank=None)
         parallelize_module(feed_forward, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()}, src_data_rank=None)
+        attention.register_forward_pre_hook(partial(_distribute, mesh))
         _give_slopes(attention.core)
         if attention.core.dropout:
             _draw_apart(attention.core)
+
+
+def _distribute(mesh: DeviceMesh, module: nn.Module, args: Any) -> Any:
+    """The stream as one distributed tensor for all projections, whose gradients are then summed in one go."""
+    return DTensor.from_local(args[0], mesh, [Replicate()], run_check=False), *args[1:]
 
 
 def _give_slopes(core: AttentionCore) -> None:
