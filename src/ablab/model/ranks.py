@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+_state = {"alone": False}
 _groups: dict[str, ProcessGroup] = {}  # of those with this process's part of the layers, and of those with its samples
 
 
@@ -24,6 +25,11 @@ def share_layers_out(data: ProcessGroup, parts: ProcessGroup) -> None:
         parts: processes with the same samples as this one, and other heads and hidden units.
     """
     _groups.update(data=data, parts=parts)
+
+
+def stand_alone(alone: bool) -> None:
+    """Say whether each process now has all samples, and layers of its own that no other computes: sums are its own."""
+    _state["alone"] = alone
 
 
 def forget_groups() -> None:
@@ -92,4 +98,4 @@ def has_first_samples() -> bool:
 
 
 def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return not _state["alone"] and dist.is_available() and dist.is_initialized()

@@ -5,7 +5,7 @@ It gets its components as factories and never asks which options they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -163,18 +163,36 @@ class Transformer(nn.Module):
         Raises:
             ValueError: T is more than `max_length`, the mask is not one of the tokens, or a sample has no modality.
         """
-        if isinstance(inputs, Tensor):
-            mask = self._mask_of(inputs, key_padding_mask)
-        else:
-            mask = _some_of_each(inputs["padding"])
-        x, mask = self.modal_fusion.enter(self.dropout(self.position.add(self.embedding(inputs))), mask)
-        streams = [x]
-        for layer, blocks in enumerate(self.blocks):
+        x, mask = self.enter(inputs, key_padding_mask)
+        return self.leave(self.through(range(len(self.blocks)), [x], mask), mask)
+
+    def enter(
+        self, inputs: Tensor | Mapping[str, Tensor], key_padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The first part of `forward`: the stream (B, T, d_model) and the mask (B, T) that go into the first layer."""
+        mask = self.mask_of(inputs, key_padding_mask)
+        return self.modal_fusion.enter(self.dropout(self.position.add(self.embedding(inputs))), mask)
+
+    def through(self, layers: Iterable[int], streams: Sequence[Tensor], mask: Tensor | None) -> list[Tensor]:
+        """The middle part: `streams`, what went into the first layer and came out of each so far, and what comes out
+        of `layers`, which are those that follow."""
+        streams = list(streams)
+        for layer in layers:
             fed = self.layer_fusion.feed(streams)
-            streams.append(self.modal_fusion.layer(layer, blocks, fed, self.position.rotate, mask))
+            streams.append(self.modal_fusion.layer(layer, self.blocks[layer], fed, self.position.rotate, mask))
+        return streams
+
+    def leave(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        """The last part: logits, of what went into the first layer and came out of every one."""
         x, mask = self.modal_fusion.leave(self.norm(self.layer_fusion(streams, mask)), mask)
         logits: Tensor = self.head(x if self.readout is None else self.readout(x, mask))
         return logits
+
+    def mask_of(self, inputs: Tensor | Mapping[str, Tensor], key_padding_mask: Tensor | None = None) -> Tensor | None:
+        """Where `inputs` have no token, (B, T) bool; None if they have one everywhere. The rest as in `forward`."""
+        if isinstance(inputs, Tensor):
+            return self._mask_of(inputs, key_padding_mask)
+        return _some_of_each(inputs["padding"])
 
     def layers(self) -> Iterator[tuple[int, Block]]:
         """Every block with the index of its layer; a layer has several where each modality has its own."""

@@ -112,7 +112,7 @@ class TrainingModule(LightningModule):
         A loss is a mean over so many targets, and processes may have got more or fewer of them than others.
         """
         world = self.trainer.world_size
-        if world == 1 or self._task.equal_shares:
+        if self._task.equal_shares or parallel(self.trainer.strategy).shares_of(world) == 1:
             return [None] * len(block)
         own = torch.stack([self._task.weight(targets) for _, targets in block]).to(self.device, torch.float64)
         everyones = sum_over_ranks(own.clone())
@@ -121,6 +121,9 @@ class TrainingModule(LightningModule):
     def _add_gradient(self, strategy: Parallel, batch: Batch, share: Tensor | None) -> Tensor:
         """One batch's part in the gradient of a step; the task's loss on it, as the step counts it."""
         inputs, targets = batch
+        task, scale = self._task, 1 / self._accumulate
+        if (loss := strategy.add_gradient(self.model, inputs, targets, task.loss, task.weight, scale)) is not None:
+            return loss
         logits = strategy.training_model(self.model)(inputs)
         part = self._task.loss(logits, targets) / self._accumulate
         if share is not None:

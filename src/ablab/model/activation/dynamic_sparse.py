@@ -71,6 +71,7 @@ class DynamicSparse(nn.Module):
         if target_sparsity is not None and scale == 0:
             raise ValueError("scale=0 cannot be steered to target_sparsity: start from a scale above 0")
         self.alpha, self.per_channel, self.target_sparsity = alpha, per_channel, target_sparsity
+        self._pieces: list[Tensor] | None = None  # what was seen of each piece of a batch; None: batches come whole
         shape = (spec.d_ff,) if per_channel else ()
         self.register_buffer("average", torch.full(shape, float(initial)))
         self.register_buffer("scale", torch.tensor(float(scale)))
@@ -83,18 +84,35 @@ class DynamicSparse(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         passed = torch.where(x > self.scale * self.average, x, 0.0)
         if self.training:
-            self._update(x.detach(), passed.detach())
+            seen = self._seen(x.detach(), passed.detach())
+            if self._pieces is None:
+                self._follow(sum_over_ranks(seen))
+            else:
+                self._pieces.append(seen)
         return passed
 
-    def _update(self, x: Tensor, passed: Tensor) -> None:
+    def begin_pieces(self) -> None:
+        """The passes until `end_pieces` are pieces of one batch: all of them meet the same threshold."""
+        self._pieces = []
+
+    def end_pieces(self) -> None:
+        if self._pieces:
+            self._follow(sum_over_ranks(torch.stack(self._pieces).sum(0)))
+        self._pieces = None
+
+    def _seen(self, x: Tensor, passed: Tensor) -> Tensor:
+        """Sums over the tokens: |x|, of each unit if each has an average; numbers, and those that are zero."""
         tokens = tuple(range(x.dim() - 1)) if self.per_channel else tuple(range(x.dim()))
         # The 1-norm needs no copy of |x|. All travel together, since ranks may hold unequal batches.
         size = torch.linalg.vector_norm(x, ord=1, dim=tokens, dtype=torch.promote_types(x.dtype, torch.float32))
         count = size.new_tensor([x.numel()])
         zeros = count - passed.count_nonzero() if self.target_sparsity is not None else count
-        *sizes, count, zeros = sum_over_ranks(torch.cat([size.flatten(), count, zeros])).split([size.numel(), 1, 1])
-        mean = sizes[0].view(size.shape) * (self.average.numel() / count)
-        self.average.lerp_(mean.view(size.shape).to(self.average.dtype), 1 - self.alpha)
+        return torch.cat([size.flatten(), count, zeros])
+
+    def _follow(self, seen: Tensor) -> None:
+        size, count, zeros = seen.split([self.average.numel(), 1, 1])
+        mean = size * (self.average.numel() / count)
+        self.average.lerp_(mean.view(self.average.shape).to(self.average.dtype), 1 - self.alpha)
         if self.target_sparsity is not None:
             self.scale.mul_((STEER * (self.target_sparsity - zeros / count)).exp().squeeze().to(self.scale.dtype))
 

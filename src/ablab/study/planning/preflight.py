@@ -76,7 +76,7 @@ class Preflight:
         self._check_shares(config, task, strategy)
         model = build_model(config, task, device="meta")
         schedule = self._check_optimizer(config)
-        self._check_strategy(config, model, strategy)
+        self._check_strategy(config, task, model, strategy)
         self._check_gradients(config, strategy, schedule)
 
     def task(self, config: dict[str, Any]) -> Task:
@@ -98,8 +98,9 @@ class Preflight:
             )
 
     @staticmethod
-    def _check_strategy(config: dict[str, Any], model: Transformer, strategy: Parallel) -> None:
+    def _check_strategy(config: dict[str, Any], task: Task, model: Transformer, strategy: Parallel) -> None:
         try:
+            strategy.check_batch(task.batch_size // strategy.shares_of(config["strategy"]["processes"]))
             strategy.check_model(model)
             strategy.check_optimizer(instantiate(config["optimizer"], _convert_="all"))
         except ClashError as clash:

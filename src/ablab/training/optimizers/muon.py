@@ -58,14 +58,14 @@ class MuonWithAdamW(Optimizer):
                 matrices.append({**group, "params": chosen, "rule": "Muon"})
             if flat:
                 others.append({**group, "params": flat, "rule": "AdamW"})
-        self._parts: list[Optimizer] = []
+        self.parts: list[Optimizer] = []
         if matrices:
             rule: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps}
             scaled = "match_rms_adamw"
-            self._parts.append(Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn=scaled, **rule))
+            self.parts.append(Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn=scaled, **rule))
         if others:
-            self._parts.append(AdamW(others, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay))
-        super().__init__([group for part in self._parts for group in part.param_groups], {})
+            self.parts.append(AdamW(others, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay))
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
         self._join()
 
     @overload
@@ -77,20 +77,20 @@ class MuonWithAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part in self._parts:
+        for part in self.parts:
             part.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Those of both, in their order."""
-        return {"parts": [part.state_dict() for part in self._parts]}
+        return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for part, state in zip(self._parts, state_dict["parts"], strict=True):
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._join()
 
     def _join(self) -> None:
         """Groups and state are those of the parts themselves, so that a schedule reaches both."""
-        self.param_groups = [group for part in self._parts for group in part.param_groups]
-        self.state: Any = {parameter: state for part in self._parts for parameter, state in part.state.items()}
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        self.state: Any = {parameter: state for part in self.parts for parameter, state in part.state.items()}

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+Weigh = Callable[[Tensor], Tensor]
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -30,6 +32,20 @@ class Parallel:
     def training_model(self, model: nn.Module) -> nn.Module:
         """What is called in place of `model` to train it: the same function, with what spreads its gradient."""
         return model
+
+    def add_gradient(
+        self, model: nn.Module, inputs: Any, targets: Tensor, loss: Loss, weigh: Weigh, scale: float
+    ) -> Tensor | None:
+        """Passes over a batch, forward and back, in a way of the strategy's own.
+
+        Args:
+            loss: of logits and targets; a mean over so many as `weigh` says.
+            scale: by which the loss counts.
+
+        Returns:
+            The scaled loss; None where there is no such way, and `training_model` is to be called.
+        """
+        return None
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """Around passes whose gradients another pass of the same step adds to: nothing needs to be sent yet."""
@@ -72,6 +88,9 @@ class Parallel:
             ClashError: a component cannot; the strategy is the first of the two axes.
             ValueError: a size does not fit.
         """
+
+    def check_batch(self, samples: int) -> None:
+        """Whether a share of so many samples of a batch can be trained on so. Raises ValueError if it cannot."""
 
     def check_optimizer(self, factory: Callable[..., Optimizer]) -> None:
         """Whether an optimizer works so. Raises ClashError if it does not."""

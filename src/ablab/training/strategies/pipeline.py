@@ -1,0 +1,247 @@
+"""Layers shared out among processes in order, with the pieces of a batch passing through them one behind the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import torch
+import torch.distributed as dist
+from lightning import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+from torch.optim import Optimizer
+
+from ablab.model import ranks
+from ablab.model.spec import ClashError
+from ablab.model.transformer import Transformer
+from ablab.training.strategies.base import Loss, Weigh
+from ablab.training.strategies.replicas import Replicas
+from ablab.training.strategies.stages import Stage, merged, owners, share_layers_out, shared
+
+_SCHEDULES: dict[str, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+
+
+class Pipeline(Replicas):
+    """Pipeline parallel training by PyTorch's schedules (Huang et al. 2019, GPipe; Narayanan et al. 2019, 1F1B).
+
+    Each process trains the layers of its stage: it computes their activations and gradients, and keeps the optimizer's
+    moments of them. Every batch is cut into pieces, which follow each other through the stages; what one stage makes of
+    a piece is sent to the next, and its gradient back. The step is that of one process with the whole batch.
+
+    Lightning has no strategy for this, so its processes, checkpoints and loops are those of data parallel training, and
+    that sets the limits: the weights themselves are whole in every process. Before an evaluation each stage sends its
+    own to all; evaluation is then shared out by samples, as in data parallel training.
+
+    Args:
+        processes: stages; at least 2, and not more than layers.
+        pieces: of a batch, at least 1; of p stages (p - 1) / (pieces + p - 1) of the time is spent waiting, at best.
+        schedule: "gpipe" does all passes forward, then all back; "1f1b" alternates, and keeps the activations of at
+            most as many pieces as there are stages.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    takes_scaled = False
+
+    def __init__(self, *, processes: int, pieces: int = 4, schedule: Literal["gpipe", "1f1b"] = "1f1b") -> None:
+        super().__init__(processes=processes)
+        if pieces < 1:
+            raise ValueError(f"pieces={pieces} must be at least 1")
+        if schedule not in _SCHEDULES:
+            raise ValueError(f"schedule={schedule}: must be {' or '.join(_SCHEDULES)}")
+        if schedule == "1f1b" and pieces < processes:
+            raise ValueError(f"pieces={pieces}: 1f1b needs at least as many as stages, trainer.devices={processes}")
+        self._stages, self._count, self._schedule = processes, pieces, schedule
+        self._passes: dict[torch.Size, PipelineScheduleSingle] = {}  # by the shape of the batch
+        self._parameters: list[Tensor] = []  # of the optimizer, in its order
+        self._of_stage: list[int] = []  # the stage of each
+        self._held: list[bool] = []  # whether it is this one, which counts it where all are added up
+        self._shared: list[tuple[Tensor, list[int], Any]] = []  # weights of several stages; these; their group
+
+    # What the training loop asks.
+
+    def shares_of(self, processes: int) -> int:
+        return 1
+
+    def check_model(self, model: nn.Module) -> None:
+        assert isinstance(model, Transformer)
+        if len(model.modal_fusion.layout.names) > 1:
+            raise ClashError("strategy", "task", "layers of several modalities do not follow each other in one line")
+        for name, module in model.named_modules():
+            if module is not model and hasattr(module, "penalty"):
+                raise ValueError(f"{name} asks for a penalty, and the last stage alone knows the loss that it adds to")
+        if len(model.blocks) < self._stages:
+            raise ValueError(
+                f"model.n_layers={len(model.blocks)} are fewer than the stages, trainer.devices={self._stages}"
+            )
+
+    def check_batch(self, samples: int) -> None:
+        if samples % self._count:
+            raise ValueError(f"strategy.pieces={self._count} does not divide task.batch_size={samples}")
+
+    def add_gradient(
+        self, model: nn.Module, inputs: Any, targets: Tensor, loss: Loss, weigh: Weigh, scale: float
+    ) -> Tensor | None:
+        assert isinstance(model, Transformer)
+        total = weigh(targets).clamp(min=1)
+
+        def of_piece(logits: Tensor, own: Tensor) -> Tensor:
+            return loss(logits, own) * (weigh(own) / total) * scale
+
+        passes = self._passes_of(model, inputs)
+        passes._loss_fn = of_piece
+        losses: list[Tensor] = []
+        followers = [cast(Any, module) for module in model.modules() if hasattr(module, "begin_pieces")]
+        for each in followers:
+            each.begin_pieces()
+        first = [inputs] if self.global_rank == 0 else []
+        passes.step(*first, target=targets, losses=losses, return_outputs=False, inputs=inputs)
+        for each in followers:
+            each.end_pieces()
+        # The others do not know it. The mean over processes, which is what is logged, is the loss.
+        known = torch.stack(losses).sum() if losses else torch.zeros((), device=self.root_device)
+        return known.detach() * self._stages
+
+    def take_gradients(self) -> None:
+        for weight, stages, group in self._shared:
+            if self.global_rank in stages:
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+                dist.all_reduce(weight.grad, group=group)
+
+    def whole_norm(self, norms: Tensor) -> Tensor:
+        return self._whole_sums(norms.square()).sum().sqrt()
+
+    def hold(self, optimizer: Optimizer) -> None:
+        names = {id(parameter): name for name, parameter in self.transformer.named_parameters()}
+        stage_of = owners(self.transformer, self._stages)
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._of_stage = [stage_of[names[id(parameter)]] for parameter in self._parameters]
+        self._held = [stage == self.global_rank for stage in self._of_stage]
+        optimizer.whole_sums = self._whole_sums  # type: ignore[attr-defined] # for a schedule that sums
+        users = shared(self.transformer, self._stages)
+        groups = {tuple(stages): dist.new_group(stages) for _, stages in users}
+        self._shared = [(weight, stages, groups[tuple(stages)]) for weight, stages in users]
+
+    def mechanism(self) -> dict[str, float]:
+        waiting = (self._stages - 1) / (self._count + self._stages - 1)
+        return {"stages": float(self._stages), "pieces": float(self._count), "bubble_share": waiting}
+
+    # What Lightning asks.
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        trainer = None if self.lightning_module is None else self.lightning_module.trainer
+        if trainer is not None and trainer.training:
+            return {"num_replicas": 1, "rank": 0}
+        return super().distributed_sampler_kwargs
+
+    def setup(self, trainer: Trainer) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:  # Lightning then gives everyone the first process's weights
+            self._share_weights()
+        super().setup(trainer)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        ranks.stand_alone(True)  # every process sees all samples of its layers
+
+    def on_validation_start(self) -> None:
+        self._share_weights()
+
+    def on_test_start(self) -> None:
+        self._share_weights()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        self._share_weights()
+        return super().lightning_module_state_dict()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """That of every stage, which is the state of an optimizer over the whole model."""
+        return cast(dict[str, Any], merged(self._of_all(super().optimizer_state(optimizer))))
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        super().load_optimizer_state_dict(checkpoint)
+        trained = {id(p) for p, its in zip(self._parameters, self._of_stage, strict=True) if its == self.global_rank}
+        trained |= {id(weight) for weight, stages, _ in self._shared if self.global_rank in stages}
+        for optimizer in self.optimizers:
+            for part in getattr(optimizer, "parts", [optimizer]):
+                for parameter in [parameter for parameter in part.state if id(parameter) not in trained]:
+                    del part.state[parameter]  # of another stage, where it goes on
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        assert self.lightning_module is not None
+        for state, config in zip(
+            checkpoint["lr_schedulers"], self.lightning_module.trainer.lr_scheduler_configs, strict=True
+        ):
+            for name in getattr(config.scheduler, "per_parameter", ()):
+                everyones = self._of_all([tensor.cpu() for tensor in state[name]])
+                if everyones[0]:
+                    state[name] = [everyones[stage][place] for place, stage in enumerate(self._of_stage)]
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def teardown(self) -> None:
+        ranks.stand_alone(False)
+        self._passes.clear()  # they hold the model
+        super().teardown()
+
+    @property
+    def transformer(self) -> Transformer:
+        assert self.lightning_module is not None
+        model = self.lightning_module.model
+        assert isinstance(model, Transformer)
+        return model
+
+    def _passes_of(self, model: Transformer, inputs: Tensor) -> PipelineScheduleSingle:
+        """The schedule for batches of this shape, which says what is sent from stage to stage."""
+        if inputs.shape not in self._passes:
+            rank = self.global_rank
+            layers = share_layers_out(len(model.blocks), self._stages)[rank]
+            stage = Stage(model, layers)
+            piece = inputs[: len(inputs) // self._count].to("meta")
+            into = (piece,) if rank == 0 else stage.streams(piece, layers.start)
+            out = () if rank == self._stages - 1 else stage.streams(piece, layers.stop)
+            made = PipelineStage(
+                stage,
+                rank,
+                self._stages,
+                self.root_device,
+                input_args=into,
+                output_args=out or (piece,),
+            )
+            make = _SCHEDULES[self._schedule]
+            self._passes[inputs.shape] = make(made, self._count, loss_fn=_no_loss, scale_grads=False)
+        return self._passes[inputs.shape]
+
+    @torch.no_grad()
+    def _share_weights(self) -> None:
+        """Every stage sends its weights and buffers to all."""
+        ranks.stand_alone(False)
+        stage_of = owners(self.transformer, self._stages)
+        tensors = {**dict(self.transformer.named_parameters()), **dict(self.transformer.named_buffers())}
+        for stage in range(self._stages):
+            own = [tensor for name, tensor in tensors.items() if stage_of[name] == stage]
+            for dtype in {tensor.dtype for tensor in own}:
+                same = [tensor for tensor in own if tensor.dtype == dtype]
+                flat = torch.cat([tensor.detach().flatten() for tensor in same])
+                dist.broadcast(flat, src=stage)
+                for tensor, value in zip(same, flat.split([t.numel() for t in same]), strict=True):
+                    tensor.detach().copy_(value.view_as(tensor))
+
+    def _whole_sums(self, sums: Tensor) -> Tensor:
+        """Of sums (..., P) over each parameter, as this process has them, those of the stage that trains it."""
+        counted = sums * torch.tensor(self._held, dtype=sums.dtype, device=sums.device)
+        dist.all_reduce(counted)
+        return counted
+
+    @staticmethod
+    def _of_all(value: Any) -> list[Any]:
+        each: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(each, value)
+        return each
+
+
+def _no_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    raise AssertionError("set before each pass")
