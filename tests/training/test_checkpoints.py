@@ -14,7 +14,15 @@ import pytest
 import torch
 
 from ablab.results.record import Metric, Record
-from ablab.training.checkpoint_files import AtomicCheckpointIO, Found, Origin, newest_whole
+from ablab.training.checkpoint_files import (
+    AtomicCheckpointIO,
+    Found,
+    Origin,
+    link,
+    newest_whole,
+    put_in_place,
+    write_file,
+)
 from ablab.training.checkpoints import Checkpoints
 from ablab.training.generation import load_run
 from ablab.training.module import TrainingModule
@@ -58,8 +66,20 @@ def test_a_write_that_fails_half_way_leaves_the_old_checkpoint(tmp_path: Path, m
     assert torch.load(tmp_path / "previous.ckpt", weights_only=True)["global_step"] == 1
 
 
+def write_folder(path: Path, step: int) -> None:
+    """As the first process does it, when all have written what they hold."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.mkdir(parents=True)
+    write_file({"global_step": step}, temporary / "rest.pt")
+    (temporary / "piece").write_text(str(step))
+    put_in_place(temporary, path, ORIGIN, step)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_any_moment_of_a_write_there_is_a_whole_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [write, write_folder])
+def test_killed_at_any_moment_of_a_write_there_is_a_whole_checkpoint(
+    tmp_path: Path, write: Callable[[Path, int], None]
+) -> None:
     """A process is killed at its first, second, ... call to the operating system that could leave something behind."""
     seen = []
     for moment in range(1, 100):
@@ -75,7 +95,8 @@ def test_killed_at_any_moment_of_a_write_there_is_a_whole_checkpoint(tmp_path: P
         found, damaged = newest_whole(folder, ORIGIN)
         assert found is not None
         assert damaged == []
-        assert torch.load(found.path, weights_only=True)["global_step"] == found.step
+        whole = found.path / "rest.pt" if found.path.is_dir() else found.path
+        assert torch.load(whole, weights_only=True)["global_step"] == found.step
         assert names(folder) <= FILES, "what was left is not cleared away"
         seen.append(found.step)
         if not killed:
@@ -100,6 +121,28 @@ def _die_at(moment: int) -> None:
 
     for name in ("fsync", "chmod", "replace", "link", "unlink", "rename"):
         setattr(os, name, dying(getattr(os, name)))
+
+
+@pytest.mark.parametrize("writes", [(write, write_folder), (write_folder, write), (write_folder, write_folder)])
+def test_files_and_folders_take_each_other_s_place(
+    tmp_path: Path, writes: tuple[Callable[[Path, int], None], ...]
+) -> None:
+    """As where a run goes on with another strategy."""
+    path = tmp_path / "last.ckpt"
+    for step, one in enumerate((*writes, *writes), start=1):
+        one(path, step)
+        link(path, tmp_path / "best.ckpt")
+        assert newest_whole(tmp_path, ORIGIN) == (Found(path, step), [])
+        assert (tmp_path / "best.ckpt").is_dir() == path.is_dir() == (one is write_folder)
+        assert names(tmp_path) <= FILES | {"best.ckpt"}
+    if path.is_dir():
+        with (path / "piece").open("a") as file:
+            file.write("!")
+    else:
+        path.unlink()
+    found, damaged = newest_whole(tmp_path, ORIGIN)
+    assert found == Found(tmp_path / "previous.ckpt", 3)
+    assert len(damaged) == path.is_dir()
 
 
 def test_only_checkpoints_of_the_run_and_its_data_are_found(tmp_path: Path) -> None:

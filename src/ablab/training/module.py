@@ -133,7 +133,7 @@ class TrainingModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip: here, where a gradient that was scaled for float16 has its own size again."""
-        if self._clip is not None:
+        if self._clip is not None and self._clip > 0:  # as in Lightning 0 does not clip
             _clip(_parameters(optimizer), self._clip, parallel(self.trainer.strategy).whole_norm)
 
     def validation_step(self, batch: EvalBatch, batch_index: int) -> None:
@@ -249,9 +249,10 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 @torch.no_grad()
 def _clip(parameters: list[Tensor], most: float, whole_norm: Callable[[Tensor], Tensor]) -> None:
     """As `torch.nn.utils.clip_grad_norm_`, where each process may hold pieces of the gradients only."""
-    norms = [p.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad) for p in parameters]
-    share = (most / (whole_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], share)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    found = iter(torch._foreach_norm(gradients))
+    norms = torch.stack([p.new_zeros(()) if p.grad is None else next(found) for p in parameters])
+    torch._foreach_mul_(gradients, (most / (whole_norm(norms) + 1e-6)).clamp(max=1.0))
 
 
 @torch.no_grad()

@@ -28,10 +28,12 @@ def check_parts(model: Transformer, count: int) -> None:
         ValueError: their number is not a multiple of `count`.
     """
     for _, block in model.layers():
-        layer, activation = block.attention, block.feed_forward.activation
-        if not (isinstance(layer, MultiHeadAttention) and layer.core.by_head and not list(layer.core.parameters())):
+        layer, feed_forward = block.attention, block.feed_forward
+        # A kind of its own may have projections of its own.
+        if type(layer) is not MultiHeadAttention or not layer.core.by_head or list(layer.core.parameters()):
             raise ClashError("strategy", "attention", "its heads do not work apart from one another")
-        if not getattr(activation, "by_unit", False):
+        by_unit = getattr(feed_forward.activation, "by_unit", False) and not list(feed_forward.activation.parameters())
+        if not by_unit or feed_forward.up.out_features != feed_forward.down.in_features:
             raise ClashError("strategy", "activation", "its hidden units do not work apart from one another")
         heads, kv_heads = model.n_heads, layer.value.out_features // layer.head_size
         sizes = {
