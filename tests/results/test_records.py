@@ -10,6 +10,7 @@ import pytest
 from synthetic import record
 
 from ablab.errors import UserError
+from ablab.results.communication import Collective, Communication, Process
 from ablab.results.record import SCHEMA_VERSION, Record
 from ablab.results.store import RECORD_FILE, read_record, write_atomically, write_record
 
@@ -17,6 +18,47 @@ from ablab.results.store import RECORD_FILE, read_record, write_atomically, writ
 def test_a_record_survives_its_file(tmp_path: Path):
     written = record(3, 0.9, reason="Ω | ünïcode\nline")
     assert read_record(write_record(tmp_path, written)) == written
+
+
+def communication() -> Communication:
+    return Communication(
+        processes=2,
+        backend="gloo",
+        steps=10,
+        collectives=[
+            Collective(
+                kind="all-reduce", group=2, calls_per_step=1.5, payload_bytes_per_step=8.0, sent_bytes_per_step=8.0
+            )
+        ],
+        collectives_per_step=1.5,
+        payload_bytes_per_step=8.0,
+        sent_bytes_per_step=8.0,
+        each=[Process(peak_memory_bytes=10 + rank, payload_bytes_per_step=8, sent_bytes_per_step=8) for rank in (0, 1)],
+    )
+
+
+def test_what_processes_sent_survives_the_file(tmp_path: Path):
+    written = record(communication=communication())
+    assert read_record(write_record(tmp_path, written)) == written
+    data = written.to_dict()
+    data["communication"] |= {"future": 1, "collectives": [data["communication"]["collectives"][0] | {"future": 1}]}
+    assert Record.from_dict(data) == written
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"processes": "two"}, "communication.processes is 'two'"),
+        ({"overlap": "much"}, "communication.overlap is 'much'"),
+        ({"each": [vars(communication().each[0]) | {"peak_memory_bytes": "x"}]}, "communication.each is"),
+        ({"collectives": [3]}, "'int' object"),
+    ],
+)
+def test_a_communication_of_another_shape_is_damaged(changes: dict[str, object], said: str):
+    data = record(communication=communication()).to_dict()
+    data["communication"] |= changes
+    with pytest.raises(UserError, match=re.escape("a damaged record: ") + ".*" + re.escape(said)):
+        Record.from_dict(data)
 
 
 def test_non_finite_numbers_are_null_in_the_file_and_nan_again(tmp_path: Path):

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, Literal
 
 from ablab.errors import UserError
+from ablab.results.communication import Collective, Communication, Process
 from ablab.results.shape import misshapen
 
 SCHEMA_VERSION = 1
@@ -86,6 +87,7 @@ class Record:
     responses: dict[str, list[float]] = field(default_factory=dict)  # of components to fixed inputs, and of the rate
     parameter_groups: list[dict[str, Any]] = field(default_factory=list)  # name, size, lr, weight_decay, optimizer
     cost: Cost = field(default_factory=Cost)
+    communication: Communication | None = None  # between the processes, None where there is one
     budget: dict[str, Any] | None = None  # where one was asked for: what was matched with what, and adjusted
     tuning: dict[str, Any] | None = None  # where the learning rate was tuned: the choice, the grid and its results
     corpus: Corpus | None = None
@@ -127,6 +129,7 @@ class Record:
                     "responses": {name: _finite(values) for name, values in (data.get("responses") or {}).items()},
                     "primary": _nested(Metric, data.get("primary")),
                     "cost": _nested(Cost, data.get("cost")) or Cost(),
+                    "communication": _communication(data.get("communication")),
                     "corpus": _nested(Corpus, data.get("corpus")),
                 }
             )
@@ -158,3 +161,13 @@ def _names(cls: type) -> frozenset[str]:
 
 def _nested(cls: type, data: dict[str, Any] | None) -> Any:
     return None if data is None else cls(**_known(cls, data))
+
+
+def _communication(data: dict[str, Any] | None) -> Communication | None:
+    if data is None:
+        return None
+    lists = {
+        "collectives": [_nested(Collective, each) for each in data.get("collectives") or []],
+        "each": [_nested(Process, each) for each in data.get("each") or []],
+    }
+    return Communication(**_known(Communication, data) | lists)

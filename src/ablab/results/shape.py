@@ -57,6 +57,8 @@ def _check(kind: Any) -> Check:
         return lambda value: isinstance(value, dict) and of_keys(value) and of_values(value.values())
     if kind in _PLAIN:
         return lambda value: type(value) in _PLAIN[kind]
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return lambda value: type(value) is kind and misshapen(value) is None
     return lambda value: isinstance(value, kind)
 
 

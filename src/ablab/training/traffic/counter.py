@@ -1,0 +1,133 @@
+"""Counts the collectives of this process at PyTorch's dispatcher, where all of them pass.
+
+Every collective is an operator of the library `c10d`, whoever calls it: `torch.distributed` from Python, the reducer of
+DistributedDataParallel in C++, a communication hook in another thread, and the functional collectives of DTensor and
+FSDP, which call the same operators beneath. The dispatch key "BackendSelect" is one that every call passes, with or
+without autograd and in inference mode, and that none of these operators uses itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ablab.training.traffic.intervals import Intervals
+from ablab.training.traffic.ring import ALL_REDUCE, BROADCAST, OPERATORS, Kind, flat, size
+from ablab.training.traffic.totals import Counts
+
+_KEY = torch._C.DispatchKey.BackendSelect
+
+
+class Traffic:
+    """What this process has handed to collectives between `start` and `stop`, and for how long they were under way.
+
+    What DistributedDataParallel does once after each start, in the first two passes, is left out: its processes agree
+    on which parameters take part (an all-reduce) and on the order of its buckets (broadcasts). Alone among what is
+    sent these are of type int32. A run that goes on from a checkpoint does it again, and must count as if it had not.
+
+    Args:
+        computing: the clock of the thread that trains, see `intervals.thread_clock`.
+    """
+
+    def __init__(self, computing: Callable[[], float] | None) -> None:
+        self.counts: Counts = {}
+        self.under_way = Intervals(computing)
+        self.timed = True  # False: the end of some collective is not known, and so neither are the intervals
+        self._counting = False
+        self._timing = False
+        self._lock = threading.Lock()
+        self._library: torch.library.Library | None = None
+
+    def install(self) -> None:
+        """Stand between callers and collectives from now on. Once per process at a time."""
+        self._library = torch.library.Library("c10d", "IMPL")
+        for name, (kind, handed_in) in OPERATORS.items():
+            kernel = functools.partial(self._called, getattr(torch.ops.c10d, name).default, kind, handed_in)
+            self._library.impl(name, kernel, "BackendSelect", with_keyset=True)
+
+    def remove(self) -> None:
+        """Leave the collectives as they were."""
+        self.stop()
+        if self._library is not None:
+            self._library._destroy()
+            self._library = None
+
+    def go_on(self, counts: Counts, seconds: float | None, computed: float | None) -> None:
+        """From what had been counted and measured before."""
+        self.counts, self.timed = dict(counts), seconds is not None
+        self.under_way.seconds, self.under_way.computed = seconds or 0.0, computed or 0.0
+
+    def start(self, timing: bool = True) -> None:
+        """Count from now on, and measure time if told so."""
+        self._counting, self._timing = True, timing
+        if timing:
+            self.under_way.open()
+
+    def stop(self) -> None:
+        self._counting = self._timing = False
+        self.under_way.close()
+
+    def _called(self, operator: Any, kind: Kind, handed_in: int, keys: Any, *args: Any, **kwargs: Any) -> Any:
+        keys = keys.remove(_KEY)
+        if not self._counting or _is_bookkeeping(kind, args[handed_in]):
+            return operator.redispatch(keys, *args, **kwargs)
+        self._count(kind, args, handed_in)
+        self.under_way.begin()
+        try:
+            out = operator.redispatch(keys, *args, **kwargs)
+        except BaseException:
+            self.under_way.end()
+            raise
+        self._await(out, _is_async(operator, args, kwargs), next(flat(args[handed_in])).device)
+        return out
+
+    def _count(self, kind: Kind, args: tuple[Any, ...], handed_in: int) -> None:
+        group = next(each for each in args if isinstance(each, torch.ScriptObject))
+        processes, payload = dist.ProcessGroup.unbox(group).size(), size(args[handed_in])
+        with self._lock:
+            calls, bytes_in, bytes_sent = self.counts.get((kind.name, processes), (0, 0, 0.0))
+            self.counts[kind.name, processes] = (
+                calls + 1,
+                bytes_in + payload,
+                bytes_sent + kind.sent(processes, payload),
+            )
+
+    def _await(self, out: Any, asynchronous: bool, device: torch.device) -> None:
+        """Have the end of a collective noticed."""
+        if device.type == "cpu":  # what a future of NCCL's tells is that the work has been queued
+            work = dist.Work.unbox(out[-1] if isinstance(out, tuple | list) else out)
+            if not asynchronous:
+                try:
+                    work.wait()  # as the caller is going to, at once
+                finally:
+                    self.under_way.end()
+                return
+            with contextlib.suppress(RuntimeError):  # not all of gloo's have a future
+                work.get_future().add_done_callback(lambda _: self.under_way.end())
+                return
+        self.under_way.end()
+        self.timed = self.timed and not self._timing
+
+
+def _is_bookkeeping(kind: Kind, tensors: Any) -> bool:
+    return kind in (ALL_REDUCE, BROADCAST) and all(each.dtype == torch.int32 for each in flat(tensors))
+
+
+@functools.cache
+def _place_of_async(operator: Any) -> int | None:
+    names = [argument.name for argument in operator._schema.arguments]
+    return names.index("async_op") if "async_op" in names else None
+
+
+def _is_async(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the caller goes on before the collective has ended. Arguments that are the default are not passed."""
+    place = _place_of_async(operator)
+    if place is None:
+        return True
+    return bool(args[place] if place < len(args) else kwargs.get("async_op", True))

@@ -1,0 +1,115 @@
+"""What two processes send to each other, against closed forms and the network's own counters."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from collectives import LARGE, STEPS, WIDTH
+
+PARAMETERS = 2 * (WIDTH * WIDTH + WIDTH)
+FLOAT = 4  # bytes
+ALONE = ("unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")  # with a loopback interface of its own
+
+
+@dataclass(frozen=True)
+class Counted:
+    by_name: dict[str, Any]
+    alone: bool  # nobody else used the network
+
+    def counts(self, name: str) -> dict[tuple[str, int], tuple[int, int, float]]:
+        return {(kind, group): tuple(values) for kind, group, *values in self.by_name[name]["counts"]}
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
+    out = tmp_path_factory.mktemp("counted") / "found.json"
+    program = [sys.executable, str(Path(__file__).parent / "collectives.py"), str(out)]
+    can = shutil.which("unshare") and shutil.which("ip")
+    alone = bool(can) and subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode == 0
+    done = subprocess.run(
+        [*(ALONE if alone else ()), *program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    return Counted(json.loads(out.read_text(encoding="utf-8")), alone)
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_data_parallel_sends_each_gradient_once(counted: Counted) -> None:
+    """Both processes send it whole: 2 (n - 1)/n is 1. What the reducer agrees on in its first passes is left out."""
+    payload = STEPS * PARAMETERS * FLOAT
+    assert counted.counts("data_parallel") == {("all-reduce", 2): (STEPS, payload, payload)}
+
+
+def test_low_rank_gradients_send_two_factors_and_the_vectors(counted: Counted) -> None:
+    """Vogels et al. 2019, section 3: of an n x m matrix r (n + m) numbers, in three calls: vectors, P and Q."""
+    payload = STEPS * FLOAT * (2 * WIDTH + 2 * 1 * (WIDTH + WIDTH))
+    assert counted.counts("low_rank") == {("all-reduce", 2): (3 * STEPS, payload, payload)}
+
+
+def test_tensor_parallel_sums_an_activation_forward_and_a_gradient_backward(counted: Counted) -> None:
+    payload = STEPS * 2 * (2 * WIDTH) * FLOAT
+    assert counted.counts("tensor_parallel") == {("all-reduce", 2): (2 * STEPS, payload, payload)}
+
+
+def test_sharded_parameters_are_gathered_twice_and_gradients_scattered_once(counted: Counted) -> None:
+    """Rajbhandari et al. 2020, section 7: 3 times the parameters, 1.5 times what data parallel training sends."""
+    shard = STEPS * PARAMETERS * FLOAT // 2
+    assert counted.counts("sharded") == {
+        ("all-gather", 2): (4 * STEPS, 2 * shard, 2 * shard),
+        ("reduce-scatter", 2): (2 * STEPS, 2 * shard, shard),
+    }
+    sent = sum(sent for *_, sent in counted.counts("sharded").values())
+    assert sent == 1.5 * sum(sent for *_, sent in counted.counts("data_parallel").values())
+
+
+def test_every_kind_of_call_is_seen_once(counted: Counted) -> None:
+    assert counted.counts("single_calls") == {
+        ("all-reduce", 2): (2, 10 * 4 + 20 * 8, 10 * 4 + 20 * 8),
+        ("all-reduce", 1): (1, 120, 0),
+        ("broadcast", 2): (1, 160, 80),
+        ("reduce", 2): (1, 200, 100),
+        ("all-gather", 2): (1, 240, 240),
+        ("reduce-scatter", 2): (1, 560, 280),
+        ("all-to-all", 2): (1, 320, 160),
+        ("gather", 2): (1, 360, 180),
+        ("scatter", 2): (1, 400, 200),
+        ("send", 2): (1, 480, 480),
+    }
+
+
+def test_nothing_is_counted_of_nothing(counted: Counted) -> None:
+    assert counted.counts("quiet") == {}
+    assert counted.by_name["quiet"]["seconds"] == 0
+
+
+def test_an_end_that_is_not_known_makes_no_time(counted: Counted) -> None:
+    """gloo does not tell when what was sent has arrived."""
+    assert {name for name, found in counted.by_name.items() if not found["timed"]} == {"single_calls"}
+    for name in ("data_parallel", "low_rank", "tensor_parallel", "sharded"):
+        found = counted.by_name[name]
+        assert 0 < found["computed"] < found["seconds"], name
+
+
+def test_the_network_carried_what_was_counted(counted: Counted) -> None:
+    """Both processes' bytes, and at most 1% of headers."""
+    if not counted.alone:
+        pytest.skip("no network namespace can be made here, and others use the loopback interface")
+    for name in ("large_all_reduce", "large_all_gather"):
+        [(calls, payload, sent)] = counted.counts(name).values()
+        assert (calls, payload) == (STEPS, STEPS * LARGE * FLOAT)
+        assert 2 * sent <= counted.by_name[name]["wire"] <= 1.01 * 2 * sent, name
