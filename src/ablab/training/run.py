@@ -38,6 +38,7 @@ from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
 from ablab.training.callbacks import Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
+from ablab.training.communication import Communicating
 from ablab.training.continuing import origin_of
 from ablab.training.cost import CostMeter, count_flops, count_parameters
 from ablab.training.loggers import build_loggers, close_loggers, continue_loggers
@@ -180,8 +181,8 @@ def _train(
     task = build_task(config)
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = _counted(config, task, accumulate)
-    meter, mechanisms = CostMeter(task.tokens_per_batch * accumulate), Mechanisms()
-    callbacks = [meter, mechanisms, *([ReportProgress(progress, task.primary)] if progress else [])]
+    meter, mechanisms, traffic = CostMeter(task.tokens_per_batch * accumulate), Mechanisms(), Communicating()
+    callbacks = [traffic, meter, mechanisms, *([ReportProgress(progress, task.primary)] if progress else [])]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(config, folder, task, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)
@@ -198,9 +199,11 @@ def _train(
         module.model = strategy.whole_model(module.model, lambda: build_model(config, task))  # to ask it about itself
         record.pictures = leave_pictures(trainer, module, task, folder)
         record.responses = responses(module.model) | {"schedule": _trace(module.learning_rates)}
+        traffic.gather(trainer)
     finally:
         meter.measured(cost, trainer.global_step)
-        record.mechanism = mechanisms.values
+        record.communication = traffic.communication
+        record.mechanism = mechanisms.values | traffic.mechanism(trainer)
         record.parameter_groups = [group for each in trainer.optimizers for group in describe_groups(each)]
 
 

@@ -1,0 +1,124 @@
+"""Measures what the processes of a run send to each other in training steps, for its record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
+
+from ablab.results.communication import MEASURED, Communication
+from ablab.training.cost import peak_memory
+from ablab.training.strategies.base import parallel
+from ablab.training.traffic.counter import Traffic
+from ablab.training.traffic.intervals import thread_clock
+from ablab.training.traffic.totals import Totals, summarise
+
+_FIGURES = (
+    *("collectives_per_step", "payload_bytes_per_step", "sent_bytes_per_step"),
+    *("communication_s_per_step", "overlap"),
+)
+
+
+class Communicating(Callback):
+    """Counts collectives in training steps. In a run of one process it does nothing.
+
+    It has to come before callbacks whose collectives at the end of a training batch are not to be counted. Times leave
+    out the first block of steps that a process takes, as those of `CostMeter` do, and are measured on CPUs alone.
+
+    What is counted goes on from a checkpoint, if as many processes wrote it.
+    """
+
+    def __init__(self) -> None:
+        self.communication: Communication | None = None  # as of the last evaluation, or of `gather`
+        self._traffic: Traffic | None = None
+        self._totals = Totals()
+        self._clock = thread_clock()  # of the thread that trains
+        self._timing = False
+        self._warm = False
+        self._began = (0, 0.0, 0.0)  # step, time and processor time at the start of the block
+
+    def mechanism(self, trainer: Trainer) -> dict[str, float]:
+        """What was found, and what the strategy says of itself, by "strategy/name"."""
+        values = parallel(trainer.strategy).mechanism()
+        if self.communication is not None:
+            named = {name: getattr(self.communication, name) for name in _FIGURES}
+            values = {name: value for name, value in named.items() if value is not None} | values
+        return {f"strategy/{name}": value for name, value in values.items()}
+
+    def gather(self, trainer: Trainer) -> None:
+        """Put together what all processes have found. Every process calls it."""
+        if self._traffic is not None:
+            self.communication = summarise(dist.get_backend(), self._of_all())
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if trainer.world_size > 1 and stage == "fit":
+            self._timing = trainer.strategy.root_device.type == "cpu"  # elsewhere the thread that trains runs ahead
+            self._traffic = Traffic(self._clock)
+            self._traffic.install()
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if self._traffic is not None:
+            self._began = (trainer.global_step, time.perf_counter(), self._processor_time())
+            self._traffic.start(timing=self._warm and self._timing)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if self._traffic is None:
+            return
+        self._traffic.stop()
+        step, began, computed = self._began
+        steps, totals = trainer.global_step - step, self._totals
+        totals.steps += steps
+        if self._warm and self._timing:
+            totals.timed_steps += steps
+            totals.train_s += time.perf_counter() - began
+            totals.computing_s = (totals.computing_s or 0.0) + self._processor_time() - computed
+        self._warm = True
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.gather(trainer)
+        # Curves are the same however often the run is interrupted.
+        if counted := {name: value for name, value in self.mechanism(trainer).items() if name not in MEASURED}:
+            for logger in trainer.loggers:
+                logger.log_metrics(counted, step=trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"processes": [asdict(one) for one in self._of_all()]} if self._traffic is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        processes = state_dict["processes"]
+        if self._traffic is not None and len(processes) == dist.get_world_size():
+            self._totals = Totals(**processes[dist.get_rank()])
+            self._traffic.go_on(self._totals.counts, self._totals.communicating_s, self._totals.overlapped_s)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self._remove()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._traffic is not None:
+            self._traffic.remove()
+
+    def _processor_time(self) -> float:
+        return 0.0 if self._clock is None else self._clock()
+
+    def _of_all(self) -> list[Totals]:
+        each: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(each, self._own())
+        return each
+
+    def _own(self) -> Totals:
+        assert self._traffic is not None
+        under_way, timed = self._traffic.under_way, self._traffic.timed
+        return replace(
+            self._totals,
+            counts=dict(self._traffic.counts),
+            computing_s=None if self._clock is None else self._totals.computing_s,
+            communicating_s=under_way.seconds if timed else None,
+            overlapped_s=under_way.computed if timed and self._clock is not None else None,
+            peak_memory_bytes=max(self._totals.peak_memory_bytes, peak_memory()[0]),
+        )
