@@ -37,7 +37,7 @@ class Communicating(Callback):
         self._totals = Totals()
         self._clock = thread_clock()  # of the thread that trains
         self._timing = False
-        self._warm = False
+        self._warm = False  # the first block is over
         self._began = (0, 0.0, 0.0)  # step, time and processor time at the start of the block
 
     def mechanism(self, trainer: Trainer) -> dict[str, float]:
@@ -62,7 +62,7 @@ class Communicating(Callback):
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         if self._traffic is not None:
             self._began = (trainer.global_step, time.perf_counter(), self._processor_time())
-            self._traffic.start(timing=self._warm and self._timing)
+            self._traffic.start(watch=self._timing, time=self._timing and self._warm)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if self._traffic is None:
@@ -71,7 +71,7 @@ class Communicating(Callback):
         step, began, computed = self._began
         steps, totals = trainer.global_step - step, self._totals
         totals.steps += steps
-        if self._warm and self._timing:
+        if self._timing and self._warm:
             totals.timed_steps += steps
             totals.train_s += time.perf_counter() - began
             totals.computing_s = (totals.computing_s or 0.0) + self._processor_time() - computed

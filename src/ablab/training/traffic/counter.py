@@ -27,6 +27,9 @@ _KEY = torch._C.DispatchKey.BackendSelect
 class Traffic:
     """What this process has handed to collectives between `start` and `stop`, and for how long they were under way.
 
+    Counting one takes some 20 microseconds. Watching for its end takes as much again, and more where the thread that
+    tells of it has to wait for a core.
+
     What DistributedDataParallel does once after each start, in the first two passes, is left out: its processes agree
     on which parameters take part (an all-reduce) and on the order of its buckets (broadcasts). Alone among what is
     sent these are of type int32. A run that goes on from a checkpoint does it again, and must count as if it had not.
@@ -39,8 +42,7 @@ class Traffic:
         self.counts: Counts = {}
         self.under_way = Intervals(computing)
         self.timed = True  # False: the end of some collective is not known, and so neither are the intervals
-        self._counting = False
-        self._timing = False
+        self._counting = self._watching = False
         self._lock = threading.Lock()
         self._library: torch.library.Library | None = None
 
@@ -63,14 +65,19 @@ class Traffic:
         self.counts, self.timed = dict(counts), seconds is not None
         self.under_way.seconds, self.under_way.computed = seconds or 0.0, computed or 0.0
 
-    def start(self, timing: bool = True) -> None:
-        """Count from now on, and measure time if told so."""
-        self._counting, self._timing = True, timing
-        if timing:
+    def start(self, *, watch: bool = True, time: bool = True) -> None:
+        """Count from now on.
+
+        Args:
+            watch: whether to see when collectives that are called from now on end.
+            time: whether to add up the time in which any that are watched are under way.
+        """
+        self._counting, self._watching = True, watch
+        if time:
             self.under_way.open()
 
     def stop(self) -> None:
-        self._counting = self._timing = False
+        self._counting = self._watching = False
         self.under_way.close()
 
     def _called(self, operator: Any, kind: Kind, handed_in: int, keys: Any, *args: Any, **kwargs: Any) -> Any:
@@ -78,6 +85,8 @@ class Traffic:
         if not self._counting or _is_bookkeeping(kind, args[handed_in]):
             return operator.redispatch(keys, *args, **kwargs)
         self._count(kind, args, handed_in)
+        if not self._watching:
+            return operator.redispatch(keys, *args, **kwargs)
         self.under_way.begin()
         try:
             out = operator.redispatch(keys, *args, **kwargs)
@@ -112,7 +121,7 @@ class Traffic:
                 work.get_future().add_done_callback(lambda _: self.under_way.end())
                 return
         self.under_way.end()
-        self.timed = self.timed and not self._timing
+        self.timed = False
 
 
 def _is_bookkeeping(kind: Kind, tensors: Any) -> bool:

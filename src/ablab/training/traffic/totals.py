@@ -13,13 +13,13 @@ Counts = dict[tuple[str, int], tuple[int, int, float]]
 
 @dataclass(kw_only=True)
 class Totals:
-    """One process's. Times are of the timed steps alone; `None`: not known."""
+    """One process's. `None`: not known."""
 
     counts: Counts = field(default_factory=dict)
     steps: int = 0
     timed_steps: int = 0
-    train_s: float = 0.0
-    computing_s: float | None = 0.0  # of the thread that trains
+    train_s: float = 0.0  # of the timed steps
+    computing_s: float | None = 0.0  # in them, of the thread that trains
     communicating_s: float | None = 0.0
     overlapped_s: float | None = 0.0  # in them, of the thread that trains
     peak_memory_bytes: int = 0
