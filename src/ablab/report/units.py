@@ -39,6 +39,13 @@ def duration(value_s: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def milliseconds(value_s: float | None) -> str:
+    """A part of a step: "0.412 ms", "1.25 s"."""
+    if value_s is None or not math.isfinite(value_s):
+        return MISSING
+    return f"{_three_digits(value_s)} s" if value_s >= 0.9995 else f"{_three_digits(value_s * 1000)} ms"
+
+
 def figure(value: float | None, sd: float | None = None) -> str:
     """A metric, "0.9123", or with its spread over seeds, "0.912 ± 0.031"."""
     if value is None or not math.isfinite(value):

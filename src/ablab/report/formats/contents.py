@@ -9,6 +9,7 @@ import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.errors import UserError
+from ablab.report.parallel import parallel_table
 from ablab.report.tables import cost_table, quality_table, run_rows, unhealthy
 from ablab.results.collect import Runs
 
@@ -17,7 +18,7 @@ from ablab.results.collect import Runs
 class Section:
     """A table."""
 
-    kind: Literal["quality", "cost", "runs"]
+    kind: Literal["quality", "cost", "parallel", "runs"]
     where: str  # the task or the suite, "" if there is one task alone
     title: str
     table: pd.DataFrame  # of text
@@ -37,6 +38,10 @@ def sections(comparisons: Comparisons, runs: Runs, by: By | None = None) -> list
         cost = f"{of}cost, mean over the runs that ended well"
         found.append(Section("quality", where, quality, quality_table(comparisons, runs, part)))
         found.append(Section("cost", where, cost, cost_table(comparisons, runs, part)))
+        parallel = parallel_table(comparisons, runs, part)
+        if not parallel.empty:
+            title = f"{of}parallelism, of a process and step, mean over the runs that ended well"
+            found.append(Section("parallel", where, title, parallel))
     unwell = unhealthy(run_rows(comparisons, runs))
     if not unwell.empty:
         unwell = unwell if len(runs.tasks) > 1 else unwell.drop(columns="task")

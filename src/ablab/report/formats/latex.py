@@ -113,6 +113,8 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
     family = " on the suite" if is_suite else " on all tasks" if section.where else ""
     if section.kind == "runs":
         return "Runs that did not end well."
+    if section.kind == "parallel":
+        return text(f"Parallelism{on}: of a process and training step, means over the runs that ended well.")
     if section.kind == "cost":
         return text(f"Cost{on}: means over the runs that ended well.")
     items = next(found for name, found in parts(comparisons, by) if section.where in ("", name))

@@ -20,6 +20,7 @@ from ablab.report.html.sections.health import NOT_RUN, health
 from ablab.report.html.sections.interactions import interactions
 from ablab.report.html.sections.mechanism import mechanism
 from ablab.report.html.sections.pairs import pairs
+from ablab.report.html.sections.parallelism import parallelism
 from ablab.report.html.sections.parts import parts
 from ablab.report.html.sections.pictures import introduction, pictures_of
 from ablab.report.html.sections.power import power
@@ -34,7 +35,7 @@ _FOLDER = "report/html/templates"  # inside the package
 # From what was found to what it rests on. The verdicts before them, and pictures, health and provenance behind them,
 # have templates of their own.
 _SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
-    effects, pairs, power, reach, learning, cost, interactions, scaling, mechanism, parts,
+    effects, pairs, power, reach, learning, cost, parallelism, interactions, scaling, mechanism, parts,
 )  # fmt: skip
 
 

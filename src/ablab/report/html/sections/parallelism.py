@@ -1,0 +1,35 @@
+"""What spreading a run over several processes cost and brought."""
+
+from __future__ import annotations
+
+from ablab.analysis.wording import confidence
+from ablab.report.html.sections.base import Block, Section, per_task
+from ablab.report.material import Material
+from ablab.report.parallel import parallel_notes, parallel_table
+from ablab.report.tables import quality_table
+
+_INTRO = (
+    "What a process hands to collectives (payload) and what it sends to others in a training step: means over "
+    "processes, steps and the runs that ended well, without evaluation, checkpoints and set-up. What is sent is what "
+    "the algorithm that sends least would send, a ring. The float32 gradient, which plain data parallel training hands "
+    "in once a step, is 4 bytes for each trainable parameter. Overlap is the share of the time in communication in "
+    "which the thread that trains computed, waiting the share of a step in which it did not. Efficiency is tokens a "
+    "second over those of one process with the same batch in all, seed by seed. The largest peak memory is that of the "
+    "process that needed most."
+)
+
+
+def parallelism(material: Material) -> Section | None:
+    """None where every run was of one process."""
+    interval = f"{confidence(material.comparisons.level)} CI"
+
+    def blocks(task: str) -> list[Block]:
+        table = parallel_table(material.comparisons, material.runs, task)
+        if table.empty:
+            return []
+        quality = quality_table(material.comparisons, material.runs, task)
+        table = table.merge(quality[["variant", "effect", interval]], on="variant", how="left")
+        return [Block(table=table, lines=parallel_notes(material.runs, task))]
+
+    made = per_task(material, blocks)
+    return Section("parallelism", "Parallelism", _INTRO, made) if made else None
