@@ -93,7 +93,7 @@ class Traffic:
         except BaseException:
             self.under_way.end()
             raise
-        self._await(out, _is_async(operator, args, kwargs), next(flat(args[handed_in])).device)
+        self._await(out, _is_async(operator, args, kwargs), {each.device.type for each in flat(args[handed_in])})
         return out
 
     def _count(self, kind: Kind, args: tuple[Any, ...], handed_in: int) -> None:
@@ -107,9 +107,9 @@ class Traffic:
                 bytes_sent + kind.sent(processes, payload),
             )
 
-    def _await(self, out: Any, asynchronous: bool, device: torch.device) -> None:
+    def _await(self, out: Any, asynchronous: bool, devices: set[str]) -> None:
         """Have the end of a collective noticed."""
-        if device.type == "cpu":  # what a future of NCCL's tells is that the work has been queued
+        if devices == {"cpu"}:  # what a future of NCCL's tells is that the work has been queued
             work = dist.Work.unbox(out[-1] if isinstance(out, tuple | list) else out)
             if not asynchronous:
                 try:
