@@ -168,15 +168,17 @@ def test_the_section_shows_quality_beside_it(records: list[Record]) -> None:
     runs = runs_of(records)
     section = parallelism(Material(runs, compare(runs)))
     assert section is not None
-    [block] = section.blocks
-    assert block.table is not None
-    none, _, lossy = block.table["effect"]
+    sent, brought = section.blocks
+    assert sent.table is not None
+    assert brought.table is not None
+    none, _, lossy = brought.table["effect"]
     assert none == "–"
     assert lossy.startswith("+0.1")
-    assert len(block.lines) == 2
+    assert set(sent.table) | set(brought.table) >= set(table_of(records))
+    assert len(brought.lines) == 2
     html = page(Material(runs, compare(runs)))
     assert '<section id="parallelism">' in html
-    assert 'aria-label="Parallelism: table"' in html
+    assert 'aria-label="Parallelism, Sent in a step: table"' in html
 
 
 def test_every_format_has_the_table_and_no_run_of_one_process_alone(records: list[Record]) -> None:
@@ -197,7 +199,7 @@ def test_several_tasks_have_a_table_each_and_the_suite_has_none(records: list[Re
     assert [section.where for section in found] == ["language", "vision"]
     section = parallelism(Material(runs, compare(runs)))
     assert section is not None
-    assert [block.title for block in section.blocks if block.title] == ["language", "vision"]
+    assert [block.title for block in section.blocks if not block.sub] == ["language", "vision"]
 
 
 def test_reading_communication_needs_no_torch() -> None:

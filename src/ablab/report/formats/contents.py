@@ -41,7 +41,7 @@ def sections(comparisons: Comparisons, runs: Runs, by: By | None = None) -> list
         parallel = parallel_table(comparisons, runs, part)
         if not parallel.empty:
             title = f"{of}parallelism, of a process and step, mean over the runs that ended well"
-            found.append(Section("parallel", where, title, parallel))
+            found.append(Section("parallel", where, title, parallel.drop(columns="tokens/s")))
     unwell = unhealthy(run_rows(comparisons, runs))
     if not unwell.empty:
         unwell = unwell if len(runs.tasks) > 1 else unwell.drop(columns="task")

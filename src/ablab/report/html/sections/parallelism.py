@@ -8,6 +8,7 @@ from ablab.report.material import Material
 from ablab.report.parallel import parallel_notes, parallel_table
 from ablab.report.tables import quality_table
 
+_BROUGHT = ("tokens/s", "efficiency", "waiting", "largest peak memory")
 _INTRO = (
     "What a process hands to collectives (payload) and what it sends to others in a training step: means over "
     "processes, steps and the runs that ended well, without evaluation, checkpoints and set-up. What is sent is what "
@@ -29,7 +30,11 @@ def parallelism(material: Material) -> Section | None:
             return []
         quality = quality_table(material.comparisons, material.runs, task)
         table = table.merge(quality[["variant", "effect", interval]], on="variant", how="left")
-        return [Block(table=table, lines=parallel_notes(material.runs, task))]
+        outcome = ["variant", "processes", "effect", interval, *_BROUGHT]
+        return [
+            Block(title="Sent in a step", table=table[[name for name in table if name not in outcome[2:]]]),
+            Block(title="What it brought", table=table[outcome], lines=parallel_notes(material.runs, task)),
+        ]
 
     made = per_task(material, blocks)
     return Section("parallelism", "Parallelism", _INTRO, made) if made else None
