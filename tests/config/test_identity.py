@@ -46,7 +46,17 @@ def config(tiny_config: Callable[..., Frozen]) -> Frozen:
 
 NO_MATTER = {
     *("budget", "tune", "name", "question", "baseline", "variant", "index", "overrides", "logger", "axes.logger"),
-    *("design", "jobs", "devices_per_run", "runs_per_device", "retries", "retry", "timeout", "on_failure"),
+    *(
+        "design",
+        "jobs",
+        "devices_per_run",
+        "runs_per_device",
+        "retries",
+        "retry",
+        "timeout",
+        "hang_timeout",
+        "on_failure",
+    ),
 }
 
 

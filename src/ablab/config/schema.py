@@ -26,7 +26,9 @@ AXES = (
 )
 
 # How the runs of a sweep are carried out: none of it changes what a run computes.
-CARRIED_OUT = ("jobs", "devices_per_run", "runs_per_device", "retries", "retry", "timeout", "on_failure")
+CARRIED_OUT = (
+    *("jobs", "devices_per_run", "runs_per_device", "retries", "retry", "timeout", "hang_timeout", "on_failure"),
+)
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Config:
     retries: Any = 1
     retry: Any = None
     timeout: Any = None
+    hang_timeout: Any = 600
     on_failure: Any = "continue"
     continue_from: str | None = None  # the folder of a run whose last checkpoint this one starts from
     seed: int = 0  # of parameters, data and everything else, each through a generator of its own

@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 KEPT_EVALUATIONS = 10  # of each metric, the last ones
 
 Status = Literal["ok", "diverged", "failed", "interrupted"]
-Cause = Literal["error", "refused", "killed", "memory", "timeout"]
+Cause = Literal["error", "refused", "killed", "memory", "timeout", "hung"]
 Direction = Literal["min", "max"]
 
 
@@ -68,7 +68,9 @@ class Record:
 
     status: Status
     reason: str | None = None  # one line, unless the status is "ok"
-    cause: Cause | None = None  # of a failure: an exception, one line to the user, a signal, no memory left, too long
+    # Of a failure: an exception, one line to the user, a signal, no memory left, too long, no progress any more.
+    cause: Cause | None = None
+    traceback: str | None = None  # of a failure: where the process stood that failed, or that the others waited for
     attempts: int = 1  # that one supervisor made: a run that crashed is tried again, and goes on from its checkpoint
     fingerprint: str  # identity: hash of the resolved config (without paths, loggers and the like) and the version
     study: str  # the study or sweep that the run belongs to

@@ -140,6 +140,38 @@ class ReportProgress(Callback):
             self._report(trainer.global_step, int(trainer.max_steps), shown)
 
 
+class Heartbeat(Callback):
+    """Says that this process goes on: at every optimizer step, every batch of an evaluation and between the stages."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat = beat
+        beat()  # the task has its data
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self._beat()
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._beat()
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._beat()
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Any) -> None:
+        self._beat()
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        self._beat()
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._beat()
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        self._beat()
+
+    def on_save_checkpoint(self, *args: Any) -> None:
+        self._beat()
+
+
 def seed_everything_else(seed: int, rank: int) -> None:
     """Seed the generators that are left once parameters and data have theirs: dropout's, differently on each process.
 

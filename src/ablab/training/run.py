@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
@@ -21,7 +20,7 @@ from ablab.config import fingerprint
 from ablab.errors import Diverged, Interrupted, UserError
 from ablab.model.mechanism import responses
 from ablab.results.hparams import write_hparams
-from ablab.results.record import Cause, Cost, Record
+from ablab.results.record import Cost, Record
 from ablab.results.store import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
@@ -36,22 +35,27 @@ from ablab.results.store import (
 )
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
-from ablab.training.callbacks import Mechanisms, Progress, ReportProgress, seed_everything_else
+from ablab.training.callbacks import Heartbeat, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
 from ablab.training.communication import Communicating
 from ablab.training.continuing import origin_of
 from ablab.training.cost import CostMeter, count_flops, count_parameters
+from ablab.training.failures import failure_of, forget_failures, leave
 from ablab.training.loggers import build_loggers, close_loggers, continue_loggers
 from ablab.training.module import TrainingModule
 from ablab.training.optimizers.groups import describe_groups
 from ablab.training.pictures import leave_pictures
 from ablab.training.provenance import git_state, machine, versions
+from ablab.training.stacks import forget_stacks
 from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import parallel
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning
+from ablab.training.world import world
 
 
-def execute(config: dict[str, Any], folder: Path, progress: Progress | None = None) -> Record:
+def execute(
+    config: dict[str, Any], folder: Path, progress: Progress | None = None, beat: Callable[[], None] | None = None
+) -> Record:
     """Train and evaluate the run that `config` describes, and leave everything about it in `folder`.
 
     Whatever happens, the record is written, atomically and last: `ok`, `diverged` (the loss became NaN or infinite),
@@ -65,8 +69,10 @@ def execute(config: dict[str, Any], folder: Path, progress: Progress | None = No
         config: as `config.freeze` returns it.
         folder: of this run alone, as `prepare_folder` left it.
         progress: called a few times a second.
+        beat: called at every stage of the set-up, optimizer step and batch of an evaluation, so that somebody sees
+            that this process has not stopped.
     """
-    first = int(os.environ.get("RANK", "0")) == 0
+    place = world()
     record = new_record(config)
     loggers: list[Logger] = []
     try:
@@ -79,14 +85,17 @@ def execute(config: dict[str, Any], folder: Path, progress: Progress | None = No
             config=config,
         )
         with quiet_lightning(), stop_on_request() as stop:
-            _train(config, folder, record, loggers, progress, stop)
+            _train(config, folder, record, loggers, progress, stop, beat)
         record.status, record.reason, record.cause = "ok", None, None
     except Diverged as outcome:
         record.status, record.reason, record.cause = "diverged", str(outcome), None
     except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into SystemExit
         record.status, record.reason, record.cause = "interrupted", "stopped before it was finished", None
     except Exception as error:
-        record.reason, record.cause = describe(error), cause_of(error)
+        failure = failure_of(error, place.rank)
+        record.reason, record.cause, record.traceback = failure.reason, failure.cause, failure.traceback or None
+        if place.size > 1:
+            leave(folder, failure)
         if not isinstance(error, UserError):
             traceback.print_exc()
     finally:
@@ -95,7 +104,7 @@ def execute(config: dict[str, Any], folder: Path, progress: Progress | None = No
             close_loggers(loggers, record.status, record)
         except Exception:  # of a service that shows results; the result stands without it
             traceback.print_exc()
-        if first:
+        if place.rank == 0:
             write_hparams(folder, record)
             write_record(folder, record)
     return record
@@ -110,6 +119,8 @@ def prepare_folder(config: dict[str, Any], folder: Path) -> None:
     if not _is_of(config, folder):
         clear(folder)
     (folder / RECORD_FILE).unlink(missing_ok=True)
+    forget_failures(folder)
+    forget_stacks(folder)
     remove_orphans(folder, (CONFIG_FILE, METRICS_FILE, RECORD_FILE))
     write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config)))
 
@@ -148,27 +159,6 @@ def new_record(config: dict[str, Any]) -> Record:
     )
 
 
-def describe(error: BaseException) -> str:
-    """An error in one line: its kind, its words, and where in the source it arose."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    words = " ".join(str(error).split())[:300]
-    if isinstance(error, UserError):
-        return words
-    memory = "out of memory: " if cause_of(error) == "memory" else ""
-    return f"{memory}{type(error).__name__}: {words}{where}"
-
-
-def cause_of(error: BaseException) -> Cause:
-    """The kind of failure that an error is. On a CPU torch has no class of its own for want of memory."""
-    if isinstance(error, UserError):
-        return "refused"
-    allocators = ("can't allocate memory", "not enough memory", "out of memory")
-    starved = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    told = isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in allocators)
-    return "memory" if starved or told else "error"
-
-
 def _train(
     config: dict[str, Any],
     folder: Path,
@@ -176,13 +166,16 @@ def _train(
     loggers: list[Logger],
     progress: Progress | None,
     stop: StopRequest,
+    beat: Callable[[], None] | None,
 ) -> None:
+    heart = [] if beat is None else [Heartbeat(beat)]
     accumulate = config["trainer"]["accumulate_grad_batches"]
     task = build_task(config)
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = _counted(config, task, accumulate)
     meter, mechanisms, traffic = CostMeter(task.tokens_per_batch * accumulate), Mechanisms(), Communicating()
-    callbacks = [traffic, meter, mechanisms, *([ReportProgress(progress, task.primary)] if progress else [])]
+    told = [ReportProgress(progress, task.primary)] if progress else []
+    callbacks = [traffic, meter, mechanisms, *heart, *told]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(config, folder, task, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)

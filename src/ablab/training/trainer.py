@@ -20,8 +20,10 @@ from ablab.training.callbacks import Curves
 from ablab.training.checkpoint_files import Origin
 from ablab.training.checkpoint_folders import CheckpointFiles
 from ablab.training.checkpoints import Checkpoints, ParallelState, Randomness
+from ablab.training.environment import Started
 from ablab.training.lean import NoProfiler, without_idle_hooks
 from ablab.training.module import TrainingModule
+from ablab.training.world import world
 
 
 def build_trainer(
@@ -54,12 +56,12 @@ def build_trainer(
     ]
     return Trainer(
         **settings,
-        strategy=build_option(config, "strategy"),
+        strategy=build_strategy(config),
         max_epochs=-1,
         logger=loggers,
         callbacks=[without_idle_hooks(callback) for callback in watching],
         profiler=NoProfiler(),
-        plugins=[CheckpointFiles(origin)],
+        plugins=[CheckpointFiles(origin), Started(world())],
         default_root_dir=folder,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -73,6 +75,21 @@ def trainer_settings(config: dict[str, Any]) -> dict[str, Any]:
     """The config of the axis `trainer` as arguments of Lightning's Trainer, with the strategy's devices."""
     settings = {key: value for key, value in config["trainer"].items() if key != "_target_"}
     return settings | {"devices": config["strategy"]["processes"]}
+
+
+def world_size(config: dict[str, Any]) -> int:
+    """The processes of the run that a frozen config describes, on all nodes together."""
+    return int(config["strategy"]["processes"] * config["trainer"].get("num_nodes", 1))
+
+
+def build_strategy(config: dict[str, Any]) -> Any:
+    """What Lightning's Trainer takes as `strategy`. The option's `processes` are those of all nodes.
+
+    Raises:
+        UserError: it refuses a value.
+    """
+    option = config["strategy"] | {"processes": world_size(config)}
+    return build_option(config | {"strategy": option}, "strategy")
 
 
 def steps_per_block(config: dict[str, Any]) -> int:

@@ -18,6 +18,7 @@ from ablab.study.planning.settings import Settings
         ({"runs_per_device": None}, "runs_per_device=None: must be a whole number"),
         ({"retries": -1}, "retries=-1: must be a whole number, at least 0"),
         ({"timeout": 0}, "timeout=0: must be a number of seconds, more than 0"),
+        ({"hang_timeout": 0}, "hang_timeout=0: must be a number of seconds, more than 0"),
         ({"timeout": "long"}, "timeout=long: must be a number of seconds"),
         ({"on_failure": "cry"}, "on_failure=cry: must be continue or stop"),
         ({"retry": "all"}, "retry=all: must be failed, or null"),

@@ -13,7 +13,7 @@ from processes import processes_in
 from ablab.results.record import Record
 from ablab.results.store import LOG_FILE, RECORD_FILE, read_record
 from ablab.study.supervision import attempt
-from ablab.study.supervision.attempt import why
+from ablab.study.supervision.ending import why
 from ablab.study.supervision.supervisor import supervise
 
 TinyConfig = Callable[..., dict[str, Any]]
@@ -40,7 +40,7 @@ def test_a_rank_that_dies_ends_its_run(
     config = tiny_config("strategy=ddp", "trainer.devices=2") | {"activation": faulty("rank_dies")}
     record = supervised(config, tmp_path)
     assert (record.status, record.cause) == ("failed", "killed")
-    assert record.reason == "process 1 was killed by SIGKILL (see run.log)"
+    assert record.reason == "process 1 of 2 was killed by SIGKILL (see run.log)"
     assert processes_in(tmp_path) == []
 
 
@@ -64,6 +64,7 @@ def test_how_a_run_ended(
     assert record.config == config
     if option == "raises":
         assert "Traceback" in (tmp_path / LOG_FILE).read_text()
+        assert (record.traceback or "").endswith("\nRuntimeError: the bulb is broken")
     if option == "killed":
         assert record.cost.wall_time_s
         assert record.cost.peak_memory_bytes is None or record.cost.peak_memory_bytes > 2**20

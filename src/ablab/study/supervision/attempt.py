@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import time
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -16,55 +15,73 @@ from typing import Any
 from ablab.errors import UserError
 from ablab.results.hparams import write_hparams
 from ablab.results.record import Cause, Record
-from ablab.results.store import LOG_FILE, RECORD_FILE, read_record, write_record
+from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.supervision.devices import Placement
+from ablab.study.supervision.ending import Ending
+from ablab.study.supervision.hang import HangWatch, Standing, at_fault, standing_still
 from ablab.study.supervision.lock import run_lock
+from ablab.study.supervision.meeting import Meeting
 from ablab.study.supervision.memory import oom_kills, peak_memory_of
 from ablab.study.supervision.warm import CONTEXT, warm_up
-from ablab.study.supervision.worker import Rank, work
+from ablab.study.supervision.worker import Told, work
+from ablab.training.failures import failures_in, forget_failures, last_lines
 from ablab.training.run import new_record, prepare_folder
+from ablab.training.stacks import ask, forget_stacks, is_stopped, shown, stack_of
+from ablab.training.world import World
 
 # A run that was asked to stop saves itself and writes its record; one that does not within this time is killed.
 GRACE_S = 60.0
 # The same for one that took too long, and for the others when one process of a run has died: they may wait forever.
 FAREWELL_S = 15.0
+ANSWER_S = 1.0  # for processes that were asked where they stand
 
 
 class Attempt:
     """The processes of a run, one per rank. Nothing here waits: whoever supervises calls `look` now and then.
 
     A process that dies without a record (killed, out of memory, crashed in native code) gets one here. When one rank
-    dies, the others, which would wait for it forever, are ended.
+    dies, the others, which would wait for it forever, are ended. When none goes on any more, all are.
+
+    Args:
+        hang_timeout: seconds without progress after which several processes are ended; None: never.
 
     Raises:
         UserError: another process works in the folder.
     """
 
-    def __init__(self, config: dict[str, Any], folder: Path, placement: Placement) -> None:
+    def __init__(
+        self, config: dict[str, Any], folder: Path, placement: Placement, hang_timeout: float | None = None
+    ) -> None:
         warm_up()
         self.config, self.folder, self.placement = config, folder, placement
         with run_lock(folder):
             prepare_folder(config, folder)
         self._oom_kills = oom_kills()
         self._peak_memory = 0
-        self._why: tuple[Cause | None, str] | None = None  # of an end that the supervisor brought about: cause, reason
+        # Of an end that the supervisor brought about: cause, reason, and where the processes stood.
+        self._why: tuple[Cause | None, str, str | None] | None = None
         self._kill_at: float | None = None
-        self._died: ForkServerProcess | None = None
+        self._judge_at: float | None = None  # when the processes have had time to say where they stand
+        self._stopped: set[int] = set()  # those that could not answer, since somebody had stopped them
+        self._first_dead: list[int] = []  # before any other was told to end
+        self._sent: set[int] = set()  # signals
         self._processes: list[ForkServerProcess] = []
+        size = self.config["strategy"]["processes"]
+        self._beats = CONTEXT.RawArray("q", size)
+        self._watch = HangWatch(self._beats, hang_timeout if size > 1 else None)
+        self._meeting = Meeting() if size > 1 else None
         self._lifeline, self._progress = self._start()
         self.started = time.monotonic()  # the first of all has waited until there was a process to be forked from
 
     def _start(self) -> tuple[Connection, Connection]:
-        ranks = self.config["strategy"]["processes"]
-        port = _free_port() if ranks > 1 else 0
+        port = self._meeting.port if self._meeting else 0
         progress, progress_writer = CONTEXT.Pipe(duplex=False)
         lifeline_reader, lifeline = CONTEXT.Pipe(duplex=False)
         try:
-            for index in range(ranks):
-                rank = Rank(index=index, of=ranks, port=port)
-                writer = None if index else progress_writer
-                own = (self.config, self.folder, rank, self.placement, Path.cwd(), lifeline_reader, writer)
-                process = CONTEXT.Process(target=work, args=own)
+            for rank in range(len(self._beats)):
+                place = World(rank=rank, size=len(self._beats), local_rank=rank, port=port, hosted=True)
+                told = Told(self.placement, Path.cwd(), lifeline_reader, None if rank else progress_writer, self._beats)
+                process = CONTEXT.Process(target=work, args=(self.config, self.folder, place, told))
                 process.start()
                 self._processes.append(process)
         except BaseException:
@@ -84,12 +101,19 @@ class Attempt:
     def look(self) -> list[tuple[int, int, str]]:
         """What the run has told of its progress; processes that must not live on are ended."""
         told = self._told()
-        if self._died is None:
-            self._died = next((process for process in self._processes if process.exitcode), None)
-            if self._died is not None and self._kill_at is None:
+        now = time.monotonic()
+        if not self._first_dead and self._kill_at is None:
+            self._first_dead = [rank for rank, process in enumerate(self._processes) if process.exitcode]
+            if self._first_dead:
+                self._ask()  # the others: one of them may be what the first one waited for
                 self._signal(signal.SIGTERM)
-                self._kill_at = time.monotonic() + FAREWELL_S
-        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                self._kill_at = now + FAREWELL_S
+        if self._judge_at is None and self._kill_at is None and self._watch.stands_still():
+            self._ask()
+            self._judge_at = now + ANSWER_S
+        if self._judge_at is not None and now >= self._judge_at:
+            self._judge()
+        if self._kill_at is not None and now >= self._kill_at:
             self.kill()
         peaks = [peak_memory_of(process.pid) for process in self._processes if process.pid and process.is_alive()]
         self._peak_memory = max(self._peak_memory, sum(peaks))
@@ -106,14 +130,15 @@ class Attempt:
             cause: why it then has failed, and gets less time for it; None: it was merely interrupted.
         """
         if self._why is None:
-            self._why = (cause, reason)
+            self._why = (cause, reason, None)
             self._signal(signal.SIGINT)
             self._kill_at = time.monotonic() + (GRACE_S if cause is None else FAREWELL_S)
 
     def kill(self) -> None:
         """End all processes at once, with everything that they have started."""
-        if self._died is None and not self.ended:
-            self._why = self._why or (None, "stopped before it was finished")
+        if not self._first_dead and not self.ended:
+            self._why = self._why or (None, "stopped before it was finished", None)
+        self._sent.add(signal.SIGKILL)
         for process in self._processes:
             if process.pid is not None and process.is_alive():
                 with contextlib.suppress(ProcessLookupError):
@@ -131,8 +156,12 @@ class Attempt:
                 os.killpg(process.pid or 0, signal.SIGKILL)  # what it had started and left behind
         self._lifeline.close()
         self._progress.close()
-        self._died = self._died or next((process for process in self._processes if process.exitcode), None)
-        return self._record()
+        record = self._record()
+        forget_failures(self.folder)
+        forget_stacks(self.folder)
+        if self._meeting:
+            self._meeting.close()
+        return record
 
     def _told(self) -> list[tuple[int, int, str]]:
         told = []
@@ -143,7 +172,44 @@ class Attempt:
             self._progress.close()
         return told
 
+    def _ask(self) -> None:
+        """Ask those that live where they stand."""
+        if len(self._processes) > 1:
+            alive = {rank: process.pid or 0 for rank, process in enumerate(self._processes) if process.is_alive()}
+            self._stopped = {rank for rank, pid in alive.items() if is_stopped(pid)}
+            for pid in alive.values():
+                ask(pid)
+
+    def _judge(self) -> None:
+        """End a run that stands still, unless it has gone on by itself meanwhile."""
+        self._judge_at = None
+        if self._why is not None or self._first_dead or not self._watch.stands_still():
+            return
+        standings = self._standings()
+        who = at_fault(standings).described(len(standings))
+        limit = self._watch.limit_s
+        self._why = (
+            "hung",
+            f"{who}: nothing went on for {limit:g} s (hang_timeout={limit:g})",
+            standing_still(standings),
+        )
+        self.kill()  # they cannot save themselves: that takes all of them
+
+    def _standings(self) -> list[Standing]:
+        return [
+            Standing(
+                rank=rank,
+                stack=stack_of(self.folder, rank),
+                beats=self._beats[rank],
+                stopped=rank in self._stopped,
+                ended=process.exitcode == 0,
+            )
+            for rank, process in enumerate(self._processes)
+            if rank not in self._first_dead
+        ]
+
     def _signal(self, how: signal.Signals) -> None:
+        self._sent.add(how)
         for process in self._processes:
             if process.pid is not None and process.is_alive():
                 with contextlib.suppress(ProcessLookupError):
@@ -154,55 +220,25 @@ class Attempt:
         record = None
         with contextlib.suppress(UserError):
             record = read_record(self.folder / RECORD_FILE)
-        if record is not None and not self._knows_better(record):
-            return record
+        written = record is not None
         record = record or new_record(self.config)
-        if self._why is not None:
-            cause, record.reason = self._why
-            record.status, record.cause = ("interrupted", None) if cause is None else ("failed", cause)
-        else:
-            who = (
-                f"process {self._processes.index(self._died)}"
-                if self._died and len(self._processes) > 1
-                else "the process"
-            )
-            exit_status = self._died.exitcode if self._died else None
-            out_of_memory = exit_status == -signal.SIGKILL and oom_kills() > self._oom_kills
-            record.status, record.cause = "failed", "memory" if out_of_memory else "killed"
-            record.reason = why(who, exit_status, out_of_memory)
+        exits = [process.exitcode for process in self._processes]
+        stacks = {rank: stack_of(self.folder, rank) for rank, status in enumerate(exits) if (status or 0) < 0}
+        ending = Ending(
+            exits=exits,
+            first=self._first_dead or [rank for rank, status in enumerate(exits) if status],
+            sent=frozenset(self._sent),
+            why=self._why,
+            failures=failures_in(self.folder),
+            standings=self._standings(),
+            crashed={rank: last_lines("\n".join(shown(stack))) for rank, stack in stacks.items() if stack},
+            out_of_memory=oom_kills() > self._oom_kills,
+        )
+        if not ending.tell(record, written):
+            return record
         record.finished_at = datetime.now(UTC).isoformat(timespec="seconds")
         record.cost.wall_time_s = record.cost.wall_time_s or round(time.monotonic() - self.started, 3)
         record.cost.peak_memory_bytes = record.cost.peak_memory_bytes or self._peak_memory or None
         write_hparams(self.folder, record)
         write_record(self.folder, record)
         return record
-
-    def _knows_better(self, record: Record) -> bool:
-        """Whether the supervisor knows why the run ended, and the first process, which wrote the record, does not.
-
-        It was stopped for a reason that it was not told; or it ended because another one had been killed, and its
-        words are about the connection that it lost.
-        """
-        if record.status in ("ok", "diverged"):
-            return False
-        if self._why is not None:
-            return record.status == "interrupted" or self._why[0] is not None
-        killed = self._died is not None and self._died is not self._processes[0] and (self._died.exitcode or 0) < 0
-        return self._died is not None and (record.status == "interrupted" or killed)
-
-
-def why(who: str, exit_status: int | None, out_of_memory: bool = False) -> str:
-    """One line on a process that ended without a word."""
-    if exit_status is None or exit_status == 0:
-        return f"{who} ended without a record (see {LOG_FILE})"
-    if exit_status > 0:
-        return f"{who} ended with exit status {exit_status} (see {LOG_FILE})"
-    if out_of_memory:
-        return f"out of memory: {who} was killed by the kernel"
-    return f"{who} was killed by {signal.Signals(-exit_status).name} (see {LOG_FILE})"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

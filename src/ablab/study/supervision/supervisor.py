@@ -107,7 +107,7 @@ class Supervisor:
             placement = Placement(threads_for(processes, min(jobs, len(needs))), devices)
             self.observer.started(job.run.info, job.attempts)
             try:
-                attempt = Attempt(job.run.config, job.run.folder, placement)
+                attempt = Attempt(job.run.config, job.run.folder, placement, self.settings.hang_timeout)
             except (UserError, OSError) as error:
                 pool.give_back(devices)
                 self._end(job, _not_started(job.run, error), records)
@@ -199,7 +199,8 @@ def supervise(config: dict[str, Any], folder: Path, progress: Progress) -> Recor
     """
     info = RunOutline(index=0, variant="", task="", seed=config["seed"], steps=config["trainer"]["max_steps"])
     run = PlannedRun(info=info, config=config, folder=folder)
-    return Supervisor(Settings(retries=0), _Only(progress)).run([run])[0]
+    settings = Settings(retries=0, hang_timeout=Settings.of(config).hang_timeout)
+    return Supervisor(settings, _Only(progress)).run([run])[0]
 
 
 class _Only(Observer):

@@ -19,70 +19,63 @@ from ablab.study.supervision.devices import Placement
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.memory import die_first
 from ablab.training.run import execute
+from ablab.training.stacks import answer
+from ablab.training.world import World
 
 
 @dataclass(frozen=True)
-class Rank:
-    """One process among those of a run."""
-
-    index: int
-    of: int
-    port: int  # where the first process listens, on loopback
-
-
-def work(
-    config: dict[str, Any],
-    folder: Path,
-    rank: Rank,
-    placement: Placement,
-    working_folder: Path,
-    lifeline: Connection,
-    progress: Connection | None,
-) -> None:
-    """Run the run. What it prints goes to its log; the terminal belongs to the supervisor.
-
-    The process leads a session of its own, so that Ctrl-C reaches it through the supervisor alone, and whatever it
-    starts can be killed with it. When the supervisor dies, however that is, the process dies too.
+class Told:
+    """What the supervisor gives a process beside its run.
 
     Args:
         working_folder: of the supervisor, which is not always that of the process that this one was forked from.
         lifeline: where the supervisor never writes; it is at its end when the supervisor is.
+        progress: where the first process tells of it.
+        beats: shared; the process counts its own place up whenever it goes on.
+    """
+
+    placement: Placement
+    working_folder: Path
+    lifeline: Connection
+    progress: Connection | None
+    beats: Any
+
+
+def work(config: dict[str, Any], folder: Path, place: World, told: Told) -> None:
+    """Run the run. What it prints goes to its log; the terminal belongs to the supervisor.
+
+    The process leads a session of its own, so that Ctrl-C reaches it through the supervisor alone, and whatever it
+    starts can be killed with it. When the supervisor dies, however that is, the process dies too.
     """
     os.setsid()
-    os.chdir(working_folder)
-    threading.Thread(target=_die_with_supervisor, args=(lifeline,), daemon=True).start()
+    os.chdir(told.working_folder)
+    threading.Thread(target=_die_with_supervisor, args=(told.lifeline,), daemon=True).start()
     for schedulers_own in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT):
         signal.signal(schedulers_own, signal.SIG_IGN)  # meant for the supervisor, and would end this process
     die_first()
     _print_to(folder / LOG_FILE)
+    if place.size > 1:
+        answer(folder, place.rank)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _place(rank, placement)
+    place.enter()
+    if told.placement.devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(told.placement.devices)
+    if told.placement.threads is not None:
+        torch.set_num_threads(min(told.placement.threads, torch.get_num_threads()))
 
     def report(step: int, steps: int, shown: str) -> None:
-        if progress is not None:
-            progress.send((step, steps, shown))
+        if told.progress is not None:
+            told.progress.send((step, steps, shown))
 
-    with run_lock(folder) if rank.index == 0 else contextlib.nullcontext():
-        record = execute(config, folder, progress=report)
+    def beat() -> None:
+        told.beats[place.rank] += 1
+
+    beat()
+    with run_lock(folder) if place.rank == 0 else contextlib.nullcontext():
+        record = execute(config, folder, progress=report, beat=beat if place.size > 1 else None)
     if record.status == "failed":
         sys.exit(1)  # so that the supervisor ends the other ranks, which may wait for this one forever
-
-
-def _place(rank: Rank, placement: Placement) -> None:
-    if placement.devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(placement.devices)
-    if placement.threads is not None:
-        torch.set_num_threads(min(placement.threads, torch.get_num_threads()))
-    if rank.of > 1:
-        os.environ.update(
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(rank.port),
-            WORLD_SIZE=str(rank.of),
-            RANK=str(rank.index),
-            LOCAL_RANK=str(rank.index),
-            NODE_RANK="0",
-        )
 
 
 def _die_with_supervisor(lifeline: Connection) -> None:

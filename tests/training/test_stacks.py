@@ -1,0 +1,54 @@
+"""Where a process stands, asked from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from ablab.training.stacks import ask, forget_stacks, is_stopped, shown, stack_of, waits
+
+SCRIPT = """
+import sys, threading, time
+from pathlib import Path
+from ablab.training.stacks import answer
+
+def elsewhere():
+    time.sleep(1000)
+
+def here():
+    print("ready", flush=True)
+    while True:
+        sum(range(10_000_000))  # holds the lock on Python all the time
+
+threading.Thread(target=elsewhere, daemon=True).start()
+answer(Path(sys.argv[1]), 3)
+here()
+"""
+
+
+def test_a_process_that_never_pauses_tells_where_its_main_thread_is(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert not is_stopped(process.pid)
+            for _ in range(2):  # the second answer counts
+                before = (tmp_path / ".stack-3.txt").stat().st_size
+                ask(process.pid)
+                while (tmp_path / ".stack-3.txt").stat().st_size == before or len(stack_of(tmp_path, 3)) < 2:
+                    pass
+            stack = stack_of(tmp_path, 3)
+            assert [function for _, _, function in stack] == ["<module>", "here"]
+            assert shown(stack)[-1] == f'  File "<string>", line {stack[-1][1]}, in here'
+            assert not waits(stack)
+            os.kill(process.pid, signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            assert is_stopped(process.pid)
+        finally:
+            process.kill()
+    assert stack_of(tmp_path, 4) == []
+    forget_stacks(tmp_path)
+    assert list(tmp_path.iterdir()) == []
