@@ -62,6 +62,17 @@ def test_every_seed_of_every_variant_has_a_cell():
     assert [ends for _, _, ends in grid.rows] == [["ok, failed", "diverged"], ["ok", "not run"]]
 
 
+def test_a_traceback_is_shown_once_with_the_runs_that_it_is_of():
+    broken = [
+        record(seed, status="failed", reason="boom", metrics={}, traceback=text)
+        for seed, text in ((3, "in <f>"), (4, "in <f>"), (5, "in g"), (6, None))
+    ]
+    runs = runs_of([*study({"relu": [1.0]}), *broken])
+    found = health(Material(runs, compare(runs))).tracebacks
+    assert [text for _, text in found] == ["in <f>", "in g"]
+    assert [title.partition("seed")[2] for title, _ in found] == [" 3 and 1 more", " 5"]
+
+
 def test_mechanism_metrics_are_told_by_axis():
     items = [record(seed, mechanism={"activation/zero_share": seed / 10, "attention/mass": 1.0}) for seed in (1, 2, 3)]
     runs = runs_of(items)

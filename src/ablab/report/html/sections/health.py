@@ -14,11 +14,12 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Health:
-    """The grid of variants and seeds, and the reasons."""
+    """The grid of variants and seeds, the reasons, and where those stood that failed."""
 
     seeds: list[int]
     rows: list[tuple[str, str, list[str]]]  # (task, variant, status per seed)
     reasons: pd.DataFrame
+    tracebacks: list[tuple[str, str]]  # (of which run, text): each text once
 
 
 def health(material: Material) -> Health:
@@ -32,4 +33,14 @@ def health(material: Material) -> Health:
         for task, variant in known
     ]
     unwell = unhealthy(run_rows(material.comparisons, material.runs))
-    return Health(seeds, rows, unwell if len(material.tasks) > 1 else unwell.drop(columns="task"))
+    return Health(
+        seeds, rows, unwell if len(material.tasks) > 1 else unwell.drop(columns="task"), _tracebacks(material)
+    )
+
+
+def _tracebacks(material: Material) -> list[tuple[str, str]]:
+    runs: dict[str, list[str]] = {}
+    for variant, record in zip(material.runs.table["variant"], material.runs.records, strict=True):
+        if record.traceback:
+            runs.setdefault(record.traceback, []).append(f"{variant}, seed {record.seed}")
+    return [(f"{first}{f' and {len(more)} more' if more else ''}", text) for text, (first, *more) in runs.items()]
