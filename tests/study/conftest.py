@@ -65,6 +65,13 @@ class RankDies(Fault):
         return torch.relu(x)
 
 
+class RankRaises(Fault):
+    def fault(self, x):
+        if os.environ.get("RANK") == "1":
+            raise RuntimeError("the second bulb is broken")
+        return torch.relu(x)
+
+
 class Hangs(Fault):
     def fault(self, x):
         time.sleep(1000)
@@ -89,7 +96,7 @@ class Hungry(Fault):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1000 GiB.")
 """
 OPTIONS = {"raises": "Raises", "diverges": "Diverges", "killed": "Killed", "slow": "Slow", "rank_dies": "RankDies"}
-OPTIONS |= {"hangs": "Hangs", "killed_once": "KilledOnce", "hungry": "Hungry"}
+OPTIONS |= {"hangs": "Hangs", "killed_once": "KilledOnce", "hungry": "Hungry", "rank_raises": "RankRaises"}
 
 TINY = (
     "task=text",

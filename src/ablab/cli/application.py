@@ -21,7 +21,21 @@ error of every run."""
 
 
 def run_hydra(words: list[str]) -> int:
-    """Hand the command line to Hydra: one run, or with -m a sweep."""
+    """Hand the command line to Hydra: one run, or with -m a sweep.
+
+    Of several processes that a launcher has started for one run, the first does so, and the others wait for what it
+    finds.
+    """
+    from ablab.training.world import launched
+
+    if (place := launched()) is None:
+        return _run_hydra(words)
+    from ablab.study.launched import follow, lead
+
+    return follow(place) if place.rank else lead(place, lambda: _run_hydra(words))
+
+
+def _run_hydra(words: list[str]) -> int:
     import hydra
 
     from ablab.config import conf_folder, register_schema

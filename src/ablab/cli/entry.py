@@ -11,6 +11,7 @@ from ablab.cli.application import run_hydra, show_plan
 from ablab.cli.commands import COMMANDS, run_command
 from ablab.cli.endings import fail
 from ablab.errors import UserError
+from ablab.training.world import forget, launched
 from ablab.version import __version__
 
 
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's threads wait for each other by spinning. On a machine that does something else too, spinning as long
     # as is the default made training four times slower; this little costs nothing where the machine is free.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if launched() is None:
+        forget()  # what the environment says of places among processes is not of this one, nor of those that it starts
     _make_importable(words)
     try:
         if words and words[0] == "plan":

@@ -18,6 +18,7 @@ from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import Observer
 from ablab.study.kept import kept_record
 from ablab.study.launch import launch
+from ablab.study.launched import refuse_nodes, refuse_sweep
 from ablab.study.plan_file import PlannedRun, write_plan
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
@@ -79,12 +80,16 @@ class Study:
                 works on the study.
             KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
         """
+        refuse_sweep()
         if not self._has_options_of_the_users():
             warm_up()  # imports on another core while the plan is checked here
         prepared = self.prepare()
         prepared.refuse_errors()
         if self._foreign is not None:
             _refuse_ours(Settings.of(self._compose(prepared.runs[0])[0]))
+        else:
+            for run in prepared.runs:
+                refuse_nodes(self._compose(run)[0])
         for line in [*prepared.excluded, *prepared.budgets]:
             print(line)
         make_folder(self.folder)
@@ -196,6 +201,7 @@ def launch_overrides(
     Raises:
         UserError: a run cannot be composed or built, or another process works on the study.
     """
+    refuse_sweep()
     compose, preflight = Composer(loader, config), Preflight()
     runs = []
     for place, overrides in enumerate(plan):

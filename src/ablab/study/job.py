@@ -19,6 +19,7 @@ from ablab.results.store import RECORD_FILE, check_ours, read_record
 from ablab.study.events import Observer
 from ablab.study.kept import kept_record
 from ablab.study.launch import launch
+from ablab.study.launched import check_place, refuse_sweep, run_together
 from ablab.study.plan_file import PlannedRun, find_run
 from ablab.study.planning import budget, grid
 from ablab.study.planning.preflight import Preflight
@@ -29,6 +30,7 @@ from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
 from ablab.training.callbacks import Progress
 from ablab.training.run import execute, prepare_folder
+from ablab.training.world import launched
 
 
 def run_job(config: DictConfig) -> Record:
@@ -53,6 +55,7 @@ def run_job(config: DictConfig) -> Record:
             _refuse_what_is_for_sweeps(list(hydra.overrides.task))
         preflight = Preflight()
         preflight.check(frozen)
+        check_place(frozen)
         if of_sweep:  # of another sweeper than ours
             return _run_planned(PlannedRun(info=info_of(frozen, 0), config=frozen, folder=folder))
         record = kept_record(frozen, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
@@ -72,6 +75,7 @@ def run_job(config: DictConfig) -> Record:
 
 def _run_planned(run: PlannedRun) -> Record:
     """By the same supervisor as under our own launcher, so that its rules for failures hold."""
+    refuse_sweep()  # a job of which the launcher has started several
     settings = Settings.of(run.config)
     run = replace(run, info=replace(run.info, index=0))
     record = launch([run], replace(settings, jobs=1, on_failure="continue"), Observer())[0]
@@ -80,6 +84,8 @@ def _run_planned(run: PlannedRun) -> Record:
 
 
 def _run(config: dict[str, Any], folder: Path, report: Progress) -> Record:
+    if launched() is not None:
+        return run_together(config, folder, report)
     if config["strategy"]["processes"] > 1:
         return supervise(config, folder, report)
     with run_lock(folder, wait_s=1.0):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from ablab.results.record import Record
 from ablab.study.events import Observer
 from ablab.study.kept import kept_record
+from ablab.study.launched import refuse_nodes
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.settings import Settings
@@ -46,6 +47,8 @@ def launch(
                 observer.kept(run.info, record)
         left = [run for run in runs if run.info.index not in records]
         supervisor = Supervisor(settings, observer, heartbeat)
+        for run in left:
+            refuse_nodes(run.config)
         if left:
             freeze_code(run.config for run in left)
             records |= supervisor.run(left)

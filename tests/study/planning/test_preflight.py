@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ablab.errors import UserError
 from ablab.study.planning.preflight import Preflight
@@ -34,6 +35,9 @@ TinyConfig = Callable[..., dict[str, Any]]
         (["trainer.val_check_interval=0"], r"trainer\.val_check_interval=0: must be at least 1"),
         (["trainer.log_every_n_steps=0"], r"trainer\.log_every_n_steps=0: must be at least 1"),
         (["trainer.accumulate_grad_batches=0"], r"trainer\.accumulate_grad_batches=0: must be at least 1"),
+        (["trainer.num_nodes=0"], r"trainer\.num_nodes=0: must be a whole number, at least 1"),
+        (["trainer.num_nodes=2"], r"strategy=single runs one process"),
+        (["trainer.num_nodes=3", "strategy=ddp"], r"task\.batch_size=4 cannot be shared equally by 6 processes"),
         (["trainer.max_steps=1.5"], r"trainer\.max_steps=1\.5: must be a whole number"),
         (["trainer.precision=17"], r"trainer\.precision=17: must be one of .*32-true"),
         (["trainer.accelerator=abacus"], "trainer: .*abacus"),
@@ -66,6 +70,50 @@ def test_a_run_that_cannot_work_is_refused_in_one_line(
 )
 def test_a_run_that_can_work_passes(tiny_config: TinyConfig, overrides: list[str]) -> None:
     Preflight().check(tiny_config(*overrides))
+
+
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
+@pytest.mark.parametrize(
+    ("gpus", "overrides", "line"),
+    [
+        (
+            2,
+            ["trainer.accelerator=auto"],
+            r"^trainer\.devices=4: there are 2 GPUs; choose fewer, or trainer\.accelerator=",
+        ),
+        (
+            1,
+            ["trainer.accelerator=gpu"],
+            r"^trainer\.devices=4: there is 1 GPU; choose fewer, or trainer\.accelerator=cpu$",
+        ),
+        (2, ["trainer.accelerator=cpu"], None),
+        (0, ["trainer.accelerator=auto"], None),
+    ],
+)
+def test_more_devices_than_there_are(
+    tiny_config: TinyConfig, gpus: int, overrides: list[str], line: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config("strategy=ddp", "trainer.devices=4", *overrides)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if line is None:
+        Preflight().check(config)
+        return
+    with pytest.raises(UserError, match=line):
+        Preflight().check(config)
+
+
+def test_a_task_that_does_not_see_the_gpus_of_its_node(
+    tiny_config: TinyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config("strategy=ddp", "trainer.devices=2", "trainer.accelerator=gpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    told = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (told | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        UserError, match=r"^trainer\.devices=2: each process sees 1 GPU, and must see all 2 of its node"
+    ):
+        Preflight().check(config)
 
 
 def test_an_option_without_a_target_is_named(tiny_config: TinyConfig) -> None:

@@ -18,16 +18,18 @@ from ablab.errors import UserError
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
-from ablab.training.build import COMPONENT_AXES, build_model, build_option, build_task, clashing
+from ablab.training.build import COMPONENT_AXES, build_model, build_task, clashing
 from ablab.training.continuing import check_origin
+from ablab.training.environment import Started
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import Parallel, parallel
-from ablab.training.trainer import quiet_lightning, trainer_settings
+from ablab.training.trainer import build_strategy, quiet_lightning, trainer_settings, world_size
+from ablab.training.world import World, launched
 
 # What the program gives to each kind of option, and the config does not.
 SUPPLIED = {
     "trainer": (
-        *("num_nodes", "barebones", "gradient_clip_algorithm", "limit_train_batches", "overfit_batches", "max_time"),
+        *("barebones", "gradient_clip_algorithm", "limit_train_batches", "overfit_batches", "max_time"),
         *("strategy", "max_epochs", "check_val_every_n_epoch", "num_sanity_val_steps", "use_distributed_sampler"),
         *("logger", "callbacks", "profiler", "plugins", "default_root_dir", "enable_progress_bar"),
         *("enable_model_summary", "fast_dev_run"),  # the last would silently replace max_steps
@@ -88,7 +90,7 @@ class Preflight:
 
     @staticmethod
     def _check_shares(config: dict[str, Any], task: Task, strategy: Parallel) -> None:
-        processes = config["strategy"]["processes"]
+        processes = world_size(config)
         shares = strategy.shares_of(processes)
         if task.batch_size % shares:
             parts = "" if shares == processes else f" that see different samples, of {processes}"
@@ -100,7 +102,7 @@ class Preflight:
     @staticmethod
     def _check_strategy(config: dict[str, Any], task: Task, model: Transformer, strategy: Parallel) -> None:
         try:
-            strategy.check_batch(task.batch_size // strategy.shares_of(config["strategy"]["processes"]))
+            strategy.check_batch(task.batch_size // strategy.shares_of(world_size(config)))
             strategy.check_model(model)
             strategy.check_optimizer(instantiate(config["optimizer"], _convert_="all"))
         except ClashError as clash:
@@ -121,7 +123,10 @@ class Preflight:
                 raise UserError(f"trainer.{key}={value}: must be a whole number")
             if value < 1:
                 raise UserError(f"trainer.{key}={value}: must be at least 1")
-        strategy = build_option(config, "strategy")
+        if type(settings.get("num_nodes", 1)) is not int or settings.get("num_nodes", 1) < 1:
+            raise UserError(f"trainer.num_nodes={settings['num_nodes']}: must be a whole number, at least 1")
+        strategy = build_strategy(config)
+        _check_devices(config)
         try:
             with quiet_lightning():
                 Trainer(
@@ -129,6 +134,7 @@ class Preflight:
                     logger=False,
                     enable_progress_bar=False,
                     strategy=strategy,
+                    plugins=[Started(World())],
                     enable_checkpointing=False,
                     enable_model_summary=False,
                 )
@@ -163,3 +169,21 @@ class Preflight:
                 f"trainer.precision={precision} scales gradients by a factor that changes between steps, which "
                 f"strategy={option} cannot follow: use trainer.precision=bf16-mixed"
             )
+
+
+def _check_devices(config: dict[str, Any]) -> None:
+    """Raises UserError for more GPUs than there are. On CPUs there are as many processes as one likes."""
+    wanted, accelerator = config["strategy"]["processes"], config["trainer"]["accelerator"]
+    there = torch.cuda.device_count()
+    if accelerator not in ("auto", "gpu", "cuda") or not there or type(wanted) is not int or wanted <= there:
+        return
+    count = f"{there} GPUs" if there > 1 else "1 GPU"
+    if (place := launched()) is not None and place.on_node == wanted:
+        raise UserError(
+            f"trainer.devices={wanted}: each process sees {count}, and must see all {wanted} of its node: "
+            "with srun, leave out --gpus-per-task and --gpu-bind"
+        )
+    raise UserError(
+        f"trainer.devices={wanted}: there {'are' if there > 1 else 'is'} {count}; choose fewer, or "
+        "trainer.accelerator=cpu"
+    )

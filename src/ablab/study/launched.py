@@ -1,0 +1,199 @@
+"""One run whose processes a launcher has started: torchrun, or SLURM's srun.
+
+The first process composes and checks the run and makes its folder ready. What it finds goes to the others through the
+store at which torch's processes meet anyway: the run, or that there is none and with which status to end. So all of
+them agree on the folder, only one of them writes there before the others come, and one mistake is told once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from torch.distributed import DistError, PrefixStore, Store, TCPStore
+
+from ablab.errors import UserError
+from ablab.results.record import Record
+from ablab.results.store import LOG_FILE, write_record
+from ablab.study.supervision.lock import run_lock
+from ablab.study.watch import Watch
+from ablab.training.callbacks import Progress
+from ablab.training.failures import failures_in, first_cause, forget_failures, tell
+from ablab.training.run import execute, prepare_folder
+from ablab.training.stacks import forget_stacks
+from ablab.training.trainer import world_size
+from ablab.training.world import World, launched
+
+JOIN_S = 300.0  # for processes to start and import
+FAREWELL_S = 10.0  # for the others to hear the last words of the first, and to leave theirs
+_RUN, _GONE = "run", "gone"
+
+_told: list[Store] = []  # where the first process tells the others, as long as it has not
+
+
+def lead(place: World, run: Callable[[], int]) -> int:
+    """What the first process does: run the command; the others, unless they took part, end with the same status."""
+    store = _meet(place)
+    _told.append(store)
+    status = 1
+    try:
+        status = run()
+    except UserError:
+        status = 2
+        raise
+    except KeyboardInterrupt:
+        status = 130
+        raise
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, when the others have ended: so do we
+        if _told:
+            _told.clear()
+            store.set(_RUN, json.dumps({"end": status}))
+            status = 0
+        if status == 0:  # the store may be this process's, and the others need it to the end
+            _wait_until(lambda: store.add(_GONE, 0) >= place.size - 1)
+    return status
+
+
+def follow(place: World) -> int:
+    """What each other process does: the first one's run, or nothing; the exit status."""
+    store = _meet(place)
+    try:
+        told = json.loads(store.get(_RUN))
+    except DistError:
+        return 1  # the first one has died, and has said so itself
+    if "end" in told:
+        store.add(_GONE, 1)
+        return int(told["end"])
+    folder = Path(told["folder"])
+    _print_to(folder / LOG_FILE)
+    record = _take_part(place, told["config"], folder, None)
+    if record.status == "ok":
+        store.add(_GONE, 1)
+    return 130 if record.status == "interrupted" else int(record.status != "ok")
+
+
+def run_together(config: dict[str, Any], folder: Path, report: Progress) -> Record:
+    """Run the run in all processes; called in the first. Raises UserError if another process works in the folder."""
+    place = launched()
+    assert place is not None
+    with run_lock(folder, wait_s=1.0):
+        prepare_folder(config, folder)
+        _told.pop().set(_RUN, json.dumps({"config": config, "folder": str(folder.resolve())}))
+        record = _take_part(place, config, folder, report)
+        if record.status in ("failed", "interrupted"):
+            _ask_the_others(record, folder, place.size)
+        forget_failures(folder)
+        forget_stacks(folder)
+    return record
+
+
+def check_place(config: dict[str, Any]) -> None:
+    """Raises UserError where a launcher has started other processes than the run is for, or none though it must."""
+    if (place := launched()) is None:
+        refuse_nodes(config)
+        return
+    devices, nodes = config["strategy"]["processes"], config["trainer"].get("num_nodes", 1)
+    asked = f"strategy={config['axes'].get('strategy')} with trainer.devices={devices} and trainer.num_nodes={nodes}"
+    if config["strategy"]["processes"] == 1 and nodes == 1:
+        asked = f"strategy={config['axes'].get('strategy')}"
+    if place.size != world_size(config):
+        raise UserError(
+            f"{place.launcher} has started {place.size} processes, and {asked} is a run of {world_size(config)}: "
+            "start as many, or change these"
+        )
+    if place.on_node is not None and place.on_node != devices:
+        raise UserError(
+            f"{place.launcher} has started {place.on_node} processes on this node, and {asked} needs {devices}"
+        )
+
+
+def refuse_sweep() -> None:
+    """Raises UserError under a launcher, which starts the processes of one run."""
+    if (place := launched()) is not None:
+        raise UserError(
+            f"-m: a sweep starts the processes of its runs itself, and {place.launcher} has started {place.size} "
+            f"of it; start it without {place.launcher}, or run by run without -m"
+        )
+
+
+def refuse_nodes(config: dict[str, Any]) -> None:
+    """Raises UserError for a run on several nodes whose processes this one is to start."""
+    nodes = config["trainer"].get("num_nodes", 1)
+    if nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={nodes}: by itself ablab starts processes on this machine alone; start one run by "
+            "torchrun or srun on all nodes"
+        )
+
+
+def _take_part(place: World, config: dict[str, Any], folder: Path, report: Progress | None) -> Record:
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a scheduler's: the run saves itself
+    place.enter()
+    watch = Watch(place, config, folder)
+    try:
+        return execute(config, folder, report, watch.beat)
+    finally:
+        watch.close()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, since another has failed: what is left is short
+
+
+def _ask_the_others(record: Record, folder: Path, processes: int) -> None:
+    """Whether another process has failed first; it may be about to say so."""
+
+    def known() -> bool:
+        return first_cause(failures_in(folder)) is not None
+
+    if record.status == "failed":
+        _wait_until(known, 3.0)
+    failures = failures_in(folder)
+    if (failure := first_cause(failures) or next(iter(failures), None)) is not None:
+        tell(record, failure, processes)
+        if failure.lost:
+            record.cause = "killed"
+            record.reason = f"a process ended without a word, as the launcher may tell; {record.reason}"
+        write_record(folder, record)
+
+
+def _meet(place: World) -> Store:
+    """The store at which the processes meet, under names of our own. It serves torch, too, as long as it lives."""
+    try:
+        store = TCPStore(
+            place.address,
+            place.port,
+            None if place.hosted else place.size,
+            is_master=place.rank == 0 and not place.hosted,
+            timeout=timedelta(seconds=JOIN_S),
+            wait_for_workers=False,
+            multi_tenant=not place.hosted,
+        )
+    except (DistError, RuntimeError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"the processes cannot meet at {place.address}:{place.port}: {why}") from error
+    store.set_timeout(timedelta(days=1))  # data may be downloaded first
+    return PrefixStore("ablab", store)
+
+
+def _wait_until(happened: Callable[[], bool], limit_s: float = FAREWELL_S) -> None:
+    deadline = time.monotonic() + limit_s
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _print_to(path: Path) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
