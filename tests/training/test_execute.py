@@ -294,12 +294,14 @@ def test_a_logger_that_cannot_end_costs_no_result(
 def test_only_the_first_process_writes(
     tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later one has nothing to say, not even when it fails."""
-    monkeypatch.setenv("RANK", "1")
+    """A later one has nothing to say, but for why it failed."""
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
     config = tiny_config("task.path=nowhere.txt")
     prepare_folder(config, tmp_path)
     assert execute(config, tmp_path).status == "failed"
-    assert files(tmp_path) == {"config.yaml"}
+    assert files(tmp_path) == {"config.yaml", ".failure-1.json"}
 
 
 # What a schedule and a target hear of evaluations.

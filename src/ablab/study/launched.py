@@ -138,7 +138,7 @@ def refuse_nodes(config: dict[str, Any]) -> None:
 
 
 def _take_part(place: World, config: dict[str, Any], folder: Path, report: Progress | None) -> Record:
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a scheduler's: the run saves itself
+    signal.signal(signal.SIGTERM, _terminate)
     place.enter()
     watch = Watch(place, config, folder)
     try:
@@ -146,6 +146,12 @@ def _take_part(place: World, config: dict[str, Any], folder: Path, report: Progr
     finally:
         watch.close()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, since another has failed: what is left is short
+
+
+def _terminate(*_: object) -> None:
+    """A scheduler's end: the run saves itself, as at Ctrl-C. It may say so several times, where Ctrl-C is said once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _ask_the_others(record: Record, folder: Path, processes: int) -> None:
