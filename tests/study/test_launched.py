@@ -124,7 +124,7 @@ def test_tasks_that_are_told_to_stop_save_the_run(lab: Lab) -> None:
     folder = lab.folder / "outputs" / "stopped"
     with step(lab, *words) as processes:
         curves = folder / "metrics.csv"
-        wait_for(lambda: curves.exists() and curves.read_text().count("\n") > 2 or processes[0].poll() is not None)
+        wait_for(lambda: (curves.exists() and curves.read_text().count("\n") > 2) or processes[0].poll() is not None)
         for process in processes:
             process.terminate()
         found = ends(processes)
