@@ -22,6 +22,8 @@ from ablab.training import trainer as trainers
 from ablab.training.checkpoints import generators, set_generators
 from ablab.training.run import execute, prepare_folder
 
+TIMED = ("_s_per_step", "/overlap")  # mechanism metrics that are measured on the clock
+
 TinyConfig = Callable[..., dict[str, Any]]
 Run = Callable[[dict[str, Any], Path], Record]
 
@@ -67,7 +69,8 @@ def left_behind(folder: Path) -> dict[str, Any]:
     state = torch.load(folder / CHECKPOINT_FOLDER / "last.ckpt", weights_only=True)
     best = torch.load(folder / CHECKPOINT_FOLDER / "best.ckpt", weights_only=True)
     with (folder / METRICS_FILE).open() as file:
-        curves = sorted(sorted((k, v) for k, v in row.items() if v) for row in csv.DictReader(file))
+        rows = [{k: v for k, v in row.items() if v and not k.endswith(TIMED)} for row in csv.DictReader(file)]
+        curves = sorted(sorted(row.items()) for row in rows)
     return {
         "status": (record.status, record.reason),
         "weights": state["state_dict"],
@@ -78,7 +81,7 @@ def left_behind(folder: Path) -> dict[str, Any]:
         "metrics": record.metrics,
         "last": record.last,
         "evaluated": record.evaluated,
-        "mechanism": record.mechanism,
+        "mechanism": {name: value for name, value in record.mechanism.items() if not name.endswith(TIMED)},
         "responses": record.responses,
         "steps": (record.cost.steps, record.cost.tokens),
         "curves": curves,

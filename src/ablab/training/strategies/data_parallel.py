@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from inspect import signature
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +18,12 @@ from ablab.training.strategies.base import Parallel
 
 # Passes after which buckets stay as they are: a static graph is learned in the first, its order in the second.
 REHEARSALS = 2
+
+# Components keep their buffers equal themselves; DistributedDataParallel would send all of them at every step.
+_NAMES = ("forward_sync_buffers", "broadcast_buffers")  # of the setting: the new one, and the one before torch 2.13
+_WITHOUT_BUFFERS: dict[str, Any] = {
+    next(name for name in _NAMES if name in signature(DistributedDataParallel).parameters): False
+}
 
 # Averages a bucket of gradients over the processes: the state that was registered with it, and the bucket.
 Hook = Callable[[Any, GradBucket], Future[Tensor]]
@@ -65,7 +72,7 @@ class DataParallel(Parallel, DDPStrategy):
             bucket_cap_mb=bucket_cap_mb,
             gradient_as_bucket_view=gradient_as_bucket_view,
             static_graph=static_graph,
-            broadcast_buffers=False,  # components keep theirs equal themselves; this would send all of them every step
+            **_WITHOUT_BUFFERS,
         )
         self._replica: DistributedDataParallel | None = None
 
