@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +19,9 @@ from processes import wait_for
 
 from ablab.errors import UserError
 from ablab.results.store import CHECKPOINT_FOLDER, RECORD_FILE, read_record
-from ablab.study.launched import check_place, refuse_sweep
+from ablab.study.launched import check_place, follow, lead, refuse_sweep
 from ablab.study.supervision.supervisor import supervise
+from ablab.training.world import World
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -133,16 +136,25 @@ def test_tasks_that_are_told_to_stop_save_the_run(lab: Lab) -> None:
     assert (folder / CHECKPOINT_FOLDER / "last.ckpt").is_file()
 
 
-@pytest.mark.slow
-def test_one_mistake_is_told_once(lab: Lab) -> None:
-    with step(lab, *lab.words(*DDP, "name=four", "trainer.devices=4")) as processes:
-        (first, _, line), other = ends(processes)
-    assert line == (
-        "ablab: error: srun has started 2 processes, and strategy=ddp with trainer.devices=4 and trainer.num_nodes=1 "
-        "is a run of 4: start as many, or change these\n"
-    )
-    assert (first, other) == (2, (2, "", ""))
-    assert not (lab.folder / "outputs" / "four").exists()
+@pytest.mark.parametrize(("how", "status"), [(UserError("no such run"), 2), (KeyboardInterrupt(), 130), (None, 0)])
+def test_without_a_run_the_others_end_as_the_first_does(how: BaseException | None, status: int) -> None:
+    def command() -> int:
+        if how is not None:
+            raise how
+        return 0
+
+    place = World(size=2, port=free_port(), launcher="srun")
+    ended: list[int] = []
+    other = threading.Thread(target=lambda: ended.append(follow(replace(place, rank=1))))
+    other.start()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with contextlib.nullcontext() if how is None else pytest.raises(type(how)):
+            assert lead(place, command) == 0
+        other.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == [status]
 
 
 @pytest.mark.parametrize("told", [{"RANK": "1"}, {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "bash"}])

@@ -26,7 +26,7 @@ from ablab.study.supervision.warm import CONTEXT, warm_up
 from ablab.study.supervision.worker import Told, work
 from ablab.training.failures import failures_in, forget_failures, last_lines
 from ablab.training.run import new_record, prepare_folder
-from ablab.training.stacks import ask, forget_stacks, is_stopped, shown, stack_of
+from ablab.training.stacks import ASK, ask, forget_stacks, is_stopped, shown, stack_of
 from ablab.training.world import World
 
 # A run that was asked to stop saves itself and writes its record; one that does not within this time is killed.
@@ -175,6 +175,7 @@ class Attempt:
     def _ask(self) -> None:
         """Ask those that live where they stand."""
         if len(self._processes) > 1:
+            self._sent.add(ASK)  # it ends a process that is about to exit
             alive = {rank: process.pid or 0 for rank, process in enumerate(self._processes) if process.is_alive()}
             self._stopped = {rank for rank, pid in alive.items() if is_stopped(pid)}
             for pid in alive.values():
