@@ -44,6 +44,6 @@ class Communication:
     collectives_per_step: float = 0.0
     payload_bytes_per_step: float = 0.0
     sent_bytes_per_step: float = 0.0
-    communication_s_per_step: float | None = None  # with one or more under way; without the first block
+    communication_s_per_step: float | None = None  # with one or more under way; of some blocks of steps
     overlap: float | None = None  # the share of that time in which the thread that trains computed
     each: list[Process] = field(default_factory=list)  # by rank

@@ -16,6 +16,7 @@ from ablab.training.traffic.counter import Traffic
 from ablab.training.traffic.intervals import thread_clock
 from ablab.training.traffic.totals import Totals, summarise
 
+_GOLDEN = (5**0.5 - 1) / 2
 _FIGURES = (
     *("collectives_per_step", "payload_bytes_per_step", "sent_bytes_per_step"),
     *("communication_s_per_step", "overlap"),
@@ -27,6 +28,7 @@ class Communicating(Callback):
 
     It has to come before callbacks whose collectives at the end of a training batch are not to be counted. Times leave
     out the first block of steps that a process takes, as those of `CostMeter` do, and are measured on CPUs alone.
+    The time in communication is taken of an eighth of the blocks, since it costs some to take (see `is_timed`).
 
     What is counted goes on from a checkpoint, if as many processes wrote it.
     """
@@ -37,7 +39,7 @@ class Communicating(Callback):
         self._totals = Totals()
         self._clock = thread_clock()  # of the thread that trains
         self._timing = False
-        self._warm = False  # the first block is over
+        self._blocks = 0  # that this process has begun
         self._began = (0, 0.0, 0.0)  # step, time and processor time at the start of the block
 
     def mechanism(self, trainer: Trainer) -> dict[str, float]:
@@ -62,7 +64,10 @@ class Communicating(Callback):
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         if self._traffic is not None:
             self._began = (trainer.global_step, time.perf_counter(), self._processor_time())
-            self._traffic.start(watch=self._timing, time=self._timing and self._warm)
+            block, self._blocks = self._blocks, self._blocks + 1
+            # What was sent in the block before may still be under way.
+            watch = is_timed(block) or is_timed(block + 1)
+            self._traffic.start(watch=self._timing and watch, time=self._timing and is_timed(block))
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if self._traffic is None:
@@ -71,11 +76,11 @@ class Communicating(Callback):
         step, began, computed = self._began
         steps, totals = trainer.global_step - step, self._totals
         totals.steps += steps
-        if self._timing and self._warm:
+        if self._timing and self._blocks > 1:
             totals.timed_steps += steps
+            totals.watched_steps += steps * is_timed(self._blocks - 1)
             totals.train_s += time.perf_counter() - began
             totals.computing_s = (totals.computing_s or 0.0) + self._processor_time() - computed
-        self._warm = True
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.gather(trainer)
@@ -122,3 +127,12 @@ class Communicating(Callback):
             overlapped_s=under_way.computed if timed and self._clock is not None else None,
             peak_memory_bytes=max(self._totals.peak_memory_bytes, peak_memory()[0]),
         )
+
+
+def is_timed(block: int) -> bool:
+    """Whether the time in communication is taken of this block: of the second, and an eighth of all that follow.
+
+    They are chosen by multiples of the golden ratio, which keep no step with anything: not with a strategy either that
+    sends every H steps.
+    """
+    return block > 0 and (block - 1) * _GOLDEN % 1 < 1 / 8

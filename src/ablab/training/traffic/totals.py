@@ -20,7 +20,8 @@ class Totals:
     timed_steps: int = 0
     train_s: float = 0.0  # of the timed steps
     computing_s: float | None = 0.0  # in them, of the thread that trains
-    communicating_s: float | None = 0.0
+    watched_steps: int = 0
+    communicating_s: float | None = 0.0  # of the watched steps
     overlapped_s: float | None = 0.0  # in them, of the thread that trains
     peak_memory_bytes: int = 0
 
@@ -33,7 +34,7 @@ def summarise(backend: str, each: list[Totals]) -> Communication | None:
     kinds = list(dict.fromkeys(kind for one in each for kind in one.counts))
     collectives = [_collective(kind, each, steps) for kind in sorted(kinds)]
     communicating, overlapped = ([getattr(one, name) for one in each] for name in ("communicating_s", "overlapped_s"))
-    known = each[0].timed_steps and None not in communicating
+    known = each[0].watched_steps and None not in communicating
     return Communication(
         processes=len(each),
         backend=backend,
@@ -42,7 +43,7 @@ def summarise(backend: str, each: list[Totals]) -> Communication | None:
         collectives_per_step=sum(one.calls_per_step for one in collectives),
         payload_bytes_per_step=sum(one.payload_bytes_per_step for one in collectives),
         sent_bytes_per_step=sum(one.sent_bytes_per_step for one in collectives),
-        communication_s_per_step=fmean(communicating) / each[0].timed_steps if known else None,
+        communication_s_per_step=fmean(communicating) / each[0].watched_steps if known else None,
         overlap=_share(overlapped, communicating) if known and None not in overlapped else None,
         each=[_process(one) for one in each],
     )
