@@ -250,6 +250,8 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 def _clip(parameters: list[Tensor], most: float, whole_norm: Callable[[Tensor], Tensor]) -> None:
     """As `torch.nn.utils.clip_grad_norm_`, where each process may hold pieces of the gradients only."""
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:  # in no process
+        return
     found = iter(torch._foreach_norm(gradients))
     norms = torch.stack([p.new_zeros(()) if p.grad is None else next(found) for p in parameters])
     torch._foreach_mul_(gradients, (most / (whole_norm(norms) + 1e-6)).clamp(max=1.0))

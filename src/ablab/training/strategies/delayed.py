@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from ablab.training.strategies.flat import FlatMean
 from ablab.training.strategies.replicas import Replicas
@@ -40,7 +38,7 @@ class DelayedDataParallel(Replicas):
         self._travelling: FlatMean | None = None
         self._arrived: list[Tensor] | None = None
 
-    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
+    def take_gradients(self) -> None:
         weights = self.weights
         arrived = self._arrivals()
         own = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
@@ -48,7 +46,6 @@ class DelayedDataParallel(Replicas):
         for place, weight in enumerate(weights):
             # In the first step none, and optimizers leave alone what has no gradient.
             weight.grad = None if arrived is None else arrived[place]
-        return super().optimizer_step(optimizer, closure, model, **kwargs)
 
     def mechanism(self) -> dict[str, float]:
         return {"staleness": 1.0}

@@ -59,9 +59,6 @@ class LocalUpdates(Replicas):
         super().setup(trainer)
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
-        if self._taken < self._warmup:
-            gradients = [p.grad for p in self.weights if p.grad is not None]
-            assign(gradients, FlatMean(gradients).wait())
         result = super().optimizer_step(optimizer, closure, model, **kwargs)
         self._taken += 1
         since = self._taken - self._warmup
@@ -70,9 +67,18 @@ class LocalUpdates(Replicas):
             self._meetings += 1
         return result
 
+    def take_gradients(self) -> None:
+        if self._taken < self._warmup:
+            gradients = [parameter.grad for parameter in self.weights if parameter.grad is not None]
+            assign(gradients, FlatMean(gradients).wait())
+
     def meet(self) -> None:
         """Replace the weights by what all processes agree on."""
         assign(self.weights, FlatMean(self.weights).wait())
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        self._show_mean()  # also of a checkpoint that no evaluation precedes
+        return super().lightning_module_state_dict()
 
     def on_validation_start(self) -> None:
         self._show_mean()
