@@ -40,7 +40,9 @@ LONG = (
 KINDS = {
     "sums": (  # of the whole gradient, of all units, of all samples
         *("optimizer=sgd", "activation=dynamic_sparse", "activation.target_sparsity=0.6", "layer_fusion=static"),
+        "layer_fusion.gamma=true",
         *("schedule=gradient_variance", "schedule.per_group=true", "schedule.warmup_share=0.25", "position=learned"),
+        "model.norm_position=post",  # a norm before the head would take back the factor of layer fusion
     ),
     "heads": (
         *("optimizer=adamw", "attention=lsh", "attention.bucket_size=8", "model.n_kv_heads=2", "position=alibi"),
