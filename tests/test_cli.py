@@ -288,7 +288,7 @@ def test_help_lists_every_axis_with_its_options_and_every_command(ablab: Ablab) 
     out = ablab("--help").out
     for line in (
         "attention    block_sparse, dynamic, full",
-        "strategy     ddp, single",
+        "strategy     ddp, fsdp, hybrid, single, tensor",
         "study        five_claims, modal_fusion, quickstart",
     ):
         assert line in out
