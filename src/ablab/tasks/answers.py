@@ -50,12 +50,16 @@ class AnswerTask(Task):
     def evaluation(self, split: str) -> list[tuple[Fetch, int]]:
         """What gives the samples of each of `parts(split)`, and how many there are; empty without such a split."""
 
+    def train_shares(self, rank: int, processes: int) -> torch.utils.data.Dataset[Batch]:
+        """Item i is what one process trains on of batch i: its share as it falls, if a subclass does not deal."""
+        return self.train_batches(rank, processes)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Raises ValueError if the batch cannot be shared equally by the processes."""
         self.setup()
         rank, processes = self._share()
         self._check_shares(processes)
-        return self._loader(self.train_batches(rank, processes), range(self.first_step, ENDLESS), self.block)
+        return self._loader(self.train_shares(rank, processes), range(self.first_step, ENDLESS), self.block)
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
         return self._eval_loader("val")

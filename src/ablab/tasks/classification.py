@@ -16,6 +16,7 @@ from torch import Tensor
 from ablab.errors import UserError
 from ablab.results.record import Corpus
 from ablab.tasks.answers import SampledTask
+from ablab.tasks.balance import UnequalLengths
 from ablab.tasks.base import IGNORED, Batch, Totals
 from ablab.tasks.class_scores import class_counts, class_scores
 from ablab.tasks.corpus import checked_fractions, fingerprint, unit_hash
@@ -28,7 +29,7 @@ from ablab.tasks.tokenizers.plain import smallest_dtype
 _log = logging.getLogger(__name__)
 
 
-class Classification(SampledTask):
+class Classification(UnequalLengths, SampledTask):
     """Texts of a table, each with its label. The primary metric is the accuracy on the validation texts.
 
     Texts are cut at `seq_len` tokens, and shorter ones filled up with a token of no text, the last of the vocabulary,
@@ -40,7 +41,7 @@ class Classification(SampledTask):
         text_column, label_column: names of the columns.
         tokenizer, bpe_vocab_size: as `TokenizerChoice` says.
         val_fraction, test_fraction: expected shares of the texts of a single file; the latter may be 0.
-        (the others): as `AnswerTask` says.
+        (the others): as `UnequalLengths` and `AnswerTask` say.
 
     Raises:
         ValueError: a number is out of range.

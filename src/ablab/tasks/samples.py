@@ -46,13 +46,19 @@ class EpochBatches(Dataset[Batch]):
 
     def rows(self, index: int) -> Rows:
         """The numbers of the samples in the whole batch `index`."""
-        places = np.arange(index * self._batch_size, (index + 1) * self._batch_size)
-        epochs, within = np.divmod(places, self._count)
-        rows = np.empty_like(places)
+        epochs, within = np.divmod(self._places(index), self._count)
+        rows = np.empty_like(epochs)
         for epoch in np.unique(epochs):
             mine = epochs == epoch
             rows[mine] = _order(self._seed, int(epoch), self._count)[within[mine]]
         return rows
+
+    def epochs(self, index: int) -> Rows:
+        """In which epoch each sample of the whole batch `index` is seen."""
+        return self._places(index) // self._count
+
+    def _places(self, index: int) -> Rows:
+        return np.arange(index * self._batch_size, (index + 1) * self._batch_size)
 
 
 @lru_cache(maxsize=4)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ablab.results.record import Corpus
+from ablab.tasks.balance import UnequalLengths
 from ablab.tasks.base import Batch
 from ablab.tasks.cache import Arrays, cached
 from ablab.tasks.generated.base import DrawnTask, fetching
@@ -25,7 +26,7 @@ _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _REFILLS = 200  # of one shape; the smallest has 400 fillings, a tenth of them in a split
 
 
-class ListOps(DrawnTask):
+class ListOps(UnequalLengths, DrawnTask):
     """What is the value of `[MAX 2 9 [MIN 4 7 ] 0 ]`? One digit for the whole expression.
 
     Nangia and Bowman 2018, "ListOps: A Diagnostic Dataset for Latent Tree Learning"; in the form of Tay et al. 2021,
@@ -45,7 +46,7 @@ class ListOps(DrawnTask):
         path: None, or a folder with the Arena's own files, which are then read; a relative one starts at the working
             directory. `eval_samples` takes the first so many of the validation and the test file, and the three
             settings above have nothing to say.
-        (the others): as `DrawnTask` says.
+        (the others): as `UnequalLengths` and `DrawnTask` say.
 
     Raises:
         ValueError: a number is out of range.
