@@ -59,9 +59,13 @@ class Mechanisms(Callback):
 
     `values` holds the figures of the last evaluation, by "axis/name"; they are logged under the same names. Loggers
     that take pictures are given one of each layer's attention, always on the same sample: the first of the split.
+
+    Args:
+        others: give figures of their own by "axis/name", from what they saw of the training.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *others: Callable[[], dict[str, float]]) -> None:
+        self._others = others
         self.values: dict[str, float] = {}
         self._probe: MechanismProbe | None = None
 
@@ -85,6 +89,8 @@ class Mechanisms(Callback):
             self.values = {**self._probe.metrics(), **_schedule(trainer, module)}
         if module.update_ratio is not None:
             self.values["optimizer/update_ratio"] = float(module.update_ratio)
+        for other in self._others:
+            self.values |= other()
         pictures = self._probe.pictures()
         self._probe.detach()
         self._probe = None

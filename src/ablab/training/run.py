@@ -49,6 +49,7 @@ from ablab.training.provenance import git_state, machine, versions
 from ablab.training.stacks import forget_stacks
 from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import parallel
+from ablab.training.token_counts import TokenCounts
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning
 from ablab.training.world import world
 
@@ -173,9 +174,10 @@ def _train(
     task = build_task(config)
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = _counted(config, task, accumulate)
-    meter, mechanisms, traffic = CostMeter(task.tokens_per_batch * accumulate), Mechanisms(), Communicating()
+    meter, tokens = CostMeter(task.tokens_per_batch * accumulate), TokenCounts(accumulate)
+    mechanisms, traffic = Mechanisms(tokens.metrics), Communicating()
     told = [ReportProgress(progress, task.primary)] if progress else []
-    callbacks = [traffic, meter, mechanisms, *heart, *told]
+    callbacks = [traffic, meter, tokens, mechanisms, *heart, *told]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(config, folder, task, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)
