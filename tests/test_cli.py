@@ -80,7 +80,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "seed=-1": ([], ["seed=-1: must be at least 0"]),
     "trainer.max_steps=0": ([], ["trainer.max_steps=0: must be at least 1"]),
     "trainer.precision=17": ([], ["trainer.precision=17: must be one of", "32-true"]),
-    "strategy=ddp": (["trainer.devices=1"], ["strategy=ddp needs at least 2 processes, got trainer.devices=1"]),
+    "strategy=ddp": (["trainer.devices=1"], ["strategy: needs at least 2 processes, got trainer.devices=1"]),
     "task.batch_size=3": (["strategy=ddp"], ["task.batch_size=3 cannot be shared equally by 2", "a multiple of 2"]),
     "position=rope": (["model.d_model=12", "model.n_heads=4"], ["even head size", "model.d_model=12"]),
     "name=": ([], ["name: must not be empty"]),
@@ -288,7 +288,7 @@ def test_help_lists_every_axis_with_its_options_and_every_command(ablab: Ablab) 
     out = ablab("--help").out
     for line in (
         "attention    block_sparse, dynamic, full",
-        "strategy     ddp, fsdp, hybrid, single, tensor",
+        "strategy     async_ddp, ddp, ddp_bf16, ddp_fp16, ddp_powersgd, ddp_topk, diloco, fsdp, hybrid, local_sgd, pipeline, single, tensor",
         "study        five_claims, modal_fusion, quickstart",
     ):
         assert line in out

@@ -22,7 +22,8 @@ from ablab.training import trainer as trainers
 from ablab.training.checkpoints import generators, set_generators
 from ablab.training.run import execute, prepare_folder
 
-TIMED = ("_s_per_step", "/overlap")  # mechanism metrics that are measured on the clock
+# Mechanism metrics that are measured on the clock, and the one that counts what a strategy sends when it starts.
+TIMED = ("_s_per_step", "/overlap", "/collectives_per_step")
 
 TinyConfig = Callable[..., dict[str, Any]]
 Run = Callable[[dict[str, Any], Path], Record]

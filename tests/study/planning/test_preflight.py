@@ -29,7 +29,7 @@ TinyConfig = Callable[..., dict[str, Any]]
         (["task.path=missing.txt"], r"missing\.txt: no such file"),
         (["task.seq_len=100000", "task.eval_tokens=null"], "shorten task.seq_len"),
         (["task.batch_size=3", "strategy=ddp"], r"task\.batch_size=3 cannot be shared equally by 2 .* multiple of 2"),
-        (["strategy=ddp", "trainer.devices=1"], r"strategy=ddp needs at least 2 processes, got trainer\.devices=1"),
+        (["strategy=ddp", "trainer.devices=1"], r"strategy: needs at least 2 processes, got trainer\.devices=1"),
         (["strategy.processes=2"], "strategy=single runs one process"),
         (["trainer.max_steps=0"], r"trainer\.max_steps=0: must be at least 1"),
         (["trainer.val_check_interval=0"], r"trainer\.val_check_interval=0: must be at least 1"),
