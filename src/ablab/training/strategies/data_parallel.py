@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from inspect import signature
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -29,7 +29,6 @@ _WITHOUT_BUFFERS: dict[str, Any] = {
 Hook = Callable[[Any, GradBucket], Future[Tensor]]
 
 
-@runtime_checkable
 class Rehearsed(Protocol):
     """A LightningModule around the model that is trained."""
 
@@ -81,8 +80,7 @@ class DataParallel(Parallel, DDPStrategy):
         return None
 
     def configure_ddp(self) -> None:
-        module = self.lightning_module
-        assert isinstance(module, Rehearsed)
+        module = cast(Rehearsed, self.lightning_module)
         self._replica = self._setup_model(module.model)
         for _ in range(REHEARSALS):
             module.rehearse(self._replica)
