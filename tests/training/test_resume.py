@@ -64,13 +64,13 @@ class Both(Curves):  # type: ignore[misc, valid-type]
         self._stop_at.on_train_batch_end(trainer)
 
 
-def left_behind(folder: Path) -> dict[str, Any]:
-    """All that must not depend on whether the run was interrupted."""
+def left_behind(folder: Path, but: tuple[str, ...] = TIMED) -> dict[str, Any]:
+    """All that must not depend on whether the run was interrupted, without figures whose names end with one of `but`."""
     record = read_record(folder / RECORD_FILE)
     state = torch.load(folder / CHECKPOINT_FOLDER / "last.ckpt", weights_only=True)
     best = torch.load(folder / CHECKPOINT_FOLDER / "best.ckpt", weights_only=True)
     with (folder / METRICS_FILE).open() as file:
-        rows = [{k: v for k, v in row.items() if v and not k.endswith(TIMED)} for row in csv.DictReader(file)]
+        rows = [{k: v for k, v in row.items() if v and not k.endswith(but)} for row in csv.DictReader(file)]
         curves = sorted(sorted(row.items()) for row in rows)
     return {
         "status": (record.status, record.reason),
@@ -82,7 +82,7 @@ def left_behind(folder: Path) -> dict[str, Any]:
         "metrics": record.metrics,
         "last": record.last,
         "evaluated": record.evaluated,
-        "mechanism": {name: value for name, value in record.mechanism.items() if not name.endswith(TIMED)},
+        "mechanism": {name: value for name, value in record.mechanism.items() if not name.endswith(but)},
         "responses": record.responses,
         "steps": (record.cost.steps, record.cost.tokens),
         "curves": curves,

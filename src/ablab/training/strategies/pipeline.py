@@ -202,14 +202,14 @@ class Pipeline(Replicas):
             stage = Stage(model, layers)
             piece = inputs[: len(inputs) // self._count].to("meta")
             into = (piece,) if rank == 0 else stage.streams(piece, layers.start)
-            out = () if rank == self._stages - 1 else stage.streams(piece, layers.stop)
+            out = (stage.logits(piece),) if rank == self._stages - 1 else stage.streams(piece, layers.stop)
             made = PipelineStage(
                 stage,
                 rank,
                 self._stages,
                 self.root_device,
                 input_args=into,
-                output_args=out or (piece,),
+                output_args=out,
             )
             make = _SCHEDULES[self._schedule]
             self._passes[inputs.shape] = make(made, self._count, loss_fn=_no_loss, scale_grads=False)

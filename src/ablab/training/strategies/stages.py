@@ -53,6 +53,11 @@ class Stage(nn.Module):
         one = torch.empty(*piece.shape[:2], width, device="meta", requires_grad=True)
         return tuple(torch.empty_like(one, requires_grad=True) for _ in range(layer + 1 if self._sends_all else 1))
 
+    def logits(self, piece: Tensor) -> Tensor:
+        """A tensor on the device "meta" like the logits of a piece (B, T) of a batch."""
+        length = piece.shape[1] if self.model.readout is None else 1
+        return torch.empty(len(piece), length, self.model.head.out_features, device="meta", requires_grad=True)
+
     @property
     def _sends_all(self) -> bool:
         return self.model.layer_fusion.weighs
