@@ -65,7 +65,7 @@ class Both(Curves):  # type: ignore[misc, valid-type]
 
 
 def left_behind(folder: Path, but: tuple[str, ...] = TIMED) -> dict[str, Any]:
-    """All that must not depend on whether the run was interrupted, but for figures whose names end with one of `but`."""
+    """All that must not depend on whether a run was interrupted, but for figures whose names end with one of `but`."""
     record = read_record(folder / RECORD_FILE)
     state = torch.load(folder / CHECKPOINT_FOLDER / "last.ckpt", weights_only=True)
     best = torch.load(folder / CHECKPOINT_FOLDER / "best.ckpt", weights_only=True)
