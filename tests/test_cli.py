@@ -289,7 +289,7 @@ def test_help_lists_every_axis_with_its_options_and_every_command(ablab: Ablab) 
     for line in (
         "attention    block_sparse, dynamic, full",
         "strategy     async_ddp, ddp, ddp_bf16, ddp_fp16, ddp_powersgd, ddp_topk, diloco, fsdp, hybrid, local_sgd, ",
-        "study        five_claims, modal_fusion, quickstart",
+        "study        five_claims, modal_fusion, parallelism, quickstart",
     ):
         assert line in out
     assert all(f"ablab {name}" in out for name in COMMANDS)
