@@ -16,6 +16,7 @@ def bench(parser: argparse.ArgumentParser) -> Command:
         what.add_parser("runs", help="what a run costs beyond its training: forked from a warm process, or not")
     )
     _bench_attention(what.add_parser("attention", help="the attention options beside public implementations"))
+    _bench_strategies(what.add_parser("strategies", help="ways of spreading a run over processes, whole runs in turn"))
     return lambda options: options.bench(options)
 
 
@@ -42,6 +43,28 @@ def _bench_runs(parser: argparse.ArgumentParser) -> None:
         from ablab.bench.runs import bench_runs
 
         print(bench_runs(options.overrides, options.rounds, options.json))
+
+    parser.set_defaults(bench=command)
+
+
+def _bench_strategies(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a run, for example model.d_model=256")
+    parser.add_argument(
+        "--strategies",
+        nargs="+",
+        default=["single", "ddp"],
+        metavar="NAME",
+        help="options of the axis, each with settings of its own after commas (default: single ddp)",
+    )
+    parser.add_argument("--steps", type=int, default=40, help="of each run (default: 40)")
+    parser.add_argument("--rounds", type=int, default=5, help="of all of them in turn (default: 5)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.bench.strategies import bench_strategies
+
+        words = (options.overrides, options.strategies, options.steps, options.rounds, options.json)
+        print(bench_strategies(*words))
 
     parser.set_defaults(bench=command)
 
