@@ -185,6 +185,7 @@ def _train(
         continue_loggers(loggers, checkpoint.step)
     record.machine = machine(trainer.strategy.root_device)
     strategy = parallel(trainer.strategy)
+    record.remarks += strategy.remarks(config["trainer"]["max_steps"])
     seed_everything_else(config["seed"], strategy.share_of(trainer.global_rank))
     module = build_module(config, task)
     try:

@@ -153,6 +153,13 @@ def test_powersgd_of_rank_one_sends_an_outer_product_as_it_is() -> None:
     torch.testing.assert_close(given, (own + others) / 2, rtol=1e-4, atol=1e-6)
 
 
+def test_a_run_that_ends_within_its_warm_up_is_told_of() -> None:
+    for make in (PowerSgdDataParallel, TopKDataParallel):
+        strategy = make(processes=2, warmup_steps=10)
+        assert strategy.remarks(11) == []
+        assert strategy.remarks(10) == ["nothing was compressed: the warm-up takes 10 steps of 10"]
+
+
 def test_other_processes_share_what_was_held_back() -> None:
     states = [{"held_back": {0: torch.tensor([1.0, 2.0])}}, {"held_back": {0: torch.tensor([3.0, 6.0])}}]
     assert shared_out(states, rank=1, processes=2) is states[1]["held_back"]

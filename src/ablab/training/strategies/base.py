@@ -55,6 +55,10 @@ class Parallel:
         """What the strategy says of itself, by name."""
         return {}
 
+    def remarks(self, steps: int) -> list[str]:
+        """What a reader of the record should know: a line for each thing that the strategy never does in `steps`."""
+        return []
+
     def shared_state(self) -> dict[str, Any]:
         """What it remembers that is the same in every process, for a checkpoint. Every process calls it."""
         return {}

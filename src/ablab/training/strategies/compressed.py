@@ -76,6 +76,9 @@ class PowerSgdDataParallel(DataParallel):
     def mechanism(self) -> dict[str, float]:
         return {} if self._state is None else held_back(self._state.error_dict)
 
+    def remarks(self, steps: int) -> list[str]:
+        return never_compressed(self._warmup, steps)
+
     def shared_state(self) -> dict[str, Any]:
         assert self._state is not None
         kind, keys, *rest = self._state.rng.get_state(legacy=True)
@@ -134,6 +137,9 @@ class TopKDataParallel(DataParallel):
     def mechanism(self) -> dict[str, float]:
         return held_back(self._state.held_back)
 
+    def remarks(self, steps: int) -> list[str]:
+        return never_compressed(self._state.warmup_steps, steps)
+
     def shared_state(self) -> dict[str, Any]:
         return {"step": self._state.step}
 
@@ -165,6 +171,11 @@ def held_back(buckets: dict[int, Tensor]) -> dict[str, float]:
     if not buckets:
         return {}
     return {"held_back_norm": float(torch.stack([tensor.float().norm() for tensor in buckets.values()]).norm())}
+
+
+def never_compressed(warmup: int, steps: int) -> list[str]:
+    """A line on a run that ends within its warm-up."""
+    return [] if warmup < steps else [f"nothing was compressed: the warm-up takes {warmup} steps of {steps}"]
 
 
 def _on_cpu(buckets: dict[int, Tensor]) -> dict[int, Tensor]:

@@ -93,6 +93,11 @@ class LocalUpdates(Replicas):
         figures = {"steps_alone": float(self._period), "meetings": float(self._meetings)}
         return figures if self._spread is None else figures | {"replica_spread": self._spread}
 
+    def remarks(self, steps: int) -> list[str]:
+        if self._warmup + self._period <= steps:
+            return []
+        return [f"processes never met: the first meeting is after step {self._warmup + self._period} of {steps}"]
+
     def shared_state(self) -> dict[str, Any]:
         return {"taken": self._taken, "meetings": self._meetings}
 
