@@ -40,6 +40,9 @@ class Communication:
     processes: int
     backend: str  # "gloo", "nccl"
     steps: int  # that were counted
+    batch_shares: int | None = (
+        None  # into which each batch is cut: as many as processes, unless these share out the model
+    )
     collectives: list[Collective] = field(default_factory=list)
     collectives_per_step: float = 0.0
     payload_bytes_per_step: float = 0.0

@@ -53,7 +53,8 @@ class Communicating(Callback):
     def gather(self, trainer: Trainer) -> None:
         """Put together what all processes have found. Every process calls it."""
         if self._traffic is not None:
-            self.communication = summarise(dist.get_backend(), self._of_all())
+            shares = parallel(trainer.strategy).shares_of(trainer.world_size)
+            self.communication = summarise(dist.get_backend(), self._of_all(), shares)
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if trainer.world_size > 1 and stage == "fit":

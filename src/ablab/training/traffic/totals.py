@@ -26,7 +26,7 @@ class Totals:
     peak_memory_bytes: int = 0
 
 
-def summarise(backend: str, each: list[Totals]) -> Communication | None:
+def summarise(backend: str, each: list[Totals], batch_shares: int | None = None) -> Communication | None:
     """The communication of a run whose processes have counted this; None before the first step."""
     steps = each[0].steps
     if not steps:
@@ -39,6 +39,7 @@ def summarise(backend: str, each: list[Totals]) -> Communication | None:
         processes=len(each),
         backend=backend,
         steps=steps,
+        batch_shares=batch_shares,
         collectives=collectives,
         collectives_per_step=sum(one.calls_per_step for one in collectives),
         payload_bytes_per_step=sum(one.payload_bytes_per_step for one in collectives),
