@@ -32,6 +32,7 @@ def communication(payload: float, **changes: Any) -> Communication:
         "processes": 2,
         "backend": "gloo",
         "steps": 100,
+        "batch_shares": 2,
         "collectives": [
             Collective(
                 kind="all-reduce",
@@ -168,7 +169,7 @@ def test_the_section_shows_quality_beside_it(records: list[Record]) -> None:
     runs = runs_of(records)
     section = parallelism(Material(runs, compare(runs)))
     assert section is not None
-    sent, brought = section.blocks
+    sent, brought, _ = section.blocks
     assert sent.table is not None
     assert brought.table is not None
     none, _, lossy = brought.table["effect"]

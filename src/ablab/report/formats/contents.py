@@ -9,6 +9,7 @@ import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.errors import UserError
+from ablab.report.extrapolation import extrapolation_table
 from ablab.report.parallel import parallel_table
 from ablab.report.tables import cost_table, quality_table, run_rows, unhealthy
 from ablab.results.collect import Runs
@@ -18,7 +19,7 @@ from ablab.results.collect import Runs
 class Section:
     """A table."""
 
-    kind: Literal["quality", "cost", "parallel", "runs"]
+    kind: Literal["quality", "cost", "parallel", "extrapolation", "runs"]
     where: str  # the task or the suite, "" if there is one task alone
     title: str
     table: pd.DataFrame  # of text
@@ -42,6 +43,12 @@ def sections(comparisons: Comparisons, runs: Runs, by: By | None = None) -> list
         if not parallel.empty:
             title = f"{of}parallelism, of a process and step, mean over the runs that ended well"
             found.append(Section("parallel", where, title, parallel.drop(columns="tokens/s")))
+        extrapolated = extrapolation_table(comparisons, runs, part)
+        if not extrapolated.empty:
+            title = (
+                f"{of}efficiency on other links and more devices, by a model (ablab.analysis.step_time), not measured"
+            )
+            found.append(Section("extrapolation", where, title, extrapolated))
     unwell = unhealthy(run_rows(comparisons, runs))
     if not unwell.empty:
         unwell = unwell if len(runs.tasks) > 1 else unwell.drop(columns="task")

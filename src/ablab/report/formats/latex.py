@@ -11,6 +11,7 @@ import pandas as pd
 from ablab.analysis.comparison import Comparisons
 from ablab.analysis.verdicts import RESOLVED
 from ablab.analysis.wording import confidence
+from ablab.report.extrapolation import NOTE
 from ablab.report.formats.contents import By, Section, parts, sections, verdict_lines
 from ablab.results.collect import Runs
 
@@ -32,7 +33,10 @@ _ESCAPED = {
 }
 _MARKS = tuple(f"* {verdict.value}" for verdict in RESOLVED)
 _HYPHEN = re.compile(r"(?<![\w.])-(?=[\d.])")  # that is a minus sign
-_COLUMNS = {**dict.fromkeys(("variant", "task", "status", "verdict", "runs"), "l"), "reason": r"p{0.4\linewidth}"}
+_COLUMNS = {
+    **dict.fromkeys(("variant", "task", "status", "verdict", "runs", "link"), "l"),
+    "reason": r"p{0.4\linewidth}",
+}
 _HEAD = """\
 % by ablab. Needs: {packages}; for pdflatex also \\usepackage[T1]{{fontenc}}. Bold rows are resolved, no others."""
 _UNICODE = """\
@@ -115,6 +119,8 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
         return "Runs that did not end well."
     if section.kind == "parallel":
         return text(f"Parallelism{on}: of a process and training step, means over the runs that ended well.")
+    if section.kind == "extrapolation":
+        return text(f"Efficiency{on} on other links and more devices. {NOTE}")
     if section.kind == "cost":
         return text(f"Cost{on}: means over the runs that ended well.")
     items = next(found for name, found in parts(comparisons, by) if section.where in ("", name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ablab.analysis.wording import confidence
+from ablab.report.extrapolation import extrapolation_notes, extrapolation_table
 from ablab.report.html.sections.base import Block, Section, per_task
 from ablab.report.material import Material
 from ablab.report.parallel import parallel_notes, parallel_table
@@ -31,9 +32,13 @@ def parallelism(material: Material) -> Section | None:
         quality = quality_table(material.comparisons, material.runs, task)
         table = table.merge(quality[["variant", "effect", interval]], on="variant", how="left")
         outcome = ["variant", "processes", "effect", interval, *_BROUGHT]
+        further = extrapolation_table(material.comparisons, material.runs, task)
+        notes = extrapolation_notes(material.comparisons, material.runs, task)
+        model = [Block(title="On other links and more devices", table=further, lines=notes)]
         return [
             Block(title="Sent in a step", table=table[[name for name in table if name not in outcome[2:]]]),
             Block(title="What it brought", table=table[outcome], lines=parallel_notes(material.runs, task)),
+            *(model if not further.empty else []),
         ]
 
     made = per_task(material, blocks)
