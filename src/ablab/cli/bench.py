@@ -17,6 +17,7 @@ def bench(parser: argparse.ArgumentParser) -> Command:
     )
     _bench_attention(what.add_parser("attention", help="the attention options beside public implementations"))
     _bench_strategies(what.add_parser("strategies", help="ways of spreading a run over processes, whole runs in turn"))
+    _bench_links(what.add_parser("links", help="predicted step times beside those over throttled links (needs root)"))
     return lambda options: options.bench(options)
 
 
@@ -101,5 +102,33 @@ def _bench_attention(parser: argparse.ArgumentParser) -> None:
         from ablab.bench.attention.command import bench_attention, request
 
         print(bench_attention(request(options)))
+
+    parser.set_defaults(bench=command)
+
+
+def _bench_links(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a run, for example model.d_model=128")
+    parser.add_argument(
+        "--strategies", nargs="+", metavar="NAME", help="default: ddp, ddp_bf16, ddp_powersgd, local_sgd"
+    )
+    parser.add_argument("--rates", nargs="+", type=float, metavar="MBIT", help="in Mbit/s (default: 50, 200, 1000)")
+    parser.add_argument("--delay", type=float, default=0.0, metavar="MS", help="of each direction (default: 0)")
+    parser.add_argument("--steps", type=int, default=10, help="steps of a block (default: 10)")
+    parser.add_argument("--rounds", type=int, default=3, help="blocks at each rate, in turn (default: 3)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.bench.links.command import RATES, STRATEGIES, Request, bench_links
+
+        request = Request(
+            overrides=options.overrides,
+            strategies=tuple(options.strategies or STRATEGIES),
+            rates=tuple(options.rates or RATES),
+            delay_ms=options.delay,
+            steps=options.steps,
+            rounds=options.rounds,
+            output=options.json,
+        )
+        print(bench_links(request))
 
     parser.set_defaults(bench=command)

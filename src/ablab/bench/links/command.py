@@ -1,0 +1,274 @@
+"""What the model says of a step's time, beside what a step takes over links of known bandwidth and delay.
+
+A strategy's two processes run in two network namespaces, once. Between blocks of steps the link between them is
+throttled anew, in turn, so that what else the machine does falls on all conditions alike. The blocks without throttle
+give the model the one figure that it cannot know, how long a step takes where the network takes no time, together with
+the bytes and the overlap that the record holds; the others are predicted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ablab.analysis.step_time import Step, step
+from ablab.bench.links.network import check_throttle, namespaces, payload_link
+from ablab.bench.links.rank import BLOCKS_FILE
+from ablab.bench.loop import compose_config
+from ablab.errors import UserError
+from ablab.results.communication import Communication
+from ablab.results.record import Record
+from ablab.results.store import RECORD_FILE, read_record
+from ablab.study.planning.preflight import Preflight
+from ablab.training.communication import is_timed
+from ablab.training.run import prepare_folder
+
+STRATEGIES = ("ddp", "ddp_bf16", "ddp_powersgd", "local_sgd")
+RATES = (50.0, 200.0, 1000.0)  # Mbit/s
+# A model whose gradient is worth sending, small enough for a slow link; the first overrides that a user can change.
+_SETTING = (
+    *("model.d_model=128", "model.n_layers=4", "task.seq_len=128", "task.batch_size=8", "task.eval_tokens=1024"),
+    *("trainer.accelerator=cpu", "logger=csv"),
+)
+_FREE = (None, 0.0)  # not throttled
+_LIMIT_S = 600.0  # of one strategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for.
+
+    Args:
+        overrides: of the config, as for a run.
+        rates: in Mbit/s.
+        delay_ms: of each direction, with every rate.
+        steps: of a block.
+        rounds: blocks at each rate.
+        output: a JSON file for the figures, or None.
+    """
+
+    overrides: list[str]
+    strategies: tuple[str, ...] = STRATEGIES
+    rates: tuple[float, ...] = RATES
+    delay_ms: float = 0.0
+    steps: int = 10
+    rounds: int = 3
+    output: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One strategy at one rate. Seconds are of a step, a median over blocks."""
+
+    strategy: str
+    mbit_per_s: float
+    delay_ms: float
+    payload_bytes: float  # of a process and step
+    free_s: float  # without throttle
+    overlap: float  # as measured without throttle
+    measured_s: float
+    predicted_s: float
+    shortest_s: float  # had all been hidden that can be
+    longest_s: float  # had nothing been hidden
+    free_each_s: list[float]  # block by block
+    measured_each_s: list[float]
+
+    @property
+    def ratio(self) -> float:
+        return self.predicted_s / self.measured_s
+
+
+def bench_links(request: Request) -> str:
+    """Run the comparison and describe it.
+
+    Raises:
+        UserError: the config cannot work, a number is out of range, this system or this user cannot make namespaces,
+            or a run did not end well.
+    """
+    configs = _checked(request)
+    compared = []
+    with namespaces() as names, tempfile.TemporaryDirectory() as folder:
+        for rate in request.rates:
+            check_throttle(names[0], rate * 1e6, request.delay_ms / 1e3)
+        for strategy, config in configs.items():
+            compared += _compare(strategy, config, request, names, Path(folder) / strategy)
+    if request.output is not None:
+        figures = [asdict(each) | {"ratio": each.ratio} for each in compared]
+        request.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return described(compared)
+
+
+def described(compared: list[Compared]) -> str:
+    """A line for each comparison, and the largest disagreement."""
+    width = max(len("strategy"), *(len(each.strategy) for each in compared))
+    lines = [f"{'strategy':{width}}  Mbit/s  free ms  predicted ms  (from ... to)      measured ms  ratio"]
+    for each in compared:
+        interval = f"({each.shortest_s * 1e3:.1f} ... {each.longest_s * 1e3:.1f})"
+        lines.append(
+            f"{each.strategy:{width}}  {each.mbit_per_s:>6g}  {each.free_s * 1e3:>7.1f}  "
+            f"{each.predicted_s * 1e3:>12.1f}  {interval:<17}  {each.measured_s * 1e3:>11.1f}  {each.ratio:>5.2f}"
+        )
+    worst = max(compared, key=lambda each: abs(each.ratio - 1))
+    lines.append(
+        f"predicted / measured furthest from 1: {worst.ratio:.2f}, {worst.strategy} at {worst.mbit_per_s:g} Mbit/s"
+    )
+    return "\n".join(lines)
+
+
+def blocks(conditions: list[Any], rounds: int) -> list[Any]:
+    """Which condition each block of steps has: free ones first and where time in communication is taken, all in turn.
+
+    The first block is a warm-up.
+    """
+    turns = [*conditions, _FREE]
+    planned: list[Any] = [_FREE]
+    taken = 0
+    while taken < rounds * len(turns):
+        if is_timed(len(planned)):
+            planned.append(_FREE)
+        else:
+            planned.append(turns[taken % len(turns)])
+            taken += 1
+    return planned
+
+
+def _checked(request: Request) -> dict[str, dict[str, Any]]:
+    """The config of each strategy's run."""
+    for name in ("steps", "rounds"):
+        if getattr(request, name) < 1:
+            raise UserError(f"--{name} {getattr(request, name)}: must be at least 1")
+    if not request.rates or min(request.rates) <= 0:
+        raise UserError("--rates: must be positive, in Mbit/s")
+    if request.delay_ms < 0:
+        raise UserError(f"--delay {request.delay_ms:g}: must not be negative")
+    if request.output is not None and not request.output.parent.is_dir():
+        raise UserError(f"--json {request.output}: no such folder")
+    total = request.steps * len(blocks([*request.rates], request.rounds))
+    configs = {}
+    for strategy in dict.fromkeys(request.strategies):
+        asked = [
+            *(*_SETTING, *request.overrides, f"strategy={strategy}", "trainer.devices=2"),
+            *(f"trainer.max_steps={total}", f"trainer.val_check_interval={total}"),
+            f"trainer.log_every_n_steps={request.steps}",
+        ]
+        config = compose_config(asked)
+        if config["strategy"].get("warmup_steps"):  # in which it sends something else
+            config = compose_config([*asked, "strategy.warmup_steps=0"])
+        if config["strategy"]["processes"] != 2:
+            raise UserError(f"--strategies {strategy}: has nothing to send, it is of one process")
+        if request.steps % (period := config["strategy"].get("period", 1)):
+            raise UserError(f"--steps {request.steps}: must be a multiple of {period}, so that all blocks send alike")
+        Preflight().check(config)
+        configs[strategy] = config
+    return configs
+
+
+def _compare(
+    strategy: str, config: dict[str, Any], request: Request, names: tuple[str, str], folder: Path
+) -> list[Compared]:
+    delay = request.delay_ms / 1e3
+    conditions = [(rate * 1e6, delay) for rate in request.rates]
+    planned = blocks(conditions, request.rounds)
+    record, measured = _run(config, planned, names, folder)
+    assert record.communication is not None
+    free = _of(planned, measured, _FREE)
+    found = []
+    for rate, condition in zip(request.rates, conditions, strict=True):
+        told = predicted(record.communication, median(free), rate * 1e6, delay)
+        each = _of(planned, measured, condition)
+        found.append(
+            Compared(
+                strategy=strategy,
+                mbit_per_s=rate,
+                delay_ms=request.delay_ms,
+                payload_bytes=record.communication.payload_bytes_per_step,
+                free_s=median(free),
+                overlap=told.overlap,
+                measured_s=median(each),
+                predicted_s=told.seconds,
+                shortest_s=told.shortest,
+                longest_s=told.longest,
+                free_each_s=free,
+                measured_each_s=each,
+            )
+        )
+    return found
+
+
+def predicted(communication: Communication, free_s: float, bits_per_s: float, delay_s: float = 0.0) -> Step:
+    """A step that takes `free_s` where the network takes no time: with what processes do for a collective themselves.
+
+    gloo's all-reduce of two processes sends what a ring sends, in as many messages; its reduce-scatter is an all-reduce
+    and sends twice as much as is said here.
+    """
+    return step(free_s, communication.collectives, communication.overlap or 0.0, payload_link(bits_per_s, delay_s))
+
+
+def _of(planned: list[Any], measured: list[tuple[int, float]], condition: Any) -> list[float]:
+    """Seconds of a step, of each block of one condition; the first block of all is left out."""
+    return [
+        seconds / steps
+        for (steps, seconds), has in list(zip(measured, planned, strict=True))[1:]
+        if tuple(has) == tuple(condition)
+    ]
+
+
+def _run(
+    config: dict[str, Any], planned: list[Any], names: tuple[str, str], folder: Path
+) -> tuple[Record, list[tuple[int, float]]]:
+    prepare_folder(config, folder)
+    order, log = folder / "order.json", folder / "bench.log"
+    order.write_text(json.dumps({"config": config, "folder": str(folder), "blocks": planned}), encoding="utf-8")
+    processes = []
+    try:
+        with log.open("wb") as out:
+            for place, name in enumerate(names):
+                words = [
+                    "ip",
+                    "netns",
+                    "exec",
+                    name,
+                    sys.executable,
+                    "-m",
+                    "ablab.bench.links.rank",
+                    str(order),
+                    str(place),
+                ]
+                processes.append(
+                    subprocess.Popen(
+                        words, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True
+                    )
+                )
+        _wait(processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    if any(process.returncode for process in processes) or not (folder / BLOCKS_FILE).exists():
+        raise UserError(f"the run of {config['axes']['strategy']} did not end well: {_why(folder, log)}")
+    return read_record(folder / RECORD_FILE), json.loads((folder / BLOCKS_FILE).read_text(encoding="utf-8"))
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Until all have ended, or one has failed, or it has taken too long."""
+    deadline = time.monotonic() + _LIMIT_S
+    while time.monotonic() < deadline:
+        statuses = [process.poll() for process in processes]
+        if None not in statuses or any(statuses):
+            return
+        time.sleep(0.05)
+
+
+def _why(folder: Path, log: Path) -> str:
+    if (folder / RECORD_FILE).exists() and (reason := read_record(folder / RECORD_FILE).reason):
+        return reason
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return said[-1] if said else f"it took longer than {_LIMIT_S:g} s"

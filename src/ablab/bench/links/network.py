@@ -1,0 +1,117 @@
+"""Two network namespaces joined by a pair of virtual Ethernet devices whose rate and delay can be set.
+
+By iproute2's `ip` and `tc`, on Linux, as root. Rates are set by a token bucket filter (tbf, and netem's own where there
+is a delay), at both ends: each direction has the whole of the rate, as a cable has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from ablab.analysis.step_time import Link
+from ablab.errors import UserError
+
+DEVICE = "ablab0"  # in each namespace
+_NETWORK = "10.213.77"  # seen in the namespaces alone
+_MTU = 1500  # bytes of an IP packet
+_HEADERS = 20 + 32  # of IPv4 and of TCP with time stamps, in it
+_FRAME = 14  # Ethernet's, which the kernel counts too
+_ACKNOWLEDGED = 2  # full segments for each acknowledgement, which takes the way of what is sent in return
+_QUEUE_BYTES = 50_000_000  # nothing is dropped: TCP is not to measure the link anew at every step
+
+
+def address(place: int) -> str:
+    """Of the process in that namespace."""
+    return f"{_NETWORK}.{place + 1}"
+
+
+def payload_link(bits_per_s: float, delay_s: float = 0.0) -> Link:
+    """What a link that is throttled to so many bits a second leaves for payload.
+
+    A full segment carries 1448 bytes and counts as 1514; for two of them a process sends an acknowledgement of 66
+    bytes, in the direction in which it sends its own: 0.937 of the rate.
+    """
+    segment = _MTU - _HEADERS
+    counted = _MTU + _FRAME + (_HEADERS + _FRAME) / _ACKNOWLEDGED
+    return Link(bits_per_s / 8 * segment / counted, delay_s)
+
+
+@contextlib.contextmanager
+def namespaces() -> Iterator[tuple[str, str]]:
+    """The names of two joined namespaces, which are removed at the end, however it comes.
+
+    Raises:
+        UserError: this system or this user cannot make them.
+    """
+    for tool in ("ip", "tc"):
+        if shutil.which(tool) is None:
+            raise UserError(f"ablab bench links needs the command {tool} (package iproute2, on Linux)")
+    names = (f"ablab-{os.getpid()}-0", f"ablab-{os.getpid()}-1")
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        for name in names:
+            _run("ip", "netns", "add", name)
+        _run("ip", "link", "add", DEVICE, "netns", names[0], "type", "veth", "peer", "name", DEVICE, "netns", names[1])
+        for place, name in enumerate(names):
+            _run("ip", "-n", name, "addr", "add", f"{address(place)}/24", "dev", DEVICE)
+            for device in ("lo", DEVICE):
+                _run("ip", "-n", name, "link", "set", device, "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        signal.signal(signal.SIGTERM, before)
+
+
+def throttle(bits_per_s: float | None, delay_s: float = 0.0) -> None:
+    """Set what leaves the namespace that this process is in; None: not throttled.
+
+    Raises:
+        UserError: the kernel lacks what it takes.
+    """
+    if bits_per_s is None:
+        subprocess.run(["tc", "qdisc", "del", "dev", DEVICE, "root"], capture_output=True, check=False)
+    else:
+        _run("tc", *queue(bits_per_s, delay_s))
+
+
+def queue(bits_per_s: float, delay_s: float = 0.0) -> list[str]:
+    """tc's words for a rate and a delay. The bucket holds two packets, or what passes in a tenth of a millisecond."""
+    rate = f"{round(bits_per_s)}bit"
+    if delay_s:
+        what = ["netem", "delay", f"{round(delay_s * 1e6)}us", "rate", rate, "limit", str(_QUEUE_BYTES // _MTU)]
+    else:
+        bucket = max(2 * (_MTU + _FRAME), round(bits_per_s / 8 * 1e-4))
+        what = ["tbf", "rate", rate, "burst", str(bucket), "limit", str(_QUEUE_BYTES)]
+    return ["qdisc", "replace", "dev", DEVICE, "root", *what]
+
+
+def check_throttle(name: str, bits_per_s: float, delay_s: float) -> None:
+    """Whether this kernel can throttle so, tried in a namespace.
+
+    Raises:
+        UserError: it cannot.
+    """
+    _run("ip", "netns", "exec", name, "tc", *queue(bits_per_s, delay_s))
+    subprocess.run(
+        ["ip", "netns", "exec", name, "tc", "qdisc", "del", "dev", DEVICE, "root"], capture_output=True, check=False
+    )
+
+
+def _run(*words: str) -> None:
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        why = (ended.stderr.strip() or ended.stdout.strip()).splitlines()[:1] or [f"status {ended.returncode}"]
+        need = "the kernel needs sch_netem" if "netem" in words and "kind" in why[0] else "it needs root on Linux"
+        raise UserError(f"ablab bench links: {need}: `{' '.join(words)}` says: {why[0]}")
+
+
+def _end(*_: int | FrameType | None) -> None:
+    sys.exit(143)
