@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ablab.bench.links.command import Compared, Request, bench_links, blocks, described, predicted
-from ablab.bench.links.network import namespaces, payload_link, queue
+from ablab.bench.links.network import BUCKET_BYTES, namespaces, payload_link, queue
 from ablab.errors import UserError
 from ablab.results.communication import Collective, Communication
 from ablab.training.communication import is_timed
@@ -45,6 +46,7 @@ def compared(rate: float, measured: float) -> Compared:
         mbit_per_s=rate,
         delay_ms=0.0,
         payload_bytes=1e6,
+        wire_bytes=1.07e6,
         free_s=0.1,
         overlap=0.5,
         predicted_s=0.2,
@@ -68,7 +70,10 @@ def test_a_step_is_what_it_takes_without_throttle_and_what_is_not_hidden() -> No
         kind="all-reduce", group=2, calls_per_step=1.0, payload_bytes_per_step=1448e3, sent_bytes_per_step=1448e3
     )
     record = Communication(processes=2, backend="gloo", steps=1, collectives=[reduced], overlap=0.25)
-    told = predicted(record, 0.5, 8 * 1547e3)  # a second of bytes
+    told = predicted(record, 0.5, 8 * 1547e3)  # a second of bytes, of which none were sent in one go
+    at_once = dataclasses.replace(record, collectives_per_step=2.0)
+    assert told.longest - predicted(at_once, 0.5, 8 * 1547e3).longest == pytest.approx(BUCKET_BYTES / 1547e3)
+    assert predicted(at_once, 0.5, 1e15).communication_s == pytest.approx(0, abs=1e-6)
     assert (told.seconds, told.shortest, told.longest) == (pytest.approx(1.25), pytest.approx(1), pytest.approx(1.5))
 
 
@@ -137,6 +142,8 @@ def test_a_slow_link_slows_a_run_down_by_what_it_sends(corpus: Path, tmp_path: P
     text = bench_links(request)
     (found,) = json.loads(output.read_text())
     assert found["payload_bytes"] > 200_000
+    # Headers and acknowledgements, as counted on; a few hundred bytes of gloo's own.
+    assert found["wire_bytes"] == pytest.approx(found["payload_bytes"] * 1547 / 1448, rel=0.03)
     assert found["measured_s"] > 0.85 * found["payload_bytes"] * 8 / 2e6  # it was throttled
     assert found["ratio"] == pytest.approx(1, abs=0.2)
     assert f"{found['ratio']:.2f}, ddp at 2 Mbit/s" in text

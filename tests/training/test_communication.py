@@ -41,7 +41,7 @@ def test_a_run_of_two_processes_records_what_they_sent(
     assert record.status == "ok", record.reason
     found = record.communication
     assert found is not None
-    assert (found.processes, found.backend, found.steps) == (2, "gloo", 6)
+    assert (found.processes, found.backend, found.steps, found.batch_shares) == (2, "gloo", 6, 2)
     assert record.cost.parameters is not None
     payload = 4 * record.cost.parameters
     [collective] = found.collectives

@@ -99,6 +99,8 @@ def test_processes_with_pieces_learn_what_one_does_with_all(
         folder, how = tmp_path / place, PLACES[place]
         several = supervise(tiny_config(*settings, *how), folder, lambda *_: None)
         assert several.status == "ok", several.reason
+        assert several.communication is not None
+        assert several.communication.batch_shares == {"fsdp": 2, "tensor": 1, "hybrid": 2}[place]
         second = state_of(folder)
         # The checkpoint is one of a run of one process, whole, with the state of the optimizer and of the schedule.
         assert_close(first["state_dict"], second["state_dict"], 1e-5)

@@ -14,13 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from ablab.analysis.step_time import Step, step
-from ablab.bench.links.network import check_throttle, namespaces, payload_link
+from ablab.bench.links.network import BUCKET_BYTES, check_throttle, namespaces, payload_link
 from ablab.bench.links.rank import BLOCKS_FILE
 from ablab.bench.loop import compose_config
 from ablab.errors import UserError
@@ -72,6 +72,7 @@ class Compared:
     mbit_per_s: float
     delay_ms: float
     payload_bytes: float  # of a process and step
+    wire_bytes: float  # that left the first process in a step, with headers and acknowledgements
     free_s: float  # without throttle
     overlap: float  # as measured without throttle
     measured_s: float
@@ -179,17 +180,18 @@ def _compare(
     planned = blocks(conditions, request.rounds)
     record, measured = _run(config, planned, names, folder)
     assert record.communication is not None
-    free = _of(planned, measured, _FREE)
+    free = [seconds / steps for steps, seconds, _ in _of(planned, measured, _FREE)]
     found = []
     for rate, condition in zip(request.rates, conditions, strict=True):
         told = predicted(record.communication, median(free), rate * 1e6, delay)
-        each = _of(planned, measured, condition)
+        each = [seconds / steps for steps, seconds, _ in _of(planned, measured, condition)]
         found.append(
             Compared(
                 strategy=strategy,
                 mbit_per_s=rate,
                 delay_ms=request.delay_ms,
                 payload_bytes=record.communication.payload_bytes_per_step,
+                wire_bytes=median(sent / steps for steps, _, sent in _of(planned, measured, condition)),
                 free_s=median(free),
                 overlap=told.overlap,
                 measured_s=median(each),
@@ -207,23 +209,24 @@ def predicted(communication: Communication, free_s: float, bits_per_s: float, de
     """A step that takes `free_s` where the network takes no time: with what processes do for a collective themselves.
 
     gloo's all-reduce of two processes sends what a ring sends, in as many messages; its reduce-scatter is an all-reduce
-    and sends twice as much as is said here.
+    and sends twice as much as is said here. Between steps a token bucket fills up, and as much passes at once.
     """
-    return step(free_s, communication.collectives, communication.overlap or 0.0, payload_link(bits_per_s, delay_s))
+    told = step(free_s, communication.collectives, communication.overlap or 0.0, payload_link(bits_per_s, delay_s))
+    if delay_s:  # netem's rate has no bucket
+        return told
+    at_once = min(communication.collectives_per_step, 1.0) * BUCKET_BYTES / (bits_per_s / 8)
+    return replace(told, communication_s=max(told.communication_s - at_once, 0.0))
 
 
-def _of(planned: list[Any], measured: list[tuple[int, float]], condition: Any) -> list[float]:
-    """Seconds of a step, of each block of one condition; the first block of all is left out."""
-    return [
-        seconds / steps
-        for (steps, seconds), has in list(zip(measured, planned, strict=True))[1:]
-        if tuple(has) == tuple(condition)
-    ]
+def _of(planned: list[Any], measured: list[tuple[int, float, int]], condition: Any) -> list[tuple[int, float, int]]:
+    """The blocks of one condition; the first of all is left out."""
+    known = list(zip(measured, planned, strict=True))[1:]
+    return [block for block, has in known if tuple(has) == tuple(condition)]
 
 
 def _run(
     config: dict[str, Any], planned: list[Any], names: tuple[str, str], folder: Path
-) -> tuple[Record, list[tuple[int, float]]]:
+) -> tuple[Record, list[tuple[int, float, int]]]:
     prepare_folder(config, folder)
     order, log = folder / "order.json", folder / "bench.log"
     order.write_text(json.dumps({"config": config, "folder": str(folder), "blocks": planned}), encoding="utf-8")

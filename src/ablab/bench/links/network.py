@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from ablab.analysis.step_time import Link
@@ -24,6 +25,7 @@ _MTU = 1500  # bytes of an IP packet
 _HEADERS = 20 + 32  # of IPv4 and of TCP with time stamps, in it
 _FRAME = 14  # Ethernet's, which the kernel counts too
 _ACKNOWLEDGED = 2  # full segments for each acknowledgement, which takes the way of what is sent in return
+BUCKET_BYTES = 32_768  # what may pass at once after a rest: a timer that is late by less loses nothing of the rate
 _QUEUE_BYTES = 50_000_000  # nothing is dropped: TCP is not to measure the link anew at every step
 
 
@@ -82,14 +84,18 @@ def throttle(bits_per_s: float | None, delay_s: float = 0.0) -> None:
         _run("tc", *queue(bits_per_s, delay_s))
 
 
+def bytes_left() -> int:
+    """Bytes that have left the namespace that this process is in, with all headers, as its device counts them."""
+    return int(Path(f"/sys/class/net/{DEVICE}/statistics/tx_bytes").read_text(encoding="ascii"))
+
+
 def queue(bits_per_s: float, delay_s: float = 0.0) -> list[str]:
-    """tc's words for a rate and a delay. The bucket holds two packets, or what passes in a tenth of a millisecond."""
+    """tc's words for a rate and a delay."""
     rate = f"{round(bits_per_s)}bit"
     if delay_s:
         what = ["netem", "delay", f"{round(delay_s * 1e6)}us", "rate", rate, "limit", str(_QUEUE_BYTES // _MTU)]
     else:
-        bucket = max(2 * (_MTU + _FRAME), round(bits_per_s / 8 * 1e-4))
-        what = ["tbf", "rate", rate, "burst", str(bucket), "limit", str(_QUEUE_BYTES)]
+        what = ["tbf", "rate", rate, "burst", str(BUCKET_BYTES), "limit", str(_QUEUE_BYTES)]
     return ["qdisc", "replace", "dev", DEVICE, "root", *what]
 
 

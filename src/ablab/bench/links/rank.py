@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from ablab.bench.links.network import DEVICE, address, throttle
+from ablab.bench.links.network import DEVICE, address, bytes_left, throttle
 from ablab.training.callbacks import ReportProgress
 from ablab.training.run import execute
 from ablab.training.world import World
 
-BLOCKS_FILE = "blocks.json"  # [[steps, seconds], ...] of each block, as the first process saw it
+BLOCKS_FILE = "blocks.json"  # [[steps, seconds, bytes that left], ...] of each block, as the first process saw it
 _PORT = 29_500  # in a namespace of its own nobody else has it
 
 
@@ -29,20 +29,21 @@ def main(order: Path, place: int) -> int:
     os.environ["GLOO_SOCKET_IFNAME"] = DEVICE
     World(rank=place, size=2, local_rank=place, address=address(0), port=_PORT).enter()
     ReportProgress.INTERVAL_S = 0.0  # after every block
-    seconds: list[tuple[int, float]] = []
-    began = [0, time.perf_counter()]
+    blocks: list[tuple[int, float, int]] = []
+    began = 0, time.perf_counter(), bytes_left()
 
     def ended(step: int, steps: int, shown: str) -> None:
-        seconds.append((int(step - began[0]), time.perf_counter() - began[1]))
-        if len(seconds) < len(told["blocks"]):
-            throttle(*told["blocks"][len(seconds)])
-        began[:] = [step, time.perf_counter()]
+        nonlocal began
+        blocks.append((step - began[0], time.perf_counter() - began[1], bytes_left() - began[2]))
+        if len(blocks) < len(told["blocks"]):
+            throttle(*told["blocks"][len(blocks)])
+        began = step, time.perf_counter(), bytes_left()
 
     throttle(*told["blocks"][0])
     folder = Path(told["folder"])
     record = execute(told["config"], folder, ended)
     if place == 0:
-        (folder / BLOCKS_FILE).write_text(json.dumps(seconds), encoding="utf-8")
+        (folder / BLOCKS_FILE).write_text(json.dumps(blocks), encoding="utf-8")
     return 0 if record.status == "ok" else 1
 
 
