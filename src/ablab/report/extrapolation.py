@@ -8,12 +8,12 @@ import pandas as pd
 
 from ablab.analysis.comparison import Comparisons
 from ablab.analysis.pairing import variants
-from ablab.analysis.step_time import Link, on_devices, step
 from ablab.analysis.wording import share
 from ablab.report.tables import records_of
 from ablab.report.units import MISSING, milliseconds
 from ablab.results.collect import Runs
 from ablab.results.record import Record
+from ablab.results.step_time import Link, on_devices, step
 
 # Links as there are many: Ethernet of a rack, of a data centre, and between accelerators.
 LINKS = {

@@ -19,13 +19,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ablab.analysis.step_time import Step, step
 from ablab.bench.links.network import BUCKET_BYTES, check_throttle, namespaces, payload_link
 from ablab.bench.links.rank import BLOCKS_FILE
 from ablab.bench.loop import compose_config
 from ablab.errors import UserError
 from ablab.results.communication import Communication
 from ablab.results.record import Record
+from ablab.results.step_time import Step, step
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.planning.preflight import Preflight
 from ablab.training.communication import is_timed

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from ablab.analysis.step_time import Link
 from ablab.errors import UserError
+from ablab.results.step_time import Link
 
 DEVICE = "ablab0"  # in each namespace
 _NETWORK = "10.213.77"  # seen in the namespaces alone

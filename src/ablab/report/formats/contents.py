@@ -46,7 +46,7 @@ def sections(comparisons: Comparisons, runs: Runs, by: By | None = None) -> list
         extrapolated = extrapolation_table(comparisons, runs, part)
         if not extrapolated.empty:
             title = (
-                f"{of}efficiency on other links and more devices, by a model (ablab.analysis.step_time), not measured"
+                f"{of}efficiency on other links and more devices, by a model (ablab.results.step_time), not measured"
             )
             found.append(Section("extrapolation", where, title, extrapolated))
     unwell = unhealthy(run_rows(comparisons, runs))

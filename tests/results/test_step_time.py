@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablab.analysis.step_time import Link, Step, bytes_in_turn, communication_s, messages, on_devices, step, transfer_s
 from ablab.results.communication import Collective, Communication
+from ablab.results.step_time import Link, Step, bytes_in_turn, communication_s, messages, on_devices, step, transfer_s
 from ablab.training.traffic.ring import OPERATORS
 
 KINDS = sorted({kind.name for kind, _ in OPERATORS.values()})
