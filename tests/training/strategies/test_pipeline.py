@@ -20,7 +20,7 @@ from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
 from ablab.training.generation import load_run
 from ablab.training.strategies.pipeline import Pipeline
-from ablab.training.strategies.stages import merged, owners, share_layers_out
+from ablab.training.strategies.stages import Stage, merged, owners, share_layers_out
 
 TinyConfig = Callable[..., dict[str, Any]]
 Run = Callable[[dict[str, Any], Path], Record]
@@ -87,6 +87,24 @@ def test_every_parameter_has_an_owner(tiny_config: TinyConfig) -> None:
     ):
         if name in stage_of:
             assert stage_of[name] == stage, name
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("fusion", ["last", "adaptive"])
+def test_a_stage_gives_what_it_says(tiny_config: TinyConfig, fusion: str, mixed: bool) -> None:
+    config = tiny_config("model.n_layers=3", f"layer_fusion={fusion}")
+    task: Task = build_task(config)
+    model: Transformer = build_model(config, task)
+    first, last = Stage(model, range(2)), Stage(model, range(2, 3))
+    piece = torch.zeros(2, 7, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        sent = first(piece, inputs=piece)
+        streams = sent if isinstance(sent, tuple) else (sent,)
+        logits = last(*streams, inputs=piece)
+    said = [*first.streams(piece, 2), last.logits(piece)]
+    assert [(x.shape, x.dtype) for x in said] == [(x.shape, x.dtype) for x in (*streams, logits)]
+    if not mixed:
+        torch.testing.assert_close(logits, model(piece))
 
 
 def test_states_of_stages_become_one() -> None:
