@@ -54,7 +54,7 @@ def build_trainer(
         ParallelState(),
         Checkpoints(folder, task.primary, stop),
     ]
-    return Trainer(
+    trainer = Trainer(
         **settings,
         strategy=build_strategy(config),
         max_epochs=-1,
@@ -69,6 +69,11 @@ def build_trainer(
         enable_progress_bar=False,  # it would count blocks; `ReportProgress` tells the steps
         enable_model_summary=False,
     )
+    if world().launcher is not None:
+        # Lightning's handler of SIGTERM sends to the other processes, each at a moment of its own, while they may be
+        # sending something else: all would wait for each other. Who takes part in a launcher's step has a handler.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def trainer_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def failing(tiny_config: TinyConfig, folder: Path, *overrides: str, form: str | 
     return tiny_config(
         *("trainer.max_steps=8", "trainer.val_check_interval=3", "model.n_heads=4"),
         *("optimizer=schedule_free", "schedule=gradient_variance", "schedule.warmup_share=0.25"),
-        *("activation._target_=tests.training.faults.RaisesOnce", "+activation.passes=5"),
+        *("activation._target_=faults.RaisesOnce", "+activation.passes=5"),
         *((f"strategy.checkpoint={form}",) if form else ()),
         f"+activation.marker={folder / 'marker'}",
         *overrides,
