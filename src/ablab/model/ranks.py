@@ -90,6 +90,15 @@ def of_all_parts(value: Any) -> list[Any]:
     return each
 
 
+def of_all_ranks(value: Any) -> list[Any]:
+    """What each process has for `value`, by rank. Every process must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    each: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(each, value)
+    return each
+
+
 def has_first_samples() -> bool:
     """Whether this process holds the first share of the samples. With several parts several processes do."""
     if _groups:

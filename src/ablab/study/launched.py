@@ -8,9 +8,7 @@ them agree on the folder, only one of them writes there before the others come, 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,7 +19,8 @@ from torch.distributed import DistError, PrefixStore, Store, TCPStore
 
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.results.store import LOG_FILE, write_record
+from ablab.results.store import write_record
+from ablab.study.run_log import print_to_log
 from ablab.study.supervision.lock import run_lock
 from ablab.study.watch import Watch
 from ablab.training.callbacks import Progress
@@ -76,7 +75,7 @@ def follow(place: World) -> int:
         store.add(_GONE, 1)
         return int(told["end"])
     folder = Path(told["folder"])
-    _print_to(folder / LOG_FILE)
+    print_to_log(folder)
     record = _take_part(place, told["config"], folder, None)
     if record.status == "ok":
         store.add(_GONE, 1)
@@ -194,12 +193,3 @@ def _wait_until(happened: Callable[[], bool], limit_s: float = FAREWELL_S) -> No
     deadline = time.monotonic() + limit_s
     while not happened() and time.monotonic() < deadline:
         time.sleep(0.05)
-
-
-def _print_to(path: Path) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)

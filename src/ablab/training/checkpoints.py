@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.callbacks import Checkpoint
 
 from ablab.errors import Interrupted
+from ablab.model.ranks import of_all_ranks
 from ablab.results.record import Metric
 from ablab.results.store import CHECKPOINT_FOLDER
 from ablab.training.checkpoint_files import BEST, LAST, link
@@ -56,6 +58,8 @@ class Checkpoints(Checkpoint):
             raise Interrupted
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if not (self._folder / LAST).exists():  # what it goes on from is another run's, and so is the best so far
+            self._best, self._best_step = math.inf, -1
         if trainer.global_step:  # the run may have been killed after the checkpoint, before it was named the best
             self._name_best(trainer)
 
@@ -83,12 +87,7 @@ class Randomness(Callback):
         self._loaded: list[dict[str, Any]] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        own = generators()
-        if not _several_processes():
-            return {"processes": [own]}
-        each: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(each, own)
-        return {"processes": each}
+        return {"processes": of_all_ranks(generators())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict["processes"]
@@ -118,13 +117,11 @@ class ParallelState(Callback):
         self._strategy = parallel(trainer.strategy)
 
     def state_dict(self) -> dict[str, Any]:
-        shared, own = self._strategy.shared_state(), self._strategy.own_state()
-        kind = type(self._strategy).__qualname__
-        if not own:  # nor has any other process
-            return {"strategy": kind, "shared": shared, "processes": []}
-        each: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(each, own)
-        return {"strategy": kind, "shared": shared, "processes": each}
+        shared, own = (
+            move_data_to_device(state, "cpu") for state in (self._strategy.shared_state(), self._strategy.own_state())
+        )
+        each = of_all_ranks(own) if own else []  # if one process has none, no other has
+        return {"strategy": type(self._strategy).__qualname__, "shared": shared, "processes": each}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict
@@ -132,7 +129,7 @@ class ParallelState(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:  # after the optimizers have theirs
         # What another strategy remembered is of no use to this one: it goes on from the weights alone.
         if self._loaded is not None and self._loaded["strategy"] == type(self._strategy).__qualname__:
-            self._strategy.load_shared_state(self._loaded["shared"])
+            self._strategy.load_shared_state(move_data_to_device(self._loaded["shared"], trainer.strategy.root_device))
             if self._loaded["processes"]:
                 self._strategy.load_own_state(self._loaded["processes"], trainer.global_rank)
         self._loaded = None
@@ -160,7 +157,3 @@ def set_generators(state: dict[str, Any]) -> None:
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-def _several_processes() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

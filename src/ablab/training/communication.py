@@ -9,6 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 
+from ablab.model.ranks import of_all_ranks
 from ablab.results.communication import MEASURED, Communication
 from ablab.training.cost import peak_memory
 from ablab.training.strategies.base import parallel
@@ -113,9 +114,7 @@ class Communicating(Callback):
         return 0.0 if self._clock is None else self._clock()
 
     def _of_all(self) -> list[Totals]:
-        each: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(each, self._own())
-        return each
+        return of_all_ranks(self._own())
 
     def _own(self) -> Totals:
         assert self._traffic is not None

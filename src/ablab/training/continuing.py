@@ -42,7 +42,7 @@ def origin_of(config: dict[str, Any], corpus: str) -> tuple[Found | None, str]:
         corpus: the hash of the data that it must have been trained on.
 
     Raises:
-        UserError: there is no whole one of the same data, or `check_origin` refuses.
+        UserError: there is no whole one of the same data, it is of the last step, or `check_origin` refuses.
     """
     if config.get("continue_from") is None:
         return None, ""
@@ -51,6 +51,8 @@ def origin_of(config: dict[str, Any], corpus: str) -> tuple[Found | None, str]:
     if found is None:
         why = "; ".join(damaged) or "it has not written any, or learned from other data"
         raise UserError(f"continue_from={config['continue_from']}: no checkpoint to go on from ({why})")
+    if found.step >= (steps := config["trainer"]["max_steps"]):
+        raise UserError(f"continue_from={folder}: that run has taken all of its {steps} steps: nothing is left")
     processes, option = other["strategy"]["processes"], other["axes"].get("strategy")
     return found, f"went on from step {found.step} of {folder} (strategy={option}, processes={processes})"
 
@@ -66,8 +68,8 @@ def _config_of(config: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"continue_from={folder}: {CONFIG_FILE} cannot be read") from error
     if (key := _difference(other, config, "")) is not None:
         raise UserError(
-            f"continue_from={folder}: that run has another {key}; only strategy, trainer.devices and "
-            "trainer.accelerator may differ"
+            f"continue_from={folder}: that run has another {key}; only strategy, trainer.devices, "
+            "trainer.num_nodes and trainer.accelerator may differ"
         )
     configs: dict[str, Any] = other
     return configs

@@ -206,16 +206,16 @@ def _train(
 def _checkpoint(config: dict[str, Any], folder: Path, origin: Origin, record: Record) -> Found | None:
     """The checkpoint that the run goes on from: its own, else that of the run that it was told to go on from.
 
-    What was wrong with a newer one of its own is told in the record.
+    Where it came from, and what was wrong with a newer one of its own, is told in the record.
     """
-    other, whose = origin_of(config, origin.corpus)
-    if whose:
-        record.remarks.append(whose)
     found, damaged = newest_whole(folder / CHECKPOINT_FOLDER, origin)
     for line in damaged:
         record.remarks.append(f"{line}: went on from {found.path.name if found else 'the start'}")
         print(f"{folder}: {record.remarks[-1]}", file=sys.stderr)
-    return found or other
+    if found is None:
+        found, whose = origin_of(config, origin.corpus)
+        record.remarks += [whose] if whose else []
+    return found
 
 
 def _counted(config: dict[str, Any], task: Task, accumulate: int) -> Cost:

@@ -16,6 +16,7 @@ from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.supervisor import supervise
 from ablab.training.generation import load_run
+from ablab.training.run import execute, prepare_folder
 
 TinyConfig = Callable[..., dict[str, Any]]
 Run = Callable[[dict[str, Any], Path], Record]
@@ -59,9 +60,36 @@ def test_what_cannot_be_gone_on_from_is_refused_in_one_line(tiny_config: TinyCon
     other = tiny_config(*STEPS, "model.d_ff=8", "strategy=ddp", f"continue_from={tmp_path / 'run'}")
     with pytest.raises(UserError, match=r"continue_from=.*: that run has another model\.d_ff; only strategy"):
         Preflight().check(other)
+    finished = run(tiny_config(*STEPS, f"continue_from={tmp_path / 'run'}"), tmp_path / "nothing left")
+    assert finished.reason is not None
+    assert "that run has taken all of its 12 steps: nothing is left" in finished.reason
     for checkpoint in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
         checkpoint.unlink()
     record = run(tiny_config(*STEPS, f"continue_from={tmp_path / 'run'}"), tmp_path / "again")
     assert (record.status, record.cause) == ("failed", "refused")
     assert record.reason is not None
     assert "no checkpoint to go on from" in record.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [4, 6])
+def test_the_best_is_of_its_own_evaluations(tiny_config: TinyConfig, run: Run, tmp_path: Path, step: int) -> None:
+    """Also where what it goes on from was the best so far: that is written at an evaluation, as after step 4."""
+    interrupted(tiny_config(*STEPS), tmp_path / "one", step)
+    record = run(tiny_config(*STEPS, f"continue_from={tmp_path / 'one'}"), tmp_path / "two")
+    assert record.status == "ok", record.reason
+    best, last = (load_run(tmp_path / "two", name)[0].state_dict() for name in ("best", "last"))
+    assert record.last["val_loss"][-1] == min(record.last["val_loss"][-2:])
+    for name, value in last.items():
+        assert torch.equal(best[name], value), name
+
+
+@pytest.mark.slow
+def test_what_has_a_checkpoint_of_its_own_needs_the_other_no_more(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    assert interrupted(tiny_config(*STEPS), tmp_path / "one", 6).status == "interrupted"
+    config = tiny_config(*STEPS, f"continue_from={tmp_path / 'one'}")
+    assert (first := interrupted(config, tmp_path / "two", 10)).status == "interrupted", first.reason
+    (tmp_path / "one").rename(tmp_path / "away")
+    prepare_folder(config, tmp_path / "two")
+    record = execute(config, tmp_path / "two")
+    assert (record.status, record.remarks, record.cost.steps) == ("ok", [], 12), record.reason

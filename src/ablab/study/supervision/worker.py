@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ablab.results.store import LOG_FILE
+from ablab.study.run_log import print_to_log
 from ablab.study.supervision.devices import Placement
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.memory import die_first
@@ -53,7 +53,7 @@ def work(config: dict[str, Any], folder: Path, place: World, told: Told) -> None
     for schedulers_own in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT):
         signal.signal(schedulers_own, signal.SIG_IGN)  # meant for the supervisor, and would end this process
     die_first()
-    _print_to(folder / LOG_FILE)
+    print_to_log(folder)
     if place.size > 1:
         answer(folder, place.rank)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -82,12 +82,3 @@ def _die_with_supervisor(lifeline: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         lifeline.recv_bytes()
     os.killpg(os.getpid(), signal.SIGKILL)  # with the processes that load data
-
-
-def _print_to(path: Path) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)

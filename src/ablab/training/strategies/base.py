@@ -60,18 +60,21 @@ class Parallel:
         return []
 
     def shared_state(self) -> dict[str, Any]:
-        """What it remembers that is the same in every process, for a checkpoint. Every process calls it."""
+        """What it remembers that is the same in every process, for a checkpoint. Every process calls it.
+
+        Tensors may be where they are, and are given back where this process computes.
+        """
         return {}
 
     def load_shared_state(self, state: dict[str, Any]) -> None:
         """Go on from `shared_state`."""
 
     def own_state(self) -> dict[str, Any]:
-        """What it remembers that differs between processes, for a checkpoint, on the CPU. Every process calls it."""
+        """The same of what differs between processes. Every process calls it."""
         return {}
 
     def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
-        """Go on from the `own_state` of each process of the run that wrote the checkpoint.
+        """Go on from the `own_state` of each process of the run that wrote the checkpoint, on the CPU.
 
         Raises:
             UserError: they were another number of processes, and what they remembered cannot be shared out anew.

@@ -7,12 +7,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.futures import Future
 
+from ablab.training.checks import require_at_least
 from ablab.training.strategies.data_parallel import DataParallel, Hook
 from ablab.training.strategies.top_k import TopKState, send_largest
 
@@ -59,7 +61,8 @@ class PowerSgdDataParallel(DataParallel):
     """
 
     def __init__(self, *, rank: int = 1, warmup_steps: int = 0, error_feedback: bool = True, **settings: Any) -> None:
-        _require(rank=(rank, 1), warmup_steps=(warmup_steps, 0))
+        require_at_least(1, rank=rank)
+        require_at_least(0, warmup_steps=warmup_steps)
         super().__init__(**settings)
         self._rank, self._warmup, self._error_feedback = rank, warmup_steps, error_feedback
         self._state: PowerSGDState | None = None
@@ -85,8 +88,8 @@ class PowerSgdDataParallel(DataParallel):
         return {
             "iteration": self._state.iter,
             "random": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
-            "p": _on_cpu(self._state.p_memory_dict),
-            "q": _on_cpu(self._state.q_memory_dict),
+            "p": self._state.p_memory_dict,
+            "q": self._state.q_memory_dict,
         }
 
     def load_shared_state(self, state: dict[str, Any]) -> None:
@@ -94,19 +97,16 @@ class PowerSgdDataParallel(DataParallel):
         kind, keys, *rest = state["random"]
         self._state.iter = state["iteration"]
         self._state.rng.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
-        self._state.p_memory_dict = self._on_device(state["p"])
-        self._state.q_memory_dict = self._on_device(state["q"])
+        self._state.p_memory_dict, self._state.q_memory_dict = state["p"], state["q"]
 
     def own_state(self) -> dict[str, Any]:
         assert self._state is not None
-        return {"held_back": _on_cpu(self._state.error_dict)}
+        return {"held_back": self._state.error_dict}
 
     def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
         assert self._state is not None
-        self._state.error_dict = self._on_device(shared_out(states, rank, dist.get_world_size()))
-
-    def _on_device(self, buckets: dict[int, Tensor]) -> dict[int, Tensor]:
-        return {index: tensor.to(self.root_device) for index, tensor in buckets.items()}
+        own = shared_out(states, rank, dist.get_world_size())
+        self._state.error_dict = move_data_to_device(own, self.root_device)
 
 
 class TopKDataParallel(DataParallel):
@@ -127,7 +127,7 @@ class TopKDataParallel(DataParallel):
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share={share} must be above 0 and at most 1")
-        _require(warmup_steps=(warmup_steps, 0))
+        require_at_least(0, warmup_steps=warmup_steps)
         super().__init__(**settings)
         self._state = TopKState(share, warmup_steps, error_feedback)
 
@@ -147,11 +147,11 @@ class TopKDataParallel(DataParallel):
         self._state.step = state["step"]
 
     def own_state(self) -> dict[str, Any]:
-        return {"held_back": _on_cpu(self._state.held_back)}
+        return {"held_back": self._state.held_back}
 
     def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
         own = shared_out(states, rank, dist.get_world_size())
-        self._state.held_back = {index: tensor.to(self.root_device) for index, tensor in own.items()}
+        self._state.held_back = move_data_to_device(own, self.root_device)
 
 
 def shared_out(states: list[dict[str, Any]], rank: int, processes: int) -> dict[int, Tensor]:
@@ -176,16 +176,6 @@ def held_back(buckets: dict[int, Tensor]) -> dict[str, float]:
 def never_compressed(warmup: int, steps: int) -> list[str]:
     """A line on a run that ends within its warm-up."""
     return [] if warmup < steps else [f"nothing was compressed: the warm-up takes {warmup} steps of {steps}"]
-
-
-def _on_cpu(buckets: dict[int, Tensor]) -> dict[int, Tensor]:
-    return {index: tensor.detach().cpu().clone() for index, tensor in buckets.items()}
-
-
-def _require(**least: tuple[float, float]) -> None:
-    for name, (value, bound) in least.items():
-        if value < bound:
-            raise ValueError(f"{name}={value} must be at least {bound:g}")
 
 
 def _one_bucket_at_a_time(state: PowerSGDState, bucket: GradBucket) -> Future[Tensor]:

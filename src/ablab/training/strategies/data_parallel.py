@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from inspect import signature
 from typing import Any, Protocol, cast
 
-import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed import GradBucket
@@ -105,8 +104,3 @@ def require_several(processes: int) -> None:
     """Raises ValueError for fewer than two processes."""
     if processes < 2:
         raise ValueError(f"needs at least 2 processes, got trainer.devices={processes}: use strategy=single for one")
-
-
-def world_size() -> int:
-    """Number of processes of the run."""
-    return torch.distributed.get_world_size()

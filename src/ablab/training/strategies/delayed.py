@@ -53,11 +53,10 @@ class DelayedDataParallel(Replicas):
     def shared_state(self) -> dict[str, Any]:
         """The mean gradient that has not been applied yet."""
         arrived = self._arrivals()
-        return {} if arrived is None else {"arrived": [tensor.cpu() for tensor in arrived]}
+        return {} if arrived is None else {"arrived": arrived}
 
     def load_shared_state(self, state: dict[str, Any]) -> None:
-        if "arrived" in state:
-            self._arrived = [tensor.to(self.root_device) for tensor in state["arrived"]]
+        self._arrived = state.get("arrived")
 
     def _arrivals(self) -> list[Tensor] | None:
         if self._travelling is not None:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning import Trainer
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from ablab.errors import UserError
+from ablab.training.checks import require_at_least, require_shares
 from ablab.training.strategies.flat import FlatMean, assign
 from ablab.training.strategies.replicas import Replicas
 
@@ -42,10 +44,8 @@ class LocalUpdates(Replicas):
     takes_scaled = False
 
     def __init__(self, *, processes: int, period: int, warmup_steps: int = 0) -> None:
-        if period < 1:
-            raise ValueError(f"period={period} must be at least 1")
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps={warmup_steps} must be at least 0")
+        require_at_least(1, period=period)
+        require_at_least(0, warmup_steps=warmup_steps)
         super().__init__(processes=processes)
         self._period, self._warmup = period, warmup_steps
         self._taken = 0  # steps
@@ -107,8 +107,8 @@ class LocalUpdates(Replicas):
     def own_state(self) -> dict[str, Any]:
         weights = self.weights if self._replica is None else self._replica
         return {
-            "weights": [tensor.detach().cpu().clone() for tensor in weights],
-            "optimizers": [_on_cpu(optimizer.state_dict()) for optimizer in self.optimizers],
+            "weights": [tensor.detach() for tensor in weights],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
     def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
@@ -117,7 +117,7 @@ class LocalUpdates(Replicas):
                 f"the checkpoint holds {len(states)} replicas that were apart, and this run has "
                 f"{dist.get_world_size()} processes: go on with trainer.devices={len(states)}"
             )
-        self._replica = [tensor.to(self.root_device) for tensor in states[rank]["weights"]]
+        self._replica = move_data_to_device(states[rank]["weights"], self.root_device)
         for optimizer, state in zip(self.optimizers, states[rank]["optimizers"], strict=True):
             optimizer.load_state_dict(state)
 
@@ -156,8 +156,7 @@ class DiLoCo(LocalUpdates):
     def __init__(self, *, outer_lr: float, outer_momentum: float, **settings: Any) -> None:
         if not outer_lr > 0:
             raise ValueError(f"outer_lr={outer_lr} must be above 0")
-        if not 0 <= outer_momentum < 1:
-            raise ValueError(f"outer_momentum={outer_momentum} must be at least 0 and below 1")
+        require_shares(outer_momentum=outer_momentum)
         super().__init__(**settings)
         self._outer_lr, self._outer_momentum = outer_lr, outer_momentum
         self._outer: Optimizer | None = None
@@ -181,13 +180,12 @@ class DiLoCo(LocalUpdates):
         state = super().shared_state()
         if self._outer is None:
             return state
-        outer = [tensor.detach().cpu().clone() for tensor in self._anchor]
-        return state | {"anchor": outer, "outer": _on_cpu(self._outer.state_dict())}
+        return state | {"anchor": [tensor.detach() for tensor in self._anchor], "outer": self._outer.state_dict()}
 
     def load_shared_state(self, state: dict[str, Any]) -> None:
         super().load_shared_state(state)
         if "anchor" in state:
-            self._start_from([tensor.to(self.root_device) for tensor in state["anchor"]])
+            self._start_from(state["anchor"])
             assert self._outer is not None
             self._outer.load_state_dict(state["outer"])
 
@@ -201,11 +199,3 @@ class DiLoCo(LocalUpdates):
         assert self._outer is not None
         anchor: list[Tensor] = self._outer.param_groups[0]["params"]
         return anchor
-
-
-def _on_cpu(state: Any) -> Any:
-    if isinstance(state, Tensor):
-        return state.detach().cpu().clone()
-    if isinstance(state, dict):
-        return {key: _on_cpu(value) for key, value in state.items()}
-    return [_on_cpu(value) for value in state] if isinstance(state, list) else state

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from ablab.model import ranks
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
+from ablab.training.checks import require_at_least
 from ablab.training.strategies.base import Loss, Weigh
 from ablab.training.strategies.replicas import Replicas
 from ablab.training.strategies.stages import Stage, merged, owners, share_layers_out, shared
@@ -49,8 +50,7 @@ class Pipeline(Replicas):
 
     def __init__(self, *, processes: int, pieces: int = 4, schedule: Literal["gpipe", "1f1b"] = "1f1b") -> None:
         super().__init__(processes=processes)
-        if pieces < 1:
-            raise ValueError(f"pieces={pieces} must be at least 1")
+        require_at_least(1, pieces=pieces)
         if schedule not in _SCHEDULES:
             raise ValueError(f"schedule={schedule}: must be {' or '.join(_SCHEDULES)}")
         if schedule == "1f1b" and pieces < processes:
@@ -160,7 +160,7 @@ class Pipeline(Replicas):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """That of every stage, which is the state of an optimizer over the whole model."""
-        return cast(dict[str, Any], merged(self._of_all(super().optimizer_state(optimizer))))
+        return cast(dict[str, Any], merged(ranks.of_all_ranks(super().optimizer_state(optimizer))))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         super().load_optimizer_state_dict(checkpoint)
@@ -177,7 +177,7 @@ class Pipeline(Replicas):
             checkpoint["lr_schedulers"], self.lightning_module.trainer.lr_scheduler_configs, strict=True
         ):
             for name in getattr(config.scheduler, "per_parameter", ()):
-                everyones = self._of_all([tensor.cpu() for tensor in state[name]])
+                everyones = ranks.of_all_ranks([tensor.cpu() for tensor in state[name]])
                 if everyones[0]:
                     state[name] = [everyones[stage][place] for place, stage in enumerate(self._of_stage)]
         super().save_checkpoint(checkpoint, filepath, storage_options)
@@ -235,12 +235,6 @@ class Pipeline(Replicas):
         counted = sums * torch.tensor(self._held, dtype=sums.dtype, device=sums.device)
         dist.all_reduce(counted)
         return counted
-
-    @staticmethod
-    def _of_all(value: Any) -> list[Any]:
-        each: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(each, value)
-        return each
 
 
 def _no_loss(logits: Tensor, targets: Tensor) -> Tensor:

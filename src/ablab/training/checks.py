@@ -1,4 +1,4 @@
-"""What optimizers refuse, in one line each, before a run is started."""
+"""What optimizers and strategies refuse, in one line each, before a run is started."""
 
 from __future__ import annotations
 

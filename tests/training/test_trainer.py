@@ -1,0 +1,34 @@
+"""What is left out of Lightning's Trainer where something else does its part."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablab.training.build import build_task
+from ablab.training.checkpoint_files import Origin
+from ablab.training.trainer import build_trainer
+from ablab.training.world import World
+
+
+@pytest.mark.parametrize("launcher", [None, "srun"])
+def test_under_a_launcher_lightning_does_not_handle_sigterm(
+    tiny_config: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    launcher: str | None,
+) -> None:
+    """Its handler sends to the others from within, each at a moment of its own."""
+    monkeypatch.setattr("ablab.training.trainer.world", lambda: World(launcher=launcher))
+    config = tiny_config()
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = build_trainer(config, tmp_path, build_task(config), [], [], Origin(run="", corpus=""))
+    try:
+        trainer._signal_connector.register_signal_handlers()
+        assert (signal.getsignal(signal.SIGTERM) == before) == (launcher is not None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
