@@ -222,7 +222,14 @@ def test_a_damaged_piece_is_noticed_and_the_checkpoint_before_it_used(tiny_confi
             r"strategy=tensor: model\.n_kv_heads=1 cannot be shared out among 2 processes",
         ),
         (("strategy=tensor", "model.d_ff=33"), r"strategy=tensor: model\.d_ff=33 cannot be shared out"),
-        (("strategy=hybrid", "trainer.devices=2"), r"strategy: needs both sizes to be at least 2.*strategy=tensor"),
+        (
+            ("strategy=hybrid", "trainer.devices=2", "strategy.data_parallel_size=1"),
+            r"strategy: needs both sizes to be at least 2.*strategy=tensor",
+        ),
+        (
+            ("strategy=hybrid", "trainer.devices=2", "strategy.tensor_parallel_size=1"),
+            r"strategy: needs both sizes to be at least 2.*strategy=fsdp",
+        ),
         (
             ("strategy=hybrid", "trainer.devices=6", "strategy.data_parallel_size=2"),
             r"strategy: data_parallel_size=2 times tensor_parallel_size=2 must be the number of processes.*devices=6",
@@ -259,3 +266,14 @@ def test_tensor_parallel_processes_are_one_share_of_the_batch() -> None:
     assert [strategy.share_of(rank) for rank in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert FullySharded(processes=4).shares_of(4) == 4
     assert TensorParallel(processes=4).shares_of(4) == 1
+
+
+@pytest.mark.slow
+def test_a_hybrid_of_too_few_processes_is_told_of(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
+    """It goes through, so that a sweep over strategies does, and says what it was."""
+    one = run(tiny_config(), tmp_path / "one")
+    two = supervise(tiny_config("strategy=hybrid", "trainer.devices=2"), tmp_path / "two", lambda *_: None)
+    assert two.status == "ok", two.reason
+    assert two.remarks == ["nothing was hybrid: 2 processes leave one for the samples, as strategy=tensor does"]
+    assert two.metrics == pytest.approx(one.metrics, rel=1e-4)
+    assert Hybrid(processes=4).remarks(10) == []

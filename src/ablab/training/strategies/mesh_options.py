@@ -45,7 +45,8 @@ class Hybrid(Mesh):
         processes: of the run; the product of the two sizes.
         tensor_parallel_size: processes that share out heads and hidden units; at least 2.
         data_parallel_size: processes that share out batches and pieces of the parameters, at least 2; None for as many
-            as there are.
+            as are left. If that is one, so that a sweep on few devices can go through, the run is one of `tensor`, and
+            its record says so.
         reshard_after_forward, checkpoint: see `Mesh`.
 
     Raises:
@@ -61,6 +62,7 @@ class Hybrid(Mesh):
         reshard_after_forward: bool = True,
         checkpoint: Form = "full",
     ) -> None:
+        self._is_left_one = data_parallel_size is None and processes == tensor_parallel_size > 1
         if tensor_parallel_size >= 1 and data_parallel_size is None and processes % tensor_parallel_size == 0:
             data_parallel_size = processes // tensor_parallel_size
         if data_parallel_size is None or data_parallel_size * tensor_parallel_size != processes:
@@ -69,7 +71,7 @@ class Hybrid(Mesh):
                 f"the number of processes, trainer.devices={processes}"
             )
         for size, other in ((tensor_parallel_size, "fsdp"), (data_parallel_size, "tensor")):
-            if size < 2:
+            if size < 2 and not self._is_left_one:
                 raise ValueError(
                     f"needs both sizes to be at least 2, got data_parallel_size={data_parallel_size} and "
                     f"tensor_parallel_size={tensor_parallel_size}: use strategy={other}, or more trainer.devices"
@@ -80,3 +82,8 @@ class Hybrid(Mesh):
             reshard_after_forward=reshard_after_forward,
             checkpoint=checkpoint,
         )
+
+    def remarks(self, steps: int) -> list[str]:
+        if not self._is_left_one:
+            return []
+        return [f"nothing was hybrid: {self.parts} processes leave one for the samples, as strategy=tensor does"]
