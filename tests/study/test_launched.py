@@ -18,7 +18,7 @@ import pytest
 from processes import wait_for
 
 from ablab.errors import UserError
-from ablab.results.store import CHECKPOINT_FOLDER, RECORD_FILE, read_record
+from ablab.results.store import CHECKPOINT_FOLDER, LOG_FILE, RECORD_FILE, read_record
 from ablab.study.launched import check_place, follow, lead, refuse_sweep
 from ablab.study.supervision.supervisor import supervise
 from ablab.training.world import World
@@ -131,7 +131,7 @@ def test_tasks_that_are_told_to_stop_save_the_run(lab: Lab) -> None:
         for process in processes:
             process.terminate()
         found = ends(processes)
-    assert [status for status, _, _ in found] == [130, 130], found
+    assert [status for status, _, _ in found] == [130, 130], (found, (folder / LOG_FILE).read_text())
     assert read_record(folder / RECORD_FILE).status == "interrupted"
     assert (folder / CHECKPOINT_FOLDER / "last.ckpt").is_file()
 

@@ -7,28 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from ablab.training.build import build_task
 from ablab.training.checkpoint_files import Origin
 from ablab.training.trainer import build_trainer
-from ablab.training.world import World
 
 
-@pytest.mark.parametrize("launcher", [None, "srun"])
-def test_under_a_launcher_lightning_does_not_handle_sigterm(
-    tiny_config: Callable[..., dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    launcher: str | None,
-) -> None:
-    """Its handler sends to the others from within, each at a moment of its own."""
-    monkeypatch.setattr("ablab.training.trainer.world", lambda: World(launcher=launcher))
+def test_lightning_does_not_handle_sigterm(tiny_config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Its handler sends to the other processes from within, each at a moment of its own."""
     config = tiny_config()
     before = signal.getsignal(signal.SIGTERM)
     trainer = build_trainer(config, tmp_path, build_task(config), [], [], Origin(run="", corpus=""))
     try:
         trainer._signal_connector.register_signal_handlers()
-        assert (signal.getsignal(signal.SIGTERM) == before) == (launcher is not None)
+        assert signal.getsignal(signal.SIGTERM) == before
     finally:
         signal.signal(signal.SIGTERM, before)

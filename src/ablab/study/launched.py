@@ -59,7 +59,7 @@ def lead(place: World, run: Callable[[], int]) -> int:
             _told.clear()
             store.set(_RUN, json.dumps({"end": status}))
             status = 0
-        if status == 0:  # the store may be this process's, and the others need it to the end
+        if status in (0, 130):  # the store may be this process's, and the others need it to the end
             _wait_until(lambda: store.add(_GONE, 0) >= place.size - 1)
     return status
 
@@ -77,7 +77,7 @@ def follow(place: World) -> int:
     folder = Path(told["folder"])
     print_to_log(folder)
     record = _take_part(place, told["config"], folder, None)
-    if record.status == "ok":
+    if record.status in ("ok", "interrupted"):
         store.add(_GONE, 1)
     return 130 if record.status == "interrupted" else int(record.status != "ok")
 

@@ -69,10 +69,9 @@ def build_trainer(
         enable_progress_bar=False,  # it would count blocks; `ReportProgress` tells the steps
         enable_model_summary=False,
     )
-    if world().launcher is not None:
-        # Lightning's handler of SIGTERM sends to the other processes, each at a moment of its own, while they may be
-        # sending something else: all would wait for each other. Who takes part in a launcher's step has a handler.
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    # What SIGTERM means is for those to say who start this process. Lightning's handler sends to the other processes,
+    # each at a moment of its own, while they may be sending something else: all would wait for each other.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 
 

@@ -106,7 +106,6 @@ class Attempt:
             self._first_dead = [rank for rank, process in enumerate(self._processes) if process.exitcode]
             if self._first_dead:
                 self._ask()  # the others: one of them may be what the first one waited for
-                self._signal(signal.SIGTERM)
                 self._kill_at = now + FAREWELL_S
         if self._judge_at is None and self._kill_at is None and self._watch.stands_still():
             self._ask()
