@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import csv
+import functools
 import os
 import shutil
 import signal
@@ -105,7 +107,7 @@ def tiny_config(corpus: Path, task_paths: dict[str, Path]) -> TinyConfig:
         chosen |= dict(o.split("=", 1) for o in overrides)
         if OmegaConf.is_missing(task, "path"):
             chosen.setdefault("task.path", str(task_paths.get(named, corpus)))
-        return _compose([f"{key}={value}" for key, value in chosen.items()], list(overrides))
+        return copy.deepcopy(_compose(tuple(f"{key}={value}" for key, value in chosen.items()), overrides))
 
     return make
 
@@ -121,11 +123,12 @@ def run() -> Callable[[dict[str, Any], Path], Record]:
     return make
 
 
-def _compose(overrides: list[str], asked: list[str]) -> dict[str, Any]:
+@functools.cache  # the same few runs are asked for hundreds of times
+def _compose(overrides: tuple[str, ...], asked: tuple[str, ...]) -> dict[str, Any]:
     register_schema()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", overrides, return_hydra_config=True)
+        config = compose("config", list(overrides), return_hydra_config=True)
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
-    return freeze(config, choices, asked)
+    return freeze(config, choices, list(asked))

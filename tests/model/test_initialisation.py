@@ -28,11 +28,17 @@ def test_keys_do_not_run_into_each_other() -> None:
 def test_same_name_and_shape_means_same_bits_for_every_pair_of_variants(
     build: Build, menu: dict[str, list[str]]
 ) -> None:
+    """Two options of different axes at a time, with both values of tie_embeddings; the other axes as they are by default."""
     met: dict[tuple[str, torch.Size], Tensor] = {}
     shared = 0
     axes = {axis: options for axis, options in menu.items() if axis != "modal_fusion"}  # which needs several modalities
-    for values in itertools.product(*axes.values(), [True, False]):
-        choice = dict(zip([*axes, "tie_embeddings"], values, strict=True))
+    choices = (
+        dict(zip(pair, values, strict=True)) | {"tie_embeddings": tied}
+        for pair in itertools.combinations(axes, 2)
+        for values in itertools.product(*(axes[axis] for axis in pair))
+        for tied in (True, False)
+    )
+    for choice in choices:
         try:
             model = build(**choice)
         except ClashError:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +15,9 @@ from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE
 from ablab.study.planning.grid import check_tuning, rates_of, refuse_for_one_run, seeds_of
 from ablab.study.trials.tuning import _choose, score
+
+if TYPE_CHECKING:
+    from conftest import Lab
 
 TinyConfig = Callable[..., dict[str, Any]]
 
@@ -88,19 +88,13 @@ def test_a_rate_is_tuned_or_given(tiny_config: TinyConfig) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_tunes_each_variant_and_compares_without_the_tuning_runs(tmp_path: Path, corpus: Path) -> None:
+def test_a_sweep_tunes_each_variant_and_compares_without_the_tuning_runs(lab: Lab) -> None:
     """With a rate at which nothing can be learned: the loss is no number."""
-    small = ["task=text", f"task.path={corpus}", "task.seq_len=32", "task.batch_size=4", "task.eval_tokens=256"]
-    small += ["model.d_model=16", "trainer.max_steps=6", "trainer.val_check_interval=3", "logger=csv", "name=tuned"]
-    command = [sys.executable, "-m", "ablab", "-m", "attention=full,windowed", "seed=0,1", *small]
-    command += ["tune.lr=[1e-3,1e-2,1e30]", "tune.seeds=[9]", "trainer.log_every_n_steps=1"]
-
-    def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    first = run()
-    assert first.returncode == 0, first.stderr
-    folder = tmp_path / "outputs" / "tuned"
+    words = ["attention=full,windowed", "seed=0,1", "name=tuned", "trainer.max_steps=6", "trainer.val_check_interval=3"]
+    words += ["tune.lr=[1e-3,1e-2,1e30]", "tune.seeds=[9]", "trainer.log_every_n_steps=1"]
+    first = lab.sweep(*words)
+    assert first.status == 0, first.err
+    folder = lab.folder / "outputs" / "tuned"
     trials = sorted(folder.glob(f"tune/*/*/*/{RECORD_FILE}"))
     assert len(trials) == 6
     compared = [json.loads(path.read_text()) for path in folder.rglob(RECORD_FILE) if path not in trials]
@@ -111,13 +105,13 @@ def test_a_sweep_tunes_each_variant_and_compares_without_the_tuning_runs(tmp_pat
         assert tried[1e30] is None
         best = min((1e-3, 1e-2), key=lambda rate: tried[rate])
         assert each["tuning"]["chosen"] == each["config"]["optimizer"]["lr"] == best
-    assert "attention=windowed: optimizer.lr=" in first.stdout
-    concluded = first.stdout.split("quality, against")[1]
+    assert "attention=windowed: optimizer.lr=" in first.out
+    concluded = first.out.split("quality, against")[1]
     assert "tune attention" not in concluded
     assert "Each at its own learning rate, tuned on the same grid" in concluded
 
     times = {path: path.stat().st_mtime_ns for path in folder.rglob(RECORD_FILE)}
-    again = run()
-    assert again.returncode == 0, again.stderr
+    again = lab.sweep(*words)
+    assert again.status == 0, again.err
     finished = [path for path in times if json.loads(path.read_text())["status"] == "ok"]
     assert {path: path.stat().st_mtime_ns for path in finished} == {path: times[path] for path in finished}
