@@ -177,9 +177,10 @@ def grid(tiny_config: TinyConfig, tmp_path: Path) -> Path:
     """Two activations, two learning rates, four seeds each, in a folder that is named like a filter."""
     for activation in ("relu", "gelu"):
         for rate in (0.1, 0.2):
+            config = tiny_config(f"activation={activation}", f"optimizer.lr={rate}")
             for seed in range(4):
-                overrides = [f"activation={activation}", f"optimizer.lr={rate}", f"seed={seed}"]
-                record = new_record(tiny_config(*overrides))
+                overrides = [*config["overrides"], f"seed={seed}"]
+                record = new_record(config | {"seed": seed, "overrides": overrides})
                 record.status, record.reason, record.index = "ok", None, int(activation == "gelu")
                 record.metrics = {
                     "val_loss": 1 + seed / 10 + rate * (1 + seed / 50) + (activation == "gelu") * (0.1 + seed**2 / 999)

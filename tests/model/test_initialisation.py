@@ -28,7 +28,7 @@ def test_keys_do_not_run_into_each_other() -> None:
 def test_same_name_and_shape_means_same_bits_for_every_pair_of_variants(
     build: Build, menu: dict[str, list[str]]
 ) -> None:
-    """Two options of different axes at a time, with both values of tie_embeddings; the other axes as they are by default."""
+    """Two options of different axes at a time, with both values of tie_embeddings; other axes as by default."""
     met: dict[tuple[str, torch.Size], Tensor] = {}
     shared = 0
     axes = {axis: options for axis, options in menu.items() if axis != "modal_fusion"}  # which needs several modalities

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from commands import Command
 from hydra.core.global_hydra import GlobalHydra
 
 from ablab.cli import main
@@ -165,16 +165,9 @@ class Lab:
         assert isinstance(ended.value.code, int)
         return Ended(ended.value.code, out.getvalue(), err.getvalue())
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, session: bool = False, **env: str) -> Command:
         """The same in a process of its own, which is not waited for."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "ablab", *words],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(self.folder)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return Command(list(words), self.folder, os.environ | {"PYTHONPATH": str(self.folder)} | env, session)
 
 
 @pytest.fixture(scope="module")

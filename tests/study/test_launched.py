@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from commands import Command
 from processes import wait_for
 
 from ablab.errors import UserError
@@ -44,33 +45,23 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def step(lab: Lab, *words: str, size: int = 2) -> Iterator[list[subprocess.Popen[str]]]:
+def step(lab: Lab, *words: str, size: int = 2) -> Iterator[list[Command]]:
     """The tasks of a step of SLURM, as srun would start them."""
     port = free_port()
-    with started(lab, *([sys.executable, "-m", "ablab", *words],) * size) as make:
-        yield make([of_srun(rank, size, port) for rank in range(size)])
+    python_path = os.pathsep.join([str(lab.folder), *sys.path])
+    with started() as processes:
+        for rank in range(size):
+            env = of_srun(rank, size, port) | {"PYTHONPATH": python_path}
+            processes.append(lab.start(*words, session=True, **env))
+        yield processes
 
 
 @contextlib.contextmanager
-def started(lab: Lab, *commands: list[str]) -> Iterator[Callable[[list[dict[str, str]]], list[subprocess.Popen[str]]]]:
-    processes: list[subprocess.Popen[str]] = []
-
-    def make(environments: list[dict[str, str]]) -> list[subprocess.Popen[str]]:
-        for command, env in zip(commands, environments, strict=True):
-            process = subprocess.Popen(
-                command,
-                cwd=lab.folder,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(lab.folder), *sys.path])} | env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-            processes.append(process)
-        return processes
-
+def started() -> Iterator[list[Any]]:
+    """Processes, each the head of a session, that end with the block."""
+    processes: list[Any] = []
     try:
-        yield make
+        yield processes
     finally:
         for process in processes:
             if process.poll() is None:
@@ -78,7 +69,7 @@ def started(lab: Lab, *commands: list[str]) -> Iterator[Callable[[list[dict[str,
             process.communicate()
 
 
-def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+def ends(processes: list[Any]) -> list[tuple[int, str, str]]:
     said = [process.communicate(timeout=120) for process in processes]
     return [(process.returncode, out, err) for process, (out, err) in zip(processes, said, strict=True)]
 
@@ -89,8 +80,19 @@ def test_torchrun_on_two_nodes_trains_what_ablab_trains_on_one(lab: Lab, tmp_pat
     words = lab.words(*DDP, f"name={name}", "trainer.devices=1", "trainer.num_nodes=2")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     torchrun += ["--master-addr=127.0.0.1", f"--master-port={port}"]
-    with started(lab, *([*torchrun, f"--node-rank={n}", "-m", "ablab", *words] for n in range(2))) as make:
-        (first, out, err), (second, silent, _) = ends(make([{}, {}]))
+    with started() as processes:
+        for node in range(2):
+            process = subprocess.Popen(
+                [*torchrun, f"--node-rank={node}", "-m", "ablab", *words],
+                cwd=lab.folder,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(lab.folder), *sys.path])},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            processes.append(process)
+        (first, out, err), (second, silent, _) = ends(processes)
     assert (first, second) == (0, 0), err
     assert out.startswith("val_loss ")
     assert silent == ""

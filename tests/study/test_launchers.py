@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +26,7 @@ def statuses(study: Path) -> dict[str, str]:
     return {str(path.parent.relative_to(study)): read_record(path).status for path in sorted(study.rglob(RECORD_FILE))}
 
 
-def test_submitit_has_every_reason_and_is_resumed(lab: Lab) -> None:
+def test_submitit_has_every_reason(lab: Lab) -> None:
     """Its local executor, which starts jobs as SLURM's does."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `launchers`")
     words = lab.words("-m", "hydra/launcher=submitit_local", "name=submitit", "activation=killed", "retries=0")
@@ -38,9 +36,6 @@ def test_submitit_has_every_reason_and_is_resumed(lab: Lab) -> None:
     assert process.returncode == 1, err
     assert statuses(study) == {"seed=0": "failed"}
     assert "the process was killed by SIGKILL" in out
-    ended = lab.ablab("resume", str(study), "--retry", "failed")
-    assert ended.status == 1
-    assert [run[0] for run in ended.runs] == ["failed"]
 
 
 def test_joblib_runs_what_is_left(lab: Lab) -> None:
@@ -133,14 +128,7 @@ def test_a_study_on_slurm_outlives_the_death_of_its_node(lab: Lab, cluster: Slur
         *("hydra.launcher.partition=main", "hydra.launcher.timeout_min=30", "hydra.launcher.mem_gb=1"),
     )
     study = lab.folder / "outputs" / "cluster"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ablab", *words],
-        cwd=lab.folder,
-        env=os.environ | cluster.env | {"PYTHONPATH": str(lab.folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = lab.start(*words, **cluster.env)
     try:
         wait_for(lambda: bool(list(study.rglob("last.ckpt"))) or process.poll() is not None)
         assert process.poll() is None, process.communicate()[1]

@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from commands import Command
 from processes import processes_in, wait_for
 
 from ablab.results.record import Record
@@ -258,7 +258,7 @@ def test_killed_again_and_again_a_study_ends_as_one_that_was_left_alone(lab: Lab
 
 
 @contextlib.contextmanager
-def started(lab: Lab, *arguments: str, words: list[str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def started(lab: Lab, *arguments: str, words: list[str] | None = None) -> Iterator[Command]:
     process = lab.start(*(lab.words(*arguments) if words is None else words))
     try:
         yield process

@@ -28,7 +28,9 @@ def met(tiny_config: TinyConfig, variants: list[list[str]], *settings: str) -> l
 
     def composed(overrides: list[str]) -> dict[str, Any]:
         named = ",".join(o for o in overrides if o.split("=")[0] in ("attention", "activation", "task.batch_size"))
-        return tiny_config(*SIZES, *settings, *overrides) | {"variant": named}
+        seed = next(o for o in overrides if o.startswith("seed="))
+        others = [o for o in overrides if o != seed]  # composed once for both seeds
+        return tiny_config(*SIZES, *settings, *others) | {"variant": named, "seed": int(seed.removeprefix("seed="))}
 
     configs = [composed(overrides) for overrides in plan]
     adjusted, lines = meet_budgets(plan, configs, Preflight())
