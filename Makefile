@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help install ablation browser test test-fast check format bench clean
+.PHONY: help install ablation five-claims five-claims-quick browser test test-fast check format bench clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 # Re-made only when what is to be installed has changed.
 $(STAMP): pyproject.toml constraints.txt
@@ -20,6 +20,12 @@ install: $(STAMP) ## create .venv and install everything into it
 
 ablation: install ## train the quickstart study, compare its variants and write the report (re-uses finished runs)
 	$(BIN)/ablab -m study=quickstart
+
+five-claims: install ## run the flagship study: hours on two cores; goes on where it stopped (SCALE=gpu: on a GPU)
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/five_claims/run.py $(or $(SCALE),cpu)
+
+five-claims-quick: install ## the same in a few steps of three seeds each: preliminary
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/five_claims/run.py quick
 
 browser: ## install Chromium (Debian's package, as root), in which tests open the report and the dashboard
 	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }

@@ -1,0 +1,74 @@
+"""Run the studies of this folder one after the other, and keep what is small of their results beside them.
+
+    python experiments/five_claims/run.py               # everything; what is finished is kept
+    python experiments/five_claims/run.py quick         # another scale: quick, gpu
+    python experiments/five_claims/run.py cpu schedule  # one study
+
+Each line of `STUDIES` is one command; this only says how long they will take, and gives them one after the other.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+STUDIES = {
+    "attention_text": ["study=attention_text"],
+    "attention_time": ["study=attention_time", "jobs=1"],  # by itself, since its budget is time
+    "attention_recall": ["study=attention_recall"],
+    **{f"activation_depth_{n}": ["study=activation", f"model.n_layers={n}"] for n in (2, 6, 12)},
+    "schedule": ["study=schedule"],
+    "fusion": ["study=fusion"],
+    "parallel": ["study=parallel", "jobs=1"],  # each run has two processes or more
+    "layers": ["study=layers"],
+    "together": ["study=together"],
+    "together_spoken": ["study=together_spoken"],
+}
+KEPT = ("record.json", "looks.json")
+
+
+def ablab(command: str, *words: str) -> list[str]:
+    return ["ablab", command, "--config-dir", str(HERE), *words]
+
+
+def left(words: list[str]) -> str:
+    """What `ablab plan` says of the time that a study needs."""
+    told = subprocess.run(ablab("plan", *words), capture_output=True, text=True, check=False)
+    lines = (told.stdout + told.stderr).strip().splitlines() or ["it said nothing"]
+    return next((line for line in lines if line.startswith("time left")), lines[-1])
+
+
+def keep(study: Path, kept: Path) -> None:
+    """One record per run, how often the study was looked at, and its tables as they were printed."""
+    shutil.rmtree(kept, ignore_errors=True)
+    for name in KEPT:
+        for path in study.rglob(name):
+            if not {"tune", "pilot"} & set(path.relative_to(study).parts):
+                target = kept / path.relative_to(study)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+    tables = subprocess.run(["ablab", "compare", str(kept)], capture_output=True, text=True, check=True).stdout
+    (kept / "tables.txt").write_text(tables, encoding="utf-8")
+
+
+def main(scale: str = "cpu", *names: str) -> int:
+    chosen = {name: [*STUDIES[name], f"scale={scale}"] for name in names or STUDIES}
+    if scale != "quick":  # which takes less time than to estimate it
+        for name, words in chosen.items():
+            print(f"{name}: {left(words)}", flush=True)
+    status = 0
+    for name, words in chosen.items():
+        print(f"\n== {name}", flush=True)
+        status = max(status, subprocess.run(ablab("-m", *words), check=False).returncode)
+        if status > 1:  # 1: some run did not end well, which is a result
+            return status
+        if scale == "cpu":
+            keep(Path("outputs", "five_claims", name), HERE / "results" / name)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
