@@ -28,7 +28,8 @@ STUDIES = {
     "together_spoken": ["study=together_spoken"],
 }
 MORE = {  # what a scale changes in one study alone
-    ("quick", "attention_time"): ["trainer.max_steps=60"],  # a budget is met to 2%, and a step must not be more
+    # A budget is met to 2%, and a step must not be more.
+    ("quick", "attention_time"): ["trainer.max_steps=60", "task.seq_len=1024", "task.batch_size=4"],
     ("gpu", "attention_text"): ["task.seq_len=1024,4096,16384", "task.batch_size=16,4,1"],
 }
 KEPT = ("record.json", "looks.json")
