@@ -60,6 +60,11 @@ def keep(study: Path, kept: Path) -> None:
 
 
 def main(scale: str = "cpu", *names: str) -> int:
+    scales = sorted(path.stem for path in HERE.glob("scale/*.yaml"))
+    for word, known in [(scale, scales), *((name, [*STUDIES]) for name in names)]:
+        if word not in known:
+            print(f"{word}: there are {', '.join(known)}", file=sys.stderr)
+            return 2
     chosen = {name: [*STUDIES[name], f"scale={scale}", *MORE.get((scale, name), [])] for name in names or STUDIES}
     if scale != "quick":  # which takes less time than to estimate it
         for name, words in chosen.items():

@@ -15,9 +15,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from processes import wait_for
 
 _SERVER = """
 import json, sys
@@ -54,11 +55,7 @@ class Command:
         return self.returncode
 
     def communicate(self, timeout: float = 300.0) -> tuple[str, str]:
-        """Wait for its end; what it has printed.
-
-        Raises:
-            subprocess.TimeoutExpired: it does not end.
-        """
+        """Wait for its end; what it has printed."""
         self.returncode = int(self._told("status", timeout))
         return (self._folder / "out").read_text(), (self._folder / "err").read_text()
 
@@ -74,13 +71,9 @@ class Command:
         self.send_signal(signal.SIGKILL)
 
     def _told(self, what: str, timeout: float = 60.0) -> str:
-        limit = time.monotonic() + timeout
-        while not (self._folder / what).exists():
-            assert _server().poll() is None
-            if time.monotonic() > limit:
-                raise subprocess.TimeoutExpired("ablab", timeout)
-            time.sleep(0.02)
-        return (self._folder / what).read_text()
+        path = self._folder / what
+        wait_for(lambda: path.exists() or _server().poll() is not None, timeout)
+        return path.read_text()
 
 
 @functools.cache

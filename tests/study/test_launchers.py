@@ -26,7 +26,7 @@ def statuses(study: Path) -> dict[str, str]:
     return {str(path.parent.relative_to(study)): read_record(path).status for path in sorted(study.rglob(RECORD_FILE))}
 
 
-def test_submitit_has_every_reason(lab: Lab) -> None:
+def test_submitit_has_every_reason_and_is_resumed(lab: Lab) -> None:
     """Its local executor, which starts jobs as SLURM's does."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `launchers`")
     words = lab.words("-m", "hydra/launcher=submitit_local", "name=submitit", "activation=killed", "retries=0")
@@ -36,6 +36,9 @@ def test_submitit_has_every_reason(lab: Lab) -> None:
     assert process.returncode == 1, err
     assert statuses(study) == {"seed=0": "failed"}
     assert "the process was killed by SIGKILL" in out
+    ended = lab.ablab("resume", str(study), "--retry", "failed")
+    assert ended.status == 1
+    assert [run[0] for run in ended.runs] == ["failed"]
 
 
 def test_joblib_runs_what_is_left(lab: Lab) -> None:

@@ -31,6 +31,7 @@ def test_code_and_configs_are_those_of_the_beginning(tmp_path: Path) -> None:
     shutil.copytree(conf_folder(), conf)
     options = conf / "activation"
     (options / "own.yaml").write_text("_target_: users_own.Own\nvalue: 1\n")
+    (options / "record.json").write_text("{}")
     (tmp_path / "users_own.py").write_text("VALUE = 1\n")
     register_schema()
     with (
@@ -52,3 +53,4 @@ def test_code_and_configs_are_those_of_the_beginning(tmp_path: Path) -> None:
     assert [Path(package), Path(configs)] == [copy / "ablab" / "__init__.py", copy / "ablab" / "conf"]
     assert Path(plugins) == copy / "hydra_plugins" / "ablab" / "plugins.py"
     assert value == "1"
+    assert not [*copy.rglob("record.json")]  # Hydra does not read it, and who collects records would

@@ -45,12 +45,17 @@ def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[dict[st
         _copy_module(module, copy)
     for number, source in enumerate(loader.get_sources()):
         if source.scheme() == "file" and Path(source.path).is_dir():
-            shutil.copytree(source.path, copy / f"conf-{number}", ignore=_IGNORED)
+            shutil.copytree(source.path, copy / f"conf-{number}", ignore=_all_but_configs)
             source.path = str(copy / f"conf-{number}")
     os.environ[SNAPSHOT] = str(copy)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(copy), os.environ.get("PYTHONPATH")]))
     os.environ[TOLD_GIT_STATE] = json.dumps(git_state())
     return copy
+
+
+def _all_but_configs(folder: str, names: list[str]) -> set[str]:
+    """What Hydra does not read. Records among it, of results kept beside studies, are of no run of this study."""
+    return {name for name in names if not name.endswith(".yaml") and not Path(folder, name).is_dir()}
 
 
 def _copy_package(copy: Path) -> None:

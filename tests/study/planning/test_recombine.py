@@ -51,7 +51,7 @@ def test_it_is_what_hydra_composes(hydra: tuple[Any, DictConfig]) -> None:
     draw = random.Random(0)
     combined, whole = Composer(loader, config), Composer(loader, config)
     keys = draw.sample(sorted(WORDS), 7)
-    for number in range(18):
+    for number in range(25):
         if number % 9 == 8:
             keys = draw.sample(sorted(WORDS), 7)
         overrides = [
