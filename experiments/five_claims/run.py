@@ -33,10 +33,11 @@ MORE = {  # what a scale changes in one study alone
     ("gpu", "attention_text"): ["task.seq_len=1024,4096,16384", "task.batch_size=16,4,1"],
 }
 KEPT = ("record.json", "looks.json")
+ABLAB = [sys.executable, "-m", "ablab"]  # of this Python's environment, activated or not
 
 
 def ablab(command: str, *words: str) -> list[str]:
-    return ["ablab", command, "--config-dir", str(HERE), *words]
+    return [*ABLAB, command, "--config-dir", str(HERE), *words]
 
 
 def left(words: list[str]) -> str:
@@ -55,7 +56,7 @@ def keep(study: Path, kept: Path) -> None:
                 target = kept / path.relative_to(study)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-    tables = subprocess.run(["ablab", "compare", str(kept)], capture_output=True, text=True, check=True).stdout
+    tables = subprocess.run([*ABLAB, "compare", str(kept)], capture_output=True, text=True, check=True).stdout
     (kept / "tables.txt").write_text(tables, encoding="utf-8")
 
 
