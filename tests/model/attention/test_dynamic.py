@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ablab.model.attention import band, hashed, hashing
 from ablab.model.attention.dynamic import DynamicAttention
 from ablab.model.attention.lsh import LSHAttention
 from ablab.model.attention.naive import (
@@ -20,6 +21,7 @@ from ablab.model.attention.naive import (
     without_own,
     without_padding,
 )
+from ablab.model.attention.slices import GPU_SLICES, at_once
 from ablab.model.attention.windowed import WindowedAttention
 
 Agree = Callable[..., None]
@@ -348,3 +350,25 @@ def test_its_operators_are_what_pytorch_expects(
 def test_options_out_of_range(make_problem: MakeProblem, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DynamicAttention(make_problem().spec, **({"window": 5, "rounds": 1, "bucket_size": 4} | options))
+
+
+def test_how_much_is_computed_at_one_time_changes_nothing(
+    make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU it is more, since its calls must be large to keep it busy."""
+    assert at_once(7, torch.device("cpu")) == 7
+    assert at_once(7, torch.device("cuda")) == 7 * GPU_SLICES
+    problem = make_problem(batch=2, length=200, padded="left")
+    core = make(problem, window=20, span_per_query=True)
+    *inputs, padding = (*problem.inputs(), problem.padding())
+    wanted = [*inputs, *core.parameters()]
+
+    def found() -> list[Tensor]:
+        out = core(*inputs, padding)
+        return [out, *torch.autograd.grad(out.square().sum(), wanted)]
+
+    expected = found()
+    for size in (1, 5000, 2**30):
+        for module, name in [(band, "PIECE"), (band, "SLICE"), (hashed, "SLICE"), (hashing, "SLICE")]:
+            monkeypatch.setattr(module, name, size)
+        torch.testing.assert_close(found(), expected, rtol=1e-10, atol=1e-10)

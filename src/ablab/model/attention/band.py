@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ablab.model.attention.kernel import FLOOR, attend, attend_backward
+from ablab.model.attention.slices import at_once
 
 BLOCK = 32  # queries that share one stretch of keys
 BACKWARD_BLOCK = 64  # keys that share one stretch of queries
@@ -222,7 +223,7 @@ def _parts(
     on_ramp: bool = False,
 ) -> Iterator[tuple[_Segment, Tensor]]:
     """The segment in pieces, each with its bias: queries times keys, with (blocks, heads) before where they matter."""
-    size = max(1, PIECE // segment.rows)
+    size = max(1, at_once(PIECE, like.device) // segment.rows)
     offset = segment.row - segment.column
     small = segment.rows * segment.columns <= SLICE
     band_bias = _remembered_band_bias if small else _band_bias
@@ -240,7 +241,7 @@ def _parts(
             bias = bias + soft_bias(distance, edge.spans.unsqueeze(-1)).unsqueeze(0)
     if padding is not None or spans_by_query is not None:
         heads = 1 if edge is None and slopes is None else like.shape[1]
-        size = min(size, max(1, SLICE // (heads * segment.rows * segment.columns)))
+        size = min(size, max(1, at_once(SLICE, like.device) // (heads * segment.rows * segment.columns)))
     for start in range(0, segment.blocks, size):
         offset = start * segment.rows
         blocks = min(size, segment.blocks - start)

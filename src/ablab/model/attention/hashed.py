@@ -20,6 +20,7 @@ from torch.nn.functional import embedding, embedding_bag, pad
 
 from ablab.model.attention.buckets import Buckets, InOrder, sort
 from ablab.model.attention.kernel import FLOOR, attend, attend_backward
+from ablab.model.attention.slices import at_once
 
 STEP = 32  # keys from one stretch to the next
 SEATS = 48  # queries of a block, where queries and keys have buckets of their own
@@ -158,7 +159,7 @@ class _Run:
         return values.new_full((self.seats,), unused).scatter_(0, seat.flatten(), values.flatten())
 
     def parts(self) -> Iterator[_Part]:
-        size = max(1, SLICE // (self.rows * self.columns))
+        size = max(1, at_once(SLICE, self.keys.device) // (self.rows * self.columns))
         block = self.rounds * self.stretches
         for round_ in range(self.rounds):
             for start in range(0, self.stretches, size):

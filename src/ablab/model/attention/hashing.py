@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ablab.model.attention.base import repeat_heads
 from ablab.model.attention.buckets import Buckets
 from ablab.model.attention.kernel import without_autocast
+from ablab.model.attention.slices import at_once
 from ablab.model.initialisation import keyed_generator
 from ablab.model.spec import LayerSpec, require_at_least
 
@@ -115,7 +116,7 @@ def _strongest(x: Tensor, rotations: Tensor) -> Tensor:
     low = 2 ** max(1, (n - 1).bit_length()) - 1
     columns = torch.arange(n, dtype=torch.int32, device=x.device)
     least, most = x.new_empty(len(x), rounds), x.new_empty(len(x), rounds)
-    size = max(1, SLICE // (rounds * n))
+    size = max(1, at_once(SLICE, x.device) // (rounds * n))
     for start in range(0, len(x), size):
         rows = slice(start, start + size)
         bits = (x[rows] @ matrix).view(-1, rounds, n).view(torch.int32)
