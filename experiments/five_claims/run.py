@@ -47,6 +47,16 @@ def left(words: list[str]) -> str:
     return next((line for line in lines if line.startswith("time left")), lines[-1])
 
 
+def train(words: list[str]) -> int:
+    """The exit status of a study: 130 after Ctrl-C, which it gets, too, and waits for its runs to save themselves."""
+    study = subprocess.Popen(ablab("-m", *words))
+    while True:
+        try:
+            return study.wait()
+        except KeyboardInterrupt:
+            continue
+
+
 def keep(study: Path, kept: Path) -> None:
     """One record per run, how often the study was looked at, and its tables as they were printed."""
     shutil.rmtree(kept, ignore_errors=True)
@@ -70,15 +80,20 @@ def main(scale: str = "cpu", *names: str) -> int:
     if scale != "quick":  # which takes less time than to estimate it
         for name, words in chosen.items():
             print(f"{name}: {left(words)}", flush=True)
-    status = 0
-    for name, words in chosen.items():
-        print(f"\n== {name}", flush=True)
-        ended = subprocess.run(ablab("-m", *words), check=False).returncode
-        status = max(status, ended)
-        if ended == 130:  # Ctrl-C
-            return ended
-        if scale == "cpu" and ended < 2:  # 1: some run did not end well, which is a result
-            keep(Path("outputs", "five_claims", name), HERE / "results" / name)
+    status, finished = 0, []
+    try:
+        for name, words in chosen.items():
+            print(f"\n== {name}", flush=True)
+            ended = train(words)
+            status = max(status, ended)
+            if ended == 130:  # Ctrl-C
+                break
+            if ended < 2:  # 1: some run did not end well, which is a result
+                finished.append(name)
+    finally:
+        if scale == "cpu":  # at the end, so that git finds no changes while others run
+            for name in finished:
+                keep(Path("outputs", "five_claims", name), HERE / "results" / name)
     return status
 
 
