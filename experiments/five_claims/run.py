@@ -32,7 +32,7 @@ MORE = {  # what a scale changes in one study alone
     ("quick", "attention_time"): ["trainer.max_steps=60", "task.seq_len=1024", "task.batch_size=4"],
     ("gpu", "attention_text"): ["task.seq_len=1024,4096,16384", "task.batch_size=16,4,1"],
 }
-KEPT = ("record.json", "looks.json")
+KEPT = ("record.json", "looks.json", "report.html")
 ABLAB = [sys.executable, "-m", "ablab"]  # of this Python's environment, activated or not
 
 
@@ -58,7 +58,7 @@ def train(words: list[str]) -> int:
 
 
 def keep(study: Path, kept: Path) -> None:
-    """One record per run, how often the study was looked at, and its tables as they were printed."""
+    """One record per run, how often the study was looked at, its report, and its tables as they are printed."""
     shutil.rmtree(kept, ignore_errors=True)
     for name in KEPT:
         for path in study.rglob(name):

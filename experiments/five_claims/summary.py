@@ -1,6 +1,6 @@
 """What the kept results say of each claim: a table and a picture, from the records in `results`.
 
-    python experiments/five_claims/summary.py          # prints the table, and writes it and claims.png beside the records
+    python experiments/five_claims/summary.py  # prints the table, and writes it and claims.png
 
 A row is one comparison of a claim on one task: the verdict of `ablab compare`, corrected within its own study.
 """
