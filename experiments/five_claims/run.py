@@ -29,7 +29,7 @@ STUDIES = {
 }
 MORE = {  # what a scale changes in one study alone
     # A budget is met to 2%, and a step must not be more.
-    ("quick", "attention_time"): ["trainer.max_steps=60", "task.seq_len=1024", "task.batch_size=4"],
+    ("quick", "attention_time"): ["trainer.max_steps=60", "task.seq_len=1024", "task.batch_size=4", "design.zip=[]"],
     ("gpu", "attention_text"): ["task.seq_len=1024,4096,16384", "task.batch_size=16,4,1"],
 }
 KEPT = ("record.json", "looks.json", "report.html")

@@ -1,0 +1,94 @@
+"""The flagship study: all of it can be planned, and its page says what the kept records say."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ablab.cli import main
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "five_claims"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"five_claims_{name}", FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+run, summary = script("run"), script("summary")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "scale"), [*((name, "quick") for name in run.STUDIES), ("attention_text", "gpu"), ("layers", "gpu")]
+)
+def test_the_studies_can_be_planned(
+    name: str, scale: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*run.STUDIES[name], f"scale={scale}", *run.MORE.get((scale, name), [])]
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", "--config-dir", str(FOLDER), *words, "seed=0", "hydra.sweeper.probe=false"])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    assert " variants" in printed.out
+
+
+def test_unknown_names_get_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main("cpu", "schedules") == 2
+    assert capsys.readouterr().err.startswith("schedules: there are attention_text, ")
+    assert run.main("tpu") == 2
+    assert capsys.readouterr().err == "tpu: there are cpu, gpu, quick\n"
+
+
+def test_what_is_kept_is_small_and_enough_to_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "kept"
+    source = FOLDER / "results" / "schedule"
+    leftover = tmp_path / "study" / "tune" / "record.json"
+    leftover.parent.mkdir(parents=True)
+    for path in source.rglob("record.json"):
+        target = tmp_path / "study" / path.relative_to(source)
+        target.parent.mkdir(parents=True)
+        target.write_bytes(path.read_bytes())
+        (target.parent / "metrics.csv").touch()
+    leftover.write_text("{}")
+    run.keep(tmp_path / "study", kept)
+    records = sorted(path.relative_to(source) for path in source.rglob("record.json"))
+    assert sorted(path.relative_to(kept) for path in kept.rglob("*.*") if path.is_file()) == sorted(
+        [*records, Path("tables.txt")]
+    )
+    assert "gradient_variance raises val_loss by" in (kept / "tables.txt").read_text()
+
+
+def test_the_summary_is_that_of_the_records() -> None:
+    found = list(summary.rows(FOLDER / "results"))
+    assert summary.table(found) == (FOLDER / "results" / "summary.md").read_text().rstrip("\n")
+    page = (FOLDER / "README.md").read_text()
+    for label, item, _ in found:
+        low, high = item.interval
+        assert f"{label} | {item.metric} | {item.effect:+.3f} | {low:+.3f} to {high:+.3f}" in _squeezed(page), label
+
+
+def _squeezed(text: str) -> str:
+    """Without the blanks that line up columns."""
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("digits", "images of digits"),
+        ("code,task.batch_size=4,task.seq_len=1024", "source code, 1024 tokens"),
+        ("spoken,task.modality_dropout=0.3", "three modalities, 0.3 left out"),
+    ],
+)
+def test_names_of_tasks(task: str, expected: str) -> None:
+    assert summary.task_name(task) == expected
