@@ -325,14 +325,11 @@ def test_a_mistake_from_a_shell(tmp_path: Path, words: list[str]) -> None:
 
 
 def _from_the_readme(folder: Path) -> str:
-    """Write the files of the section on components of one's own; its command."""
+    """Run the lines that write a component of one's own; the command that comes after them."""
     text = (Path(__file__).parents[1] / "README.md").read_text()
-    section = text.split("## A component of your own")[1].split("\n## ")[0]
-    code, option = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("python", "yaml"))
-    (folder / "my_module.py").write_text(code)
-    (folder / "my_conf" / "attention").mkdir(parents=True)
-    (folder / "my_conf" / "attention" / "mine.yaml").write_text(option)
-    [command] = [line.strip() for line in section.splitlines() if line.startswith("    ablab ")]
+    block = text.split("**A component of your own**")[1].split("\n\n")[1]
+    *lines, command = [line.removeprefix("    ") for line in block.splitlines()]
+    subprocess.run(["bash", "-euc", "\n".join(lines)], cwd=folder, check=True)
     return command
 
 
@@ -357,9 +354,9 @@ def test_the_readmes_component_of_ones_own_works_as_written(tmp_path: Path, corp
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    folder = (work if elsewhere else home) / "outputs" / "mine"
+    folder = (work if elsewhere else home) / "outputs" / "sine"
     records = [json.loads(path.read_text()) for path in folder.rglob(RECORD_FILE)]
-    assert sorted(record["axes"]["attention"] for record in records) == ["full", "full", "mine", "mine"]
+    assert sorted(record["axes"]["activation"] for record in records) == ["relu", "relu", "sine", "sine"]
     assert {record["status"] for record in records} == {"ok"}
     assert len({record["metrics"]["val_loss"] for record in records}) == 4
-    assert "mine" in ran.stdout
+    assert "sine" in ran.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,8 @@ FOLDER = Path(__file__).parents[1] / "experiments" / "five_claims"
 
 def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"five_claims_{name}", FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
@@ -60,11 +62,15 @@ def test_what_is_kept_is_small_and_enough_to_compare(tmp_path: Path, monkeypatch
         target.write_bytes(path.read_bytes())
         (target.parent / "metrics.csv").touch()
     leftover.write_text("{}")
+    plan = {"schema": 1, "command": ["-m", "study=schedule"], "terms": {}, "runs": []}
+    plan |= {"working_folder": "/somewhere", "python_path": ["/somewhere"]}
+    (tmp_path / "study" / "plan.json").write_text(json.dumps(plan))
     run.keep(tmp_path / "study", kept)
     records = sorted(path.relative_to(source) for path in source.rglob("record.json"))
     assert sorted(path.relative_to(kept) for path in kept.rglob("*.*") if path.is_file()) == sorted(
-        [*records, Path("tables.txt")]
+        [*records, Path("tables.txt"), Path("plan.json")]
     )
+    assert "/somewhere" not in (kept / "plan.json").read_text()
     assert "gradient_variance raises val_loss by" in (kept / "tables.txt").read_text()
 
 

@@ -9,6 +9,7 @@ Each line of `STUDIES` is one command; this only says how long they will take, a
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def train(words: list[str]) -> int:
 
 
 def keep(study: Path, kept: Path) -> None:
-    """One record per run, how often the study was looked at, its report, and its tables as they are printed."""
+    """One record per run, the plan, how often the study was looked at, its report, and its tables as printed."""
     shutil.rmtree(kept, ignore_errors=True)
     for name in KEPT:
         for path in study.rglob(name):
@@ -66,6 +67,10 @@ def keep(study: Path, kept: Path) -> None:
                 target = kept / path.relative_to(study)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
+    plan = json.loads((study / "plan.json").read_text(encoding="utf-8"))  # it has the margin
+    command = [word.replace(str(HERE), "experiments/five_claims") for word in plan["command"]]
+    plan |= {"command": command, "working_folder": "", "python_path": []}
+    (kept / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     tables = subprocess.run([*ABLAB, "compare", str(kept)], capture_output=True, text=True, check=True).stdout
     (kept / "tables.txt").write_text(tables, encoding="utf-8")
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-
 GPU_SLICES = 64  # times as much at one time on a GPU as on a CPU
 
 
