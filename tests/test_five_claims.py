@@ -51,7 +51,7 @@ def test_unknown_names_get_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "tpu: there are cpu, gpu, quick\n"
 
 
-def test_what_is_kept_is_small_and_enough_to_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_is_small_and_enough_to_compare(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     source = FOLDER / "results" / "schedule"
     leftover = tmp_path / "study" / "tune" / "record.json"

@@ -106,17 +106,17 @@ def table(found: list[tuple[str, Comparison, float]]) -> str:
 def picture(found: list[tuple[str, Comparison, float]]) -> Figure:
     """Every effect with its interval, one panel per metric, so that to the right is better."""
     panels = {metric: [row for row in found if row[1].metric == metric] for metric in PANELS}
-    panels = {metric: rows for metric, rows in panels.items() if rows}
+    panels = {metric: shown for metric, shown in panels.items() if shown}
     figure = Figure(figsize=(14, 0.8 + 0.3 * max(map(len, panels.values()))), layout="constrained")
-    for axes, (metric, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for place, (_, item, _) in enumerate(rows):
+    for axes, (metric, shown) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for place, (_, item, _) in enumerate(shown):
             sign = -1 if item.direction == "min" else 1
             colour = COLOURS.get(item.verdict.value, "#777777")
             low, high = item.interval or (item.effect, item.effect)
             axes.plot([sign * low, sign * high], [place, place], color=colour, linewidth=2.4)
             axes.plot([sign * item.effect], [place], "o", color=colour, markersize=6)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+        axes.set_yticks(range(len(shown)), [label for label, _, _ in shown])
         axes.invert_yaxis()
         axes.set_xlabel(f"{PANELS[metric]} (95% interval; right of 0 is better)")
         axes.spines[["top", "right"]].set_visible(False)
