@@ -51,6 +51,20 @@ def test_unknown_names_get_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "tpu: there are cpu, gpu, quick\n"
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("time left: about 28 min 14 s, 2 side by side; 966 MiB at most (from a few steps of each variant)", 1694),
+        ("time left: about 3 h 20 min (from a few steps of each variant)", 12_000),
+        ("time left: about 9.5 s, 2 side by side (from a few steps of each variant)", 9.5),
+        ("time left: unknown, since a probe failed (from a few steps of each variant)", None),
+        ("ablab: error: attention=ful: no such option; 3 s", None),
+    ],
+)
+def test_the_time_left_is_read(told: str, expected: float | None) -> None:
+    assert run.seconds(told) == expected
+
+
 def test_what_is_kept_is_small_and_enough_to_compare(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     source = FOLDER / "results" / "schedule"
@@ -78,9 +92,10 @@ def test_the_summary_is_that_of_the_records() -> None:
     found = list(summary.rows(FOLDER / "results"))
     assert summary.table(found) == (FOLDER / "results" / "summary.md").read_text().rstrip("\n")
     page = (FOLDER / "README.md").read_text()
-    for label, item, _ in found:
-        low, high = item.interval
-        assert f"{label} | {item.metric} | {item.effect:+.3f} | {low:+.3f} to {high:+.3f}" in _squeezed(page), label
+    for row in found:
+        low, high = row.item.interval
+        cells = [row.label, row.item.metric, f"{row.item.effect:+.3f}", f"{low:+.3f} to {high:+.3f}"]
+        assert " | ".join(cells) in _squeezed(page), row.label
 
 
 def _squeezed(text: str) -> str:

@@ -10,10 +10,14 @@ Each line of `STUDIES` is one command; this only says how long they will take, a
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from ablab.report.units import duration
 
 HERE = Path(__file__).parent
 STUDIES = {
@@ -33,6 +37,7 @@ MORE = {  # what a scale changes in one study alone
     ("quick", "attention_time"): ["trainer.max_steps=60", "task.seq_len=1024", "task.batch_size=4", "design.zip=[]"],
     ("gpu", "attention_text"): ["task.seq_len=1024,4096,16384", "task.batch_size=16,4,1"],
 }
+UNITS_S = {"h": 3600, "min": 60, "s": 1}
 KEPT = ("record.json", "looks.json", "report.html")
 ABLAB = [sys.executable, "-m", "ablab"]  # of this Python's environment, activated or not
 
@@ -42,20 +47,33 @@ def ablab(command: str, *words: str) -> list[str]:
 
 
 def left(words: list[str]) -> str:
-    """What `ablab plan` says of the time that a study needs."""
+    """What `ablab plan` says of the time that a study needs: "time left: about 28 min 14 s, ..."."""
     told = subprocess.run(ablab("plan", *words), capture_output=True, text=True, check=False)
     lines = (told.stdout + told.stderr).strip().splitlines() or ["it said nothing"]
     return next((line for line in lines if line.startswith("time left")), lines[-1])
 
 
+def seconds(told: str) -> float | None:
+    """The time that `left` names; None where it names none."""
+    about = re.match(r"time left: about ((?:[\d.]+ (?:h|min|s)\b ?)+)", told)
+    if about is None:
+        return None
+    return sum(float(number) * UNITS_S[unit] for number, unit in re.findall(r"([\d.]+) (\w+)", about[1]))
+
+
 def train(words: list[str]) -> int:
-    """The exit status of a study: 130 after Ctrl-C, which it gets, too, and waits for its runs to save themselves."""
+    """The exit status of a study: 130 after Ctrl-C or SIGTERM, at which it waits for its runs to save themselves."""
     study = subprocess.Popen(ablab("-m", *words))
-    while True:
-        try:
-            return study.wait()
-        except KeyboardInterrupt:
-            continue
+    # A terminal sends Ctrl-C to both; who ends this process alone by SIGTERM means the study, too.
+    before = signal.signal(signal.SIGTERM, lambda *_: study.terminate())
+    try:
+        while True:
+            try:
+                return study.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def keep(study: Path, kept: Path) -> None:
@@ -83,8 +101,13 @@ def main(scale: str = "cpu", *names: str) -> int:
             return 2
     chosen = {name: [*STUDIES[name], f"scale={scale}", *MORE.get((scale, name), [])] for name in names or STUDIES}
     if scale != "quick":  # which takes less time than to estimate it
+        times = []
         for name, words in chosen.items():
-            print(f"{name}: {left(words)}", flush=True)
+            told = left(words)
+            times.append(seconds(told))
+            print(f"{name}: {told}", flush=True)
+        unknown = " and what is unknown" if None in times else ""
+        print(f"in all: {duration(sum(filter(None, times)))}{unknown}", flush=True)
     status, finished = 0, []
     try:
         for name, words in chosen.items():

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from ablab import load
 from ablab.analysis.comparison import Comparison
+from ablab.analysis.wording import confidence
 
 HERE = Path(__file__).parent
 COLOURS = {"BETTER": "#1a7f37", "WORSE": "#b42318", "EQUIVALENT": "#1f5fbf"}
@@ -30,6 +31,16 @@ class Headline:
     study: str
     variant: str  # its label
     baseline: str | None = None  # None: the study's
+
+
+@dataclass(frozen=True)
+class Row:
+    """A headline on one task."""
+
+    label: str
+    item: Comparison
+    level: float  # of its interval: stricter, the more often its study was looked at
+    speed: float  # over the baseline's
 
 
 THREE = "activation=dynamic_sparse,attention=dynamic,layer_fusion=adaptive"
@@ -71,8 +82,8 @@ def task_name(task: str) -> str:
     return ", ".join(filter(None, named))
 
 
-def rows(results: Path) -> Iterator[tuple[str, Comparison, float]]:
-    """(label, comparison, speed over the baseline's) of every headline whose study has been run."""
+def rows(results: Path) -> Iterator[Row]:
+    """A row for every headline whose study has been run, and each of its tasks."""
     for headline in HEADLINES:
         if not (results / headline.study).is_dir():
             continue
@@ -81,44 +92,46 @@ def rows(results: Path) -> Iterator[tuple[str, Comparison, float]]:
         for item in study.comparisons.items:
             if item.label == headline.variant:
                 ratio = speeds[item.task, item.variant] / speeds[item.task, item.baseline]
-                yield f"{headline.claim}; {task_name(item.task)}", item, ratio
+                yield Row(f"{headline.claim}; {task_name(item.task)}", item, study.comparisons.level, ratio)
 
 
-def table(found: list[tuple[str, Comparison, float]]) -> str:
+def table(found: list[Row]) -> str:
     """As Markdown."""
     lines = []
-    for label, item, ratio in found:
-        low, high = item.interval or (float("nan"), float("nan"))
+    for row in found:
+        low, high = row.item.interval or (float("nan"), float("nan"))
         lines.append(
             {
-                "claim and task": label,
-                "metric": item.metric,
-                "effect": f"{item.effect:+.3f}",
-                "95% CI": f"{low:+.3f} to {high:+.3f}",
-                "seeds": len(item.seeds),
-                "verdict": item.verdict.value,
-                "speed over the baseline's": f"{ratio:.2f}",
+                "claim and task": row.label,
+                "metric": row.item.metric,
+                "effect": f"{row.item.effect:+.3f}",
+                "interval": f"{low:+.3f} to {high:+.3f}",
+                "confidence": confidence(row.level),
+                "seeds": len(row.item.seeds),
+                "verdict": row.item.verdict.value,
+                "speed over the baseline's": f"{row.speed:.2f}",
             }
         )
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
 
-def picture(found: list[tuple[str, Comparison, float]]) -> Figure:
+def picture(found: list[Row]) -> Figure:
     """Every effect with its interval, one panel per metric, so that to the right is better."""
-    panels = {metric: [row for row in found if row[1].metric == metric] for metric in PANELS}
+    panels = {metric: [row for row in found if row.item.metric == metric] for metric in PANELS}
     panels = {metric: shown for metric, shown in panels.items() if shown}
+    levels = ", ".join(sorted({confidence(row.level) for row in found}))
     figure = Figure(figsize=(14, 0.8 + 0.3 * max(map(len, panels.values()))), layout="constrained")
     for axes, (metric, shown) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for place, (_, item, _) in enumerate(shown):
+        for place, item in enumerate(row.item for row in shown):
             sign = -1 if item.direction == "min" else 1
             colour = COLOURS.get(item.verdict.value, "#777777")
             low, high = item.interval or (item.effect, item.effect)
             axes.plot([sign * low, sign * high], [place, place], color=colour, linewidth=2.4)
             axes.plot([sign * item.effect], [place], "o", color=colour, markersize=6)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(shown)), [label for label, _, _ in shown])
+        axes.set_yticks(range(len(shown)), [row.label for row in shown])
         axes.invert_yaxis()
-        axes.set_xlabel(f"{PANELS[metric]} (95% interval; right of 0 is better)")
+        axes.set_xlabel(f"{PANELS[metric]} ({levels} interval; right of 0 is better)")
         axes.spines[["top", "right"]].set_visible(False)
     handles = [figure.axes[0].plot([], [], "o-", color=colour, label=verdict)[0] for verdict, colour in COLOURS.items()]
     handles += figure.axes[0].plot([], [], "o-", color="#777777", label="UNRESOLVED")
