@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -91,16 +92,18 @@ def test_what_is_kept_is_small_and_enough_to_compare(tmp_path: Path) -> None:
 def test_the_summary_is_that_of_the_records() -> None:
     found = list(summary.rows(FOLDER / "results"))
     assert summary.table(found) == (FOLDER / "results" / "summary.md").read_text().rstrip("\n")
-    page = (FOLDER / "README.md").read_text()
-    for row in found:
-        low, high = row.item.interval
-        cells = [row.label, row.item.metric, f"{row.item.effect:+.3f}", f"{low:+.3f} to {high:+.3f}"]
-        assert " | ".join(cells) in _squeezed(page), row.label
 
 
-def _squeezed(text: str) -> str:
-    """Without the blanks that line up columns."""
-    return " ".join(text.split())
+@pytest.mark.parametrize("page", [FOLDER / "README.md", FOLDER.parents[1] / "README.md"], ids=["study", "root"])
+def test_each_interval_beside_a_verdict_is_one_of_the_records(page: Path) -> None:
+    rows = [row.split("|") for row in (FOLDER / "results" / "summary.md").read_text().splitlines()]
+    known = {(cells[3].strip(), *cells[4].strip().split(" to ")) for cells in rows[2:]}
+    table = [line for line in page.read_text().splitlines() if re.match(r"\| (\d\.|All together)", line)]
+    assert len(table) == 7
+    told = " ".join(table)
+    quoted = re.findall(r"([+-]\d\.\d{3}) \(([+-]\d\.\d{3}) to ([+-]\d\.\d{3})\)", told)
+    assert set(quoted) <= known
+    assert len(re.findall(r"\d\.\d{3}", told)) == 3 * len(quoted) > 20, "a figure without its interval"
 
 
 @pytest.mark.parametrize(

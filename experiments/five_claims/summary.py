@@ -119,7 +119,7 @@ def picture(found: list[Row]) -> Figure:
     """Every effect with its interval, one panel per metric, so that to the right is better."""
     panels = {metric: [row for row in found if row.item.metric == metric] for metric in PANELS}
     panels = {metric: shown for metric, shown in panels.items() if shown}
-    levels = ", ".join(sorted({confidence(row.level) for row in found}))
+    levels = " or ".join(sorted({confidence(row.level) for row in found}))
     figure = Figure(figsize=(14, 0.8 + 0.3 * max(map(len, panels.values()))), layout="constrained")
     for axes, (metric, shown) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for place, item in enumerate(row.item for row in shown):
@@ -131,11 +131,12 @@ def picture(found: list[Row]) -> Figure:
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(shown)), [row.label for row in shown])
         axes.invert_yaxis()
-        axes.set_xlabel(f"{PANELS[metric]} ({levels} interval; right of 0 is better)")
+        axes.set_xlabel(PANELS[metric])
         axes.spines[["top", "right"]].set_visible(False)
     handles = [figure.axes[0].plot([], [], "o-", color=colour, label=verdict)[0] for verdict, colour in COLOURS.items()]
     handles += figure.axes[0].plot([], [], "o-", color="#777777", label="UNRESOLVED")
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    title = f"intervals at {levels}; right of 0 is better"
+    figure.legend(handles=handles, title=title, loc="outside upper center", ncols=len(handles), frameon=False)
     return figure
 
 
