@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -89,6 +90,44 @@ def test_what_is_kept_is_small_and_enough_to_compare(tmp_path: Path) -> None:
     assert "gradient_variance raises val_loss by" in (kept / "tables.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("exit(1)", 1),
+        ("kill(getpid(), SIGTERM)", 130),
+        ("kill(getpid(), SIGKILL)", 137),
+        ("kill(getppid(), SIGTERM); pause()", 130),
+    ],
+    ids=["some run failed", "ended before it was ready", "out of memory", "run.py is ended"],
+)
+def test_how_a_study_ended(script: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = "from os import getpid, getppid, kill; from signal import SIGKILL, SIGTERM, pause; "
+    monkeypatch.setattr(run, "ABLAB", [sys.executable, "-c", setting + script])
+    before = signal.signal(signal.SIGTERM, run.end)
+    try:
+        assert run.train([]) == expected
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_is_killed_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    (tmp_path / "scale").mkdir()
+    (tmp_path / "scale" / "cpu.yaml").touch()
+    monkeypatch.setattr(run, "left", lambda words: "time left: about 2.0 s")
+    statuses = iter([137, 130])
+    monkeypatch.setattr(run, "train", lambda words: next(statuses))
+    monkeypatch.setattr(run, "keep", lambda study, kept: pytest.fail("it is not finished"))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run.main("cpu", "schedule", "layers", "fusion") == 137
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "in all: 6.0 s\n" in capsys.readouterr().out
+
+
 def test_the_summary_is_that_of_the_records() -> None:
     found = list(summary.rows(FOLDER / "results"))
     assert summary.table(found) == (FOLDER / "results" / "summary.md").read_text().rstrip("\n")
@@ -97,13 +136,13 @@ def test_the_summary_is_that_of_the_records() -> None:
 @pytest.mark.parametrize("page", [FOLDER / "README.md", FOLDER.parents[1] / "README.md"], ids=["study", "root"])
 def test_each_interval_beside_a_verdict_is_one_of_the_records(page: Path) -> None:
     rows = [row.split("|") for row in (FOLDER / "results" / "summary.md").read_text().splitlines()]
-    known = {(cells[3].strip(), *cells[4].strip().split(" to ")) for cells in rows[2:]}
+    known = {(cells[1].strip()[0], cells[3].strip(), *cells[4].strip().split(" to ")) for cells in rows[2:]}
     table = [line for line in page.read_text().splitlines() if re.match(r"\| (\d\.|All together)", line)]
     assert len(table) == 7
-    told = " ".join(table)
-    quoted = re.findall(r"([+-]\d\.\d{3}) \(([+-]\d\.\d{3}) to ([+-]\d\.\d{3})\)", told)
-    assert set(quoted) <= known
-    assert len(re.findall(r"\d\.\d{3}", told)) == 3 * len(quoted) > 20, "a figure without its interval"
+    for line in table:
+        quoted = re.findall(r"([+-]\d\.\d{3}) \(([+-]\d\.\d{3}) to ([+-]\d\.\d{3})\)", line)
+        assert {(line[2].lower(), *figures) for figures in quoted} <= known, line
+        assert len(re.findall(r"\d\.\d{3}", line)) == 3 * len(quoted) > 0, f"a figure without its interval: {line}"
 
 
 @pytest.mark.parametrize(

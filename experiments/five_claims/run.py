@@ -38,6 +38,7 @@ MORE = {  # what a scale changes in one study alone
     ("gpu", "attention_text"): ["task.seq_len=1024,4096,16384", "task.batch_size=16,4,1"],
 }
 UNITS_S = {"h": 3600, "min": 60, "s": 1}
+KILLED = 137  # the exit status that a shell gives what a signal ended
 KEPT = ("record.json", "looks.json", "report.html")
 ABLAB = [sys.executable, "-m", "ablab"]  # of this Python's environment, activated or not
 
@@ -61,36 +62,59 @@ def seconds(told: str) -> float | None:
     return sum(float(number) * UNITS_S[unit] for number, unit in re.findall(r"([\d.]+) (\w+)", about[1]))
 
 
+def estimate(chosen: dict[str, list[str]]) -> None:
+    """Print the time that each study will take, and all of them."""
+    times = []
+    for name, words in chosen.items():
+        told = left(words)
+        times.append(seconds(told))
+        print(f"{name}: {told}", flush=True)
+    unknown = " and what is unknown" if None in times else ""
+    print(f"in all: {duration(sum(filter(None, times)))}{unknown}", flush=True)
+
+
+class Ended(KeyboardInterrupt):
+    """SIGTERM. A study has not got it, as it has Ctrl-C, which a terminal sends to every process."""
+
+
+def end(*_: object) -> None:
+    raise Ended
+
+
 def train(words: list[str]) -> int:
     """The exit status of a study: 130 after Ctrl-C or SIGTERM, at which it waits for its runs to save themselves."""
     study = subprocess.Popen(ablab("-m", *words))
-    # A terminal sends Ctrl-C to both; who ends this process alone by SIGTERM means the study, too.
-    before = signal.signal(signal.SIGTERM, lambda *_: study.terminate())
-    try:
-        while True:
-            try:
-                return study.wait()
-            except KeyboardInterrupt:
-                continue
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    while True:
+        try:
+            status = study.wait()
+            break
+        except Ended:
+            study.terminate()
+        except KeyboardInterrupt:
+            continue
+    if status == -signal.SIGTERM:  # before it was ready to do better
+        return 130
+    return KILLED if status < 0 else status
 
 
 def keep(study: Path, kept: Path) -> None:
     """One record per run, the plan, how often the study was looked at, its report, and its tables as printed."""
-    shutil.rmtree(kept, ignore_errors=True)
+    new = kept.with_name(f"{kept.name}.new")  # what was kept before stays until all is there
+    shutil.rmtree(new, ignore_errors=True)
     for name in KEPT:
         for path in study.rglob(name):
             if not {"tune", "pilot"} & set(path.relative_to(study).parts):
-                target = kept / path.relative_to(study)
+                target = new / path.relative_to(study)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
     plan = json.loads((study / "plan.json").read_text(encoding="utf-8"))  # it has the margin
     command = [word.replace(str(HERE), "experiments/five_claims") for word in plan["command"]]
     plan |= {"command": command, "working_folder": "", "python_path": []}
-    (kept / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    tables = subprocess.run([*ABLAB, "compare", str(kept)], capture_output=True, text=True, check=True).stdout
-    (kept / "tables.txt").write_text(tables, encoding="utf-8")
+    (new / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    tables = subprocess.run([*ABLAB, "compare", str(new)], capture_output=True, text=True, check=True).stdout
+    (new / "tables.txt").write_text(tables, encoding="utf-8")
+    shutil.rmtree(kept, ignore_errors=True)
+    new.rename(kept)
 
 
 def main(scale: str = "cpu", *names: str) -> int:
@@ -100,24 +124,21 @@ def main(scale: str = "cpu", *names: str) -> int:
             print(f"{word}: there are {', '.join(known)}", file=sys.stderr)
             return 2
     chosen = {name: [*STUDIES[name], f"scale={scale}", *MORE.get((scale, name), [])] for name in names or STUDIES}
-    if scale != "quick":  # which takes less time than to estimate it
-        times = []
-        for name, words in chosen.items():
-            told = left(words)
-            times.append(seconds(told))
-            print(f"{name}: {told}", flush=True)
-        unknown = " and what is unknown" if None in times else ""
-        print(f"in all: {duration(sum(filter(None, times)))}{unknown}", flush=True)
+    signal.signal(signal.SIGTERM, end)
     status, finished = 0, []
     try:
+        if scale != "quick":  # which takes less time than to estimate it
+            estimate(chosen)
         for name, words in chosen.items():
             print(f"\n== {name}", flush=True)
             ended = train(words)
             status = max(status, ended)
-            if ended == 130:  # Ctrl-C
+            if ended == 130:
                 break
             if ended < 2:  # 1: some run did not end well, which is a result
                 finished.append(name)
+    except KeyboardInterrupt:  # between the studies
+        status = 130
     finally:
         if scale == "cpu":  # at the end, so that git finds no changes while others run
             for name in finished:
