@@ -17,6 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from ablab.report.units import duration
 
 HERE = Path(__file__).parent
@@ -37,8 +39,6 @@ MORE = {  # what a scale changes in one study alone
     ("quick", "attention_time"): ["trainer.max_steps=60", "task.seq_len=1024", "task.batch_size=4", "design.zip=[]"],
     ("gpu", "attention_text"): ["task.seq_len=1024,4096,16384", "task.batch_size=16,4,1"],
 }
-UNITS_S = {"h": 3600, "min": 60, "s": 1}
-KILLED = 137  # the exit status that a shell gives what a signal ended
 KEPT = ("record.json", "looks.json", "report.html")
 ABLAB = [sys.executable, "-m", "ablab"]  # of this Python's environment, activated or not
 
@@ -56,10 +56,8 @@ def left(words: list[str]) -> str:
 
 def seconds(told: str) -> float | None:
     """The time that `left` names; None where it names none."""
-    about = re.match(r"time left: about ((?:[\d.]+ (?:h|min|s)\b ?)+)", told)
-    if about is None:
-        return None
-    return sum(float(number) * UNITS_S[unit] for number, unit in re.findall(r"([\d.]+) (\w+)", about[1]))
+    about = re.match(r"time left: about ([^,(]+)", told)
+    return pd.Timedelta(about[1]).total_seconds() if about else None
 
 
 def estimate(chosen: dict[str, list[str]]) -> None:
@@ -94,7 +92,7 @@ def train(words: list[str]) -> int:
             continue
     if status == -signal.SIGTERM:  # before it was ready to do better
         return 130
-    return KILLED if status < 0 else status
+    return 128 - status if status < 0 else status  # as a shell counts what a signal ended
 
 
 def keep(study: Path, kept: Path) -> None:
@@ -124,7 +122,6 @@ def main(scale: str = "cpu", *names: str) -> int:
             print(f"{word}: there are {', '.join(known)}", file=sys.stderr)
             return 2
     chosen = {name: [*STUDIES[name], f"scale={scale}", *MORE.get((scale, name), [])] for name in names or STUDIES}
-    signal.signal(signal.SIGTERM, end)
     status, finished = 0, []
     try:
         if scale != "quick":  # which takes less time than to estimate it
@@ -147,4 +144,5 @@ def main(scale: str = "cpu", *names: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end)
     sys.exit(main(*sys.argv[1:]))
