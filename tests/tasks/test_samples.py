@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablab.tasks.base import IGNORED, Batch
-from ablab.tasks.samples import EpochBatches, PartBatches, Rows
+from ablab.tasks.samples import EpochBatches, Rows, SubsetBatches
 
 
 def fetch(rows: Rows) -> Batch:
@@ -43,16 +43,17 @@ def test_shares_make_up_the_batch() -> None:
 def test_every_sample_of_every_part_is_served_once_and_all_processes_take_equal_steps(
     counts: list[int], size: int, processes: int
 ) -> None:
-    parts = [(fetch, count) for count in counts]
-    shares = [PartBatches(parts, batch_size=size, rank=rank, processes=processes) for rank in range(processes)]
+    subsets = [(fetch, count) for count in counts]
+    shares = [SubsetBatches(subsets, batch_size=size, rank=rank, processes=processes) for rank in range(processes)]
     steps = [[(len(share[i][1]), share[i][2]) for i in range(len(share))] for share in shares]
     assert all(each == steps[0] for each in steps)
-    served: dict[int, list[int]] = {part: [] for part in range(len(counts))}
+    served: dict[int, list[int]] = {subset: [] for subset in range(len(counts))}
     for share in shares:
         for index in range(len(share)):
-            _, targets, part = share[index]
-            served[part] += [target for target in targets.flatten().tolist() if target != IGNORED]
-    assert {part: sorted(rows) for part, rows in served.items()} == {p: list(range(c)) for p, c in enumerate(counts)}
+            _, targets, subset = share[index]
+            served[subset] += [target for target in targets.flatten().tolist() if target != IGNORED]
+    expected = {subset: list(range(count)) for subset, count in enumerate(counts)}
+    assert {subset: sorted(rows) for subset, rows in served.items()} == expected
 
 
 def test_what_fills_up_is_ignored_and_changes_no_sample() -> None:
@@ -62,16 +63,16 @@ def test_what_fills_up_is_ignored_and_changes_no_sample() -> None:
     def view(rows: Rows) -> Batch:
         return inputs[torch.from_numpy(rows)], targets[torch.from_numpy(rows)]
 
-    last = PartBatches([(view, 3)], batch_size=2, rank=1, processes=2)[0]
+    last = SubsetBatches([(view, 3)], batch_size=2, rank=1, processes=2)[0]
     assert last[1].tolist() == [[1], [IGNORED]]
     assert targets.flatten().tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_workers_change_nothing(workers: int) -> None:
-    batches = PartBatches([(fetch, 5), (fetch, 3)], batch_size=2)
+    batches = SubsetBatches([(fetch, 5), (fetch, 3)], batch_size=2)
     loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers)
-    assert [(targets.flatten().tolist(), part) for _, targets, part in loader] == [
+    assert [(targets.flatten().tolist(), subset) for _, targets, subset in loader] == [
         ([0, 1], 0),
         ([2, 3], 0),
         ([4], 0),

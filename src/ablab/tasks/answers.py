@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ablab.errors import UserError
 from ablab.results.record import Metric
 from ablab.tasks.base import ENDLESS, IGNORED, Batch, EvalBatch, Task, Totals
-from ablab.tasks.samples import EpochBatches, Fetch, PartBatches
+from ablab.tasks.samples import EpochBatches, Fetch, SubsetBatches
 
 _NO_TEXT = "the sequences of this task are no text: there is nothing to write"
 
@@ -24,7 +24,7 @@ class AnswerTask(Task):
     Args:
         seq_len: tokens in a sequence, T.
         batch_size: sequences in a training batch, over all processes together.
-        eval_batch_size: sequences in an evaluation batch of one process; changes speed and memory, no figure.
+        eval_batch_size: sequences in an evaluation batch of one process; changes speed and memory, no metric.
         workers: processes that load data, beside each process that trains.
         seed: decides the order, or the choice, of the training samples.
         target: of the validation accuracy; None: no target.
@@ -48,7 +48,7 @@ class AnswerTask(Task):
 
     @abstractmethod
     def evaluation(self, split: str) -> list[tuple[Fetch, int]]:
-        """What gives the samples of each of `parts(split)`, and how many there are; empty without such a split."""
+        """Return what gives the samples of each of `subsets(split)`, and their number; empty without such a split."""
 
     def train_shares(self, rank: int, processes: int) -> torch.utils.data.Dataset[Batch]:
         """Item i is what one process trains on of batch i: its share as it falls, if a subclass does not deal."""
@@ -86,8 +86,8 @@ class AnswerTask(Task):
 
         Where a sequence has one answer, `exact` is the accuracy and is left out.
         """
-        figures = {"loss": totals["nats"] / totals["answers"], "accuracy": totals["correct"] / totals["answers"]}
-        return figures if self.pooled else figures | {"exact": totals["exact"] / totals["sequences"]}
+        metrics = {"loss": totals["nats"] / totals["answers"], "accuracy": totals["correct"] / totals["answers"]}
+        return metrics if self.pooled else metrics | {"exact": totals["exact"] / totals["sequences"]}
 
     def encode(self, text: str) -> Tensor:
         """Raises UserError: its tokens stand for no text, if a subclass does not say otherwise."""
@@ -99,11 +99,11 @@ class AnswerTask(Task):
 
     def _eval_loader(self, split: str) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
         self.setup()
-        parts = self.evaluation(split)
-        if not parts:
+        subsets = self.evaluation(split)
+        if not subsets:
             return []
         rank, processes = self._share()
-        batches = PartBatches(parts, batch_size=self.eval_batch_size, rank=rank, processes=processes)
+        batches = SubsetBatches(subsets, batch_size=self.eval_batch_size, rank=rank, processes=processes)
         return self._loader(batches, range(len(batches)))
 
 

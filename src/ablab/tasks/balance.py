@@ -111,8 +111,8 @@ class BalancedBatches(Dataset[Batch]):
         return self._kept[1]
 
     def _sorted(self, indices: range, number: int) -> list[Batch]:
-        parts = [self._whole[index] for index in indices]
-        inputs, targets = (torch.cat([part[side] for part in parts]) for side in (0, 1))  # type: ignore[misc]
+        batches = [self._whole[index] for index in indices]
+        inputs, targets = (torch.cat([batch[side] for batch in batches]) for side in (0, 1))  # type: ignore[misc]
         lengths = _lengths(inputs.numpy(), self._padding)
         epochs = np.zeros_like(lengths)
         if isinstance(self._whole, EpochBatches):
@@ -120,8 +120,8 @@ class BalancedBatches(Dataset[Batch]):
         # Every other epoch backwards: where one follows another, a batch of both has similar lengths, too; and what
         # comes again in the next epoch does not come twice in a batch.
         order = np.lexsort((np.where(epochs % 2, -lengths, lengths), epochs))
-        batches = order.reshape(WINDOW, -1)
-        served = np.random.default_rng([self._seed, _WINDOW_KEY, number]).permutation(batches)
+        sorted_batches = order.reshape(WINDOW, -1)
+        served = np.random.default_rng([self._seed, _WINDOW_KEY, number]).permutation(sorted_batches)
         return [(inputs[rows], targets[rows]) for rows in torch.from_numpy(served)]
 
 

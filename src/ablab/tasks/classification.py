@@ -22,7 +22,7 @@ from ablab.tasks.class_scores import class_counts, class_scores
 from ablab.tasks.corpus import checked_fractions, fingerprint, unit_hash
 from ablab.tasks.samples import Fetch, Rows
 from ablab.tasks.tables import Table, read_tables
-from ablab.tasks.tokenizers import Tokenizer, tokenizer_from_state
+from ablab.tasks.tokenizers import Ids, Tokenizer, tokenizer_from_state
 from ablab.tasks.tokenizers.choice import TokenizerChoice, tokenised
 from ablab.tasks.tokenizers.plain import smallest_dtype
 
@@ -71,7 +71,7 @@ class Classification(UnequalLengths, SampledTask):
         self.fractions = checked_fractions(val_fraction, test_fraction)
         self.labels: list[str] = []
         self._tokenizer: Tokenizer | None = None
-        self._samples: dict[str, tuple[NDArray, NDArray[np.int64]]] = {}
+        self._samples: dict[str, tuple[Ids, NDArray[np.int64]]] = {}
         self._oracle: dict[str, float] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -211,7 +211,7 @@ class Classification(UnequalLengths, SampledTask):
         return partial(_fetch, texts, answers), len(answers)
 
 
-def _fetch(texts: NDArray, answers: NDArray[np.int64], rows: Rows) -> Batch:
+def _fetch(texts: Ids, answers: NDArray[np.int64], rows: Rows) -> Batch:
     return torch.from_numpy(texts[rows].astype(np.int64)), torch.from_numpy(answers[rows][:, None])
 
 
@@ -219,7 +219,7 @@ def _lengths(split: str) -> str:
     return f"{split}_lengths"
 
 
-def _rows(tokenizer: Tokenizer, texts: Sequence[str], seq_len: int) -> tuple[NDArray, NDArray[np.int64]]:
+def _rows(tokenizer: Tokenizer, texts: Sequence[str], seq_len: int) -> tuple[Ids, NDArray[np.int64]]:
     """Ids (N, seq_len), filled up with `vocab_size`, and the lengths (N,) before the cut."""
     filler = tokenizer.vocab_size
     rows = np.full((len(texts), seq_len), filler, dtype=smallest_dtype(filler + 1))
@@ -231,7 +231,7 @@ def _rows(tokenizer: Tokenizer, texts: Sequence[str], seq_len: int) -> tuple[NDA
     return rows, lengths
 
 
-def _known(texts: NDArray, answers: NDArray[np.int64], trained: NDArray[np.int64]) -> dict[str, float]:
+def _known(texts: Ids, answers: NDArray[np.int64], trained: NDArray[np.int64]) -> dict[str, float]:
     """Accuracies on the validation texts that need no training."""
     by_text: defaultdict[bytes, Counter[int]] = defaultdict(Counter)
     for text, answer in zip(texts, answers.tolist(), strict=True):

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader
 from ablab.errors import UserError
 from ablab.results.record import Corpus, Metric
 from ablab.tasks.base import ENDLESS, IGNORED, Batch, EvalBatch, Task
-from ablab.tasks.tokenizers import Tokenizer, tokenizer_from_state
+from ablab.tasks.tokenizers import Ids, Tokenizer, tokenizer_from_state
 from ablab.tasks.windows import EvalBatches, TrainBatches
 
 _LARGEST_EXPONENT = 700  # exp of 709.8 and more is too large for a float
@@ -30,7 +29,7 @@ class LanguageTask(Task):
     Args:
         seq_len: tokens in a window.
         batch_size: windows in a training batch, over all processes together.
-        eval_batch_size: windows in an evaluation batch of one process; changes speed and memory, no figure.
+        eval_batch_size: windows in an evaluation batch of one process; changes speed and memory, no metric.
         eval_tokens: tokens of a split to evaluate on, spread evenly over it; None for all.
         workers: processes that load data, beside each process that trains.
         seed: decides the order of the training windows.
@@ -53,10 +52,10 @@ class LanguageTask(Task):
         self.primary = Metric(name="val_loss", split="val", direction="min")
         self._tokenizer: Tokenizer | None = None
         self._token_bytes = torch.empty(0, dtype=torch.float64)
-        self._splits: dict[str, NDArray] = {}
+        self._splits: dict[str, Ids] = {}
 
     @abstractmethod
-    def _load(self) -> tuple[Tokenizer, dict[str, NDArray], Corpus]:
+    def _load(self) -> tuple[Tokenizer, dict[str, Ids], Corpus]:
         """The tokenizer, the ids (N,) of each split ("test" may be missing), and what they were read from."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -159,7 +158,7 @@ class LanguageTask(Task):
         assert self._tokenizer is not None
         return self._tokenizer
 
-    def _split(self, name: str) -> NDArray:
+    def _split(self, name: str) -> Ids:
         self.setup()
         return self._splits[name]
 

@@ -66,23 +66,23 @@ def _order(seed: int, epoch: int, count: int) -> Rows:
     return np.random.default_rng([seed, _EPOCH_KEY, epoch]).permutation(count)
 
 
-class PartBatches(Dataset[tuple[Inputs, torch.Tensor, int]]):
-    """The samples of every part once, in batches of one part each: inputs, targets and the number of the part.
+class SubsetBatches(Dataset[tuple[Inputs, torch.Tensor, int]]):
+    """The samples of every subset once, in batches of one subset each: inputs, targets and the number of the subset.
 
     All processes serve equally many batches of equal sizes, as strategies that exchange parameters in every forward
     pass need; where the samples do not divide, some get one more in which every target is ignored.
 
     Args:
-        parts: of each part what gives its samples, and how many there are (at least one).
-        batch_size: samples in a batch of one process; the last batch of a part may be smaller.
+        subsets: of each what gives its samples, and how many there are (at least one).
+        batch_size: samples in a batch of one process; the last batch of a subset may be smaller.
     """
 
     def __init__(
-        self, parts: Sequence[tuple[Fetch, int]], *, batch_size: int, rank: int = 0, processes: int = 1
+        self, subsets: Sequence[tuple[Fetch, int]], *, batch_size: int, rank: int = 0, processes: int = 1
     ) -> None:
         self._batches = [
-            (fetch, part, _share(first, batch_size, count, rank, processes))
-            for part, (fetch, count) in enumerate(parts)
+            (fetch, subset, _share(first, batch_size, count, rank, processes))
+            for subset, (fetch, count) in enumerate(subsets)
             for first in range(0, -(-count // processes), batch_size)
         ]
 
@@ -90,10 +90,10 @@ class PartBatches(Dataset[tuple[Inputs, torch.Tensor, int]]):
         return len(self._batches)
 
     def __getitem__(self, index: int) -> tuple[Inputs, torch.Tensor, int]:
-        fetch, part, rows = self._batches[index]
+        fetch, subset, rows = self._batches[index]
         inputs, targets = fetch(np.maximum(rows, 0))
         targets[torch.from_numpy(rows < 0)] = IGNORED
-        return inputs, targets, part
+        return inputs, targets, subset
 
 
 def _share(first: int, size: int, count: int, rank: int, processes: int) -> Rows:

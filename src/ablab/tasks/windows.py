@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ablab.tasks.base import IGNORED
+from ablab.tasks.tokenizers import Ids
 
 TRAIN_KEY = 0  # keeps this stream apart from any other that is drawn from the same seed
 
@@ -30,7 +30,7 @@ class TrainBatches(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(
-        self, tokens: NDArray, *, seq_len: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1
+        self, tokens: Ids, *, seq_len: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1
     ) -> None:
         self._windows = sliding_window_view(tokens, seq_len + 1)  # (N - seq_len, seq_len + 1), a view
         self._batch_size, self._seed = batch_size, seed
@@ -62,7 +62,7 @@ class EvalBatches(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        tokens: NDArray,
+        tokens: Ids,
         *,
         seq_len: int,
         batch_size: int,

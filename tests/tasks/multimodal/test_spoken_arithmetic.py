@@ -136,23 +136,25 @@ def test_nothing_is_left_is_refused() -> None:
 
 def test_test_samples_are_evaluated_with_each_subset_of_modalities() -> None:
     task = make(eval_samples=10, eval_batch_size=4)
-    assert task.parts("val") == [""]
-    parts = task.parts("test")
-    assert parts == [oracle.part(subset) for subset in oracle.subsets()]
-    assert len(parts) == 7
-    seen: dict[str, list[int]] = {part: [] for part in parts}
+    assert task.subsets("val") == [""]
+    subsets = task.subsets("test")
+    assert subsets == [oracle.part(subset) for subset in oracle.subsets()]
+    assert len(subsets) == 7
+    seen: dict[str, list[int]] = {subset: [] for subset in subsets}
     lengths = [16, 7, 11]
-    for inputs, targets, part in task.test_dataloader():
-        seen[parts[part]] += targets.flatten().tolist()
+    for inputs, targets, subset in task.test_dataloader():
+        seen[subsets[subset]] += targets.flatten().tolist()
         for name, padding in zip(MODALITIES, inputs["padding"].split(lengths, dim=1), strict=True):
-            assert padding.all(1).tolist() == [name not in parts[part].removeprefix("with=").split("+")] * len(targets)
+            assert padding.all(1).tolist() == [name not in subsets[subset].removeprefix("with=").split("+")] * len(
+                targets
+            )
     assert len({tuple(answers) for answers in seen.values()}) == 1
-    assert len(seen[parts[0]]) == 10
-    assert IGNORED not in seen[parts[0]]
-    totals = {part: {"nats": 1.0, "correct": float(i), "answers": 10.0} for i, part in enumerate(parts)}
-    figures = task.figures(totals)
-    assert figures["accuracy"] == 0  # of the first part, which has all modalities
-    assert figures["accuracy/with=text"] == 0.6
+    assert len(seen[subsets[0]]) == 10
+    assert IGNORED not in seen[subsets[0]]
+    totals = {subset: {"nats": 1.0, "correct": float(i), "answers": 10.0} for i, subset in enumerate(subsets)}
+    metrics = task.evaluation_metrics(totals)
+    assert metrics["accuracy"] == 0  # of the first subset, which has all modalities
+    assert metrics["accuracy/with=text"] == 0.6
 
 
 def test_the_scale_is_of_the_training_split_and_travels_in_the_checkpoint() -> None:

@@ -22,7 +22,7 @@ class Normaliser:
         """The normaliser of training features (..., F).
 
         Args:
-            groups: so many features, at equal distances, share their figures: all F, or the frames of a token, where
+            groups: so many features, at equal distances, share their scale: all F, or the frames of a token, where
                 each frequency has its own. It divides F.
         """
         rows = values.reshape(-1, groups, values.shape[-1] // groups) if groups > 1 else values.reshape(-1, 1, 1)

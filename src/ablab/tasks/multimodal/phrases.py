@@ -67,7 +67,7 @@ class Phrases:
     @property
     def longest(self) -> int:
         """Words of the longest one."""
-        return self.ids.shape[-1]
+        return int(self.ids.shape[-1])
 
     @cached_property
     def shape(self) -> tuple[int, int]:

@@ -186,14 +186,14 @@ class SpokenArithmetic(AnswerTask):
     def train_batches(self, rank: int, processes: int) -> Dataset[Batch]:
         return _TrainBatches(self, rank, processes)
 
-    def parts(self, split: str) -> list[str]:
+    def subsets(self, split: str) -> list[str]:
         """Test samples with all modalities, then with each subset of them; validation samples with all."""
         return [oracle.part(subset) for subset in oracle.subsets()] if split == "test" else [""]
 
     def evaluation(self, split: str) -> list[tuple[Fetch, int]]:
         samples = self._evaluation[split]
         return [
-            (_fetching(samples, subset), self.eval_samples) for subset in oracle.subsets()[: len(self.parts(split))]
+            (_fetching(samples, subset), self.eval_samples) for subset in oracle.subsets()[: len(self.subsets(split))]
         ]
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from torch.utils.data import Dataset
 from ablab.results.record import Corpus
 from ablab.tasks.answers import AnswerTask
 from ablab.tasks.base import Batch
-from ablab.tasks.generated.splits import Sample, Split, draw_split
 from ablab.tasks.samples import Fetch, Rows
+from ablab.tasks.synthetic.splits import Sample, Split, draw_split
 
 
-class DrawnTask(AnswerTask):
+class SyntheticTask(AnswerTask):
     """Predict the answers in sequences that are drawn at random; what is no answer is not scored.
 
     Training batch i and the evaluation samples are functions of (seed, split, index) alone. A subclass sees to it that
@@ -87,7 +87,7 @@ class DrawnTask(AnswerTask):
         return [fetching(self.samples("val" if split == "val" else "test"))]
 
 
-class GeneratedTask(DrawnTask):
+class HashSplitTask(SyntheticTask):
     """A drawn task in which a hash of a sample's own tokens says which split it belongs to (`splits`)."""
 
     @abstractmethod
@@ -104,14 +104,14 @@ def fetching(samples: Sample) -> tuple[Fetch, int]:
 
 
 def _rows(samples: Sample, rows: Rows) -> Batch:
-    inputs, targets = (part[rows].astype(np.int64, copy=False) for part in samples)
+    inputs, targets = (array[rows].astype(np.int64, copy=False) for array in samples)
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
 class _TrainBatches(Dataset[Batch]):
     """Item i is one process's share of training batch i."""
 
-    def __init__(self, task: DrawnTask, rank: int, processes: int) -> None:
+    def __init__(self, task: SyntheticTask, rank: int, processes: int) -> None:
         self._sample, self._batch_size = task.sample, task.batch_size
         share = task.batch_size // processes
         self._share = slice(rank * share, (rank + 1) * share)

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 
 from ablab.tasks.base import IGNORED
-from ablab.tasks.generated.base import GeneratedTask
-from ablab.tasks.generated.splits import Sample
+from ablab.tasks.synthetic.base import HashSplitTask
+from ablab.tasks.synthetic.splits import Sample
 
 BLANK, GO = 0, 1  # filler; and the mark after which the answer is written
 _MARKS = 2
 
 
-class _SymbolTask(GeneratedTask):
+class _SymbolTask(HashSplitTask):
     """Sequences of `symbols` different tokens behind two marks.
 
     Args:
         symbols: tokens that stand for something; the vocabulary is two larger.
-        (the others): as `GeneratedTask` says.
+        (the others): as `HashSplitTask` says.
 
     Raises:
         ValueError: there are fewer than two symbols.
@@ -95,7 +95,7 @@ class SelectiveCopying(_AnswerTask):
 
     Args:
         memorize: symbols among the blanks.
-        (the others): as `GeneratedTask` says.
+        (the others): as `HashSplitTask` says.
 
     Raises:
         ValueError: the symbols do not fit twice into the sequence.
@@ -146,14 +146,14 @@ class Induction(_SymbolTask):
         return inputs, targets
 
 
-class Parity(GeneratedTask):
+class Parity(HashSplitTask):
     """Is the number of ones so far odd? Asked at the end, or at every place.
 
     Hahn 2020, "Theoretical Limitations of Self-Attention": attention of fixed depth cannot decide it for all lengths.
 
     Args:
         every_place: ask at each token, not at the last one alone.
-        (the others): as `GeneratedTask` says.
+        (the others): as `HashSplitTask` says.
     """
 
     vocab_size = 2

@@ -26,7 +26,8 @@ def split_of(inputs: NDArray[np.int64]) -> NDArray[np.float64]:
     mixed = ((inputs.astype(np.uint64) + 1) * factors).sum(axis=1, dtype=np.uint64)  # modulo 2**64
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64 (Steele et al. 2014)
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
+    numbers: NDArray[np.float64] = (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
+    return numbers
 
 
 def belongs(inputs: NDArray[np.int64], split: Split) -> NDArray[np.bool_]:

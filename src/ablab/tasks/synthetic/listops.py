@@ -15,18 +15,18 @@ from ablab.results.record import Corpus
 from ablab.tasks.balance import UnequalLengths
 from ablab.tasks.base import Batch
 from ablab.tasks.cache import Arrays, cached
-from ablab.tasks.generated.base import DrawnTask, fetching
-from ablab.tasks.generated.listops_files import WORDS, file_of, read_expressions, sha256
-from ablab.tasks.generated.splits import Sample, Split, belongs, generator_of
-from ablab.tasks.generated.trees import CLOSE, DIGITS, PADDING, Ints, draw_shapes, fill
 from ablab.tasks.samples import EpochBatches
+from ablab.tasks.synthetic.base import SyntheticTask, fetching
+from ablab.tasks.synthetic.listops_files import WORDS, file_of, read_expressions, sha256
+from ablab.tasks.synthetic.splits import Sample, Split, belongs, generator_of
+from ablab.tasks.synthetic.trees import CLOSE, DIGITS, PADDING, Ints, draw_shapes, fill
 
 _VERSION = 1  # of the drawing; another one is another key of what is kept on disk
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _REFILLS = 200  # of one shape; the smallest has 400 fillings, a tenth of them in a split
 
 
-class ListOps(UnequalLengths, DrawnTask):
+class ListOps(UnequalLengths, SyntheticTask):
     """What is the value of `[MAX 2 9 [MIN 4 7 ] 0 ]`? One digit for the whole expression.
 
     Nangia and Bowman 2018, "ListOps: A Diagnostic Dataset for Latent Tree Learning"; in the form of Tay et al. 2021,
@@ -46,7 +46,7 @@ class ListOps(UnequalLengths, DrawnTask):
         path: None, or a folder with the Arena's own files, which are then read; a relative one starts at the working
             directory. `eval_samples` takes the first so many of the validation and the test file, and the three
             settings above have nothing to say.
-        (the others): as `UnequalLengths` and `DrawnTask` say.
+        (the others): as `UnequalLengths` and `SyntheticTask` say.
 
     Raises:
         ValueError: a number is out of range.
