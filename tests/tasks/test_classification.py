@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.tasks.class_scores import class_counts, class_scores
+from ablab.tasks.answers import class_counts, class_scores
 from ablab.tasks.classification import Classification
 from ablab.training.generation import generate, load_run
 

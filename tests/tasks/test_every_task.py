@@ -54,7 +54,7 @@ def test_batches_are_as_the_example(option: str, tiny_config: TinyConfig) -> Non
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_parts_are_the_loaders(option: str, tiny_config: TinyConfig) -> None:
+def test_subsets_are_the_loaders(option: str, tiny_config: TinyConfig) -> None:
     task = make(option, tiny_config)
     for split, loader in {"val": task.val_dataloader(), "test": task.test_dataloader()}.items():
         if loader:

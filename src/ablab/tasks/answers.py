@@ -1,9 +1,9 @@
-"""A task with right answers: the part that does not depend on where its samples come from."""
+"""Tasks with right answers: what does not depend on where their samples come from, and the scores of classes."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ablab.errors import UserError
 from ablab.results.record import Metric
 from ablab.tasks.base import ENDLESS, IGNORED, Batch, EvalBatch, Task, Totals
-from ablab.tasks.samples import EpochBatches, Fetch, SubsetBatches
+from ablab.tasks.batches import EpochBatches, Fetch, SubsetBatches
 
 _NO_TEXT = "the sequences of this task are no text: there is nothing to write"
 
@@ -33,9 +33,7 @@ class AnswerTask(Task):
         ValueError: a number is out of range.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.primary = Metric(name="val_accuracy", split="val", direction="max")
+    primary = Metric(name="val_accuracy", split="val", direction="max")
 
     @property
     @abstractmethod
@@ -117,3 +115,40 @@ class SampledTask(AnswerTask):
     def train_batches(self, rank: int, processes: int) -> EpochBatches:
         fetch, count = self.training()
         return EpochBatches(fetch, count, batch_size=self.batch_size, seed=self.seed, rank=rank, processes=processes)
+
+
+def class_counts(said: Tensor, answers: Tensor, classes: int, ignored: int) -> dict[str, Tensor]:
+    """Count for each class 0..classes-1 how often it was said, should have been, and both, as float64 scalars.
+
+    Args:
+        said, answers: (N,) int64; where the answer is `ignored`, nothing counts.
+    """
+    kept = answers != ignored
+    each = torch.arange(classes, device=answers.device)
+    was_said, was_asked = said[kept, None] == each, answers[kept, None] == each
+    counts = {"right": was_said & was_asked, "said": was_said, "asked": was_asked}
+    return {
+        f"{name}/{number}": count
+        for name, which in counts.items()
+        for number, count in enumerate(which.sum(0, dtype=torch.float64).unbind())
+    }
+
+
+def class_scores(totals: Totals, labels: Sequence[str]) -> dict[str, float]:
+    """Return `precision`, `recall` and `f1`: of each class ("f1/class=spam"), and their means over classes (macro).
+
+    A quotient without cases is 0: precision of what was never said, recall of what never should have been.
+    """
+    scores: dict[str, list[float]] = {"precision": [], "recall": [], "f1": []}
+    for number in range(len(labels)):
+        right, said, asked = (totals[f"{name}/{number}"] for name in ("right", "said", "asked"))
+        scores["precision"].append(right / said if said else 0.0)
+        scores["recall"].append(right / asked if asked else 0.0)
+        scores["f1"].append(2 * right / (said + asked) if said + asked else 0.0)
+    means = {name: sum(each) / len(each) for name, each in scores.items()}
+    named = {
+        f"{name}/class={label}": value
+        for name, each in scores.items()
+        for label, value in zip(labels, each, strict=True)
+    }
+    return means | named

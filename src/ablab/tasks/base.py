@@ -6,7 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from lightning import LightningDataModule
@@ -34,6 +34,17 @@ class Modality:
     length: int  # tokens
     vocab_size: int | None = None  # of token ids; None for features
     features: int | None = None  # of each token; None for token ids
+
+
+class TaskSettings(TypedDict):
+    """Arguments of `Task`, which constructors of tasks that have others beside them hand on."""
+
+    seq_len: int
+    batch_size: int
+    seed: int
+    eval_batch_size: NotRequired[int]
+    workers: NotRequired[int]
+    target: NotRequired[float | None]
 
 
 class Task(LightningDataModule, ABC):

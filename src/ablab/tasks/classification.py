@@ -6,7 +6,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Unpack
 
 import numpy as np
 import torch
@@ -15,12 +15,11 @@ from torch import Tensor
 
 from ablab.errors import UserError
 from ablab.results.record import Corpus
-from ablab.tasks.answers import SampledTask
-from ablab.tasks.balance import UnequalLengths
-from ablab.tasks.base import IGNORED, Batch, Totals
-from ablab.tasks.class_scores import class_counts, class_scores
+from ablab.tasks.answers import SampledTask, class_counts, class_scores
+from ablab.tasks.balance import Balance, UnequalLengths, checked_balance
+from ablab.tasks.base import IGNORED, Batch, TaskSettings, Totals
+from ablab.tasks.batches import Fetch, Rows
 from ablab.tasks.corpus import checked_fractions, fingerprint, unit_hash
-from ablab.tasks.samples import Fetch, Rows
 from ablab.tasks.tables import Table, read_tables
 from ablab.tasks.tokenizers import Ids, Tokenizer, tokenizer_from_state
 from ablab.tasks.tokenizers.choice import TokenizerChoice, tokenised
@@ -41,7 +40,8 @@ class Classification(UnequalLengths, SampledTask):
         text_column, label_column: names of the columns.
         tokenizer, bpe_vocab_size: as `TokenizerChoice` says.
         val_fraction, test_fraction: expected shares of the texts of a single file; the latter may be 0.
-        (the others): as `UnequalLengths` and `AnswerTask` say.
+        balance: as `UnequalLengths` says.
+        (the others): as `AnswerTask` says.
 
     Raises:
         ValueError: a number is out of range.
@@ -61,9 +61,11 @@ class Classification(UnequalLengths, SampledTask):
         bpe_vocab_size: int = 4096,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
-        **settings: Any,
+        balance: Balance = "none",
+        **settings: Unpack[TaskSettings],
     ) -> None:
         super().__init__(**settings)
+        self.balance = checked_balance(balance)
         if not path or path == "???":  # what OmegaConf calls a missing value
             raise UserError("task.path is missing: give a CSV, TSV or JSON lines file, or a folder with train and val")
         self.path, self.text_column, self.label_column = path, text_column, label_column

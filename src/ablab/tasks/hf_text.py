@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ablab.errors import UserError
 from ablab.results.record import Corpus
 from ablab.tasks.corpus import unit_hash
-from ablab.tasks.hf_source import DocumentSource
-from ablab.tasks.language import LanguageTask
+from ablab.tasks.hugging_face import DocumentSource
+from ablab.tasks.language import LanguageSettings, LanguageTask
 from ablab.tasks.tokenizers import Ids, Tokenizer
 from ablab.tasks.tokenizers.choice import TokenizerChoice, kept
 
@@ -66,7 +66,7 @@ class HFText(LanguageTask):
         max_tokens: int | None = None,
         tokenizer: str = "bytes",
         bpe_vocab_size: int = 4096,
-        **settings: Any,
+        **settings: Unpack[LanguageSettings],
     ) -> None:
         super().__init__(**settings)
         if not path or path == "???":  # what OmegaConf calls a missing value

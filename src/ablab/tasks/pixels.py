@@ -14,10 +14,10 @@ from ablab.errors import UserError
 from ablab.results.record import Metric
 from ablab.tasks.answers import SampledTask
 from ablab.tasks.base import Batch, Totals
+from ablab.tasks.batches import Fetch, Rows
 from ablab.tasks.corpus import checked_fractions
 from ablab.tasks.images import Images, load_images
 from ablab.tasks.pixel_objectives import OBJECTIVES, Objective
-from ablab.tasks.samples import Fetch, Rows
 
 
 class Pixels(SampledTask):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from ablab.errors import UserError
 from ablab.results.record import Corpus
@@ -16,7 +16,7 @@ from ablab.tasks.corpus import (
     split_by_name,
     split_contiguously,
 )
-from ablab.tasks.language import LanguageTask
+from ablab.tasks.language import LanguageSettings, LanguageTask
 from ablab.tasks.tokenizers import ByteTokenizer, Ids, Tokenizer
 from ablab.tasks.tokenizers.choice import TokenizerChoice, tokenised
 
@@ -42,7 +42,7 @@ class SourceText(LanguageTask):
         max_bytes: int | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
-        **settings: Any,
+        **settings: Unpack[LanguageSettings],
     ) -> None:
         super().__init__(**settings)
         self.max_bytes = max_bytes
@@ -79,7 +79,7 @@ class Text(LanguageTask):
         bpe_vocab_size: int = 4096,
         val_fraction: float = 0.1,
         test_fraction: float = 0.0,
-        **settings: Any,
+        **settings: Unpack[LanguageSettings],
     ) -> None:
         super().__init__(**settings)
         if not path or path == "???":  # what OmegaConf calls a missing value

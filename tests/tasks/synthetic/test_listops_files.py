@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ablab.errors import UserError
-from ablab.tasks.samples import EpochBatches
+from ablab.tasks.batches import EpochBatches
 from ablab.tasks.synthetic import listops_files
 from ablab.tasks.synthetic.listops import ListOps
 

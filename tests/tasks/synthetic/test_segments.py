@@ -12,8 +12,8 @@ import torch
 
 from ablab.results.record import Record
 from ablab.tasks.base import IGNORED
+from ablab.tasks.synthetic.base import belongs
 from ablab.tasks.synthetic.recall import Recall
-from ablab.tasks.synthetic.splits import belongs
 
 SETTINGS = {"seq_len": 24, "vocab_size": 32, "pairs": 4, "power_a": 0.5, "batch_size": 4, "seed": 1}
 SEGMENTS = [[48, 4], [32, 8]]

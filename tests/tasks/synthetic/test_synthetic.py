@@ -14,10 +14,9 @@ from ablab.config import conf_folder
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.tasks.base import IGNORED
-from ablab.tasks.samples import SubsetBatches
-from ablab.tasks.synthetic.base import HashSplitTask, _TrainBatches, fetching
+from ablab.tasks.batches import SubsetBatches
+from ablab.tasks.synthetic.base import HashSplitTask, _TrainBatches, draw_split, fetching, split_of
 from ablab.tasks.synthetic.sequences import Copying, Parity
-from ablab.tasks.synthetic.splits import draw_split, split_of
 
 SYNTHETIC = ["copying", "induction", "parity", "recall", "selective_copying", "sorting"]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ablab.errors import UserError
 from ablab.tasks.cache import Arrays, cached
-from ablab.tasks.synthetic.splits import Split
+from ablab.tasks.synthetic.base import Split
 from ablab.tasks.synthetic.trees import CLOSE, DIGITS, OPERATOR, OPERATORS, PADDING, ZERO
 
 Bytes = NDArray[np.uint8]

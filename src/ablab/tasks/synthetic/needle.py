@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from ablab.errors import UserError
 from ablab.results.record import Corpus
 from ablab.tasks.base import IGNORED
+from ablab.tasks.batches import Fetch
 from ablab.tasks.corpus import fingerprint, read_stdlib, split_by_name
-from ablab.tasks.samples import Fetch
-from ablab.tasks.synthetic.base import SyntheticTask, fetching
-from ablab.tasks.synthetic.splits import Sample, Split, generator_of
+from ablab.tasks.synthetic.base import Sample, Split, SyntheticTask, fetching, generator_of
 
 MARK, FILLER, SYMBOL = 256, 257, 258  # behind the bytes: begins a fact and a question; follows the answer; first symbol
 _TEST_SHARE = _VAL_SHARE = 0.1  # of the files of the text

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from ablab.tasks.base import IGNORED
-from ablab.tasks.samples import Fetch
-from ablab.tasks.synthetic.base import HashSplitTask, fetching
-from ablab.tasks.synthetic.splits import Sample
+from ablab.tasks.batches import Fetch
+from ablab.tasks.synthetic.base import HashSplitTask, Sample, SyntheticSettings, fetching
 
 
 class Recall(HashSplitTask):
@@ -47,7 +46,7 @@ class Recall(HashSplitTask):
         pairs: int,
         power_a: float = 0.01,
         segments: Sequence[Sequence[int]] = (),
-        **settings: Any,
+        **settings: Unpack[SyntheticSettings],
     ) -> None:
         super().__init__(**settings)
         if pairs < 1 or 4 * pairs > self.seq_len:
@@ -100,13 +99,13 @@ class Recall(HashSplitTask):
         np.put_along_axis(targets, places, values, axis=1)
         return inputs, targets
 
-    def _segment(self, segment: Sequence[int], settings: dict[str, Any]) -> Recall:
+    def _segment(self, segment: Sequence[int], settings: SyntheticSettings) -> Recall:
         """The same task at another length."""
         if len(segment) != 2:
             raise ValueError(f"task.segments: {list(segment)} must be two numbers: [seq_len, pairs]")
-        sizes = {"vocab_size": self.vocab_size, "pairs": segment[1], "power_a": self.power_a}
+        own: SyntheticSettings = {**settings, "seq_len": segment[0]}
         try:
-            return Recall(**{**settings, **sizes, "seq_len": segment[0]})
+            return Recall(vocab_size=self.vocab_size, pairs=segment[1], power_a=self.power_a, **own)
         except ValueError as error:
             raise ValueError(f"task.segments: {list(segment)} is impossible: {error}") from error
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ablab.tasks.extras import library, one_line
+from ablab.errors import one_line
+from ablab.tasks.hugging_face import library
 from ablab.tasks.tokenizers.plain import Ids, smallest_dtype
 
 END = "<|endoftext|>"
