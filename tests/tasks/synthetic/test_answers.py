@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ablab.tasks.base import IGNORED
-from ablab.tasks.generated.recall import Recall
-from ablab.tasks.generated.sequences import BLANK, GO, Copying, Induction, Parity, SelectiveCopying, Sorting
+from ablab.tasks.synthetic.recall import Recall
+from ablab.tasks.synthetic.sequences import BLANK, GO, Copying, Induction, Parity, SelectiveCopying, Sorting
 
 SETTINGS = {"seq_len": 24, "batch_size": 4, "seed": 1, "eval_samples": 200}
 Solver = Callable[[list[int]], list[int]]

@@ -13,9 +13,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from ablab.tasks.generated import listops, trees
-from ablab.tasks.generated.listops import ListOps
-from ablab.tasks.generated.splits import Sample, Split, belongs
+from ablab.tasks.synthetic import listops, trees
+from ablab.tasks.synthetic.base import Sample, Split, belongs
+from ablab.tasks.synthetic.listops import ListOps
 
 SETTINGS = {"seq_len": 64, "max_depth": 5, "max_args": 6, "min_length": 8, "batch_size": 4, "seed": 1}
 ARENA = {"seq_len": 2000, "max_depth": 10, "max_args": 10, "min_length": 500}

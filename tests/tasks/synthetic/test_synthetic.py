@@ -14,15 +14,14 @@ from ablab.config import conf_folder
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.tasks.base import IGNORED
-from ablab.tasks.generated.base import GeneratedTask, _TrainBatches, fetching
-from ablab.tasks.generated.sequences import Copying, Parity
-from ablab.tasks.generated.splits import draw_split, split_of
-from ablab.tasks.samples import PartBatches
+from ablab.tasks.batches import SubsetBatches
+from ablab.tasks.synthetic.base import HashSplitTask, _TrainBatches, draw_split, fetching, split_of
+from ablab.tasks.synthetic.sequences import Copying, Parity
 
-GENERATED = ["copying", "induction", "parity", "recall", "selective_copying", "sorting"]
+SYNTHETIC = ["copying", "induction", "parity", "recall", "selective_copying", "sorting"]
 
 
-def make(option: str, **changes: Any) -> GeneratedTask:
+def make(option: str, **changes: Any) -> HashSplitTask:
     node = OmegaConf.load(conf_folder() / "task" / f"{option}.yaml")
     return instantiate(node, seed=changes.pop("seed", 5), **changes)
 
@@ -31,7 +30,7 @@ def rows(inputs: Any) -> set[tuple[int, ...]]:
     return {tuple(row) for row in np.asarray(inputs).tolist()}
 
 
-@pytest.mark.parametrize("option", GENERATED)
+@pytest.mark.parametrize("option", SYNTHETIC)
 def test_splits_share_no_sample(option: str) -> None:
     """The shortest sequences: there are so few that independent draws would meet."""
     small = {"copying": 6, "induction": 4, "parity": 12, "recall": 8, "selective_copying": 16, "sorting": 6}
@@ -44,7 +43,7 @@ def test_splits_share_no_sample(option: str) -> None:
     assert not val & test
 
 
-@pytest.mark.parametrize("option", GENERATED)
+@pytest.mark.parametrize("option", SYNTHETIC)
 def test_samples_depend_on_seed_split_and_index_alone(option: str) -> None:
     batches = _TrainBatches(make(option), 0, 1)
     forwards = [batches[index] for index in range(3)]
@@ -55,7 +54,7 @@ def test_samples_depend_on_seed_split_and_index_alone(option: str) -> None:
     assert not np.array_equal(make(option).samples("val")[0], make(option, seed=6).samples("val")[0])
 
 
-@pytest.mark.parametrize("option", GENERATED)
+@pytest.mark.parametrize("option", SYNTHETIC)
 def test_tokens_are_in_the_vocabulary_and_answers_were_asked_for(option: str) -> None:
     task = make(option)
     inputs, targets = task.samples("val")
@@ -75,8 +74,10 @@ def test_every_evaluation_sample_is_served_once_and_all_processes_take_equal_ste
     processes: int, batch_size: int
 ) -> None:
     task = make("copying", eval_samples=25)
-    parts = [fetching(task.samples("val"))]
-    shares = [PartBatches(parts, batch_size=batch_size, rank=rank, processes=processes) for rank in range(processes)]
+    subsets = [fetching(task.samples("val"))]
+    shares = [
+        SubsetBatches(subsets, batch_size=batch_size, rank=rank, processes=processes) for rank in range(processes)
+    ]
     assert len({tuple(len(share[index][0]) for index in range(len(share))) for share in shares}) == 1
     served = [
         tuple(inputs.tolist())
@@ -118,7 +119,7 @@ def test_totals_of_perfect_and_of_wrong_answers() -> None:
     assert task.metrics(totals) == {"loss": pytest.approx(12.5), "accuracy": 0.75, "exact": 0.5}
 
 
-@pytest.mark.parametrize("option", [*GENERATED, "listops", "needle"])
+@pytest.mark.parametrize("option", [*SYNTHETIC, "listops", "needle"])
 def test_the_option_gives_all_that_its_class_wants_and_no_more(option: str) -> None:
     """What the command line asks of it; `seed` is the program's own."""
     node = OmegaConf.to_container(OmegaConf.load(conf_folder() / "task" / f"{option}.yaml"))

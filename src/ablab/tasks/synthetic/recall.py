@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from ablab.tasks.base import IGNORED
-from ablab.tasks.generated.base import GeneratedTask, fetching
-from ablab.tasks.generated.splits import Sample
-from ablab.tasks.samples import Fetch
+from ablab.tasks.batches import Fetch
+from ablab.tasks.synthetic.base import HashSplitTask, Sample, SyntheticSettings, fetching
 
 
-class Recall(GeneratedTask):
+class Recall(HashSplitTask):
     """Key-value pairs, then each key again: at the second sight of a key, its value is asked for.
 
     Arora et al. 2023, "Zoology: Measuring and Improving Recall in Efficient Language Models", section 3.1 and appendix
@@ -26,14 +25,14 @@ class Recall(GeneratedTask):
     filler looks like a query.
 
     With `segments` the test split has sequences of other lengths and numbers of pairs beside the main ones, as Zoology
-    tests: each is a part with a figure of its own, "test_accuracy/seq_len=128,pairs=16". Nothing trains on them.
+    tests: each is a subset with a metric of its own, "test_accuracy/seq_len=128,pairs=16". Nothing trains on them.
 
     Args:
         vocab_size: tokens; the first half are keys (and 0, the first, is filler), the second half values.
         pairs: keys in a sequence.
         power_a: exponent of the power law of the gaps, above 0.
         segments: [seq_len, pairs] of each further segment of the test split, of `eval_samples` sequences each.
-        (the others): as `GeneratedTask` says.
+        (the others): as `HashSplitTask` says.
 
     Raises:
         ValueError: the pairs and their queries do not fit into the sequence, there are fewer keys than pairs, or a
@@ -47,7 +46,7 @@ class Recall(GeneratedTask):
         pairs: int,
         power_a: float = 0.01,
         segments: Sequence[Sequence[int]] = (),
-        **settings: Any,
+        **settings: Unpack[SyntheticSettings],
     ) -> None:
         super().__init__(**settings)
         if pairs < 1 or 4 * pairs > self.seq_len:
@@ -58,14 +57,14 @@ class Recall(GeneratedTask):
             raise ValueError(f"task.power_a={power_a}: must be above 0")
         self.vocab_size, self.pairs, self.power_a = vocab_size, pairs, power_a
         self.segments = [self._segment(segment, settings) for segment in segments]
-        names = [segment.part for segment in [self, *self.segments]]
+        names = [segment.subset for segment in [self, *self.segments]]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"task.segments: {twice} is there twice (the main one counts): leave one out")
 
     @property
-    def part(self) -> str:
-        """The name of the part of the test split that these sequences are."""
+    def subset(self) -> str:
+        """The name of the subset of the test split that these sequences are."""
         return f"seq_len={self.seq_len},pairs={self.pairs}"
 
     @property
@@ -78,10 +77,10 @@ class Recall(GeneratedTask):
         others = [[segment.seq_len, segment.pairs] for segment in self.segments]
         return {**own, "segments": others} if others else own
 
-    def parts(self, split: str) -> list[str]:
+    def subsets(self, split: str) -> list[str]:
         if split == "val" or not self.segments:
             return [""]
-        return [segment.part for segment in [self, *self.segments]]
+        return [segment.subset for segment in [self, *self.segments]]
 
     def evaluation(self, split: str) -> list[tuple[Fetch, int]]:
         if split == "val":
@@ -100,13 +99,13 @@ class Recall(GeneratedTask):
         np.put_along_axis(targets, places, values, axis=1)
         return inputs, targets
 
-    def _segment(self, segment: Sequence[int], settings: dict[str, Any]) -> Recall:
+    def _segment(self, segment: Sequence[int], settings: SyntheticSettings) -> Recall:
         """The same task at another length."""
         if len(segment) != 2:
             raise ValueError(f"task.segments: {list(segment)} must be two numbers: [seq_len, pairs]")
-        sizes = {"vocab_size": self.vocab_size, "pairs": segment[1], "power_a": self.power_a}
+        own: SyntheticSettings = {**settings, "seq_len": segment[0]}
         try:
-            return Recall(**{**settings, **sizes, "seq_len": segment[0]})
+            return Recall(vocab_size=self.vocab_size, pairs=segment[1], power_a=self.power_a, **own)
         except ValueError as error:
             raise ValueError(f"task.segments: {list(segment)} is impossible: {error}") from error
 

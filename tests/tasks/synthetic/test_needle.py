@@ -11,8 +11,8 @@ import pytest
 from ablab.errors import UserError
 from ablab.tasks.base import IGNORED
 from ablab.tasks.corpus import read_stdlib, split_by_name
-from ablab.tasks.generated.needle import FILLER, MARK, SYMBOL, Needle
-from ablab.tasks.generated.splits import Sample, Split
+from ablab.tasks.synthetic.base import Sample, Split
+from ablab.tasks.synthetic.needle import FILLER, MARK, SYMBOL, Needle
 
 MAX_BYTES = 300_000
 SETTINGS = {
@@ -56,13 +56,13 @@ def read(inputs: list[int], targets: list[int], value_length: int = 3) -> tuple[
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_each_part_has_its_length_and_depth_and_text_of_its_split(split: Split) -> None:
+def test_each_subset_has_its_length_and_depth_and_text_of_its_split(split: Split) -> None:
     task = make()
-    names = task.parts(split)
+    names = task.subsets(split)
     assert names == [f"length={length},depth={depth}" for length in (40, 24) for depth in ("0", "0.5", "1")]
-    parts = task.evaluation(split)
-    assert len(parts) == len(names)
-    for name, (fetch, count) in zip(names, parts, strict=True):
+    subsets = task.evaluation(split)
+    assert len(subsets) == len(names)
+    for name, (fetch, count) in zip(names, subsets, strict=True):
         assert count == 20
         wanted = {key: float(number) for key, number in (pair.split("=") for pair in name.split(","))}
         for inputs, targets in zip(*(tensor.tolist() for tensor in fetch(np.arange(20))), strict=True):
@@ -131,16 +131,16 @@ def test_windows_reach_what_counting_says_and_no_more() -> None:
     assert list(task.oracle) == ["chance", "ceiling", "window_2", "window_4", "window_8", "window_16", "window_32"]
 
 
-def test_figures_are_a_grid_beside_the_whole() -> None:
+def test_metrics_are_a_grid_beside_the_whole() -> None:
     task = make(lengths=[24], depths=[0, 0.25])
     totals = {
         name: {"nats": 2.0, "correct": right, "answers": 4.0, "exact": 0.0, "sequences": 2.0}
-        for name, right in zip(task.parts("val"), (1.0, 4.0), strict=True)
+        for name, right in zip(task.subsets("val"), (1.0, 4.0), strict=True)
     }
-    figures = task.figures(totals)
-    assert figures["accuracy/length=24,depth=0"] == 0.25
-    assert figures["accuracy/length=24,depth=0.25"] == 1
-    assert figures["accuracy"] == 0.625
+    metrics = task.evaluation_metrics(totals)
+    assert metrics["accuracy/length=24,depth=0"] == 0.25
+    assert metrics["accuracy/length=24,depth=0.25"] == 1
+    assert metrics["accuracy"] == 0.625
 
 
 def test_the_longest_length_is_the_models() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -12,21 +12,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ablab.results.record import Corpus
-from ablab.tasks.balance import UnequalLengths
+from ablab.tasks.balance import Balance, UnequalLengths, checked_balance
 from ablab.tasks.base import Batch
+from ablab.tasks.batches import EpochBatches
 from ablab.tasks.cache import Arrays, cached
-from ablab.tasks.generated.base import DrawnTask, fetching
-from ablab.tasks.generated.listops_files import WORDS, file_of, read_expressions, sha256
-from ablab.tasks.generated.splits import Sample, Split, belongs, generator_of
-from ablab.tasks.generated.trees import CLOSE, DIGITS, PADDING, Ints, draw_shapes, fill
-from ablab.tasks.samples import EpochBatches
+from ablab.tasks.synthetic.base import Sample, Split, SyntheticSettings, SyntheticTask, belongs, fetching, generator_of
+from ablab.tasks.synthetic.listops_files import WORDS, file_of, read_expressions, sha256
+from ablab.tasks.synthetic.trees import CLOSE, DIGITS, PADDING, Ints, draw_shapes, fill
 
 _VERSION = 1  # of the drawing; another one is another key of what is kept on disk
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _REFILLS = 200  # of one shape; the smallest has 400 fillings, a tenth of them in a split
 
 
-class ListOps(UnequalLengths, DrawnTask):
+class ListOps(UnequalLengths, SyntheticTask):
     """What is the value of `[MAX 2 9 [MIN 4 7 ] 0 ]`? One digit for the whole expression.
 
     Nangia and Bowman 2018, "ListOps: A Diagnostic Dataset for Latent Tree Learning"; in the form of Tay et al. 2021,
@@ -46,7 +45,8 @@ class ListOps(UnequalLengths, DrawnTask):
         path: None, or a folder with the Arena's own files, which are then read; a relative one starts at the working
             directory. `eval_samples` takes the first so many of the validation and the test file, and the three
             settings above have nothing to say.
-        (the others): as `UnequalLengths` and `DrawnTask` say.
+        balance: as `UnequalLengths` says.
+        (the others): as `SyntheticTask` says.
 
     Raises:
         ValueError: a number is out of range.
@@ -59,9 +59,17 @@ class ListOps(UnequalLengths, DrawnTask):
     causal = False
 
     def __init__(
-        self, *, max_depth: int, max_args: int, min_length: int, path: str | None = None, **settings: Any
+        self,
+        *,
+        max_depth: int,
+        max_args: int,
+        min_length: int,
+        path: str | None = None,
+        balance: Balance = "none",
+        **settings: Unpack[SyntheticSettings],
     ) -> None:
         super().__init__(**settings)
+        self.balance = checked_balance(balance)
         for name, value in {"max_depth": max_depth, "max_args": max_args}.items():
             if value < 2:
                 raise ValueError(f"task.{name}={value}: must be at least 2")

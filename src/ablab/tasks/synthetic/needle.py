@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from ablab.errors import UserError
 from ablab.results.record import Corpus
 from ablab.tasks.base import IGNORED
+from ablab.tasks.batches import Fetch
 from ablab.tasks.corpus import fingerprint, read_stdlib, split_by_name
-from ablab.tasks.generated.base import DrawnTask, fetching
-from ablab.tasks.generated.splits import Sample, Split, generator_of
-from ablab.tasks.samples import Fetch
+from ablab.tasks.synthetic.base import Sample, Split, SyntheticTask, fetching, generator_of
 
 MARK, FILLER, SYMBOL = 256, 257, 258  # behind the bytes: begins a fact and a question; follows the answer; first symbol
 _TEST_SHARE = _VAL_SHARE = 0.1  # of the files of the text
@@ -73,14 +72,14 @@ class Layout:
         return self.question + 1
 
 
-class Needle(DrawnTask):
+class Needle(SyntheticTask):
     """A fact stands somewhere in a long text. At the end its key is given, and its value is asked for.
 
     After Kamradt 2023, "Needle In A Haystack", for models that learn the task itself: the text is source code of the
     running Python's standard library, cut at random places, byte by byte; the fact is a mark, a key of one symbol and
     a value of some, none of which the text contains. Each symbol of the value is predicted from the true ones before
     it. Training draws one of the lengths and any depth for each sample; evaluation has every length at every depth, as
-    parts "length=64,depth=0.5". Text of train, validation and test is from different files.
+    subsets "length=64,depth=0.5". Text of train, validation and test is from different files.
 
     Args:
         lengths: tokens of a sequence, text, fact, question and answer together; shorter ones are filled up behind.
@@ -89,7 +88,7 @@ class Needle(DrawnTask):
         value_length: symbols in a value.
         eval_samples: sequences of each length and depth in the validation split, and as many in the test split.
         max_bytes: use this much of the library, a sample of its files; None for all of it.
-        (the others): as `DrawnTask` says.
+        (the others): as `SyntheticTask` says.
 
     Raises:
         ValueError: a number is out of range, or is given twice, or a length leaves no room for text.
@@ -151,7 +150,7 @@ class Needle(DrawnTask):
             "value_length": self.value_length,
         }
 
-    def parts(self, split: str) -> list[str]:
+    def subsets(self, split: str) -> list[str]:
         return [f"length={length},depth={depth:g}" for length, depth in self._cells]
 
     def evaluation(self, split: str) -> list[tuple[Fetch, int]]:
@@ -160,7 +159,7 @@ class Needle(DrawnTask):
         return [fetching((inputs[c : c + self.eval_samples], targets[c : c + self.eval_samples])) for c in cells]
 
     def evaluation_samples(self, split: Split) -> Sample:
-        """Those of all parts, `eval_samples` each, one part behind the other."""
+        """Draw those of all subsets, `eval_samples` each, one subset behind the other."""
         ones = np.ones(self.eval_samples)
         cells = [
             self._written(generator_of(split, self.seed, index), split, length * ones.astype(np.int64), depth * ones)
@@ -178,9 +177,9 @@ class Needle(DrawnTask):
 
     def source(self) -> Corpus:
         files = read_stdlib(self.max_bytes)
-        parts = split_by_name(files, _VAL_SHARE, _TEST_SHARE)
+        by_split = split_by_name(files, _VAL_SHARE, _TEST_SHARE)
         for split in ("train", "val", "test"):
-            self._text[split] = np.frombuffer(b"".join(file.data for file in parts[split]), dtype=np.uint8)
+            self._text[split] = np.frombuffer(b"".join(file.data for file in by_split[split]), dtype=np.uint8)
             if len(self._text[split]) < self.seq_len:
                 raise UserError(
                     f"the Python standard library: {len(self._text[split])} bytes in the {split} split, task.lengths "
@@ -197,7 +196,7 @@ class Needle(DrawnTask):
     @cached_property
     def oracle(self) -> dict[str, float]:
         """`chance` guesses a symbol. `window_8` and so on: what attention that looks 8 tokens back in the one layer
-        that recalls can reach: all values whose fact is that near in its part, and a guess at the others.
+        that recalls can reach: all values whose fact is that near in its subset, and a guess at the others.
 
         Several windowed layers could pass values on from one to the next and exceed it.
         """
@@ -208,7 +207,7 @@ class Needle(DrawnTask):
         return {"chance": chance, "ceiling": 1.0, **ceilings}
 
     def visible(self, window: int) -> float:
-        """Share of the evaluation's parts in which the value is among the `window` tokens up to and including the one
+        """Share of the evaluation's subsets in which the value is among the `window` tokens up to and including the one
         at which it is asked for."""
         lengths, depths = (np.array(column) for column in zip(*self._cells, strict=True))
         layout = Layout.at_depth(lengths, depths, self.value_length)

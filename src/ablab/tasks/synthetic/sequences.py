@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
 from ablab.tasks.base import IGNORED
-from ablab.tasks.generated.base import GeneratedTask
-from ablab.tasks.generated.splits import Sample
+from ablab.tasks.synthetic.base import HashSplitTask, Sample, SyntheticSettings
 
 BLANK, GO = 0, 1  # filler; and the mark after which the answer is written
 _MARKS = 2
 
 
-class _SymbolTask(GeneratedTask):
+class _SymbolSettings(SyntheticSettings):
+    symbols: int
+
+
+class _SymbolTask(HashSplitTask):
     """Sequences of `symbols` different tokens behind two marks.
 
     Args:
         symbols: tokens that stand for something; the vocabulary is two larger.
-        (the others): as `GeneratedTask` says.
+        (the others): as `HashSplitTask` says.
 
     Raises:
-        ValueError: there are fewer than two symbols.
+        ValueError: there are fewer than two symbols, or the sequence has no room for what is asked.
     """
 
-    def __init__(self, *, symbols: int, **settings: Any) -> None:
+    shortest: ClassVar[int] = 1  # sequence that has room for what is asked
+
+    def __init__(self, *, symbols: int, **settings: Unpack[SyntheticSettings]) -> None:
         super().__init__(**settings)
+        if self.seq_len < self.shortest:
+            raise ValueError(f"task.seq_len={self.seq_len}: must be at least {self.shortest}")
         if symbols < 2:
             raise ValueError(f"task.symbols={symbols}: must be at least 2")
         self.symbols, self.vocab_size = symbols, symbols + _MARKS
@@ -95,13 +102,13 @@ class SelectiveCopying(_AnswerTask):
 
     Args:
         memorize: symbols among the blanks.
-        (the others): as `GeneratedTask` says.
+        (the others): as `HashSplitTask` says.
 
     Raises:
         ValueError: the symbols do not fit twice into the sequence.
     """
 
-    def __init__(self, *, memorize: int, **settings: Any) -> None:
+    def __init__(self, *, memorize: int, **settings: Unpack[_SymbolSettings]) -> None:
         super().__init__(**settings)
         if memorize < 1 or 2 * memorize > self.seq_len:
             raise ValueError(f"task.memorize={memorize}: must be at least 1 and fit twice into task.seq_len")
@@ -126,15 +133,9 @@ class Induction(_SymbolTask):
     Olsson et al. 2022, "In-context Learning and Induction Heads"; in the form of Fu et al. 2023, "H3", section 3.1: a
     mark stands once somewhere in random symbols, and stands at the end again; the symbol behind its first place is
     asked for.
-
-    Raises:
-        ValueError: the sequence has no room for the mark, a symbol and the mark again.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        if self.seq_len < 3:
-            raise ValueError(f"task.seq_len={self.seq_len}: must be at least 3")
+    shortest = 3  # the mark, a symbol and the mark again
 
     def draw(self, generator: np.random.Generator, count: int) -> Sample:
         inputs = self._symbols(generator, count, self.seq_len)
@@ -146,19 +147,19 @@ class Induction(_SymbolTask):
         return inputs, targets
 
 
-class Parity(GeneratedTask):
+class Parity(HashSplitTask):
     """Is the number of ones so far odd? Asked at the end, or at every place.
 
     Hahn 2020, "Theoretical Limitations of Self-Attention": attention of fixed depth cannot decide it for all lengths.
 
     Args:
         every_place: ask at each token, not at the last one alone.
-        (the others): as `GeneratedTask` says.
+        (the others): as `HashSplitTask` says.
     """
 
     vocab_size = 2
 
-    def __init__(self, *, every_place: bool = False, **settings: Any) -> None:
+    def __init__(self, *, every_place: bool = False, **settings: Unpack[SyntheticSettings]) -> None:
         super().__init__(**settings)
         self.every_place = every_place
 

@@ -1,4 +1,4 @@
-"""Recall at several lengths: further parts of the test split, and of nothing else."""
+"""Recall at several lengths: further subsets of the test split, and of nothing else."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 from ablab.results.record import Record
 from ablab.tasks.base import IGNORED
-from ablab.tasks.generated.recall import Recall
-from ablab.tasks.generated.splits import belongs
+from ablab.tasks.synthetic.base import belongs
+from ablab.tasks.synthetic.recall import Recall
 
 SETTINGS = {"seq_len": 24, "vocab_size": 32, "pairs": 4, "power_a": 0.5, "batch_size": 4, "seed": 1}
 SEGMENTS = [[48, 4], [32, 8]]
@@ -26,13 +26,13 @@ def make(**changes: Any) -> Recall:
 
 def test_the_test_split_has_every_segment_and_validation_the_main_one_alone() -> None:
     task, plain = make(), make(segments=[])
-    assert (task.parts("val"), task.parts("test")) == ([""], NAMES)
-    assert (plain.parts("val"), plain.parts("test")) == ([""], [""])
+    assert (task.subsets("val"), task.subsets("test")) == ([""], NAMES)
+    assert (plain.subsets("val"), plain.subsets("test")) == ([""], [""])
     assert (task.seq_len, task.max_length, plain.max_length) == (24, 48, 24)
     loader = task.test_dataloader()
     assert not isinstance(loader, list)
-    for inputs, targets, part in loader:
-        length, pairs = [(24, 4), *map(tuple, SEGMENTS)][part]
+    for inputs, targets, subset in loader:
+        length, pairs = [(24, 4), *map(tuple, SEGMENTS)][subset]
         assert inputs.shape == targets.shape == (20, length)
         assert belongs(inputs.numpy(), "test").all()
         for row, answers in zip(inputs.tolist(), targets.tolist(), strict=True):

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ablab.errors import UserError
-from ablab.tasks.generated import listops_files
-from ablab.tasks.generated.listops import ListOps
-from ablab.tasks.samples import EpochBatches
+from ablab.tasks.batches import EpochBatches
+from ablab.tasks.synthetic import listops_files
+from ablab.tasks.synthetic.listops import ListOps
 
 SETTINGS = {"seq_len": 40, "max_depth": 4, "max_args": 4, "min_length": 5, "batch_size": 4, "seed": 1}
 COUNTS = {"train": 20, "val": 9, "test": 7}

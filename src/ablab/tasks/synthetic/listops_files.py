@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ablab.errors import UserError
 from ablab.tasks.cache import Arrays, cached
-from ablab.tasks.generated.splits import Split
-from ablab.tasks.generated.trees import CLOSE, DIGITS, OPERATOR, OPERATORS, PADDING, ZERO
+from ablab.tasks.synthetic.base import Split
+from ablab.tasks.synthetic.trees import CLOSE, DIGITS, OPERATOR, OPERATORS, PADDING, ZERO
 
 Bytes = NDArray[np.uint8]
 

@@ -10,11 +10,9 @@ from scipy.io import wavfile
 
 from ablab.errors import UserError
 from ablab.tasks import cache
-from ablab.tasks.multimodal.dialling import Dialling
-from ablab.tasks.multimodal.handwriting import Handwriting
-from ablab.tasks.multimodal.normaliser import Normaliser
-from ablab.tasks.multimodal.spectrogram import RATE, Spectrogram
-from ablab.tasks.multimodal.speech import Speech, read_wave, split_speakers
+from ablab.tasks.multimodal.digits import Handwriting, Speech, read_wave, split_speakers
+from ablab.tasks.multimodal.samples import Normaliser
+from ablab.tasks.multimodal.sounds import RATE, Dialling, Spectrogram
 
 SPOKEN = Path(__file__).parents[3] / "../shared/data/fsdd/recordings"
 # ITU-T Q.23: the keypad as it lies on a telephone.
@@ -152,7 +150,7 @@ def test_spectrograms_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder, spectrogram = record(tmp_path / "voices", ["ann", "ben", "cai"]), Spectrogram(seconds=0.3, frames=2)
     first = Speech(str(folder), spectrogram)
     with monkeypatch.context() as patch:
-        patch.setattr("ablab.tasks.multimodal.speech.read_wave", None)  # nobody calls it
+        patch.setattr("ablab.tasks.multimodal.digits.read_wave", None)  # nobody calls it
         again = Speech(str(folder), spectrogram)
     digits = np.arange(10)
     for one, other in zip(*(s.draw(np.random.default_rng(1), digits, "val") for s in (first, again)), strict=True):

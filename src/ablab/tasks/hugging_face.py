@@ -1,9 +1,11 @@
-"""Documents of a Hugging Face data set, one by one: from the hub by name, or from a folder."""
+"""What comes from Hugging Face: its libraries, which not everybody needs, and the documents of a data set."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -11,12 +13,28 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ablab.errors import UserError
-from ablab.tasks.extras import library, one_line
+from ablab.errors import UserError, one_line
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 # What `save_to_disk` leaves in a folder, and no other format does.
 _SAVED_DICT, _SAVED_ONE = "dataset_dict.json", "state.json"
+
+# What the libraries of Hugging Face read when they are imported; who has set one of these otherwise knows why.
+_QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "TOKENIZERS_PARALLELISM": "true",  # else it warns of every worker that is forked; no worker makes tokens
+}
+
+
+def library(name: str) -> ModuleType:
+    """Import the module `name` of the extra `hf`. Raises UserError if it is not installed."""
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"this needs the library {name}: pip install 'ablab[hf]'") from error
 
 
 class DocumentSource:

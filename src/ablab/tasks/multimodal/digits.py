@@ -1,4 +1,4 @@
-"""Digits as people say them: a folder of recordings."""
+"""Digits as people write and say them: images, cut into patches, and a folder of recordings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,60 @@ from scipy.signal import resample_poly
 from ablab.errors import UserError
 from ablab.tasks.cache import Arrays, cached
 from ablab.tasks.corpus import SourceFile, fingerprint, unit_hash
-from ablab.tasks.multimodal.handwriting import choose
-from ablab.tasks.multimodal.spectrogram import RATE, Spectrogram
+from ablab.tasks.images import Images, load_images
+from ablab.tasks.multimodal.sounds import RATE, Spectrogram
 
 _NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)\.wav")
 _SPLITS = ("val", "test", "train")
+
+
+class Handwriting:
+    """Images of digits by split; no image is in two.
+
+    Args:
+        path: as `load_images` takes it.
+        patches: along each side of an image.
+        fractions: expected shares of the images for validation and test.
+
+    Raises:
+        ValueError: the images cannot be cut so.
+        UserError: they are missing or damaged.
+    """
+
+    def __init__(self, path: str | None, *, patches: int, fractions: tuple[float, float]) -> None:
+        images, levels, self.corpus = load_images(path, *fractions)
+        self._patches = {split: _cut(its, patches, levels) for split, its in images.items()}
+        self._rows = {
+            split: [np.flatnonzero(its.labels == digit) for digit in range(10)] for split, its in images.items()
+        }
+
+    @property
+    def training(self) -> NDArray[np.float32]:
+        """The patches of all training images (N, patches^2, pixels of a patch), within [0, 1]."""
+        return self._patches["train"]
+
+    def draw(self, generator: np.random.Generator, digits: NDArray[np.int64], split: str) -> NDArray[np.float32]:
+        """Draw an image of each of the digits (N,): patches in raster order (N, patches^2, pixels of a patch)."""
+        return self._patches[split][choose(generator, digits, self._rows[split])]
+
+
+def choose(
+    generator: np.random.Generator, digits: NDArray[np.int64], rows: list[NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Draw one of its rows for each of the digits (N,)."""
+    chances = generator.random(len(digits))
+    picked = [rows[digit][int(chance * len(rows[digit]))] for digit, chance in zip(digits, chances, strict=True)]
+    return np.array(picked, dtype=np.int64)
+
+
+def _cut(images: Images, patches: int, levels: int) -> NDArray[np.float32]:
+    count, height, width = images.pixels.shape
+    if height % patches or width % patches:
+        raise ValueError(f"task.patches={patches} does not divide the images' sides of {height} and {width} pixels")
+    grid = images.pixels.reshape(count, patches, height // patches, patches, width // patches)
+    cut = grid.transpose(0, 1, 3, 2, 4).reshape(count, patches**2, -1)
+    scaled: NDArray[np.float32] = cut.astype(np.float32) / np.float32(levels - 1)
+    return scaled
 
 
 class Speech:
@@ -67,13 +116,13 @@ class Speech:
     def draw(
         self, generator: np.random.Generator, digits: NDArray[np.int64], split: str
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """A recording of each of the digits (N,): tokens (N, length, features), and where it has none (N, length)."""
+        """Draw a recording of each digit (N,): tokens (N, length, features), and true where none (N, length)."""
         rows = choose(generator, digits, self._rows[split])
         return self._tokens[rows], self._padding[rows]
 
 
 def split_speakers(speakers: list[str], folder: str) -> dict[str, str]:
-    """Which split each speaker belongs to. Raises UserError where there are too few."""
+    """Assign each speaker to a split. Raises UserError where there are too few."""
     if len(speakers) < 3:
         raise UserError(
             f"{folder}: {len(speakers)} speakers: each of train, val and test needs at least one of its own"
@@ -112,7 +161,7 @@ def _analysed(folder: Path, files: list[SourceFile], spectrogram: Spectrogram) -
 
 
 def read_wave(path: Path) -> NDArray[np.float32]:
-    """The sound in a WAV file, within [-1, 1], at `RATE` samples a second; channels are averaged.
+    """Read the sound in a WAV file, within [-1, 1], at `RATE` samples a second; channels are averaged.
 
     Raises:
         UserError: it is damaged, or empty.
