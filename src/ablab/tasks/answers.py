@@ -57,7 +57,7 @@ class AnswerTask(Task):
         self.setup()
         rank, processes = self._share()
         self._check_shares(processes)
-        return self._loader(self.train_shares(rank, processes), range(self.first_step, ENDLESS), self.block)
+        return self._loader(self.train_shares(rank, processes), range(self.first_step, ENDLESS))
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
         return self._eval_loader("val")

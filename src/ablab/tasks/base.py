@@ -76,7 +76,6 @@ class Task(LightningDataModule, ABC):
         oracle: values of the primary metric that theory or the data give, by name: `chance`, `ceiling`, and others.
         workers: processes that load data, beside each process that trains.
         seed: decides what is served for training.
-        block: None, or a number: `train_dataloader` then serves lists of so many consecutive batches.
     """
 
     vocab_size: int
@@ -91,7 +90,6 @@ class Task(LightningDataModule, ABC):
     primary: Metric
     corpus: Corpus
     first_step: int = 0
-    block: int | None = None
     target: float | None = None
     equal_shares: bool = False
     workers: int = 0
@@ -232,11 +230,10 @@ class Task(LightningDataModule, ABC):
                 f"give a multiple of {processes}"
             )
 
-    def _loader(self, batches: Dataset[Any], order: range, block: int | None = None) -> DataLoader[Any]:
+    def _loader(self, batches: Dataset[Any], order: range) -> DataLoader[Any]:
         return DataLoader(
             batches,
-            batch_size=block,  # batches to an item; None: the batch itself
-            collate_fn=None if block is None else list,
+            batch_size=None,  # an item is a batch
             sampler=order,
             num_workers=self.workers,
             # As torch's own default on Linux, also below a process that was made in another way: workers then share the

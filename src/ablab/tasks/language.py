@@ -98,7 +98,7 @@ class LanguageTask(Task):
             rank=rank,
             processes=processes,
         )
-        return self._loader(batches, range(self.first_step, ENDLESS), self.block)
+        return self._loader(batches, range(self.first_step, ENDLESS))
 
     def val_dataloader(self) -> DataLoader[EvalBatch]:
         return self._eval_loader("val")

@@ -50,7 +50,7 @@ from ablab.training.stacks import forget_stacks
 from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import parallel
 from ablab.training.token_counts import TokenCounts
-from ablab.training.trainer import build_module, build_trainer, quiet_lightning
+from ablab.training.trainer import build_module, build_trainer, quiet_lightning, untimed_steps
 from ablab.training.world import world
 
 
@@ -174,7 +174,7 @@ def _train(
     task = build_task(config)
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = _counted(config, task, accumulate)
-    meter, tokens = CostMeter(task.tokens_per_batch * accumulate), TokenCounts(accumulate)
+    meter, tokens = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config)), TokenCounts(accumulate)
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating()
     told = [ReportProgress(progress, task.primary)] if progress else []
     callbacks = [traffic, meter, tokens, mechanisms, *heart, *told]
