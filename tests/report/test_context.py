@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ablab.report.terms import terms_of
+from ablab.report.context import declared_comparison
 from ablab.study.plan_file import write_plan
 
 DECLARED = {"baseline": None, "metric": "val_loss", "margin": 0.01, "last_k": 3}
@@ -31,9 +31,9 @@ def study(tmp_path: Path) -> Path:
     ids=str,
 )
 def test_a_margin_goes_with_its_metric(study: Path, asked: dict[str, Any], terms: dict[str, Any]) -> None:
-    assert terms_of([study], **asked) == terms
+    assert declared_comparison([study], **asked) == terms
 
 
 def test_several_folders_and_such_without_a_plan_declare_nothing(study: Path, tmp_path: Path) -> None:
-    assert terms_of([study, study], margin=0.2) == {"margin": 0.2}
-    assert terms_of([tmp_path / "run"]) == {}
+    assert declared_comparison([study, study], margin=0.2) == {"margin": 0.2}
+    assert declared_comparison([tmp_path / "run"]) == {}
