@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablab.study.plan_file import PLAN_FILE, read_plan
+from ablab.study.plan_file import find_plan
 
 
 def terms_of(folders: Sequence[Path], **asked: Any) -> dict[str, Any]:
@@ -22,9 +22,10 @@ def terms_of(folders: Sequence[Path], **asked: Any) -> dict[str, Any]:
         UserError: the plan of the study cannot be read.
     """
     given = {name: value for name, value in asked.items() if value is not None}
-    if len(folders) != 1 or not (folders[0] / PLAN_FILE).is_file():
+    plan = find_plan(folders[0]) if len(folders) == 1 else None
+    if plan is None:
         return given
-    declared = {name: value for name, value in read_plan(folders[0]).terms.items() if value is not None}
+    declared = {name: value for name, value in plan.terms.items() if value is not None}
     if given.get("metric", declared.get("metric")) != declared.get("metric"):
         declared.pop("margin", None)
     return {**declared, **given}

@@ -12,6 +12,7 @@ from ablab.errors import UserError
 from ablab.report.html.page import page
 from ablab.report.material import Material
 from ablab.results.collect import Runs, collect
+from ablab.results.kept import SUFFIX
 from ablab.results.store import write_atomically
 
 REPORT_FILE = "report.html"
@@ -26,19 +27,24 @@ def write_report(
     """Write the report on all runs below `folders`, and return its path.
 
     Args:
-        output: the file to write; default: `report.html` in the first folder.
+        folders: of runs; or files of kept results.
+        output: the file to write; default: `report.html` in the first folder, or beside the first file, named after it.
         filters, terms: as `compare_selected` takes them.
 
     Raises:
         UserError: no runs, an unknown baseline or metric, or a place that cannot be written to.
     """
     text = render_page(*compare_selected(collect(folders), filters, **terms))
-    path = output or folders[0] / REPORT_FILE
+    path = output or _default_output(folders[0])
     try:
         write_atomically(path, text)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give another --output") from error
     return path
+
+
+def _default_output(place: Path) -> Path:
+    return place.with_name(place.name.removesuffix(SUFFIX) + ".html") if place.is_file() else place / REPORT_FILE
 
 
 def render_page(comparisons: Comparisons, runs: Runs) -> str:
