@@ -18,8 +18,7 @@ from tempfile import TemporaryDirectory
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 # Roots of what is not ours; a private name of theirs is a reach into their insides.
-_FOREIGN = ("torch", "lightning", "hydra", "omegaconf", "wandb", "tensorboard", "matplotlib", "pandas", "multiprocessing")
-
+_FOREIGN = ("torch", "lightning", "hydra", "omegaconf", "wandb", "tensorboard", "matplotlib", "pandas")
 _PUBLIC = ("_exit", "_asdict", "_fields", "_replace")  # documented parts of the standard library all the same
 
 _STEP = """
@@ -91,9 +90,7 @@ def naming(trees: dict[Path, ast.Module], axis: str) -> Iterator[Path]:
 
 
 def untyped_dicts(tree: ast.Module) -> int:
-    return sum(
-        isinstance(node, ast.Subscript) and ast.unparse(node) == "dict[str, Any]" for node in ast.walk(tree)
-    )
+    return sum(isinstance(node, ast.Subscript) and ast.unparse(node) == "dict[str, Any]" for node in ast.walk(tree))
 
 
 def open_constructors(tree: ast.Module) -> int:

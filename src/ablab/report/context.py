@@ -24,7 +24,7 @@ from ablab.report.rows import Row, run_rows, suite_rows, variant_rows
 from ablab.results.collect import Runs, collect
 from ablab.results.curves import CurveCache
 from ablab.results.record import Direction
-from ablab.study.plan_file import PLAN_FILE, read_plan
+from ablab.study.plan_file import find_plan
 
 TRAINING_LOSS, LEARNING_RATE = "train_loss", "learning_rate"  # curves that every run logs
 _SCALED_OVER: tuple[Axis, ...] = ("seq_len", "parameters")
@@ -47,7 +47,7 @@ class ReportContext:
     def read(
         cls, folders: Sequence[Path], filters: Sequence[str] = (), **settings: Unpack[ComparisonSettings]
     ) -> ReportContext:
-        """Read the runs below `folders` and compare them.
+        """Read the runs below `folders`, or in files of kept results, and compare them.
 
         Args:
             filters: as `ablab.analysis.selection.compare_selected` takes them, "attention=lsh,full".
@@ -190,9 +190,10 @@ def declared_comparison(folders: Sequence[Path], **asked: Unpack[ComparisonSetti
         UserError: the plan of the study cannot be read.
     """
     given = {name: value for name, value in asked.items() if value is not None}
-    if len(folders) != 1 or not (folders[0] / PLAN_FILE).is_file():
+    plan = find_plan(folders[0]) if len(folders) == 1 else None
+    if plan is None:
         return cast(ComparisonSettings, given)
-    declared = {name: value for name, value in read_plan(folders[0]).terms.items() if value is not None}
+    declared = {name: value for name, value in plan.terms.items() if value is not None}
     if given.get("metric", declared.get("metric")) != declared.get("metric"):
         declared.pop("margin", None)
     return cast(ComparisonSettings, {**declared, **given})

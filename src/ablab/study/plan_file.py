@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ablab.errors import UserError
-from ablab.results.store import write_atomically
+from ablab.results.kept import read_kept, why_no_folder
+from ablab.results.store import PLAN_FILE, write_atomically
 from ablab.study.events import RunOutline
 
-PLAN_FILE = "plan.json"
 _SCHEMA = 1
 
 
@@ -63,11 +63,33 @@ def read_plan(study: Path) -> Plan:
     """
     path = study / PLAN_FILE
     if not study.is_dir():
-        raise UserError(f"{study}: no such folder")
+        raise UserError(why_no_folder(study))
     if not path.is_file():
         raise UserError(f"{study}: holds no study (no {PLAN_FILE} in it); give the folder of a sweep")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return _as_plan(json.loads(path.read_text(encoding="utf-8")), study)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run the command of the study again") from error
+
+
+def find_plan(place: Path) -> Plan | None:
+    """Return the plan of the study in a folder or a file of kept results; None where there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if os.path.isfile(place):
+        data = read_kept(place).plan
+        try:
+            return None if data is None else _as_plan(data, place)
+        except ValueError as error:
+            raise UserError(f"{place}: its plan cannot be read ({error})") from error
+    return read_plan(place) if (place / PLAN_FILE).is_file() else None
+
+
+def _as_plan(data: Any, study: Path) -> Plan:
+    """The plan in `data`, of the study in a folder. Raises ValueError where it is none."""
+    try:
         if data["schema"] != _SCHEMA:
             raise ValueError("of another version of ablab")
         runs = data["runs"]
@@ -78,8 +100,8 @@ def read_plan(study: Path) -> Plan:
             terms=dict(data["terms"]),
             runs=None if runs is None else [_read(run, study) for run in runs],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run the command of the study again") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def return_to(plan: Plan) -> None:
