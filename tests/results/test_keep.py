@@ -205,14 +205,14 @@ def test_what_needs_the_folder_says_what_the_file_is(
 
 def assert_refused(path: Path, said: str) -> None:
     """In one line, and nothing is written anywhere near."""
-    before = sorted(path.parent.parent.rglob("*"))
+    before = sorted(path.parent.rglob("*"))
     with pytest.raises(UserError) as caught:
         load(path)
     line = str(caught.value)
     assert line.startswith(f"{path}")
     assert said in line
     assert len(line.splitlines()) == 1
-    assert sorted(path.parent.parent.rglob("*")) == before
+    assert sorted(path.parent.rglob("*")) == before
 
 
 def rewritten(file: Path, change: Any) -> Path:
