@@ -35,6 +35,7 @@ from ablab.results.store import (
 )
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
+from ablab.training.callback_group import build_callbacks
 from ablab.training.callbacks import Heartbeat, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
 from ablab.training.communication import Communicating
@@ -177,7 +178,7 @@ def _train(
     meter, tokens = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config)), TokenCounts(accumulate)
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating()
     told = [ReportProgress(progress, task.primary)] if progress else []
-    callbacks = [traffic, meter, tokens, mechanisms, *heart, *told]
+    callbacks = [traffic, meter, tokens, mechanisms, *heart, *told, *build_callbacks(config["callbacks"])]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(config, folder, task, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)

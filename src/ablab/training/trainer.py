@@ -105,6 +105,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
         # Tasks serve the batches that come next by themselves: batch i is a function of (seed, i).
         warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+        # Of averaged weights and models that are cut among processes; such strategies refuse them.
+        warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
         # Lightning's own, about a function of torch that it still calls.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*is deprecated")
         try:
