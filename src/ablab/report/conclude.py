@@ -18,7 +18,10 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from ablab.config.explain import moved
+from ablab.config.identity import comparison_of
 from ablab.errors import UserError
+from ablab.report.terms import declared_terms
 
 RUNS_NOT_OK = 1  # exit status: the sweep came to its end, some of its runs did not
 MISTAKE = 2  # exit status of a user's mistake, as everywhere in ablab
@@ -28,22 +31,26 @@ class ConcludeSweep(Callback):
     """Compares the runs of a sweep when all of them have ended.
 
     Args:
-        baseline, metric, margin, last_k: as `ablab.analysis.comparison.compare` takes them; a study declares them.
+        baseline, metric, margin, last_k: where studies of earlier versions declared what is `comparison` now.
 
     Raises:
+        UserError: one of them is given.
         SystemExit: status 1 if some run is not ok, 2 if the runs cannot be compared. Hydra turns any other exception of
             a callback into a warning, and the sweep would seem to have gone well.
     """
 
     def __init__(
-        self, baseline: str | None = None, metric: str | None = None, margin: float | None = None, last_k: int = 1
+        self, baseline: object = None, metric: object = None, margin: object = None, last_k: object = None
     ) -> None:
-        self.terms = {"baseline": baseline, "metric": metric, "margin": margin, "last_k": last_k}
+        given = {"baseline": baseline, "metric": metric, "margin": margin, "last_k": last_k}
+        for name, value in given.items():
+            if value is not None and (line := moved(f"hydra.callbacks.conclude.{name}")):
+                raise UserError(line)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         try:
-            status = conclude_study(folder, **self.terms)
+            status = conclude_study(folder, **declared_terms(comparison_of(config)))
         except UserError as error:
             print(f"ablab: error: {error}", file=sys.stderr)
             raise SystemExit(MISTAKE) from error

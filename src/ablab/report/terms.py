@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ablab.config import ComparisonConfig
 from ablab.study.plan_file import PLAN_FILE, read_plan
+
+
+def declared_terms(comparison: ComparisonConfig) -> dict[str, Any]:
+    """What a study declares, as `ablab.analysis.comparison.compare` takes it.
+
+    Without the baseline, which every record declares: where a command has left it out of the sweep, another one serves.
+    """
+    declared = {name: value for name, value in asdict(comparison).items() if value is not None}
+    declared.pop("baseline", None)
+    return declared
 
 
 def terms_of(folders: Sequence[Path], **asked: Any) -> dict[str, Any]:
@@ -24,7 +36,7 @@ def terms_of(folders: Sequence[Path], **asked: Any) -> dict[str, Any]:
     given = {name: value for name, value in asked.items() if value is not None}
     if len(folders) != 1 or not (folders[0] / PLAN_FILE).is_file():
         return given
-    declared = {name: value for name, value in read_plan(folders[0]).terms.items() if value is not None}
+    declared = declared_terms(read_plan(folders[0]).comparison)
     if given.get("metric", declared.get("metric")) != declared.get("metric"):
         declared.pop("margin", None)
     return {**declared, **given}
