@@ -8,6 +8,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from ablab.config.axes import moved
 from ablab.config.nearest import nearest
 from ablab.config.schema import conf_folder
 
@@ -50,6 +51,8 @@ def _missing_config(error: MissingConfigException) -> str:
 
 def _unknown_key(key: str, error: Exception) -> str:
     """`key` is not in the config: name the keys that stand where it was looked for."""
+    if instead := moved(key):
+        return f"{key}: is an axis of its own now; write {instead}"
     cause = error.__cause__
     node = getattr(cause, "parent_node", None)
     parent, _, last = key.rpartition(".")

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-# Config groups whose choice is kept in the record: what a run is made of. The folders of conf/ are the menu.
-AXES = (
-    "task",
-    "model",
-    "attention",
-    "activation",
-    "position",
-    "layer_fusion",
-    "modal_fusion",
-    "optimizer",
-    "schedule",
-    "strategy",
-    "trainer",
-    "logger",
-)
+from ablab.config.axes import AXES
 
 # How the runs of a sweep are carried out: none of it changes what a run computes.
 CARRIED_OUT = (
@@ -32,21 +18,9 @@ CARRIED_OUT = (
 
 
 @dataclass
-class Config:
-    """The schema of the config's top level: a key that is not here is refused when the config is composed."""
+class Settings:
+    """The keys at the config's top that are no axis."""
 
-    task: Any = MISSING
-    model: Any = MISSING
-    attention: Any = MISSING
-    activation: Any = MISSING
-    position: Any = MISSING
-    layer_fusion: Any = MISSING
-    modal_fusion: Any = MISSING
-    optimizer: Any = MISSING
-    schedule: Any = MISSING
-    strategy: Any = MISSING
-    trainer: Any = MISSING
-    logger: Any = MISSING
     budget: Any = MISSING
     tune: Any = MISSING
     design: Any = MISSING
@@ -65,6 +39,10 @@ class Config:
     baseline: str | None = None  # the variant that the others are compared with, "attention=full"; null: the first
     variant: str | None = None  # set by the sweeper: the swept overrides of this run, without the seed
     index: int | None = None  # set by the sweeper: this run's place in the plan
+
+
+# The schema of the config's top level: a key that is not here is refused when the config is composed.
+Config = make_dataclass("Config", [(axis, Any, MISSING) for axis in AXES], bases=(Settings,))
 
 
 def register_schema() -> None:
