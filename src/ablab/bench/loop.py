@@ -34,6 +34,7 @@ from ablab.training.callbacks import Mechanisms, ReportProgress
 from ablab.training.checkpoint_files import Origin
 from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
+from ablab.training.module import has_penalties
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning, steps_per_block
 
@@ -94,7 +95,7 @@ class BareLoop:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.clip = config["trainer"]["gradient_clip_val"]
         self.accumulate = config["trainer"]["accumulate_grad_batches"]
-        self.penalised = self.model.has_penalties
+        self.penalised = has_penalties(self.model)
         self.steps = 0
         self.task = task
         blocks: Any = task.train_dataloader()

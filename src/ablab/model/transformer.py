@@ -216,11 +216,6 @@ class Transformer(nn.Module):
             total = total + penalty()
         return total
 
-    @property
-    def has_penalties(self) -> bool:
-        """Whether any component asks for a penalty."""
-        return bool(self._penalties)
-
     def _embed(self, spec: LayerSpec) -> None:
         self.embedding: nn.Module = nn.Embedding(self.vocab_size, spec.d_model)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ablab.model.protocols import Penalised, offering
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.transformer import Transformer
 from ablab.results.record import KEPT_EVALUATIONS
@@ -67,7 +68,7 @@ class TrainingModule(LightningModule):
         self._schedule = schedule
         self._clip = clip
         self._accumulate = accumulate
-        self._penalised = model.has_penalties
+        self._penalised = has_penalties(model)
         self.evaluated: dict[str, int] = {}  # samples of the last evaluation of each split, over all processes
         self._totals: dict[int, dict[str, Tensor]] = {}  # of each of the task's parts
 
@@ -261,3 +262,8 @@ def _clip(parameters: list[Tensor], most: float, whole_norm: Callable[[Tensor], 
 def _ratio(before: list[Tensor], after: list[Tensor], whole_norm: Callable[[Tensor], Tensor]) -> Tensor:
     moved = torch.stack([(new - old).float().norm() for new, old in zip(after, before, strict=True)])
     return whole_norm(moved) / whole_norm(torch.stack([old.float().norm() for old in before]))
+
+
+def has_penalties(model: Transformer) -> bool:
+    """Does any component ask for a penalty? Asked once, so that models without one do not add zero at every step."""
+    return any(True for _ in offering(model, Penalised))
