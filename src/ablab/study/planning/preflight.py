@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,17 +25,20 @@ from ablab.training.continuing import check_origin
 from ablab.training.environment import Started
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import Parallel, parallel
-from ablab.training.trainer import build_strategy, quiet_lightning, trainer_settings, world_size
+from ablab.training.trainer import (
+    OWNED,
+    build_profiler,
+    build_strategy,
+    quiet_lightning,
+    refuse_owned,
+    trainer_settings,
+    world_size,
+)
 from ablab.training.world import World, launched
 
 # What the program gives to each kind of option, and the config does not.
 SUPPLIED = {
-    "trainer": (
-        *("barebones", "gradient_clip_algorithm", "limit_train_batches", "overfit_batches", "max_time"),
-        *("strategy", "max_epochs", "check_val_every_n_epoch", "num_sanity_val_steps", "use_distributed_sampler"),
-        *("logger", "callbacks", "profiler", "plugins", "default_root_dir", "enable_progress_bar"),
-        *("enable_model_summary", "fast_dev_run"),  # the last would silently replace max_steps
-    ),
+    "trainer": tuple(OWNED),
     "task": ("seed",),
     "model": (
         *("vocab_size", "max_length", "seed", "causal", "padding", "pooled", "n_outputs", "encoders"),
@@ -72,6 +76,8 @@ class Preflight:
         for name in ("trainer", "strategy", "task", "model", *COMPONENT_AXES, "optimizer", "schedule"):
             if not isinstance(config.get(name), dict) or "_target_" not in config[name]:
                 raise UserError(f"{name}: the option has no _target_, the class or function that builds it")
+            if name == "trainer":
+                refuse_owned(config[name])
             check_signature(name, config[name], SUPPLIED.get(name, ()))
         for name, node in config["logger"].items():
             check_signature(f"logger.{name}", node, ("run",))
@@ -119,6 +125,8 @@ class Preflight:
         if config["trainer"]["_target_"] != "lightning.Trainer":
             raise UserError(f"trainer._target_={config['trainer']['_target_']}: only lightning.Trainer is used")
         settings = trainer_settings(config)
+        if settings.get("limit_val_batches") == 0:
+            raise UserError("trainer.limit_val_batches=0: without an evaluation there is nothing to compare")
         if "gradient_clip_val" not in settings:
             raise UserError("trainer.gradient_clip_val must be given; null does not clip")
         for key in ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches"):
@@ -129,18 +137,17 @@ class Preflight:
                 raise UserError(f"trainer.{key}={value}: must be at least 1")
         if type(settings.get("num_nodes", 1)) is not int or settings.get("num_nodes", 1) < 1:
             raise UserError(f"trainer.num_nodes={settings['num_nodes']}: must be a whole number, at least 1")
+        build_profiler(settings.pop("profiler", None), Path("profile"))  # writes nothing before it is used
         strategy = build_strategy(config)
         _check_devices(config)
         try:
             with quiet_lightning():
                 Trainer(
-                    **settings,
+                    **{"enable_progress_bar": False, "enable_model_summary": False, **settings},
                     logger=False,
-                    enable_progress_bar=False,
                     strategy=strategy,
                     plugins=[Started(World())],
                     enable_checkpointing=False,
-                    enable_model_summary=False,
                 )
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
