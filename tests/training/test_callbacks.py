@@ -107,7 +107,7 @@ def test_a_run_tells_its_progress(tiny_config: Callable[..., dict[str, Any]], tm
     told: list[tuple[int, int, str]] = []
     config = tiny_config()
     prepare_folder(config, tmp_path)
-    execute(config, tmp_path, lambda *what: told.append(what))
+    execute(config, tmp_path, progress=lambda *what: told.append(what))
     assert told
     assert told[0] == (1, 4, "")
 

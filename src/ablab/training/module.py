@@ -217,24 +217,26 @@ class TrainingModule(LightningModule):
             self.steps_to_target = self.trainer.global_step
 
     def _add(self, batch: EvalBatch) -> None:
-        inputs, targets, *part = batch
+        inputs, targets, *subset = batch
         totals = self.task.totals(self.model(inputs), targets)
         totals[_SAMPLES] = (targets != IGNORED).flatten(1).any(1).sum(dtype=torch.float64)
-        sums = self._totals.setdefault(part[0] if part else 0, {})
+        sums = self._totals.setdefault(subset[0] if subset else 0, {})
         for name, value in totals.items():
             sums[name] = sums.get(name, 0) + value
 
     def _log_totals(self, split: str) -> dict[str, float]:
         """Log the metrics of the evaluation that has ended, and return them."""
-        # Every process has served a batch of every part, so that all of them have the same to add up.
-        parts, names = self.task.parts(split), list(self._totals[0])
-        sums = torch.stack([self._totals[part][name] for part in range(len(parts)) for name in names])
-        sums = self.trainer.strategy.reduce(sums, reduce_op="sum").view(len(parts), len(names))
-        totals = {part: dict(zip(names, row, strict=True)) for part, row in zip(parts, sums.tolist(), strict=True)}
+        # Every process has served a batch of every subset, so that all of them have the same to add up.
+        subsets, names = self.task.subsets(split), list(self._totals[0])
+        sums = torch.stack([self._totals[subset][name] for subset in range(len(subsets)) for name in names])
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum").view(len(subsets), len(names))
+        totals = {
+            subset: dict(zip(names, row, strict=True)) for subset, row in zip(subsets, sums.tolist(), strict=True)
+        }
         samples = [int(each.pop(_SAMPLES)) for each in totals.values()]
         self.evaluated[split] = samples[0] if self.task.same_samples else sum(samples)
         self._totals = {}
-        named = {f"{split}_{name}": value for name, value in self.task.figures(totals).items()}
+        named = {f"{split}_{name}": value for name, value in self.task.evaluation_metrics(totals).items()}
         self.metrics |= named
         # For whoever monitors them, rounded to float32. Every process computed the same figures, so nothing is left
         # to synchronise; and Lightning would give the loggers the step before this one.
