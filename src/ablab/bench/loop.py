@@ -23,13 +23,13 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from omegaconf import OmegaConf, open_dict
 from torch import nn
 
-from ablab.config import conf_folder, freeze, register_schema
+from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.config.explain import ConfigErrors, explain
 from ablab.errors import UserError
 from ablab.study.planning.preflight import Preflight
 from ablab.study.progress import run_bar
 from ablab.tasks.base import Batch, Task
-from ablab.training.build import build_model, build_task
+from ablab.training.build import BuiltRun, build_model
 from ablab.training.callbacks import Mechanisms, ReportProgress
 from ablab.training.checkpoint_files import Origin
 from ablab.training.cost import CostMeter
@@ -86,15 +86,15 @@ class Round(NamedTuple):
 class BareLoop:
     """Training without a harness: what one would write by hand."""
 
-    def __init__(self, config: dict[str, Any], task: Task, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, task: Task, device: torch.device) -> None:
         self.device = device
         self.model = build_model(config, task).to(device)
-        self.optimizer = build_optimizer(instantiate(config["optimizer"], _convert_="all"), self.model)
+        self.optimizer = build_optimizer(instantiate(config.options["optimizer"], _convert_="all"), self.model)
         getattr(self.optimizer, "train", lambda: None)()
-        self.schedule = instantiate(config["schedule"], _convert_="all")(self.optimizer)
+        self.schedule = instantiate(config.options["schedule"], _convert_="all")(self.optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.clip = config["trainer"]["gradient_clip_val"]
-        self.accumulate = config["trainer"]["accumulate_grad_batches"]
+        self.clip = config.trainer.gradient_clip_val
+        self.accumulate = config.trainer.accumulate_grad_batches
         self.penalised = has_penalties(self.model)
         self.steps = 0
         self.task = task
@@ -164,20 +164,23 @@ class _TakeTurns(Callback):
         return time.perf_counter()
 
 
-def _measure(config: dict[str, Any], folder: Path, steps: int) -> tuple[int, list[Round]]:
+def _measure(config: RunConfig, folder: Path, steps: int) -> tuple[int, list[Round]]:
     """Tokens in a batch, and the rounds."""
-    task = build_task(config)
+    built = BuiltRun.of(config)
+    task = built.task
     turns = _TakeTurns(steps)
-    module = build_module(config, task)
-    loggers = build_loggers(config["logger"], folder, study="bench", variant="", seed=config["seed"], config=config)
+    module = build_module(built)
+    loggers = build_loggers(
+        config.options["logger"], folder, study="bench", variant="", seed=config.seed, config=config.to_dict()
+    )
     with quiet_lightning(), run_bar("bench loop") as report:
         watching = [
-            CostMeter(task.tokens_per_batch * config["trainer"]["accumulate_grad_batches"]),
+            CostMeter(task.tokens_per_batch * config.trainer.accumulate_grad_batches),
             Mechanisms(),
             ReportProgress(report, task.primary),
             turns,
         ]
-        trainer = build_trainer(config, folder, task, loggers, watching, Origin(run="bench", corpus=task.corpus.sha256))
+        trainer = build_trainer(built, folder, loggers, watching, Origin(run="bench", corpus=task.corpus.sha256))
         turns.bare = bare = BareLoop(config, task, trainer.strategy.root_device)
         trainer.fit(module, datamodule=task)
     close_loggers(loggers, "ok")
@@ -187,9 +190,9 @@ def _measure(config: dict[str, Any], folder: Path, steps: int) -> tuple[int, lis
     return task.tokens_per_batch, turns.rounds
 
 
-def _figures(rounds: list[Round], config: dict[str, Any], tokens_per_batch: int) -> dict[str, Any]:
+def _figures(rounds: list[Round], config: RunConfig, tokens_per_batch: int) -> dict[str, Any]:
     """Totals over all rounds, so that what happens seldom (a checkpoint) counts; the spread is over tenths of them."""
-    batches = config["trainer"]["accumulate_grad_batches"]  # in a step
+    batches = config.trainer.accumulate_grad_batches  # in a step
     tokens = batches * tokens_per_batch
     steps = sum(each.steps for each in rounds)
     harness, bare = sum(each.harness_s for each in rounds) / steps, sum(each.bare_s for each in rounds) / steps
@@ -210,7 +213,7 @@ def _figures(rounds: list[Round], config: dict[str, Any], tokens_per_batch: int)
     }
 
 
-def compose_config(overrides: list[str]) -> dict[str, Any]:
+def compose_config(overrides: list[str]) -> RunConfig:
     register_schema()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
@@ -221,4 +224,4 @@ def compose_config(overrides: list[str]) -> dict[str, Any]:
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
-    return freeze(config, choices, overrides)
+    return resolve(config, choices, overrides)

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
-from ablab.tasks.base import Task
-from ablab.training.build import build_model, build_option
+from ablab.config import RunConfig
+from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Curves
 from ablab.training.checkpoint_files import Origin
 from ablab.training.checkpoint_folders import CheckpointFiles
@@ -27,20 +26,20 @@ from ablab.training.world import world
 
 
 def build_trainer(
-    config: dict[str, Any],
+    built: BuiltRun,
     folder: Path,
-    task: Task,
     loggers: list[Logger],
     callbacks: Sequence[Callback],
     origin: Origin,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:
-    """The Trainer that a frozen config describes, with curves, checkpoints and `callbacks`, and the task cut to it.
+    """The Trainer of a run, with curves, checkpoints and `callbacks`, and the task cut to it.
 
     Args:
         origin: what its checkpoints belong to.
         stop: whether the run was asked to stop, and is to save itself.
     """
+    config, task = built.config, built.task
     settings = trainer_settings(config)
     accumulate = settings.pop("accumulate_grad_batches")  # the module does both
     settings.pop("gradient_clip_val")
@@ -56,7 +55,7 @@ def build_trainer(
     ]
     trainer = Trainer(
         **settings,
-        strategy=build_strategy(config),
+        strategy=built.build_strategy(),
         max_epochs=-1,
         logger=loggers,
         callbacks=[without_idle_hooks(callback) for callback in watching],
@@ -75,30 +74,15 @@ def build_trainer(
     return trainer
 
 
-def trainer_settings(config: dict[str, Any]) -> dict[str, Any]:
+def trainer_settings(config: RunConfig) -> dict[str, Any]:
     """The config of the axis `trainer` as arguments of Lightning's Trainer, with the strategy's devices."""
-    settings = {key: value for key, value in config["trainer"].items() if key != "_target_"}
-    return settings | {"devices": config["strategy"]["processes"]}
+    settings = {key: value for key, value in config.options["trainer"].items() if key != "_target_"}
+    return settings | {"devices": config.processes}
 
 
-def world_size(config: dict[str, Any]) -> int:
-    """The processes of the run that a frozen config describes, on all nodes together."""
-    return int(config["strategy"]["processes"] * config["trainer"].get("num_nodes", 1))
-
-
-def build_strategy(config: dict[str, Any]) -> Any:
-    """What Lightning's Trainer takes as `strategy`. The option's `processes` are those of all nodes.
-
-    Raises:
-        UserError: it refuses a value.
-    """
-    option = config["strategy"] | {"processes": world_size(config)}
-    return build_option(config | {"strategy": option}, "strategy")
-
-
-def steps_per_block(config: dict[str, Any]) -> int:
+def steps_per_block(config: RunConfig) -> int:
     """Steps from one moment to the next at which something may be due: a row of the curves, an evaluation."""
-    return math.gcd(config["trainer"]["val_check_interval"], config["trainer"]["log_every_n_steps"])
+    return math.gcd(config.trainer.val_check_interval, config.trainer.log_every_n_steps)
 
 
 @contextlib.contextmanager
@@ -124,13 +108,13 @@ def quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def build_module(config: dict[str, Any], task: Task) -> TrainingModule:
-    """The model of a frozen config, with its initial values, ready to be trained on its task."""
+def build_module(built: BuiltRun) -> TrainingModule:
+    """The model of a run, with its initial values, ready to be trained on its task."""
     return TrainingModule(
-        build_model(config, task),
-        task,
-        instantiate(config["optimizer"], _convert_="all"),
-        instantiate(config["schedule"], _convert_="all"),
-        clip=config["trainer"]["gradient_clip_val"],
-        accumulate=config["trainer"]["accumulate_grad_batches"],
+        built.build_model(),
+        built.task,
+        built.optimizer,
+        built.schedule,
+        clip=built.config.trainer.gradient_clip_val,
+        accumulate=built.config.trainer.accumulate_grad_batches,
     )
