@@ -10,6 +10,7 @@ import pytest
 from synthetic import record, runs_of
 
 from ablab.analysis.comparison import compare
+from ablab.config import RunConfig
 from ablab.results.collect import collect
 from ablab.results.record import Metric, Record
 
@@ -29,7 +30,7 @@ def finished(seed: int, accuracy: float, option: str, oracle: dict[str, float], 
 
 
 def test_the_comparison_names_what_theory_gives(
-    tiny_config: Callable[..., dict[str, Any]], run: Callable[..., Any], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     for index, attention in enumerate(("full", "windowed")):
         config = tiny_config("task=parity", "task.seq_len=16", f"attention={attention}")

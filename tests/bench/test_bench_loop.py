@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from ablab.bench import loop
 from ablab.bench.loop import BareLoop, Round, bench_loop
+from ablab.config import RunConfig
 from ablab.errors import UserError
 
 
@@ -91,7 +91,7 @@ def test_what_cannot_be(steps: int, rounds: int, overrides: list[str], words: st
 
 
 def test_figures_are_of_totals_and_their_spread_of_tenths() -> None:
-    config: dict[str, Any] = {
+    config: RunConfig = {
         "trainer": {"accumulate_grad_batches": 1},
     }
     rounds = [Round(10, 2.0, 3.0, 1.0)] * 10 + [Round(10, 1.0, 3.0, 1.0)] * 10

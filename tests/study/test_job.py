@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict, read_write
 
-from ablab.config import conf_folder, register_schema
+from ablab.config import RunConfig, conf_folder, register_schema
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record, write_record
@@ -82,8 +82,8 @@ def test_a_folder_with_something_in_it_is_not_removed(ablab: Job, tmp_path: Path
 
 
 def test_a_run_that_failed_is_run_again(ablab: Job, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    def failing(config: dict[str, Any], folder: Path, progress: Any) -> Record:
-        record = execute(config, folder, progress=progress)
+    def failing(config: RunConfig, folder: Path, **how: Any) -> Record:
+        record = execute(config, folder, **how)
         record.status, record.reason = "failed", "a bad day"
         write_record(folder, record)
         return record

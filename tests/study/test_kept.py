@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
+from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, write_record
 from ablab.study.kept import kept_record
 from ablab.study.planning.preflight import Preflight
 from ablab.training.run import new_record
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 
-def ended(config: dict[str, Any]) -> Record:
+def ended(config: RunConfig) -> Record:
     """The record of a run of `config` that went well, on the data that it names."""
     record = new_record(config)
     record.status, record.corpus = "ok", Preflight().task(config).corpus
@@ -66,7 +67,7 @@ def test_no_record_or_a_damaged_one_is_not_finished(tiny_config: TinyConfig, tmp
 def test_the_same_run_on_other_data_is_not_finished(tiny_config: TinyConfig, tmp_path: Path) -> None:
     config = tiny_config()
     write_record(tmp_path, ended(config))
-    corpus = Path(config["task"]["path"])
+    corpus = Path(config.options["task"]["path"])
     text = corpus.read_text()
     try:
         corpus.write_text(text + "one line more\n")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ablab.config import RunConfig
 from ablab.results.record import Cost, Record
 from ablab.study.events import RunOutline
 from ablab.study.look import STEPS, _measured
@@ -25,8 +26,11 @@ def record(**given: Any) -> Record:
 
 def planned(tmp_path: Path) -> PlannedRun:
     info = RunOutline(index=0, variant="", task="", seed=0, steps=1000)
-    trainer = {"max_steps": 1000, "val_check_interval": 300}
-    return PlannedRun(info=info, config={"trainer": trainer}, folder=tmp_path)
+    trainer = {"max_steps": 1000, "val_check_interval": 300, "log_every_n_steps": 100}
+    config = RunConfig(
+        options={"trainer": {**trainer, "accumulate_grad_batches": 1, "gradient_clip_val": None}}, axes={}
+    )
+    return PlannedRun(info=info, config=config, folder=tmp_path)
 
 
 def test_the_time_of_a_run_is_start_and_steps_and_evaluations(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from unittest import mock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from ablab.config import conf_folder, register_schema
+from ablab.config import RunConfig, conf_folder, register_schema
 from ablab.study.snapshot import SNAPSHOT_FOLDER, freeze_for_jobs
 
 # As the process does that runs are forked from.
@@ -43,7 +43,7 @@ def test_code_and_configs_are_those_of_the_beginning(tmp_path: Path) -> None:
 
         config = compose("config", return_hydra_config=True)
         loader = GlobalHydra.instance().config_loader()
-        freeze_for_jobs(tmp_path, loader, [{"activation": {"_target_": "users_own.Own"}}])
+        freeze_for_jobs(tmp_path, loader, [RunConfig(options={"activation": {"_target_": "users_own.Own"}}, axes={})])
         (options / "own.yaml").write_text("_target_: users_own.Own\nvalue: 2\n")
         (tmp_path / "users_own.py").write_text("VALUE = 2\n")
         assert loader.load_sweep_config(config, ["activation=own"]).activation.value == 1

@@ -13,9 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ablab.bench.loop import compose_config
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record
@@ -67,7 +68,7 @@ def bench_runs(overrides: list[str], rounds: int, output: Path | None) -> str:
     )
 
 
-def _warm(config: dict[str, Any], folder: Path) -> float:
+def _warm(config: RunConfig, folder: Path) -> float:
     begun = time.perf_counter()
     record = supervise(config, folder, lambda step, steps, shown: None)
     return _beyond(record, time.perf_counter() - begun)

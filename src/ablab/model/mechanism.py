@@ -12,13 +12,13 @@ Components take part by what they offer, not by their names: a core without `vis
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
 from ablab.config.axes import AXES, load
@@ -173,13 +173,19 @@ def drawn(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.randn(shape, generator=keyed_generator("responses", name)).to(like.device, like.dtype)
 
 
-def with_drawn_weights(module: Module) -> Module:
-    """A copy whose parameters are functions of their names and shapes, so that it shows the module's own function."""
-    other = copy.deepcopy(module)
-    for name, parameter in other.named_parameters():
-        scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 1.0
-        parameter.copy_(scale * drawn(name, tuple(parameter.shape), parameter))
-    return other
+def answer(module: Module, *inputs: Tensor) -> Tensor:
+    """What a module of drawn weights makes of inputs, which shows its own function.
+
+    Each weight is a function of its name and shape; those of `module` stay as they are.
+    """
+    weights = {name: _drawn_weight(name, parameter) for name, parameter in module.named_parameters()}
+    made: Tensor = functional_call(module, weights, inputs)
+    return made
+
+
+def _drawn_weight(name: str, parameter: Tensor) -> Tensor:
+    scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 1.0
+    return scale * drawn(name, tuple(parameter.shape), parameter)
 
 
 def projected(x: Tensor) -> list[float]:

@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ablab.config.explain import moved
-from ablab.config.identity import comparison_of
+from ablab.config.run_config import comparison_of
 from ablab.errors import UserError
 
 if TYPE_CHECKING:

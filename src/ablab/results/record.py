@@ -142,7 +142,8 @@ class Record:
     @property
     def declared_baseline(self) -> str | None:
         """The baseline that the study of the run declares."""
-        baseline: str | None = (self.config.get("comparison") or {"baseline": self.config.get("baseline")})["baseline"]
+        comparison = self.config.get("comparison") or {}
+        baseline: str | None = comparison.get("baseline") or self.config.get("baseline")  # as earlier versions have it
         return baseline
 
     def to_dict(self) -> dict[str, Any]:

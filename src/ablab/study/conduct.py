@@ -11,7 +11,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from ablab.config.identity import comparison_of
+from ablab.config.run_config import comparison_of
+from ablab.config.schema import ExecutionConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record, write_record
@@ -24,7 +25,6 @@ from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import Prepared, info_of, make_folder, prepare
-from ablab.study.planning.settings import Settings
 from ablab.study.snapshot import freeze_for_jobs
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.supervision.warm import warm_up
@@ -88,7 +88,7 @@ class Study:
         prepared = self.prepare()
         prepared.refuse_errors()
         if self._foreign is not None:
-            _refuse_ours(Settings.of(self._compose(prepared.runs[0])[0]))
+            _refuse_ours(self._compose(prepared.runs[0])[0].execution)
         else:
             for run in prepared.runs:
                 refuse_nodes(self._compose(run)[0])
@@ -117,7 +117,7 @@ class Study:
         return any(path.provider == "command-line" for path in self._compose.loader.get_search_path().get_path())
 
     def _launch(self, runs: Sequence[Run], planned: Sequence[PlannedRun], lock: StudyLock) -> list[JobReturn]:
-        settings = Settings.of(planned[0].config)
+        settings = planned[0].config.execution
         if self._foreign is None:
             records = launch(planned, settings, self._observe(), self.preflight, lock.beat)
             return [job_return(records.get(run.info.index)) for run in planned]
@@ -163,7 +163,7 @@ def _left_by_job(run: PlannedRun, gave_up: str) -> Record:
         return record
 
 
-def _refuse_ours(settings: Settings) -> None:
+def _refuse_ours(settings: ExecutionConfig) -> None:
     """Raises UserError where something is asked for that only our own launcher does."""
     asked = {"jobs": settings.jobs is not None, "runs_per_device": settings.runs_per_device > 1}
     asked["on_failure"] = settings.on_failure != "continue"
@@ -210,5 +210,5 @@ def launch_overrides(
     study = Path(config.hydra.sweep.dir)
     make_folder(study)
     with StudyLock(study) as lock:
-        records = launch(runs, Settings.of(runs[0].config), observe(), preflight, lock.beat)
+        records = launch(runs, runs[0].config.execution, observe(), preflight, lock.beat)
     return [job_return(records.get(run.info.index)) for run in runs]

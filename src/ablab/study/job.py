@@ -12,7 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ablab.config import fingerprint, freeze
+from ablab.config import fingerprint, resolve
+from ablab.config.schema import FOR_SWEEPS
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, check_ours, read_record
@@ -24,10 +25,10 @@ from ablab.study.plan_file import PlannedRun, find_run
 from ablab.study.planning import budget, grid
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import info_of
-from ablab.study.planning.settings import FOR_SWEEPS, Settings
 from ablab.study.progress import run_bar
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
+from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
 from ablab.training.run import execute, prepare_folder
 from ablab.training.world import launched
@@ -48,27 +49,27 @@ def run_job(config: DictConfig) -> Record:
         return _run_planned(planned)
     choices: Any = OmegaConf.to_container(hydra.runtime.choices)
     try:
-        frozen = freeze(config, choices, list(hydra.overrides.task))
-        budget.refuse_for_one_run(frozen)
-        grid.refuse_for_one_run(frozen)
+        asked = resolve(config, choices, list(hydra.overrides.task))
+        budget.refuse_for_one_run(asked)
+        grid.refuse_for_one_run(asked)
         if not of_sweep:
             _refuse_what_is_for_sweeps(list(hydra.overrides.task))
         preflight = Preflight()
-        preflight.check(frozen)
-        check_place(frozen)
+        built = preflight.build(asked)
+        check_place(asked)
         if of_sweep:  # of another sweeper than ours
-            return _run_planned(PlannedRun(info=info_of(frozen, 0), config=frozen, folder=folder))
-        record = kept_record(frozen, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
+            return _run_planned(PlannedRun(info=info_of(asked, 0), config=asked, folder=folder))
+        record = kept_record(asked, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
         if record is None:
-            _check_free(folder, fingerprint(frozen))
+            _check_free(folder, fingerprint(asked))
     except UserError:
         _remove_if_empty(folder)
         raise
     if record is not None:
         print(f"finished already: {_shown(folder)}")
     else:
-        with run_bar(f"seed={frozen['seed']}") as report:
-            record = _run(frozen, folder, report)
+        with run_bar(f"seed={asked.seed}") as report:
+            record = _run(built, folder, report)
     _summarise(record, folder)
     return record
 
@@ -76,21 +77,22 @@ def run_job(config: DictConfig) -> Record:
 def _run_planned(run: PlannedRun) -> Record:
     """By the same supervisor as under our own launcher, so that its rules for failures hold."""
     refuse_sweep()  # a job of which the launcher has started several
-    settings = Settings.of(run.config)
+    settings = run.config.execution
     run = replace(run, info=replace(run.info, index=0))
     record = launch([run], replace(settings, jobs=1, on_failure="continue"), Observer())[0]
     _summarise(record, run.folder)
     return record
 
 
-def _run(config: dict[str, Any], folder: Path, report: Progress) -> Record:
+def _run(built: BuiltRun, folder: Path, report: Progress) -> Record:
+    config = built.config
     if launched() is not None:
-        return run_together(config, folder, report)
-    if config["strategy"]["processes"] > 1:
+        return run_together(built, folder, report)
+    if config.processes > 1:
         return supervise(config, folder, report)
     with run_lock(folder, wait_s=1.0):
         prepare_folder(config, folder)
-        return execute(config, folder, progress=report)
+        return execute(config, folder, progress=report, built=built)
 
 
 def _refuse_what_is_for_sweeps(asked: list[str]) -> None:

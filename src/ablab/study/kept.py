@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from ablab.config import fingerprint
+from ablab.config import RunConfig, fingerprint
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.planning.preflight import Preflight
 
 
-def kept_record(config: dict[str, Any], folder: Path, preflight: Preflight, retry_failed: bool) -> Record | None:
+def kept_record(config: RunConfig, folder: Path, preflight: Preflight, retry_failed: bool) -> Record | None:
     """The record in `folder` if it is of this very run, on the same data, and the run is done with, else None.
 
     A run that went well or diverged is: it would do the same again. One that was interrupted goes on. One that failed

@@ -5,20 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from ablab.config.schema import ExecutionConfig
 from ablab.results.record import Record
 from ablab.study.events import Observer
 from ablab.study.kept import kept_record
 from ablab.study.launched import refuse_nodes
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.preflight import Preflight
-from ablab.study.planning.settings import Settings
 from ablab.study.supervision.supervisor import Supervisor
 from ablab.study.supervision.warm import freeze_code
 
 
 def launch(
     runs: Sequence[PlannedRun],
-    settings: Settings,
+    settings: ExecutionConfig,
     observer: Observer,
     preflight: Preflight | None = None,
     heartbeat: Callable[[], None] = lambda: None,

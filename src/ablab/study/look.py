@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from ablab.config import RunConfig
+from ablab.config.schema import ExecutionConfig
 from ablab.results.record import Record
 from ablab.study.conduct import Study
 from ablab.study.events import Observer
@@ -19,15 +19,12 @@ from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.grid import rates_of, seeds_of
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import asked
-from ablab.study.planning.settings import Settings
 from ablab.study.supervision.supervisor import Supervisor, side_by_side
 from ablab.study.supervision.warm import freeze_code, warm_up
 from ablab.study.trials.pilot import ROUNDS
 
 STEPS = 8  # of a probe: four blocks of two, the first of which only warms up, and an evaluation after every other
 TIMEOUT_S = 120.0
-
-Config = dict[str, Any]
 
 
 def look_at(study: Study, probe: bool) -> Outlook:
@@ -48,7 +45,7 @@ def look_at(study: Study, probe: bool) -> Outlook:
         return Outlook(folder=study.folder, runs=len(prepared.runs), errors=errors, notes=notes)
     planned = study.planned(prepared.runs)
     rows = _rows(planned, study.preflight)
-    settings = Settings.of(planned[0].config)
+    settings = planned[0].config.execution
     jobs = side_by_side([run.config for run in planned], settings)
     firsts = [row.first for row in rows]
     probes = _probe([run for run in planned if run.info in firsts], settings) if probe else {}
@@ -63,7 +60,7 @@ def look_at(study: Study, probe: bool) -> Outlook:
         jobs=jobs,
         trials=trials,
         trial_seconds=trial_seconds,
-        question=planned[0].config["question"],
+        question=planned[0].config.question,
     )
 
 
@@ -78,7 +75,7 @@ def _rows(planned: Sequence[PlannedRun], preflight: Preflight) -> list[Row]:
     return list(rows.values())
 
 
-def _probe(runs: Sequence[PlannedRun], settings: Settings) -> dict[int, Probe]:
+def _probe(runs: Sequence[PlannedRun], settings: ExecutionConfig) -> dict[int, Probe]:
     """What each of these runs takes, by its place in the plan."""
     with tempfile.TemporaryDirectory(prefix="ablab-probe-") as folder:
         probes = [
@@ -90,23 +87,21 @@ def _probe(runs: Sequence[PlannedRun], settings: Settings) -> dict[int, Probe]:
     return {run.info.index: _measured(records[run.info.index], run) for run in runs}
 
 
-def _shortened(config: Config) -> Config:
-    short = copy.deepcopy(config)
-    short["trainer"] |= {"max_steps": STEPS, "val_check_interval": STEPS // 2, "log_every_n_steps": STEPS // 4}
-    short["logger"] = {}
-    return short
+def _shortened(config: RunConfig) -> RunConfig:
+    often = {"max_steps": STEPS, "val_check_interval": STEPS // 2, "log_every_n_steps": STEPS // 4}
+    return config.with_values({**{f"trainer.{name}": steps for name, steps in often.items()}, "logger": {}})
 
 
 def _measured(record: Record, run: PlannedRun) -> Probe:
     """The time of the whole run, from that of a short one: start, steps and evaluations each in their number."""
-    cost, trainer = record.cost, run.config["trainer"]
+    cost, trainer = record.cost, run.config.trainer
     parts = (cost.wall_time_s, cost.train_time_s, cost.evaluation_time_s)
     if record.status != "ok" or None in parts:
         return Probe(error=record.reason or record.status)
     wall, train, evaluation = (part or 0.0 for part in parts)
     passes = 2 + any(name.startswith("test_") for name in record.metrics)
-    steps = trainer["max_steps"]
-    wanted = math.ceil(steps / trainer["val_check_interval"]) + passes - 2
+    steps = trainer.max_steps
+    wanted = math.ceil(steps / trainer.val_check_interval) + passes - 2
     seconds = max(0.0, wall - train - evaluation) + steps * train / STEPS + wanted * evaluation / passes
     return Probe(seconds=seconds, step_seconds=train / STEPS, memory_bytes=cost.peak_memory_bytes)
 
@@ -115,9 +110,9 @@ def _trials(planned: Sequence[PlannedRun], rows: Sequence[Row]) -> tuple[int, fl
     """How many runs the study makes for itself before it compares, and how long they take altogether."""
     config = planned[0].config
     rates, seeds = rates_of(config), seeds_of([run.config for run in planned])
-    rounds = ROUNDS if config["budget"]["match"] == "time" else 0
+    rounds = ROUNDS if config.budget.match == "time" else 0
     each = len(rates) * len(seeds)
-    tuned = {row.first.index: config["tune"]["max_steps"] or row.first.steps for row in rows}
+    tuned = {row.first.index: config.tune.max_steps or row.first.steps for row in rows}
     count = len(rows) * (each + rounds)
     if any(row.probe is None or row.probe.step_seconds is None for row in rows):
         return count, None
@@ -125,5 +120,5 @@ def _trials(planned: Sequence[PlannedRun], rows: Sequence[Row]) -> tuple[int, fl
     for row in rows:
         assert row.probe is not None
         assert row.probe.step_seconds is not None
-        seconds += row.probe.step_seconds * (each * tuned[row.first.index] + rounds * config["budget"]["pilot_steps"])
+        seconds += row.probe.step_seconds * (each * tuned[row.first.index] + rounds * config.budget.pilot_steps)
     return count, seconds

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablab.config import ComparisonConfig
+from ablab.config import ComparisonConfig, Node, RunConfig
 from ablab.errors import UserError
 from ablab.results.kept import read_kept, why_no_folder
 from ablab.results.record import RunContext
@@ -30,7 +30,7 @@ class PlannedRun:
     """A run of a plan: what it is, and where it lies."""
 
     info: RunOutline
-    config: dict[str, Any]  # frozen
+    config: RunConfig  # frozen
     folder: Path
     context: RunContext = field(default_factory=RunContext)
 
@@ -123,27 +123,27 @@ def find_run(study: Path, folder: Path) -> PlannedRun | None:
     return next((run for run in runs if run.folder.resolve() == folder.resolve()), None)
 
 
-def _written(run: PlannedRun, study: Path) -> dict[str, Any]:
+def _written(run: PlannedRun, study: Path) -> Node:
     place = str(run.folder.relative_to(study))
-    return {**asdict(run.info), "folder": place, "context": asdict(run.context), "config": run.config}
+    return {**asdict(run.info), "folder": place, "context": asdict(run.context), "config": run.config.to_dict()}
 
 
-def _read(data: dict[str, Any], study: Path) -> PlannedRun:
+def _read(data: Node, study: Path) -> PlannedRun:
     names = RunOutline.__dataclass_fields__
     info = RunOutline(**{name: data[name] for name in names})
-    config = data["config"]
-    context = RunContext.from_dict(data["context"] if "context" in data else _context_in(config))
-    return PlannedRun(info=info, config=config, folder=study / data["folder"], context=context)
+    context = RunContext.from_dict(data["context"] if "context" in data else _context_in(data["config"]))
+    return PlannedRun(
+        info=info, config=RunConfig.from_dict(data["config"]), folder=study / data["folder"], context=context
+    )
 
 
-def _context_in(config: dict[str, Any]) -> dict[str, Any]:
-    """The context of a run, taken out of its config, where the first schema kept it."""
-    budget = {name: config["budget"].pop(name, None) for name in ("changed", "value", "of")}
-    tuning = {name: config["tune"].pop(name, None) for name in ("chosen", "tried")}
-    config["comparison"] = asdict(ComparisonConfig(baseline=config.pop("baseline", None)))
+def _context_in(config: Node) -> Node:
+    """The context of a run, where the first schema kept it."""
+    budget = {name: config["budget"].get(name) for name in ("changed", "value", "of")}
+    tuning = {name: config["tune"].get(name) for name in ("chosen", "tried")}
     return {
-        "variant": config.pop("variant", None),
-        "index": config.pop("index", None),
+        "variant": config.get("variant"),
+        "index": config.get("index"),
         "budget": budget if budget["changed"] is not None else None,
         "tuning": tuning if tuning["chosen"] else None,
     }

@@ -9,7 +9,6 @@ from pathlib import Path
 from ablab.study.events import Observer
 from ablab.study.launch import launch
 from ablab.study.plan_file import PlannedRun
-from ablab.study.planning.settings import Settings
 from ablab.study.supervision.lock import StudyLock
 
 
@@ -28,7 +27,7 @@ def resume(
         UserError: another process works on the study.
         KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
     """
-    settings = Settings.of(runs[0].config)
+    settings = runs[0].config.execution
     settings = replace(settings, jobs=settings.jobs if jobs is None else jobs, retry="failed" if retry_failed else None)
     with StudyLock(study) as lock:
         launch(runs, settings, observe(), heartbeat=lock.beat)

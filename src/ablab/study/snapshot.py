@@ -13,12 +13,11 @@ import sysconfig
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
 from ablab import version
-from ablab.config import conf_folder, studies_folder
+from ablab.config import RunConfig, conf_folder, studies_folder
 from ablab.study.supervision.preload import SNAPSHOT
 from ablab.study.supervision.warm import modules_of
 from ablab.training.provenance import TOLD_GIT_STATE, git_state
@@ -27,7 +26,7 @@ SNAPSHOT_FOLDER = ".snapshot"
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
-def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[dict[str, Any]]) -> Path:
+def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[RunConfig]) -> Path:
     """Have the processes that this one starts, or has started elsewhere, read copies in the folder of the study.
 
     Code by their PYTHONPATH, configs by the search path of the loader, which they are sent. Once no job is left, the
@@ -41,7 +40,7 @@ def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[dict[st
     copy = Path(tempfile.mkdtemp(dir=parent, prefix="at-")).resolve()  # an earlier one may still be needed
     copy.chmod(0o755)
     _copy_package(copy)
-    for module in {name.split(".")[0] for config in configs for name in modules_of(config)}:
+    for module in {name.split(".")[0] for config in configs for name in modules_of(config.to_dict())}:
         _copy_module(module, copy)
     for number, source in enumerate(loader.get_sources()):
         if source.scheme() == "file" and Path(source.path).is_dir():

@@ -8,10 +8,9 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+from ablab.config import RunConfig
 from ablab.results.store import write_record
-from ablab.study.planning.settings import Settings
 from ablab.study.supervision.hang import HangWatch, Standing, at_fault, standing_still
 from ablab.training.failures import forget_failures
 from ablab.training.run import new_record
@@ -29,9 +28,9 @@ class Watch:
     Where a process stands is written by a thread that needs nothing of Python's, and read from the shared folder.
     """
 
-    def __init__(self, place: World, config: dict[str, Any], folder: Path) -> None:
+    def __init__(self, place: World, config: RunConfig, folder: Path) -> None:
         self._place, self._config, self._folder = place, config, folder
-        self._limit = Settings.of(config).hang_timeout
+        self._limit = config.execution.hang_timeout
         self._beats = [0]
         self._wound = 0.0
         self._closed = threading.Event()

@@ -93,8 +93,8 @@ def test_an_option_that_changes_others_is_composed_in_full(tmp_path: Path) -> No
         composer = Composer(GlobalHydra.instance().config_loader(), config)
         composer(Run(overrides=["activation=relu", "attention=full"]))
         both, _ = composer(Run(overrides=["activation=meddling", "attention=lsh"]))
-    assert (both["model"]["dropout"], both["axes"]["attention"]) == (0.3, "lsh")
-    assert both["activation"] == {"_target_": "mine.Mine"}
+    assert (both.options["model"]["dropout"], both.axes["attention"]) == (0.3, "lsh")
+    assert both.options["activation"] == {"_target_": "mine.Mine"}
 
 
 def test_what_refers_to_the_seed_follows_it(hydra: tuple[Any, DictConfig]) -> None:
@@ -103,9 +103,9 @@ def test_what_refers_to_the_seed_follows_it(hydra: tuple[Any, DictConfig]) -> No
     composer = Composer(loader, config)
     given = ["optimizer.lr=0.${seed}", "schedule.min_factor=${optimizer.lr}", "question='job ${hydra:job.num}'"]
     made = [composer(Run(overrides=[*given, f"seed={seed}"]), seed + 3)[0] for seed in (1, 2, 1)]
-    assert [one["optimizer"]["lr"] for one in made] == ["0.1", "0.2", "0.1"]
-    assert [one["schedule"]["min_factor"] for one in made] == ["0.1", "0.2", "0.1"]
-    assert [one["question"] for one in made] == ["job 4", "job 5", "job 4"]
-    assert [one["seed"] for one in made] == [1, 2, 1]
-    assert made[0]["model"] is made[1]["model"]
-    assert made[0]["schedule"]["total_steps"] == made[0]["trainer"]["max_steps"]
+    assert [one.options["optimizer"]["lr"] for one in made] == ["0.1", "0.2", "0.1"]
+    assert [one.options["schedule"]["min_factor"] for one in made] == ["0.1", "0.2", "0.1"]
+    assert [one.question for one in made] == ["job 4", "job 5", "job 4"]
+    assert [one.seed for one in made] == [1, 2, 1]
+    assert made[0].options["model"] is made[1].options["model"]
+    assert made[0].options["schedule"]["total_steps"] == made[0].trainer.max_steps

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ablab.config import RunConfig
+from ablab.config.schema import ExecutionConfig
 from ablab.errors import UserError
 from ablab.study.supervision import devices
 from ablab.study.supervision.devices import DevicePool, devices_of, threads_for, visible_devices
@@ -40,12 +42,14 @@ def test_runs_share_a_device_only_when_none_is_free() -> None:
     assert [pool.take(1) for _ in range(5)] == [("0",), ("1",), ("0",), ("1",), None]
 
 
-def config(processes: int = 1, devices_per_run: int | None = None, accelerator: str = "auto") -> dict[str, object]:
-    return {
-        "strategy": {"processes": processes},
-        "devices_per_run": devices_per_run,
-        "trainer": {"accelerator": accelerator},
-    }
+def config(processes: int = 1, devices_per_run: int | None = None, accelerator: str = "auto") -> RunConfig:
+    counts = ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches")
+    trainer = dict.fromkeys(counts, 1) | {"gradient_clip_val": None, "accelerator": accelerator}
+    return RunConfig(
+        options={"strategy": {"processes": processes}, "trainer": trainer},
+        axes={},
+        execution=ExecutionConfig(devices_per_run=devices_per_run),
+    )
 
 
 def test_how_many_devices_a_run_takes() -> None:

@@ -14,12 +14,13 @@ import pytest
 from processes import processes_in
 from test_supervisor import Told, planned
 
+from ablab.config import RunConfig
+from ablab.config.schema import ExecutionConfig
 from ablab.results.store import RECORD_FILE, read_record
-from ablab.study.planning.settings import Settings
 from ablab.study.supervision import attempt
 from ablab.study.supervision.supervisor import Supervisor
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 FAULTY = """
 import os, signal, sys, time
@@ -82,7 +83,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any], s
     folder = tmp_path_factory.mktemp("two")
     (folder / "faulty_ranks.py").write_text(FAULTY)
     sys.path.insert(0, str(folder))
-    return lambda config, name: config | {"activation": {"_target_": f"faulty_ranks.{name}", "_partial_": True}}
+    return lambda config, name: config.with_values(
+        {"activation": {"_target_": f"faulty_ranks.{name}", "_partial_": True}}
+    )
 
 
 def listening() -> set[str]:
@@ -131,7 +134,7 @@ def test_whose_fault_it_was(tiny_config: TinyConfig, two: Any, tmp_path: Path, m
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
     config = tiny_config("strategy=ddp", "trainer.devices=2")
     environment, sockets, memory = dict(os.environ), listening(), shared_memory()
-    settings = Settings(jobs=2, retries=0, hang_timeout=4.0)
+    settings = ExecutionConfig(jobs=2, retries=0, hang_timeout=4.0)
     records = Supervisor(settings, Told()).run(planned(tmp_path, *(two(config, name) for name in WAYS)))
     for index, (ending, reason, traceback) in enumerate(WAYS.values()):
         record, folder = records[index], tmp_path / str(index)

@@ -11,17 +11,22 @@ from typing import Any
 import pytest
 
 from ablab.analysis.comparison import compare
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.collect import collect
 from ablab.results.record import BudgetReport, Cost, Record
 from ablab.results.store import RECORD_FILE
 from ablab.study.trials.pilot import check_pilots, seconds_per_step, steps_for
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 
-def steps_of(reference: int, other: int) -> dict[str, dict[str, Any]]:
-    return {"full": {"trainer": {"max_steps": reference}}, "lsh": {"trainer": {"max_steps": other}}}
+def steps_of(reference: int, other: int) -> dict[str, RunConfig]:
+    trainer = {"val_check_interval": 1, "log_every_n_steps": 1, "accumulate_grad_batches": 1, "gradient_clip_val": None}
+    return {
+        name: RunConfig(options={"trainer": {**trainer, "max_steps": steps}}, axes={})
+        for name, steps in (("full", reference), ("lsh", other))
+    }
 
 
 def test_steps_follow_the_median_of_the_times_relative_to_the_reference_in_the_same_round() -> None:

@@ -11,6 +11,7 @@ import torch
 from ranks import interrupt
 from test_resume import interrupted
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
@@ -18,7 +19,7 @@ from ablab.study.supervision.supervisor import supervise
 from ablab.training.generation import load_run
 from ablab.training.run import execute, prepare_folder
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 Run = Callable[[dict[str, Any], Path], Record]
 STEPS = ("trainer.max_steps=12", "trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "optimizer=sgd")
 

@@ -66,7 +66,7 @@ class Attempt:
         self._first_dead: list[int] = []  # before any other was told to end
         self._sent: set[int] = set()  # signals
         self._processes: list[ForkServerProcess] = []
-        size = self.config["strategy"]["processes"]
+        size = self.config.processes
         self._beats = CONTEXT.RawArray("q", size)
         self._watch = HangWatch(self._beats, hang_timeout if size > 1 else None)
         self._meeting = Meeting() if size > 1 else None

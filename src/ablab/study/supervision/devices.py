@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 
 
@@ -55,16 +55,16 @@ def visible_devices() -> list[str]:
     return [str(index) for index in range(count)]
 
 
-def devices_of(config: dict[str, Any], visible: int) -> int:
+def devices_of(config: RunConfig, visible: int) -> int:
     """How many devices the run that a frozen config describes takes out of the pool; 0 for one on the CPU.
 
     Raises:
         UserError: it needs more than there are, or more than its processes can use.
     """
-    processes: int = config["strategy"]["processes"]
-    if not visible or config["trainer"]["accelerator"] == "cpu":
+    processes: int = config.processes
+    if not visible or config.trainer.accelerator == "cpu":
         return 0
-    wanted: int = config["devices_per_run"] or processes
+    wanted: int = config.execution.devices_per_run or processes
     if wanted < processes:
         raise UserError(f"devices_per_run={wanted}: the run's {processes} processes need a device each")
     if wanted > visible:

@@ -13,12 +13,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from ablab.config import RunConfig
+from ablab.config.schema import ExecutionConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import write_record
 from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
-from ablab.study.planning.settings import Settings
 from ablab.study.supervision.attempt import Attempt
 from ablab.study.supervision.devices import DevicePool, Placement, devices_of, threads_for, visible_devices
 from ablab.training.callbacks import Progress
@@ -54,7 +55,7 @@ class Supervisor:
         names: the devices to share out; None: those of this machine.
     """
 
-    settings: Settings
+    settings: ExecutionConfig
     observer: Observer
     heartbeat: Callable[[], None] = lambda: None
     names: Sequence[str] | None = None
@@ -103,7 +104,7 @@ class Supervisor:
                 continue  # a later one may need fewer
             queue.remove(job)
             job.attempts += 1
-            processes = job.run.config["strategy"]["processes"]
+            processes = job.run.config.processes
             placement = Placement(threads_for(processes, min(jobs, len(needs))), devices)
             self.observer.started(job.run.info, job.attempts)
             try:
@@ -191,15 +192,15 @@ class Supervisor:
                 signal.signal(which, handler)
 
 
-def supervise(config: dict[str, Any], folder: Path, progress: Progress) -> Record:
+def supervise(config: RunConfig, folder: Path, progress: Progress) -> Record:
     """Run one run, once, in processes of its own, and return its record.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the run has saved itself and has ended.
     """
-    info = RunOutline(index=0, variant="", task="", seed=config["seed"], steps=config["trainer"]["max_steps"])
+    info = RunOutline(index=0, variant="", task="", seed=config.seed, steps=config.trainer.max_steps)
     run = PlannedRun(info=info, config=config, folder=folder)
-    settings = Settings(retries=0, hang_timeout=Settings.of(config).hang_timeout)
+    settings = ExecutionConfig(retries=0, hang_timeout=config.execution.hang_timeout)
     return Supervisor(settings, _Only(progress)).run([run])[0]
 
 
@@ -213,7 +214,7 @@ class _Only(Observer):
         self._progress(step, steps, shown)
 
 
-def side_by_side(configs: Sequence[dict[str, Any]], settings: Settings, devices: int | None = None) -> int:
+def side_by_side(configs: Sequence[RunConfig], settings: ExecutionConfig, devices: int | None = None) -> int:
     """How many of these runs go side by side: as many as there are devices for, one where they use none.
 
     Args:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
+from ablab.config import RunConfig
 from ablab.study.supervision.preload import WANTED
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -40,12 +41,14 @@ def warm_up() -> None:
         del os.environ[WANTED]
 
 
-def freeze_code(configs: Iterable[dict[str, Any]]) -> None:
+def freeze_code(configs: Iterable[RunConfig]) -> None:
     """Make sure that the modules of these runs' options are imported before the first of the runs starts.
 
     Those of this package always are. A process that does not know the others yet is replaced by one that does.
     """
-    modules = {module for config in configs for module in modules_of(config) if not module.startswith(_INSTALLED)}
+    modules = {
+        module for config in configs for module in modules_of(config.to_dict()) if not module.startswith(_INSTALLED)
+    }
     if not modules <= _known:
         _known.update(modules)
         _end()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ablab.config import RunConfig
 from ablab.results.record import RunContext
 from ablab.study.run_log import print_to_log
 from ablab.study.supervision.devices import Placement
@@ -38,7 +39,7 @@ class WorkerArgs:
         beats: shared; the process counts its own place up whenever it goes on.
     """
 
-    config: dict[str, Any]
+    config: RunConfig
     folder: Path
     context: RunContext
     place: World

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Any
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.collect import TUNING_FOLDER
 from ablab.results.record import Record, TuningReport
@@ -17,8 +17,6 @@ from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
 from ablab.study.planning.grid import RATE, rates_of, seeds_of
 from ablab.study.trials.trial import first_of_each, record_in, trial
-
-Config = dict[str, Any]
 
 
 def tune(compose: Composer, plan: list[Run], launch: Callable[[list[Run]], object]) -> list[Run]:
@@ -81,8 +79,8 @@ def _choose(name: str, results: dict[float, list[Record | None]]) -> TuningRepor
     return TuningReport(chosen=best, tried=[[rate, _mean(records)] for rate, records in results.items()])
 
 
-def _trial(config: Config, run: Run, variant: str, rate: float, seed: int, index: int) -> Run:
-    steps = config["tune"]["max_steps"]
+def _trial(config: RunConfig, run: Run, variant: str, rate: float, seed: int, index: int) -> Run:
+    steps = config.tune.max_steps
     shorter = [] if steps is None else [f"trainer.max_steps={steps}"]
     return trial(
         run,
