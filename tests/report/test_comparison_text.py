@@ -15,8 +15,8 @@ from synthetic import cost, ended, odd_runs, record, runs_of, study
 from ablab.analysis.comparison import compare
 from ablab.analysis.power import detectable
 from ablab.errors import UserError
-from ablab.report.compare import render
-from ablab.report.tables import variant_rows
+from ablab.report.context import ReportContext
+from ablab.report.formats import render
 from ablab.results.collect import Runs
 from ablab.results.looks import Look
 
@@ -25,7 +25,7 @@ FORMATS = ["terminal", "csv", "markdown", "json", "latex"]
 
 
 def rendered(runs: Runs, format: str) -> str:
-    return render(compare(runs), runs, format)
+    return render(ReportContext.of(runs), format)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_an_unknown_format_names_those_there_are(runs: Runs):
 def test_the_mean_is_of_the_runs_that_count():
     again = [record(seed, 9.0, axes={"activation": "gelu"}, finished_at="2027-01-01T00:00:00Z") for seed in (1, 2)]
     runs = runs_of([*study({"relu": [1.0, 1.1, 1.2], "gelu": [0.9, 1.0, 1.1]}), *again])
-    row = variant_rows(compare(runs), runs).set_index("variant").loc["activation=gelu"]
+    row = ReportContext.of(runs).variant_rows.set_index("variant").loc["activation=gelu"]
     assert row["mean"] == pytest.approx(1.0)
     assert row["sd"] == pytest.approx(0.1)
     assert row["status"] == "5/5 ok"

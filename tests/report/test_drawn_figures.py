@@ -1,4 +1,4 @@
-"""The figures: what they draw stands where the numbers say, and looks belong to names."""
+"""The figures: what they draw stands where the numbers say, and styles belong to names."""
 
 from __future__ import annotations
 
@@ -20,50 +20,50 @@ from ablab.analysis.comparison import Comparison, compare
 from ablab.analysis.curves import Band
 from ablab.analysis.scaling import Exponent
 from ablab.analysis.verdicts import RESOLVED
-from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, folded
+from ablab.report.figures.canvas import Drawing, folded
 from ablab.report.figures.cost import quality_and_cost
 from ablab.report.figures.curves import Panel, curves
 from ablab.report.figures.detectable import detectable_effects
 from ablab.report.figures.forest import forest
 from ablab.report.figures.interactions import interaction_heatmap
-from ablab.report.figures.looks import Look, looks
 from ablab.report.figures.scaling import power_laws
 from ablab.report.figures.slopes import slopes
+from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style, styles
 from ablab.report.html.svg import to_svg
 
 LOSSES = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22], "glu": [1.0, 1.2, 1.0, 1.1]}
 
 
-def compared(losses: dict[str, list[float]]) -> tuple[list[Comparison], dict[str, Look]]:
+def compared(losses: dict[str, list[float]]) -> tuple[list[Comparison], dict[str, Style]]:
     runs = runs_of(study(losses))
     found = compare(runs)
-    return list(found.items), looks(list(dict.fromkeys(runs.table["variant"])), found.baseline)
+    return list(found.items), styles(list(dict.fromkeys(runs.table["variant"])), found.baseline)
 
 
 def test_forty_variants_look_different():
-    found = looks([f"v{index}" for index in range(40)], "v0")
-    assert len({(look.colour, look.marker) for look in found.values()}) == 40
+    found = styles([f"v{index}" for index in range(40)], "v0")
+    assert len({(style.colour, style.marker) for style in found.values()}) == 40
 
 
 def test_a_look_is_of_the_name_and_not_of_the_place():
     names = ["attention=lsh", "attention=windowed", "attention=full"]
-    assert looks(names, "attention=full") == looks(names[::-1], "attention=full")
+    assert styles(names, "attention=full") == styles(names[::-1], "attention=full")
     for first in names:  # whether another variant is there or not, unless both want the same
-        alone = looks([first, "base"], "base")[first]
-        assert alone == looks([first, "base", "z"], "base")[first]
+        alone = styles([first, "base"], "base")[first]
+        assert alone == styles([first, "base", "z"], "base")[first]
 
 
 def test_six_variants_have_six_colours_and_a_thousand_have_looks():
     for start in range(20):
-        found = looks([f"option {start + index}" for index in range(6)], "base")
-        assert len({look.colour for look in found.values()}) == 7  # the baseline has the colour of the text
-        assert len({look.marker for look in found.values()}) == 7  # and a star: no two are told by their colour alone
-    assert len(looks([f"v{index}" for index in range(1000)], "v0")) == 1000
+        found = styles([f"option {start + index}" for index in range(6)], "base")
+        assert len({style.colour for style in found.values()}) == 7  # the baseline has the colour of the text
+        assert len({style.marker for style in found.values()}) == 7  # and a star: no two are told by their colour alone
+    assert len(styles([f"v{index}" for index in range(1000)], "v0")) == 1000
 
 
 def test_the_colours_can_be_told_from_both_pages():
     """2 to 1 at least; WCAG asks 3 of what only a colour tells, and here markers and names tell it too."""
-    shown = {look.colour for look in looks([f"v{index}" for index in range(40)], "v0").values()} - {TEXT}
+    shown = {style.colour for style in styles([f"v{index}" for index in range(40)], "v0").values()} - {TEXT}
     for page in ("#ffffff", "#15171a"):
         assert min(_contrast(colour, page) for colour in shown) > 2.0
 
@@ -84,8 +84,8 @@ def axes_of(drawn: Drawing | None) -> list[Axes]:
 
 
 def test_the_forest_has_an_interval_and_a_tick_per_seed_for_each_variant():
-    items, look = compared(LOSSES)
-    (axes,) = axes_of(forest(items, look))
+    items, style = compared(LOSSES)
+    (axes,) = axes_of(forest(items, style))
     lines = {tuple(map(float, line.get_xdata())) for line in axes.lines}
     for item in items:
         assert item.interval is not None
@@ -93,22 +93,22 @@ def test_the_forest_has_an_interval_and_a_tick_per_seed_for_each_variant():
         assert tuple(item.differences) in lines
     assert [text.get_text() for text in axes.get_yticklabels()] == ["gelu", "glu"]
     fills = [
-        line.get_markerfacecolor() for line in axes.lines if line.get_marker() in {one.marker for one in look.values()}
+        line.get_markerfacecolor() for line in axes.lines if line.get_marker() in {one.marker for one in style.values()}
     ]
-    assert fills == [look[items[0].variant].colour, "none"]  # gelu is resolved, glu is not
+    assert fills == [style[items[0].variant].colour, "none"]  # gelu is resolved, glu is not
 
 
 def test_of_very_many_the_largest_effects_are_drawn_in_order():
     losses = {f"v{index:03}": [1.0 + index / 100, 1.01 + index / 100] for index in range(60)}
-    items, look = compared(losses)
-    (axes,) = axes_of(forest(items, look))
+    items, style = compared(losses)
+    (axes,) = axes_of(forest(items, style))
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == [f"v{index:03}" for index in range(60 - MOST_VARIANTS, 60)]
 
 
 def test_slopes_run_from_baseline_to_variant_and_show_who_won():
-    items, look = compared(LOSSES)
-    panes = [axes for axes in axes_of(slopes(items, look)) if axes.get_visible()]
+    items, style = compared(LOSSES)
+    panes = [axes for axes in axes_of(slopes(items, style)) if axes.get_visible()]
     assert len(panes) == 2
     for axes, option in zip(panes, ("gelu", "glu"), strict=True):
         drawn = [line for line in axes.lines if len(line.get_xdata()) == 2]
@@ -120,8 +120,8 @@ def test_slopes_run_from_baseline_to_variant_and_show_who_won():
 
 
 def test_what_was_detectable_is_a_bar_of_that_length():
-    items, look = compared(LOSSES)
-    drawn = detectable_effects(items, look)
+    items, style = compared(LOSSES)
+    drawn = detectable_effects(items, style)
     (axes,) = axes_of(drawn)
     assert drawn is not None
     told = dict(re.findall(r"(\w+): ([\d.]+) detectable", drawn.alt))
@@ -141,10 +141,10 @@ def test_unresolved_interactions_are_hatched_and_unknown_ones_said_to_be():
 
 
 def test_the_svg_keeps_every_word_and_every_reference():
-    items, look = compared({"ReLU": LOSSES["relu"], "活性化 <$x$>": LOSSES["gelu"]})
+    items, style = compared({"ReLU": LOSSES["relu"], "活性化 <$x$>": LOSSES["gelu"]})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        svg = to_svg(forest(items, look), "one")
+        svg = to_svg(forest(items, style), "one")
     assert svg is not None
     assert "活性化 &lt;$x$&gt;" in svg
     referred = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
@@ -189,7 +189,7 @@ def test_legends_stay_within_their_figure():
     long = ",".join(f"key{number}={'v' * 40}" for number in range(4))
     names = [f"{long},seed={letter}" for letter in "ab"]
     band = Band(np.array([1.0, 2.0]), np.array([3.0, 2.0]), None, None, ())
-    drawn = curves([Panel("step", "val_loss", dict.fromkeys(names, band))], looks(names, ""))
+    drawn = curves([Panel("step", "val_loss", dict.fromkeys(names, band))], styles(names, ""))
     drawn.figure.draw_without_rendering()
     legend = drawn.figure.legends[0].get_window_extent()
     assert legend.x0 >= 0
@@ -199,9 +199,9 @@ def test_legends_stay_within_their_figure():
 
 def test_a_variant_that_only_diverged_has_a_marker_and_a_name():
     series = (np.array([10.0]), np.array([9.0]))
-    drawn = curves([Panel("step", "train_loss", {}, [("hot", 0, series), ("hot", 1, series)])], looks(["hot"], ""))
+    drawn = curves([Panel("step", "train_loss", {}, [("hot", 0, series), ("hot", 1, series)])], styles(["hot"], ""))
     axes, line = axes_of(drawn)[0], axes_of(drawn)[0].lines[0]
-    assert (line.get_marker(), line.get_markerfacecolor()) == (looks(["hot"], "")["hot"].marker, "none")
+    assert (line.get_marker(), line.get_markerfacecolor()) == (styles(["hot"], "")["hot"].marker, "none")
     assert axes.get_legend_handles_labels()[1] == ["hot", "hot"]
     assert [text.get_text() for text in drawn.figure.legends[0].get_texts()] == ["hot"]
     assert "hot diverged" in drawn.alt
@@ -212,7 +212,7 @@ def test_growth_is_drawn_in_the_looks_of_the_variants():
         series="attention=full", x_name="seq_len", y_name="peak_memory_bytes", x=(64, 128), y=(1e6, 2e6), alpha=1.0,
         scale=15625.0, interval=None, basis=None, seeds=1,
     )  # fmt: skip
-    own = looks(["attention=full", "attention=lsh"], "attention=full")
+    own = styles(["attention=full", "attention=lsh"], "attention=full")
     axes = axes_of(power_laws([[one]], own))[0]
     assert axes.lines[0].get_marker() == own["attention=full"].marker
     assert axes.get_xlabel() == "sequence length (tokens)"
@@ -232,10 +232,10 @@ def test_names_in_a_figure_stay_what_they_are():
 def test_rounding_is_not_magnified_into_a_course():
     x = np.arange(3.0)
     band = Band(x, np.array([1.0, 1.0 + 1e-8, 1.0 - 1e-8]), None, None, ())
-    low, high = axes_of(curves([Panel("layer", "mass_captured", {"a": band})], looks(["a"], "b")))[0].get_ylim()
+    low, high = axes_of(curves([Panel("layer", "mass_captured", {"a": band})], styles(["a"], "b")))[0].get_ylim()
     assert high - low > 0.05
     real = Band(x, np.array([1.0, 1.001, 0.999]), None, None, ())
-    low, high = axes_of(curves([Panel("layer", "mass_captured", {"a": real})], looks(["a"], "b")))[0].get_ylim()
+    low, high = axes_of(curves([Panel("layer", "mass_captured", {"a": real})], styles(["a"], "b")))[0].get_ylim()
     assert high - low < 0.01
 
 
@@ -246,7 +246,7 @@ def test_fronts_and_budgets_are_drawn_as_they_are():
          "tokens_per_second": speed, "peak_memory_bytes": None, "verdict": "UNRESOLVED"}
         for name, (mean, speed, flops) in given.items()
     ]  # fmt: skip
-    own = looks(list(given), "worst")
+    own = styles(list(given), "worst")
     drawn = quality_and_cost(rows, "min", {"fast_bad": "+38% FLOPs"}, own)
     flops, speed = (axes for axes in axes_of(drawn) if axes.get_visible())
     assert [axes.get_xlabel() for axes in (flops, speed)] == ["training FLOPs", "tokens per second (more is better)"]

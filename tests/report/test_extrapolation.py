@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from synthetic import cost, record, runs_of, study
 
-from ablab.analysis.comparison import compare
+from ablab.report.context import ReportContext
 from ablab.report.extrapolation import NOTE, compute_s, extrapolation_notes, extrapolation_table
 from ablab.report.formats.contents import sections
 from ablab.report.html.sections.parallelism import parallelism
-from ablab.report.material import Material
 from ablab.results.communication import Collective, Communication, Process
 from ablab.results.record import Record
 
@@ -47,7 +46,7 @@ def spread(seed: int, strategy: str = "ddp", **changes: Any) -> Record:
 
 def rows_of(*records: Record) -> list[dict[str, str]]:
     runs = runs_of(list(records))
-    return [dict(row) for _, row in extrapolation_table(compare(runs), runs, "language").iterrows()]
+    return [dict(row) for _, row in extrapolation_table(ReportContext.of(runs), "language").iterrows()]
 
 
 def test_figures_are_those_of_the_model() -> None:
@@ -82,7 +81,7 @@ def test_where_computation_is_not_known_it_is_the_step_and_that_is_said() -> Non
     unknown = dataclasses.replace(unknown, cost=cost(unknown, train_time_s=2.0, steps=100))
     assert compute_s(unknown) == pytest.approx(0.02)
     runs = runs_of([unknown, spread(2, "other")])
-    note, whole = extrapolation_notes(compare(runs), runs, "language")
+    note, whole = extrapolation_notes(ReportContext.of(runs), "language")
     assert note == NOTE
     assert whole.startswith(f"Computation of {runs.variants[0]} is the whole time of a step")
     nothing = dataclasses.replace(unknown, cost=cost(unknown, train_time_s=None))
@@ -92,12 +91,12 @@ def test_where_computation_is_not_known_it_is_the_step_and_that_is_said() -> Non
 
 def test_the_page_and_the_formats_show_it_and_say_that_it_is_a_model() -> None:
     runs = runs_of([spread(1), spread(2)])
-    section = parallelism(Material(runs, compare(runs)))
+    section = parallelism(ReportContext.of(runs))
     assert section is not None
     *_, block = section.blocks
     assert (block.title, block.lines) == ("On other links and more devices", [NOTE])
-    found = [each for each in sections(compare(runs), runs) if each.kind == "extrapolation"]
+    found = [each for each in sections(ReportContext.of(runs)) if each.kind == "extrapolation"]
     assert len(found) == 1
     assert "by a model" in found[0].title
     alone = runs_of(study({"relu": [1.0, 1.1], "gelu": [1.2, 1.3]}))
-    assert not [each for each in sections(compare(alone), alone) if each.kind == "extrapolation"]
+    assert not [each for each in sections(ReportContext.of(alone)) if each.kind == "extrapolation"]

@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 from synthetic import ended, odd_runs, record, runs_of, study
 
-from ablab.analysis.comparison import Comparisons, compare
 from ablab.analysis.verdicts import RESOLVED
 from ablab.errors import UserError
-from ablab.report.compare import render
-from ablab.results.collect import Runs
+from ablab.report.context import ReportContext
+from ablab.report.formats import render
 from ablab.results.record import Record
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -57,12 +56,12 @@ SAID = {
 }
 
 
-def every_verdict() -> tuple[Comparisons, Runs]:
+def every_verdict() -> ReportContext:
     runs = runs_of([*study(VERDICTS), ended("failed", "out of memory", 6, axes={"activation": "two_seeds"})])
-    return compare(runs, margin=0.01), runs
+    return ReportContext.of(runs, margin=0.01)
 
 
-def suite_of_two() -> tuple[Comparisons, Runs]:
+def suite_of_two() -> ReportContext:
     """Averages of the last two evaluations, on two tasks."""
     records = []
     for task, scale in (("language", 1.0), ("vision", 2.0)):
@@ -72,7 +71,7 @@ def suite_of_two() -> tuple[Comparisons, Runs]:
                 axes = {"task": task, "activation": option}
                 records.append(record(seed, last[-1], axes=axes, last={"val_loss": last}))
     runs = runs_of(records)
-    return compare(runs, last_k=2), runs
+    return ReportContext.of(runs, last_k=2)
 
 
 CASES = {"verdicts": every_verdict, "suite": suite_of_two}
@@ -107,7 +106,7 @@ def same(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize("format", ENDINGS)
 @pytest.mark.parametrize("case", CASES)
 def test_the_text_is_the_golden_one(case: str, format: str):
-    text = render(*CASES[case](), format)
+    text = render(CASES[case](), format)
     path = GOLDEN / f"{case}.{ENDINGS[format]}"
     if os.environ.get("ABLAB_GOLDEN") == "write":
         path.write_text(text, encoding="utf-8")
@@ -116,10 +115,10 @@ def test_the_text_is_the_golden_one(case: str, format: str):
 
 
 def test_every_verdict_is_among_them():
-    comparisons, _ = every_verdict()
+    comparisons = every_verdict().comparisons
     assert {item.label: item.verdict.value for item in comparisons.items} == SAID
     assert [item.label for item in comparisons.items if item.preliminary and item.interval] == ["preliminary"]
-    assert {item.label: item.verdict.value for item in suite_of_two()[0].suite} == {
+    assert {item.label: item.verdict.value for item in suite_of_two().comparisons.suite} == {
         "better": "BETTER",
         "unresolved": "UNRESOLVED",
     }
@@ -128,20 +127,19 @@ def test_every_verdict_is_among_them():
 @pytest.mark.parametrize("case", CASES)
 def test_only_what_is_resolved_is_bold(case: str, monkeypatch: pytest.MonkeyPatch):
     """In LaTeX every cell of the row; in a terminal the row, by its style."""
-    comparisons, runs = CASES[case]()
+    context = CASES[case]()
+    comparisons = context.comparisons
     resolved = [item.variant for item in (*comparisons.suite, *comparisons.items) if item.verdict in RESOLVED]
-    bold = re.findall(r"^\\textbf\{activation=(\w+)\}.*\\\\$", render(comparisons, runs, "latex"), re.MULTILINE)
+    bold = re.findall(r"^\\textbf\{activation=(\w+)\}.*\\\\$", render(context, "latex"), re.MULTILINE)
     assert sorted(f"activation={name}" for name in bold) == sorted(resolved)
     assert r"\textbf{" not in "".join(
-        line
-        for line in render(comparisons, runs, "latex").splitlines(True)
-        if not line.startswith(r"\textbf{activation")
+        line for line in render(context, "latex").splitlines(True) if not line.startswith(r"\textbf{activation")
     )
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    rows = [line for line in render(comparisons, runs, "terminal").splitlines() if "activation=" in line[:30]]
+    rows = [line for line in render(context, "terminal").splitlines() if "activation=" in line[:30]]
     styled = [line for line in rows if "\x1b[1m" in line]
     assert sorted(re.findall(r"activation=\w+", " ".join(styled))) == sorted(resolved)
 
@@ -151,7 +149,7 @@ def test_only_what_is_resolved_is_bold(case: str, monkeypatch: pytest.MonkeyPatc
     ("by", "shown", "hidden"), [("suite", "suite of 2 tasks", "language: quality"), ("task", "language", "suite")]
 )
 def test_one_of_the_two_alone(format: str, by: Any, shown: str, hidden: str):
-    text = render(*suite_of_two(), format, by)
+    text = render(suite_of_two(), format, by)
     assert shown in text
     if format != "json":
         assert hidden not in text
@@ -164,7 +162,7 @@ def test_one_of_the_two_alone(format: str, by: Any, shown: str, hidden: str):
 @pytest.mark.parametrize("format", ENDINGS)
 def test_a_suite_that_is_none_is_refused_with_the_reason(format: str):
     with pytest.raises(UserError, match="--by suite: one task is no suite"):
-        render(*every_verdict(), format, "suite")
+        render(every_verdict(), format, "suite")
 
 
 HARD = {
@@ -176,14 +174,14 @@ HARD = {
 
 
 def documents() -> dict[str, str]:
-    texts = {case: render(*make(), "latex") for case, make in CASES.items()}
+    texts = {case: render(make(), "latex") for case, make in CASES.items()}
     for case, records in odd_runs().items():
         runs = runs_of(records)
-        texts[case] = render(compare(runs), runs, "latex")
+        texts[case] = render(ReportContext.of(runs), "latex")
     strange: list[Record] = study({"relu": [1.0, 1.1, 1.2], **{name: [1.1, 1.3, 1.2] for name in HARD.values()}})
     strange += [ended("failed", name, 9, axes={"activation": "relu"}) for name in HARD.values()]
     runs = runs_of(strange)
-    texts["strange names"] = render(compare(runs), runs, "latex")
+    texts["strange names"] = render(ReportContext.of(runs), "latex")
     return texts
 
 

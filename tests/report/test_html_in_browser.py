@@ -12,7 +12,7 @@ from chromium import chromium, watched
 from PIL import Image
 from worlds import factorial, lengths, write
 
-from ablab.report.html.write import write_report
+from ablab.report.commands import report_command
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Of the report on a study that has everything that a report can show."""
     folder: Path = tmp_path_factory.mktemp("study")
-    return write_report([write(folder, request.param())]).as_uri()
+    return report_command([write(folder, request.param())]).as_uri()
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

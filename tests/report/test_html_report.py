@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from synthetic import cost, ended, odd_runs, record, runs_of, study, write_runs
 
-from ablab.analysis.comparison import compare
 from ablab.errors import UserError
-from ablab.report.compare import render
+from ablab.report.commands import report_command
+from ablab.report.context import ReportContext
+from ablab.report.formats import render
 from ablab.report.html.heatmap import LEVELS
-from ablab.report.html.write import render_page, write_report
+from ablab.report.html.page import page as page_of
 from ablab.results.collect import collect
 from ablab.results.looks import Look
 from ablab.results.record import Metric, Record
@@ -70,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(folder: Path) -> str:
-    path = write_report([folder])
+    path = report_command([folder])
     assert path == folder / "report.html"
     return path.read_text(encoding="utf-8")
 
@@ -115,7 +116,7 @@ def test_the_data_are_in_the_page(text: str, folder: Path):
     embedded = text.split('id="data">')[1].split("</script>")[0]
     assert not set("<>&") & set(embedded)  # neither an end nor a comment, whatever a name holds
     data = json.loads(embedded)
-    assert data == json.loads(render(compare(runs := collect([folder])), runs, "json"))
+    assert data == json.loads(render(ReportContext.read([folder]), "json"))
     assert SCRIPT in {run["reason"] for run in data["runs"]}
 
 
@@ -131,8 +132,8 @@ def test_verdicts_health_and_commands_are_there(page: Page):
 def test_every_place_names_the_confidence_of_the_looks(folder: Path, page: Page):
     runs = collect([folder])
     seen = tuple(Look(tuple(range(count)), "2026-01-01T00:00:00+00:00") for count in (3, 4))
-    again = Page(render_page(compare(twice := dataclasses.replace(runs, looks=seen)), twice)).text
-    first = Page(render_page(compare(once := dataclasses.replace(runs, looks=seen[:1])), once)).text
+    again = Page(page_of(ReportContext.of(dataclasses.replace(runs, looks=seen)))).text
+    first = Page(page_of(ReportContext.of(dataclasses.replace(runs, looks=seen[:1])))).text
     assert first == page.text
     for said in ("LOOKS", "looked at", "97.5%"):
         assert said not in page.text
@@ -144,14 +145,14 @@ def test_every_place_names_the_confidence_of_the_looks(folder: Path, page: Page)
 
 
 def test_the_same_records_give_the_same_bytes(folder: Path, text: str, tmp_path: Path):
-    again = write_report([folder], tmp_path / "deep" / "again.html")
+    again = report_command([folder], output=tmp_path / "deep" / "again.html")
     assert again.read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize("case", odd_runs())
 def test_odd_runs_make_a_page(case: str):
     runs = runs_of(odd_runs()[case])
-    page = Page(render_page(compare(runs), runs))
+    page = Page(page_of(ReportContext.of(runs)))
     assert len(page.all("id")) == len(set(page.all("id")))
 
 
@@ -183,7 +184,7 @@ def rich(variants: int, seeds: int, task: str = "language") -> list[Record]:
 
 def test_what_is_known_and_parts_have_sections_of_their_own_with_headings_to_every_number():
     runs = runs_of([*rich(2, 2), *rich(2, 1, "vision")])
-    page = Page(render_page(compare(runs), runs))
+    page = Page(page_of(ReportContext.of(runs)))
     sections = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
     assert sections == [
         "verdicts",
@@ -210,7 +211,7 @@ def test_what_is_known_and_parts_have_sections_of_their_own_with_headings_to_eve
 
 def test_a_hundred_runs_with_everything_weigh_less_than_a_megabyte():
     runs = runs_of(rich(20, 5))
-    assert len(render_page(compare(runs), runs).encode()) < 1_000_000
+    assert len(page_of(ReportContext.of(runs)).encode()) < 1_000_000
 
 
 @pytest.mark.parametrize("broken", ["nan", "missing", "null"])
@@ -222,7 +223,7 @@ def test_odd_parts_and_known_values_make_a_page(broken: str):
         item.mechanism = dict.fromkeys(item.mechanism, math.nan)
         item.oracle = dict.fromkeys(item.oracle) if broken == "null" else {}  # type: ignore[arg-type]
     runs = runs_of(records)
-    page = Page(render_page(compare(runs), runs))
+    page = Page(page_of(ReportContext.of(runs)))
     assert not re.search(r"\bnan\b", page.text)
 
 
@@ -232,7 +233,7 @@ def test_two_tasks_share_a_page():
     for item in others:
         item.axes = {**item.axes, "task": "vision"}
     runs = runs_of([*records, *others])
-    page = Page(render_page(compare(runs), runs))
+    page = Page(page_of(ReportContext.of(runs)))
     assert len(page.all("id")) == len(set(page.all("id")))
     assert page.text.count("vision") > 3
 
@@ -240,4 +241,4 @@ def test_two_tasks_share_a_page():
 def test_a_place_that_cannot_be_written_to(folder: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        write_report([folder], tmp_path / "file" / "report.html")
+        report_command([folder], output=tmp_path / "file" / "report.html")

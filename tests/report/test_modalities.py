@@ -7,10 +7,9 @@ from statistics import fmean
 import pytest
 from synthetic import record, runs_of
 
-from ablab.analysis.comparison import compare
+from ablab.report.context import ReportContext
 from ablab.report.html.sections.mechanism import mechanism
 from ablab.report.html.sections.modalities import is_share, matrices
-from ablab.report.material import Material
 from ablab.results.record import Record
 
 MODALITIES = ("text", "image", "speech")
@@ -65,7 +64,7 @@ def test_a_model_of_one_layer_has_one_matrix():
 
 def test_mechanism_tables_do_not_drown_in_them():
     runs = runs_of(runs_with(layers=2))
-    blocks = mechanism(Material(runs, compare(runs))).blocks
+    blocks = mechanism(ReportContext.of(runs)).blocks
     tables = {block.title: block.table for block in blocks}
     assert tables["modal_fusion"] is not None
     assert list(tables["modal_fusion"].columns) == ["variant", "gate"]

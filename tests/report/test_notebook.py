@@ -17,7 +17,7 @@ import ablab
 from ablab import load
 from ablab.errors import UserError
 from ablab.report import drawings
-from ablab.report.compare import render
+from ablab.report.formats import render
 from ablab.report.notebook import LoadedStudy
 
 NOTEBOOK = Path(__file__).parents[2] / "experiments" / "quickstart.ipynb"
@@ -35,7 +35,7 @@ def test_the_frames_hold_what_compare_prints(study: LoadedStudy) -> None:
         assert row["low"] < row["effect"] < row["high"]
     assert len(study.runs) == len(study.health()) == 30
     assert repr(study) == "\n".join(study.verdicts)
-    assert all(line in render(study.comparisons, study._material.runs) for line in study.verdicts)
+    assert all(line in render(study._context) for line in study.verdicts)
 
 
 def test_frames_are_ones_own(study: LoadedStudy) -> None:
@@ -53,7 +53,7 @@ def test_the_planted_interaction_is_found(study: LoadedStudy) -> None:
 
 def test_the_fronts_are_those_of_the_figure_without_what_is_not_ranked(study: LoadedStudy) -> None:
     table = study.fronts().set_index("variant")
-    words = drawings.cost(study._material, "language")
+    words = drawings.cost(study._context, "language")
     assert words is not None
     named = re.search(r"training FLOPs: (.*?) on the front", words.alt)
     assert named is not None

@@ -11,14 +11,13 @@ import pandas as pd
 import pytest
 from synthetic import cost, record, runs_of, study
 
-from ablab.analysis.comparison import compare
+from ablab.report.context import ReportContext
 from ablab.report.formats.contents import sections
 from ablab.report.formats.latex import latex
 from ablab.report.formats.markdown import markdown
 from ablab.report.formats.terminal import terminal
 from ablab.report.html.page import page
 from ablab.report.html.sections.parallelism import parallelism
-from ablab.report.material import Material
 from ablab.report.parallel import parallel_notes, parallel_table
 from ablab.results.communication import Collective, Communication, Process
 from ablab.results.record import Record
@@ -85,7 +84,7 @@ def records() -> list[Record]:
 
 def table_of(records: list[Record]) -> pd.DataFrame:
     runs = runs_of(records)
-    return parallel_table(compare(runs), runs, "language")
+    return parallel_table(ReportContext.of(runs), "language")
 
 
 def test_every_figure_is_that_of_the_records(records: list[Record]) -> None:
@@ -135,13 +134,13 @@ def test_one_process_on_other_terms_is_no_measure(records: list[Record], change:
         for item in records
     ]
     assert set(table_of(changed)["efficiency"]) == {"–"}
-    assert parallel_notes(runs_of(changed), "language") == []
+    assert parallel_notes(ReportContext.of(runs_of(changed)), "language") == []
 
 
 def test_what_efficiency_is_measured_against_is_said_with_the_threads(records: list[Record]) -> None:
     runs = runs_of(records)
     single, whole, halved = runs.variants
-    assert parallel_notes(runs, "language") == [
+    assert parallel_notes(ReportContext.of(runs), "language") == [
         f"Efficiency of {whole}: against {single}, 2 processes of 1 thread each against one of 2 threads.",
         f"Efficiency of {halved}: against {single}, 2 processes of 2 threads each against one of 2 threads: "
         "not the same number of threads in all.",
@@ -161,13 +160,13 @@ def test_what_was_not_measured_is_a_dash(records: list[Record]) -> None:
     assert set(rows[["communication/step", "overlap", "waiting"]].to_numpy().ravel()) == {"–"}
     assert all(
         line.endswith(f"against {runs_of(changed).variants[0]}.")
-        for line in parallel_notes(runs_of(changed), "language")
+        for line in parallel_notes(ReportContext.of(runs_of(changed)), "language")
     )
 
 
 def test_the_section_shows_quality_beside_it(records: list[Record]) -> None:
     runs = runs_of(records)
-    section = parallelism(Material(runs, compare(runs)))
+    section = parallelism(ReportContext.of(runs))
     assert section is not None
     sent, brought, _ = section.blocks
     assert sent.table is not None
@@ -177,7 +176,7 @@ def test_the_section_shows_quality_beside_it(records: list[Record]) -> None:
     assert lossy.startswith("+0.1")
     assert set(sent.table) | set(brought.table) >= set(table_of(records))
     assert len(brought.lines) == 2
-    html = page(Material(runs, compare(runs)))
+    html = page(ReportContext.of(runs))
     assert '<section id="parallelism">' in html
     assert 'aria-label="Parallelism, Sent in a step: table"' in html
 
@@ -185,20 +184,20 @@ def test_the_section_shows_quality_beside_it(records: list[Record]) -> None:
 def test_every_format_has_the_table_and_no_run_of_one_process_alone(records: list[Record]) -> None:
     runs = runs_of(records)
     for form in (terminal, markdown, latex):
-        assert "1.25 ms" in form(compare(runs), runs), form
-    assert "tab:ablab-parallel" in latex(compare(runs), runs)
+        assert "1.25 ms" in form(ReportContext.of(runs)), form
+    assert "tab:ablab-parallel" in latex(ReportContext.of(runs))
     plain = runs_of(study({"relu": [1.0, 1.1], "gelu": [1.2, 1.3]}))
-    assert parallelism(Material(plain, compare(plain))) is None
-    assert "parallel" not in {section.kind for section in sections(compare(plain), plain)}
-    assert "parallel" not in page(Material(plain, compare(plain))).partition("</style>")[2].lower()
+    assert parallelism(ReportContext.of(plain)) is None
+    assert "parallel" not in {section.kind for section in sections(ReportContext.of(plain))}
+    assert "parallel" not in page(ReportContext.of(plain)).partition("</style>")[2].lower()
 
 
 def test_several_tasks_have_a_table_each_and_the_suite_has_none(records: list[Record]) -> None:
     other = [dataclasses.replace(item, axes={**item.axes, "task": "vision"}) for item in records]
     runs = runs_of([*records, *other])
-    found = [section for section in sections(compare(runs), runs) if section.kind == "parallel"]
+    found = [section for section in sections(ReportContext.of(runs)) if section.kind == "parallel"]
     assert [section.where for section in found] == ["language", "vision"]
-    section = parallelism(Material(runs, compare(runs)))
+    section = parallelism(ReportContext.of(runs))
     assert section is not None
     assert [block.title for block in section.blocks if not block.sub] == ["language", "vision"]
 

@@ -12,8 +12,8 @@ from PIL import Image
 from synthetic import ended, record, study, write_runs
 from test_html_report import SCRIPT, SECTIONS, Page
 
+from ablab.report.commands import report_command
 from ablab.report.html.sections.pictures import pictures_of
-from ablab.report.html.write import write_report
 from ablab.results.collect import collect
 from ablab.results.record import Record
 
@@ -40,7 +40,7 @@ def write(folder: Path, records: list[Record], files: dict[int, dict[str, bytes]
 
 
 def page_of(folder: Path) -> Page:
-    return Page(write_report([folder]).read_text(encoding="utf-8"))
+    return Page(report_command([folder]).read_text(encoding="utf-8"))
 
 
 def images(page: Page) -> list[dict[str, str | None]]:

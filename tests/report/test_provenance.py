@@ -3,11 +3,10 @@ import shlex
 
 from synthetic import ended, record, runs_of, study
 
-from ablab.analysis.comparison import compare
+from ablab.report.context import ReportContext
 from ablab.report.html.sections.health import health
 from ablab.report.html.sections.mechanism import mechanism
 from ablab.report.html.sections.provenance import command, origins, parameter_groups, question
-from ablab.report.material import Material
 
 
 def test_commands_survive_the_shell():
@@ -57,7 +56,7 @@ def test_the_question_is_the_studys():
 
 def test_every_seed_of_every_variant_has_a_cell():
     runs = runs_of([*study({"relu": [1.0, math.nan], "gelu": [1.0]}), ended("failed", "boom", 1)])
-    grid = health(Material(runs, compare(runs)))
+    grid = health(ReportContext.of(runs))
     assert grid.seeds == [1, 2]
     assert [ends for _, _, ends in grid.rows] == [["ok, failed", "diverged"], ["ok", "not run"]]
 
@@ -68,7 +67,7 @@ def test_a_traceback_is_shown_once_with_the_runs_that_it_is_of():
         for seed, text in ((3, "in <f>"), (4, "in <f>"), (5, "in g"), (6, None))
     ]
     runs = runs_of([*study({"relu": [1.0]}), *broken])
-    found = health(Material(runs, compare(runs))).tracebacks
+    found = health(ReportContext.of(runs)).tracebacks
     assert [text for _, text in found] == ["in <f>", "in g"]
     assert [title.partition("seed")[2] for title, _ in found] == [" 3 and 1 more", " 5"]
 
@@ -76,7 +75,7 @@ def test_a_traceback_is_shown_once_with_the_runs_that_it_is_of():
 def test_mechanism_metrics_are_told_by_axis():
     items = [record(seed, mechanism={"activation/zero_share": seed / 10, "attention/mass": 1.0}) for seed in (1, 2, 3)]
     runs = runs_of(items)
-    blocks = mechanism(Material(runs, compare(runs))).blocks
+    blocks = mechanism(ReportContext.of(runs)).blocks
     assert [block.title for block in blocks] == ["activation", "attention"]
     assert blocks[0].table is not None
     assert blocks[0].table.to_dict("records") == [{"variant": "default", "zero_share": "0.20 ± 0.10"}]

@@ -10,10 +10,10 @@ import pytest
 from synthetic import cost, record, runs_of, study
 from worlds import TOGETHER, factorial, lengths, write
 
-from ablab.analysis.comparison import compare
 from ablab.analysis.power import detectable
 from ablab.report import drawings
-from ablab.report.figures.canvas import MOST_VARIANTS
+from ablab.report.context import ReportContext
+from ablab.report.figures.style import MOST_VARIANTS
 from ablab.report.html.page import page
 from ablab.report.html.sections.base import Block, Section
 from ablab.report.html.sections.cost import cost as cost_section
@@ -26,20 +26,19 @@ from ablab.report.html.sections.power import power
 from ablab.report.html.sections.provenance import differing_settings
 from ablab.report.html.sections.scaling import scaling
 from ablab.report.html.sections.verdicts import verdicts
-from ablab.report.material import Material
 from ablab.results.collect import collect
 from ablab.results.record import Record
 
 
-def material(records: list[Record], **terms: float) -> Material:
+def context(records: list[Record], **terms: float) -> ReportContext:
     runs = runs_of(records)
-    return Material(runs, compare(runs, **terms))
+    return ReportContext.of(runs, **terms)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def world(tmp_path_factory: pytest.TempPathFactory) -> ReportContext:
     runs = collect([write(tmp_path_factory.mktemp("study"), factorial())])
-    return Material(runs, compare(runs))
+    return ReportContext.of(runs)
 
 
 def block(section: Section | None, title: str) -> Block:
@@ -52,13 +51,13 @@ def tables(section: Section | None) -> list[pd.DataFrame]:
     return [each.table for each in section.blocks if each.table is not None]
 
 
-def test_the_verdicts_are_counted_in_a_sentence(world: Material) -> None:
+def test_the_verdicts_are_counted_in_a_sentence(world: ReportContext) -> None:
     assert verdicts(world).glance == "5 comparisons over 5 seeds: 2 better, 1 unstable, 2 worse."
 
 
 def test_a_suite_comes_before_its_tasks() -> None:
     other = [record(item.seed, item.metrics["val_loss"], axes={**item.axes, "task": "vision"}) for item in _three()]
-    both = material([*_three(), *other])
+    both = context([*_three(), *other])
     assert verdicts(both).glance == "1 comparison on the suite of 2 tasks over 3 seeds: 1 worse."
     assert [task for task, _ in verdicts(both).groups] == ["suite of 2 tasks", "language", "vision"]
     for section in (effects(both), pairs(both), power(both)):
@@ -72,7 +71,7 @@ def _three() -> list[Record]:
     return study({"relu": [1.0, 1.1, 1.2], "gelu": [1.3, 1.41, 1.5]})
 
 
-def test_what_could_have_been_detected_is_a_row_per_comparison(world: Material) -> None:
+def test_what_could_have_been_detected_is_a_row_per_comparison(world: ReportContext) -> None:
     (table,) = tables(power(world))
     items = [item for item in world.comparisons.items if item.estimate]
     assert list(table["variant"]) == [item.label for item in items]
@@ -83,16 +82,16 @@ def test_what_could_have_been_detected_is_a_row_per_comparison(world: Material) 
 
 
 def test_with_a_margin_the_seeds_are_those_that_resolve_it() -> None:
-    (table,) = tables(power(material(_three(), margin=0.01)))
+    (table,) = tables(power(context(_three(), margin=0.01)))
     assert "seeds to resolve the margin" in table.columns
 
 
 def test_without_an_interval_there_is_nothing_to_detect() -> None:
-    assert power(material(study({"relu": [1.0, 1.1], "gelu": [1.2, 1.3]}))) is None
-    assert pairs(material([record()])) is None
+    assert power(context(study({"relu": [1.0, 1.1], "gelu": [1.2, 1.3]}))) is None
+    assert pairs(context([record()])) is None
 
 
-def test_budgets_that_differ_are_marked_in_the_table_and_in_the_words_of_the_figure(world: Material) -> None:
+def test_budgets_that_differ_are_marked_in_the_table_and_in_the_words_of_the_figure(world: ReportContext) -> None:
     (table,) = tables(cost_section(world))
     marked = dict(zip(table["variant"], table["budget"], strict=True))
     assert marked["activation=relu,attention=lsh"] == "+20% FLOPs"
@@ -101,7 +100,7 @@ def test_budgets_that_differ_are_marked_in_the_table_and_in_the_words_of_the_fig
 
 
 def test_equal_budgets_need_no_column() -> None:
-    (table,) = tables(cost_section(material(_three())))
+    (table,) = tables(cost_section(context(_three())))
     assert "budget" not in table.columns
 
 
@@ -109,11 +108,11 @@ def test_the_front_is_named_in_words() -> None:
     records = study({"a": [1.0, 1.0], "b": [0.9, 0.9], "c": [1.2, 1.2]})
     for item, flops in zip(records, (100, 100, 200, 200, 300, 300), strict=True):
         item.cost = cost(item, flops_total=flops)
-    words = str(cost_section(material(records)).blocks[0].figure)
+    words = str(cost_section(context(records)).blocks[0].figure)
     assert "training FLOPs: activation=a, activation=b on the front." in words  # c costs more, and is worse
 
 
-def test_curves_show_differences_and_the_time_to_the_target(world: Material) -> None:
+def test_curves_show_differences_and_the_time_to_the_target(world: ReportContext) -> None:
     section = learning(world)
     assert section.blocks[0].figure
     assert "activation=gelu,attention=windowed diverged" in str(section.blocks[0].figure)
@@ -129,7 +128,7 @@ def test_curves_show_differences_and_the_time_to_the_target(world: Material) -> 
     assert factors["lsh"] == "–"  # not every seed of it came so far
 
 
-def test_interactions_are_in_the_unit_of_the_metric(world: Material) -> None:
+def test_interactions_are_in_the_unit_of_the_metric(world: ReportContext) -> None:
     section = interactions(world)
     assert block(section, "activation and attention").figure
     table = next(each for each in tables(section) if "together" in each)
@@ -144,14 +143,14 @@ def test_interactions_are_in_the_unit_of_the_metric(world: Material) -> None:
 def test_a_design_that_cannot_see_interactions_says_so() -> None:
     chosen = [{"attention": "full"}, {"attention": "lsh"}, {"attention": "full", "activation": "gelu"}]
     records = [record(seed, 1.0 + seed / 10, axes=axes) for axes in chosen for seed in (1, 2, 3)]
-    section = interactions(material(records))
+    section = interactions(context(records))
     assert section is not None
     assert [each.otherwise[:40] for each in section.blocks] == ["This design cannot see interactions: no "]
-    assert interactions(material(_three())) is None  # one factor
+    assert interactions(context(_three())) is None  # one factor
 
 
 def test_exponents_are_those_that_were_planted() -> None:
-    section = scaling(material(lengths()))
+    section = scaling(context(lengths()))
     assert section is not None
     assert [each.title for each in section.blocks] == ["By seq_len"]
     assert section.blocks[0].figure
@@ -160,12 +159,12 @@ def test_exponents_are_those_that_were_planted() -> None:
     assert found["attention=full", "seconds_per_step"] == pytest.approx(2, abs=0.1)
     assert found["attention=lsh", "seconds_per_step"] == pytest.approx(1, abs=0.1)
     assert found["attention=lsh", "flops_per_step"] == pytest.approx(1, abs=0.01)
-    assert scaling(material(_three())) is None
+    assert scaling(context(_three())) is None
 
 
 def test_of_two_hundred_variants_the_figures_show_some_and_the_tables_all() -> None:
     losses = {f"option{number:03}": [1.0 + number / 1000, 1.1, 1.2 + number / 700] for number in range(200)}
-    many = material(study(losses))
+    many = context(study(losses))
     section = effects(many)
     assert section.blocks[0].text.startswith(f"Figures show {MOST_VARIANTS} of 200 variants")
     (table,) = tables(section)
@@ -178,7 +177,7 @@ def test_that_figures_leave_variants_out_is_said_on_several_tasks_too() -> None:
     other = [
         record(item.seed, item.metrics["val_loss"], axes={**item.axes, "task": "vision"}) for item in study(losses)
     ]
-    both = material([*study(losses), *other])
+    both = context([*study(losses), *other])
     assert both.suite
     said = [block.text for block in effects(both).blocks if "of 30 variants" in block.text]
     assert len(said) == 1
@@ -202,14 +201,14 @@ def test_a_setting_that_only_some_have_differs() -> None:
 
 
 def test_a_report_needs_no_curves() -> None:
-    assert "No learning curves" in page(material(_three()))
+    assert "No learning curves" in page(context(_three()))
 
 
-def test_what_an_interaction_is_measured_from_and_what_its_sign_says(world: Material) -> None:
+def test_what_an_interaction_is_measured_from_and_what_its_sign_says(world: ReportContext) -> None:
     said = block(interactions(world), "activation and attention").text
     assert said.startswith("From the baseline's activation=relu and attention=full. Above 0, val_loss is higher")
     assert said.endswith("(lower is better).")
-    better = Material(world.runs, compare(world.runs, metric="val_accuracy"))
+    better = ReportContext.of(world.runs, metric="val_accuracy")
     assert block(interactions(better), "activation and attention").text.endswith("(higher is better).")
 
 
@@ -217,20 +216,20 @@ def test_mechanism_figures_are_of_runs_that_ended_well() -> None:
     records = study({"relu": [1.0, 1.1, 1.2], "gelu": [1.3, 1.41, 1.5]})
     records[0].mechanism = {"activation/zero_share": 0.9}
     records[0].status = "failed"
-    table = block(mechanism(material(records)), "activation").table
+    table = block(mechanism(context(records)), "activation").table
     assert table is not None
     assert list(table["zero_share"]) == ["0.5", "0.5"]
 
 
 def test_one_variant_is_not_said_to_share_no_seed() -> None:
-    alone = effects(material([record(1), record(2)]))
+    alone = effects(context([record(1), record(2)]))
     assert alone.intro == ""
     assert alone.blocks[0].otherwise == "No effect to draw: there is one variant."
 
 
 def test_a_margin_is_spoken_of_where_there_is_one() -> None:
-    assert "margin" not in effects(material(_three())).intro
-    assert "declared margin" in effects(material(_three(), margin=0.1)).intro
+    assert "margin" not in effects(context(_three())).intro
+    assert "declared margin" in effects(context(_three(), margin=0.1)).intro
 
 
 def test_a_target_that_was_reached_before_the_first_evaluation_is_said_to_be(tmp_path: Path) -> None:
@@ -238,7 +237,7 @@ def test_a_target_that_was_reached_before_the_first_evaluation_is_said_to_be(tmp
     for curve in folder.glob("*/metrics.csv"):
         curve.write_text("step,val_loss\n100,0.4\n200,0.5\n", encoding="utf-8")
     runs = collect([folder])
-    table = block(learning(Material(runs, compare(runs))), "Time to target").table
+    table = block(learning(ReportContext.of(runs)), "Time to target").table
     assert table is not None
     assert table["reached"][0] == "5/5, 5 before the first evaluation"
     assert set(table["step"]) == {"–"}
@@ -246,14 +245,14 @@ def test_a_target_that_was_reached_before_the_first_evaluation_is_said_to_be(tmp
 
 def test_blocks_of_several_tasks_say_whose_they_are() -> None:
     other = [record(item.seed, item.metrics["val_loss"], axes={**item.axes, "task": "vision"}) for item in _three()]
-    labels = re.findall(r'aria-label="([^"]*)"', page(material([*_three(), *other])))
+    labels = re.findall(r'aria-label="([^"]*)"', page(context([*_three(), *other])))
     assert len(labels) == len(set(labels))
     assert "Effects, vision: figure" in labels
 
 
 def test_figures_of_very_many_show_the_baseline_and_the_largest_effects() -> None:
     count = MOST_VARIANTS + 5
-    many = material(study({f"v{number:02d}": [1 + number / 10, 1.1 + number / 10] for number in range(count)}))
+    many = context(study({f"v{number:02d}": [1 + number / 10, 1.1 + number / 10] for number in range(count)}))
     drawn = many.drawn("language").variants
     assert drawn == [f"activation=v{number:02d}" for number in (0, *range(count - MOST_VARIANTS + 1, count))]
 
@@ -265,7 +264,7 @@ def test_curves_by_tokens_are_drawn_where_steps_have_different_numbers_of_them(t
             if item.axes["attention"] == "lsh" and item.status == "ok" and number:
                 item.cost = cost(item, tokens=2 * item.cost.tokens)
         runs = collect([write(tmp_path / str(number), records)])
-        drawn = drawings.curves(Material(runs, compare(runs)), "language")
+        drawn = drawings.curves(ReportContext.of(runs), "language")
         assert drawn is not None
         labels = [axes.get_xlabel() for axes in drawn.figure.axes if axes.get_visible()]
         assert len(labels) == expected

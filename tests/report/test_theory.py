@@ -10,7 +10,7 @@ from synthetic import ended, record, runs_of
 
 from ablab.analysis.pairing import variants
 from ablab.report.figures.ceilings import ceilings
-from ablab.report.figures.looks import looks
+from ablab.report.figures.style import styles
 from ablab.report.html.svg import to_svg
 from ablab.report.theory import Theory, theory, theory_table
 from ablab.results.record import Metric, Record
@@ -85,7 +85,7 @@ def test_the_figure_has_the_known_values_at_their_places(mixed: list[Record]):
     runs = runs_of(mixed)
     known = found(mixed)
     assert known.windows
-    drawn = ceilings(known, looks(variants(runs), "attention=full"))
+    drawn = ceilings(known, styles(variants(runs), "attention=full"))
     assert drawn is not None
     assert "attention=windowed 0.465 of 0.5 (window_8)" in drawn.alt
     assert "chance 0.0625, ceiling 1, majority 0.25" in drawn.alt

@@ -15,7 +15,7 @@ from synthetic import odd_runs, record, study, write_runs
 from ablab import load
 from ablab.cli import main
 from ablab.errors import UserError
-from ablab.report.terms import terms_of
+from ablab.report.context import declared_comparison
 from ablab.results import kept
 from ablab.results.collect import collect, find_records
 from ablab.results.curves import CurveCache
@@ -62,7 +62,7 @@ def assert_equal(file: Path, folder: Path) -> None:
     assert list(map(repr, from_file.records)) == list(map(repr, from_folder.records))  # a NaN equals no other
     for name in ("factors", "primary", "looks", "places", "choices"):
         assert getattr(from_file, name) == getattr(from_folder, name)
-    assert terms_of([file]) == terms_of([folder])
+    assert declared_comparison([file]) == declared_comparison([folder])
     curves = CurveCache()
     for ours, theirs in zip(from_file.paths, from_folder.paths, strict=True):
         for metric in ("train_loss", "val_loss", "nothing"):
@@ -75,7 +75,7 @@ def assert_equal(file: Path, folder: Path) -> None:
 def test_a_study_comes_back_as_it_was(file: Path, folder: Path) -> None:
     assert_equal(file, folder)
     assert len(collect([file]).looks) == 2
-    assert terms_of([file])["margin"] == 0.5
+    assert declared_comparison([file])["margin"] == 0.5
 
 
 @pytest.mark.parametrize("case", odd_runs())

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TypedDict
 
 from ablab.analysis import conditions, looks, oracle
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL
@@ -33,6 +34,15 @@ from ablab.results.collect import Runs
 from ablab.results.record import Direction
 
 _ROUNDING = 4 * sys.float_info.epsilon  # of the difference of two values: less than this of the larger is none
+
+
+class ComparisonSettings(TypedDict, total=False):
+    """The arguments of `compare`, as a study declares them or a user asks for them; None is not asked for."""
+
+    baseline: str | None
+    metric: str | None
+    margin: float | None
+    last_k: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +99,7 @@ def compare(
     baseline: str | None = None,
     metric: str | None = None,
     margin: float | None = None,
-    last_k: int = 1,
+    last_k: int | None = None,
 ) -> Comparisons:
     """Compare every variant with the baseline, seed by seed, on every task and on the suite of them.
 
@@ -99,7 +109,7 @@ def compare(
         baseline: overrides that name it, "attention=full"; default: the first variant of the plan.
         metric: any figure that the runs have; default: each task's primary metric.
         margin: in the metric's unit; effects inside it count as equivalent. Declare it before looking.
-        last_k: the mean of so many last evaluations is compared; 1 for the final one. Declare it before looking.
+        last_k: the mean of so many last evaluations is compared; default: the final one. Declare it before looking.
 
     Raises:
         UserError: an unknown baseline or metric, a margin that is not positive, or evaluations that no run has kept.
@@ -108,6 +118,7 @@ def compare(
         raise UserError(f"margin {margin}: give a positive number in the metric's unit, or none")
     if runs.table.empty:
         raise UserError("no runs to compare")
+    last_k = 1 if last_k is None else last_k
     reference = choose_baseline(runs, baseline)
     judged: list[tuple[Pairing, Evidence]] = []
     level = looks.level_after(len(runs.looks))

@@ -12,9 +12,9 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from ablab.analysis.comparison import Comparison, Comparisons, compare
+from ablab.analysis.comparison import Comparison, Comparisons, ComparisonSettings, compare
 from ablab.analysis.wording import plural
 from ablab.errors import UserError
 from ablab.results.collect import Runs, tabulate
@@ -60,11 +60,13 @@ def parse_filters(words: Sequence[str]) -> list[Filter]:
     return filters
 
 
-def compare_selected(runs: Runs, filters: Sequence[str] = (), **terms: Any) -> tuple[Comparisons, Runs]:
+def compare_selected(
+    runs: Runs, filters: Sequence[str] = (), **settings: Unpack[ComparisonSettings]
+) -> tuple[Comparisons, Runs]:
     """Compare what the filters leave; the comparisons that they show, and the runs of these.
 
     Args:
-        terms: as `compare` takes them.
+        settings: as `compare` takes them.
 
     Raises:
         UserError: as `compare` does; or a filter that cannot be read, or that no run fits.
@@ -73,7 +75,7 @@ def compare_selected(runs: Runs, filters: Sequence[str] = (), **terms: Any) -> t
     for each in wanted:
         _check(each, runs)
     left = _restrict(runs, [each for each in wanted if each.key in OF_RUNS])
-    comparisons, shown = _show(compare(left, **terms), left, [each for each in wanted if each.key not in OF_RUNS])
+    comparisons, shown = _show(compare(left, **settings), left, [each for each in wanted if each.key not in OF_RUNS])
     if left is not runs:
         comparisons = replace(comparisons, notes=(*comparisons.notes, _restriction(wanted, left, runs)))
     return comparisons, shown

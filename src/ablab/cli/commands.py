@@ -154,13 +154,13 @@ def _dashboard(parser: argparse.ArgumentParser) -> Command:
     parser.add_argument("--port", type=int, default=6006)
 
     def command(options: argparse.Namespace) -> None:
+        from ablab.report.context import declared_comparison
         from ablab.report.dashboard import serve
-        from ablab.report.terms import terms_of
 
         with contextlib.suppress(KeyboardInterrupt):
             with contextlib.suppress(ValueError):  # not in the main thread
                 signal.signal(signal.SIGTERM, interrupt)
-            serve(options.folder, options.port, **terms_of([options.folder]))
+            serve(options.folder, options.port, **declared_comparison([options.folder]))
 
     return command
 

@@ -31,8 +31,12 @@ IDENTITY_EXCLUDES = frozenset(
         "tune",
         "logger",
         "axes.logger",
+        "axes.callbacks",  # what they are stands in `callbacks`
     }
 )
+
+# The key by which a callback's node says that it changes nothing that is computed.
+OBSERVER = "observer"
 
 
 def freeze(
@@ -70,6 +74,8 @@ def freeze(
         if not isinstance(choices.get(axis), str | None):
             raise UserError(f"{axis}={choices.get(axis)}: must be the name of one option; add -m to sweep over several")
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
+    if "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice
+        data["axes"]["callbacks"] = "+".join(data["callbacks"]) or "none"
     data["overrides"] = [o for o in overrides if not o.startswith(("variant=", "index="))]
     return data
 
@@ -96,5 +102,9 @@ def _identity(node: Any, prefix: str) -> Any:
     return {
         key: _identity(value, f"{prefix}{key}.")
         for key, value in node.items()
-        if f"{prefix}{key}" not in IDENTITY_EXCLUDES
+        if f"{prefix}{key}" not in IDENTITY_EXCLUDES and not _only_observes(prefix, value)
     }
+
+
+def _only_observes(prefix: str, node: Any) -> bool:
+    return prefix == "callbacks." and isinstance(node, dict) and node.get(OBSERVER) is True

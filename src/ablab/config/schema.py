@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ AXES = (
     "strategy",
     "trainer",
     "logger",
+    "callbacks",
 )
 
 # How the runs of a sweep are carried out: none of it changes what a run computes.
@@ -47,6 +48,7 @@ class Config:
     strategy: Any = MISSING
     trainer: Any = MISSING
     logger: Any = MISSING
+    callbacks: Any = field(default_factory=dict)
     budget: Any = MISSING
     tune: Any = MISSING
     design: Any = MISSING

@@ -1,15 +1,15 @@
-"""What `ablab compare` and `ablab report` do, apart from reading the command line."""
+"""`ablab compare` and `ablab report`, apart from reading the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
-from ablab.analysis.selection import compare_selected
-from ablab.report.compare import By, render
-from ablab.report.terms import terms_of
-from ablab.results.collect import collect
+from ablab.analysis.comparison import ComparisonSettings
+from ablab.report.context import ReportContext, declared_comparison
+from ablab.report.formats import By, render
+from ablab.results.kept import SUFFIX
 
 
 def compare_command(
@@ -17,34 +17,43 @@ def compare_command(
     filters: Sequence[str] = (),
     format: str = "terminal",
     by: By | None = None,
-    **terms: Any,
+    **asked: Unpack[ComparisonSettings],
 ) -> str:
-    """The comparison of the runs below `folders` as text.
+    """Compare the runs below `folders`, as text.
 
     Args:
         filters: as `ablab.analysis.selection` reads them, "attention=lsh,full".
         format, by: as `render` takes them.
-        terms: `baseline`, `metric`, `margin`, `last_k`, as `terms_of` takes them.
+        asked: as `declared_comparison` takes them.
 
     Raises:
-        UserError: as `collect`, `compare_selected` and `render` do.
+        UserError: as `ReportContext.read` and `render` do.
     """
-    comparisons, runs = compare_selected(collect(folders), filters, **terms_of(folders, **terms))
-    return render(comparisons, runs, format, by)
+    return render(ReportContext.read(folders, filters, **declared_comparison(folders, **asked)), format, by)
 
 
 def report_command(
-    folders: Sequence[Path], filters: Sequence[str] = (), output: Path | None = None, **terms: Any
+    folders: Sequence[Path],
+    filters: Sequence[str] = (),
+    output: Path | None = None,
+    **asked: Unpack[ComparisonSettings],
 ) -> Path:
-    """Write the HTML report on the runs below `folders`; its path.
+    """Write the HTML report on the runs below `folders`, and return its path.
 
     Args:
-        filters, terms: as `compare_command` takes them.
-        output: as `write_report` takes it.
+        filters, asked: as `compare_command` takes them.
+        output: the file to write; default: `report.html` in the first folder, or beside the first file of kept results
+            and named after it.
 
     Raises:
-        UserError: as `write_report` does.
+        UserError: as `ReportContext.read` and `write_report` do.
     """
-    from ablab.report.html.write import write_report  # figures and templates take a second to import
+    from ablab.report.html.write import REPORT_FILE, write_report  # figures and templates take a second to import
 
-    return write_report(folders, output, filters, **terms_of(folders, **terms))
+    context = ReportContext.read(folders, filters, **declared_comparison(folders, **asked))
+    return write_report(context, output or _beside(folders[0], REPORT_FILE))
+
+
+def _beside(place: Path, name: str) -> Path:
+    """Where the report on a folder, or on a file of kept results, lies unless it is said."""
+    return place.with_name(f"{place.name.removesuffix(SUFFIX)}.html") if place.is_file() else place / name

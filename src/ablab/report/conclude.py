@@ -12,20 +12,24 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ablab.errors import UserError
 
+if TYPE_CHECKING:
+    from ablab.analysis.comparison import ComparisonSettings
+
 RUNS_NOT_OK = 1  # exit status: the sweep came to its end, some of its runs did not
 MISTAKE = 2  # exit status of a user's mistake, as everywhere in ablab
 
 
 class ConcludeSweep(Callback):
-    """Compares the runs of a sweep when all of them have ended.
+    """A callback that compares the runs of a sweep when all of them have ended.
 
     Args:
         baseline, metric, margin, last_k: as `ablab.analysis.comparison.compare` takes them; a study declares them.
@@ -38,12 +42,17 @@ class ConcludeSweep(Callback):
     def __init__(
         self, baseline: str | None = None, metric: str | None = None, margin: float | None = None, last_k: int = 1
     ) -> None:
-        self.terms = {"baseline": baseline, "metric": metric, "margin": margin, "last_k": last_k}
+        self.comparison: ComparisonSettings = {
+            "baseline": baseline,
+            "metric": metric,
+            "margin": margin,
+            "last_k": last_k,
+        }
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         try:
-            status = conclude_study(folder, **self.terms)
+            status = conclude_study(folder, **self.comparison)
         except UserError as error:
             print(f"ablab: error: {error}", file=sys.stderr)
             raise SystemExit(MISTAKE) from error
@@ -51,63 +60,63 @@ class ConcludeSweep(Callback):
             raise SystemExit(status)
 
 
-def conclude_study(folder: Path, **terms: Any) -> int:
+def conclude_study(folder: Path, **comparison: Unpack[ComparisonSettings]) -> int:
     """Conclude, and say how many runs did not end well; the exit status of the sweep.
 
     Raises:
         UserError: as `conclude` does.
     """
-    statuses = conclude(folder, **terms)
+    statuses = conclude(folder, **comparison)
     unwell = sum(status != "ok" for status in statuses)
     if unwell:
         print(f"ablab: {unwell} of {len(statuses)} runs did not end well; see the run health", file=sys.stderr)
     return RUNS_NOT_OK if unwell else 0
 
 
-def conclude(folder: Path, **terms: Any) -> list[str]:
-    """Count the look, print the comparison, write the report; how the runs of the study in `folder` ended.
+def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str]:
+    """Count the interim analysis, print the comparison, write the report; how the runs in `folder` ended.
 
-    A study whose runs were logged to Weights & Biases has its report there, too.
+    Every record is read once, and the runs are compared once. A study whose runs were logged to Weights & Biases has
+    its report there, too.
 
     Args:
-        terms: as `ablab.analysis.comparison.compare` takes them.
+        comparison: as `ablab.analysis.comparison.compare` takes it.
 
     Raises:
         UserError: no runs, or they cannot be compared as asked.
     """
     # A worker process imports this module for its callback and never concludes: it need not pay for pandas.
-    from ablab.analysis.comparison import compare
-    from ablab.report.compare import render
-    from ablab.report.html.write import write_report
+    from ablab.report.context import ReportContext
+    from ablab.report.formats import render
+    from ablab.report.html.write import REPORT_FILE, write_report
     from ablab.report.wandb import show_in_wandb
-    from ablab.results.collect import collect, find_records
+    from ablab.results.collect import collect
     from ablab.results.hparams import write_experiment
-    from ablab.results.looks import count_look
+    from ablab.results.looks import count_look, looks_at
 
-    # Before the comparison, whose level depends on it.
-    count_look(folder, [record.seed for _, record in find_records([folder]) if record.status in ("ok", "diverged")])
     runs = collect([folder])
+    # Before the comparison, whose level depends on it.
+    count_look(folder, [record.seed for record in runs.records if record.status in ("ok", "diverged")])
+    runs = replace(runs, looks=tuple(looks_at(map(Path, runs.paths))))
     write_experiment(folder, runs.records)
-    comparisons = compare(runs, **terms)
-    print(render(comparisons, runs), end="")
-    report = write_report([folder], **terms)
+    context = ReportContext.of(runs, **comparison)
+    print(render(context), end="")
+    report = write_report(context, folder / REPORT_FILE)
     print(f"report: {report}")
-    show_in_wandb(folder, comparisons, runs, report)
+    show_in_wandb(folder, context, report)
     return [record.status for record in runs.records]
 
 
-def compare_so_far(folder: Path, **terms: Any) -> None:
-    """Print the comparison of the runs of `folder` that have ended: nothing is written, and no look is counted.
+def compare_so_far(folder: Path, **comparison: Unpack[ComparisonSettings]) -> None:
+    """Print the comparison of the runs of `folder` that have ended: nothing is written, no interim analysis counted.
 
     For a study that was interrupted. Where nothing can be compared yet, nothing is printed.
     """
-    from ablab.analysis.comparison import compare
-    from ablab.report.compare import render
-    from ablab.results.collect import collect
+    from ablab.report.context import ReportContext
+    from ablab.report.formats import render
 
     try:
-        runs = collect([folder])
-        text = render(compare(runs, **terms), runs)
+        text = render(ReportContext.read([folder], **comparison))
     except UserError:
         return
     print(text, end="")

@@ -1,10 +1,11 @@
-"""The figures of a study: one function each, from its material and a task. The report and notebooks show the same."""
+"""The figures of a study: one function each, from the context and a task. The report and notebooks show the same."""
 
 from __future__ import annotations
 
 from ablab.analysis.curves import By, aligned, difference
 from ablab.analysis.pareto import unequal_budgets
 from ablab.analysis.scaling import Axis
+from ablab.report.context import TRAINING_LOSS, ReportContext
 from ablab.report.figures.canvas import Drawing
 from ablab.report.figures.cost import quality_and_cost
 from ablab.report.figures.curves import Panel
@@ -14,81 +15,78 @@ from ablab.report.figures.forest import forest as forest_plot
 from ablab.report.figures.interactions import interaction_heatmap
 from ablab.report.figures.scaling import power_laws
 from ablab.report.figures.slopes import slopes as slope_plot
-from ablab.report.material import Material
-from ablab.report.tables import Row
-
-_TRAINING = "train_loss"
+from ablab.report.rows import Row
 
 
-def forest(material: Material, task: str) -> Drawing | None:
+def forest(context: ReportContext, task: str) -> Drawing | None:
     """Effects with intervals; None if no variant shares a finished seed with the baseline."""
-    return forest_plot(material.compared(task), material.looks)
+    return forest_plot(context.compared(task), context.styles)
 
 
-def slopes(material: Material, task: str) -> Drawing | None:
+def slopes(context: ReportContext, task: str) -> Drawing | None:
     """From the baseline's value to the variant's, seed by seed."""
-    return slope_plot(material.compared(task), material.looks)
+    return slope_plot(context.compared(task), context.styles)
 
 
-def detectable(material: Material, task: str) -> Drawing | None:
+def detectable(context: ReportContext, task: str) -> Drawing | None:
     """What these seeds could have shown, beside what they did; None without an interval."""
-    return detectable_effects(material.compared(task), material.looks)
+    return detectable_effects(context.compared(task), context.styles)
 
 
-def cost(material: Material, task: str) -> Drawing | None:
+def cost(context: ReportContext, task: str) -> Drawing | None:
     """Quality against FLOPs, time, speed and memory; None if no run ended well."""
-    unequal = unequal_budgets(material.drawn(task), task, material.comparisons.baseline)
-    return quality_and_cost(_shown(material, task), material.direction(task), unequal, material.looks)
+    unequal = unequal_budgets(context.drawn(task), task, context.comparisons.baseline)
+    return quality_and_cost(_shown(context, task), context.direction(task), unequal, context.styles)
 
 
-def interaction(material: Material, task: str, factors: tuple[str, str]) -> Drawing | None:
+def interaction(context: ReportContext, task: str, factors: tuple[str, str]) -> Drawing | None:
     """What the options of two factors do together beyond the sum of their effects; None if it is not known."""
-    found = material.interactions(task)
+    found = context.interactions(task)
     effects, resolved = found.matrix(*factors)
     effects.index.name, effects.columns.name = factors
     return interaction_heatmap(effects, resolved, found.metric)
 
 
-def scaling(material: Material, over: Axis) -> Drawing | None:
+def scaling(context: ReportContext, over: Axis) -> Drawing | None:
     """Costs and quality over the length of the sequences or the parameters; None if the runs do not differ in it."""
-    return power_laws(material.scaling.get(over, []), material.looks)
+    return power_laws(context.scaling.get(over, []), context.styles)
 
 
-def curves(material: Material, task: str) -> Drawing | None:
+def curves(context: ReportContext, task: str) -> Drawing | None:
     """The compared metric and the training loss by step, the metric also by tokens and by seconds where these differ.
 
     None without learning curves.
     """
-    metric = material.comparisons.metrics[task]
-    found = [_panel(material, task, name, "step") for name in dict.fromkeys([metric, _TRAINING]) if name]
-    found += [_panel(material, task, metric, by) for by in _others(material, task)]
-    return curve_panels(found, material.looks)
+    metric = context.comparisons.metrics[task]
+    found = [_panel(context, task, name, "step") for name in dict.fromkeys([metric, TRAINING_LOSS]) if name]
+    found += [_panel(context, task, metric, by) for by in _others(context, task)]
+    return curve_panels(found, context.styles)
 
 
-def differences(material: Material, task: str) -> Drawing | None:
+def differences(context: ReportContext, task: str) -> Drawing | None:
     """The compared metric, variant minus baseline on the same seed, by step."""
-    metric = material.comparisons.metrics[task]
-    bands = difference(material.drawn(task), task, metric, material.comparisons.baseline, reader=material.curves)
-    return curve_panels([Panel("step", f"difference in {metric}", bands, zero=True)], material.looks, columns=1)
+    metric = context.comparisons.metrics[task]
+    bands = difference(context.drawn(task), task, metric, context.comparisons.baseline, reader=context.curves)
+    return curve_panels([Panel("step", f"difference in {metric}", bands, zero=True)], context.styles, columns=1)
 
 
-def trace(material: Material, task: str, metric: str) -> Drawing | None:
+def trace(context: ReportContext, task: str, metric: str) -> Drawing | None:
     """One curve of the training by step, such as the learning rate."""
-    return curve_panels([_panel(material, task, metric, "step")], material.looks)
+    return curve_panels([_panel(context, task, metric, "step")], context.styles)
 
 
-def _panel(material: Material, task: str, metric: str, by: By) -> Panel:
-    found = aligned(material.drawn(task), task, metric, by, material.curves)
+def _panel(context: ReportContext, task: str, metric: str, by: By) -> Panel:
+    found = aligned(context.drawn(task), task, metric, by, context.curves)
     return Panel(found.axis, metric, found.bands, found.diverged)
 
 
-def _others(material: Material, task: str) -> list[By]:
+def _others(context: ReportContext, task: str) -> list[By]:
     """Seconds, and tokens where the variants did not all have as many in a step."""
-    of_task = material.runs.table[material.runs.table["task"] == task]
+    of_task = context.runs.table[context.runs.table["task"] == task]
     ok = of_task[of_task["status"] == "ok"]
     return ["seconds"] if (ok["tokens"] / ok["steps"]).nunique() < 2 else ["tokens", "seconds"]
 
 
-def _shown(material: Material, task: str) -> list[Row]:
-    shown = material.drawn(task).variants
-    return [row for row in material.rows(task) if row["variant"] in shown]
+def _shown(context: ReportContext, task: str) -> list[Row]:
+    shown = context.drawn(task).variants
+    return [row for row in context.rows(task) if row["variant"] in shown]

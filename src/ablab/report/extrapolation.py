@@ -6,12 +6,10 @@ from statistics import fmean
 
 import pandas as pd
 
-from ablab.analysis.comparison import Comparisons
-from ablab.analysis.pairing import variants
 from ablab.analysis.wording import share
-from ablab.report.tables import records_of
+from ablab.report.context import ReportContext
+from ablab.report.rows import records_of
 from ablab.report.units import MISSING, milliseconds
-from ablab.results.collect import Runs
 from ablab.results.record import Record
 from ablab.results.step_time import Link, on_devices, step
 
@@ -32,10 +30,10 @@ NOTE = (
 _WHOLE = "Computation of {} is the whole time of a step: what it took without waiting for communication is not known."
 
 
-def extrapolation_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFrame:
+def extrapolation_table(context: ReportContext, task: str) -> pd.DataFrame:
     """A row per variant of several processes and link, as text: means over the runs that ended well."""
     rows = []
-    for variant, records in _spread(comparisons, runs, task).items():
+    for variant, records in _spread(context, task).items():
         known = [computing for record in records if (computing := compute_s(record)) is not None]
         for name, link in LINKS.items() if known else ():
             row = {"variant": variant, "computation/step": milliseconds(fmean(known)), "link": name}
@@ -44,11 +42,11 @@ def extrapolation_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.D
     return pd.DataFrame(rows)
 
 
-def extrapolation_notes(comparisons: Comparisons, runs: Runs, task: str) -> list[str]:
+def extrapolation_notes(context: ReportContext, task: str) -> list[str]:
     """What the table is, and for which variants it knows less."""
     whole = [
         variant
-        for variant, records in _spread(comparisons, runs, task).items()
+        for variant, records in _spread(context, task).items()
         if any(_computing(record) is None for record in records)
     ]
     return [NOTE, *([_WHOLE.format(", ".join(whole))] if whole else [])]
@@ -69,16 +67,16 @@ def _computing(record: Record) -> float | None:
     return max(known) if known else None
 
 
-def _spread(comparisons: Comparisons, runs: Runs, task: str) -> dict[str, list[Record]]:
-    if task not in comparisons.metrics:
+def _spread(context: ReportContext, task: str) -> dict[str, list[Record]]:
+    if task not in context.tasks:
         return {}
     found = {
         variant: [
             record
-            for record in records_of(runs, task, variant)
+            for record in records_of(context.runs, task, variant)
             if record.status == "ok" and record.communication is not None
         ]
-        for variant in variants(runs)
+        for variant in context.variants
     }
     return {variant: records for variant, records in found.items() if records}
 

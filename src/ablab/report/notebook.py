@@ -18,19 +18,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ablab.analysis.anova import anova
-from ablab.analysis.comparison import Comparisons, compare
 from ablab.analysis.pareto import fronts
 from ablab.analysis.scaling import Axis
 from ablab.analysis.verdicts import Verdict
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.report import drawings
+from ablab.report.context import ReportContext, declared_comparison
 from ablab.report.figures.canvas import Drawing
 from ablab.report.formats.contents import verdict_lines
-from ablab.report.material import Material
-from ablab.report.tables import run_rows, variant_rows
-from ablab.report.terms import terms_of
-from ablab.results.collect import Runs, collect
 
 
 def load(
@@ -56,9 +52,8 @@ def load(
     if "" in folders:
         raise UserError("the name of a folder is empty")  # as a path it would be the working folder
     paths = [Path(folder) for folder in folders]
-    runs = collect(paths)
-    terms = terms_of(paths, baseline=baseline, metric=metric, margin=margin, last_k=last_k)
-    return LoadedStudy(runs, compare(runs, **terms))
+    settings = declared_comparison(paths, baseline=baseline, metric=metric, margin=margin, last_k=last_k)
+    return LoadedStudy(ReportContext.read(paths, **settings))
 
 
 class LoadedStudy:
@@ -69,19 +64,19 @@ class LoadedStudy:
         plot: the figures of the report (`Plots`).
     """
 
-    def __init__(self, runs: Runs, comparisons: Comparisons) -> None:
-        self._material = Material(runs, comparisons)
-        self.comparisons = comparisons
-        self.plot = Plots(self._material)
+    def __init__(self, context: ReportContext) -> None:
+        self._context = context
+        self.comparisons = context.comparisons
+        self.plot = Plots(self._context)
 
     @property
     def runs(self) -> pd.DataFrame:
         """One row per run: task, variant, seed, status, factors, metrics, mechanism metrics, costs."""
-        return self._material.runs.table.copy()
+        return self._context.runs.table.copy()
 
     @property
     def tasks(self) -> list[str]:
-        return self._material.tasks
+        return self._context.tasks
 
     @property
     def verdicts(self) -> list[str]:
@@ -90,15 +85,15 @@ class LoadedStudy:
 
     def effects(self) -> pd.DataFrame:
         """One row per task and variant: metric, effect, interval, adjusted p, correlation, verdict, costs."""
-        return variant_rows(self.comparisons, self._material.runs)
+        return self._context.variant_rows.copy()
 
     def health(self) -> pd.DataFrame:
         """One row per run: how it ended and why, its metric and costs."""
-        return run_rows(self.comparisons, self._material.runs)
+        return self._context.run_rows.copy()
 
     def interactions(self, task: str | None = None) -> pd.DataFrame:
         """One row per pair of options: what they do together beyond the sum of their effects, with its interval."""
-        found = self._material.interactions(self._task(task))
+        found = self._context.interactions(self._task(task))
         rows = []
         for item in found.items:
             low, high = item.interval or (math.nan, math.nan)
@@ -119,9 +114,9 @@ class LoadedStudy:
     def fronts(self, task: str | None = None) -> pd.DataFrame:
         """One row per variant: whether it is on the Pareto front of its mean and each cost. Not ranked ones are not."""
         chosen = self._task(task)
-        rows = pd.DataFrame(self._material.rows(chosen))
+        rows = pd.DataFrame(self._context.rows(chosen))
         rows.loc[rows["verdict"] == Verdict.UNSTABLE, "mean"] = math.nan
-        return fronts(rows, self._material.direction(chosen))
+        return fronts(rows, self._context.direction(chosen))
 
     def scaling(self) -> pd.DataFrame:
         """One row per figure and series: its exponent over sequence length or parameters, with its interval."""
@@ -137,7 +132,7 @@ class LoadedStudy:
                     "basis": one.basis,
                     "seeds": one.seeds,
                 }
-                for found in self._material.scaling.values()
+                for found in self._context.scaling.values()
                 for exponents in found
                 for one in exponents
             ]
@@ -146,10 +141,10 @@ class LoadedStudy:
     def anova(self, task: str | None = None) -> pd.DataFrame:
         """The type-II analysis of variance, with seed as a block. Raises UserError where it cannot be had."""
         chosen = self._task(task)
-        return anova(self._material.runs, chosen, self.comparisons.metrics[chosen], self.comparisons.last_k).table
+        return anova(self._context.runs, chosen, self.comparisons.metrics[chosen], self.comparisons.last_k).table
 
     def _task(self, task: str | None) -> str:
-        return choose_task(self._material, task)
+        return choose_task(self._context, task)
 
     def __repr__(self) -> str:
         return "\n".join(self.verdicts)
@@ -161,8 +156,8 @@ class Plots:
     Every method raises UserError for a task that is not there, and where there is nothing to draw.
     """
 
-    def __init__(self, material: Material) -> None:
-        self._material = material
+    def __init__(self, context: ReportContext) -> None:
+        self._context = context
 
     def forest(self, task: str | None = None) -> Figure:
         """Effects with intervals, and a tick for every seed."""
@@ -190,28 +185,28 @@ class Plots:
 
     def scaling(self, over: Axis = "seq_len") -> Figure:
         """Costs and quality over the length of the sequences, or over the "parameters", on logarithmic axes."""
-        return self._drawn(lambda material, _: drawings.scaling(material, over), None)
+        return self._drawn(lambda context, _: drawings.scaling(context, over), None)
 
     def interactions(self, first: str, second: str, task: str | None = None) -> Figure:
         """What the options of two factors do together beyond the sum of their effects."""
-        known = self._material.interactions(choose_task(self._material, task)).factors
+        known = self._context.interactions(choose_task(self._context, task)).factors
         for name in (first, second):
             if name not in known:
                 raise UserError(f"{name} is no factor that varies{nearest(name, known)}")
-        return self._drawn(lambda material, chosen: drawings.interaction(material, chosen, (first, second)), task)
+        return self._drawn(lambda context, chosen: drawings.interaction(context, chosen, (first, second)), task)
 
-    def _drawn(self, draw: Callable[[Material, str], Drawing | None], task: str | None) -> Figure:
-        chosen = choose_task(self._material, task)
-        found = draw(self._material, chosen)
+    def _drawn(self, draw: Callable[[ReportContext, str], Drawing | None], task: str | None) -> Figure:
+        chosen = choose_task(self._context, task)
+        found = draw(self._context, chosen)
         if found is None:
             raise UserError(f"{chosen}: nothing to draw, since no finished runs have what this figure shows")
         return found.figure
 
 
-def choose_task(material: Material, task: str | None) -> str:
+def choose_task(context: ReportContext, task: str | None) -> str:
     """The task of that name, the first one if none is named. Raises UserError for any other."""
     if task is None:
-        return material.tasks[0]
-    if task not in material.tasks:
-        raise UserError(f"task {task}: no run has it{nearest(task, material.tasks)}")
+        return context.tasks[0]
+    if task not in context.tasks:
+        raise UserError(f"task {task}: no run has it{nearest(task, context.tasks)}")
     return task

@@ -8,10 +8,10 @@ from statistics import fmean
 
 import pandas as pd
 
-from ablab.analysis.comparison import Comparisons
 from ablab.analysis.pairing import variants
 from ablab.analysis.wording import plural, share
-from ablab.report.tables import mean_sd, records_of
+from ablab.report.context import ReportContext
+from ablab.report.rows import mean_sd, records_of
 from ablab.report.units import MISSING, count, figure, memory, milliseconds
 from ablab.results.collect import Runs
 from ablab.results.communication import Communication
@@ -21,21 +21,21 @@ _FLOAT32 = 4  # bytes
 _STRATEGY = "strategy"  # the axis
 
 
-def parallel_table(comparisons: Comparisons, runs: Runs, task: str) -> pd.DataFrame:
+def parallel_table(context: ReportContext, task: str) -> pd.DataFrame:
     """A row per variant on one task, as text: means over the runs that ended well. Empty if each was of one process.
 
     Args:
         task: of the suite of all tasks there is no such table: what is sent in a step of another model is no mean.
     """
-    ok = _ok(runs, task) if task in comparisons.metrics else {}
+    ok = _ok(context.runs, task) if task in context.tasks else {}
     if not any(_spread(records) for records in ok.values()):
         return pd.DataFrame()
     return pd.DataFrame([_row(variant, records, ok) for variant, records in ok.items()])
 
 
-def parallel_notes(runs: Runs, task: str) -> list[str]:
+def parallel_notes(context: ReportContext, task: str) -> list[str]:
     """What efficiency is measured against, a sentence for each variant, with the threads on both sides."""
-    ok = _ok(runs, task)
+    ok = _ok(context.runs, task)
     notes = []
     for variant, records in ok.items():
         alone = _alone(records, ok)

@@ -10,7 +10,7 @@ import pandas as pd
 from ablab.analysis import oracle
 from ablab.analysis.pairing import value_of, variants
 from ablab.analysis.wording import number
-from ablab.report.tables import mean_sd, records_of
+from ablab.report.rows import mean_sd, records_of
 from ablab.report.units import MISSING, figure
 from ablab.results.collect import Runs
 

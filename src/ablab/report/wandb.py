@@ -12,11 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ablab.analysis.comparison import Comparisons
-from ablab.report.compare import render
+from ablab.report.context import ReportContext
+from ablab.report.formats import render
 from ablab.report.formats.contents import verdict_lines
-from ablab.report.tables import run_rows, variant_rows
-from ablab.results.collect import Runs
 from ablab.results.record import Record
 from ablab.results.store import write_atomically
 from ablab.results.wandb_runs import begin
@@ -25,7 +23,7 @@ WANDB_LOGGER = "ablab.training.loggers.wandb.RunsLogger"  # the `_target_` of a 
 SHOWN_FILE = "wandb-report.sha256"  # in the study's folder: of the comparison that was shown last
 
 
-def show_in_wandb(folder: Path, comparisons: Comparisons, runs: Runs, report: Path) -> None:
+def show_in_wandb(folder: Path, context: ReportContext, report: Path) -> None:
     """Show the report of the study in `folder` as a W&B run of job type "report", if its runs were logged there.
 
     It holds the tables of variants and runs, the verdicts (a table, and text in the summary), and two artifacts: the
@@ -35,11 +33,11 @@ def show_in_wandb(folder: Path, comparisons: Comparisons, runs: Runs, report: Pa
 
     What fails is one line on stderr: a study is not the worse for it.
     """
-    node = _settings(runs.records)
+    node = _settings(context.runs.records)
     if node is None:
         return
     try:
-        _show(folder, comparisons, runs, report, node)
+        _show(folder, context, report, node)
     except Exception as error:  # whatever a service may raise
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"ablab: the report is not in W&B: {reason}", file=sys.stderr)
@@ -51,15 +49,15 @@ def _settings(records: list[Record]) -> dict[str, Any] | None:
     return next((node for node in reversed(nodes) if node.get("_target_") == WANDB_LOGGER), None)
 
 
-def _show(folder: Path, comparisons: Comparisons, runs: Runs, report: Path, node: dict[str, Any]) -> None:
-    texts = {f"comparison.{name}": render(comparisons, runs, name) for name in ("json", "csv")}
+def _show(folder: Path, context: ReportContext, report: Path, node: dict[str, Any]) -> None:
+    texts = {f"comparison.{name}": render(context, name) for name in ("json", "csv")}
     digest = hashlib.sha256(repr((sorted(texts.items()), node)).encode()).hexdigest()
     shown = folder / SHOWN_FILE
     if shown.is_file() and shown.read_text(encoding="utf-8").strip() == digest:
         return
     shown.unlink(missing_ok=True)
-    study = runs.records[0].study
-    config = runs.records[0].config
+    first = context.runs.records[0]
+    study = first.study
     run = begin(
         folder,
         project=node.get("project", "ablab"),
@@ -69,29 +67,29 @@ def _show(folder: Path, comparisons: Comparisons, runs: Runs, report: Path, node
         group=study,
         job_type="report",
         tags=[study, *(node.get("tags") or ())],
-        config={"question": config.get("question"), "baseline": comparisons.baseline},
+        config={"question": first.config.get("question"), "baseline": context.comparisons.baseline},
     )
     exit_code = 1
     try:
-        _fill(run, comparisons, runs, study, texts, report)
+        _fill(run, context, study, texts, report)
         exit_code = 0
     finally:
         run.finish(exit_code=exit_code)
     write_atomically(shown, digest + "\n")
 
 
-def _fill(run: Any, comparisons: Comparisons, runs: Runs, study: str, texts: dict[str, str], report: Path) -> None:
+def _fill(run: Any, context: ReportContext, study: str, texts: dict[str, str], report: Path) -> None:
     import wandb
 
-    verdicts = verdict_lines(comparisons)
-    tables = {"variants": variant_rows(comparisons, runs), "runs": run_rows(comparisons, runs)}
+    verdicts = verdict_lines(context.comparisons)
+    tables = {"variants": context.variant_rows, "runs": context.run_rows}
     shown = {
         name: wandb.Table(columns=list(map(str, table)), data=_cells(table), allow_mixed_types=True)
         for name, table in tables.items()
     }
     lines: list[Iterable[Any]] = [[line] for line in verdicts]
     run.log({**shown, "verdicts": wandb.Table(columns=["verdict"], data=lines)})
-    run.summary.update({"verdict": "\n".join(verdicts), "n_runs": len(runs.records)})
+    run.summary.update({"verdict": "\n".join(verdicts), "n_runs": len(context.runs.records)})
     comparison = wandb.Artifact(_name(study, "comparison"), type="comparison")
     for name, text in texts.items():
         with comparison.new_file(name, encoding="utf-8") as file:

@@ -35,6 +35,7 @@ from ablab.results.store import (
 )
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
+from ablab.training.callback_group import build_callbacks
 from ablab.training.callbacks import Heartbeat, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
 from ablab.training.communication import Communicating
@@ -50,7 +51,7 @@ from ablab.training.stacks import forget_stacks
 from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import parallel
 from ablab.training.token_counts import TokenCounts
-from ablab.training.trainer import build_module, build_trainer, quiet_lightning
+from ablab.training.trainer import build_module, build_trainer, quiet_lightning, untimed_steps
 from ablab.training.world import world
 
 
@@ -174,10 +175,10 @@ def _train(
     task = build_task(config)
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = _counted(config, task, accumulate)
-    meter, tokens = CostMeter(task.tokens_per_batch * accumulate), TokenCounts(accumulate)
+    meter, tokens = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config)), TokenCounts(accumulate)
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating()
     told = [ReportProgress(progress, task.primary)] if progress else []
-    callbacks = [traffic, meter, tokens, mechanisms, *heart, *told]
+    callbacks = [traffic, meter, tokens, mechanisms, *heart, *told, *build_callbacks(config["callbacks"])]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(config, folder, task, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)

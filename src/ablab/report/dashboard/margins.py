@@ -14,10 +14,9 @@ import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from ablab.analysis.comparison import Comparisons
 from ablab.analysis.curves import Band, aligned, difference
+from ablab.report.context import TRAINING_LOSS, ReportContext
 from ablab.report.dashboard.summaries import event, scalar
-from ablab.results.collect import Runs
 from ablab.results.curves import CurveCache
 
 _MOST_METRICS = 6
@@ -34,19 +33,19 @@ class Chart:
     bands: Mapping[str, Band]
 
 
-def charts(runs: Runs, comparisons: Comparisons, task: str, prefix: str) -> list[Chart]:
+def charts(context: ReportContext, task: str, prefix: str) -> list[Chart]:
     """For each metric of `task` with learning curves: its values, and their paired difference to the baseline.
 
     Args:
         prefix: of the tags, so that views of other folders that TensorBoard finds, too, stay apart.
     """
-    metrics = _metrics(runs, comparisons, task)
-    reader, baseline = CurveCache(metrics), comparisons.baseline
+    metrics = _metrics(context, task)
+    reader, baseline = CurveCache(metrics), context.comparisons.baseline
     found = []
     for metric in metrics:
-        means = aligned(runs, task, metric, reader=reader).bands
+        means = aligned(context.runs, task, metric, reader=reader).bands
         found.append(Chart(f"{metric}: mean over seeds", f"{prefix}/{metric}", means))
-        apart = difference(runs, task, metric, baseline, reader=reader)
+        apart = difference(context.runs, task, metric, baseline, reader=reader)
         found.append(Chart(f"{metric}: paired difference to {baseline}", f"{prefix}/{metric}/difference", apart))
     return [chart for chart in found if chart.bands]
 
@@ -82,9 +81,10 @@ def points(chart: Chart, variant: str) -> Iterator[Event]:
         yield event(int(steps[place]), [scalar(f"{chart.tag}/{name}", float(v[at])) for name, v in values.items()])
 
 
-def _metrics(runs: Runs, comparisons: Comparisons, task: str) -> list[str]:
+def _metrics(context: ReportContext, task: str) -> list[str]:
     """What the variants are compared by, the training loss, then the other metrics of validation."""
+    runs, compared = context.runs, context.comparisons.metrics[task]
     chosen = runs.table.index[runs.table["task"] == task]
     others = sorted({name for place in chosen for name in runs.records[int(place)].metrics if name.startswith("val_")})
-    first = [comparisons.metrics[task]] if comparisons.metrics[task] else []
-    return list(dict.fromkeys([*first, "train_loss", *others]))[:_MOST_METRICS]
+    first = [compared] if compared else []
+    return list(dict.fromkeys([*first, TRAINING_LOSS, *others]))[:_MOST_METRICS]

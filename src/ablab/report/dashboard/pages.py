@@ -7,13 +7,11 @@ from collections.abc import Iterator
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from ablab.analysis.comparison import Comparisons
 from ablab.report import drawings
+from ablab.report.context import ReportContext
 from ablab.report.dashboard.summaries import image, text
 from ablab.report.figures.canvas import DOTS_PER_INCH, Drawing
 from ablab.report.formats.markdown import tables, verdicts
-from ablab.report.material import Material
-from ablab.results.collect import Runs
 
 _FIGURES = {
     "effects": drawings.forest,
@@ -22,20 +20,19 @@ _FIGURES = {
 }
 
 
-def texts(comparisons: Comparisons, runs: Runs, name: str) -> Iterator[Summary.Value]:
+def texts(context: ReportContext, name: str) -> Iterator[Summary.Value]:
     """The verdicts, and the tables that they rest on. Text of the user's is escaped."""
-    ends = Counter(record.status for record in runs.records)
+    ends = Counter(record.status for record in context.runs.records)
     counted = ", ".join(f"{count} {status}" for status, count in ends.items())
-    yield text(f"{name}/verdicts", f"{len(runs.records)} runs: {counted}.\n\n{verdicts(comparisons)}")
-    yield text(f"{name}/tables", "\n\n".join(tables(comparisons, runs)))
+    yield text(f"{name}/verdicts", f"{len(context.runs.records)} runs: {counted}.\n\n{verdicts(context.comparisons)}")
+    yield text(f"{name}/tables", "\n\n".join(tables(context)))
 
 
-def pictures(comparisons: Comparisons, runs: Runs, name: str) -> Iterator[Summary.Value]:
+def pictures(context: ReportContext, name: str) -> Iterator[Summary.Value]:
     """The figures of the suite and of each task, as far as their runs have something to draw."""
-    material = Material(runs, comparisons)
-    for part in [material.suite, *material.tasks] if material.suite else material.tasks:
+    for part in [context.suite, *context.tasks] if context.suite else context.tasks:
         for title, draw in _FIGURES.items():
-            if drawn := draw(material, part):
+            if drawn := draw(context, part):
                 yield _picture(f"{name}/{part}/{title}", drawn)
 
 

@@ -10,8 +10,9 @@ import time
 import urllib.request
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
+from ablab.analysis.comparison import ComparisonSettings
 from ablab.errors import UserError
 from ablab.report.dashboard.view import VIEW_FOLDER, make_view, remove_view, write_view
 from ablab.results.kept import why_no_folder
@@ -21,7 +22,7 @@ _LOOPBACK = "127.0.0.1"  # TensorBoard asks for no password, so it is shown to t
 _FORGET_S = 60  # that TensorBoard is given to notice that an earlier view is gone; it looks every 5
 
 
-def serve(folder: Path, port: int = 6006, every_s: float = 30.0, **terms: Any) -> None:
+def serve(folder: Path, port: int = 6006, every_s: float = 30.0, **comparison: Unpack[ComparisonSettings]) -> None:
     """Show `folder` and everything below it until Ctrl-C; then return.
 
     A view of the study is written into `folder`/dashboard first, and again whenever runs have ended. Where none can be
@@ -31,14 +32,14 @@ def serve(folder: Path, port: int = 6006, every_s: float = 30.0, **terms: Any) -
         folder: a run, a study, or any folder of them.
         port: where on 127.0.0.1; 0 for any that is free. The address is printed.
         every_s: so often it is looked whether runs have ended.
-        terms: as `ablab.analysis.comparison.compare` takes them.
+        comparison: as `ablab.analysis.comparison.compare` takes it.
 
     Raises:
         UserError: there is nothing to show, or the port cannot be had.
     """
     _check_folder(folder)
     _check_port(port)
-    view = LiveView(folder, terms)
+    view = LiveView(folder, comparison)
     try:
         view.refresh()
         view.address = _launch(folder, port)
@@ -58,8 +59,8 @@ class LiveView:
         address: of a TensorBoard that shows the folder, once there is one.
     """
 
-    def __init__(self, folder: Path, terms: dict[str, Any]) -> None:
-        self._folder, self._terms = folder, terms
+    def __init__(self, folder: Path, comparison: ComparisonSettings) -> None:
+        self._folder, self._comparison = folder, comparison
         self._made_from: set[tuple[Path, int]] | None = None
         self._said = ""
         self.address: str | None = None
@@ -73,7 +74,7 @@ class LiveView:
             records = {(path, path.stat().st_mtime_ns) for path in self._folder.rglob(RECORD_FILE)}
             if records == self._made_from:
                 return False
-            view = make_view(self._folder, **self._terms)
+            view = make_view(self._folder, **self._comparison)
             removed = remove_view(self._folder)
             if self.address is not None:
                 _await_forgotten(self.address, removed.runs)

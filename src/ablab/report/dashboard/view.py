@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from ablab.analysis.comparison import compare
-from ablab.analysis.pairing import variants
+from ablab.analysis.comparison import ComparisonSettings
 from ablab.errors import UserError
+from ablab.report.context import ReportContext
 from ablab.report.dashboard.margins import category, charts, points
 from ablab.report.dashboard.pages import pictures, texts
 from ablab.report.dashboard.summaries import event, layout, write_events
-from ablab.results.collect import collect
 from ablab.results.hparams import experiment_files, write_experiment
 from ablab.results.record import Record
 from ablab.study.planning.expand import folder_name
@@ -33,27 +32,26 @@ class View:
     records: list[Record]
 
 
-def make_view(folder: Path, **terms: Any) -> View:
+def make_view(folder: Path, **comparison: Unpack[ComparisonSettings]) -> View:
     """The view of all runs below `folder`, as `ablab compare` sees them.
 
     Args:
-        terms: as `ablab.analysis.comparison.compare` takes them.
+        comparison: as `ablab.analysis.comparison.compare` takes it.
 
     Raises:
         UserError: no runs, or they cannot be compared as asked.
     """
-    runs = collect([folder])
-    comparisons = compare(runs, **terms)
+    context = ReportContext.read([folder], **comparison)
     name = folder.resolve().name or "runs"
-    shown = {task: charts(runs, comparisons, task, f"{name}/{task}") for task in comparisons.metrics}
+    shown = {task: charts(context, task, f"{name}/{task}") for task in context.tasks}
     categories = [category(f"{name}: {task}", found) for task, found in shown.items() if found]
     values = [
         *([layout(Layout(category=categories))] if categories else []),
-        *texts(comparisons, runs, name),
-        *pictures(comparisons, runs, name),
+        *texts(context, name),
+        *pictures(context, name),
     ]
     events = {"": [event(0, values)]}
-    for variant in variants(runs):
+    for variant in context.variants:
         curve = [
             each
             for found in shown.values()
@@ -63,7 +61,7 @@ def make_view(folder: Path, **terms: Any) -> View:
         ]
         if curve:
             events[folder_name(variant)] = curve
-    return View(events, runs.records)
+    return View(events, context.runs.records)
 
 
 @dataclass(frozen=True)

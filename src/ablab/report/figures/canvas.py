@@ -18,10 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.report.figures.style import TEXT
 
-TEXT = "#010203"
 DOTS_PER_INCH = 144  # of pictures; in the report figures have no pixels
-MOST_VARIANTS = 24  # that one figure tells apart; the tables beside it have them all
 
 # Of a legend, in inches: a letter and a line of its text on average, its marker with the gaps; lines with room anyway.
 _CHARACTER, _LINE, _HANDLE, _FEW_LINES = 0.082, 0.19, 0.55, 4

@@ -6,8 +6,8 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 
-from ablab.report.figures.canvas import TEXT, Drawing, add_legend, drawing, only_rows, panels, row_height
-from ablab.report.figures.looks import Look
+from ablab.report.figures.canvas import Drawing, add_legend, drawing, only_rows, panels, row_height
+from ablab.report.figures.style import TEXT, Style
 from ablab.report.theory import Theory
 from ablab.report.units import figure as shown
 
@@ -15,7 +15,7 @@ _DASHES = (":", "--", "-.", (0, (1, 4)))  # of the known values, in order: chanc
 _REACH = 0.36  # half the height of a row's mark
 
 
-def ceilings(found: Theory, looks: dict[str, Look]) -> Drawing | None:
+def ceilings(found: Theory, styles: dict[str, Style]) -> Drawing | None:
     """One row per variant: a mark for the mean, a tick for every seed, a bar where its window's ceiling is.
 
     None if no variant has a value.
@@ -27,13 +27,13 @@ def ceilings(found: Theory, looks: dict[str, Look]) -> Drawing | None:
     with drawing():
         figure, (axes,) = panels(7.2, 1.5 + row_height(labels, 0.48) * len(rows))
         for place, (known, value) in enumerate(found.known.items()):
-            style = _DASHES[place % len(_DASHES)]
-            axes.axvline(value, color=TEXT, linewidth=1, linestyle=style, label=f"{known} {shown(value)}")
+            dashes = _DASHES[place % len(_DASHES)]
+            axes.axvline(value, color=TEXT, linewidth=1, linestyle=dashes, label=f"{known} {shown(value)}")
         axes.plot([], [], "|", color=TEXT, markersize=14, markeredgewidth=2.2, label="ceiling of its window")
         for place, row in enumerate(rows):
-            look = looks[row.variant]
-            axes.plot(row.values, [place + 0.22] * len(row.values), "|", color=look.colour, markersize=7)
-            axes.plot([fmean(row.values)], [place], look.marker, color=look.colour, markersize=8)
+            style = styles[row.variant]
+            axes.plot(row.values, [place + 0.22] * len(row.values), "|", color=style.colour, markersize=7)
+            axes.plot([fmean(row.values)], [place], style.marker, color=style.colour, markersize=8)
             if row.has_window and row.ceiling is not None:
                 _window(axes, row.ceiling, place, row.bound)
         only_rows(axes, labels)

@@ -12,9 +12,9 @@ from matplotlib.ticker import FuncFormatter
 from ablab.analysis.pareto import front
 from ablab.analysis.verdicts import Verdict
 from ablab.report import units
-from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, add_legend, drawing, legend_below, panels
-from ablab.report.figures.looks import Look
-from ablab.report.tables import Row
+from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
+from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
+from ablab.report.rows import Row
 from ablab.results.record import Direction
 
 
@@ -37,7 +37,7 @@ _COLUMNS = 2
 
 
 def quality_and_cost(
-    rows: Sequence[Row], direction: Direction, unequal: Mapping[str, str], looks: Mapping[str, Look]
+    rows: Sequence[Row], direction: Direction, unequal: Mapping[str, str], styles: Mapping[str, Style]
 ) -> Drawing | None:
     """One task's variants; None if no run has both a metric and a cost.
 
@@ -59,7 +59,8 @@ def quality_and_cost(
         columns, room = legend_below([row["variant"] for row in known], width)
         figure, panes = panels(width, 2.5 * down + 0.9 + room, min(_COLUMNS, len(shown)), down)
         words = [
-            _panel(axes, cost, shown[cost], direction, unequal, looks) for axes, cost in zip(panes, shown, strict=False)
+            _panel(axes, cost, rows, direction, unequal, styles)
+            for axes, (cost, rows) in zip(panes, shown.items(), strict=False)
         ]
         for axes in panes[len(shown) :]:
             axes.set_visible(False)
@@ -76,7 +77,7 @@ def _panel(
     rows: Sequence[Row],
     direction: Direction,
     unequal: Mapping[str, str],
-    looks: Mapping[str, Look],
+    styles: Mapping[str, Style],
 ) -> str:
     """Draws one cost, and says who is on its front."""
     shown = COST_AXES[cost]
@@ -86,11 +87,11 @@ def _panel(
     best = sorted((row for row, member in zip(rows, on, strict=True) if member), key=lambda row: float(row[cost]))
     axes.plot([row[cost] for row in best], [row["mean"] for row in best], ":", color=TEXT, linewidth=1.2)
     for row in rows:
-        look = looks[row["variant"]]
+        style = styles[row["variant"]]
         axes.errorbar(
-            row[cost], row["mean"], row["sd"] if math.isfinite(row["sd"]) else 0, color=look.colour, marker=look.marker,
-            markersize=8, markerfacecolor="none" if row["variant"] in unequal else look.colour, linestyle="none",
-            label=row["variant"],
+            row[cost], row["mean"], row["sd"] if math.isfinite(row["sd"]) else 0,
+            color=style.colour, marker=style.marker, markersize=8, linestyle="none", label=row["variant"],
+            markerfacecolor="none" if row["variant"] in unequal else style.colour,
         )  # fmt: skip
     axes.set_xlabel(f"{shown.title} (more is better)" if shown.better == "max" else shown.title)
     axes.margins(0.2)

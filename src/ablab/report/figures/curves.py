@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ablab.analysis.curves import Band, Series
-from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, add_legend, drawing, legend_below, panels
-from ablab.report.figures.looks import Look
+from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
+from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
 
 _COUNTED = ("step", "layer")  # horizontal axes without fractions
 _ROUNDING = 1e-6
@@ -33,7 +33,7 @@ class Panel:
         return not self.bands and not self.diverged
 
 
-def curves(found: Sequence[Panel], looks: Mapping[str, Look], columns: int = 2) -> Drawing | None:
+def curves(found: Sequence[Panel], styles: Mapping[str, Style], columns: int = 2) -> Drawing | None:
     """The panels in rows of `columns`, one legend below; None if there is nothing to draw.
 
     Lines are means over seeds, bands t intervals at each point, dotted lines with a hollow end runs that diverged.
@@ -45,12 +45,12 @@ def curves(found: Sequence[Panel], looks: Mapping[str, Look], columns: int = 2) 
         across = min(columns, len(drawn))
         down, width = -(-len(drawn) // across), 3.7 * across + 0.6
         bands = [variant for panel in drawn for variant in panel.bands]
-        diverged = [variant for panel in drawn for variant, _, _ in panel.diverged if variant in looks]
+        diverged = [variant for panel in drawn for variant, _, _ in panel.diverged if variant in styles]
         names = list(dict.fromkeys([*bands, *diverged]))[:MOST_VARIANTS]
         legend, room = legend_below(names, width)
         figure, panes = panels(width, 2.6 * down + 0.8 + room, across, down)
         for axes, panel in zip(panes, drawn, strict=False):
-            _draw(axes, panel, looks, names)
+            _draw(axes, panel, styles, names)
         for axes in panes[len(drawn) :]:
             axes.set_visible(False)
         add_legend(figure, panes, legend)
@@ -58,26 +58,27 @@ def curves(found: Sequence[Panel], looks: Mapping[str, Look], columns: int = 2) 
     return Drawing(figure, f"Curves. {words}")
 
 
-def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Look], names: Sequence[str]) -> None:
+def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style], names: Sequence[str]) -> None:
     if panel.zero:
         axes.axhline(0, color=TEXT, linewidth=1)
     for variant, band in panel.bands.items():
         if variant not in names:
             continue
         keep = np.unique(np.linspace(0, len(band.x) - 1, min(_POINTS, len(band.x))).astype(int))
-        look = looks[variant]
+        style = styles[variant]
         if band.low is not None and band.high is not None:
-            axes.fill_between(band.x[keep], band.low[keep], band.high[keep], color=look.colour, alpha=0.18, linewidth=0)
+            low, high = band.low[keep], band.high[keep]
+            axes.fill_between(band.x[keep], low, high, color=style.colour, alpha=0.18, linewidth=0)
         every = max(1, len(keep) // 6)
         axes.plot(
-            band.x[keep], band.mean[keep], color=look.colour, marker=look.marker, markevery=every, markersize=5,
+            band.x[keep], band.mean[keep], color=style.colour, marker=style.marker, markevery=every, markersize=5,
             label=variant,
         )  # fmt: skip
     for variant, _, (x, y) in panel.diverged:
         if variant in names:
-            look = looks[variant]
+            style = styles[variant]
             axes.plot(
-                x, y, ":", color=look.colour, linewidth=1, marker=look.marker, markevery=[-1], markerfacecolor="none",
+                x, y, ":", color=style.colour, linewidth=1, marker=style.marker, markevery=[-1], markerfacecolor="none",
                 label=None if variant in panel.bands else variant,
             )  # fmt: skip
     low, high = axes.get_ylim()

@@ -8,11 +8,11 @@ from ablab.analysis.comparison import Comparison
 from ablab.analysis.power import POWER, detectable
 from ablab.analysis.verdicts import RESOLVED
 from ablab.analysis.wording import decimals_for, number
-from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, drawing, only_rows, panels, row_height
-from ablab.report.figures.looks import Look
+from ablab.report.figures.canvas import Drawing, drawing, only_rows, panels, row_height
+from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
 
 
-def detectable_effects(items: Sequence[Comparison], looks: dict[str, Look]) -> Drawing | None:
+def detectable_effects(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | None:
     """One row per comparison with an interval: a bar over the effects that it would have missed more often than in one
     of five studies, and a marker at the size of the effect that it found. None if there is no such comparison."""
     found = [(item, detectable(item.estimate, item.level)) for item in items if item.estimate and item.interval]
@@ -24,11 +24,11 @@ def detectable_effects(items: Sequence[Comparison], looks: dict[str, Look]) -> D
     with drawing():
         figure, (axes,) = panels(7.2, 1.1 + row_height(labels, 0.42) * len(shown))
         for row, (item, limit) in enumerate(shown):
-            look = looks[item.variant]
-            axes.barh(row, limit, height=0.5, color=look.colour, alpha=0.25, linewidth=0)
-            axes.plot([limit, limit], [row - 0.25, row + 0.25], color=look.colour, linewidth=2)
-            fill = look.colour if item.verdict in RESOLVED else "none"
-            axes.plot([abs(item.effect or 0.0)], [row], look.marker, color=look.colour, markerfacecolor=fill)
+            style = styles[item.variant]
+            axes.barh(row, limit, height=0.5, color=style.colour, alpha=0.25, linewidth=0)
+            axes.plot([limit, limit], [row - 0.25, row + 0.25], color=style.colour, linewidth=2)
+            fill = style.colour if item.verdict in RESOLVED else "none"
+            axes.plot([abs(item.effect or 0.0)], [row], style.marker, color=style.colour, markerfacecolor=fill)
         if (margin := shown[0][0].margin) is not None:
             axes.axvline(margin, color=TEXT, linestyle=":", linewidth=1)
             axes.annotate("margin", (margin, -0.5), xytext=(3, -9), textcoords="offset points", fontsize=8)

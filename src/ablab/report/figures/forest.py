@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.verdicts import RESOLVED
-from ablab.report.figures.canvas import MOST_VARIANTS, TEXT, Drawing, drawing, only_rows, panels, row_height
-from ablab.report.figures.looks import Look
+from ablab.report.figures.canvas import Drawing, drawing, only_rows, panels, row_height
+from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
 
 
-def forest(items: Sequence[Comparison], looks: dict[str, Look]) -> Drawing | None:
+def forest(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | None:
     """The effects of one task; None if no comparison has one. A filled marker is a resolved verdict.
 
     Of more than `MOST_VARIANTS` the largest effects are drawn, in the order given.
@@ -26,12 +26,12 @@ def forest(items: Sequence[Comparison], looks: dict[str, Look]) -> Drawing | Non
         if first.margin is not None:
             axes.axvspan(-first.margin, first.margin, color="#808080", alpha=0.18, linewidth=0)
         for row, item in enumerate(shown):
-            look = looks[item.variant]
-            axes.plot(item.differences, [row + 0.22] * len(item.differences), "|", color=look.colour, markersize=7)
+            style = styles[item.variant]
+            axes.plot(item.differences, [row + 0.22] * len(item.differences), "|", color=style.colour, markersize=7)
             if item.interval is not None:
-                axes.plot(item.interval, [row, row], color=look.colour, linewidth=2.2, solid_capstyle="butt")
-            fill = look.colour if item.verdict in RESOLVED else "none"
-            axes.plot([item.effect or 0.0], [row], look.marker, color=look.colour, markerfacecolor=fill, markersize=8)
+                axes.plot(item.interval, [row, row], color=style.colour, linewidth=2.2, solid_capstyle="butt")
+            fill = style.colour if item.verdict in RESOLVED else "none"
+            axes.plot([item.effect or 0.0], [row], style.marker, color=style.colour, markerfacecolor=fill, markersize=8)
         only_rows(axes, labels)
         better = "lower" if first.direction == "min" else "higher"
         axes.set_xlabel(f"effect on {first.metric}, variant minus baseline ({better} is better)", loc="right")

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 
-from ablab.report.figures.canvas import TEXT, Drawing, drawing, panels
+from ablab.report.figures.canvas import Drawing, drawing, panels
+from ablab.report.figures.style import TEXT
 
 # From orange over the page's own ground to blue, both of Okabe and Ito.
 _COLOURS = LinearSegmentedColormap.from_list(

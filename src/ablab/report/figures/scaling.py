@@ -11,8 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from ablab.analysis.scaling import Exponent
 from ablab.report import units
-from ablab.report.figures.canvas import MOST_VARIANTS, Drawing, add_legend, drawing, legend_below, panels
-from ablab.report.figures.looks import Look, looks
+from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
+from ablab.report.figures.style import MOST_VARIANTS, Style, styles
 
 _COLUMNS = 2
 _FEW_DECADES = 0.3  # on more, the usual ticks would be too many to label
@@ -24,19 +24,19 @@ _NAMES = {
 }
 
 
-def power_laws(figures: Sequence[Sequence[Exponent]], of_variants: Mapping[str, Look]) -> Drawing | None:
+def power_laws(figures: Sequence[Sequence[Exponent]], of_variants: Mapping[str, Style]) -> Drawing | None:
     """One panel per figure, a line per series: points are means over runs, lines the fitted powers.
 
     Args:
         figures: the exponents of each figure, as `ablab.analysis.scaling.scaling` gives them.
-        of_variants: their looks, where the series are variants.
+        of_variants: their styles, where the series are variants.
     """
     drawn = [[one for one in found if one.alpha is not None][:MOST_VARIANTS] for found in figures]
     drawn = [found for found in drawn if found]
     if not drawn:
         return None
     names = list(dict.fromkeys(one.series for found in drawn for one in found))
-    look = of_variants if set(names) <= set(of_variants) else looks(names, "")
+    chosen = of_variants if set(names) <= set(of_variants) else styles(names, "")
     with drawing():
         across = min(_COLUMNS, len(drawn))
         down, width = -(-len(drawn) // across), 3.7 * across + 0.6
@@ -44,7 +44,7 @@ def power_laws(figures: Sequence[Sequence[Exponent]], of_variants: Mapping[str, 
         figure, panes = panels(width, 2.5 * down + 0.7 + room, across, down)
         for axes, found in zip(panes, drawn, strict=False):
             for one in found:
-                _line(axes, one, look[one.series].colour, look[one.series].marker)
+                _line(axes, one, chosen[one.series])
             _logarithmic(axes, found)
         for axes in panes[len(drawn) :]:
             axes.set_visible(False)
@@ -52,11 +52,11 @@ def power_laws(figures: Sequence[Sequence[Exponent]], of_variants: Mapping[str, 
     return Drawing(figure, "Growth on logarithmic axes. " + " ".join(one.sentence for found in drawn for one in found))
 
 
-def _line(axes: Axes, one: Exponent, colour: str, marker: str) -> None:
+def _line(axes: Axes, one: Exponent, style: Style) -> None:
     x = np.array(one.x)
-    axes.plot(x, one.y, marker, color=colour, markersize=6, label=one.series)
+    axes.plot(x, one.y, style.marker, color=style.colour, markersize=6, label=one.series)
     if one.alpha is not None and one.scale is not None:
-        axes.plot(x, one.scale * x**one.alpha, "-", color=colour, linewidth=1.2)
+        axes.plot(x, one.scale * x**one.alpha, "-", color=style.colour, linewidth=1.2)
 
 
 def _logarithmic(axes: Axes, found: Sequence[Exponent]) -> None:

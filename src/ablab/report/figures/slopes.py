@@ -9,15 +9,15 @@ from matplotlib.axes import Axes
 
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.wording import share
-from ablab.report.figures.canvas import TEXT, Drawing, drawing, panels, shortened
-from ablab.report.figures.looks import Look
+from ablab.report.figures.canvas import Drawing, drawing, panels, shortened
+from ablab.report.figures.style import TEXT, Style
 
 _COLUMNS, _MOST = 4, 8
 _LETTERS = 22  # of a title
 _PANEL, _HEIGHT = 1.9, 2.4  # inches
 
 
-def slopes(items: Sequence[Comparison], looks: dict[str, Look]) -> Drawing | None:
+def slopes(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | None:
     """None if no seed was run with both. Lines that run side by side are what pairing lives on.
 
     A solid line is a seed on which the variant did better, a dashed one a seed on which it did not.
@@ -30,7 +30,7 @@ def slopes(items: Sequence[Comparison], looks: dict[str, Look]) -> Drawing | Non
     with drawing():
         figure, panes = panels(_PANEL * columns + 0.7, _HEIGHT * rows, columns, rows)
         for axes, item in zip(panes, shown, strict=False):
-            _panel(axes, item, looks[item.variant])
+            _panel(axes, item, styles[item.variant])
         for axes in panes[len(shown) :]:
             axes.set_visible(False)
         for number, axes in enumerate(panes):
@@ -42,12 +42,12 @@ def slopes(items: Sequence[Comparison], looks: dict[str, Look]) -> Drawing | Non
     return Drawing(figure, f"{shown[0].metric} of each seed with the baseline and with the variant. {words}")
 
 
-def _panel(axes: Axes, item: Comparison, look: Look) -> None:
+def _panel(axes: Axes, item: Comparison, style: Style) -> None:
     for base, difference in zip(item.baseline_values, item.differences, strict=True):
         won = difference < 0 if item.direction == "min" else difference > 0
-        axes.plot([0, 1], [base, base + difference], "-" if won else "--", color=look.colour, linewidth=1.2)
+        axes.plot([0, 1], [base, base + difference], "-" if won else "--", color=style.colour, linewidth=1.2)
         axes.plot([0], [base], "*", color=TEXT, markersize=6)
-        axes.plot([1], [base + difference], look.marker, color=look.colour, markersize=5)
+        axes.plot([1], [base + difference], style.marker, color=style.colour, markersize=5)
     axes.set_xticks([0, 1], ["baseline", "variant"])
     axes.set_xlim(-0.35, 1.35)
     axes.set_title(f"{shortened(item.label, _LETTERS)}\n{_caption(item)}", fontsize=9)

@@ -1,1 +1,33 @@
-"""A comparison written down: the parts that every format shows, and one file per kind of format."""
+"""The comparison as text: for a terminal, a spreadsheet, a README, a paper or a program."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from ablab.errors import UserError
+from ablab.report.context import ReportContext
+from ablab.report.formats.contents import By, parts
+from ablab.report.formats.latex import latex
+from ablab.report.formats.machine import csv, json
+from ablab.report.formats.markdown import markdown
+from ablab.report.formats.terminal import terminal
+
+__all__ = ["By", "Format", "render"]
+
+Format = Literal["terminal", "csv", "markdown", "json", "latex"]
+_WRITERS = {"terminal": terminal, "csv": csv, "markdown": markdown, "json": json, "latex": latex}
+
+
+def render(context: ReportContext, format: str = "terminal", by: By | None = None) -> str:
+    """Write the comparison in one of the formats, ending in a newline.
+
+    Args:
+        by: verdicts on the suite of tasks alone, or on each task alone; default: both, as far as there is a suite.
+
+    Raises:
+        UserError: another format, or the suite where there is none.
+    """
+    if format not in _WRITERS:
+        raise UserError(f"format {format}: choose one of {', '.join(get_args(Format))}")
+    parts(context.comparisons, by)  # refuses what is not there, whatever the format
+    return _WRITERS[format](context, by).rstrip("\n") + "\n"

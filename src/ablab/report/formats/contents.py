@@ -9,10 +9,11 @@ import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.errors import UserError
+from ablab.report.context import ReportContext
 from ablab.report.extrapolation import extrapolation_table
 from ablab.report.parallel import parallel_table
-from ablab.report.tables import cost_table, quality_table, run_rows, unhealthy
-from ablab.results.collect import Runs
+from ablab.report.rows import unhealthy
+from ablab.report.tables import cost_table, quality_table
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Section:
 By = Literal["suite", "task"]  # what verdicts are wanted on
 
 
-def sections(comparisons: Comparisons, runs: Runs, by: By | None = None) -> list[Section]:
+def sections(context: ReportContext, by: By | None = None) -> list[Section]:
     """Every table, in order: the suite, each task, then the runs that did not end well."""
+    comparisons = context.comparisons
     averaged = f", {comparisons.measured}" if comparisons.measured else ""
     found = []
     for part, _ in parts(comparisons, by):
@@ -37,21 +39,21 @@ def sections(comparisons: Comparisons, runs: Runs, by: By | None = None) -> list
         of = f"{where}: " if where else ""
         quality = f"{of}quality, against {comparisons.baseline}{averaged}"
         cost = f"{of}cost, mean over the runs that ended well"
-        found.append(Section("quality", where, quality, quality_table(comparisons, runs, part)))
-        found.append(Section("cost", where, cost, cost_table(comparisons, runs, part)))
-        parallel = parallel_table(comparisons, runs, part)
+        found.append(Section("quality", where, quality, quality_table(context, part)))
+        found.append(Section("cost", where, cost, cost_table(context, part)))
+        parallel = parallel_table(context, part)
         if not parallel.empty:
             title = f"{of}parallelism, of a process and step, mean over the runs that ended well"
             found.append(Section("parallel", where, title, parallel.drop(columns="tokens/s")))
-        extrapolated = extrapolation_table(comparisons, runs, part)
+        extrapolated = extrapolation_table(context, part)
         if not extrapolated.empty:
             title = (
                 f"{of}efficiency on other links and more devices, by a model (ablab.results.step_time), not measured"
             )
             found.append(Section("extrapolation", where, title, extrapolated))
-    unwell = unhealthy(run_rows(comparisons, runs))
+    unwell = unhealthy(context.run_rows)
     if not unwell.empty:
-        unwell = unwell if len(runs.tasks) > 1 else unwell.drop(columns="task")
+        unwell = unwell if len(context.runs.tasks) > 1 else unwell.drop(columns="task")
         found.append(Section("runs", "", "runs that did not end well", unwell))
     return found
 

@@ -11,9 +11,9 @@ import pandas as pd
 from ablab.analysis.comparison import Comparisons
 from ablab.analysis.verdicts import RESOLVED
 from ablab.analysis.wording import confidence
+from ablab.report.context import ReportContext
 from ablab.report.extrapolation import NOTE
 from ablab.report.formats.contents import By, Section, parts, sections, verdict_lines
-from ablab.results.collect import Runs
 
 LONGEST_FLOAT = 40  # rows; a longer table goes on over pages
 _ESCAPED = {
@@ -43,16 +43,16 @@ _UNICODE = """\
 % Under pdflatex these characters are shown as code points; lualatex or xelatex with a font for them: {characters}"""
 
 
-def latex(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
+def latex(context: ReportContext, by: By | None = None) -> str:
     """A table environment per table, the verdicts as comments above them. Compiles with pdflatex, lualatex, xelatex."""
-    found = sections(comparisons, runs, by)
-    tables = [_table(section, _caption(section, comparisons, by)) for section in found]
+    found = sections(context, by)
+    tables = [_table(section, _caption(section, context.comparisons, by)) for section in found]
     long = any(len(section.table) > LONGEST_FLOAT for section in found)
     head = [_HEAD.format(packages=r"\usepackage{booktabs,longtable}" if long else r"\usepackage{booktabs}")]
     texts = "".join(str(text) for s in found for text in (s.title, *s.table.columns, *s.table.to_numpy().ravel()))
     if foreign := sorted({character for character in texts if _is_foreign(character) and _is_printed(character)}):
         head.append(_UNICODE.format(characters=" ".join(foreign)))
-    comments = [f"% {' '.join(line.splitlines())}" for line in verdict_lines(comparisons, by)]
+    comments = [f"% {' '.join(line.splitlines())}" for line in verdict_lines(context.comparisons, by)]
     return "\n\n".join(["\n".join([*head, "%", *comments]), *tables])
 
 

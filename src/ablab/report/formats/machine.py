@@ -8,29 +8,30 @@ from typing import Any
 
 import pandas as pd
 
-from ablab.analysis.comparison import Comparison, Comparisons
+from ablab.analysis.comparison import Comparison
 from ablab.analysis.power import detectable
+from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By
-from ablab.report.tables import run_rows, suite_rows, unhealthy, variant_rows
-from ablab.results.collect import Runs
+from ablab.report.rows import unhealthy
 
 SCHEMA_VERSION = 1  # of the JSON
 
 
-def csv(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
+def csv(context: ReportContext, by: By | None = None) -> str:
     """One table; `row` says what a row is.
 
     "suite" and "variant": a variant on the suite and on a task, with the verdict's sentence; "run": one that did not
     end well; "note": what holds for the comparison as a whole, as a sentence.
     """
-    kinds = {"suite": _suite_rows(comparisons, runs, by), "variant": _variant_rows(comparisons, runs, by)}
+    comparisons = context.comparisons
+    kinds = {"suite": _suite_rows(context, by), "variant": _variant_rows(context, by)}
     said = {(item.task, item.variant): item.sentence for item in (*comparisons.suite, *comparisons.items)}
     rows = [
         {"row": kind, **row, "sentence": said.get((row["task"], row["variant"]))}
         for kind, found in kinds.items()
         for row in found.to_dict("records")
     ]
-    rows += [{"row": "run", **run} for run in unhealthy(run_rows(comparisons, runs)).to_dict("records")]
+    rows += [{"row": "run", **run} for run in unhealthy(context.run_rows).to_dict("records")]
     rows += [{"row": "note", "sentence": note} for note in comparisons.notes]
     columns = ["row", *dict.fromkeys(name for found in kinds.values() for name in found.columns)]
     return str(
@@ -38,12 +39,13 @@ def csv(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
     )
 
 
-def json(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
-    return dumps(document(comparisons, runs, by), indent=1, ensure_ascii=False, allow_nan=False)
+def json(context: ReportContext, by: By | None = None) -> str:
+    return dumps(document(context, by), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def document(comparisons: Comparisons, runs: Runs, by: By | None = None) -> dict[str, Any]:
+def document(context: ReportContext, by: By | None = None) -> dict[str, Any]:
     """Every figure of every comparison, the rows of the tables as numbers, and every run, as JSON can hold them."""
+    comparisons = context.comparisons
     found = {
         "schema": SCHEMA_VERSION,
         "baseline": comparisons.baseline,
@@ -52,20 +54,20 @@ def document(comparisons: Comparisons, runs: Runs, by: By | None = None) -> dict
         "no_suite": comparisons.no_suite or None,
         "comparisons": [_item(item) for item in comparisons.items] if by != "suite" else [],
         "notes": list(comparisons.notes),
-        "looks": [vars(look) for look in runs.looks],
-        "suite_variants": _suite_rows(comparisons, runs, by).to_dict("records"),
-        "variants": _variant_rows(comparisons, runs, by).to_dict("records"),
-        "runs": run_rows(comparisons, runs).to_dict("records"),
+        "looks": [vars(look) for look in context.runs.looks],
+        "suite_variants": _suite_rows(context, by).to_dict("records"),
+        "variants": _variant_rows(context, by).to_dict("records"),
+        "runs": context.run_rows.to_dict("records"),
     }
     return {name: _plain(value) for name, value in found.items()}
 
 
-def _suite_rows(comparisons: Comparisons, runs: Runs, by: By | None) -> pd.DataFrame:
-    return suite_rows(comparisons, runs) if by != "task" else pd.DataFrame()
+def _suite_rows(context: ReportContext, by: By | None) -> pd.DataFrame:
+    return context.suite_rows if by != "task" else pd.DataFrame()
 
 
-def _variant_rows(comparisons: Comparisons, runs: Runs, by: By | None) -> pd.DataFrame:
-    return variant_rows(comparisons, runs) if by != "suite" else pd.DataFrame()
+def _variant_rows(context: ReportContext, by: By | None) -> pd.DataFrame:
+    return context.variant_rows if by != "suite" else pd.DataFrame()
 
 
 def _item(item: Comparison) -> dict[str, Any]:

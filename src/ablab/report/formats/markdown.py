@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from ablab.analysis.comparison import Comparisons
+from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By, sections, verdict_lines
-from ablab.results.collect import Runs
 
 
-def markdown(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
+def markdown(context: ReportContext, by: By | None = None) -> str:
     """Tables and a list of verdicts."""
-    return "\n\n".join([*tables(comparisons, runs, by), verdicts(comparisons, by)])
+    return "\n\n".join([*tables(context, by), verdicts(context.comparisons, by)])
 
 
-def tables(comparisons: Comparisons, runs: Runs, by: By | None = None) -> list[str]:
+def tables(context: ReportContext, by: By | None = None) -> list[str]:
     """Each table below its title."""
     parts = []
-    for section in sections(comparisons, runs, by):
+    for section in sections(context, by):
         cells = section.table.astype(str).map(_cell).rename(columns=_cell)
         text = cells.to_markdown(index=False, disable_numparse=True)
         parts.append(f"**{_cell(section.title)}**\n\n{text}")

@@ -13,28 +13,27 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from ablab.analysis.comparison import Comparisons
 from ablab.analysis.verdicts import RESOLVED
+from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By, sections, verdict_lines
-from ablab.results.collect import Runs
 
 PIPE_WIDTH = 160  # where stdout is no terminal, nothing needs to wrap
 _WIDE = 10_000  # a width at which every column has what it asks for
 _FOLDED = 24  # columns; names and reasons fold no narrower than this
 
 
-def terminal(comparisons: Comparisons, runs: Runs, by: By | None = None) -> str:
+def terminal(context: ReportContext, by: By | None = None) -> str:
     """Tables and verdicts, as wide as the terminal; in colour where stdout is one."""
     is_terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if is_terminal else PIPE_WIDTH
     text = io.StringIO()
-    for section in sections(comparisons, runs, by):
+    for section in sections(context, by):
         shown = _rich(section.title, section.table)
         # A number that is cut short is a wrong number: a table wider than the terminal keeps its width.
         needed = Measurement.get(probe := _console(text, _WIDE, is_terminal), probe.options, shown).minimum
         _console(text, max(width, needed), is_terminal).print(shown)
         text.write("\n")
-    return text.getvalue() + "\n".join(verdict_lines(comparisons, by))
+    return text.getvalue() + "\n".join(verdict_lines(context.comparisons, by))
 
 
 def _console(text: io.StringIO, width: int, terminal: bool) -> Console:

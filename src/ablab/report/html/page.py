@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ablab.analysis.wording import confidence
+from ablab.report.context import ReportContext
 from ablab.report.formats.machine import document
 from ablab.report.html.names import foldable, isolated
 from ablab.report.html.sections.base import Section
@@ -28,18 +29,17 @@ from ablab.report.html.sections.provenance import provenance, question
 from ablab.report.html.sections.reach import reach
 from ablab.report.html.sections.scaling import scaling
 from ablab.report.html.sections.verdicts import verdicts
-from ablab.report.material import Material
 
 _FOLDER = "report/html/templates"  # inside the package
 
 # From what was found to what it rests on. The verdicts before them, and pictures, health and provenance behind them,
 # have templates of their own.
-_SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
+_SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     effects, pairs, power, reach, learning, cost, parallelism, interactions, scaling, mechanism, parts,
 )  # fmt: skip
 
 
-def page(material: Material) -> str:
+def page(context: ReportContext) -> str:
     """Text from records is escaped by the template; only our own figures are markup."""
     environment = Environment(
         loader=PackageLoader("ablab", _FOLDER),
@@ -49,8 +49,8 @@ def page(material: Material) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"foldable": foldable, "isolated": isolated}
-    runs, comparisons = material.runs, material.comparisons
-    found = [section for make in _SECTIONS if (section := make(material)) is not None]
+    runs, comparisons = context.runs, context.comparisons
+    found = [section for make in _SECTIONS if (section := make(context)) is not None]
     pictures = pictures_of(runs)
     if pictures:
         found.append(Section("pictures", "Pictures", introduction(pictures), template="pictures.html.j2"))
@@ -65,14 +65,14 @@ def page(material: Material) -> str:
         confidence=confidence(comparisons.level),
         n_looks=len(runs.looks),
         n_runs=len(runs.records),
-        verdicts=verdicts(material),
+        verdicts=verdicts(context),
         sections=found,
         pictures=pictures,
-        tasks=material.tasks,
-        health=health(material),
+        tasks=context.tasks,
+        health=health(context),
         not_run=NOT_RUN,
-        provenance=provenance(material),
-        data=_embedded(document(comparisons, runs)),
+        provenance=provenance(context),
+        data=_embedded(document(context)),
     )
 
 

@@ -8,7 +8,8 @@ import re
 
 from markupsafe import Markup
 
-from ablab.report.figures.canvas import TEXT, Drawing, drawing
+from ablab.report.figures.canvas import Drawing, drawing
+from ablab.report.figures.style import TEXT
 
 _NARROWEST = 5.6  # inches: on a phone a wider figure is scrolled, since its text could not be read
 

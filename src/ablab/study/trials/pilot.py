@@ -17,7 +17,7 @@ from ablab.study.planning.budget import STEPS, TOLERANCE, overrides_for, referen
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.preflight import Preflight
 from ablab.study.trials.trial import first_of_each, record_in, trial
-from ablab.training.trainer import steps_per_block
+from ablab.training.trainer import untimed_steps
 
 ROUNDS = 3
 
@@ -65,10 +65,10 @@ def check_pilots(configs: list[Config]) -> None:
     """Raises UserError where pilots cannot be built, or are too short to be timed."""
     preflight = Preflight()
     for config in configs[: len(configs) // ROUNDS]:
-        steps, block = config["trainer"]["max_steps"], steps_per_block(config)
-        if steps < 2 * block:
+        steps, untimed = config["trainer"]["max_steps"], untimed_steps(config)
+        if steps < 2 * untimed:
             raise UserError(
-                f"budget.pilot_steps={steps}: must be at least {2 * block}, twice what lies between two moments at "
+                f"budget.pilot_steps={steps}: must be at least {2 * untimed}, twice what lies between two moments at "
                 "which something is logged or evaluated"
             )
         try:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from markupsafe import Markup
 
+from ablab.report.context import ReportContext
 from ablab.report.figures.canvas import Drawing
 from ablab.report.html.heatmap import Heatmap
 from ablab.report.html.svg import to_svg
-from ablab.report.material import Material
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,24 @@ class Section:
     template: str = ""  # of a section with a form of its own, in the place of blocks
 
 
-def per_task(material: Material, make: Callable[[str], Sequence[Block]], suite: bool = False) -> list[Block]:
+def per_task(context: ReportContext, make: Callable[[str], Sequence[Block]], suite: bool = False) -> list[Block]:
     """The blocks of every task, under its name where there are several.
 
     Args:
         suite: whether the suite of all tasks, where they make one, comes before them.
     """
     blocks: list[Block] = []
-    for task in [material.suite, *material.tasks] if suite and material.suite else material.tasks:
+    for task in [context.suite, *context.tasks] if suite and context.suite else context.tasks:
         made = list(make(task))
-        if made and len(material.tasks) > 1:
+        if made and len(context.tasks) > 1:
             blocks.append(Block(title=task))
             made = [replace(block, sub=bool(block.title), whose=task) for block in made]
         blocks += made
-    left_out = next((said for task in material.tasks if (said := material.left_out(task))), "")
+    left_out = next((said for task in context.tasks if (said := context.left_out(task))), "")
     return [Block(text=left_out), *blocks] if blocks and left_out else blocks
 
 
-def svg(material: Material, shown: Drawing | None, section: str, task: str, number: int = 0) -> Markup | None:
+def svg(context: ReportContext, shown: Drawing | None, section: str, task: str, number: int = 0) -> Markup | None:
     """The figure, with ids that no other figure of the page has."""
-    place = material.tasks.index(task) + 1 if task in material.tasks else 0  # 0: the suite
+    place = context.tasks.index(task) + 1 if task in context.tasks else 0  # 0: the suite
     return to_svg(shown, f"{section}-{place}-{number}")

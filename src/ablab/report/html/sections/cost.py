@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from ablab.analysis.pareto import unequal_budgets
 from ablab.report import drawings
+from ablab.report.context import ReportContext
 from ablab.report.html.sections.base import Block, Section, per_task, svg
-from ablab.report.material import Material
 from ablab.report.tables import cost_table
 
 
-def cost(material: Material) -> Section:
-    baseline = material.comparisons.baseline
+def cost(context: ReportContext) -> Section:
+    baseline = context.comparisons.baseline
 
     def blocks(task: str) -> list[Block]:
-        unequal = unequal_budgets(material.runs, task, baseline)
-        drawn = svg(material, drawings.cost(material, task), "cost", task)
-        table = cost_table(material.comparisons, material.runs, task)
+        unequal = unequal_budgets(context.runs, task, baseline)
+        drawn = svg(context, drawings.cost(context, task), "cost", task)
+        table = cost_table(context, task)
         table["budget"] = [unequal.get(variant, "") for variant in table["variant"]]
         return [
             Block(
@@ -32,5 +32,5 @@ def cost(material: Material) -> Section:
         "a front of means, without unstable variants, and says nothing of whether its steps are resolved. Bars are "
         "standard deviations over seeds. A hollow marker is a variant that did not get the baseline's budget: its "
         "difference is not at equal cost.",
-        per_task(material, blocks),
+        per_task(context, blocks),
     )

@@ -9,36 +9,36 @@ from ablab.analysis.time_to_target import Reached, TimeToTarget, time_to_target
 from ablab.analysis.wording import confidence, number
 from ablab.errors import UserError
 from ablab.report import drawings
+from ablab.report.context import ReportContext
 from ablab.report.html.sections.base import Block, Section, per_task, svg
-from ablab.report.material import Material
 from ablab.report.units import MISSING
 
 _NONE = "No learning curves: no metrics.csv beside the records."
 _BY: tuple[By, ...] = ("step", "seconds")
 
 
-def learning(material: Material) -> Section:
+def learning(context: ReportContext) -> Section:
     def blocks(task: str) -> list[Block]:
-        drawn = svg(material, drawings.curves(material, task), "curves", task)
-        apart = svg(material, drawings.differences(material, task), "curves", task, 1)
+        drawn = svg(context, drawings.curves(context, task), "curves", task)
+        apart = svg(context, drawings.differences(context, task), "curves", task, 1)
         made = [Block(figure=drawn, otherwise=_NONE)]
         if apart:
             made.append(Block(title="Difference to the baseline, seed by seed", figure=apart))
-        return [*made, *_soon(material, task)]
+        return [*made, *_soon(context, task)]
 
     return Section(
         "curves",
         "Learning curves",
         "Lines are means over seeds, bands 95% t intervals at each point by itself, dotted lines with a hollow end "
         "runs that diverged.",
-        per_task(material, blocks),
+        per_task(context, blocks),
     )
 
 
-def _soon(material: Material, task: str) -> list[Block]:
+def _soon(context: ReportContext, task: str) -> list[Block]:
     """When the target is reached; nothing where no run of the baseline has a curve."""
     try:
-        found = [_reached(material, task, by) for by in _BY]
+        found = [_reached(context, task, by) for by in _BY]
     except UserError:
         return []
     first = found[0]
@@ -52,9 +52,9 @@ def _soon(material: Material, task: str) -> list[Block]:
     return [Block(title="Time to target", text=text, table=pd.DataFrame(rows))] if len(rows) > 1 else []
 
 
-def _reached(material: Material, task: str, by: By) -> TimeToTarget:
-    metric, baseline = material.comparisons.metrics[task], material.comparisons.baseline
-    return time_to_target(material.runs, task, metric, baseline, by, material.target(task), material.curves)
+def _reached(context: ReportContext, task: str, by: By) -> TimeToTarget:
+    metric, baseline = context.comparisons.metrics[task], context.comparisons.baseline
+    return time_to_target(context.runs, task, metric, baseline, by, context.target(task), context.curves)
 
 
 def _row(first: Reached, found: list[Reached | None]) -> dict[str, str]:

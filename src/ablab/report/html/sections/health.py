@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ablab.report.material import Material
-from ablab.report.tables import run_rows, unhealthy
+from ablab.report.context import ReportContext
+from ablab.report.rows import unhealthy
 
 NOT_RUN = "not run"
 
@@ -22,25 +22,23 @@ class Health:
     tracebacks: list[tuple[str, str]]  # (of which run, text): each text once
 
 
-def health(material: Material) -> Health:
+def health(context: ReportContext) -> Health:
     """A seed that was run more than once shows every end, in order."""
-    table = material.runs.table
-    seeds = sorted({record.seed for record in material.runs.records})
+    table = context.runs.table
+    seeds = sorted({record.seed for record in context.runs.records})
     ends = table.groupby(["task", "variant", "seed"], sort=False)["status"].agg(", ".join).to_dict()
     known = dict.fromkeys(zip(table["task"], table["variant"], strict=True))
     rows = [
         (str(task), str(variant), [ends.get((task, variant, seed), NOT_RUN) for seed in seeds])
         for task, variant in known
     ]
-    unwell = unhealthy(run_rows(material.comparisons, material.runs))
-    return Health(
-        seeds, rows, unwell if len(material.tasks) > 1 else unwell.drop(columns="task"), _tracebacks(material)
-    )
+    unwell = unhealthy(context.run_rows)
+    return Health(seeds, rows, unwell if len(context.tasks) > 1 else unwell.drop(columns="task"), _tracebacks(context))
 
 
-def _tracebacks(material: Material) -> list[tuple[str, str]]:
+def _tracebacks(context: ReportContext) -> list[tuple[str, str]]:
     runs: dict[str, list[str]] = {}
-    for variant, record in zip(material.runs.table["variant"], material.runs.records, strict=True):
+    for variant, record in zip(context.runs.table["variant"], context.runs.records, strict=True):
         if record.traceback:
             runs.setdefault(record.traceback, []).append(f"{variant}, seed {record.seed}")
     return [(f"{first}{f' and {len(more)} more' if more else ''}", text) for text, (first, *more) in runs.items()]

@@ -9,8 +9,8 @@ from ablab.analysis.interactions import Interaction, Interactions
 from ablab.analysis.wording import confidence, decimals_for, number, p_value, share
 from ablab.errors import UserError
 from ablab.report import drawings
+from ablab.report.context import ReportContext
 from ablab.report.html.sections.base import Block, Section, per_task, svg
-from ablab.report.material import Material
 from ablab.report.units import MISSING
 
 _VARIANCE = "Type II, with the seed as a block; p is not adjusted. A second view, from which no verdict follows."
@@ -18,11 +18,11 @@ _MOST_PAIRS = 6  # of factors that are drawn
 _MOST_ROWS = 60  # of the table
 
 
-def interactions(material: Material) -> Section | None:
+def interactions(context: ReportContext) -> Section | None:
     """None where fewer than two factors vary on every task."""
 
     def blocks(task: str) -> list[Block]:
-        found = material.interactions(task)
+        found = context.interactions(task)
         if len(found.factors) < 2:
             return []
         if not found.visible:
@@ -30,14 +30,14 @@ def interactions(material: Material) -> Section | None:
         made = [
             Block(
                 title=" and ".join(pair),
-                text=_meaning(material, task, pair),
-                figure=svg(material, drawings.interaction(material, task, pair), "interactions", task, number),
+                text=_meaning(context, task, pair),
+                figure=svg(context, drawings.interaction(context, task, pair), "interactions", task, number),
             )
             for number, pair in enumerate(found.pairs[:_MOST_PAIRS])
         ]
-        return [Block(text=found.sentence), *made, *_tables(found), *_variance(material, task)]
+        return [Block(text=found.sentence), *made, *_tables(found), *_variance(context, task)]
 
-    made = per_task(material, blocks)
+    made = per_task(context, blocks)
     if not made:
         return None
     return Section(
@@ -49,22 +49,22 @@ def interactions(material: Material) -> Section | None:
     )
 
 
-def _meaning(material: Material, task: str, pair: tuple[str, str]) -> str:
+def _meaning(context: ReportContext, task: str, pair: tuple[str, str]) -> str:
     """What the numbers of a figure are measured from, and what their sign says."""
-    table, made = material.runs.table, material.comparisons
+    table, made = context.runs.table, context.comparisons
     base = table[table["variant"] == made.baseline].iloc[0]
     options = " and ".join(f"{factor}={base[factor]}" for factor in pair)
     return (
         f"From the baseline's {options}. Above 0, {made.metrics[task]} is higher than the sum of both effects makes "
-        f"it; below 0, lower ({'lower' if material.direction(task) == 'min' else 'higher'} is better)."
+        f"it; below 0, lower ({'lower' if context.direction(task) == 'min' else 'higher'} is better)."
     )
 
 
-def _variance(material: Material, task: str) -> list[Block]:
-    if len(material.drawn(task).variants) < sum(of == task for of, _ in material.runs.places):
+def _variance(context: ReportContext, task: str) -> list[Block]:
+    if len(context.drawn(task).variants) < sum(of == task for of, _ in context.runs.places):
         return []  # it fits all variants at once, in a time that grows with the cube of their number
     try:
-        found = anova(material.runs, task, material.comparisons.metrics[task], material.comparisons.last_k)
+        found = anova(context.runs, task, context.comparisons.metrics[task], context.comparisons.last_k)
     except UserError as reason:
         return [Block(otherwise=f"{reason}.")]
     rows = [

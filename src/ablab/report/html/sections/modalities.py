@@ -10,7 +10,7 @@ import pandas as pd
 
 from ablab.analysis.pairing import variants
 from ablab.report.html.heatmap import Heatmap, Scale, heatmap
-from ablab.report.tables import mean_sd, records_of
+from ablab.report.rows import mean_sd, records_of
 from ablab.results.collect import Runs
 from ablab.results.record import Record
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from ablab.report import drawings
+from ablab.report.context import ReportContext
 from ablab.report.html.sections.base import Block, Section, per_task, svg
-from ablab.report.material import Material
 
 
-def pairs(material: Material) -> Section | None:
+def pairs(context: ReportContext) -> Section | None:
     """None where no seed was run with both."""
 
     def blocks(task: str) -> list[Block]:
-        drawn = svg(material, drawings.slopes(material, task), "pairs", task)
+        drawn = svg(context, drawings.slopes(context, task), "pairs", task)
         return [Block(figure=drawn)] if drawn else []
 
-    made = per_task(material, blocks, suite=True)
+    made = per_task(context, blocks, suite=True)
     if not made:
         return None
     return Section(

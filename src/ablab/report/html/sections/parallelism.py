@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ablab.analysis.wording import confidence
+from ablab.report.context import ReportContext
 from ablab.report.extrapolation import extrapolation_notes, extrapolation_table
 from ablab.report.html.sections.base import Block, Section, per_task
-from ablab.report.material import Material
 from ablab.report.parallel import parallel_notes, parallel_table
 from ablab.report.tables import quality_table
 
@@ -21,25 +21,25 @@ _INTRO = (
 )
 
 
-def parallelism(material: Material) -> Section | None:
+def parallelism(context: ReportContext) -> Section | None:
     """None where every run was of one process."""
-    interval = f"{confidence(material.comparisons.level)} CI"
+    interval = f"{confidence(context.comparisons.level)} CI"
 
     def blocks(task: str) -> list[Block]:
-        table = parallel_table(material.comparisons, material.runs, task)
+        table = parallel_table(context, task)
         if table.empty:
             return []
-        quality = quality_table(material.comparisons, material.runs, task)
+        quality = quality_table(context, task)
         table = table.merge(quality[["variant", "effect", interval]], on="variant", how="left")
         outcome = ["variant", "processes", "effect", interval, *_BROUGHT]
-        further = extrapolation_table(material.comparisons, material.runs, task)
-        notes = extrapolation_notes(material.comparisons, material.runs, task)
+        further = extrapolation_table(context, task)
+        notes = extrapolation_notes(context, task)
         model = [Block(title="On other links and more devices", table=further, lines=notes)]
         return [
             Block(title="Sent in a step", table=table[[name for name in table if name not in outcome[2:]]]),
-            Block(title="What it brought", table=table[outcome], lines=parallel_notes(material.runs, task)),
+            Block(title="What it brought", table=table[outcome], lines=parallel_notes(context, task)),
             *(model if not further.empty else []),
         ]
 
-    made = per_task(material, blocks)
+    made = per_task(context, blocks)
     return Section("parallelism", "Parallelism", _INTRO, made) if made else None

@@ -10,10 +10,10 @@ import pandas as pd
 from ablab.analysis import oracle
 from ablab.analysis.pairing import variants
 from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.report.context import ReportContext
 from ablab.report.html.heatmap import Heatmap, Scale, heatmap, scale_of
 from ablab.report.html.sections.base import Block, Section, per_task
-from ablab.report.material import Material
-from ablab.report.tables import mean_sd, records_of
+from ablab.report.rows import mean_sd, records_of
 from ablab.report.units import figure
 from ablab.results.collect import Runs
 from ablab.results.record import Record
@@ -34,16 +34,16 @@ class Parts:
     note: str  # under the heading
 
 
-def parts(material: Material) -> Section | None:
+def parts(context: ReportContext) -> Section | None:
     """None where no run has figures of parts."""
 
     def blocks(task: str) -> list[Block]:
         return [
             Block(title=part.figure, text=part.note, table=part.table, grids=part.grids)
-            for part in parts_of(material.runs, task)
+            for part in parts_of(context.runs, task)
         ]
 
-    made = per_task(material, blocks)
+    made = per_task(context, blocks)
     return Section("parts", "Parts of the evaluation", "", made) if made else None
 
 

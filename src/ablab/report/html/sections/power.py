@@ -8,20 +8,20 @@ from ablab.analysis.comparison import Comparison
 from ablab.analysis.power import MOST_SEEDS, POWER, detectable, seeds_needed
 from ablab.analysis.wording import decimals_for, number, share
 from ablab.report import drawings
+from ablab.report.context import ReportContext
 from ablab.report.html.sections.base import Block, Section, per_task, svg
-from ablab.report.material import Material
 from ablab.report.units import MISSING
 
 
-def power(material: Material) -> Section | None:
+def power(context: ReportContext) -> Section | None:
     """None where no comparison has an interval."""
 
     def blocks(task: str) -> list[Block]:
-        items = [item for item in material.compared(task) if item.estimate and item.interval]
-        drawn = svg(material, drawings.detectable(material, task), "power", task)
+        items = [item for item in context.compared(task) if item.estimate and item.interval]
+        drawn = svg(context, drawings.detectable(context, task), "power", task)
         return [Block(figure=drawn, table=pd.DataFrame(map(_row, items)))] if items else []
 
-    made = per_task(material, blocks, suite=True)
+    made = per_task(context, blocks, suite=True)
     if not made:
         return None
     return Section(

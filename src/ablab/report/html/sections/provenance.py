@@ -12,7 +12,7 @@ import pandas as pd
 
 from ablab.config.identity import IDENTITY_EXCLUDES
 from ablab.config.overrides import BETWEEN_OVERRIDES
-from ablab.report.material import Material
+from ablab.report.context import ReportContext
 from ablab.results.collect import Runs
 from ablab.results.record import Record
 
@@ -32,8 +32,8 @@ class Provenance:
     commands: list[str]
 
 
-def provenance(material: Material) -> Provenance:
-    runs = material.runs
+def provenance(context: ReportContext) -> Provenance:
+    runs = context.runs
     commands = [f"{command(record)}  # {record.fingerprint[:12]}" for record in runs.records]
     return Provenance(varied(runs), differing_settings(runs), parameter_groups(runs), origins(runs), commands)
 

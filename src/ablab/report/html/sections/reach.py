@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ablab.report.context import ReportContext
 from ablab.report.figures.ceilings import ceilings
 from ablab.report.html.sections.base import Block, Section, per_task, svg
-from ablab.report.material import Material
 from ablab.report.theory import theory, theory_table
 
 _WINDOWS = (
@@ -13,19 +13,19 @@ _WINDOWS = (
 )
 
 
-def reach(material: Material) -> Section | None:
+def reach(context: ReportContext) -> Section | None:
     """None where nothing is known of any task."""
     windows = False
 
     def blocks(task: str) -> list[Block]:
         nonlocal windows
-        known = theory(material.runs, task, material.comparisons.last_k)
+        known = theory(context.runs, task, context.comparisons.last_k)
         if known is None:
             return []
         windows = windows or known.windows
-        drawn = svg(material, ceilings(known, material.looks), "theory", task) if known.windows else None
+        drawn = svg(context, ceilings(known, context.styles), "theory", task) if known.windows else None
         return [Block(figure=drawn, table=theory_table(known))]
 
-    made = per_task(material, blocks)
+    made = per_task(context, blocks)
     intro = "Known values of the primary metric, by theory or counted in the data, beside the means over seeds."
     return Section("theory", "What can be reached", intro + (_WINDOWS if windows else ""), made) if made else None

@@ -7,19 +7,19 @@ import pandas as pd
 from ablab.analysis.scaling import Exponent
 from ablab.analysis.wording import confidence, decimals_for, number
 from ablab.report import drawings
+from ablab.report.context import ReportContext
 from ablab.report.html.sections.base import Block, Section
 from ablab.report.html.svg import to_svg
-from ablab.report.material import Material
 from ablab.report.units import MISSING
 
 _BASIS = {"seeds": "t over seeds", "fit": "of the fit", "counted": "counted, not measured", None: "no interval"}
 
 
-def scaling(material: Material) -> Section | None:
+def scaling(context: ReportContext) -> Section | None:
     """None where the runs differ in neither."""
     blocks = []
-    for over, found in material.scaling.items():
-        drawn = to_svg(drawings.scaling(material, over), f"scaling-{over}")
+    for over, found in context.scaling.items():
+        drawn = to_svg(drawings.scaling(context, over), f"scaling-{over}")
         rows = [_row(one) for of_figure in found for one in of_figure if one.alpha is not None]
         if rows:
             blocks.append(Block(title=f"By {over}", figure=drawn, table=pd.DataFrame(rows)))

@@ -1,0 +1,309 @@
+"""What is known beside a verdict, as facts. `ablab.report.notes` says each of them in a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ablab.results.record import Direction, Status
+
+# (name, the variant's, the baseline's)
+Differing = tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class WithinMargin:
+    """A resolved effect that lies inside the declared margin."""
+
+    margin: float
+
+
+@dataclass(frozen=True)
+class InputIndependent:
+    """Weights that are said to follow the input and in no run do."""
+
+    variation: float  # the largest of all runs, in weights that add up to 1
+
+
+@dataclass(frozen=True)
+class WindowCeiling:
+    """The ceiling of the variant's window, by theory, beside the mean that was measured."""
+
+    window: int  # tokens
+    ceiling: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class SlowTraining:
+    """A variant that trains more slowly than the baseline on every seed, as multiples of the baseline's speed."""
+
+    median: float
+    least: float
+    most: float
+    seeds: int
+    seq_len: int | None  # on which it depends whether an attention pays; None where unknown or mixed
+
+
+@dataclass(frozen=True)
+class MatchedBudget:
+    """Whether a declared budget was kept, from what the runs came to."""
+
+    quantity: str  # "FLOPs"
+    difference: float  # relative
+    kept: bool
+
+
+@dataclass(frozen=True)
+class TunedRates:
+    """The learning rates that were tuned for the two; None where one was not."""
+
+    own: float | None
+    baseline: float | None
+
+
+@dataclass(frozen=True)
+class UnequalCost:
+    """A cost that differs by more than counts as equal."""
+
+    quantity: Literal["FLOPs", "parameters", "tokens"]
+    difference: float  # relative
+    comparable: bool
+
+
+@dataclass(frozen=True)
+class UnequalEvaluation:
+    """Metrics of different samples, which differ by the samples, too."""
+
+    samples: tuple[tuple[str, int, int], ...]  # (split, the variant's, the baseline's)
+
+
+@dataclass(frozen=True)
+class UncountedFlops:
+    """Operators without a formula that only one of the two has: what both leave out cancels in the comparison."""
+
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OtherSoftware:
+    versions: Differing
+
+
+@dataclass(frozen=True)
+class OtherMachine:
+    """Machines whose speeds are not compared."""
+
+    properties: Differing
+
+
+@dataclass(frozen=True)
+class ConstantDifference:
+    """The same difference on every seed, to rounding."""
+
+
+@dataclass(frozen=True)
+class NoValue:
+    """A seed of one side without a value of the metric."""
+
+    seed: int
+    status: Status
+    reason: str | None  # that the record gives
+    metric: str
+    evaluations: int  # of the metric that the record has kept
+    last_k: int  # that were to be averaged
+
+
+@dataclass(frozen=True)
+class RepeatedSeed:
+    """A seed that was finished several times, of which the first counts."""
+
+    seed: int
+    times: int
+
+
+@dataclass(frozen=True)
+class RunNote:
+    """What the record of a run says of itself."""
+
+    seed: int
+    text: str
+
+
+@dataclass(frozen=True)
+class SeedNotRun:
+    """A seed that only one of the two was given."""
+
+    seed: int
+    by_baseline: bool  # it is the baseline that was not given it
+
+
+@dataclass(frozen=True)
+class TaskNotRun:
+    """A task of the suite that the variant was not run on."""
+
+    task: str
+
+
+@dataclass(frozen=True)
+class IncompleteSeed:
+    """A seed that does not count on the suite, since some tasks have no complete pair."""
+
+    seed: int
+    tasks: tuple[str, ...]
+
+
+SeedNote = NoValue | RepeatedSeed | RunNote  # about one side
+Note = (
+    WithinMargin
+    | InputIndependent
+    | WindowCeiling
+    | SlowTraining
+    | MatchedBudget
+    | TunedRates
+    | UnequalCost
+    | UnequalEvaluation
+    | UncountedFlops
+    | OtherSoftware
+    | OtherMachine
+    | ConstantDifference
+    | SeedNote
+    | SeedNotRun
+    | TaskNotRun
+    | IncompleteSeed
+)
+
+
+@dataclass(frozen=True)
+class OtherCorpus:
+    """Why two variants cannot be compared: they learned from different data."""
+
+    own: tuple[str, str]  # (name, SHA-256)
+    baseline: tuple[str, str]
+    seed: int
+    task: str = ""  # of a suite
+
+
+@dataclass(frozen=True)
+class InterimAnalyses:
+    """A study that was analysed more than once."""
+
+    seeds: tuple[int, ...]  # how many each analysis had
+    level: float  # of each test and interval, now
+
+
+@dataclass(frozen=True)
+class BaselineMissing:
+    """The study's own baseline was not run; the first variant stands in for it."""
+
+    declared: str
+    used: str
+
+
+@dataclass(frozen=True)
+class BaselineNotRun:
+    """A task that the baseline was not run on."""
+
+    task: str
+    baseline: str
+
+
+@dataclass(frozen=True)
+class OfBaseline:
+    """What there is to know of one of the baseline's seeds."""
+
+    task: str  # "" where there is one alone
+    note: SeedNote
+
+
+@dataclass(frozen=True)
+class DirectionByName:
+    """A metric that no task has declared, judged by its name."""
+
+    metric: str
+    direction: Direction
+
+
+@dataclass(frozen=True)
+class KnownValues:
+    """What the task's oracle gives for a metric: chance, ceiling, windows that some variant has, then subsets."""
+
+    task: str  # "" where there is one alone
+    metric: str
+    values: tuple[tuple[str, float], ...]
+    subsets: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class OneVariant:
+    """Nothing to compare."""
+
+
+@dataclass(frozen=True)
+class SharedMargin:
+    """One margin that is held against several metrics, each in its own unit."""
+
+    margin: float
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AveragedEvaluations:
+    """Values that are means of several last evaluations."""
+
+    metrics: tuple[str, ...]
+    last_k: int
+
+
+@dataclass(frozen=True)
+class NoSuite:
+    """Why the tasks make no suite."""
+
+    why: Literal["one task", "no metric", "different metrics", "mixed directions", "no baseline", "filtered"]
+    tasks: tuple[str, ...] = ()  # that lack a metric, or the baseline; or all, with `metrics`
+    metrics: tuple[str, ...] = ()  # of each of `tasks`
+    filters: str = ""
+    left: tuple[int, int] = (0, 0)  # tasks that the filters leave, of how many
+
+
+@dataclass(frozen=True)
+class NoSuiteVerdict:
+    """Several tasks without a verdict on all of them."""
+
+    suite: str
+    reason: NoSuite
+
+
+@dataclass(frozen=True)
+class RestrictedRuns:
+    """Filters that left some runs out before anything was compared."""
+
+    filters: str
+    left: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class ShownComparisons:
+    """Filters that hide some comparisons, for all of which p is adjusted all the same."""
+
+    filters: str
+    shown: int
+    comparisons: int
+    suite: str = ""  # its name, where they are those on the suite
+
+
+StudyNote = (
+    InterimAnalyses
+    | BaselineMissing
+    | BaselineNotRun
+    | OfBaseline
+    | DirectionByName
+    | KnownValues
+    | OneVariant
+    | SharedMargin
+    | AveragedEvaluations
+    | NoSuiteVerdict
+    | RestrictedRuns
+    | ShownComparisons
+)

@@ -1,0 +1,199 @@
+"""Runs, their comparison and what follows from both: computed once, and handed on to every view of a study.
+
+The terminal's tables, the HTML report, TensorBoard's view, W&B's report and the notebook are made from one context
+each; a sweep that ends makes one for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Unpack, cast
+
+import pandas as pd
+
+from ablab.analysis.comparison import Comparison, Comparisons, ComparisonSettings, compare
+from ablab.analysis.interactions import Interactions, interactions
+from ablab.analysis.pairing import variants
+from ablab.analysis.scaling import Axis, Exponent, scaling, varied
+from ablab.analysis.selection import compare_selected
+from ablab.report.figures.style import MOST_VARIANTS, Style, styles
+from ablab.report.rows import Row, run_rows, suite_rows, variant_rows
+from ablab.results.collect import Runs, collect
+from ablab.results.curves import CurveCache
+from ablab.results.record import Direction
+from ablab.study.plan_file import find_plan
+
+TRAINING_LOSS, LEARNING_RATE = "train_loss", "learning_rate"  # curves that every run logs
+_SCALED_OVER: tuple[Axis, ...] = ("seq_len", "parameters")
+_SCALED = ("seconds_per_step", "flops_per_step", "peak_memory_bytes")  # beside the compared metrics
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """Everything that a view may show."""
+
+    runs: Runs
+    comparisons: Comparisons
+
+    @classmethod
+    def of(cls, runs: Runs, **settings: Unpack[ComparisonSettings]) -> ReportContext:
+        """Compare the runs. Raises UserError as `ablab.analysis.comparison.compare` does."""
+        return cls(runs, compare(runs, **settings))
+
+    @classmethod
+    def read(
+        cls, folders: Sequence[Path], filters: Sequence[str] = (), **settings: Unpack[ComparisonSettings]
+    ) -> ReportContext:
+        """Read the runs below `folders`, or in files of kept results, and compare them.
+
+        Args:
+            filters: as `ablab.analysis.selection.compare_selected` takes them, "attention=lsh,full".
+
+        Raises:
+            UserError: as `collect` and `compare_selected` do.
+        """
+        comparisons, runs = compare_selected(collect(folders), filters, **settings)
+        return cls(runs, comparisons)
+
+    @cached_property
+    def curves(self) -> CurveCache:
+        """Of what the figures show, so that each file is read once."""
+        return CurveCache({*self.comparisons.metrics.values(), TRAINING_LOSS, LEARNING_RATE} - {""})
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.comparisons.metrics)
+
+    @property
+    def suite(self) -> str:
+        """The name of the suite of all tasks, "" if they make none."""
+        return self.comparisons.suite[0].task if self.comparisons.suite else ""
+
+    def compared(self, name: str) -> list[Comparison]:
+        """The comparisons on a task, or on the suite."""
+        return list(self.comparisons.suite) if name == self.suite else self.comparisons.of_task(name)
+
+    @cached_property
+    def variants(self) -> list[str]:
+        return variants(self.runs)
+
+    @cached_property
+    def styles(self) -> dict[str, Style]:
+        return styles(self.variants, self.comparisons.baseline)
+
+    @cached_property
+    def _drawn(self) -> dict[str, Runs]:
+        return {task: self._with_largest_effects(task) for task in self.tasks}
+
+    def drawn(self, task: str) -> Runs:
+        """The runs on `task` of the variants that its figures tell apart: all, or those with the largest effects."""
+        return self._drawn[task]
+
+    def _with_largest_effects(self, task: str) -> Runs:
+        items = sorted(self.compared(task), key=lambda item: -abs(item.effect or 0.0))
+        shown = {self.comparisons.baseline, *(item.variant for item in items[: MOST_VARIANTS - 1])}
+        places = [
+            place
+            for (of, variant), found in self.runs.places.items()
+            if of == task and variant in shown
+            for place in found
+        ]
+        return self.runs.at(sorted(places))
+
+    def left_out(self, task: str) -> str:
+        """A sentence on the variants that figures leave out, "" if they have them all."""
+        count = sum(of == task for of, _ in self.runs.places)
+        left = len(self.drawn(task).variants)
+        if left == count:
+            return ""
+        return f"Figures show {left} of {count:,} variants: the baseline and those with the largest effects."
+
+    @cached_property
+    def variant_rows(self) -> pd.DataFrame:
+        return variant_rows(self.comparisons, self.runs)
+
+    @cached_property
+    def suite_rows(self) -> pd.DataFrame:
+        return suite_rows(self.comparisons, self.runs)
+
+    @cached_property
+    def run_rows(self) -> pd.DataFrame:
+        return run_rows(self.comparisons, self.runs)
+
+    @cached_property
+    def _rows(self) -> dict[str, list[Row]]:
+        found: dict[str, list[Row]] = {}
+        for row in [*self.suite_rows.to_dict("records"), *self.variant_rows.to_dict("records")]:
+            found.setdefault(row["task"], []).append({str(name): value for name, value in row.items()})
+        return found
+
+    def rows(self, name: str) -> list[Row]:
+        """Those of `variant_rows` that are about a task, or those of the suite."""
+        return self._rows[name]
+
+    @cached_property
+    def _interactions(self) -> dict[str, Interactions]:
+        made = self.comparisons
+        return {t: interactions(self.runs, t, made.metrics[t], made.baseline, made.last_k) for t in self.tasks}
+
+    def interactions(self, task: str) -> Interactions:
+        """Those of the compared metric of `task`."""
+        return self._interactions[task]
+
+    @cached_property
+    def scaling(self) -> dict[Axis, list[list[Exponent]]]:
+        """What the runs were varied over -> the exponents of each metric; nothing that they do not differ in."""
+        metrics = [metric for metric in dict.fromkeys(self.comparisons.metrics.values()) if metric]
+        found: dict[Axis, list[list[Exponent]]] = {}
+        for over in _SCALED_OVER:
+            if not varied(self.runs, over):
+                continue
+            exponents = [scaling(self.runs, metric, over) for metric in (*_SCALED, *metrics)]
+            if any(one.alpha is not None for of_metric in exponents for one in of_metric):
+                found[over] = exponents
+        return found
+
+    def direction(self, task: str) -> Direction:
+        """In which the compared metric of `task` is better."""
+        if compared := self.compared(task):
+            return compared[0].direction
+        return self.runs.primary[task].direction if task in self.runs.primary else "min"
+
+    def target(self, task: str) -> float | None:
+        """The value of its primary metric that a task declares as its target, where that is what is compared."""
+        settings = [
+            self.runs.records[place].config.get("task")
+            for (of, _), places in self.runs.places.items()
+            if of == task
+            for place in places
+        ]
+        declared = {each.get("target") if isinstance(each, dict) else None for each in settings}
+        primary = self.runs.primary.get(task)
+        value = declared.pop() if len(declared) == 1 else None
+        is_compared = primary is not None and primary.name == self.comparisons.metrics[task]
+        return float(value) if is_compared and isinstance(value, int | float) else None
+
+
+def declared_comparison(folders: Sequence[Path], **asked: Unpack[ComparisonSettings]) -> ComparisonSettings:
+    """The settings of a comparison of the runs below `folders`: those asked for, else those their study declares.
+
+    A study that declares a margin before it is run is held to it whenever it is compared. Several folders have declared
+    nothing together; and a margin is of one metric, so that it goes where another one is asked for.
+
+    Args:
+        asked: None for what is not asked for.
+
+    Raises:
+        UserError: the plan of the study cannot be read.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    plan = find_plan(folders[0]) if len(folders) == 1 else None
+    if plan is None:
+        return cast(ComparisonSettings, given)
+    declared = {name: value for name, value in plan.terms.items() if value is not None}
+    if given.get("metric", declared.get("metric")) != declared.get("metric"):
+        declared.pop("margin", None)
+    return cast(ComparisonSettings, {**declared, **given})
