@@ -242,7 +242,7 @@ def rewritten(file: Path, change: Any) -> Path:
         (lambda lines: lines.append([]), "damaged kept results"),
         (lambda lines: lines[0].pop("plan"), "no plan"),
         (lambda lines: lines[0].update(plan=[]), "[] is of another type"),
-        (lambda lines: lines[0].update(plan={"schema": 7}), "its plan cannot be read (of another version of ablab)"),
+        (lambda lines: lines[0].update(plan={"schema": 7}), "the plan cannot be read (of another version of ablab)"),
         (lambda lines: lines[0].update(interim_analyses=3), "3 is of another type"),
         (lambda lines: lines[0].update(interim_analyses=[{"seeds": "x"}]), "damaged"),
         (lambda lines: lines[0].update(kept=2), "kept by a later version of ablab: upgrade ablab to read it"),
