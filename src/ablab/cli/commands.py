@@ -94,6 +94,7 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
 
     def command(options: argparse.Namespace) -> int:
         from ablab.report.conclude import compare_so_far, conclude_study
+        from ablab.report.context import declared_settings
         from ablab.report.live import observer
         from ablab.study.plan_file import read_plan, return_to
         from ablab.study.resume import resume
@@ -104,14 +105,15 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
         if plan.runs is None:  # it was stopped while the plan was being made
             retry = ["--retry", options.retry] if options.retry else []
             return run_hydra([*plan.command, *retry, *([] if options.jobs is None else [f"jobs={options.jobs}"])])
+        terms = declared_settings(plan.comparison)
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, interrupt)
         try:
             resume(folder, plan.runs, retry_failed=options.retry == "failed", jobs=options.jobs, observe=observer)
         except KeyboardInterrupt:
-            compare_so_far(folder, **plan.terms)
+            compare_so_far(folder, **terms)
             raise
-        return conclude_study(folder, **plan.terms)
+        return conclude_study(folder, **terms)
 
     return command
 

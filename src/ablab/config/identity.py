@@ -11,8 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from ablab.config.axes import AXES
 from ablab.config.nearest import nearest
-from ablab.config.schema import AXES, CARRIED_OUT, Config
+from ablab.config.schema import CARRIED_OUT, ComparisonConfig, Config
 from ablab.errors import UserError
 from ablab.version import __version__
 
@@ -21,13 +22,12 @@ IDENTITY_EXCLUDES = frozenset(
     {
         "name",
         "question",
-        "baseline",
-        "variant",
-        "index",
+        "comparison",
+        *("baseline", "variant", "index"),  # of earlier versions
         "overrides",
         "design",
         *CARRIED_OUT,
-        "budget",  # what these two changed is where it was changed
+        "budget",  # what these two bring about is where it was brought about
         "tune",
         "logger",
         "axes.logger",
@@ -74,10 +74,15 @@ def freeze(
         if not isinstance(choices.get(axis), str | None):
             raise UserError(f"{axis}={choices.get(axis)}: must be the name of one option; add -m to sweep over several")
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
-    if "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice
+    if "callbacks" in data and "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice
         data["axes"]["callbacks"] = "+".join(data["callbacks"]) or "none"
-    data["overrides"] = [o for o in overrides if not o.startswith(("variant=", "index="))]
+    data["overrides"] = list(overrides)
     return data
+
+
+def comparison_of(config: DictConfig) -> ComparisonConfig:
+    """What a composed config declares of the comparison of its runs."""
+    return ComparisonConfig(**to_plain(config.comparison))
 
 
 def to_plain(value: Any) -> Any:

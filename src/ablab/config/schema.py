@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-# Config groups whose choice is kept in the record: what a run is made of. The folders of conf/ are the menu.
-AXES = (
-    "task",
-    "model",
-    "attention",
-    "activation",
-    "position",
-    "layer_fusion",
-    "modal_fusion",
-    "optimizer",
-    "schedule",
-    "strategy",
-    "trainer",
-    "logger",
-    "callbacks",
-)
+from ablab.config.axes import AXES
 
 # How the runs of a sweep are carried out: none of it changes what a run computes.
 CARRIED_OUT = (
@@ -32,25 +17,23 @@ CARRIED_OUT = (
 )
 
 
-@dataclass
-class Config:
-    """The schema of the config's top level: a key that is not here is refused when the config is composed."""
+@dataclass(kw_only=True)
+class ComparisonConfig:
+    """What a study declares of the comparison that it ends with."""
 
-    task: Any = MISSING
-    model: Any = MISSING
-    attention: Any = MISSING
-    activation: Any = MISSING
-    position: Any = MISSING
-    layer_fusion: Any = MISSING
-    modal_fusion: Any = MISSING
-    optimizer: Any = MISSING
-    schedule: Any = MISSING
-    strategy: Any = MISSING
-    trainer: Any = MISSING
-    logger: Any = MISSING
-    callbacks: Any = field(default_factory=dict)
+    baseline: str | None = None  # the variant that the others are compared with, "attention=full"; None: the first
+    metric: str | None = None  # None: the task's primary metric
+    margin: float | None = None  # differences below it are equivalent, in the metric's unit
+    last_k: int = 1  # the mean of the last K evaluations is compared
+
+
+@dataclass
+class Settings:
+    """The keys at the config's top that are no axis."""
+
     budget: Any = MISSING
     tune: Any = MISSING
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
     design: Any = MISSING
     jobs: Any = None
     devices_per_run: Any = None
@@ -64,9 +47,14 @@ class Config:
     seed: int = 0  # of parameters, data and everything else, each through a generator of its own
     name: str = MISSING  # of the study; its folder is outputs/<name>
     question: str = ""  # what the study asks, as the report's title
-    baseline: str | None = None  # the variant that the others are compared with, "attention=full"; null: the first
-    variant: str | None = None  # set by the sweeper: the swept overrides of this run, without the seed
-    index: int | None = None  # set by the sweeper: this run's place in the plan
+
+
+# The schema of the config's top level: a key that is not here is refused when the config is composed.
+Config = make_dataclass(
+    "Config",
+    [(axis.name, Any, field(default_factory=dict) if axis.optional else MISSING) for axis in AXES.values()],
+    bases=(Settings,),
+)
 
 
 def register_schema() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from yaml import YAMLError
 
 from ablab.config import fingerprint
 from ablab.errors import Diverged, Interrupted, UserError
-from ablab.model.mechanism import responses
+from ablab.model.mechanism import probe_outputs
 from ablab.results.hparams import write_hparams
-from ablab.results.record import Cost, Record
+from ablab.results.record import BudgetReport, Cost, Record, RunContext
 from ablab.results.store import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
@@ -56,7 +57,11 @@ from ablab.training.world import world
 
 
 def execute(
-    config: dict[str, Any], folder: Path, progress: Progress | None = None, beat: Callable[[], None] | None = None
+    config: dict[str, Any],
+    folder: Path,
+    context: RunContext | None = None,
+    progress: Progress | None = None,
+    beat: Callable[[], None] | None = None,
 ) -> Record:
     """Train and evaluate the run that `config` describes, and leave everything about it in `folder`.
 
@@ -70,12 +75,13 @@ def execute(
     Args:
         config: as `config.freeze` returns it.
         folder: of this run alone, as `prepare_folder` left it.
+        context: of the run in its study; None: it is in none.
         progress: called a few times a second.
         beat: called at every stage of the set-up, optimizer step and batch of an evaluation, so that somebody sees
             that this process has not stopped.
     """
     place = world()
-    record = new_record(config)
+    record = new_record(config, context)
     loggers: list[Logger] = []
     try:
         loggers = build_loggers(
@@ -140,21 +146,22 @@ def _is_of(config: dict[str, Any], folder: Path) -> bool:
     return same
 
 
-def new_record(config: dict[str, Any]) -> Record:
+def new_record(config: dict[str, Any], context: RunContext | None = None) -> Record:
     """The record of a run that has not done anything yet: it has failed, until it says otherwise."""
+    context = context or RunContext()
     return Record(
         status="failed",
         reason="ended without a word",
         cause="killed",
         fingerprint=fingerprint(config),
         study=config["name"],
-        variant=config.get("variant") or variant_of(config),
-        index=config.get("index"),
+        variant=context.variant or variant_of(config),
+        index=context.index,
         seed=config["seed"],
         axes=config["axes"],
         config=config,
-        budget=config["budget"] if config.get("budget", {}).get("match") else None,
-        tuning=config["tune"] if config.get("tune", {}).get("chosen") else None,
+        budget=config["budget"] | asdict(context.budget or BudgetReport()) if config["budget"]["match"] else None,
+        tuning=config["tune"] | asdict(context.tuning) if context.tuning else None,
         versions=versions(),
         git=git_state(),
         started_at=_now(),
@@ -195,7 +202,7 @@ def _train(
         record.last = module.last
         module.model = strategy.whole_model(module.model, lambda: build_model(config, task))  # to ask it about itself
         record.pictures = leave_pictures(trainer, module, task, folder)
-        record.responses = responses(module.model) | {"schedule": _trace(module.learning_rates)}
+        record.responses = probe_outputs(module.model) | {"schedule": _trace(module.learning_rates)}
         traffic.gather(trainer)
     finally:
         meter.measured(cost, trainer.global_step)
@@ -246,7 +253,7 @@ def _trace(rates: list[float]) -> list[float]:
 
 def variant_of(config: dict[str, Any]) -> str:
     """What a run was asked for by, where no plan has given its variant a label."""
-    named = ("seed=", "name=", "study=", "logger", "question=", "baseline=", "hydra")
+    named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "hydra")
     return ",".join(o for o in config["overrides"] if not o.startswith(named))
 
 
