@@ -18,6 +18,7 @@ from ablab.config import ComparisonConfig
 from ablab.errors import UserError
 from ablab.results.kept import read_kept, why_no_folder
 from ablab.results.record import RunContext
+from ablab.results.shape import misshapen
 from ablab.results.store import PLAN_FILE, write_atomically
 from ablab.study.events import RunOutline
 
@@ -103,11 +104,14 @@ def _as_plan(data: dict[str, Any], path: Path, study: Path) -> Plan:
         if not _OLDEST <= data["schema"] <= _SCHEMA:
             raise ValueError("of another version of ablab")
         runs = data["runs"]
+        comparison = ComparisonConfig(**data["comparison" if "comparison" in data else "terms"])
+        if wrong := misshapen(comparison):
+            raise ValueError(wrong)
         return Plan(
             command=[str(word) for word in data["command"]],
             working_folder=str(data["working_folder"]),
             python_path=[str(folder) for folder in data["python_path"]],
-            comparison=ComparisonConfig(**data["comparison" if "comparison" in data else "terms"]),
+            comparison=comparison,
             runs=None if runs is None else [_read(run, study) for run in runs],
         )
     except (ValueError, KeyError, TypeError) as error:
