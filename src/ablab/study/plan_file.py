@@ -104,7 +104,8 @@ def _as_plan(data: dict[str, Any], path: Path, study: Path) -> Plan:
         if not _OLDEST <= data["schema"] <= _SCHEMA:
             raise ValueError("of another version of ablab")
         runs = data["runs"]
-        comparison = ComparisonConfig(**data["comparison" if "comparison" in data else "terms"])
+        declared = dict(data["comparison" if "comparison" in data else "terms"])
+        comparison = ComparisonConfig(**{name: value for name, value in declared.items() if value is not None})
         if wrong := misshapen(comparison):
             raise ValueError(wrong)
         return Plan(
