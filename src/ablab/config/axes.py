@@ -26,6 +26,7 @@ class Axis:
         supplied: what the program gives to an option's constructor, and the config does not.
         several: the config holds several options, by name.
         optional: the config may hold none.
+        refused: dotted name of the settings that are not the config's to give, each with the reason and what to use.
         beside: keys of an option that its constructor does not take.
         governs: what an option governs, as "attention=lsh never changed ..." goes on; "" where no verdict can tell.
         mechanism: dotted name of `(model, pictured) -> Iterator[Watcher]`, which take its mechanism metrics.
@@ -40,6 +41,7 @@ class Axis:
     supplied: tuple[str, ...] = ()
     several: bool = False
     optional: bool = False
+    refused: str | None = None
     beside: tuple[str, ...] = ()
     governs: str = ""
     mechanism: str | None = None
@@ -132,15 +134,7 @@ _ENTRIES = (
     Axis(name="optimizer", supplied=("params",)),
     Axis(name="schedule", supplied=("optimizer",), governs="the learning rate", curve="learning_rate"),
     Axis(name="strategy"),
-    Axis(
-        name="trainer",
-        supplied=(
-            *("barebones", "gradient_clip_algorithm", "limit_train_batches", "overfit_batches", "max_time"),
-            *("strategy", "max_epochs", "check_val_every_n_epoch", "num_sanity_val_steps", "use_distributed_sampler"),
-            *("logger", "callbacks", "profiler", "plugins", "default_root_dir", "enable_progress_bar"),
-            *("enable_model_summary", "fast_dev_run"),  # the last would silently replace max_steps
-        ),
-    ),
+    Axis(name="trainer", refused="ablab.training.trainer.OWNED"),
     Axis(name="logger", several=True, supplied=("run",)),
     Axis(name="callbacks", several=True, optional=True, beside=("observer",)),
 )

@@ -31,6 +31,7 @@ IDENTITY_EXCLUDES = frozenset(
         "tune",
         "logger",
         "axes.logger",
+        *("trainer.profiler", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
         "axes.callbacks",  # what they are stands in `callbacks`
     }
 )
