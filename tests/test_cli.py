@@ -247,7 +247,7 @@ def test_a_suite_that_is_none(ablab: Ablab, grid: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["compare"], ["required: DIR|KEY=VALUE; see ablab compare --help"]),
+        (["compare"], ["required: DIR|FILE|KEY=VALUE; see ablab compare --help"]),
         (["compare", ".", "--format", "xml"], ["--format", "'xml'", "json", "see ablab compare --help"]),
         (["dashboard", ".", "--port", "x"], ["--port", "'x'"]),
         (["bench"], ["see ablab bench --help"]),

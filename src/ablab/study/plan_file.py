@@ -18,6 +18,7 @@ from ablab.config import ComparisonConfig, Node, RunConfig
 from ablab.errors import UserError
 from ablab.results.kept import read_kept, why_no_folder
 from ablab.results.record import RunContext
+from ablab.results.shape import misshapen
 from ablab.results.store import PLAN_FILE, write_atomically
 from ablab.study.events import RunOutline
 
@@ -70,42 +71,52 @@ def read_plan(study: Path) -> Plan:
         raise UserError(why_no_folder(study))
     if not path.is_file():
         raise UserError(f"{study}: holds no study (no {PLAN_FILE} in it); give the folder of a sweep")
-    try:
-        return _as_plan(json.loads(path.read_text(encoding="utf-8")), study)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run the command of the study again") from error
+    return _as_plan(_content(path), path, study)
 
 
 def find_plan(place: Path) -> Plan | None:
-    """Return the plan of the study in a folder or a file of kept results; None where there is none.
+    """Return the plan in a folder or a file of kept results, without its runs, which may be many; None if it has none.
 
     Raises:
         UserError: it cannot be read.
     """
     if os.path.isfile(place):
-        data = read_kept(place).plan
-        try:
-            return None if data is None else _as_plan(data, place)
-        except ValueError as error:
-            raise UserError(f"{place}: its plan cannot be read ({error})") from error
-    return read_plan(place) if (place / PLAN_FILE).is_file() else None
+        data, path = read_kept(place).plan, place
+    else:
+        path = place / PLAN_FILE
+        data = _content(path) if path.is_file() else None
+    return None if data is None else _as_plan(data | {"runs": None}, path, place)
 
 
-def _as_plan(data: Any, study: Path) -> Plan:
-    """The plan in `data`, of the study in a folder. Raises ValueError where it is none."""
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: the plan cannot be read ({error}); run the command of the study again")
+
+
+def _as_plan(data: dict[str, Any], path: Path, study: Path) -> Plan:
     try:
         if not _OLDEST <= data["schema"] <= _SCHEMA:
             raise ValueError("of another version of ablab")
         runs = data["runs"]
+        declared = dict(data["comparison" if "comparison" in data else "terms"])
+        comparison = ComparisonConfig(**{name: value for name, value in declared.items() if value is not None})
+        if wrong := misshapen(comparison):
+            raise ValueError(wrong)
         return Plan(
             command=[str(word) for word in data["command"]],
             working_folder=str(data["working_folder"]),
             python_path=[str(folder) for folder in data["python_path"]],
-            comparison=ComparisonConfig(**data["comparison" if "comparison" in data else "terms"]),
+            comparison=comparison,
             runs=None if runs is None else [_read(run, study) for run in runs],
         )
-    except (KeyError, TypeError) as error:
-        raise ValueError(str(error)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
 
 
 def return_to(plan: Plan) -> None:
