@@ -101,8 +101,7 @@ DECLARED = {
 }
 USED = {
     "src/ablab/model/transformer.py": {
-        "        attention: Callable[[LayerSpec], nn.Module],\n": "        attention: Callable[[LayerSpec], nn.Module],\n"
-        "        residual: Callable[[LayerSpec], nn.Module],\n",
+        "        layer_fusion: Callable[": "        residual: Callable,\n        layer_fusion: Callable[",
         "                norm=norm,\n": "                norm=norm,\n                residual=residual,\n",
     },
     "src/ablab/model/block.py": {

@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ablab.errors import Diverged
-from ablab.model.attention.picture import picture
+from ablab.model.attention.probe import picture
 from ablab.results.record import Metric, Record
 from ablab.training import callbacks, pictures
 from ablab.training.callbacks import Curves, Mechanisms, ReportProgress, seed_everything_else

@@ -100,7 +100,7 @@ class MechanismProbe:
         return _over_layers(layers, several=len(self._model.blocks) > 1) | of_model
 
     def pictures(self) -> dict[str, Tensor]:
-        """Attention as pictures (`ablab.model.attention.picture`) by layer, "attention/layer_0", uint8 (height, width).
+        """Attention as pictures (`ablab.model.attention.probe`) by layer, "attention/layer_0", uint8 (height, width).
 
         Of the first sequence without padding that this process has seen: all its queries, or 256 spread evenly over
         it. Layers whose core does not tell its weights have none.

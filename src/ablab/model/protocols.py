@@ -69,6 +69,20 @@ class WorksByUnit(Protocol):
 
 
 @runtime_checkable
+class TellsVisited(Protocol):
+    """An attention core that tells which keys queries see; see `AttentionCore.visited`."""
+
+    def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class TellsWeights(Protocol):
+    """An attention core that tells what it weighs keys with; see `AttentionCore.weights`."""
+
+    def weights(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class NeedsModalities(Protocol):
     """A class of options that says whether they have anything to do where an input has one modality."""
 

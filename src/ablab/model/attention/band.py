@@ -15,8 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ablab.model.attention.dense import at_once
 from ablab.model.attention.kernel import FLOOR, attend, attend_backward
-from ablab.model.attention.slices import at_once
 
 BLOCK = 32  # queries that share one stretch of keys
 BACKWARD_BLOCK = 64  # keys that share one stretch of queries

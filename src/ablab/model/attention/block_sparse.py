@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ablab.model.attention.base import AttentionCore, DropoutPlace, self_only_if_alone
-from ablab.model.attention.dense import DENSE_BELOW, dense_attention
-from ablab.model.attention.slices import recomputed
+from ablab.model.attention.dense import DENSE_BELOW, dense_attention, recomputed
 from ablab.model.initialisation import keyed_generator
 from ablab.model.spec import LayerSpec, require_at_least
 

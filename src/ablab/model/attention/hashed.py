@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import embedding, embedding_bag, pad
 
 from ablab.model.attention.buckets import Buckets, InOrder, sort
+from ablab.model.attention.dense import at_once
 from ablab.model.attention.kernel import FLOOR, attend, attend_backward
-from ablab.model.attention.slices import at_once
 
 STEP = 32  # keys from one stretch to the next
 SEATS = 48  # queries of a block, where queries and keys have buckets of their own

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ablab.model.attention.base import repeat_heads
 from ablab.model.attention.buckets import Buckets
+from ablab.model.attention.dense import at_once
 from ablab.model.attention.kernel import without_autocast
-from ablab.model.attention.slices import at_once
 from ablab.model.initialisation import keyed_generator
 from ablab.model.spec import LayerSpec, require_at_least
 
