@@ -1,4 +1,4 @@
-"""What a component may offer beside its axis's own contract, each as a protocol: having the method is taking part.
+"""Protocols for what a component may offer beside its axis's own contract: having the method is taking part.
 
 Whoever uses an offer asks with `isinstance`. `misspelt` finds names that are nearly one of these, so that an option
 which means to take part never fails to in silence.

@@ -90,7 +90,7 @@ def weighted_attention(
 
 
 def at_once(on_cpu: int, device: torch.device) -> int:
-    """How many elements one call computes: `on_cpu`, chosen for the cache of a CPU, or more.
+    """Return how many elements one call computes: `on_cpu`, chosen for the cache of a CPU, or more.
 
     A GPU is busy with a call only if it is large, and starting thousands of small ones takes most of the time.
     """
@@ -110,7 +110,7 @@ def recomputed(function: Callable[..., Tensor], *args: Any, random: bool = False
 
 
 def highest(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
-    """Where the `count` highest scores of each row are among those allowed; all of these, where they are fewer.
+    """Mark where the `count` highest scores of each row are among those allowed; all of these, where they are fewer.
 
     Of equal scores the later place is taken, so that the choice is a function of the scores alone.
 

@@ -102,7 +102,7 @@ class DynamicAttention(AttentionCore):
             self.hash.redraw(step)
 
     def spans(self, q: Tensor) -> Tensor:
-        """How far the queries q (B, H, T, D) look, in tokens: broadcastable to (B, H, T)."""
+        """The spans of the queries q (B, H, T, D), in tokens: broadcastable to (B, H, T)."""
         if self.span is None:
             return torch.full((1, 1, 1), float(self.window), device=q.device)
         spans: Tensor = self.span(q)
@@ -145,7 +145,7 @@ class DynamicAttention(AttentionCore):
         return reach[None, :, None] if reach.dim() == 1 else reach
 
     def _weigh(self, q: Tensor, k: Tensor | None, positions: Tensor) -> Tensor:
-        """What multiplies exp(score), without `share_qk`'s rule: (B or 1, H or 1, S, T).
+        """Factors of exp(score), without `share_qk`'s rule: (B or 1, H or 1, S, T).
 
         k is needed for hashing; without it all keys beyond the local ones are seen.
         """
@@ -202,7 +202,7 @@ class DynamicAttention(AttentionCore):
 
 
 class AdaptiveSpan(nn.Module):
-    """How far each head looks, learned (Sukhbaatar et al. 2019, Adaptive Attention Span in Transformers).
+    """Learned spans: how far each head looks (Sukhbaatar et al. 2019, Adaptive Attention Span in Transformers).
 
     z = widest * sigmoid(b + u . q), in tokens (section 2.2, "Dynamic attention span").
 
@@ -257,7 +257,7 @@ class AdaptiveSpan(nn.Module):
         return spans
 
     def penalty(self) -> Tensor:
-        """What the spans of the last forward pass add to the loss."""
+        """The penalty of the spans of the last forward pass."""
         if self.last is None:
             return self.offset.new_zeros(())
         penalty = self.penalty_per_token * self.last.mean()

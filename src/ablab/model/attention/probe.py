@@ -1,4 +1,4 @@
-"""Which keys an attention core looks at, and what it misses of full attention."""
+"""The axis `attention` at work: the keys that a core looks at, what it misses of full attention, and pictures."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
 
 
 def probe_outputs(model: Transformer) -> dict[str, list[float]]:
-    """Of each layer projections of the weights that a few queries give to all keys, and what acts in training alone.
+    """For each layer, projections of the weights that a few queries give to all keys, and what acts in training alone.
 
     Attention that projects its inputs in a way of its own (latent attention, say) has none.
     """
