@@ -1,4 +1,4 @@
-"""Does each component do what it claims? Metrics and pictures taken from a model at work, without disturbing it.
+"""Mechanism metrics and pictures: does each component do what it claims? Taken from a model at work, undisturbed.
 
 Which watchers an axis has, and how its options are asked about fixed inputs, is in the table of axes
 (`ablab.config.axes`). Mechanism metrics are called `<axis>/<name>`. Of an axis that is watched in each layer a metric
@@ -55,7 +55,7 @@ class Watcher:
         return _over_tp_ranks(self.module.mechanism()) if isinstance(self.module, Measured) else {}
 
     def picture(self) -> Tensor | None:
-        """What was seen as grey values, uint8 (height, width), if it can be shown so."""
+        """Return what was seen as grey values, uint8 (height, width), if it can be shown so."""
         return None
 
 
@@ -100,7 +100,7 @@ class MechanismProbe:
         return _over_layers(layers, several=len(self._model.blocks) > 1) | of_model
 
     def pictures(self) -> dict[str, Tensor]:
-        """Attention as pictures (`ablab.model.attention.picture`) by layer, "attention/layer_0", uint8 (height, width).
+        """Attention as pictures (`ablab.model.attention.probe`) by layer, "attention/layer_0", uint8 (height, width).
 
         Of the first sequence without padding that this process has seen: all its queries, or 256 spread evenly over
         it. Layers whose core does not tell its weights have none.
@@ -133,7 +133,7 @@ def _over_layers(layers: dict[str, dict[int, float]], *, several: bool) -> dict[
 
 
 def _part(name: str) -> str:
-    """What "attention/span/head_0" is a part of: "head_0"; "" for "attention/span_mean"."""
+    """The part in "attention/span/head_0": "head_0"; "" for "attention/span_mean"."""
     return name.split("/", 2)[2] if name.count("/") > 1 else ""
 
 

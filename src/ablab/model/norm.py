@@ -50,11 +50,11 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(spec.d_model)) if bias else None
 
     def before(self, x: Tensor) -> Tensor:
-        """What a part reads of the stream x."""
+        """Return what a part reads of the stream x."""
         return x if self.placement == "post" else self(x)
 
     def after(self, x: Tensor) -> Tensor:
-        """The stream, of x to which a part has been added."""
+        """Return the stream, given x to which a part has been added."""
         return self(x) if self.placement == "post" else x
 
     def forward(self, x: Tensor) -> Tensor:

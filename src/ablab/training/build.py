@@ -16,9 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from ablab.config import RunConfig
 from ablab.config.axes import Axis, called_by, load
 from ablab.errors import UserError
-from ablab.model.encoders import EncoderFactory, FeatureEncoder, TextEncoder
 from ablab.model.modal_fusion.base import NOTHING_TO_FUSE
-from ablab.model.multimodal import MultimodalTransformer
+from ablab.model.multimodal import EncoderFactory, FeatureEncoder, MultimodalTransformer, TextEncoder
 from ablab.model.protocols import NeedsModalities, misspelt
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
