@@ -28,10 +28,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.results.record import Record, RunContext
+from ablab.study.planning.recombine import Recombiner
 from ablab.training.run import execute, prepare_folder
 
 torch.set_num_threads(1)
@@ -123,12 +124,21 @@ def run() -> Callable[..., Record]:
     return make
 
 
-@functools.cache  # the same few runs are asked for hundreds of times
+@functools.cache
 def _compose(overrides: tuple[str, ...], asked: tuple[str, ...]) -> RunConfig:
-    register_schema()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", list(overrides), return_hydra_config=True)
+    config = _recombiner()(overrides)
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
     return resolve(config, choices, list(asked))
+
+
+@functools.cache  # hundreds of tests ask for configs that differ in a node or two
+def _recombiner() -> Recombiner:
+    register_schema()
+
+    def compose_in_full(overrides: list[str]) -> DictConfig:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return compose("config", overrides, return_hydra_config=True)
+
+    return Recombiner(compose_in_full)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
 from ablab.config import conf_folder, register_schema
@@ -78,8 +79,20 @@ def test_combinations_of_options_take_as_many_compositions_as_there_are_options(
         for task in menu["task"]:
             for model in menu["model"]:
                 for schedule in menu["schedule"]:
-                    recombine((f"attention={attention}", f"task={task}", f"model={model}", f"schedule={schedule}"))
+                    words = (f"attention={attention}", f"task={task}", f"model={model}", f"schedule={schedule}")
+                    recombine((*words, f"optimizer.lr=0.{len(attention + task)}", "model.d_model=64"))
     assert len(composed) == 1 + sum(len(options) - 1 for options in menu.values())
+    assert recombine((*words, "model.d_model=96")).model.d_model == 96
+    assert recombine(words).model.d_model != 96
+    recombine((*words, "model={d_model: 32}", "model.d_model=48"))  # which of the two counts is not ours to say
+    assert len(composed) == 2 + sum(len(options) - 1 for options in menu.values())
+
+
+def test_a_setting_that_is_not_there_is_what_hydra_says(hydra: tuple[Any, DictConfig]) -> None:
+    loader, config = hydra
+    composer = Composer(loader, config)
+    with pytest.raises(ConfigCompositionException, match=r"Could not override 'model\.d_modle'"):
+        composer(["model.d_modle=3"])
 
 
 def test_an_option_that_changes_others_is_composed_in_full(tmp_path: Path) -> None:
