@@ -46,6 +46,7 @@ def config(tiny_config: Callable[..., Frozen]) -> Frozen:
 
 NO_MATTER = {
     *("budget", "tune", "name", "question", "comparison", "overrides", "logger", "axes.logger"),
+    *("axes.callbacks", "trainer.profiler", "trainer.enable_progress_bar"),
     *(
         "design",
         "jobs",

@@ -55,7 +55,7 @@ class Communicating(Callback):
     def gather(self, trainer: Trainer) -> None:
         """Put together what all processes have found. Every process calls it."""
         if self._traffic is not None:
-            shares = parallel(trainer.strategy).shares_of(trainer.world_size)
+            shares = parallel(trainer.strategy).dp_size(trainer.world_size)
             self.communication = summarise(dist.get_backend(), self._of_all(), shares)
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:

@@ -193,14 +193,14 @@ def _train(
         continue_loggers(loggers, checkpoint.step)
     record.machine = machine(trainer.strategy.root_device)
     strategy = parallel(trainer.strategy)
-    record.remarks += strategy.remarks(config["trainer"]["max_steps"])
-    seed_everything_else(config["seed"], strategy.share_of(trainer.global_rank))
+    record.notes += strategy.notes(config["trainer"]["max_steps"])
+    seed_everything_else(config["seed"], strategy.dp_rank(trainer.global_rank))
     module = build_module(config, task)
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
         record.last = module.last
-        module.model = strategy.whole_model(module.model, lambda: build_model(config, task))  # to ask it about itself
+        module.model = strategy.full_model(module.model, lambda: build_model(config, task))  # to ask it about itself
         record.pictures = leave_pictures(trainer, module, task, folder)
         record.responses = responses(module.model) | {"schedule": _trace(module.learning_rates)}
         traffic.gather(trainer)
@@ -218,11 +218,11 @@ def _checkpoint(config: dict[str, Any], folder: Path, origin: Origin, record: Re
     """
     found, damaged = newest_whole(folder / CHECKPOINT_FOLDER, origin)
     for line in damaged:
-        record.remarks.append(f"{line}: went on from {found.path.name if found else 'the start'}")
-        print(f"{folder}: {record.remarks[-1]}", file=sys.stderr)
+        record.notes.append(f"{line}: went on from {found.path.name if found else 'the start'}")
+        print(f"{folder}: {record.notes[-1]}", file=sys.stderr)
     if found is None:
         found, whose = origin_of(config, origin.corpus)
-        record.remarks += [whose] if whose else []
+        record.notes += [whose] if whose else []
     return found
 
 

@@ -22,7 +22,7 @@ from ablab.tasks.base import Task
 from ablab.training.build import COMPONENT_AXES, build_model, build_task, clashing
 from ablab.training.callback_group import check_callbacks
 from ablab.training.continuing import check_origin
-from ablab.training.environment import Started
+from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.trainer import (
@@ -101,7 +101,7 @@ class Preflight:
     @staticmethod
     def _check_shares(config: dict[str, Any], task: Task, strategy: Parallel) -> None:
         processes = world_size(config)
-        shares = strategy.shares_of(processes)
+        shares = strategy.dp_size(processes)
         if task.batch_size % shares:
             parts = "" if shares == processes else f" that see different samples, of {processes}"
             raise UserError(
@@ -112,7 +112,7 @@ class Preflight:
     @staticmethod
     def _check_strategy(config: dict[str, Any], task: Task, model: Transformer, strategy: Parallel) -> None:
         try:
-            strategy.check_batch(task.batch_size // strategy.shares_of(world_size(config)))
+            strategy.check_batch(task.batch_size // strategy.dp_size(world_size(config)))
             strategy.check_model(model)
             strategy.check_optimizer(instantiate(config["optimizer"], _convert_="all"))
         except ClashError as clash:
@@ -146,7 +146,7 @@ class Preflight:
                     **{"enable_progress_bar": False, "enable_model_summary": False, **settings},
                     logger=False,
                     strategy=strategy,
-                    plugins=[Started(World())],
+                    plugins=[FixedClusterEnvironment(World())],
                     enable_checkpointing=False,
                 )
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
