@@ -183,7 +183,7 @@ def _train(
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = _counted(config, task, accumulate)
     meter, tokens = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config)), TokenCounts(accumulate)
-    mechanisms, traffic = Mechanisms(tokens.metrics), Communicating()
+    mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
     told = [ReportProgress(progress, task.primary)] if progress else []
     callbacks = [traffic, meter, tokens, mechanisms, *heart, *told, *build_callbacks(config["callbacks"])]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)

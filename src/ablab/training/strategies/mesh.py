@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
@@ -75,7 +75,12 @@ class Mesh(Parallel, ModelParallelStrategy):
                 f"tensor_parallel_size={tensor_parallel_size} does not divide the number of processes, "
                 f"trainer.devices={processes}"
             )
-        super().__init__(tensor_parallel_size=tensor_parallel_size, save_distributed_checkpoint=False)
+        super().__init__(
+            data_parallel_size=processes // tensor_parallel_size,
+            tensor_parallel_size=tensor_parallel_size,
+            save_distributed_checkpoint=False,
+        )
+        self._mesh: DeviceMesh | None = None
         self.checkpoint = checkpoint
         self.tp_size = tensor_parallel_size
         self._processes = processes
@@ -190,11 +195,14 @@ class Mesh(Parallel, ModelParallelStrategy):
                 module.set_requires_gradient_sync(True, recurse=False)
 
     def setup_environment(self) -> None:
-        self._setup_distributed()
-        if self._device_mesh is None:  # in later stages of the run its groups are those that the model's shards lie in
-            shape = self.dp_size(self.world_size), self.tp_size
-            self._device_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=(DATA, TENSOR))
+        super().setup_environment()
+        if self._mesh is None:  # in later stages of the run its groups are those that the model's shards lie in
+            self._mesh = super().device_mesh
         ranks.share_layers_out(self.device_mesh[DATA].get_group(), self.device_mesh[TENSOR].get_group())
+
+    @property
+    def device_mesh(self) -> DeviceMesh:
+        return super().device_mesh if self._mesh is None else self._mesh
 
     def teardown(self) -> None:
         ranks.forget_groups()

@@ -76,6 +76,7 @@ class Pipeline(Replicas):
             )
         self._stages, self._count, self._schedule = processes, microbatches, schedule
         self._batch: Batch | None = None  # that is gone over when Lightning asks for the pass back
+        self._scale = torch.ones(())  # by which the loss of a microbatch counts, times its weight
         self._passes: dict[torch.Size, PipelineScheduleSingle] = {}  # by the shape of the batch
         self._parameters: list[Tensor] = []  # of the optimizer, in its order
         self._of_stage: list[int] = []  # the stage of each
@@ -141,14 +142,9 @@ class Pipeline(Replicas):
         (inputs, targets), self._batch = self._batch, None
         task, model = self.module.task, self.transformer
         assert isinstance(inputs, Tensor)
-        total = task.weight(targets).clamp(min=1)
         scale = 1 / self.module.trainer.accumulate_grad_batches
-
-        def of_microbatch(logits: Tensor, own: Tensor) -> Tensor:
-            return task.loss(logits, own) * (task.weight(own) / total) * scale
-
+        self._scale = scale / task.weight(targets).clamp(min=1)
         passes = self._passes_of(model, inputs)
-        passes._loss_fn = of_microbatch
         losses: list[Tensor] = []
         followers = [cast(Any, module) for module in model.modules() if hasattr(module, "begin_pieces")]
         for each in followers:
@@ -245,8 +241,12 @@ class Pipeline(Replicas):
                 output_args=out,
             )
             make = _SCHEDULES[self._schedule]
-            self._passes[inputs.shape] = make(made, self._count, loss_fn=_no_loss, scale_grads=False)
+            self._passes[inputs.shape] = make(made, self._count, loss_fn=self._loss, scale_grads=False)
         return self._passes[inputs.shape]
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        task = self.module.task
+        return task.loss(logits, targets) * (task.weight(targets) * self._scale)
 
     @torch.no_grad()
     def _share_weights(self) -> None:
@@ -268,7 +268,3 @@ class Pipeline(Replicas):
         counted = sums * torch.tensor(self._held, dtype=sums.dtype, device=sums.device)
         dist.all_reduce(counted)
         return counted
-
-
-def _no_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    raise AssertionError("set before each pass")

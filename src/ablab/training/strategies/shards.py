@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import tensor as distributed
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.placement_types import Placement
 
 
@@ -59,17 +59,14 @@ class Layout:
         """A tensor of this layout without values, distributed where it is in shards."""
         if self.mesh is None:
             return torch.empty(self.shape, dtype=dtype, device=device)
-        shape, _ = compute_local_shape_and_global_offset(self.shape, self.mesh, self.placements)
-        return self.join(torch.empty(shape, dtype=dtype, device=device))
+        joined: Tensor = distributed.empty(self.shape, dtype=dtype, device_mesh=self.mesh, placements=self.placements)
+        return joined
 
     def cut(self, whole: Tensor) -> Tensor:
-        """This process's shard of the whole, a view."""
+        """This process's shard of the whole, on its device. Nothing is sent."""
         if self.mesh is None:
             return whole
-        shape, offset = compute_local_shape_and_global_offset(self.shape, self.mesh, self.placements)
-        for dim, (length, start) in enumerate(zip(shape, offset, strict=True)):
-            whole = whole.narrow(dim, start if length else 0, length)
-        return whole
+        return local(distributed.distribute_tensor(whole, self.mesh, self.placements, src_data_rank=None))
 
     def shard_of(self, tensor: Tensor) -> Tensor:
         """This process's shard of a tensor that is either laid out like this already or whole."""
