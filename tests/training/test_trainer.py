@@ -12,12 +12,12 @@ import pytest
 from lightning import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ablab.config import fingerprint
+from ablab.config import AXES, fingerprint
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.study.planning.preflight import Preflight
+from ablab.study.planning.preflight import Preflight, check_options
 from ablab.training.module import TrainingModule
-from ablab.training.trainer import OWNED, refuse_owned
+from ablab.training.trainer import OWNED
 
 TinyConfig = Callable[..., dict[str, Any]]
 Run = Callable[[dict[str, Any], Path], Record]
@@ -98,12 +98,14 @@ def test_a_run_that_is_out_of_time_is_ok_with_the_steps_it_took(
 
 def test_arguments_of_the_trainer_are_the_config_s_or_refused(tiny_config: TinyConfig) -> None:
     """Every one that Lightning has today; those that neither the config nor the program gives pass as they are."""
-    every = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    parameters = inspect.signature(Trainer.__init__).parameters
+    every = set(parameters) - {"self"}
     assert set(OWNED) <= every
     for key in sorted(OWNED):
         with pytest.raises(UserError, match=rf"^trainer\.{key}: \w+"):
-            refuse_owned({"max_steps": 3, key: None})
-    refuse_owned(every - set(OWNED))
+            check_options(AXES["trainer"], {"trainer": {"_target_": "lightning.Trainer", key: None}})
+    others = {key: parameters[key].default for key in every - set(OWNED)}
+    check_options(AXES["trainer"], {"trainer": {"_target_": "lightning.Trainer", **others}})
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,11 @@ from __future__ import annotations
 import math
 
 from ablab.analysis.pairing import Pairing
+from ablab.config.axes import AXES
 from ablab.config.identity import IDENTITY_EXCLUDES
 from ablab.results.record import Record
 
-# What an option of the axis governs, as "attention=lsh never changed ..." goes on.
-GOVERNED = {
-    "attention": "what a query attends to",
-    "activation": "what the activation gives",
-    "position": "what the position adds",
-    "layer_fusion": "what the head sees of the layers",
-    "modal_fusion": "which modalities see each other",
-    "schedule": "the learning rate",
-}
+GOVERNED = {axis.name: axis.governs for axis in AXES.values() if axis.governs}
 _BESIDES = {"seed", "axes", "overrides", *IDENTITY_EXCLUDES}  # keys of a config that are no component
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6  # of single precision's rounding
 

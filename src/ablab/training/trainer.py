@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,6 @@ OWNED = {
     "limit_predict_batches": "a run predicts nothing: use `ablab generate` or trainer.limit_test_batches",
 }
 _OBSERVING = {"enable_progress_bar": False, "enable_model_summary": False}  # unless asked for
-
-
-def refuse_owned(settings: Iterable[str]) -> None:
-    """Raises UserError for the first of these settings of `trainer` that is the program's own to give."""
-    for key in settings:
-        if key in OWNED:
-            raise UserError(f"trainer.{key}: {OWNED[key]}")
 
 
 def build_trainer(

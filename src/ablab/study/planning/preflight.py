@@ -14,44 +14,20 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import fingerprint
+from ablab.config.axes import AXES, Axis, load
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
-from ablab.training.build import COMPONENT_AXES, build_model, build_task, clashing
+from ablab.training.build import build_model, build_task, clashing
 from ablab.training.callback_group import check_callbacks
 from ablab.training.continuing import check_origin
 from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import Parallel, parallel
-from ablab.training.trainer import (
-    OWNED,
-    build_profiler,
-    build_strategy,
-    quiet_lightning,
-    refuse_owned,
-    trainer_settings,
-    world_size,
-)
+from ablab.training.trainer import build_profiler, build_strategy, quiet_lightning, trainer_settings, world_size
 from ablab.training.world import World, launched
-
-# What the program gives to each kind of option, and the config does not.
-SUPPLIED = {
-    "trainer": tuple(OWNED),
-    "task": ("seed",),
-    "model": (
-        *("vocab_size", "max_length", "seed", "causal", "padding", "pooled", "n_outputs", "encoders"),
-        *COMPONENT_AXES,
-    ),
-    "attention": ("spec",),
-    "activation": ("spec",),
-    "position": ("spec",),
-    "layer_fusion": ("spec",),
-    "modal_fusion": ("spec",),
-    "optimizer": ("params",),
-    "schedule": ("optimizer",),
-}
 
 
 class Preflight:
@@ -73,14 +49,8 @@ class Preflight:
             self._passed.add(identity)
 
     def _check(self, config: dict[str, Any]) -> None:
-        for name in ("trainer", "strategy", "task", "model", *COMPONENT_AXES, "optimizer", "schedule"):
-            if not isinstance(config.get(name), dict) or "_target_" not in config[name]:
-                raise UserError(f"{name}: the option has no _target_, the class or function that builds it")
-            if name == "trainer":
-                refuse_owned(config[name])
-            check_signature(name, config[name], SUPPLIED.get(name, ()))
-        for name, node in config["logger"].items():
-            check_signature(f"logger.{name}", node, ("run",))
+        for axis in reversed(AXES.values()):  # the trainer's keys are what others refer to
+            check_options(axis, config)
         check_origin(config)
         strategy = self._check_trainer(config)
         check_callbacks(config["callbacks"], strategy)
@@ -180,6 +150,26 @@ class Preflight:
                 f"trainer.precision={precision} scales gradients by a factor that changes between steps, which "
                 f"strategy={option} cannot follow: use trainer.precision=bf16-mixed"
             )
+
+
+def check_options(axis: Axis, config: dict[str, Any]) -> None:
+    """Check the keys and values of an axis's option, or of its several, against what builds it.
+
+    Raises:
+        UserError: one is unknown, missing, of the wrong type, or not the config's to give.
+    """
+    options = {axis.name: config.get(axis.name)}
+    if axis.several:
+        options = {f"{axis.name}.{key}": each for key, each in config[axis.name].items()}
+    for name, option in options.items():
+        if not isinstance(option, dict) or "_target_" not in option:
+            raise UserError(f"{name}: the option has no _target_, the class or function that builds it")
+        refused: dict[str, str] = load(axis.refused) if axis.refused else {}
+        for key in option:
+            if key in refused:
+                raise UserError(f"{name}.{key}: {refused[key]}")
+        own = {key: value for key, value in option.items() if key not in axis.beside}
+        check_signature(name, own, (*axis.supplied, *refused))
 
 
 def _check_devices(config: dict[str, Any]) -> None:

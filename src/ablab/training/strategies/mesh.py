@@ -198,7 +198,7 @@ class Mesh(Parallel, ModelParallelStrategy):
         super().setup_environment()
         if self._mesh is None:  # in later stages of the run its groups are those that the model's shards lie in
             self._mesh = super().device_mesh
-        ranks.share_layers_out(self.device_mesh[DATA].get_group(), self.device_mesh[TENSOR].get_group())
+        ranks.set_groups(data=self.device_mesh[DATA].get_group(), tensor=self.device_mesh[TENSOR].get_group())
 
     @property
     def device_mesh(self) -> DeviceMesh:
