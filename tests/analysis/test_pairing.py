@@ -71,6 +71,6 @@ def test_a_setting_is_never_called_by_its_value_alone():
 
 
 def test_what_a_run_remarks_of_itself_is_told():
-    runs = runs_of([record(1), record(2, remarks=["last.ckpt is damaged: went on from previous.ckpt"])])
+    runs = runs_of([record(1), record(2, notes=["last.ckpt is damaged: went on from previous.ckpt"])])
     told = remarks(outcomes(runs, "language", "default", "val_loss"), "val_loss")
     assert told == ["seed 2: last.ckpt is damaged: went on from previous.ckpt."]

@@ -43,6 +43,11 @@ ATTENTION = "block_sparse, dynamic, full, lsh, mla, nsa, topk, windowed"  # the 
             "hydra.callbacks.conclude.margin: is now comparison.margin; write comparison.margin=... in a command, "
             "comparison: {margin: ...} in a file",
         ),
+        (
+            "strategy.pieces=2",
+            "strategy.pieces: is now strategy.microbatches; write strategy.microbatches=... in a command, "
+            "strategy: {microbatches: ...} in a file",
+        ),
         ("+seed=1", "seed: is in the config already; leave out the +"),
     ],
 )

@@ -153,7 +153,7 @@ def test_colleagues_can_read_the_file(tmp_path: Path):
         ({"metrics": {"val_loss": "low"}}, "metrics is {'val_loss': 'low'}"),
         ({"primary": {"name": "val_loss", "split": "val", "direction": "down"}}, "primary.direction is 'down'"),
         ({"cost": {"parameters": 1.5}}, "cost.parameters is 1.5"),
-        ({"remarks": "fast"}, "remarks is 'fast'"),
+        ({"notes": "fast"}, "notes is 'fast'"),
         ({"versions": {"torch": 2}}, "versions is {'torch': 2}"),
     ],
 )

@@ -146,7 +146,7 @@ def test_a_second_supervisor_is_refused_and_a_killed_one_leaves_nothing_running(
     ended = lab.ablab("resume", str(study))
     assert ended.status == 0, ended.err
     assert sorted(run[0] for run in ended.runs) == ["ok", "ok"]
-    assert read_record(study / "activation=slow" / "seed=0" / RECORD_FILE).remarks == []
+    assert read_record(study / "activation=slow" / "seed=0" / RECORD_FILE).notes == []
 
 
 @pytest.mark.slow

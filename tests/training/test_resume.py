@@ -150,8 +150,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     damage(tmp_path / "parts" / CHECKPOINT_FOLDER / "last.ckpt")
     record = run(config, tmp_path / "parts")
     damaged = "checkpoints/last.ckpt is damaged (its checksum is not that of what was written): went on from"
-    assert record.remarks == [f"{damaged} previous.ckpt"]
-    assert record.remarks[0] in capsys.readouterr().err
+    assert record.notes == [f"{damaged} previous.ckpt"]
+    assert record.notes[0] in capsys.readouterr().err
     assert_same(left_behind(tmp_path / "parts"), left_behind(tmp_path / "whole"))
 
 
@@ -162,7 +162,7 @@ def test_without_a_whole_checkpoint_the_run_begins_anew(tiny_config: TinyConfig,
     for name in ("last", "previous"):
         damage(tmp_path / "parts" / CHECKPOINT_FOLDER / f"{name}.ckpt")
     record = run(config, tmp_path / "parts")
-    assert [remark.split(":")[1] for remark in record.remarks] == [" went on from the start"] * 2
+    assert [note.split(":")[1] for note in record.notes] == [" went on from the start"] * 2
     assert_same(left_behind(tmp_path / "parts"), left_behind(tmp_path / "whole"))
 
 

@@ -99,7 +99,7 @@ def remarks(side: dict[int, Outcome], metric: str) -> list[str]:
             lines.append(f"seed {seed}: {outcome.reason(metric)}.")
         if outcome.repeats:
             lines.append(f"seed {seed} was finished {outcome.repeats + 1} times: the first one counts.")
-        lines += [f"seed {seed}: {remark}." for remark in outcome.record.remarks]
+        lines += [f"seed {seed}: {note}." for note in outcome.record.notes]
     return lines
 
 

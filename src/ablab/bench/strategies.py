@@ -39,7 +39,7 @@ def bench_strategies(
     Args:
         overrides: of the config, as for a run.
         strategies: options of the axis; each may bring settings of its own, as in "ddp,strategy.bucket_cap_mb=1".
-        steps: of each run; the first block of them is not timed.
+        steps: of each run; the first ones are not timed.
         rounds: of all of them.
         output: a JSON file for the figures, or None.
 

@@ -207,7 +207,7 @@ def _generate(parser: argparse.ArgumentParser) -> Command:
 
 
 def _consolidate(parser: argparse.ArgumentParser) -> Command:
-    """Write a checkpoint that is in pieces (strategy.checkpoint=sharded) as one file beside it."""
+    """Write a checkpoint that is in shards (strategy.checkpoint=sharded) as one file beside it."""
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
 

@@ -20,6 +20,7 @@ ConfigErrors = (HydraException, OmegaConfBaseException)
 
 # Keys of earlier versions -> what says the same now.
 _MOVED = {
+    "strategy.pieces": "strategy.microbatches",
     "baseline": "comparison.baseline",
     **{f"hydra.callbacks.conclude.{name}": f"comparison.{name}" for name in ("baseline", "metric", "margin", "last_k")},
 }

@@ -21,7 +21,7 @@ class Collective:
 
 @dataclass(kw_only=True)
 class Process:
-    """One process of the run. Its times are of training steps without the first block, None where not known."""
+    """One process of the run. Its times are of training steps without the first ones, None where not known."""
 
     peak_memory_bytes: int  # measured as `Cost.peak_memory_method` says
     payload_bytes_per_step: float
@@ -47,6 +47,6 @@ class Communication:
     collectives_per_step: float = 0.0
     payload_bytes_per_step: float = 0.0
     sent_bytes_per_step: float = 0.0
-    communication_s_per_step: float | None = None  # with one or more under way; of some blocks of steps
+    communication_s_per_step: float | None = None  # with one or more under way; of some stretches of steps
     overlap: float | None = None  # the share of that time in which the thread that trains computed
     each: list[Process] = field(default_factory=list)  # by rank

@@ -130,7 +130,7 @@ class Record:
     tuning: dict[str, Any] | None = None  # where the learning rate was tuned: the choice, the grid and its results
     corpus: Corpus | None = None
     oracle: dict[str, float] = field(default_factory=dict)  # known values of the primary metric: chance, ceiling, ...
-    remarks: list[str] = field(default_factory=list)  # what a reader should know of how it came about, a line each
+    notes: list[str] = field(default_factory=list)  # what a reader should know of how it came about, a line each
     pictures: list[str] = field(default_factory=list)  # that the run left in its folder: files below it, PNG
     versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra-core, numpy
     git: dict[str, Any] | None = None  # {"commit": ..., "dirty": ...} of the working directory, None outside git
@@ -166,7 +166,7 @@ class Record:
         try:
             record = cls(
                 **{
-                    **_known(cls, data),
+                    **_known(cls, {"notes": data.get("remarks") or [], **data}),  # their former name
                     "metrics": _numbers(data.get("metrics")),
                     "mechanism": _numbers(data.get("mechanism")),
                     "oracle": _numbers(data.get("oracle")),

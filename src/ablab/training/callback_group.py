@@ -80,7 +80,7 @@ class GradientNorms(Callback):
             return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norms = torch.stack([torch.zeros_like(p.sum()) if p.grad is None else p.grad.norm() for p in parameters])
-        values = {"gradient_norm": float(parallel(trainer.strategy).whole_norm(norms))}
+        values = {"gradient_norm": float(parallel(trainer.strategy).global_norm(norms))}
         if self._per_parameter:
             names = {id(parameter): name.removeprefix("model.") for name, parameter in module.named_parameters()}
             named = [(names[id(p)], norm) for p, norm in zip(parameters, norms.tolist(), strict=True) if id(p) in names]

@@ -86,7 +86,7 @@ class Mechanisms(Callback):
         if self._probe is None:
             return
         assert isinstance(module, TrainingModule)
-        with parallel(trainer.strategy).gathered(module.model):
+        with parallel(trainer.strategy).unsharded(module.model):
             self.values = {**self._probe.metrics(), **_schedule(trainer, module)}
         if module.update_ratio is not None:
             self.values["optimizer/update_ratio"] = float(module.update_ratio)

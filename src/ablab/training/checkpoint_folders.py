@@ -1,6 +1,6 @@
-"""Checkpoints in pieces: a folder to which every process writes what it holds, by PyTorch's distributed checkpoint.
+"""Checkpoints in shards: a folder to which every process writes what it holds, by PyTorch's distributed checkpoint.
 
-`rest.pt` holds all that is not in pieces, with a note in the place of each piece. However many processes wrote the
+`rest.pt` holds all that is not in shards, with a note in the place of each shard. However many processes wrote the
 folder, any number can read it, each of them what it holds; and one alone can read it whole.
 """
 
@@ -26,15 +26,15 @@ from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, check_ours
 from ablab.training.checkpoint_files import AtomicCheckpointIO, Origin, put_in_place, write_file
 
 REST = "rest.pt"
-_PIECE = "piece of"
+_SHARD = "piece of"  # as files have called it from the beginning
 
-# Makes what a piece is read into, from the name of its parameter, the shape of the whole, and its type.
+# Makes what a shard is read into, from the name of its parameter, the shape of the whole, and its type.
 Place = Callable[[str, torch.Size, torch.dtype], Tensor]
 
 
 @dataclass(frozen=True)
-class Portion:
-    """A tensor in pieces, in a checkpoint that is to be written.
+class Shard:
+    """A tensor in shards, in a checkpoint that is to be written.
 
     Attributes:
         tensor: a distributed tensor.
@@ -66,10 +66,10 @@ def write_folder(checkpoint: dict[str, Any], target: Path, origin: Origin) -> No
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     dist.barrier()
-    pieces: dict[str, Tensor] = {}
-    rest = _taken_out(checkpoint, pieces, "")
+    shards: dict[str, Tensor] = {}
+    rest = _taken_out(checkpoint, shards, "")
     with _quiet():
-        dcp.save(pieces, storage_writer=dcp.FileSystemWriter(temporary, sync_files=True))
+        dcp.save(shards, storage_writer=dcp.FileSystemWriter(temporary, sync_files=True))
     if first:
         write_file(rest, temporary / REST)
         put_in_place(temporary, target, origin, int(checkpoint["global_step"]))
@@ -86,11 +86,11 @@ def read_folder(folder: Path, place: Place | None = None) -> dict[str, Any]:
         RuntimeError, OSError, EOFError, UnpicklingError, CheckpointException: it is damaged.
     """
     rest = torch.load(folder / REST, map_location="cpu", weights_only=True)
-    pieces: dict[str, Tensor] = {}
-    _make_room(rest, pieces, place or (lambda parameter, shape, dtype: torch.empty(shape, dtype=dtype)))
+    shards: dict[str, Tensor] = {}
+    _make_room(rest, shards, place or (lambda parameter, shape, dtype: torch.empty(shape, dtype=dtype)))
     with _quiet():
-        dcp.load(pieces, storage_reader=dcp.FileSystemReader(folder), no_dist=place is None)
-    checkpoint: dict[str, Any] = _put_back(rest, pieces)
+        dcp.load(shards, storage_reader=dcp.FileSystemReader(folder), no_dist=place is None)
+    checkpoint: dict[str, Any] = _put_back(rest, shards)
     return checkpoint
 
 
@@ -111,7 +111,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def consolidate(run: Path, checkpoint: str = "best") -> Path:
-    """Write the checkpoint of a run that is in pieces as one file beside it, `best.full.ckpt` or `last.full.ckpt`.
+    """Write the checkpoint of a run that is in shards as one file beside it, `best.full.ckpt` or `last.full.ckpt`.
 
     Returns:
         The file, which is the checkpoint itself where that is one file already.
@@ -138,33 +138,33 @@ def find_checkpoint(run: Path, checkpoint: str) -> Path:
     return path
 
 
-def _taken_out(value: Any, pieces: dict[str, Tensor], name: str) -> Any:
-    if isinstance(value, Portion):
-        pieces[name] = value.tensor
+def _taken_out(value: Any, shards: dict[str, Tensor], name: str) -> Any:
+    if isinstance(value, Shard):
+        shards[name] = value.tensor
         kind = str(value.tensor.dtype).removeprefix("torch.")
-        return {_PIECE: value.parameter, "name": name, "shape": list(value.tensor.shape), "dtype": kind}
+        return {_SHARD: value.parameter, "name": name, "shape": list(value.tensor.shape), "dtype": kind}
     if isinstance(value, Mapping):
-        return {key: _taken_out(each, pieces, f"{name}/{key}") for key, each in value.items()}
+        return {key: _taken_out(each, shards, f"{name}/{key}") for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)([_taken_out(each, pieces, f"{name}/{index}") for index, each in enumerate(value)])
+        return type(value)([_taken_out(each, shards, f"{name}/{index}") for index, each in enumerate(value)])
     return value
 
 
-def _make_room(value: Any, pieces: dict[str, Tensor], place: Place) -> None:
-    if isinstance(value, dict) and _PIECE in value:
-        pieces[value["name"]] = place(value[_PIECE], torch.Size(value["shape"]), getattr(torch, value["dtype"]))
+def _make_room(value: Any, shards: dict[str, Tensor], place: Place) -> None:
+    if isinstance(value, dict) and _SHARD in value:
+        shards[value["name"]] = place(value[_SHARD], torch.Size(value["shape"]), getattr(torch, value["dtype"]))
     elif isinstance(value, dict | list | tuple):
         for each in value.values() if isinstance(value, dict) else value:
-            _make_room(each, pieces, place)
+            _make_room(each, shards, place)
 
 
-def _put_back(value: Any, pieces: dict[str, Tensor]) -> Any:
+def _put_back(value: Any, shards: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
-        if _PIECE in value:
-            return pieces[value["name"]]
-        return {key: _put_back(each, pieces) for key, each in value.items()}
+        if _SHARD in value:
+            return shards[value["name"]]
+        return {key: _put_back(each, shards) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)([_put_back(each, pieces) for each in value])
+        return type(value)([_put_back(each, shards) for each in value])
     return value
 
 

@@ -29,13 +29,17 @@ class Communicating(Callback):
     """Counts collectives in training steps. In a run of one process it does nothing.
 
     It has to come before callbacks whose collectives at the end of a training batch are not to be counted. Times leave
-    out the first step that a process takes, and are measured on CPUs alone. The time in communication is taken of an
-    eighth of the steps, since it costs some to take (see `is_timed`).
+    out the first stretch of steps that a process takes, as those of `CostMeter` do, and are measured on CPUs alone. The
+    time in communication is taken of an eighth of the stretches, since it costs some to take (see `is_timed`).
 
     What is counted goes on from a checkpoint, if as many processes wrote it.
+
+    Args:
+        stretch: steps that are timed together, or not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stretch: int = 1) -> None:
+        self._stretch = stretch
         self.communication: Communication | None = None  # as of the last evaluation, or of `gather`
         self._traffic: Traffic | None = None
         self._totals = Totals()
@@ -55,23 +59,23 @@ class Communicating(Callback):
     def gather(self, trainer: Trainer) -> None:
         """Put together what all processes have found. Every process calls it."""
         if self._traffic is not None:
-            shares = parallel(trainer.strategy).shares_of(trainer.world_size)
+            shares = parallel(trainer.strategy).dp_size(trainer.world_size)
             self.communication = summarise(dist.get_backend(), self._of_all(), shares)
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if trainer.world_size > 1 and stage == "fit":
             self._timing = trainer.strategy.root_device.type == "cpu"  # elsewhere the thread that trains runs ahead
-            self._traffic = Traffic(self._clock)
-            self._traffic.install()
+            traffic = Traffic(self._clock)
+            self._traffic = traffic if traffic.install() else None
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
         if self._traffic is None:
             return
         self._begun += batch_index % trainer.accumulate_grad_batches == 0
         self._since = time.perf_counter(), self._processor_time()
+        timed = is_timed(self._number)
         # What was sent in the step before may still be under way.
-        timed = is_timed(self._begun - 1)
-        watch = timed or is_timed(self._begun)
+        watch = timed or is_timed(self._number + 1)
         self._traffic.start(watch=self._timing and watch, time=self._timing and timed)
 
     def on_train_batch_end(
@@ -82,10 +86,10 @@ class Communicating(Callback):
         self._traffic.stop()
         ended, totals = ends_step(trainer, batch_index), self._totals
         totals.steps += ended
-        if self._timing and self._begun > 1:
+        if self._timing and self._number > 0:
             since, computed = self._since
             totals.timed_steps += ended
-            totals.watched_steps += ended and is_timed(self._begun - 1)
+            totals.watched_steps += ended and is_timed(self._number)
             totals.train_s += time.perf_counter() - since
             totals.computing_s = (totals.computing_s or 0.0) + self._processor_time() - computed
 
@@ -111,6 +115,11 @@ class Communicating(Callback):
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         self._remove()
 
+    @property
+    def _number(self) -> int:
+        """That of the stretch which is under way, from 0."""
+        return (self._begun - 1) // self._stretch
+
     def _remove(self) -> None:
         if self._traffic is not None:
             self._traffic.remove()
@@ -134,10 +143,10 @@ class Communicating(Callback):
         )
 
 
-def is_timed(step: int) -> bool:
-    """Whether the time in communication is taken of this step: of the second, and an eighth of all that follow.
+def is_timed(stretch: int) -> bool:
+    """Whether the time in communication is taken of this stretch: of the second, and an eighth of all that follow.
 
     They are chosen by multiples of the golden ratio, which keep no step with anything: not with a strategy either that
     sends every H steps.
     """
-    return step > 0 and (step - 1) * _GOLDEN % 1 < 1 / 8
+    return stretch > 0 and (stretch - 1) * _GOLDEN % 1 < 1 / 8

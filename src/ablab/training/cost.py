@@ -48,7 +48,7 @@ class _UncountedNames(TorchDispatchMode):
         self.seen: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        packet = func._overloadpacket
+        packet = func.overloadpacket
         if packet not in flop_registry and not func.is_view and torch.Tag.pointwise not in func.tags:
             name = packet.__name__
             if name not in _MOVES_DATA_ONLY:

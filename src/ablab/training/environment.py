@@ -7,7 +7,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment
 from ablab.training.world import World
 
 
-class Started(ClusterEnvironment):
+class FixedClusterEnvironment(ClusterEnvironment):
     """The place of this process as it was told. Lightning guesses nothing, and starts no processes of its own."""
 
     def __init__(self, world: World) -> None:

@@ -91,7 +91,7 @@ class TrainingModule(LightningModule):
         A loss is a mean over so many targets, and processes may have got more or fewer of them than others.
         """
         world = self.trainer.world_size
-        if self.task.equal_shares or parallel(self.trainer.strategy).shares_of(world) == 1:
+        if self.task.equal_shares or parallel(self.trainer.strategy).dp_size(world) == 1:
             return None
         own = self.task.weight(targets).to(self.device, torch.float64)
         everyones = sum_over_ranks(own.clone())
@@ -114,14 +114,14 @@ class TrainingModule(LightningModule):
         def closure() -> Any:
             assert optimizer_closure is not None
             loss = optimizer_closure()
-            strategy.take_gradients()
+            strategy.sync_gradients()
             if measured:
                 before.extend(p.detach().clone() for p in _parameters(optimizer))
             return loss
 
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
         if measured:
-            self.update_ratio = _ratio(before, _parameters(optimizer), strategy.whole_norm)
+            self.update_ratio = _ratio(before, _parameters(optimizer), strategy.global_norm)
 
     def configure_gradient_clipping(
         self,
@@ -134,7 +134,7 @@ class TrainingModule(LightningModule):
         if strategy.holds_all or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            _clip(_parameters(optimizer), gradient_clip_val, strategy.whole_norm)
+            _clip(_parameters(optimizer), gradient_clip_val, strategy.global_norm)
 
     def on_validation_start(self) -> None:
         self._switch("eval")
@@ -154,7 +154,7 @@ class TrainingModule(LightningModule):
         self._add(batch)
 
     def on_validation_epoch_end(self) -> None:
-        parallel(self.trainer.strategy).settle(self.model)
+        parallel(self.trainer.strategy).reshard(self.model)
         named = self._log_totals("val")
         again = self.evaluated_at == self.trainer.global_step  # of the same weights
         for name, value in named.items():
@@ -165,7 +165,7 @@ class TrainingModule(LightningModule):
             self._tell_of_evaluation()
 
     def on_test_epoch_end(self) -> None:
-        parallel(self.trainer.strategy).settle(self.model)
+        parallel(self.trainer.strategy).reshard(self.model)
         self._log_totals("test")
 
     def rehearse(self, model: nn.Module) -> None:
@@ -179,11 +179,11 @@ class TrainingModule(LightningModule):
         self.model.train(training)
 
     def configure_model(self) -> None:
-        parallel(self.trainer.strategy).spread(self.model)
+        parallel(self.trainer.strategy).parallelize(self.model)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = build_optimizer(self._optimizer, self.model)
-        parallel(self.trainer.strategy).hold(optimizer)
+        parallel(self.trainer.strategy).wrap_optimizer(optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"},
@@ -248,25 +248,25 @@ class TrainingModule(LightningModule):
 
 
 def _parameters(optimizer: Optimizer | LightningOptimizer) -> list[Tensor]:
-    """What the optimizer works on, which may be pieces of the model's parameters."""
+    """What the optimizer works on, which may be shards of the model's parameters."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 @torch.no_grad()
-def _clip(parameters: list[Tensor], most: float, whole_norm: Callable[[Tensor], Tensor]) -> None:
-    """As `torch.nn.utils.clip_grad_norm_`, where each process may hold pieces of the gradients only."""
+def _clip(parameters: list[Tensor], most: float, global_norm: Callable[[Tensor], Tensor]) -> None:
+    """As `torch.nn.utils.clip_grad_norm_`, where each process may hold shards of the gradients only."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:  # in no process
         return
     found = iter(torch._foreach_norm(gradients))
     norms = torch.stack([p.new_zeros(()) if p.grad is None else next(found) for p in parameters])
-    torch._foreach_mul_(gradients, (most / (whole_norm(norms) + 1e-6)).clamp(max=1.0))
+    torch._foreach_mul_(gradients, (most / (global_norm(norms) + 1e-6)).clamp(max=1.0))
 
 
 @torch.no_grad()
-def _ratio(before: list[Tensor], after: list[Tensor], whole_norm: Callable[[Tensor], Tensor]) -> Tensor:
+def _ratio(before: list[Tensor], after: list[Tensor], global_norm: Callable[[Tensor], Tensor]) -> Tensor:
     moved = torch.stack([(new - old).float().norm() for new, old in zip(after, before, strict=True)])
-    return whole_norm(moved) / whole_norm(torch.stack([old.float().norm() for old in before]))
+    return global_norm(moved) / global_norm(torch.stack([old.float().norm() for old in before]))
 
 
 def has_penalties(model: Transformer) -> bool:

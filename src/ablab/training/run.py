@@ -187,7 +187,7 @@ def _train(
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = replace(built.cost)
     meter, tokens = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config)), TokenCounts(accumulate)
-    mechanisms, traffic = Mechanisms(tokens.metrics), Communicating()
+    mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
     told = [ReportProgress(progress, task.primary)] if progress else []
     callbacks = [traffic, meter, tokens, mechanisms, *heart, *told, *build_callbacks(config.options["callbacks"])]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
@@ -197,14 +197,14 @@ def _train(
         continue_loggers(loggers, checkpoint.step)
     record.machine = machine(trainer.strategy.root_device)
     strategy = parallel(trainer.strategy)
-    record.remarks += strategy.remarks(config.trainer.max_steps)
-    seed_everything_else(config.seed, strategy.share_of(trainer.global_rank))
+    record.notes += strategy.notes(config.trainer.max_steps)
+    seed_everything_else(config.seed, strategy.dp_rank(trainer.global_rank))
     module = build_module(built)
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
         record.last = module.last
-        module.model = strategy.whole_model(module.model, built.build_model)  # to ask it about itself
+        module.model = strategy.full_model(module.model, built.build_model)  # to ask it about itself
         record.pictures = leave_pictures(trainer, module, task, folder)
         record.responses = probe_outputs(module.model) | {"schedule": _trace(module.learning_rates)}
         traffic.gather(trainer)
@@ -222,11 +222,11 @@ def _checkpoint(config: RunConfig, folder: Path, origin: Origin, record: Record)
     """
     found, damaged = newest_whole(folder / CHECKPOINT_FOLDER, origin)
     for line in damaged:
-        record.remarks.append(f"{line}: went on from {found.path.name if found else 'the start'}")
-        print(f"{folder}: {record.remarks[-1]}", file=sys.stderr)
+        record.notes.append(f"{line}: went on from {found.path.name if found else 'the start'}")
+        print(f"{folder}: {record.notes[-1]}", file=sys.stderr)
     if found is None:
         found, whose = origin_of(config, origin.corpus)
-        record.remarks += [whose] if whose else []
+        record.notes += [whose] if whose else []
     return found
 
 

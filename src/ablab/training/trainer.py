@@ -23,7 +23,7 @@ from ablab.training.callbacks import Curves
 from ablab.training.checkpoint_files import Origin
 from ablab.training.checkpoint_folders import CheckpointFiles
 from ablab.training.checkpoints import Checkpoints, ParallelState, Randomness
-from ablab.training.environment import Started
+from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.module import TrainingModule
 from ablab.training.stopping import OwnSigterm
 from ablab.training.world import world
@@ -90,7 +90,7 @@ def build_trainer(
             OwnSigterm(),
             Checkpoints(folder, task.primary, stop, settings["log_every_n_steps"]),
         ],
-        plugins=[CheckpointFiles(origin), Started(world())],
+        plugins=[CheckpointFiles(origin), FixedClusterEnvironment(world())],
         default_root_dir=folder,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,

@@ -156,8 +156,8 @@ def test_powersgd_of_rank_one_sends_an_outer_product_as_it_is() -> None:
 def test_a_run_that_ends_within_its_warm_up_is_told_of() -> None:
     for make in (PowerSgdDataParallel, TopKDataParallel):
         strategy = make(processes=2, warmup_steps=10)
-        assert strategy.remarks(11) == []
-        assert strategy.remarks(10) == ["nothing was compressed: the warm-up takes 10 steps of 10"]
+        assert strategy.notes(11) == []
+        assert strategy.notes(10) == ["nothing was compressed: the warm-up takes 10 steps of 10"]
 
 
 def test_other_processes_share_what_was_held_back() -> None:

@@ -37,7 +37,7 @@ def test_one_process_goes_on_as_two(tiny_config: TinyConfig, run: Run, tmp_path:
     two = tiny_config(*STEPS, "strategy=ddp", f"continue_from={tmp_path / 'one'}")
     record = supervise(two, tmp_path / "two", lambda step, steps, shown: None)
     assert record.status == "ok", record.reason
-    assert record.remarks == [f"went on from step 6 of {tmp_path / 'one'} (strategy=single, processes=1)"]
+    assert record.notes == [f"went on from step 6 of {tmp_path / 'one'} (strategy=single, processes=1)"]
     torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "whole"), rtol=0, atol=1e-6)
 
 
@@ -93,4 +93,4 @@ def test_what_has_a_checkpoint_of_its_own_needs_the_other_no_more(tiny_config: T
     (tmp_path / "one").rename(tmp_path / "away")
     prepare_folder(config, tmp_path / "two")
     record = execute(config, tmp_path / "two")
-    assert (record.status, record.remarks, record.cost.steps) == ("ok", [], 12), record.reason
+    assert (record.status, record.notes, record.cost.steps) == ("ok", [], 12), record.reason

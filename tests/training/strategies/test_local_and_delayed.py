@@ -151,8 +151,8 @@ def test_a_delayed_gradient_is_that_of_the_step_before(tiny_config: TinyConfig, 
 
 def test_processes_that_never_meet_are_told_of() -> None:
     strategy = LocalUpdates(processes=2, period=5, warmup_steps=3)
-    assert strategy.remarks(8) == []
-    assert strategy.remarks(7) == ["processes never met: the first meeting is after step 8 of 7"]
+    assert strategy.notes(8) == []
+    assert strategy.notes(7) == ["processes never met: the first meeting is after step 8 of 7"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Processes that hold pieces of a model learn what one process learns with all of it."""
+"""Processes that hold shards of a model learn what one process learns with all of it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def assert_close(one: Any, other: Any, atol: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_processes_with_pieces_learn_what_one_does_with_all(
+def test_processes_with_shards_learn_what_one_does_with_all(
     tiny_config: TinyConfig, run: Run, tmp_path: Path, kind: str
 ) -> None:
     settings = (*LONG, *KINDS[kind])
@@ -207,7 +207,7 @@ def test_a_damaged_piece_is_noticed_and_the_checkpoint_before_it_used(tiny_confi
     piece.write_bytes(content)
     record = supervise(config, folder, lambda *_: None)
     assert record.status == "ok", record.reason
-    assert record.remarks == [
+    assert record.notes == [
         "checkpoints/last.ckpt is damaged (its checksum is not that of what was written): went on from previous.ckpt"
     ]
 
@@ -262,10 +262,10 @@ def test_what_cannot_work_is_refused_in_one_line(
 
 def test_tensor_parallel_processes_are_one_share_of_the_batch() -> None:
     strategy = Hybrid(processes=8, tensor_parallel_size=4)
-    assert strategy.shares_of(8) == 2
-    assert [strategy.share_of(rank) for rank in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert FullySharded(processes=4).shares_of(4) == 4
-    assert TensorParallel(processes=4).shares_of(4) == 1
+    assert strategy.dp_size(8) == 2
+    assert [strategy.dp_rank(rank) for rank in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert FullySharded(processes=4).dp_size(4) == 4
+    assert TensorParallel(processes=4).dp_size(4) == 1
 
 
 @pytest.mark.slow
@@ -274,6 +274,6 @@ def test_a_hybrid_of_too_few_processes_is_told_of(tiny_config: TinyConfig, run: 
     one = run(tiny_config(), tmp_path / "one")
     two = supervise(tiny_config("strategy=hybrid", "trainer.devices=2"), tmp_path / "two", lambda *_: None)
     assert two.status == "ok", two.reason
-    assert two.remarks == ["nothing was hybrid: 2 processes leave one for the samples, as strategy=tensor does"]
+    assert two.notes == ["nothing was hybrid: 2 processes leave one for the samples, as strategy=tensor does"]
     assert two.metrics == pytest.approx(one.metrics, rel=1e-4)
-    assert Hybrid(processes=4).remarks(10) == []
+    assert Hybrid(processes=4).notes(10) == []

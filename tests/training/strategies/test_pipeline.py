@@ -122,8 +122,8 @@ def test_states_of_stages_become_one() -> None:
     ("options", "words"),
     [
         (("model.n_layers=1",), r"model\.n_layers=1 are fewer than the stages, trainer\.devices=2"),
-        (("model.n_layers=2", "strategy.pieces=1"), "pieces=1: 1f1b needs at least as many as stages"),
-        (("model.n_layers=2", "strategy.pieces=3", "strategy.schedule=gpipe"), "pieces=3 does not divide"),
+        (("model.n_layers=2", "strategy.microbatches=1"), "microbatches=1: 1f1b needs at least as many as stages"),
+        (("model.n_layers=2", "strategy.microbatches=3", "strategy.schedule=gpipe"), "microbatches=3 does not divide"),
         (("model.n_layers=2", "attention=dynamic"), "asks for a penalty, and the last stage alone"),
         (("task=spoken_arithmetic", "model.n_layers=2"), "strategy=pipeline does not work with task=spoken_arithmetic"),
     ],
@@ -134,7 +134,7 @@ def test_what_cannot_work_is_refused(tiny_config: TinyConfig, options: tuple[str
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="pieces=0 must be at least 1"):
-        Pipeline(processes=2, pieces=0)
+    with pytest.raises(ValueError, match="microbatches=0 must be at least 1"):
+        Pipeline(processes=2, microbatches=0)
     with pytest.raises(ValueError, match="schedule=zigzag: must be gpipe or 1f1b"):
         Pipeline(processes=2, schedule="zigzag")  # type: ignore[arg-type]

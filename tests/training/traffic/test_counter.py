@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from collectives import LARGE, STEPS, WIDTH
 
+from ablab.training.traffic.counter import Traffic
+from ablab.training.traffic.ring import ALL_REDUCE, OPERATORS
+
 PARAMETERS = 2 * (WIDTH * WIDTH + WIDTH)
 FLOAT = 4  # bytes
 ALONE = ("unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")  # with a loopback interface of its own
@@ -113,3 +116,15 @@ def test_the_network_carried_what_was_counted(counted: Counted) -> None:
         [(calls, payload, sent)] = counted.counts(name).values()
         assert (calls, payload) == (STEPS, STEPS * LARGE * FLOAT)
         assert 2 * sent <= counted.by_name[name]["wire"] <= 1.01 * 2 * sent, name
+
+
+def test_another_version_of_torch_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without such operators: nothing is counted, and what was begun is undone."""
+    monkeypatch.setitem(OPERATORS, "an_operator_of_the_future_", (ALL_REDUCE, 0))
+    traffic = Traffic(None)
+    assert not traffic.install()
+    assert traffic.counts == {}
+    monkeypatch.delitem(OPERATORS, "an_operator_of_the_future_")
+    again = Traffic(None)
+    assert again.install()  # nobody stands there any more
+    again.remove()

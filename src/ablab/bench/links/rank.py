@@ -29,12 +29,15 @@ def main(order: Path, place: int) -> int:
     told = json.loads(order.read_text(encoding="utf-8"))
     os.environ["GLOO_SOCKET_IFNAME"] = DEVICE
     World(rank=place, size=2, local_rank=place, address=address(0), port=_PORT).enter()
-    ReportProgress.INTERVAL_S = 0.0  # after every block
+    ReportProgress.INTERVAL_S = 0.0  # after every step
+    length = told["config"]["trainer"]["log_every_n_steps"]  # of a block
     blocks: list[tuple[int, float, int]] = []
     began = 0, time.perf_counter(), bytes_left()
 
     def ended(step: int, steps: int, shown: str) -> None:
         nonlocal began
+        if step % length or step == began[0]:
+            return
         blocks.append((step - began[0], time.perf_counter() - began[1], bytes_left() - began[2]))
         if len(blocks) < len(told["blocks"]):
             throttle(*told["blocks"][len(blocks)])

@@ -23,7 +23,7 @@ from ablab.tasks.base import Task
 from ablab.training.build import BuiltRun, build_strategy, build_task, clashing
 from ablab.training.callback_group import check_callbacks
 from ablab.training.continuing import check_origin
-from ablab.training.environment import Started
+from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.trainer import build_profiler, quiet_lightning, trainer_settings
@@ -86,7 +86,7 @@ class Preflight:
     @staticmethod
     def _check_shares(config: RunConfig, task: Task, strategy: Parallel) -> None:
         processes = config.world_size
-        shares = strategy.shares_of(processes)
+        shares = strategy.dp_size(processes)
         if task.batch_size % shares:
             parts = "" if shares == processes else f" that see different samples, of {processes}"
             raise UserError(
@@ -98,7 +98,7 @@ class Preflight:
     def _check_strategy(built: BuiltRun, strategy: Parallel) -> None:
         config = built.config
         try:
-            strategy.check_batch(built.task.batch_size // strategy.shares_of(config.world_size))
+            strategy.check_batch(built.task.batch_size // strategy.dp_size(config.world_size))
             strategy.check_model(built.shapes)
             strategy.check_optimizer(built.optimizer)
         except ClashError as clash:
@@ -123,7 +123,7 @@ class Preflight:
                     **{"enable_progress_bar": False, "enable_model_summary": False, **settings},
                     logger=False,
                     strategy=strategy,
-                    plugins=[Started(World())],
+                    plugins=[FixedClusterEnvironment(World())],
                     enable_checkpointing=False,
                 )
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:

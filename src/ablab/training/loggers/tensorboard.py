@@ -13,6 +13,7 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from ablab.results.record import Status
 from ablab.results.store import PROFILE_FOLDER
@@ -43,17 +44,16 @@ class EventsLogger(TensorBoardLogger, ContinuesCurves, EndsWithStatus, TakesPict
         self.experiment.add_image(name, picture, step, dataformats="HW")
 
     def continue_from(self, step: int) -> None:
-        self._kwargs["purge_step"] = step + 1  # of the event file that is not begun yet
         # Files are read in the order of their names, and those hold the second in which they were begun: one of the
         # same second could come before what it is to purge.
         while int(time.time()) in map(_begun, Path(self.save_dir).glob("events.out.tfevents.*")):
             time.sleep(0.05)
+        SummaryWriter(self.save_dir, purge_step=step + 1).close()  # a file that says so, and no more
 
     @rank_zero_only
     def save(self) -> None:
         """Flush; Lightning's would write an hparams.yaml beside config.yaml."""
-        if self._experiment is not None:
-            self._experiment.flush()
+        self.experiment.flush()
 
     @rank_zero_only
     def close(self, status: Status) -> None:

@@ -53,6 +53,7 @@ class RunsLogger(WandbLogger, EndsWithStatus, ShowsRecord, TakesPictures):
         experiment = rank_zero_only(_start)(run, project, offline, entity, tags)  # None on other ranks
         super().__init__(project=project, save_dir=run.folder, offline=offline, experiment=experiment)
         self.pictures = pictures
+        self._run: wandb.Run | None = experiment  # until it is closed
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -65,16 +66,16 @@ class RunsLogger(WandbLogger, EndsWithStatus, ShowsRecord, TakesPictures):
     @rank_zero_only
     def show_record(self, record: Record) -> None:
         """The summary, which is a row of W&B's table of runs, gets the final metrics, the cost and the reason."""
-        if self._experiment is not None:
-            self._experiment.summary.update({**final_metrics(record), "reason": record.reason or ""})
+        if self._run is not None:
+            self._run.summary.update({**final_metrics(record), "reason": record.reason or ""})
 
     @rank_zero_only
     def close(self, status: Status) -> None:
         """End the run: exit code 0 only for status "ok"; the status itself is in its summary."""
-        if self._experiment is not None:
-            self._experiment.summary["status"] = status
-            self._experiment.finish(exit_code=0 if status == "ok" else 1)
-            self._experiment = None
+        if self._run is not None:
+            self._run.summary["status"] = status
+            self._run.finish(exit_code=0 if status == "ok" else 1)
+            self._run = None
 
 
 def _start(run: RunInfo, project: str, offline: bool, entity: str | None, tags: Sequence[str]) -> wandb.Run:

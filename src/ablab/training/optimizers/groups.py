@@ -52,7 +52,7 @@ def describe_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
             "name": group.get("name", str(index)),
             "tensors": len(group["params"]),
             # Of a piece of a parameter, which says so, the whole parameter counts.
-            "parameters": sum(getattr(parameter, "whole_numel", parameter.numel()) for parameter in group["params"]),
+            "parameters": sum(getattr(parameter, "full_numel", parameter.numel()) for parameter in group["params"]),
             "lr": float(group.get("initial_lr", group["lr"])),
             "weight_decay": float(group.get("weight_decay", 0.0)),
             "optimizer": group.get("rule", type(optimizer).__name__),

@@ -33,8 +33,8 @@ class GradientVariance(LRScheduler):
     (the terms in w), without which the variance is underestimated by a factor of 2 beta / (1 + beta); the factor
     scales the learning rate relative to its level after the warm-up, since its absolute value depends on beta.
 
-    An optimizer over pieces of parameters that other processes hold the rest of has a function `whole_sums`, which
-    makes of sums over each piece (..., P) sums over each parameter.
+    An optimizer over shards of parameters that other processes hold the rest of has a function `global_sums`, which
+    makes of sums over each shard (..., P) sums over each parameter.
     """
 
     reads_gradients = True  # so that processes must see the same ones, or their rates would part
@@ -110,7 +110,7 @@ class GradientVariance(LRScheduler):
         sums = torch.stack(
             [torch.stack([x.sum() for x in of]) for of in ([m.square() for m in self.mean], self.square)]
         )
-        sums = getattr(self.optimizer, "whole_sums", lambda of_pieces: of_pieces)(sums)
+        sums = getattr(self.optimizer, "global_sums", lambda of_shards: of_shards)(sums)
         of_parts = torch.stack([part.sum(-1) for part in sums.split(self._parts, -1)])
         # The step's one wait for the device.
         for part, (mean_squared, square) in enumerate(of_parts.tolist()):

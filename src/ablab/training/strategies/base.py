@@ -33,7 +33,7 @@ class Parallel:
         """What the strategy says of itself, by name."""
         return {}
 
-    def remarks(self, steps: int) -> list[str]:
+    def notes(self, steps: int) -> list[str]:
         """What a reader of the record should know: a line for each thing that the strategy never does in `steps`."""
         return []
 
@@ -58,11 +58,11 @@ class Parallel:
             UserError: they were another number of processes, and what they remembered cannot be shared out anew.
         """
 
-    def shares_of(self, processes: int) -> int:
+    def dp_size(self, processes: int) -> int:
         """Into how many shares so many processes cut a batch."""
         return processes
 
-    def share_of(self, rank: int) -> int:
+    def dp_rank(self, rank: int) -> int:
         """Which of these shares the process of that rank has. Those with the same draw the same random numbers."""
         return rank
 
@@ -80,16 +80,16 @@ class Parallel:
     def check_optimizer(self, factory: Callable[..., Optimizer]) -> None:
         """Whether an optimizer works so. Raises ClashError if it does not."""
 
-    def spread(self, model: nn.Module) -> None:
+    def parallelize(self, model: nn.Module) -> None:
         """Leave in this process what it is to hold of the model. A second call does nothing."""
 
-    def hold(self, optimizer: Optimizer) -> None:
+    def wrap_optimizer(self, optimizer: Optimizer) -> None:
         """Let an optimizer, which has made no step yet, work on what this process holds of its parameters."""
 
-    def take_gradients(self) -> None:
+    def sync_gradients(self) -> None:
         """Give the optimizer the gradients of a step, once all are there."""
 
-    def whole_norm(self, norms: Tensor) -> Tensor:
+    def global_norm(self, norms: Tensor) -> Tensor:
         """Norms (P,) of what this process holds of something of each of the optimizer's parameters, in their order.
 
         Returns:
@@ -97,14 +97,14 @@ class Parallel:
         """
         return torch.linalg.vector_norm(norms)
 
-    def gathered(self, model: nn.Module) -> AbstractContextManager[Any]:
+    def unsharded(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Around what asks single components for something, outside of a pass through the model."""
         return contextlib.nullcontext()
 
-    def settle(self, model: nn.Module) -> None:
+    def reshard(self, model: nn.Module) -> None:
         """Before weights are changed otherwise than by a step: nothing may be left of a pass through the model."""
 
-    def whole_model(self, model: Model, build: Callable[[], Model]) -> Model:
+    def full_model(self, model: Model, build: Callable[[], Model]) -> Model:
         """The model in one piece, in every process.
 
         Args:

@@ -79,7 +79,7 @@ class PowerSgdDataParallel(DataParallel):
     def mechanism(self) -> dict[str, float]:
         return {} if self._state is None else held_back(self._state.error_dict)
 
-    def remarks(self, steps: int) -> list[str]:
+    def notes(self, steps: int) -> list[str]:
         return never_compressed(self._warmup, steps)
 
     def shared_state(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class TopKDataParallel(DataParallel):
     def mechanism(self) -> dict[str, float]:
         return held_back(self._state.held_back)
 
-    def remarks(self, steps: int) -> list[str]:
+    def notes(self, steps: int) -> list[str]:
         return never_compressed(self._state.warmup_steps, steps)
 
     def shared_state(self) -> dict[str, Any]:

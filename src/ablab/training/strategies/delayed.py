@@ -38,7 +38,7 @@ class DelayedDataParallel(Replicas):
         self._travelling: FlatMean | None = None
         self._arrived: list[Tensor] | None = None
 
-    def take_gradients(self) -> None:
+    def sync_gradients(self) -> None:
         weights = self.weights
         arrived = self._arrivals()
         own = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]

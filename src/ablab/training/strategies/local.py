@@ -67,7 +67,7 @@ class LocalUpdates(Replicas):
             self._meetings += 1
         return result
 
-    def take_gradients(self) -> None:
+    def sync_gradients(self) -> None:
         if self._taken < self._warmup:
             gradients = [parameter.grad for parameter in self.weights if parameter.grad is not None]
             assign(gradients, FlatMean(gradients).wait())
@@ -93,7 +93,7 @@ class LocalUpdates(Replicas):
         figures = {"steps_alone": float(self._period), "meetings": float(self._meetings)}
         return figures if self._spread is None else figures | {"replica_spread": self._spread}
 
-    def remarks(self, steps: int) -> list[str]:
+    def notes(self, steps: int) -> list[str]:
         if self._warmup + self._period <= steps:
             return []
         return [f"processes never met: the first meeting is after step {self._warmup + self._period} of {steps}"]

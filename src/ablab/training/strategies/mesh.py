@@ -1,4 +1,4 @@
-"""Processes that hold pieces of the model: shares of every parameter, heads and hidden units, or both.
+"""Processes that hold shards of the model: shares of every parameter, heads and hidden units, or both.
 
 They stand in a mesh of two dimensions. Along "data_parallel" they have other samples, and each holds a share of every
 parameter, which is gathered where it is used (`fully_shard`). Along "tensor_parallel" they have the same samples, and
@@ -17,20 +17,20 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from ablab.model import ranks
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
-from ablab.training.checkpoint_folders import CheckpointFiles, Portion, read_folder, write_folder
+from ablab.training.checkpoint_folders import CheckpointFiles, Shard, read_folder, write_folder
 from ablab.training.optimizers.elementwise import is_elementwise
 from ablab.training.strategies import mesh_state as state_of
 from ablab.training.strategies.base import Model, Parallel
 from ablab.training.strategies.data_parallel import require_several
-from ablab.training.strategies.pieces import Layout, Pieces, local
 from ablab.training.strategies.plans import check_parts, check_sharding, shard, share_layers_out
+from ablab.training.strategies.shards import Layout, Shards, local
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
 Form = Literal["full", "sharded"]
@@ -75,83 +75,88 @@ class Mesh(Parallel, ModelParallelStrategy):
                 f"tensor_parallel_size={tensor_parallel_size} does not divide the number of processes, "
                 f"trainer.devices={processes}"
             )
-        super().__init__(tensor_parallel_size=tensor_parallel_size, save_distributed_checkpoint=False)
+        super().__init__(
+            data_parallel_size=processes // tensor_parallel_size,
+            tensor_parallel_size=tensor_parallel_size,
+            save_distributed_checkpoint=False,
+        )
+        self._mesh: DeviceMesh | None = None
         self.checkpoint = checkpoint
-        self.parts = tensor_parallel_size
+        self.tp_size = tensor_parallel_size
         self._processes = processes
         self._reshard_after_forward = reshard_after_forward
-        self._pieces: Pieces | None = None
+        self._shards: Shards | None = None
         self._left_whole: list[nn.Parameter] = []
-        self._is_spread = False
+        self._is_parallelized = False
 
     # What the training loop asks.
 
-    def shares_of(self, processes: int) -> int:
-        return processes // self.parts
+    def dp_size(self, processes: int) -> int:
+        return processes // self.tp_size
 
-    def share_of(self, rank: int) -> int:
-        return rank // self.parts
+    def dp_rank(self, rank: int) -> int:
+        return rank // self.tp_size
 
     def check_model(self, model: nn.Module) -> None:
         assert isinstance(model, Transformer)
-        if self.parts > 1:
-            check_parts(model, self.parts)
-        if self._processes > self.parts:
+        if self.tp_size > 1:
+            check_parts(model, self.tp_size)
+        if self._processes > self.tp_size:
             check_sharding(model)
 
     def check_optimizer(self, factory: Callable[..., Optimizer]) -> None:
         if not is_elementwise(factory):
-            raise ClashError("strategy", "optimizer", "it needs whole matrices, and each process holds pieces of them")
+            raise ClashError("strategy", "optimizer", "it needs whole matrices, and each process holds shards of them")
 
-    def spread(self, model: nn.Module) -> None:
-        if self._is_spread:
+    def parallelize(self, model: nn.Module) -> None:
+        if self._is_parallelized:
             return
         assert isinstance(model, Transformer)
-        self._is_spread = True
+        self._is_parallelized = True
         model.to(self.root_device)
-        if self.parts > 1:
+        if self.tp_size > 1:
             share_layers_out(model, self.device_mesh[TENSOR])
         if self.device_mesh[DATA].size() > 1:
             settings = {"reshard_after_forward": self._reshard_after_forward}
             self._left_whole = shard(model, self.device_mesh[DATA], **settings)
 
-    def hold(self, optimizer: Optimizer) -> None:
+    def wrap_optimizer(self, optimizer: Optimizer) -> None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         groups = {name: self.device_mesh[name].get_group() for name in (DATA, TENSOR)}
         names = {id(parameter): name for name, parameter in self._trained.named_parameters()}
-        self._pieces = Pieces(parameters, [names[id(parameter)] for parameter in parameters], groups)
-        held = iter(self._pieces.held)
+        self._shards = Shards(parameters, [names[id(parameter)] for parameter in parameters], groups)
+        held = iter(self._shards.held)
         for group in optimizer.param_groups:
             group["params"] = [next(held) for _ in group["params"]]
-        optimizer.whole_sums = self._pieces.whole_sums  # type: ignore[attr-defined] # for a schedule that sums
+        optimizer.global_sums = self._shards.global_sums  # type: ignore[attr-defined] # for a schedule that sums
 
-    def take_gradients(self) -> None:
+    def sync_gradients(self) -> None:
         for parameter in self._left_whole:
             if parameter.grad is not None:
                 group = self.device_mesh[DATA].get_group()
                 dist.all_reduce(parameter.grad, group=group)
                 parameter.grad /= group.size()
-        self.held_pieces.take_gradients()
+        self.shards.sync_gradients()
 
-    def whole_norm(self, norms: Tensor) -> Tensor:
-        return self.held_pieces.whole_sums(norms.square()).sum().sqrt()
+    def global_norm(self, norms: Tensor) -> Tensor:
+        return self.shards.global_sums(norms.square()).sum().sqrt()
 
     @contextlib.contextmanager
-    def gathered(self, model: nn.Module) -> Iterator[None]:
+    def unsharded(self, model: nn.Module) -> Iterator[None]:
         for module in _sharded(model):
             module.unshard()
         try:
             yield
         finally:
-            self.settle(model)
+            self.reshard(model)
 
-    def settle(self, model: nn.Module) -> None:
+    def reshard(self, model: nn.Module) -> None:
         # What the last pass has left gathered would be used by the next one, however the weights have changed.
         for module in _sharded(model):
             module.reshard()
 
-    def whole_model(self, model: Model, build: Callable[[], Model]) -> Model:
-        self.settle(model)
+    def full_model(self, model: Model, build: Callable[[], Model]) -> Model:
+        self.reshard(model)
         state, whole = state_of.weights(model), build()
         whole.load_state_dict({name: value.cpu() for name, value in state})
         return whole.to(self.root_device)
@@ -159,15 +164,15 @@ class Mesh(Parallel, ModelParallelStrategy):
     def mechanism(self) -> dict[str, float]:
         """The two sizes of the mesh, and the share of all parameters' numbers that this process holds."""
         data, parts = self.device_mesh[DATA].size(), self.device_mesh[TENSOR].size()
-        pieces = self.held_pieces
-        held, whole = sum(each.numel() for each in pieces.held), sum(math.prod(each.shape) for each in pieces.layouts)
+        shards = self.shards
+        held, whole = sum(each.numel() for each in shards.held), sum(math.prod(each.shape) for each in shards.layouts)
         return {"data_parallel_size": float(data), "tensor_parallel_size": float(parts), "share_held": held / whole}
 
     @property
-    def held_pieces(self) -> Pieces:
+    def shards(self) -> Shards:
         """What the optimizer works on; there once it is."""
-        assert self._pieces is not None
-        return self._pieces
+        assert self._shards is not None
+        return self._shards
 
     @property
     def _trained(self) -> nn.Module:
@@ -190,11 +195,14 @@ class Mesh(Parallel, ModelParallelStrategy):
                 module.set_requires_gradient_sync(True, recurse=False)
 
     def setup_environment(self) -> None:
-        self._setup_distributed()
-        if self._device_mesh is None:  # in later stages of the run its groups are those that the model's pieces lie in
-            shape = self.shares_of(self.world_size), self.parts
-            self._device_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=(DATA, TENSOR))
+        super().setup_environment()
+        if self._mesh is None:  # in later stages of the run its groups are those that the model's shards lie in
+            self._mesh = super().device_mesh
         ranks.set_groups(data=self.device_mesh[DATA].get_group(), tensor=self.device_mesh[TENSOR].get_group())
+
+    @property
+    def device_mesh(self) -> DeviceMesh:
+        return super().device_mesh if self._mesh is None else self._mesh
 
     def teardown(self) -> None:
         ranks.forget_groups()
@@ -210,25 +218,25 @@ class Mesh(Parallel, ModelParallelStrategy):
         return agreed == self.world_size if all else agreed > 0
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        self.settle(self._trained)
+        self.reshard(self._trained)
         if self.checkpoint == "sharded":
             own = self._trained.state_dict()
-            return {_PREFIX + name: _portion(Layout.of(each), local(each), name) for name, each in own.items()}
+            return {_PREFIX + name: _as_shard(Layout.of(each), local(each), name) for name, each in own.items()}
         state = state_of.weights(self._trained)
         return {_PREFIX + name: value.cpu() for name, value in state if self.is_global_zero}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        self.settle(self._trained)
+        self.reshard(self._trained)
         given = {name.removeprefix(_PREFIX): value for name, value in checkpoint["state_dict"].items()}
         state_of.load_weights(self._trained, given)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning's wrapper of it
-        return state_of.optimizer_by(self._gather, optimizer.state_dict(), self.held_pieces)
+        return state_of.optimizer_by(self._gather, optimizer.state_dict(), self.shards)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            optimizer.load_state_dict(state_of.cut_optimizer(state, self.held_pieces))
+            optimizer.load_state_dict(state_of.cut_optimizer(state, self.shards))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         for schedule, config in zip(checkpoint["lr_schedulers"], self._schedules(), strict=True):
@@ -246,15 +254,15 @@ class Mesh(Parallel, ModelParallelStrategy):
         else:
             checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
         for schedule, config in zip(checkpoint.get("lr_schedulers", ()), self._schedules(), strict=False):
-            state_of.cut_schedule(schedule, config, self.held_pieces)
+            state_of.cut_schedule(schedule, config, self.shards)
         return checkpoint
 
-    def _gather(self, index: int, piece: Tensor) -> Any:
-        """What a checkpoint holds of a piece of the optimizer's parameter of that number."""
-        layout = self.held_pieces.layouts[index]
+    def _gather(self, index: int, shard: Tensor) -> Any:
+        """What a checkpoint holds of a shard of the optimizer's parameter of that number."""
+        layout = self.shards.layouts[index]
         if self.checkpoint == "sharded":
-            return _portion(layout, piece, self.held_pieces.names[index])
-        whole = layout.whole(piece)
+            return _as_shard(layout, shard, self.shards.names[index])
+        whole = layout.whole(shard)
         return whole.cpu() if self.is_global_zero else None  # the others need not keep it
 
     def _place(self, parameter: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -264,8 +272,8 @@ class Mesh(Parallel, ModelParallelStrategy):
         return [config.scheduler for config in self.lr_scheduler_configs]
 
 
-def _portion(layout: Layout, piece: Tensor, parameter: str) -> Any:
-    return piece if layout.mesh is None else Portion(layout.join(piece), parameter)
+def _as_shard(layout: Layout, shard: Tensor, parameter: str) -> Any:
+    return shard if layout.mesh is None else Shard(layout.join(shard), parameter)
 
 
 def _sharded(model: nn.Module) -> list[FSDPModule]:

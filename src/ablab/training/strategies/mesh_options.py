@@ -44,7 +44,7 @@ class Hybrid(Mesh):
     Args:
         processes: of the run; the product of the two sizes.
         tensor_parallel_size: processes that share out heads and hidden units; at least 2.
-        data_parallel_size: processes that share out batches and pieces of the parameters, at least 2; None for as many
+        data_parallel_size: processes that share out batches and shards of the parameters, at least 2; None for as many
             as are left. If that is one, so that a sweep on few devices can go through, the run is one of `tensor`, and
             its record says so.
         reshard_after_forward, checkpoint: see `Mesh`.
@@ -83,7 +83,7 @@ class Hybrid(Mesh):
             checkpoint=checkpoint,
         )
 
-    def remarks(self, steps: int) -> list[str]:
+    def notes(self, steps: int) -> list[str]:
         if not self._is_left_one:
             return []
-        return [f"nothing was hybrid: {self.parts} processes leave one for the samples, as strategy=tensor does"]
+        return [f"nothing was hybrid: {self.tp_size} processes leave one for the samples, as strategy=tensor does"]

@@ -1,4 +1,4 @@
-"""Layers shared out among processes in order, with the pieces of a batch passing through them one behind the other."""
+"""Layers shared out among processes in order; the microbatches of a batch pass through them one behind the other."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class Pipeline(Replicas):
     """Pipeline parallel training by PyTorch's schedules (Huang et al. 2019, GPipe; Narayanan et al. 2019, 1F1B).
 
     Each process trains the layers of its stage: it computes their activations and gradients, and keeps the optimizer's
-    moments of them. Every batch is cut into pieces, which follow each other through the stages; what one stage makes of
-    a piece is sent to the next, and its gradient back. The step is that of one process with the whole batch.
+    moments of them. Every batch is cut into microbatches, which follow each other through the stages; what one stage
+    makes of a microbatch is sent to the next, and its gradient back. The step is that of one process with the whole
+    batch.
 
     Lightning has no strategy for this, so its processes, checkpoints and loops are those of data parallel training, and
     that sets the limits: the weights themselves are whole in every process. Before an evaluation each stage sends its
@@ -54,9 +55,9 @@ class Pipeline(Replicas):
 
     Args:
         processes: stages; at least 2, and not more than layers.
-        pieces: of a batch, at least 1; of p stages (p - 1) / (pieces + p - 1) of the time is spent waiting, at best.
+        microbatches: m of a batch, at least 1; of p stages (p - 1) / (m + p - 1) of the time is spent waiting, at best.
         schedule: "gpipe" does all passes forward, then all back; "1f1b" alternates, and keeps the activations of at
-            most as many pieces as there are stages.
+            most as many microbatches as there are stages.
 
     Raises:
         ValueError: a number is out of its range.
@@ -65,15 +66,18 @@ class Pipeline(Replicas):
     holds_all = False
     takes_scaled = False
 
-    def __init__(self, *, processes: int, pieces: int = 4, schedule: Literal["gpipe", "1f1b"] = "1f1b") -> None:
+    def __init__(self, *, processes: int, microbatches: int = 4, schedule: Literal["gpipe", "1f1b"] = "1f1b") -> None:
         super().__init__(processes=processes)
-        require_at_least(1, pieces=pieces)
+        require_at_least(1, microbatches=microbatches)
         if schedule not in _SCHEDULES:
             raise ValueError(f"schedule={schedule}: must be {' or '.join(_SCHEDULES)}")
-        if schedule == "1f1b" and pieces < processes:
-            raise ValueError(f"pieces={pieces}: 1f1b needs at least as many as stages, trainer.devices={processes}")
-        self._stages, self._count, self._schedule = processes, pieces, schedule
+        if schedule == "1f1b" and microbatches < processes:
+            raise ValueError(
+                f"microbatches={microbatches}: 1f1b needs at least as many as stages, trainer.devices={processes}"
+            )
+        self._stages, self._count, self._schedule = processes, microbatches, schedule
         self._batch: Batch | None = None  # that is gone over when Lightning asks for the pass back
+        self._scale = torch.ones(())  # by which the loss of a microbatch counts, times its weight
         self._passes: dict[torch.Size, PipelineScheduleSingle] = {}  # by the shape of the batch
         self._parameters: list[Tensor] = []  # of the optimizer, in its order
         self._of_stage: list[int] = []  # the stage of each
@@ -82,7 +86,7 @@ class Pipeline(Replicas):
 
     # What the training loop asks.
 
-    def shares_of(self, processes: int) -> int:
+    def dp_size(self, processes: int) -> int:
         return 1
 
     def check_model(self, model: nn.Module) -> None:
@@ -98,32 +102,32 @@ class Pipeline(Replicas):
 
     def check_batch(self, samples: int) -> None:
         if samples % self._count:
-            raise ValueError(f"strategy.pieces={self._count} does not divide task.batch_size={samples}")
+            raise ValueError(f"strategy.microbatches={self._count} does not divide task.batch_size={samples}")
 
-    def take_gradients(self) -> None:
+    def sync_gradients(self) -> None:
         for weight, stages, group in self._shared:
             if self.global_rank in stages:
                 if weight.grad is None:
                     weight.grad = torch.zeros_like(weight)
                 dist.all_reduce(weight.grad, group=group)
 
-    def whole_norm(self, norms: Tensor) -> Tensor:
-        return self._whole_sums(norms.square()).sum().sqrt()
+    def global_norm(self, norms: Tensor) -> Tensor:
+        return self._global_sums(norms.square()).sum().sqrt()
 
-    def hold(self, optimizer: Optimizer) -> None:
+    def wrap_optimizer(self, optimizer: Optimizer) -> None:
         names = {id(parameter): name for name, parameter in self.transformer.named_parameters()}
         stage_of = owners(self.transformer, self._stages)
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._of_stage = [stage_of[names[id(parameter)]] for parameter in self._parameters]
         self._held = [stage == self.global_rank for stage in self._of_stage]
-        optimizer.whole_sums = self._whole_sums  # type: ignore[attr-defined] # for a schedule that sums
+        optimizer.global_sums = self._global_sums  # type: ignore[attr-defined] # for a schedule that sums
         users = shared(self.transformer, self._stages)
         groups = {tuple(stages): dist.new_group(stages) for _, stages in users}
         self._shared = [(weight, stages, groups[tuple(stages)]) for weight, stages in users]
 
     def mechanism(self) -> dict[str, float]:
         waiting = (self._stages - 1) / (self._count + self._stages - 1)
-        return {"stages": float(self._stages), "pieces": float(self._count), "bubble_share": waiting}
+        return {"stages": float(self._stages), "microbatches": float(self._count), "bubble_share": waiting}
 
     # What Lightning asks.
 
@@ -138,14 +142,9 @@ class Pipeline(Replicas):
         (inputs, targets), self._batch = self._batch, None
         task, model = self.module.task, self.transformer
         assert isinstance(inputs, Tensor)
-        total = task.weight(targets).clamp(min=1)
         scale = 1 / self.module.trainer.accumulate_grad_batches
-
-        def of_piece(logits: Tensor, own: Tensor) -> Tensor:
-            return task.loss(logits, own) * (task.weight(own) / total) * scale
-
+        self._scale = scale / task.weight(targets).clamp(min=1)
         passes = self._passes_of(model, inputs)
-        passes._loss_fn = of_piece
         losses: list[Tensor] = []
         followers = [module for _, module in offering(model, FollowsBatches)]
         for each in followers:
@@ -230,9 +229,9 @@ class Pipeline(Replicas):
             rank = self.global_rank
             layers = share_layers_out(len(model.blocks), self._stages)[rank]
             stage = Stage(model, layers)
-            piece = inputs[: len(inputs) // self._count].to("meta")
-            into = (piece,) if rank == 0 else stage.streams(piece, layers.start)
-            out = (stage.logits(piece),) if rank == self._stages - 1 else stage.streams(piece, layers.stop)
+            microbatch = inputs[: len(inputs) // self._count].to("meta")
+            into = (microbatch,) if rank == 0 else stage.streams(microbatch, layers.start)
+            out = (stage.logits(microbatch),) if rank == self._stages - 1 else stage.streams(microbatch, layers.stop)
             made = PipelineStage(
                 stage,
                 rank,
@@ -242,8 +241,12 @@ class Pipeline(Replicas):
                 output_args=out,
             )
             make = _SCHEDULES[self._schedule]
-            self._passes[inputs.shape] = make(made, self._count, loss_fn=_no_loss, scale_grads=False)
+            self._passes[inputs.shape] = make(made, self._count, loss_fn=self._loss, scale_grads=False)
         return self._passes[inputs.shape]
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        task = self.module.task
+        return task.loss(logits, targets) * (task.weight(targets) * self._scale)
 
     @torch.no_grad()
     def _share_weights(self) -> None:
@@ -260,12 +263,8 @@ class Pipeline(Replicas):
                 for tensor, value in zip(same, flat.split([t.numel() for t in same]), strict=True):
                     tensor.detach().copy_(value.view_as(tensor))
 
-    def _whole_sums(self, sums: Tensor) -> Tensor:
+    def _global_sums(self, sums: Tensor) -> Tensor:
         """Of sums (..., P) over each parameter, as this process has them, those of the stage that trains it."""
         counted = sums * torch.tensor(self._held, dtype=sums.dtype, device=sums.device)
         dist.all_reduce(counted)
         return counted
-
-
-def _no_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    raise AssertionError("set before each pass")

@@ -47,16 +47,16 @@ class Stage(nn.Module):
             return model.leave(streams, mask).float()  # a schedule must know the type, and autocast may choose another
         return tuple(streams) if self._sends_all else streams[-1]
 
-    def streams(self, piece: Tensor, layer: int) -> tuple[Tensor, ...]:
-        """Tensors on the device "meta" like those that go into `layer`, for a piece (B, T) of a batch."""
+    def streams(self, microbatch: Tensor, layer: int) -> tuple[Tensor, ...]:
+        """Tensors on the device "meta" like those that go into `layer`, for a microbatch (B, T) of a batch."""
         like = self.model.head.weight
-        one = torch.empty(*piece.shape[:2], like.shape[1], dtype=like.dtype, device="meta", requires_grad=True)
+        one = torch.empty(*microbatch.shape[:2], like.shape[1], dtype=like.dtype, device="meta", requires_grad=True)
         return tuple(torch.empty_like(one, requires_grad=True) for _ in range(layer + 1 if self._sends_all else 1))
 
-    def logits(self, piece: Tensor) -> Tensor:
-        """A tensor on the device "meta" like the logits of a piece (B, T) of a batch."""
-        length = piece.shape[1] if self.model.readout is None else 1
-        shape = len(piece), length, self.model.head.out_features
+    def logits(self, microbatch: Tensor) -> Tensor:
+        """A tensor on the device "meta" like the logits of a microbatch (B, T) of a batch."""
+        length = microbatch.shape[1] if self.model.readout is None else 1
+        shape = len(microbatch), length, self.model.head.out_features
         return torch.empty(shape, dtype=torch.float32, device="meta", requires_grad=True)
 
     @property

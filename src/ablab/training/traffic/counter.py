@@ -21,7 +21,8 @@ from ablab.training.traffic.intervals import Intervals
 from ablab.training.traffic.ring import ALL_REDUCE, BROADCAST, OPERATORS, Kind, flat, size
 from ablab.training.traffic.totals import Counts
 
-_KEY = torch._C.DispatchKey.BackendSelect
+# What another version of torch may say where it has no such key, operator or argument.
+_Unknown = (AttributeError, TypeError, RuntimeError, ValueError, IndexError)
 
 
 class Traffic:
@@ -45,13 +46,24 @@ class Traffic:
         self._counting = self._watching = False
         self._lock = threading.Lock()
         self._library: torch.library.Library | None = None
+        self._key: Any = None  # of the dispatcher, at which we stand
 
-    def install(self) -> None:
-        """Stand between callers and collectives from now on. Once per process at a time."""
-        self._library = torch.library.Library("c10d", "IMPL")
-        for name, (kind, handed_in) in OPERATORS.items():
-            kernel = functools.partial(self._called, getattr(torch.ops.c10d, name).default, kind, handed_in)
-            self._library.impl(name, kernel, "BackendSelect", with_keyset=True)
+    def install(self) -> bool:
+        """Stand between callers and collectives from now on. Once per process at a time.
+
+        Returns:
+            False where this version of torch has no such place to stand; nothing is then counted, ever.
+        """
+        try:
+            self._key = torch._C.DispatchKey.BackendSelect
+            self._library = torch.library.Library("c10d", "IMPL")
+            for name, (kind, handed_in) in OPERATORS.items():
+                kernel = functools.partial(self._called, getattr(torch.ops.c10d, name).default, kind, handed_in)
+                self._library.impl(name, kernel, "BackendSelect", with_keyset=True)
+        except _Unknown:
+            self.remove()
+            return False
+        return True
 
     def remove(self) -> None:
         """Leave the collectives as they were."""
@@ -81,7 +93,7 @@ class Traffic:
         self.under_way.close()
 
     def _called(self, operator: Any, kind: Kind, handed_in: int, keys: Any, *args: Any, **kwargs: Any) -> Any:
-        keys = keys.remove(_KEY)
+        keys = keys.remove(self._key)
         if not self._counting or _is_bookkeeping(kind, args[handed_in]):
             return operator.redispatch(keys, *args, **kwargs)
         self._count(kind, args, handed_in)

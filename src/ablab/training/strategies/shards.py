@@ -10,15 +10,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import tensor as distributed
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.placement_types import Placement
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the pieces of a tensor are.
+    """Where the shards of a tensor are.
 
     Attributes:
         shape: of the whole.
@@ -37,46 +37,43 @@ class Layout:
             return cls(tensor.shape, tensor.stride(), tensor.device_mesh, tensor.placements)
         return cls(tensor.shape, tensor.stride())
 
-    def join(self, piece: Tensor) -> Tensor:
-        """A piece as a part of the whole; itself where it is the whole."""
+    def join(self, shard: Tensor) -> Tensor:
+        """A shard as a part of the whole; itself where it is the whole."""
         if self.mesh is None:
-            return piece
+            return shard
         kind: Any = DTensor
         joined: Tensor = kind.from_local(
-            piece, self.mesh, self.placements, run_check=False, shape=self.shape, stride=self.stride
+            shard, self.mesh, self.placements, run_check=False, shape=self.shape, stride=self.stride
         )
         return joined
 
-    def whole(self, piece: Tensor) -> Tensor:
+    def whole(self, shard: Tensor) -> Tensor:
         """The whole, in every process. Every process of the mesh calls it."""
         if self.mesh is None:
-            return piece
-        joined: Any = self.join(piece)
+            return shard
+        joined: Any = self.join(shard)
         whole: Tensor = joined.full_tensor()
         return whole
 
     def empty(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A tensor of this layout without values, distributed where it is in pieces."""
+        """A tensor of this layout without values, distributed where it is in shards."""
         if self.mesh is None:
             return torch.empty(self.shape, dtype=dtype, device=device)
-        shape, _ = compute_local_shape_and_global_offset(self.shape, self.mesh, self.placements)
-        return self.join(torch.empty(shape, dtype=dtype, device=device))
+        joined: Tensor = distributed.empty(self.shape, dtype=dtype, device_mesh=self.mesh, placements=self.placements)
+        return joined
 
     def cut(self, whole: Tensor) -> Tensor:
-        """This process's piece of the whole, a view."""
+        """This process's shard of the whole, on its device. Nothing is sent."""
         if self.mesh is None:
             return whole
-        shape, offset = compute_local_shape_and_global_offset(self.shape, self.mesh, self.placements)
-        for dim, (length, start) in enumerate(zip(shape, offset, strict=True)):
-            whole = whole.narrow(dim, start if length else 0, length)
-        return whole
+        return local(distributed.distribute_tensor(whole, self.mesh, self.placements, src_data_rank=None))
 
-    def piece_of(self, tensor: Tensor) -> Tensor:
-        """This process's piece of a tensor that is either laid out like this already or whole."""
+    def shard_of(self, tensor: Tensor) -> Tensor:
+        """This process's shard of a tensor that is either laid out like this already or whole."""
         return local(tensor) if isinstance(tensor, DTensor) else self.cut(tensor)
 
     def is_shared_out_over(self, dimension: str) -> bool:
-        """Whether the processes along that dimension of the mesh hold different pieces."""
+        """Whether the processes along that dimension of the mesh hold different shards."""
         names = () if self.mesh is None else self.mesh.mesh_dim_names or ()
         return any(name == dimension and _is_shard(p) for name, p in zip(names, self.placements, strict=True))
 
@@ -94,11 +91,11 @@ def local(tensor: Tensor) -> Tensor:
     return tensor
 
 
-class Pieces:
-    """The pieces of a model's parameters that an optimizer works on, as tensors like any other.
+class Shards:
+    """The shards of a model's parameters that an optimizer works on, as tensors like any other.
 
-    A rule that treats each number by itself gives the same for a piece as for the whole, and is spared the cost and the
-    restrictions of distributed tensors. Each piece lies in the memory of its parameter.
+    A rule that treats each number by itself gives the same for a shard as for the whole, and is spared the cost and the
+    restrictions of distributed tensors. Each shard lies in the memory of its parameter.
 
     Args:
         parameters: in the optimizer's order.
@@ -111,7 +108,7 @@ class Pieces:
     ) -> None:
         self._parameters, self.names = list(parameters), list(names)
         self.layouts = [Layout.of(parameter) for parameter in parameters]
-        self.held = [_piece(parameter) for parameter in parameters]
+        self.held = [_shard(parameter) for parameter in parameters]
         self._groups = [(group, self._mask(name)) for name, group in meshes.items() if group.size() > 1]
 
     def _mask(self, dimension: str) -> Tensor:
@@ -120,20 +117,20 @@ class Pieces:
         return torch.tensor(shared_out, dtype=torch.bool, device=device)
 
     @torch.no_grad()
-    def take_gradients(self) -> None:
-        """Hand the parameters' gradients over to the pieces."""
-        for parameter, piece, layout in zip(self._parameters, self.held, self.layouts, strict=True):
-            if parameter is piece or parameter.grad is None:
+    def sync_gradients(self) -> None:
+        """Hand the parameters' gradients over to the shards."""
+        for parameter, shard, layout in zip(self._parameters, self.held, self.layouts, strict=True):
+            if parameter is shard or parameter.grad is None:
                 continue
             gradient = parameter.grad
             if isinstance(gradient, DTensor) and gradient.placements != layout.placements:
                 gradient = gradient.redistribute(placements=layout.placements)
-            piece.data = local(parameter)  # in case that the parameter was given other memory
-            piece.grad = local(gradient)
+            shard.data = local(parameter)  # in case that the parameter was given other memory
+            shard.grad = local(gradient)
             parameter.grad = None
 
-    def whole_sums(self, sums: Tensor) -> Tensor:
-        """Sums (..., P) over the piece of each parameter, as sums over the whole of each. Every process calls it."""
+    def global_sums(self, sums: Tensor) -> Tensor:
+        """Sums (..., P) over the shard of each parameter, as sums over the whole of each. Every process calls it."""
         for group, mask in self._groups:
             along = sums.masked_fill(~mask, 0)
             dist.all_reduce(along, group=group)
@@ -141,9 +138,9 @@ class Pieces:
         return sums
 
 
-def _piece(parameter: nn.Parameter) -> nn.Parameter:
+def _shard(parameter: nn.Parameter) -> nn.Parameter:
     if not isinstance(parameter, DTensor):
         return parameter
-    piece = nn.Parameter(local(parameter), requires_grad=parameter.requires_grad)
-    piece.whole_numel = math.prod(parameter.shape)  # type: ignore[attr-defined] # for whoever counts parameters
-    return piece
+    shard = nn.Parameter(local(parameter), requires_grad=parameter.requires_grad)
+    shard.full_numel = math.prod(parameter.shape)  # type: ignore[attr-defined] # for whoever counts parameters
+    return shard

@@ -1,4 +1,4 @@
-"""Pieces lie where their layout says, whatever the sizes."""
+"""Shards lie where their layout says, whatever the sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from ablab.training.strategies.pieces import Layout, Pieces, local
+from ablab.training.strategies.shards import Layout, Shards, local
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def test_a_piece_is_where_its_layout_says(rank: int, shape: tuple[int, int], wid
     assert cut == ({"0.weight", "0.bias", "1.weight"} if shape[1] > 1 else set())
 
 
-def test_the_optimizer_s_pieces_are_the_parameters_own_memory(rank: int) -> None:
+def test_the_optimizer_s_shards_are_the_parameters_own_memory(rank: int) -> None:
     mesh = init_device_mesh("cpu", (8, 1), mesh_dim_names=("data", "tensor"))
     model = nn.Linear(5, 16)
     fully_shard(model, mesh=mesh["data"])
-    pieces = Pieces(list(model.parameters()), ["weight", "bias"], {"data": mesh["data"].get_group()})
-    for piece, parameter in zip(pieces.held, model.parameters(), strict=True):
-        assert type(piece) is nn.Parameter
-        assert piece.whole_numel == parameter.numel() == 8 * piece.numel()
+    shards = Shards(list(model.parameters()), ["weight", "bias"], {"data": mesh["data"].get_group()})
+    for shard, parameter in zip(shards.held, model.parameters(), strict=True):
+        assert type(shard) is nn.Parameter
+        assert shard.full_numel == parameter.numel() == 8 * shard.numel()
         with torch.no_grad():
-            piece.fill_(rank)
+            shard.fill_(rank)
         assert (local(parameter) == rank).all()
