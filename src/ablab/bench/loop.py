@@ -26,8 +26,8 @@ from torch import nn
 from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.config.explain import ConfigErrors, explain
 from ablab.errors import UserError
+from ablab.study.job import run_bar
 from ablab.study.planning.preflight import Preflight
-from ablab.study.progress import run_bar
 from ablab.tasks.base import Batch, Task
 from ablab.training.build import BuiltRun, build_model
 from ablab.training.callbacks import Mechanisms, ReportProgress

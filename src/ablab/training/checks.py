@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 
-def require_at_least(least: float, **values: float) -> None:
-    """Raises ValueError for the first of `values` that is below `least` or NaN."""
-    for name, value in values.items():
-        if not value >= least:
-            raise ValueError(f"{name}={value} must be at least {least:g}")
-
-
 def require_shares(**values: float) -> None:
     """Raises ValueError for the first of `values`, weights of moving averages, that is not in [0, 1)."""
     for name, value in values.items():

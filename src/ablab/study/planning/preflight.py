@@ -19,11 +19,11 @@ from ablab.errors import UserError
 from ablab.model.spec import ClashError
 from ablab.tasks.base import Task
 from ablab.training.build import COMPONENT_AXES, BuiltRun, build_strategy, build_task, clashing
-from ablab.training.continuing import check_origin
 from ablab.training.environment import Started
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.trainer import quiet_lightning, trainer_settings
+from ablab.training.warm_start import check_origin
 from ablab.training.world import World, launched
 
 # What the program gives to each kind of option, and the config does not.
