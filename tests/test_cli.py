@@ -77,7 +77,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "task=text": ([], ["task.path must be given: add task.path=... to the command"]),
     "task.path=missing.txt": (["task=text"], ["missing.txt: no such file, folder or match"]),
     "task.path=empty.txt": (["task=text"], ["empty.txt: empty"]),
-    "seed=x": ([], ["seed=x", "could not be converted to Integer"]),
+    "seed=x": ([], ["seed=x", "must be a whole number"]),
     "seed=-1": ([], ["seed=-1: must be at least 0"]),
     "trainer.max_steps=0": ([], ["trainer.max_steps=0: must be at least 1"]),
     "trainer.precision=17": ([], ["trainer.precision=17: must be one of", "32-true"]),

@@ -16,7 +16,7 @@ from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study import job
-from ablab.study.job import run_job
+from ablab.study.job import run_bar, run_job
 
 Job = Callable[..., Record]
 
@@ -108,3 +108,20 @@ def test_a_run_of_several_processes_is_supervised(ablab: Job) -> None:
     record = ablab("strategy=ddp")
     assert (record.status, record.axes["strategy"]) == ("ok", "ddp")
     assert (FOLDER / "run.log").exists()
+
+
+def test_it_shows_how_far_and_how_good(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setenv("COLUMNS", "160")
+    with run_bar("seed=[0]") as report:
+        report(3, 10, "val_loss [bold]2.5")
+    shown = capsys.readouterr().out
+    assert "seed=[0]" in shown
+    assert "val_loss [bold]2.5" in shown
+    assert "3/10" in shown
+
+
+def test_it_prints_nothing_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with run_bar("seed=0") as report:
+        report(3, 10, "val_loss 2.5")
+    assert capsys.readouterr().out == ""

@@ -72,7 +72,7 @@ def test_every_field_of_the_record_is_filled(finished: Any, corpus: Path) -> Non
     assert (record.study, record.seed, record.index) == ("tests", 0, None)
     assert record.variant.startswith("activation=dynamic_sparse,attention=lsh,")
     assert record.axes == config.axes
-    assert record.config == config
+    assert record.config == config.to_dict()
     assert record.primary == Metric(name="val_loss", split="val", direction="min")
     data = corpus.read_bytes()
     assert record.corpus is not None

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.config.explain import ConfigErrors, explain
 from ablab.errors import UserError
+from ablab.study.job import run_bar
 from ablab.study.planning.preflight import Preflight
-from ablab.study.progress import run_bar
 from ablab.tasks.base import Batch, EvalBatch, Task
 from ablab.training.build import BuiltRun, build_model, build_task
 from ablab.training.callbacks import Mechanisms, Progress, ReportProgress

@@ -21,8 +21,8 @@ from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.planning.preflight import Preflight
+from ablab.study.supervision.code import freeze_code
 from ablab.study.supervision.supervisor import supervise
-from ablab.study.supervision.warm import freeze_code
 
 
 class Round(NamedTuple):

@@ -15,8 +15,8 @@ from ablab.bench.loop import compose_config
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
+from ablab.study.supervision.code import freeze_code
 from ablab.study.supervision.supervisor import supervise
-from ablab.study.supervision.warm import freeze_code
 
 
 @dataclass(frozen=True)

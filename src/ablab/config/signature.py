@@ -20,12 +20,13 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserErro
 
 from ablab.config.axes import replacement
 from ablab.config.nearest import nearest
+from ablab.config.schema import Node
 from ablab.errors import UserError
 
 _HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
 
 
-def check_signature(name: str, node: dict[str, Any], supplied: Collection[str] = ()) -> None:
+def check_signature(name: str, node: Node, supplied: Collection[str] = ()) -> None:
     """Check the keys and values of `node`, the config at `name`, against the signature of its `_target_`.
 
     Args:
@@ -61,7 +62,7 @@ def check_signature(name: str, node: dict[str, Any], supplied: Collection[str] =
             check_type(f"{name}.{key}", value, hints[key])
 
 
-def takes(name: str, node: dict[str, Any], parameter: str) -> bool:
+def takes(name: str, node: Node, parameter: str) -> bool:
     """Whether the `_target_` of `node`, the config at `name`, names this parameter.
 
     Raises:

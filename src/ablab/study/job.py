@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from ablab.config import fingerprint, resolve
 from ablab.config.schema import FOR_SWEEPS
@@ -18,20 +23,43 @@ from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, check_ours, read_record
 from ablab.study.events import Observer
-from ablab.study.kept import kept_record
-from ablab.study.launch import launch
+from ablab.study.launch import finished_record, launch
 from ablab.study.launched import check_place, refuse_sweep, run_together
 from ablab.study.plan_file import PlannedRun, find_run
-from ablab.study.planning import budget, grid
+from ablab.study.planning import budget
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import info_of
-from ablab.study.progress import run_bar
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
+from ablab.study.trials import tuning
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
 from ablab.training.run import execute, prepare_folder
 from ablab.training.world import launched
+
+
+@contextlib.contextmanager
+def run_bar(label: str) -> Iterator[Progress]:
+    """Shows a bar on a terminal while a run runs, and nothing elsewhere; the value is called with its progress."""
+    console = Console(soft_wrap=True, highlight=False)
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[shown]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(escape(label), total=None, shown="starting")
+
+    def report(step: int, steps: int, shown: str) -> None:
+        bar.update(task, completed=step, total=steps, shown=escape(shown))
+
+    with bar:
+        yield report
 
 
 def run_job(config: DictConfig) -> Record:
@@ -51,7 +79,7 @@ def run_job(config: DictConfig) -> Record:
     try:
         asked = resolve(config, choices, list(hydra.overrides.task))
         budget.refuse_for_one_run(asked)
-        grid.refuse_for_one_run(asked)
+        tuning.refuse_for_one_run(asked)
         if not of_sweep:
             _refuse_what_is_for_sweeps(list(hydra.overrides.task))
         preflight = Preflight()
@@ -59,7 +87,7 @@ def run_job(config: DictConfig) -> Record:
         check_place(asked)
         if of_sweep:  # of another sweeper than ours
             return _run_planned(PlannedRun(info=info_of(asked, 0), config=asked, folder=folder))
-        record = kept_record(asked, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
+        record = finished_record(asked, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
         if record is None:
             _check_free(folder, fingerprint(asked))
     except UserError:

@@ -20,9 +20,9 @@ from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import write_record
-from ablab.study.run_log import print_to_log
 from ablab.study.supervision.lock import run_lock
-from ablab.study.watch import Watch
+from ablab.study.supervision.watchdog import OwnWatchdog
+from ablab.study.supervision.worker import print_to_log
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
 from ablab.training.failures import failures_in, first_cause, forget_failures, tell
@@ -141,7 +141,7 @@ def _take_part(
 ) -> Record:
     signal.signal(signal.SIGTERM, _terminate)
     place.enter()
-    watch = Watch(place, config, folder)
+    watch = OwnWatchdog(place, config, folder)
     try:
         return execute(config, folder, progress=report, beat=watch.beat, built=built)
     finally:
@@ -168,7 +168,7 @@ def _ask_the_others(record: Record, folder: Path, processes: int) -> None:
         tell(record, failure, processes)
         if failure.lost:
             record.cause = "killed"
-            record.reason = f"a process ended without a word, as the launcher may tell; {record.reason}"
+            record.reason = f"a process ended without writing a record, as the launcher may tell; {record.reason}"
         write_record(folder, record)
 
 

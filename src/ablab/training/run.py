@@ -40,7 +40,6 @@ from ablab.training.callback_group import build_callbacks
 from ablab.training.callbacks import Heartbeat, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
 from ablab.training.communication import Communicating
-from ablab.training.continuing import origin_of
 from ablab.training.cost import CostMeter
 from ablab.training.failures import failure_of, forget_failures, leave
 from ablab.training.loggers import build_loggers, close_loggers, continue_loggers
@@ -53,6 +52,7 @@ from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import parallel
 from ablab.training.token_counts import TokenCounts
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning, untimed_steps
+from ablab.training.warm_start import origin_of
 from ablab.training.world import world
 
 
@@ -153,7 +153,7 @@ def new_record(config: RunConfig, context: RunContext | None = None) -> Record:
     context = context or RunContext()
     return Record(
         status="failed",
-        reason="ended without a word",
+        reason="the process ended without writing a record",
         cause="killed",
         fingerprint=fingerprint(config),
         study=config.name,

@@ -108,13 +108,13 @@ WAYS = {
     "Hangs": (
         ("failed", "hung"),
         r"process 1 of 2 hangs in fault \(faulty_ranks.py:\d+\): nothing went on for 4 s \(hang_timeout=4\)",
-        r'^process 1 stood here:\n.*File "[^\n]*faulty_ranks.py", line \d+, in fault\n'
-        r'process 0 stood here:\n  File "[^\n]*torch/autograd/graph.py", line \d+, in _engine_run_backward$',
+        r'^stack trace of rank 1:\n.*File "[^\n]*faulty_ranks.py", line \d+, in fault\n'
+        r'stack trace of rank 0:\n  File "[^\n]*torch/autograd/graph.py", line \d+, in _engine_run_backward$',
     ),
     "Stops": (
         ("failed", "hung"),
         r"process 1 of 2 was stopped \(SIGSTOP\), and the others wait for it: nothing went on for 4 s .*",
-        r"^process 0 stood here:\n  File [^\n]*_engine_run_backward$",
+        r"^stack trace of rank 0:\n  File [^\n]*_engine_run_backward$",
     ),
     "Killed": (("failed", "killed"), r"process 1 of 2 was killed by SIGKILL \(see run.log\)", None),
     "Crashes": (("failed", "killed"), r"process 1 of 2 was killed by SIGSEGV \(see run.log\)", r"line \d+, in fault$"),

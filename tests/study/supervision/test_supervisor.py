@@ -201,7 +201,7 @@ def test_runs_have_devices_of_their_own(
             assert len(set(open_ones)) == len(open_ones) <= 2
             self.mine = placement.devices
 
-        def look(self) -> list[Any]:
+        def poll(self) -> list[Any]:
             return []
 
         def close(self) -> Record:

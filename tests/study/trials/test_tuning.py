@@ -15,8 +15,7 @@ from ablab.errors import UserError
 from ablab.results.record import Metric, Record, TuningReport
 from ablab.results.store import RECORD_FILE
 from ablab.study.planning.expand import Run
-from ablab.study.planning.grid import check_tuning, rates_of, refuse_for_one_run, seeds_of
-from ablab.study.trials.tuning import _choose, score
+from ablab.study.trials.tuning import _choose, check_tuning, rates_of, refuse_for_one_run, score, seeds_of
 
 if TYPE_CHECKING:
     from conftest import Lab

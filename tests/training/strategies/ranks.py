@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from ablab.config import RunConfig
 from ablab.results.record import Record
-from ablab.study.supervision.warm import CONTEXT, warm_up
+from ablab.study.supervision.code import CONTEXT, warm_up
 from ablab.training import trainer as trainers
 from ablab.training.run import execute, prepare_folder
 

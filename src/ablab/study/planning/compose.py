@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from ablab.config import RunConfig, resolve
+from ablab.config import Node, RunConfig, resolve
 from ablab.config.run_config import to_plain
 from ablab.study.planning.expand import Run
 from ablab.study.planning.recombine import Recombiner
@@ -32,7 +32,7 @@ class _Common:
     config: DictConfig
     hydra: Any  # what the resolver ${hydra:...} reads
     choices: dict[str, str | None]
-    settled: dict[str, Any]  # the plain values that refer to nothing
+    settled: Node  # the plain values that refer to nothing
 
 
 class Composer:
@@ -95,7 +95,7 @@ class Composer:
         return _Common(composed, hydra, choices, settled)
 
 
-def _is_settled(key: str, plain: dict[str, Any]) -> bool:
+def _is_settled(key: str, plain: Node) -> bool:
     """Whether a value at the top is the same for all runs that are composed once, and nothing in it is missing.
 
     It is if what it refers to, and what that refers to, is neither their seed nor beyond the config.

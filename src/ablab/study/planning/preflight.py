@@ -22,11 +22,11 @@ from ablab.model.spec import ClashError
 from ablab.tasks.base import Task
 from ablab.training.build import BuiltRun, build_strategy, build_task, clashing
 from ablab.training.callback_group import check_callbacks
-from ablab.training.continuing import check_origin
 from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.trainer import build_profiler, quiet_lightning, trainer_settings
+from ablab.training.warm_start import check_origin
 from ablab.training.world import World, launched
 
 

@@ -21,8 +21,8 @@ from ablab.study.events import RunOutline
 from ablab.study.planning.budget import meet_budgets
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, expand
-from ablab.study.planning.grid import check_tuning
 from ablab.study.planning.preflight import Preflight
+from ablab.study.trials.tuning import check_tuning
 from ablab.training.run import variant_of
 
 

@@ -15,9 +15,8 @@ from omegaconf import DictConfig
 
 from ablab.config import conf_folder, register_schema
 from ablab.config.explain import ConfigErrors
-from ablab.study.planning.compose import Composer
+from ablab.study.planning.compose import Composer, Recombiner
 from ablab.study.planning.expand import Run
-from ablab.study.planning.recombine import Recombiner
 
 # Options, settings of nodes that are exchanged, settings that only some options have, and what adds a key.
 WORDS = {

@@ -11,24 +11,24 @@ from pathlib import Path
 from ablab.config import RunConfig
 from ablab.config.schema import ExecutionConfig
 from ablab.results.record import Record
-from ablab.study.conduct import Study
 from ablab.study.events import Observer
-from ablab.study.kept import kept_record
-from ablab.study.outlook import Outlook, Probe, Row
+from ablab.study.launch import finished_record
 from ablab.study.plan_file import PlannedRun
-from ablab.study.planning.grid import rates_of, seeds_of
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import asked
+from ablab.study.preview import Preview, Probe, Row
+from ablab.study.run_study import Study
+from ablab.study.supervision.code import freeze_code, warm_up
 from ablab.study.supervision.supervisor import Supervisor, side_by_side
-from ablab.study.supervision.warm import freeze_code, warm_up
 from ablab.study.trials.pilot import ROUNDS
+from ablab.study.trials.tuning import rates_of, seeds_of
 
 STEPS = 8  # of a probe: four blocks of two, the first of which only warms up, and an evaluation after every other
 TIMEOUT_S = 120.0
 
 
-def look_at(study: Study, probe: bool) -> Outlook:
-    """The outlook of a study; nothing is written into its folder.
+def preview(study: Study, probe: bool) -> Preview:
+    """The preview of a study; nothing is written into its folder.
 
     Args:
         probe: train the first run of every variant on every task for a moment, in a folder that is removed.
@@ -42,7 +42,7 @@ def look_at(study: Study, probe: bool) -> Outlook:
     errors = [(asked(run), error) for run, error in prepared.errors]
     notes = [*prepared.excluded, *prepared.budgets]
     if errors:
-        return Outlook(folder=study.folder, runs=len(prepared.runs), errors=errors, notes=notes)
+        return Preview(folder=study.folder, runs=len(prepared.runs), errors=errors, notes=notes)
     planned = study.planned(prepared.runs)
     rows = _rows(planned, study.preflight)
     settings = planned[0].config.execution
@@ -52,7 +52,7 @@ def look_at(study: Study, probe: bool) -> Outlook:
     for row in rows:
         row.probe = probes.get(row.first.index)
     trials, trial_seconds = _trials(planned, rows)
-    return Outlook(
+    return Preview(
         folder=study.folder,
         runs=len(planned),
         notes=notes,
@@ -70,7 +70,7 @@ def _rows(planned: Sequence[PlannedRun], preflight: Preflight) -> list[Row]:
     for run in planned:
         row = rows.setdefault((run.info.task, run.info.variant), Row(first=run.info))
         row.seeds.append(run.info.seed)
-        kept = kept_record(run.config, run.folder, preflight, retry_failed=False)
+        kept = finished_record(run.config, run.folder, preflight, retry_failed=False)
         row.done += kept is not None
     return list(rows.values())
 

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from ablab.config import RunConfig, conf_folder, register_schema
-from ablab.study.snapshot import SNAPSHOT_FOLDER, freeze_for_jobs
+from ablab.study.supervision.code import SNAPSHOT_FOLDER, freeze_for_jobs
 
 # As the process does that runs are forked from.
 SEEN = """

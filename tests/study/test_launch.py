@@ -11,7 +11,7 @@ import pytest
 from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, write_record
-from ablab.study.kept import kept_record
+from ablab.study.launch import finished_record
 from ablab.study.planning.preflight import Preflight
 from ablab.training.run import new_record
 
@@ -38,7 +38,7 @@ def test_what_is_done_with(
     record = ended(config := tiny_config())
     record.status = status
     write_record(tmp_path, record)
-    found = kept_record(config, tmp_path, Preflight(), retry_failed)
+    found = finished_record(config, tmp_path, Preflight(), retry_failed)
     assert (found is not None) == kept
     if found is not None:
         assert found.status == status
@@ -46,22 +46,22 @@ def test_what_is_done_with(
 
 def test_a_run_that_failed_before_it_read_its_data_is_kept(tiny_config: TinyConfig, tmp_path: Path) -> None:
     write_record(tmp_path, new_record(config := tiny_config()))
-    assert kept_record(config, tmp_path, Preflight(), retry_failed=False) is not None
+    assert finished_record(config, tmp_path, Preflight(), retry_failed=False) is not None
 
 
 def test_a_changed_setting_is_another_run_and_another_name_is_not(tiny_config: TinyConfig, tmp_path: Path) -> None:
     record = ended(tiny_config())
     write_record(tmp_path, record)
-    assert kept_record(tiny_config("optimizer.lr=0.5"), tmp_path, Preflight(), retry_failed=True) is None
-    assert kept_record(tiny_config("seed=1"), tmp_path, Preflight(), retry_failed=True) is None
+    assert finished_record(tiny_config("optimizer.lr=0.5"), tmp_path, Preflight(), retry_failed=True) is None
+    assert finished_record(tiny_config("seed=1"), tmp_path, Preflight(), retry_failed=True) is None
     renamed = tiny_config("name=other", "logger=tensorboard", "jobs=2", "timeout=60")
-    assert kept_record(renamed, tmp_path, Preflight(), retry_failed=True) is not None
+    assert finished_record(renamed, tmp_path, Preflight(), retry_failed=True) is not None
 
 
 def test_no_record_or_a_damaged_one_is_not_finished(tiny_config: TinyConfig, tmp_path: Path) -> None:
-    assert kept_record(tiny_config(), tmp_path, Preflight(), retry_failed=True) is None
+    assert finished_record(tiny_config(), tmp_path, Preflight(), retry_failed=True) is None
     (tmp_path / RECORD_FILE).write_text('{"schema": 1, "stat')
-    assert kept_record(tiny_config(), tmp_path, Preflight(), retry_failed=True) is None
+    assert finished_record(tiny_config(), tmp_path, Preflight(), retry_failed=True) is None
 
 
 def test_the_same_run_on_other_data_is_not_finished(tiny_config: TinyConfig, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_the_same_run_on_other_data_is_not_finished(tiny_config: TinyConfig, tmp
     text = corpus.read_text()
     try:
         corpus.write_text(text + "one line more\n")
-        assert kept_record(config, tmp_path, Preflight(), retry_failed=True) is None
+        assert finished_record(config, tmp_path, Preflight(), retry_failed=True) is None
     finally:
         corpus.write_text(text)
-    assert kept_record(config, tmp_path, Preflight(), retry_failed=True) is not None
+    assert finished_record(config, tmp_path, Preflight(), retry_failed=True) is not None

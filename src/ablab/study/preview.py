@@ -29,7 +29,7 @@ class Row:
 
 
 @dataclass(kw_only=True)
-class Outlook:
+class Preview:
     """The plan of a study, and what it will cost."""
 
     folder: Path

@@ -1,12 +1,17 @@
-"""Which devices and how many threads each of several runs gets, so that none takes what is another's."""
+"""The devices, threads and memory of runs side by side, and the place where the processes of one meet."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from torch.distributed import TCPStore
 
 from ablab.config import RunConfig
 from ablab.errors import UserError
@@ -81,3 +86,62 @@ def threads_for(processes: int, side_by_side: int) -> int | None:
     """A fair share of the cores for each process of each of so many runs; None where there is nobody to share with."""
     sharers = processes * side_by_side
     return None if sharers == 1 else max(1, cores() // sharers)
+
+
+_COUNTER = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+_MEMBERSHIP = re.compile(r"^(?:0::|\d+:(?:[\w,=]*,)?memory(?:,[\w,=]*)?:)(\S*)$", re.MULTILINE)
+
+
+def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Processes that were killed for want of memory so far, here and, where the kernel tells, on the whole machine.
+
+    It only ever rises; a rise while a run was killed says why. 0 where the kernel says nothing.
+    """
+    files = [proc / "vmstat"]
+    for group in _MEMBERSHIP.findall(_text(proc / "self" / "cgroup")):
+        place = group.lstrip("/")
+        files += [cgroups / place / "memory.events", cgroups / "memory" / place / "memory.oom_control"]
+        files += [cgroups / "memory.events", cgroups / "memory" / "memory.oom_control"]  # as seen in a container
+    return sum(int(found[1]) for path in dict.fromkeys(files) if (found := _COUNTER.search(_text(path))))
+
+
+def die_first() -> None:
+    """When there is no memory left, let the kernel choose this process, not the supervisor or a stranger."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def peak_memory_of(pid: int) -> int:
+    """The largest resident set of a running process so far, in bytes; 0 where the system does not tell."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", _text(Path(f"/proc/{pid}/status")), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+class Rendezvous:
+    """A store on a port of loopback that nobody else can have taken: it is open before the processes are told of it.
+
+    It is ours and not the first process's, so that it outlives any of them; it is gone with this object.
+    """
+
+    def __init__(self) -> None:
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen(1024)
+            self.port = int(listening.getsockname()[1])
+            self._store: TCPStore | None = TCPStore(
+                "127.0.0.1",
+                self.port,
+                is_master=True,
+                wait_for_workers=False,
+                master_listen_fd=listening.detach(),  # the store closes it
+            )
+
+    def close(self) -> None:
+        self._store = None

@@ -17,17 +17,15 @@ from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import Observer
-from ablab.study.kept import kept_record
-from ablab.study.launch import launch
+from ablab.study.launch import finished_record, launch
 from ablab.study.launched import refuse_nodes, refuse_sweep
 from ablab.study.plan_file import PlannedRun, write_plan
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import Prepared, info_of, make_folder, prepare
-from ablab.study.snapshot import freeze_for_jobs
+from ablab.study.supervision.code import freeze_for_jobs, warm_up
 from ablab.study.supervision.lock import StudyLock
-from ablab.study.supervision.warm import warm_up
 from ablab.study.trials.pilot import match_time
 from ablab.study.trials.tuning import tune
 from ablab.training.run import new_record
@@ -36,7 +34,7 @@ Launch = Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]]
 
 
 class Study:
-    """A multirun. `conduct` runs it; `plan` only looks at it.
+    """A multirun. `run` runs it; `plan` only looks at it.
 
     Args:
         loader, config: Hydra's, of the multirun as a whole.
@@ -74,7 +72,7 @@ class Study:
             for index, (run, (config, folder)) in enumerate(zip(runs, composed, strict=True))
         ]
 
-    def conduct(self) -> list[JobReturn]:
+    def run(self) -> list[JobReturn]:
         """See the study to its end.
 
         Raises:
@@ -97,7 +95,7 @@ class Study:
         make_folder(self.folder)
         with StudyLock(self.folder) as lock:
             if lock.taken_over:
-                print(f"{self.folder}: {lock.taken_over} left it without a word; going on")
+                print(f"{self.folder}: {lock.taken_over} stopped without finishing it; going on from what it left")
             write_plan(self.folder, self.comparison, None)
 
             def trials(runs: list[Run]) -> object:
@@ -130,7 +128,7 @@ class Study:
         assert self._foreign is not None
         returns = {}
         for place, run in enumerate(planned):
-            record = kept_record(run.config, run.folder, self.preflight, retry_failed)
+            record = finished_record(run.config, run.folder, self.preflight, retry_failed)
             if record is not None:
                 returns[place] = job_return(record)
         left = [place for place in range(len(runs)) if place not in returns]

@@ -9,8 +9,8 @@ import pytest
 from ablab.config import RunConfig
 from ablab.results.record import Cost, Record
 from ablab.study.events import RunOutline
-from ablab.study.look import STEPS, _measured
 from ablab.study.plan_file import PlannedRun
+from ablab.study.preview_study import STEPS, _measured
 
 if TYPE_CHECKING:
     from pathlib import Path
