@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from said import notes_of
 from synthetic import runs_of, study
 
 from ablab.analysis.comparison import compare
@@ -16,7 +17,7 @@ def said(variations: list[float | None]) -> list[str]:
         if variation is not None:
             record.mechanism = {"layer_fusion/weight_variation": variation}
     (item,) = compare(runs_of(records)).items
-    return [note for note in item.notes if note.startswith("INPUT-INDEPENDENT")]
+    return [note for note in notes_of(item) if note.startswith("INPUT-INDEPENDENT")]
 
 
 def test_weights_that_never_vary_are_said_to() -> None:

@@ -7,10 +7,11 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from said import notes_of
 from synthetic import cost, runs_of, study
 
 from ablab.analysis.comparison import Comparison, compare
-from ablab.analysis.speed import EQUAL_SPEED
+from ablab.analysis.conditions import EQUAL_SPEED
 from ablab.results.record import Record
 
 LOSSES = [1.00, 1.02, 0.97, 1.05, 0.99]
@@ -35,7 +36,7 @@ def item_of(records: list[Record]) -> Comparison:
 
 
 def said(records: list[Record]) -> list[str]:
-    return [note for note in item_of(records).notes if note.startswith("DOES NOT PAY")]
+    return [note for note in notes_of(item_of(records)) if note.startswith("DOES NOT PAY")]
 
 
 def test_the_line_has_the_median_the_range_and_the_length() -> None:
@@ -86,5 +87,5 @@ def test_a_length_that_is_not_known_is_not_named() -> None:
 
 
 def test_other_machines_are_said_and_their_speeds_not_compared() -> None:
-    notes = item_of(timed([0.6] * 3, machine="NVIDIA T4")).notes
+    notes = notes_of(item_of(timed([0.6] * 3, machine="NVIDIA T4")))
     assert notes == ("Not the same machine, so speeds are not compared: device NVIDIA T4 against cpu.",)

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from synthetic import ended, record, runs_of
 
+from ablab.report.formatting import metric_text
 from ablab.report.html.heatmap import LEVELS, Scale, heatmap, scale_of
 from ablab.report.html.sections.parts import REACHABLE, grid_of, in_order, keys_of, parts_of
-from ablab.report.units import figure
 from ablab.results.record import Metric, Record
 
 ACCURACY = Metric(name="val_accuracy", split="val", direction="max")
@@ -58,7 +58,7 @@ def test_a_table_has_means_over_the_finished_seeds_and_what_is_reachable():
     (found,) = parts_of(runs_of(records), "language")
     assert found.figure == "val_accuracy"
     assert found.table is not None
-    shown = [figure(fmean(own), stdev(own)) for own in values.values()]
+    shown = [metric_text(fmean(own), stdev(own)) for own in values.values()]
     assert found.table.to_numpy().tolist() == [
         ["default", *shown],
         [REACHABLE, "–", "0.9"],

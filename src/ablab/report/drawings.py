@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablab.analysis.curves import By, aligned, difference
+from ablab.analysis.curves import Aligned, By, aligned, difference
 from ablab.analysis.pareto import unequal_budgets
 from ablab.analysis.scaling import Axis
 from ablab.report.context import TRAINING_LOSS, ReportContext
@@ -15,6 +15,7 @@ from ablab.report.figures.forest import forest as forest_plot
 from ablab.report.figures.interactions import interaction_heatmap
 from ablab.report.figures.scaling import power_laws
 from ablab.report.figures.slopes import slopes as slope_plot
+from ablab.report.formatting import budget_text
 from ablab.report.rows import Row
 
 
@@ -35,7 +36,8 @@ def detectable(context: ReportContext, task: str) -> Drawing | None:
 
 def cost(context: ReportContext, task: str) -> Drawing | None:
     """Quality against FLOPs, time, speed and memory; None if no run ended well."""
-    unequal = unequal_budgets(context.drawn(task), task, context.comparisons.baseline)
+    differing = unequal_budgets(context.drawn(task), task, context.comparisons.baseline)
+    unequal = {variant: budget_text(each) for variant, each in differing.items()}
     return quality_and_cost(_shown(context, task), context.direction(task), unequal, context.styles)
 
 
@@ -77,7 +79,14 @@ def trace(context: ReportContext, task: str, metric: str) -> Drawing | None:
 
 def _panel(context: ReportContext, task: str, metric: str, by: By) -> Panel:
     found = aligned(context.drawn(task), task, metric, by, context.curves)
-    return Panel(found.axis, metric, found.bands, found.diverged)
+    return Panel(_across(found), metric, found.bands, found.diverged)
+
+
+def _across(found: Aligned) -> str:
+    """Name the horizontal axis."""
+    if found.by == "tokens":
+        return "tokens (at the run's mean per step)" if found.approximate else "tokens"
+    return "step" if found.by == "step" else "training time in seconds, at the run's mean speed"
 
 
 def _others(context: ReportContext, task: str) -> list[By]:

@@ -6,10 +6,9 @@ from statistics import fmean
 
 import pandas as pd
 
-from ablab.analysis.wording import share
 from ablab.report.context import ReportContext
+from ablab.report.formatting import MISSING, milliseconds, share
 from ablab.report.rows import records_of
-from ablab.report.units import MISSING, milliseconds
 from ablab.results.record import Record
 from ablab.results.step_time import Link, on_devices, step
 

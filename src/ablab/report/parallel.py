@@ -9,10 +9,9 @@ from statistics import fmean
 import pandas as pd
 
 from ablab.analysis.pairing import variants
-from ablab.analysis.wording import plural, share
 from ablab.report.context import ReportContext
+from ablab.report.formatting import MISSING, count, memory, metric_text, milliseconds, plural, share
 from ablab.report.rows import mean_sd, records_of
-from ablab.report.units import MISSING, count, figure, memory, milliseconds
 from ablab.results.collect import Runs
 from ablab.results.communication import Communication
 from ablab.results.record import Record
@@ -86,7 +85,7 @@ def _row(variant: str, records: list[Record], ok: dict[str, list[Record]]) -> di
         "overlap": MISSING if overlap is None else share(overlap),
         "waiting": _waiting(mean),
         "tokens/s": count(mean_sd([record.cost.tokens_per_second or math.nan for record in records])[0]),
-        "efficiency": MISSING if alone is None else figure(*mean_sd(_efficiencies(records, ok[alone]))),
+        "efficiency": MISSING if alone is None else metric_text(*mean_sd(_efficiencies(records, ok[alone]))),
         "largest peak memory": memory(
             mean(lambda each: max((one.peak_memory_bytes for one in each.each), default=None))
         ),

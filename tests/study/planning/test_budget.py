@@ -11,6 +11,7 @@ import pytest
 from ablab.analysis.comparison import compare
 from ablab.config import conf_folder, fingerprint
 from ablab.errors import UserError
+from ablab.report.notes import notes_of
 from ablab.results.collect import collect
 from ablab.study.planning.budget import meet_budgets, refuse_for_one_run
 from ablab.study.planning.preflight import Preflight
@@ -142,4 +143,4 @@ def test_the_comparison_says_whether_budgets_are_equal(
         run(config | {"index": index}, tmp_path / str(index))
     (found,) = compare(collect([tmp_path])).items
     assert found.label == "mla"  # the width that was adjusted makes no variant of its own
-    assert "EQUAL BUDGET  parameters within 2% of the baseline's." in found.notes
+    assert "EQUAL BUDGET  parameters within 2% of the baseline's." in notes_of(found)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.power import POWER, detectable
 from ablab.analysis.verdicts import RESOLVED
-from ablab.analysis.wording import decimals_for, number
 from ablab.report.figures.canvas import Drawing, drawing, only_rows, panels, row_height
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
+from ablab.report.formatting import decimals_for, number
 
 
 def detectable_effects(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | None:

@@ -8,6 +8,7 @@ from ablab.analysis.comparison import Comparison
 from ablab.analysis.verdicts import RESOLVED
 from ablab.report.figures.canvas import Drawing, drawing, only_rows, panels, row_height
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
+from ablab.report.sentences import verdict_line
 
 
 def forest(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | None:
@@ -35,7 +36,8 @@ def forest(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | N
         only_rows(axes, labels)
         better = "lower" if first.direction == "min" else "higher"
         axes.set_xlabel(f"effect on {first.metric}, variant minus baseline ({better} is better)", loc="right")
-    return Drawing(figure, f"Effects on {first.metric} against {first.baseline}: " + "; ".join(i.line for i in shown))
+    words = "; ".join(map(verdict_line, shown))
+    return Drawing(figure, f"Effects on {first.metric} against {first.baseline}: {words}")
 
 
 def _largest(items: list[Comparison]) -> list[Comparison]:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from ablab.analysis.comparison import Comparison
-from ablab.analysis.wording import share
 from ablab.report.figures.canvas import Drawing, drawing, panels, shortened
 from ablab.report.figures.style import TEXT, Style
+from ablab.report.formatting import share
 
 _COLUMNS, _MOST = 4, 8
 _LETTERS = 22  # of a title

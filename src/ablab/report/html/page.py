@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ablab.analysis.wording import confidence
 from ablab.report.context import ReportContext
 from ablab.report.formats.machine import document
+from ablab.report.formatting import confidence
 from ablab.report.html.names import foldable, isolated
 from ablab.report.html.sections.base import Section
 from ablab.report.html.sections.cost import cost
@@ -29,6 +29,8 @@ from ablab.report.html.sections.provenance import provenance, question
 from ablab.report.html.sections.reach import reach
 from ablab.report.html.sections.scaling import scaling
 from ablab.report.html.sections.verdicts import verdicts
+from ablab.report.notes import notes_of
+from ablab.report.sentences import measured, verdict_sentence
 
 _FOLDER = "report/html/templates"  # inside the package
 
@@ -48,7 +50,12 @@ def page(context: ReportContext) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"foldable": foldable, "isolated": isolated}
+    environment.filters |= {
+        "foldable": foldable,
+        "isolated": isolated,
+        "sentence": verdict_sentence,
+        "notes": notes_of,
+    }
     runs, comparisons = context.runs, context.comparisons
     found = [section for make in _SECTIONS if (section := make(context)) is not None]
     pictures = pictures_of(runs)
@@ -63,7 +70,8 @@ def page(context: ReportContext) -> str:
         factors=runs.factors,
         comparisons=comparisons,
         confidence=confidence(comparisons.level),
-        n_looks=len(runs.looks),
+        measured=measured(comparisons),
+        n_analyses=len(runs.looks),
         n_runs=len(runs.records),
         verdicts=verdicts(context),
         sections=found,

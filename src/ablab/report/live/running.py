@@ -7,10 +7,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ablab.report.formatting import count, duration
 from ablab.report.live import remaining
 from ablab.report.live.grid import FEWEST_LINES
 from ablab.report.live.state import RunState, StudyState
-from ablab.report.units import count, duration
 
 _BAR = 16  # columns, where there is room for them
 _SHORTEST_BAR = 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ablab.analysis.pareto import unequal_budgets
 from ablab.report import drawings
 from ablab.report.context import ReportContext
+from ablab.report.formatting import budget_text
 from ablab.report.html.sections.base import Block, Section, per_task, svg
 from ablab.report.tables import cost_table
 
@@ -16,7 +17,7 @@ def cost(context: ReportContext) -> Section:
         unequal = unequal_budgets(context.runs, task, baseline)
         drawn = svg(context, drawings.cost(context, task), "cost", task)
         table = cost_table(context, task)
-        table["budget"] = [unequal.get(variant, "") for variant in table["variant"]]
+        table["budget"] = [budget_text(unequal.get(variant, {})) for variant in table["variant"]]
         return [
             Block(
                 figure=drawn,

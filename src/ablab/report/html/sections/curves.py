@@ -6,12 +6,11 @@ import pandas as pd
 
 from ablab.analysis.curves import By
 from ablab.analysis.time_to_target import Reached, TimeToTarget, time_to_target
-from ablab.analysis.wording import confidence, number
 from ablab.errors import UserError
 from ablab.report import drawings
 from ablab.report.context import ReportContext
+from ablab.report.formatting import MISSING, confidence, number
 from ablab.report.html.sections.base import Block, Section, per_task, svg
-from ablab.report.units import MISSING
 
 _NONE = "No learning curves: no metrics.csv beside the records."
 _BY: tuple[By, ...] = ("step", "seconds")

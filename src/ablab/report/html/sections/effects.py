@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ablab.analysis.wording import confidence
 from ablab.report import drawings
 from ablab.report.context import ReportContext
+from ablab.report.formatting import confidence
 from ablab.report.html.sections.base import Block, Section, per_task, svg
 from ablab.report.tables import quality_table
 

@@ -14,9 +14,9 @@ from ablab.report import drawings
 from ablab.report.context import LEARNING_RATE, ReportContext
 from ablab.report.figures.canvas import Drawing
 from ablab.report.figures.curves import Panel, curves
+from ablab.report.formatting import metric_text
 from ablab.report.html.sections.base import Block, Section, per_task, svg
 from ablab.report.html.sections.modalities import is_share, matrices
-from ablab.report.units import figure
 
 _LAYER = re.compile(r"(?P<name>[^/]+/[^/]+)/layer_(?P<layer>\d+)")
 _MOST_PANELS = 6  # of one axis; the records have every figure
@@ -73,7 +73,7 @@ def _axis(name: str) -> str:
 def _table(means: pd.DataFrame, spread: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """A row per variant, mean and standard deviation over its seeds."""
     shown = {
-        name.partition("/")[2]: [figure(*both) for both in zip(means[name], spread[name], strict=True)]
+        name.partition("/")[2]: [metric_text(*both) for both in zip(means[name], spread[name], strict=True)]
         for name in names
     }
     return pd.DataFrame({"variant": means.index, **shown})

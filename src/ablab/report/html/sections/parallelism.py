@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ablab.analysis.wording import confidence
 from ablab.report.context import ReportContext
 from ablab.report.extrapolation import extrapolation_notes, extrapolation_table
+from ablab.report.formatting import confidence
 from ablab.report.html.sections.base import Block, Section, per_task
 from ablab.report.parallel import parallel_notes, parallel_table
 from ablab.report.tables import quality_table

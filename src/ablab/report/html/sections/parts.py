@@ -11,10 +11,10 @@ from ablab.analysis import oracle
 from ablab.analysis.pairing import variants
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.report.context import ReportContext
+from ablab.report.formatting import metric_text
 from ablab.report.html.heatmap import Heatmap, Scale, heatmap, scale_of
 from ablab.report.html.sections.base import Block, Section, per_task
 from ablab.report.rows import mean_sd, records_of
-from ablab.report.units import figure
 from ablab.results.collect import Runs
 from ablab.results.record import Record
 
@@ -130,13 +130,13 @@ def _shown(base: str, parts: list[str], ok: Ok, known: dict[str, float]) -> Part
 def _table(base: str, parts: list[str], ok: Ok, reachable: dict[str, float], chance: float | None) -> pd.DataFrame:
     """Variants as rows, parts as columns; then what theory gives, if it tells of parts."""
     rows = [
-        {"variant": variant, **{part: figure(*mean_sd(_values(found, base, part))) for part in parts}}
+        {"variant": variant, **{part: metric_text(*mean_sd(_values(found, base, part))) for part in parts}}
         for variant, found in ok.items()
     ]
     if reachable:
-        rows.append({"variant": REACHABLE, **{part: figure(reachable.get(part)) for part in parts}})
+        rows.append({"variant": REACHABLE, **{part: metric_text(reachable.get(part)) for part in parts}})
         if chance is not None:
-            rows.append({"variant": "chance", **dict.fromkeys(parts, figure(chance))})
+            rows.append({"variant": "chance", **dict.fromkeys(parts, metric_text(chance))})
     return pd.DataFrame(rows)
 
 

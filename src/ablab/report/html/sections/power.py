@@ -6,11 +6,10 @@ import pandas as pd
 
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.power import MOST_SEEDS, POWER, detectable, seeds_needed
-from ablab.analysis.wording import decimals_for, number, share
 from ablab.report import drawings
 from ablab.report.context import ReportContext
+from ablab.report.formatting import MISSING, decimals_for, number, share
 from ablab.report.html.sections.base import Block, Section, per_task, svg
-from ablab.report.units import MISSING
 
 
 def power(context: ReportContext) -> Section | None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from ablab.analysis.scaling import Exponent
-from ablab.analysis.wording import confidence, decimals_for, number
 from ablab.report import drawings
 from ablab.report.context import ReportContext
+from ablab.report.formatting import MISSING, confidence, decimals_for, number
 from ablab.report.html.sections.base import Block, Section
 from ablab.report.html.svg import to_svg
-from ablab.report.units import MISSING
 
 _BASIS = {"seeds": "t over seeds", "fit": "of the fit", "counted": "counted, not measured", None: "no interval"}
 

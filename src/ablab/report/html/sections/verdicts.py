@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ablab.analysis.comparison import Comparison
-from ablab.analysis.wording import plural
 from ablab.report.context import ReportContext
+from ablab.report.formatting import plural
+from ablab.report.notes import study_notes
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,13 @@ class Verdicts:
 
     glance: str  # all of them in a sentence
     groups: list[tuple[str, list[Comparison]]]  # (task, its verdicts)
-    notes: tuple[str, ...]  # about the comparison as a whole
+    notes: list[str]  # about the comparison as a whole
 
 
 def verdicts(context: ReportContext) -> Verdicts:
     names = [context.suite, *context.tasks] if context.suite else context.tasks
     groups = [(name, context.compared(name)) for name in names]
-    return Verdicts(_glance(context, groups), groups, context.comparisons.notes)
+    return Verdicts(_glance(context, groups), groups, study_notes(context.comparisons))
 
 
 def _glance(context: ReportContext, groups: list[tuple[str, list[Comparison]]]) -> str:
