@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install ablation five-claims five-claims-quick browser test test-fast check format bench clean
+.PHONY: help install ablation five-claims five-claims-quick browser test test-fast check format house bench clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,6 +45,9 @@ check: install ## lint, format, types and the import contract
 format: install ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+house: install ## print the measures of the code's structure: files, reaches into other packages, files of a step
+	$(BIN)/python tests/house.py
 
 bench: install ## time the harness beside a bare PyTorch loop
 	$(BIN)/ablab bench loop

@@ -31,7 +31,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from ablab.config import conf_folder, freeze, register_schema
-from ablab.results.record import Record
+from ablab.results.record import Record, RunContext
 from ablab.training.run import execute, prepare_folder
 
 torch.set_num_threads(1)
@@ -113,12 +113,12 @@ def tiny_config(corpus: Path, task_paths: dict[str, Path]) -> TinyConfig:
 
 
 @pytest.fixture(scope="session")
-def run() -> Callable[[dict[str, Any], Path], Record]:
-    """run(config, folder): the record of a run in this process."""
+def run() -> Callable[..., Record]:
+    """run(config, folder, variant=..., index=...): the record of a run in this process."""
 
-    def make(config: dict[str, Any], folder: Path) -> Record:
+    def make(config: dict[str, Any], folder: Path, **context: Any) -> Record:
         prepare_folder(config, folder)
-        return execute(config, folder)
+        return execute(config, folder, RunContext(**context))
 
     return make
 

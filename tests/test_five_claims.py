@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import signal
 import sys
@@ -12,7 +11,10 @@ from types import ModuleType
 
 import pytest
 
+from ablab import load
 from ablab.cli import main
+from ablab.results.collect import find_records
+from ablab.results.store import write_record
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "five_claims"
 
@@ -67,27 +69,23 @@ def test_the_time_left_is_read(told: str, expected: float | None) -> None:
     assert run.seconds(told) == expected
 
 
-def test_what_is_kept_is_small_and_enough_to_compare(tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    source = FOLDER / "results" / "schedule"
-    leftover = tmp_path / "study" / "tune" / "record.json"
-    leftover.parent.mkdir(parents=True)
-    for path in source.rglob("record.json"):
-        target = tmp_path / "study" / path.relative_to(source)
-        target.parent.mkdir(parents=True)
-        target.write_bytes(path.read_bytes())
-        (target.parent / "metrics.csv").touch()
-    leftover.write_text("{}")
-    plan = {"schema": 1, "command": ["-m", "study=schedule"], "terms": {}, "runs": []}
-    plan |= {"working_folder": "/somewhere", "python_path": ["/somewhere"]}
-    (tmp_path / "study" / "plan.json").write_text(json.dumps(plan))
-    run.keep(tmp_path / "study", kept)
-    records = sorted(path.relative_to(source) for path in source.rglob("record.json"))
-    assert sorted(path.relative_to(kept) for path in kept.rglob("*.*") if path.is_file()) == sorted(
-        [*records, Path("tables.txt"), Path("plan.json")]
-    )
-    assert "/somewhere" not in (kept / "plan.json").read_text()
-    assert "gradient_variance raises val_loss by" in (kept / "tables.txt").read_text()
+def test_finished_studies_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = tmp_path / "outputs" / "five_claims" / "schedule"
+    for index, (_, record) in enumerate(find_records([FOLDER / "results" / "schedule.jsonl.xz"])):
+        write_record(study / str(index), record)
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    (tmp_path / "scale").mkdir()
+    (tmp_path / "scale" / "cpu.yaml").touch()
+    monkeypatch.setattr(run, "left", lambda words: "time left: about 2.0 s")
+    statuses = iter([1, 2])  # some run did not end well; the study is refused
+    monkeypatch.setattr(run, "train", lambda words: next(statuses))
+    assert run.main("cpu", "schedule", "layers") == 2
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["schedule.jsonl.xz"]
+    kept = load(tmp_path / "results" / "schedule.jsonl.xz")
+    assert kept.verdicts == load(study).verdicts
 
 
 @pytest.mark.parametrize(
@@ -119,9 +117,9 @@ def test_what_is_killed_is_not_kept(
     monkeypatch.setattr(run, "left", lambda words: "time left: about 2.0 s")
     statuses = iter([137, 130])
     monkeypatch.setattr(run, "train", lambda words: next(statuses))
-    monkeypatch.setattr(run, "keep", lambda study, kept: pytest.fail("it is not finished"))
     assert run.main("cpu", "schedule", "layers", "fusion") == 137
     assert "in all: 6.0 s\n" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()  # none is finished
 
 
 def test_the_summary_is_that_of_the_records() -> None:

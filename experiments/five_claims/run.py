@@ -1,4 +1,4 @@
-"""Run the studies of this folder one after the other, and keep what is small of their results beside them.
+"""Run the studies of this folder one after the other, and keep the results of each beside them, in a file.
 
     python experiments/five_claims/run.py               # everything; what is finished is kept
     python experiments/five_claims/run.py quick         # another scale: quick, gpu
@@ -9,9 +9,7 @@ Each line of `STUDIES` is one command; this only says how long they will take, a
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +37,6 @@ MORE = {  # what a scale changes in one study alone
     ("quick", "attention_time"): ["trainer.max_steps=60", "task.seq_len=1024", "task.batch_size=4", "design.zip=[]"],
     ("gpu", "attention_text"): ["task.seq_len=1024,4096,16384", "task.batch_size=16,4,1"],
 }
-KEPT = ("record.json", "looks.json", "report.html")
 ABLAB = [sys.executable, "-m", "ablab"]  # of this Python's environment, activated or not
 
 
@@ -95,26 +92,6 @@ def train(words: list[str]) -> int:
     return 128 - status if status < 0 else status  # as a shell counts what a signal ended
 
 
-def keep(study: Path, kept: Path) -> None:
-    """One record per run, the plan, how often the study was looked at, its report, and its tables as printed."""
-    new = kept.with_name(f"{kept.name}.new")  # what was kept before stays until all is there
-    shutil.rmtree(new, ignore_errors=True)
-    for name in KEPT:
-        for path in study.rglob(name):
-            if not {"tune", "pilot"} & set(path.relative_to(study).parts):
-                target = new / path.relative_to(study)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-    plan = json.loads((study / "plan.json").read_text(encoding="utf-8"))  # it has the margin
-    command = [word.replace(str(HERE), "experiments/five_claims") for word in plan["command"]]
-    plan |= {"command": command, "working_folder": "", "python_path": []}
-    (new / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    tables = subprocess.run([*ABLAB, "compare", str(new)], capture_output=True, text=True, check=True).stdout
-    (new / "tables.txt").write_text(tables, encoding="utf-8")
-    shutil.rmtree(kept, ignore_errors=True)
-    new.rename(kept)
-
-
 def main(scale: str = "cpu", *names: str) -> int:
     scales = sorted(path.stem for path in HERE.glob("scale/*.yaml"))
     for word, known in [(scale, scales), *((name, [*STUDIES]) for name in names)]:
@@ -139,7 +116,8 @@ def main(scale: str = "cpu", *names: str) -> int:
     finally:
         if scale == "cpu":  # at the end, so that git finds no changes while others run
             for name in finished:
-                keep(Path("outputs", "five_claims", name), HERE / "results" / name)
+                study, kept = Path("outputs", "five_claims", name), HERE / "results" / f"{name}.jsonl.xz"
+                subprocess.run([*ABLAB, "keep", study, kept], check=True)
     return status
 
 

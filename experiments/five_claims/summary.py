@@ -1,4 +1,4 @@
-"""What the kept results say of each claim: a table and a picture, from the records in `results`.
+"""What the kept results say of each claim: a table and a picture, from the files in `results`.
 
     python experiments/five_claims/summary.py  # prints the table, and writes it and claims.png
 
@@ -85,9 +85,10 @@ def task_name(task: str) -> str:
 def rows(results: Path) -> Iterator[Row]:
     """A row for every headline whose study has been run, and each of its tasks."""
     for headline in HEADLINES:
-        if not (results / headline.study).is_dir():
+        kept = results / f"{headline.study}.jsonl.xz"
+        if not kept.is_file():
             continue
-        study = load(results / headline.study, baseline=headline.baseline)
+        study = load(kept, baseline=headline.baseline)
         speeds = study.effects().set_index(["task", "variant"])["tokens_per_second"]
         for item in study.comparisons.items:
             if item.label == headline.variant:

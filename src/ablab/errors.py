@@ -9,6 +9,12 @@ class UserError(Exception):
     """A mistake in what was asked for: an unknown option, a bad value, a missing file. One line, and how to mend it."""
 
 
+def one_line(error: BaseException, longest: int = 200) -> str:
+    """Return the words of an error of another library, which may take many lines, in one of `longest` characters."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= longest else f"{words[:longest]}..."
+
+
 class Diverged(Exception):  # noqa: N818 (an outcome of an experiment, not a programming error)
     """The loss became NaN or infinite. An outcome, not a failure: it is counted and reported, never run again."""
 

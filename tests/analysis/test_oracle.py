@@ -34,7 +34,7 @@ def test_the_comparison_names_what_theory_gives(
 ) -> None:
     for index, attention in enumerate(("full", "windowed")):
         config = tiny_config("task=parity", "task.seq_len=16", f"attention={attention}")
-        run(config | {"index": index}, tmp_path / attention)
+        run(config, tmp_path / attention, index=index)
     found = compare(collect([tmp_path]))
     assert found.metrics == {"parity": "val_accuracy"}
     assert "val_accuracy by theory: chance 0.5, ceiling 1." in notes_of(found)

@@ -28,6 +28,16 @@ ATTENTION = "block_sparse, dynamic, full, lsh, mla, nsa, topk, windowed"  # the 
         ("seed=x", "seed=x: Value 'x' of type 'str' could not be converted to Integer"),
         ("seed=[1,2", "seed=[1,2: not an override; write KEY=VALUE, and quote values with spaces or commas"),
         ("hello", "hello: not an override; write KEY=VALUE, and quote values with spaces or commas"),
+        (
+            "baseline=plain",
+            "baseline: is now comparison.baseline; write comparison.baseline=... in a command, "
+            "comparison: {baseline: ...} in a file",
+        ),
+        (
+            "hydra.callbacks.conclude.margin=1",
+            "hydra.callbacks.conclude.margin: is now comparison.margin; write comparison.margin=... in a command, "
+            "comparison: {margin: ...} in a file",
+        ),
         ("+seed=1", "seed: is in the config already; leave out the +"),
     ],
 )

@@ -45,7 +45,7 @@ def config(tiny_config: Callable[..., Frozen]) -> Frozen:
 
 
 NO_MATTER = {
-    *("budget", "tune", "name", "question", "baseline", "variant", "index", "overrides", "logger", "axes.logger"),
+    *("budget", "tune", "name", "question", "comparison", "overrides", "logger", "axes.logger"),
     *(
         "design",
         "jobs",
@@ -106,7 +106,7 @@ def frozen(choices: dict[str, str | None] | None = None, asked: list[str] | None
 def test_interpolations_are_resolved_and_choices_kept() -> None:
     config = frozen(
         {"attention": "lsh", "recipe": None, "hydra/launcher": "ablab"},
-        ["attention=lsh", "variant='attention=lsh'", "index=3"],
+        ["attention=lsh"],
         trainer={"max_steps": 7},
         schedule={"total_steps": "${trainer.max_steps}"},
     )

@@ -15,8 +15,14 @@ from ablab.results.looks import LOOKS_FILE, count_look, read_looks
 RECORDS = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22]}
 
 
-def conclude(folder: Path, **arguments: str) -> None:
-    ConcludeSweep(**arguments).on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
+def conclude(folder: Path, **declared: str) -> None:
+    config = {"hydra": {"sweep": {"dir": str(folder)}}, "comparison": declared}
+    ConcludeSweep().on_multirun_end(OmegaConf.create(config))
+
+
+def test_what_a_study_declared_in_the_callback_is_declared_elsewhere_now() -> None:
+    with pytest.raises(UserError, match=r"^hydra\.callbacks\.conclude\.margin: is now comparison\.margin; write "):
+        ConcludeSweep(margin=0.1)
 
 
 def test_a_sweep_ends_with_its_verdicts_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -38,9 +44,7 @@ def test_a_sweep_with_a_failed_run_says_so_and_exits_with_1(tmp_path: Path, caps
     assert "report: " in printed.out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"), [({}, "no runs here"), ({"baseline": "zzz=1"}, "zzz is not a factor")]
-)
+@pytest.mark.parametrize(("arguments", "message"), [({}, "no runs here"), ({"metric": "zzz"}, "zzz")])
 def test_a_mistake_is_one_line_and_exit_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: dict[str, str], message: str
 ):

@@ -82,8 +82,8 @@ def test_a_folder_with_something_in_it_is_not_removed(ablab: Job, tmp_path: Path
 
 
 def test_a_run_that_failed_is_run_again(ablab: Job, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    def failing(config: dict[str, Any], folder: Path, report: Any) -> Record:
-        record = execute(config, folder, report)
+    def failing(config: dict[str, Any], folder: Path, progress: Any) -> Record:
+        record = execute(config, folder, progress=progress)
         record.status, record.reason = "failed", "a bad day"
         write_record(folder, record)
         return record

@@ -165,7 +165,7 @@ def test_added_seeds_and_variants_run_alone_and_the_look_is_counted(lab: Lab) ->
 @pytest.mark.slow
 def test_a_resumed_study_is_concluded_on_its_own_terms(lab: Lab) -> None:
     """A margin that the study declares is one of them, and so is the mean of its last evaluations."""
-    terms = ("+hydra.callbacks.conclude.margin=1000", "+hydra.callbacks.conclude.last_k=2")
+    terms = ("comparison.margin=1000", "comparison.last_k=2")
     told, averaged = "within the declared margin of 1000", "val_loss: the mean of the last 2 evaluations of each run."
     out = lab.sweep("name=terms", "activation=relu,gelu", "seed=0,1,2,3", *terms).out
     assert told in out
@@ -190,12 +190,30 @@ def test_a_study_that_moved_is_resumed_where_it_lies(lab: Lab, tmp_path: Path) -
     assert sorted(run[0] for run in ended.runs) == ["kept", "ok"]
 
 
+@pytest.mark.parametrize(
+    ("content", "key", "now"),
+    [
+        ("baseline: activation=relu", "baseline", "comparison.baseline"),
+        ("hydra: {callbacks: {conclude: {margin: 0.3}}}", "hydra.callbacks.conclude.margin", "comparison.margin"),
+    ],
+)
+def test_a_study_file_of_an_earlier_version_is_told_what_to_write(
+    lab: Lab, tmp_path: Path, content: str, key: str, now: str
+) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "old.yaml").write_text(f"# @package _global_\nname: old\n{content}\n")
+    ended = lab.ablab("-m", "--config-dir", str(tmp_path), "study=old", "activation=relu,gelu")
+    assert ended.status == 2
+    assert ended.err.startswith(f"ablab: error: {key}: is now {now}; write {now}=... in a command, ")
+    assert len(ended.err.splitlines()) == 1
+
+
 UNFINISHED = {
-    "schema": 1,
+    "schema": 2,
     "command": ["-m", "a=1"],
     "working_folder": "/",
     "python_path": [],
-    "terms": {},
+    "comparison": {},
     "runs": None,
 }
 
@@ -207,7 +225,7 @@ UNFINISHED = {
         ("", "holds no study"),
         ("{", "cannot be read"),
         (json.dumps(UNFINISHED), "a: no such setting"),
-        (json.dumps(UNFINISHED | {"schema": 2}), "of another version of ablab"),
+        (json.dumps(UNFINISHED | {"schema": 3}), "of another version of ablab"),
     ],
 )
 def test_what_cannot_be_resumed(lab: Lab, tmp_path: Path, content: str | None, line: str) -> None:

@@ -22,8 +22,8 @@ from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.supervisor import supervise
 from ablab.tasks.balance import WINDOW, BalancedBatches, deal
 from ablab.tasks.base import Batch
-from ablab.tasks.generated.listops import ListOps
-from ablab.tasks.samples import EpochBatches, Rows
+from ablab.tasks.batches import EpochBatches, Rows
+from ablab.tasks.synthetic.listops import ListOps
 from ablab.training.build import build_model, build_task
 from ablab.training.generation import load_run
 

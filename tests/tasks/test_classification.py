@@ -1,4 +1,4 @@
-"""Classification of texts, from a table to the figures."""
+"""Classification of texts, from a table to the metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.tasks.class_scores import class_counts, class_scores
+from ablab.tasks.answers import class_counts, class_scores
 from ablab.tasks.classification import Classification
 from ablab.training.generation import generate, load_run
 
@@ -153,17 +153,17 @@ def test_figures_of_an_evaluation(tmp_path: Path, processes: int) -> None:
         for inputs, targets, _ in task.val_dataloader():  # type: ignore[misc]
             logits = guess[inputs.sum(1) % len(guess)][:, None]  # a function of the text
             totals.update({name: value.item() for name, value in task.totals(logits, targets).items()})
-    figures = task.figures({"": dict(totals)})
+    metrics = task.evaluation_metrics({"": dict(totals)})
 
     fetch, count = task.evaluation("val")[0]
     inputs, targets = fetch(np.arange(count))
     logits = guess[inputs.sum(1) % len(guess)]
     answers, said = targets[:, 0], logits.argmax(1)
-    assert figures["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, answers).item(), rel=1e-5)
-    assert figures["accuracy"] == pytest.approx(accuracy_score(answers, said))
+    assert metrics["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, answers).item(), rel=1e-5)
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(answers, said))
     expected = precision_recall_fscore_support(answers, said, average="macro")
-    assert [figures[name] for name in ("precision", "recall", "f1")] == pytest.approx(expected[:3])
-    assert set(figures) == {
+    assert [metrics[name] for name in ("precision", "recall", "f1")] == pytest.approx(expected[:3])
+    assert set(metrics) == {
         *("loss", "accuracy", "precision", "recall", "f1"),
         *(f"{name}/class={label}" for name in ("precision", "recall", "f1") for label in ("even", "odd")),
     }

@@ -26,9 +26,9 @@ def make(option: str, tiny_config: TinyConfig, *settings: str) -> Task:
 
 def flat(batch: Any) -> list[Tensor]:
     """The tensors of a batch, in order."""
-    inputs, targets, *part = batch
+    inputs, targets, *subset = batch
     tensors = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
-    return [*tensors, targets, *(torch.tensor(each) for each in part)]
+    return [*tensors, targets, *(torch.tensor(each) for each in subset)]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -54,12 +54,12 @@ def test_batches_are_as_the_example(option: str, tiny_config: TinyConfig) -> Non
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_parts_are_the_loaders(option: str, tiny_config: TinyConfig) -> None:
+def test_subsets_are_the_loaders(option: str, tiny_config: TinyConfig) -> None:
     task = make(option, tiny_config)
     for split, loader in {"val": task.val_dataloader(), "test": task.test_dataloader()}.items():
         if loader:
             served = {batch[2] if len(batch) > 2 else 0 for batch in loader}
-            assert served == set(range(len(task.parts(split))))
+            assert served == set(range(len(task.subsets(split))))
 
 
 @pytest.mark.parametrize("option", OPTIONS)

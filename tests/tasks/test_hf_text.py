@@ -126,7 +126,7 @@ def test_nothing_is_tokenised_twice(parquet: Path, monkeypatch: pytest.MonkeyPat
 
     with monkeypatch.context() as patch:
         patch.setattr(TokenizerChoice, "make", fail)
-        patch.setattr("ablab.tasks.hf_source.DocumentSource.documents", fail)
+        patch.setattr("ablab.tasks.hugging_face.DocumentSource.documents", fail)
         again = hf_text(parquet, tokenizer=tokenizer, bpe_vocab_size=280)
         assert tokens(again) == expected
         assert (again.corpus, again._tokenizer) == (first.corpus, first._tokenizer)

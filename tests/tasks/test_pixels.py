@@ -34,8 +34,8 @@ def pixels(**settings: Any) -> Pixels:
 
 def served(task: Pixels, split: str) -> tuple[Tensor, Tensor]:
     loader = {"val": task.val_dataloader, "test": task.test_dataloader}[split]()
-    inputs, targets, parts = zip(*loader, strict=True)
-    assert set(parts) == {0}
+    inputs, targets, subsets = zip(*loader, strict=True)
+    assert set(subsets) == {0}
     return torch.cat(inputs), torch.cat(targets)
 
 
@@ -138,10 +138,10 @@ def test_known_values_are_in_order_and_uniform_logits_reach_the_first() -> None:
     known = task.oracle
     assert 0 < known["position_histogram"] < known["chance"] == math.log(17)
     _, targets = served(task, "val")
-    figures = task.metrics({k: float(v) for k, v in task.totals(torch.zeros(*targets.shape, 17), targets).items()})
-    assert figures["loss"] == pytest.approx(known["chance"], rel=1e-5)
-    assert figures["bits_per_dim"] == pytest.approx(math.log2(17), rel=1e-5)
-    assert "exact" not in figures
+    metrics = task.metrics({k: float(v) for k, v in task.totals(torch.zeros(*targets.shape, 17), targets).items()})
+    assert metrics["loss"] == pytest.approx(known["chance"], rel=1e-5)
+    assert metrics["bits_per_dim"] == pytest.approx(math.log2(17), rel=1e-5)
+    assert "exact" not in metrics
 
 
 def chain(tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tasks under two processes and with loader workers: the same samples, each once, and the figures of one process."""
+"""Tasks under two processes and with loader workers: the same samples, each once, and the metrics of one process."""
 
 from __future__ import annotations
 

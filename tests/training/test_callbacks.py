@@ -38,6 +38,7 @@ def fake(step: int = 0, **evaluated: float) -> Any:
     return SimpleNamespace(
         global_step=step,
         max_steps=100,
+        accumulate_grad_batches=1,
         loggers=[Rows()],
         strategy=SimpleNamespace(reduce=lambda value, reduce_op: value),
         callback_metrics={name: torch.tensor(value) for name, value in evaluated.items()},
@@ -55,8 +56,8 @@ def module() -> TrainingModule:
 def test_curves_are_logged_every_few_steps_with_the_rate_of_that_step(module: TrainingModule) -> None:
     curves, rows = Curves(log_every_n_steps=3), []
     for step in range(1, 8):
-        trainer = fake(step)
-        curves.on_train_batch_end(trainer, module, {"loss": torch.tensor(step / 2)}, None, 0)
+        trainer, module.train_loss = fake(step), torch.tensor(step / 2)
+        curves.on_train_batch_end(trainer, module, {}, None, step - 1)
         rows += trainer.loggers[0].rows
     assert rows == [
         (3, {"train_loss": 1.5, "learning_rate": 0.3}),
@@ -64,11 +65,22 @@ def test_curves_are_logged_every_few_steps_with_the_rate_of_that_step(module: Tr
     ]
 
 
+def test_a_step_of_several_batches_is_logged_once(module: TrainingModule) -> None:
+    curves, rows = Curves(log_every_n_steps=2), []
+    for batch in range(9):
+        trainer = fake((batch + 1) // 3)  # the optimizer steps after the third, the sixth, the ninth
+        trainer.accumulate_grad_batches = 3
+        module.train_loss = torch.tensor(float(batch))
+        curves.on_train_batch_end(trainer, module, {}, None, batch)
+        rows += trainer.loggers[0].rows
+    assert [(step, row["train_loss"]) for step, row in rows] == [(2, 5.0)]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_loss_that_is_no_number_is_logged_and_ends_the_run(value: float, module: TrainingModule) -> None:
-    trainer = fake(6)
+    trainer, module.train_loss = fake(6), torch.tensor(value)
     with pytest.raises(Diverged, match=rf"train_loss became {value} at step 6"):
-        Curves(3).on_train_batch_end(trainer, module, {"loss": torch.tensor(value)}, None, 0)
+        Curves(3).on_train_batch_end(trainer, module, {}, None, 5)
     assert [step for step, _ in trainer.loggers[0].rows] == [6]
 
 
@@ -94,7 +106,7 @@ def test_a_run_tells_its_progress(tiny_config: Callable[..., dict[str, Any]], tm
     told: list[tuple[int, int, str]] = []
     config = tiny_config()
     prepare_folder(config, tmp_path)
-    execute(config, tmp_path, lambda *what: told.append(what))
+    execute(config, tmp_path, progress=lambda *what: told.append(what))
     assert told
     assert told[0] == (1, 4, "")
 

@@ -167,6 +167,8 @@ class FakeTrainer:
     is_global_zero = True
     max_steps = 100
     val_check_batch = 1
+    world_size = 1
+    accumulate_grad_batches = 1
     strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
 
     def __init__(self) -> None:

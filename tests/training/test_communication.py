@@ -16,9 +16,9 @@ from ablab.training.communication import is_timed
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 4, 5, 8, 10, 16, 50, 100])
-def test_the_blocks_that_are_timed_keep_no_step_with_a_strategy(every: int) -> None:
-    """Of the blocks that end a period of whatever length, as many are timed as of all."""
-    timed = [is_timed(block) for block in range(1, 20_001)]
+def test_the_steps_that_are_timed_keep_no_step_with_a_strategy(every: int) -> None:
+    """Of the steps that end a period of whatever length, as many are timed as of all."""
+    timed = [is_timed(step) for step in range(1, 20_001)]
     assert timed[0]
     assert not is_timed(0)
     for phase in range(every):

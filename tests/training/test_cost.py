@@ -89,57 +89,72 @@ def test_peak_memory_sees_what_is_used() -> None:
 
 def fake_trainer() -> Any:
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    return SimpleNamespace(global_step=0, strategy=strategy)
+    return SimpleNamespace(global_step=0, accumulate_grad_batches=2, strategy=strategy)
+
+
+def train(meter: CostMeter, trainer: Any, steps: int, tick: Callable[[float], None], seconds: float = 1.0) -> None:
+    """Steps of two batches each."""
+    for _ in range(steps):
+        for batch in range(2):
+            meter.on_train_batch_start(trainer, cast(LightningModule, None), None, 2 * trainer.global_step + batch)
+            tick(seconds / 2)
+        trainer.global_step += 1
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def test_the_clock_stands_still_outside_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 10 steps of 1 s, the first of them 5 s slower; evaluations and checkpoints of 100 s between."""
-    now, module = 0.0, cast(LightningModule, None)
-    monkeypatch.setattr("time.perf_counter", lambda: now)
-    meter, trainer = CostMeter(tokens_per_step=32), fake_trainer()
-    for block in range(4):
-        meter.on_train_batch_start(trainer)
-        now += 10 + 5 * (block == 0)
-        trainer.global_step += 10
-        if block in (0, 2):
+    """40 steps of 1 s, the first ten half a second slower; evaluations and checkpoints of 100 s between."""
+    clock, module = Clock(), cast(LightningModule, None)
+    monkeypatch.setattr("time.perf_counter", clock)
+    meter, trainer = CostMeter(tokens_per_step=32, untimed_steps=10), fake_trainer()
+    for steps, seconds in ((10, 1.5), (20, 1.0), (10, 1.0)):
+        train(meter, trainer, steps, clock.tick, seconds)
+        if trainer.global_step in (10, 30):
             meter.on_validation_start(trainer, module)
-            now += 100
+            clock.tick(100)
     meter.on_train_end(trainer, module)
     cost = meter.measured(Cost(flops_per_step=7), trainer.global_step)
-    assert cost.train_time_s == 40.0  # the first block counted as long as the others are
+    assert cost.train_time_s == 40.0  # the first steps counted as long as the others are
     assert cost.tokens_per_second == 32.0
     assert cost.wall_time_s == 245.0
     assert (cost.steps, cost.tokens, cost.flops_total) == (40, 1280, 280)
 
 
 def test_a_run_that_goes_on_costs_what_it_cost_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two attempts of 20 steps of 1 s, after a first block of 15 s each, and an evaluation of 4 s."""
-    now, module, state = 0.0, cast(LightningModule, None), None
-    monkeypatch.setattr("time.perf_counter", lambda: now)
+    """Two attempts of 20 steps of 1 s, the first ten of each slower, and an evaluation of 4 s."""
+    clock, module, state = Clock(), cast(LightningModule, None), None
+    monkeypatch.setattr("time.perf_counter", clock)
     trainer = fake_trainer()
     for _ in range(2):
-        meter = CostMeter(tokens_per_step=32)
+        meter = CostMeter(tokens_per_step=32, untimed_steps=10)
         if state is not None:
             meter.load_state_dict({**state, "peak_memory_bytes": 2**50})
-        for block in range(2):
-            meter.on_train_batch_start(trainer)
-            now += 10 + 5 * (block == 0)
-            trainer.global_step += 10
+        train(meter, trainer, 10, clock.tick, 1.5)
+        train(meter, trainer, 10, clock.tick)
         meter.on_validation_start(trainer, module)
-        now += 4
+        clock.tick(4)
         meter.on_validation_end(trainer, module)
         state = meter.state_dict()
-        now += 1000  # between the attempts
-    now -= 1000
+        clock.tick(1000)  # between the attempts
+    clock.tick(-1000)
     cost = meter.measured(Cost(), trainer.global_step)
     assert (cost.wall_time_s, cost.train_time_s, cost.evaluation_time_s) == (58.0, 40.0, 8.0)
     assert cost.peak_memory_bytes == 2**50
 
 
-def test_a_run_of_one_block_has_no_speed() -> None:
-    meter, trainer = CostMeter(tokens_per_step=32), fake_trainer()
-    meter.on_train_batch_start(trainer)
-    trainer.global_step = 5
+def test_a_run_of_untimed_steps_has_no_speed() -> None:
+    meter, trainer = CostMeter(tokens_per_step=32, untimed_steps=5), fake_trainer()
+    train(meter, trainer, 5, lambda seconds: None)
     meter.on_train_end(trainer, cast(LightningModule, None))
     cost = meter.measured(Cost(), 5)
     assert cost.tokens_per_second is None

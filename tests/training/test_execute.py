@@ -353,8 +353,8 @@ def test_a_swap_without_effect_is_told_by_what_it_never_changed(
     for index, overrides in enumerate((baseline, variant)):
         for seed in (0, 1):
             config = tiny_config(*overrides, f"seed={seed}")
-            named = config | {"variant": ",".join(overrides), "index": 2 * index + seed}
-            run(named, tmp_path / str(index) / str(seed))
+            context = {"variant": ",".join(overrides), "index": 2 * index + seed}
+            run(config, tmp_path / str(index) / str(seed), **context)
     (found,) = compare(collect([tmp_path])).items
     assert found.verdict is Verdict.NO_EFFECT
     assert verdict_sentence(found).endswith(f"never changed {words}; this variant is the baseline under another name.")

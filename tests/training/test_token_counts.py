@@ -28,23 +28,21 @@ def batch(length: int, tokens: list[int]) -> Batch:
     return there.long(), torch.zeros(len(tokens), 1, dtype=torch.long)
 
 
-def trainer(step: int, **task: Any) -> Any:
+def count(counts: TokenCounts, batches: list[Batch], **task: Any) -> None:
     described = {"padding": 0, "modalities": {}, **task}
-    return SimpleNamespace(global_step=step, max_steps=2, datamodule=SimpleNamespace(**described))
-
-
-def count(counts: TokenCounts, step: int, batches: list[Batch], **task: Any) -> None:
-    counts.on_train_batch_start(trainer(step, **task), None, batches, 0)  # type: ignore[arg-type]
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(**described))
+    for index, each in enumerate(batches):
+        counts.on_train_batch_start(trainer, None, each, index)  # type: ignore[arg-type]
 
 
 def counted(rank: int, widths: Widths) -> list[dict[str, float]]:
-    """In one block, and with a checkpoint between the steps."""
+    """In one go, and with a checkpoint between the steps."""
     batches = [batch(*each) for each in widths[rank]]
     whole, first, second = (TokenCounts(accumulate=2) for _ in range(3))
-    count(whole, 0, [*batches, *batches[:2]])  # a block of which the run takes but two steps
-    count(first, 0, batches[:2])
+    count(whole, batches)
+    count(first, batches[:2])
     second.load_state_dict(first.state_dict())
-    count(second, 1, batches[2:])
+    count(second, batches[2:])
     return [whole.metrics(), second.metrics(), second.metrics()]
 
 
@@ -61,7 +59,7 @@ def test_one_process_waits_for_nobody() -> None:
 def test_modalities_say_themselves_where_they_have_no_token_and_full_sequences_are_not_counted() -> None:
     padding = torch.tensor([[False, True, True, False], [False, False, False, False]])
     counts, none = TokenCounts(), TokenCounts()
-    count(counts, 1, [({"padding": padding}, torch.zeros(2, 1))], padding=None, modalities={"text": None})
+    count(counts, [({"padding": padding}, torch.zeros(2, 1))], padding=None, modalities={"text": None})
     assert counts.metrics()["balance/padding_share"] == pytest.approx(2 / 8)
-    count(none, 1, [batch(4, [4, 4])], padding=None)
+    count(none, [batch(4, [4, 4])], padding=None)
     assert none.metrics() == {}

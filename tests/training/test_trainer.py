@@ -1,4 +1,4 @@
-"""What is left out of Lightning's Trainer where something else does its part."""
+"""What a run's Trainer leaves to others."""
 
 from __future__ import annotations
 
@@ -7,18 +7,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ablab.training.build import build_task
-from ablab.training.checkpoint_files import Origin
-from ablab.training.trainer import build_trainer
+import pytest
+
+from ablab.results.record import Record
+from ablab.training.module import TrainingModule
 
 
-def test_lightning_does_not_handle_sigterm(tiny_config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["training_step", "validation_step", "test_step"])
+def test_lightning_does_not_handle_sigterm(
+    moment: str,
+    tiny_config: Callable[..., dict[str, Any]],
+    run: Callable[[dict[str, Any], Path], Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its handler sends to the other processes from within, each at a moment of its own."""
-    config = tiny_config()
-    before = signal.getsignal(signal.SIGTERM)
-    trainer = build_trainer(config, tmp_path, build_task(config), [], [], Origin(run="", corpus=""))
+    seen: list[Any] = []
+    original = getattr(TrainingModule, moment)
+
+    def watched(self: TrainingModule, *args: Any) -> Any:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        return original(self, *args)
+
+    monkeypatch.setattr(TrainingModule, moment, watched)
+    before = signal.signal(signal.SIGTERM, own)
     try:
-        trainer._signal_connector.register_signal_handlers()
-        assert signal.getsignal(signal.SIGTERM) == before
+        assert run(tiny_config("task.test_fraction=0.1"), tmp_path).status == "ok"
+        assert seen
+        assert set(seen) == {own}
+        assert signal.getsignal(signal.SIGTERM) is own
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def own(*_: Any) -> None:
+    """A handler of those who started the process."""

@@ -83,7 +83,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 def test_weights_losses_and_rates_are_those_of_a_loop_by_hand(
     overrides: tuple[str, ...], tiny_config: TinyConfig, run: Run, tmp_path: Path
 ) -> None:
-    """Seven steps in blocks of four. The gradients' norm is above the clip: without clipping, other weights."""
+    """Seven steps, evaluated after four. The gradients' norm is above the clip: without clipping, other weights."""
     config = tiny_config("trainer.max_steps=7", "trainer.val_check_interval=4", *overrides)
     config["trainer"]["log_every_n_steps"] = 4
     assert run(config, tmp_path).status == "ok"
@@ -162,19 +162,19 @@ def test_accumulated_batches_are_one_larger_batch(tiny_config: TinyConfig, run: 
         torch.testing.assert_close(value, model.state_dict()[name], rtol=0, atol=1e-6)
 
 
-def test_blocks_of_one_and_of_ten_give_the_same_weights(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
+def test_what_is_logged_changes_no_weight(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
     settings = ("trainer.max_steps=20", "attention=lsh", "attention.bucket_size=8", "model.dropout=0.2")
     for every in (1, 10):
-        blocks = (f"trainer.log_every_n_steps={every}", "trainer.val_check_interval=10")
-        assert run(tiny_config(*settings, *blocks), tmp_path / str(every)).status == "ok"
+        logged = (f"trainer.log_every_n_steps={every}", "trainer.val_check_interval=10")
+        assert run(tiny_config(*settings, *logged), tmp_path / str(every)).status == "ok"
     assert_same(weights(tmp_path / "1"), weights(tmp_path / "10"))
 
 
 @pytest.mark.parametrize(
     ("steps", "log", "val", "logged", "evaluated"),
     [
-        (13, 4, 6, [4, 8, 12], [6, 12, 13]),  # blocks of 2, and half a block at the end
-        (12, 3, 4, [3, 6, 9, 12], [4, 8, 12]),  # blocks of 1
+        (13, 4, 6, [4, 8, 12], [6, 12, 13]),
+        (12, 3, 4, [3, 6, 9, 12], [4, 8, 12]),
         (5, 5, 100, [5], [5]),  # evaluated only because it has ended
         (4, 10, 2, [], [2, 4]),
     ],

@@ -177,7 +177,7 @@ def label(runs: Runs, variant: str, baseline: str) -> str:
 
 def declared_baseline(runs: Runs) -> str | None:
     """The baseline that the study of these runs declares, if all of them agree on one."""
-    declared = {record.config.get("baseline") for record in runs.records}
+    declared = {record.declared_baseline for record in runs.records}
     return declared.pop() if len(declared) == 1 else None
 
 

@@ -36,7 +36,7 @@ from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
 from ablab.training.module import has_penalties
 from ablab.training.optimizers.groups import build_optimizer
-from ablab.training.trainer import build_module, build_trainer, quiet_lightning, steps_per_block
+from ablab.training.trainer import build_module, build_trainer, quiet_lightning
 
 
 def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | None) -> str:
@@ -57,9 +57,6 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
     total = steps * (rounds + 1)
     config = compose_config([*overrides, f"trainer.max_steps={total}", "strategy=single"])
     Preflight().check(config)
-    block = steps_per_block(config)
-    if steps % block:
-        raise UserError(f"--steps {steps}: must be a multiple of {block}, which Lightning is given at once here")
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--json {output}: no such folder")
     with tempfile.TemporaryDirectory() as folder:
@@ -98,8 +95,7 @@ class BareLoop:
         self.penalised = has_penalties(self.model)
         self.steps = 0
         self.task = task
-        blocks: Any = task.train_dataloader()
-        self.batches: Iterator[Batch] = (batch for block in blocks for batch in block)
+        self.batches: Iterator[Batch] = iter(task.train_dataloader())
 
     def train(self, steps: int) -> None:
         for _ in range(steps):
@@ -136,7 +132,7 @@ class _TakeTurns(Callback):
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
         if index == 0:
             self._since = self._now()
-        elif trainer.global_step - self._done >= self._steps:
+        elif index % trainer.accumulate_grad_batches == 0 and trainer.global_step - self._done >= self._steps:
             self._turn(trainer.global_step - self._done)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:

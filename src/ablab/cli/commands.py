@@ -30,10 +30,10 @@ def run_command(words: list[str]) -> int:
 def _add_comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words",
-        metavar="DIR|KEY=VALUE",
+        metavar="DIR|FILE|KEY=VALUE",
         nargs="+",
-        help="folders of runs; and filters as overrides, attention=lsh,mla: seed=... and study=... restrict the runs "
-        "that are compared, any other the comparisons that are shown",
+        help="folders of runs, files of kept results; and filters as overrides, attention=lsh,mla: seed=... and "
+        "study=... restrict the runs that are compared, any other the comparisons that are shown",
     )
     parser.add_argument(
         "--baseline", metavar="OVERRIDES", help="for example attention=full; default: the first variant"
@@ -94,6 +94,7 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
 
     def command(options: argparse.Namespace) -> int:
         from ablab.report.conclude import compare_so_far, conclude_study
+        from ablab.report.context import declared_settings
         from ablab.report.live import observer
         from ablab.study.plan_file import read_plan, return_to
         from ablab.study.resume import resume
@@ -104,14 +105,15 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
         if plan.runs is None:  # it was stopped while the plan was being made
             retry = ["--retry", options.retry] if options.retry else []
             return run_hydra([*plan.command, *retry, *([] if options.jobs is None else [f"jobs={options.jobs}"])])
+        terms = declared_settings(plan.comparison)
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, interrupt)
         try:
             resume(folder, plan.runs, retry_failed=options.retry == "failed", jobs=options.jobs, observe=observer)
         except KeyboardInterrupt:
-            compare_so_far(folder, **plan.terms)
+            compare_so_far(folder, **terms)
             raise
-        return conclude_study(folder, **plan.terms)
+        return conclude_study(folder, **terms)
 
     return command
 
@@ -119,13 +121,31 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
 def _report(parser: argparse.ArgumentParser) -> Command:
     """Write one self-contained HTML report on a folder of runs."""
     _add_comparison(parser)
-    parser.add_argument("--output", metavar="FILE", type=Path, help="default: report.html in the (first) folder")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="default: report.html in the (first) folder, or beside the (first) file, named after it",
+    )
 
     def command(options: argparse.Namespace) -> None:
         from ablab.report.commands import report_command
 
         folders, filters = _folders_and_filters(options.words)
         print(report_command(folders, filters, options.output, **_terms(options)))
+
+    return command
+
+
+def _keep(parser: argparse.ArgumentParser) -> Command:
+    """Keep the results of a study in one small file, which compare, report and load() read."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a run, a study, or any folder of them")
+    parser.add_argument("file", metavar="FILE", type=Path, help="named ....jsonl.xz; an earlier one is replaced")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.results.keep import keep
+
+        print(keep(options.folder, options.file))
 
     return command
 
@@ -203,6 +223,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "resume": _resume,
     "compare": _compare,
     "report": _report,
+    "keep": _keep,
     "dashboard": _dashboard,
     "sync": _sync,
     "generate": _generate,

@@ -5,12 +5,13 @@
 """
 
 from ablab.config.identity import IDENTITY_EXCLUDES, fingerprint, freeze
-from ablab.config.schema import AXES, CARRIED_OUT, conf_folder, register_schema, studies_folder
+from ablab.config.schema import AXES, CARRIED_OUT, ComparisonConfig, conf_folder, register_schema, studies_folder
 
 __all__ = [
     "AXES",
     "CARRIED_OUT",
     "IDENTITY_EXCLUDES",
+    "ComparisonConfig",
     "conf_folder",
     "fingerprint",
     "freeze",

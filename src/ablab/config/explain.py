@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -10,12 +11,25 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablab.config.nearest import nearest
 from ablab.config.schema import conf_folder
+from ablab.errors import UserError
 
 ConfigErrors = (HydraException, OmegaConfBaseException)
 
 
+# Keys of earlier versions -> what says the same now.
+_MOVED = {
+    "baseline": "comparison.baseline",
+    **{f"hydra.callbacks.conclude.{name}": f"comparison.{name}" for name in ("baseline", "metric", "margin", "last_k")},
+}
+
+
 def explain(error: Exception) -> str:
     """One line for an error that Hydra or OmegaConf raised while composing a config."""
+    for one in _causes(error):
+        if isinstance(one, UserError):  # of what Hydra has built
+            return str(one)
+        if said := moved(str(getattr(one, "full_key", ""))):
+            return said
     if isinstance(error, MissingConfigException):
         return _missing_config(error)
     if isinstance(error, OverrideParseException):
@@ -36,6 +50,20 @@ def explain(error: Exception) -> str:
     return text
 
 
+def moved(key: str) -> str | None:
+    """The line that says what is written now instead of a key of an earlier version; None for any other key."""
+    if (now := _MOVED.get(key)) is None:
+        return None
+    return f"{key}: is now {now}; write {now}=... in a command, {now.replace('.', ': {')}: ...}} in a file"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 def _missing_config(error: MissingConfigException) -> str:
     missing = (error.missing_cfg_file or "").removesuffix(".yaml")
     group, _, option = missing.rpartition("/")
@@ -50,6 +78,8 @@ def _missing_config(error: MissingConfigException) -> str:
 
 def _unknown_key(key: str, error: Exception) -> str:
     """`key` is not in the config: name the keys that stand where it was looked for."""
+    if said := moved(key):
+        return said
     cause = error.__cause__
     node = getattr(cause, "parent_node", None)
     parent, _, last = key.rpartition(".")

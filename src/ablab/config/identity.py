@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ablab.config.nearest import nearest
-from ablab.config.schema import AXES, CARRIED_OUT, Config
+from ablab.config.schema import AXES, CARRIED_OUT, ComparisonConfig, Config
 from ablab.errors import UserError
 from ablab.version import __version__
 
@@ -21,18 +21,21 @@ IDENTITY_EXCLUDES = frozenset(
     {
         "name",
         "question",
-        "baseline",
-        "variant",
-        "index",
+        "comparison",
+        *("baseline", "variant", "index"),  # of earlier versions
         "overrides",
         "design",
         *CARRIED_OUT,
-        "budget",  # what these two changed is where it was changed
+        "budget",  # what these two bring about is where it was brought about
         "tune",
         "logger",
         "axes.logger",
+        "axes.callbacks",  # what they are stands in `callbacks`
     }
 )
+
+# The key by which a callback's node says that it changes nothing that is computed.
+OBSERVER = "observer"
 
 
 def freeze(
@@ -70,8 +73,15 @@ def freeze(
         if not isinstance(choices.get(axis), str | None):
             raise UserError(f"{axis}={choices.get(axis)}: must be the name of one option; add -m to sweep over several")
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
-    data["overrides"] = [o for o in overrides if not o.startswith(("variant=", "index="))]
+    if "callbacks" in data and "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice
+        data["axes"]["callbacks"] = "+".join(data["callbacks"]) or "none"
+    data["overrides"] = list(overrides)
     return data
+
+
+def comparison_of(config: DictConfig) -> ComparisonConfig:
+    """What a composed config declares of the comparison of its runs."""
+    return ComparisonConfig(**to_plain(config.comparison))
 
 
 def to_plain(value: Any) -> Any:
@@ -96,5 +106,9 @@ def _identity(node: Any, prefix: str) -> Any:
     return {
         key: _identity(value, f"{prefix}{key}.")
         for key, value in node.items()
-        if f"{prefix}{key}" not in IDENTITY_EXCLUDES
+        if f"{prefix}{key}" not in IDENTITY_EXCLUDES and not _only_observes(prefix, value)
     }
+
+
+def _only_observes(prefix: str, node: Any) -> bool:
+    return prefix == "callbacks." and isinstance(node, dict) and node.get(OBSERVER) is True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,23 @@ AXES = (
     "strategy",
     "trainer",
     "logger",
+    "callbacks",
 )
 
 # How the runs of a sweep are carried out: none of it changes what a run computes.
 CARRIED_OUT = (
     *("jobs", "devices_per_run", "runs_per_device", "retries", "retry", "timeout", "hang_timeout", "on_failure"),
 )
+
+
+@dataclass(kw_only=True)
+class ComparisonConfig:
+    """What a study declares of the comparison that it ends with."""
+
+    baseline: str | None = None  # the variant that the others are compared with, "attention=full"; None: the first
+    metric: str | None = None  # None: the task's primary metric
+    margin: float | None = None  # differences below it are equivalent, in the metric's unit
+    last_k: int = 1  # the mean of the last K evaluations is compared
 
 
 @dataclass
@@ -47,8 +58,10 @@ class Config:
     strategy: Any = MISSING
     trainer: Any = MISSING
     logger: Any = MISSING
+    callbacks: Any = field(default_factory=dict)
     budget: Any = MISSING
     tune: Any = MISSING
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
     design: Any = MISSING
     jobs: Any = None
     devices_per_run: Any = None
@@ -62,9 +75,6 @@ class Config:
     seed: int = 0  # of parameters, data and everything else, each through a generator of its own
     name: str = MISSING  # of the study; its folder is outputs/<name>
     question: str = ""  # what the study asks, as the report's title
-    baseline: str | None = None  # the variant that the others are compared with, "attention=full"; null: the first
-    variant: str | None = None  # set by the sweeper: the swept overrides of this run, without the seed
-    index: int | None = None  # set by the sweeper: this run's place in the plan
 
 
 def register_schema() -> None:

@@ -9,6 +9,7 @@ from typing import Unpack
 from ablab.analysis.comparison import ComparisonSettings
 from ablab.report.context import ReportContext, declared_comparison
 from ablab.report.formats import By, render
+from ablab.results.kept import SUFFIX
 
 
 def compare_command(
@@ -41,7 +42,8 @@ def report_command(
 
     Args:
         filters, asked: as `compare_command` takes them.
-        output: the file to write; default: `report.html` in the first folder.
+        output: the file to write; default: `report.html` in the first folder, or beside the first file of kept results
+            and named after it.
 
     Raises:
         UserError: as `ReportContext.read` and `write_report` do.
@@ -49,4 +51,9 @@ def report_command(
     from ablab.report.html.write import REPORT_FILE, write_report  # figures and templates take a second to import
 
     context = ReportContext.read(folders, filters, **declared_comparison(folders, **asked))
-    return write_report(context, output or folders[0] / REPORT_FILE)
+    return write_report(context, output or _beside(folders[0], REPORT_FILE))
+
+
+def _beside(place: Path, name: str) -> Path:
+    """Where the report on a folder, or on a file of kept results, lies unless it is said."""
+    return place.with_name(f"{place.name.removesuffix(SUFFIX)}.html") if place.is_file() else place / name

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from ablab.config.explain import moved
+from ablab.config.identity import comparison_of
 from ablab.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,27 +34,28 @@ class ConcludeSweep(Callback):
     """A callback that compares the runs of a sweep when all of them have ended.
 
     Args:
-        baseline, metric, margin, last_k: as `ablab.analysis.comparison.compare` takes them; a study declares them.
+        baseline, metric, margin, last_k: where studies of earlier versions declared what is `comparison` now.
 
     Raises:
+        UserError: one of them is given.
         SystemExit: status 1 if some run is not ok, 2 if the runs cannot be compared. Hydra turns any other exception of
             a callback into a warning, and the sweep would seem to have gone well.
     """
 
     def __init__(
-        self, baseline: str | None = None, metric: str | None = None, margin: float | None = None, last_k: int = 1
+        self, baseline: object = None, metric: object = None, margin: object = None, last_k: object = None
     ) -> None:
-        self.comparison: ComparisonSettings = {
-            "baseline": baseline,
-            "metric": metric,
-            "margin": margin,
-            "last_k": last_k,
-        }
+        given = {"baseline": baseline, "metric": metric, "margin": margin, "last_k": last_k}
+        for name, value in given.items():
+            if value is not None and (line := moved(f"hydra.callbacks.conclude.{name}")):
+                raise UserError(line)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from ablab.report.context import declared_settings  # with it come tables and statistics
+
         folder = Path(config.hydra.sweep.dir)
         try:
-            status = conclude_study(folder, **self.comparison)
+            status = conclude_study(folder, **declared_settings(comparison_of(config)))
         except UserError as error:
             print(f"ablab: error: {error}", file=sys.stderr)
             raise SystemExit(MISTAKE) from error

@@ -7,7 +7,7 @@ each; a sweep that ends makes one for all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Unpack, cast
@@ -19,12 +19,13 @@ from ablab.analysis.interactions import Interactions, interactions
 from ablab.analysis.pairing import variants
 from ablab.analysis.scaling import Axis, Exponent, scaling, varied
 from ablab.analysis.selection import compare_selected
+from ablab.config import ComparisonConfig
 from ablab.report.figures.style import MOST_VARIANTS, Style, styles
 from ablab.report.rows import Row, run_rows, suite_rows, variant_rows
 from ablab.results.collect import Runs, collect
 from ablab.results.curves import CurveCache
 from ablab.results.record import Direction
-from ablab.study.plan_file import PLAN_FILE, read_plan
+from ablab.study.plan_file import find_plan
 
 TRAINING_LOSS, LEARNING_RATE = "train_loss", "learning_rate"  # curves that every run logs
 _SCALED_OVER: tuple[Axis, ...] = ("seq_len", "parameters")
@@ -47,7 +48,7 @@ class ReportContext:
     def read(
         cls, folders: Sequence[Path], filters: Sequence[str] = (), **settings: Unpack[ComparisonSettings]
     ) -> ReportContext:
-        """Read the runs below `folders` and compare them.
+        """Read the runs below `folders`, or in files of kept results, and compare them.
 
         Args:
             filters: as `ablab.analysis.selection.compare_selected` takes them, "attention=lsh,full".
@@ -177,6 +178,15 @@ class ReportContext:
         return float(value) if is_compared and isinstance(value, int | float) else None
 
 
+def declared_settings(comparison: ComparisonConfig) -> ComparisonSettings:
+    """Return what a study declares, as `ablab.analysis.comparison.compare` takes it.
+
+    Without the baseline, which every record declares: where a command has left it out of the sweep, another one serves.
+    """
+    declared = {name: value for name, value in asdict(comparison).items() if value is not None and name != "baseline"}
+    return cast(ComparisonSettings, declared)
+
+
 def declared_comparison(folders: Sequence[Path], **asked: Unpack[ComparisonSettings]) -> ComparisonSettings:
     """The settings of a comparison of the runs below `folders`: those asked for, else those their study declares.
 
@@ -190,9 +200,10 @@ def declared_comparison(folders: Sequence[Path], **asked: Unpack[ComparisonSetti
         UserError: the plan of the study cannot be read.
     """
     given = {name: value for name, value in asked.items() if value is not None}
-    if len(folders) != 1 or not (folders[0] / PLAN_FILE).is_file():
+    plan = find_plan(folders[0]) if len(folders) == 1 else None
+    if plan is None:
         return cast(ComparisonSettings, given)
-    declared = {name: value for name, value in read_plan(folders[0]).terms.items() if value is not None}
+    declared = declared_settings(plan.comparison)
     if given.get("metric", declared.get("metric")) != declared.get("metric"):
         declared.pop("margin", None)
     return cast(ComparisonSettings, {**declared, **given})

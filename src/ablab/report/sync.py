@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ablab.errors import UserError
 from ablab.report.wandb import SHOWN_FILE
+from ablab.results.kept import why_no_folder
 from ablab.results.store import RECORD_FILE
 from ablab.results.wandb_runs import NO_KEY, has_key, offline_folders, run_id
 
@@ -50,7 +51,7 @@ def sync(folder: Path) -> int:
         UserError: no such folder, no offline runs, or something to upload and no API key or no way to the server.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise UserError(why_no_folder(folder))
     runs = find_offline_runs(folder)
     if not runs:
         raise UserError(f"{folder}: no offline runs of W&B here or below; train with logger=wandb")

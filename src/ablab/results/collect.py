@@ -19,7 +19,8 @@ import pandas as pd
 
 from ablab.errors import UserError
 from ablab.results.factors import factors_of, settings_of, task_labels, text_of
-from ablab.results.looks import Look, looks_at
+from ablab.results.kept import SUFFIX, read_kept, why_no_folder
+from ablab.results.looks import Look, as_looks, looks_at
 from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE, read_record
 
@@ -93,29 +94,46 @@ class Runs:
         return {name: list(dict.fromkeys(each[name] for each in chosen if each[name])) for name in self.factors}
 
 
-def find_records(folders: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
-    """Every record below `folders`, each with the folder of its run, in the order of their paths, and each once.
+def find_records(places: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
+    """Yield every record of `places`, each with the folder of its run, in the order of their paths, and each once.
+
+    Args:
+        places: folders of runs, and files of kept results, whose runs have folders that lead through the file.
 
     Raises:
-        UserError: a folder does not exist, cannot be read or holds no record, or a record cannot be read.
+        UserError: a place does not exist, cannot be read or holds no record, or a record cannot be read.
     """
     found = set()
-    for folder in folders:
-        if not os.path.isdir(folder):  # Path's own raises for names that are too long and for parents out of reach
-            raise UserError(f"{folder}: no such folder")
-        files = _record_files(folder)
-        if not files:
-            raise UserError(
-                f"{folder}: no runs here (no {RECORD_FILE} in it or below); give the folder of a run or a sweep"
-            )
-        for path in files:
+    for place in places:
+        if os.path.isfile(place):  # Path's own raises for names that are too long and for parents out of reach
+            if (file := _identity(place)) not in found:
+                found.add(file)
+                yield from ((place / folder, record) for folder, record in read_kept(place).records.items())
+            continue
+        for path in record_files(place):
             if (file := _identity(path)) not in found:  # a sweep and one of its runs may both be named
                 found.add(file)
                 yield path.parent, read_record(path)
 
 
+def record_files(folder: Path) -> list[Path]:
+    """Return the records' files below `folder` in the order of their paths, without those of runs that are no part of
+    what is compared.
+
+    Raises:
+        UserError: there is no such folder, part of it cannot be read, or it holds no record.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(why_no_folder(folder))
+    files = _record_files(folder)
+    if files:
+        return files
+    if kept := sorted(path.name for path in folder.glob(f"*{SUFFIX}")):
+        raise UserError(f"{folder}: holds no runs, but files of kept results ({', '.join(kept)}): name those")
+    raise UserError(f"{folder}: no runs here (no {RECORD_FILE} in it or below); give the folder of a run or a sweep")
+
+
 def _record_files(folder: Path) -> list[Path]:
-    """In the order of their paths, without those of runs that are no part of what is compared."""
     files = []
     for below, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if name not in (TUNING_FOLDER, PILOT_FOLDER)]
@@ -139,11 +157,19 @@ def _identity(path: Path) -> object:
     return file.st_dev, file.st_ino
 
 
-def collect(folders: Iterable[Path]) -> Runs:
-    """The runs below `folders` as one table. Raises `UserError` as `find_records` and `read_looks` do."""
-    found = list(find_records(list(folders)))
+def collect(places: Iterable[Path]) -> Runs:
+    """Return the runs of `places` as one table. Raises `UserError` as `find_records` and `read_looks` do."""
+    places = list(places)
+    found = list(find_records(places))
     found.sort(key=lambda item: (item[1].index is None, item[1].index or 0, str(item[0])))
-    return replace(tabulate(found), looks=tuple(looks_at(path for path, _ in found)))
+    return replace(tabulate(found), looks=tuple(_looks(places, [path for path, _ in found])))
+
+
+def _looks(places: Collection[Path], runs: Iterable[Path]) -> list[Look]:
+    """Those at the study of these runs; of several studies, at the one with the most."""
+    files = dict.fromkeys(place for place in places if os.path.isfile(place))
+    kept = [as_looks(read_kept(file).interim_analyses, file) for file in files]
+    return max([looks_at(run for run in runs if files.keys().isdisjoint((run, *run.parents))), *kept], key=len)
 
 
 def tabulate(found: list[tuple[Path, Record]]) -> Runs:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ablab.results.kept import kept_curves
 from ablab.results.store import METRICS_FILE
 
 
@@ -34,6 +35,8 @@ def read_curves(path: Path, metrics: Collection[str]) -> dict[str, Curve]:
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
+    except NotADirectoryError:  # the run is one of a kept file
+        text = kept_curves(path.parent)
     except OSError:
         return {}
     lines = text[: text.rfind("\n") + 1].splitlines()

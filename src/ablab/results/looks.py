@@ -38,17 +38,28 @@ def read_looks(folder: Path) -> list[Look]:
     """
     path = folder / LOOKS_FILE
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return [_look(item) for item in _list(data)]
+        return as_looks(json.loads(path.read_text(encoding="utf-8")), path)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path}: damaged, so that the looks at this study are not known; "
-            "restore the file, or remove it to count them from none again"
-        ) from error
+    except ValueError as error:
+        raise _damaged(path) from error
+
+
+def as_looks(data: Any, path: Path) -> list[Look]:
+    """Return the looks in `data`, as the file `path` has them. Raises UserError where they are none."""
+    try:
+        return [_look(item) for item in _list(data)]
+    except (TypeError, KeyError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(
+        f"{path}: damaged, so that the looks at this study are not known; "
+        "restore the file, or remove it to count them from none again"
+    )
 
 
 def count_look(folder: Path, seeds: Iterable[int]) -> list[Look]:

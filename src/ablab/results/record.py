@@ -62,6 +62,42 @@ class Corpus:
     files: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class BudgetReport:
+    """What was done to give a run as much as the reference of its study has. None where nothing could be measured."""
+
+    changed: dict[str, list[int]] | None = None  # the keys that were adjusted, each with its values before and after
+    value: float | None = None  # what the run has of what is matched
+    of: float | None = None  # what the reference has
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningReport:
+    """The learning rate that was chosen for a run, and each of the grid with the mean of the primary metric."""
+
+    chosen: float
+    tried: list[list[float | None]]  # None where a rate did not end well
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """The place of a run in its study, and what the study has found out for it: in its record, not in its config."""
+
+    variant: str | None = None  # None: named after the overrides that the run was asked for by
+    index: int | None = None  # None: in no plan
+    budget: BudgetReport | None = None
+    tuning: TuningReport | None = None
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RunContext:
+        return cls(
+            variant=data["variant"],
+            index=data["index"],
+            budget=_nested(BudgetReport, data["budget"]),
+            tuning=_nested(TuningReport, data["tuning"]),
+        )
+
+
 @dataclass(kw_only=True)
 class Record:
     """One run: a variant with a seed, and how it ended."""
@@ -102,6 +138,12 @@ class Record:
     started_at: str | None = None  # ISO 8601, UTC
     finished_at: str | None = None
     schema: int = SCHEMA_VERSION
+
+    @property
+    def declared_baseline(self) -> str | None:
+        """The baseline that the study of the run declares."""
+        baseline: str | None = (self.config.get("comparison") or {"baseline": self.config.get("baseline")})["baseline"]
+        return baseline
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

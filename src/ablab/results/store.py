@@ -7,9 +7,10 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic_core import from_json
 
@@ -24,15 +25,23 @@ CHECKPOINT_FOLDER = "checkpoints"  # last.ckpt, the one before it, and best.ckpt
 CHECKSUM_FILE = "checksums.json"  # beside them: of what was written
 WANDB_ID_FILE = "wandb-run-id"  # of the run of Weights & Biases that all attempts go on with
 PICTURE_FOLDER = "pictures"  # of what the trained model made, PNG
+PLAN_FILE = "plan.json"  # in a study's folder: every run of it, with its resolved config
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` so that a crash leaves either the old file or the new one, never a part."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes the place of `path` when the block ends, and is removed if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600, which colleagues could not read
@@ -57,24 +66,32 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def read_record(path: Path) -> Record:
-    """The record in the file `path`.
+    """Return the record in the file `path`.
 
     Raises:
         UserError: no such file, not JSON, not a record, or of a newer schema; the message names the file.
     """
+    return as_record(read_record_data(path), path)
+
+
+def read_record_data(path: Path) -> Any:
+    """Return the content of a record's file as it was written. Raises UserError: no such file, or not JSON."""
     try:
-        data = from_json(path.read_bytes())  # a third of the time of the standard library's, for thousands of records
+        return from_json(path.read_bytes())  # a third of the time of the standard library's, for thousands of records
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"{path}: not a record (damaged JSON: {error})") from error
+
+
+def as_record(data: Any, source: Path) -> Record:
+    """Return the record in `data`. Raises UserError, which names the `source`, for anything else."""
     if not isinstance(data, dict):
-        raise UserError(f"{path}: not a record")
+        raise UserError(f"{source}: not a record")
     try:
-        record = Record.from_dict(data)
+        return Record.from_dict(data)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    return record
+        raise UserError(f"{source}: {error}") from error
 
 
 def _finite(value: Any) -> Any:

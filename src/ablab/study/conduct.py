@@ -6,12 +6,12 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from ablab.config.identity import comparison_of
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record, write_record
@@ -54,7 +54,7 @@ class Study:
         foreign: Launch | None = None,
     ) -> None:
         self.folder = Path(config.hydra.sweep.dir)
-        self.terms = _terms(config)
+        self.comparison = comparison_of(config)
         self._arguments, self._observe, self._foreign = list(arguments), observe, foreign
         self._compose, self.preflight = Composer(loader, config), Preflight()
         self._copies: Path | None = None  # of code and configs, for jobs of another launcher
@@ -66,10 +66,12 @@ class Study:
 
     def planned(self, runs: Sequence[Run]) -> list[PlannedRun]:
         """The runs with their frozen configs."""
-        composed = [self._compose(run, index) for index, run in enumerate(runs)]
+        composed = [self._compose(run) for run in runs]
         return [
-            PlannedRun(info=info_of(config, index), config=config, folder=folder)
-            for index, (config, folder) in enumerate(composed)
+            PlannedRun(
+                info=info_of(config, index, run.context.variant), config=config, folder=folder, context=run.context
+            )
+            for index, (run, (config, folder)) in enumerate(zip(runs, composed, strict=True))
         ]
 
     def conduct(self) -> list[JobReturn]:
@@ -96,7 +98,7 @@ class Study:
         with StudyLock(self.folder) as lock:
             if lock.taken_over:
                 print(f"{self.folder}: {lock.taken_over} left it without a word; going on")
-            write_plan(self.folder, self.terms, None)
+            write_plan(self.folder, self.comparison, None)
 
             def trials(runs: list[Run]) -> object:
                 return self._launch(runs, self.planned(runs), lock)
@@ -104,7 +106,7 @@ class Study:
             runs = match_time(self._compose, prepared.runs, trials)
             runs = tune(self._compose, runs, trials)
             planned = self.planned(runs)
-            write_plan(self.folder, self.terms, planned)
+            write_plan(self.folder, self.comparison, planned)
             returns = self._launch(runs, planned, lock)
         if self._copies is not None and not self._left_alive:
             shutil.rmtree(self._copies, ignore_errors=True)
@@ -140,7 +142,7 @@ class Study:
             self._copies = freeze_for_jobs(self.folder, self._compose.loader, configs)
         gave_up = ""
         try:
-            self._foreign([runs[place] for place in left])
+            self._foreign([runs[place].hydra_overrides for place in left])
         except Exception as error:  # a job that died: what the others left behind counts all the same
             gave_up = f": {' '.join(str(error).split())[:300]}"
             self._left_alive = True
@@ -154,7 +156,7 @@ def _left_by_job(run: PlannedRun, gave_up: str) -> Record:
     try:
         return read_record(run.folder / RECORD_FILE)
     except UserError:
-        record = new_record(run.config)
+        record = new_record(run.config, run.context)
         record.status, record.cause = "interrupted", None
         record.reason = f"its job ended without a record{gave_up}"
         write_record(run.folder, record)
@@ -168,12 +170,6 @@ def _refuse_ours(settings: Settings) -> None:
     for name, given in asked.items():
         if given:
             raise UserError(f"{name}={getattr(settings, name)}: other launchers have settings of their own for that")
-
-
-def _terms(config: DictConfig) -> dict[str, Any]:
-    """What the study declares of the comparison that it ends with."""
-    node: Any = OmegaConf.select(config, "hydra.callbacks.conclude") or {}
-    return {name: node[name] for name in ("baseline", "metric", "margin", "last_k") if name in node}
 
 
 def job_return(record: Record | None) -> JobReturn:
@@ -205,7 +201,7 @@ def launch_overrides(
     compose, preflight = Composer(loader, config), Preflight()
     runs = []
     for place, overrides in enumerate(plan):
-        frozen, folder = compose(list(overrides), first + place)
+        frozen, folder = compose(Run(overrides=list(overrides)), first + place)
         try:
             preflight.check(frozen)
         except UserError as error:

@@ -90,7 +90,7 @@ def _run(config: dict[str, Any], folder: Path, report: Progress) -> Record:
         return supervise(config, folder, report)
     with run_lock(folder, wait_s=1.0):
         prepare_folder(config, folder)
-        return execute(config, folder, report)
+        return execute(config, folder, progress=report)
 
 
 def _refuse_what_is_for_sweeps(asked: list[str]) -> None:

@@ -141,7 +141,7 @@ def _take_part(place: World, config: dict[str, Any], folder: Path, report: Progr
     place.enter()
     watch = Watch(place, config, folder)
     try:
-        return execute(config, folder, report, watch.beat)
+        return execute(config, folder, progress=report, beat=watch.beat)
     finally:
         watch.close()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, since another has failed: what is left is short

@@ -82,8 +82,7 @@ def _probe(runs: Sequence[PlannedRun], settings: Settings) -> dict[int, Probe]:
     """What each of these runs takes, by its place in the plan."""
     with tempfile.TemporaryDirectory(prefix="ablab-probe-") as folder:
         probes = [
-            PlannedRun(info=run.info, config=_shortened(run.config), folder=Path(folder) / str(run.info.index))
-            for run in runs
+            replace(run, config=_shortened(run.config), folder=Path(folder) / str(run.info.index)) for run in runs
         ]
         freeze_code(run.config for run in probes)
         supervisor = Supervisor(replace(settings, retries=0, timeout=TIMEOUT_S, on_failure="continue"), Observer())

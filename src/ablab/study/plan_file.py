@@ -10,16 +10,19 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ablab.config import ComparisonConfig
 from ablab.errors import UserError
-from ablab.results.store import write_atomically
+from ablab.results.kept import read_kept, why_no_folder
+from ablab.results.record import RunContext
+from ablab.results.store import PLAN_FILE, write_atomically
 from ablab.study.events import RunOutline
 
-PLAN_FILE = "plan.json"
-_SCHEMA = 1
+_SCHEMA = 2
+_OLDEST = 1  # kept "terms" of the comparison, and what was found out in the config of each run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class PlannedRun:
     info: RunOutline
     config: dict[str, Any]  # frozen
     folder: Path
+    context: RunContext = field(default_factory=RunContext)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +42,18 @@ class Plan:
     command: list[str]  # its command line, without the name of the program
     working_folder: str  # that relative paths in configs are relative to
     python_path: list[str]  # where options of the user's are looked for
-    terms: dict[str, Any]  # of the comparison that the study ends with: baseline, metric, margin, last_k, if declared
+    comparison: ComparisonConfig  # that the study ends with
     runs: list[PlannedRun] | None  # None: learning rates or speeds are still being found out
 
 
-def write_plan(study: Path, terms: dict[str, Any], runs: Sequence[PlannedRun] | None) -> None:
+def write_plan(study: Path, comparison: ComparisonConfig, runs: Sequence[PlannedRun] | None) -> None:
     """Keep what this process's command asked for in the folder of the study."""
     data = {
         "schema": _SCHEMA,
         "command": sys.argv[1:],
         "working_folder": str(Path.cwd()),
         "python_path": [folder for folder in sys.path if folder],
-        "terms": terms,
+        "comparison": asdict(comparison),
         "runs": None if runs is None else [_written(run, study) for run in runs],
     }
     write_atomically(study / PLAN_FILE, json.dumps(data) + "\n")
@@ -63,23 +67,45 @@ def read_plan(study: Path) -> Plan:
     """
     path = study / PLAN_FILE
     if not study.is_dir():
-        raise UserError(f"{study}: no such folder")
+        raise UserError(why_no_folder(study))
     if not path.is_file():
         raise UserError(f"{study}: holds no study (no {PLAN_FILE} in it); give the folder of a sweep")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema"] != _SCHEMA:
+        return _as_plan(json.loads(path.read_text(encoding="utf-8")), study)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run the command of the study again") from error
+
+
+def find_plan(place: Path) -> Plan | None:
+    """Return the plan of the study in a folder or a file of kept results; None where there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if os.path.isfile(place):
+        data = read_kept(place).plan
+        try:
+            return None if data is None else _as_plan(data, place)
+        except ValueError as error:
+            raise UserError(f"{place}: its plan cannot be read ({error})") from error
+    return read_plan(place) if (place / PLAN_FILE).is_file() else None
+
+
+def _as_plan(data: Any, study: Path) -> Plan:
+    """The plan in `data`, of the study in a folder. Raises ValueError where it is none."""
+    try:
+        if not _OLDEST <= data["schema"] <= _SCHEMA:
             raise ValueError("of another version of ablab")
         runs = data["runs"]
         return Plan(
             command=[str(word) for word in data["command"]],
             working_folder=str(data["working_folder"]),
             python_path=[str(folder) for folder in data["python_path"]],
-            terms=dict(data["terms"]),
+            comparison=ComparisonConfig(**data["comparison" if "comparison" in data else "terms"]),
             runs=None if runs is None else [_read(run, study) for run in runs],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run the command of the study again") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def return_to(plan: Plan) -> None:
@@ -98,10 +124,26 @@ def find_run(study: Path, folder: Path) -> PlannedRun | None:
 
 
 def _written(run: PlannedRun, study: Path) -> dict[str, Any]:
-    return {**asdict(run.info), "folder": str(run.folder.relative_to(study)), "config": run.config}
+    place = str(run.folder.relative_to(study))
+    return {**asdict(run.info), "folder": place, "context": asdict(run.context), "config": run.config}
 
 
 def _read(data: dict[str, Any], study: Path) -> PlannedRun:
     names = RunOutline.__dataclass_fields__
     info = RunOutline(**{name: data[name] for name in names})
-    return PlannedRun(info=info, config=data["config"], folder=study / data["folder"])
+    config = data["config"]
+    context = RunContext.from_dict(data["context"] if "context" in data else _context_in(config))
+    return PlannedRun(info=info, config=config, folder=study / data["folder"], context=context)
+
+
+def _context_in(config: dict[str, Any]) -> dict[str, Any]:
+    """The context of a run, taken out of its config, where the first schema kept it."""
+    budget = {name: config["budget"].pop(name, None) for name in ("changed", "value", "of")}
+    tuning = {name: config["tune"].pop(name, None) for name in ("chosen", "tried")}
+    config["comparison"] = asdict(ComparisonConfig(baseline=config.pop("baseline", None)))
+    return {
+        "variant": config.pop("variant", None),
+        "index": config.pop("index", None),
+        "budget": budget if budget["changed"] is not None else None,
+        "tuning": tuning if tuning["chosen"] else None,
+    }

@@ -1,9 +1,9 @@
-"""A task with right answers: the part that does not depend on where its samples come from."""
+"""Tasks with right answers: what does not depend on where their samples come from, and the scores of classes."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ablab.errors import UserError
 from ablab.results.record import Metric
 from ablab.tasks.base import ENDLESS, IGNORED, Batch, EvalBatch, Task, Totals
-from ablab.tasks.samples import EpochBatches, Fetch, PartBatches
+from ablab.tasks.batches import EpochBatches, Fetch, SubsetBatches
 
 _NO_TEXT = "the sequences of this task are no text: there is nothing to write"
 
@@ -24,7 +24,7 @@ class AnswerTask(Task):
     Args:
         seq_len: tokens in a sequence, T.
         batch_size: sequences in a training batch, over all processes together.
-        eval_batch_size: sequences in an evaluation batch of one process; changes speed and memory, no figure.
+        eval_batch_size: sequences in an evaluation batch of one process; changes speed and memory, no metric.
         workers: processes that load data, beside each process that trains.
         seed: decides the order, or the choice, of the training samples.
         target: of the validation accuracy; None: no target.
@@ -33,9 +33,7 @@ class AnswerTask(Task):
         ValueError: a number is out of range.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.primary = Metric(name="val_accuracy", split="val", direction="max")
+    primary = Metric(name="val_accuracy", split="val", direction="max")
 
     @property
     @abstractmethod
@@ -48,7 +46,7 @@ class AnswerTask(Task):
 
     @abstractmethod
     def evaluation(self, split: str) -> list[tuple[Fetch, int]]:
-        """What gives the samples of each of `parts(split)`, and how many there are; empty without such a split."""
+        """Return what gives the samples of each of `subsets(split)`, and their number; empty without such a split."""
 
     def train_shares(self, rank: int, processes: int) -> torch.utils.data.Dataset[Batch]:
         """Item i is what one process trains on of batch i: its share as it falls, if a subclass does not deal."""
@@ -59,7 +57,7 @@ class AnswerTask(Task):
         self.setup()
         rank, processes = self._share()
         self._check_shares(processes)
-        return self._loader(self.train_shares(rank, processes), range(self.first_step, ENDLESS), self.block)
+        return self._loader(self.train_shares(rank, processes), range(self.first_step, ENDLESS))
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
         return self._eval_loader("val")
@@ -86,8 +84,8 @@ class AnswerTask(Task):
 
         Where a sequence has one answer, `exact` is the accuracy and is left out.
         """
-        figures = {"loss": totals["nats"] / totals["answers"], "accuracy": totals["correct"] / totals["answers"]}
-        return figures if self.pooled else figures | {"exact": totals["exact"] / totals["sequences"]}
+        metrics = {"loss": totals["nats"] / totals["answers"], "accuracy": totals["correct"] / totals["answers"]}
+        return metrics if self.pooled else metrics | {"exact": totals["exact"] / totals["sequences"]}
 
     def encode(self, text: str) -> Tensor:
         """Raises UserError: its tokens stand for no text, if a subclass does not say otherwise."""
@@ -99,11 +97,11 @@ class AnswerTask(Task):
 
     def _eval_loader(self, split: str) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
         self.setup()
-        parts = self.evaluation(split)
-        if not parts:
+        subsets = self.evaluation(split)
+        if not subsets:
             return []
         rank, processes = self._share()
-        batches = PartBatches(parts, batch_size=self.eval_batch_size, rank=rank, processes=processes)
+        batches = SubsetBatches(subsets, batch_size=self.eval_batch_size, rank=rank, processes=processes)
         return self._loader(batches, range(len(batches)))
 
 
@@ -117,3 +115,40 @@ class SampledTask(AnswerTask):
     def train_batches(self, rank: int, processes: int) -> EpochBatches:
         fetch, count = self.training()
         return EpochBatches(fetch, count, batch_size=self.batch_size, seed=self.seed, rank=rank, processes=processes)
+
+
+def class_counts(said: Tensor, answers: Tensor, classes: int, ignored: int) -> dict[str, Tensor]:
+    """Count for each class 0..classes-1 how often it was said, should have been, and both, as float64 scalars.
+
+    Args:
+        said, answers: (N,) int64; where the answer is `ignored`, nothing counts.
+    """
+    kept = answers != ignored
+    each = torch.arange(classes, device=answers.device)
+    was_said, was_asked = said[kept, None] == each, answers[kept, None] == each
+    counts = {"right": was_said & was_asked, "said": was_said, "asked": was_asked}
+    return {
+        f"{name}/{number}": count
+        for name, which in counts.items()
+        for number, count in enumerate(which.sum(0, dtype=torch.float64).unbind())
+    }
+
+
+def class_scores(totals: Totals, labels: Sequence[str]) -> dict[str, float]:
+    """Return `precision`, `recall` and `f1`: of each class ("f1/class=spam"), and their means over classes (macro).
+
+    A quotient without cases is 0: precision of what was never said, recall of what never should have been.
+    """
+    scores: dict[str, list[float]] = {"precision": [], "recall": [], "f1": []}
+    for number in range(len(labels)):
+        right, said, asked = (totals[f"{name}/{number}"] for name in ("right", "said", "asked"))
+        scores["precision"].append(right / said if said else 0.0)
+        scores["recall"].append(right / asked if asked else 0.0)
+        scores["f1"].append(2 * right / (said + asked) if said + asked else 0.0)
+    means = {name: sum(each) / len(each) for name, each in scores.items()}
+    named = {
+        f"{name}/class={label}": value
+        for name, each in scores.items()
+        for label, value in zip(labels, each, strict=True)
+    }
+    return means | named

@@ -6,7 +6,7 @@ computes, which are its sequences times the longest of them: the shorter ones ar
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ablab.tasks.answers import AnswerTask
 from ablab.tasks.base import Batch
-from ablab.tasks.samples import EpochBatches, Rows
+from ablab.tasks.batches import EpochBatches, Rows
 
 Balance = Literal["none", "length", "tokens"]
 WINDOW = 16  # batches that are sorted by length together
@@ -111,8 +111,8 @@ class BalancedBatches(Dataset[Batch]):
         return self._kept[1]
 
     def _sorted(self, indices: range, number: int) -> list[Batch]:
-        parts = [self._whole[index] for index in indices]
-        inputs, targets = (torch.cat([part[side] for part in parts]) for side in (0, 1))  # type: ignore[misc]
+        batches = [self._whole[index] for index in indices]
+        inputs, targets = (torch.cat([batch[side] for batch in batches]) for side in (0, 1))  # type: ignore[misc]
         lengths = _lengths(inputs.numpy(), self._padding)
         epochs = np.zeros_like(lengths)
         if isinstance(self._whole, EpochBatches):
@@ -120,34 +120,32 @@ class BalancedBatches(Dataset[Batch]):
         # Every other epoch backwards: where one follows another, a batch of both has similar lengths, too; and what
         # comes again in the next epoch does not come twice in a batch.
         order = np.lexsort((np.where(epochs % 2, -lengths, lengths), epochs))
-        batches = order.reshape(WINDOW, -1)
-        served = np.random.default_rng([self._seed, _WINDOW_KEY, number]).permutation(batches)
+        sorted_batches = order.reshape(WINDOW, -1)
+        served = np.random.default_rng([self._seed, _WINDOW_KEY, number]).permutation(sorted_batches)
         return [(inputs[rows], targets[rows]) for rows in torch.from_numpy(served)]
+
+
+def checked_balance(balance: Balance) -> Balance:
+    """Return `balance`. Raises ValueError if there is no such one."""
+    if balance not in get_args(Balance):
+        raise ValueError(f"task.balance={balance}: must be one of {', '.join(get_args(Balance))}")
+    return balance
 
 
 class UnequalLengths(AnswerTask):
     """A task whose sequences are followed by padding, up to `seq_len`; put before the class that makes them.
 
-    Args:
+    Attributes:
         balance: how the samples of a batch are shared by the processes. `none`: as they come, equally many each, with
             all their padding. `tokens`: the same batch, dealt so that the most tokens that any process computes are as
             few as can be, each share cut to its longest sequence (`deal`). `length`: also batches of similar lengths
             (`BalancedBatches`); other batches than without. Evaluations are not changed by it. A model gives the same
             answers to cut sequences, but where attention follows the length: the hashes of `lsh` and `dynamic` (in full
             below `dense_below`), the compressed blocks of `nsa`.
-        (the others): as the task says.
-
-    Raises:
-        ValueError: there is no such balance.
     """
 
     padding: int
-
-    def __init__(self, *, balance: Balance = "none", **settings: Any) -> None:
-        super().__init__(**settings)
-        if balance not in get_args(Balance):
-            raise ValueError(f"task.balance={balance}: must be one of {', '.join(get_args(Balance))}")
-        self.balance = balance
+    balance: Balance = "none"
 
     def train_shares(self, rank: int, processes: int) -> Dataset[Batch]:
         if self.balance == "none":

@@ -1,4 +1,4 @@
-"""What a task is: its data, the loss to train with, and the figures to judge by."""
+"""The interface of a task: its data, the loss to train with, and the metrics to judge by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from lightning import LightningDataModule
@@ -18,7 +18,7 @@ from ablab.results.record import Corpus, Metric
 
 Inputs = Tensor | dict[str, Tensor]  # token ids (B, T), or what each modality gives
 Batch = tuple[Inputs, Tensor]  # inputs and targets
-EvalBatch = tuple[Inputs, Tensor] | tuple[Inputs, Tensor, int]  # the third: which of the task's `parts` it belongs to
+EvalBatch = tuple[Inputs, Tensor] | tuple[Inputs, Tensor, int]  # the third: which of the task's `subsets` it belongs to
 Totals = dict[str, float]
 IGNORED = -100  # target without a loss; what torch's cross entropy ignores by default
 ENDLESS = 2**62  # batches; more than any run takes, and a length that fits a C integer
@@ -34,6 +34,17 @@ class Modality:
     length: int  # tokens
     vocab_size: int | None = None  # of token ids; None for features
     features: int | None = None  # of each token; None for token ids
+
+
+class TaskSettings(TypedDict):
+    """Arguments of `Task`, which constructors of tasks that have others beside them hand on."""
+
+    seq_len: int
+    batch_size: int
+    seed: int
+    eval_batch_size: NotRequired[int]
+    workers: NotRequired[int]
+    target: NotRequired[float | None]
 
 
 class Task(LightningDataModule, ABC):
@@ -54,10 +65,10 @@ class Task(LightningDataModule, ABC):
         pooled: whether one answer is asked for the whole sequence, not one at each position.
         n_outputs: number of classes to choose an answer from; None: answers are token ids.
         modalities: by name, in the order of `padding`; empty for a task of token ids alone.
-        same_samples: whether the parts of an evaluation hold the same samples, each in another way.
+        same_samples: whether the subsets of an evaluation hold the same samples, each in another way.
         batch_size: sequences in one training batch, over all processes together.
         causal: whether a position may see only itself and what precedes it.
-        primary: the figure by which runs are compared.
+        primary: the metric by which runs are compared.
         corpus: what was learned from; known after `setup`.
         first_step: index of the first training batch that `train_dataloader` serves; a resumed run sets it.
         target: None, or a value of the primary metric; the steps until an evaluation reaches it are recorded.
@@ -65,7 +76,6 @@ class Task(LightningDataModule, ABC):
         oracle: values of the primary metric that theory or the data give, by name: `chance`, `ceiling`, and others.
         workers: processes that load data, beside each process that trains.
         seed: decides what is served for training.
-        block: None, or a number: `train_dataloader` then serves lists of so many consecutive batches.
     """
 
     vocab_size: int
@@ -80,7 +90,6 @@ class Task(LightningDataModule, ABC):
     primary: Metric
     corpus: Corpus
     first_step: int = 0
-    block: int | None = None
     target: float | None = None
     equal_shares: bool = False
     workers: int = 0
@@ -123,33 +132,33 @@ class Task(LightningDataModule, ABC):
 
     @abstractmethod
     def train_dataloader(self) -> DataLoader[Batch]:
-        """This process's share of the training batches, from `first_step` on, without end."""
+        """Serve this process's share of the training batches, from `first_step` on, without end."""
 
     @abstractmethod
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
-        """This process's share of the validation samples; every sample is in exactly one share.
+        """Serve this process's share of the validation samples; every sample is in exactly one share.
 
         A process without a sample left to serve serves one whose targets are all ignored.
         """
 
     @abstractmethod
     def test_dataloader(self) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
-        """The same of the test samples; an empty list for a task without a test split."""
+        """Serve this process's share of the test samples; an empty list for a task without a test split."""
 
-    def parts(self, split: str) -> list[str]:
-        """The names of the parts into which the samples of a split ("val", "test") fall, "" for what has no name.
+    def subsets(self, split: str) -> list[str]:
+        """Name the subsets into which the samples of a split ("val", "test") fall; "" for one without a name.
 
-        A part is what has a figure of its own, named by what sets it apart: "length=64,depth=0.5".
+        A named subset has a metric of its own, and is named by what sets it apart: "length=64,depth=0.5".
         """
         return [""]
 
     @property
     def oracle(self) -> dict[str, float]:
-        """Known after `setup`; empty where nothing is known."""
+        """Values of the primary metric that are known without a model; complete after `setup`."""
         return {}
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What training minimises, from logits (B, T, vocab_size) and targets (B, T); a scalar.
+        """Return what training minimises, from logits (B, T, vocab_size) and targets (B, T); a scalar.
 
         Mean cross entropy in nats over the targets that are not ignored; 0 where all are.
         """
@@ -159,31 +168,30 @@ class Task(LightningDataModule, ABC):
         return total / self.weight(targets).clamp(min=1)
 
     def weight(self, targets: Tensor) -> Tensor:
-        """How much a batch counts in the mean over several: what `loss` is a mean over, the targets not ignored."""
+        """Count what `loss` is a mean over, the targets not ignored: the weight of a batch in a mean over several."""
         return (targets != IGNORED).sum()
 
     @abstractmethod
     def totals(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Sums over a batch, as float64 scalars. They add up over batches and processes to what `metrics` takes."""
+        """Sum over a batch, as float64 scalars. They add up over batches and processes to what `metrics` takes."""
 
     @abstractmethod
     def metrics(self, totals: dict[str, float]) -> dict[str, float]:
-        """The figures of an evaluation by name, without the split ("loss", not "val_loss"), from its summed totals."""
+        """Return metrics by name, without the split ("loss", not "val_loss"), from the summed totals of samples."""
 
-    def figures(self, totals: Mapping[str, Totals]) -> dict[str, float]:
-        """The figures of an evaluation from the summed totals of each part.
+    def evaluation_metrics(self, totals: Mapping[str, Totals]) -> dict[str, float]:
+        """Return the metrics of an evaluation from the summed totals of each of its subsets.
 
-        Those of all samples together, and for each part that has a name the primary one, "accuracy/length=64".
+        Those of all samples together, and for each subset that has a name the primary one, "accuracy/length=64".
         """
-        parts = list(totals.values())[: 1 if self.same_samples else None]
-        together = {name: sum(part[name] for part in parts) for name in parts[0]}
-        figures = self.metrics(together)
+        counted = list(totals.values())[: 1 if self.same_samples else None]
+        metrics = self.metrics({name: sum(each[name] for each in counted) for name in counted[0]})
         primary = self.primary.name.removeprefix(f"{self.primary.split}_")
-        named = {part: self.metrics(own)[primary] for part, own in totals.items() if part}
-        return figures | {f"{primary}/{part}": value for part, value in named.items()}
+        named = {subset: self.metrics(own)[primary] for subset, own in totals.items() if subset}
+        return metrics | {f"{primary}/{subset}": value for subset, value in named.items()}
 
     def example(self) -> Batch:
-        """One sample of zeros, in the shape of every training sample. It needs no data."""
+        """Return one sample of zeros, in the shape of every training sample. It needs no data."""
         targets = torch.zeros(1, 1 if self.pooled else self.seq_len, dtype=torch.long)
         if not self.modalities:
             return torch.zeros(1, self.seq_len, dtype=torch.long), targets
@@ -196,7 +204,7 @@ class Task(LightningDataModule, ABC):
         return {**inputs, "padding": torch.zeros(1, self.seq_len, dtype=torch.bool)}, targets
 
     def pictures(self, model: Callable[[Any], Tensor]) -> dict[str, Tensor]:
-        """What the trained model makes that is worth a look: grey pictures, uint8 (height, width), by name.
+        """Return pictures of what the trained model makes, grey, uint8 (height, width), by name.
 
         Args:
             model: inputs -> logits, in evaluation mode.
@@ -205,14 +213,14 @@ class Task(LightningDataModule, ABC):
 
     @abstractmethod
     def encode(self, text: str) -> Tensor:
-        """The ids (T,) int64 of `text`. Raises ValueError for text outside the vocabulary."""
+        """Return the ids (T,) int64 of `text`. Raises ValueError for text outside the vocabulary."""
 
     @abstractmethod
     def decode(self, ids: Tensor) -> str:
-        """The text of `ids` (T,)."""
+        """Return the text of `ids` (T,)."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a worker needs that is not forked: all but the Trainer, which holds the model and cannot be sent."""
+        """Leave out the Trainer, which holds the model and cannot be sent to a worker that is not forked."""
         return self.__dict__ | {"trainer": None}
 
     def _check_shares(self, processes: int) -> None:
@@ -222,11 +230,10 @@ class Task(LightningDataModule, ABC):
                 f"give a multiple of {processes}"
             )
 
-    def _loader(self, batches: Dataset[Any], order: range, block: int | None = None) -> DataLoader[Any]:
+    def _loader(self, batches: Dataset[Any], order: range) -> DataLoader[Any]:
         return DataLoader(
             batches,
-            batch_size=block,  # batches to an item; None: the batch itself
-            collate_fn=None if block is None else list,
+            batch_size=None,  # an item is a batch
             sampler=order,
             num_workers=self.workers,
             # As torch's own default on Linux, also below a process that was made in another way: workers then share the
@@ -238,7 +245,7 @@ class Task(LightningDataModule, ABC):
         )
 
     def _share(self) -> tuple[int, int]:
-        """Rank and number of the processes among which data is shared out.
+        """Return rank and number of the processes among which data is shared out.
 
         Processes that hold parts of one model (tensor parallel) see the same data, so this is the strategy's own
         notion of rank, not the rank of the process.

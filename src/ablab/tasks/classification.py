@@ -6,7 +6,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Unpack
 
 import numpy as np
 import torch
@@ -15,14 +15,13 @@ from torch import Tensor
 
 from ablab.errors import UserError
 from ablab.results.record import Corpus
-from ablab.tasks.answers import SampledTask
-from ablab.tasks.balance import UnequalLengths
-from ablab.tasks.base import IGNORED, Batch, Totals
-from ablab.tasks.class_scores import class_counts, class_scores
+from ablab.tasks.answers import SampledTask, class_counts, class_scores
+from ablab.tasks.balance import Balance, UnequalLengths, checked_balance
+from ablab.tasks.base import IGNORED, Batch, TaskSettings, Totals
+from ablab.tasks.batches import Fetch, Rows
 from ablab.tasks.corpus import checked_fractions, fingerprint, unit_hash
-from ablab.tasks.samples import Fetch, Rows
 from ablab.tasks.tables import Table, read_tables
-from ablab.tasks.tokenizers import Tokenizer, tokenizer_from_state
+from ablab.tasks.tokenizers import Ids, Tokenizer, tokenizer_from_state
 from ablab.tasks.tokenizers.choice import TokenizerChoice, tokenised
 from ablab.tasks.tokenizers.plain import smallest_dtype
 
@@ -41,7 +40,8 @@ class Classification(UnequalLengths, SampledTask):
         text_column, label_column: names of the columns.
         tokenizer, bpe_vocab_size: as `TokenizerChoice` says.
         val_fraction, test_fraction: expected shares of the texts of a single file; the latter may be 0.
-        (the others): as `UnequalLengths` and `AnswerTask` say.
+        balance: as `UnequalLengths` says.
+        (the others): as `AnswerTask` says.
 
     Raises:
         ValueError: a number is out of range.
@@ -61,9 +61,11 @@ class Classification(UnequalLengths, SampledTask):
         bpe_vocab_size: int = 4096,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
-        **settings: Any,
+        balance: Balance = "none",
+        **settings: Unpack[TaskSettings],
     ) -> None:
         super().__init__(**settings)
+        self.balance = checked_balance(balance)
         if not path or path == "???":  # what OmegaConf calls a missing value
             raise UserError("task.path is missing: give a CSV, TSV or JSON lines file, or a folder with train and val")
         self.path, self.text_column, self.label_column = path, text_column, label_column
@@ -71,7 +73,7 @@ class Classification(UnequalLengths, SampledTask):
         self.fractions = checked_fractions(val_fraction, test_fraction)
         self.labels: list[str] = []
         self._tokenizer: Tokenizer | None = None
-        self._samples: dict[str, tuple[NDArray, NDArray[np.int64]]] = {}
+        self._samples: dict[str, tuple[Ids, NDArray[np.int64]]] = {}
         self._oracle: dict[str, float] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -211,7 +213,7 @@ class Classification(UnequalLengths, SampledTask):
         return partial(_fetch, texts, answers), len(answers)
 
 
-def _fetch(texts: NDArray, answers: NDArray[np.int64], rows: Rows) -> Batch:
+def _fetch(texts: Ids, answers: NDArray[np.int64], rows: Rows) -> Batch:
     return torch.from_numpy(texts[rows].astype(np.int64)), torch.from_numpy(answers[rows][:, None])
 
 
@@ -219,7 +221,7 @@ def _lengths(split: str) -> str:
     return f"{split}_lengths"
 
 
-def _rows(tokenizer: Tokenizer, texts: Sequence[str], seq_len: int) -> tuple[NDArray, NDArray[np.int64]]:
+def _rows(tokenizer: Tokenizer, texts: Sequence[str], seq_len: int) -> tuple[Ids, NDArray[np.int64]]:
     """Ids (N, seq_len), filled up with `vocab_size`, and the lengths (N,) before the cut."""
     filler = tokenizer.vocab_size
     rows = np.full((len(texts), seq_len), filler, dtype=smallest_dtype(filler + 1))
@@ -231,7 +233,7 @@ def _rows(tokenizer: Tokenizer, texts: Sequence[str], seq_len: int) -> tuple[NDA
     return rows, lengths
 
 
-def _known(texts: NDArray, answers: NDArray[np.int64], trained: NDArray[np.int64]) -> dict[str, float]:
+def _known(texts: Ids, answers: NDArray[np.int64], trained: NDArray[np.int64]) -> dict[str, float]:
     """Accuracies on the validation texts that need no training."""
     by_text: defaultdict[bytes, Counter[int]] = defaultdict(Counter)
     for text, answer in zip(texts, answers.tolist(), strict=True):

@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -21,7 +21,7 @@ _STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "t
 _MACHINE_PREFIXES = ("config-", "_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
 
 _log = logging.getLogger(__name__)
-_Sized = TypeVar("_Sized", bytes, str, NDArray)
+_Sized = TypeVar("_Sized", bytes, str, NDArray[Any])
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ def fingerprint(files: Sequence[SourceFile]) -> str:
     """SHA-256 over the names and contents of the files, in order, as hexadecimal digits."""
     digest = hashlib.sha256()
     for file in files:
-        for part in (file.name.encode("utf-8", errors="surrogateescape"), file.data):
-            digest.update(len(part).to_bytes(8, "big"))  # so that no byte can move from a name into a content
-            digest.update(part)
+        for field in (file.name.encode("utf-8", errors="surrogateescape"), file.data):
+            digest.update(len(field).to_bytes(8, "big"))  # so that no byte can move from a name into a content
+            digest.update(field)
     return digest.hexdigest()
 
 
@@ -116,8 +116,8 @@ def split_contiguously(sequence: _Sized, val: float, test: float) -> dict[str, _
         val, test: shares of the length; the rest is train. There is no "test" where its share is 0.
     """
     val_at, test_at = int(len(sequence) * (1 - val - test)), int(len(sequence) * (1 - test))
-    parts = {"train": sequence[:val_at], "val": sequence[val_at:test_at], "test": sequence[test_at:]}
-    return {split: parts[split] for split in _splits(test)}
+    pieces = {"train": sequence[:val_at], "val": sequence[val_at:test_at], "test": sequence[test_at:]}
+    return {split: pieces[split] for split in _splits(test)}
 
 
 def checked_fractions(val: float, test: float) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ablab.errors import UserError
 from ablab.results.record import Corpus
 from ablab.tasks.corpus import unit_hash
-from ablab.tasks.hf_source import DocumentSource
-from ablab.tasks.language import LanguageTask
-from ablab.tasks.tokenizers import Tokenizer
+from ablab.tasks.hugging_face import DocumentSource
+from ablab.tasks.language import LanguageSettings, LanguageTask
+from ablab.tasks.tokenizers import Ids, Tokenizer
 from ablab.tasks.tokenizers.choice import TokenizerChoice, kept
 
 _BYTES_PER_TOKEN = 4  # at most, of a character; and about as many as a byte pair token has in English
@@ -66,7 +66,7 @@ class HFText(LanguageTask):
         max_tokens: int | None = None,
         tokenizer: str = "bytes",
         bpe_vocab_size: int = 4096,
-        **settings: Any,
+        **settings: Unpack[LanguageSettings],
     ) -> None:
         super().__init__(**settings)
         if not path or path == "???":  # what OmegaConf calls a missing value
@@ -84,7 +84,7 @@ class HFText(LanguageTask):
         self.val_fraction, self.max_bytes, self.max_tokens = val_fraction, max_bytes, max_tokens
         self.tokenizer = TokenizerChoice(tokenizer, bpe_vocab_size)
 
-    def _load(self) -> tuple[Tokenizer, dict[str, NDArray], Corpus]:
+    def _load(self) -> tuple[Tokenizer, dict[str, Ids], Corpus]:
         source = DocumentSource(self.path, name=self.configuration, revision=self.revision, column=self.text_column)
         depends_on = {
             "source": source.identity,
@@ -167,7 +167,7 @@ def _within(documents: Iterable[str], limit: int | None) -> Iterator[str]:
         left -= len(data)
 
 
-def _encode(tokenizer: Tokenizer, documents: Iterable[str], limit: int | None) -> tuple[NDArray, int]:
+def _encode(tokenizer: Tokenizer, documents: Iterable[str], limit: int | None) -> tuple[Ids, int]:
     """The tokens (N,) of the documents, N at most `limit`, and how many documents these are."""
     separator, tokens, count = tokenizer.separator(), bytearray(), 0
     for text in documents:

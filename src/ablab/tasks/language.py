@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, NotRequired, Unpack
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from ablab.errors import UserError
 from ablab.results.record import Corpus, Metric
-from ablab.tasks.base import ENDLESS, IGNORED, Batch, EvalBatch, Task
-from ablab.tasks.tokenizers import Tokenizer, tokenizer_from_state
-from ablab.tasks.windows import EvalBatches, TrainBatches
+from ablab.tasks.base import ENDLESS, IGNORED, Batch, EvalBatch, Task, TaskSettings
+from ablab.tasks.batches import EvalWindowBatches, WindowBatches
+from ablab.tasks.tokenizers import Ids, Tokenizer, tokenizer_from_state
 
 _LARGEST_EXPONENT = 700  # exp of 709.8 and more is too large for a float
+
+
+class LanguageSettings(TaskSettings):
+    """Arguments of `LanguageTask`."""
+
+    eval_tokens: NotRequired[int | None]
 
 
 class LanguageTask(Task):
     """Predict each next token of a text, from the tokens before it in its window.
 
-    Training takes random windows with replacement, evaluation consecutive ones (`windows` says how). A subclass says
+    Training takes random windows with replacement, evaluation consecutive ones (`batches` says how). A subclass says
     where the text comes from: `_load`.
 
     Args:
         seq_len: tokens in a window.
         batch_size: windows in a training batch, over all processes together.
-        eval_batch_size: windows in an evaluation batch of one process; changes speed and memory, no figure.
+        eval_batch_size: windows in an evaluation batch of one process; changes speed and memory, no metric.
         eval_tokens: tokens of a split to evaluate on, spread evenly over it; None for all.
         workers: processes that load data, beside each process that trains.
         seed: decides the order of the training windows.
@@ -41,8 +46,9 @@ class LanguageTask(Task):
     """
 
     equal_shares = True
+    primary = Metric(name="val_loss", split="val", direction="min")
 
-    def __init__(self, *, eval_tokens: int | None = None, **settings: Any) -> None:
+    def __init__(self, *, eval_tokens: int | None = None, **settings: Unpack[TaskSettings]) -> None:
         super().__init__(**settings)
         if eval_tokens is not None and eval_tokens < self.seq_len:
             raise ValueError(
@@ -50,13 +56,12 @@ class LanguageTask(Task):
                 "or null"
             )
         self.eval_tokens = eval_tokens
-        self.primary = Metric(name="val_loss", split="val", direction="min")
         self._tokenizer: Tokenizer | None = None
         self._token_bytes = torch.empty(0, dtype=torch.float64)
-        self._splits: dict[str, NDArray] = {}
+        self._splits: dict[str, Ids] = {}
 
     @abstractmethod
-    def _load(self) -> tuple[Tokenizer, dict[str, NDArray], Corpus]:
+    def _load(self) -> tuple[Tokenizer, dict[str, Ids], Corpus]:
         """The tokenizer, the ids (N,) of each split ("test" may be missing), and what they were read from."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -85,7 +90,7 @@ class LanguageTask(Task):
         """
         rank, processes = self._share()
         self._check_shares(processes)
-        batches = TrainBatches(
+        batches = WindowBatches(
             self._split("train"),
             seq_len=self.seq_len,
             batch_size=self.batch_size,
@@ -93,7 +98,7 @@ class LanguageTask(Task):
             rank=rank,
             processes=processes,
         )
-        return self._loader(batches, range(self.first_step, ENDLESS), self.block)
+        return self._loader(batches, range(self.first_step, ENDLESS))
 
     def val_dataloader(self) -> DataLoader[EvalBatch]:
         return self._eval_loader("val")
@@ -159,13 +164,13 @@ class LanguageTask(Task):
         assert self._tokenizer is not None
         return self._tokenizer
 
-    def _split(self, name: str) -> NDArray:
+    def _split(self, name: str) -> Ids:
         self.setup()
         return self._splits[name]
 
     def _eval_loader(self, split: str) -> DataLoader[EvalBatch]:
         rank, processes = self._share()
-        batches = EvalBatches(
+        batches = EvalWindowBatches(
             self._split(split),
             seq_len=self.seq_len,
             batch_size=self.eval_batch_size,

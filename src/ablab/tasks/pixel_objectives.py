@@ -30,7 +30,7 @@ class Objective(ABC):
 
     pooled: ClassVar[bool]
     causal: ClassVar[bool]
-    figure: ClassVar[str]  # by which runs are judged
+    metric: ClassVar[str]  # by which runs are judged
     direction: ClassVar[Direction]
 
     def __init__(self, levels: int) -> None:
@@ -52,11 +52,11 @@ class Objective(ABC):
 
     @abstractmethod
     def oracle(self, train: Images, val: Images) -> dict[str, float]:
-        """Values of `figure` on the images of `val` that are known without a model."""
+        """Values of `metric` on the images of `val` that are known without a model."""
 
-    def metrics(self, figures: dict[str, float]) -> dict[str, float]:
-        """The task's figures, of those that every answer task has."""
-        return figures
+    def metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Return the task's metrics, of those that every answer task has."""
+        return metrics
 
     def pictures(self, model: Model, val: Images, seed: int) -> dict[str, Tensor]:
         """What the model makes, as `Task.pictures` says."""
@@ -67,7 +67,7 @@ class Classify(Objective):
     """Which of the classes is it? Every pixel may see every other, and the model reads the mean over them."""
 
     pooled, causal = True, False
-    figure, direction = "accuracy", "max"
+    metric, direction = "accuracy", "max"
 
     @property
     def vocab_size(self) -> int:
@@ -89,7 +89,7 @@ class Generate(Objective):
     """Each pixel from those before it; the first from a start token, which is one level more than there are."""
 
     pooled, causal = False, True
-    figure, direction = "loss", "min"
+    metric, direction = "loss", "min"
 
     @property
     def vocab_size(self) -> int:
@@ -106,10 +106,10 @@ class Generate(Objective):
         """`chance`: all levels alike. `position_histogram`: how frequent each level was in its place in training."""
         return {"chance": math.log(self.levels), "position_histogram": histogram_nats(train, val, self.levels)}
 
-    def metrics(self, figures: dict[str, float]) -> dict[str, float]:
+    def metrics(self, metrics: dict[str, float]) -> dict[str, float]:
         """`loss` in nats, `bits_per_dim` and `accuracy`, each of pixels. No image is ever guessed exactly."""
-        loss = figures["loss"]
-        return {"loss": loss, "bits_per_dim": loss / math.log(2), "accuracy": figures["accuracy"]}
+        loss = metrics["loss"]
+        return {"loss": loss, "bits_per_dim": loss / math.log(2), "accuracy": metrics["accuracy"]}
 
     def pictures(self, model: Model, val: Images, seed: int) -> dict[str, Tensor]:
         """`generated`: sampled at temperature 1; `real`: as many of `val`. Fewer of large images, which take longer."""

@@ -14,10 +14,10 @@ from ablab.errors import UserError
 from ablab.results.record import Metric
 from ablab.tasks.answers import SampledTask
 from ablab.tasks.base import Batch, Totals
+from ablab.tasks.batches import Fetch, Rows
 from ablab.tasks.corpus import checked_fractions
 from ablab.tasks.images import Images, load_images
 from ablab.tasks.pixel_objectives import OBJECTIVES, Objective
-from ablab.tasks.samples import Fetch, Rows
 
 
 class Pixels(SampledTask):
@@ -76,7 +76,7 @@ class Pixels(SampledTask):
         self.fractions = checked_fractions(val_fraction, test_fraction)
         self._kind = OBJECTIVES[objective]
         self.causal, self.pooled = self._kind.causal, self._kind.pooled
-        self.primary = Metric(name=f"val_{self._kind.figure}", split="val", direction=self._kind.direction)
+        self.primary = Metric(name=f"val_{self._kind.metric}", split="val", direction=self._kind.direction)
         self._splits: dict[str, Images] = {}
         self._size = (0, 0)  # of an image: rows, columns
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 from ablab.tasks.corpus import SourceFile
-from ablab.tasks.extras import one_line
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*_SEPARATORS, ".jsonl")

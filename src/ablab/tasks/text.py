@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import Unpack
 
 from ablab.errors import UserError
 from ablab.results.record import Corpus
@@ -18,8 +16,8 @@ from ablab.tasks.corpus import (
     split_by_name,
     split_contiguously,
 )
-from ablab.tasks.language import LanguageTask
-from ablab.tasks.tokenizers import ByteTokenizer, Tokenizer
+from ablab.tasks.language import LanguageSettings, LanguageTask
+from ablab.tasks.tokenizers import ByteTokenizer, Ids, Tokenizer
 from ablab.tasks.tokenizers.choice import TokenizerChoice, tokenised
 
 
@@ -44,13 +42,13 @@ class SourceText(LanguageTask):
         max_bytes: int | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
-        **settings: Any,
+        **settings: Unpack[LanguageSettings],
     ) -> None:
         super().__init__(**settings)
         self.max_bytes = max_bytes
         self.fractions = checked_fractions(val_fraction, test_fraction)
 
-    def _load(self) -> tuple[Tokenizer, dict[str, NDArray], Corpus]:
+    def _load(self) -> tuple[Tokenizer, dict[str, Ids], Corpus]:
         files = read_stdlib(self.max_bytes)
         tokenizer = ByteTokenizer()
         return tokenizer, _encode(files, tokenizer, *self.fractions), _corpus("the Python standard library", files)
@@ -81,7 +79,7 @@ class Text(LanguageTask):
         bpe_vocab_size: int = 4096,
         val_fraction: float = 0.1,
         test_fraction: float = 0.0,
-        **settings: Any,
+        **settings: Unpack[LanguageSettings],
     ) -> None:
         super().__init__(**settings)
         if not path or path == "???":  # what OmegaConf calls a missing value
@@ -89,13 +87,13 @@ class Text(LanguageTask):
         self.path, self.tokenizer = path, TokenizerChoice(tokenizer, bpe_vocab_size)
         self.fractions = checked_fractions(val_fraction, test_fraction)
 
-    def _load(self) -> tuple[Tokenizer, dict[str, NDArray], Corpus]:
+    def _load(self) -> tuple[Tokenizer, dict[str, Ids], Corpus]:
         files = read_path(self.path, any_bytes=self.tokenizer.any_bytes)
         depends_on = {"files": fingerprint(files), "fractions": self.fractions}
         tokenizer, splits = tokenised(self.tokenizer, depends_on, lambda: self._tokenise(files))
         return tokenizer, splits, _corpus(self.path, files)
 
-    def _tokenise(self, files: Sequence[SourceFile]) -> tuple[Tokenizer, dict[str, NDArray]]:
+    def _tokenise(self, files: Sequence[SourceFile]) -> tuple[Tokenizer, dict[str, Ids]]:
         if self.tokenizer.any_bytes:
             bytewise = ByteTokenizer()
             return bytewise, _encode(files, bytewise, *self.fractions)
@@ -104,11 +102,11 @@ class Text(LanguageTask):
         return tokenizer, {split: tokenizer.encode(text) for split, text in texts.items()}
 
 
-def _encode(files: Sequence[SourceFile], tokenizer: Tokenizer, val: float, test: float) -> dict[str, NDArray]:
+def _encode(files: Sequence[SourceFile], tokenizer: Tokenizer, val: float, test: float) -> dict[str, Ids]:
     if len(files) == 1:
         return split_contiguously(tokenizer.encode_bytes(files[0].data), val, test)
     splits = split_by_name(files, val, test)
-    return {split: tokenizer.encode_bytes(b"".join(file.data for file in part)) for split, part in splits.items()}
+    return {split: tokenizer.encode_bytes(b"".join(file.data for file in own)) for split, own in splits.items()}
 
 
 def _texts(files: Sequence[SourceFile], val: float, test: float) -> dict[str, str]:
@@ -116,7 +114,7 @@ def _texts(files: Sequence[SourceFile], val: float, test: float) -> dict[str, st
     if len(files) == 1:
         return split_contiguously(files[0].data.decode("utf-8"), val, test)
     splits = split_by_name(files, val, test)
-    return {split: "".join(file.data.decode("utf-8") for file in part) for split, part in splits.items()}
+    return {split: "".join(file.data.decode("utf-8") for file in own) for split, own in splits.items()}
 
 
 def _corpus(name: str, files: Sequence[SourceFile]) -> Corpus:

@@ -38,10 +38,10 @@ class Curves(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         step = trainer.global_step
-        if step % self._every:
+        if step % self._every or not ends_step(trainer, batch_index):
             return
-        value = float(trainer.strategy.reduce(outputs["loss"], reduce_op="mean"))
         assert isinstance(module, TrainingModule)
+        value = float(trainer.strategy.reduce(module.train_loss, reduce_op="mean"))
         learning_rate = module.learning_rates[-1]  # the step's own; the optimizer holds that of the next
         for logger in trainer.loggers:
             logger.log_metrics({"train_loss": value, "learning_rate": learning_rate}, step=step)
@@ -176,6 +176,11 @@ class Heartbeat(Callback):
 
     def on_save_checkpoint(self, *args: Any) -> None:
         self._beat()
+
+
+def ends_step(trainer: Trainer, batch_index: int) -> bool:
+    """Whether a batch is the last of those that are accumulated for an optimizer step."""
+    return (batch_index + 1) % trainer.accumulate_grad_batches == 0
 
 
 def seed_everything_else(seed: int, rank: int) -> None:

@@ -52,7 +52,7 @@ class Found:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to disk and renames; the file that was there becomes `previous.ckpt`.
+    """Writes beside the target, flushes to disk and renames; a `last.ckpt` that was there becomes `previous.ckpt`.
 
     Lightning's own writes go through the system's temporary folder, from where a move to another file system is not
     atomic.
@@ -70,6 +70,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with os.fdopen(descriptor, "wb") as file:
                 hashing = _write(checkpoint, file)
             os.chmod(temporary, 0o644)
+            if target.name != LAST:  # of a callback of the user's; runs do not go on from it
+                os.replace(temporary, target)
+                return
             put_in_place(Path(temporary), target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from ablab.errors import Interrupted
 from ablab.model.ranks import of_all_ranks
 from ablab.results.record import Metric
 from ablab.results.store import CHECKPOINT_FOLDER
+from ablab.training.callbacks import ends_step
 from ablab.training.checkpoint_files import BEST, LAST, link
 from ablab.training.strategies.base import ALONE, Parallel, parallel
 
@@ -28,21 +29,26 @@ class Checkpoints(Checkpoint):
     Each checkpoint is written once: the best one is another name for the same file until the next is written.
 
     Args:
+        every: steps after which several processes ask each other whether they are to stop.
         stop: whether the run was asked to stop. It then writes a checkpoint as soon as it can, and raises
             `Interrupted`. Several processes agree on it, since none can go on without the others.
     """
 
-    def __init__(self, folder: Path, primary: Metric, stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, folder: Path, primary: Metric, stop: Callable[[], bool] = lambda: False, every: int = 1) -> None:
         self._folder = folder / CHECKPOINT_FOLDER
         self._metric = primary.name
         self._sign = 1.0 if primary.direction == "min" else -1.0
         self._best = math.inf
         self._best_step = -1
         self._stop = stop
+        self._every = every
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
+        # Several processes agree only now and then, since that takes a message.
+        if not ends_step(trainer, batch_index) or (trainer.global_step % self._every and trainer.world_size > 1):
+            return
         # A checkpoint of this moment would be taken for one behind the evaluation that is due now.
         if (batch_index + 1) % int(trainer.val_check_batch or 1) and self._is_to_stop(trainer):
             self._write(trainer)

@@ -11,6 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from ablab.model.ranks import of_all_ranks
 from ablab.results.communication import MEASURED, Communication
+from ablab.training.callbacks import ends_step
 from ablab.training.cost import peak_memory
 from ablab.training.strategies.base import parallel
 from ablab.training.traffic.counter import Traffic
@@ -28,8 +29,8 @@ class Communicating(Callback):
     """Counts collectives in training steps. In a run of one process it does nothing.
 
     It has to come before callbacks whose collectives at the end of a training batch are not to be counted. Times leave
-    out the first block of steps that a process takes, as those of `CostMeter` do, and are measured on CPUs alone.
-    The time in communication is taken of an eighth of the blocks, since it costs some to take (see `is_timed`).
+    out the first step that a process takes, and are measured on CPUs alone. The time in communication is taken of an
+    eighth of the steps, since it costs some to take (see `is_timed`).
 
     What is counted goes on from a checkpoint, if as many processes wrote it.
     """
@@ -40,8 +41,8 @@ class Communicating(Callback):
         self._totals = Totals()
         self._clock = thread_clock()  # of the thread that trains
         self._timing = False
-        self._blocks = 0  # that this process has begun
-        self._began = (0, 0.0, 0.0)  # step, time and processor time at the start of the block
+        self._begun = 0  # steps, by this process
+        self._since = (0.0, 0.0)  # time and processor time at the start of the batch
 
     def mechanism(self, trainer: Trainer) -> dict[str, float]:
         """What was found, and what the strategy says of itself, by "strategy/name"."""
@@ -63,25 +64,29 @@ class Communicating(Callback):
             self._traffic = Traffic(self._clock)
             self._traffic.install()
 
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        if self._traffic is not None:
-            self._began = (trainer.global_step, time.perf_counter(), self._processor_time())
-            block, self._blocks = self._blocks, self._blocks + 1
-            # What was sent in the block before may still be under way.
-            watch = is_timed(block) or is_timed(block + 1)
-            self._traffic.start(watch=self._timing and watch, time=self._timing and is_timed(block))
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
+        if self._traffic is None:
+            return
+        self._begun += batch_index % trainer.accumulate_grad_batches == 0
+        self._since = time.perf_counter(), self._processor_time()
+        # What was sent in the step before may still be under way.
+        timed = is_timed(self._begun - 1)
+        watch = timed or is_timed(self._begun)
+        self._traffic.start(watch=self._timing and watch, time=self._timing and timed)
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
         if self._traffic is None:
             return
         self._traffic.stop()
-        step, began, computed = self._began
-        steps, totals = trainer.global_step - step, self._totals
-        totals.steps += steps
-        if self._timing and self._blocks > 1:
-            totals.timed_steps += steps
-            totals.watched_steps += steps * is_timed(self._blocks - 1)
-            totals.train_s += time.perf_counter() - began
+        ended, totals = ends_step(trainer, batch_index), self._totals
+        totals.steps += ended
+        if self._timing and self._begun > 1:
+            since, computed = self._since
+            totals.timed_steps += ended
+            totals.watched_steps += ended and is_timed(self._begun - 1)
+            totals.train_s += time.perf_counter() - since
             totals.computing_s = (totals.computing_s or 0.0) + self._processor_time() - computed
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -129,10 +134,10 @@ class Communicating(Callback):
         )
 
 
-def is_timed(block: int) -> bool:
-    """Whether the time in communication is taken of this block: of the second, and an eighth of all that follow.
+def is_timed(step: int) -> bool:
+    """Whether the time in communication is taken of this step: of the second, and an eighth of all that follow.
 
     They are chosen by multiples of the golden ratio, which keep no step with anything: not with a strategy either that
     sends every H steps.
     """
-    return block > 0 and (block - 1) * _GOLDEN % 1 < 1 / 8
+    return step > 0 and (step - 1) * _GOLDEN % 1 < 1 / 8

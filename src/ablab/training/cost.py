@@ -68,16 +68,16 @@ _MOVES_DATA_ONLY = frozenset(
 
 
 class CostMeter(Callback):
-    """Measures the time of training steps, without evaluation, checkpoints and the first block's warm-up.
+    """Measures the time of training steps, without evaluation, checkpoints and the first steps that a process takes.
 
     A run that was interrupted and goes on costs what it cost until its checkpoint, and what it costs from there.
     """
 
-    def __init__(self, tokens_per_step: int) -> None:
+    def __init__(self, tokens_per_step: int, untimed_steps: int = 1) -> None:
         self._tokens_per_step = tokens_per_step
+        self._untimed_left = untimed_steps
         self._started = time.perf_counter()
         self._clock_started: float | None = None  # None: standing still
-        self._warm = False
         self._timed_steps = 0
         self._train_time_s = 0.0
         self._evaluation_time_s = 0.0
@@ -99,12 +99,15 @@ class CostMeter(Callback):
         self._train_time_s, self._timed_steps = state_dict["train_time_s"], state_dict["timed_steps"]
         self._evaluation_time_s = state_dict["evaluation_time_s"]
 
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        # The clock starts again with the next block, so that checkpoints written meanwhile are left out too.
-        if self._clock_started is None and self._warm:
-            self._clock_started = time.perf_counter()
-            self._steps_at_start = trainer.global_step
-        self._warm = True
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
+        # The clock starts again with the next step, so that checkpoints written meanwhile are left out too.
+        if self._clock_started is not None or batch_index % trainer.accumulate_grad_batches:
+            return
+        if self._untimed_left:
+            self._untimed_left -= 1
+            return
+        self._clock_started = time.perf_counter()
+        self._steps_at_start = trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._stop_clock(trainer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from ablab.model.transformer import Transformer
 from ablab.results.record import KEPT_EVALUATIONS
 from ablab.tasks.base import IGNORED, Batch, EvalBatch, Inputs, Task
 from ablab.training.optimizers.groups import build_optimizer
-from ablab.training.strategies.base import Parallel, parallel
+from ablab.training.strategies.base import parallel
 
 _SAMPLES = "samples"  # beside the task's own totals
 _HISTORY = "history"  # the module's own part of a checkpoint
@@ -27,21 +27,13 @@ _REMEMBERED = ("evaluated_at", "metrics", "last", "evaluated", "steps_to_target"
 
 
 class TrainingModule(LightningModule):
-    """A model that learns a task.
+    """A model that learns a task, as any LightningModule does: by Lightning's automatic optimization.
 
-    What Lightning calls a batch is a block of batches here, and one `training_step` takes the optimizer steps of the
-    whole block, by Lightning's manual optimization. What Lightning does between batches (a millisecond on a slow
-    core) is so done once per block. Blocks end where curves are logged and where the model is evaluated.
+    What is minimised is the task's loss and the penalties that components ask for (`Transformer.penalty`). `train_loss`
+    is the task's own, which can be compared with `val_loss`.
 
     Evaluation adds up the task's totals over all batches and processes and turns them into metrics once, so that a
     shorter last batch or an uneven share of the samples changes nothing.
-
-    What is minimised is the task's loss and the penalties that components ask for (`Transformer.penalty`). What is
-    logged as `train_loss` is the task's own, which can be compared with `val_loss`.
-
-    Args:
-        clip: greatest norm of all gradients together; None: not clipped.
-        accumulate: batches whose gradients are averaged for one optimizer step.
     """
 
     def __init__(
@@ -50,23 +42,19 @@ class TrainingModule(LightningModule):
         task: Task,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[[Optimizer], LRScheduler],
-        clip: float | None = None,
-        accumulate: int = 1,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False
         self.model = model
         self.evaluated_at: int | None = None  # the step of the last validation
         self.metrics: dict[str, float] = {}  # of the last evaluation of each split, unrounded
         self.last: dict[str, list[float]] = {}  # each metric of the last validations, the latest one last
         self.learning_rates: list[float] = []  # of each step
+        self.train_loss = torch.zeros(())  # the task's own at the last step: the mean over the step's batches
         self.update_ratio: Tensor | None = None  # norm of the last update before an evaluation over that of the weights
         self.steps_to_target: int | None = None  # of the task's primary metric, at the first evaluation that had it
-        self._task = task
+        self.task = task
         self._optimizer = optimizer
         self._schedule = schedule
-        self._clip = clip
-        self._accumulate = accumulate
         self._penalised = has_penalties(model)
         self.evaluated: dict[str, int] = {}  # samples of the last evaluation of each split, over all processes
         self._totals: dict[int, dict[str, Tensor]] = {}  # of each of the task's parts
@@ -75,66 +63,88 @@ class TrainingModule(LightningModule):
         """Logits for what the task's loaders serve, in the shape of its targets and one dimension more."""
         return self.model(inputs)
 
-    def training_step(self, block: list[Batch], block_index: int) -> Tensor:
-        """Train on the block; the task's loss at its last optimizer step."""
-        optimizer, schedule, strategy = self.optimizers(), self.lr_schedulers(), parallel(self.trainer.strategy)
-        assert isinstance(optimizer, LightningOptimizer)
-        assert isinstance(schedule, LRScheduler)
-        first, steps = self.trainer.global_step, len(block) // self._accumulate
-        last_before_evaluation = (block_index + 1) % int(self.trainer.val_check_batch or 1) == 0
-        _switch(optimizer, "train")
-        shares = self._shares(block)
-        for step in range(first, min(first + steps, int(self.trainer.max_steps))):
-            self.model.resample(step)
-            loss = torch.zeros((), device=self.device)
-            offset = (step - first) * self._accumulate
-            last = offset + self._accumulate - 1
-            for place in range(offset, last):
-                with strategy.accumulating():
-                    loss += self._add_gradient(strategy, block[place], shares[place])
-            loss += self._add_gradient(strategy, block[last], shares[last])
-            self.learning_rates.append(float(optimizer.param_groups[0]["lr"]))
-            # The last step of a run is followed by an evaluation, wherever it falls.
-            measured = step + 1 == self.trainer.max_steps or (last_before_evaluation and step == first + steps - 1)
-            strategy.take_gradients()
-            before = [p.detach().clone() for p in _parameters(optimizer.optimizer)] if measured else []
-            optimizer.step()
-            if measured:
-                self.update_ratio = _ratio(before, _parameters(optimizer.optimizer), strategy.whole_norm)
-            schedule.step()  # before the gradients are gone: a schedule may want to see them
-            optimizer.zero_grad()
-        _switch(optimizer, "eval")
-        return loss
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch, penalties included."""
+        self.begin_batch(batch_idx)
+        inputs, targets = batch
+        loss = self.task.loss(self.model(inputs), targets)
+        if (share := self._share(targets)) is not None:
+            loss = loss * share
+        self.count_loss(loss.detach())
+        return loss + self.model.penalty() if self._penalised else loss
 
-    def _shares(self, block: list[Batch]) -> Sequence[Tensor | None]:
-        """By what the loss of each batch counts in this process, so that the mean over the processes is the batch's.
+    def begin_batch(self, batch_idx: int) -> None:
+        """Ready model and optimizer for the first of a step's batches."""
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.train_loss = torch.zeros((), device=self.device)
+            self._switch("train")
+            self.model.resample(self.trainer.global_step)
+
+    def count_loss(self, loss: Tensor) -> None:
+        """Add the task's loss on one batch to `train_loss`."""
+        self.train_loss = self.train_loss + loss / self.trainer.accumulate_grad_batches
+
+    def _share(self, targets: Tensor) -> Tensor | None:
+        """By what the loss of a batch counts in this process, so that the mean over the processes is the batch's.
 
         A loss is a mean over so many targets, and processes may have got more or fewer of them than others.
         """
         world = self.trainer.world_size
-        if self._task.equal_shares or parallel(self.trainer.strategy).shares_of(world) == 1:
-            return [None] * len(block)
-        own = torch.stack([self._task.weight(targets) for _, targets in block]).to(self.device, torch.float64)
+        if self.task.equal_shares or parallel(self.trainer.strategy).shares_of(world) == 1:
+            return None
+        own = self.task.weight(targets).to(self.device, torch.float64)
         everyones = sum_over_ranks(own.clone())
-        return (own * world / everyones.clamp(min=1)).float().unbind()
+        return (own * world / everyones.clamp(min=1)).float()
 
-    def _add_gradient(self, strategy: Parallel, batch: Batch, share: Tensor | None) -> Tensor:
-        """One batch's part in the gradient of a step; the task's loss on it, as the step counts it."""
-        inputs, targets = batch
-        task, scale = self._task, 1 / self._accumulate
-        if (loss := strategy.add_gradient(self.model, inputs, targets, task.loss, task.weight, scale)) is not None:
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        strategy = parallel(self.trainer.strategy)
+        # The last step of a run is followed by an evaluation, wherever it falls.
+        last = self.trainer.global_step + 1 == self.trainer.max_steps
+        measured = last or (batch_idx + 1) % int(self.trainer.val_check_batch or 1) == 0
+        self.learning_rates.append(float(optimizer.param_groups[0]["lr"]))
+        before: list[Tensor] = []
+
+        def closure() -> Any:
+            assert optimizer_closure is not None
+            loss = optimizer_closure()
+            strategy.take_gradients()
+            if measured:
+                before.extend(p.detach().clone() for p in _parameters(optimizer))
             return loss
-        logits = strategy.training_model(self.model)(inputs)
-        part = self._task.loss(logits, targets) / self._accumulate
-        if share is not None:
-            part = part * share
-        self.manual_backward(part + self.model.penalty() / self._accumulate if self._penalised else part)
-        return part.detach()
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip: here, where a gradient that was scaled for float16 has its own size again."""
-        if self._clip is not None and self._clip > 0:  # as in Lightning 0 does not clip
-            _clip(_parameters(optimizer), self._clip, parallel(self.trainer.strategy).whole_norm)
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        if measured:
+            self.update_ratio = _ratio(before, _parameters(optimizer), strategy.whole_norm)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, by the norm over all processes where each holds a part of the gradient."""
+        strategy = parallel(self.trainer.strategy)
+        if strategy.holds_all or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            _clip(_parameters(optimizer), gradient_clip_val, strategy.whole_norm)
+
+    def on_validation_start(self) -> None:
+        self._switch("eval")
+
+    def on_train_end(self) -> None:
+        self._switch("eval")
+
+    def _switch(self, mode: Literal["train", "eval"]) -> None:
+        """For optimizers that train with other weights than they evaluate with; for the others nothing."""
+        for optimizer in self.trainer.optimizers:
+            getattr(optimizer, mode, lambda: None)()
 
     def validation_step(self, batch: EvalBatch, batch_index: int) -> None:
         self._add(batch)
@@ -161,7 +171,7 @@ class TrainingModule(LightningModule):
         """One pass forward and back through `model`, which stands for this module's own, that leaves no trace."""
         training = self.model.training
         self.model.eval()  # components that follow their inputs stand still, and nothing is drawn at random
-        inputs, _ = self.trainer.strategy.batch_to_device(self._task.example())
+        inputs, _ = self.trainer.strategy.batch_to_device(self.task.example())
         logits: Tensor = model(inputs)
         logits.sum().backward()
         self.model.zero_grad()
@@ -175,7 +185,7 @@ class TrainingModule(LightningModule):
         parallel(self.trainer.strategy).hold(optimizer)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._schedule(optimizer)},
+            "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"},
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -191,15 +201,15 @@ class TrainingModule(LightningModule):
         self.learning_rates = history.pop("learning_rates").tolist()
         for name, value in history.items():
             setattr(self, name, value)
-        self._task.first_step = checkpoint["global_step"] * self._accumulate  # the loaders are made after this
+        self.task.first_step = checkpoint["global_step"] * self.trainer.accumulate_grad_batches  # before the loaders
 
     def _tell_of_evaluation(self) -> None:
         """Let the schedule hear of it, and see whether the task's target has been reached."""
-        primary = self._task.primary
+        primary = self.task.primary
         value = self.metrics.get(primary.name)
         if value is None:  # a task may be judged on its test split alone
             return
-        lower, target = primary.direction == "min", self._task.target
+        lower, target = primary.direction == "min", self.task.target
         evaluated = getattr(self.lr_schedulers(), "evaluated", None)
         if evaluated is not None:
             evaluated(value, lower)
@@ -207,24 +217,26 @@ class TrainingModule(LightningModule):
             self.steps_to_target = self.trainer.global_step
 
     def _add(self, batch: EvalBatch) -> None:
-        inputs, targets, *part = batch
-        totals = self._task.totals(self.model(inputs), targets)
+        inputs, targets, *subset = batch
+        totals = self.task.totals(self.model(inputs), targets)
         totals[_SAMPLES] = (targets != IGNORED).flatten(1).any(1).sum(dtype=torch.float64)
-        sums = self._totals.setdefault(part[0] if part else 0, {})
+        sums = self._totals.setdefault(subset[0] if subset else 0, {})
         for name, value in totals.items():
             sums[name] = sums.get(name, 0) + value
 
     def _log_totals(self, split: str) -> dict[str, float]:
         """Log the metrics of the evaluation that has ended, and return them."""
-        # Every process has served a batch of every part, so that all of them have the same to add up.
-        parts, names = self._task.parts(split), list(self._totals[0])
-        sums = torch.stack([self._totals[part][name] for part in range(len(parts)) for name in names])
-        sums = self.trainer.strategy.reduce(sums, reduce_op="sum").view(len(parts), len(names))
-        totals = {part: dict(zip(names, row, strict=True)) for part, row in zip(parts, sums.tolist(), strict=True)}
+        # Every process has served a batch of every subset, so that all of them have the same to add up.
+        subsets, names = self.task.subsets(split), list(self._totals[0])
+        sums = torch.stack([self._totals[subset][name] for subset in range(len(subsets)) for name in names])
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum").view(len(subsets), len(names))
+        totals = {
+            subset: dict(zip(names, row, strict=True)) for subset, row in zip(subsets, sums.tolist(), strict=True)
+        }
         samples = [int(each.pop(_SAMPLES)) for each in totals.values()]
-        self.evaluated[split] = samples[0] if self._task.same_samples else sum(samples)
+        self.evaluated[split] = samples[0] if self.task.same_samples else sum(samples)
         self._totals = {}
-        named = {f"{split}_{name}": value for name, value in self._task.figures(totals).items()}
+        named = {f"{split}_{name}": value for name, value in self.task.evaluation_metrics(totals).items()}
         self.metrics |= named
         # For whoever monitors them, rounded to float32. Every process computed the same figures, so nothing is left
         # to synchronise; and Lightning would give the loggers the step before this one.
@@ -234,14 +246,7 @@ class TrainingModule(LightningModule):
         return named
 
 
-def _switch(optimizer: LightningOptimizer, mode: Literal["train", "eval"]) -> None:
-    """For optimizers that train with other weights than they evaluate with; for the others nothing."""
-    switch = getattr(optimizer.optimizer, mode, None)
-    if switch is not None:
-        switch()
-
-
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
+def _parameters(optimizer: Optimizer | LightningOptimizer) -> list[Tensor]:
     """What the optimizer works on, which may be pieces of the model's parameters."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ablab.config import fingerprint
 from ablab.errors import Diverged, Interrupted, UserError
 from ablab.model.mechanism import responses
 from ablab.results.hparams import write_hparams
-from ablab.results.record import Cost, Record
+from ablab.results.record import BudgetReport, Cost, Record, RunContext
 from ablab.results.store import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
@@ -35,6 +36,7 @@ from ablab.results.store import (
 )
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
+from ablab.training.callback_group import build_callbacks
 from ablab.training.callbacks import Heartbeat, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
 from ablab.training.communication import Communicating
@@ -50,12 +52,16 @@ from ablab.training.stacks import forget_stacks
 from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import parallel
 from ablab.training.token_counts import TokenCounts
-from ablab.training.trainer import build_module, build_trainer, quiet_lightning
+from ablab.training.trainer import build_module, build_trainer, quiet_lightning, untimed_steps
 from ablab.training.world import world
 
 
 def execute(
-    config: dict[str, Any], folder: Path, progress: Progress | None = None, beat: Callable[[], None] | None = None
+    config: dict[str, Any],
+    folder: Path,
+    context: RunContext | None = None,
+    progress: Progress | None = None,
+    beat: Callable[[], None] | None = None,
 ) -> Record:
     """Train and evaluate the run that `config` describes, and leave everything about it in `folder`.
 
@@ -69,12 +75,13 @@ def execute(
     Args:
         config: as `config.freeze` returns it.
         folder: of this run alone, as `prepare_folder` left it.
+        context: of the run in its study; None: it is in none.
         progress: called a few times a second.
         beat: called at every stage of the set-up, optimizer step and batch of an evaluation, so that somebody sees
             that this process has not stopped.
     """
     place = world()
-    record = new_record(config)
+    record = new_record(config, context)
     loggers: list[Logger] = []
     try:
         loggers = build_loggers(
@@ -139,21 +146,22 @@ def _is_of(config: dict[str, Any], folder: Path) -> bool:
     return same
 
 
-def new_record(config: dict[str, Any]) -> Record:
+def new_record(config: dict[str, Any], context: RunContext | None = None) -> Record:
     """The record of a run that has not done anything yet: it has failed, until it says otherwise."""
+    context = context or RunContext()
     return Record(
         status="failed",
         reason="ended without a word",
         cause="killed",
         fingerprint=fingerprint(config),
         study=config["name"],
-        variant=config.get("variant") or variant_of(config),
-        index=config.get("index"),
+        variant=context.variant or variant_of(config),
+        index=context.index,
         seed=config["seed"],
         axes=config["axes"],
         config=config,
-        budget=config["budget"] if config.get("budget", {}).get("match") else None,
-        tuning=config["tune"] if config.get("tune", {}).get("chosen") else None,
+        budget=config["budget"] | asdict(context.budget or BudgetReport()) if config["budget"]["match"] else None,
+        tuning=config["tune"] | asdict(context.tuning) if context.tuning else None,
         versions=versions(),
         git=git_state(),
         started_at=_now(),
@@ -174,10 +182,10 @@ def _train(
     task = build_task(config)
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = _counted(config, task, accumulate)
-    meter, tokens = CostMeter(task.tokens_per_batch * accumulate), TokenCounts(accumulate)
+    meter, tokens = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config)), TokenCounts(accumulate)
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating()
     told = [ReportProgress(progress, task.primary)] if progress else []
-    callbacks = [traffic, meter, tokens, mechanisms, *heart, *told]
+    callbacks = [traffic, meter, tokens, mechanisms, *heart, *told, *build_callbacks(config["callbacks"])]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(config, folder, task, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)
@@ -245,7 +253,7 @@ def _trace(rates: list[float]) -> list[float]:
 
 def variant_of(config: dict[str, Any]) -> str:
     """What a run was asked for by, where no plan has given its variant a label."""
-    named = ("seed=", "name=", "study=", "logger", "question=", "baseline=", "hydra")
+    named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "hydra")
     return ",".join(o for o in config["overrides"] if not o.startswith(named))
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, once: the run saves itself and ends. Twice: at once."""
+"""Ctrl-C, once: the run saves itself and ends. Twice: at once. And SIGTERM, which ends it as it would without us."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from typing import Any
+
+from lightning import Callback
 
 
 class StopRequest:
@@ -35,3 +37,25 @@ def stop_on_request() -> Iterator[StopRequest]:
     finally:
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, before)
+
+
+class OwnSigterm(Callback):
+    """Leaves SIGTERM to those who start this process: puts their handler back in the place of Lightning's.
+
+    Lightning's handler sends to the other processes, each at a moment of its own, while they may be sending something
+    else: all would wait for each other. It is there from the moment before the first of these hooks, and Lightning
+    removes it when the stage has ended.
+    """
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, *args: Any) -> None:
+        with contextlib.suppress(ValueError):  # not in the main thread, where Lightning has no handler either
+            signal.signal(signal.SIGTERM, self._handler)
+
+    def on_validation_start(self, *args: Any) -> None:
+        self.on_train_start()
+
+    def on_test_start(self, *args: Any) -> None:
+        self.on_train_start()

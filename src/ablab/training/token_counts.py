@@ -39,11 +39,9 @@ class TokenCounts(Callback):
         task = trainer.datamodule  # type: ignore[attr-defined]
         if task.padding is None and not task.modalities:
             return
-        passes = (int(trainer.max_steps) - trainer.global_step) * self._accumulate  # a run may end within a block
-        for inputs, _ in batch[:passes]:
-            there = _there(task, inputs)
-            self._real.append(there.sum())
-            self._computed.append(there.numel())
+        there = _there(task, batch[0])
+        self._real.append(there.sum())
+        self._computed.append(there.numel())
 
     def metrics(self) -> dict[str, float]:
         """By "balance/name"; empty before the first step. Every process must call it."""

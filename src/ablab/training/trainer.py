@@ -21,8 +21,8 @@ from ablab.training.checkpoint_files import Origin
 from ablab.training.checkpoint_folders import CheckpointFiles
 from ablab.training.checkpoints import Checkpoints, ParallelState, Randomness
 from ablab.training.environment import Started
-from ablab.training.lean import NoProfiler, without_idle_hooks
 from ablab.training.module import TrainingModule
+from ablab.training.stopping import OwnSigterm
 from ablab.training.world import world
 
 
@@ -35,44 +35,34 @@ def build_trainer(
     origin: Origin,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:
-    """The Trainer that a frozen config describes, with curves, checkpoints and `callbacks`, and the task cut to it.
+    """The Trainer that a frozen config describes, with curves, checkpoints and `callbacks`.
 
     Args:
         origin: what its checkpoints belong to.
         stop: whether the run was asked to stop, and is to save itself.
     """
     settings = trainer_settings(config)
-    accumulate = settings.pop("accumulate_grad_batches")  # the module does both
-    settings.pop("gradient_clip_val")
-    steps = steps_per_block(config)
-    task.block = steps * accumulate
-    settings["val_check_interval"] //= steps  # what Lightning counts are blocks
-    watching = [
-        *callbacks,
-        Curves(settings["log_every_n_steps"]),
-        Randomness(),
-        ParallelState(),
-        Checkpoints(folder, task.primary, stop),
-    ]
-    trainer = Trainer(
-        **settings,
+    # Lightning counts batches here, and the config optimizer steps.
+    settings["val_check_interval"] *= settings["accumulate_grad_batches"]
+    return Trainer(
+        **{"enable_progress_bar": False, "enable_model_summary": False, **settings},
         strategy=build_strategy(config),
         max_epochs=-1,
         logger=loggers,
-        callbacks=[without_idle_hooks(callback) for callback in watching],
-        profiler=NoProfiler(),
+        callbacks=[
+            *callbacks,
+            Curves(settings["log_every_n_steps"]),
+            Randomness(),
+            ParallelState(),
+            OwnSigterm(),
+            Checkpoints(folder, task.primary, stop, settings["log_every_n_steps"]),
+        ],
         plugins=[CheckpointFiles(origin), Started(world())],
         default_root_dir=folder,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # tasks share their data among the processes themselves
-        enable_progress_bar=False,  # it would count blocks; `ReportProgress` tells the steps
-        enable_model_summary=False,
     )
-    # What SIGTERM means is for those to say who start this process. Lightning's handler sends to the other processes,
-    # each at a moment of its own, while they may be sending something else: all would wait for each other.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    return trainer
 
 
 def trainer_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -96,8 +86,8 @@ def build_strategy(config: dict[str, Any]) -> Any:
     return build_option(config | {"strategy": option}, "strategy")
 
 
-def steps_per_block(config: dict[str, Any]) -> int:
-    """Steps from one moment to the next at which something may be due: a row of the curves, an evaluation."""
+def untimed_steps(config: dict[str, Any]) -> int:
+    """Steps at the start of a run that its figures leave out, while memory and caches fill."""
     return math.gcd(config["trainer"]["val_check_interval"], config["trainer"]["log_every_n_steps"])
 
 
@@ -115,6 +105,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
         # Tasks serve the batches that come next by themselves: batch i is a function of (seed, i).
         warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+        # Of averaged weights and models that are cut among processes; such strategies refuse them.
+        warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
         # Lightning's own, about a function of torch that it still calls.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*is deprecated")
         try:
@@ -131,6 +123,4 @@ def build_module(config: dict[str, Any], task: Task) -> TrainingModule:
         task,
         instantiate(config["optimizer"], _convert_="all"),
         instantiate(config["schedule"], _convert_="all"),
-        clip=config["trainer"]["gradient_clip_val"],
-        accumulate=config["trainer"]["accumulate_grad_batches"],
     )

@@ -41,12 +41,13 @@ class AblabSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         from ablab.report.conclude import compare_so_far
+        from ablab.report.context import declared_settings
 
         study = self._study(arguments)
         try:
             return study.conduct()
         except KeyboardInterrupt:
-            compare_so_far(study.folder, **study.terms)
+            compare_so_far(study.folder, **declared_settings(study.comparison))
             raise
 
     def _study(self, arguments: list[str]) -> Any:

@@ -34,7 +34,7 @@ def progress(step, steps, shown):
 ReportProgress.INTERVAL_S = 0
 config, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 prepare_folder(config, folder)
-execute(config, folder, progress)
+execute(config, folder, progress=progress)
 """
 
 

@@ -70,7 +70,7 @@ def test_there_may_be_nothing_to_show(records: list[Record]) -> None:
 def test_the_declared_baseline_counts_once_one_of_its_runs_has_ended() -> None:
     records = [ok(run, loss) for run, loss in zip(RUNS, LOSSES, strict=True)]
     for record in records:
-        record.config["baseline"] = "activation=silu"
+        record.config["comparison"] = {"baseline": "activation=silu"}
     assert shown(records[:6]) == []
     assert shown(records)[0].endswith("variant minus activation=silu")
     assert shown(records)[2:] == ["relu               +0.20      3", "gelu               +0.35      3"]

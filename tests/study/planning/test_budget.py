@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from ablab.config import conf_folder, fingerprint
 from ablab.errors import UserError
 from ablab.report.notes import notes_of
 from ablab.results.collect import collect
+from ablab.results.record import BudgetReport, RunContext
 from ablab.study.planning.budget import meet_budgets, refuse_for_one_run
+from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.training.build import build_model, build_task
 from ablab.training.cost import count_parameters
@@ -23,20 +26,34 @@ TinyConfig = Callable[..., dict[str, Any]]
 SIZES = ("model.d_model=64", "model.n_heads=4", "model.n_layers=2", "task.seq_len=64")
 
 
-def met(tiny_config: TinyConfig, variants: list[list[str]], *settings: str) -> list[dict[str, Any]]:
-    """The frozen configs of a sweep after it has met its budget."""
-    plan = [[*variant, f"seed={seed}"] for variant in variants for seed in (0, 1)]
+@dataclass(frozen=True)
+class Met:
+    """A run after its sweep has met its budget."""
 
-    def composed(overrides: list[str]) -> dict[str, Any]:
-        named = ",".join(o for o in overrides if o.split("=")[0] in ("attention", "activation", "task.batch_size"))
-        seed = next(o for o in overrides if o.startswith("seed="))
-        others = [o for o in overrides if o != seed]  # composed once for both seeds
-        return tiny_config(*SIZES, *settings, *others) | {"variant": named, "seed": int(seed.removeprefix("seed="))}
+    config: dict[str, Any]
+    context: RunContext
 
-    configs = [composed(overrides) for overrides in plan]
-    adjusted, lines = meet_budgets(plan, configs, Preflight())
+    @property
+    def report(self) -> BudgetReport:
+        assert self.context.budget is not None
+        return self.context.budget
+
+
+def met(tiny_config: TinyConfig, variants: list[list[str]], *settings: str) -> list[Met]:
+    plan = [
+        Run(overrides=[*variant, f"seed={seed}"], context=RunContext(variant=",".join(variant)))
+        for variant in variants
+        for seed in (0, 1)
+    ]
+
+    def composed(run: Run) -> dict[str, Any]:
+        seed = next(o for o in run.overrides if o.startswith("seed="))
+        others = [o for o in run.overrides if o != seed]  # composed once for both seeds
+        return tiny_config(*SIZES, *settings, *others) | {"seed": int(seed.removeprefix("seed="))}
+
+    adjusted, lines = meet_budgets(plan, [composed(run) for run in plan], Preflight())
     print(*lines, sep="\n")
-    return [composed(overrides) for overrides in adjusted]
+    return [Met(composed(run), run.context) for run in adjusted]
 
 
 def options(axis: str) -> list[str]:
@@ -47,23 +64,25 @@ def test_parameters_of_all_activations_and_attentions_are_within_two_percent(tin
     variants = [["attention=full", f"activation={option}"] for option in ["relu", *options("activation")]]
     # What the sparse attention of `nsa` adds is more than a feed-forward part of this size can give back.
     variants += [[f"attention={option}", "activation=relu"] for option in options("attention") if option != "nsa"]
-    configs = met(tiny_config, variants, "budget.match=params")
-    counts = [count_parameters(build_model(config, build_task(config), device="meta")) for config in configs[::2]]
+    runs = met(tiny_config, variants, "budget.match=params")
+    counts = [count_parameters(build_model(r.config, build_task(r.config), device="meta")) for r in runs[::2]]
     assert all(abs(count / counts[0] - 1) <= 0.02 for count in counts)
-    assert [config["budget"]["value"] for config in configs[::2]] == counts
-    assert {config["budget"]["of"] for config in configs} == {counts[0]}
+    assert [run.report.value for run in runs[::2]] == counts
+    assert {run.report.of for run in runs} == {counts[0]}
 
 
 def test_the_stream_is_made_narrower_where_the_feed_forward_parts_cannot_give_enough(tiny_config: TinyConfig) -> None:
     settings = ("budget.match=params", "budget.adjust=d_model")
     full, _, nsa, _ = met(tiny_config, [["attention=full"], ["attention=nsa"]], *settings)
-    assert full["budget"]["changed"] == {}
-    before, after = nsa["budget"]["changed"]["model.d_model"]
-    assert before == 64 > after == nsa["model"]["d_model"]
+    assert full.report.changed == {}
+    changed = nsa.report.changed
+    assert changed is not None
+    before, after = changed["model.d_model"]
+    assert before == 64 > after == nsa.config["model"]["d_model"]
     assert after % (2 * 4) == 0  # pairs of features in each of four heads
-    assert nsa["budget"]["changed"]["model.d_ff"][1] == nsa["model"]["d_ff"]
-    count = count_parameters(build_model(nsa, build_task(nsa), device="meta"))
-    assert count == nsa["budget"]["value"] == pytest.approx(full["budget"]["value"], rel=0.02)
+    assert changed["model.d_ff"][1] == nsa.config["model"]["d_ff"]
+    count = count_parameters(build_model(nsa.config, build_task(nsa.config), device="meta"))
+    assert count == nsa.report.value == pytest.approx(full.report.value, rel=0.02)
 
 
 def test_flops_are_met_by_steps_and_the_schedule_follows(
@@ -71,33 +90,33 @@ def test_flops_are_met_by_steps_and_the_schedule_follows(
 ) -> None:
     settings = ("budget.match=flops", "trainer.max_steps=500")
     full, *_, mla = met(tiny_config, [["attention=full"], ["attention=mla"]], *settings)
-    assert full["trainer"]["max_steps"] == 500
-    assert mla["trainer"]["max_steps"] < 500
-    assert mla["schedule"]["total_steps"] == mla["trainer"]["max_steps"]
-    value, wanted = mla["budget"]["value"], mla["budget"]["of"]
+    assert full.config["trainer"]["max_steps"] == 500
+    assert mla.config["trainer"]["max_steps"] < 500
+    assert mla.config["schedule"]["total_steps"] == mla.config["trainer"]["max_steps"]
+    value, wanted = mla.report.value, mla.report.of
     assert value == pytest.approx(wanted, rel=0.002)
     [line] = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        rf"attention=mla: trainer.max_steps 500 -> {mla['trainer']['max_steps']} for {value:,} of {wanted:,} FLOPs "
-        r"\([+-]0\.\d\d%\)",
+        rf"attention=mla: trainer.max_steps 500 -> {mla.config['trainer']['max_steps']} for {value:,} of {wanted:,} "
+        r"FLOPs \([+-]0\.\d\d%\)",
         line,
     )
 
 
 def test_tokens_in_larger_batches_take_fewer_steps(tiny_config: TinyConfig) -> None:
     settings = ("budget.match=tokens", "trainer.max_steps=300")
-    configs = met(tiny_config, [["task.batch_size=4"], ["task.batch_size=12"]], *settings)
-    assert [config["trainer"]["max_steps"] for config in configs] == [300, 300, 100, 100]
+    runs = met(tiny_config, [["task.batch_size=4"], ["task.batch_size=12"]], *settings)
+    assert [run.config["trainer"]["max_steps"] for run in runs] == [300, 300, 100, 100]
     steps = {"trainer.max_steps": [300, 100]}
-    assert [config["budget"]["changed"] for config in configs] == [{}, {}, steps, steps]
+    assert [run.report.changed for run in runs] == [{}, {}, steps, steps]
 
 
 def test_the_reference_may_be_any_variant(tiny_config: TinyConfig) -> None:
     settings = ("budget.match=params", "'budget.reference=\"attention=mla\"'".strip("'"))
     full, _, mla, _ = met(tiny_config, [["attention=full"], ["attention=mla"]], *settings)
-    assert mla["budget"]["changed"] == {}
-    assert full["budget"]["of"] == mla["budget"]["value"]
-    assert full["model"]["d_ff"] > 4 * 64
+    assert mla.report.changed == {}
+    assert full.report.of == mla.report.value
+    assert full.config["model"]["d_ff"] > 4 * 64
 
 
 @pytest.mark.parametrize(
@@ -129,18 +148,19 @@ def test_one_run_has_nothing_to_be_equal_to(tiny_config: TinyConfig) -> None:
 
 def test_identity_is_what_is_trained_and_the_record_says_why(tiny_config: TinyConfig) -> None:
     _, _, mla, _ = met(tiny_config, [["attention=full"], ["attention=mla"]], "budget.match=params")
-    by_hand = tiny_config(*SIZES, "attention=mla", f"model.d_ff={mla['model']['d_ff']}")
-    assert fingerprint(mla) == fingerprint(by_hand)
-    assert new_record(mla).budget == mla["budget"]
+    by_hand = tiny_config(*SIZES, "attention=mla", f"model.d_ff={mla.config['model']['d_ff']}")
+    assert fingerprint(mla.config) == fingerprint(by_hand)
+    report = new_record(mla.config, mla.context).budget
+    assert report == {**mla.config["budget"], **asdict(mla.report)}
     assert new_record(by_hand).budget is None
 
 
 def test_the_comparison_says_whether_budgets_are_equal(
     tiny_config: TinyConfig, run: Callable[..., Any], tmp_path: Any
 ) -> None:
-    configs = met(tiny_config, [["attention=full"], ["attention=mla"]], "budget.match=params", "task.seq_len=32")
-    for index, config in enumerate(configs):
-        run(config | {"index": index}, tmp_path / str(index))
+    runs = met(tiny_config, [["attention=full"], ["attention=mla"]], "budget.match=params", "task.seq_len=32")
+    for index, each in enumerate(runs):
+        run(each.config, tmp_path / str(index), variant=each.context.variant, index=index, budget=each.report)
     (found,) = compare(collect([tmp_path])).items
     assert found.label == "mla"  # the width that was adjusted makes no variant of its own
     assert "EQUAL BUDGET  parameters within 2% of the baseline's." in notes_of(found)

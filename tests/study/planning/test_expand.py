@@ -18,7 +18,7 @@ from ablab.config import conf_folder, register_schema
 from ablab.errors import UserError
 from ablab.study.designs import Design, Explicit, Factorial, LeaveOneOut, OneFactor
 from ablab.study.planning.compose import Composer
-from ablab.study.planning.expand import Expansion, expand, folder_name
+from ablab.study.planning.expand import Expansion, Run, expand, folder_name
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import make_folder, prepare
 
@@ -35,18 +35,12 @@ def expanded(*overrides: str, design: Design | None = None, baseline: str | None
     return expand(PARSER.parse_overrides(list(overrides)), design or Factorial(), baseline)
 
 
-def plan(*overrides: str, design: Design | None = None, baseline: str | None = None) -> list[list[str]]:
+def plan(*overrides: str, design: Design | None = None, baseline: str | None = None) -> list[Run]:
     return expanded(*overrides, design=design, baseline=baseline).runs
 
 
-def label(run: list[str], key: str) -> str:
-    """The value of the label `key` (variant, index, hydra.sweep.subdir), as Hydra reads it."""
-    value = PARSER.parse_override(next(o for o in run if o.startswith(f"{key}="))).value()
-    return value.text if isinstance(value, QuotedString) else str(value)
-
-
-def asked(run: list[str]) -> tuple[str, ...]:
-    return tuple(o for o in run if not o.startswith(("variant=", "index=", "hydra.sweep.subdir=")))
+def asked(run: Run) -> tuple[str, ...]:
+    return tuple(run.overrides)
 
 
 @given(SWEPT)
@@ -54,7 +48,7 @@ def test_the_plan_is_the_whole_product_in_order(swept: dict[str, list[str]]) -> 
     runs = plan(*(f"{key}={','.join(values)}" for key, values in swept.items()))
     distinct = {key: list(dict.fromkeys(values)) for key, values in swept.items()}
     assert len(runs) == len({asked(run) for run in runs}) == prod(map(len, distinct.values()))
-    assert [int(label(run, "index")) for run in runs] == list(range(len(runs)))
+    assert [run.context.index for run in runs] == list(range(len(runs)))
     slowest_first = sorted(distinct, key=lambda key: (not key.startswith("+task"), key != "seed"))
     places = []
     for run in runs:
@@ -67,13 +61,13 @@ def test_the_plan_is_the_whole_product_in_order(swept: dict[str, list[str]]) -> 
 def test_the_variant_names_what_varies_but_the_seed(swept: dict[str, list[str]]) -> None:
     varied = [key for key, values in swept.items() if key != "seed" and len(set(values)) > 1]
     for run in plan("strategy=single", *(f"{key}={','.join(values)}" for key, values in swept.items())):
-        assert label(run, "variant") == ",".join(o for o in asked(run) if o.split("=")[0] in varied)
+        assert run.variant == ",".join(o for o in asked(run) if o.split("=")[0] in varied)
 
 
 @given(SWEPT)
 def test_each_run_has_a_folder_of_its_own_with_a_safe_name(swept: dict[str, list[str]]) -> None:
     runs = plan("seed=0", *(f"{key}={','.join(values)}" for key, values in swept.items()))
-    folders = [label(run, "hydra.sweep.subdir") for run in runs]
+    folders = [run.folder for run in runs]
     assert len(set(folders)) == len(runs)
     assert all(re.fullmatch(r"([\w.,=+-]+/)?seed=[\w.,=+-]+", folder, re.ASCII) for folder in folders)
 
@@ -94,7 +88,7 @@ def test_folder_names_that_only_differ_where_they_are_changed_or_cut() -> None:
 def test_a_variant_comes_through_hydra_as_it_was(text: str) -> None:
     value = QuotedString(text=text, quote=Quote.single).with_quotes()
     [one, _] = plan(f"task.path={value},other")
-    assert label(one, "variant") == f"task.path={value}"
+    assert one.variant == f"task.path={value}"
 
 
 def test_the_later_override_of_a_key_counts() -> None:
@@ -118,19 +112,19 @@ def test_a_design_chooses_variants_on_every_task_and_seed() -> None:
     given = ("attention=full,lsh", "activation=relu,gelu,silu", "seed=0,1", "task=x,y")
     runs = plan(*given, design=OneFactor())
     assert len(runs) == 4 * 2 * 2
-    assert label(runs[0], "variant") == "attention=full,activation=relu,task=x"
-    assert {label(run, "variant").rsplit(",", 1)[0] for run in runs} == {
+    assert runs[0].variant == "attention=full,activation=relu,task=x"
+    assert {run.variant.rsplit(",", 1)[0] for run in runs} == {
         "attention=full,activation=relu",
         "attention=lsh,activation=relu",
         "attention=full,activation=gelu",
         "attention=full,activation=silu",
     }
-    assert label(plan(*given, design=LeaveOneOut())[0], "variant") == "attention=lsh,activation=silu,task=x"
+    assert plan(*given, design=LeaveOneOut())[0].variant == "attention=lsh,activation=silu,task=x"
 
 
 def test_the_declared_baseline_comes_first_where_it_is_among_the_values() -> None:
     declared = {"design": OneFactor(), "baseline": "attention=lsh,activation=relu"}
-    assert label(plan("attention=full,lsh", "activation=gelu,relu", **declared)[0], "variant") == (
+    assert plan("attention=full,lsh", "activation=gelu,relu", **declared)[0].variant == (
         "attention=lsh,activation=relu"
     )
     assert len(plan("attention=full,topk", **declared)) == 2  # a command that leaves it out
@@ -160,12 +154,12 @@ def test_exclusions_may_name_the_task_and_are_told() -> None:
 def test_named_variants_have_their_name_as_label_and_folder() -> None:
     design = Explicit(variants={"base": {"attention": "full"}, "wide": {"attention": "lsh", "model.d_model": 64}})
     runs = plan("seed=0,1", "optimizer.lr=0.1", design=design)
-    assert [(label(run, "variant"), label(run, "hydra.sweep.subdir")) for run in runs] == [
+    assert [(run.variant, run.folder) for run in runs] == [
         (name, f"{name}/seed={seed}") for seed in (0, 1) for name in ("base", "wide")
     ]
     assert set(asked(runs[1])) == {"optimizer.lr=0.1", "seed=0", "attention=lsh", "model.d_model=64"}
-    assert label(plan("seed=0", design=design, baseline="wide")[0], "variant") == "wide"
-    assert label(plan("seed=0", "task=x,y", design=design)[3], "variant") == "task=y,wide"
+    assert plan("seed=0", design=design, baseline="wide")[0].variant == "wide"
+    assert plan("seed=0", "task=x,y", design=design)[3].variant == "task=y,wide"
 
 
 @pytest.mark.parametrize(
@@ -188,14 +182,14 @@ def test_a_glob_takes_every_option(tmp_path: Path) -> None:
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         runs = expand(parser.parse_overrides(["activation=glob(*)"]), Factorial()).runs
     menu = sorted(path.stem for path in (conf_folder() / "activation").glob("*.yaml"))
-    assert sorted(run[0] for run in runs) == [f"activation={option}" for option in menu]
+    assert sorted(run.overrides[0] for run in runs) == [f"activation={option}" for option in menu]
 
 
 def test_one_value_makes_no_variant_and_a_deletion_stays() -> None:
     [run] = plan("attention=lsh", "~recipe")
     assert asked(run) == ("attention=lsh", "~recipe")
-    assert label(run, "variant") == ""
-    assert label(run, "hydra.sweep.subdir") == "seed=${seed}"  # Hydra fills in what the config says
+    assert run.variant == ""
+    assert run.folder == "seed=${seed}"  # Hydra fills in what the config says
 
 
 @pytest.mark.parametrize(
@@ -233,7 +227,7 @@ def test_the_quickstart_study_is_fifteen_runs(tmp_path: Path, monkeypatch: pytes
         (option, seed) for seed in range(5) for option in ("full", "windowed", "lsh")
     ]
     assert {c["name"] for c, _ in composed} == {"quickstart"}
-    assert [c["index"] for c, _ in composed] == list(range(15))
+    assert [run.context.index for run in runs] == list(range(15))
 
 
 def test_the_folder_of_a_run_names_the_seed_of_its_config(tmp_path: Path) -> None:

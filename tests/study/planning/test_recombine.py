@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from ablab.config import conf_folder, register_schema
 from ablab.config.explain import ConfigErrors
 from ablab.study.planning.compose import Composer
+from ablab.study.planning.expand import Run
 from ablab.study.planning.recombine import Recombiner
 
 # Options, settings of nodes that are exchanged, settings that only some options have, and what adds a key.
@@ -39,9 +40,9 @@ def hydra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, DictC
         yield GlobalHydra.instance().config_loader(), config
 
 
-def frozen(composer: Composer, overrides: list[str]) -> Any:
+def frozen(composer: Composer, overrides: list[str], number: int) -> Any:
     try:
-        return composer(overrides)
+        return composer(Run(overrides=overrides), number)
     except ConfigErrors as error:
         return type(error)
 
@@ -57,11 +58,10 @@ def test_it_is_what_hydra_composes(hydra: tuple[Any, DictConfig]) -> None:
         overrides = [
             "name=x",
             *(f"{key}={draw.choice(WORDS[key])}" for key in keys),
-            f"index={number}",
             f"seed={number}",
         ]
         whole._recombine = lambda words: loader.load_sweep_config(config, list(words))  # type: ignore[assignment]
-        assert frozen(combined, overrides) == frozen(whole, overrides), overrides
+        assert frozen(combined, overrides, number) == frozen(whole, overrides, number), overrides
 
 
 def test_combinations_of_options_take_as_many_compositions_as_there_are_options(hydra: tuple[Any, DictConfig]) -> None:
@@ -91,8 +91,8 @@ def test_an_option_that_changes_others_is_composed_in_full(tmp_path: Path) -> No
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("config", [f"hydra.searchpath=[{tmp_path}]"], return_hydra_config=True)
         composer = Composer(GlobalHydra.instance().config_loader(), config)
-        composer(["activation=relu", "attention=full"])
-        both, _ = composer(["activation=meddling", "attention=lsh"])
+        composer(Run(overrides=["activation=relu", "attention=full"]))
+        both, _ = composer(Run(overrides=["activation=meddling", "attention=lsh"]))
     assert (both["model"]["dropout"], both["axes"]["attention"]) == (0.3, "lsh")
     assert both["activation"] == {"_target_": "mine.Mine"}
 
@@ -102,10 +102,10 @@ def test_what_refers_to_the_seed_follows_it(hydra: tuple[Any, DictConfig]) -> No
     loader, config = hydra
     composer = Composer(loader, config)
     given = ["optimizer.lr=0.${seed}", "schedule.min_factor=${optimizer.lr}", "question='job ${hydra:job.num}'"]
-    made = [composer([*given, f"seed={seed}", f"index={seed + 3}"])[0] for seed in (1, 2, 1)]
+    made = [composer(Run(overrides=[*given, f"seed={seed}"]), seed + 3)[0] for seed in (1, 2, 1)]
     assert [one["optimizer"]["lr"] for one in made] == ["0.1", "0.2", "0.1"]
     assert [one["schedule"]["min_factor"] for one in made] == ["0.1", "0.2", "0.1"]
     assert [one["question"] for one in made] == ["job 4", "job 5", "job 4"]
-    assert [(one["seed"], one["index"]) for one in made] == [(1, 4), (2, 5), (1, 4)]
+    assert [one["seed"] for one in made] == [1, 2, 1]
     assert made[0]["model"] is made[1]["model"]
     assert made[0]["schedule"]["total_steps"] == made[0]["trainer"]["max_steps"]

@@ -194,7 +194,7 @@ def test_runs_have_devices_of_their_own(
         handles: list[Any] = []  # noqa: RUF012
         ended = True
 
-        def __init__(self, config: Any, folder: Path, placement: Any, hang_timeout: Any) -> None:
+        def __init__(self, run: PlannedRun, placement: Any, hang_timeout: Any) -> None:
             placed.append(placement.devices)
             open_ones.extend(placement.devices)
             assert len(set(open_ones)) == len(open_ones) <= 2

@@ -14,7 +14,7 @@ from ablab.analysis.comparison import compare
 from ablab.errors import UserError
 from ablab.report.notes import notes_of
 from ablab.results.collect import collect
-from ablab.results.record import Cost, Record
+from ablab.results.record import BudgetReport, Cost, Record
 from ablab.results.store import RECORD_FILE
 from ablab.study.trials.pilot import check_pilots, seconds_per_step, steps_for
 
@@ -29,13 +29,9 @@ def test_steps_follow_the_median_of_the_times_relative_to_the_reference_in_the_s
     """The second round ran on a machine that was twice as slow for both; in the third something else ran beside."""
     seconds = {"full": [0.010, 0.020, 0.012], "lsh": [0.015, 0.030, 0.050]}
     adjusted = steps_for("full", steps_of(300, 300), seconds)
-    assert adjusted["full"] == ["budget.changed={}", "budget.value=3.6", "budget.of=3.6"]
-    assert adjusted["lsh"] == [
-        "trainer.max_steps=200",  # 1.5 times as slow
-        "budget.changed={trainer.max_steps:[300,200]}",
-        "budget.value=3.6",
-        "budget.of=3.6",
-    ]
+    assert adjusted["full"] == ([], BudgetReport(changed={}, value=3.6, of=3.6))
+    report = BudgetReport(changed={"trainer.max_steps": [300, 200]}, value=3.6, of=3.6)
+    assert adjusted["lsh"] == (["trainer.max_steps=200"], report)  # 1.5 times as slow
 
 
 def test_what_was_adjusted_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +49,10 @@ def test_few_steps_cannot_come_within_two_percent() -> None:
 def test_a_variant_that_fails_keeps_its_steps_and_a_reference_that_fails_ends_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert steps_for("full", steps_of(300, 250), {"full": [0.01] * 3, "lsh": [0.01, None, 0.01]})["lsh"] == []
+    assert steps_for("full", steps_of(300, 250), {"full": [0.01] * 3, "lsh": [0.01, None, 0.01]})["lsh"] == (
+        [],
+        BudgetReport(),
+    )
     assert "lsh: did not train in its pilot, and keeps trainer.max_steps=250" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"the reference full did not train in its pilot"):
         steps_for("full", steps_of(300, 250), {"full": [0.01, None, 0.01], "lsh": [0.01] * 3})

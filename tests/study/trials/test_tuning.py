@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ablab.errors import UserError
-from ablab.results.record import Metric, Record
+from ablab.results.record import Metric, Record, TuningReport
 from ablab.results.store import RECORD_FILE
+from ablab.study.planning.expand import Run
 from ablab.study.planning.grid import check_tuning, rates_of, refuse_for_one_run, seeds_of
 from ablab.study.trials.tuning import _choose, score
 
@@ -35,22 +36,15 @@ def runs(*losses: float) -> list[Record | None]:
 
 def test_the_mean_over_seeds_decides(capsys: pytest.CaptureFixture[str]) -> None:
     results = {1e-4: runs(2.0, 2.2), 3e-4: runs(1.5, 2.3), 1e-3: runs(1.0, 3.0)}
-    assert _choose("attention=lsh", results) == [
-        "optimizer.lr=0.0003",
-        "tune.chosen=0.0003",
-        "tune.tried=[[0.0001,2.1],[0.0003,1.9],[0.001,2.0]]",
-    ]
+    tried = [[0.0001, 2.1], [0.0003, 1.9], [0.001, 2.0]]
+    assert _choose("attention=lsh", results) == TuningReport(chosen=0.0003, tried=tried)
     assert capsys.readouterr().out == "attention=lsh: optimizer.lr=0.0003 of 0.0001, 0.0003, 0.001\n"
 
 
 def test_what_diverged_is_worst_and_of_equals_the_smaller_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     diverged = [*runs(0.1), dataclasses.replace(record(seed=1001, loss=0.1), status="diverged")]
     chosen = _choose("x", {1e-4: runs(2.0, 2.0), 3e-4: runs(2.0, 2.0), 1e-3: diverged})
-    assert chosen == [
-        "optimizer.lr=0.0001",
-        "tune.chosen=0.0001",
-        "tune.tried=[[0.0001,2.0],[0.0003,2.0],[0.001,null]]",
-    ]
+    assert chosen == TuningReport(chosen=0.0001, tried=[[0.0001, 2.0], [0.0003, 2.0], [0.001, None]])
     assert "it is the smallest of the grid: widen tune.lr" in capsys.readouterr().out
 
 
@@ -82,9 +76,9 @@ def test_tuning_seeds_are_others(tiny_config: TinyConfig) -> None:
 
 def test_a_rate_is_tuned_or_given(tiny_config: TinyConfig) -> None:
     config = tiny_config("tune.lr=[0.1,0.2]")
-    check_tuning([["seed=0"]], [config])
+    check_tuning([Run(overrides=["seed=0"])], [config])
     with pytest.raises(UserError, match=r"tune\.lr chooses optimizer\.lr, which the command gives, too"):
-        check_tuning([["optimizer.lr=0.1"]], [config])
+        check_tuning([Run(overrides=["optimizer.lr=0.1"])], [config])
 
 
 @pytest.mark.slow

@@ -13,9 +13,16 @@ from omegaconf import OmegaConf
 from ablab.config import conf_folder
 from ablab.errors import UserError
 from ablab.tasks.base import IGNORED
-from ablab.tasks.multimodal import oracle
-from ablab.tasks.multimodal.oracle import MODALITIES
-from ablab.tasks.multimodal.phrases import NO_WORD, OPERATIONS, Phrases, results
+from ablab.tasks.multimodal.instructions import (
+    MODALITIES,
+    NO_WORD,
+    OPERATIONS,
+    Phrases,
+    best_accuracy,
+    modality_subsets,
+    results,
+    subset_name,
+)
 from ablab.tasks.multimodal.samples import dropped
 from ablab.tasks.multimodal.spoken_arithmetic import ANSWERS, SpokenArithmetic
 
@@ -66,7 +73,7 @@ def test_every_phrase_is_another_and_ids_are_words() -> None:
     assert sorted(np.unique(flat)) == list(range(phrases.vocab_size))
 
 
-@pytest.mark.parametrize("subset", [(), *oracle.subsets()])
+@pytest.mark.parametrize("subset", [(), *modality_subsets()])
 def test_what_a_subset_can_reach_against_counting(subset: tuple[str, ...]) -> None:
     """Whoever knows the distribution and sees the subset, guessing the likeliest answer, over many draws."""
     generator = np.random.default_rng(0)
@@ -78,9 +85,7 @@ def test_what_a_subset_can_reach_against_counting(subset: tuple[str, ...]) -> No
         seen = seen * 10 + (values if name in subset else 0)
     votes = np.zeros((seen.max() + 1, 28))
     np.add.at(votes, (seen[0], answers[0]), 1)
-    assert (votes[seen[1]].argmax(axis=1) == answers[1]).mean() == pytest.approx(
-        oracle.best_accuracy(subset), abs=0.006
-    )
+    assert (votes[seen[1]].argmax(axis=1) == answers[1]).mean() == pytest.approx(best_accuracy(subset), abs=0.006)
 
 
 def test_known_values() -> None:
@@ -136,23 +141,25 @@ def test_nothing_is_left_is_refused() -> None:
 
 def test_test_samples_are_evaluated_with_each_subset_of_modalities() -> None:
     task = make(eval_samples=10, eval_batch_size=4)
-    assert task.parts("val") == [""]
-    parts = task.parts("test")
-    assert parts == [oracle.part(subset) for subset in oracle.subsets()]
-    assert len(parts) == 7
-    seen: dict[str, list[int]] = {part: [] for part in parts}
+    assert task.subsets("val") == [""]
+    subsets = task.subsets("test")
+    assert subsets == [subset_name(subset) for subset in modality_subsets()]
+    assert len(subsets) == 7
+    seen: dict[str, list[int]] = {subset: [] for subset in subsets}
     lengths = [16, 7, 11]
-    for inputs, targets, part in task.test_dataloader():
-        seen[parts[part]] += targets.flatten().tolist()
+    for inputs, targets, subset in task.test_dataloader():
+        seen[subsets[subset]] += targets.flatten().tolist()
         for name, padding in zip(MODALITIES, inputs["padding"].split(lengths, dim=1), strict=True):
-            assert padding.all(1).tolist() == [name not in parts[part].removeprefix("with=").split("+")] * len(targets)
+            assert padding.all(1).tolist() == [name not in subsets[subset].removeprefix("with=").split("+")] * len(
+                targets
+            )
     assert len({tuple(answers) for answers in seen.values()}) == 1
-    assert len(seen[parts[0]]) == 10
-    assert IGNORED not in seen[parts[0]]
-    totals = {part: {"nats": 1.0, "correct": float(i), "answers": 10.0} for i, part in enumerate(parts)}
-    figures = task.figures(totals)
-    assert figures["accuracy"] == 0  # of the first part, which has all modalities
-    assert figures["accuracy/with=text"] == 0.6
+    assert len(seen[subsets[0]]) == 10
+    assert IGNORED not in seen[subsets[0]]
+    totals = {subset: {"nats": 1.0, "correct": float(i), "answers": 10.0} for i, subset in enumerate(subsets)}
+    metrics = task.evaluation_metrics(totals)
+    assert metrics["accuracy"] == 0  # of the first subset, which has all modalities
+    assert metrics["accuracy/with=text"] == 0.6
 
 
 def test_the_scale_is_of_the_training_split_and_travels_in_the_checkpoint() -> None:

@@ -35,7 +35,6 @@ class Replicas:
 
     def __init__(self, config: dict[str, Any]) -> None:
         task = build_task(config)
-        task.block = None
         self.task: Task = task
         self.models: list[Transformer] = [build_model(config, task).train() for _ in range(2)]
         self.batches = iter(task.train_dataloader())

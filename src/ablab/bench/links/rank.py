@@ -41,7 +41,7 @@ def main(order: Path, place: int) -> int:
 
     throttle(*told["blocks"][0])
     folder = Path(told["folder"])
-    record = execute(told["config"], folder, ended)
+    record = execute(told["config"], folder, progress=ended)
     if place == 0:
         (folder / BLOCKS_FILE).write_text(json.dumps(blocks), encoding="utf-8")
     return 0 if record.status == "ok" else 1

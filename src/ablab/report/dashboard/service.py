@@ -15,6 +15,7 @@ from typing import Unpack
 from ablab.analysis.comparison import ComparisonSettings
 from ablab.errors import UserError
 from ablab.report.dashboard.view import VIEW_FOLDER, make_view, remove_view, write_view
+from ablab.results.kept import why_no_folder
 from ablab.results.store import RECORD_FILE
 
 _LOOPBACK = "127.0.0.1"  # TensorBoard asks for no password, so it is shown to this machine alone
@@ -114,7 +115,7 @@ def _launch(folder: Path, port: int) -> str:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise UserError(why_no_folder(folder))
     if next(folder.rglob("*tfevents*"), None) is not None:
         return
     if next(folder.rglob(RECORD_FILE), None) is not None:

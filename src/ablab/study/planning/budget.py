@@ -1,6 +1,6 @@
 """Equal budgets: the variants of a sweep are made as large, or are trained as long, as one of them, the reference.
 
-What is adjusted becomes an override of the run, so that its frozen config holds it and says why. What can be counted
+What is adjusted becomes an override of the run, and its record says why. What can be counted
 is met here, before anything is written; time has to be measured, which `ablab.study.trials.pilot` does.
 """
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablab.errors import UserError
+from ablab.results.record import BudgetReport
+from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.tasks.base import Task
 from ablab.training.build import build_model
@@ -21,6 +23,7 @@ TOLERANCE = 0.02  # of the reference's budget
 WIDEST = 64  # times the hidden units that a variant has by itself
 
 Config = dict[str, Any]
+Adjustment = tuple[list[str], BudgetReport]  # overrides, and what the record says of them
 D_FF, D_MODEL, STEPS = "model.d_ff", "model.d_model", "trainer.max_steps"
 
 
@@ -33,16 +36,13 @@ class Unit:
     levers: tuple[str, ...]  # what may be adjusted, the one that is unless another is asked for first
 
 
-def meet_budgets(
-    plan: list[list[str]], configs: Sequence[Config], preflight: Preflight
-) -> tuple[list[list[str]], list[str]]:
-    """The plan with the overrides that bring every variant to the reference's budget on its task; a line per variant.
+def meet_budgets(plan: list[Run], configs: Sequence[Config], preflight: Preflight) -> tuple[list[Run], list[str]]:
+    """The plan with every variant brought to the reference's budget on its task; a line for each that was adjusted.
 
     A budget of time is checked, and left for later.
 
     Args:
-        plan: overrides of each run.
-        configs: their frozen configs, checked.
+        configs: of the runs, their frozen configs, checked.
 
     Raises:
         UserError: an unknown word, no run is the reference, or a variant cannot come within `TOLERANCE`.
@@ -55,17 +55,17 @@ def meet_budgets(
     references = references_of(plan, configs)
     if unit.measure is None:
         return plan, []
-    wanted = {task: unit.measure(config, preflight.task(config)) for task, config in references.items()}
-    found: dict[str, list[str]] = {}
+    wanted = {task: unit.measure(config, preflight.task(config)) for task, (_, config) in references.items()}
+    found: dict[str, Adjustment] = {}
     lines: list[str] = []
     met = []
-    for overrides, config in zip(plan, configs, strict=True):
-        name = config.get("variant") or "the one variant"
-        if name not in found:
-            measured = _Measured(name, config, preflight.task(config), unit)
-            own = wanted[task_of(overrides)]
-            found[name] = measured.told(adjust(measured, own), own, lines)
-        met.append([*overrides, *found[name]])
+    for run, config in zip(plan, configs, strict=True):
+        if run.variant not in found:
+            measured = _Measured(run.variant or "the one variant", config, preflight.task(config), unit)
+            own = wanted[task_of(run)]
+            found[run.variant] = measured.reported(adjust(measured, own), own, lines)
+        overrides, report = found[run.variant]
+        met.append(run.adjusted(overrides, budget=report))
     return met, lines
 
 
@@ -75,33 +75,34 @@ def refuse_for_one_run(config: Config) -> None:
         raise UserError("budget.match: there is nothing to be equal to in one run; add -m and sweep over variants")
 
 
-def references_of(plan: Sequence[list[str]], configs: Sequence[Config]) -> dict[tuple[str, ...], Config]:
-    """For each task the config of the first run that has all overrides of the reference; of the first run without one.
+def references_of(plan: Sequence[Run], configs: Sequence[Config]) -> dict[tuple[str, ...], tuple[Run, Config]]:
+    """For each task the first run that has all overrides of the reference, the first run without one; and its config.
 
     Raises:
         UserError: there is none.
     """
     wanted = str(configs[0]["budget"]["reference"] or "")
     parts = {part.strip() for part in wanted.split(",") if part}
-    references: dict[tuple[str, ...], Config] = {}
-    for overrides, config in zip(plan, configs, strict=True):
-        if parts <= set(overrides):
-            references.setdefault(task_of(overrides), config)
-    if {task_of(overrides) for overrides in plan} - set(references):
+    references: dict[tuple[str, ...], tuple[Run, Config]] = {}
+    for run, config in zip(plan, configs, strict=True):
+        if parts <= set(run.overrides):
+            references.setdefault(task_of(run), (run, config))
+    if {task_of(run) for run in plan} - set(references):
         raise UserError(f"budget.reference={wanted}: no run of the sweep has these overrides")
     return references
 
 
-def task_of(overrides: list[str]) -> tuple[str, ...]:
+def task_of(run: Run) -> tuple[str, ...]:
     """What a run learns: runs on different tasks have different budgets, those on one with other settings the same."""
-    return tuple(o for o in overrides if o.startswith("task="))
+    return tuple(o for o in run.overrides if o.startswith("task="))
 
 
-def overrides_for(changes: dict[str, tuple[int, int]], value: float, wanted: float) -> list[str]:
-    """What a run is adjusted by, each change as (before, after), and what is kept of it."""
-    told = ",".join(f"{key}:[{before},{after}]" for key, (before, after) in changes.items())
-    settings = [f"{key}={after}" for key, (_, after) in changes.items()]
-    return [*settings, f"budget.changed={{{told}}}", f"budget.value={value}", f"budget.of={wanted}"]
+def adjustment(changes: dict[str, tuple[int, int]], value: float, wanted: float) -> Adjustment:
+    """The overrides that a run is adjusted by, each change as (before, after), and what its record says of it."""
+    changed = {key: [before, after] for key, (before, after) in changes.items()}
+    return [f"{key}={after}" for key, (_, after) in changes.items()], BudgetReport(
+        changed=changed, value=value, of=wanted
+    )
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class _Measured:
         value: int | None = self.config[axis][name]
         return 4 * self.config["model"]["d_model"] if value is None else value
 
-    def told(self, settings: dict[str, int], wanted: int, lines: list[str]) -> list[str]:
-        """The overrides; what was done is added to `lines`. Raises UserError where it does not meet the budget."""
+    def reported(self, settings: dict[str, int], wanted: int, lines: list[str]) -> Adjustment:
+        """The adjustment; what was done is added to `lines`. Raises UserError where it does not meet the budget."""
         value = self.with_(settings)
         off, plural = value / wanted - 1, self.unit.plural
         changes = {key: (self.before(key), after) for key, after in settings.items() if after != self.before(key)}
@@ -141,7 +142,7 @@ class _Measured:
         if changes:
             shown = ", ".join(f"{key} {before:,} -> {after:,}" for key, (before, after) in changes.items())
             lines.append(f"{self.name}: {shown} for {value:,} of {wanted:,} {plural} ({off:+.2%})")
-        return overrides_for(changes, value, wanted)
+        return adjustment(changes, value, wanted)
 
 
 def _by_d_ff(variant: _Measured, wanted: int) -> dict[str, int]:

@@ -12,20 +12,17 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ablab.config import freeze
 from ablab.config.identity import to_plain
+from ablab.study.planning.expand import Run
 from ablab.study.planning.recombine import Recombiner
 
 Frozen = tuple[dict[str, Any], Path]
 
-_LABELS = ("seed", "variant", "index")  # what may differ between runs that are composed once
-_SUBDIR = "hydra.sweep.subdir"
-_QUOTED = re.compile(r"'([^'\\]*)'")  # without anything that Hydra would read as something else
 _REFERENCE = re.compile(r"\$\{(\w+)(?:\.\w+)*\}")  # its first name
-_OWN = tuple(f"{key}=" for key in (*_LABELS, _SUBDIR))
+_SEED = "seed="
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,8 @@ class _Composed:
 class Composer:
     """Composes the runs of a multirun.
 
-    Composing takes long. So runs that differ in their seed and labels alone are composed once, and what they differ in
-    is set; everything that refers to it is resolved for each run. `Recombiner` saves more.
+    Composing takes long. So runs that differ in their seed alone are composed once, and the seed, the number and the
+    folder of each are set; everything that refers to them is resolved for each run. `Recombiner` saves more.
 
     Args:
         config: of the multirun as a whole, with Hydra's own node.
@@ -55,37 +52,33 @@ class Composer:
         self._composed: dict[tuple[str, ...], _Composed] = {}
         self._frozen: dict[tuple[Any, ...], Frozen] = {}
 
-    def __call__(self, overrides: list[str], number: int | None = None) -> Frozen:
+    def __call__(self, run: Run, number: int = 0) -> Frozen:
         """The frozen config and the folder. Parts of the config are shared with others: change a copy.
 
         Args:
-            overrides: as of a plan, or of any sweeper.
-            number: of the job, where the overrides have no `index`.
+            number: of the job, for a run of another sweeper than ours, which has no index.
         """
-        key = (None if any(o.startswith("index=") for o in overrides) else number, *overrides)
+        number = number if run.context.index is None else run.context.index
+        key = (number, run.folder, *run.overrides)
         if key not in self._frozen:
-            self._frozen[key] = self._freeze(overrides, number)
+            self._frozen[key] = self._freeze(run, number)
         return self._frozen[key]
 
-    def _freeze(self, overrides: list[str], number: int | None) -> Frozen:
-        labels = [o for o in overrides if o.startswith(_OWN)]
-        rest = tuple(o for o in overrides if not o.startswith(_OWN))
+    def _freeze(self, run: Run, number: int) -> Frozen:
+        rest = tuple(o for o in run.overrides if not o.startswith(_SEED))
         if rest not in self._composed:
             self._composed[rest] = self._compose(list(rest))
         common = self._composed[rest]
-        values = {label.split("=", 1)[0]: self._value(label) for label in labels}
-        number = values.get("index", number or 0)
         for node in (common.config.hydra, common.hydra.hydra):
             node.job.num, node.job.id = number, str(number)
-            if _SUBDIR in values:
-                node.sweep.subdir = values[_SUBDIR]
-        for key in _LABELS:
-            if key in values:
-                common.config[key] = values[key]
+            if run.folder is not None:
+                node.sweep.subdir = run.folder
+        for override in run.overrides:
+            if override.startswith(_SEED):
+                common.config.seed = self._parse(override).value()
         HydraConfig.instance().cfg = common.hydra
-        asked = [o for o in overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        settled = {key: value for key, value in common.settled.items() if key not in values}
-        frozen = freeze(common.config, common.choices, asked, settled)
+        asked = [o for o in run.overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
+        frozen = freeze(common.config, common.choices, asked, common.settled)
         return frozen, Path(common.config.hydra.sweep.dir, common.config.hydra.sweep.subdir)
 
     def _compose(self, overrides: list[str]) -> _Composed:
@@ -101,25 +94,16 @@ class Composer:
         settled = {key: to_plain(composed[key]) for key in plain if _is_settled(key, plain)}
         return _Composed(composed, hydra, choices, settled)
 
-    def _value(self, label: str) -> Any:
-        text = label.split("=", 1)[1]
-        if text.isdecimal():
-            return int(text)
-        if quoted := _QUOTED.fullmatch(text):
-            return quoted[1]
-        value = self._parse(label).value()
-        return value.text if isinstance(value, QuotedString) else value
-
 
 def _is_settled(key: str, plain: dict[str, Any]) -> bool:
     """Whether a value at the top is the same for all runs that are composed once, and nothing in it is missing.
 
-    It is if what it refers to, and what that refers to, is neither one of their labels nor beyond the config.
+    It is if what it refers to, and what that refers to, is neither their seed nor beyond the config.
     """
     met, left = set(), {key}
     while left:
         name = left.pop()
-        if name in _LABELS or name not in plain:
+        if name == "seed" or name not in plain:
             return False
         met.add(name)
         for text in _texts(plain[name]):

@@ -17,10 +17,35 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
+from ablab.results.record import BudgetReport, RunContext, TuningReport
 from ablab.study.designs import Design, Factor, zip_factors
 from ablab.study.planning.settings import OF_THE_STUDY
 
-Run = list[str]  # overrides
+SUBDIR = "hydra.sweep.subdir"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as a plan asks for it."""
+
+    overrides: list[str]
+    context: RunContext = field(default_factory=RunContext)
+    folder: str | None = None  # below that of the study, and may refer to the config; None: as Hydra names it
+
+    @property
+    def variant(self) -> str:
+        """The name of its variant; "" for the only one of a sweep over seeds."""
+        return self.context.variant or ""
+
+    @property
+    def hydra_overrides(self) -> list[str]:
+        """All that another launcher than ours has to know."""
+        return self.overrides if self.folder is None else [*self.overrides, f"{SUBDIR}={_quoted(self.folder)}"]
+
+    def adjusted(self, overrides: Sequence[str], **found: BudgetReport | TuningReport) -> Run:
+        """The run with further overrides, and what was found out for it: its `budget` or its `tuning`."""
+        context: RunContext = replace(self.context, **found)  # type: ignore[arg-type]
+        return replace(self, overrides=[*self.overrides, *overrides], context=context)
 
 
 @dataclass(frozen=True)
@@ -32,7 +57,7 @@ class Expansion:
 
 
 def expand(overrides: Sequence[Override], design: Design, baseline: str | None = None) -> Expansion:
-    """The runs of a plan, each with its `variant`, `index` and folder.
+    """The runs of a plan, each with its variant, index and folder.
 
     Of two overrides of the same key the later one counts, and of equal values one. The seed may be swept, but does
     not make a variant.
@@ -59,10 +84,16 @@ def expand(overrides: Sequence[Override], design: Design, baseline: str | None =
         for seed in seeds:
             for name, variant in zip(names, designed.variants, strict=True):
                 chosen = {key: f"{key}={value}" for key, value in (dict(variant) | task).items()}
-                label = ",".join([*(chosen[key] for key in task), name] if name else _in_order(chosen, choices))
+                parts = [*(chosen[key] for key in task), name] if name else _in_order(chosen, choices)
+                label = ",".join(parts)
                 if seed is not None:
                     chosen["seed"] = f"seed={seed}"
-                runs.append([*_in_order(kept | chosen, choices), *_labels(label, len(runs), chosen, kept)])
+                run = Run(
+                    overrides=_in_order(kept | chosen, choices),
+                    context=RunContext(variant=label, index=len(runs)),
+                    folder=_folder(label, chosen.get("seed") or kept.get("seed")),
+                )
+                runs.append(run)
     lines = [f"left out: {rule}" + (f" ({count} variants)" if count > 1 else "") for rule, count in left_out.items()]
     return Expansion(runs, lines)
 
@@ -151,11 +182,9 @@ def _in_order(chosen: Mapping[str, str], choices: Mapping[str, _Values]) -> list
     return [chosen[key] for key in choices if key in chosen] + [chosen[key] for key in chosen if key not in choices]
 
 
-def _labels(variant: str, index: int, chosen: Mapping[str, str], kept: Mapping[str, str]) -> list[str]:
-    given = chosen.get("seed") or kept.get("seed")
-    seed = folder_name(given) if given else "seed=${seed}"  # which a study file may give
-    folder = f"{folder_name(variant)}/{seed}" if variant else seed
-    return [f"variant={_quoted(variant)}", f"index={index}", f"hydra.sweep.subdir={_quoted(folder)}"]
+def _folder(variant: str, given_seed: str | None) -> str:
+    seed = folder_name(given_seed) if given_seed else "seed=${seed}"  # which a study file may give
+    return f"{folder_name(variant)}/{seed}" if variant else seed
 
 
 def _quoted(text: str) -> str:

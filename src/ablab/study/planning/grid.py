@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from ablab.errors import UserError
+from ablab.study.planning.expand import Run
 
 Config = dict[str, Any]
 RATE = "optimizer.lr"
 
 
-def check_tuning(plan: Sequence[Sequence[str]], configs: Sequence[Config]) -> None:
+def check_tuning(plan: Sequence[Run], configs: Sequence[Config]) -> None:
     """Raises UserError where `tune` asks for what cannot be done, before anything is written."""
     seeds_of(configs)
-    given = any(override.startswith(f"{RATE}=") for overrides in plan for override in overrides)
+    given = any(override.startswith(f"{RATE}=") for run in plan for override in run.overrides)
     if rates_of(configs[0]) and given:
         raise UserError(f"tune.lr chooses {RATE}, which the command gives, too: leave one of them out")
 

@@ -19,6 +19,7 @@ from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
 from ablab.training.build import COMPONENT_AXES, build_model, build_task, clashing
+from ablab.training.callback_group import check_callbacks
 from ablab.training.continuing import check_origin
 from ablab.training.environment import Started
 from ablab.training.optimizers.groups import build_optimizer
@@ -60,7 +61,9 @@ class Preflight:
         """Raises UserError with one line if the run cannot work."""
         if not 0 <= config["seed"] < 2**63:
             raise UserError(f"seed={config['seed']}: must be at least 0 and less than 2**63")
-        identity = fingerprint({**config, "seed": 0}) + json.dumps(config["logger"], sort_keys=True)
+        identity = fingerprint({**config, "seed": 0}) + json.dumps(
+            [config["logger"], config["callbacks"]], sort_keys=True
+        )
         if identity not in self._passed:
             self._check(config)
             self._passed.add(identity)
@@ -74,6 +77,7 @@ class Preflight:
             check_signature(f"logger.{name}", node, ("run",))
         check_origin(config)
         strategy = self._check_trainer(config)
+        check_callbacks(config["callbacks"], strategy)
         task = self.task(config)
         self._check_shares(config, task, strategy)
         model = build_model(config, task, device="meta")

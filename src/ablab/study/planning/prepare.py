@@ -58,7 +58,7 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
     """
     design = _design(compose.config)
     parser = OverridesParser.create(config_loader=compose.loader)
-    expansion = expand(parser.parse_overrides(list(arguments)), design, compose.config.baseline)
+    expansion = expand(parser.parse_overrides(list(arguments)), design, compose.config.comparison.baseline)
     prepared = Prepared(expansion.runs, expansion.excluded)
     configs = _check(prepared, compose, preflight)
     if not prepared.errors:
@@ -70,15 +70,15 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
 
 
 def asked(run: Run) -> str:
-    """The overrides that a run was asked for by, without those that the plan added."""
-    return " ".join(o for o in run if not o.startswith(("hydra.", "index=", "variant=")))
+    """The overrides that a run was asked for by."""
+    return " ".join(o for o in run.overrides if not o.startswith("hydra."))
 
 
-def info_of(config: Config, index: int) -> RunOutline:
+def info_of(config: Config, index: int, variant: str | None = None) -> RunOutline:
     """What is shown of a run."""
     return RunOutline(
         index=index,
-        variant=variant_of(config) if config.get("variant") is None else config["variant"],
+        variant=variant_of(config) if variant is None else variant,
         task=config["axes"].get("task", ""),
         seed=config["seed"],
         steps=config["trainer"]["max_steps"],

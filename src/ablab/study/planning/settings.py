@@ -10,7 +10,7 @@ from ablab.errors import UserError
 
 FOR_SWEEPS = frozenset({"design", *CARRIED_OUT}) - {"hang_timeout"}  # which one run of several processes has, too
 # Settings of a study as a whole, which cannot differ between its runs.
-OF_THE_STUDY = FOR_SWEEPS | {"hang_timeout", "name", "question", "baseline", "tune", "budget"}
+OF_THE_STUDY = FOR_SWEEPS | {"hang_timeout", "name", "question", "comparison", "tune", "budget"}
 
 
 @dataclass(frozen=True, kw_only=True)

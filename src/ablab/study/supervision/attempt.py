@@ -16,6 +16,7 @@ from ablab.errors import UserError
 from ablab.results.hparams import write_hparams
 from ablab.results.record import Cause, Record
 from ablab.results.store import RECORD_FILE, read_record, write_record
+from ablab.study.plan_file import PlannedRun
 from ablab.study.supervision.devices import Placement
 from ablab.study.supervision.ending import Ending
 from ablab.study.supervision.hang import HangWatch, Standing, at_fault, standing_still
@@ -23,7 +24,7 @@ from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.meeting import Meeting
 from ablab.study.supervision.memory import oom_kills, peak_memory_of
 from ablab.study.supervision.warm import CONTEXT, warm_up
-from ablab.study.supervision.worker import Told, work
+from ablab.study.supervision.worker import WorkerArgs, work
 from ablab.training.failures import failures_in, forget_failures, last_lines
 from ablab.training.run import new_record, prepare_folder
 from ablab.training.stacks import ASK, ask, forget_stacks, is_stopped, shown, stack_of
@@ -49,13 +50,12 @@ class Attempt:
         UserError: another process works in the folder.
     """
 
-    def __init__(
-        self, config: dict[str, Any], folder: Path, placement: Placement, hang_timeout: float | None = None
-    ) -> None:
+    def __init__(self, run: PlannedRun, placement: Placement, hang_timeout: float | None = None) -> None:
         warm_up()
-        self.config, self.folder, self.placement = config, folder, placement
-        with run_lock(folder):
-            prepare_folder(config, folder)
+        self.config, self.folder, self.placement = run.config, run.folder, placement
+        self._context = run.context
+        with run_lock(self.folder):
+            prepare_folder(self.config, self.folder)
         self._oom_kills = oom_kills()
         self._peak_memory = 0
         # Of an end that the supervisor brought about: cause, reason, and where the processes stood.
@@ -80,8 +80,18 @@ class Attempt:
         try:
             for rank in range(len(self._beats)):
                 place = World(rank=rank, size=len(self._beats), local_rank=rank, port=port, hosted=True)
-                told = Told(self.placement, Path.cwd(), lifeline_reader, None if rank else progress_writer, self._beats)
-                process = CONTEXT.Process(target=work, args=(self.config, self.folder, place, told))
+                args = WorkerArgs(
+                    config=self.config,
+                    folder=self.folder,
+                    context=self._context,
+                    place=place,
+                    placement=self.placement,
+                    working_folder=Path.cwd(),
+                    lifeline=lifeline_reader,
+                    progress=None if rank else progress_writer,
+                    beats=self._beats,
+                )
+                process = CONTEXT.Process(target=work, args=(args,))
                 process.start()
                 self._processes.append(process)
         except BaseException:
@@ -221,7 +231,7 @@ class Attempt:
         with contextlib.suppress(UserError):
             record = read_record(self.folder / RECORD_FILE)
         written = record is not None
-        record = record or new_record(self.config)
+        record = record or new_record(self.config, self._context)
         exits = [process.exitcode for process in self._processes]
         stacks = {rank: stack_of(self.folder, rank) for rank, status in enumerate(exits) if (status or 0) < 0}
         ending = Ending(

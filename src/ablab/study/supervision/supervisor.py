@@ -107,7 +107,7 @@ class Supervisor:
             placement = Placement(threads_for(processes, min(jobs, len(needs))), devices)
             self.observer.started(job.run.info, job.attempts)
             try:
-                attempt = Attempt(job.run.config, job.run.folder, placement, self.settings.hang_timeout)
+                attempt = Attempt(job.run, placement, self.settings.hang_timeout)
             except (UserError, OSError) as error:
                 pool.give_back(devices)
                 self._end(job, _not_started(job.run, error), records)
@@ -228,7 +228,7 @@ def side_by_side(configs: Sequence[dict[str, Any]], settings: Settings, devices:
 
 def _not_started(run: PlannedRun, error: Exception) -> Record:
     """The record of a run whose processes could not even be started. It may not be possible to keep it."""
-    record = new_record(run.config)
+    record = new_record(run.config, run.context)
     record.status, record.cause = "failed", "refused" if isinstance(error, UserError) else "error"
     record.reason = str(error)
     if not isinstance(error, UserError):  # a UserError means that the folder is another's

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ablab.results.record import RunContext
 from ablab.study.run_log import print_to_log
 from ablab.study.supervision.devices import Placement
 from ablab.study.supervision.lock import run_lock
@@ -23,17 +24,24 @@ from ablab.training.stacks import answer
 from ablab.training.world import World
 
 
-@dataclass(frozen=True)
-class Told:
-    """What the supervisor gives a process beside its run.
+@dataclass(frozen=True, kw_only=True)
+class WorkerArgs:
+    """What the supervisor hands to one process of a run.
 
     Args:
+        config, folder, context: the run.
+        place: of the process among those of the run.
+        placement: the devices and threads that it may use.
         working_folder: of the supervisor, which is not always that of the process that this one was forked from.
         lifeline: where the supervisor never writes; it is at its end when the supervisor is.
         progress: where the first process tells of it.
         beats: shared; the process counts its own place up whenever it goes on.
     """
 
+    config: dict[str, Any]
+    folder: Path
+    context: RunContext
+    place: World
     placement: Placement
     working_folder: Path
     lifeline: Connection
@@ -41,15 +49,16 @@ class Told:
     beats: Any
 
 
-def work(config: dict[str, Any], folder: Path, place: World, told: Told) -> None:
+def work(args: WorkerArgs) -> None:
     """Run the run. What it prints goes to its log; the terminal belongs to the supervisor.
 
     The process leads a session of its own, so that Ctrl-C reaches it through the supervisor alone, and whatever it
     starts can be killed with it. When the supervisor dies, however that is, the process dies too.
     """
+    folder, place = args.folder, args.place
     os.setsid()
-    os.chdir(told.working_folder)
-    threading.Thread(target=_die_with_supervisor, args=(told.lifeline,), daemon=True).start()
+    os.chdir(args.working_folder)
+    threading.Thread(target=_die_with_supervisor, args=(args.lifeline,), daemon=True).start()
     for schedulers_own in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT):
         signal.signal(schedulers_own, signal.SIG_IGN)  # meant for the supervisor, and would end this process
     die_first()
@@ -59,21 +68,21 @@ def work(config: dict[str, Any], folder: Path, place: World, told: Told) -> None
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     place.enter()
-    if told.placement.devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(told.placement.devices)
-    if told.placement.threads is not None:
-        torch.set_num_threads(min(told.placement.threads, torch.get_num_threads()))
+    if args.placement.devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(args.placement.devices)
+    if args.placement.threads is not None:
+        torch.set_num_threads(min(args.placement.threads, torch.get_num_threads()))
 
     def report(step: int, steps: int, shown: str) -> None:
-        if told.progress is not None:
-            told.progress.send((step, steps, shown))
+        if args.progress is not None:
+            args.progress.send((step, steps, shown))
 
     def beat() -> None:
-        told.beats[place.rank] += 1
+        args.beats[place.rank] += 1
 
     beat()
     with run_lock(folder) if place.rank == 0 else contextlib.nullcontext():
-        record = execute(config, folder, progress=report, beat=beat if place.size > 1 else None)
+        record = execute(args.config, folder, args.context, report, beat if place.size > 1 else None)
     if record.status == "failed":
         sys.exit(1)  # so that the supervisor ends the other ranks, which may wait for this one forever
 

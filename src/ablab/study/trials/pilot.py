@@ -12,21 +12,20 @@ from typing import Any
 
 from ablab.errors import UserError
 from ablab.results.collect import PILOT_FOLDER
-from ablab.results.record import Record
-from ablab.study.planning.budget import STEPS, TOLERANCE, overrides_for, references_of, task_of
+from ablab.results.record import BudgetReport, Record
+from ablab.study.planning.budget import STEPS, TOLERANCE, Adjustment, adjustment, references_of, task_of
 from ablab.study.planning.compose import Composer
+from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.study.trials.trial import first_of_each, record_in, trial
-from ablab.training.trainer import steps_per_block
+from ablab.training.trainer import untimed_steps
 
 ROUNDS = 3
 
 Config = dict[str, Any]
 
 
-def match_time(
-    compose: Composer, plan: list[list[str]], launch: Callable[[list[list[str]]], object]
-) -> list[list[str]]:
+def match_time(compose: Composer, plan: list[Run], launch: Callable[[list[Run]], object]) -> list[Run]:
     """The plan with steps that take every variant as long as the reference; the plan itself without `match=time`.
 
     Every variant is held against the reference on its own task.
@@ -39,13 +38,13 @@ def match_time(
     Raises:
         UserError: the pilots cannot work, the reference's did not end well, or a variant cannot come within 2%.
     """
-    configs = [compose(overrides)[0] for overrides in plan]
+    configs = [compose(run)[0] for run in plan]
     if configs[0]["budget"]["match"] != "time":
         return plan
-    variants = first_of_each(plan, configs)
+    variants = first_of_each(plan)
     keys = [(number, variant) for number in range(1, ROUNDS + 1) for variant in variants]
     pilots = {key: _pilot(configs[0], variants[key[1]], *key, index) for index, key in enumerate(keys)}
-    frozen = {key: compose(overrides) for key, overrides in pilots.items()}
+    frozen = {key: compose(run) for key, run in pilots.items()}
     check_pilots([pilot for pilot, _ in frozen.values()])
     print(f"budget.match=time: measuring {len(variants)} variants in {ROUNDS} rounds")
     launch(list(pilots.values()))
@@ -53,22 +52,23 @@ def match_time(
         variant: [seconds_per_step(record_in(frozen[number, variant][1])) for number in range(1, ROUNDS + 1)]
         for variant in variants
     }
-    by_variant = {config.get("variant") or "": config for config in configs}
-    adjusted: dict[str, list[str]] = {}
-    for task, reference in references_of(plan, configs).items():
-        own = {name: seconds[name] for name, overrides in variants.items() if task_of(overrides) == task}
-        adjusted |= steps_for(reference.get("variant") or "", by_variant, own)
-    return [[*overrides, *adjusted[c.get("variant") or ""]] for overrides, c in zip(plan, configs, strict=True)]
+    by_variant = {run.variant: config for run, config in zip(plan, configs, strict=True)}
+    adjusted: dict[str, Adjustment] = {}
+    for task, (reference, _) in references_of(plan, configs).items():
+        own = {name: seconds[name] for name, run in variants.items() if task_of(run) == task}
+        adjusted |= steps_for(reference.variant, by_variant, own)
+    found = [(run, adjusted[run.variant]) for run in plan]
+    return [run.adjusted(overrides, budget=report) for run, (overrides, report) in found]
 
 
 def check_pilots(configs: list[Config]) -> None:
     """Raises UserError where pilots cannot be built, or are too short to be timed."""
     preflight = Preflight()
     for config in configs[: len(configs) // ROUNDS]:
-        steps, block = config["trainer"]["max_steps"], steps_per_block(config)
-        if steps < 2 * block:
+        steps, untimed = config["trainer"]["max_steps"], untimed_steps(config)
+        if steps < 2 * untimed:
             raise UserError(
-                f"budget.pilot_steps={steps}: must be at least {2 * block}, twice what lies between two moments at "
+                f"budget.pilot_steps={steps}: must be at least {2 * untimed}, twice what lies between two moments at "
                 "which something is logged or evaluated"
             )
         try:
@@ -86,8 +86,8 @@ def seconds_per_step(record: Record | None) -> float | None:
 
 def steps_for(
     reference: str, configs: dict[str, Config], seconds: dict[str, list[float | None]]
-) -> dict[str, list[str]]:
-    """The overrides that give each variant the reference's time; one line for each is printed.
+) -> dict[str, Adjustment]:
+    """The adjustments that give each variant the reference's time; one line for each is printed.
 
     Args:
         configs: by variant.
@@ -102,13 +102,13 @@ def steps_for(
             f"budget.match=time: the reference {reference} did not train in its pilot; see the logs below pilot/"
         )
     wanted = median(base) * configs[reference]["trainer"]["max_steps"]
-    adjusted: dict[str, list[str]] = {}
+    adjusted: dict[str, Adjustment] = {}
     for variant, each in seconds.items():
         before = configs[variant]["trainer"]["max_steps"]
         timed = [own / other for own, other in zip(each, base, strict=True) if own is not None]
         if len(timed) < len(each):
             print(f"{variant}: did not train in its pilot, and keeps {STEPS}={before:,}")
-            adjusted[variant] = []
+            adjusted[variant] = ([], BudgetReport())
             continue
         step = median(timed) * median(base)
         after = before if variant == reference else max(1, round(wanted / step))
@@ -125,13 +125,13 @@ def steps_for(
                 f"{variant}: {STEPS} {before:,} -> {after:,} for {after * step:.1f} of {wanted:.1f} s "
                 f"(a step takes {median(timed):.2f} times the reference's, {spread})"
             )
-        adjusted[variant] = overrides_for(changes, round(after * step, 3), round(wanted, 3))
+        adjusted[variant] = adjustment(changes, round(after * step, 3), round(wanted, 3))
     return adjusted
 
 
-def _pilot(config: Config, overrides: list[str], number: int, variant: str, index: int) -> list[str]:
+def _pilot(config: Config, run: Run, number: int, variant: str, index: int) -> Run:
     return trial(
-        overrides,
+        run,
         label=f"pilot {number} {variant}".rstrip(),
         seed=config["seed"],
         index=index,

@@ -6,27 +6,24 @@ They lie in folders of their own in that of the sweep, are kept and used again l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record
-from ablab.study.planning.expand import folder_name
-
-Config = dict[str, Any]
-_LABELS = ("variant=", "index=", "hydra.sweep.subdir=", "seed=")
+from ablab.study.planning.expand import Run, folder_name
 
 
-def first_of_each(plan: Sequence[list[str]], configs: Sequence[Config]) -> dict[str, list[str]]:
-    """The variants of the plan, each with the overrides of its first run; "" is the only one of a sweep over seeds."""
-    variants: dict[str, list[str]] = {}
-    for overrides, config in zip(plan, configs, strict=True):
-        variants.setdefault(config.get("variant") or "", overrides)
+def first_of_each(plan: Sequence[Run]) -> dict[str, Run]:
+    """The variants of the plan, each with its first run; "" is the only one of a sweep over seeds."""
+    variants: dict[str, Run] = {}
+    for run in plan:
+        variants.setdefault(run.variant, run)
     return variants
 
 
 def trial(
-    overrides: Sequence[str],
+    run: Run,
     *,
     label: str,
     seed: int,
@@ -34,20 +31,22 @@ def trial(
     folder: Sequence[str],
     without: tuple[str, ...],
     settings: Sequence[str],
-) -> list[str]:
-    """The overrides of such a run.
+) -> Run:
+    """Such a run.
 
     Args:
-        overrides: of the run that it is made for.
+        run: that it is made for.
         label: what stands in place of a variant in the progress.
         folder: the names of the folders, from that of the sweep down.
         without: beginnings of overrides that it does not take over.
         settings: overrides of its own.
     """
-    kept = [override for override in overrides if not override.startswith((*_LABELS, *without))]
-    where = "/".join(folder_name(name) for name in folder if name)
-    labels = [f"seed={seed}", f"index={index}", f"variant='{label}'", f"hydra.sweep.subdir='{where}'"]
-    return [*kept, *settings, *labels]
+    kept = [override for override in run.overrides if not override.startswith(("seed=", *without))]
+    return Run(
+        overrides=[*kept, *settings, f"seed={seed}"],
+        context=replace(run.context, variant=label, index=index),
+        folder="/".join(folder_name(name) for name in folder if name),
+    )
 
 
 def record_in(folder: Path) -> Record | None:

@@ -12,15 +12,16 @@ from typing import Any
 
 from ablab.errors import UserError
 from ablab.results.collect import TUNING_FOLDER
-from ablab.results.record import Record
+from ablab.results.record import Record, TuningReport
 from ablab.study.planning.compose import Composer
+from ablab.study.planning.expand import Run
 from ablab.study.planning.grid import RATE, rates_of, seeds_of
 from ablab.study.trials.trial import first_of_each, record_in, trial
 
 Config = dict[str, Any]
 
 
-def tune(compose: Composer, plan: list[list[str]], launch: Callable[[list[list[str]]], object]) -> list[list[str]]:
+def tune(compose: Composer, plan: list[Run], launch: Callable[[list[Run]], object]) -> list[Run]:
     """The plan with each variant's learning rate chosen, after its tuning runs; the plan itself without `tune.lr`.
 
     Args:
@@ -29,21 +30,22 @@ def tune(compose: Composer, plan: list[list[str]], launch: Callable[[list[list[s
     Raises:
         UserError: all rates of a variant failed.
     """
-    configs = [compose(overrides)[0] for overrides in plan]
+    configs = [compose(run)[0] for run in plan]
     grid, seeds = rates_of(configs[0]), seeds_of(configs)
     if not grid:
         return plan
-    variants = first_of_each(plan, configs)
+    variants = first_of_each(plan)
     keys = [(variant, rate, seed) for variant in variants for rate in grid for seed in seeds]
     trials = {key: _trial(configs[0], variants[key[0]], *key, index) for index, key in enumerate(keys)}
     print(f"tuning {RATE}: {len(variants)} x {len(grid)} rates on {len(seeds)} seeds")
     launch(list(trials.values()))
-    folders = {key: compose(overrides)[1] for key, overrides in trials.items()}
-    chosen: dict[str, list[str]] = {}
+    folders = {key: compose(run)[1] for key, run in trials.items()}
+    chosen: dict[str, TuningReport] = {}
     for variant in variants:
         results = {rate: [record_in(folders[variant, rate, seed]) for seed in seeds] for rate in grid}
         chosen[variant] = _choose(variant or "the one variant", results)
-    return [[*overrides, *chosen[frozen.get("variant") or ""]] for overrides, frozen in zip(plan, configs, strict=True)]
+    found = [(run, chosen[run.variant]) for run in plan]
+    return [run.adjusted([f"{RATE}={report.chosen!r}"], tuning=report) for run, report in found]
 
 
 def score(records: Sequence[Record | None]) -> float:
@@ -67,8 +69,8 @@ def _mean(records: Sequence[Record | None]) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def _choose(name: str, results: dict[float, list[Record | None]]) -> list[str]:
-    """The overrides of a variant: its rate and what was tried. Of equal rates the smallest."""
+def _choose(name: str, results: dict[float, list[Record | None]]) -> TuningReport:
+    """The rate of a variant and what was tried. Of equal rates the smallest."""
     scores = {rate: score(records) for rate, records in results.items()}
     best = min(sorted(scores), key=lambda rate: scores[rate])
     if math.isinf(scores[best]):
@@ -76,16 +78,14 @@ def _choose(name: str, results: dict[float, list[Record | None]]) -> list[str]:
     edge = "largest" if best == max(scores) else "smallest" if best == min(scores) else ""
     hint = f"; it is the {edge} of the grid: widen tune.lr" if edge else ""
     print(f"{name}: {RATE}={best:g} of {', '.join(f'{rate:g}' for rate in scores)}{hint}")
-    means = {rate: _mean(records) for rate, records in results.items()}
-    tried = ",".join(f"[{rate!r},{'null' if mean is None else repr(mean)}]" for rate, mean in means.items())
-    return [f"{RATE}={best!r}", f"tune.chosen={best!r}", f"tune.tried=[{tried}]"]
+    return TuningReport(chosen=best, tried=[[rate, _mean(records)] for rate, records in results.items()])
 
 
-def _trial(config: Config, overrides: list[str], variant: str, rate: float, seed: int, index: int) -> list[str]:
+def _trial(config: Config, run: Run, variant: str, rate: float, seed: int, index: int) -> Run:
     steps = config["tune"]["max_steps"]
     shorter = [] if steps is None else [f"trainer.max_steps={steps}"]
     return trial(
-        overrides,
+        run,
         label=f"tune {variant} lr={rate:g}".replace("  ", " "),
         seed=seed,
         index=index,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,41 +15,28 @@ from ablab.errors import UserError
 from ablab.results.record import Corpus
 from ablab.tasks.answers import AnswerTask
 from ablab.tasks.base import Batch, Modality
+from ablab.tasks.batches import Fetch, Rows
 from ablab.tasks.corpus import checked_fractions
-from ablab.tasks.multimodal import oracle
-from ablab.tasks.multimodal.dialling import Dialling
-from ablab.tasks.multimodal.handwriting import Handwriting
-from ablab.tasks.multimodal.normaliser import Normaliser
-from ablab.tasks.multimodal.oracle import AUDIO, IMAGE, MODALITIES, TEXT
-from ablab.tasks.multimodal.phrases import NO_WORD, OPERATIONS, Phrases, results
-from ablab.tasks.multimodal.samples import Samples, dropped
-from ablab.tasks.multimodal.spectrogram import Spectrogram
-from ablab.tasks.multimodal.speech import Speech
-from ablab.tasks.samples import Fetch, Rows
+from ablab.tasks.multimodal.digits import Handwriting, Speech
+from ablab.tasks.multimodal.instructions import (
+    AUDIO,
+    IMAGE,
+    MODALITIES,
+    NO_WORD,
+    OPERATIONS,
+    TEXT,
+    Phrases,
+    best_accuracy,
+    modality_subsets,
+    results,
+    subset_name,
+)
+from ablab.tasks.multimodal.samples import Normaliser, Samples, dropped
+from ablab.tasks.multimodal.sounds import Dialling, Sounds, Spectrogram
 
 _KEYS = {"train": 10, "val": 11, "test": 12, "scale": 13}  # streams of their own, drawn from the same seed
 _SCALED = 2000  # sounds of the training split that the scale of audio is taken from
 ANSWERS = np.unique(results(np.arange(10)[:, None], np.arange(10)[None, :]))  # every result that can come out
-
-
-class Sounds(Protocol):
-    """Where the sound of a digit comes from."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def sha256(self) -> str: ...
-
-    @property
-    def files(self) -> int: ...
-
-    @property
-    def size_bytes(self) -> int: ...
-
-    def draw(
-        self, generator: np.random.Generator, digits: NDArray[np.int64], split: str
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]: ...
 
 
 class SpokenArithmetic(AnswerTask):
@@ -163,8 +150,8 @@ class SpokenArithmetic(AnswerTask):
     @property
     def oracle(self) -> dict[str, float]:
         """`chance` guesses without looking, `with=image+text` and so on have those modalities alone."""
-        reachable = {oracle.part(subset): oracle.best_accuracy(subset) for subset in oracle.subsets()}
-        return {"chance": oracle.best_accuracy(()), "ceiling": oracle.best_accuracy(MODALITIES), **reachable}
+        reachable = {subset_name(subset): best_accuracy(subset) for subset in modality_subsets()}
+        return {"chance": best_accuracy(()), "ceiling": best_accuracy(MODALITIES), **reachable}
 
     def draw(self, generator: np.random.Generator, split: str, count: int) -> Samples:
         """`count` samples of a split, with all modalities."""
@@ -186,14 +173,14 @@ class SpokenArithmetic(AnswerTask):
     def train_batches(self, rank: int, processes: int) -> Dataset[Batch]:
         return _TrainBatches(self, rank, processes)
 
-    def parts(self, split: str) -> list[str]:
+    def subsets(self, split: str) -> list[str]:
         """Test samples with all modalities, then with each subset of them; validation samples with all."""
-        return [oracle.part(subset) for subset in oracle.subsets()] if split == "test" else [""]
+        return [subset_name(subset) for subset in modality_subsets()] if split == "test" else [""]
 
     def evaluation(self, split: str) -> list[tuple[Fetch, int]]:
         samples = self._evaluation[split]
         return [
-            (_fetching(samples, subset), self.eval_samples) for subset in oracle.subsets()[: len(self.parts(split))]
+            (_fetching(samples, subset), self.eval_samples) for subset in modality_subsets()[: len(self.subsets(split))]
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -241,7 +228,7 @@ class SpokenArithmetic(AnswerTask):
 
 
 def _fetching(samples: Samples, subset: tuple[str, ...]) -> Fetch:
-    """What gives the samples with the modalities of `subset` alone."""
+    """Return what gives the samples with the modalities of `subset` alone."""
     return partial(_rows, samples, np.array([name not in subset for name in MODALITIES]))
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ablab.tasks.tokenizers.plain import ByteTokenizer, CharTokenizer
+from ablab.tasks.tokenizers.plain import ByteTokenizer, CharTokenizer, Ids
 from ablab.tasks.tokenizers.subwords import SubwordTokenizer
 
-__all__ = ["ByteTokenizer", "CharTokenizer", "SubwordTokenizer", "Tokenizer", "tokenizer_from_state"]
+__all__ = ["ByteTokenizer", "CharTokenizer", "Ids", "SubwordTokenizer", "Tokenizer", "tokenizer_from_state"]
 
 Tokenizer = ByteTokenizer | CharTokenizer | SubwordTokenizer
 

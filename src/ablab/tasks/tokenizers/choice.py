@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 from ablab.tasks.cache import Arrays, cached
-from ablab.tasks.extras import library, one_line
+from ablab.tasks.hugging_face import library
 from ablab.tasks.tokenizers import Tokenizer, tokenizer_from_state
 from ablab.tasks.tokenizers.plain import ByteTokenizer, CharTokenizer
 from ablab.tasks.tokenizers.subwords import SubwordTokenizer

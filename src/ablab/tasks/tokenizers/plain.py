@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+Ids = NDArray[np.integer[Any]]  # of tokens, (T,), in the smallest type that holds them
+
 
 @dataclass(frozen=True)
 class ByteTokenizer:
@@ -18,15 +20,15 @@ class ByteTokenizer:
     name: ClassVar[str] = "bytes"
     vocab_size: ClassVar[int] = 256
 
-    def encode(self, text: str) -> NDArray:
+    def encode(self, text: str) -> Ids:
         """Ids (T,) of `text`."""
         return self.encode_bytes(text.encode("utf-8"))
 
-    def encode_bytes(self, data: bytes) -> NDArray:
+    def encode_bytes(self, data: bytes) -> Ids:
         """Ids (T,) of a file's content, whatever it is."""
         return np.frombuffer(data, dtype=np.uint8)
 
-    def separator(self) -> NDArray:
+    def separator(self) -> Ids:
         """Ids of what stands behind a text where several follow each other: a newline."""
         return self.encode("\n")
 
@@ -34,7 +36,7 @@ class ByteTokenizer:
         """The text of `ids`; bytes that are not UTF-8 (a model writes what it likes) become U+FFFD."""
         return bytes(ids).decode("utf-8", errors="replace")
 
-    def bytes_per_token(self) -> NDArray:
+    def bytes_per_token(self) -> NDArray[np.float64]:
         """Bytes of text that each id (256,) stands for."""
         return np.ones(self.vocab_size, dtype=np.float64)
 
@@ -70,7 +72,7 @@ class CharTokenizer:
     def vocab_size(self) -> int:
         return len(self.vocabulary)
 
-    def encode(self, text: str) -> NDArray:
+    def encode(self, text: str) -> Ids:
         """Ids (T,) of `text`. Raises ValueError naming a character that is not in the vocabulary."""
         points = _code_points(text)
         ids = np.searchsorted(self._points, points)
@@ -82,11 +84,11 @@ class CharTokenizer:
             )
         return ids.astype(smallest_dtype(self.vocab_size))
 
-    def encode_bytes(self, data: bytes) -> NDArray:
+    def encode_bytes(self, data: bytes) -> Ids:
         """Ids (T,) of a file's content. Raises UnicodeDecodeError if it is not UTF-8."""
         return self.encode(data.decode("utf-8"))
 
-    def separator(self) -> NDArray:
+    def separator(self) -> Ids:
         """Ids of what stands behind a text where several follow each other: a newline, which must be known."""
         return self.encode("\n")
 
@@ -94,7 +96,7 @@ class CharTokenizer:
         """The text of `ids`."""
         return "".join(self.vocabulary[i] for i in ids)
 
-    def bytes_per_token(self) -> NDArray:
+    def bytes_per_token(self) -> NDArray[np.float64]:
         """Bytes of UTF-8 that each id (vocab_size,) stands for."""
         return np.array([len(character.encode("utf-8")) for character in self.vocabulary], dtype=np.float64)
 
@@ -102,15 +104,15 @@ class CharTokenizer:
         return {"tokenizer": self.name, "vocabulary": self.vocabulary}
 
     @cached_property
-    def _points(self) -> NDArray:
+    def _points(self) -> NDArray[np.uint32]:
         return _code_points(self.vocabulary)
 
 
-def smallest_dtype(vocab_size: int) -> type[np.integer]:
+def smallest_dtype(vocab_size: int) -> type[np.integer[Any]]:
     """The smallest type of ids that torch can take over: batches are cut from an array of it."""
     return np.uint8 if vocab_size <= 2**8 else np.uint16 if vocab_size <= 2**16 else np.int32
 
 
-def _code_points(text: str) -> NDArray:
+def _code_points(text: str) -> NDArray[np.uint32]:
     # A lone surrogate is no text of any file, but encode() must be able to name it.
     return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype="<u4")

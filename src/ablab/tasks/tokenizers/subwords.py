@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ablab.tasks.extras import library, one_line
-from ablab.tasks.tokenizers.plain import smallest_dtype
+from ablab.errors import one_line
+from ablab.tasks.hugging_face import library
+from ablab.tasks.tokenizers.plain import Ids, smallest_dtype
 
 END = "<|endoftext|>"
 # What the published tokenizers call the token behind a text; their file does not say which of its tokens that is.
@@ -66,19 +67,20 @@ class SubwordTokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        return max(self._library.get_vocab(with_added_tokens=True).values()) + 1  # ids may have gaps
+        largest: int = max(self._library.get_vocab(with_added_tokens=True).values())
+        return largest + 1  # ids may have gaps
 
-    def encode(self, text: str) -> NDArray:
+    def encode(self, text: str) -> Ids:
         """Ids (T,) of `text`. Raises ValueError if it holds half of a character (a lone surrogate)."""
         text.encode("utf-8")  # raises, where the library would blame the type
         ids = [i for piece in _pieces(text) for i in self._library.encode(piece, add_special_tokens=False).ids]
         return np.array(ids, dtype=smallest_dtype(self.vocab_size))
 
-    def encode_bytes(self, data: bytes) -> NDArray:
+    def encode_bytes(self, data: bytes) -> Ids:
         """Ids (T,) of a file's content. Raises UnicodeDecodeError if it is not UTF-8."""
         return self.encode(data.decode("utf-8"))
 
-    def separator(self) -> NDArray:
+    def separator(self) -> Ids:
         """Ids of what stands behind a text where several follow each other: its token for that, or else a newline."""
         known = (self._library.token_to_id(token) for token in _KNOWN_ENDS)
         end = next((i for i in known if i is not None), None)
@@ -89,7 +91,7 @@ class SubwordTokenizer:
         text: str = self._library.decode(list(ids), skip_special_tokens=False)
         return text
 
-    def bytes_per_token(self) -> NDArray:
+    def bytes_per_token(self) -> NDArray[np.float64]:
         """Bytes of UTF-8 that each id (vocab_size,) stands for; 0 for special tokens.
 
         Where the vocabulary is made of bytes these are exact, and add up to those of the text. Elsewhere they are what

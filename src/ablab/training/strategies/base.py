@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Weigh = Callable[[Tensor], Tensor]
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -23,33 +21,13 @@ class Parallel:
 
     Attributes:
         shares_gradients: every process takes each step by the same gradient.
+        holds_all: every process has the whole gradient of every parameter when a step is taken.
         takes_scaled: gradients may be scaled for float16, by a factor that changes between steps.
     """
 
     shares_gradients = True
+    holds_all = True
     takes_scaled = True
-
-    def training_model(self, model: nn.Module) -> nn.Module:
-        """What is called in place of `model` to train it: the same function, with what spreads its gradient."""
-        return model
-
-    def add_gradient(
-        self, model: nn.Module, inputs: Any, targets: Tensor, loss: Loss, weigh: Weigh, scale: float
-    ) -> Tensor | None:
-        """Passes over a batch, forward and back, in a way of the strategy's own.
-
-        Args:
-            loss: of logits and targets; a mean over so many as `weigh` says.
-            scale: by which the loss counts.
-
-        Returns:
-            The scaled loss; None where there is no such way, and `training_model` is to be called.
-        """
-        return None
-
-    def accumulating(self) -> AbstractContextManager[Any]:
-        """Around passes whose gradients another pass of the same step adds to: nothing needs to be sent yet."""
-        return contextlib.nullcontext()
 
     def mechanism(self) -> dict[str, float]:
         """What the strategy says of itself, by name."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from inspect import signature
 from typing import Any, Protocol, cast
 
@@ -29,9 +28,7 @@ Hook = Callable[[Any, GradBucket], Future[Tensor]]
 
 
 class Rehearsed(Protocol):
-    """A LightningModule around the model that is trained."""
-
-    model: nn.Module
+    """A LightningModule that can be tried out."""
 
     def rehearse(self, model: nn.Module) -> None:
         """One pass forward and back that leaves no trace, through `model`, which stands for the module's own."""
@@ -40,12 +37,10 @@ class Rehearsed(Protocol):
 class DataParallel(Parallel, DDPStrategy):
     """PyTorch's DistributedDataParallel (Li et al. 2020): NCCL between GPUs, gloo between CPU processes.
 
-    Lightning's strategy wraps the LightningModule, whose one call trains on a whole block of batches here. Here the
-    model itself is wrapped, so that each pass over a batch is one that DistributedDataParallel knows as such. A hook
-    that Lightning would register on GPUs alone (on a CPU it says nothing and does nothing) is registered on any device.
-    DistributedDataParallel lays out its buckets in the order in which the first passes bring gradients; those are
-    rehearsals before training, so that a hook that remembers something of each bucket finds it where it was, also when
-    a run is resumed.
+    By Lightning's strategy, with two differences. A hook that Lightning would register on GPUs alone (on a CPU it says
+    nothing and does nothing) is registered on any device. And DistributedDataParallel lays out its buckets in the
+    order in which the first passes bring gradients; those are rehearsals before training, so that a hook that remembers
+    something of each bucket finds it where it was, also when a run is resumed.
 
     Args:
         processes: over which batches are shared out; at least 2.
@@ -72,32 +67,21 @@ class DataParallel(Parallel, DDPStrategy):
             static_graph=static_graph,
             **_WITHOUT_BUFFERS,
         )
-        self._replica: DistributedDataParallel | None = None
 
     def hook(self) -> tuple[Any, Hook] | None:
         """What averages gradients, and its state; None for DistributedDataParallel's own all-reduce."""
         return None
 
     def configure_ddp(self) -> None:
-        module = cast(Rehearsed, self.lightning_module)
-        self._replica = self._setup_model(module.model)
+        super().configure_ddp()
+        assert isinstance(self.model, DistributedDataParallel)
         for _ in range(REHEARSALS):
-            module.rehearse(self._replica)
+            cast(Rehearsed, self.lightning_module).rehearse(self.model)
         if (hook := self.hook()) is not None:
             state, average = hook
             # Not by its own name: PyTorch looks at a hook's annotations, which may not be deferred, and at its name, by
             # which it refuses bfloat16 where there is no NCCL.
-            self._replica.register_comm_hook(state, lambda state, bucket: average(state, bucket))
-
-    def training_model(self, model: nn.Module) -> nn.Module:
-        return model if self._replica is None else self._replica
-
-    def accumulating(self) -> AbstractContextManager[Any]:
-        return super().accumulating() if self._replica is None else self._replica.no_sync()
-
-    def teardown(self) -> None:
-        self._replica = None  # its hooks hold the model
-        super().teardown()
+            self.model.register_comm_hook(state, lambda state, bucket: average(state, bucket))
 
 
 def require_several(processes: int) -> None:

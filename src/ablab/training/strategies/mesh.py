@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +56,7 @@ class Mesh(Parallel, ModelParallelStrategy):
         ValueError: fewer than two processes, or sizes that do not fit them.
     """
 
+    holds_all = False
     lightning_restore_optimizer = True  # by the methods below, from the form that every strategy writes
 
     def __init__(
@@ -114,9 +114,6 @@ class Mesh(Parallel, ModelParallelStrategy):
         if self.device_mesh[DATA].size() > 1:
             settings = {"reshard_after_forward": self._reshard_after_forward}
             self._left_whole = shard(model, self.device_mesh[DATA], **settings)
-
-    def accumulating(self) -> AbstractContextManager[Any]:
-        return self._without_sending(self._trained)
 
     def hold(self, optimizer: Optimizer) -> None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -179,18 +176,18 @@ class Mesh(Parallel, ModelParallelStrategy):
         assert isinstance(model, nn.Module)
         return model
 
-    @staticmethod
+    # What Lightning asks.
+
     @contextlib.contextmanager
-    def _without_sending(model: nn.Module) -> Iterator[None]:
-        for module in _sharded(model):
+    def block_backward_sync(self) -> Iterator[None]:
+        sharded = _sharded(self._trained)
+        for module in sharded:
             module.set_requires_gradient_sync(False, recurse=False)
         try:
             yield
         finally:
-            for module in _sharded(model):
+            for module in sharded:
                 module.set_requires_gradient_sync(True, recurse=False)
-
-    # What Lightning asks.
 
     def setup_environment(self) -> None:
         self._setup_distributed()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -17,12 +17,24 @@ from torch.optim import Optimizer
 from ablab.model import ranks
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
+from ablab.tasks.base import Batch, Task
 from ablab.training.checks import require_at_least
-from ablab.training.strategies.base import Loss, Weigh
 from ablab.training.strategies.replicas import Replicas
 from ablab.training.strategies.stages import Stage, merged, owners, share_layers_out, shared
 
 _SCHEDULES: dict[str, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+
+
+class Trained(Protocol):
+    """The LightningModule whose model is trained; see `TrainingModule`."""
+
+    model: nn.Module
+    task: Task
+    trainer: Trainer
+
+    def begin_batch(self, batch_idx: int) -> None: ...
+
+    def count_loss(self, loss: Tensor) -> None: ...
 
 
 class Pipeline(Replicas):
@@ -36,6 +48,9 @@ class Pipeline(Replicas):
     that sets the limits: the weights themselves are whole in every process. Before an evaluation each stage sends its
     own to all; evaluation is then shared out by samples, as in data parallel training.
 
+    Passes forward and back alternate, so both happen where Lightning asks for the one back, and a callback that looks
+    at the loss of a batch before that, or at `outputs["loss"]`, finds NaN. The loss is in `module.train_loss`.
+
     Args:
         processes: stages; at least 2, and not more than layers.
         pieces: of a batch, at least 1; of p stages (p - 1) / (pieces + p - 1) of the time is spent waiting, at best.
@@ -46,6 +61,7 @@ class Pipeline(Replicas):
         ValueError: a number is out of its range.
     """
 
+    holds_all = False
     takes_scaled = False
 
     def __init__(self, *, processes: int, pieces: int = 4, schedule: Literal["gpipe", "1f1b"] = "1f1b") -> None:
@@ -56,6 +72,7 @@ class Pipeline(Replicas):
         if schedule == "1f1b" and pieces < processes:
             raise ValueError(f"pieces={pieces}: 1f1b needs at least as many as stages, trainer.devices={processes}")
         self._stages, self._count, self._schedule = processes, pieces, schedule
+        self._batch: Batch | None = None  # that is gone over when Lightning asks for the pass back
         self._passes: dict[torch.Size, PipelineScheduleSingle] = {}  # by the shape of the batch
         self._parameters: list[Tensor] = []  # of the optimizer, in its order
         self._of_stage: list[int] = []  # the stage of each
@@ -83,29 +100,6 @@ class Pipeline(Replicas):
         if samples % self._count:
             raise ValueError(f"strategy.pieces={self._count} does not divide task.batch_size={samples}")
 
-    def add_gradient(
-        self, model: nn.Module, inputs: Any, targets: Tensor, loss: Loss, weigh: Weigh, scale: float
-    ) -> Tensor | None:
-        assert isinstance(model, Transformer)
-        total = weigh(targets).clamp(min=1)
-
-        def of_piece(logits: Tensor, own: Tensor) -> Tensor:
-            return loss(logits, own) * (weigh(own) / total) * scale
-
-        passes = self._passes_of(model, inputs)
-        passes._loss_fn = of_piece
-        losses: list[Tensor] = []
-        followers = [cast(Any, module) for module in model.modules() if hasattr(module, "begin_pieces")]
-        for each in followers:
-            each.begin_pieces()
-        first = [inputs] if self.global_rank == 0 else []
-        passes.step(*first, target=targets, losses=losses, return_outputs=False, inputs=inputs)
-        for each in followers:
-            each.end_pieces()
-        # The others do not know it. The mean over processes, which is what is logged, is the loss.
-        known = torch.stack(losses).sum() if losses else torch.zeros((), device=self.root_device)
-        return known.detach() * self._stages
-
     def take_gradients(self) -> None:
         for weight, stages, group in self._shared:
             if self.global_rank in stages:
@@ -132,6 +126,38 @@ class Pipeline(Replicas):
         return {"stages": float(self._stages), "pieces": float(self._count), "bubble_share": waiting}
 
     # What Lightning asks.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.module.begin_batch(batch_idx)
+        self._batch = batch
+        return torch.full((), torch.nan, device=self.root_device, requires_grad=True)
+
+    def pre_backward(self, closure_loss: Tensor) -> None:
+        """Go over the batch, forward and back."""
+        assert self._batch is not None
+        (inputs, targets), self._batch = self._batch, None
+        task, model = self.module.task, self.transformer
+        assert isinstance(inputs, Tensor)
+        total = task.weight(targets).clamp(min=1)
+        scale = 1 / self.module.trainer.accumulate_grad_batches
+
+        def of_piece(logits: Tensor, own: Tensor) -> Tensor:
+            return task.loss(logits, own) * (task.weight(own) / total) * scale
+
+        passes = self._passes_of(model, inputs)
+        passes._loss_fn = of_piece
+        losses: list[Tensor] = []
+        followers = [cast(Any, module) for module in model.modules() if hasattr(module, "begin_pieces")]
+        for each in followers:
+            each.begin_pieces()
+        first = [inputs] if self.global_rank == 0 else []
+        with self.precision_plugin.train_step_context():
+            passes.step(*first, target=targets, losses=losses, return_outputs=False, inputs=inputs)
+        for each in followers:
+            each.end_pieces()
+        # The others do not know it. The mean over processes, which is what is logged, is the loss.
+        known = torch.stack(losses).sum() if losses else torch.zeros((), device=self.root_device)
+        self.module.count_loss(known.detach() * self._stages / scale)
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
@@ -188,9 +214,13 @@ class Pipeline(Replicas):
         super().teardown()
 
     @property
-    def transformer(self) -> Transformer:
+    def module(self) -> Trained:
         assert self.lightning_module is not None
-        model = self.lightning_module.model
+        return cast(Trained, self.lightning_module)
+
+    @property
+    def transformer(self) -> Transformer:
+        model = self.module.model
         assert isinstance(model, Transformer)
         return model
 

@@ -115,6 +115,8 @@ def _read(folder: Path, file: str) -> bytes:
         if size > _MOST_OF_ONE:
             raise _NotShownError(f"{file} has {size // _KIB} KiB, more than the {_MOST_OF_ONE // _KIB} that are shown")
         data = path.read_bytes()
+    except NotADirectoryError as error:
+        raise _NotShownError("pictures are not among kept results") from error
     except OSError as error:
         raise _NotShownError(f"{file} cannot be read ({error.strerror})") from error
     try:

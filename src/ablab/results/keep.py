@@ -1,0 +1,62 @@
+"""`ablab keep`: the results of a study, out of its folder into one file (`ablab.results.kept`)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ablab.errors import UserError
+from ablab.results.collect import record_files
+from ablab.results.kept import KeptRun, write_kept
+from ablab.results.looks import looks_at
+from ablab.results.store import METRICS_FILE, PLAN_FILE, as_record, read_record_data
+
+
+def keep(folder: Path, file: Path) -> str:
+    """Write the results of the runs below `folder` into `file`, and return what was written, in a line.
+
+    Raises:
+        UserError: no runs below `folder`, one of them cannot be read, or `file` cannot be written or is another's.
+    """
+    paths = record_files(folder)
+    runs = [_run(path, folder) for path in paths]
+    looks = looks_at(path.parent for path in paths)
+    write_kept(file, {"interim_analyses": [asdict(look) for look in looks], "plan": _plan(folder)}, runs)
+    curves = sum(run.curves is not None for run in runs)
+    return f"{file}: {len(runs)} runs, {curves} with learning curves, {file.stat().st_size / 1024:,.0f} KiB"
+
+
+def _run(path: Path, study: Path) -> KeptRun:
+    folder = path.parent.relative_to(study).as_posix()
+    if not folder.isprintable():
+        raise UserError(f"{path.parent}: the name of a run's folder must be readable text")
+    data = read_record_data(path)
+    as_record(data, path)
+    return KeptRun(folder=folder, record=data, curves=_curves(path.with_name(METRICS_FILE)))
+
+
+def _curves(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _plan(folder: Path) -> dict[str, Any] | None:
+    """The plan of the study in `folder` without the folders of the machine that made it; None if there is none."""
+    path = folder / PLAN_FILE
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        here = Path(plan["working_folder"]).as_posix() + "/"  # "./" where it is not known
+        command = [str(word).replace(here, "") for word in plan["command"]]
+        return dict(plan) | {"command": command, "working_folder": "", "python_path": []}
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error})") from error

@@ -1,0 +1,93 @@
+"""The group `callbacks`: Lightning's own callbacks or somebody's, beside those that every run has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim import Optimizer
+
+from ablab.config.identity import OBSERVER
+from ablab.config.signature import check_signature
+from ablab.errors import UserError
+from ablab.training.strategies.base import Parallel, parallel
+
+
+def build_callbacks(nodes: dict[str, Any]) -> list[Callback]:
+    """The callbacks that a config asks for, in its order.
+
+    Args:
+        nodes: name -> node with a `_target_`, any callback for Lightning. `observer: true` beside it says that the
+            callback changes nothing that is computed, so that it is no part of a run's identity.
+
+    Raises:
+        UserError: one cannot be built, or is no callback; the message names it.
+    """
+    return [_build(f"callbacks.{name}", node) for name, node in nodes.items()]
+
+
+def check_callbacks(nodes: dict[str, Any], strategy: Parallel) -> None:
+    """Check every callback's settings against its signature, and build it.
+
+    Raises:
+        UserError: one cannot be built, or does not work with the strategy.
+    """
+    for name, node in nodes.items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise UserError(f"callbacks.{name}: has no _target_, the class that builds it")
+        if not isinstance(node.get(OBSERVER, False), bool):
+            raise UserError(f"callbacks.{name}.{OBSERVER}={node[OBSERVER]}: must be true or false")
+        check_signature(f"callbacks.{name}", _settings(node))
+    equal = strategy.holds_all and strategy.shares_gradients
+    for name, callback in zip(nodes, build_callbacks(nodes), strict=True):
+        if isinstance(callback, WeightAveraging) and not equal:
+            raise UserError(
+                f"callbacks.{name}: averages whole weights that are the same in every process, which the strategy does "
+                "not keep: use strategy=single or strategy=ddp"
+            )
+
+
+def _build(name: str, node: dict[str, Any]) -> Callback:
+    try:
+        callback = instantiate(_settings(node), _convert_="all")
+    except (InstantiationException, MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"{name} could not be built: {reason}") from error
+    if not isinstance(callback, Callback):
+        raise UserError(f"{name}._target_={node['_target_']}: must be a lightning.Callback")
+    return callback
+
+
+def _settings(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != OBSERVER}
+
+
+class GradientNorms(Callback):
+    """Logs the norm of a step's gradient as `gradient_norm`, before it is clipped, where curves are logged.
+
+    Args:
+        per_parameter: log that of each parameter, too, as `gradient_norm/NAME`; not of the parameters that a strategy
+            shares out among the processes.
+    """
+
+    def __init__(self, *, per_parameter: bool = False) -> None:
+        self._per_parameter = per_parameter
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        step = trainer.global_step + 1
+        if step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norms = torch.stack([torch.zeros_like(p.sum()) if p.grad is None else p.grad.norm() for p in parameters])
+        values = {"gradient_norm": float(parallel(trainer.strategy).whole_norm(norms))}
+        if self._per_parameter:
+            names = {id(parameter): name.removeprefix("model.") for name, parameter in module.named_parameters()}
+            named = [(names[id(p)], norm) for p, norm in zip(parameters, norms.tolist(), strict=True) if id(p) in names]
+            values |= {f"gradient_norm/{name}": norm for name, norm in named}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=step)

@@ -1,0 +1,80 @@
+"""Recall at several lengths: further subsets of the test split, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ablab.results.record import Record
+from ablab.tasks.base import IGNORED
+from ablab.tasks.synthetic.base import belongs
+from ablab.tasks.synthetic.recall import Recall
+
+SETTINGS = {"seq_len": 24, "vocab_size": 32, "pairs": 4, "power_a": 0.5, "batch_size": 4, "seed": 1}
+SEGMENTS = [[48, 4], [32, 8]]
+NAMES = ["seq_len=24,pairs=4", "seq_len=48,pairs=4", "seq_len=32,pairs=8"]
+
+
+def make(**changes: Any) -> Recall:
+    return Recall(**{**SETTINGS, "eval_samples": 20, "segments": SEGMENTS, **changes})
+
+
+def test_the_test_split_has_every_segment_and_validation_the_main_one_alone() -> None:
+    task, plain = make(), make(segments=[])
+    assert (task.subsets("val"), task.subsets("test")) == ([""], NAMES)
+    assert (plain.subsets("val"), plain.subsets("test")) == ([""], [""])
+    assert (task.seq_len, task.max_length, plain.max_length) == (24, 48, 24)
+    loader = task.test_dataloader()
+    assert not isinstance(loader, list)
+    for inputs, targets, subset in loader:
+        length, pairs = [(24, 4), *map(tuple, SEGMENTS)][subset]
+        assert inputs.shape == targets.shape == (20, length)
+        assert belongs(inputs.numpy(), "test").all()
+        for row, answers in zip(inputs.tolist(), targets.tolist(), strict=True):
+            told = dict(zip(row[0 : 2 * pairs : 2], row[1 : 2 * pairs : 2], strict=True))
+            asked = {row[place]: answer for place, answer in enumerate(answers) if answer != IGNORED}
+            assert asked == told
+            assert len(told) == pairs
+    assert len(loader) == 3
+
+
+def test_segments_change_nothing_else() -> None:
+    task, plain = make(), make(segments=[])
+    for split in ("val", "test"):
+        assert all(np.array_equal(*both) for both in zip(task.samples(split), plain.samples(split), strict=True))
+    assert torch.equal(task.train_batches(0, 1)[3][0], plain.train_batches(0, 1)[3][0])
+    assert task.oracle == plain.oracle
+    assert "segments" not in plain.described
+    assert task.described["segments"] == SEGMENTS
+
+
+def test_a_run_records_the_accuracy_of_each_segment(
+    tiny_config: Callable[..., dict[str, Any]], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+) -> None:
+    config = tiny_config("task=recall", "task.pairs=4", "task.vocab_size=32", "task.segments=[[48,4],[32,8]]")
+    metrics = run(config, tmp_path / "run").metrics
+    names = ["seq_len=32,pairs=4", "seq_len=48,pairs=4", "seq_len=32,pairs=8"]
+    accuracies = [metrics[f"test_accuracy/{name}"] for name in names]
+    assert metrics["test_accuracy"] == pytest.approx(np.average(accuracies, weights=[4, 4, 8]))
+    assert not [name for name in metrics if name.startswith("val_accuracy/")]
+
+
+@pytest.mark.parametrize(
+    ("segments", "words"),
+    [
+        ([[48]], r"task\.segments: \[48\] must be two numbers"),
+        ([[48, 13]], r"task\.segments: \[48, 13\] is impossible: task\.pairs=13"),
+        ([[256, 16]], r"task\.segments: \[256, 16\] is impossible: task\.vocab_size=32 has 15 keys"),
+        ([[0, 4]], r"task\.segments: \[0, 4\] is impossible: task\.seq_len must be at least 1"),
+        ([[24, 4]], r"task\.segments: seq_len=24,pairs=4 is there twice"),
+        ([[48, 4], [48, 4]], r"task\.segments: seq_len=48,pairs=4 is there twice"),
+    ],
+)
+def test_what_cannot_be_is_refused(segments: list[list[int]], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make(segments=segments)

@@ -1,0 +1,28 @@
+"""A callback that remembers every hook of Lightning's, in order."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from lightning import Callback
+
+# What a Trainer asks a callback for beside the hooks whose names begin with "on_".
+OTHERS = ("setup", "teardown", "state_dict", "load_state_dict")
+HOOKS = [name for name in dir(Callback) if name.startswith("on_") or name in OTHERS]
+
+seen: list[tuple[Any, ...]] = []  # a run builds its callbacks itself, so that a test looks here
+
+
+class Recorder(Callback):
+    """Adds each hook to `seen`, with the step, the batch's number where there is one, and the stage."""
+
+    def __init__(self) -> None:
+        for name in HOOKS:
+            setattr(self, name, functools.partial(self._record, name))
+
+    def _record(self, name: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        step = args[0].global_step if args and hasattr(args[0], "global_step") else None
+        numbers = tuple(each for each in args if type(each) is int)
+        seen.append((name, step, numbers, kwargs.get("stage")))
+        return {"recorded": True} if name == "state_dict" else None
