@@ -29,7 +29,7 @@ from ablab.report.figures.interactions import interaction_heatmap
 from ablab.report.figures.scaling import power_laws
 from ablab.report.figures.slopes import slopes
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style, styles
-from ablab.report.html.svg import to_svg
+from ablab.report.html.blocks import to_svg
 
 LOSSES = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22], "glu": [1.0, 1.2, 1.0, 1.1]}
 

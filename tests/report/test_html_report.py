@@ -197,7 +197,7 @@ def test_what_is_known_and_parts_have_sections_of_their_own_with_headings_to_eve
         "curves",
         "cost",
         "mechanism",
-        "parts",
+        "subsets",
         "health",
         "provenance",
     ]

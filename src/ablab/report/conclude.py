@@ -91,7 +91,7 @@ def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str
     # A worker process imports this module for its callback and never concludes: it need not pay for pandas.
     from ablab.report.context import ReportContext
     from ablab.report.formats import render
-    from ablab.report.html.write import REPORT_FILE, write_report
+    from ablab.report.html.page import REPORT_FILE, write_report
     from ablab.report.wandb import show_in_wandb
     from ablab.results.collect import collect
     from ablab.results.hparams import write_experiment

@@ -10,7 +10,7 @@ from ablab.errors import UserError
 from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.formatting import MISSING, confidence, decimals_for, number, p_value, plural, share
-from ablab.report.html.sections.base import Block, Section, per_task, svg
+from ablab.report.html.blocks import Block, Section, per_task, svg
 from ablab.report.sentences import interactions_sentence, pair_label
 
 _VARIANCE = "Type II, with the seed as a block; p is not adjusted. A second view, from which no verdict follows."

@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from ablab.analysis.pairing import tasks, variants
+from ablab.report.context import ReportContext
+from ablab.report.html.blocks import Section
 from ablab.results.collect import Runs
 from ablab.results.record import Record
 
@@ -47,6 +49,14 @@ class Pictures:
 
 class _NotShownError(Exception):
     """A picture cannot be shown. Says why."""
+
+
+def pictures(context: ReportContext) -> Section | None:
+    """None where no run left any."""
+    found = pictures_of(context.runs)
+    if not found:
+        return None
+    return Section("pictures", "Pictures", introduction(found), template="pictures.html.j2", data=found)
 
 
 def pictures_of(runs: Runs) -> list[Pictures]:
