@@ -10,11 +10,11 @@ from ablab.report.figures.canvas import Drawing
 from ablab.report.figures.cost import quality_and_cost
 from ablab.report.figures.curves import Panel
 from ablab.report.figures.curves import curves as curve_panels
-from ablab.report.figures.detectable import detectable_effects
-from ablab.report.figures.forest import forest as forest_plot
+from ablab.report.figures.effects import detectable_effects
+from ablab.report.figures.effects import forest as forest_plot
+from ablab.report.figures.effects import slopes as slope_plot
 from ablab.report.figures.interactions import interaction_heatmap
 from ablab.report.figures.scaling import power_laws
-from ablab.report.figures.slopes import slopes as slope_plot
 from ablab.report.formatting import budget_text
 from ablab.report.rows import Row
 
