@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablab.bench.attention.cost import Times
 from ablab.bench.attention.implementation import PASSES, Family, Implementation, Pass
-from ablab.bench.attention.timing import Times
 from ablab.results.store import write_atomically
 
 
