@@ -45,10 +45,10 @@ def test_options_share_their_initial_values(axis: str, tiny_config: TinyConfig) 
             assert torch.equal(one[key], other[key]), key
 
 
-@pytest.mark.parametrize("axis", [axis for axis in AXES if axis != "task"])  # another task is another text
+# Another task is another text.
+@pytest.mark.parametrize("axis", [axis for axis in AXES if axis != "task" and len(OPTIONS[axis]) > 1])
 def test_options_share_their_batches(axis: str, tiny_config: TinyConfig) -> None:
     served = [batches(tiny_config(f"{axis}={option}")) for option in OPTIONS[axis]]
-    assert len(served) > 1
     assert all(same(served[0], other) for other in served[1:])
 
 

@@ -31,7 +31,12 @@ BASELINE = {
 }
 # The task whose runs an axis makes a difference to, where it is not every task.
 TASK_OF = {"modal_fusion": "spoken_arithmetic"}
-SAME_RESULT = {"strategy", "trainer", "logger"}  # axes that say how a run is run and shown, not what it computes
+SAME_RESULT = {
+    "strategy",
+    "trainer",
+    "logger",
+    "callbacks",
+}  # axes that say how a run is run and shown, not what it computes
 
 SLOW = {*(("strategy", option) for option in ("ddp", "fsdp", "tensor", "hybrid")), ("logger", "mlflow")}
 DEVICES = {("strategy", "hybrid"): 4}  # where the default is too few

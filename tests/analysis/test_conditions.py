@@ -91,11 +91,11 @@ def test_other_machines_are_said_and_their_speeds_not_compared() -> None:
     assert notes == ("Not the same machine, so speeds are not compared: device NVIDIA T4 against cpu.",)
 
 
-LOSSES = [1.00, 1.02, 0.97]
+THREE = [1.00, 1.02, 0.97]
 
 
 def independent_notes(variations: list[float | None]) -> list[str]:
-    records = study({"last": LOSSES, "adaptive": [loss - 0.1 for loss in LOSSES]}, axis="layer_fusion")
+    records = study({"last": THREE, "adaptive": [loss - 0.1 for loss in THREE]}, axis="layer_fusion")
     for record, variation in zip(records, [None, None, None, *variations], strict=True):
         if variation is not None:
             record.mechanism = {"layer_fusion/weight_variation": variation}

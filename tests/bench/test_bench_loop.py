@@ -36,11 +36,14 @@ def test_both_do_the_same_work(overrides: list[str], tiny: list[str], tmp_path: 
     """Had they not the same weights in the end, to the last bit, it would be refused."""
     output = tmp_path / "figures.json"
     said = bench_loop([*tiny, *overrides], steps=2, rounds=3, output=output)
-    assert re.search(r"bare loop +[\d.]+ ms a step, [\d,]+ tokens/s\nharness +[\d.]+ ms a step", said)
+    speed = r" +[\d.]+ ms a step, [\d,]+ tokens/s\n"
+    assert re.search(rf"bare loop{speed}plain Lightning{speed}harness{speed}", said)
     figures = json.loads(output.read_text(encoding="utf-8"))
     assert (figures["rounds"], figures["steps"], figures["threads"]) == (3, 6, 1)
     assert figures["ratio"] == pytest.approx(figures["bare_step_ms"] / figures["harness_step_ms"])
-    assert 0 < figures["ratio_min"] <= figures["ratio_max"]
+    assert figures["ratio_plain"] == pytest.approx(figures["plain_step_ms"] / figures["harness_step_ms"])
+    for ratio in ("ratio", "ratio_plain"):
+        assert 0 < figures[f"{ratio}_min"] <= figures[ratio] <= figures[f"{ratio}_max"]
     batches = 3 if "trainer.accumulate_grad_batches=3" in overrides else 1
     tokens = figures["bare_tokens_per_second"] * figures["bare_step_ms"] / 1e3
     assert tokens == pytest.approx(batches * 4 * 32)
@@ -52,18 +55,18 @@ def test_both_minimise_a_penalty(tiny: list[str], monkeypatch: pytest.MonkeyPatc
     shrinking = ["activation._target_=penalties.Shrinking", "trainer.accumulate_grad_batches=3"]
     assert "harness" in bench_loop([*tiny, *shrinking], steps=2, rounds=1, output=None)
     monkeypatch.setattr(loop, "has_penalties", lambda model: False)
-    with pytest.raises(UserError, match="the two loops did not do the same work"):
+    with pytest.raises(UserError, match="the loops did not do the same work"):
         bench_loop([*tiny, *shrinking], steps=2, rounds=1, output=None)
 
 
 def test_loops_that_differ_are_refused(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     original = BareLoop.train
 
-    def lazy(self: BareLoop, steps: int) -> None:
-        original(self, steps - 1)
+    def lazy(self: BareLoop, steps: int) -> float:
+        return original(self, steps - 1)
 
     monkeypatch.setattr(BareLoop, "train", lazy)
-    with pytest.raises(UserError, match=r"the two loops did not do the same work: embedding\.weight differs"):
+    with pytest.raises(UserError, match=r"the loops did not do the same work: embedding\.weight differs"):
         bench_loop(tiny, steps=2, rounds=1, output=None)
 
 
@@ -91,10 +94,11 @@ def test_figures_are_of_totals_and_their_spread_of_tenths() -> None:
     config: dict[str, Any] = {
         "trainer": {"accumulate_grad_batches": 1},
     }
-    rounds = [Round(10, 2.0, 1.0)] * 10 + [Round(10, 1.0, 1.0)] * 10
+    rounds = [Round(10, 2.0, 3.0, 1.0)] * 10 + [Round(10, 1.0, 3.0, 1.0)] * 10
     figures = loop._figures(rounds, config, tokens_per_batch=100)
     assert figures["harness_step_ms"] == 150.0
     assert figures["bare_step_ms"] == 100.0
     assert figures["bare_tokens_per_second"] == 1000.0
     assert (figures["ratio_min"], figures["ratio"], figures["ratio_max"]) == (0.5, pytest.approx(2 / 3), 1.0)
+    assert (figures["ratio_plain_min"], figures["ratio_plain"], figures["ratio_plain_max"]) == (1.5, 2.0, 3.0)
     assert figures["threads"] == torch.get_num_threads()

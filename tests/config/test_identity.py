@@ -45,7 +45,7 @@ def config(tiny_config: Callable[..., Frozen]) -> Frozen:
 
 
 NO_MATTER = {
-    *("budget", "tune", "name", "question", "comparison", "overrides", "logger", "axes.logger"),
+    *("budget", "tune", "name", "question", "comparison", "overrides", "logger", "axes.logger", "axes.callbacks"),
     *(
         "design",
         "jobs",

@@ -11,16 +11,27 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
-from ablab.model.encoders.features import FeatureEncoder
-from ablab.model.encoders.text import TextEncoder
+from ablab.config.axes import called_by
+from ablab.model.encoders import FeatureEncoder, TextEncoder
+from ablab.model.mechanism import MechanismProbe
+from ablab.model.multimodal import MultimodalTransformer
 from ablab.model.spec import LayerSpec
 from ablab.model.transformer import Transformer
 
 CONF = Path(__file__).parents[2] / "conf"
-AXES = ("attention", "activation", "position", "layer_fusion", "modal_fusion")
+TEXT = [axis.name for axis in called_by("model")]
+AXES = [axis.name for axis in called_by("model", "multimodal")]
 LENGTHS = {"image": 4, "audio": 3, "text": 5}  # tokens of each modality in `build_modal`
+
+
+def _defaults() -> dict[str, str]:
+    entries = OmegaConf.load(CONF / "config.yaml").defaults
+    return {axis: option for entry in entries if not isinstance(entry, str) for axis, option in entry.items()}
+
+
+DEFAULTS = _defaults()
 
 
 def options(axis: str) -> list[str]:
@@ -38,6 +49,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(f"{axis}_option", options(axis))
 
 
+def _multimodal(transformer: partial[Transformer], **settings: Any) -> Transformer:
+    return MultimodalTransformer(transformer, **settings)
+
+
 @pytest.fixture(scope="session")
 def make_spec() -> Callable[..., LayerSpec]:
     def make(**changes: Any) -> LayerSpec:
@@ -52,21 +67,16 @@ def build() -> Callable[..., Transformer]:
     """build(attention="lsh", n_layers=1, ...): components by name, from their YAML; a factory is taken as it is."""
 
     def make(**changes: Any) -> Transformer:
-        parts: dict[str, Any] = {
-            "attention": "full",
-            "activation": "relu",
-            "position": "learned",
-            "layer_fusion": "last",
-            "modal_fusion": "early",
-        }
+        parts: dict[str, Any] = {axis: DEFAULTS[axis] for axis in TEXT}
         sizes = {"vocab_size": 11, "max_length": 64, "seed": 0, "d_model": 16, "n_heads": 2, "n_layers": 2}
         arguments = parts | sizes | changes
         # Short windows and buckets, so that they bite at the lengths of the tests.
         short = {"windowed": {"window": 5}, "lsh": {"bucket_size": 4}}
-        for axis in AXES:
+        for axis in TEXT:
             if isinstance(arguments[axis], str):
                 arguments[axis] = load(axis, arguments[axis], **short.get(arguments[axis], {}))
-        return Transformer(**arguments)
+        wrap = arguments.pop("wrap", lambda transformer: transformer())
+        return wrap(partial(Transformer, **arguments))
 
     return make
 
@@ -80,8 +90,10 @@ def build_modal(build: Callable[..., Transformer]) -> Callable[..., Transformer]
         "text": partial(TextEncoder, length=LENGTHS["text"], vocab_size=9),
     }
 
-    def make(**changes: Any) -> Transformer:
-        return build(**{"causal": False, "pooled": True, "n_outputs": 7, "encoders": encoders} | changes)
+    def make(modal_fusion: Any = "early", **changes: Any) -> Transformer:
+        fusion = load("modal_fusion", modal_fusion) if isinstance(modal_fusion, str) else modal_fusion
+        several = {"causal": False, "pooled": True, "n_outputs": 7}
+        return build(**several | changes, wrap=partial(_multimodal, encoders=encoders, modal_fusion=fusion))
 
     return make
 
@@ -112,3 +124,55 @@ def load_option() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def menu() -> dict[str, list[str]]:
     return {axis: options(axis) for axis in AXES}
+
+
+@pytest.fixture(scope="session")
+def tokens() -> Callable[..., Tensor]:
+    """tokens(batch, length, seed=0)"""
+
+    def make(batch: int, length: int, seed: int = 0) -> Tensor:
+        return torch.randint(11, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def watch() -> Callable[..., dict[str, float]]:
+    """watch(model, *batches): the figures after these batches."""
+
+    def run(model: Transformer, *batches: Tensor) -> dict[str, float]:
+        probe = MechanismProbe(model)
+        probe.attach()
+        with torch.no_grad():
+            for batch in batches:
+                model(batch)
+        probe.detach()
+        return probe.metrics()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def uniform() -> Callable[[Any], Any]:
+    """No queries: full attention weighs all keys alike, so that shares of mass are shares of keys."""
+
+    def make(model: Transformer) -> Transformer:
+        for block in model.blocks:
+            nn.init.zeros_(block.attention.query.weight)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def silence() -> Callable[[Transformer, int, list[int]], None]:
+    """silence(model, layer, units): these hidden units are always zero after ReLU, all others of the layer never."""
+
+    def make(model: Transformer, layer: int, units: list[int]) -> None:
+        up = model.blocks[layer].feed_forward.up
+        nn.init.zeros_(up.weight)
+        nn.init.ones_(up.bias)
+        with torch.no_grad():
+            up.bias[units] = -1
+
+    return make

@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from ablab.model.activation.dynamic_sparse import DynamicSparse
 from ablab.model.attention.windowed import WindowedAttention
 from ablab.model.mechanism import MechanismProbe
-from ablab.model.position.none import NoPosition
+from ablab.model.position import NoPosition
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.transformer import Transformer
 

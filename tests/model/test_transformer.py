@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -247,9 +248,9 @@ def test_the_menu_of_sizes_builds(size: str, load_option: Callable) -> None:
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
-@pytest.mark.parametrize("norm_position", ["pre", "post"])
-def test_norms_stand_where_they_are_asked_for(build: Build, norm: str, norm_position: str) -> None:
-    model = build(norm=norm, norm_position=norm_position, bias=False).double()
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_norms_stand_where_they_are_asked_for(build: Build, load_option: Callable, norm: str, placement: str) -> None:
+    model = build(norm=load_option("norm", norm, placement=placement), bias=False).double()
     perturb(model)
 
     def normal(x: Tensor, gain: Tensor) -> Tensor:
@@ -261,20 +262,22 @@ def test_norms_stand_where_they_are_asked_for(build: Build, norm: str, norm_posi
     x = model.embedding(ids) + model.position.weight[:9]
     for block in model.blocks:
         one, two = block.attention_norm.weight, block.feed_forward_norm.weight
-        if norm_position == "pre":
+        if placement == "pre":
             x = x + block.attention(normal(x, one), model.position.rotate)
             x = x + block.feed_forward(normal(x, two))
         else:
             x = normal(x + block.attention(x, model.position.rotate), one)
             x = normal(x + block.feed_forward(x), two)
-    x = normal(x, model.norm.weight) if norm_position == "pre" else x
+    x = normal(x, model.norm.weight) if placement == "pre" else x
     torch.testing.assert_close(model(ids), x @ model.head.weight.T)
 
 
-@pytest.mark.parametrize("setting", [{"norm": "batch"}, {"norm_position": "middle"}])
-def test_norms_that_do_not_exist(build: Build, setting: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"must be (layer or rms|pre or post)"):
-        build(**setting)
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"placement": "middle"}, "must be pre or post"), ({"eps": 0.0}, "must be above 0")]
+)
+def test_norms_that_cannot_be(build: Build, load_option: Callable, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        build(norm=load_option("norm", "rms", **settings))
 
 
 def test_width_and_tying_in_numbers(build: Build) -> None:

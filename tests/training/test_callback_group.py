@@ -194,7 +194,7 @@ def test_callbacks_count_where_they_compute(tiny_config: TinyConfig) -> None:
         (["callbacks=early_stopping", "callbacks.early_stopping.mode=up"], "early_stopping could not be built"),
         (["+callbacks.mine._target_=nowhere.Mine"], "callbacks.mine._target_: nowhere.Mine needs nowhere"),
         (["+callbacks.mine._target_=pathlib.Path"], "must be a lightning.Callback"),
-        (["+callbacks.mine.patience=3"], "callbacks.mine: has no _target_"),
+        (["+callbacks.mine.patience=3"], "callbacks.mine: the option has no _target_"),
         (["callbacks=ema", "+callbacks.ema.observer=maybe"], "callbacks.ema.observer=maybe: must be true or false"),
     ],
 )

@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ablab.errors import Diverged
-from ablab.model.mechanism.picture import picture
+from ablab.model.attention.picture import picture
 from ablab.results.record import Metric, Record
 from ablab.training import callbacks, pictures
 from ablab.training.callbacks import Curves, Mechanisms, ReportProgress, seed_everything_else
@@ -50,6 +50,7 @@ def module() -> TrainingModule:
     module = TrainingModule.__new__(TrainingModule)
     torch.nn.Module.__init__(module)
     module.learning_rates = [0.1, 0.2, 0.3]
+    module.log = lambda *args, **settings: None
     return module
 
 
@@ -152,7 +153,7 @@ def test_what_nobody_looks_at_is_not_drawn(
         drawn.append(weights)
         return picture(weights)
 
-    monkeypatch.setattr("ablab.model.mechanism.attention.picture", drawing)
+    monkeypatch.setattr("ablab.model.attention.probe.picture", drawing)
     assert run(tiny_config(*overrides), tmp_path).status == "ok"
     assert shown(tmp_path) == {}
     assert len(drawn) == 1  # the file that the run leaves of its one layer, whoever looks at it

@@ -11,19 +11,12 @@ from ablab.analysis import conditions
 from ablab.analysis.estimates import correlation
 from ablab.analysis.pairing import Outcome, Pairing, choices, label
 from ablab.analysis.verdicts import Evidence
+from ablab.config.axes import AXES
 from ablab.config.identity import IDENTITY_EXCLUDES
 from ablab.results.collect import Runs
 from ablab.results.record import Direction, Record
 
-# What an option of the axis governs, as "attention=lsh never changed ..." goes on.
-GOVERNED = {
-    "attention": "what a query attends to",
-    "activation": "what the activation gives",
-    "position": "what the position adds",
-    "layer_fusion": "what the head sees of the layers",
-    "modal_fusion": "which modalities see each other",
-    "schedule": "the learning rate",
-}
+GOVERNED = tuple(axis.name for axis in AXES.values() if axis.governs)  # axes whose effect is probed
 _BESIDES = {"seed", "axes", "overrides", *IDENTITY_EXCLUDES}  # keys of a config that are no component
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6  # of single precision's rounding
 
@@ -79,7 +72,7 @@ def unchanged(pairing: Pairing) -> tuple[str, ...]:
     found: set[str] = set()
     for own, base in pairing.pairs:
         axes = _differing(own, base)
-        if not axes or not axes <= GOVERNED.keys() or own.cost.parameters != base.cost.parameters:
+        if not axes or not axes <= set(GOVERNED) or own.cost.parameters != base.cost.parameters:
             return ()
         if not all(_same(own, base, axis) for axis in axes):
             return ()

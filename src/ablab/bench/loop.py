@@ -1,16 +1,20 @@
-"""What the harness costs: the same training in a bare PyTorch loop beside it.
+"""What the harness costs: the same training in a bare PyTorch loop and under plain Lightning beside it.
 
-Both train the same model on the same batches with the same optimizer, schedule and clipping, in one process, in
-turn: a block of steps by Lightning with logging, checkpoints and progress on, then the same block by the bare loop.
-At the end both must have the same weights to the last bit, or the figures are refused.
+All three train the same model on the same batches with the same optimizer, schedule and clipping, in one process, in
+turn: some steps by the harness with logging, checkpoints and progress on, then the same steps by a LightningModule as
+anybody would write it, with TensorBoardLogger and ModelCheckpoint at the same cadence, then by the bare loop. At last
+all must have the same weights to the last bit, or the figures are refused.
 """
 
 from __future__ import annotations
 
 import json
+import queue
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,17 +24,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.apply_func import move_data_to_device
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf, open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from ablab.config import conf_folder, freeze, register_schema
 from ablab.config.explain import ConfigErrors, explain
 from ablab.errors import UserError
 from ablab.study.planning.preflight import Preflight
 from ablab.study.progress import run_bar
-from ablab.tasks.base import Batch, Task
+from ablab.tasks.base import Batch, EvalBatch, Task
 from ablab.training.build import build_model, build_task
-from ablab.training.callbacks import Mechanisms, ReportProgress
+from ablab.training.callbacks import Mechanisms, Progress, ReportProgress
 from ablab.training.checkpoint_files import Origin
 from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
@@ -38,18 +44,20 @@ from ablab.training.module import has_penalties
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning
 
+_PATIENCE_S = 600  # for a runner's turn to end
+
 
 def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | None) -> str:
     """Run the comparison and describe it.
 
     Args:
         overrides: of the config, as for a run.
-        steps: in a block.
-        rounds: blocks of each, after one of warm-up that is not counted.
+        steps: of each runner in a round.
+        rounds: after one of warm-up that is not counted.
         output: a JSON file for the figures, or None.
 
     Raises:
-        UserError: the config cannot work, a number is out of range, or the two loops did not do the same work, as
+        UserError: the config cannot work, a number is out of range, or the runners did not do the same work, as
             with dropout, which each draws for itself.
     """
     if steps < 1 or rounds < 1:
@@ -60,51 +68,67 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--json {output}: no such folder")
     with tempfile.TemporaryDirectory() as folder:
-        tokens_per_batch, measured = _measure(config, Path(folder), steps)
+        tokens_per_batch, measured = _measure(config, Path(folder), steps, rounds + 1)
     figures = _figures(measured[1:], config, tokens_per_batch)
     if output is not None:
         output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    return (
-        f"bare loop  {figures['bare_step_ms']:.2f} ms a step, {figures['bare_tokens_per_second']:,.0f} tokens/s\n"
-        f"harness    {figures['harness_step_ms']:.2f} ms a step, {figures['harness_tokens_per_second']:,.0f} tokens/s\n"
-        f"harness / bare loop, tokens per second: {figures['ratio']:.3f} "
-        f"({figures['ratio_min']:.3f} to {figures['ratio_max']:.3f} over tenths of {figures['steps']} steps)"
-    )
+    lines = [
+        f"{said:<15} {figures[f'{name}_step_ms']:.2f} ms a step, {figures[f'{name}_tokens_per_second']:,.0f} tokens/s"
+        for name, said in (("bare", "bare loop"), ("plain", "plain Lightning"), ("harness", "harness"))
+    ]
+    for key, other in (("ratio", "bare loop"), ("ratio_plain", "plain Lightning")):
+        lines.append(
+            f"harness / {other}, tokens per second: {figures[key]:.3f} ({figures[f'{key}_min']:.3f} to "
+            f"{figures[f'{key}_max']:.3f} over tenths of {figures['steps']} steps)"
+        )
+    return "\n".join(lines)
 
 
 class Round(NamedTuple):
-    """The same steps, by the harness and by the bare loop."""
+    """The same steps, by each of the runners."""
 
     steps: int
     harness_s: float
+    plain_s: float
     bare_s: float
 
 
-class BareLoop:
+class Runner(ABC):
+    """A training that stands still until it is told to go on."""
+
+    model: nn.Module
+
+    @abstractmethod
+    def train(self, steps: int) -> float:
+        """Take so many steps more; the seconds that they took."""
+
+
+class BareLoop(Runner):
     """Training without a harness: what one would write by hand."""
 
     def __init__(self, config: dict[str, Any], task: Task, device: torch.device) -> None:
         self.device = device
-        self.model = build_model(config, task).to(device)
+        self.model = self.transformer = build_model(config, task).to(device)
         self.optimizer = build_optimizer(instantiate(config["optimizer"], _convert_="all"), self.model)
         getattr(self.optimizer, "train", lambda: None)()
         self.schedule = instantiate(config["schedule"], _convert_="all")(self.optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.clip = config["trainer"]["gradient_clip_val"]
         self.accumulate = config["trainer"]["accumulate_grad_batches"]
-        self.penalised = has_penalties(self.model)
+        self.penalised = has_penalties(self.transformer)
         self.steps = 0
         self.task = task
         self.batches: Iterator[Batch] = iter(task.train_dataloader())
 
-    def train(self, steps: int) -> None:
+    def train(self, steps: int) -> float:
+        started = _now(self.device)
         for _ in range(steps):
-            self.model.resample(self.steps)
+            self.transformer.resample(self.steps)
             for _ in range(self.accumulate):
                 inputs, targets = move_data_to_device(next(self.batches), self.device)
                 loss = self.task.loss(self.model(inputs), targets)
                 if self.penalised:
-                    loss = loss + self.model.penalty()
+                    loss = loss + self.transformer.penalty()
                 (loss / self.accumulate).backward()
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.clip)
@@ -112,98 +136,181 @@ class BareLoop:
             self.schedule.step()
             self.optimizer.zero_grad()
             self.steps += 1
+        return _now(self.device) - started
 
 
-class _TakeTurns(Callback):
-    """Stops the harness's clock after each round, and lets the bare loop train as many steps.
+class PlainModule(LightningModule):
+    """The same training as anybody would write it for Lightning."""
+
+    def __init__(self, config: dict[str, Any], task: Task) -> None:
+        super().__init__()
+        self.model = build_model(config, task)
+        self.config, self.task = config, task
+        self.penalised = has_penalties(self.model)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.model.resample(self.trainer.global_step)
+        inputs, targets = batch
+        loss = self.task.loss(self.model(inputs), targets)
+        self.log("train_loss", loss)
+        return loss + self.model.penalty() if self.penalised else loss
+
+    def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
+        inputs, targets, *_ = batch
+        self.log("val_loss", self.task.loss(self.model(inputs), targets), batch_size=len(targets))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(instantiate(self.config["optimizer"], _convert_="all"), self.model)
+        getattr(optimizer, "train", lambda: None)()
+        schedule = instantiate(self.config["schedule"], _convert_="all")(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class LightningRunner(Runner, Callback):
+    """A Trainer's `fit`, in a thread of its own that stands still between turns; its callbacks must include this one.
 
     The clock stands still during evaluation, which the bare loop does not do; it runs while checkpoints are written.
     """
 
-    bare: BareLoop
-
-    def __init__(self, steps: int) -> None:
-        self.rounds: list[Round] = []
-        self._steps = steps
-        self._done = 0
-        self._harness_s = 0.0
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.fit: Callable[[], None] = lambda: None
+        self._go: queue.Queue[int] = queue.Queue()
+        self._done: queue.Queue[float | BaseException] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._until = 0  # the step at which the turn ends
+        self._seconds = 0.0
         self._since = 0.0
+
+    def train(self, steps: int) -> float:
+        if not self._thread.is_alive():
+            self._thread.start()
+        self._go.put(steps)
+        result = self._done.get(timeout=_PATIENCE_S)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def end(self) -> None:
+        """Wait for what follows the last step."""
+        self._thread.join(timeout=_PATIENCE_S)
+
+    def _work(self) -> None:
+        try:
+            self.fit()
+        except BaseException as error:
+            self._done.put(error)
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
         if index == 0:
-            self._since = self._now()
-        elif index % trainer.accumulate_grad_batches == 0 and trainer.global_step - self._done >= self._steps:
-            self._turn(trainer.global_step - self._done)
+            self._wait(trainer)
+        elif index % trainer.accumulate_grad_batches == 0 and trainer.global_step == self._until:
+            self._stop(trainer)
+            self._wait(trainer)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._harness_s += self._now() - self._since
+        self._seconds += _now(trainer.strategy.root_device) - self._since
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._since = self._now()
+        self._since = _now(trainer.strategy.root_device)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._turn(trainer.global_step - self._done)
+        self._stop(trainer)
 
-    def _turn(self, steps: int) -> None:
-        self._harness_s += self._now() - self._since
-        started = self._now()
-        self.bare.train(steps)
-        self.rounds.append(Round(steps, self._harness_s, self._now() - started))
-        self._done += steps
-        self._harness_s = 0.0
-        self._since = self._now()
+    def _stop(self, trainer: Trainer) -> None:
+        self._done.put(self._seconds + _now(trainer.strategy.root_device) - self._since)
 
-    def _now(self) -> float:
-        """Seconds, once the device has done what it was asked to."""
-        if self.bare.device.type == "cuda":
-            torch.cuda.synchronize(self.bare.device)
-        return time.perf_counter()
+    def _wait(self, trainer: Trainer) -> None:
+        self._until = trainer.global_step + self._go.get()
+        self._seconds, self._since = 0.0, _now(trainer.strategy.root_device)
 
 
-def _measure(config: dict[str, Any], folder: Path, steps: int) -> tuple[int, list[Round]]:
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _harness(config: dict[str, Any], folder: Path, report: Progress) -> tuple[LightningRunner, torch.device]:
+    """A run as any other, and the device that it is on."""
+    task = build_task(config)
+    module = build_module(config, task)
+    runner = LightningRunner(module.model)
+    loggers = build_loggers(config["logger"], folder, study="bench", variant="", seed=config["seed"], config=config)
+    meter = CostMeter(task.tokens_per_batch * config["trainer"]["accumulate_grad_batches"])
+    watching = [meter, Mechanisms(), ReportProgress(report, task.primary), runner]
+    trainer = build_trainer(config, folder, task, loggers, watching, Origin(run="bench", corpus=task.corpus.sha256))
+
+    def fit() -> None:
+        trainer.fit(module, datamodule=task)
+        close_loggers(loggers, "ok")
+
+    runner.fit = fit
+    return runner, trainer.strategy.root_device
+
+
+def _plain(config: dict[str, Any], folder: Path) -> LightningRunner:
+    """The same by Lightning alone."""
+    task, settings = build_task(config), config["trainer"]
+    module = PlainModule(config, task)
+    runner = LightningRunner(module.model)
+    same = ("accelerator", "precision", "deterministic", "max_steps", "log_every_n_steps", "gradient_clip_val")
+    trainer = Trainer(
+        **{name: settings[name] for name in (*same, "accumulate_grad_batches")},
+        devices=1,
+        max_epochs=-1,
+        val_check_interval=settings["val_check_interval"] * settings["accumulate_grad_batches"],
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=TensorBoardLogger(folder, name="", version=""),
+        callbacks=[
+            ModelCheckpoint(folder / "checkpoints", monitor="val_loss", save_last=True, save_on_train_epoch_end=False),
+            runner,
+        ],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    runner.fit = lambda: trainer.fit(module, datamodule=task)
+    return runner
+
+
+def _measure(config: dict[str, Any], folder: Path, steps: int, rounds: int) -> tuple[int, list[Round]]:
     """Tokens in a batch, and the rounds."""
     task = build_task(config)
-    turns = _TakeTurns(steps)
-    module = build_module(config, task)
-    loggers = build_loggers(config["logger"], folder, study="bench", variant="", seed=config["seed"], config=config)
     with quiet_lightning(), run_bar("bench loop") as report:
-        watching = [
-            CostMeter(task.tokens_per_batch * config["trainer"]["accumulate_grad_batches"]),
-            Mechanisms(),
-            ReportProgress(report, task.primary),
-            turns,
-        ]
-        trainer = build_trainer(config, folder, task, loggers, watching, Origin(run="bench", corpus=task.corpus.sha256))
-        turns.bare = bare = BareLoop(config, task, trainer.strategy.root_device)
-        trainer.fit(module, datamodule=task)
-    close_loggers(loggers, "ok")
-    for (name, ours), theirs in zip(module.model.named_parameters(), bare.model.parameters(), strict=True):
-        if not torch.equal(ours.cpu(), theirs.cpu()):
-            raise UserError(f"the two loops did not do the same work: {name} differs; use a config without dropout")
-    return task.tokens_per_batch, turns.rounds
+        harness, device = _harness(config, folder / "harness", report)
+        plain, bare = _plain(config, folder / "plain"), BareLoop(config, task, device)
+        measured = [Round(steps, *(each.train(steps) for each in (harness, plain, bare))) for _ in range(rounds)]
+        for each in (harness, plain):
+            each.end()
+    for (name, its), *others in zip(
+        bare.model.named_parameters(), harness.model.parameters(), plain.model.parameters(), strict=True
+    ):
+        if not all(torch.equal(its.cpu(), other.cpu()) for other in others):
+            raise UserError(f"the loops did not do the same work: {name} differs; use a config without dropout")
+    return task.tokens_per_batch, measured
 
 
 def _figures(rounds: list[Round], config: dict[str, Any], tokens_per_batch: int) -> dict[str, Any]:
     """Totals over all rounds, so that what happens seldom (a checkpoint) counts; the spread is over tenths of them."""
-    batches = config["trainer"]["accumulate_grad_batches"]  # in a step
-    tokens = batches * tokens_per_batch
+    tokens = config["trainer"]["accumulate_grad_batches"] * tokens_per_batch  # in a step
     steps = sum(each.steps for each in rounds)
-    harness, bare = sum(each.harness_s for each in rounds) / steps, sum(each.bare_s for each in rounds) / steps
     tenth = max(1, len(rounds) // 10)
     parts = [rounds[start : start + tenth] for start in range(0, len(rounds) - tenth + 1, tenth)]
-    ratios = [sum(each.bare_s for each in part) / sum(each.harness_s for each in part) for part in parts]
-    return {
-        "harness_step_ms": harness * 1e3,
-        "bare_step_ms": bare * 1e3,
-        "harness_tokens_per_second": tokens / harness,
-        "bare_tokens_per_second": tokens / bare,
-        "ratio": bare / harness,
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-        "rounds": len(rounds),
-        "steps": steps,
-        "threads": torch.get_num_threads(),
-    }
+    figures: dict[str, Any] = {}
+    for name in ("harness", "plain", "bare"):
+        seconds = _seconds(rounds, name) / steps
+        figures |= {f"{name}_step_ms": seconds * 1e3, f"{name}_tokens_per_second": tokens / seconds}
+    for key, other in (("ratio", "bare"), ("ratio_plain", "plain")):
+        ratios = [_seconds(part, other) / _seconds(part, "harness") for part in parts]
+        whole = _seconds(rounds, other) / _seconds(rounds, "harness")
+        figures |= {key: whole, f"{key}_min": min(ratios), f"{key}_max": max(ratios)}
+    return figures | {"rounds": len(rounds), "steps": steps, "threads": torch.get_num_threads()}
+
+
+def _seconds(rounds: list[Round], name: str) -> float:
+    return sum(float(getattr(each, f"{name}_s")) for each in rounds)
 
 
 def compose_config(overrides: list[str]) -> dict[str, Any]:

@@ -4,13 +4,15 @@
 `identity` (freezing and fingerprint), `overrides`, `explain` (Hydra's errors in one line). Never imports torch.
 """
 
+from ablab.config.axes import AXES, Axis
 from ablab.config.identity import IDENTITY_EXCLUDES, fingerprint, freeze
-from ablab.config.schema import AXES, CARRIED_OUT, ComparisonConfig, conf_folder, register_schema, studies_folder
+from ablab.config.schema import CARRIED_OUT, ComparisonConfig, conf_folder, register_schema, studies_folder
 
 __all__ = [
     "AXES",
     "CARRIED_OUT",
     "IDENTITY_EXCLUDES",
+    "Axis",
     "ComparisonConfig",
     "conf_folder",
     "fingerprint",

@@ -9,6 +9,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from ablab.config.axes import replacement
 from ablab.config.nearest import nearest
 from ablab.config.schema import conf_folder
 from ablab.errors import UserError
@@ -52,6 +53,8 @@ def explain(error: Exception) -> str:
 
 def moved(key: str) -> str | None:
     """The line that says what is written now instead of a key of an earlier version; None for any other key."""
+    if instead := replacement(key):
+        return f"{key}: is an axis of its own now; write {instead}"
     if (now := _MOVED.get(key)) is None:
         return None
     return f"{key}: is now {now}; write {now}=... in a command, {now.replace('.', ': {')}: ...}} in a file"

@@ -11,8 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from ablab.config.axes import AXES
 from ablab.config.nearest import nearest
-from ablab.config.schema import AXES, CARRIED_OUT, ComparisonConfig, Config
+from ablab.config.schema import CARRIED_OUT, ComparisonConfig, Config
 from ablab.errors import UserError
 from ablab.version import __version__
 
@@ -30,6 +31,7 @@ IDENTITY_EXCLUDES = frozenset(
         "tune",
         "logger",
         "axes.logger",
+        *("trainer.profiler", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
         "axes.callbacks",  # what they are stands in `callbacks`
     }
 )

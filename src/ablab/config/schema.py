@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-# Config groups whose choice is kept in the record: what a run is made of. The folders of conf/ are the menu.
-AXES = (
-    "task",
-    "model",
-    "attention",
-    "activation",
-    "position",
-    "layer_fusion",
-    "modal_fusion",
-    "optimizer",
-    "schedule",
-    "strategy",
-    "trainer",
-    "logger",
-    "callbacks",
-)
+from ablab.config.axes import AXES
 
 # How the runs of a sweep are carried out: none of it changes what a run computes.
 CARRIED_OUT = (
@@ -43,22 +28,9 @@ class ComparisonConfig:
 
 
 @dataclass
-class Config:
-    """The schema of the config's top level: a key that is not here is refused when the config is composed."""
+class Settings:
+    """The keys at the config's top that are no axis."""
 
-    task: Any = MISSING
-    model: Any = MISSING
-    attention: Any = MISSING
-    activation: Any = MISSING
-    position: Any = MISSING
-    layer_fusion: Any = MISSING
-    modal_fusion: Any = MISSING
-    optimizer: Any = MISSING
-    schedule: Any = MISSING
-    strategy: Any = MISSING
-    trainer: Any = MISSING
-    logger: Any = MISSING
-    callbacks: Any = field(default_factory=dict)
     budget: Any = MISSING
     tune: Any = MISSING
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
@@ -75,6 +47,14 @@ class Config:
     seed: int = 0  # of parameters, data and everything else, each through a generator of its own
     name: str = MISSING  # of the study; its folder is outputs/<name>
     question: str = ""  # what the study asks, as the report's title
+
+
+# The schema of the config's top level: a key that is not here is refused when the config is composed.
+Config = make_dataclass(
+    "Config",
+    [(axis.name, Any, field(default_factory=dict) if axis.optional else MISSING) for axis in AXES.values()],
+    bases=(Settings,),
+)
 
 
 def register_schema() -> None:

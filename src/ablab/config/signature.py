@@ -18,6 +18,7 @@ from typing import Any
 from hydra.utils import get_object
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
+from ablab.config.axes import replacement
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 
@@ -43,6 +44,8 @@ def check_signature(name: str, node: dict[str, Any], supplied: Collection[str] =
     }
     given = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
     for key in given:
+        if instead := replacement(f"{name}.{key}"):
+            raise UserError(f"{name}.{key}: is an axis of its own now; write {instead}")
         if key not in wanted and not open_ended:
             raise UserError(f"{name}.{key}: no such setting of {name}{nearest(key, wanted)}")
     if "_args_" not in node:

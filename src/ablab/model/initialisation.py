@@ -10,17 +10,20 @@ projections into the residual stream smaller by sqrt(2 n_layers), biases zero, n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from hashlib import blake2b
 
 import torch
 from torch import Tensor, nn
 
+from ablab.model.protocols import InitialisesItself
+
 STANDARD_DEVIATION = 0.02
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
-    """A CPU generator whose state is a function of `key` alone, the same in every process and on every machine."""
+    """Return a CPU generator whose state is a function of `key` alone, in every process and on every machine."""
     digest = blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest, "big"))
 
@@ -45,9 +48,8 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 
 def _rule(module: nn.Module) -> Callable[[str, Tensor, torch.Generator], None]:
-    own: Callable[[str, Tensor, torch.Generator], None] | None = getattr(module, "init_parameter", None)
-    if own is not None:
-        return own
+    if isinstance(module, InitialisesItself):
+        return module.init_parameter
 
     def default(name: str, parameter: Tensor, generator: torch.Generator) -> None:
         if parameter.ndim >= 2:
@@ -56,3 +58,18 @@ def _rule(module: nn.Module) -> Callable[[str, Tensor, torch.Generator], None]:
             parameter.zero_()
 
     return default
+
+
+class ResidualLinear(nn.Linear):
+    """A linear layer whose output is added to the residual stream, which 2 n_layers such layers feed."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, n_layers: int) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.n_layers = n_layers
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Scale the weights so that the stream's variance at the start does not grow with the number of layers."""
+        if name == "weight":
+            parameter.normal_(std=STANDARD_DEVIATION / math.sqrt(2 * self.n_layers), generator=generator)
+        else:
+            parameter.zero_()

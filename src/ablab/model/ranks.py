@@ -1,7 +1,8 @@
 """The processes of a distributed run, to its components.
 
 Processes may hold other samples than their neighbours (data parallel), or other heads and hidden units of the same
-layers on the same samples (tensor parallel), or both. As long as nobody says otherwise all of them hold other samples.
+layers on the same samples (tensor parallel, "tp"), or both. As long as nobody says otherwise all of them hold other
+samples.
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ _state = {"alone": False}
 _groups: dict[str, ProcessGroup] = {}  # of those with this process's part of the layers, and of those with its samples
 
 
-def share_layers_out(data: ProcessGroup, parts: ProcessGroup) -> None:
+def set_groups(*, data: ProcessGroup, tensor: ProcessGroup) -> None:
     """Say who holds what.
 
     Args:
         data: processes with the same heads and hidden units as this one, and other samples.
-        parts: processes with the same samples as this one, and other heads and hidden units.
+        tensor: processes with the same samples as this one, and other heads and hidden units.
     """
-    _groups.update(data=data, parts=parts)
+    _groups.update(data=data, tensor=tensor)
+
+
+def forget_groups() -> None:
+    """Undo `set_groups`."""
+    _groups.clear()
 
 
 def stand_alone(alone: bool) -> None:
@@ -32,16 +38,21 @@ def stand_alone(alone: bool) -> None:
     _state["alone"] = alone
 
 
-def forget_groups() -> None:
-    """Undo `share_layers_out`."""
-    _groups.clear()
+def tp_size() -> int:
+    """Among how many processes the heads and hidden units of each layer are shared out."""
+    return _groups["tensor"].size() if _groups else 1
+
+
+def tp_rank() -> int:
+    """Which of these this process is."""
+    return _groups["tensor"].rank() if _groups else 0
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """`tensor` summed over all processes, in place; as it is in a run of one process. Every process must call it.
+    """Sum `tensor` over all processes, in place; it stays as it is in a run of one. Every process must call it.
 
-    What each part of a layer counts of its own heads or units adds up to that of the layer. What is not shared out by
-    parts is counted once for each part: a ratio of two such sums is right, and a sum by itself is not.
+    What each process counts of its own heads or units adds up to that of the layer. What is not shared out among
+    processes is counted by each of them: a ratio of two such sums is right, and a sum by itself is not.
     """
     if _is_distributed():
         dist.all_reduce(tensor)
@@ -49,49 +60,39 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def sum_over_data(tensor: Tensor) -> Tensor:
-    """The same over the processes that hold other samples and the same parts of the layers as this one."""
+    """Sum over the processes that hold other samples and the same heads and units as this one, in place."""
     if _is_distributed():
         dist.all_reduce(tensor, group=_groups.get("data"))
     return tensor
 
 
-def sum_over_parts(tensor: Tensor) -> Tensor:
-    """The same over the processes that hold other parts of the layers and the same samples as this one."""
-    if parts() > 1:
-        dist.all_reduce(tensor, group=_groups["parts"])
+def sum_over_tp_ranks(tensor: Tensor) -> Tensor:
+    """Sum over the processes that hold other heads and units and the same samples as this one, in place."""
+    if tp_size() > 1:
+        dist.all_reduce(tensor, group=_groups["tensor"])
     return tensor
 
 
-def parts() -> int:
-    """Among how many processes the heads and hidden units of each layer are shared out."""
-    return _groups["parts"].size() if _groups else 1
-
-
-def part() -> int:
-    """Which of the parts this process holds."""
-    return _groups["parts"].rank() if _groups else 0
-
-
-def join_parts(tensor: Tensor, dim: int) -> Tensor:
-    """The equally large tensors of all parts, one after the other along `dim`. Every process must call it."""
-    if parts() == 1:
+def cat_over_tp_ranks(tensor: Tensor, dim: int) -> Tensor:
+    """Join the equally large tensors of these processes along `dim`, by rank. Every process must call it."""
+    if tp_size() == 1:
         return tensor
-    each = [torch.empty_like(tensor) for _ in range(parts())]
-    dist.all_gather(each, tensor.contiguous(), group=_groups["parts"])
+    each = [torch.empty_like(tensor) for _ in range(tp_size())]
+    dist.all_gather(each, tensor.contiguous(), group=_groups["tensor"])
     return torch.cat(each, dim)
 
 
-def of_all_parts(value: Any) -> list[Any]:
-    """What each part has for `value`, in their order. Every process must call it."""
-    if parts() == 1:
+def of_tp_ranks(value: Any) -> list[Any]:
+    """The values that each of these processes has, by rank. Every process must call it."""
+    if tp_size() == 1:
         return [value]
-    each: list[Any] = [None] * parts()
-    dist.all_gather_object(each, value, group=_groups["parts"])
+    each: list[Any] = [None] * tp_size()
+    dist.all_gather_object(each, value, group=_groups["tensor"])
     return each
 
 
 def of_all_ranks(value: Any) -> list[Any]:
-    """What each process has for `value`, by rank. Every process must call it."""
+    """The values that all processes have, by rank. Every process must call it."""
     if not (dist.is_available() and dist.is_initialized()):
         return [value]
     each: list[Any] = [None] * dist.get_world_size()
@@ -100,7 +101,7 @@ def of_all_ranks(value: Any) -> list[Any]:
 
 
 def has_first_samples() -> bool:
-    """Whether this process holds the first share of the samples. With several parts several processes do."""
+    """Whether this process holds the first share of the samples. With tensor parallelism several processes do."""
     if _groups:
         return _groups["data"].rank() == 0
     return not _is_distributed() or dist.get_rank() == 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ablab.model.modal_fusion.layout import Layout
-
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpec:
@@ -26,7 +24,6 @@ class LayerSpec:
     seed: int  # of the run's parameters; components that draw at random derive their draws from it
     n_kv_heads: int | None = None  # heads of keys and values; None for as many as n_heads
     bias: bool = True  # linear layers have biases
-    layout: Layout | None = None  # of the modalities in the stream; a modal fusion needs one
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_heads", "d_ff", "n_layers", "max_length"):

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.estimates import FEWEST_SEEDS, Estimate, Interval, fisher, rate_bound
-from ablab.analysis.evidence import GOVERNED
 from ablab.analysis.interactions import Interaction, Interactions
 from ablab.analysis.notes import OtherCorpus
 from ablab.analysis.power import MOST_SEEDS, detectable, seeds_needed
 from ablab.analysis.scaling import Exponent
 from ablab.analysis.verdicts import Evidence, Verdict
+from ablab.config.axes import AXES
 from ablab.report.formatting import confidence, decimals_for, number, p_value, plural, share
 
 
@@ -134,7 +134,7 @@ def _no_pairs(evidence: Evidence) -> str:
 
 def _no_effect(evidence: Evidence) -> str:
     if evidence.unchanged:
-        governed = " nor ".join(GOVERNED[axis] for axis in evidence.unchanged)
+        governed = " nor ".join(AXES[axis].governs for axis in evidence.unchanged)
         return f"{evidence.overrides} never changed {governed}; this variant is the baseline under another name."
     return (
         f"{evidence.overrides} never changed a final metric, to the last bit, on "

@@ -24,6 +24,7 @@ LOG_FILE = "run.log"  # what the run printed, when it ran in a process of its ow
 CHECKPOINT_FOLDER = "checkpoints"  # last.ckpt, the one before it, and best.ckpt
 CHECKSUM_FILE = "checksums.json"  # beside them: of what was written
 WANDB_ID_FILE = "wandb-run-id"  # of the run of Weights & Biases that all attempts go on with
+PROFILE_FOLDER = "profile"  # of what trainer.profiler found: tables, and traces of trainer.profiler=pytorch
 PICTURE_FOLDER = "pictures"  # of what the trained model made, PNG
 PLAN_FILE = "plan.json"  # in a study's folder: every run of it, with its resolved config
 
@@ -125,7 +126,8 @@ def clear(folder: Path) -> None:
     (folder / RECORD_FILE).unlink(missing_ok=True)
     kept = ("last.ckpt", "previous.ckpt", "best.ckpt", "last.full.ckpt", "best.full.ckpt", CHECKSUM_FILE)
     checkpoints = [f"{CHECKPOINT_FOLDER}/{name}" for name in kept]
-    others = ("events.out.tfevents.*", f"{PICTURE_FOLDER}/*.png")
+    profiles = (f"{PROFILE_FOLDER}/*profile-*.txt", f"{PROFILE_FOLDER}/*profile-*.json")
+    others = ("events.out.tfevents.*", f"{PICTURE_FOLDER}/*.png", *profiles)
     for name in (METRICS_FILE, CONFIG_FILE, LOG_FILE, WANDB_ID_FILE, *others, *checkpoints):
         for path in folder.glob(name):
             _remove(path)

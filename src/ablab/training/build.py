@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,16 +10,15 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from ablab.config.axes import Axis, called_by, load
 from ablab.errors import UserError
-from ablab.model.encoders.embedding import EncoderFactory
-from ablab.model.encoders.features import FeatureEncoder
-from ablab.model.encoders.text import TextEncoder
+from ablab.model.encoders import EncoderFactory, FeatureEncoder, TextEncoder
+from ablab.model.modal_fusion.base import NOTHING_TO_FUSE
+from ablab.model.multimodal import MultimodalTransformer
+from ablab.model.protocols import NeedsModalities, misspelt
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Modality, Task
-
-# The axes whose options are factories that the model's blocks call.
-COMPONENT_AXES = ("attention", "activation", "position", "layer_fusion", "modal_fusion")
 
 
 def build_option(config: dict[str, Any], axis: str, **supplied: Any) -> Any:
@@ -54,13 +54,13 @@ def build_model(config: dict[str, Any], task: Task, device: str = "cpu") -> Tran
         padding=task.padding,
         pooled=task.pooled,
         n_outputs=task.n_outputs,
-        encoders={name: _encoder(each) for name, each in task.modalities.items()} or None,
         seed=config["seed"],
-        **{axis: _named(axis, build_option(config, axis)) for axis in COMPONENT_AXES},
+        **{axis.name: component(axis, config) for axis in called_by("model")},
     )
+    build = _of_modalities(config, task, factory)
     try:
         with torch.device(device):
-            return factory()
+            return build()
     except ClashError as clash:
         raise clashing(config, clash) from clash
     except ValueError as error:
@@ -73,6 +73,23 @@ def clashing(config: dict[str, Any], clash: ClashError) -> UserError:
     return UserError(f"{one} does not work with {other}: {clash.reason}; choose another of either")
 
 
+def _of_modalities(config: dict[str, Any], task: Task, factory: partial[Transformer]) -> Callable[[], Transformer]:
+    """The factory for the task's modalities; as it is for a task of tokens, which leave nothing to fuse."""
+    if task.modalities:
+        return partial(
+            MultimodalTransformer,
+            factory,
+            encoders={name: _encoder(each) for name, each in task.modalities.items()},
+            **{axis.name: component(axis, config) for axis in called_by("multimodal")},
+        )
+    for axis in called_by("multimodal"):
+        option = build_option(config, axis.name)
+        made = option.func if isinstance(option, partial) else option
+        if isinstance(made, NeedsModalities) and made.needs_several:
+            raise UserError(f"{axis.name}: {NOTHING_TO_FUSE}")
+    return factory
+
+
 def _encoder(modality: Modality) -> EncoderFactory:
     if modality.features is not None:
         return partial(FeatureEncoder, length=modality.length, features=modality.features)
@@ -80,16 +97,29 @@ def _encoder(modality: Modality) -> EncoderFactory:
     return partial(TextEncoder, length=modality.length, vocab_size=modality.vocab_size)
 
 
-def _named(axis: str, factory: Any) -> Any:
-    """The factory, with the axis in front of what it refuses."""
+def component(axis: Axis, config: dict[str, Any]) -> Callable[..., Any]:
+    """The factory of an axis of the model, with the axis in front of what it refuses."""
+    factory = build_option(config, axis.name)
 
     def build(*args: Any, **kwargs: Any) -> Any:
         try:
-            return factory(*args, **kwargs)
+            made = factory(*args, **kwargs)
+            _check_kind(made, axis)
         except (ValueError, TypeError) as error:
-            raise _refused(axis, error) from error
+            raise _refused(axis.name, error) from error
+        return made
 
     return build
+
+
+def _check_kind(made: object, axis: Axis) -> None:
+    """Raise TypeError for an option that is none of what the axis asks for, or means to offer what it misspells."""
+    option: type = type(made)
+    kinds = tuple(load(kind) for kind in axis.kinds)
+    if kinds and not isinstance(made, kinds):
+        raise TypeError(f"{option.__name__} is not an {' or '.join(axis.kinds)}")
+    if found := misspelt(option, kinds):
+        raise TypeError(f"nobody asks for {option.__name__}.{found[0]}; did you mean '{found[1]}'?")
 
 
 def _refused(axis: str, error: BaseException) -> UserError:

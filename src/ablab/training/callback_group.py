@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim import Optimizer
 
 from ablab.config.identity import OBSERVER
-from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.training.strategies.base import Parallel, parallel
 
@@ -32,17 +31,14 @@ def build_callbacks(nodes: dict[str, Any]) -> list[Callback]:
 
 
 def check_callbacks(nodes: dict[str, Any], strategy: Parallel) -> None:
-    """Check every callback's settings against its signature, and build it.
+    """Build every callback, whose settings fit its signature.
 
     Raises:
         UserError: one cannot be built, or does not work with the strategy.
     """
     for name, node in nodes.items():
-        if not isinstance(node, dict) or "_target_" not in node:
-            raise UserError(f"callbacks.{name}: has no _target_, the class that builds it")
         if not isinstance(node.get(OBSERVER, False), bool):
             raise UserError(f"callbacks.{name}.{OBSERVER}={node[OBSERVER]}: must be true or false")
-        check_signature(f"callbacks.{name}", _settings(node))
     equal = strategy.holds_all and strategy.shares_gradients
     for name, callback in zip(nodes, build_callbacks(nodes), strict=True):
         if isinstance(callback, WeightAveraging) and not equal:

@@ -45,6 +45,7 @@ class Curves(Callback):
         learning_rate = module.learning_rates[-1]  # the step's own; the optimizer holds that of the next
         for logger in trainer.loggers:
             logger.log_metrics({"train_loss": value, "learning_rate": learning_rate}, step=step)
+        module.log("train_loss", value, prog_bar=True, logger=False)  # for whoever monitors it
         if not math.isfinite(value):
             raise Diverged("train_loss", value, step)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ablab.model.protocols import Penalised, offering
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.transformer import Transformer
 from ablab.results.record import KEPT_EVALUATIONS
@@ -270,4 +271,4 @@ def _ratio(before: list[Tensor], after: list[Tensor], whole_norm: Callable[[Tens
 
 def has_penalties(model: Transformer) -> bool:
     """Does any component ask for a penalty? Asked once, so that models without one do not add zero at every step."""
-    return any(hasattr(module, "penalty") for module in model.modules() if module is not model)
+    return any(True for _ in offering(model, Penalised))

@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from ablab.config import fingerprint
 from ablab.errors import Diverged, Interrupted, UserError
-from ablab.model.mechanism import responses
+from ablab.model.mechanism import probe_outputs
 from ablab.results.hparams import write_hparams
 from ablab.results.record import BudgetReport, Cost, Record, RunContext
 from ablab.results.store import (
@@ -202,7 +202,7 @@ def _train(
         record.last = module.last
         module.model = strategy.whole_model(module.model, lambda: build_model(config, task))  # to ask it about itself
         record.pictures = leave_pictures(trainer, module, task, folder)
-        record.responses = responses(module.model) | {"schedule": _trace(module.learning_rates)}
+        record.responses = probe_outputs(module.model) | {"schedule": _trace(module.learning_rates)}
         traffic.gather(trainer)
     finally:
         meter.measured(cost, trainer.global_step)

@@ -13,7 +13,10 @@ from typing import Any
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
+from ablab.errors import UserError
+from ablab.results.store import PROFILE_FOLDER
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_option
 from ablab.training.callbacks import Curves
@@ -24,6 +27,36 @@ from ablab.training.environment import Started
 from ablab.training.module import TrainingModule
 from ablab.training.stopping import OwnSigterm
 from ablab.training.world import world
+
+PROFILERS: dict[str, Callable[..., Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
+
+_ENDLESS = "training batches are drawn by seed and number, without end or epochs: use trainer.max_steps"
+
+# Arguments of Lightning's Trainer that are not the config's to give: the reason, and what to use instead.
+OWNED = {
+    "strategy": "is an axis of its own: choose strategy=ddp, strategy=fsdp, ...",
+    "logger": "is an axis of its own: choose logger=tensorboard, logger=csv, ...",
+    "callbacks": "is a group of its own: choose callbacks=ema, callbacks=[early_stopping,ema], ...",
+    "plugins": "are the run's own, which write its checkpoints; for the precision use trainer.precision",
+    "default_root_dir": "is the run's folder: use hydra.run.dir or name",
+    "enable_checkpointing": "every run writes the checkpoints that it is resumed and judged from",
+    "barebones": "a run without logs and checkpoints has no record",
+    "fast_dev_run": "would silently replace the steps and leave out checkpoints: use trainer=smoke",
+    "max_epochs": _ENDLESS,
+    "min_epochs": _ENDLESS,
+    "check_val_every_n_epoch": _ENDLESS + " and trainer.val_check_interval",
+    "limit_train_batches": _ENDLESS,
+    "overfit_batches": _ENDLESS + ", on a corpus of a few samples",
+    "reload_dataloaders_every_n_epochs": _ENDLESS,
+    "num_sanity_val_steps": "every run is checked before it starts, and a first evaluation would be in its record",
+    "use_distributed_sampler": "tasks share their samples among the processes themselves",
+    "limit_predict_batches": "a run predicts nothing: use `ablab generate` or trainer.limit_test_batches",
+}
+_OBSERVING = {"enable_progress_bar": False, "enable_model_summary": False}  # unless asked for
 
 
 def build_trainer(
@@ -45,7 +78,7 @@ def build_trainer(
     # Lightning counts batches here, and the config optimizer steps.
     settings["val_check_interval"] *= settings["accumulate_grad_batches"]
     return Trainer(
-        **{"enable_progress_bar": False, "enable_model_summary": False, **settings},
+        **{**_OBSERVING, **settings, "profiler": build_profiler(settings.get("profiler"), folder / PROFILE_FOLDER)},
         strategy=build_strategy(config),
         max_epochs=-1,
         logger=loggers,
@@ -63,6 +96,23 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # tasks share their data among the processes themselves
     )
+
+
+def build_profiler(asked: str | dict[str, Any] | None, folder: Path) -> Profiler | None:
+    """Lightning's profiler of that name ("simple", "advanced", "pytorch") or node, which writes to a folder.
+
+    Raises:
+        UserError: there is no such profiler.
+    """
+    if asked is None:
+        return None
+    if isinstance(asked, str) and asked not in PROFILERS:
+        raise UserError(f"trainer.profiler={asked}: must be null, {', '.join(PROFILERS)}, or a node with a _target_")
+    where = {"dirpath": str(folder), "filename": "profile"}
+    if isinstance(asked, str):
+        return PROFILERS[asked](**where)
+    profiler: Profiler = instantiate({**where, **asked}, _convert_="all")
+    return profiler
 
 
 def trainer_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ablab.model.activation.gated import GEGLU, GatedActivation, SwiGLU
-from ablab.model.activation.gelu import GELU
-from ablab.model.activation.relu import ReLU
-from ablab.model.activation.relu_squared import SquaredReLU
-from ablab.model.activation.silu import SiLU
-from ablab.model.activation.topk import TopK
-from ablab.model.block import FeedForward
+from ablab.model.activation.stateless import GEGLU, GELU, GatedActivation, ReLU, SiLU, SquaredReLU, SwiGLU, TopK
+from ablab.model.feed_forward import Dense
 from ablab.model.spec import LayerSpec
 
 Spec = Callable[..., LayerSpec]
@@ -79,8 +74,7 @@ def test_a_gated_part_has_as_many_parameters_as_one_without_a_gate(
     spec = make_spec(d_model=d_model, n_heads=heads, d_ff=round(factor * d_model), bias=bias)
     with torch.device("meta"):
         gated, plain = (
-            sum(p.numel() for p in FeedForward(spec, activation=activation).parameters())
-            for activation in (SwiGLU, ReLU)
+            sum(p.numel() for p in Dense(spec, activation=activation).parameters()) for activation in (SwiGLU, ReLU)
         )
     unit = 3 * d_model + 2 * bias
     assert abs(gated - plain) <= unit / 2
@@ -116,7 +110,7 @@ def test_a_share_out_of_range(make_spec: Spec, keep: float) -> None:
 
 def test_gates_come_first_and_values_second(make_spec: Spec) -> None:
     spec = make_spec(d_model=4, n_heads=2, d_ff=6, bias=False)
-    part = FeedForward(spec, activation=SwiGLU).double()
+    part = Dense(spec, activation=SwiGLU).double()
     x = torch.randn(2, 3, 4, dtype=torch.float64)
     gates, values = part.up.weight.chunk(2)
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ablab.model.attention.base import AttentionCore
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.layer import AttentionLayer, MultiHeadAttention, attention_layer
-from ablab.model.position.none import NoPosition
-from ablab.model.position.rope import Rope
+from ablab.model.position import NoPosition, Rope
 from ablab.model.spec import LayerSpec
 
 Spec = Callable[..., LayerSpec]

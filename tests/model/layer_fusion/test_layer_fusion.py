@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from ablab.model.layer_fusion.adaptive import AdaptiveFusion
 from ablab.model.layer_fusion.base import LayerFusion, MeanOfLayers
-from ablab.model.layer_fusion.dense import DenseFusion
-from ablab.model.layer_fusion.static import StaticFusion
+from ablab.model.layer_fusion.learned import AdaptiveFusion, DenseFusion, StaticFusion
 from ablab.model.mechanism import MechanismProbe
 from ablab.model.spec import LayerSpec
 from ablab.model.transformer import Transformer

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ablab.errors import UserError
 from ablab.model.initialisation import keyed_generator
-from ablab.model.modal_fusion.base import block_of
+from ablab.model.modal_fusion.base import Layout, block_of
+from ablab.model.spec import LayerSpec
 from ablab.model.transformer import Transformer
+from ablab.study.planning.preflight import Preflight
 
 Build = Callable[..., Transformer]
 Inputs = Callable[..., dict[str, Tensor]]
@@ -95,7 +98,7 @@ def test_what_is_missing_says_nothing(modal_fusion_option: str, build_modal: Bui
     """Masked, not filled with zeros: whatever stands in its place, the answer is the same, and not that of zeros."""
     model = randomised(build_modal(modal_fusion=modal_fusion_option, n_layers=2))
     inputs = modal_inputs()
-    for name, place in model.modal_fusion.layout.places.items():
+    for name, place in model.layout.places.items():
         padding = inputs["padding"].clone()
         padding[:, place] = True
         without = inputs | {"padding": padding}
@@ -155,7 +158,7 @@ def test_a_late_tower_is_the_layers_alone_on_their_modality(build_modal: Build, 
     end = streams(model, inputs)[-1]
     with torch.no_grad():
         embedded = model.position.add(model.embedding(inputs))
-        for name, place in model.modal_fusion.layout.places.items():
+        for name, place in model.layout.places.items():
             x, mask = embedded[:, place], inputs["padding"][:, place]
             for layer in model.blocks:
                 x = block_of(layer, name)(x, model.position.rotate, mask)
@@ -175,7 +178,7 @@ def test_cross_attention_against_a_dense_definition(build_modal: Build, modal_in
             project(normed).unflatten(-1, (heads, -1)) for project in (attention.query, attention.key, attention.value)
         )
         mixed = torch.zeros_like(normed)
-        places = model.modal_fusion.layout.places
+        places = model.layout.places
         for name, place in places.items():
             others = [t for other, its in places.items() if other != name for t in range(its.start, its.stop)]
             for row in range(2):
@@ -195,7 +198,7 @@ def test_shared_tokens_become_the_mean_over_the_modalities_that_are_there(
     option = load_option("modal_fusion", "bottleneck", tokens=2, exchange_from=0)
     model = randomised(build_modal(modal_fusion=option, n_layers=2))
     inputs = modal_inputs()
-    places = model.modal_fusion.layout.places
+    places = model.layout.places
     inputs["padding"][1, places["audio"]] = True
     first = streams(model, inputs)[0]
     with torch.no_grad():
@@ -211,9 +214,13 @@ def test_shared_tokens_become_the_mean_over_the_modalities_that_are_there(
 
 
 @pytest.mark.parametrize("option", ["late", "hybrid", "bottleneck", "cross"])
-def test_one_modality_leaves_nothing_to_fuse(option: str, build: Build) -> None:
+def test_one_modality_leaves_nothing_to_fuse(
+    option: str, make_spec: Callable[..., LayerSpec], load_option: Callable[..., Any], tiny_config: Callable[..., Any]
+) -> None:
     with pytest.raises(ValueError, match="use modal_fusion=early"):
-        build(modal_fusion=option)
+        load_option("modal_fusion", option)(make_spec(), layout=Layout({"image": 4}))
+    with pytest.raises(UserError, match=r"modal_fusion: the task has one modality.* use modal_fusion=early"):
+        Preflight().check(tiny_config("task=text", f"modal_fusion={option}"))
 
 
 @pytest.mark.parametrize(

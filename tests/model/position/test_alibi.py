@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ablab.errors import UserError
 from ablab.model.attention.base import AttentionCore
-from ablab.model.position.alibi import ALiBi, slopes_of
+from ablab.model.position import ALiBi, slopes_of
 from ablab.model.spec import LayerSpec
 from ablab.study.planning.preflight import Preflight
 

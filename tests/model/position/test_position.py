@@ -7,11 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablab.model.position.base import Position
-from ablab.model.position.learned import Learned
-from ablab.model.position.none import NoPosition
-from ablab.model.position.rope import Rope
-from ablab.model.position.sinusoidal import Sinusoidal
+from ablab.model.position import Learned, NoPosition, Position, Rope, Sinusoidal
 from ablab.model.spec import LayerSpec
 
 Spec = Callable[..., LayerSpec]

@@ -42,11 +42,11 @@ KINDS = {
         *("optimizer=sgd", "activation=dynamic_sparse", "activation.target_sparsity=0.6", "layer_fusion=static"),
         "layer_fusion.gamma=true",
         *("schedule=gradient_variance", "schedule.per_group=true", "schedule.warmup_share=0.25", "position=learned"),
-        "model.norm_position=post",  # a norm before the head would take back the factor of layer fusion
+        "norm.placement=post",  # a norm before the head would take back the factor of layer fusion
     ),
     "heads": (
         *("optimizer=adamw", "attention=lsh", "attention.bucket_size=8", "model.n_kv_heads=2", "position=alibi"),
-        *("activation=relu_squared", "model.norm=rms", "model.tie_embeddings=false"),
+        *("activation=relu_squared", "norm=rms", "model.tie_embeddings=false"),
         # Dropped alike by all processes of the same samples, as by one process, where these are all of them.
         "model.dropout=0.1",
     ),

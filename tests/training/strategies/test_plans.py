@@ -14,11 +14,11 @@ def test_each_part_drops_its_own_and_all_go_on_alike(monkeypatch: pytest.MonkeyP
     spec = LayerSpec(d_model=8, n_heads=2, d_ff=8, layer_index=0, n_layers=1, max_length=16, causal=True, seed=0)
     core = FullAttention(spec, dropout=0.5)
     plans._draw_apart(core)
-    monkeypatch.setattr(plans, "parts", lambda: 2)
+    monkeypatch.setattr(plans, "tp_size", lambda: 2)
     q = torch.ones(1, 2, 16, 4)
     dropped, after = [], []
     for part in (0, 1, 0):
-        monkeypatch.setattr(plans, "part", lambda part=part: part)
+        monkeypatch.setattr(plans, "tp_rank", lambda part=part: part)
         torch.manual_seed(3)
         dropped.append([core(q, q, q) == 0, core(q, q, q) == 0])
         after.append(torch.rand(3))

@@ -71,7 +71,7 @@ class DynamicSparse(nn.Module):
         if target_sparsity is not None and scale == 0:
             raise ValueError("scale=0 cannot be steered to target_sparsity: start from a scale above 0")
         self.alpha, self.per_channel, self.target_sparsity = alpha, per_channel, target_sparsity
-        self._pieces: list[Tensor] | None = None  # what was seen of each piece of a batch; None: batches come whole
+        self._microbatches: list[Tensor] | None = None  # what was seen of each microbatch; None: batches come whole
         shape = (spec.d_ff,) if per_channel else ()
         self.register_buffer("average", torch.full(shape, float(initial)))
         self.register_buffer("scale", torch.tensor(float(scale)))
@@ -85,20 +85,20 @@ class DynamicSparse(nn.Module):
         passed = torch.where(x > self.scale * self.average, x, 0.0)
         if self.training:
             seen = self._seen(x.detach(), passed.detach())
-            if self._pieces is None:
+            if self._microbatches is None:
                 self._follow(sum_over_ranks(seen))
             else:
-                self._pieces.append(seen)
+                self._microbatches.append(seen)
         return passed
 
-    def begin_pieces(self) -> None:
-        """The passes until `end_pieces` are pieces of one batch: all of them meet the same threshold."""
-        self._pieces = []
+    def begin_microbatches(self) -> None:
+        """The passes until `end_microbatches` are microbatches of one batch: all of them meet the same threshold."""
+        self._microbatches = []
 
-    def end_pieces(self) -> None:
-        if self._pieces:
-            self._follow(sum_over_ranks(torch.stack(self._pieces).sum(0)))
-        self._pieces = None
+    def end_microbatches(self) -> None:
+        if self._microbatches:
+            self._follow(sum_over_ranks(torch.stack(self._microbatches).sum(0)))
+        self._microbatches = None
 
     def _seen(self, x: Tensor, passed: Tensor) -> Tensor:
         """Sums over the tokens: |x|, of each unit if each has an average; numbers, and those that are zero."""

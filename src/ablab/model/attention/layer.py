@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ablab.model.attention.base import AttentionCore
-from ablab.model.residual import ResidualLinear
+from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec
 
 Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ablab.model.attention.base import DropoutPlace
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads, split_heads
-from ablab.model.position.rope import Rope
-from ablab.model.residual import ResidualLinear
+from ablab.model.initialisation import ResidualLinear
+from ablab.model.position import Rope
 from ablab.model.spec import LayerSpec, require_at_least
 
 LATENT_HEADS = 4  # width of the paper's latent of keys and values, in heads (section 3.1.2: 512 for heads of 128)
@@ -37,7 +37,7 @@ class LatentAttention(AttentionLayer):
             d_model, so that small models compress as well.
         q_rank: width of the latent of queries; None projects them directly.
         rope_size: rotated coordinates of a query or key, even; None for half a head, the paper's choice.
-        rope_base: of the rotation's wavelengths; see `ablab.model.position.rope`.
+        rope_base: of the rotation's wavelengths; see `ablab.model.position`.
         dropout: probability.
         dropout_on: features of the output, or attention weights.
 

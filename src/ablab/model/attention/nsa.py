@@ -20,7 +20,7 @@ from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads, spli
 from ablab.model.attention.selection import selected_attention, tokens_of
 from ablab.model.attention.slices import highest, recomputed
 from ablab.model.attention.windowed import WindowedAttention
-from ablab.model.residual import ResidualLinear
+from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec, require_at_least
 
 SLICE = 2**22  # scores, or elements of gathered keys and values, that are there at one time

@@ -16,6 +16,33 @@ from ablab.model.spec import LayerSpec
 Weights = Literal["own", "shared"]
 Places = Mapping[str, slice]
 
+NOTHING_TO_FUSE = "the task has one modality, so there is nothing to fuse: use modal_fusion=early"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The modalities in their order, each with its number of tokens."""
+
+    lengths: Mapping[str, int]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.lengths)
+
+    @property
+    def total(self) -> int:
+        """Tokens of all modalities together."""
+        return sum(self.lengths.values())
+
+    @property
+    def places(self) -> dict[str, slice]:
+        """The positions of each modality in the stream."""
+        found, start = {}, 0
+        for name, length in self.lengths.items():
+            found[name] = slice(start, start + length)
+            start += length
+        return found
+
 
 @dataclass(frozen=True)
 class View:
@@ -30,6 +57,7 @@ class ModalFusion(nn.Module):
 
     Attributes:
         each_block_once: whether a forward pass calls each block exactly once and as a whole.
+        needs_several: whether there is nothing for it to do where there is one modality.
         extra: tokens that are added to the stream behind those of the modalities.
         view: of the block that was last called, for those who watch its attention.
 
@@ -41,11 +69,11 @@ class ModalFusion(nn.Module):
     extra = 0
     needs_several = True
 
-    def __init__(self, spec: LayerSpec) -> None:
+    def __init__(self, spec: LayerSpec, *, layout: Layout) -> None:
         super().__init__()
-        if spec.layout is None or (self.needs_several and len(spec.layout.lengths) < 2):
-            raise ValueError("the task has one modality, so there is nothing to fuse: use modal_fusion=early")
-        self.layout, self.n_layers = spec.layout, spec.n_layers
+        if self.needs_several and len(layout.names) < 2:
+            raise ValueError(NOTHING_TO_FUSE)
+        self.layout, self.n_layers = layout, spec.n_layers
         self.view: View | None = None
 
     @property
@@ -111,8 +139,8 @@ class Towers(ModalFusion):
             that parameters and initial values are those of early fusion, and only who sees whom differs.
     """
 
-    def __init__(self, spec: LayerSpec, *, weights: Weights = "own") -> None:
-        super().__init__(spec)
+    def __init__(self, spec: LayerSpec, *, layout: Layout, weights: Weights = "own") -> None:
+        super().__init__(spec, layout=layout)
         if weights not in ("own", "shared"):
             raise ValueError(f"modal_fusion.weights={weights}: must be own or shared")
         self.weights = weights

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.attention.layer import Rotate
-from ablab.model.modal_fusion.base import Towers, View, Weights, block_of
+from ablab.model.modal_fusion.base import Layout, Towers, View, Weights, block_of
 from ablab.model.spec import LayerSpec, require_at_least
 
 BOTTLENECK = "bottleneck"  # what the tokens of the exchange are called
@@ -29,9 +29,15 @@ class BottleneckFusion(Towers):
     """
 
     def __init__(
-        self, spec: LayerSpec, *, tokens: int = 4, exchange_from: int | None = None, weights: Weights = "own"
+        self,
+        spec: LayerSpec,
+        *,
+        layout: Layout,
+        tokens: int = 4,
+        exchange_from: int | None = None,
+        weights: Weights = "own",
     ) -> None:
-        super().__init__(spec, weights=weights)
+        super().__init__(spec, layout=layout, weights=weights)
         require_at_least(1, "modal_fusion.tokens", tokens)
         last = spec.n_layers - 2
         if last < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,41 +14,20 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import fingerprint
+from ablab.config.axes import AXES, Axis, load
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
-from ablab.training.build import COMPONENT_AXES, build_model, build_task, clashing
+from ablab.training.build import build_model, build_task, clashing
 from ablab.training.callback_group import check_callbacks
 from ablab.training.continuing import check_origin
 from ablab.training.environment import Started
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import Parallel, parallel
-from ablab.training.trainer import build_strategy, quiet_lightning, trainer_settings, world_size
+from ablab.training.trainer import build_profiler, build_strategy, quiet_lightning, trainer_settings, world_size
 from ablab.training.world import World, launched
-
-# What the program gives to each kind of option, and the config does not.
-SUPPLIED = {
-    "trainer": (
-        *("barebones", "gradient_clip_algorithm", "limit_train_batches", "overfit_batches", "max_time"),
-        *("strategy", "max_epochs", "check_val_every_n_epoch", "num_sanity_val_steps", "use_distributed_sampler"),
-        *("logger", "callbacks", "profiler", "plugins", "default_root_dir", "enable_progress_bar"),
-        *("enable_model_summary", "fast_dev_run"),  # the last would silently replace max_steps
-    ),
-    "task": ("seed",),
-    "model": (
-        *("vocab_size", "max_length", "seed", "causal", "padding", "pooled", "n_outputs", "encoders"),
-        *COMPONENT_AXES,
-    ),
-    "attention": ("spec",),
-    "activation": ("spec",),
-    "position": ("spec",),
-    "layer_fusion": ("spec",),
-    "modal_fusion": ("spec",),
-    "optimizer": ("params",),
-    "schedule": ("optimizer",),
-}
 
 
 class Preflight:
@@ -69,12 +49,8 @@ class Preflight:
             self._passed.add(identity)
 
     def _check(self, config: dict[str, Any]) -> None:
-        for name in ("trainer", "strategy", "task", "model", *COMPONENT_AXES, "optimizer", "schedule"):
-            if not isinstance(config.get(name), dict) or "_target_" not in config[name]:
-                raise UserError(f"{name}: the option has no _target_, the class or function that builds it")
-            check_signature(name, config[name], SUPPLIED.get(name, ()))
-        for name, node in config["logger"].items():
-            check_signature(f"logger.{name}", node, ("run",))
+        for axis in reversed(AXES.values()):  # the trainer's keys are what others refer to
+            check_options(axis, config)
         check_origin(config)
         strategy = self._check_trainer(config)
         check_callbacks(config["callbacks"], strategy)
@@ -119,6 +95,8 @@ class Preflight:
         if config["trainer"]["_target_"] != "lightning.Trainer":
             raise UserError(f"trainer._target_={config['trainer']['_target_']}: only lightning.Trainer is used")
         settings = trainer_settings(config)
+        if settings.get("limit_val_batches") == 0:
+            raise UserError("trainer.limit_val_batches=0: without an evaluation there is nothing to compare")
         if "gradient_clip_val" not in settings:
             raise UserError("trainer.gradient_clip_val must be given; null does not clip")
         for key in ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches"):
@@ -129,18 +107,17 @@ class Preflight:
                 raise UserError(f"trainer.{key}={value}: must be at least 1")
         if type(settings.get("num_nodes", 1)) is not int or settings.get("num_nodes", 1) < 1:
             raise UserError(f"trainer.num_nodes={settings['num_nodes']}: must be a whole number, at least 1")
+        build_profiler(settings.pop("profiler", None), Path("profile"))  # writes nothing before it is used
         strategy = build_strategy(config)
         _check_devices(config)
         try:
             with quiet_lightning():
                 Trainer(
-                    **settings,
+                    **{"enable_progress_bar": False, "enable_model_summary": False, **settings},
                     logger=False,
-                    enable_progress_bar=False,
                     strategy=strategy,
                     plugins=[Started(World())],
                     enable_checkpointing=False,
-                    enable_model_summary=False,
                 )
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
@@ -173,6 +150,26 @@ class Preflight:
                 f"trainer.precision={precision} scales gradients by a factor that changes between steps, which "
                 f"strategy={option} cannot follow: use trainer.precision=bf16-mixed"
             )
+
+
+def check_options(axis: Axis, config: dict[str, Any]) -> None:
+    """Check the keys and values of an axis's option, or of its several, against what builds it.
+
+    Raises:
+        UserError: one is unknown, missing, of the wrong type, or not the config's to give.
+    """
+    options = {axis.name: config.get(axis.name)}
+    if axis.several:
+        options = {f"{axis.name}.{key}": each for key, each in config[axis.name].items()}
+    for name, option in options.items():
+        if not isinstance(option, dict) or "_target_" not in option:
+            raise UserError(f"{name}: the option has no _target_, the class or function that builds it")
+        refused: dict[str, str] = load(axis.refused) if axis.refused else {}
+        for key in option:
+            if key in refused:
+                raise UserError(f"{name}.{key}: {refused[key]}")
+        own = {key: value for key, value in option.items() if key not in axis.beside}
+        check_signature(name, own, (*axis.supplied, *refused))
 
 
 def _check_devices(config: dict[str, Any]) -> None:

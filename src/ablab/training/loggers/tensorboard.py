@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from ablab.results.record import Status
+from ablab.results.store import PROFILE_FOLDER
 from ablab.training.loggers.build import ContinuesCurves, EndsWithStatus, RunInfo, TakesPictures
 
 
@@ -54,7 +55,12 @@ class EventsLogger(TensorBoardLogger, ContinuesCurves, EndsWithStatus, TakesPict
         if self._experiment is not None:
             self._experiment.flush()
 
+    @rank_zero_only
     def close(self, status: Status) -> None:
+        for table in sorted((Path(self.save_dir) / PROFILE_FOLDER).glob("*.txt")):
+            # Markdown shows a block as it is if it is set in by four blanks.
+            text = "".join(f"    {line}\n" for line in table.read_text(encoding="utf-8").splitlines())
+            self.experiment.add_text(f"profile/{table.stem}", text)
         self.finalize("success" if status == "ok" else "failed")
 
 

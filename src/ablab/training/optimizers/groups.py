@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ablab.model.position.base import Position
+from ablab.model.position import Position
 
 
 def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Optimizer:

@@ -194,7 +194,7 @@ class Mesh(Parallel, ModelParallelStrategy):
         if self._device_mesh is None:  # in later stages of the run its groups are those that the model's pieces lie in
             shape = self.shares_of(self.world_size), self.parts
             self._device_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=(DATA, TENSOR))
-        ranks.share_layers_out(self.device_mesh[DATA].get_group(), self.device_mesh[TENSOR].get_group())
+        ranks.set_groups(data=self.device_mesh[DATA].get_group(), tensor=self.device_mesh[TENSOR].get_group())
 
     def teardown(self) -> None:
         ranks.forget_groups()

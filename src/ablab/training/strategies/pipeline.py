@@ -15,6 +15,7 @@ from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 from torch.optim import Optimizer
 
 from ablab.model import ranks
+from ablab.model.protocols import FollowsBatches, Penalised, offering
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Batch, Task
@@ -86,11 +87,10 @@ class Pipeline(Replicas):
 
     def check_model(self, model: nn.Module) -> None:
         assert isinstance(model, Transformer)
-        if len(model.modal_fusion.layout.names) > 1:
+        if len(model.modalities) > 1:
             raise ClashError("strategy", "task", "layers of several modalities do not follow each other in one line")
-        for name, module in model.named_modules():
-            if module is not model and hasattr(module, "penalty"):
-                raise ValueError(f"{name} asks for a penalty, and the last stage alone knows the loss that it adds to")
+        for name, _ in offering(model, Penalised):
+            raise ValueError(f"{name} asks for a penalty, and the last stage alone knows the loss that it adds to")
         if len(model.blocks) < self._stages:
             raise ValueError(
                 f"model.n_layers={len(model.blocks)} are fewer than the stages, trainer.devices={self._stages}"
@@ -147,14 +147,14 @@ class Pipeline(Replicas):
         passes = self._passes_of(model, inputs)
         passes._loss_fn = of_piece
         losses: list[Tensor] = []
-        followers = [cast(Any, module) for module in model.modules() if hasattr(module, "begin_pieces")]
+        followers = [module for _, module in offering(model, FollowsBatches)]
         for each in followers:
-            each.begin_pieces()
+            each.begin_microbatches()
         first = [inputs] if self.global_rank == 0 else []
         with self.precision_plugin.train_step_context():
             passes.step(*first, target=targets, losses=losses, return_outputs=False, inputs=inputs)
         for each in followers:
-            each.end_pieces()
+            each.end_microbatches()
         # The others do not know it. The mean over processes, which is what is logged, is the loss.
         known = torch.stack(losses).sum() if losses else torch.zeros((), device=self.root_device)
         self.module.count_loss(known.detach() * self._stages / scale)

@@ -13,9 +13,12 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.parallel.style import ParallelStyle
 
+from ablab.config import AXES
 from ablab.model.attention.base import AttentionCore
 from ablab.model.attention.layer import MultiHeadAttention
-from ablab.model.ranks import part, parts
+from ablab.model.feed_forward import Dense
+from ablab.model.protocols import Penalised, offering
+from ablab.model.ranks import tp_rank, tp_size
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 
@@ -32,14 +35,15 @@ def check_parts(model: Transformer, count: int) -> None:
         # A kind of its own may have projections of its own.
         if type(layer) is not MultiHeadAttention or not layer.core.by_head or list(layer.core.parameters()):
             raise ClashError("strategy", "attention", "its heads do not work apart from one another")
-        by_unit = getattr(feed_forward.activation, "by_unit", False) and not list(feed_forward.activation.parameters())
-        if not by_unit or feed_forward.up.out_features != feed_forward.down.in_features:
+        if not isinstance(feed_forward, Dense):
+            raise ClashError("strategy", "feed_forward", "its hidden units do not work apart from one another")
+        if not feed_forward.by_unit:
             raise ClashError("strategy", "activation", "its hidden units do not work apart from one another")
         heads, kv_heads = model.n_heads, layer.value.out_features // layer.head_size
         sizes = {
             "model.n_heads": heads,
             "model.n_kv_heads": kv_heads,
-            "model.d_ff": block.feed_forward.down.in_features,
+            "model.d_ff": feed_forward.down.in_features,
         }
         for name, size in sizes.items():
             if size % count:
@@ -73,7 +77,7 @@ def _distribute(mesh: DeviceMesh, module: nn.Module, args: Any) -> Any:
 def _give_slopes(core: AttentionCore) -> None:
     for module in core.modules():
         if isinstance(module, AttentionCore) and module.slopes is not None:
-            module.slopes = module.slopes.chunk(parts())[part()].clone()
+            module.slopes = module.slopes.chunk(tp_size())[tp_rank()].clone()
 
 
 def _draw_apart(core: AttentionCore) -> None:
@@ -89,7 +93,7 @@ def _draw_apart(core: AttentionCore) -> None:
             device = args[0].device
             seed = int(torch.randint(2**62, (), device="cpu"))
             before.append(_state(device))
-            _seed(device, (seed * parts() + part()) % 2**63)
+            _seed(device, (seed * tp_size() + tp_rank()) % 2**63)
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         if before:
@@ -119,10 +123,9 @@ def _seed(device: torch.device, seed: int) -> None:
 
 def check_sharding(model: Transformer) -> None:
     """Raises ClashError if a component uses its weights outside of a pass through the model."""
-    for name, module in model.named_modules():
-        if module is not model and hasattr(module, "penalty"):
-            axis = "attention" if ".attention" in name else name.split(".")[0]
-            raise ClashError("strategy", axis, "its penalty asks for weights that no process has in one piece")
+    for name, _ in offering(model, Penalised):
+        axis = next((part for part in reversed(name.split(".")) if part in AXES), name)
+        raise ClashError("strategy", axis, "its penalty asks for weights that no process has in one piece")
 
 
 def shard(model: Transformer, mesh: DeviceMesh, *, reshard_after_forward: bool) -> list[nn.Parameter]:
@@ -136,7 +139,7 @@ def shard(model: Transformer, mesh: DeviceMesh, *, reshard_after_forward: bool) 
     """
     numbers = [parameter for parameter in model.parameters() if not parameter.dim()]
     settings: dict[str, Any] = {"mesh": mesh, "ignored_params": set(numbers)}
-    if model.modal_fusion.each_block_once:
+    if model.each_block_once:
         for _, block in model.layers():
             fully_shard(block, reshard_after_forward=reshard_after_forward, **settings)
     fully_shard(model, reshard_after_forward=False, **settings)

@@ -15,8 +15,9 @@ import pandas as pd
 
 from ablab.analysis.curves import Band
 from ablab.analysis.pairing import variants
+from ablab.config.axes import AXES
 from ablab.report import drawings
-from ablab.report.context import LEARNING_RATE, ReportContext
+from ablab.report.context import ReportContext
 from ablab.report.figures.canvas import Drawing
 from ablab.report.figures.curves import Panel, curves
 from ablab.report.formatting import metric_text
@@ -28,7 +29,7 @@ from ablab.results.record import Record
 
 _LAYER = re.compile(r"(?P<name>[^/]+/[^/]+)/layer_(?P<layer>\d+)")
 _MOST_PANELS = 6  # of one axis; the records have every figure
-_TRACE = {"schedule": LEARNING_RATE}  # axis -> the curve of metrics.csv that shows what it does
+_CURVES = {axis.name: axis.curve for axis in AXES.values() if axis.curve}
 _NONE = "No mechanism metrics were recorded."
 _MATRICES = (
     "The share of attention that queries of one modality (rows) give to the keys of another (columns), as means over "
@@ -88,8 +89,8 @@ def _table(means: pd.DataFrame, spread: pd.DataFrame, names: Sequence[str]) -> p
 
 
 def _figure(context: ReportContext, task: str, axis: str, means: pd.DataFrame, names: Iterable[str]) -> Drawing | None:
-    if axis in _TRACE:
-        return drawings.trace(context, task, _TRACE[axis])
+    if axis in _CURVES:
+        return drawings.trace(context, task, _CURVES[axis])
     layers: dict[str, dict[int, str]] = {}
     for name in names:
         if match := _LAYER.fullmatch(name):

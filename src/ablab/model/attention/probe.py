@@ -1,0 +1,178 @@
+"""Which keys an attention core looks at, and what it misses of full attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ablab.model.attention.base import AttentionCore, scores_of, self_only_if_alone
+from ablab.model.attention.layer import MultiHeadAttention
+from ablab.model.attention.picture import columns_of, picture
+from ablab.model.mechanism import Watcher, drawn, place_of, projected
+from ablab.model.protocols import Penalised
+from ablab.model.ranks import cat_over_tp_ranks, sum_over_ranks
+
+if TYPE_CHECKING:
+    from ablab.model.transformer import Transformer
+
+SAMPLED_SEQUENCES = 4
+SAMPLED_QUERIES = 64
+PICTURED_QUERIES = 256
+QUERIES = 8  # of the longest sequence, the last one among them, that probe outputs are of
+
+
+class AttentionWatcher(Watcher):
+    """Looks at a few queries of the first batch only: full attention's weights are what other cores avoid computing.
+
+    It needs a core that is called as `AttentionCore.forward` is and offers `visited`, `weights` or both. Sequences with
+    padding are passed over, since the two are defined without.
+
+    Args:
+        pictured: also keep a picture of the first sequence's attention weights.
+    """
+
+    def __init__(
+        self, axis: str, layer: int, module: nn.Module, *, device: torch.device, causal: bool, pictured: bool = False
+    ) -> None:
+        super().__init__(axis, layer, module)
+        self.visited, self.weights = _told(module)
+        self.causal, self.share_qk = causal, bool(getattr(module, "share_qk", False))
+        self.pictured = pictured
+        self.seen = False
+        self.sums = torch.zeros(5, device=device)  # keys visited, mass captured, queries; distance, weight
+        self.drawn: Tensor | None = None
+
+    @torch.no_grad()
+    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self.seen or (self.visited is None and self.weights is None):
+            return
+        sample = _unpadded(args, kwargs)
+        if sample is None:
+            return
+        self.seen = True
+        with torch.autocast(sample[0].device.type, enabled=False):  # the measure's own rounding is not to be measured
+            q, k = (x[:SAMPLED_SEQUENCES].to(torch.promote_types(x.dtype, torch.float32)) for x in sample)
+            positions = _spread(q.shape[2], SAMPLED_QUERIES, q.device)
+            for one in range(len(q)):  # one after the other: the dense weights of all would be a peak of memory
+                self.sums += self._measure(q[one : one + 1], k[one : one + 1], positions)
+            if self.pictured and self.weights is not None:
+                self.drawn = self._picture(q[:1], k[:1])
+
+    def _measure(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        """The five sums over the queries of one sequence."""
+        sums = self.sums.new_zeros(5)
+        if self.visited is not None:
+            full = self._full(q, k, positions)
+            mask = self.visited(q, k, positions).expand(full.shape)
+            sums[:3] = torch.stack([mask.sum(), (full * mask).sum(), full.new_tensor(full[..., 0].numel())])
+        if self.weights is not None:
+            weights = self.weights(q, k, positions)
+            keys = torch.arange(weights.shape[-1], device=weights.device)
+            distance = (positions[:, None] - keys).abs()
+            sums[3:] = torch.stack([(weights * distance).sum(), weights.sum()])
+        return sums
+
+    def _picture(self, q: Tensor, k: Tensor) -> Tensor:
+        positions = _spread(q.shape[2], PICTURED_QUERIES, q.device)
+        slices = [columns_of(self.weights(q, k, some)[0]) for some in positions.split(SAMPLED_QUERIES)]
+        return picture(cat_over_tp_ranks(torch.cat(slices, dim=1), 0)).cpu()
+
+    def _full(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        """The weights that full attention would give to the same queries and keys."""
+        keys = torch.arange(k.shape[2], device=q.device)
+        allowed = keys <= positions[:, None] if self.causal else torch.ones_like(keys <= positions[:, None])
+        if self.share_qk:  # as full attention has it then, or a query's own key would hold most of the mass
+            allowed = self_only_if_alone(allowed, positions)
+        return scores_of(q, k, positions).masked_fill(~allowed, -math.inf).softmax(-1)
+
+    def metrics(self) -> dict[str, float]:
+        metrics = super().metrics()
+        if self.visited is None and self.weights is None:
+            return metrics
+        # Summed even by a process that saw nothing: the others wait for it.
+        keys, mass, queries, distance, weight = sum_over_ranks(self.sums.clone()).tolist()
+        if queries:
+            metrics |= {"keys_visited": keys / queries, "mass_captured": mass / queries}
+        if weight:
+            metrics["effective_context"] = distance / weight
+        return metrics
+
+    def picture(self) -> Tensor | None:
+        return self.drawn
+
+
+def _unpadded(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """Queries (B, H, T, D) and keys (B, K, T, D) of the sequences without padding; None if these are no such call."""
+    given = {**dict(zip(("q", "k", "v", "key_padding_mask"), args, strict=False)), **kwargs}
+    q, k, padding = (given.get(name) for name in ("q", "k", "key_padding_mask"))
+    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and _belong_together(q, k)):
+        return None
+    if padding is not None:
+        whole = ~padding.any(-1)
+        q, k = q[whole], k[whole]
+    return (q, k) if len(q) else None
+
+
+def _belong_together(q: Tensor, k: Tensor) -> bool:
+    if not q.ndim == k.ndim == 4:
+        return False
+    return (q.shape[0], *q.shape[2:]) == (k.shape[0], *k.shape[2:]) and q.shape[1] % k.shape[1] == 0
+
+
+def _told(core: nn.Module) -> tuple[Any, Any]:
+    """The core's `visited` and `weights`, None where it has none: the base class's own tell nothing by themselves."""
+    visited, weights = getattr(core, "visited", None), getattr(core, "weights", None)
+    if getattr(visited, "__func__", None) is AttentionCore.visited:
+        visited = None
+    if visited is None and getattr(weights, "__func__", None) is AttentionCore.weights:
+        weights = None
+    return visited, weights
+
+
+def _spread(length: int, most: int, device: torch.device) -> Tensor:
+    """At most `most` positions, evenly from the first to the last, so that their mean is close to that of all."""
+    places = torch.linspace(0, length - 1, min(length, most), device="cpu", dtype=torch.float64)
+    return places.round().long().to(device)
+
+
+def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
+    """Every layer's attention, and its core."""
+    for layer, block in model.layers():
+        yield Watcher("attention", layer, block.attention)
+        yield AttentionWatcher(
+            "attention",
+            layer,
+            block.attention.core,
+            device=model.head.weight.device,
+            causal=model.causal,
+            pictured=pictured,
+        )
+
+
+def probe_outputs(model: Transformer) -> dict[str, list[float]]:
+    """Of each layer projections of the weights that a few queries give to all keys, and what acts in training alone.
+
+    Attention that projects its inputs in a way of its own (latent attention, say) has none.
+    """
+    found = {}
+    for place, (layer, block) in enumerate(model.layers()):
+        if isinstance(block.attention, MultiHeadAttention):
+            found[place_of(layer, place)] = _core_outputs(model, block.attention.core)
+    return found
+
+
+def _core_outputs(model: Transformer, core: AttentionCore) -> list[float]:
+    heads, like = model.n_heads, model.head.weight
+    shape = 1, heads, model.max_length, like.shape[1] // heads
+    q, k = drawn("queries", shape, like), drawn("keys", shape, like)
+    positions = torch.linspace(0, model.max_length - 1, QUERIES, device=like.device).round().long().unique()
+    weights = core.weights(q, k, positions)
+    weights = weights.expand(1, heads, len(positions), model.max_length)
+    in_training = [core.dropout, core.dropout * (core.dropout_on == "weights")]  # what evaluation does not show
+    if isinstance(core, Penalised):
+        in_training.append(float(core.penalty()))
+    return [*projected(weights), *in_training]

@@ -1,0 +1,190 @@
+"""Does each component do what it claims? Metrics and pictures taken from a model at work, without disturbing it.
+
+Which watchers an axis has, and how its options are asked about fixed inputs, is in the table of axes
+(`ablab.config.axes`). Mechanism metrics are called `<axis>/<name>`. Of an axis that is watched in each layer a metric
+is the mean over the layers, or their extreme where its name ends in `_min` or `_max`; where a model has several layers,
+each layer's own follows as `<axis>/<name>/layer_<index>`. A component may report parts of itself as `<name>/<part>`
+("span/head_0"). Parts of different layers have nothing to do with one another, and are listed by layer alone:
+`<axis>/<name>/layer_<index>/<part>`. Whatever a component tells of itself through `mechanism()` is among its axis's.
+
+Components take part by what they offer, not by their names: a core without `visited` has no metrics on keys.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ablab.config.axes import AXES, load
+from ablab.model.initialisation import keyed_generator
+from ablab.model.protocols import Measured
+from ablab.model.ranks import of_tp_ranks
+
+if TYPE_CHECKING:
+    from ablab.model.transformer import Transformer
+
+NUMBERS = 4  # by which an output is told from others
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Watcher:
+    """Watches one component. As it is here it knows only what the component says of itself.
+
+    Args:
+        layer: None for a component of the model as a whole.
+    """
+
+    def __init__(self, axis: str, layer: int | None, module: nn.Module) -> None:
+        self.axis, self.layer, self.module = axis, layer, module
+
+    def attach(self) -> list[RemovableHandle]:
+        """Begin to watch."""
+        return [self.module.register_forward_hook(self.hook, with_kwargs=True)]
+
+    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """See a forward pass of the component, with its arguments."""
+
+    def metrics(self) -> dict[str, float]:
+        """Name -> value, for what was seen. Every process of a distributed run must call it."""
+        return _over_tp_ranks(self.module.mechanism()) if isinstance(self.module, Measured) else {}
+
+    def picture(self) -> Tensor | None:
+        """What was seen as grey values, uint8 (height, width), if it can be shown so."""
+        return None
+
+
+class MechanismProbe:
+    """Watches a model between `attach` and `detach`. Attaching again starts afresh.
+
+    In a distributed run the metrics are of all processes together, and `metrics` must be called in each of them.
+
+    Args:
+        pictured: also draw attention weights, for `pictures`.
+    """
+
+    def __init__(self, model: Transformer, *, pictured: bool = False) -> None:
+        self._model = model
+        self._pictured = pictured
+        self._watchers: list[Watcher] = []
+        self._handles: list[RemovableHandle] = []
+
+    def attach(self) -> None:
+        self.detach()
+        watches = [load(axis.mechanism) for axis in AXES.values() if axis.mechanism]
+        self._watchers = [watcher for watch in watches for watcher in watch(self._model, self._pictured)]
+        self._handles = [handle for watcher in self._watchers for handle in watcher.attach()]
+
+    def detach(self) -> None:
+        """Stop watching; what was seen stays available to `metrics` and `pictures`."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics of what the model has processed since `attach`; only a component's own before any of it."""
+        of_model: dict[str, float] = {}
+        of_layers: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for watcher in self._watchers:
+            for name, value in watcher.metrics().items():
+                if watcher.layer is None:
+                    of_model[f"{watcher.axis}/{name}"] = value
+                else:
+                    of_layers[f"{watcher.axis}/{name}"][watcher.layer].append(value)
+        layers = {name: {layer: joined(name, each) for layer, each in own.items()} for name, own in of_layers.items()}
+        return _over_layers(layers, several=len(self._model.blocks) > 1) | of_model
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Attention as pictures (`ablab.model.attention.picture`) by layer, "attention/layer_0", uint8 (height, width).
+
+        Of the first sequence without padding that this process has seen: all its queries, or 256 spread evenly over
+        it. Layers whose core does not tell its weights have none.
+        """
+        drawn = [(f"{watcher.axis}/layer_{watcher.layer}", watcher.picture()) for watcher in self._watchers]
+        return {name: picture for name, picture in drawn if picture is not None}
+
+
+def joined(name: str, values: list[float]) -> float:
+    """One metric of several layers, or of several parts of one: their mean, or their extreme where it is one."""
+    if name.endswith("_min"):
+        return min(values)
+    return max(values) if name.endswith("_max") else fmean(values)
+
+
+def _over_tp_ranks(metrics: dict[str, float]) -> dict[str, float]:
+    """A component's own metrics, over the processes among which its heads or units are shared out."""
+    each = of_tp_ranks(metrics)
+    return {name: joined(name, [own[name] for own in each]) for name in metrics}
+
+
+def _over_layers(layers: dict[str, dict[int, float]], *, several: bool) -> dict[str, float]:
+    metrics = {
+        name: joined(name, list(values.values())) for name, values in layers.items() if not (several and _part(name))
+    }
+    if several:
+        for name, values in layers.items():
+            metrics |= {_of_layer(name, layer): value for layer, value in values.items()}
+    return metrics
+
+
+def _part(name: str) -> str:
+    """What "attention/span/head_0" is a part of: "head_0"; "" for "attention/span_mean"."""
+    return name.split("/", 2)[2] if name.count("/") > 1 else ""
+
+
+def _of_layer(name: str, layer: int) -> str:
+    axis, metric, *part = name.split("/", 2)
+    return "/".join([axis, metric, f"layer_{layer}", *part])
+
+
+@torch.no_grad()
+def probe_outputs(model: Transformer) -> dict[str, list[float]]:
+    """A few numbers for each component, "<axis>/layer_<i>" or "<axis>", equal for components of equal function.
+
+    Trained weights differ between any two runs on a device that does not repeat its sums; a component's own function
+    does not. So components are asked beside the model's weights, on inputs drawn from fixed seeds, in evaluation mode.
+    """
+    training = model.training
+    model.eval()
+    try:
+        found = {
+            f"{axis.name}/{place}" if place else axis.name: numbers
+            for axis in AXES.values()
+            if axis.probe_outputs
+            for place, numbers in load(axis.probe_outputs)(model).items()
+        }
+    finally:
+        model.train(training)
+    return {name: numbers for name, numbers in found.items() if numbers}
+
+
+def place_of(layer: int, block: int) -> str:
+    """The name of a block among all blocks of a model, where a layer may have several."""
+    return f"layer_{layer}" if block == layer else f"layer_{layer}/block_{block}"
+
+
+def drawn(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Normally distributed numbers, a function of the name and the shape, of the type and on the device of `like`."""
+    return torch.randn(shape, generator=keyed_generator("responses", name)).to(like.device, like.dtype)
+
+
+def with_drawn_weights(module: Module) -> Module:
+    """A copy whose parameters are functions of their names and shapes, so that it shows the module's own function."""
+    other = copy.deepcopy(module)
+    for name, parameter in other.named_parameters():
+        scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 1.0
+        parameter.copy_(scale * drawn(name, tuple(parameter.shape), parameter))
+    return other
+
+
+def projected(x: Tensor) -> list[float]:
+    """A few random projections, each over the square root of the size, so that their size is that of the numbers."""
+    x = x.detach().float().cpu().flatten()
+    directions = torch.randn(NUMBERS, x.numel(), generator=keyed_generator("projections", x.numel()))
+    numbers: list[float] = (directions @ x / x.numel() ** 0.5).tolist()
+    return numbers

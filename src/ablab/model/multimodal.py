@@ -1,0 +1,121 @@
+"""The transformer of a task with several modalities: its modal fusion decides where they meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from ablab.model.block import Block
+from ablab.model.encoders import EncoderFactory, ModalEmbedding
+from ablab.model.modal_fusion.base import Layout, ModalFusion, block_of, blocks_of
+from ablab.model.spec import LayerSpec
+from ablab.model.transformer import MeanOfTokens, Transformer
+
+
+class MultimodalTransformer(Transformer):
+    """A transformer over the tokens of several modalities, which gives one answer from all of them.
+
+    Args:
+        transformer: all that it has in common with a transformer over tokens. It is `pooled`, has `n_outputs`, and
+            takes no heed of `vocab_size` and `max_length`.
+        encoders: by modality, in the order of the stream: what makes tokens of each; see `ablab.model.encoders`.
+        modal_fusion: makes what decides where modalities meet; see `ablab.model.modal_fusion`.
+
+    Raises:
+        ValueError: it is not asked for one answer, or as `Transformer` does.
+    """
+
+    def __init__(
+        self,
+        transformer: partial[Transformer],
+        *,
+        encoders: Mapping[str, EncoderFactory],
+        modal_fusion: Callable[..., ModalFusion],
+    ) -> None:
+        settings = transformer.keywords
+        if not (settings.get("pooled") and settings.get("n_outputs")):
+            raise ValueError("several modalities are asked for one answer together: pooled, with n_outputs")
+        self._encoders, self._make_fusion = encoders, modal_fusion
+        super().__init__(**settings)
+
+    def _embed(self, spec: LayerSpec) -> None:
+        embedding = ModalEmbedding(spec.d_model, encoders=self._encoders)
+        self.embedding = embedding
+        self.layout = Layout(embedding.lengths)
+        self.modal_fusion = self._make_fusion(replace(spec, max_length=self.layout.total), layout=self.layout)
+        self.max_length = self.modal_fusion.longest
+
+    def _make_layer(self, layer: int, make: Callable[[], Block]) -> nn.Module:
+        return self.modal_fusion.blocks(layer, make)
+
+    def _make_readout(self, pooled: bool, d_model: int) -> nn.Module | None:
+        return MixOfModalities(self.layout, d_model)
+
+    @property
+    def modalities(self) -> Sequence[str]:  # type: ignore[override]
+        return self.layout.names
+
+    @property
+    def each_block_once(self) -> bool:  # type: ignore[override]
+        return self.modal_fusion.each_block_once
+
+    def enter(
+        self, inputs: Tensor | Mapping[str, Tensor], key_padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.modal_fusion.enter(*super().enter(inputs, key_padding_mask))
+
+    def call_layer(self, layer: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        return self.modal_fusion.layer(layer, self.blocks[layer], x, self.position.rotate, mask)
+
+    def leave(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        x, mask = self.modal_fusion.leave(self.norm(self.layer_fusion(streams, mask)), mask)
+        assert self.readout is not None
+        return cast(Tensor, self.head(self.readout(x, mask)))
+
+    def mask_of(self, inputs: Tensor | Mapping[str, Tensor], key_padding_mask: Tensor | None = None) -> Tensor | None:
+        assert not isinstance(inputs, Tensor)
+        padding = inputs["padding"]
+        if not padding.is_meta and bool(padding.all(1).any()):
+            raise ValueError("a sample without any modality: there is nothing to answer from")
+        return padding
+
+    def layers(self) -> Iterator[tuple[int, Block]]:
+        for layer, blocks in enumerate(self.blocks):
+            for block in blocks_of(blocks):
+                yield layer, block
+
+    def longest_input(self) -> tuple[slice, Block]:
+        name = max(self.layout.names, key=lambda name: self.layout.lengths[name])
+        return self.layout.places[name], block_of(self.blocks[0], name)
+
+
+class MixOfModalities(nn.Module):
+    """The mean over each modality's tokens, and one hidden layer over those of all modalities together.
+
+    h = gelu(b + (M / m) sum of W_i p_i over the m of M modalities that the sample has). It is the same for every modal
+    fusion, so that late fusion, whose towers meet here alone, is not held back by a linear readout.
+    """
+
+    def __init__(self, layout: Layout, d_model: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.pool = MeanOfTokens()
+        self.weigh = nn.ModuleDict({name: nn.Linear(d_model, d_model, bias=False) for name in layout.names})
+        self.bias = nn.Parameter(torch.zeros(d_model))
+
+    def forward(self, x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """x (B, T, d_model), the mask (B, T) true where no token is -> (B, 1, d_model)."""
+        total, count = x.new_zeros(len(x), 1, x.shape[-1]), x.new_zeros(len(x), 1, 1)
+        for name, place in self.layout.places.items():
+            mask = None if key_padding_mask is None else key_padding_mask[:, place]
+            there = x.new_ones(len(x)) if mask is None else (~mask).any(1).to(x.dtype)
+            # The mean of a missing modality is zero, and so is what it adds.
+            total = total + self.weigh[name](self.pool(x[:, place], mask))
+            count = count + there[:, None, None]
+        return gelu(total * (len(self.layout.names) / count.clamp(min=1)) + self.bias)

@@ -1,0 +1,106 @@
+"""What a component may offer beside its axis's own contract, each as a protocol: having the method is taking part.
+
+Whoever uses an offer asks with `isinstance`. `misspelt` finds names that are nearly one of these, so that an option
+which means to take part never fails to in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Protocol, TypeVar, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """Tells metrics of its own, name -> value, for `ablab.model.mechanism`."""
+
+    def mechanism(self) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class Penalised(Protocol):
+    """Asks for something to be added to the training loss: a scalar."""
+
+    def penalty(self) -> Tensor: ...
+
+
+@runtime_checkable
+class Resampled(Protocol):
+    """Draws at random, anew before each optimizer step, as a function of the seed and the steps taken."""
+
+    def resample(self, step: int) -> None: ...
+
+
+@runtime_checkable
+class FollowsBatches(Protocol):
+    """Changes with each batch in training, and is told where batches come in microbatches: those change it as one."""
+
+    def begin_microbatches(self) -> None: ...
+
+    def end_microbatches(self) -> None: ...
+
+
+@runtime_checkable
+class InitialisesItself(Protocol):
+    """Draws the initial values of its own parameters; see `ablab.model.initialisation`."""
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None: ...
+
+
+@runtime_checkable
+class SizesItself(Protocol):
+    """An activation that takes `inputs` features and gives `width`, not d_ff of each."""
+
+    inputs: int
+    width: int
+
+
+@runtime_checkable
+class WorksByUnit(Protocol):
+    """An activation that says whether it gives the same for a hidden unit whichever others it is given beside it."""
+
+    by_unit: bool
+
+
+@runtime_checkable
+class NeedsModalities(Protocol):
+    """A class of options that says whether they have anything to do where an input has one modality."""
+
+    needs_several: bool
+
+
+OFFERS = (Measured, Penalised, Resampled, FollowsBatches, InitialisesItself, SizesItself, WorksByUnit)
+NAMES = {
+    name for offer in OFFERS for name in (*vars(offer), *inspect.get_annotations(offer)) if not name.startswith("_")
+}
+
+Offer = TypeVar("Offer")
+
+
+def offering(model: nn.Module, offer: Callable[..., Offer]) -> Iterator[tuple[str, Offer]]:
+    """The components of `model`, by their qualified names, that have what the protocol asks for; not `model` itself."""
+    for name, module in model.named_modules():
+        if module is not model and isinstance(module, cast(type, offer)):
+            yield name, cast(Offer, module)
+
+
+@cache
+def misspelt(option: type, contracts: tuple[type, ...]) -> tuple[str, str] | None:
+    """A public name of a component's class that nobody asks for, and the name that it nearly is; None if all is well.
+
+    Args:
+        contracts: the classes whose own names are asked for, too.
+    """
+    asked = NAMES | {name for contract in contracts for name in dir(contract)}
+    for name in (name for cls in option.__mro__ if cls not in nn.Module.__mro__ for name in vars(cls)):
+        if not name.startswith("_") and name not in asked:
+            meant = difflib.get_close_matches(name, [each for each in asked if each[0] != "_"], n=1, cutoff=0.85)
+            if meant:
+                return name, meant[0]
+    return None
