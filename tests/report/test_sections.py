@@ -152,7 +152,7 @@ def test_exponents_are_those_that_were_planted() -> None:
     assert [each.title for each in section.blocks] == ["By seq_len"]
     assert section.blocks[0].figure
     (table,) = tables(section)
-    found = table.set_index(["series", "figure"])["exponent"].astype(float)
+    found = table.set_index(["series", "metric"])["exponent"].astype(float)
     assert found["attention=full", "seconds_per_step"] == pytest.approx(2, abs=0.1)
     assert found["attention=lsh", "seconds_per_step"] == pytest.approx(1, abs=0.1)
     assert found["attention=lsh", "flops_per_step"] == pytest.approx(1, abs=0.01)

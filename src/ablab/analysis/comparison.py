@@ -173,7 +173,7 @@ def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:
 
 
 def _of_all(runs: Runs, metrics: dict[str, str], margin: float | None, last_k: int) -> list[StudyNote]:
-    """What there is to know of the comparisons on all tasks."""
+    """Notes on the comparisons on all tasks."""
     notes: list[StudyNote] = [OneVariant()] if len(variants(runs)) == 1 else []
     named = tuple(dict.fromkeys(name for name in metrics.values() if name))
     if margin is not None and len(named) > 1:

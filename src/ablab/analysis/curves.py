@@ -133,7 +133,7 @@ def _on_common_grid(series: Sequence[Series], by: By) -> tuple[FloatArray, Float
 
 
 def _summary(x: FloatArray, values: FloatArray, seeds: Sequence[int]) -> Band:
-    """Of `values` [seeds, points]."""
+    """The band of `values` [seeds, points]."""
     count, mean = len(values), values.mean(0)
     if count < FEWEST_SEEDS:
         return Band(x, mean, None, None, tuple(seeds))

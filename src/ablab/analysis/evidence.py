@@ -1,4 +1,4 @@
-"""What is known of one comparison before the others are considered.
+"""Evidence on one comparison before the others are considered.
 
 Did the swap change what should have differed? Decided from the components' responses to fixed inputs.
 """

@@ -56,7 +56,7 @@ def level_after(analyses: int) -> float:
 
 
 def interim_analyses(looks: Sequence[Look]) -> InterimAnalyses | None:
-    """What readers are told where a study was analysed more than once."""
+    """The fact that a study was analysed more than once; None where it was not."""
     if len(looks) < 2:
         return None
     return InterimAnalyses(tuple(len(look.seeds) for look in looks), level_after(len(looks)))

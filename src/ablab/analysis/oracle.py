@@ -1,4 +1,4 @@
-"""What is known of a task before anybody trains on it, known beside what was measured."""
+"""Values that are known of a task before anybody trains on it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def known_values(runs: Runs, task: str, metric: str) -> KnownValues | None:
 
 
 def window_ceiling(pairing: Pairing) -> WindowCeiling | None:
-    """What the window of the variant allows, beside what was measured; None without a window of known ceiling."""
+    """The ceiling of the variant's window beside the measured mean; None without a window of known ceiling."""
     records = [record for record, _ in pairing.pairs]
     values = known(records, pairing.metric)
     if not records or (name := own_ceiling(records, values)) == CEILING:

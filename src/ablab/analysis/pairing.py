@@ -109,7 +109,7 @@ def seed_notes(side: dict[int, Outcome], metric: str) -> list[SeedNote]:
 
 
 def outcomes(runs: Runs, task: str, variant: str, metric: str, last_k: int = 1) -> dict[int, Outcome]:
-    """What counts for each seed of `variant` on `task`: its final value, or the mean of its last `last_k` evaluations.
+    """The outcome that counts for each seed of `variant` on `task`: its final value, or the mean of its last `last_k`.
 
     Where a seed was run more than once, the first run that came to an end of its own (ok or diverged) counts: a run
     that was killed is run again, but running until a result pleases must not help.

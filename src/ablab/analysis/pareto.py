@@ -1,4 +1,4 @@
-"""What is bought with what: variants that no other one matches at less cost, and those with another budget.
+"""Pareto fronts of quality and cost: variants that no other one matches at less cost, and those with another budget.
 
 A variant is on the front of a cost if no other one is at least as good and at least as cheap, and better in one of the
 two. The front is of means: whether two variants on it differ at all is for the verdicts to say.

@@ -101,7 +101,7 @@ def _series(runs: Runs, metric: str, over: Axis) -> tuple[dict[str, Points], Cou
 
 
 def _chosen(own: Mapping[str, str], over: Axis) -> str:
-    """What a variant has of everything that is not `over` itself, as overrides."""
+    """The settings of a variant for everything that is not `over` itself, as overrides."""
     kept = {name: value for name, value in own.items() if value and not (over == "parameters" and _sizes(name))}
     return ",".join(f"{name}={value}" for name, value in kept.items())
 

@@ -145,7 +145,7 @@ def _check(wanted: Filter, runs: Runs) -> None:
 
 
 def _column(runs: Runs, key: str) -> list[str]:
-    """What each run has for a key, as text, "" where it has nothing."""
+    """The value that each run has for a key, as text, "" where it has nothing."""
     if key in ("seed", "study", "task", "variant"):
         return [str(value) for value in runs.table[key].tolist()]
     return [record.axes.get(key) or text_of(setting.get(key, "")) for record, setting in _settings(runs)]

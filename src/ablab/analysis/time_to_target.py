@@ -48,7 +48,7 @@ class Reached:
 
     @property
     def interval(self) -> Interval | None:
-        """Of `factor`; not adjusted for the number of variants."""
+        """The interval of `factor`; not adjusted for the number of variants."""
         if self.ratio is None:
             return None
         low, high = self.ratio.interval(1 - self.level)
@@ -136,7 +136,7 @@ def crossing(series: Series, target: float, direction: Direction) -> float | Non
 
 
 def _curves(runs: Runs, task: str, variant: str, metric: str, by: By, reader: Reader) -> dict[int, Series]:
-    """Of the runs that finished or diverged: what was reached before a divergence was reached."""
+    """Curves of the runs that finished or diverged: what was reached before a divergence was reached."""
     found = {
         seed: series_of(outcome.record, outcome.path, metric, by, reader)
         for seed, outcome in outcomes(runs, task, variant, metric).items()

@@ -1,4 +1,4 @@
-"""What a sweep ends with: the comparison on the screen, the report beside the runs, and an honest exit status.
+"""The end of a sweep: the comparison on the screen, the report beside the runs, and an honest exit status.
 
 `conclude` draws the verdicts, and counts that they were drawn: with the seeds of a later conclusion they grow stricter.
 `ConcludeSweep` does so as a Hydra callback, so that it also concludes sweeps that other launchers ran:

@@ -62,7 +62,7 @@ class ReportContext:
 
     @cached_property
     def curves(self) -> CurveCache:
-        """Of what the figures show, so that each file is read once."""
+        """Learning curves of what the figures show, so that each file is read once."""
         of_axes = (axis.curve for axis in AXES.values() if axis.curve)
         return CurveCache({*self.comparisons.metrics.values(), TRAINING_LOSS, *of_axes} - {""})
 
@@ -148,7 +148,7 @@ class ReportContext:
 
     @cached_property
     def scaling(self) -> dict[Axis, list[list[Exponent]]]:
-        """What the runs were varied over -> the exponents of each metric; nothing that they do not differ in."""
+        """Axis that the runs were varied over -> the exponents of each metric; nothing that they do not differ in."""
         metrics = [metric for metric in dict.fromkeys(self.comparisons.metrics.values()) if metric]
         found: dict[Axis, list[list[Exponent]]] = {}
         for over in _SCALED_OVER:

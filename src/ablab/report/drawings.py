@@ -30,7 +30,7 @@ def slopes(context: ReportContext, task: str) -> Drawing | None:
 
 
 def detectable(context: ReportContext, task: str) -> Drawing | None:
-    """What these seeds could have shown, beside what they did; None without an interval."""
+    """Detectable effects beside those that were found; None without an interval."""
     return detectable_effects(context.compared(task), context.styles)
 
 
@@ -42,7 +42,7 @@ def cost(context: ReportContext, task: str) -> Drawing | None:
 
 
 def interaction(context: ReportContext, task: str, factors: tuple[str, str]) -> Drawing | None:
-    """What the options of two factors do together beyond the sum of their effects; None if it is not known."""
+    """Interactions of the options of two factors, beyond the sum of their effects; None if it is not known."""
     found = context.interactions(task)
     effects, resolved = found.matrix(*factors)
     effects.index.name, effects.columns.name = factors

@@ -1,4 +1,4 @@
-"""What is known beside a verdict, in sentences: a function per kind of note.
+"""Notes beside a verdict, in sentences: a function per kind of note.
 
 To say a new one: a dataclass in `ablab.analysis.notes`, and a function here that is registered for it.
 """
@@ -254,7 +254,7 @@ def no_value_text(note: known.NoValue) -> str:
 
 
 def _found(item: Comparison) -> str:
-    """What the verdict found, which a note says more of."""
+    """Name what the verdict found, which a note says more of."""
     return {Verdict.BETTER: "gain", Verdict.WORSE: "loss"}.get(item.verdict, "difference")
 
 

@@ -1,4 +1,4 @@
-"""What the processes of a run sent to each other, and what spreading the run over them brought."""
+"""Communication between the processes of a run, and what parallel training brought."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parallel_table(context: ReportContext, task: str) -> pd.DataFrame:
 
 
 def parallel_notes(context: ReportContext, task: str) -> list[str]:
-    """What efficiency is measured against, a sentence for each variant, with the threads on both sides."""
+    """Say what efficiency is measured against, a sentence for each variant, with the threads on both sides."""
     ok = _ok(context.runs, task)
     notes = []
     for variant, records in ok.items():
@@ -116,7 +116,7 @@ def _waiting(mean: Callable[[Callable[[Communication], float | None]], float | N
 
 
 def _of_gradient(records: list[Record]) -> float | None:
-    """What was handed in over the size of a gradient in float32, which plain data parallel training hands in."""
+    """The payload over the size of a gradient in float32, which plain data parallel training hands in."""
     known = [
         record.communication.payload_bytes_per_step / (_FLOAT32 * record.cost.parameters)
         for record in records
@@ -155,7 +155,7 @@ def _efficiencies(records: list[Record], alone: list[Record]) -> list[float]:
 
 
 def _threads(records: list[Record]) -> int | None:
-    """Of each process; None if that is not known, or not the same in all runs."""
+    """The threads of each process; None if that is not known, or not the same in all runs."""
     found = {record.machine.get("threads") for record in records}
     threads = found.pop()
     return threads if not found and isinstance(threads, int) else None

@@ -103,7 +103,7 @@ def _shown_by(rows: list[Row], compared: Comparisons | None) -> str:
 
 
 def _compared(outlook: Outlook) -> Comparisons | None:
-    """What the runs that there are already say; None without any."""
+    """Compare the runs that there are already; None without any."""
     try:
         return compare(collect([outlook.folder])) if outlook.done else None
     except UserError:

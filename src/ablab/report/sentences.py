@@ -156,7 +156,7 @@ _SENTENCES: dict[Verdict, Callable[[Evidence], str]] = {
 
 
 def _estimated(evidence: Evidence) -> tuple[Estimate, Interval, float]:
-    """What every verdict on an interval has."""
+    """The numbers that every verdict on an interval has."""
     assert evidence.estimate is not None
     assert evidence.interval is not None
     assert evidence.p_adjusted is not None
@@ -201,7 +201,7 @@ def interaction_sentence(item: Interaction) -> str:
 
 
 def interactions_sentence(found: Interactions) -> str:
-    """What can be said of all of them together."""
+    """Say what holds for all of them together."""
     if len(found.factors) < 2:
         return "Fewer than two factors vary: there is nothing that could interact."
     if not found.visible:

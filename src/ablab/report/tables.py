@@ -51,7 +51,7 @@ def quality_table(context: ReportContext, part: str) -> pd.DataFrame:
 
 
 def cost_table(context: ReportContext, part: str) -> pd.DataFrame:
-    """What the variants cost on one task, or on the suite, as text: means over the runs that ended well."""
+    """The cost of the variants on one task, or on the suite, as text: means over the runs that ended well."""
     shown = {
         "parameters": ("parameters", count),
         "flops_total": ("FLOPs", count),

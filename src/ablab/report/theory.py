@@ -1,4 +1,4 @@
-"""What can be reached, by theory or by the data, beside what was reached."""
+"""Values that can be reached, by theory or by the data, beside those that were."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _PEERS = {
 
 
 def catalogue(setting: Setting) -> tuple[list[Implementation], list[Missing]]:
-    """What is there, ours first, and what is missing, with the reason."""
+    """The implementations that are there, ours first, and those that are missing, with the reason."""
     found = [*ours.implementations(setting), *torch_peers.implementations(setting)]
     missing = []
     peers = _PEERS | ({"flash-attn": flash_attn} if setting.device == "cuda" else {})
@@ -67,7 +67,7 @@ LENGTHS = tuple(2**power for power in range(8, 17))  # 256 to 65,536
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for.
+    """The user's request.
 
     Raises:
         UserError: something in it cannot be.

@@ -29,7 +29,7 @@ FEWEST = 3  # repetitions, however long they take
 
 @dataclass(frozen=True)
 class Times:
-    """Of the calls of one implementation."""
+    """Times of the calls of one implementation."""
 
     median_s: float
     min_s: float
@@ -83,7 +83,7 @@ def in_turn(
 def peak_bytes(call: Callable[[], object], device: str) -> int:
     """The most that PyTorch's allocator held at once during the call, above what it held before.
 
-    On a CPU every allocation is recorded, so the figure is exact; what a library allocates by other means (a matrix
+    On a CPU every allocation is recorded, so the number is exact; what a library allocates by other means (a matrix
     product's own buffers) is not in it. On CUDA it is the allocator's own peak.
     """
     if device == "cuda":
@@ -131,7 +131,7 @@ def foresee(measured: Mapping[int, float], length: int) -> float | None:
 
 
 def scores_bytes(setting: Setting, length: int) -> int:
-    """What all scores and their softmax take, which is the least that a quadratic memory must hold."""
+    """Bytes of all scores and their softmax, which is the least that a quadratic memory must hold."""
     return 2 * setting.batch * setting.heads * length**2 * setting.torch_dtype.itemsize
 
 

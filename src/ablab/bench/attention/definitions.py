@@ -1,4 +1,4 @@
-"""What the implementations claim to compute, as their definitions read: dense, for a few queries, in float64.
+"""Definitions of what the implementations claim to compute: dense, for a few queries, in float64.
 
 Everything is a weight m beside exp(score): 0 for a key that is not seen, 1 for one that is, 2 for one that counts
 twice, and what lies between where an edge is soft. Shapes are broadcastable to (B, H, S, T), S queries at `positions`.

@@ -44,7 +44,7 @@ class Setting:
 
     @property
     def width(self) -> int:
-        """Of all heads together."""
+        """The width of all heads together."""
         return self.heads * self.head_size
 
     def draw(self, length: int, *, heads_first: bool, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -81,7 +81,7 @@ class Attention:
         raise NotImplementedError
 
     def expected(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Expected:
-        """What the last call, which had these q, k and v, must have returned for the queries at `positions` (S,)."""
+        """The right result of the last call, which had these q, k and v, for the queries at `positions` (S,)."""
         raise NotImplementedError
 
 

@@ -106,7 +106,7 @@ def _time(
 
 
 def needed_flops(setting: Setting, length: int, pass_: Pass, keys: float) -> float:
-    """What the definition needs: two products per score, and four more for its gradients (none computed twice)."""
+    """FLOPs that the definition needs: two products per score, and four more for its gradients (none twice)."""
     products = 2 if pass_ == "forward" else 6
     return products * 2 * setting.batch * setting.width * length * keys
 

@@ -1,4 +1,4 @@
-"""What PyTorch itself offers: its fused kernel, attention written out, FlexAttention, and on CUDA flash attention."""
+"""PyTorch's own: its fused kernel, attention written out, FlexAttention, and on CUDA flash attention."""
 
 from __future__ import annotations
 

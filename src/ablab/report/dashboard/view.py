@@ -34,7 +34,7 @@ _EVENT_FILES = "events.out.tfevents.*"
 
 @dataclass(frozen=True)
 class View:
-    """What there is to be seen of all runs below a folder, before it is written."""
+    """A view of all runs below a folder, before it is written."""
 
     events: dict[str, list[Event]]  # by run of TensorBoard's, below the folder of the view; "" is that one itself
     records: list[Record]
@@ -74,7 +74,7 @@ def make_view(folder: Path, **comparison: Unpack[ComparisonSettings]) -> View:
 
 @dataclass(frozen=True)
 class Removed:
-    """What an earlier view leaves."""
+    """Traces of an earlier view."""
 
     runs: set[str]  # TensorBoard's names of those that have no file left, and so will disappear from it
     columns: set[Path]  # folders that held the columns of the HPARAMS tab

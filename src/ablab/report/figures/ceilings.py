@@ -1,4 +1,4 @@
-"""What each variant reached beside what theory allows: chance, the ceiling, and the ceiling of its own window."""
+"""The values that variants reached beside those of theory: chance, the ceiling, and the ceiling of a window."""
 
 from __future__ import annotations
 

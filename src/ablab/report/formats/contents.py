@@ -1,4 +1,4 @@
-"""What people are shown of a comparison, whatever the format: tables with titles, and lines of verdicts."""
+"""A comparison as people are shown it, whatever the format: tables with titles, and lines of verdicts."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def _cell(shown: str, is_number: bool) -> str:
 
 
 def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
-    """What the table shows, and by which method."""
+    """Say what the table shows, and by which method."""
     is_suite = section.where and section.where not in comparisons.metrics
     on = f" on {'the ' if is_suite else ''}{section.where}" if section.where else ""
     family = " on the suite" if is_suite else " on all tasks" if section.where else ""

@@ -46,7 +46,7 @@ def json(context: ReportContext, by: By | None = None) -> str:
 
 
 def document(context: ReportContext, by: By | None = None) -> dict[str, Any]:
-    """Every figure of every comparison, the rows of the tables as numbers, and every run, as JSON can hold them."""
+    """Every number of every comparison, the rows of the tables as numbers, and every run, as JSON can hold them."""
     comparisons = context.comparisons
     found = {
         "schema": SCHEMA_VERSION,
@@ -104,7 +104,7 @@ def _item(item: Comparison) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: NaN and infinity become null, tuples lists, numpy's scalars Python's."""
+    """Convert to what JSON can hold: NaN and infinity become null, tuples lists, numpy's scalars Python's."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

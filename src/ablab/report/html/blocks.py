@@ -1,4 +1,4 @@
-"""What sections are made of: headings, text, tables, heatmaps, and figures set into the page.
+"""The parts of sections: headings, text, tables, heatmaps, and figures set into the page.
 
 A figure becomes an `<svg>` element that belongs to the page: its text colour, its font, ids of its own.
 """
@@ -111,7 +111,7 @@ def _of_page(tag: str, name: str) -> str:
 
 
 def _compact(svg: str) -> str:
-    """The same picture in half the bytes: no ids that nothing refers to, no lists of fonts, a hundredth of a point."""
+    """Write the picture in half the bytes: no ids that nothing refers to, no lists of fonts, a hundredth of a point."""
     used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
 
     def shorter(tag: re.Match[str]) -> str:

@@ -21,7 +21,7 @@ _FRACTION = (0.0, 1.0)  # the scale of accuracies and shares
 
 @dataclass(frozen=True)
 class Scale:
-    """What the colours stand for, in all heatmaps that are to be compared: none for `low`, the deepest for `high`."""
+    """The meaning of the colours, in all heatmaps that are to be compared: none for `low`, the deepest for `high`."""
 
     low: float
     high: float

@@ -128,6 +128,6 @@ def _name(run: RunState) -> str:
 
 
 def _bar_width(room: int) -> int:
-    """Of a bar that is given so much room, the gap beside it included; 0 where it would be too short to tell."""
+    """The width of a bar that has so much room, the gap beside it included; 0 where it would be too short to tell."""
     width = min(room - _GAP, _BAR)
     return width if width >= _SHORTEST_BAR else 0

@@ -44,7 +44,7 @@ class SoFar:
         self._width: int | None = None  # that the lines were made for
 
     def lines(self, records: Sequence[Record], console: Console) -> list[list[Segment]]:
-        """What there is to show of the records, as lines of the console's width."""
+        """Show the comparison of the records, as lines of the console's width."""
         if self._compare and len(records) != self._compared and (began := self._clock()) >= self._rested_at:
             first = not self._compared
             self._compared, self._shown, self._width = len(records), None, None

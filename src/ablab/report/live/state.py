@@ -1,4 +1,4 @@
-"""What is known of a study while it runs: how far each run is and how fast, what its steps take, what changed last."""
+"""The state of a study while it runs: how far each run is and how fast, what its steps take, what changed last."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def _exponent_row(one: Exponent) -> dict[str, str]:
     digits = min(max(decimals_for(half), 2), 4) if half else 2
     return {
         "series": one.series,
-        "figure": one.y_name,
+        "metric": one.y_name,
         "from": f"{one.x[0]:,.0f}",
         "to": f"{one.x[-1]:,.0f}",
         "exponent": MISSING if one.alpha is None else number(one.alpha, digits),

@@ -33,7 +33,7 @@ def verdicts(context: ReportContext) -> Verdicts:
 
 
 def _glance(context: ReportContext, groups: list[tuple[str, list[Comparison]]]) -> str:
-    """Of the suite, where there is one: its verdicts are the primary ones."""
+    """Count the verdicts; those of the suite, where there is one: they are the primary ones."""
     groups = groups[:1] if context.suite else groups
     counts = Counter(item.verdict.value for _, items in groups for item in items)
     if not counts:

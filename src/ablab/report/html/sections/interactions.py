@@ -50,7 +50,7 @@ def interactions(context: ReportContext) -> Section | None:
 
 
 def _meaning(context: ReportContext, task: str, pair: tuple[str, str]) -> str:
-    """What the numbers of a figure are measured from, and what their sign says."""
+    """Say what the numbers of a figure are measured from, and what their sign says."""
     table, made = context.runs.table, context.comparisons
     base = table[table["variant"] == made.baseline].iloc[0]
     options = " and ".join(f"{factor}={base[factor]}" for factor in pair)
@@ -83,7 +83,7 @@ def _variance(context: ReportContext, task: str) -> list[Block]:
 
 
 def _left_out(found: Anova, metric: str) -> list[str]:
-    """What the model leaves out, and why."""
+    """Say what the model leaves out, and why."""
     not_crossed, confounded = ", ".join(found.not_crossed), ", ".join(found.confounded)
     lines = {
         f"Not in the model, as not every combination has finished runs: {not_crossed}.": not_crossed,
@@ -94,7 +94,7 @@ def _left_out(found: Anova, metric: str) -> list[str]:
 
 
 def _tables(found: Interactions) -> list[Block]:
-    """Of very many, those that are resolved and then the largest."""
+    """The table; of very many, those that are resolved and then the largest."""
     ranked = sorted(found.items, key=lambda item: (not item.resolved, -abs(item.effect or 0.0)))[:_MOST_ROWS]
     shown = [item for item in found.items if item in ranked] if len(found.items) > _MOST_ROWS else found.items
     left_out = f"{len(shown)} of {len(found.items):,} are shown: those that are resolved, and then the largest."

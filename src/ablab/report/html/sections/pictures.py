@@ -1,4 +1,4 @@
-"""What trained models made: the pictures that runs left in their folders, set into the page itself."""
+"""Pictures by trained models, that runs left in their folders, set into the page itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the report shows of one task."""
+    """The pictures of one task."""
 
     task: str
     shown: list[Shown]

@@ -69,7 +69,7 @@ _NO_SETTINGS = frozenset(
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a reader needs to check the runs, and to repeat them."""
+    """Everything that a reader needs to check the runs, and to repeat them."""
 
     factors: pd.DataFrame
     settings: pd.DataFrame
@@ -196,7 +196,7 @@ def _corpus(record: Record) -> str | None:
 
 
 def _evaluated(runs: Runs, split: str) -> list[str | None]:
-    """Of the runs that came to an evaluation."""
+    """The samples of each run that came to an evaluation."""
     return [f"{record.evaluated[split]:,}" for record in runs.records if split in (record.evaluated or {})]
 
 

@@ -26,7 +26,7 @@ Ok = dict[str, list[Record]]  # variant -> its runs that ended well
 
 @dataclass(frozen=True)
 class Subsets:
-    """What the report shows of one metric: a table, or heatmaps on one scale and what holds for all of them."""
+    """One metric: a table, or heatmaps on one scale and what holds for all of them."""
 
     metric: str  # "val_accuracy"
     table: pd.DataFrame | None
@@ -65,7 +65,7 @@ def subsets_of(runs: Runs, task: str) -> list[Subsets]:
 
 
 def keys_of(subset: str) -> dict[str, str]:
-    """What sets a subset apart: "length=64,depth=0.5" -> {"length": "64", "depth": "0.5"}."""
+    """The keys and values that set a subset apart: "length=64,depth=0.5" -> {"length": "64", "depth": "0.5"}."""
     return {key: value for key, _, value in (text.partition("=") for text in BETWEEN_OVERRIDES.split(subset))}
 
 
