@@ -26,6 +26,7 @@ import ablab
 from ablab.analysis.comparison import compare
 from ablab.analysis.verdicts import Verdict
 from ablab.config import RunConfig, fingerprint
+from ablab.report.sentences import verdict_sentence
 from ablab.results.collect import collect
 from ablab.results.record import KEPT_EVALUATIONS, Cost, Metric, Record, Status
 from ablab.results.store import read_record
@@ -356,4 +357,4 @@ def test_a_swap_without_effect_is_told_by_what_it_never_changed(
             run(config, tmp_path / str(index) / str(seed), **context)
     (found,) = compare(collect([tmp_path])).items
     assert found.verdict is Verdict.NO_EFFECT
-    assert found.sentence.endswith(f"never changed {words}; this variant is the baseline under another name.")
+    assert verdict_sentence(found).endswith(f"never changed {words}; this variant is the baseline under another name.")

@@ -1,4 +1,4 @@
-"""What a run costs beyond its training: under our supervisor, and as a process of its own. Both in turn.
+"""The cost of a run beyond its training: under our supervisor, and as a process of its own. Both in turn.
 
 Runs of the supervisor are forked from a process that has imported everything; the other one begins with nothing.
 """
@@ -38,7 +38,7 @@ def bench_runs(overrides: list[str], rounds: int, output: Path | None) -> str:
     Args:
         overrides: of the config, as for a run.
         rounds: runs in each way.
-        output: a JSON file for the figures, or None.
+        output: a JSON file for the metrics, or None.
 
     Raises:
         UserError: the config cannot work, a number is out of range, or a run did not end well.
@@ -59,8 +59,8 @@ def bench_runs(overrides: list[str], rounds: int, output: Path | None) -> str:
     warm, cold = (median(times) for times in zip(*measured, strict=True))
     ratio = median(each.cold_s / each.warm_s for each in measured)
     if output is not None:
-        figures = {"warm_s": warm, "cold_s": cold, "ratio": ratio, "rounds": [each._asdict() for each in measured]}
-        output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        metrics = {"warm_s": warm, "cold_s": cold, "ratio": ratio, "rounds": [each._asdict() for each in measured]}
+        output.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     return (
         f"forked from a warm process  {warm:.2f} s a run beyond its training\n"
         f"a process of its own        {cold:.2f} s\n"

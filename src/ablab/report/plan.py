@@ -13,11 +13,10 @@ from rich.text import Text
 from ablab.analysis.comparison import Comparisons, compare
 from ablab.analysis.estimates import FEWEST_SEEDS, Estimate
 from ablab.analysis.power import POWER, detectable
-from ablab.analysis.wording import plural
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
 from ablab.report.conclude import MISTAKE
-from ablab.report.units import duration, figure, memory
+from ablab.report.formatting import duration, memory, metric_text, plural
 from ablab.results.collect import collect
 from ablab.study.preview import Preview, Row
 
@@ -104,7 +103,7 @@ def _shown_by(rows: list[Row], compared: Comparisons | None) -> str:
 
 
 def _compared(preview: Preview) -> Comparisons | None:
-    """What the runs that there are already say; None without any."""
+    """Compare the runs that there are already; None without any."""
     try:
         return compare(collect([preview.folder])) if preview.done else None
     except UserError:
@@ -117,7 +116,7 @@ def _in_units(compared: Comparisons | None, task: str, seeds: int) -> str:
     spreads = [item.estimate.sd for item in compared.of_task(task) if item.estimate and item.estimate.sd > 0]
     if not spreads:
         return ""
-    least, most = (figure(_detectable(sd, seeds)) for sd in (min(spreads), max(spreads)))
+    least, most = (metric_text(_detectable(sd, seeds)) for sd in (min(spreads), max(spreads)))
     metric = compared.metrics.get(task, "")
     return f"; by the runs there are, {least if least == most else f'{least} to {most}'} of {metric}"
 

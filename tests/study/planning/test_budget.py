@@ -12,6 +12,7 @@ import pytest
 from ablab.analysis.comparison import compare
 from ablab.config import RunConfig, conf_folder, fingerprint
 from ablab.errors import UserError
+from ablab.report.notes import notes_of
 from ablab.results.collect import collect
 from ablab.results.record import BudgetReport, RunContext
 from ablab.study.planning.budget import meet_budgets, refuse_for_one_run
@@ -162,4 +163,4 @@ def test_the_comparison_says_whether_budgets_are_equal(
         run(each.config, tmp_path / str(index), variant=each.context.variant, index=index, budget=each.report)
     (found,) = compare(collect([tmp_path])).items
     assert found.label == "mla"  # the width that was adjusted makes no variant of its own
-    assert "EQUAL BUDGET  parameters within 2% of the baseline's." in found.notes
+    assert "EQUAL BUDGET  parameters within 2% of the baseline's." in notes_of(found)

@@ -13,6 +13,7 @@ import pytest
 from ablab.analysis.comparison import compare
 from ablab.config import RunConfig
 from ablab.errors import UserError
+from ablab.report.notes import notes_of
 from ablab.results.collect import collect
 from ablab.results.record import BudgetReport, Cost, Record
 from ablab.results.store import RECORD_FILE
@@ -90,7 +91,7 @@ def test_a_sweep_at_equal_time_is_the_same_when_repeated(lab: Any) -> None:
     assert sorted({record["cost"]["steps"] for record in records}) == sorted({200, int(told[1])})
     (item,) = compare(collect([folder])).items
     assert item.label == "model.n_layers=4"  # the steps make no variant
-    assert any("EQUAL BUDGET" in note and "training time" in note for note in item.notes)
+    assert any("EQUAL BUDGET" in note and "training time" in note for note in notes_of(item))
 
     times = {path: path.stat().st_mtime_ns for path in folder.rglob(RECORD_FILE)}
     again = lab.sweep(*words)

@@ -1,4 +1,4 @@
-"""What the model says of a step's time, beside what a step takes over links of known bandwidth and delay.
+"""Step times by the model beside those over links of known bandwidth and delay.
 
 A strategy's two processes run in two network namespaces, once. Between blocks of steps the link between them is
 throttled anew, in turn, so that what else the machine does falls on all conditions alike. The blocks without throttle
@@ -45,7 +45,7 @@ _LIMIT_S = 600.0  # of one strategy
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked for.
+    """The user's request.
 
     Args:
         overrides: of the config, as for a run.

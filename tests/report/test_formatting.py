@@ -1,6 +1,24 @@
+"""Numbers as people read them."""
+
+import math
+
 import pytest
 
-from ablab.analysis.wording import confidence, decimals_for, number, p_value, percent, plural, share, without_zero
+from ablab.report.formatting import (
+    MISSING,
+    confidence,
+    count,
+    decimals_for,
+    duration,
+    memory,
+    metric_text,
+    number,
+    p_value,
+    percent,
+    plural,
+    share,
+    without_zero,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,12 +45,12 @@ def test_percentages(value: float, text: str):
 
 
 @pytest.mark.parametrize(
-    ("looks", "shown", "level"),
+    ("analyses", "shown", "level"),
     [(1, "95%", ".05"), (2, "97.5%", ".025"), (3, "98.33%", ".0167"), (4, "98.75%", ".0125"), (5, "99%", ".01")],
 )
-def test_levels_and_the_confidence_of_intervals(looks: int, shown: str, level: str):
-    assert confidence(0.05 / looks) == shown
-    assert without_zero(0.05 / looks) == level
+def test_levels_and_the_confidence_of_intervals(analyses: int, shown: str, level: str):
+    assert confidence(0.05 / analyses) == shown
+    assert without_zero(0.05 / analyses) == level
     assert confidence(2 * 0.05) == "90%"
 
 
@@ -53,3 +71,29 @@ def test_signed_numbers():
 def test_plurals():
     assert plural(1, "seed") == "1 seed"
     assert plural(1200, "seed") == "1,200 seeds"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (999, "999"), (999.9, "1 k"), (12_345, "12.3 k"), (1.38e8, "138 M"), (0.25, "0.25")]
+)
+def test_counts(value: float, text: str):
+    assert count(value) == text
+
+
+def test_memory():
+    assert [memory(value) for value in (100, 2048, 50_000_000, 3 * 1024**3)] == ["100 B", "2 KiB", "47.7 MiB", "3 GiB"]
+
+
+def test_durations():
+    assert [duration(value) for value in (9.5, 59.99, 125, 12_000)] == ["9.5 s", "1 min 0 s", "2 min 5 s", "3 h 20 min"]
+
+
+def test_metrics_show_two_digits_of_their_spread():
+    assert metric_text(0.91234, 0.0312) == "0.912 ± 0.031"
+    assert metric_text(0.91234) == "0.9123"
+    assert metric_text(12345.6) == "1.235e+04"
+
+
+@pytest.mark.parametrize("text", [count, memory, duration, metric_text])
+def test_what_was_not_measured_is_a_dash(text):
+    assert text(None) == text(math.nan) == MISSING

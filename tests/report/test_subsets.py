@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from synthetic import ended, record, runs_of
 
+from ablab.report.formatting import metric_text
 from ablab.report.html.heatmap import LEVELS, Scale, heatmap, scale_of
-from ablab.report.html.sections.parts import REACHABLE, grid_of, in_order, keys_of, parts_of
-from ablab.report.units import figure
+from ablab.report.html.sections.subsets import REACHABLE, grid_of, in_order, keys_of, subsets_of
 from ablab.results.record import Metric, Record
 
 ACCURACY = Metric(name="val_accuracy", split="val", direction="max")
@@ -55,10 +55,10 @@ def test_a_table_has_means_over_the_finished_seeds_and_what_is_reachable():
         for seed in range(3)
     ]
     records.append(ended("failed", "boom", 4, axes={"attention": "full"}, primary=ACCURACY))
-    (found,) = parts_of(runs_of(records), "language")
-    assert found.figure == "val_accuracy"
+    (found,) = subsets_of(runs_of(records), "language")
+    assert found.metric == "val_accuracy"
     assert found.table is not None
-    shown = [figure(fmean(own), stdev(own)) for own in values.values()]
+    shown = [metric_text(fmean(own), stdev(own)) for own in values.values()]
     assert found.table.to_numpy().tolist() == [
         ["default", *shown],
         [REACHABLE, "–", "0.9"],
@@ -68,8 +68,8 @@ def test_a_table_has_means_over_the_finished_seeds_and_what_is_reachable():
 
 def test_known_values_stand_beside_the_primary_metric_of_any_split_and_beside_no_other():
     metrics = {"test_f1/with=text": 0.5, "test_accuracy/with=text": 0.5, "val_accuracy/with=text": 0.5}
-    found = parts_of(runs_of([run(1, "full", metrics, oracle={"chance": 0.1, "with=text": 0.9})]), "language")
-    assert [one.figure for one in found] == ["val_accuracy", "test_f1", "test_accuracy"]  # the primary one first
+    found = subsets_of(runs_of([run(1, "full", metrics, oracle={"chance": 0.1, "with=text": 0.9})]), "language")
+    assert [one.metric for one in found] == ["val_accuracy", "test_f1", "test_accuracy"]  # the primary one first
     assert [len(one.table) for one in found if one.table is not None] == [3, 1, 3]
 
 
@@ -81,7 +81,7 @@ def test_a_grid_is_a_heatmap_of_means_per_variant_on_one_scale():
         for option in "ab"
         for seed in (1, 2)
     ]
-    (found,) = parts_of(runs_of(records), "language")
+    (found,) = subsets_of(runs_of(records), "language")
     assert found.table is None
     assert [grid.caption.split(",")[0] for grid in found.grids] == ["attention=a", "attention=b"]
     for option, grid in zip("ab", found.grids, strict=True):
@@ -100,7 +100,7 @@ def test_a_grid_is_a_heatmap_of_means_per_variant_on_one_scale():
 def test_what_is_reachable_of_a_grid_is_a_heatmap_too():
     oracle = {"chance": 0.1, **dict.fromkeys(GRID, 0.75)}
     records = [run(1, "full", {f"val_accuracy/{part}": 0.5 for part in GRID}, oracle=oracle)]
-    (found,) = parts_of(runs_of(records), "language")
+    (found,) = subsets_of(runs_of(records), "language")
     assert [grid.caption for grid in found.grids] == ["default, 1 run", REACHABLE]
     assert {cell for _, cells in found.grids[1].rows for cell in cells} == {("0.75", 8)}
     assert "Chance is 0.1." in found.note
@@ -113,14 +113,14 @@ def test_missing_and_nan_parts_are_gaps():
         run(1, "b", {f"val_accuracy/{GRID[0]}": math.nan, f"val_accuracy/{GRID[1]}": 1.0}),
         run(1, "c", {}),
     ]
-    (found,) = parts_of(runs_of(records), "language")
+    (found,) = subsets_of(runs_of(records), "language")
     cells = {grid.caption[10]: [cell for _, row in grid.rows for cell in row] for grid in found.grids}
     assert cells["b"] == [("–", 0), ("1.00", LEVELS), *[("–", 0)] * (len(GRID) - 2)]
     assert cells["c"] == [("–", 0)] * len(GRID)
 
 
 def test_runs_without_parts_have_none():
-    assert parts_of(runs_of([record(1), record(1, metrics={"val_loss": 1.0, "odd/name": 1.0})]), "language") == []
+    assert subsets_of(runs_of([record(1), record(1, metrics={"val_loss": 1.0, "odd/name": 1.0})]), "language") == []
 
 
 @pytest.mark.parametrize(

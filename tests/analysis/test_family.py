@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from said import notes_of, sentence_of
 from scipy import stats
 from synthetic import runs_of, study
 
 from ablab.analysis.comparison import Comparison, compare
 from ablab.analysis.dunnett import dunnett_p
 from ablab.analysis.estimates import LEVEL, holm, paired
-from ablab.analysis.looks import level_after, remark
+from ablab.analysis.family import level_after
 from ablab.analysis.power import detectable
 from ablab.analysis.verdicts import Verdict
 from ablab.results.looks import Look
@@ -50,19 +51,18 @@ def test_the_level_is_divided_by_the_looks():
         ((3,), None),
         (
             (3, 5),
-            "LOOKS  the study was looked at 2 times (3, then 5 seeds); each interval is at 97.5%, and p is held "
-            "against .025, so that 2 looks at this level keep 5% together.",
+            "INTERIM ANALYSES  the study was analysed 2 times (3, then 5 seeds); each interval is at 97.5%, and p is "
+            "held against .025, so that 2 analyses at this level keep 5% together.",
         ),
         (
             (3, 5, 8),
-            "LOOKS  the study was looked at 3 times (3, 5, then 8 seeds); each interval is at 98.33%, and p is held "
-            "against .0167, so that 3 looks at this level keep 5% together.",
+            "INTERIM ANALYSES  the study was analysed 3 times (3, 5, then 8 seeds); each interval is at 98.33%, and p "
+            "is held against .0167, so that 3 analyses at this level keep 5% together.",
         ),
     ],
 )
 def test_readers_are_told_of_more_than_one_look(counts: tuple[int, ...], said: str | None):
-    assert remark(looks(*counts)) == said
-    notes = compare(replace(runs_of(study({"relu": BASE, "gelu": BASE[::-1]})), looks=looks(*counts))).notes
+    notes = notes_of(compare(replace(runs_of(study({"relu": BASE, "gelu": BASE[::-1]})), looks=looks(*counts))))
     assert notes == (() if said is None else (said,))
 
 
@@ -74,8 +74,8 @@ def test_what_one_look_resolves_a_second_one_may_not():
     once, again = after((5,), NEARLY), after((3, 5), NEARLY)
     assert (once.verdict, again.verdict) == (Verdict.WORSE, Verdict.UNRESOLVED)
     assert once.p_adjusted == again.p_adjusted
-    assert "(95% CI " in once.sentence
-    assert "(97.5% CI " in again.sentence
+    assert "(95% CI " in sentence_of(once)
+    assert "(97.5% CI " in sentence_of(again)
 
 
 def test_the_interval_is_scipys_at_that_confidence():
@@ -121,9 +121,9 @@ def test_equivalence_is_claimed_at_that_level_too():
             assert (item.verdict is Verdict.EQUIVALENT) == (above and below)
             verdicts[count, margin] = item.verdict
     assert verdicts[1, 0.0032] != verdicts[2, 0.0032]
-    sentence = after((3, 5), differences, 0.0045).sentence
+    sentence = sentence_of(after((3, 5), differences, 0.0045))
     assert sentence.startswith("|effect| < 0.0045 (declared margin): 95% CI ")
-    assert "90% CI" in after((5,), differences, 0.0045).sentence
+    assert "90% CI" in sentence_of(after((5,), differences, 0.0045))
     estimate, (low, high) = paired(item.differences), item.equivalence_interval or (0.0, 0.0)
     assert (low, high) == pytest.approx(estimate.interval(0.95))
 
@@ -132,10 +132,8 @@ def test_a_resolved_effect_lies_within_the_margin_at_that_level():
     within = "Resolved, but within the declared margin"
     differences = [0.02, 0.0205, 0.0195, 0.02, 0.0198]
     margin = paired(differences).interval(0.93)[1]  # beyond 90%, the bound at one look, and within 95%, that at two
-    assert [any(within in note for note in after(looked, differences, margin).notes) for looked in ((5,), (3, 5))] == [
-        True,
-        False,
-    ]
+    said = [" ".join(notes_of(after(counts, differences, margin))) for counts in ((5,), (3, 5))]
+    assert [within in line for line in said] == [True, False]
 
 
 def test_the_detectable_effect_and_the_seeds_needed_grow():
@@ -145,9 +143,9 @@ def test_the_detectable_effect_and_the_seeds_needed_grow():
     )
     assert again.estimate is not None
     shown = f"{detectable(again.estimate, 0.025):.3f}"
-    assert f"Detectable here: {shown}." in again.sentence
-    assert f"Detectable here: {shown}." not in once.sentence
-    about = [int(item.sentence.split("about ")[1].split(" seeds")[0]) for item in (once, again)]
+    assert f"Detectable here: {shown}." in sentence_of(again)
+    assert f"Detectable here: {shown}." not in sentence_of(once)
+    about = [int(sentence_of(item).split("about ")[1].split(" seeds")[0]) for item in (once, again)]
     assert about[0] < about[1]
 
 

@@ -1,4 +1,4 @@
-"""Where the runs came from: what their configs differ in, their software, code and data, and how to repeat each."""
+"""The runs: how each ended and why, what their configs differ in, their software, code and data, how to repeat each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,54 @@ import pandas as pd
 from ablab.config.identity import IDENTITY_EXCLUDES
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.report.context import ReportContext
+from ablab.report.html.blocks import Section
+from ablab.report.rows import unhealthy
 from ablab.results.collect import Runs
 from ablab.results.record import Record
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Health:
+    """The grid of variants and seeds, the reasons, and where those stood that failed."""
+
+    seeds: list[int]
+    rows: list[tuple[str, str, list[str]]]  # (task, variant, status per seed)
+    reasons: pd.DataFrame
+    tracebacks: list[tuple[str, str]]  # (of which run, text): each text once
+    not_run: str = NOT_RUN
+
+
+def run_health(context: ReportContext) -> Section:
+    return Section("health", "Run health", template="health.html.j2", data=health(context))
+
+
+def origin(context: ReportContext) -> Section:
+    return Section("provenance", "Provenance", template="provenance.html.j2", data=provenance(context))
+
+
+def health(context: ReportContext) -> Health:
+    """A seed that was run more than once shows every end, in order."""
+    table = context.runs.table
+    seeds = sorted({record.seed for record in context.runs.records})
+    ends = table.groupby(["task", "variant", "seed"], sort=False)["status"].agg(", ".join).to_dict()
+    known = dict.fromkeys(zip(table["task"], table["variant"], strict=True))
+    rows = [
+        (str(task), str(variant), [ends.get((task, variant, seed), NOT_RUN) for seed in seeds])
+        for task, variant in known
+    ]
+    unwell = unhealthy(context.run_rows)
+    return Health(seeds, rows, unwell if len(context.tasks) > 1 else unwell.drop(columns="task"), _tracebacks(context))
+
+
+def _tracebacks(context: ReportContext) -> list[tuple[str, str]]:
+    runs: dict[str, list[str]] = {}
+    for variant, record in zip(context.runs.table["variant"], context.runs.records, strict=True):
+        if record.traceback:
+            runs.setdefault(record.traceback, []).append(f"{variant}, seed {record.seed}")
+    return [(f"{first}{f' and {len(more)} more' if more else ''}", text) for text, (first, *more) in runs.items()]
+
 
 _NO_SETTINGS = frozenset(
     {"seed", "axes", *IDENTITY_EXCLUDES}
@@ -23,7 +69,7 @@ _NO_SETTINGS = frozenset(
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a reader needs to check the runs, and to repeat them."""
+    """Everything that a reader needs to check the runs, and to repeat them."""
 
     factors: pd.DataFrame
     settings: pd.DataFrame
@@ -150,7 +196,7 @@ def _corpus(record: Record) -> str | None:
 
 
 def _evaluated(runs: Runs, split: str) -> list[str | None]:
-    """Of the runs that came to an evaluation."""
+    """The samples of each run that came to an evaluation."""
     return [f"{record.evaluated[split]:,}" for record in runs.records if split in (record.evaluated or {})]
 
 

@@ -1,4 +1,4 @@
-"""When it is said that an option costs time, and when it is not."""
+"""Conditions beside a verdict: training that does not pay in time, and fusions that do not follow their input."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from said import notes_of
 from synthetic import cost, runs_of, study
 
 from ablab.analysis.comparison import Comparison, compare
-from ablab.analysis.speed import EQUAL_SPEED
+from ablab.analysis.conditions import EQUAL_SPEED
 from ablab.results.record import Record
 
 LOSSES = [1.00, 1.02, 0.97, 1.05, 0.99]
@@ -35,7 +36,7 @@ def item_of(records: list[Record]) -> Comparison:
 
 
 def said(records: list[Record]) -> list[str]:
-    return [note for note in item_of(records).notes if note.startswith("DOES NOT PAY")]
+    return [note for note in notes_of(item_of(records)) if note.startswith("DOES NOT PAY")]
 
 
 def test_the_line_has_the_median_the_range_and_the_length() -> None:
@@ -86,5 +87,29 @@ def test_a_length_that_is_not_known_is_not_named() -> None:
 
 
 def test_other_machines_are_said_and_their_speeds_not_compared() -> None:
-    notes = item_of(timed([0.6] * 3, machine="NVIDIA T4")).notes
+    notes = notes_of(item_of(timed([0.6] * 3, machine="NVIDIA T4")))
     assert notes == ("Not the same machine, so speeds are not compared: device NVIDIA T4 against cpu.",)
+
+
+THREE = [1.00, 1.02, 0.97]
+
+
+def independent_notes(variations: list[float | None]) -> list[str]:
+    records = study({"last": THREE, "adaptive": [loss - 0.1 for loss in THREE]}, axis="layer_fusion")
+    for record, variation in zip(records, [None, None, None, *variations], strict=True):
+        if variation is not None:
+            record.mechanism = {"layer_fusion/weight_variation": variation}
+    (item,) = compare(runs_of(records)).items
+    return [note for note in notes_of(item) if note.startswith("INPUT-INDEPENDENT")]
+
+
+def test_weights_that_never_vary_are_said_to() -> None:
+    assert independent_notes([0.0002, 0.0004, 0.0001]) == [
+        "INPUT-INDEPENDENT  adaptive: the weights of the layers vary by 0.0004 between inputs, less than 0.001; as "
+        "trained, this is a static fusion."
+    ]
+
+
+@pytest.mark.parametrize("variations", [[0.0002, 0.02, 0.0001], [None, None, None]])
+def test_one_run_in_which_they_vary_is_enough_and_no_figure_is_no_finding(variations: list[float | None]) -> None:
+    assert independent_notes(variations) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from said import sentence_of
 from synthetic import runs_of, study
 
 from ablab.analysis.comparison import Comparison, compare
@@ -39,7 +40,7 @@ def item(
 def test_what_should_have_differed_is_named(axis: str, words: str) -> None:
     found = item(axis, answers=([0.5, 2.0], [0.5, 2.0]))
     assert found.verdict is Verdict.NO_EFFECT
-    assert found.sentence == f"{words}; this variant is the baseline under another name."
+    assert sentence_of(found) == f"{words}; this variant is the baseline under another name."
 
 
 def test_where_sums_do_not_repeat_the_answers_decide() -> None:
@@ -58,4 +59,4 @@ def test_a_difference_elsewhere_is_a_difference() -> None:
 def test_equal_metrics_without_answers_are_still_no_effect() -> None:
     found = item("attention", answers=([], []))
     assert found.verdict is Verdict.NO_EFFECT
-    assert "never changed a final metric" in found.sentence
+    assert "never changed a final metric" in sentence_of(found)
