@@ -39,7 +39,6 @@ from ablab.training.build import build_model, build_task
 from ablab.training.callback_group import build_callbacks
 from ablab.training.callbacks import Heartbeat, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
-from ablab.training.communication import Communicating
 from ablab.training.continuing import origin_of
 from ablab.training.cost import CostMeter, count_flops, count_parameters
 from ablab.training.failures import failure_of, forget_failures, leave
@@ -52,6 +51,7 @@ from ablab.training.stacks import forget_stacks
 from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import parallel
 from ablab.training.token_counts import TokenCounts
+from ablab.training.traffic.callback import Communicating
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning, untimed_steps
 from ablab.training.world import world
 
