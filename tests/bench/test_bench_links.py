@@ -15,7 +15,7 @@ from ablab.bench.links.command import Compared, Request, bench_links, blocks, de
 from ablab.bench.links.network import BUCKET_BYTES, namespaces, payload_link, queue
 from ablab.errors import UserError
 from ablab.results.communication import Collective, Communication
-from ablab.training.communication import is_timed
+from ablab.training.traffic.callback import is_timed
 
 TINY = [
     *("task=text", "task.seq_len=32", "task.batch_size=4", "task.eval_tokens=256", "model.d_model=64"),

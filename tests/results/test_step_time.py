@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ablab.results.communication import Collective, Communication
 from ablab.results.step_time import Link, Step, bytes_in_turn, communication_s, messages, on_devices, step, transfer_s
-from ablab.training.traffic.ring import OPERATORS
+from ablab.training.traffic.counter import OPERATORS
 
 KINDS = sorted({kind.name for kind, _ in OPERATORS.values()})
 GIGABIT = Link(125e6, 1e-3)

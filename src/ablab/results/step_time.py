@@ -109,7 +109,7 @@ def bytes_in_turn(kind: str, group: int, payload: float) -> float:
     """Return the bytes of these messages: of what is sent at the same time, the most.
 
     Args:
-        payload: what each process hands in; of a scatter, what it is given. See `training.traffic.ring`.
+        payload: what each process hands in; of a scatter, what it is given. See `training.traffic.counter`.
 
     Raises:
         ValueError: another kind of collective.

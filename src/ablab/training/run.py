@@ -39,7 +39,6 @@ from ablab.training.build import BuiltRun
 from ablab.training.callback_group import build_callbacks
 from ablab.training.callbacks import Heartbeat, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
-from ablab.training.communication import Communicating
 from ablab.training.cost import CostMeter
 from ablab.training.failures import failure_of, forget_failures, leave
 from ablab.training.loggers import build_loggers, close_loggers, continue_loggers
@@ -51,6 +50,7 @@ from ablab.training.stacks import forget_stacks
 from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import parallel
 from ablab.training.token_counts import TokenCounts
+from ablab.training.traffic.callback import Communicating
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning, untimed_steps
 from ablab.training.warm_start import origin_of
 from ablab.training.world import world

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from collectives import LARGE, STEPS, WIDTH
 
-from ablab.training.traffic.counter import Traffic
-from ablab.training.traffic.ring import ALL_REDUCE, OPERATORS
+from ablab.training.traffic.counter import ALL_REDUCE, OPERATORS, Traffic
 
 PARAMETERS = 2 * (WIDTH * WIDTH + WIDTH)
 FLOAT = 4  # bytes

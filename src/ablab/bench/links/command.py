@@ -29,8 +29,8 @@ from ablab.results.record import Record
 from ablab.results.step_time import Step, step
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.planning.preflight import Preflight
-from ablab.training.communication import is_timed
 from ablab.training.run import prepare_folder
+from ablab.training.traffic.callback import is_timed
 
 STRATEGIES = ("ddp", "ddp_bf16", "ddp_powersgd", "local_sgd")
 RATES = (50.0, 200.0, 1000.0)  # Mbit/s

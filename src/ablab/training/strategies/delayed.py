@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablab.training.strategies.flat import FlatMean
-from ablab.training.strategies.replicas import Replicas
+from ablab.training.strategies.replicas import FlatMean, Replicas
 
 
 class DelayedDataParallel(Replicas):

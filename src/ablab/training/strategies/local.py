@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from ablab.errors import UserError, require_at_least, require_shares
-from ablab.training.strategies.flat import FlatMean, assign
-from ablab.training.strategies.replicas import Replicas
+from ablab.training.strategies.replicas import FlatMean, Replicas, assign
 
 
 class LocalUpdates(Replicas):

@@ -26,10 +26,10 @@ from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.training.checkpoint_folders import CheckpointFiles, Shard, read_folder, write_folder
 from ablab.training.optimizers.elementwise import is_elementwise
-from ablab.training.strategies import mesh_state as state_of
+from ablab.training.strategies import shards as state_of
 from ablab.training.strategies.base import Model, Parallel
 from ablab.training.strategies.data_parallel import require_several
-from ablab.training.strategies.plans import check_parts, check_sharding, shard, share_layers_out
+from ablab.training.strategies.plans import check_sharding, check_tensor_parallel, shard, share_layers_out
 from ablab.training.strategies.shards import Layout, Shards, local
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
@@ -100,7 +100,7 @@ class Mesh(Parallel, ModelParallelStrategy):
     def check_model(self, model: nn.Module) -> None:
         assert isinstance(model, Transformer)
         if self.tp_size > 1:
-            check_parts(model, self.tp_size)
+            check_tensor_parallel(model, self.tp_size)
         if self._processes > self.tp_size:
             check_sharding(model)
 

@@ -23,7 +23,7 @@ from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 
 
-def check_parts(model: Transformer, count: int) -> None:
+def check_tensor_parallel(model: Transformer, count: int) -> None:
     """Whether the heads and hidden units of each layer can be shared out among `count` processes.
 
     Raises:

@@ -1,4 +1,5 @@
-"""What a process sends to the others while it trains, counted where every collective passes.
+"""Counts what a process sends to the others while it trains, where every collective passes.
 
-`ring` says how many bytes a collective sends, `intervals` how long something was under way, and `counter` counts.
+`callback` watches a run, `counter` counts, `intervals` says how long something was under way, and `totals` puts
+together what all processes have found.
 """

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablab.training.traffic.ring import (
+from ablab.training.traffic.counter import (
     ALL_GATHER,
     ALL_REDUCE,
     ALL_TO_ALL,

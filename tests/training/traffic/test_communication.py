@@ -13,7 +13,7 @@ from ablab.config import RunConfig
 from ablab.results.communication import MEASURED
 from ablab.results.store import METRICS_FILE
 from ablab.study.supervision.supervisor import supervise
-from ablab.training.communication import is_timed
+from ablab.training.traffic.callback import is_timed
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 4, 5, 8, 10, 16, 50, 100])
