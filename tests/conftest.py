@@ -28,10 +28,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ablab.config import conf_folder, freeze, register_schema
+from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.results.record import Record, RunContext
+from ablab.study.planning.recombine import Recombiner
 from ablab.training.run import execute, prepare_folder
 
 torch.set_num_threads(1)
@@ -40,7 +41,7 @@ hypothesis.settings.load_profile("suite")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background would inherit none
 atexit.register(shutil.rmtree, os.environ["ABLAB_CACHE"], ignore_errors=True)
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 _TINY = (
     "name=tests",
@@ -90,13 +91,13 @@ def task_paths(corpus: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def tiny_config(corpus: Path, task_paths: dict[str, Path]) -> TinyConfig:
-    """tiny_config("attention=lsh", "seed=3"): the frozen config of a run of a second, by overrides.
+    """tiny_config("attention=lsh", "seed=3"): the config of a run of a second, by overrides.
 
     Of two overrides of one key the later one counts. An override `model=...` brings that model in its full size, and a
     task that must be given a path gets one.
     """
 
-    def make(*overrides: str) -> dict[str, Any]:
+    def make(*overrides: str) -> RunConfig:
         chosen = dict(o.split("=", 1) for o in _TINY)
         named = next((o.removeprefix("task=") for o in overrides if o.startswith("task=")), chosen["task"])
         task = OmegaConf.load(conf_folder() / "task" / f"{named}.yaml")
@@ -116,19 +117,28 @@ def tiny_config(corpus: Path, task_paths: dict[str, Path]) -> TinyConfig:
 def run() -> Callable[..., Record]:
     """run(config, folder, variant=..., index=...): the record of a run in this process."""
 
-    def make(config: dict[str, Any], folder: Path, **context: Any) -> Record:
+    def make(config: RunConfig, folder: Path, **context: Any) -> Record:
         prepare_folder(config, folder)
         return execute(config, folder, RunContext(**context))
 
     return make
 
 
-@functools.cache  # the same few runs are asked for hundreds of times
-def _compose(overrides: tuple[str, ...], asked: tuple[str, ...]) -> dict[str, Any]:
-    register_schema()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", list(overrides), return_hydra_config=True)
+@functools.cache
+def _compose(overrides: tuple[str, ...], asked: tuple[str, ...]) -> RunConfig:
+    config = _recombiner()(overrides)
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
-    return freeze(config, choices, list(asked))
+    return resolve(config, choices, list(asked))
+
+
+@functools.cache  # hundreds of tests ask for configs that differ in a node or two
+def _recombiner() -> Recombiner:
+    register_schema()
+
+    def compose_in_full(overrides: list[str]) -> DictConfig:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return compose("config", overrides, return_hydra_config=True)
+
+    return Recombiner(compose_in_full)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import pytest
 from ablab.cli import main
 from ablab.cli.application import overrides_last
 from ablab.cli.commands import COMMANDS
+from ablab.config import RunConfig
 from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE, write_record
 from ablab.training.run import new_record
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 
 @dataclass
@@ -76,7 +77,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "task=text": ([], ["task.path must be given: add task.path=... to the command"]),
     "task.path=missing.txt": (["task=text"], ["missing.txt: no such file, folder or match"]),
     "task.path=empty.txt": (["task=text"], ["empty.txt: empty"]),
-    "seed=x": ([], ["seed=x", "could not be converted to Integer"]),
+    "seed=x": ([], ["seed=x", "must be a whole number"]),
     "seed=-1": ([], ["seed=-1: must be at least 0"]),
     "trainer.max_steps=0": ([], ["trainer.max_steps=0: must be at least 1"]),
     "trainer.precision=17": ([], ["trainer.precision=17: must be one of", "32-true"]),
@@ -179,8 +180,8 @@ def grid(tiny_config: TinyConfig, tmp_path: Path) -> Path:
         for rate in (0.1, 0.2):
             config = tiny_config(f"activation={activation}", f"optimizer.lr={rate}")
             for seed in range(4):
-                overrides = [*config["overrides"], f"seed={seed}"]
-                record = new_record(config | {"seed": seed, "overrides": overrides})
+                overrides = [*config.overrides, f"seed={seed}"]
+                record = new_record(replace(config, seed=seed, overrides=overrides))
                 record.status, record.reason, record.index = "ok", None, int(activation == "gelu")
                 record.metrics = {
                     "val_loss": 1 + seed / 10 + rate * (1 + seed / 50) + (activation == "gelu") * (0.1 + seed**2 / 999)
@@ -246,7 +247,7 @@ def test_a_suite_that_is_none(ablab: Ablab, grid: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["compare"], ["required: DIR|KEY=VALUE; see ablab compare --help"]),
+        (["compare"], ["required: DIR|FILE|KEY=VALUE; see ablab compare --help"]),
         (["compare", ".", "--format", "xml"], ["--format", "'xml'", "json", "see ablab compare --help"]),
         (["dashboard", ".", "--port", "x"], ["--port", "'x'"]),
         (["bench"], ["see ablab bench --help"]),

@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablab.config import AXES, conf_folder
+from ablab.config import AXES, RunConfig, conf_folder
 from ablab.tasks.base import Batch
 from ablab.tasks.text import Text
 from ablab.training.build import build_model, build_task
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 OPTIONS = {axis: sorted(path.stem for path in (conf_folder() / axis).glob("*.yaml")) for axis in AXES}
 
 
-def parameters(config: dict[str, Any]) -> dict[tuple[str, torch.Size], Tensor]:
+def parameters(config: RunConfig) -> dict[tuple[str, torch.Size], Tensor]:
     model = build_model(config, build_task(config))
     return {(name, p.shape): p.detach() for name, p in model.named_parameters()}
 
 
-def batches(config: dict[str, Any], count: int = 10) -> list[Batch]:
+def batches(config: RunConfig, count: int = 10) -> list[Batch]:
     return list(islice(iter(build_task(config).train_dataloader()), count))
 
 

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from ablab.config import AXES, conf_folder
+from ablab.config import AXES, RunConfig, conf_folder
 from ablab.model.transformer import Transformer
 from ablab.results.record import Record
 from ablab.study.supervision.supervisor import supervise
@@ -54,7 +54,7 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def train(
-    tiny_config: Callable[..., dict[str, Any]],
+    tiny_config: Callable[..., RunConfig],
     run: Callable[[dict[str, Any], Path], Record],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Trained]:
@@ -68,7 +68,7 @@ def train(
         config = tiny_config(
             *SETTINGS, *long, f"task={task}", *([] if axis == "task" else [f"{axis}={option}"]), *devices
         )
-        if config["strategy"]["processes"] > 1:
+        if config.processes > 1:
             record = supervise(config, folder, lambda step, steps, shown: None)
         else:
             record = run(config, folder)

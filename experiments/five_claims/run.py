@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ablab.report.units import duration
+from ablab.report.formatting import duration
 
 HERE = Path(__file__).parent
 STUDIES = {

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from ablab import load
 from ablab.analysis.comparison import Comparison
-from ablab.analysis.wording import confidence
+from ablab.report.formatting import confidence
 
 HERE = Path(__file__).parent
 COLOURS = {"BETTER": "#1a7f37", "WORSE": "#b42318", "EQUIVALENT": "#1f5fbf"}

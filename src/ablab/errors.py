@@ -1,4 +1,4 @@
-"""What a user may be told.
+"""Errors: what a user may be told, and what is refused alike everywhere.
 
 Everything that is the user's to mend is a `UserError`: one line that says what is wrong and what to do. The command
 line prints it on stderr and exits with status 2, without a traceback.
@@ -25,3 +25,17 @@ class Diverged(Exception):  # noqa: N818 (an outcome of an experiment, not a pro
 
 class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
     """The run was asked to stop, has written a checkpoint, and can go on from there."""
+
+
+def require_at_least(least: float, **values: float) -> None:
+    """Raises ValueError for the first of `values` that is below `least` or NaN."""
+    for name, value in values.items():
+        if not value >= least:
+            raise ValueError(f"{name}={value} must be at least {least:g}")
+
+
+def require_shares(**values: float) -> None:
+    """Raises ValueError for the first of `values`, weights of moving averages, that is not in [0, 1)."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value} must be at least 0 and less than 1")

@@ -86,10 +86,7 @@ def test_an_interaction_without_all_combinations_is_left_out_and_named() -> None
     records[-1] = ended("diverged", "nan", SEEDS, axes=records[-1].axes)
     found = anova(runs_of(records), "language", "val_loss")
     assert list(found.table["source"]) == ["seed", "activation", "attention", "residual"]
-    assert found.notes == (
-        "Not in the model, as not every combination has finished runs: activation:attention.",
-        "1 run without a finite val_loss left out.",
-    )
+    assert (found.not_crossed, found.confounded, found.left_out) == (("activation:attention",), (), 1)
 
 
 def test_aliased_interactions_are_left_out_and_named() -> None:
@@ -103,7 +100,8 @@ def test_aliased_interactions_are_left_out_and_named() -> None:
     ]
     found = anova(runs_of(records), "language", "val_loss")
     assert list(found.table["source"]) == ["seed", "activation", "attention", "position", "residual"]
-    assert "activation:attention, activation:position, attention:position" in found.notes[0]
+    assert found.confounded == ("activation:attention", "activation:position", "attention:position")
+    assert (found.not_crossed, found.left_out) == ((), 0)
 
 
 def test_names_that_a_formula_would_trip_over() -> None:

@@ -74,7 +74,7 @@ def test_tokens_are_steps_times_tokens_per_step() -> None:
         made.add("relu", seed, [4, 3, 2, 1], tokens_per_step=100)
     found = aligned(made.runs, "language", "val_loss", "tokens", made.reader)
     assert list(found.bands[RELU].x) == [1000, 2000, 3000, 4000]
-    assert (found.axis, found.approximate) == ("tokens", False)
+    assert (found.by, found.approximate) == ("tokens", False)
 
 
 def test_seconds_are_interpolated_inside_the_common_range() -> None:
@@ -88,7 +88,7 @@ def test_seconds_are_interpolated_inside_the_common_range() -> None:
     assert band.mean == pytest.approx(100 - 2 * band.x)
     assert band.high == pytest.approx(band.mean)
     assert found.approximate
-    assert "mean speed" in found.axis
+    assert (found.by, found.approximate) == ("seconds", True)
 
 
 def test_a_run_of_unknown_speed_has_no_curve_over_seconds() -> None:

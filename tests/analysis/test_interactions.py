@@ -12,12 +12,15 @@ import pytest
 from factorial import factorial
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from said import sentence_of
 from scipy import stats
 from synthetic import odd_runs, record, runs_of, study
 
 from ablab.analysis.estimates import holm
-from ablab.analysis.interactions import Interactions, interactions
+from ablab.analysis.interactions import Interactions, Missing, interactions
+from ablab.analysis.notes import NoValue, SeedNotRun
 from ablab.analysis.pairing import choose_baseline, tasks
+from ablab.report.sentences import pair_label
 from ablab.results.collect import Runs
 from ablab.results.looks import Look
 
@@ -50,7 +53,7 @@ def test_what_adds_up_has_no_interaction() -> None:
     assert result.pairs == [("activation", "attention"), ("activation", "position"), ("attention", "position")]
     assert len(result.items) == 1 * 2 + 1 * 1 + 2 * 1
     assert all(item.differences == (0.0,) * 5 and item.p_adjusted == 1 for item in result.items)
-    assert result.sentence == "0 of 5 interactions resolved, by Holm's adjusted p."
+    assert sentence_of(result) == "0 of 5 interactions resolved, by Holm's adjusted p."
 
 
 def test_a_planted_interaction_is_recovered() -> None:
@@ -104,7 +107,7 @@ def test_a_naive_loop_and_scipy_agree() -> None:
         assert item.interval == pytest.approx(tuple(test.confidence_interval(0.95)))
         assert item.p_value == pytest.approx(test.pvalue)
     assert [item.p_adjusted for item in result.items] == pytest.approx(holm(raw))
-    assert [item.label for item in result.items if item.resolved] == ["activation=gelu and attention=lsh"]
+    assert [pair_label(item) for item in result.items if item.resolved] == ["activation=gelu and attention=lsh"]
 
 
 def test_the_sentence_names_interval_correction_and_seeds() -> None:
@@ -114,7 +117,7 @@ def test_the_sentence_names_interval_correction_and_seeds() -> None:
         return 1 + planted[seed] * ((attention, activation) == ("lsh", "gelu"))
 
     (item,) = found(runs_of(factorial(PAIR, loss, seeds=4))).items
-    assert item.sentence == (
+    assert sentence_of(item) == (
         "activation=gelu and attention=lsh together: +0.0125 val_loss beyond the sum of their effects "
         "(95% CI +0.0104 to +0.0146; Holm p < .001), 4 seeds."
     )
@@ -131,7 +134,7 @@ def test_a_claim_is_held_against_the_adjusted_p() -> None:
     assert item.p_value == pytest.approx(0.0395, abs=1e-4)
     assert item.p_adjusted == pytest.approx(5 * item.p_value)
     assert not item.resolved
-    assert item.sentence.endswith("averaged over 2 settings of the other factors; not resolved.")
+    assert sentence_of(item).endswith("averaged over 2 settings of the other factors; not resolved.")
 
 
 def test_three_seeds_are_preliminary_and_two_have_no_interval() -> None:
@@ -139,11 +142,11 @@ def test_three_seeds_are_preliminary_and_two_have_no_interval() -> None:
     assert three.preliminary
     assert three.estimate is not None
     assert three.estimate.degrees == 2
-    assert ", 3 seeds, preliminary" in three.sentence
+    assert ", 3 seeds, preliminary" in sentence_of(three)
     two = found(runs_of(factorial(PAIR, noisy, seeds=2)))
     assert two.items[0].interval is two.items[0].p_adjusted is None
-    assert two.items[0].sentence.endswith("on 2 seeds; an interval needs 3 seeds.")
-    assert two.sentence == "No interaction has the 3 complete seeds that an interval needs."
+    assert sentence_of(two.items[0]).endswith("on 2 seeds; an interval needs 3 seeds.")
+    assert sentence_of(two) == "No interaction has the 3 complete seeds that an interval needs."
 
 
 def test_looks_make_it_stricter() -> None:
@@ -156,7 +159,7 @@ def test_looks_make_it_stricter() -> None:
     assert once.estimate is not None
     assert twice.level == 0.025
     assert twice.interval == once.estimate.interval(0.975)
-    assert "97.5% CI" in twice.sentence
+    assert "97.5% CI" in sentence_of(twice)
 
 
 def test_a_missing_cell_costs_its_seed_and_says_why() -> None:
@@ -168,10 +171,11 @@ def test_a_missing_cell_costs_its_seed_and_says_why() -> None:
     ]
     (item,) = found(runs_of(records)).items
     assert item.seeds == (1, 3, 5)
-    assert item.missing == (
-        "seed 2: activation=gelu,attention=lsh diverged (train_loss became nan at step 7).",
-        "seed 4: activation=relu,attention=lsh was not run.",
-    )
+    diverged, not_run = item.missing
+    assert isinstance(diverged.why, NoValue)
+    assert (diverged.variant, diverged.why.seed) == ("activation=gelu,attention=lsh", 2)
+    assert (diverged.why.status, diverged.why.reason) == ("diverged", "train_loss became nan at step 7")
+    assert not_run == Missing("activation=relu,attention=lsh", SeedNotRun(4, by_baseline=False))
 
 
 @pytest.mark.parametrize("more", [[], [record(axes={"attention": "lsh", "activation": "tanh", "position": "rope"})]])
@@ -182,15 +186,15 @@ def test_one_change_at_a_time_cannot_see_interactions(more: list) -> None:
     ]
     result = found(runs_of([*one_factor, *more]))
     assert not result.visible
-    assert "cannot see interactions" in result.sentence
-    assert "design=factorial" in result.sentence
+    assert "cannot see interactions" in sentence_of(result)
+    assert "design=factorial" in sentence_of(result)
     assert result.matrix("attention", "activation")[0].empty
 
 
 def test_one_factor_has_nothing_to_interact_with() -> None:
     result = found(runs_of(study({"relu": [1.0] * 4, "gelu": [1.1] * 4})))
     assert not result.visible
-    assert result.sentence.startswith("Fewer than two factors vary")
+    assert sentence_of(result).startswith("Fewer than two factors vary")
 
 
 def test_only_contexts_with_all_four_count() -> None:

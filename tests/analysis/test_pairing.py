@@ -3,7 +3,8 @@
 import pytest
 from synthetic import record, runs_of
 
-from ablab.analysis.pairing import choose_baseline, label, outcomes, remarks
+from ablab.analysis.notes import RunNote
+from ablab.analysis.pairing import choose_baseline, label, outcomes, seed_notes
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 
@@ -30,10 +31,10 @@ def test_what_is_true_of_every_run_may_be_named(runs: Runs):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("atention=full", "atention is not a factor of these runs; did you mean attention?"),
-        ("zzz=full", "zzz is not a factor of these runs; there are activation, attention"),
-        ("attention=ful", "no run has attention=ful; did you mean full?"),
-        ("activation=zzz", "no run has activation=zzz; there are relu, gelu"),
+        ("atention=full", "atention is not a factor of these runs; did you mean 'attention'?"),
+        ("zzz=full", "zzz is not a factor of these runs (there are: activation, attention)"),
+        ("attention=ful", "no run has attention=ful; did you mean 'full'?"),
+        ("activation=zzz", "no run has activation=zzz (there are: gelu, relu)"),
         ("full", "write it as factor=option, for example activation=relu,attention=full"),
     ],
 )
@@ -70,7 +71,7 @@ def test_a_setting_is_never_called_by_its_value_alone():
     assert label(runs, "optimizer.lr=0.2", "optimizer.lr=0.1") == "optimizer.lr=0.2"
 
 
-def test_what_a_run_remarks_of_itself_is_told():
+def test_what_a_run_notes_of_itself_is_known():
     runs = runs_of([record(1), record(2, notes=["last.ckpt is damaged: went on from previous.ckpt"])])
-    told = remarks(outcomes(runs, "language", "default", "val_loss"), "val_loss")
-    assert told == ["seed 2: last.ckpt is damaged: went on from previous.ckpt."]
+    found = seed_notes(outcomes(runs, "language", "default", "val_loss"), "val_loss")
+    assert found == [RunNote(2, "last.ckpt is damaged: went on from previous.ckpt")]

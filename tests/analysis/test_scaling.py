@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from said import sentence_of
 from scipy import stats
 from synthetic import cost, ended, odd_runs, record, runs_of
 
@@ -62,7 +63,7 @@ def test_looks_widen_the_interval() -> None:
     assert twice.interval is not None
     widths = [high - low for low, high in (once.interval, twice.interval)]
     assert widths[1] / widths[0] == pytest.approx(stats.t.ppf(1 - 0.0125, 4) / stats.t.ppf(1 - 0.025, 4))
-    assert "97.5% CI" in twice.sentence
+    assert "97.5% CI" in sentence_of(twice)
 
 
 def test_the_interval_is_over_the_exponents_of_seeds() -> None:
@@ -74,8 +75,8 @@ def test_the_interval_is_over_the_exponents_of_seeds() -> None:
     reference = stats.ttest_1samp(slopes, 0).confidence_interval(0.95)
     assert found.alpha == pytest.approx(np.mean(slopes))
     assert found.interval == pytest.approx((reference.low, reference.high))
-    assert found.sentence.startswith("language: seconds_per_step grows as seq_len^1.")
-    assert "over 5 seeds" in found.sentence
+    assert sentence_of(found).startswith("language: seconds_per_step grows as seq_len^1.")
+    assert "over 5 seeds" in sentence_of(found)
 
 
 def test_two_points_by_hand() -> None:
@@ -83,7 +84,7 @@ def test_two_points_by_hand() -> None:
     found = only(runs_of(timed(lambda _, n, __: 4.0 if n == 128 else 1.0, ("full",), (64, 128), seeds=2)))
     assert found.alpha == pytest.approx(2.0)
     assert found.interval is None
-    assert found.sentence == (
+    assert sentence_of(found) == (
         "language: seconds_per_step grows as seq_len^2.00 (2 values of seq_len, 2 seeds: no interval)."
     )
 
@@ -96,20 +97,20 @@ def test_few_seeds_take_the_interval_of_the_fit(seeds: int) -> None:
     half = stats.t.ppf(0.975, 2) * line.stderr
     assert found.interval == pytest.approx((line.slope - half, line.slope + half))
     assert found.basis == "fit"
-    assert "of the fit to 4 values" in found.sentence
+    assert "of the fit to 4 values" in sentence_of(found)
 
 
 def test_what_is_counted_has_no_noise() -> None:
     found = only(runs_of(timed(lambda *_: 1.0, ("full",), seeds=1)), "flops_per_step")
     assert found.alpha == pytest.approx(2)
     assert found.interval == (found.alpha, found.alpha)
-    assert found.sentence == "language: flops_per_step grows as seq_len^2.00 (counted)."
+    assert sentence_of(found) == "language: flops_per_step grows as seq_len^2.00 (counted)."
 
 
 def test_one_value_has_no_exponent() -> None:
     found = only(runs_of(timed(lambda *_: 1.0, ("full",), (256,))))
     assert found.alpha is found.interval is found.scale is None
-    assert found.sentence == "language: an exponent of seconds_per_step needs two values of seq_len (256 only)."
+    assert sentence_of(found) == "language: an exponent of seconds_per_step needs two values of seq_len (256 only)."
 
 
 def test_a_seed_that_lacks_a_length_has_no_exponent_of_its_own() -> None:
@@ -129,7 +130,7 @@ def test_what_has_no_logarithm_is_counted_and_said() -> None:
     found = only(runs_of(records), "val_accuracy")
     assert (found.left_out, found.seeds) == (1, 4)  # at 512, where there was no luck
     assert found.alpha == pytest.approx(-1.0)
-    assert found.sentence.endswith("over 4 seeds; 1 run without a positive value left out).")
+    assert sentence_of(found).endswith("over 4 seeds; 1 run without a positive value left out).")
 
 
 @pytest.mark.parametrize(
@@ -172,4 +173,4 @@ def test_odd_runs_have_no_exponent_and_no_crash(name: str) -> None:
     for over in ("seq_len", "parameters"):
         for found in scaling(runs_of(odd_runs()[name]), "seconds_per_step", over):
             assert found.alpha is None
-            assert "needs two values" in found.sentence
+            assert "needs two values" in sentence_of(found)

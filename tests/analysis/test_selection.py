@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from said import notes_of
 from synthetic import record, runs_of
 
 from ablab.analysis.comparison import compare
+from ablab.analysis.notes import NoSuite
 from ablab.analysis.selection import compare_selected, parse_filters
 from ablab.errors import UserError
 from ablab.results.collect import Runs
@@ -74,7 +76,7 @@ def test_fewer_are_shown_and_each_as_it_was(runs: Runs):
     comparisons, shown = compare_selected(runs, ["attention=lsh"])
     assert comparisons.items == tuple(item for item in every.items if "lsh" in item.variant)
     assert len(comparisons.items) == 2
-    assert comparisons.notes[-1] == "2 of 3 comparisons are shown (attention=lsh); p is adjusted for all 3."
+    assert notes_of(comparisons)[-1] == "2 of 3 comparisons are shown (attention=lsh); p is adjusted for all 3."
     assert shown.variants == [every.baseline, *(item.variant for item in comparisons.items)]
     assert shown.factors == runs.factors
     assert len(shown.records) == 12
@@ -85,7 +87,7 @@ def test_filters_on_different_keys_must_all_fit(runs: Runs):
     assert [item.overrides for item in comparisons.items] == [
         "activation=gelu,attention=lsh,optimizer.lr=0.002",
     ]
-    assert "1 of 3 comparisons is shown (attention=lsh activation=gelu)" in comparisons.notes[-1]
+    assert "1 of 3 comparisons is shown (attention=lsh activation=gelu)" in notes_of(comparisons)[-1]
 
 
 @pytest.mark.parametrize("word", ["optimizer.lr=0.002", "optimizer.lr=2e-3", "optimizer.lr=0.0020"])
@@ -98,7 +100,7 @@ def test_the_baseline_alone_may_be_left(runs: Runs):
     comparisons, shown = compare_selected(runs, ["attention=full", "activation=relu"])
     assert comparisons.items == ()
     assert shown.variants == [comparisons.baseline]
-    assert "0 of 3 comparisons are shown" in comparisons.notes[-1]
+    assert "0 of 3 comparisons are shown" in notes_of(comparisons)[-1]
 
 
 def test_seeds_restrict_what_is_compared(runs: Runs):
@@ -106,7 +108,7 @@ def test_seeds_restrict_what_is_compared(runs: Runs):
     assert {item.seeds for item in comparisons.items} == {(0, 1, 3)}
     assert comparisons.items[0].adjustment == "Dunnett"
     assert len(shown.records) == 12
-    assert comparisons.notes == (
+    assert notes_of(comparisons) == (
         "12 of 16 runs are compared (seed=0,1,3); what is said holds only if they were chosen before looking.",
     )
 
@@ -115,7 +117,7 @@ def test_seeds_and_a_factor(runs: Runs):
     comparisons, _ = compare_selected(runs, ["seed=range(0,3)", "study=first", "attention=lsh"], metric="val_accuracy")
     assert {item.seeds for item in comparisons.items} == {(0, 1)}
     assert len(comparisons.items) == 2
-    assert [note.split(" (")[0] for note in comparisons.notes] == [
+    assert [note.split(" (")[0] for note in notes_of(comparisons)] == [
         "val_accuracy: higher is taken as better, by its name.",
         "2 of 3 comparisons are shown",
         "8 of 16 runs are compared",
@@ -127,22 +129,22 @@ def test_a_task_is_shown_without_the_suite_and_its_p_is_still_that_of_all():
     every = compare(runs)
     comparisons, shown = compare_selected(runs, ["task=vision"])
     assert comparisons.items == tuple(every.of_task("vision"))
-    assert (comparisons.suite, comparisons.no_suite) == ((), "task=vision leaves 1 of 2 tasks")
+    assert (comparisons.suite, comparisons.no_suite) == ((), NoSuite("filtered", filters="task=vision", left=(1, 2)))
     assert list(comparisons.metrics) == shown.tasks == ["vision"]
-    assert comparisons.notes[-1] == "3 of 6 comparisons are shown (task=vision); p is adjusted for all 6."
+    assert notes_of(comparisons)[-1] == "3 of 6 comparisons are shown (task=vision); p is adjusted for all 6."
 
 
 def test_a_setting_that_goes_with_a_task_shows_that_task():
     comparisons, _ = compare_selected(runs_on("language", "vision"), ["trainer.max_steps=60"])
     assert {item.task for item in comparisons.items} == {"vision"}
-    assert "3 of 6 comparisons are shown" in comparisons.notes[-1]
+    assert "3 of 6 comparisons are shown" in notes_of(comparisons)[-1]
 
 
 def test_the_suite_is_chosen_from_in_the_same_way():
     runs = runs_on("language", "vision")
     comparisons, _ = compare_selected(runs, ["attention=lsh"])
     assert comparisons.suite == tuple(item for item in compare(runs).suite if "lsh" in item.variant)
-    assert comparisons.notes[-2:] == (
+    assert notes_of(comparisons)[-2:] == (
         "4 of 6 comparisons are shown (attention=lsh); p is adjusted for all 6.",
         "on the suite of 2 tasks: 2 of 3 comparisons are shown (attention=lsh); p is adjusted for all 3.",
     )
@@ -164,14 +166,14 @@ def test_a_task_by_its_name_and_a_variant_by_its_own():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["atention=lsh"], "filter atention=lsh: no run has a setting atention; did you mean attention?"),
+        (["atention=lsh"], "filter atention=lsh: no run has a setting atention; did you mean 'attention'?"),
         (
             ["zzz=1"],
-            "no run has a setting zzz; there are task, variant, seed, study, activation, attention, optimizer.lr",
+            "no run has a setting zzz (there are: activation, attention, optimizer.lr, seed, study, task, variant)",
         ),
-        (["attention=ls"], "filter attention=ls: no run has attention=ls; did you mean lsh?"),
-        (["attention=lsh,ful"], "filter attention=lsh,ful: no run has attention=ful; did you mean full?"),
-        (["seed=7"], "filter seed=7: no run has seed=7; there are 0, 1, 2, 3"),
+        (["attention=ls"], "filter attention=ls: no run has attention=ls; did you mean 'lsh'?"),
+        (["attention=lsh,ful"], "filter attention=lsh,ful: no run has attention=ful; did you mean 'full'?"),
+        (["seed=7"], "filter seed=7: no run has seed=7 (there are: 0, 1, 2, 3)"),
         (["attention=full", "optimizer.lr=0.002", "activation=relu"], "no run has all of this together"),
     ],
 )

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from said import notes_of, sentence_of
 from scipy import stats
 from synthetic import CORPUS, ended, record, runs_of
 
 from ablab.analysis.comparison import Comparison, compare
 from ablab.analysis.dunnett import dunnett_p
 from ablab.analysis.estimates import holm, pooled
+from ablab.analysis.notes import NoSuite
 from ablab.analysis.verdicts import Verdict
+from ablab.report.notes import no_suite_text
 from ablab.results.record import Metric, Record
 
 TASKS = ("language", "recall", "vision")
@@ -86,7 +89,7 @@ def test_a_variant_that_was_not_run_on_every_task_has_no_average():
     alone = suite([item for item in records(of) if item.axes["activation"] != "gelu"])["glu"]
     items = suite(without)
     assert items["gelu"].verdict is Verdict.NO_PAIRS
-    assert "recall was not run with this variant." in items["gelu"].notes
+    assert "recall was not run with this variant." in notes_of(items["gelu"])
     assert items["glu"].p_adjusted == pytest.approx(alone.p_adjusted)
 
 
@@ -98,7 +101,7 @@ def test_a_seed_counts_only_where_every_task_has_a_complete_pair():
     found[killed] = ended("failed", "out of memory", 2, axes=found[killed].axes)
     item = suite(found)["gelu"]
     assert (item.seeds, item.planned) == ((1, 3, 4, 5), 5)
-    assert item.notes == ("seed 2 has no complete pair on vision.",)
+    assert notes_of(item) == ("seed 2 has no complete pair on vision.",)
     assert suite(found)["glu"].seeds == (1, 2, 3, 4, 5)
 
 
@@ -110,7 +113,7 @@ def test_runs_that_diverged_are_counted_over_all_tasks():
     found[diverged] = ended("diverged", "nan", 2, axes=found[diverged].axes)
     item = suite(found)["gelu"]
     assert item.verdict is Verdict.UNSTABLE
-    assert "1/15 diverged (baseline 0/15" in item.sentence
+    assert "1/15 diverged (baseline 0/15" in sentence_of(item)
 
 
 def test_a_copy_on_every_task_makes_no_claim_and_a_copy_on_one_does():
@@ -129,7 +132,7 @@ def test_another_corpus_on_one_task_keeps_the_suite_from_being_compared():
     found[-1].corpus = dataclasses.replace(CORPUS, sha256="cd" * 32)  # vision, glu
     item = suite(found)["glu"]
     assert item.verdict is Verdict.NOT_COMPARABLE
-    assert item.sentence.startswith("glu: on vision, trained on another corpus")
+    assert sentence_of(item).startswith("glu: on vision, trained on another corpus")
     assert item.effect is None
 
 
@@ -138,7 +141,7 @@ def test_unequal_conditions_are_said_of_all_tasks_together():
     for item in found:
         if item.axes["activation"] == "gelu" and item.axes["task"] == "vision":
             item.cost = dataclasses.replace(item.cost, flops_total=130_000_000)
-    assert suite(found)["gelu"].notes == (
+    assert notes_of(suite(found)["gelu"]) == (
         "NOT COMPARABLE  +10% FLOPs against the baseline; the loss is not at equal compute.",
     )
 
@@ -149,7 +152,7 @@ def test_tasks_that_are_judged_by_different_metrics_make_no_suite_unless_one_is_
     runs = runs_of(found)
     comparisons = compare(runs)
     assert comparisons.suite == ()
-    assert comparisons.notes[-1] == (
+    assert notes_of(comparisons)[-1] == (
         "no verdict on the suite of 2 tasks: they are judged by different metrics "
         "(language by val_loss, recall by val_error); --metric compares all of them by one."
     )
@@ -159,12 +162,12 @@ def test_tasks_that_are_judged_by_different_metrics_make_no_suite_unless_one_is_
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        ("direction", "their metric is better high on some and low on others"),
-        ("baseline", "the baseline was not run on recall"),
-        ("metric", "recall has no metric yet"),
+        ("direction", NoSuite("mixed directions")),
+        ("baseline", NoSuite("no baseline", ("recall",))),
+        ("metric", NoSuite("no metric", ("recall",))),
     ],
 )
-def test_what_else_is_no_suite(spoil: str, why: str):
+def test_what_else_is_no_suite(spoil: str, why: NoSuite):
     found = []
     for item in records({task: values()[task] for task in TASKS[:2]}):
         recall = item.axes["task"] == "recall"
@@ -177,12 +180,12 @@ def test_what_else_is_no_suite(spoil: str, why: str):
     comparisons = compare(runs_of(found))
     assert comparisons.suite == ()
     assert comparisons.no_suite == why
-    assert f"no verdict on the suite of 2 tasks: {why}." in comparisons.notes
+    assert f"no verdict on the suite of 2 tasks: {no_suite_text(why)}." in notes_of(comparisons)
 
 
 def test_one_task_is_no_suite_and_nothing_is_said_of_it():
     comparisons = compare(runs_of(records({"language": values()["language"]})))
-    assert (comparisons.suite, comparisons.notes) == ((), ())
+    assert (comparisons.suite, notes_of(comparisons)) == ((), ())
 
 
 def test_a_missing_value_leaves_no_average():

@@ -44,7 +44,7 @@ def test_straight_lines_cross_where_algebra_says() -> None:
     reference = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
     assert gelu.factor == pytest.approx(math.exp(np.mean(logs)))
     assert gelu.interval == pytest.approx((math.exp(reference.low), math.exp(reference.high)))
-    assert gelu.sentence == "gelu: 4 of 4 reached it, in 0.49 times the baseline's (95% CI 0.48 to 0.50)."
+    assert (gelu.label, gelu.reached, len(gelu.times)) == ("gelu", 4, 4)
 
 
 def test_looks_make_it_stricter() -> None:
@@ -56,7 +56,7 @@ def test_looks_make_it_stricter() -> None:
     _, gelu = time_to_target(twice, "language", "val_loss", RELU, target=5.0, reader=made.reader).items
     assert gelu.ratio is not None
     assert gelu.interval == pytest.approx(tuple(map(math.exp, gelu.ratio.interval(0.975))))
-    assert "97.5% CI" in gelu.sentence
+    assert gelu.level == 0.025
 
 
 @pytest.mark.parametrize(("by", "unit"), [("step", 1), ("tokens", 64), ("seconds", 0.5)])
@@ -75,7 +75,7 @@ def test_who_never_reaches_it_is_counted_and_never_imputed() -> None:
     _, gelu = found(made, 5.0).items
     assert gelu.times == pytest.approx({1: 25, 2: 25, 3: 25, 4: None, 5: None})
     assert gelu.ratio is gelu.factor is gelu.interval is None
-    assert gelu.sentence == "gelu: 3 of 5 reached it."
+    assert (gelu.reached, len(gelu.times)) == (3, 5)
 
 
 def test_a_target_behind_the_first_evaluation_has_no_time() -> None:
@@ -85,7 +85,7 @@ def test_a_target_behind_the_first_evaluation_has_no_time() -> None:
         made.add("gelu", seed, [4.0 if seed == 1 else 6.0, 3.0, 2.0, 1.0])
     _, gelu = found(made, 5.0).items
     assert (gelu.times[1], gelu.early, gelu.reached, gelu.ratio) == (None, (1,), 3, None)
-    assert gelu.sentence == "gelu: 3 of 3 reached it, 1 of them before the first evaluation."
+    assert (gelu.reached, len(gelu.times)) == (3, 3)
 
 
 def test_every_seed_of_the_baseline_reaches_the_default_target() -> None:

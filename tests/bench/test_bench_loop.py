@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from ablab.bench import loop
 from ablab.bench.loop import BareLoop, Round, bench_loop
+from ablab.config import RunConfig
 from ablab.errors import UserError
 
 
@@ -91,9 +91,8 @@ def test_what_cannot_be(steps: int, rounds: int, overrides: list[str], words: st
 
 
 def test_figures_are_of_totals_and_their_spread_of_tenths() -> None:
-    config: dict[str, Any] = {
-        "trainer": {"accumulate_grad_batches": 1},
-    }
+    counts = ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches")
+    config = RunConfig(options={"trainer": dict.fromkeys(counts, 1) | {"gradient_clip_val": None}}, axes={})
     rounds = [Round(10, 2.0, 3.0, 1.0)] * 10 + [Round(10, 1.0, 3.0, 1.0)] * 10
     figures = loop._figures(rounds, config, tokens_per_batch=100)
     assert figures["harness_step_ms"] == 150.0

@@ -25,7 +25,12 @@ ATTENTION = "block_sparse, dynamic, full, lsh, mla, nsa, topk, windowed"  # the 
     [
         ("attention=ful", f"attention=ful: no such option; did you mean 'full'? (there are: {ATTENTION})"),
         ("attention=", f"attention=: no such option (there are: {ATTENTION})"),
-        ("seed=x", "seed=x: Value 'x' of type 'str' could not be converted to Integer"),
+        ("seed=x", "seed=x: must be a whole number"),
+        ("jobs=1.5", "jobs=1.5: must be a whole number or null"),
+        ("timeout=long", "timeout=long: must be a number or null"),
+        ("runs_per_device=null", "runs_per_device=null: must be a whole number"),
+        ("tune.lr=[0.1,big]", "tune.lr=[0.1,big]: must be a list of a number or null"),
+        ("comparison.margin=x", "comparison.margin=x: must be a number or null"),
         ("seed=[1,2", "seed=[1,2: not an override; write KEY=VALUE, and quote values with spaces or commas"),
         ("hello", "hello: not an override; write KEY=VALUE, and quote values with spaces or commas"),
         (

@@ -14,7 +14,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import ablab.config.identity
-from ablab.config import fingerprint, freeze
+from ablab.config import RunConfig, fingerprint, resolve
+from ablab.config.identity import identity_of
 from ablab.errors import UserError
 
 Frozen = dict[str, Any]
@@ -40,13 +41,13 @@ def changed(config: Frozen, path: tuple[str, ...]) -> Frozen:
 
 
 @pytest.fixture
-def config(tiny_config: Callable[..., Frozen]) -> Frozen:
-    return tiny_config("attention=windowed", "logger=tensorboard")
+def config(tiny_config: Callable[..., RunConfig]) -> Frozen:
+    return tiny_config("attention=windowed", "logger=tensorboard").to_dict()
 
 
 NO_MATTER = {
-    *("budget", "tune", "name", "question", "comparison", "overrides", "logger", "axes.logger"),
-    *("axes.callbacks", "trainer.profiler", "trainer.enable_progress_bar"),
+    *("budget", "tune", "name", "question", "comparison", "overrides", "logger", "axes.logger", "axes.callbacks"),
+    *("trainer.profiler", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
     *(
         "design",
         "jobs",
@@ -62,32 +63,59 @@ NO_MATTER = {
 
 
 def test_every_setting_counts_but_names_and_loggers(config: Frozen) -> None:
-    identity = fingerprint(config)
+    identity = identity_of(config)
     paths = list(leaves(config))
     assert len(paths) > 40
     for path in paths:
         matters = not {path[0], ".".join(path)} & NO_MATTER
-        assert (fingerprint(changed(config, path)) != identity) == matters, path
+        assert (identity_of(changed(config, path)) != identity) == matters, path
 
 
 def test_a_setting_of_that_name_deeper_down_counts(config: Frozen) -> None:
     config["task"]["name"] = "a"
-    identity = fingerprint(config)
-    assert fingerprint(changed(config, ("task", "name"))) != identity
+    identity = identity_of(config)
+    assert identity_of(changed(config, ("task", "name"))) != identity
 
 
 def test_the_version_counts(config: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
-    identity = fingerprint(config)
+    identity = identity_of(config)
     monkeypatch.setattr(ablab.config.identity, "__version__", "999")
-    assert fingerprint(config) != identity
+    assert identity_of(config) != identity
 
 
 def test_the_order_of_keys_does_not_count(config: Frozen) -> None:
-    assert fingerprint(dict(reversed(config.items()))) == fingerprint(config)
+    assert identity_of(dict(reversed(config.items()))) == identity_of(config)
+
+
+def test_a_run_is_what_its_config_says(tiny_config: Callable[..., RunConfig]) -> None:
+    run = tiny_config("attention=windowed")
+    assert RunConfig.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+    assert fingerprint(run) == identity_of(run.to_dict())
+    wider = run.with_values({"attention.window": 5})
+    assert (wider.options["attention"]["window"], fingerprint(wider) != fingerprint(run)) == (5, True)
+    assert run == tiny_config("attention=windowed")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("max_steps", 1.5, "trainer.max_steps=1.5: must be a whole number"),
+        ("val_check_interval", 0, "trainer.val_check_interval=0: must be at least 1"),
+        ("gradient_clip_val", "much", "trainer.gradient_clip_val='much': must be a number or null"),
+        ("gradient_clip_val", ..., "trainer.gradient_clip_val must be given: add trainer.gradient_clip_val=... "),
+    ],
+)
+def test_what_the_harness_reads_of_the_trainer(config: Frozen, key: str, value: Any, line: str) -> None:
+    config["trainer"][key] = value
+    if value is ...:
+        del config["trainer"][key]
+    with pytest.raises(UserError) as caught:
+        RunConfig.from_dict(config).trainer  # noqa: B018
+    assert str(caught.value).startswith(line)
 
 
 def test_it_is_the_same_in_every_process(config: Frozen) -> None:
-    code = "import json, sys; from ablab.config import fingerprint; print(fingerprint(json.load(sys.stdin)))"
+    code = "import json, sys; from ablab.config.identity import identity_of as i; print(i(json.load(sys.stdin)))"
     for hash_seed in ("0", "12345"):
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -97,23 +125,23 @@ def test_it_is_the_same_in_every_process(config: Frozen) -> None:
             text=True,
             check=True,
         )
-        assert done.stdout.strip() == fingerprint(config)
+        assert done.stdout.strip() == identity_of(config)
 
 
-def frozen(choices: dict[str, str | None] | None = None, asked: list[str] | None = None, **keys: Any) -> Frozen:
-    return freeze(OmegaConf.create(keys), choices or {}, asked or [])
+def resolved(choices: dict[str, str | None] | None = None, asked: list[str] | None = None, **keys: Any) -> RunConfig:
+    return resolve(OmegaConf.create(keys), choices or {}, asked or [])
 
 
 def test_interpolations_are_resolved_and_choices_kept() -> None:
-    config = frozen(
+    config = resolved(
         {"attention": "lsh", "recipe": None, "hydra/launcher": "ablab"},
         ["attention=lsh"],
         trainer={"max_steps": 7},
         schedule={"total_steps": "${trainer.max_steps}"},
     )
-    assert config["schedule"] == {"total_steps": 7}
-    assert config["axes"] == {"attention": "lsh"}
-    assert config["overrides"] == ["attention=lsh"]
+    assert config.options["schedule"] == {"total_steps": 7}
+    assert config.axes == {"attention": "lsh"}
+    assert config.overrides == ["attention=lsh"]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +153,8 @@ def test_interpolations_are_resolved_and_choices_kept() -> None:
         ({"name": ""}, "name: must not be empty"),
     ],
 )
-def test_what_cannot_be_frozen_is_said_in_one_line(keys: dict[str, Any], line: str) -> None:
+def test_what_cannot_be_resolved_is_said_in_one_line(keys: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as caught:
-        frozen(**keys)
+        resolved(**keys)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)

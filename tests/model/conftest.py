@@ -14,9 +14,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ablab.config.axes import called_by
-from ablab.model.encoders import FeatureEncoder, TextEncoder
 from ablab.model.mechanism import MechanismProbe
-from ablab.model.multimodal import MultimodalTransformer
+from ablab.model.multimodal import FeatureEncoder, MultimodalTransformer, TextEncoder
 from ablab.model.spec import LayerSpec
 from ablab.model.transformer import Transformer
 

@@ -54,9 +54,9 @@ def twice(runs: Runs) -> Runs:
 @pytest.mark.parametrize("format", ["terminal", "markdown"])
 def test_a_second_look_is_said_and_every_interval_names_its_confidence(runs: Runs, twice: Runs, format: str):
     once, again = rendered(runs, format), rendered(twice, format)
-    assert "LOOKS" not in once
+    assert "INTERIM ANALYSES" not in once
     assert "97.5%" not in once
-    line = "LOOKS  the study was looked at 2 times (3, then 4 seeds); each interval is at 97.5%"
+    line = "INTERIM ANALYSES  the study was analysed 2 times (3, then 4 seeds); each interval is at 97.5%"
     assert sum(line in shown for shown in again.splitlines()) == 1
     assert "95%" not in again
     assert again.count("97.5% CI") == 2  # the heading, the one sentence with an interval
@@ -66,7 +66,7 @@ def test_a_second_look_is_said_and_every_interval_names_its_confidence(runs: Run
 def test_machines_are_told_the_looks_and_the_confidence(runs: Runs, twice: Runs, again: bool):
     shown, confidence = (twice, 0.975) if again else (runs, 0.95)
     document = json.loads(rendered(shown, "json"))
-    assert [look["seeds"] for look in document["looks"]] == ([[1, 2, 3], [1, 2, 3, 4]] if again else [])
+    assert [look["seeds"] for look in document["interim_analyses"]] == ([[1, 2, 3], [1, 2, 3, 4]] if again else [])
     assert [item["confidence"] for item in document["comparisons"]] == [confidence] * 2
     low, high = stats.t.interval(confidence, 3, 0.101, stats.sem(document["comparisons"][0]["differences"]))
     assert document["comparisons"][0]["interval"] == pytest.approx([low, high])
@@ -105,7 +105,7 @@ def test_csv_has_a_row_per_variant_and_per_unwell_run(runs: Runs):
 
 def test_json_has_every_figure_of_a_comparison(runs: Runs):
     document = json.loads(rendered(runs, "json"))
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     gelu = document["comparisons"][0]
     assert gelu["variant"] == "activation=gelu"
     assert gelu["seeds"] == [1, 2, 3, 4]

@@ -75,14 +75,14 @@ def test_seeds_that_are_added_are_a_second_look(tmp_path: Path, capsys: pytest.C
     folder = write_runs(tmp_path, study(first(3)))
     assert conclude_study(folder) == ["ok"] * 6
     once = capsys.readouterr().out
-    assert "LOOKS" not in once
+    assert "INTERIM ANALYSES" not in once
     assert "95% CI" in once
     write_runs(folder, study(first(4)))
     conclude_study(folder)
     again = capsys.readouterr().out
-    assert "LOOKS  the study was looked at 2 times (3, then 4 seeds); each interval is at 97.5%" in again
+    assert "INTERIM ANALYSES  the study was analysed 2 times (3, then 4 seeds); each interval is at 97.5%" in again
     assert "95% CI" not in again
-    assert "looked at 2 times (3, then 4 seeds)" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "analysed 2 times (3, then 4 seeds)" in (folder / "report.html").read_text(encoding="utf-8")
     assert "97.5% CI" in compare_command([folder])
 
 
@@ -94,7 +94,7 @@ def test_the_same_seeds_again_or_more_variants_on_them_are_no_look(tmp_path: Pat
     assert capsys.readouterr().out == text
     write_runs(folder, study({**RECORDS, "glu": [1.0, 1.0, 1.1, 1.2]}))
     conclude_study(folder)
-    assert "LOOKS" not in capsys.readouterr().out
+    assert "INTERIM ANALYSES" not in capsys.readouterr().out
     assert [look.seeds for look in read_looks(folder)] == [(1, 2, 3, 4)]
 
 

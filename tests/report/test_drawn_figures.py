@@ -23,13 +23,11 @@ from ablab.analysis.verdicts import RESOLVED
 from ablab.report.figures.canvas import Drawing, folded
 from ablab.report.figures.cost import quality_and_cost
 from ablab.report.figures.curves import Panel, curves
-from ablab.report.figures.detectable import detectable_effects
-from ablab.report.figures.forest import forest
+from ablab.report.figures.effects import detectable_effects, forest, slopes
 from ablab.report.figures.interactions import interaction_heatmap
 from ablab.report.figures.scaling import power_laws
-from ablab.report.figures.slopes import slopes
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style, styles
-from ablab.report.html.svg import to_svg
+from ablab.report.html.blocks import to_svg
 
 LOSSES = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22], "glu": [1.0, 1.2, 1.0, 1.1]}
 

@@ -11,7 +11,7 @@ from synthetic import cost, record, runs_of, study
 from ablab.report.context import ReportContext
 from ablab.report.extrapolation import NOTE, compute_s, extrapolation_notes, extrapolation_table
 from ablab.report.formats.contents import sections
-from ablab.report.html.sections.parallelism import parallelism
+from ablab.report.html.sections.cost import parallelism
 from ablab.results.communication import Collective, Communication, Process
 from ablab.results.record import Record
 

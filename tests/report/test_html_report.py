@@ -135,9 +135,12 @@ def test_every_place_names_the_confidence_of_the_looks(folder: Path, page: Page)
     again = Page(page_of(ReportContext.of(dataclasses.replace(runs, looks=seen)))).text
     first = Page(page_of(ReportContext.of(dataclasses.replace(runs, looks=seen[:1])))).text
     assert first == page.text
-    for said in ("LOOKS", "looked at", "97.5%"):
+    for said in ("INTERIM ANALYSES", "was analysed", "97.5%"):
         assert said not in page.text
-    assert again.count("LOOKS  the study was looked at 2 times (3, then 4 seeds); each interval is at 97.5%") == 1
+    assert (
+        again.count("INTERIM ANALYSES  the study was analysed 2 times (3, then 4 seeds); each interval is at 97.5%")
+        == 1
+    )
     for said in ("bars {} intervals", "paired t intervals ({})", "({} CI 0.", "{} CI"):
         assert said.format("95%") in page.text
         assert said.format("97.5%") in again
@@ -194,7 +197,7 @@ def test_what_is_known_and_parts_have_sections_of_their_own_with_headings_to_eve
         "curves",
         "cost",
         "mechanism",
-        "parts",
+        "subsets",
         "health",
         "provenance",
     ]

@@ -8,8 +8,7 @@ import pytest
 from synthetic import record, runs_of
 
 from ablab.report.context import ReportContext
-from ablab.report.html.sections.mechanism import mechanism
-from ablab.report.html.sections.modalities import is_share, matrices
+from ablab.report.html.sections.mechanism import is_share, matrices, mechanism
 from ablab.results.record import Record
 
 MODALITIES = ("text", "image", "speech")

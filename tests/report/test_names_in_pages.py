@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablab.report.html.names import foldable, isolated
+from ablab.report.html.page import foldable, isolated
 
 
 def test_a_name_breaks_between_its_overrides_and_where_it_is_very_long():

@@ -14,10 +14,9 @@ from synthetic import cost, record, runs_of, study
 from ablab.report.context import ReportContext
 from ablab.report.formats.contents import sections
 from ablab.report.formats.latex import latex
-from ablab.report.formats.markdown import markdown
-from ablab.report.formats.terminal import terminal
+from ablab.report.formats.text import markdown, terminal
 from ablab.report.html.page import page
-from ablab.report.html.sections.parallelism import parallelism
+from ablab.report.html.sections.cost import parallelism
 from ablab.report.parallel import parallel_notes, parallel_table
 from ablab.results.communication import Collective, Communication, Process
 from ablab.results.record import Record

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ablab.report.plan import _ranges, show_plan
 from ablab.study.events import RunOutline
-from ablab.study.outlook import Outlook, Probe, Row
+from ablab.study.preview import Preview, Probe, Row
 
 
 def row(index: int, variant: str, seeds: list[int], task: str = "recall", **given: object) -> Row:
@@ -18,12 +18,12 @@ def row(index: int, variant: str, seeds: list[int], task: str = "recall", **give
     return Row(first=first, seeds=seeds, **given)  # type: ignore[arg-type]
 
 
-def outlook(tmp_path: Path, rows: list[Row], **given: object) -> Outlook:
+def preview(tmp_path: Path, rows: list[Row], **given: object) -> Preview:
     runs = sum(len(each.seeds) for each in rows)
-    return Outlook(folder=tmp_path, runs=runs, notes=[], rows=rows, **given)  # type: ignore[arg-type]
+    return Preview(folder=tmp_path, runs=runs, notes=[], rows=rows, **given)  # type: ignore[arg-type]
 
 
-def shown(plan: Outlook) -> tuple[int, list[str]]:
+def shown(plan: Preview) -> tuple[int, list[str]]:
     console = Console(file=io.StringIO(), width=200)
     status = show_plan(plan, console)
     return status, console.file.getvalue().splitlines()  # type: ignore[attr-defined]
@@ -33,14 +33,14 @@ def shown(plan: Outlook) -> tuple[int, list[str]]:
 @pytest.mark.parametrize(("seeds", "effect"), [(3, 3.26), (5, 1.68), (8, 1.16), (10, 1.00), (20, 0.66)])
 def test_the_effect_that_so_many_seeds_could_show(tmp_path: Path, seeds: int, effect: float) -> None:
     rows = [row(place, f"attention={name}", list(range(seeds))) for place, name in enumerate(("full", "lsh"))]
-    _, lines = shown(outlook(tmp_path, rows))
+    _, lines = shown(preview(tmp_path, rows))
     assert any(f"{seeds} seeds show an effect of {effect:.2f} standard deviations" in line for line in lines), lines
 
 
 def test_too_few_seeds_and_one_variant_are_told(tmp_path: Path) -> None:
     two = [row(0, "attention=full", [0, 1]), row(1, "attention=lsh", [0, 1])]
-    assert "2 seeds allow no verdict: take 3 at least, 5 as a rule" in shown(outlook(tmp_path, two))[1]
-    assert "one variant: there is nothing to compare" in shown(outlook(tmp_path, [row(0, "", [0, 1, 2])]))[1]
+    assert "2 seeds allow no verdict: take 3 at least, 5 as a rule" in shown(preview(tmp_path, two))[1]
+    assert "one variant: there is nothing to compare" in shown(preview(tmp_path, [row(0, "", [0, 1, 2])]))[1]
 
 
 def test_the_time_left_is_that_of_the_runs_that_are_not_done_with(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_time_left_is_that_of_the_runs_that_are_not_done_with(tmp_path: Path
         row(0, "attention=full", [0, 1, 2], done=3, probe=Probe(seconds=1000.0, memory_bytes=2**20)),
         row(1, "attention=lsh", [0, 1, 2], done=1, probe=Probe(seconds=60.0, memory_bytes=3 * 2**20)),
     ]
-    plan = outlook(tmp_path, rows, jobs=2, trials=4, trial_seconds=40.0)
+    plan = preview(tmp_path, rows, jobs=2, trials=4, trial_seconds=40.0)
     assert plan.seconds == (2 * 60 + 40) / 2
     _, lines = shown(plan)
     assert "6 runs: 2 variants x 3 seeds; 4 are done with" in lines
@@ -58,7 +58,7 @@ def test_the_time_left_is_that_of_the_runs_that_are_not_done_with(tmp_path: Path
 
 def test_a_probe_that_failed_is_a_row_with_its_reason(tmp_path: Path) -> None:
     rows = [row(0, "a=1", [0], probe=Probe(seconds=1.0)), row(1, "a=2", [0], probe=Probe(error="out of memory"))]
-    _, lines = shown(outlook(tmp_path, rows))
+    _, lines = shown(preview(tmp_path, rows))
     assert any("failed: out of memory" in line for line in lines)
     assert any("unknown, since a probe failed" in line for line in lines)
 
@@ -70,7 +70,7 @@ def test_a_variant_is_named_by_what_sets_it_apart(tmp_path: Path) -> None:
             (name, task) for task in (("recall", 10), ("text", 20)) for name in ("full", "lsh")
         )
     ]
-    _, lines = shown(outlook(tmp_path, rows))
+    _, lines = shown(preview(tmp_path, rows))
     assert [line.split()[:2] for line in lines[1:5]] == [
         ["recall", "attention=full"],
         ["recall", "attention=lsh"],
@@ -81,14 +81,14 @@ def test_a_variant_is_named_by_what_sets_it_apart(tmp_path: Path) -> None:
 
 
 def test_named_variants_keep_their_names(tmp_path: Path) -> None:
-    _, lines = shown(outlook(tmp_path, [row(0, "base", [0, 1, 2]), row(1, "wide", [0, 1, 2])]))
+    _, lines = shown(preview(tmp_path, [row(0, "base", [0, 1, 2]), row(1, "wide", [0, 1, 2])]))
     assert [line.split()[0] for line in lines[1:3]] == ["base", "wide"]
     assert "6 runs: 2 variants x 3 seeds; 0 are done with" in lines
 
 
 def test_every_error_of_every_run_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     errors = [(f"attention=full seed={seed}", "model.n_heads=7: no") for seed in range(3)]
-    status, lines = shown(Outlook(folder=tmp_path, runs=9, notes=["left out: a=1"], errors=errors))
+    status, lines = shown(Preview(folder=tmp_path, runs=9, notes=["left out: a=1"], errors=errors))
     assert status == 2
     assert lines == ["left out: a=1", "3 of 9 runs cannot work; nothing has been started"]
     assert capsys.readouterr().err.splitlines() == [

@@ -4,9 +4,8 @@ import shlex
 from synthetic import ended, record, runs_of, study
 
 from ablab.report.context import ReportContext
-from ablab.report.html.sections.health import health
 from ablab.report.html.sections.mechanism import mechanism
-from ablab.report.html.sections.provenance import command, origins, parameter_groups, question
+from ablab.report.html.sections.runs import command, health, origins, parameter_groups, question
 
 
 def test_commands_survive_the_shell():

@@ -14,18 +14,15 @@ from ablab.analysis.power import detectable
 from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.figures.style import MOST_VARIANTS
+from ablab.report.html.blocks import Block, Section
 from ablab.report.html.page import page
-from ablab.report.html.sections.base import Block, Section
 from ablab.report.html.sections.cost import cost as cost_section
+from ablab.report.html.sections.cost import scaling
 from ablab.report.html.sections.curves import learning
-from ablab.report.html.sections.effects import effects
+from ablab.report.html.sections.effects import effects, pairs, power, verdicts
 from ablab.report.html.sections.interactions import interactions
 from ablab.report.html.sections.mechanism import mechanism
-from ablab.report.html.sections.pairs import pairs
-from ablab.report.html.sections.power import power
-from ablab.report.html.sections.provenance import differing_settings
-from ablab.report.html.sections.scaling import scaling
-from ablab.report.html.sections.verdicts import verdicts
+from ablab.report.html.sections.runs import differing_settings
 from ablab.results.collect import collect
 from ablab.results.record import Record
 
@@ -155,7 +152,7 @@ def test_exponents_are_those_that_were_planted() -> None:
     assert [each.title for each in section.blocks] == ["By seq_len"]
     assert section.blocks[0].figure
     (table,) = tables(section)
-    found = table.set_index(["series", "figure"])["exponent"].astype(float)
+    found = table.set_index(["series", "metric"])["exponent"].astype(float)
     assert found["attention=full", "seconds_per_step"] == pytest.approx(2, abs=0.1)
     assert found["attention=lsh", "seconds_per_step"] == pytest.approx(1, abs=0.1)
     assert found["attention=lsh", "flops_per_step"] == pytest.approx(1, abs=0.01)

@@ -11,7 +11,7 @@ from synthetic import ended, record, runs_of
 from ablab.analysis.pairing import variants
 from ablab.report.figures.ceilings import ceilings
 from ablab.report.figures.style import styles
-from ablab.report.html.svg import to_svg
+from ablab.report.html.blocks import to_svg
 from ablab.report.theory import Theory, theory, theory_table
 from ablab.results.record import Metric, Record
 

@@ -1,4 +1,4 @@
-"""The HPARAMS tab, as TensorBoard's own plugin reads it from the files."""
+"""Final metrics by name, and the HPARAMS tab as TensorBoard's own plugin reads it from the files."""
 
 import math
 import subprocess
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from synthetic import record as finished
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
@@ -16,8 +17,8 @@ from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.get_experiment import Handler as GetExperiment
 from tensorboard.plugins.hparams.list_session_groups import Handler as ListSessionGroups
 
-from ablab.results.hparams import hyperparameters, write_experiment, write_hparams
-from ablab.results.record import Metric, Record, Status
+from ablab.results.hparams import final_metrics, hyperparameters, write_experiment, write_hparams
+from ablab.results.record import Cost, Metric, Record, Status
 
 STATUSES = [api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING, api_pb2.STATUS_UNKNOWN]
 
@@ -93,7 +94,7 @@ def test_every_run_has_a_session_with_its_true_status(tmp_path: Path) -> None:
     assert session.start_time_secs == 1767323045
 
 
-def test_a_row_is_a_run_with_its_final_figures(tmp_path: Path) -> None:
+def test_a_row_is_a_run_with_its_final_metrics(tmp_path: Path) -> None:
     write_experiment(tmp_path, write_study(tmp_path))
     _, rows = tab(tmp_path)
     assert len(rows) == 7
@@ -157,3 +158,23 @@ def test_hyperparameters_are_axes_overridden_settings_and_seed() -> None:
 def test_a_supervisor_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'lightning', 'tensorflow'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+COST = Cost(parameters=7, steps=2, tokens=3, wall_time_s=math.inf, peak_memory_method="x", flops_uncounted=["sin"])
+
+
+def test_a_run_that_ended_well_has_final_metrics_and_costs() -> None:
+    one = finished(metrics={"val_loss": 1.5, "val_x": math.nan}, mechanism={"activation/zero_share": 0.5}, cost=COST)
+    assert final_metrics(one) == {
+        "final/val_loss": 1.5,
+        "final/activation/zero_share": 0.5,
+        "cost/parameters": 7,
+        "cost/steps": 2,
+        "cost/tokens": 3,
+    }
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed", "interrupted"])
+def test_any_other_has_costs_only(status: str) -> None:
+    one = finished(status=status, reason="boom", metrics={"val_loss": 9.0}, cost=Cost())
+    assert final_metrics(one) == {"cost/steps": 0, "cost/tokens": 0}

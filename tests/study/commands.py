@@ -23,7 +23,7 @@ from processes import wait_for
 _SERVER = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-import ablab.cli.application, ablab.cli.commands, ablab.report.conclude, ablab.study.conduct, ablab.training.run
+import ablab.cli.application, ablab.cli.commands, ablab.report.conclude, ablab.study.run_study, ablab.training.run
 from commands import serve
 if (command := serve()) is not None:
     command()

@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict, read_write
 
-from ablab.config import conf_folder, register_schema
+from ablab.config import RunConfig, conf_folder, register_schema
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study import job
-from ablab.study.job import run_job
+from ablab.study.job import run_bar, run_job
 
 Job = Callable[..., Record]
 
@@ -82,8 +82,8 @@ def test_a_folder_with_something_in_it_is_not_removed(ablab: Job, tmp_path: Path
 
 
 def test_a_run_that_failed_is_run_again(ablab: Job, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    def failing(config: dict[str, Any], folder: Path, progress: Any) -> Record:
-        record = execute(config, folder, progress=progress)
+    def failing(config: RunConfig, folder: Path, **how: Any) -> Record:
+        record = execute(config, folder, **how)
         record.status, record.reason = "failed", "a bad day"
         write_record(folder, record)
         return record
@@ -108,3 +108,20 @@ def test_a_run_of_several_processes_is_supervised(ablab: Job) -> None:
     record = ablab("strategy=ddp")
     assert (record.status, record.axes["strategy"]) == ("ok", "ddp")
     assert (FOLDER / "run.log").exists()
+
+
+def test_it_shows_how_far_and_how_good(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setenv("COLUMNS", "160")
+    with run_bar("seed=[0]") as report:
+        report(3, 10, "val_loss [bold]2.5")
+    shown = capsys.readouterr().out
+    assert "seed=[0]" in shown
+    assert "val_loss [bold]2.5" in shown
+    assert "3/10" in shown
+
+
+def test_it_prints_nothing_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with run_bar("seed=0") as report:
+        report(3, 10, "val_loss 2.5")
+    assert capsys.readouterr().out == ""

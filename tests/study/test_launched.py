@@ -18,6 +18,7 @@ import pytest
 from commands import Command
 from processes import wait_for
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.store import CHECKPOINT_FOLDER, LOG_FILE, RECORD_FILE, read_record
 from ablab.study.launched import check_place, follow, lead, refuse_sweep
@@ -27,7 +28,7 @@ from ablab.training.world import World
 if TYPE_CHECKING:
     from conftest import Lab
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 DDP = ("strategy=ddp", "trainer.max_steps=4")
 
 
@@ -101,8 +102,7 @@ def test_torchrun_on_two_nodes_trains_what_ablab_trains_on_one(lab: Lab, tmp_pat
     assert record.status == "ok"
     assert [path.name for path in folder.glob(".*")] == [".lock"]
 
-    config = record.config | {"trainer": record.config["trainer"] | {"num_nodes": 1}}
-    config |= {"strategy": record.config["strategy"] | {"processes": 2}}
+    config = RunConfig.from_dict(record.config).with_values({"trainer.num_nodes": 1, "strategy.processes": 2})
     assert supervise(config, tmp_path, lambda *_: None).metrics == record.metrics
 
 

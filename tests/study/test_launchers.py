@@ -14,7 +14,7 @@ from processes import wait_for
 from slurm import NotHereError, Slurm, jobs_of, slurm
 
 from ablab.results.store import RECORD_FILE, read_record
-from ablab.study.conduct import objective
+from ablab.study.run_study import objective
 
 if TYPE_CHECKING:
     from conftest import Lab

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from ablab.config import ComparisonConfig, fingerprint
+from ablab.config import ComparisonConfig, RunConfig, fingerprint
 from ablab.results.record import BudgetReport, RunContext, TuningReport
 from ablab.study.events import RunOutline
 from ablab.study.plan_file import PLAN_FILE, PlannedRun, read_plan, write_plan
@@ -21,7 +20,7 @@ CONTEXT = RunContext(
 INFO = RunOutline(index=3, variant="attention=lsh", task="text", seed=0, steps=4)
 
 
-def test_a_plan_is_read_as_it_was_written(tiny_config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_a_plan_is_read_as_it_was_written(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     run = PlannedRun(info=INFO, config=tiny_config(), folder=tmp_path / "attention=lsh" / "seed=0", context=CONTEXT)
     comparison = ComparisonConfig(baseline="attention=full", margin=0.1)
     write_plan(tmp_path, comparison, [run])
@@ -29,14 +28,15 @@ def test_a_plan_is_read_as_it_was_written(tiny_config: Callable[..., dict[str, A
     assert (plan.comparison, plan.runs) == (comparison, [run])
 
 
-def test_a_plan_of_the_first_schema_is_read(tiny_config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_a_plan_of_the_first_schema_is_read(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     config = tiny_config()
-    earlier = {key: value for key, value in config.items() if key != "comparison"} | {
+    data = config.to_dict()
+    earlier = {key: value for key, value in data.items() if key != "comparison"} | {
         "baseline": "attention=full",
         "variant": "attention=lsh",
         "index": 3,
-        "budget": config["budget"] | {"changed": {"model.d_ff": [64, 60]}, "value": 99, "of": 100},
-        "tune": config["tune"] | {"chosen": 0.1, "tried": [[0.1, 2.5], [0.3, None]]},
+        "budget": data["budget"] | {"changed": {"model.d_ff": [64, 60]}, "value": 99, "of": 100},
+        "tune": data["tune"] | {"chosen": 0.1, "tried": [[0.1, 2.5], [0.3, None]]},
     }
     run = {"index": 3, "variant": "attention=lsh", "task": "text", "seed": 0, "steps": 4, "folder": "a"}
     kept = {"schema": 1, "command": [], "working_folder": "/", "python_path": [], "terms": {"margin": 0.1}}
@@ -47,4 +47,4 @@ def test_a_plan_of_the_first_schema_is_read(tiny_config: Callable[..., dict[str,
     [found] = plan.runs
     assert (found.info, found.context, found.folder) == (INFO, CONTEXT, tmp_path / "a")
     assert fingerprint(found.config) == fingerprint(config)
-    assert found.config == config | {"comparison": config["comparison"] | {"baseline": "attention=full"}}
+    assert found.config == config.with_values({"comparison.baseline": "attention=full"})

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ablab.config import conf_folder
+from ablab.config import RunConfig, conf_folder
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
@@ -27,7 +27,7 @@ from ablab.tasks.synthetic.listops import ListOps
 from ablab.training.build import build_model, build_task
 from ablab.training.generation import load_run
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 Run = Callable[[dict[str, Any], Path], Record]
 LONGEST = 40
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.tasks.answers import class_counts, class_scores
@@ -170,7 +171,7 @@ def test_figures_of_an_evaluation(tmp_path: Path, processes: int) -> None:
 
 
 def test_a_checkpoint_holds_vocabulary_and_labels(
-    tiny_config: Callable[..., dict[str, Any]], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
 ) -> None:
     path = table(tmp_path / "a.csv", ROWS)
     config = tiny_config("task=classification", f"task.path={path}", "task.tokenizer=bpe", "task.bpe_vocab_size=280")

@@ -12,12 +12,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from ablab.config import conf_folder
+from ablab.config import RunConfig, conf_folder
 from ablab.tasks.base import IGNORED, Task
 from ablab.training.build import build_model, build_task
 
 OPTIONS = sorted(path.stem for path in (conf_folder() / "task").glob("*.yaml"))
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 
 def make(option: str, tiny_config: TinyConfig, *settings: str) -> Task:
@@ -102,7 +102,7 @@ def test_every_attention_learns_it(option: str, tiny_config: TinyConfig) -> None
     inputs, targets = next(iter(task.train_dataloader()))
     for path in sorted((conf_folder() / "attention").glob("*.yaml")):
         attention = OmegaConf.to_container(OmegaConf.load(path))
-        model = build_model(config | {"attention": attention, "axes": {"attention": path.stem}}, task)
+        model = build_model(config.with_values({"attention": attention, "axes": {"attention": path.stem}}), task)
         loss = task.loss(model(inputs), targets)
         loss.backward()
         assert loss.isfinite(), path.stem

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.tasks.hf_text import HFText, _encode, _within
@@ -212,7 +213,7 @@ def test_one_document_at_a_time() -> None:
 
 
 def test_generation_needs_the_checkpoint_alone(
-    tiny_config: Callable[..., dict[str, Any]],
+    tiny_config: Callable[..., RunConfig],
     run: Callable[[dict[str, Any], Path], Record],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

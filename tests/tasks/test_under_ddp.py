@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.study.supervision.supervisor import supervise
 
@@ -23,7 +24,7 @@ SETTINGS = {
 @pytest.mark.parametrize("task", SETTINGS)
 def test_two_processes_with_workers_evaluate_what_one_does(
     task: str,
-    tiny_config: Callable[..., dict[str, Any]],
+    tiny_config: Callable[..., RunConfig],
     run: Callable[[dict[str, Any], Path], Record],
     tmp_path: Path,
 ) -> None:

@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 
+from ablab.config import RunConfig
 from ablab.results.record import Record
 
 
 @dataclass(frozen=True)
 class Finished:
-    config: dict[str, Any]
+    config: RunConfig
     folder: Path
     record: Record
 
 
 @pytest.fixture(scope="session")
 def finished(
-    tiny_config: Callable[..., dict[str, Any]],
+    tiny_config: Callable[..., RunConfig],
     run: Callable[[dict[str, Any], Path], Record],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Finished:
@@ -41,9 +42,7 @@ def finished(
 
 
 @pytest.fixture
-def faulty(
-    tiny_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., dict[str, Any]]:
+def faulty(tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """faulty("Raises", ...): the config of a run whose activation is that class of `faults`."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 

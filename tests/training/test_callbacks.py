@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ablab.config import RunConfig
 from ablab.errors import Diverged
-from ablab.model.attention.picture import picture
+from ablab.model.attention.probe import picture
 from ablab.results.record import Metric, Record
 from ablab.training import callbacks, pictures
 from ablab.training.callbacks import Curves, Mechanisms, ReportProgress, seed_everything_else
@@ -103,7 +104,7 @@ def test_progress_is_told_a_few_times_a_second(monkeypatch: pytest.MonkeyPatch) 
     assert told == [(1, 100, ""), (4, 100, ""), (7, 100, "val_loss 2.3457"), (10, 100, "val_loss 2.3457")]
 
 
-def test_a_run_tells_its_progress(tiny_config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_a_run_tells_its_progress(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     told: list[tuple[int, int, str]] = []
     config = tiny_config()
     prepare_folder(config, tmp_path)
@@ -113,7 +114,7 @@ def test_a_run_tells_its_progress(tiny_config: Callable[..., dict[str, Any]], tm
 
 
 def test_mechanisms_are_those_of_the_model_and_the_schedule(
-    tiny_config: Callable[..., dict[str, Any]], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
 ) -> None:
     config = tiny_config("attention=windowed", "attention.window=4", "schedule=gradient_variance", "optimizer.lr=0.01")
     values = run(config, tmp_path).mechanism
@@ -133,7 +134,7 @@ def shown(folder: Path) -> dict[str, list[int]]:
 
 
 def test_each_evaluation_is_shown_as_a_picture_per_layer(
-    tiny_config: Callable[..., dict[str, Any]], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
 ) -> None:
     run(tiny_config("logger=tensorboard", "model.n_layers=2", "trainer.max_steps=5"), tmp_path)
     assert shown(tmp_path) == {f"attention/layer_{layer}": [2, 4, 5] for layer in range(2)}
@@ -142,7 +143,7 @@ def test_each_evaluation_is_shown_as_a_picture_per_layer(
 @pytest.mark.parametrize("overrides", [("logger=csv",), ("logger=tensorboard", "logger.tensorboard.pictures=false")])
 def test_what_nobody_looks_at_is_not_drawn(
     overrides: tuple[str, ...],
-    tiny_config: Callable[..., dict[str, Any]],
+    tiny_config: Callable[..., RunConfig],
     run: Callable[[dict[str, Any], Path], Record],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -160,7 +161,7 @@ def test_what_nobody_looks_at_is_not_drawn(
 
 
 def test_a_run_leaves_where_its_layers_looked(
-    tiny_config: Callable[..., dict[str, Any]], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
 ) -> None:
     """A window of four: each row of the picture is bright in its last four columns at most, and in no later one."""
     config = tiny_config("attention=windowed", "attention.window=4", "model.n_layers=2", "model.n_heads=1")
@@ -196,7 +197,7 @@ def test_the_trace_of_a_schedule_in_four_figures() -> None:
 
 
 def test_a_run_that_breaks_while_it_is_measured_lets_go_of_the_model(
-    tiny_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[TrainingModule] = []
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
+from ablab.config import RunConfig
 from ablab.results.record import Metric, Record
 from ablab.training.checkpoint_files import (
     AtomicCheckpointIO,
@@ -27,7 +28,7 @@ from ablab.training.checkpoints import Checkpoints
 from ablab.training.generation import load_run
 from ablab.training.module import TrainingModule
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 Run = Callable[[dict[str, Any], Path], Record]
 
 

@@ -11,15 +11,16 @@ import torch
 from lightning import LightningModule
 from torch import nn
 
+from ablab.config import RunConfig
 from ablab.results.record import Cost
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
 from ablab.training.cost import CostMeter, count_flops, count_parameters, peak_memory
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 
-def counted(config: dict[str, Any]) -> tuple[int, list[str], Task]:
+def counted(config: RunConfig) -> tuple[int, list[str], Task]:
     task = build_task(config)
     return *count_flops(build_model(config, task, device="meta"), task.loss, task.example()), task
 

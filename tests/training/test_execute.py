@@ -25,7 +25,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import ablab
 from ablab.analysis.comparison import compare
 from ablab.analysis.verdicts import Verdict
-from ablab.config import fingerprint
+from ablab.config import RunConfig, fingerprint
+from ablab.report.sentences import verdict_sentence
 from ablab.results.collect import collect
 from ablab.results.record import KEPT_EVALUATIONS, Cost, Metric, Record, Status
 from ablab.results.store import read_record
@@ -38,7 +39,7 @@ from ablab.training.loggers import close_loggers
 from ablab.training.provenance import git_state
 from ablab.training.run import execute, prepare_folder
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 Run = Callable[[dict[str, Any], Path], Record]
 
 
@@ -56,7 +57,7 @@ def test_the_folder_is_the_contract(finished: Any) -> None:
         *("checkpoints/previous.ckpt", "checkpoints/checksums.json"),
         *("events.out.tfevents", "events.out.tfevents.hparams", "pictures/attention_layer_0.png"),
     }
-    assert OmegaConf.to_container(OmegaConf.load(finished.folder / "config.yaml")) == finished.config
+    assert OmegaConf.to_container(OmegaConf.load(finished.folder / "config.yaml")) == finished.config.to_dict()
     assert read_record(finished.folder / "record.json") == finished.record
 
 
@@ -71,8 +72,8 @@ def test_every_field_of_the_record_is_filled(finished: Any, corpus: Path) -> Non
     assert record.fingerprint == fingerprint(config)
     assert (record.study, record.seed, record.index) == ("tests", 0, None)
     assert record.variant.startswith("activation=dynamic_sparse,attention=lsh,")
-    assert record.axes == config["axes"]
-    assert record.config == config
+    assert record.axes == config.axes
+    assert record.config == config.to_dict()
     assert record.primary == Metric(name="val_loss", split="val", direction="min")
     data = corpus.read_bytes()
     assert record.corpus is not None
@@ -271,7 +272,7 @@ def test_a_mistake_of_the_users_is_told_without_a_traceback(
 
 def test_a_logger_that_cannot_be_built_is_a_reason(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
     config = tiny_config("logger=tensorboard")
-    config["logger"]["tensorboard"]["_target_"] = "ablab.training.loggers.nothing"
+    config.options["logger"]["tensorboard"]["_target_"] = "ablab.training.loggers.nothing"
     record = run(config, tmp_path)
     assert record.status == "failed"
     assert record.reason is not None
@@ -356,4 +357,4 @@ def test_a_swap_without_effect_is_told_by_what_it_never_changed(
             run(config, tmp_path / str(index) / str(seed), **context)
     (found,) = compare(collect([tmp_path])).items
     assert found.verdict is Verdict.NO_EFFECT
-    assert found.sentence.endswith(f"never changed {words}; this variant is the baseline under another name.")
+    assert verdict_sentence(found).endswith(f"never changed {words}; this variant is the baseline under another name.")

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.model.transformer import Transformer
 from ablab.results.record import Record
@@ -114,7 +115,7 @@ def test_a_prompt_may_be_longer_than_the_model(finished: Any) -> None:
 
 
 def test_the_corpus_may_be_gone(
-    corpus: Path, tiny_config: Callable[..., dict[str, Any]], run: Callable[..., Record], tmp_path: Path
+    corpus: Path, tiny_config: Callable[..., RunConfig], run: Callable[..., Record], tmp_path: Path
 ) -> None:
     """The vocabulary, here the corpus's own characters, is in the checkpoint."""
     text = Path(shutil.copy(corpus, tmp_path / "mine.txt"))

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from ablab.config import conf_folder
+from ablab.config import RunConfig, conf_folder
 from ablab.training.build import build_model, build_task
 from ablab.training.generation import load_run
 from ablab.training.optimizers.groups import build_optimizer
@@ -188,7 +188,7 @@ def test_gradients_scaled_for_float16_are_unscaled_before_the_step(option: str) 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_trains_in_mixed_precision_with_clipping_and_accumulation(
-    option: str, tiny_config: Callable[..., dict[str, Any]], run: Callable[..., Any], tmp_path: Path
+    option: str, tiny_config: Callable[..., RunConfig], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Three steps, so that the run ends between two evaluations."""
     settings = ("trainer.precision=bf16-mixed", "trainer.accumulate_grad_batches=2", "trainer.max_steps=3")
@@ -199,7 +199,7 @@ def test_every_option_trains_in_mixed_precision_with_clipping_and_accumulation(
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_how_far_the_last_step_goes_is_measured_wherever_a_run_ends(
-    steps: int, tiny_config: Callable[..., dict[str, Any]], run: Callable[..., Any], tmp_path: Path
+    steps: int, tiny_config: Callable[..., RunConfig], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """SGD without momentum and decay on clipped gradients: the step has the length lr clip."""
     override = ("optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false", "optimizer.weight_decay=0")
@@ -212,7 +212,7 @@ def test_how_far_the_last_step_goes_is_measured_wherever_a_run_ends(
 
 
 def test_evaluations_and_checkpoints_hold_the_average_and_training_goes_on_from_the_other_weights(
-    tiny_config: Callable[..., dict[str, Any]], run: Callable[..., Any], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Beside a loop by hand that changes over to the average once, at its end: evaluations between leave no trace.
 

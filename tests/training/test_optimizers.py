@@ -13,7 +13,7 @@ import schedulefree
 import torch
 from hydra.utils import instantiate
 
-from ablab.config import conf_folder
+from ablab.config import RunConfig, conf_folder
 from ablab.model.transformer import Transformer
 from ablab.training.build import build_model, build_task
 from ablab.training.generation import load_run
@@ -30,7 +30,7 @@ def decays(model: Transformer, optimizer: torch.optim.Optimizer) -> dict[str, fl
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
-def test_only_matrices_decay(tied: str, tiny_config: Callable[..., dict[str, Any]]) -> None:
+def test_only_matrices_decay(tied: str, tiny_config: Callable[..., RunConfig]) -> None:
     config = tiny_config(f"model.tie_embeddings={tied}")
     model = build_model(config, build_task(config))
     found = decays(model, build_optimizer(partial(torch.optim.AdamW, weight_decay=0.3), model))
@@ -43,7 +43,7 @@ def test_only_matrices_decay(tied: str, tiny_config: Callable[..., dict[str, Any
     assert {found[name] for name in matrices} == {0.3}
 
 
-def test_a_step_without_gradients_shrinks_matrices_alone(tiny_config: Callable[..., dict[str, Any]]) -> None:
+def test_a_step_without_gradients_shrinks_matrices_alone(tiny_config: Callable[..., RunConfig]) -> None:
     config = tiny_config()
     model = build_model(config, build_task(config))
     optimizer = build_optimizer(partial(torch.optim.SGD, lr=0.5, weight_decay=0.2), model)
@@ -55,7 +55,7 @@ def test_a_step_without_gradients_shrinks_matrices_alone(tiny_config: Callable[.
         torch.testing.assert_close(model.get_parameter(name).detach(), before[name] * (1 - 0.5 * decay))
 
 
-def test_what_is_frozen_is_left_out(tiny_config: Callable[..., dict[str, Any]]) -> None:
+def test_what_is_frozen_is_left_out(tiny_config: Callable[..., RunConfig]) -> None:
     config = tiny_config()
     model = build_model(config, build_task(config))
     model.blocks.requires_grad_(False)
@@ -68,10 +68,10 @@ def test_what_is_frozen_is_left_out(tiny_config: Callable[..., dict[str, Any]]) 
 OPTIONS = sorted(path.stem for path in (conf_folder() / "optimizer").glob("*.yaml"))
 
 
-def make(option: str, tiny_config: Callable[..., dict[str, Any]], **changes: Any) -> tuple[Transformer, Any]:
+def make(option: str, tiny_config: Callable[..., RunConfig], **changes: Any) -> tuple[Transformer, Any]:
     config = tiny_config(f"optimizer={option}", *(f"optimizer.{key}={value}" for key, value in changes.items()))
     model = build_model(config, build_task(config))
-    return model, build_optimizer(instantiate(config["optimizer"], _convert_="all"), model)
+    return model, build_optimizer(instantiate(config.options["optimizer"], _convert_="all"), model)
 
 
 def mode(optimizer: Any, name: str) -> None:
@@ -93,7 +93,7 @@ def values(model: Transformer) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_goes_on_from_its_state(option: str, tiny_config: Callable[..., dict[str, Any]]) -> None:
+def test_every_option_goes_on_from_its_state(option: str, tiny_config: Callable[..., RunConfig]) -> None:
     whole, of_whole = make(option, tiny_config)
     start = values(whole)
     take_steps(whole, of_whole, range(3))
@@ -110,7 +110,7 @@ def test_every_option_goes_on_from_its_state(option: str, tiny_config: Callable[
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_decays_matrices_alone(option: str, tiny_config: Callable[..., dict[str, Any]]) -> None:
+def test_every_option_decays_matrices_alone(option: str, tiny_config: Callable[..., RunConfig]) -> None:
     model, optimizer = make(option, tiny_config, weight_decay=0.1)
     before = values(model)
     mode(optimizer, "train")
@@ -125,7 +125,7 @@ def test_every_option_decays_matrices_alone(option: str, tiny_config: Callable[.
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_a_schedule_reaches_every_group(option: str, tiny_config: Callable[..., dict[str, Any]]) -> None:
+def test_a_schedule_reaches_every_group(option: str, tiny_config: Callable[..., RunConfig]) -> None:
     """Also after a resume, which makes the groups anew."""
     model, optimizer = make(option, tiny_config)
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
@@ -136,7 +136,7 @@ def test_a_schedule_reaches_every_group(option: str, tiny_config: Callable[..., 
     assert all(torch.equal(value, before[name]) for name, value in values(model).items())
 
 
-def test_muon_takes_the_blocks_matrices_and_no_others(tiny_config: Callable[..., dict[str, Any]]) -> None:
+def test_muon_takes_the_blocks_matrices_and_no_others(tiny_config: Callable[..., RunConfig]) -> None:
     config = tiny_config("model.tie_embeddings=false")
     model = build_model(config, build_task(config))
     groups = describe_groups(build_optimizer(MuonWithAdamW, model))
@@ -187,7 +187,7 @@ def test_schedule_free_by_its_formula() -> None:
 
 @pytest.mark.parametrize("option", ["muon", "schedule_free"])
 def test_a_run_records_its_groups_and_evaluates_what_it_saves(
-    option: str, tiny_config: Callable[..., dict[str, Any]], run: Callable[..., Any], tmp_path: Path
+    option: str, tiny_config: Callable[..., RunConfig], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     record = run(tiny_config(f"optimizer={option}", "schedule=constant"), tmp_path)
     assert record.status == "ok"

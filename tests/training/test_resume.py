@@ -16,6 +16,7 @@ import torch
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, METRICS_FILE, RECORD_FILE, read_record
 from ablab.training import trainer as trainers
@@ -25,7 +26,7 @@ from ablab.training.run import execute, prepare_folder
 # Mechanism metrics that are measured on the clock, and the one that counts what a strategy sends when it starts.
 TIMED = ("_s_per_step", "/overlap", "/collectives_per_step")
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 Run = Callable[[dict[str, Any], Path], Record]
 
 # Evaluations after steps 6, 12, 18; what is logged ends a block of 3 steps.
@@ -43,7 +44,7 @@ class StopAt(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def interrupted(config: dict[str, Any], folder: Path, step: int) -> Record:
+def interrupted(config: RunConfig, folder: Path, step: int) -> Record:
     """The record of a run that was asked to stop at a step."""
     prepare_folder(config, folder)
     with pytest.MonkeyPatch.context() as patch:

@@ -12,15 +12,15 @@ import pytest
 from lightning import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ablab.config import AXES, fingerprint
+from ablab.config import AXES, RunConfig, fingerprint
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight, check_options
 from ablab.training.module import TrainingModule
 from ablab.training.trainer import OWNED
 
-TinyConfig = Callable[..., dict[str, Any]]
-Run = Callable[[dict[str, Any], Path], Record]
+TinyConfig = Callable[..., RunConfig]
+Run = Callable[[RunConfig, Path], Record]
 
 
 @pytest.mark.parametrize("moment", ["training_step", "validation_step", "test_step"])
@@ -84,7 +84,7 @@ def test_fewer_validation_batches_are_evaluated_when_asked(tiny_config: TinyConf
     settings = ("task.eval_batch_size=2", "trainer.limit_val_batches")
     records = [run(tiny_config(settings[0], f"{settings[1]}={n}"), tmp_path / str(n)) for n in (3, 0.5, 1.0)]
     assert [record.evaluated["val"] for record in records] == [6, 4, 8]
-    assert len({fingerprint(record.config) for record in records}) == 3
+    assert len({fingerprint(RunConfig.from_dict(record.config)) for record in records}) == 3
 
 
 def test_a_run_that_is_out_of_time_is_ok_with_the_steps_it_took(

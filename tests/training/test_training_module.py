@@ -13,27 +13,28 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from ablab.config import RunConfig
 from ablab.model.transformer import Transformer
 from ablab.results.record import Record
 from ablab.training.build import build_model, build_task
 from ablab.training.generation import load_run
 from ablab.training.optimizers.groups import build_optimizer
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 Run = Callable[[dict[str, Any], Path], Record]
 
 
 def by_hand(
-    config: dict[str, Any], penalty: Callable[[nn.Module], Tensor] | None = None
+    config: RunConfig, penalty: Callable[[nn.Module], Tensor] | None = None
 ) -> tuple[dict[str, Tensor], list[float], list[float]]:
     """The weights, the losses and the learning rates of a plain loop over the task's batches.
 
     `penalty` of the model is minimised too, and is no part of the losses.
     """
-    trainer, task = config["trainer"], build_task(config)
+    trainer, task = config.options["trainer"], build_task(config)
     model = build_model(config, task)
-    optimizer = build_optimizer(instantiate(config["optimizer"]), model)
-    schedule = instantiate(config["schedule"])(optimizer)
+    optimizer = build_optimizer(instantiate(config.options["optimizer"]), model)
+    schedule = instantiate(config.options["schedule"])(optimizer)
     batches, losses, rates = iter(task.train_dataloader()), [], []
     for step in range(trainer["max_steps"]):
         model.resample(step)
@@ -85,7 +86,7 @@ def test_weights_losses_and_rates_are_those_of_a_loop_by_hand(
 ) -> None:
     """Seven steps, evaluated after four. The gradients' norm is above the clip: without clipping, other weights."""
     config = tiny_config("trainer.max_steps=7", "trainer.val_check_interval=4", *overrides)
-    config["trainer"]["log_every_n_steps"] = 4
+    config = config.with_values({"trainer.log_every_n_steps": 4})
     assert run(config, tmp_path).status == "ok"
     expected, losses, rates = by_hand(config)
     assert_same(weights(tmp_path), expected)
@@ -148,13 +149,13 @@ def test_accumulated_batches_are_one_larger_batch(tiny_config: TinyConfig, run: 
 
     task = build_task(small)
     model = build_model(small, task)
-    optimizer = build_optimizer(instantiate(small["optimizer"]), model)
-    schedule = instantiate(small["schedule"])(optimizer)
+    optimizer = build_optimizer(instantiate(small.options["optimizer"]), model)
+    schedule = instantiate(small.options["schedule"])(optimizer)
     batches = iter(task.train_dataloader())
-    for _ in range(small["trainer"]["max_steps"]):
+    for _ in range(small.trainer.max_steps):
         inputs, targets = (torch.cat(parts) for parts in zip(*islice(batches, 3), strict=True))
         task.loss(model(inputs), targets).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), small["trainer"]["gradient_clip_val"])
+        nn.utils.clip_grad_norm_(model.parameters(), small.trainer.gradient_clip_val)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()

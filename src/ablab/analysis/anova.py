@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablab.analysis.dimensions import Dimension, dimensions
+from ablab.analysis.interactions import Dimension, dimensions
 from ablab.analysis.pairing import outcomes
-from ablab.analysis.wording import plural
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 
@@ -39,7 +38,9 @@ class Anova:
     """
 
     table: pd.DataFrame
-    notes: tuple[str, ...]  # what the model leaves out, and why
+    not_crossed: tuple[str, ...] = ()  # interactions without finished runs of every combination, not in the model
+    confounded: tuple[str, ...] = ()  # interactions that the finished runs do not tell apart, not in the model
+    left_out: int = 0  # runs without a finite value of the metric
 
 
 def anova(runs: Runs, task: str, metric: str, last_k: int = 1) -> Anova:
@@ -57,14 +58,11 @@ def anova(runs: Runs, task: str, metric: str, last_k: int = 1) -> Anova:
     if _deficient(main):
         names = ", ".join(one.name for one in found)
         raise UserError(f"ANOVA of {task}: the finished runs do not tell the effects of {names} apart")
-    crossed, notes = _crossed(found, data)
-    if missing := data.attrs["planned"] - len(data):
-        notes.append(f"{plural(missing, 'run')} without a finite {metric} left out.")
+    crossed, not_crossed = _crossed(found, data)
+    confounded: tuple[str, ...] = ()
     whole = ols(f"y ~ {' + '.join([*terms, *crossed])}", data)
     if crossed and (_deficient(whole) or not _spare(whole)):
-        names = ", ".join(crossed.values())
-        notes.append(f"Not in the model, as the finished runs do not tell them apart: {names}.")
-        crossed, whole = {}, main
+        confounded, crossed, whole = tuple(crossed.values()), {}, main
     if not _spare(whole):
         raise UserError(f"ANOVA of {task}: no finished runs are left to estimate the noise from; give it more seeds")
     fit = whole.fit()
@@ -72,7 +70,8 @@ def anova(runs: Runs, task: str, metric: str, last_k: int = 1) -> Anova:
         raise UserError(
             f"ANOVA of {task}: {metric} has no noise at all, so that there is nothing to hold effects against"
         )
-    return Anova(_table(anova_lm(fit, typ=2), {**terms, **crossed}), tuple(notes))
+    table = _table(anova_lm(fit, typ=2), {**terms, **crossed})
+    return Anova(table, not_crossed, confounded, data.attrs["planned"] - len(data))
 
 
 def _statsmodels() -> tuple[Any, Any]:
@@ -108,8 +107,8 @@ def _check(task: str, found: list[Dimension], data: pd.DataFrame) -> None:
         raise UserError(f"ANOVA of {task}: one seed shows no noise; give it more seeds")
 
 
-def _crossed(found: list[Dimension], data: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
-    """The interactions, formula -> name, of factors that have every combination of their options."""
+def _crossed(found: list[Dimension], data: pd.DataFrame) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The interactions, formula -> name, of factors that have every combination; the names of the others."""
     crossed, lacking = {}, []
     for (place, one), (other_place, other) in itertools.combinations(enumerate(found), 2):
         name = f"{one.name}:{other.name}"
@@ -117,8 +116,7 @@ def _crossed(found: list[Dimension], data: pd.DataFrame) -> tuple[dict[str, str]
             crossed[f"C(f{place}):C(f{other_place})"] = name
         else:
             lacking.append(name)
-    notes = [f"Not in the model, as not every combination has finished runs: {', '.join(lacking)}."] if lacking else []
-    return crossed, notes
+    return crossed, tuple(lacking)
 
 
 def _deficient(model: Any) -> bool:

@@ -7,23 +7,37 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypedDict
 
-from ablab.analysis import conditions, looks, oracle
+from ablab.analysis import conditions, oracle
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL
 from ablab.analysis.evidence import evidence_of
-from ablab.analysis.family import Claim, adjust
+from ablab.analysis.family import Claim, adjust, interim_analyses, level_after
 from ablab.analysis.metrics import check_last, choose_metric
+from ablab.analysis.notes import (
+    AveragedEvaluations,
+    BaselineMissing,
+    BaselineNotRun,
+    ConstantDifference,
+    DirectionByName,
+    NoSuite,
+    NoSuiteVerdict,
+    Note,
+    OfBaseline,
+    OneVariant,
+    SharedMargin,
+    StudyNote,
+    WithinMargin,
+)
 from ablab.analysis.pairing import (
     Outcome,
     Pairing,
     choose_baseline,
     declared_baseline,
     outcomes,
-    remarks,
+    seed_notes,
     tasks,
     variants,
 )
@@ -57,19 +71,12 @@ class Comparison(Evidence):
     effect: float | None  # the mean difference; None without a pair or where the two cannot be compared
     p_raw: float | None
     verdict: Verdict
-    sentence: str
-    notes: tuple[str, ...]  # unequal conditions, missing runs
+    notes: tuple[Note, ...]  # unequal conditions, missing runs
 
     @property
     def wins(self) -> int:
         """Seeds on which the variant did better than the baseline."""
         return sum(difference < 0 if self.direction == "min" else difference > 0 for difference in self.differences)
-
-    @property
-    def line(self) -> str:
-        """The verdict as one line that says whom it is about."""
-        about = "" if self.label in self.sentence else f"{self.label}: "
-        return f"{self.verdict.value:<10}  {about}{self.sentence}"
 
 
 @dataclass(frozen=True)
@@ -78,20 +85,15 @@ class Comparisons:
 
     baseline: str
     items: tuple[Comparison, ...]
-    notes: tuple[str, ...]  # about the comparison as a whole
+    notes: tuple[StudyNote, ...]  # about the comparison as a whole
     metrics: dict[str, str]  # task -> metric, "" if none is known
     level: float = LEVEL  # of every test and interval
     last_k: int = 1  # evaluations of each run that its value is the mean of
     suite: tuple[Comparison, ...] = ()  # each variant on all tasks together
-    no_suite: str = ""  # why there is none
+    no_suite: NoSuite | None = None  # why there is none
 
     def of_task(self, task: str) -> list[Comparison]:
         return [item for item in self.items if item.task == task]
-
-    @property
-    def measured(self) -> str:
-        """What a value is, where it is not the final one: "mean of the last 3 evaluations", else ""."""
-        return f"mean of the last {self.last_k} evaluations" if self.last_k > 1 else ""
 
 
 def compare(
@@ -103,11 +105,11 @@ def compare(
 ) -> Comparisons:
     """Compare every variant with the baseline, seed by seed, on every task and on the suite of them.
 
-    The more often the study of these runs was looked at, the stricter (`ablab.analysis.looks`).
+    The more often the study of these runs was analysed, the stricter (`ablab.analysis.family`).
 
     Args:
         baseline: overrides that name it, "attention=full"; default: the first variant of the plan.
-        metric: any figure that the runs have; default: each task's primary metric.
+        metric: any number that the runs have; default: each task's primary metric.
         margin: in the metric's unit; effects inside it count as equivalent. Declare it before looking.
         last_k: the mean of so many last evaluations is compared; default: the final one. Declare it before looking.
 
@@ -120,52 +122,65 @@ def compare(
         raise UserError("no runs to compare")
     last_k = 1 if last_k is None else last_k
     reference = choose_baseline(runs, baseline)
+    notes: list[StudyNote] = []
+    if analyses := interim_analyses(runs.looks):
+        notes.append(analyses)
+    if missing := None if baseline else _missing_baseline(runs, reference):
+        notes.append(missing)
+    level = level_after(len(runs.looks))
     judged: list[tuple[Pairing, Evidence]] = []
-    level = looks.level_after(len(runs.looks))
-    notes = [line] if (line := looks.remark(runs.looks)) else []
-    if not baseline and (declared := declared_baseline(runs)):
-        try:
-            choose_baseline(runs, declared)
-        except UserError:
-            notes.append(f"no run has the study's baseline {declared}: compared with {reference}, the first variant.")
     metrics: dict[str, str] = {}
     directions: dict[str, Direction] = {}
     without_baseline = []
     for task in tasks(runs):
-        metrics[task], directions[task], said = choose_metric(runs, task, metric)
+        metrics[task], directions[task], guessed = choose_metric(runs, task, metric)
         check_last(runs, metrics[task], last_k)
-        if said and said not in notes:
-            notes.append(said)
+        by_name = DirectionByName(metrics[task], directions[task])
+        if guessed and by_name not in notes:
+            notes.append(by_name)
         base = outcomes(runs, task, reference, metrics[task], last_k)
         if not base:
             without_baseline.append(task)
-            notes.append(f"{task}: the baseline {reference} was not run on this task.")
-        where = f"{task}, " if len(tasks(runs)) > 1 else ""
-        notes += [f"{where}baseline {line}" for line in remarks(base, metrics[task])]
+            notes.append(BaselineNotRun(task, reference))
+        where = task if len(tasks(runs)) > 1 else ""
+        notes += [OfBaseline(where, note) for note in seed_notes(base, metrics[task])]
         if known := oracle.known_values(runs, task, metrics[task]):
-            notes.append(f"{where}{known}")
+            notes.append(known)
         for variant in variants(runs):
             if variant == reference or (task, variant) not in runs.places:
                 continue
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, level)))
-    if len(variants(runs)) == 1:
-        notes.append("one variant: nothing to compare.")
-    judged_by = list(dict.fromkeys(name for name in metrics.values() if name))
-    if margin is not None and len(judged_by) > 1:
-        notes.append(f"one margin, {margin:g}, is held against {' and '.join(judged_by)}, each in its own unit.")
-    if last_k > 1:
-        notes.append(f"{_named(metrics)}: the mean of the last {last_k} evaluations of each run.")
+    notes += _of_all(runs, metrics, margin, last_k)
     no_suite = obstacle(metrics, directions, without_baseline)
     if no_suite and len(metrics) > 1:
-        notes.append(f"no verdict on the {suite_name(len(metrics))}: {no_suite}.")
+        notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
     suite = () if no_suite else _on_suite(judged, list(metrics))
     return Comparisons(reference, _on_tasks(judged), tuple(notes), metrics, level, last_k, suite, no_suite)
 
 
-def _named(metrics: dict[str, str]) -> str:
-    return ", ".join(dict.fromkeys(metric for metric in metrics.values() if metric)) or "metric"
+def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:
+    """Whether the study declares a baseline that was not run."""
+    declared = declared_baseline(runs)
+    if not declared:
+        return None
+    try:
+        choose_baseline(runs, declared)
+    except UserError:
+        return BaselineMissing(declared, reference)
+    return None
+
+
+def _of_all(runs: Runs, metrics: dict[str, str], margin: float | None, last_k: int) -> list[StudyNote]:
+    """Notes on the comparisons on all tasks."""
+    notes: list[StudyNote] = [OneVariant()] if len(variants(runs)) == 1 else []
+    named = tuple(dict.fromkeys(name for name in metrics.values() if name))
+    if margin is not None and len(named) > 1:
+        notes.append(SharedMargin(margin, named))
+    if last_k > 1:
+        notes.append(AveragedEvaluations(named, last_k))
+    return notes
 
 
 def _on_tasks(judged: list[tuple[Pairing, Evidence]]) -> tuple[Comparison, ...]:
@@ -181,7 +196,7 @@ def _on_tasks(judged: list[tuple[Pairing, Evidence]]) -> tuple[Comparison, ...]:
             p,
             pairing.seeds,
             _values(pairing.of_baseline),
-            partial(_notes, pairing, evidence),
+            _notes(pairing, evidence),
         )
         for (pairing, _), (evidence, p) in zip(judged, adjusted, strict=True)
     )
@@ -192,7 +207,7 @@ def _on_suite(judged: list[tuple[Pairing, Evidence]], tasks: list[str]) -> tuple
     adjusted = adjust([each.claim for each in joined])
     return tuple(
         _conclude(
-            each.variant, judged[0][0].baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes
+            each.variant, judged[0][0].baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes()
         )
         for each, (evidence, p) in zip(joined, adjusted, strict=True)
     )
@@ -210,13 +225,13 @@ def _conclude(
     p_raw: float | None,
     seeds: list[int],
     base: Mapping[int, float],  # the baseline's value of each
-    notes: Callable[[str], list[str]],
+    notes: Sequence[Note],
 ) -> Comparison:
-    """The verdict, and the notes to what it found: a "gain", a "loss" or a "difference"."""
-    verdict, sentence = judge(evidence)
-    found = "gain" if verdict is Verdict.BETTER else "loss" if verdict is Verdict.WORSE else "difference"
+    """The verdict, and the notes beside it."""
+    verdict = judge(evidence)
     differences, estimate, margin = evidence.differences, evidence.estimate, evidence.margin
     inside = verdict in RESOLVED and estimate and margin and estimate.within(margin, evidence.level)
+    within = [WithinMargin(margin)] if inside and margin else []
     return Comparison(
         **vars(evidence),
         variant=variant,
@@ -227,16 +242,15 @@ def _conclude(
         effect=math.fsum(differences) / len(differences) if differences else None,
         p_raw=p_raw,
         verdict=verdict,
-        sentence=sentence,
-        notes=(*([f"Resolved, but within the declared margin of {margin:g}."] if inside else []), *notes(found)),
+        notes=(*within, *notes),
     )
 
 
-def _notes(pairing: Pairing, evidence: Evidence, found: str) -> list[str]:
-    notes = conditions.notes(pairing, evidence.label, found)
+def _notes(pairing: Pairing, evidence: Evidence) -> list[Note]:
+    notes = conditions.notes(pairing)
     quality = any(pairing.metric in own.metrics for own, _ in pairing.pairs)
     if quality and not evidence.identical and _is_constant(pairing):
-        notes.append("The difference is the same on every seed, to rounding: does the seed reach the run?")
+        notes.append(ConstantDifference())
     return notes + pairing.gaps()
 
 

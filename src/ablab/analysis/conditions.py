@@ -1,67 +1,81 @@
-"""Were the two trained under equal conditions? What differs besides the component is said beside the verdict."""
+"""Were the two trained under equal conditions? What differs besides the component is known beside the verdict.
+
+Does an option cost time? Claimed only where every seed says so, since time is a noisier measure than a count. Does what
+is said to follow the input follow it? Decided from the mechanism metrics, not from the option's name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from statistics import fmean
+from statistics import fmean, median
 
-from ablab.analysis import adaptivity, oracle, speed
+from ablab.analysis import oracle
+from ablab.analysis.estimates import FEWEST_SEEDS
+from ablab.analysis.notes import (
+    InputIndependent,
+    MatchedBudget,
+    Note,
+    OtherCorpus,
+    OtherMachine,
+    OtherSoftware,
+    SlowTraining,
+    TunedRates,
+    UncountedFlops,
+    UnequalCost,
+    UnequalEvaluation,
+)
 from ablab.analysis.pairing import Pairing
-from ablab.analysis.wording import percent
 from ablab.results.record import Record
 
 EQUAL_BUDGET = 0.02  # as declared by budget.match
 EQUAL_FLOPS = 0.02  # a relative difference up to this counts as equal compute
 EQUAL_SIZE = 0.05  # of the parameters; up to this the difference is said, and the two stay comparable
+EQUAL_SPEED = 0.05  # a relative difference up to this counts as the noise of timing
+NEGLIGIBLE = 1e-3  # of weights that add up to 1
+VARIATION = "layer_fusion/weight_variation"  # standard deviation of a layer's weight over inputs
+_OF_THE_MACHINE = ("device", "processor", "cores", "threads")
 
 Pairs = list[tuple[Record, Record]]
+Measure = Callable[[Record], float | None]
 
 
-def notes(pairing: Pairing, label: str, gain: str) -> list[str]:
-    """One line per unequal condition of the complete pairs, and per thing to know before reading the verdict.
-
-    Args:
-        label: the variant by what sets it apart.
-        gain: what the verdict found: "gain", "loss" or "difference".
-    """
+def notes(pairing: Pairing) -> list[Note]:
+    """Each unequal condition of the complete pairs, and each thing to know before reading the verdict."""
     found = [
-        adaptivity.input_independent(pairing, label),
-        oracle.ceiling_note(pairing, label),
-        speed.does_not_pay(pairing, label, gain),
-        *unequal(pairing.pairs, gain),
-        speed.machines(pairing),
+        input_independent(pairing),
+        oracle.window_ceiling(pairing),
+        slow_training(pairing),
+        *unequal(pairing.pairs),
+        other_machine(pairing),
     ]
-    return [line for line in found if line]
+    return [note for note in found if note]
 
 
-def unequal(pairs: Pairs, gain: str) -> list[str]:
+def unequal(pairs: Pairs) -> list[Note]:
     """Those of the notes that are about how the two of each pair were trained and evaluated."""
     found = [
         _budget(pairs),
         _tuning(pairs),
-        _flops(pairs, gain),
-        _parameters(pairs, gain),
-        _tokens(pairs, gain),
-        _evaluated(pairs),
+        _flops(pairs),
+        _parameters(pairs),
+        _tokens(pairs),
+        _evaluation(pairs),
         _uncounted(pairs),
         _software(pairs),
     ]
-    return [line for line in found if line]
+    return [note for note in found if note]
 
 
-def other_corpus(pairing: Pairing) -> str | None:
+def other_corpus(pairing: Pairing) -> OtherCorpus | None:
     """Why the two cannot be compared: they learned from different data. None if the data is the same or unknown."""
     for record, other in pairing.pairs:
         own, base = record.corpus, other.corpus
         if own and base and own.sha256 != base.sha256:
-            return (
-                f"trained on another corpus than the baseline: {own.name} {own.sha256[:8]} against "
-                f"{base.name} {base.sha256[:8]} (seed {record.seed})"
-            )
+            return OtherCorpus((own.name, own.sha256), (base.name, base.sha256), record.seed)
     return None
 
 
-def relative_difference(pairs: Pairs, measure: Callable[[Record], float | None]) -> float | None:
+def relative_difference(pairs: Pairs, measure: Measure) -> float | None:
     """(variant - baseline) / baseline of the means over the pairs that have both; None if there are none."""
     both = [(own, base) for own, base in ((measure(a), measure(b)) for a, b in pairs) if own is not None and base]
     if not both:
@@ -70,19 +84,63 @@ def relative_difference(pairs: Pairs, measure: Callable[[Record], float | None])
     return (own - base) / base
 
 
-def _tuning(pairs: Pairs) -> str | None:
+def flops_difference(pairs: Pairs) -> float | None:
+    """Relative; of one step where those of the whole training are not known."""
+    difference = relative_difference(pairs, lambda record: record.cost.flops_total)
+    return relative_difference(pairs, lambda record: record.cost.flops_per_step) if difference is None else difference
+
+
+def input_independent(pairing: Pairing) -> InputIndependent | None:
+    """A layer fusion whose weights are said to depend on the input and in no run do."""
+    measured = [own.mechanism[VARIATION] for own, _ in pairing.pairs if VARIATION in own.mechanism]
+    return InputIndependent(max(measured)) if measured and max(measured) < NEGLIGIBLE else None
+
+
+def slow_training(pairing: Pairing) -> SlowTraining | None:
+    """A variant that trains more slowly than its baseline; None where that cannot be claimed.
+
+    Speed is training's alone, in tokens per second, and paired seed by seed. The claim needs `FEWEST_SEEDS` pairs, all
+    of them timed on like machines, and each slower by more than `EQUAL_SPEED`.
+    """
+    speeds = [(own.cost.tokens_per_second, base.cost.tokens_per_second) for own, base in pairing.pairs]
+    ratios = [own / base for own, base in speeds if own and base]
+    if len(ratios) < FEWEST_SEEDS or max(ratios) >= 1 - EQUAL_SPEED or other_machine(pairing):
+        return None
+    return SlowTraining(median(ratios), min(ratios), max(ratios), len(ratios), _length(pairing))
+
+
+def other_machine(pairing: Pairing) -> OtherMachine | None:
+    """How the machines of some pair differ; None if they do not, or where they are unknown."""
+    differing = {
+        (name, str(own.machine[name]), str(base.machine[name]))
+        for own, base in pairing.pairs
+        for name in _OF_THE_MACHINE
+        if name in own.machine and name in base.machine and own.machine[name] != base.machine[name]
+    }
+    return OtherMachine(tuple(sorted(differing))) if differing else None
+
+
+def _length(pairing: Pairing) -> int | None:
+    lengths = {_seq_len(record) for pair in pairing.pairs for record in pair}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _seq_len(record: Record) -> int | None:
+    task = record.config.get("task")
+    length = task.get("seq_len") if isinstance(task, dict) else None
+    return length if isinstance(length, int) else None
+
+
+def _tuning(pairs: Pairs) -> TunedRates | None:
     """Each at its own best learning rate, or only one of the two."""
     own = {a.tuning.get("chosen") if a.tuning else None for a, _ in pairs}
     base = {b.tuning.get("chosen") if b.tuning else None for _, b in pairs}
     if len(own) != 1 or len(base) != 1 or own == base == {None}:
         return None
-    rate, other = own.pop(), base.pop()
-    if rate is None or other is None:
-        return f"Only {'the baseline' if rate is None else 'this variant'} had its learning rate tuned."
-    return f"Each at its own learning rate, tuned on the same grid: {rate:g} against {other:g}."
+    return TunedRates(own.pop(), base.pop())
 
 
-_MATCHED: dict[str, tuple[str, Callable[[Record], float | None]]] = {
+_MATCHED: dict[str, tuple[str, Measure]] = {
     "params": ("parameters", lambda record: record.cost.parameters),
     "flops": ("FLOPs", lambda record: record.cost.flops_total),
     "tokens": ("tokens", lambda record: record.cost.tokens),
@@ -90,68 +148,53 @@ _MATCHED: dict[str, tuple[str, Callable[[Record], float | None]]] = {
 }
 
 
-def _budget(pairs: Pairs) -> str | None:
+def _budget(pairs: Pairs) -> MatchedBudget | None:
     """Whether a declared budget was kept, from what the runs came to."""
     matches = {own.budget.get("match") for own, _ in pairs if own.budget}
     if len(matches) != 1 or (match := matches.pop()) not in _MATCHED:
         return None
     name, measure = _MATCHED[match]
     difference = relative_difference(pairs, measure)
-    if difference is None:
-        return None
-    if abs(difference) <= EQUAL_BUDGET:
-        return f"EQUAL BUDGET  {name} within {EQUAL_BUDGET:.0%} of the baseline's."
-    return f"NOT AT EQUAL BUDGET  {percent(difference)} {name} against the baseline."
+    return None if difference is None else MatchedBudget(name, difference, kept=abs(difference) <= EQUAL_BUDGET)
 
 
-def _flops(pairs: Pairs, gain: str) -> str | None:
-    difference = relative_difference(pairs, lambda record: record.cost.flops_total)
-    if difference is None:
-        difference = relative_difference(pairs, lambda record: record.cost.flops_per_step)
+def _flops(pairs: Pairs) -> UnequalCost | None:
+    difference = flops_difference(pairs)
     if difference is None or abs(difference) <= EQUAL_FLOPS:
         return None
-    return f"NOT COMPARABLE  {percent(difference)} FLOPs against the baseline; the {gain} is not at equal compute."
+    return UnequalCost("FLOPs", difference, comparable=False)
 
 
-def _parameters(pairs: Pairs, gain: str) -> str | None:
+def _parameters(pairs: Pairs) -> UnequalCost | None:
     difference = relative_difference(pairs, lambda record: record.cost.parameters)
-    if not difference:
-        return None
-    said = f"{percent(difference)} parameters against the baseline"
-    return f"{said}." if abs(difference) <= EQUAL_SIZE else f"NOT COMPARABLE  {said}; the {gain} is not at equal size."
+    return UnequalCost("parameters", difference, comparable=abs(difference) <= EQUAL_SIZE) if difference else None
 
 
-def _tokens(pairs: Pairs, gain: str) -> str | None:
+def _tokens(pairs: Pairs) -> UnequalCost | None:
     difference = relative_difference(pairs, lambda record: record.cost.tokens)
-    return (
-        f"{percent(difference)} tokens against the baseline; the {gain} is not at equal data." if difference else None
-    )
+    return UnequalCost("tokens", difference, comparable=True) if difference else None
 
 
-def _evaluated(pairs: Pairs) -> str | None:
-    """Two accuracies of different samples differ by the samples too."""
+def _evaluation(pairs: Pairs) -> UnequalEvaluation | None:
     differing = dict.fromkeys(
-        f"{split} {samples:,} against {base.evaluated[split]:,}"
+        (split, samples, base.evaluated[split])
         for own, base in pairs
         for split, samples in own.evaluated.items()
         if base.evaluated.get(split, samples) != samples
     )
-    return f"Not evaluated on equally many samples: {', '.join(differing)}." if differing else None
+    return UnequalEvaluation(tuple(differing)) if differing else None
 
 
-def _uncounted(pairs: Pairs) -> str | None:
-    """What both leave out of the count cancels in the comparison; what one of them leaves out does not."""
+def _uncounted(pairs: Pairs) -> UncountedFlops | None:
     missing = sorted({name for a, b in pairs for name in {*a.cost.flops_uncounted} ^ {*b.cost.flops_uncounted}})
-    return f"FLOPs that only one of the two spends on {', '.join(missing)} are not counted." if missing else None
+    return UncountedFlops(tuple(missing)) if missing else None
 
 
-def _software(pairs: Pairs) -> str | None:
-    differing = sorted(
-        {
-            f"{name} {record.versions[name]} against {other.versions[name]}"
-            for record, other in pairs
-            for name in record.versions.keys() & other.versions.keys()
-            if record.versions[name] != other.versions[name]
-        }
-    )
-    return f"Not the same software: {', '.join(differing)}." if differing else None
+def _software(pairs: Pairs) -> OtherSoftware | None:
+    differing = {
+        (name, str(record.versions[name]), str(other.versions[name]))
+        for record, other in pairs
+        for name in record.versions.keys() & other.versions.keys()
+        if record.versions[name] != other.versions[name]
+    }
+    return OtherSoftware(tuple(sorted(differing))) if differing else None

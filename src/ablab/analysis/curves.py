@@ -48,15 +48,6 @@ class Aligned:
     bands: dict[str, Band] = field(default_factory=dict)  # variant -> over its finished runs; in the plan's order
     diverged: list[tuple[str, int, Series]] = field(default_factory=list)  # (variant, seed, its curve to the end)
 
-    @property
-    def axis(self) -> str:
-        """What the grid shows, for the axis of a figure."""
-        if self.by == "step":
-            return "step"
-        if self.by == "tokens":
-            return "tokens (at the run's mean per step)" if self.approximate else "tokens"
-        return "training time in seconds, at the run's mean speed"
-
 
 def aligned(runs: Runs, task: str, metric: str, by: By = "step", reader: Reader | None = None) -> Aligned:
     """The mean curve of each variant with its band, and the curves of its diverged runs.
@@ -142,7 +133,7 @@ def _on_common_grid(series: Sequence[Series], by: By) -> tuple[FloatArray, Float
 
 
 def _summary(x: FloatArray, values: FloatArray, seeds: Sequence[int]) -> Band:
-    """Of `values` [seeds, points]."""
+    """The band of `values` [seeds, points]."""
     count, mean = len(values), values.mean(0)
     if count < FEWEST_SEEDS:
         return Band(x, mean, None, None, tuple(seeds))

@@ -78,4 +78,4 @@ def _log_none_exceeds(reach: FloatArray, size: int) -> FloatArray:
     outside = special.ndtr(-reach[:, None] - z) + special.ndtr(z - reach[:, None])
     with np.errstate(divide="ignore"):  # log 0: certainly one exceeds
         any_exceeds = -np.expm1(size * np.log1p(-np.minimum(outside, 1)))
-        return np.log1p(-np.minimum(any_exceeds @ weights, 1))
+        return np.asarray(np.log1p(-np.minimum(any_exceeds @ weights, 1)))

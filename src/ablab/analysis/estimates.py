@@ -102,7 +102,7 @@ def pooled(differences: Sequence[float], table: FloatArray) -> Estimate:
 
 
 def from_pool(differences: Sequence[float], variance: float, degrees: int) -> Estimate:
-    """The same from what `residual_variance` found, once for all comparisons of a table."""
+    """The pooled estimate from what `residual_variance` found, once for all comparisons of a table."""
     own = paired(differences)
     error = max(math.sqrt(2 * variance / own.pairs), own.standard_error)
     return Estimate(own.effect, error, max(degrees, own.pairs - 1), own.pairs)

@@ -1,20 +1,31 @@
-"""What is known of one comparison before the others are looked at."""
+"""Evidence on one comparison before the others are considered.
+
+Did the swap change what should have differed? Decided from the components' responses to fixed inputs.
+"""
 
 from __future__ import annotations
 
-from ablab.analysis import conditions, effects
+import math
+
+from ablab.analysis import conditions
 from ablab.analysis.estimates import correlation
 from ablab.analysis.pairing import Outcome, Pairing, choices, label
 from ablab.analysis.verdicts import Evidence
+from ablab.config.axes import AXES
+from ablab.config.identity import IDENTITY_EXCLUDES
 from ablab.results.collect import Runs
-from ablab.results.record import Direction
+from ablab.results.record import Direction, Record
+
+GOVERNED = tuple(axis.name for axis in AXES.values() if axis.governs)  # axes whose effect is probed
+_BESIDES = {"seed", "axes", "overrides", *IDENTITY_EXCLUDES}  # keys of a config that are no component
+_RELATIVE, _ABSOLUTE = 1e-5, 1e-6  # of single precision's rounding
 
 
 def evidence_of(runs: Runs, pairing: Pairing, direction: Direction, margin: float | None, level: float) -> Evidence:
     """The evidence on the variant of `pairing`, without what depends on how many comparisons there are."""
     blocked = conditions.other_corpus(pairing)
     identical = _identical(pairing)
-    same = effects.unchanged(pairing) if identical or effects.sums_vary(pairing) else ()
+    same = unchanged(pairing) if identical or sums_vary(pairing) else ()
     own, base = choices(runs, pairing.variant), choices(runs, pairing.baseline)
     ended, diverged = _ends(pairing.of_variant)
     baseline_ended, baseline_diverged = _ends(pairing.of_baseline)
@@ -54,3 +65,45 @@ def _identical(pairing: Pairing) -> bool:
         pairing.metric in own.metrics and own.metrics == base.metrics and own.cost.parameters == base.cost.parameters
         for own, base in pairing.pairs
     )
+
+
+def unchanged(pairing: Pairing) -> tuple[str, ...]:
+    """The axes that the two differ in by their configs and not by what they did, if those are all; else empty."""
+    found: set[str] = set()
+    for own, base in pairing.pairs:
+        axes = _differing(own, base)
+        if not axes or not axes <= set(GOVERNED) or own.cost.parameters != base.cost.parameters:
+            return ()
+        if not all(_same(own, base, axis) for axis in axes):
+            return ()
+        found |= axes
+    return tuple(axis for axis in GOVERNED if axis in found)
+
+
+def sums_vary(pairing: Pairing) -> bool:
+    """Whether equal computations may give unequal metrics: on a CPU they do not, and any difference is an effect."""
+    return bool(pairing.pairs) and not any(
+        record.machine.get("device", "cpu") == "cpu" for pair in pairing.pairs for record in pair
+    )
+
+
+def _differing(own: Record, base: Record) -> set[str]:
+    return {
+        key
+        for key in own.config.keys() | base.config.keys()
+        if key not in _BESIDES and own.config.get(key) != base.config.get(key)
+    }
+
+
+def _same(own: Record, base: Record, axis: str) -> bool:
+    mine, theirs = (_of_axis(record, axis) for record in (own, base))
+    return bool(mine) and len(mine) == len(theirs) and all(map(_close, mine, theirs))
+
+
+def _of_axis(record: Record, axis: str) -> list[float]:
+    named = sorted(name for name in record.responses if name.split("/")[0] == axis)
+    return [number for name in named for number in record.responses[name]]
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)

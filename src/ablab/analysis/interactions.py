@@ -20,16 +20,68 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ablab.analysis.dimensions import Dimension, dimensions
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, Estimate, Interval, holm, paired
-from ablab.analysis.looks import level_after
+from ablab.analysis.family import level_after
+from ablab.analysis.notes import NoValue, SeedNotRun
 from ablab.analysis.pairing import Outcome, choices, outcomes
-from ablab.analysis.wording import confidence, decimals_for, number, p_value, plural
 from ablab.results.collect import Runs
 
 Cell = dict[int, Outcome]  # by seed
 Cells = tuple[str, str, str, str]  # the variants [a, b], [a0, b], [a, b0], [a0, b0]
 _ROUNDING = 8 * float(np.finfo(float).eps)  # of a sum of four values: less than this of the largest is no difference
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One thing that varies between the variants of a task."""
+
+    name: str  # of the factor
+    options: dict[str, str]  # variant -> option, in the order of the plan
+
+    @property
+    def distinct(self) -> list[str]:
+        """The options in the order of the plan."""
+        return list(dict.fromkeys(self.options.values()))
+
+
+def dimensions(runs: Runs, task: str) -> list[Dimension]:
+    """The dimensions of `task`, in the order of `runs.factors`; none that has one option only."""
+    rows = runs.table[runs.table["task"] == task].drop_duplicates("variant")
+    values = {factor: dict(zip(rows["variant"], map(str, rows[factor]), strict=True)) for factor in runs.factors}
+    inner = {factor: axis for factor in runs.factors if (axis := _axis_of(factor, values))}
+    found = []
+    for factor in runs.factors:
+        if factor in inner:
+            continue
+        settings = [name for name, axis in inner.items() if axis == factor]
+        dimension = Dimension(factor, _options(values[factor], {name: values[name] for name in settings}))
+        if len(dimension.distinct) > 1:
+            found.append(dimension)
+    return found
+
+
+def _axis_of(factor: str, values: dict[str, dict[str, str]]) -> str | None:
+    """The axis that the factor is a setting of, if it is of some options only."""
+    axis, dot, _ = factor.partition(".")
+    return axis if dot and axis in values and "" in values[factor].values() else None
+
+
+def _options(axis: dict[str, str], settings: dict[str, dict[str, str]]) -> dict[str, str]:
+    """variant -> the option, with its own settings where they differ between variants that have the option."""
+    named: dict[str, str] = {}
+    for variant, option in axis.items():
+        same = [other for other, chosen in axis.items() if chosen == option]
+        differing = [name for name, value in settings.items() if len({value[other] for other in same}) > 1]
+        named[variant] = ",".join([option, *(f"{name}={settings[name][variant]}" for name in differing)])
+    return named
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A run that a seed would need to count."""
+
+    variant: str
+    why: NoValue | SeedNotRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +94,7 @@ class Interaction:
     contexts: int  # settings of the other factors that it is averaged over
     seeds: tuple[int, ...]  # of `differences`
     differences: tuple[float, ...]  # of differences, one per complete seed, in the metric's unit
-    missing: tuple[str, ...]  # why other seeds do not count
+    missing: tuple[Missing, ...]  # why other seeds do not count
     level: float  # of the test and the interval
     estimate: Estimate | None = None  # None below FEWEST_SEEDS
     p_adjusted: float | None = None  # Holm's
@@ -71,31 +123,6 @@ class Interaction:
             return False
         return self.p_adjusted < self.level and not self.interval[0] <= 0 <= self.interval[1]
 
-    @property
-    def label(self) -> str:
-        """ "attention=lsh and activation=relu"."""
-        return " and ".join(f"{factor}={option}" for factor, option in zip(self.factors, self.options, strict=True))
-
-    @property
-    def sentence(self) -> str:
-        """One line: the effect, its interval, p and the seeds."""
-        if self.effect is None:
-            return f"{self.label}: no seed has all four combinations."
-        if self.interval is None or self.p_adjusted is None:
-            digits = decimals_for(max(map(abs, self.differences)))
-            values = ", ".join(number(value, digits, signed=True) for value in self.differences)
-            counted = plural(len(self.seeds), "seed")
-            return f"{self.label} together: {values} on {counted}; an interval needs {FEWEST_SEEDS} seeds."
-        digits = decimals_for((self.interval[1] - self.interval[0]) / 2 or self.effect)
-        effect, low, high = (number(value, digits, signed=True) for value in (self.effect, *self.interval))
-        averaged = f", averaged over {self.contexts} settings of the other factors" if self.contexts > 1 else ""
-        return (
-            f"{self.label} together: {effect} {self.metric} beyond the sum of their effects "
-            f"({confidence(self.level)} CI {low} to {high}; Holm p {p_value(self.p_adjusted)}), "
-            f"{plural(len(self.seeds), 'seed')}{', preliminary' if self.preliminary else ''}{averaged}"
-            f"{'' if self.resolved else '; not resolved'}."
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Interactions:
@@ -112,22 +139,6 @@ class Interactions:
     def visible(self) -> bool:
         """Whether the design has all four combinations of any pair of options."""
         return bool(self.items)
-
-    @property
-    def sentence(self) -> str:
-        """What can be said of all of them together."""
-        if len(self.factors) < 2:
-            return "Fewer than two factors vary: there is nothing that could interact."
-        if not self.visible:
-            return (
-                "This design cannot see interactions: no two options were run together, each alone and neither. "
-                "design=factorial runs every combination; for two factors design=pairwise does, too."
-            )
-        judged = [item for item in self.items if item.estimate]
-        if not judged:
-            return f"No interaction has the {FEWEST_SEEDS} complete seeds that an interval needs."
-        resolved = sum(item.resolved for item in judged)
-        return f"{resolved} of {plural(len(judged), 'interaction')} resolved, by Holm's adjusted p."
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -222,19 +233,19 @@ def _interaction(
         contexts=len(cells),
         seeds=seeds,
         differences=differences,
-        missing=tuple(line for lines in missing.values() for line in lines),
+        missing=tuple(each for found in missing.values() for each in found),
         level=level,
         estimate=paired(differences) if len(differences) >= FEWEST_SEEDS else None,
     )
 
 
-def _missing(seed: int, variants: list[str], values: dict[str, Cell], metric: str) -> list[str]:
-    lines = []
+def _missing(seed: int, variants: list[str], values: dict[str, Cell], metric: str) -> list[Missing]:
+    found = []
     for variant in variants:
         outcome = values[variant].get(seed)
         if outcome is None or not outcome.complete:
-            lines.append(f"seed {seed}: {variant} {outcome.reason(metric) if outcome else 'was not run'}.")
-    return lines
+            found.append(Missing(variant, outcome.why(metric) if outcome else SeedNotRun(seed, by_baseline=False)))
+    return found
 
 
 def _difference(cells: list[list[float]]) -> float:

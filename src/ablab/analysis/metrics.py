@@ -1,10 +1,10 @@
-"""Which figure is compared on which task, and in which direction it is good."""
+"""Which metric is compared on which task, and in which direction it is good."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 
+from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import KEPT_EVALUATIONS, Cost, Direction, Metric
@@ -15,15 +15,15 @@ _COSTS = [field.name for field in dataclasses.fields(Cost)]
 
 
 def available(runs: Runs) -> list[str]:
-    """Every numeric figure that some run has: metrics, then mechanism metrics, then costs."""
+    """Every number that some run has: metrics, then mechanism metrics, then costs."""
     metrics = {name for record in runs.records for name in record.metrics}
     mechanism = {name for record in runs.records for name in record.mechanism}
     costs = [name for name in _COSTS if any(_is_number(getattr(record.cost, name)) for record in runs.records)]
     return [*sorted(metrics), *sorted(mechanism), *costs]
 
 
-def choose_metric(runs: Runs, task: str, wanted: str | None) -> tuple[str, Direction, str | None]:
-    """The metric of `task`, its direction and what must be said about the direction, if anything.
+def choose_metric(runs: Runs, task: str, wanted: str | None) -> tuple[str, Direction, bool]:
+    """The metric of `task`, its direction, and whether the direction is guessed by the name.
 
     The metric is the task's primary one unless another is `wanted`; "" if no run got as far as naming one.
 
@@ -32,12 +32,10 @@ def choose_metric(runs: Runs, task: str, wanted: str | None) -> tuple[str, Direc
     """
     primary = runs.primary.get(task)
     if wanted is None:
-        return (primary.name, primary.direction, None) if primary else ("", "min", None)
+        return (primary.name, primary.direction, False) if primary else ("", "min", False)
     names = available(runs)
     if wanted not in names:
-        close = difflib.get_close_matches(wanted, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none: no run has any'}"
-        raise UserError(f"metric {wanted}: no run has it; {hint}")
+        raise UserError(f"metric {wanted}: no run has it{nearest(wanted, names)}")
     return _directed(wanted, primary)
 
 
@@ -61,12 +59,11 @@ def check_last(runs: Runs, metric: str, last_k: int) -> None:
         raise UserError(f"last {last_k}: no run kept its evaluations of {metric}; {why}")
 
 
-def _directed(wanted: str, primary: Metric | None) -> tuple[str, Direction, str | None]:
+def _directed(wanted: str, primary: Metric | None) -> tuple[str, Direction, bool]:
     if primary and _stem(primary.name) == _stem(wanted):
-        return wanted, primary.direction, None
+        return wanted, primary.direction, False
     higher = any(word in wanted.lower() for word in _HIGHER_IS_BETTER)
-    said = f"{wanted}: {'higher' if higher else 'lower'} is taken as better, by its name."
-    return wanted, "max" if higher else "min", said
+    return wanted, "max" if higher else "min", True
 
 
 def _stem(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What is known beside a verdict, as facts. `ablab.report.notes` says each of them in a sentence."""
+"""Notes beside a verdict, as facts. `ablab.report.notes` says each of them in a sentence."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class OtherMachine:
 
 @dataclass(frozen=True)
 class ConstantDifference:
-    """The same difference on every seed, to rounding."""
+    """A difference that is equal on every seed, to rounding."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class RepeatedSeed:
 
 @dataclass(frozen=True)
 class RunNote:
-    """What the record of a run says of itself."""
+    """A note that a run has left in its record."""
 
     seed: int
     text: str
@@ -210,7 +210,7 @@ class BaselineNotRun:
 
 @dataclass(frozen=True)
 class OfBaseline:
-    """What there is to know of one of the baseline's seeds."""
+    """A note on one of the baseline's seeds."""
 
     task: str  # "" where there is one alone
     note: SeedNote
@@ -226,7 +226,7 @@ class DirectionByName:
 
 @dataclass(frozen=True)
 class KnownValues:
-    """What the task's oracle gives for a metric: chance, ceiling, windows that some variant has, then subsets."""
+    """Values that a task's oracle gives for a metric: chance, ceiling, windows of variants, then subsets."""
 
     task: str  # "" where there is one alone
     metric: str

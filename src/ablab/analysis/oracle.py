@@ -1,4 +1,4 @@
-"""What is known of a task before anybody trains on it, said beside what was measured."""
+"""Values that are known of a task before anybody trains on it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from statistics import fmean
 
+from ablab.analysis.notes import KnownValues, WindowCeiling
 from ablab.analysis.pairing import Pairing
 from ablab.results.collect import Runs
 from ablab.results.record import Record
@@ -14,7 +15,6 @@ from ablab.results.record import Record
 CHANCE, CEILING = "chance", "ceiling"
 KEYS_VISITED = "attention/keys_visited"  # by a query on average
 _OF_WINDOW = re.compile(r"window_\d+")  # what attention that looks so many tokens back reaches in one layer
-_MOST_PARTS = 8  # that a line names one by one
 
 
 def known(records: Sequence[Record], metric: str) -> dict[str, float]:
@@ -31,13 +31,13 @@ def known(records: Sequence[Record], metric: str) -> dict[str, float]:
     return {name: fmean(values) for name, values in found.items()}
 
 
-def of_parts(values: dict[str, float]) -> dict[str, float]:
-    """Those of parts of the evaluation: "with=image+text"."""
+def of_subsets(values: dict[str, float]) -> dict[str, float]:
+    """Those of subsets of the evaluation: "with=image+text"."""
     return {name: value for name, value in values.items() if "=" in name}
 
 
 def of_task(values: dict[str, float]) -> dict[str, float]:
-    """Those that hold for the task as a whole: chance, the ceiling, then others, without windows and parts."""
+    """Those that hold for the task as a whole: chance, the ceiling, then others, without windows and subsets."""
     first = [name for name in (CHANCE, CEILING) if name in values]
     others = [name for name in values if name not in first and "=" not in name and not _OF_WINDOW.fullmatch(name)]
     return {name: values[name] for name in (*first, *others)}
@@ -66,8 +66,8 @@ def own_ceiling(records: Sequence[Record], values: dict[str, float]) -> str:
     return name if name in values else CEILING
 
 
-def known_values(runs: Runs, task: str, metric: str) -> str | None:
-    """Chance, ceiling and what else the task's oracle gives for `metric` in a line; None without one.
+def known_values(runs: Runs, task: str, metric: str) -> KnownValues | None:
+    """Chance, ceiling and what else the task's oracle gives for `metric`; None without one.
 
     Of the windows only those are named that some variant has.
     """
@@ -77,23 +77,20 @@ def known_values(runs: Runs, task: str, metric: str) -> str | None:
         return None
     had = {f"window_{size}" for record in rows if (size := window(record))}
     of_windows = {name: value for name, value in values.items() if name in had}
-    said = [f"{name} {value:.4g}" for name, value in (of_task(values) | of_windows).items()]
-    return f"{metric} by theory: {', '.join([*said, *_parts(of_parts(values))])}."
+    return KnownValues(
+        task=task if len(runs.tasks) > 1 else "",
+        metric=metric,
+        values=tuple((of_task(values) | of_windows).items()),
+        subsets=tuple(of_subsets(values).items()),
+    )
 
 
-def ceiling_note(pairing: Pairing, label: str) -> str | None:
-    """What the window of the variant allows, beside what was measured; None without a window of known ceiling."""
+def window_ceiling(pairing: Pairing) -> WindowCeiling | None:
+    """The ceiling of the variant's window beside the measured mean; None without a window of known ceiling."""
     records = [record for record, _ in pairing.pairs]
     values = known(records, pairing.metric)
     if not records or (name := own_ceiling(records, values)) == CEILING:
         return None
-    return (
-        f"By theory a window of {window(records[0])} tokens reaches {pairing.metric} {values[name]:.4g} at most in one "
-        f"layer; {label} measured {fmean(pairing.values):.4g}."
-    )
-
-
-def _parts(values: dict[str, float]) -> list[str]:
-    if len(values) <= _MOST_PARTS:
-        return [f"{name} {value:.4g}" for name, value in values.items()]
-    return [f"{len(values)} parts from {min(values.values()):.4g} to {max(values.values()):.4g}"]
+    size = window(records[0])
+    assert size is not None  # else its ceiling would be that of all
+    return WindowCeiling(size, values[name], fmean(pairing.values))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from ablab.analysis.wording import plural
+from ablab.analysis.notes import Note, NoValue, RepeatedSeed, RunNote, SeedNote, SeedNotRun
+from ablab.config.nearest import nearest
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
 from ablab.results.collect import Runs
@@ -29,16 +29,17 @@ class Outcome:
     def complete(self) -> bool:
         return math.isfinite(self.value)
 
-    def reason(self, metric: str) -> str:
-        """Why there is no value: "failed (out of memory)"."""
-        evaluations = len(self.record.last.get(metric, ()))
-        if self.record.status == "ok" and evaluations < self.last_k != 1:
-            return (
-                f"ok, but with {plural(evaluations, 'evaluation')} of {metric}, and the last {self.last_k} are averaged"
-            )
-        if self.record.status == "ok":
-            return f"ok, but without a finite {metric or 'metric'}"
-        return f"{self.record.status} ({self.record.reason})" if self.record.reason else self.record.status
+    def why(self, metric: str) -> NoValue:
+        """Why it has no value of `metric`."""
+        record = self.record
+        return NoValue(
+            seed=record.seed,
+            status=record.status,
+            reason=record.reason,
+            metric=metric,
+            evaluations=len(record.last.get(metric, ())),
+            last_k=self.last_k,
+        )
 
 
 @dataclass(frozen=True)
@@ -84,27 +85,31 @@ class Pairing:
         """The records of the complete pairs, (variant, baseline)."""
         return [(self.of_variant[seed].record, self.of_baseline[seed].record) for seed in self.seeds]
 
-    def gaps(self) -> list[str]:
-        """One line per seed of the variant without a value, and per seed that the baseline was not given."""
-        missing = [f"seed {seed} was not run." for seed in self.planned if seed not in self.of_variant]
-        unpaired = [f"baseline seed {seed} was not run." for seed in self.planned if seed not in self.of_baseline]
-        return remarks(self.of_variant, self.metric) + missing + unpaired
+    def gaps(self) -> list[Note]:
+        """Each seed of the variant without a value, and each seed that only one of the two was given."""
+        unpaired = (
+            SeedNotRun(seed, by_baseline=side is self.of_baseline)
+            for side in (self.of_variant, self.of_baseline)
+            for seed in self.planned
+            if seed not in side
+        )
+        return [*seed_notes(self.of_variant, self.metric), *unpaired]
 
 
-def remarks(side: dict[int, Outcome], metric: str) -> list[str]:
-    """One line per seed that has no value, that was finished more than once, or whose run has a remark of its own."""
-    lines = []
+def seed_notes(side: dict[int, Outcome], metric: str) -> list[SeedNote]:
+    """Each seed that has no value, that was finished more than once, or whose run has a note of its own."""
+    found: list[SeedNote] = []
     for seed, outcome in side.items():
         if not outcome.complete:
-            lines.append(f"seed {seed}: {outcome.reason(metric)}.")
+            found.append(outcome.why(metric))
         if outcome.repeats:
-            lines.append(f"seed {seed} was finished {outcome.repeats + 1} times: the first one counts.")
-        lines += [f"seed {seed}: {note}." for note in outcome.record.notes]
-    return lines
+            found.append(RepeatedSeed(seed, outcome.repeats + 1))
+        found += [RunNote(seed, text) for text in outcome.record.notes]
+    return found
 
 
 def outcomes(runs: Runs, task: str, variant: str, metric: str, last_k: int = 1) -> dict[int, Outcome]:
-    """What counts for each seed of `variant` on `task`: its final value, or the mean of its last `last_k` evaluations.
+    """The outcome that counts for each seed of `variant` on `task`: its final value, or the mean of its last `last_k`.
 
     Where a seed was run more than once, the first run that came to an end of its own (ok or diverged) counts: a run
     that was killed is run again, but running until a result pleases must not help.
@@ -217,16 +222,8 @@ def _override(runs: Runs, text: str) -> tuple[str, str]:
     if name not in runs.factors and fixed == {value}:
         return name, value  # true of every run, if not a factor
     if name not in runs.factors:
-        raise UserError(f"baseline {text}: {name} is not a factor of these runs{_nearest(name, runs.factors)}")
+        raise UserError(f"baseline {text}: {name} is not a factor of these runs{nearest(name, runs.factors)}")
     options = runs.options[name]
     if value not in options:
-        raise UserError(f"baseline {text}: no run has {name}={value}{_nearest(value, options)}")
+        raise UserError(f"baseline {text}: no run has {name}={value}{nearest(value, options)}")
     return name, value
-
-
-def _nearest(name: str, available: list[str]) -> str:
-    """The end of a message: what was perhaps meant, or what there is."""
-    close = difflib.get_close_matches(name, available, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; there are {', '.join(available)}" if available else "; only one variant was run"

@@ -1,4 +1,4 @@
-"""What is bought with what: variants that no other one matches at less cost, and those with another budget.
+"""Pareto fronts of quality and cost: variants that no other one matches at less cost, and those with another budget.
 
 A variant is on the front of a cost if no other one is at least as good and at least as cheap, and better in one of the
 two. The front is of means: whether two variants on it differ at all is for the verdicts to say.
@@ -12,9 +12,15 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ablab.analysis.conditions import EQUAL_BUDGET, EQUAL_FLOPS, EQUAL_SIZE, Pairs, relative_difference
+from ablab.analysis.conditions import (
+    EQUAL_BUDGET,
+    EQUAL_FLOPS,
+    EQUAL_SIZE,
+    Pairs,
+    flops_difference,
+    relative_difference,
+)
 from ablab.analysis.pairing import Pairing, outcomes, variants
-from ablab.analysis.wording import percent
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
 
@@ -27,7 +33,7 @@ COSTS = {
     "tokens_per_second": True,
     "peak_memory_bytes": False,
 }
-_ENDED_WELL = "steps"  # a figure that every run has which ended well
+_ENDED_WELL = "steps"  # a cost that every run has which ended well
 
 
 def front(cost: Sequence[float], quality: Sequence[float], direction: Direction) -> list[bool]:
@@ -80,8 +86,8 @@ def fronts(rows: pd.DataFrame, direction: Direction) -> pd.DataFrame:
     return found
 
 
-def unequal_budgets(runs: Runs, task: str, baseline_variant: str) -> dict[str, str]:
-    """The variants that were given another budget than the baseline, with what differs: "+38% FLOPs, -3% tokens".
+def unequal_budgets(runs: Runs, task: str, baseline_variant: str) -> dict[str, dict[str, float]]:
+    """The variants that were given another budget than the baseline, with what differs: {"FLOPs": .38, "tokens": -.03}.
 
     The tolerances are those of `conditions`. Means are over the seeds on which both runs ended well.
     """
@@ -90,19 +96,17 @@ def unequal_budgets(runs: Runs, task: str, baseline_variant: str) -> dict[str, s
     for variant in variants(runs):
         own = outcomes(runs, task, variant, _ENDED_WELL)
         pairs = Pairing(variant, baseline_variant, task, _ENDED_WELL, own, base).pairs
-        if variant != baseline_variant and (said := _differences(pairs)):
-            found[variant] = ", ".join(said)
+        if variant != baseline_variant and (differing := _differences(pairs)):
+            found[variant] = differing
     return found
 
 
-def _differences(pairs: Pairs) -> list[str]:
-    flops = relative_difference(pairs, lambda record: record.cost.flops_total)
-    if flops is None:
-        flops = relative_difference(pairs, lambda record: record.cost.flops_per_step)
+def _differences(pairs: Pairs) -> dict[str, float]:
+    flops = flops_difference(pairs)
     tokens = relative_difference(pairs, lambda record: record.cost.tokens)
     parameters = relative_difference(pairs, lambda record: record.cost.parameters)
     budgets = (("FLOPs", flops, EQUAL_FLOPS), ("tokens", tokens, EQUAL_BUDGET), ("parameters", parameters, EQUAL_SIZE))
-    return [f"{percent(value)} {name}" for name, value, equal in budgets if value is not None and abs(value) > equal]
+    return {name: value for name, value, equal in budgets if value is not None and abs(value) > equal}
 
 
 def _numbers(column: pd.Series) -> list[float]:

@@ -1,4 +1,4 @@
-"""What a number of seeds could have shown: the detectable effect, and the seeds that a wanted effect needs.
+"""Power of a number of seeds: the detectable effect, and the seeds that a wanted effect needs.
 
 All for the two-sided t test of one comparison at `level`, with `POWER` probability of seeing the effect. The noncentral
 t probabilities are integrated here over the distribution of the standard error, since `scipy.stats.nct` returns NaN for

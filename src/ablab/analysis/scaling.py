@@ -23,9 +23,8 @@ import numpy as np
 from scipy import stats
 
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Interval, paired
-from ablab.analysis.looks import level_after
+from ablab.analysis.family import level_after
 from ablab.analysis.pairing import value_of
-from ablab.analysis.wording import confidence, decimals_for, number, plural
 from ablab.results.collect import Runs
 from ablab.results.record import Record
 
@@ -34,7 +33,7 @@ Basis = Literal["seeds", "fit", "counted"]
 Points = dict[int, dict[float, list[float]]]  # seed -> x -> values of y
 
 FEWEST_POINTS = 3  # values of x for an interval of the fit
-# Figures that are no field of a record; any other is a metric, a mechanism metric or a cost by its name.
+# Metrics that are no field of a record; any other is a metric, a mechanism metric or a cost by its name.
 _DERIVED: dict[str, Callable[[Record], float]] = {
     "seconds_per_step": lambda record: _ratio(record.cost.train_time_s, record.cost.steps),
     "seconds_per_token": lambda record: _ratio(record.cost.train_time_s, record.cost.tokens),
@@ -44,7 +43,7 @@ _COUNTED = ("flops_per_step", "flops_total", "parameters", "tokens")
 
 @dataclass(frozen=True, kw_only=True)
 class Exponent:
-    """The growth of one figure in one series."""
+    """The growth of one metric in one series."""
 
     series: str  # "source_text: attention=lsh"
     x_name: Axis
@@ -54,45 +53,24 @@ class Exponent:
     seeds: int  # that have every x
     alpha: float | None  # None for fewer than two values of x
     scale: float | None  # y = scale * x^alpha
-    level: float = LEVEL  # of the interval: smaller where the study was looked at more than once
+    level: float = LEVEL  # of the interval: smaller where the study was analysed more than once
     interval: Interval | None = None
     basis: Basis | None = None  # of the interval
-    left_out: int = 0  # finished runs whose figure has no logarithm: 0, negative or missing
-
-    @property
-    def sentence(self) -> str:
-        """ "source_text: attention=lsh: seconds_per_step grows as seq_len^1.08 (95% CI 1.02 to 1.14 over 5 seeds)."."""
-        if self.alpha is None:
-            run = f"{self.x[0]:,.0f} only" if self.x else "none with a value"
-            return f"{self.series}: an exponent of {self.y_name} needs two values of {self.x_name} ({run})."
-        half = (self.interval[1] - self.interval[0]) / 2 if self.interval else 0.0
-        digits = min(max(decimals_for(half), 2), 4) if half else 2
-        shown = number(self.alpha, digits)
-        without = f"; {plural(self.left_out, 'run')} without a positive value left out" if self.left_out else ""
-        return f"{self.series}: {self.y_name} grows as {self.x_name}^{shown} ({self._basis(digits)}{without})."
-
-    def _basis(self, digits: int) -> str:
-        if self.basis == "counted":
-            return "counted"
-        if self.interval is None:
-            return f"{plural(len(self.x), 'value')} of {self.x_name}, {plural(self.seeds, 'seed')}: no interval"
-        low, high = (number(bound, digits) for bound in self.interval)
-        over = f"over {self.seeds} seeds" if self.basis == "seeds" else f"of the fit to {len(self.x)} values"
-        return f"{confidence(self.level)} CI {low} to {high} {over}"
+    left_out: int = 0  # finished runs whose value has no logarithm: 0, negative or missing
 
 
-def scaling(runs: Runs, figure: str, over: Axis) -> list[Exponent]:
-    """The exponent of `figure` in every series of finished runs, in the order of the plan.
+def scaling(runs: Runs, metric: str, over: Axis) -> list[Exponent]:
+    """The exponent of `metric` in every series of finished runs, in the order of the plan.
 
     Args:
-        figure: a metric or a cost by name, `seconds_per_step` or `seconds_per_token` (training alone).
+        metric: a metric or a cost by name, `seconds_per_step` or `seconds_per_token` (training alone).
         over: the setting `task.seq_len`, or the parameters of the model.
     """
-    counted = figure in _COUNTED
-    found, left_out = _series(runs, figure, over)
+    counted = metric in _COUNTED
+    found, left_out = _series(runs, metric, over)
     level = level_after(len(runs.looks))
     return [
-        _exponent(series, points, figure, over, counted, left_out[series], level) for series, points in found.items()
+        _exponent(series, points, metric, over, counted, left_out[series], level) for series, points in found.items()
     ]
 
 
@@ -101,7 +79,7 @@ def varied(runs: Runs, over: Axis) -> bool:
     return len({x for record in runs.records if record.status == "ok" and (x := _x(record, over)) > 0}) > 1
 
 
-def _series(runs: Runs, figure: str, over: Axis) -> tuple[dict[str, Points], Counter[str]]:
+def _series(runs: Runs, metric: str, over: Axis) -> tuple[dict[str, Points], Counter[str]]:
     """The points of each series, and how many runs of each have none."""
     found: dict[str, Points] = {}
     left_out: Counter[str] = Counter()
@@ -114,7 +92,7 @@ def _series(runs: Runs, figure: str, over: Axis) -> tuple[dict[str, Points], Cou
         parts = (task if several else "", chosen[variant])
         series = ": ".join(part for part in parts if part) or task
         points = found.setdefault(series, {})
-        x, y = _x(record, over), _y(record, figure)
+        x, y = _x(record, over), _y(record, metric)
         if x > 0 and y > 0 and math.isfinite(y):
             points.setdefault(record.seed, {}).setdefault(x, []).append(y)
         else:
@@ -123,13 +101,13 @@ def _series(runs: Runs, figure: str, over: Axis) -> tuple[dict[str, Points], Cou
 
 
 def _chosen(own: Mapping[str, str], over: Axis) -> str:
-    """What a variant has of everything that is not `over` itself, as overrides."""
+    """The settings of a variant for everything that is not `over` itself, as overrides."""
     kept = {name: value for name, value in own.items() if value and not (over == "parameters" and _sizes(name))}
     return ",".join(f"{name}={value}" for name, value in kept.items())
 
 
 def _exponent(
-    series: str, points: Points, figure: str, over: Axis, counted: bool, left_out: int, level: float
+    series: str, points: Points, metric: str, over: Axis, counted: bool, left_out: int, level: float
 ) -> Exponent:
     xs = sorted({x for at in points.values() for x in at})
     ys = [float(np.mean([y for at in points.values() for y in at.get(x, ())])) for x in xs]
@@ -154,7 +132,7 @@ def _exponent(
     return Exponent(
         series=series,
         x_name=over,
-        y_name=figure,
+        y_name=metric,
         x=tuple(xs),
         y=tuple(ys),
         seeds=len(complete),
@@ -180,8 +158,8 @@ def _x(record: Record, over: Axis) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def _y(record: Record, figure: str) -> float:
-    return _DERIVED[figure](record) if figure in _DERIVED else value_of(record, figure)
+def _y(record: Record, metric: str) -> float:
+    return _DERIVED[metric](record) if metric in _DERIVED else value_of(record, metric)
 
 
 def _ratio(part: float | None, whole: float) -> float:

@@ -8,14 +8,14 @@ a p value smaller.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from ablab.analysis.comparison import Comparison, Comparisons, ComparisonSettings, compare
-from ablab.analysis.wording import plural
+from ablab.analysis.comparison import Comparisons, ComparisonSettings, compare
+from ablab.analysis.notes import NoSuite, RestrictedRuns, ShownComparisons
+from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.results.collect import Runs, tabulate
 from ablab.results.factors import settings_of, text_of
@@ -89,12 +89,9 @@ def _restrict(runs: Runs, filters: Sequence[Filter]) -> Runs:
     return replace(tabulate(found), looks=runs.looks)
 
 
-def _restriction(filters: Sequence[Filter], left: Runs, runs: Runs) -> str:
+def _restriction(filters: Sequence[Filter], left: Runs, runs: Runs) -> RestrictedRuns:
     named = " ".join(each.text for each in filters if each.key in OF_RUNS)
-    return (
-        f"{len(left.records):,} of {plural(len(runs.records), 'run')} are compared ({named}); "
-        "what is said holds only if they were chosen before looking."
-    )
+    return RestrictedRuns(named, len(left.records), len(runs.records))
 
 
 def _show(comparisons: Comparisons, runs: Runs, filters: Sequence[Filter]) -> tuple[Comparisons, Runs]:
@@ -108,22 +105,16 @@ def _show(comparisons: Comparisons, runs: Runs, filters: Sequence[Filter]) -> tu
     items = tuple(item for item in comparisons.items if (item.task, item.variant) in cells)
     suite = tuple(item for item in comparisons.suite if item.variant in {variant for _, variant in cells})
     named = " ".join(each.text for each in filters)
-    notes = [*comparisons.notes, _shown(items, comparisons.items, named)]
+    notes = [*comparisons.notes, ShownComparisons(named, len(items), len(comparisons.items))]
     no_suite = comparisons.no_suite
     if comparisons.suite and len(tasks) < len(runs.tasks):
-        suite, no_suite = (), f"{named} leaves {len(tasks)} of {len(runs.tasks)} tasks"
+        suite, no_suite = (), NoSuite("filtered", filters=named, left=(len(tasks), len(runs.tasks)))
     elif comparisons.suite:
-        notes.append(f"on the {comparisons.suite[0].task}: {_shown(suite, comparisons.suite, named)}")
+        name = comparisons.suite[0].task
+        notes.append(ShownComparisons(named, len(suite), len(comparisons.suite), suite=name))
     metrics = {task: comparisons.metrics[task] for task in tasks}
-    told = replace(comparisons, items=items, suite=suite, no_suite=no_suite, metrics=metrics, notes=tuple(notes))
-    return told, runs.at(sorted(place for cell in kept for place in runs.places.get(cell, ())))
-
-
-def _shown(some: Sequence[Comparison], every: Sequence[Comparison], named: str) -> str:
-    return (
-        f"{len(some):,} of {plural(len(every), 'comparison')} {'is' if len(some) == 1 else 'are'} shown ({named}); "
-        f"p is adjusted for {'all ' if len(every) > 1 else ''}{len(every):,}."
-    )
+    shown = replace(comparisons, items=items, suite=suite, no_suite=no_suite, metrics=metrics, notes=tuple(notes))
+    return shown, runs.at(sorted(place for cell in kept for place in runs.places.get(cell, ())))
 
 
 def _fitting(runs: Runs, filters: Sequence[Filter]) -> list[int]:
@@ -146,15 +137,15 @@ def _check(wanted: Filter, runs: Runs) -> None:
     if not present:
         known = ["task", "variant", *OF_RUNS, *runs.factors]
         keys = [*known, *{key for record, setting in _settings(runs) for key in (*record.axes, *setting)}]
-        raise UserError(f"filter {wanted.text}: no run has a setting {wanted.key}{_nearest(wanted.key, keys, known)}")
+        raise UserError(f"filter {wanted.text}: no run has a setting {wanted.key}{nearest(wanted.key, keys, known)}")
     for value in wanted.values:
         if not any(_fits(wanted.key, value, text) for text in present):
             said = f"{wanted.key}={value}"
-            raise UserError(f"filter {wanted.text}: no run has {said}{_nearest(value, present, present)}")
+            raise UserError(f"filter {wanted.text}: no run has {said}{nearest(value, present)}")
 
 
 def _column(runs: Runs, key: str) -> list[str]:
-    """What each run has for a key, as text, "" where it has nothing."""
+    """The value that each run has for a key, as text, "" where it has nothing."""
     if key in ("seed", "study", "task", "variant"):
         return [str(value) for value in runs.table[key].tolist()]
     return [record.axes.get(key) or text_of(setting.get(key, "")) for record, setting in _settings(runs)]
@@ -193,12 +184,3 @@ def _unquoted(value: Any) -> Any:
 
 def _itself(value: Any) -> Any:
     return value
-
-
-def _nearest(name: str, available: Sequence[str], listed: Sequence[str]) -> str:
-    """The end of a message: what was perhaps meant, or what there is."""
-    close = difflib.get_close_matches(name, available, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    few = ", ".join(listed[:10]) + (f" and {len(listed) - 10} others" if len(listed) > 10 else "")
-    return f"; there are {few}"

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
 from ablab.analysis import conditions
 from ablab.analysis.estimates import correlation
 from ablab.analysis.family import Claim
+from ablab.analysis.notes import IncompleteSeed, NoSuite, Note, TaskNotRun
 from ablab.analysis.pairing import Outcome, Pairing
 from ablab.analysis.verdicts import Evidence
 from ablab.results.record import Direction
@@ -29,8 +30,10 @@ def suite_name(tasks: int) -> str:
     return f"suite of {tasks} tasks"
 
 
-def obstacle(metrics: Mapping[str, str], directions: Mapping[str, Direction], without_baseline: Sequence[str]) -> str:
-    """Why the tasks make no suite; "" if they do.
+def obstacle(
+    metrics: Mapping[str, str], directions: Mapping[str, Direction], without_baseline: Sequence[str]
+) -> NoSuite | None:
+    """Why the tasks make no suite; None if they do.
 
     Args:
         metrics: task -> the metric that is compared, "" if none is known.
@@ -38,17 +41,16 @@ def obstacle(metrics: Mapping[str, str], directions: Mapping[str, Direction], wi
         without_baseline: tasks on which the baseline was not run.
     """
     if len(metrics) < 2:
-        return "one task is no suite"
+        return NoSuite("one task")
     if unknown := [task for task, metric in metrics.items() if not metric]:
-        return f"{', '.join(unknown)} has no metric yet"
+        return NoSuite("no metric", tuple(unknown))
     if len(set(metrics.values())) > 1:
-        judged = ", ".join(f"{task} by {metric}" for task, metric in metrics.items())
-        return f"they are judged by different metrics ({judged}); --metric compares all of them by one"
+        return NoSuite("different metrics", tuple(metrics), tuple(metrics.values()))
     if len(set(directions.values())) > 1:
-        return "their metric is better high on some and low on others"
+        return NoSuite("mixed directions")
     if without_baseline:
-        return f"the baseline was not run on {', '.join(without_baseline)}"
-    return ""
+        return NoSuite("no baseline", tuple(without_baseline))
+    return None
 
 
 def averages(sides: Sequence[Mapping[int, Outcome]]) -> dict[int, float]:
@@ -91,24 +93,19 @@ class Joined:
         base = averages([pairing.of_baseline for pairing in pairings])
         return Claim(suite_name(len(self.tasks)), self._evidence(own, base), own, base)
 
-    def notes(self, found: str) -> list[str]:
-        """Unequal conditions over all tasks, and what is missing.
-
-        Args:
-            found: by the verdict: "gain", "loss" or "difference".
-        """
+    def notes(self) -> list[Note]:
+        """Unequal conditions over all tasks, and what is missing."""
         pairs = [pair for pairing, _ in self.parts for pair in pairing.pairs]
-        notes = conditions.unequal(pairs, found)
-        notes += [f"{task} was not run with this variant." for task in self.missing]
+        notes = [*conditions.unequal(pairs), *map(TaskNotRun, self.missing)]
         for seed in self.planned:
-            if lacking := [pairing.task for pairing, _ in self.parts if seed not in pairing.seeds]:
-                notes.append(f"seed {seed} has no complete pair on {', '.join(lacking)}.")
+            if lacking := tuple(pairing.task for pairing, _ in self.parts if seed not in pairing.seeds):
+                notes.append(IncompleteSeed(seed, lacking))
         return notes
 
     def _evidence(self, own: Mapping[int, float], base: Mapping[int, float]) -> Evidence:
         each = [evidence for _, evidence in self.parts]
         first = each[0]
-        blocked = next((f"on {p.task}, {evidence.blocked}" for p, evidence in self.parts if evidence.blocked), None)
+        blocked = next((replace(e.blocked, task=p.task) for p, e in self.parts if e.blocked), None)
         seeds = [] if blocked else self.seeds
         identical = not self.missing and all(evidence.identical for evidence in each)
         return Evidence(
@@ -126,7 +123,7 @@ class Joined:
             margin=first.margin,
             level=first.level,
             identical=identical,
-            unchanged=tuple(dict.fromkeys(line for evidence in each for line in evidence.unchanged))
+            unchanged=tuple(dict.fromkeys(axis for evidence in each for axis in evidence.unchanged))
             if identical
             else (),
             blocked=blocked,

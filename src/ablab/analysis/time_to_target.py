@@ -16,10 +16,9 @@ import numpy as np
 
 from ablab.analysis.curves import By, Reader, Series, series_of
 from ablab.analysis.estimates import FEWEST_SEEDS, Estimate, Interval, paired
-from ablab.analysis.looks import level_after
+from ablab.analysis.family import level_after
 from ablab.analysis.metrics import choose_metric
 from ablab.analysis.pairing import label, outcomes, variants
-from ablab.analysis.wording import confidence, number
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.curves import CurveCache
@@ -49,23 +48,11 @@ class Reached:
 
     @property
     def interval(self) -> Interval | None:
-        """Of `factor`; not adjusted for the number of variants."""
+        """The interval of `factor`; not adjusted for the number of variants."""
         if self.ratio is None:
             return None
         low, high = self.ratio.interval(1 - self.level)
         return math.exp(low), math.exp(min(high, 700.0))  # beyond, the exponential has no number
-
-    @property
-    def sentence(self) -> str:
-        """ "gelu: 5 of 5 reached it, in 0.80 times the baseline's (95% CI 0.71 to 0.90)."."""
-        text = f"{self.label}: {self.reached} of {len(self.times)} reached it"
-        if self.early:
-            text += f", {len(self.early)} of them before the first evaluation"
-        if self.factor is None or self.interval is None:
-            return f"{text}."
-        low, high = self.interval
-        shown, low_shown, high_shown = (number(value, 2) for value in (self.factor, low, high))
-        return f"{text}, in {shown} times the baseline's ({confidence(self.level)} CI {low_shown} to {high_shown})."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +136,7 @@ def crossing(series: Series, target: float, direction: Direction) -> float | Non
 
 
 def _curves(runs: Runs, task: str, variant: str, metric: str, by: By, reader: Reader) -> dict[int, Series]:
-    """Of the runs that finished or diverged: what was reached before a divergence was reached."""
+    """Curves of the runs that finished or diverged: what was reached before a divergence was reached."""
     found = {
         seed: series_of(outcome.record, outcome.path, metric, by, reader)
         for seed, outcome in outcomes(runs, task, variant, metric).items()

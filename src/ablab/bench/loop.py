@@ -29,13 +29,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 
-from ablab.config import conf_folder, freeze, register_schema
+from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.config.explain import ConfigErrors, explain
 from ablab.errors import UserError
+from ablab.study.job import run_bar
 from ablab.study.planning.preflight import Preflight
-from ablab.study.progress import run_bar
 from ablab.tasks.base import Batch, EvalBatch, Task
-from ablab.training.build import build_model, build_task
+from ablab.training.build import BuiltRun, build_model, build_task
 from ablab.training.callbacks import Mechanisms, Progress, ReportProgress
 from ablab.training.checkpoint_files import Origin
 from ablab.training.cost import CostMeter
@@ -106,15 +106,15 @@ class Runner(ABC):
 class BareLoop(Runner):
     """Training without a harness: what one would write by hand."""
 
-    def __init__(self, config: dict[str, Any], task: Task, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, task: Task, device: torch.device) -> None:
         self.device = device
         self.model = self.transformer = build_model(config, task).to(device)
-        self.optimizer = build_optimizer(instantiate(config["optimizer"], _convert_="all"), self.model)
+        self.optimizer = build_optimizer(instantiate(config.options["optimizer"], _convert_="all"), self.model)
         getattr(self.optimizer, "train", lambda: None)()
-        self.schedule = instantiate(config["schedule"], _convert_="all")(self.optimizer)
+        self.schedule = instantiate(config.options["schedule"], _convert_="all")(self.optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.clip = config["trainer"]["gradient_clip_val"]
-        self.accumulate = config["trainer"]["accumulate_grad_batches"]
+        self.clip = config.trainer.gradient_clip_val
+        self.accumulate = config.trainer.accumulate_grad_batches
         self.penalised = has_penalties(self.transformer)
         self.steps = 0
         self.task = task
@@ -142,7 +142,7 @@ class BareLoop(Runner):
 class PlainModule(LightningModule):
     """The same training as anybody would write it for Lightning."""
 
-    def __init__(self, config: dict[str, Any], task: Task) -> None:
+    def __init__(self, config: RunConfig, task: Task) -> None:
         super().__init__()
         self.model = build_model(config, task)
         self.config, self.task = config, task
@@ -160,9 +160,9 @@ class PlainModule(LightningModule):
         self.log("val_loss", self.task.loss(self.model(inputs), targets), batch_size=len(targets))
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(instantiate(self.config["optimizer"], _convert_="all"), self.model)
+        optimizer = build_optimizer(instantiate(self.config.options["optimizer"], _convert_="all"), self.model)
         getattr(optimizer, "train", lambda: None)()
-        schedule = instantiate(self.config["schedule"], _convert_="all")(optimizer)
+        schedule = instantiate(self.config.options["schedule"], _convert_="all")(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -232,15 +232,18 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _harness(config: dict[str, Any], folder: Path, report: Progress) -> tuple[LightningRunner, torch.device]:
+def _harness(config: RunConfig, folder: Path, report: Progress) -> tuple[LightningRunner, torch.device]:
     """A run as any other, and the device that it is on."""
-    task = build_task(config)
-    module = build_module(config, task)
+    built = BuiltRun.of(config)
+    task = built.task
+    module = build_module(built)
     runner = LightningRunner(module.model)
-    loggers = build_loggers(config["logger"], folder, study="bench", variant="", seed=config["seed"], config=config)
-    meter = CostMeter(task.tokens_per_batch * config["trainer"]["accumulate_grad_batches"])
+    loggers = build_loggers(
+        config.options["logger"], folder, study="bench", variant="", seed=config.seed, config=config.to_dict()
+    )
+    meter = CostMeter(task.tokens_per_batch * config.trainer.accumulate_grad_batches)
     watching = [meter, Mechanisms(), ReportProgress(report, task.primary), runner]
-    trainer = build_trainer(config, folder, task, loggers, watching, Origin(run="bench", corpus=task.corpus.sha256))
+    trainer = build_trainer(built, folder, loggers, watching, Origin(run="bench", corpus=task.corpus.sha256))
 
     def fit() -> None:
         trainer.fit(module, datamodule=task)
@@ -250,9 +253,9 @@ def _harness(config: dict[str, Any], folder: Path, report: Progress) -> tuple[Li
     return runner, trainer.strategy.root_device
 
 
-def _plain(config: dict[str, Any], folder: Path) -> LightningRunner:
+def _plain(config: RunConfig, folder: Path) -> LightningRunner:
     """The same by Lightning alone."""
-    task, settings = build_task(config), config["trainer"]
+    task, settings = build_task(config), config.options["trainer"]
     module = PlainModule(config, task)
     runner = LightningRunner(module.model)
     same = ("accelerator", "precision", "deterministic", "max_steps", "log_every_n_steps", "gradient_clip_val")
@@ -275,7 +278,7 @@ def _plain(config: dict[str, Any], folder: Path) -> LightningRunner:
     return runner
 
 
-def _measure(config: dict[str, Any], folder: Path, steps: int, rounds: int) -> tuple[int, list[Round]]:
+def _measure(config: RunConfig, folder: Path, steps: int, rounds: int) -> tuple[int, list[Round]]:
     """Tokens in a batch, and the rounds."""
     task = build_task(config)
     with quiet_lightning(), run_bar("bench loop") as report:
@@ -292,9 +295,9 @@ def _measure(config: dict[str, Any], folder: Path, steps: int, rounds: int) -> t
     return task.tokens_per_batch, measured
 
 
-def _figures(rounds: list[Round], config: dict[str, Any], tokens_per_batch: int) -> dict[str, Any]:
+def _figures(rounds: list[Round], config: RunConfig, tokens_per_batch: int) -> dict[str, Any]:
     """Totals over all rounds, so that what happens seldom (a checkpoint) counts; the spread is over tenths of them."""
-    tokens = config["trainer"]["accumulate_grad_batches"] * tokens_per_batch  # in a step
+    tokens = config.trainer.accumulate_grad_batches * tokens_per_batch  # in a step
     steps = sum(each.steps for each in rounds)
     tenth = max(1, len(rounds) // 10)
     parts = [rounds[start : start + tenth] for start in range(0, len(rounds) - tenth + 1, tenth)]
@@ -313,7 +316,7 @@ def _seconds(rounds: list[Round], name: str) -> float:
     return sum(float(getattr(each, f"{name}_s")) for each in rounds)
 
 
-def compose_config(overrides: list[str]) -> dict[str, Any]:
+def compose_config(overrides: list[str]) -> RunConfig:
     register_schema()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
@@ -324,4 +327,4 @@ def compose_config(overrides: list[str]) -> dict[str, Any]:
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
-    return freeze(config, choices, overrides)
+    return resolve(config, choices, overrides)

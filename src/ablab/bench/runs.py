@@ -1,4 +1,4 @@
-"""What a run costs beyond its training: under our supervisor, and as a process of its own. Both in turn.
+"""The cost of a run beyond its training: under our supervisor, and as a process of its own. Both in turn.
 
 Runs of the supervisor are forked from a process that has imported everything; the other one begins with nothing.
 """
@@ -13,15 +13,16 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ablab.bench.loop import compose_config
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.planning.preflight import Preflight
+from ablab.study.supervision.code import freeze_code
 from ablab.study.supervision.supervisor import supervise
-from ablab.study.supervision.warm import freeze_code
 
 
 class Round(NamedTuple):
@@ -37,7 +38,7 @@ def bench_runs(overrides: list[str], rounds: int, output: Path | None) -> str:
     Args:
         overrides: of the config, as for a run.
         rounds: runs in each way.
-        output: a JSON file for the figures, or None.
+        output: a JSON file for the metrics, or None.
 
     Raises:
         UserError: the config cannot work, a number is out of range, or a run did not end well.
@@ -58,8 +59,8 @@ def bench_runs(overrides: list[str], rounds: int, output: Path | None) -> str:
     warm, cold = (median(times) for times in zip(*measured, strict=True))
     ratio = median(each.cold_s / each.warm_s for each in measured)
     if output is not None:
-        figures = {"warm_s": warm, "cold_s": cold, "ratio": ratio, "rounds": [each._asdict() for each in measured]}
-        output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        metrics = {"warm_s": warm, "cold_s": cold, "ratio": ratio, "rounds": [each._asdict() for each in measured]}
+        output.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     return (
         f"forked from a warm process  {warm:.2f} s a run beyond its training\n"
         f"a process of its own        {cold:.2f} s\n"
@@ -67,7 +68,7 @@ def bench_runs(overrides: list[str], rounds: int, output: Path | None) -> str:
     )
 
 
-def _warm(config: dict[str, Any], folder: Path) -> float:
+def _warm(config: RunConfig, folder: Path) -> float:
     begun = time.perf_counter()
     record = supervise(config, folder, lambda step, steps, shown: None)
     return _beyond(record, time.perf_counter() - begun)

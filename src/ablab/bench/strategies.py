@@ -15,13 +15,13 @@ from ablab.bench.loop import compose_config
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
+from ablab.study.supervision.code import freeze_code
 from ablab.study.supervision.supervisor import supervise
-from ablab.study.supervision.warm import freeze_code
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What came of one way, round by round."""
+    """The measurements of one strategy, round by round."""
 
     strategy: str
     processes: int
@@ -41,7 +41,7 @@ def bench_strategies(
         strategies: options of the axis; each may bring settings of its own, as in "ddp,strategy.bucket_cap_mb=1".
         steps: of each run; the first ones are not timed.
         rounds: of all of them.
-        output: a JSON file for the figures, or None.
+        output: a JSON file for the metrics, or None.
 
     Raises:
         UserError: a config cannot work, a number is out of range, or a run did not end well.
@@ -71,8 +71,8 @@ def bench_strategies(
     speeds = [_measured(name, own, first) for name, own in records.items()]
     if output is not None:
         parameters = next(iter(records.values()))[0].cost.parameters
-        figures = {"parameters": parameters, "speeds": [asdict(speed) for speed in speeds]}
-        output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        metrics = {"parameters": parameters, "speeds": [asdict(speed) for speed in speeds]}
+        output.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     return _table(speeds, rounds)
 
 

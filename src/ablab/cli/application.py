@@ -1,4 +1,4 @@
-"""What Hydra is asked to do: one run, a sweep, or to show the plan of one."""
+"""The application that Hydra runs: one run, a sweep, or the plan of one; and how a command ends that cannot go on."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ import contextlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from ablab.cli.endings import fail, interrupt
 from ablab.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+
+def interrupt(*_: object) -> NoReturn:
+    """The handler of a signal that is treated like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def fail(message: str) -> NoReturn:
+    """One line on stderr, and exit status 2: a mistake of the user's."""
+    print(f"ablab: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
 
 PLAN_HELP = """\
 Shows what `ablab -m ...` would do, before anything is trained: the runs, how long they take and how much memory (from
@@ -49,8 +60,8 @@ def _run_hydra(words: list[str]) -> int:
     statuses: list[str] = []
 
     def job(config: DictConfig) -> float:
-        from ablab.study.conduct import objective
         from ablab.study.job import run_job
+        from ablab.study.run_study import objective
 
         try:
             record = run_job(config)

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ablab.cli.application import run_hydra
+from ablab.cli.application import interrupt, run_hydra
 from ablab.cli.bench import bench
-from ablab.cli.endings import interrupt
 from ablab.cli.parsing import Command, Parser
 from ablab.errors import UserError
 
@@ -96,8 +95,8 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
         from ablab.report.conclude import compare_so_far, conclude_study
         from ablab.report.context import declared_settings
         from ablab.report.live import observer
+        from ablab.study.launch import resume
         from ablab.study.plan_file import read_plan, return_to
-        from ablab.study.resume import resume
 
         folder = options.folder.resolve()
         plan = read_plan(folder)

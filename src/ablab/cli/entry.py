@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablab.cli.application import run_hydra, show_plan
+from ablab.cli.application import fail, run_hydra, show_plan
 from ablab.cli.commands import COMMANDS, run_command
-from ablab.cli.endings import fail
 from ablab.errors import UserError
 from ablab.training.world import forget, launched
 from ablab.version import __version__

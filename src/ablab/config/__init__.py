@@ -1,22 +1,34 @@
-"""The config: where it lies, what it may hold, who it is, and what to say when it is wrong.
+"""The config: where it lies, what it may hold, the typed config of a run, its identity, and what to say of mistakes.
 
-`schema` (the keys at the top and the folder of options), `signature` (an option's keys against its class),
-`identity` (freezing and fingerprint), `overrides`, `explain` (Hydra's errors in one line). Never imports torch.
+`axes` (the table of what can be swapped), `schema` (the keys at the top, typed, and the folder of options),
+`run_config` (from what Hydra composed to one typed `RunConfig`), `signature` (an option's keys against its class),
+`identity` (the fingerprint), `overrides`, `explain` (Hydra's errors in one line), `nearest` (did you mean ...?). Never
+imports torch.
 """
 
 from ablab.config.axes import AXES, Axis
-from ablab.config.identity import IDENTITY_EXCLUDES, fingerprint, freeze
-from ablab.config.schema import CARRIED_OUT, ComparisonConfig, conf_folder, register_schema, studies_folder
+from ablab.config.identity import IDENTITY_EXCLUDES, fingerprint
+from ablab.config.run_config import RunConfig, resolve
+from ablab.config.schema import (
+    EXECUTION_KEYS,
+    ComparisonConfig,
+    Node,
+    conf_folder,
+    register_schema,
+    studies_folder,
+)
 
 __all__ = [
     "AXES",
-    "CARRIED_OUT",
+    "EXECUTION_KEYS",
     "IDENTITY_EXCLUDES",
     "Axis",
     "ComparisonConfig",
+    "Node",
+    "RunConfig",
     "conf_folder",
     "fingerprint",
-    "freeze",
     "register_schema",
+    "resolve",
     "studies_folder",
 ]

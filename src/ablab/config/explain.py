@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from ablab.config.axes import replacement
 from ablab.config.nearest import nearest
-from ablab.config.schema import conf_folder
+from ablab.config.schema import conf_folder, type_at
+from ablab.config.signature import type_name
 from ablab.errors import UserError
 
 ConfigErrors = (HydraException, OmegaConfBaseException)
@@ -43,6 +44,8 @@ def explain(error: Exception) -> str:
         return _unknown_key(found[1], error)
     if found := re.search(r"An item is already at '([^']+)'", text):
         return f"{found[1]}: is in the config already; leave out the +"
+    if said := _wrong_type(error, text):
+        return said
     if found := re.search(r"Error merging override (\S+)", text):
         cause = error.__cause__
         why = " ".join(str(cause).split(" full_key:")[0].split()) if cause is not None else text
@@ -66,6 +69,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def _wrong_type(error: Exception, text: str) -> str | None:
+    for cause in _causes(error):
+        if isinstance(cause, ValidationError) and (hint := type_at(str(cause.full_key))) is not None:
+            override = re.search(r"Error merging override (\S+)", text)
+            return f"{override[1] if override else cause.full_key}: must be {type_name(hint)}"
+    return None
 
 
 def _missing_config(error: MissingConfigException) -> str:

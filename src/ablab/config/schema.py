@@ -1,20 +1,76 @@
-"""The keys at the top of the config, and where the options of each axis lie."""
+"""The schema of the config, as Hydra composes it, and where the options of each axis lie."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, make_dataclass
+import re
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from ablab.config.axes import AXES
+from ablab.errors import UserError
 
-# How the runs of a sweep are carried out: none of it changes what a run computes.
-CARRIED_OUT = (
-    *("jobs", "devices_per_run", "runs_per_device", "retries", "retry", "timeout", "hang_timeout", "on_failure"),
-)
+Node = dict[str, Any]  # the option of an axis: `_target_` and its arguments; or any other tree of plain data
+
+
+@dataclass(kw_only=True)
+class ExecutionConfig:
+    """How the runs of a sweep are carried out. None of it changes what a run computes.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    jobs: int | None = None  # runs side by side; None: as many as there are devices for, one without devices
+    devices_per_run: int | None = None  # GPUs; None: one for each process
+    runs_per_device: int = 1
+    retries: int = 1  # of a run that crashed or was killed
+    retry: str | None = None  # "failed": what an earlier supervisor left; None: nothing
+    timeout: float | None = None  # seconds that an attempt at a run may take
+    hang_timeout: float | None = 600.0  # seconds without progress that a run of several processes may take
+    on_failure: str = "continue"  # or "stop"
+
+    def __post_init__(self) -> None:
+        for name, least in (("jobs", 1), ("devices_per_run", 1), ("runs_per_device", 1), ("retries", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name}={value}: must be at least {least}")
+        for name in ("timeout", "hang_timeout"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name}={value:g}: must be a number of seconds, more than 0")
+        if self.retry not in (None, "failed"):
+            raise UserError(f"retry={self.retry}: must be failed, or null")
+        if self.on_failure not in ("continue", "stop"):
+            raise UserError(f"on_failure={self.on_failure}: must be continue or stop")
+
+
+EXECUTION_KEYS = tuple(each.name for each in fields(ExecutionConfig))
+FOR_SWEEPS = frozenset({"design", *EXECUTION_KEYS}) - {"hang_timeout"}  # which one run of several processes has, too
+# Keys of a study as a whole, which cannot differ between its runs.
+OF_THE_STUDY = FOR_SWEEPS | {"hang_timeout", "name", "question", "comparison", "tune", "budget"}
+
+
+@dataclass(kw_only=True)
+class BudgetConfig:
+    """Equal budgets in a sweep: what every variant gets as much of as the reference."""
+
+    match: str | None = None  # params, flops, tokens or time; None: sizes and steps stay as they are
+    reference: str | None = None  # overrides of the variant that sets it; None: the first of the sweep
+    adjust: str | None = None  # d_ff, d_model or steps; None: d_ff for params, else steps
+    pilot_steps: int = 100  # of each of the short runs by which match=time measures a variant's speed
+
+
+@dataclass(kw_only=True)
+class TuneConfig:
+    """Fair learning rates in a sweep: the grid that every variant gets."""
+
+    lr: list[float] | None = None  # None: every variant trains with optimizer.lr
+    seeds: list[int] = field(default_factory=lambda: [1000, 1001])  # must not be among those that are compared
+    max_steps: int | None = None  # of the tuning runs; None: as many as are compared
 
 
 @dataclass(kw_only=True)
@@ -27,22 +83,14 @@ class ComparisonConfig:
     last_k: int = 1  # the mean of the last K evaluations is compared
 
 
-@dataclass
-class Settings:
+@dataclass(kw_only=True)
+class Settings(ExecutionConfig):
     """The keys at the config's top that are no axis."""
 
-    budget: Any = MISSING
-    tune: Any = MISSING
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
     design: Any = MISSING
-    jobs: Any = None
-    devices_per_run: Any = None
-    runs_per_device: Any = 1
-    retries: Any = 1
-    retry: Any = None
-    timeout: Any = None
-    hang_timeout: Any = 600
-    on_failure: Any = "continue"
     continue_from: str | None = None  # the folder of a run whose last checkpoint this one starts from
     seed: int = 0  # of parameters, data and everything else, each through a generator of its own
     name: str = MISSING  # of the study; its folder is outputs/<name>
@@ -55,6 +103,14 @@ Config = make_dataclass(
     [(axis.name, Any, field(default_factory=dict) if axis.optional else MISSING) for axis in AXES.values()],
     bases=(Settings,),
 )
+
+
+def type_at(key: str) -> Any:
+    """The annotated type of a dotted key; None for one that the schema does not know, as of any option."""
+    hint: Any = Config
+    for name in re.sub(r"\[\d+\]", "", key).split("."):
+        hint = get_type_hints(hint).get(name) if is_dataclass(hint) else None
+    return None if hint is Any else hint
 
 
 def register_schema() -> None:

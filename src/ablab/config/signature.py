@@ -20,12 +20,13 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserErro
 
 from ablab.config.axes import replacement
 from ablab.config.nearest import nearest
+from ablab.config.schema import Node
 from ablab.errors import UserError
 
 _HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
 
 
-def check_signature(name: str, node: dict[str, Any], supplied: Collection[str] = ()) -> None:
+def check_signature(name: str, node: Node, supplied: Collection[str] = ()) -> None:
     """Check the keys and values of `node`, the config at `name`, against the signature of its `_target_`.
 
     Args:
@@ -58,10 +59,10 @@ def check_signature(name: str, node: dict[str, Any], supplied: Collection[str] =
         hints |= _hints(function)
     for key, value in given.items():
         if key in hints and not isinstance(value, dict):
-            _check_type(f"{name}.{key}", value, hints[key])
+            check_type(f"{name}.{key}", value, hints[key])
 
 
-def takes(name: str, node: dict[str, Any], parameter: str) -> bool:
+def takes(name: str, node: Node, parameter: str) -> bool:
     """Whether the `_target_` of `node`, the config at `name`, names this parameter.
 
     Raises:
@@ -130,7 +131,8 @@ def _hints(function: Any) -> dict[str, Any]:
         return {}
 
 
-def _check_type(name: str, value: Any, hint: Any) -> None:
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Raises UserError where a value, the one at `name`, is not of the annotated type."""
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
     except PydanticUserError:  # a model or dataclass brings a config of its own
@@ -139,7 +141,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         return
     forms = [value, tuple(value)] if isinstance(value, list) else [value]  # YAML has no tuples
     if not any(_is_valid(adapter, form) for form in forms):
-        raise UserError(f"{name}={_show(value)}: must be {_type_name(hint)}")
+        raise UserError(f"{name}={_show(value)}: must be {type_name(hint)}")
 
 
 def _is_valid(adapter: TypeAdapter[Any], value: Any) -> bool:
@@ -154,15 +156,16 @@ def _show(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """A type as a user knows it."""
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
     if hint in words:
         return words[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type_name(argument) for argument in arguments)
+        return " or ".join(type_name(argument) for argument in arguments)
     if origin is typing.Literal:
         return "one of " + ", ".join(str(argument) for argument in arguments)
     if origin is not None and arguments:
-        return f"a list of {', '.join(_type_name(a) for a in arguments if a is not Ellipsis)}"
+        return f"a list of {', '.join(type_name(a) for a in arguments if a is not Ellipsis)}"
     return getattr(hint, "__name__", str(hint))

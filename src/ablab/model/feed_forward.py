@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.initialisation import ResidualLinear
-from ablab.model.mechanism import Watcher, drawn, place_of, projected, with_drawn_weights
+from ablab.model.mechanism import Watcher, answer, drawn, place_of, projected
 from ablab.model.protocols import SizesItself, WorksByUnit
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.spec import LayerSpec
@@ -92,6 +92,6 @@ def probe_outputs(model: Transformer) -> dict[str, list[float]]:
     like = model.head.weight
     tokens = drawn("tokens", (1, ROWS, like.shape[1]), like)
     return {
-        place_of(layer, place): projected(with_drawn_weights(block.feed_forward)(tokens))
+        place_of(layer, place): projected(answer(block.feed_forward, tokens))
         for place, (layer, block) in enumerate(model.layers())
     }

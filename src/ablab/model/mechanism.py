@@ -1,4 +1,4 @@
-"""Does each component do what it claims? Metrics and pictures taken from a model at work, without disturbing it.
+"""Mechanism metrics and pictures: does each component do what it claims? Taken from a model at work, undisturbed.
 
 Which watchers an axis has, and how its options are asked about fixed inputs, is in the table of axes
 (`ablab.config.axes`). Mechanism metrics are called `<axis>/<name>`. Of an axis that is watched in each layer a metric
@@ -12,13 +12,13 @@ Components take part by what they offer, not by their names: a core without `vis
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
 from ablab.config.axes import AXES, load
@@ -55,7 +55,7 @@ class Watcher:
         return _over_tp_ranks(self.module.mechanism()) if isinstance(self.module, Measured) else {}
 
     def picture(self) -> Tensor | None:
-        """What was seen as grey values, uint8 (height, width), if it can be shown so."""
+        """Return what was seen as grey values, uint8 (height, width), if it can be shown so."""
         return None
 
 
@@ -100,7 +100,7 @@ class MechanismProbe:
         return _over_layers(layers, several=len(self._model.blocks) > 1) | of_model
 
     def pictures(self) -> dict[str, Tensor]:
-        """Attention as pictures (`ablab.model.attention.picture`) by layer, "attention/layer_0", uint8 (height, width).
+        """Attention as pictures (`ablab.model.attention.probe`) by layer, "attention/layer_0", uint8 (height, width).
 
         Of the first sequence without padding that this process has seen: all its queries, or 256 spread evenly over
         it. Layers whose core does not tell its weights have none.
@@ -133,7 +133,7 @@ def _over_layers(layers: dict[str, dict[int, float]], *, several: bool) -> dict[
 
 
 def _part(name: str) -> str:
-    """What "attention/span/head_0" is a part of: "head_0"; "" for "attention/span_mean"."""
+    """The part in "attention/span/head_0": "head_0"; "" for "attention/span_mean"."""
     return name.split("/", 2)[2] if name.count("/") > 1 else ""
 
 
@@ -173,13 +173,19 @@ def drawn(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.randn(shape, generator=keyed_generator("responses", name)).to(like.device, like.dtype)
 
 
-def with_drawn_weights(module: Module) -> Module:
-    """A copy whose parameters are functions of their names and shapes, so that it shows the module's own function."""
-    other = copy.deepcopy(module)
-    for name, parameter in other.named_parameters():
-        scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 1.0
-        parameter.copy_(scale * drawn(name, tuple(parameter.shape), parameter))
-    return other
+def answer(module: Module, *inputs: Tensor) -> Tensor:
+    """What a module of drawn weights makes of inputs, which shows its own function.
+
+    Each weight is a function of its name and shape; those of `module` stay as they are.
+    """
+    weights = {name: _drawn_weight(name, parameter) for name, parameter in module.named_parameters()}
+    made: Tensor = functional_call(module, weights, inputs)
+    return made
+
+
+def _drawn_weight(name: str, parameter: Tensor) -> Tensor:
+    scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 1.0
+    return scale * drawn(name, tuple(parameter.shape), parameter)
 
 
 def projected(x: Tensor) -> list[float]:

@@ -1,21 +1,35 @@
-"""The transformer of a task with several modalities: its modal fusion decides where they meet."""
+"""The transformer of a task with several modalities.
+
+Encoders make tokens of the model's width of each, which lie one after the other in one stream; the modal fusion decides
+where they meet, and the readout makes one answer of all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from ablab.model.block import Block
-from ablab.model.encoders import EncoderFactory, ModalEmbedding
 from ablab.model.modal_fusion.base import Layout, ModalFusion, block_of, blocks_of
 from ablab.model.spec import LayerSpec
 from ablab.model.transformer import MeanOfTokens, Transformer
+
+
+class Encoder(Protocol):
+    """Makes tokens of one modality; a module."""
+
+    length: int  # tokens
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+EncoderFactory = Callable[[int], nn.Module]  # d_model -> an encoder
 
 
 class MultimodalTransformer(Transformer):
@@ -24,7 +38,7 @@ class MultimodalTransformer(Transformer):
     Args:
         transformer: all that it has in common with a transformer over tokens. It is `pooled`, has `n_outputs`, and
             takes no heed of `vocab_size` and `max_length`.
-        encoders: by modality, in the order of the stream: what makes tokens of each; see `ablab.model.encoders`.
+        encoders: by modality, in the order of the stream: what makes an `Encoder` of each.
         modal_fusion: makes what decides where modalities meet; see `ablab.model.modal_fusion`.
 
     Raises:
@@ -119,3 +133,53 @@ class MixOfModalities(nn.Module):
             total = total + self.weigh[name](self.pool(x[:, place], mask))
             count = count + there[:, None, None]
         return gelu(total * (len(self.layout.names) / count.clamp(min=1)) + self.bias)
+
+
+class ModalEmbedding(nn.Module):
+    """Each modality by its own encoder, and with a trained vector that says which modality it is.
+
+    Args:
+        encoders: by modality, in the order of the stream.
+    """
+
+    def __init__(self, d_model: int, *, encoders: Mapping[str, EncoderFactory]) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({name: make(d_model) for name, make in encoders.items()})
+        self.modality = nn.Embedding(len(encoders), d_model)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Tokens of each modality."""
+        return {name: int(encoder.length) for name, encoder in self.encoders.items()}  # type: ignore[arg-type]
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The modalities by name -> (B, T, d_model)."""
+        tokens = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
+        return torch.cat([x + which for x, which in zip(tokens, self.modality.weight, strict=True)], 1)
+
+
+class TextEncoder(nn.Embedding):
+    """One trained vector for each token id: (B, length) int64 -> (B, length, d_model)."""
+
+    def __init__(self, d_model: int, *, length: int, vocab_size: int) -> None:
+        super().__init__(vocab_size, d_model)
+        self.length = length
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids)
+
+
+class FeatureEncoder(nn.Linear):
+    """One projection for all tokens of the modality: (B, length, features) -> (B, length, d_model).
+
+    For patches of an image that is the patch embedding of the vision transformer (Dosovitskiy et al. 2021, equation 1),
+    for those of a spectrogram that of the audio spectrogram transformer (Gong et al. 2021). Features come
+    normalised; what that was done by is the task's, and lies in the checkpoint.
+    """
+
+    def __init__(self, d_model: int, *, length: int, features: int) -> None:
+        super().__init__(features, d_model)
+        self.length = length
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.to(self.weight.dtype))

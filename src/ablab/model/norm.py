@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
 
-from ablab.model.mechanism import Watcher, drawn, projected, with_drawn_weights
+from ablab.model.mechanism import Watcher, answer, drawn, projected
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.spec import LayerSpec
 
@@ -50,11 +50,11 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(spec.d_model)) if bias else None
 
     def before(self, x: Tensor) -> Tensor:
-        """What a part reads of the stream x."""
+        """Return what a part reads of the stream x."""
         return x if self.placement == "post" else self(x)
 
     def after(self, x: Tensor) -> Tensor:
-        """The stream, of x to which a part has been added."""
+        """Return the stream, given x to which a part has been added."""
         return self(x) if self.placement == "post" else x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,4 +118,4 @@ def probe_outputs(model: Transformer) -> dict[str, list[float]]:
     norm = next(iter(model.layers()))[1].attention_norm
     x = drawn("tokens", (1, ROWS, norm.weight.shape[0]), norm.weight)
     sizes = torch.logspace(-3, 1, ROWS, device=x.device, dtype=x.dtype)[:, None]
-    return {"": [*projected(with_drawn_weights(norm)(sizes * (x + 0.5))), float(norm.placement == "pre")]}
+    return {"": [*projected(answer(norm, sizes * (x + 0.5))), float(norm.placement == "pre")]}

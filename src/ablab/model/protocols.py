@@ -1,4 +1,4 @@
-"""What a component may offer beside its axis's own contract, each as a protocol: having the method is taking part.
+"""Protocols for what a component may offer beside its axis's own contract: having the method is taking part.
 
 Whoever uses an offer asks with `isinstance`. `misspelt` finds names that are nearly one of these, so that an option
 which means to take part never fails to in silence.
@@ -66,6 +66,20 @@ class WorksByUnit(Protocol):
     """An activation that says whether it gives the same for a hidden unit whichever others it is given beside it."""
 
     by_unit: bool
+
+
+@runtime_checkable
+class TellsVisited(Protocol):
+    """An attention core that tells which keys queries see; see `AttentionCore.visited`."""
+
+    def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class TellsWeights(Protocol):
+    """An attention core that tells what it weighs keys with; see `AttentionCore.weights`."""
+
+    def weights(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

@@ -39,12 +39,12 @@ def stand_alone(alone: bool) -> None:
 
 
 def tp_size() -> int:
-    """Among how many processes the heads and hidden units of each layer are shared out."""
+    """The number of processes among which the heads and hidden units of each layer are shared out."""
     return _groups["tensor"].size() if _groups else 1
 
 
 def tp_rank() -> int:
-    """Which of these this process is."""
+    """The number of this process among these."""
     return _groups["tensor"].rank() if _groups else 0
 
 

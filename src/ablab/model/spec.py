@@ -1,4 +1,4 @@
-"""What the model supplies to each of its components, so that an option's YAML holds only what is special to it."""
+"""The surroundings that the model supplies to its components, so that a YAML holds what is special to an option."""
 
 from __future__ import annotations
 

@@ -177,7 +177,10 @@ class Transformer(nn.Module):
         return logits
 
     def mask_of(self, inputs: Tensor | Mapping[str, Tensor], key_padding_mask: Tensor | None = None) -> Tensor | None:
-        """Where `inputs` have no token, (B, T) bool; None if they have one everywhere. The rest as in `forward`."""
+        """The mask (B, T) bool, true where `inputs` have no token; None if they have one everywhere.
+
+        Arguments and errors are those of `forward`.
+        """
         assert isinstance(inputs, Tensor)
         length = inputs.shape[1]
         if length > self.max_length:
@@ -201,7 +204,7 @@ class Transformer(nn.Module):
             yield layer, block
 
     def longest_input(self) -> tuple[slice, Block]:
-        """Where the longest of an input's modalities lies in the stream, and the block that serves it first."""
+        """The place of an input's longest modality in the stream, and the block that serves it first."""
         return slice(0, self.max_length), next(self.layers())[1]
 
     def resample(self, step: int) -> None:
@@ -210,7 +213,7 @@ class Transformer(nn.Module):
             resample(step)
 
     def penalty(self) -> Tensor:
-        """What components ask to have added to the training loss: the sum of their `penalty()`, a scalar; 0 if none."""
+        """The sum of what components ask to have added to the training loss, a scalar; 0 if none asks."""
         total = self.head.weight.new_zeros(())
         for penalty in self._penalties:
             total = total + penalty()

@@ -48,7 +48,7 @@ def report_command(
     Raises:
         UserError: as `ReportContext.read` and `write_report` do.
     """
-    from ablab.report.html.write import REPORT_FILE, write_report  # figures and templates take a second to import
+    from ablab.report.html.page import REPORT_FILE, write_report  # figures and templates take a second to import
 
     context = ReportContext.read(folders, filters, **declared_comparison(folders, **asked))
     return write_report(context, output or _beside(folders[0], REPORT_FILE))

@@ -1,4 +1,4 @@
-"""What a sweep ends with: the comparison on the screen, the report beside the runs, and an honest exit status.
+"""The end of a sweep: the comparison on the screen, the report beside the runs, and an honest exit status.
 
 `conclude` draws the verdicts, and counts that they were drawn: with the seeds of a later conclusion they grow stricter.
 `ConcludeSweep` does so as a Hydra callback, so that it also concludes sweeps that other launchers ran:
@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ablab.config.explain import moved
-from ablab.config.identity import comparison_of
+from ablab.config.run_config import comparison_of
 from ablab.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str
     # A worker process imports this module for its callback and never concludes: it need not pay for pandas.
     from ablab.report.context import ReportContext
     from ablab.report.formats import render
-    from ablab.report.html.write import REPORT_FILE, write_report
+    from ablab.report.html.page import REPORT_FILE, write_report
     from ablab.report.wandb import show_in_wandb
     from ablab.results.collect import collect
     from ablab.results.hparams import write_experiment

@@ -20,6 +20,7 @@ from ablab.analysis.pairing import variants
 from ablab.analysis.scaling import Axis, Exponent, scaling, varied
 from ablab.analysis.selection import compare_selected
 from ablab.config import ComparisonConfig
+from ablab.config.axes import AXES
 from ablab.report.figures.style import MOST_VARIANTS, Style, styles
 from ablab.report.rows import Row, run_rows, suite_rows, variant_rows
 from ablab.results.collect import Runs, collect
@@ -27,7 +28,7 @@ from ablab.results.curves import CurveCache
 from ablab.results.record import Direction
 from ablab.study.plan_file import find_plan
 
-TRAINING_LOSS, LEARNING_RATE = "train_loss", "learning_rate"  # curves that every run logs
+TRAINING_LOSS = "train_loss"  # a curve that every run logs
 _SCALED_OVER: tuple[Axis, ...] = ("seq_len", "parameters")
 _SCALED = ("seconds_per_step", "flops_per_step", "peak_memory_bytes")  # beside the compared metrics
 
@@ -61,8 +62,9 @@ class ReportContext:
 
     @cached_property
     def curves(self) -> CurveCache:
-        """Of what the figures show, so that each file is read once."""
-        return CurveCache({*self.comparisons.metrics.values(), TRAINING_LOSS, LEARNING_RATE} - {""})
+        """Learning curves of what the figures show, so that each file is read once."""
+        of_axes = (axis.curve for axis in AXES.values() if axis.curve)
+        return CurveCache({*self.comparisons.metrics.values(), TRAINING_LOSS, *of_axes} - {""})
 
     @property
     def tasks(self) -> list[str]:
@@ -146,7 +148,7 @@ class ReportContext:
 
     @cached_property
     def scaling(self) -> dict[Axis, list[list[Exponent]]]:
-        """What the runs were varied over -> the exponents of each metric; nothing that they do not differ in."""
+        """Axis that the runs were varied over -> the exponents of each metric; nothing that they do not differ in."""
         metrics = [metric for metric in dict.fromkeys(self.comparisons.metrics.values()) if metric]
         found: dict[Axis, list[list[Exponent]]] = {}
         for over in _SCALED_OVER:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablab.analysis.curves import By, aligned, difference
+from ablab.analysis.curves import Aligned, By, aligned, difference
 from ablab.analysis.pareto import unequal_budgets
 from ablab.analysis.scaling import Axis
 from ablab.report.context import TRAINING_LOSS, ReportContext
@@ -10,11 +10,12 @@ from ablab.report.figures.canvas import Drawing
 from ablab.report.figures.cost import quality_and_cost
 from ablab.report.figures.curves import Panel
 from ablab.report.figures.curves import curves as curve_panels
-from ablab.report.figures.detectable import detectable_effects
-from ablab.report.figures.forest import forest as forest_plot
+from ablab.report.figures.effects import detectable_effects
+from ablab.report.figures.effects import forest as forest_plot
+from ablab.report.figures.effects import slopes as slope_plot
 from ablab.report.figures.interactions import interaction_heatmap
 from ablab.report.figures.scaling import power_laws
-from ablab.report.figures.slopes import slopes as slope_plot
+from ablab.report.formatting import budget_text
 from ablab.report.rows import Row
 
 
@@ -29,18 +30,19 @@ def slopes(context: ReportContext, task: str) -> Drawing | None:
 
 
 def detectable(context: ReportContext, task: str) -> Drawing | None:
-    """What these seeds could have shown, beside what they did; None without an interval."""
+    """Detectable effects beside those that were found; None without an interval."""
     return detectable_effects(context.compared(task), context.styles)
 
 
 def cost(context: ReportContext, task: str) -> Drawing | None:
     """Quality against FLOPs, time, speed and memory; None if no run ended well."""
-    unequal = unequal_budgets(context.drawn(task), task, context.comparisons.baseline)
+    differing = unequal_budgets(context.drawn(task), task, context.comparisons.baseline)
+    unequal = {variant: budget_text(each) for variant, each in differing.items()}
     return quality_and_cost(_shown(context, task), context.direction(task), unequal, context.styles)
 
 
 def interaction(context: ReportContext, task: str, factors: tuple[str, str]) -> Drawing | None:
-    """What the options of two factors do together beyond the sum of their effects; None if it is not known."""
+    """Interactions of the options of two factors, beyond the sum of their effects; None if it is not known."""
     found = context.interactions(task)
     effects, resolved = found.matrix(*factors)
     effects.index.name, effects.columns.name = factors
@@ -77,7 +79,14 @@ def trace(context: ReportContext, task: str, metric: str) -> Drawing | None:
 
 def _panel(context: ReportContext, task: str, metric: str, by: By) -> Panel:
     found = aligned(context.drawn(task), task, metric, by, context.curves)
-    return Panel(found.axis, metric, found.bands, found.diverged)
+    return Panel(_across(found), metric, found.bands, found.diverged)
+
+
+def _across(found: Aligned) -> str:
+    """Name the horizontal axis."""
+    if found.by == "tokens":
+        return "tokens (at the run's mean per step)" if found.approximate else "tokens"
+    return "step" if found.by == "step" else "training time in seconds, at the run's mean speed"
 
 
 def _others(context: ReportContext, task: str) -> list[By]:

@@ -6,10 +6,9 @@ from statistics import fmean
 
 import pandas as pd
 
-from ablab.analysis.wording import share
 from ablab.report.context import ReportContext
+from ablab.report.formatting import MISSING, milliseconds, share
 from ablab.report.rows import records_of
-from ablab.report.units import MISSING, milliseconds
 from ablab.results.record import Record
 from ablab.results.step_time import Link, on_devices, step
 
@@ -24,7 +23,7 @@ DEVICES = (8, 64, 1024)
 NOTE = (
     "A model, not a measurement: the share of a step that is computation if each device computes as a process did, and "
     "sends what it sent by rings over such a link. More devices take as many more samples (weak scaling). The first "
-    "figure hides communication behind computation as far as it was measured to overlap; in brackets: nothing hidden, "
+    "number hides communication behind computation as far as it was measured to overlap; in brackets: nothing hidden, "
     "all that can be. A dash where processes share out the model, whose growth is not known."
 )
 _WHOLE = "Computation of {} is the whole time of a step: what it took without waiting for communication is not known."
@@ -43,7 +42,7 @@ def extrapolation_table(context: ReportContext, task: str) -> pd.DataFrame:
 
 
 def extrapolation_notes(context: ReportContext, task: str) -> list[str]:
-    """What the table is, and for which variants it knows less."""
+    """Say what the table is, and for which variants it knows less."""
     whole = [
         variant
         for variant, records in _spread(context, task).items()

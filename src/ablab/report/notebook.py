@@ -57,7 +57,7 @@ def load(
 
 
 class LoadedStudy:
-    """What is known of a study. Every method gives a new DataFrame.
+    """A study, its runs compared. Every method gives a new DataFrame.
 
     Attributes:
         comparisons: the verdicts with all that they rest on.
@@ -119,12 +119,12 @@ class LoadedStudy:
         return fronts(rows, self._context.direction(chosen))
 
     def scaling(self) -> pd.DataFrame:
-        """One row per figure and series: its exponent over sequence length or parameters, with its interval."""
+        """One row per metric and series: its exponent over sequence length or parameters, with its interval."""
         return pd.DataFrame(
             [
                 {
                     "over": one.x_name,
-                    "figure": one.y_name,
+                    "metric": one.y_name,
                     "series": one.series,
                     "exponent": one.alpha,
                     "low": one.interval[0] if one.interval else math.nan,
@@ -168,7 +168,7 @@ class Plots:
         return self._drawn(drawings.slopes, task)
 
     def detectable(self, task: str | None = None) -> Figure:
-        """What these seeds could have shown, beside what they did."""
+        """Detectable effects beside those that were found."""
         return self._drawn(drawings.detectable, task)
 
     def curves(self, task: str | None = None) -> Figure:
@@ -188,7 +188,7 @@ class Plots:
         return self._drawn(lambda context, _: drawings.scaling(context, over), None)
 
     def interactions(self, first: str, second: str, task: str | None = None) -> Figure:
-        """What the options of two factors do together beyond the sum of their effects."""
+        """Interactions of the options of two factors, beyond the sum of their effects."""
         known = self._context.interactions(choose_task(self._context, task)).factors
         for name in (first, second):
             if name not in known:

@@ -1,4 +1,4 @@
-"""What the processes of a run sent to each other, and what spreading the run over them brought."""
+"""Communication between the processes of a run, and what parallel training brought."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from statistics import fmean
 import pandas as pd
 
 from ablab.analysis.pairing import variants
-from ablab.analysis.wording import plural, share
 from ablab.report.context import ReportContext
+from ablab.report.formatting import MISSING, count, memory, metric_text, milliseconds, plural, share
 from ablab.report.rows import mean_sd, records_of
-from ablab.report.units import MISSING, count, figure, memory, milliseconds
 from ablab.results.collect import Runs
 from ablab.results.communication import Communication
 from ablab.results.record import Record
@@ -34,7 +33,7 @@ def parallel_table(context: ReportContext, task: str) -> pd.DataFrame:
 
 
 def parallel_notes(context: ReportContext, task: str) -> list[str]:
-    """What efficiency is measured against, a sentence for each variant, with the threads on both sides."""
+    """Say what efficiency is measured against, a sentence for each variant, with the threads on both sides."""
     ok = _ok(context.runs, task)
     notes = []
     for variant, records in ok.items():
@@ -86,7 +85,7 @@ def _row(variant: str, records: list[Record], ok: dict[str, list[Record]]) -> di
         "overlap": MISSING if overlap is None else share(overlap),
         "waiting": _waiting(mean),
         "tokens/s": count(mean_sd([record.cost.tokens_per_second or math.nan for record in records])[0]),
-        "efficiency": MISSING if alone is None else figure(*mean_sd(_efficiencies(records, ok[alone]))),
+        "efficiency": MISSING if alone is None else metric_text(*mean_sd(_efficiencies(records, ok[alone]))),
         "largest peak memory": memory(
             mean(lambda each: max((one.peak_memory_bytes for one in each.each), default=None))
         ),
@@ -117,7 +116,7 @@ def _waiting(mean: Callable[[Callable[[Communication], float | None]], float | N
 
 
 def _of_gradient(records: list[Record]) -> float | None:
-    """What was handed in over the size of a gradient in float32, which plain data parallel training hands in."""
+    """The payload over the size of a gradient in float32, which plain data parallel training hands in."""
     known = [
         record.communication.payload_bytes_per_step / (_FLOAT32 * record.cost.parameters)
         for record in records
@@ -156,7 +155,7 @@ def _efficiencies(records: list[Record], alone: list[Record]) -> list[float]:
 
 
 def _threads(records: list[Record]) -> int | None:
-    """Of each process; None if that is not known, or not the same in all runs."""
+    """The threads of each process; None if that is not known, or not the same in all runs."""
     found = {record.machine.get("threads") for record in records}
     threads = found.pop()
     return threads if not found and isinstance(threads, int) else None

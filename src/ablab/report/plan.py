@@ -13,44 +13,43 @@ from rich.text import Text
 from ablab.analysis.comparison import Comparisons, compare
 from ablab.analysis.estimates import FEWEST_SEEDS, Estimate
 from ablab.analysis.power import POWER, detectable
-from ablab.analysis.wording import plural
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
 from ablab.report.conclude import MISTAKE
-from ablab.report.units import duration, figure, memory
+from ablab.report.formatting import duration, memory, metric_text, plural
 from ablab.results.collect import collect
-from ablab.study.outlook import Outlook, Row
+from ablab.study.preview import Preview, Row
 
 _SHOWN = 20  # lines of one kind; the rest is counted
 
 
-def show_plan(outlook: Outlook, console: Console | None = None) -> int:
-    """Print the outlook of a study; the exit status: that of a mistake if a run cannot work."""
+def show_plan(preview: Preview, console: Console | None = None) -> int:
+    """Print the preview of a study; the exit status: that of a mistake if a run cannot work."""
     console = console or Console(soft_wrap=True, highlight=False)
     if not console.is_terminal:
         console.width = 200  # a file has no edge
-    if outlook.question:
-        console.print(Text(outlook.question))
-    for line in _some(outlook.notes):
+    if preview.question:
+        console.print(Text(preview.question))
+    for line in _some(preview.notes):
         console.print(Text(line))
-    if outlook.errors:
-        for line in _some([f"ablab: error: {error} [in the run {run}]" for run, error in outlook.errors]):
+    if preview.errors:
+        for line in _some([f"ablab: error: {error} [in the run {run}]" for run, error in preview.errors]):
             print(line, file=sys.stderr)
-        console.print(f"{len(outlook.errors)} of {outlook.runs} runs cannot work; nothing has been started")
+        console.print(f"{len(preview.errors)} of {preview.runs} runs cannot work; nothing has been started")
         return MISTAKE
-    console.print(_table(outlook))
-    for line in [*_numbers(outlook), *_power(outlook)]:
+    console.print(_table(preview))
+    for line in [*_numbers(preview), *_power(preview)]:
         console.print(Text(line))
     return 0
 
 
-def _table(outlook: Outlook) -> Table:
+def _table(preview: Preview) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    several = len({row.first.task for row in outlook.rows}) > 1
+    several = len({row.first.task for row in preview.rows}) > 1
     for name in (*(["task"] if several else []), "variant", "seeds", "steps", "done", "a run takes", "peak memory"):
         table.add_column(name, justify="left" if name in ("task", "variant", "seeds") else "right", overflow="fold")
-    names = _names(outlook.rows)
-    for row in outlook.rows:
+    names = _names(preview.rows)
+    for row in preview.rows:
         probe = row.probe
         took = (
             Text("–") if probe is None else Text(f"failed: {probe.error}" if probe.error else duration(probe.seconds))
@@ -61,32 +60,32 @@ def _table(outlook: Outlook) -> Table:
     return table
 
 
-def _numbers(outlook: Outlook) -> list[str]:
-    variants = len(set(_names(outlook.rows).values()))
-    tasks = len({row.first.task for row in outlook.rows})
-    seeds = max(len(row.seeds) for row in outlook.rows)
+def _numbers(preview: Preview) -> list[str]:
+    variants = len(set(_names(preview.rows).values()))
+    tasks = len({row.first.task for row in preview.rows})
+    seeds = max(len(row.seeds) for row in preview.rows)
     per_task = f" on {tasks} tasks" if tasks > 1 else ""
     size = f"{plural(variants, 'variant')}{per_task} x {plural(seeds, 'seed')}"
-    lines = [f"{plural(outlook.runs, 'run')}: {size}; {outlook.done} are done with"]
-    if outlook.trials:
-        lines.append(f"{outlook.trials} runs before them, to choose learning rates or to measure speeds")
-    if any(row.probe for row in outlook.rows):
-        side = f", {outlook.jobs} side by side" if outlook.jobs > 1 else ""
-        known = [row.probe.memory_bytes for row in outlook.rows if row.probe and row.probe.memory_bytes]
-        most = f"; {memory(outlook.jobs * max(known))} at most" if known else ""
-        total = outlook.seconds
+    lines = [f"{plural(preview.runs, 'run')}: {size}; {preview.done} are done with"]
+    if preview.trials:
+        lines.append(f"{preview.trials} runs before them, to choose learning rates or to measure speeds")
+    if any(row.probe for row in preview.rows):
+        side = f", {preview.jobs} side by side" if preview.jobs > 1 else ""
+        known = [row.probe.memory_bytes for row in preview.rows if row.probe and row.probe.memory_bytes]
+        most = f"; {memory(preview.jobs * max(known))} at most" if known else ""
+        total = preview.seconds
         about = "unknown, since a probe failed" if total is None else f"about {duration(total)}"
         lines.append(f"time left: {about}{side}{most} (from a few steps of each variant)")
     return lines
 
 
-def _power(outlook: Outlook) -> list[str]:
+def _power(preview: Preview) -> list[str]:
     """The smallest effect that the seeds could show; in the metric's unit where earlier runs tell the spread."""
-    tasks = list(dict.fromkeys(row.first.task for row in outlook.rows))
-    compared = _compared(outlook)
+    tasks = list(dict.fromkeys(row.first.task for row in preview.rows))
+    compared = _compared(preview)
     said: dict[str, list[str]] = {}
     for task in tasks:
-        rows = [row for row in outlook.rows if row.first.task == task]
+        rows = [row for row in preview.rows if row.first.task == task]
         said.setdefault(_shown_by(rows, compared), []).append(task)
     return [f"{', '.join(whom)}: {line}" if len(said) > 1 else line for line, whom in said.items()]
 
@@ -103,10 +102,10 @@ def _shown_by(rows: list[Row], compared: Comparisons | None) -> str:
     )
 
 
-def _compared(outlook: Outlook) -> Comparisons | None:
-    """What the runs that there are already say; None without any."""
+def _compared(preview: Preview) -> Comparisons | None:
+    """Compare the runs that there are already; None without any."""
     try:
-        return compare(collect([outlook.folder])) if outlook.done else None
+        return compare(collect([preview.folder])) if preview.done else None
     except UserError:
         return None
 
@@ -117,7 +116,7 @@ def _in_units(compared: Comparisons | None, task: str, seeds: int) -> str:
     spreads = [item.estimate.sd for item in compared.of_task(task) if item.estimate and item.estimate.sd > 0]
     if not spreads:
         return ""
-    least, most = (figure(_detectable(sd, seeds)) for sd in (min(spreads), max(spreads)))
+    least, most = (metric_text(_detectable(sd, seeds)) for sd in (min(spreads), max(spreads)))
     metric = compared.metrics.get(task, "")
     return f"; by the runs there are, {least if least == most else f'{least} to {most}'} of {metric}"
 

@@ -80,7 +80,7 @@ def find_offline_runs(folder: Path) -> list[OfflineRun]:
 
 
 def _bring(run: OfflineRun) -> tuple[str, str]:
-    """What became of the run, and why it failed."""
+    """Upload a run; the outcome, and why it failed."""
     if not run.ended:
         return RUNNING, ""
     if not run.waiting:

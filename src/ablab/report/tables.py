@@ -7,9 +7,19 @@ from typing import Any
 import pandas as pd
 
 from ablab.analysis.verdicts import RESOLVED
-from ablab.analysis.wording import confidence, decimals_for, number, p_value, share
 from ablab.report.context import ReportContext
-from ablab.report.units import MISSING, count, duration, figure, memory
+from ablab.report.formatting import (
+    MISSING,
+    confidence,
+    count,
+    decimals_for,
+    duration,
+    memory,
+    metric_text,
+    number,
+    p_value,
+    share,
+)
 
 
 def quality_table(context: ReportContext, part: str) -> pd.DataFrame:
@@ -27,7 +37,7 @@ def quality_table(context: ReportContext, part: str) -> pd.DataFrame:
         rows.append(
             {
                 "variant": row["variant"],
-                metric or "metric": figure(row["mean"], row["sd"]),
+                metric or "metric": metric_text(row["mean"], row["sd"]),
                 "effect": MISSING if effect is None else shown[effect],
                 interval: MISSING if low is None or high is None else f"{shown[low]} to {shown[high]}",
                 "adj. p": MISSING if p is None else p_value(p).removeprefix("= "),
@@ -41,7 +51,7 @@ def quality_table(context: ReportContext, part: str) -> pd.DataFrame:
 
 
 def cost_table(context: ReportContext, part: str) -> pd.DataFrame:
-    """What the variants cost on one task, or on the suite, as text: means over the runs that ended well."""
+    """The cost of the variants on one task, or on the suite, as text: means over the runs that ended well."""
     shown = {
         "parameters": ("parameters", count),
         "flops_total": ("FLOPs", count),

@@ -1,4 +1,4 @@
-"""What can be reached, by theory or by the data, beside what was reached."""
+"""Values that can be reached, by theory or by the data, beside those that were."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pandas as pd
 
 from ablab.analysis import oracle
 from ablab.analysis.pairing import value_of, variants
-from ablab.analysis.wording import number
+from ablab.report.formatting import MISSING, metric_text, number
 from ablab.report.rows import mean_sd, records_of
-from ablab.report.units import MISSING, figure
 from ablab.results.collect import Runs
 
 
@@ -72,13 +71,13 @@ def theory_table(found: Theory) -> pd.DataFrame:
         rows.append(
             {
                 "variant": row.variant,
-                found.metric: figure(mean, sd),
-                "its ceiling": figure(row.ceiling) + (f" ({row.bound})" if row.has_window else ""),
+                found.metric: metric_text(mean, sd),
+                "its ceiling": metric_text(row.ceiling) + (f" ({row.bound})" if row.has_window else ""),
                 "difference": _difference(mean, row.ceiling, fractions),
             }
         )
     rows += [
-        {"variant": f"{name}, by theory", found.metric: figure(value), "its ceiling": "", "difference": ""}
+        {"variant": f"{name}, by theory", found.metric: metric_text(value), "its ceiling": "", "difference": ""}
         for name, value in found.known.items()
     ]
     return pd.DataFrame(rows)

@@ -44,7 +44,7 @@ def show_in_wandb(folder: Path, context: ReportContext, report: Path) -> None:
 
 
 def _settings(records: list[Record]) -> dict[str, Any] | None:
-    """Of the W&B logger of the last run that had one."""
+    """The settings of the W&B logger of the last run that had one."""
     nodes = [node for record in records for node in (record.config.get("logger") or {}).values()]
     return next((node for node in reversed(nodes) if node.get("_target_") == WANDB_LOGGER), None)
 
@@ -106,5 +106,5 @@ def _cells(table: Any) -> list[Iterable[Any]]:
 
 
 def _name(study: str, what: str) -> str:
-    """Of an artifact: letters, digits, dots, dashes and underscores, at most 128."""
+    """Name an artifact: letters, digits, dots, dashes and underscores, at most 128."""
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', study)[:100]}-{what}"

@@ -50,7 +50,7 @@ class Runs:
     looks: tuple[Look, ...] = ()
 
     def at(self, places: Sequence[int]) -> Runs:
-        """The runs in some places; factors, tasks and variants keep the names that they have among all runs."""
+        """Return the runs in some places; factors, tasks and variants keep the names that they have among all runs."""
         table = self.table.iloc[list(places)].reset_index(drop=True)
         return replace(self, table=table, records=[self.records[place] for place in places])
 
@@ -173,7 +173,7 @@ def _looks(places: Collection[Path], runs: Iterable[Path]) -> list[Look]:
 
 
 def tabulate(found: list[tuple[Path, Record]]) -> Runs:
-    """The records as one table, in the order given."""
+    """Return the records as one table, in the order given."""
     records = [record for _, record in found]
     settings = settings_of(records)
     tasks = task_labels(records, settings)
@@ -207,7 +207,7 @@ def _side_by_side(rows: Sequence[Mapping[str, Any]], besides: Collection[str] = 
 
 
 def name_of(record: Record) -> str:
-    """The name that a study lists the variant of a run under, "" where it is known by its overrides."""
+    """Return the name that a study lists the variant of a run under, "" where it is known by its overrides."""
     names = (record.config.get("design") or {}).get("variants") or {}
     rest = record.variant  # "wide", or with what the command line gave before it, "task=text,wide"
     while rest not in names and "," in rest:

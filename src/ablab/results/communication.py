@@ -1,4 +1,4 @@
-"""What the processes of a run sent to each other, as the record holds it."""
+"""Communication between the processes of a run, as the record holds it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Process:
 
 @dataclass(kw_only=True)
 class Communication:
-    """What one process handed to collectives in a training step, mean over processes and steps.
+    """Traffic that one process handed to collectives in a training step, mean over processes and steps.
 
     Evaluation, checkpoints and set-up are left out.
     """

@@ -28,7 +28,7 @@ class Curve:
 
 
 def read_curves(path: Path, metrics: Collection[str]) -> dict[str, Curve]:
-    """The curves of those `metrics` that the file has finite values of; none if there is no file or no step in it.
+    """Return the curves of those `metrics` that the file has finite values of; none where there is no file or no step.
 
     Of a step that was logged twice the later value counts. A last row without an end was cut off in the writing, and is
     left out, as is any other row whose step is no number.
@@ -66,7 +66,7 @@ class CurveCache:
         self._read: dict[Path, tuple[frozenset[str], dict[str, Curve]]] = {}
 
     def __call__(self, folder: str | Path, metric: str) -> Curve | None:
-        """The curve of `metric` in the run in `folder`; None if it has none."""
+        """Return the curve of `metric` in the run in `folder`; None if it has none."""
         path = Path(folder) / METRICS_FILE
         self._metrics.add(metric)
         if path not in self._read or metric not in self._read[path][0]:

@@ -1,4 +1,4 @@
-"""What differs between runs: their settings, the factors among them, and the tasks that settings tell apart."""
+"""Differences between runs: their settings, the factors among them, and the tasks that settings tell apart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_SETTINGS = IDENTITY_EXCLUDES | {"seed", "axes"}  # keys of a config
 
 
 def factors_of(records: list[Record], settings: list[dict[str, Any]], tasks: list[str]) -> list[str]:
-    """Axes whose options differ, then settings whose values differ between runs of the same option.
+    """Return the axes whose options differ, then settings whose values differ between runs of the same option.
 
     What is the same in all runs of a task goes with the task: it may differ from that of another, and is no factor.
     """
@@ -52,7 +52,7 @@ def _unequal(group: str, runs: list[tuple[Record, dict[str, Any]]]) -> set[str]:
 
 
 def task_labels(records: list[Record], settings: list[dict[str, Any]]) -> list[str]:
-    """The name of each run's task; where runs of one task differ in its settings, those settings too."""
+    """Return the name of each run's task; where runs of one task differ in its settings, those settings too."""
     names = [record.axes.get("task", "task") for record in records]
     of_name: dict[str, list[tuple[Record, dict[str, Any]]]] = defaultdict(list)
     for record, setting, name in _different(records, settings, names):
@@ -75,7 +75,7 @@ def _different(
 
 
 def settings_of(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The settings of each run by dotted key, without those that budgets and tuning brought about.
+    """Return the settings of each run by dotted key, without those that budgets and tuning brought about.
 
     Runs of equal settings, as those that differ in their seed alone, share one dictionary.
     """
@@ -118,5 +118,5 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def text_of(value: Any) -> str:
-    """A value as it is written in an override: "null", "true", "0.1"."""
+    """Return a value as it is written in an override: "null", "true", "0.1"."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,6 @@
-"""TensorBoard's HPARAMS tab: one session per run with its true end, written when the run has ended.
+"""How a run ended, for services that show runs side by side: final metrics by name, and TensorBoard's HPARAMS tab.
+
+The tab has one session per run with its true end, written when the run has ended.
 
 TensorBoard keeps the first status that it reads, so nothing may be written before. The tab has a row for each group of
 sessions, in the order of their names. A session without a group is one of its own, which bears the name of its run, the
@@ -24,11 +26,22 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.results.record import Record
 
-# Final figures have a name of their own: under that of a learning curve, the last point of a curve that diverged
+# Final metrics have a name of their own: under that of a learning curve, the last point of a curve that diverged
 # would count as its run's result.
-FINAL = "final/"
+FINAL, COST = "final/", "cost/"
 
 _RUN_SUFFIX, _STUDY_SUFFIX = ".hparams", ".experiment"
+
+
+def final_metrics(record: Record) -> dict[str, float]:
+    """Return `final/val_loss`, `final/activation/zero_share`, ..., and `cost/parameters`, `cost/wall_time_s`, ...
+
+    The final ones only of a run that ended well: one that stopped half-way has none. Only finite ones.
+    """
+    costs = {COST + name: value for name, value in vars(record.cost).items() if isinstance(value, int | float)}
+    finals = {FINAL + name: value for name, value in {**record.mechanism, **record.metrics}.items()}
+    metrics = {**(finals if record.status == "ok" else {}), **costs}
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def write_hparams(run_dir: Path, record: Record) -> None:
@@ -37,7 +50,7 @@ def write_hparams(run_dir: Path, record: Record) -> None:
     The hyper-parameters are the options of all axes, the overridden settings and the seed, and beside them the status
     in our own word: the tab shows that of a session in no column, and knows but one kind of failure. The metrics of the
     record become scalars `final/<name>`, only where the run ended well and only finite ones: a run that stopped
-    half-way has no final figure.
+    half-way has no final metric.
     """
     started, ended = _seconds(record.started_at or record.finished_at), _seconds(record.finished_at)
     start = plugin_data_pb2.SessionStartInfo(start_time_secs=started)
@@ -78,12 +91,12 @@ def write_experiment(study_dir: Path, records: Sequence[Record]) -> None:
 
 
 def experiment_files(folder: Path) -> list[Path]:
-    """The files that `write_experiment` wrote into `folder` and below it."""
+    """Return the files that `write_experiment` wrote into `folder` and below it."""
     return sorted(folder.rglob(f"events.out.tfevents.*{_STUDY_SUFFIX}"))
 
 
 def hyperparameters(record: Record) -> dict[str, Any]:
-    """The options of all axes, the settings that the variant overrides, and the seed, by name."""
+    """Return the options of all axes, the settings that the variant overrides, and the seed, by name."""
     overrides = dict(override.split("=", 1) for override in BETWEEN_OVERRIDES.split(record.variant) if "=" in override)
     settings = {key.lstrip("+~"): text for key, text in overrides.items()}
     typed = {key: _lookup(record.config, key, text) for key, text in settings.items() if key not in record.axes}

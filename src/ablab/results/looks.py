@@ -1,7 +1,7 @@
 """How often a study has been looked at: `looks.json` in its folder.
 
 Whoever adds seeds until a difference is significant will find one. What was concluded from, and when, is therefore kept
-beside the runs, and the comparison grows stricter with it (`ablab.analysis.looks`). A look is a set of seeds: the same
+beside the runs, and the comparison grows stricter with it (`ablab.analysis.family`). A look is a set of seeds: the same
 ones again, with more variants or fewer, give no second chance to the comparisons that were there.
 """
 

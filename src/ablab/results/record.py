@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
+from ablab.config import Node
 from ablab.errors import UserError
 from ablab.results.communication import Collective, Communication, Process
 from ablab.results.shape import misshapen
@@ -89,7 +90,7 @@ class RunContext:
     tuning: TuningReport | None = None
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> RunContext:
+    def from_dict(cls, data: Node) -> RunContext:
         return cls(
             variant=data["variant"],
             index=data["index"],
@@ -114,7 +115,7 @@ class Record:
     index: int | None = None  # position in the sweep's plan; the first variant of the plan is the default baseline
     seed: int
     axes: dict[str, str]  # axis -> option, for example {"attention": "windowed"}
-    config: dict[str, Any]  # the resolved config, as in config.yaml
+    config: Node  # the resolved config, as in config.yaml
     primary: Metric | None = None  # None if the run failed before its task was built
     metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation of each split, by name
     last: dict[str, list[float]] = field(
@@ -142,14 +143,15 @@ class Record:
     @property
     def declared_baseline(self) -> str | None:
         """The baseline that the study of the run declares."""
-        baseline: str | None = (self.config.get("comparison") or {"baseline": self.config.get("baseline")})["baseline"]
+        comparison = self.config.get("comparison") or {}
+        baseline: str | None = comparison.get("baseline") or self.config.get("baseline")  # as earlier versions have it
         return baseline
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Node:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Record:
+    def from_dict(cls, data: Node) -> Record:
         """The record in `data`. Fields that this version does not know are dropped.
 
         Raises:
@@ -193,7 +195,7 @@ def _finite(values: list[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _known(cls: type, data: dict[str, Any]) -> dict[str, Any]:
+def _known(cls: type, data: Node) -> Node:
     names = _names(cls)
     return {key: value for key, value in data.items() if key in names}
 
@@ -203,11 +205,11 @@ def _names(cls: type) -> frozenset[str]:
     return frozenset(f.name for f in dataclasses.fields(cls))
 
 
-def _nested(cls: type, data: dict[str, Any] | None) -> Any:
+def _nested(cls: type, data: Node | None) -> Any:
     return None if data is None else cls(**_known(cls, data))
 
 
-def _communication(data: dict[str, Any] | None) -> Communication | None:
+def _communication(data: Node | None) -> Communication | None:
     if data is None:
         return None
     lists = {

@@ -43,7 +43,7 @@ from ablab.results.communication import Collective, Communication
 
 @dataclass(frozen=True)
 class Link:
-    """What joins a device to the others.
+    """A link that joins a device to the others.
 
     Raises:
         ValueError: the bandwidth is not positive, or the latency is negative.
@@ -86,7 +86,7 @@ class Step:
 
 
 def messages(kind: str, group: int) -> int:
-    """How many messages follow on one another in a collective of so many processes.
+    """Return how many messages follow on one another in a collective of so many processes.
 
     Raises:
         ValueError: another kind of collective.
@@ -106,7 +106,7 @@ def messages(kind: str, group: int) -> int:
 
 
 def bytes_in_turn(kind: str, group: int, payload: float) -> float:
-    """The bytes of these messages: of what is sent at the same time, the most.
+    """Return the bytes of these messages: of what is sent at the same time, the most.
 
     Args:
         payload: what each process hands in; of a scatter, what it is given. See `training.traffic.counter`.
@@ -131,7 +131,7 @@ def bytes_in_turn(kind: str, group: int, payload: float) -> float:
 
 
 def transfer_s(kind: str, group: int, payload: float, link: Link, calls: float = 1.0) -> float:
-    """Seconds that collectives of one kind take.
+    """Return the seconds that collectives of one kind take.
 
         all-reduce of S          2 (n - 1) (a + S/(n B))
         reduce-scatter of S        (n - 1) (a + S/(n B)), and so an all-to-all
@@ -150,7 +150,7 @@ def transfer_s(kind: str, group: int, payload: float, link: Link, calls: float =
 
 
 def communication_s(collectives: Iterable[Collective], link: Link) -> float:
-    """Seconds of a step's collectives, one after another."""
+    """Return the seconds of a step's collectives, one after another."""
     return sum(
         transfer_s(each.kind, each.group, each.payload_bytes_per_step, link, each.calls_per_step)
         for each in collectives
@@ -158,12 +158,12 @@ def communication_s(collectives: Iterable[Collective], link: Link) -> float:
 
 
 def step(compute_s: float, collectives: Iterable[Collective], overlap: float, link: Link) -> Step:
-    """A step that computes for so long, hands over so much, and hides such a share of it."""
+    """Return a step that computes for so long, hands over so much, and hides such a share of it."""
     return Step(compute_s, communication_s(collectives, link), min(max(overlap, 0.0), 1.0))
 
 
 def on_devices(communication: Communication, devices: int) -> list[Collective] | None:
-    """A step's collectives when as many devices take part; None where the record does not say how they would change."""
+    """Return a step's collectives among so many devices; None where the record does not say how they would change."""
     known = communication.collectives
     if devices == communication.processes:
         return known

@@ -74,7 +74,7 @@ def begin(
 
 
 def run_id(folder: Path) -> str:
-    """The id of the W&B run of `folder`; made when it is first asked for, and kept there."""
+    """Return the id of the W&B run of `folder`; made when it is first asked for, and kept there."""
     path = folder / WANDB_ID_FILE
     if not path.is_file():
         write_atomically(path, secrets.token_hex(6) + "\n")
@@ -82,7 +82,7 @@ def run_id(folder: Path) -> str:
 
 
 def offline_folders(folder: Path, identity: str = "*") -> list[Path]:
-    """What W&B wrote offline in `folder`, in the order of time: of the run with this id, or of all."""
+    """Return the folders that W&B wrote offline in `folder`, in the order of time: of a run by its id, or of all."""
     return sorted(path for path in folder.glob(f"wandb/offline-run-*-{identity}") if path.is_dir())
 
 

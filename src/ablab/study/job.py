@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,26 +12,54 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
-from ablab.config import fingerprint, freeze
+from ablab.config import fingerprint, resolve
+from ablab.config.schema import FOR_SWEEPS
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, check_ours, read_record
 from ablab.study.events import Observer
-from ablab.study.kept import kept_record
-from ablab.study.launch import launch
+from ablab.study.launch import finished_record, launch
 from ablab.study.launched import check_place, refuse_sweep, run_together
 from ablab.study.plan_file import PlannedRun, find_run
-from ablab.study.planning import budget, grid
+from ablab.study.planning import budget
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import info_of
-from ablab.study.planning.settings import FOR_SWEEPS, Settings
-from ablab.study.progress import run_bar
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
+from ablab.study.trials import tuning
+from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
 from ablab.training.run import execute, prepare_folder
 from ablab.training.world import launched
+
+
+@contextlib.contextmanager
+def run_bar(label: str) -> Iterator[Progress]:
+    """Shows a bar on a terminal while a run runs, and nothing elsewhere; the value is called with its progress."""
+    console = Console(soft_wrap=True, highlight=False)
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[shown]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(escape(label), total=None, shown="starting")
+
+    def report(step: int, steps: int, shown: str) -> None:
+        bar.update(task, completed=step, total=steps, shown=escape(shown))
+
+    with bar:
+        yield report
 
 
 def run_job(config: DictConfig) -> Record:
@@ -48,27 +77,27 @@ def run_job(config: DictConfig) -> Record:
         return _run_planned(planned)
     choices: Any = OmegaConf.to_container(hydra.runtime.choices)
     try:
-        frozen = freeze(config, choices, list(hydra.overrides.task))
-        budget.refuse_for_one_run(frozen)
-        grid.refuse_for_one_run(frozen)
+        asked = resolve(config, choices, list(hydra.overrides.task))
+        budget.refuse_for_one_run(asked)
+        tuning.refuse_for_one_run(asked)
         if not of_sweep:
             _refuse_what_is_for_sweeps(list(hydra.overrides.task))
         preflight = Preflight()
-        preflight.check(frozen)
-        check_place(frozen)
+        built = preflight.build(asked)
+        check_place(asked)
         if of_sweep:  # of another sweeper than ours
-            return _run_planned(PlannedRun(info=info_of(frozen, 0), config=frozen, folder=folder))
-        record = kept_record(frozen, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
+            return _run_planned(PlannedRun(info=info_of(asked, 0), config=asked, folder=folder))
+        record = finished_record(asked, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
         if record is None:
-            _check_free(folder, fingerprint(frozen))
+            _check_free(folder, fingerprint(asked))
     except UserError:
         _remove_if_empty(folder)
         raise
     if record is not None:
         print(f"finished already: {_shown(folder)}")
     else:
-        with run_bar(f"seed={frozen['seed']}") as report:
-            record = _run(frozen, folder, report)
+        with run_bar(f"seed={asked.seed}") as report:
+            record = _run(built, folder, report)
     _summarise(record, folder)
     return record
 
@@ -76,21 +105,22 @@ def run_job(config: DictConfig) -> Record:
 def _run_planned(run: PlannedRun) -> Record:
     """By the same supervisor as under our own launcher, so that its rules for failures hold."""
     refuse_sweep()  # a job of which the launcher has started several
-    settings = Settings.of(run.config)
+    settings = run.config.execution
     run = replace(run, info=replace(run.info, index=0))
     record = launch([run], replace(settings, jobs=1, on_failure="continue"), Observer())[0]
     _summarise(record, run.folder)
     return record
 
 
-def _run(config: dict[str, Any], folder: Path, report: Progress) -> Record:
+def _run(built: BuiltRun, folder: Path, report: Progress) -> Record:
+    config = built.config
     if launched() is not None:
-        return run_together(config, folder, report)
-    if config["strategy"]["processes"] > 1:
+        return run_together(built, folder, report)
+    if config.processes > 1:
         return supervise(config, folder, report)
     with run_lock(folder, wait_s=1.0):
         prepare_folder(config, folder)
-        return execute(config, folder, progress=report)
+        return execute(config, folder, progress=report, built=built)
 
 
 def _refuse_what_is_for_sweeps(asked: list[str]) -> None:

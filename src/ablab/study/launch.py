@@ -1,24 +1,48 @@
-"""Runs the runs of a plan by our own supervisor. Those that are done with are kept."""
+"""Runs the runs of a plan that are not done with, for the first time or when a study goes on."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from ablab.config import RunConfig, fingerprint
+from ablab.config.schema import ExecutionConfig
+from ablab.errors import UserError
 from ablab.results.record import Record
+from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.events import Observer
-from ablab.study.kept import kept_record
 from ablab.study.launched import refuse_nodes
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.preflight import Preflight
-from ablab.study.planning.settings import Settings
+from ablab.study.supervision.code import freeze_code
+from ablab.study.supervision.lock import StudyLock
 from ablab.study.supervision.supervisor import Supervisor
-from ablab.study.supervision.warm import freeze_code
+
+
+def finished_record(config: RunConfig, folder: Path, preflight: Preflight, retry_failed: bool) -> Record | None:
+    """The record in `folder` if it is of this very run, on the same data, and the run is done with, else None.
+
+    A run that went well or diverged is: it would do the same again. One that was interrupted goes on. One that failed
+    is tried again only where that was asked for.
+    """
+    try:
+        record = read_record(folder / RECORD_FILE)
+    except UserError:
+        return None
+    done = ("ok", "diverged") if retry_failed else ("ok", "diverged", "failed")
+    if record.fingerprint != fingerprint(config) or record.status not in done:
+        return None
+    if record.corpus is None:  # it failed before its data were read
+        return record
+    # The config says where the corpus lies; whether it is still the same is for its hash to say.
+    return record if record.corpus == preflight.task(config).corpus else None
 
 
 def launch(
     runs: Sequence[PlannedRun],
-    settings: Settings,
+    settings: ExecutionConfig,
     observer: Observer,
     preflight: Preflight | None = None,
     heartbeat: Callable[[], None] = lambda: None,
@@ -41,7 +65,7 @@ def launch(
         observer.planned([run.info for run in runs])
         records: dict[int, Record] = {}
         for run in runs:
-            record = kept_record(run.config, run.folder, preflight, retry_failed=settings.retry == "failed")
+            record = finished_record(run.config, run.folder, preflight, retry_failed=settings.retry == "failed")
             if record is not None:
                 records[run.info.index] = record
                 observer.kept(run.info, record)
@@ -57,3 +81,24 @@ def launch(
     if supervisor.stopped_by:
         print(f"ablab: stopped, since {supervisor.stopped_by} failed (on_failure=stop)", file=sys.stderr)
     return records
+
+
+def resume(
+    study: Path, runs: Sequence[PlannedRun], *, retry_failed: bool, jobs: int | None, observe: Callable[[], Observer]
+) -> None:
+    """Go on with the runs of the study that are not done with. What was edited since the plan was made changes none.
+
+    Args:
+        study: the folder.
+        runs: of its plan.
+        retry_failed: also try those again that failed.
+        jobs: runs side by side; None: as the plan says.
+
+    Raises:
+        UserError: another process works on the study.
+        KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
+    """
+    settings = runs[0].config.execution
+    settings = replace(settings, jobs=settings.jobs if jobs is None else jobs, retry="failed" if retry_failed else None)
+    with StudyLock(study) as lock:
+        launch(runs, settings, observe(), heartbeat=lock.beat)

@@ -13,21 +13,21 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import write_record
-from ablab.study.run_log import print_to_log
 from ablab.study.supervision.lock import run_lock
-from ablab.study.watch import Watch
+from ablab.study.supervision.watchdog import OwnWatchdog
+from ablab.study.supervision.worker import print_to_log
+from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
 from ablab.training.failures import failures_in, first_cause, forget_failures, tell
 from ablab.training.run import execute, prepare_folder
 from ablab.training.stacks import forget_stacks
-from ablab.training.trainer import world_size
 from ablab.training.world import World, launched
 
 JOIN_S = 300.0  # for processes to start and import
@@ -76,20 +76,20 @@ def follow(place: World) -> int:
         return int(told["end"])
     folder = Path(told["folder"])
     print_to_log(folder)
-    record = _take_part(place, told["config"], folder, None)
+    record = _take_part(place, RunConfig.from_dict(told["config"]), folder, None)
     if record.status in ("ok", "interrupted"):
         store.add(_GONE, 1)
     return 130 if record.status == "interrupted" else int(record.status != "ok")
 
 
-def run_together(config: dict[str, Any], folder: Path, report: Progress) -> Record:
+def run_together(built: BuiltRun, folder: Path, report: Progress) -> Record:
     """Run the run in all processes; called in the first. Raises UserError if another process works in the folder."""
     place = launched()
     assert place is not None
     with run_lock(folder, wait_s=1.0):
-        prepare_folder(config, folder)
-        _told.pop().set(_RUN, json.dumps({"config": config, "folder": str(folder.resolve())}))
-        record = _take_part(place, config, folder, report)
+        prepare_folder(built.config, folder)
+        _told.pop().set(_RUN, json.dumps({"config": built.config.to_dict(), "folder": str(folder.resolve())}))
+        record = _take_part(place, built.config, folder, report, built)
         if record.status in ("failed", "interrupted"):
             _ask_the_others(record, folder, place.size)
         forget_failures(folder)
@@ -97,18 +97,18 @@ def run_together(config: dict[str, Any], folder: Path, report: Progress) -> Reco
     return record
 
 
-def check_place(config: dict[str, Any]) -> None:
+def check_place(config: RunConfig) -> None:
     """Raises UserError where a launcher has started other processes than the run is for, or none though it must."""
     if (place := launched()) is None:
         refuse_nodes(config)
         return
-    devices, nodes = config["strategy"]["processes"], config["trainer"].get("num_nodes", 1)
-    asked = f"strategy={config['axes'].get('strategy')} with trainer.devices={devices} and trainer.num_nodes={nodes}"
-    if config["strategy"]["processes"] == 1 and nodes == 1:
-        asked = f"strategy={config['axes'].get('strategy')}"
-    if place.size != world_size(config):
+    devices, nodes = config.processes, config.trainer.num_nodes
+    asked = f"{config.chosen('strategy')} with trainer.devices={devices} and trainer.num_nodes={nodes}"
+    if config.processes == 1 and nodes == 1:
+        asked = f"{config.chosen('strategy')}"
+    if place.size != config.world_size:
         raise UserError(
-            f"{place.launcher} has started {place.size} processes, and {asked} is a run of {world_size(config)}: "
+            f"{place.launcher} has started {place.size} processes, and {asked} is a run of {config.world_size}: "
             "start as many, or change these"
         )
     if place.on_node is not None and place.on_node != devices:
@@ -126,9 +126,9 @@ def refuse_sweep() -> None:
         )
 
 
-def refuse_nodes(config: dict[str, Any]) -> None:
+def refuse_nodes(config: RunConfig) -> None:
     """Raises UserError for a run on several nodes whose processes this one is to start."""
-    nodes = config["trainer"].get("num_nodes", 1)
+    nodes = config.trainer.num_nodes
     if nodes > 1:
         raise UserError(
             f"trainer.num_nodes={nodes}: by itself ablab starts processes on this machine alone; start one run by "
@@ -136,12 +136,14 @@ def refuse_nodes(config: dict[str, Any]) -> None:
         )
 
 
-def _take_part(place: World, config: dict[str, Any], folder: Path, report: Progress | None) -> Record:
+def _take_part(
+    place: World, config: RunConfig, folder: Path, report: Progress | None, built: BuiltRun | None = None
+) -> Record:
     signal.signal(signal.SIGTERM, _terminate)
     place.enter()
-    watch = Watch(place, config, folder)
+    watch = OwnWatchdog(place, config, folder)
     try:
-        return execute(config, folder, progress=report, beat=watch.beat)
+        return execute(config, folder, progress=report, beat=watch.beat, built=built)
     finally:
         watch.close()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, since another has failed: what is left is short
@@ -166,7 +168,7 @@ def _ask_the_others(record: Record, folder: Path, processes: int) -> None:
         tell(record, failure, processes)
         if failure.lost:
             record.cause = "killed"
-            record.reason = f"a process ended without a word, as the launcher may tell; {record.reason}"
+            record.reason = f"a process ended without writing a record, as the launcher may tell; {record.reason}"
         write_record(folder, record)
 
 

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablab.config import ComparisonConfig
+from ablab.config import ComparisonConfig, Node, RunConfig
 from ablab.errors import UserError
 from ablab.results.kept import read_kept, why_no_folder
 from ablab.results.record import RunContext
+from ablab.results.shape import misshapen
 from ablab.results.store import PLAN_FILE, write_atomically
 from ablab.study.events import RunOutline
 
@@ -30,7 +31,7 @@ class PlannedRun:
     """A run of a plan: what it is, and where it lies."""
 
     info: RunOutline
-    config: dict[str, Any]  # frozen
+    config: RunConfig  # frozen
     folder: Path
     context: RunContext = field(default_factory=RunContext)
 
@@ -70,42 +71,52 @@ def read_plan(study: Path) -> Plan:
         raise UserError(why_no_folder(study))
     if not path.is_file():
         raise UserError(f"{study}: holds no study (no {PLAN_FILE} in it); give the folder of a sweep")
-    try:
-        return _as_plan(json.loads(path.read_text(encoding="utf-8")), study)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run the command of the study again") from error
+    return _as_plan(_content(path), path, study)
 
 
 def find_plan(place: Path) -> Plan | None:
-    """Return the plan of the study in a folder or a file of kept results; None where there is none.
+    """Return the plan in a folder or a file of kept results, without its runs, which may be many; None if it has none.
 
     Raises:
         UserError: it cannot be read.
     """
     if os.path.isfile(place):
-        data = read_kept(place).plan
-        try:
-            return None if data is None else _as_plan(data, place)
-        except ValueError as error:
-            raise UserError(f"{place}: its plan cannot be read ({error})") from error
-    return read_plan(place) if (place / PLAN_FILE).is_file() else None
+        data, path = read_kept(place).plan, place
+    else:
+        path = place / PLAN_FILE
+        data = _content(path) if path.is_file() else None
+    return None if data is None else _as_plan(data | {"runs": None}, path, place)
 
 
-def _as_plan(data: Any, study: Path) -> Plan:
-    """The plan in `data`, of the study in a folder. Raises ValueError where it is none."""
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: the plan cannot be read ({error}); run the command of the study again")
+
+
+def _as_plan(data: dict[str, Any], path: Path, study: Path) -> Plan:
     try:
         if not _OLDEST <= data["schema"] <= _SCHEMA:
             raise ValueError("of another version of ablab")
         runs = data["runs"]
+        declared = dict(data["comparison" if "comparison" in data else "terms"])
+        comparison = ComparisonConfig(**{name: value for name, value in declared.items() if value is not None})
+        if wrong := misshapen(comparison):
+            raise ValueError(wrong)
         return Plan(
             command=[str(word) for word in data["command"]],
             working_folder=str(data["working_folder"]),
             python_path=[str(folder) for folder in data["python_path"]],
-            comparison=ComparisonConfig(**data["comparison" if "comparison" in data else "terms"]),
+            comparison=comparison,
             runs=None if runs is None else [_read(run, study) for run in runs],
         )
-    except (KeyError, TypeError) as error:
-        raise ValueError(str(error)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
 
 
 def return_to(plan: Plan) -> None:
@@ -123,27 +134,27 @@ def find_run(study: Path, folder: Path) -> PlannedRun | None:
     return next((run for run in runs if run.folder.resolve() == folder.resolve()), None)
 
 
-def _written(run: PlannedRun, study: Path) -> dict[str, Any]:
+def _written(run: PlannedRun, study: Path) -> Node:
     place = str(run.folder.relative_to(study))
-    return {**asdict(run.info), "folder": place, "context": asdict(run.context), "config": run.config}
+    return {**asdict(run.info), "folder": place, "context": asdict(run.context), "config": run.config.to_dict()}
 
 
-def _read(data: dict[str, Any], study: Path) -> PlannedRun:
+def _read(data: Node, study: Path) -> PlannedRun:
     names = RunOutline.__dataclass_fields__
     info = RunOutline(**{name: data[name] for name in names})
-    config = data["config"]
-    context = RunContext.from_dict(data["context"] if "context" in data else _context_in(config))
-    return PlannedRun(info=info, config=config, folder=study / data["folder"], context=context)
+    context = RunContext.from_dict(data["context"] if "context" in data else _context_in(data["config"]))
+    return PlannedRun(
+        info=info, config=RunConfig.from_dict(data["config"]), folder=study / data["folder"], context=context
+    )
 
 
-def _context_in(config: dict[str, Any]) -> dict[str, Any]:
-    """The context of a run, taken out of its config, where the first schema kept it."""
-    budget = {name: config["budget"].pop(name, None) for name in ("changed", "value", "of")}
-    tuning = {name: config["tune"].pop(name, None) for name in ("chosen", "tried")}
-    config["comparison"] = asdict(ComparisonConfig(baseline=config.pop("baseline", None)))
+def _context_in(config: Node) -> Node:
+    """The context of a run, where the first schema kept it."""
+    budget = {name: config["budget"].get(name) for name in ("changed", "value", "of")}
+    tuning = {name: config["tune"].get(name) for name in ("chosen", "tried")}
     return {
-        "variant": config.pop("variant", None),
-        "index": config.pop("index", None),
+        "variant": config.get("variant"),
+        "index": config.get("index"),
         "budget": budget if budget["changed"] is not None else None,
         "tuning": tuning if tuning["chosen"] else None,
     }

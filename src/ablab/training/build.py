@@ -3,39 +3,105 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from ablab.config import RunConfig
 from ablab.config.axes import Axis, called_by, load
 from ablab.errors import UserError
-from ablab.model.encoders import EncoderFactory, FeatureEncoder, TextEncoder
 from ablab.model.modal_fusion.base import NOTHING_TO_FUSE
-from ablab.model.multimodal import MultimodalTransformer
+from ablab.model.multimodal import EncoderFactory, FeatureEncoder, MultimodalTransformer, TextEncoder
 from ablab.model.protocols import NeedsModalities, misspelt
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
+from ablab.results.record import Cost
 from ablab.tasks.base import Modality, Task
+from ablab.training.cost import count_flops, count_parameters
 
 
-def build_option(config: dict[str, Any], axis: str, **supplied: Any) -> Any:
+def build_option(config: RunConfig, axis: str, **supplied: Any) -> Any:
     """What the config of one axis describes: an object, or a factory if the option says `_partial_`.
 
     Raises:
         UserError: its class refuses a value; the message names the axis.
     """
     try:
-        return instantiate(config[axis], _convert_="all", **supplied)
+        return instantiate(config.options[axis], _convert_="all", **supplied)
     except InstantiationException as error:
         raise _refused(axis, error.__cause__ or error) from error
 
 
-def build_task(config: dict[str, Any]) -> Task:
+@dataclass(frozen=True, kw_only=True)
+class BuiltRun:
+    """A run with all that its training takes, each made once, and when it is asked for first.
+
+    Args:
+        task: with its data loaded, and the seed of the config.
+    """
+
+    config: RunConfig
+    task: Task
+
+    @classmethod
+    def of(cls, config: RunConfig) -> BuiltRun:
+        """The run of a config. Raises UserError if its data are missing or its task cannot work."""
+        return cls(config=config, task=build_task(config))
+
+    @cached_property
+    def shapes(self) -> Transformer:
+        """The model without values, which takes no time: for counting, and for checks."""
+        return build_model(self.config, self.task, device="meta")
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Parameters and FLOPs, counted before training."""
+        flops, uncounted = count_flops(self.shapes, self.task.loss, self.task.example())
+        return Cost(
+            parameters=count_parameters(self.shapes),
+            flops_per_step=flops * self.task.batch_size * self.config.trainer.accumulate_grad_batches,
+            flops_uncounted=uncounted,
+        )
+
+    @cached_property
+    def optimizer(self) -> Callable[..., Optimizer]:
+        """Makes the optimizer of parameters."""
+        factory: Callable[..., Optimizer] = instantiate(self.config.options["optimizer"], _convert_="all")
+        return factory
+
+    @cached_property
+    def schedule(self) -> Callable[[Optimizer], LRScheduler]:
+        """Makes the schedule of an optimizer."""
+        factory: Callable[[Optimizer], LRScheduler] = instantiate(self.config.options["schedule"], _convert_="all")
+        return factory
+
+    def build_model(self) -> Transformer:
+        """The model with its initial values."""
+        return build_model(self.config, self.task)
+
+    def build_strategy(self) -> Any:
+        """What Lightning's Trainer takes as `strategy`; each Trainer takes one of its own."""
+        return build_strategy(self.config)
+
+
+def build_strategy(config: RunConfig) -> Any:
+    """What Lightning's Trainer takes as `strategy`. The option's `processes` are those of all nodes.
+
+    Raises:
+        UserError: it refuses a value.
+    """
+    return build_option(config, "strategy", processes=config.world_size)
+
+
+def build_task(config: RunConfig) -> Task:
     """The task with its data loaded. Raises UserError if the data are missing or the settings cannot work."""
-    task = build_option(config, "task", seed=config["seed"])
+    task = build_option(config, "task", seed=config.seed)
     try:
         task.setup("fit")
     except ValueError as error:
@@ -43,7 +109,7 @@ def build_task(config: dict[str, Any]) -> Task:
     return task
 
 
-def build_model(config: dict[str, Any], task: Task, device: str = "cpu") -> Transformer:
+def build_model(config: RunConfig, task: Task, device: str = "cpu") -> Transformer:
     """The model for a task, with its initial values. On the device "meta" it has shapes only, and takes no time."""
     factory: partial[Transformer] = build_option(
         config,
@@ -54,7 +120,7 @@ def build_model(config: dict[str, Any], task: Task, device: str = "cpu") -> Tran
         padding=task.padding,
         pooled=task.pooled,
         n_outputs=task.n_outputs,
-        seed=config["seed"],
+        seed=config.seed,
         **{axis.name: component(axis, config) for axis in called_by("model")},
     )
     build = _of_modalities(config, task, factory)
@@ -67,13 +133,13 @@ def build_model(config: dict[str, Any], task: Task, device: str = "cpu") -> Tran
         raise _refused("model", error) from error
 
 
-def clashing(config: dict[str, Any], clash: ClashError) -> UserError:
+def clashing(config: RunConfig, clash: ClashError) -> UserError:
     """What a user is told of options of two axes that do not work together."""
-    one, other = (f"{axis}={config['axes'].get(axis)}" for axis in (clash.axis, clash.other))
+    one, other = config.chosen(clash.axis), config.chosen(clash.other)
     return UserError(f"{one} does not work with {other}: {clash.reason}; choose another of either")
 
 
-def _of_modalities(config: dict[str, Any], task: Task, factory: partial[Transformer]) -> Callable[[], Transformer]:
+def _of_modalities(config: RunConfig, task: Task, factory: partial[Transformer]) -> Callable[[], Transformer]:
     """The factory for the task's modalities; as it is for a task of tokens, which leave nothing to fuse."""
     if task.modalities:
         return partial(
@@ -97,7 +163,7 @@ def _encoder(modality: Modality) -> EncoderFactory:
     return partial(TextEncoder, length=modality.length, vocab_size=modality.vocab_size)
 
 
-def component(axis: Axis, config: dict[str, Any]) -> Callable[..., Any]:
+def component(axis: Axis, config: RunConfig) -> Callable[..., Any]:
     """The factory of an axis of the model, with the axis in front of what it refuses."""
     factory = build_option(config, axis.name)
 

@@ -9,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.model.transformer import Transformer
 from ablab.results.store import CONFIG_FILE
@@ -67,9 +68,10 @@ def load_run(run: Path, checkpoint: str) -> tuple[Transformer, Task]:
         UserError: the folder holds no run, or the run has no such checkpoint, or the checkpoint is damaged.
     """
     path = find_checkpoint(run, checkpoint)
-    config: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
+    data: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
+    config = RunConfig.from_dict(data)
     state = read_checkpoint(path)
-    task: Task = build_option(config, "task", seed=config["seed"])
+    task: Task = build_option(config, "task", seed=config.seed)
     task.load_state_dict(state.get(type(task).__qualname__, {}))  # absent where a task has nothing to remember
     model = build_model(config, task)
     prefix = "model."

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ablab.config import fingerprint
+from ablab.config import RunConfig, fingerprint
 from ablab.errors import Diverged, Interrupted, UserError
 from ablab.model.mechanism import probe_outputs
 from ablab.results.hparams import write_hparams
-from ablab.results.record import BudgetReport, Cost, Record, RunContext
+from ablab.results.record import BudgetReport, Record, RunContext
 from ablab.results.store import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
@@ -35,12 +35,11 @@ from ablab.results.store import (
     write_record,
 )
 from ablab.tasks.base import Task
-from ablab.training.build import build_model, build_task
+from ablab.training.build import BuiltRun
 from ablab.training.callback_group import build_callbacks
 from ablab.training.callbacks import Heartbeat, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
-from ablab.training.continuing import origin_of
-from ablab.training.cost import CostMeter, count_flops, count_parameters
+from ablab.training.cost import CostMeter
 from ablab.training.failures import failure_of, forget_failures, leave
 from ablab.training.loggers import build_loggers, close_loggers, continue_loggers
 from ablab.training.module import TrainingModule
@@ -53,15 +52,17 @@ from ablab.training.strategies.base import parallel
 from ablab.training.token_counts import TokenCounts
 from ablab.training.traffic.callback import Communicating
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning, untimed_steps
+from ablab.training.warm_start import origin_of
 from ablab.training.world import world
 
 
 def execute(
-    config: dict[str, Any],
+    config: RunConfig,
     folder: Path,
     context: RunContext | None = None,
     progress: Progress | None = None,
     beat: Callable[[], None] | None = None,
+    built: BuiltRun | None = None,
 ) -> Record:
     """Train and evaluate the run that `config` describes, and leave everything about it in `folder`.
 
@@ -73,27 +74,28 @@ def execute(
     interrupted: on a CPU with the same number of threads to the last bit.
 
     Args:
-        config: as `config.freeze` returns it.
+        config: of the run.
         folder: of this run alone, as `prepare_folder` left it.
         context: of the run in its study; None: it is in none.
         progress: called a few times a second.
         beat: called at every stage of the set-up, optimizer step and batch of an evaluation, so that somebody sees
             that this process has not stopped.
+        built: the run as it was checked in this process; None: it is built here.
     """
     place = world()
     record = new_record(config, context)
     loggers: list[Logger] = []
     try:
         loggers = build_loggers(
-            config["logger"],
+            config.options["logger"],
             folder,
             study=record.study,
             variant=record.variant,
             seed=record.seed,
-            config=config,
+            config=config.to_dict(),
         )
         with quiet_lightning(), stop_on_request() as stop:
-            _train(config, folder, record, loggers, progress, stop, beat)
+            _train(config, built, folder, record, loggers, progress, stop, beat)
         record.status, record.reason, record.cause = "ok", None, None
     except Diverged as outcome:
         record.status, record.reason, record.cause = "diverged", str(outcome), None
@@ -118,7 +120,7 @@ def execute(
     return record
 
 
-def prepare_folder(config: dict[str, Any], folder: Path) -> None:
+def prepare_folder(config: RunConfig, folder: Path) -> None:
     """Make `folder` ready for the run. Done once, before any process of the run.
 
     What an earlier attempt at this very run left is kept, so that it can go on; what another run left is removed.
@@ -130,38 +132,38 @@ def prepare_folder(config: dict[str, Any], folder: Path) -> None:
     forget_failures(folder)
     forget_stacks(folder)
     remove_orphans(folder, (CONFIG_FILE, METRICS_FILE, RECORD_FILE))
-    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config)))
+    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
 
 
-def _is_of(config: dict[str, Any], folder: Path) -> bool:
+def _is_of(config: RunConfig, folder: Path) -> bool:
     """Whether an attempt at the run of `config` was made in `folder`, and did not come to an end of its own."""
     check_ours(folder)
     try:
         earlier: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
-        same = fingerprint(earlier) == fingerprint(config)
-    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
+        same = fingerprint(RunConfig.from_dict(earlier)) == fingerprint(config)
+    except (OSError, ValueError, AttributeError, TypeError, UserError, YAMLError, OmegaConfBaseException):
         return False
     with contextlib.suppress(UserError):
         return same and read_record(folder / RECORD_FILE).status not in ("ok", "diverged")
     return same
 
 
-def new_record(config: dict[str, Any], context: RunContext | None = None) -> Record:
+def new_record(config: RunConfig, context: RunContext | None = None) -> Record:
     """The record of a run that has not done anything yet: it has failed, until it says otherwise."""
     context = context or RunContext()
     return Record(
         status="failed",
-        reason="ended without a word",
+        reason="the process ended without writing a record",
         cause="killed",
         fingerprint=fingerprint(config),
-        study=config["name"],
+        study=config.name,
         variant=context.variant or variant_of(config),
         index=context.index,
-        seed=config["seed"],
-        axes=config["axes"],
-        config=config,
-        budget=config["budget"] | asdict(context.budget or BudgetReport()) if config["budget"]["match"] else None,
-        tuning=config["tune"] | asdict(context.tuning) if context.tuning else None,
+        seed=config.seed,
+        axes=config.axes,
+        config=config.to_dict(),
+        budget=asdict(config.budget) | asdict(context.budget or BudgetReport()) if config.budget.match else None,
+        tuning=asdict(config.tune) | asdict(context.tuning) if context.tuning else None,
         versions=versions(),
         git=git_state(),
         started_at=_now(),
@@ -169,7 +171,8 @@ def new_record(config: dict[str, Any], context: RunContext | None = None) -> Rec
 
 
 def _train(
-    config: dict[str, Any],
+    config: RunConfig,
+    built: BuiltRun | None,
     folder: Path,
     record: Record,
     loggers: list[Logger],
@@ -178,29 +181,30 @@ def _train(
     beat: Callable[[], None] | None,
 ) -> None:
     heart = [] if beat is None else [Heartbeat(beat)]
-    accumulate = config["trainer"]["accumulate_grad_batches"]
-    task = build_task(config)
+    accumulate = config.trainer.accumulate_grad_batches
+    built = built or BuiltRun.of(config)
+    task = built.task
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
-    record.cost = cost = _counted(config, task, accumulate)
+    record.cost = cost = replace(built.cost)
     meter, tokens = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config)), TokenCounts(accumulate)
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
     told = [ReportProgress(progress, task.primary)] if progress else []
-    callbacks = [traffic, meter, tokens, mechanisms, *heart, *told, *build_callbacks(config["callbacks"])]
+    callbacks = [traffic, meter, tokens, mechanisms, *heart, *told, *build_callbacks(config.options["callbacks"])]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
-    trainer = build_trainer(config, folder, task, loggers, callbacks, origin, stop)
+    trainer = build_trainer(built, folder, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)
     if checkpoint is not None:
         continue_loggers(loggers, checkpoint.step)
     record.machine = machine(trainer.strategy.root_device)
     strategy = parallel(trainer.strategy)
-    record.notes += strategy.notes(config["trainer"]["max_steps"])
-    seed_everything_else(config["seed"], strategy.dp_rank(trainer.global_rank))
-    module = build_module(config, task)
+    record.notes += strategy.notes(config.trainer.max_steps)
+    seed_everything_else(config.seed, strategy.dp_rank(trainer.global_rank))
+    module = build_module(built)
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
         record.last = module.last
-        module.model = strategy.full_model(module.model, lambda: build_model(config, task))  # to ask it about itself
+        module.model = strategy.full_model(module.model, built.build_model)  # to ask it about itself
         record.pictures = leave_pictures(trainer, module, task, folder)
         record.responses = probe_outputs(module.model) | {"schedule": _trace(module.learning_rates)}
         traffic.gather(trainer)
@@ -211,7 +215,7 @@ def _train(
         record.parameter_groups = [group for each in trainer.optimizers for group in describe_groups(each)]
 
 
-def _checkpoint(config: dict[str, Any], folder: Path, origin: Origin, record: Record) -> Found | None:
+def _checkpoint(config: RunConfig, folder: Path, origin: Origin, record: Record) -> Found | None:
     """The checkpoint that the run goes on from: its own, else that of the run that it was told to go on from.
 
     Where it came from, and what was wrong with a newer one of its own, is told in the record.
@@ -224,17 +228,6 @@ def _checkpoint(config: dict[str, Any], folder: Path, origin: Origin, record: Re
         found, whose = origin_of(config, origin.corpus)
         record.notes += [whose] if whose else []
     return found
-
-
-def _counted(config: dict[str, Any], task: Task, accumulate: int) -> Cost:
-    """Parameters and FLOPs, counted before training on a model without values."""
-    model = build_model(config, task, device="meta")
-    flops, uncounted = count_flops(model, task.loss, task.example())
-    return Cost(
-        parameters=count_parameters(model),
-        flops_per_step=flops * task.batch_size * accumulate,
-        flops_uncounted=uncounted,
-    )
 
 
 def _evaluate(trainer: Trainer, module: TrainingModule, task: Task) -> dict[str, float]:
@@ -251,10 +244,10 @@ def _trace(rates: list[float]) -> list[float]:
     return [sum(rates), sum(rate * rate for rate in rates), sum(step * rate for step, rate in enumerate(rates))]
 
 
-def variant_of(config: dict[str, Any]) -> str:
+def variant_of(config: RunConfig) -> str:
     """What a run was asked for by, where no plan has given its variant a label."""
     named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "hydra")
-    return ",".join(o for o in config["overrides"] if not o.startswith(named))
+    return ",".join(o for o in config.overrides if not o.startswith(named))
 
 
 def _now() -> str:

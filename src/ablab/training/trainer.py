@@ -15,10 +15,10 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.store import PROFILE_FOLDER
-from ablab.tasks.base import Task
-from ablab.training.build import build_model, build_option
+from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Curves
 from ablab.training.checkpoint_files import Origin
 from ablab.training.checkpoint_folders import CheckpointFiles
@@ -60,26 +60,26 @@ _OBSERVING = {"enable_progress_bar": False, "enable_model_summary": False}  # un
 
 
 def build_trainer(
-    config: dict[str, Any],
+    built: BuiltRun,
     folder: Path,
-    task: Task,
     loggers: list[Logger],
     callbacks: Sequence[Callback],
     origin: Origin,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:
-    """The Trainer that a frozen config describes, with curves, checkpoints and `callbacks`.
+    """The Trainer of a run, with curves, checkpoints and `callbacks`.
 
     Args:
         origin: what its checkpoints belong to.
         stop: whether the run was asked to stop, and is to save itself.
     """
+    config, task = built.config, built.task
     settings = trainer_settings(config)
     # Lightning counts batches here, and the config optimizer steps.
     settings["val_check_interval"] *= settings["accumulate_grad_batches"]
     return Trainer(
         **{**_OBSERVING, **settings, "profiler": build_profiler(settings.get("profiler"), folder / PROFILE_FOLDER)},
-        strategy=build_strategy(config),
+        strategy=built.build_strategy(),
         max_epochs=-1,
         logger=loggers,
         callbacks=[
@@ -115,30 +115,15 @@ def build_profiler(asked: str | dict[str, Any] | None, folder: Path) -> Profiler
     return profiler
 
 
-def trainer_settings(config: dict[str, Any]) -> dict[str, Any]:
+def trainer_settings(config: RunConfig) -> dict[str, Any]:
     """The config of the axis `trainer` as arguments of Lightning's Trainer, with the strategy's devices."""
-    settings = {key: value for key, value in config["trainer"].items() if key != "_target_"}
-    return settings | {"devices": config["strategy"]["processes"]}
+    settings = {key: value for key, value in config.options["trainer"].items() if key != "_target_"}
+    return settings | {"devices": config.processes}
 
 
-def world_size(config: dict[str, Any]) -> int:
-    """The processes of the run that a frozen config describes, on all nodes together."""
-    return int(config["strategy"]["processes"] * config["trainer"].get("num_nodes", 1))
-
-
-def build_strategy(config: dict[str, Any]) -> Any:
-    """What Lightning's Trainer takes as `strategy`. The option's `processes` are those of all nodes.
-
-    Raises:
-        UserError: it refuses a value.
-    """
-    option = config["strategy"] | {"processes": world_size(config)}
-    return build_option(config | {"strategy": option}, "strategy")
-
-
-def untimed_steps(config: dict[str, Any]) -> int:
+def untimed_steps(config: RunConfig) -> int:
     """Steps at the start of a run that its figures leave out, while memory and caches fill."""
-    return math.gcd(config["trainer"]["val_check_interval"], config["trainer"]["log_every_n_steps"])
+    return math.gcd(config.trainer.val_check_interval, config.trainer.log_every_n_steps)
 
 
 @contextlib.contextmanager
@@ -166,11 +151,11 @@ def quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def build_module(config: dict[str, Any], task: Task) -> TrainingModule:
-    """The model of a frozen config, with its initial values, ready to be trained on its task."""
+def build_module(built: BuiltRun) -> TrainingModule:
+    """The model of a run, with its initial values, ready to be trained on its task."""
     return TrainingModule(
-        build_model(config, task),
-        task,
-        instantiate(config["optimizer"], _convert_="all"),
-        instantiate(config["schedule"], _convert_="all"),
+        built.build_model(),
+        built.task,
+        built.optimizer,
+        built.schedule,
     )

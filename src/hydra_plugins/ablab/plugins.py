@@ -45,14 +45,14 @@ class AblabSweeper(Sweeper):
 
         study = self._study(arguments)
         try:
-            return study.conduct()
+            return study.run()
         except KeyboardInterrupt:
             compare_so_far(study.folder, **declared_settings(study.comparison))
             raise
 
     def _study(self, arguments: list[str]) -> Any:
         from ablab.report.live import observer
-        from ablab.study.conduct import Study
+        from ablab.study.run_study import Study
 
         given = [f"{key}={value}" for key, value in self._params.items()]
         own = isinstance(self._launcher, AblabLauncher)
@@ -78,9 +78,9 @@ class AblabPlanner(AblabSweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         from ablab.report.plan import show_plan
-        from ablab.study.look import look_at
+        from ablab.study.preview_study import preview
 
-        sys.exit(show_plan(look_at(self._study(arguments), probe=self._probe)))
+        sys.exit(show_plan(preview(self._study(arguments), probe=self._probe)))
 
 
 class AblabLauncher(Launcher):
@@ -92,7 +92,7 @@ class AblabLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from ablab.report.live import observer
-        from ablab.study.conduct import launch_overrides
+        from ablab.study.run_study import launch_overrides
 
         return launch_overrides(self._context.config_loader, self.config, job_overrides, initial_job_idx, observer)
 

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from ablab.bench.attention import definitions
+from ablab.bench.attention.cost import Times
 from ablab.bench.attention.implementation import Attention, Expected, Implementation, Pass
 from ablab.bench.attention.results import Cell, Results
-from ablab.bench.attention.timing import Times
 
 
 class Mean(Attention):

@@ -32,8 +32,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setenv("GOMP_SPINCOUNT", os.environ.get("GOMP_SPINCOUNT", "0"))
-    monkeypatch.setattr("ablab.bench.attention.catalogue._PEERS", {})
-    monkeypatch.setattr("ablab.bench.attention.peak.SIZE", {"cpu": 64})
+    monkeypatch.setattr("ablab.bench.attention.command._PEERS", {})
+    monkeypatch.setattr("ablab.bench.attention.cost.SIZE", {"cpu": 64})
 
     def run(*words: str) -> tuple[object, str, str]:
         with pytest.raises(SystemExit) as ended:
@@ -116,12 +116,10 @@ def test_an_interrupt_leaves_what_was_measured(bench: Bench, tmp_path: Path, mon
 
 
 def test_a_peer_that_is_left_out_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Missing:
-        @staticmethod
-        def implementations(_: object) -> None:
-            raise ModuleNotFoundError
+    def missing(_: object) -> None:
+        raise ModuleNotFoundError
 
-    monkeypatch.setattr("ablab.bench.attention.catalogue._PEERS", {"a-peer": Missing})
+    monkeypatch.setattr("ablab.bench.attention.command._PEERS", {"a-peer": missing})
     status, out, err = bench("--lengths", "8", "--passes", "forward", "--implementations", "full", "--rounds", "1")
     assert status == 0
     line = "left out: a-peer: not installed; pip install 'ablab[bench]' brings it"

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ablab.bench.attention import definitions
-from ablab.bench.attention.check import WrongResultError, check, sample
-from ablab.bench.attention.implementation import Attention, Expected
-from ablab.bench.attention.setting import Setting
+from ablab.bench.attention.definitions import WrongResultError, check, sample
+from ablab.bench.attention.implementation import Attention, Expected, Setting
 
 LENGTH = 48
 TENSORS = Setting(heads=2, head_size=8).draw(LENGTH, heads_first=True)

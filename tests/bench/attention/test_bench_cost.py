@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ablab.bench.attention.limits import available_bytes, foresee, scores_bytes
+from ablab.bench.attention.cost import available_bytes, foresee, in_turn, peak_bytes, repetitions, scores_bytes
+from ablab.bench.attention.implementation import Setting
 from ablab.bench.attention.measure import needed_flops
-from ablab.bench.attention.memory import peak_bytes
-from ablab.bench.attention.setting import Setting
-from ablab.bench.attention.timing import in_turn, repetitions
 
 SETTING = Setting(heads=2, head_size=8)
 

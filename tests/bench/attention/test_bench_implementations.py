@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablab.bench.attention import definitions, local_attention_peers, ours, torch_peers
-from ablab.bench.attention.catalogue import catalogue, chosen
-from ablab.bench.attention.check import WrongResultError, check
-from ablab.bench.attention.implementation import Implementation
-from ablab.bench.attention.setting import Setting
+from ablab.bench.attention import definitions, ours, package_peers, torch_peers
+from ablab.bench.attention.command import catalogue, chosen
+from ablab.bench.attention.definitions import WrongResultError, check
+from ablab.bench.attention.implementation import Implementation, Setting
 from ablab.errors import UserError
 
 SETTING = Setting(batch=2, heads=2, head_size=8, window=16, chunk=8)
@@ -122,7 +121,7 @@ def test_a_peer_that_is_missing_or_broken_is_named(monkeypatch: pytest.MonkeyPat
             raise RuntimeError("built for another torch\nand more")
         return import_module(name)
 
-    for module in ("local_attention_peers", "reformer_peers", "transformers_peers"):
+    for module in ("package_peers", "transformers_peers"):
         monkeypatch.setattr(f"ablab.bench.attention.{module}.import_module", without)
     found, missing = catalogue(SETTING)
     reasons = {each.name: each.reason for each in missing}
@@ -134,9 +133,9 @@ def test_a_peer_that_is_missing_or_broken_is_named(monkeypatch: pytest.MonkeyPat
 
 @needs_peers
 def test_each_configuration_of_local_attention_sees_the_window() -> None:
-    names = [each.name for each in local_attention_peers.implementations(Setting(window=128, chunk=64))]
+    names = [each.name for each in package_peers.local_attention(Setting(window=128, chunk=64))]
     assert names == ["local-attention-128x1", "local-attention-64x2"]
-    assert len(local_attention_peers.implementations(Setting(window=100, chunk=64))) == 1
+    assert len(package_peers.local_attention(Setting(window=100, chunk=64))) == 1
 
 
 def test_names() -> None:

@@ -10,15 +10,13 @@ import torch
 from bench_fakes import Mean, cells, fake
 from torch import Tensor
 
+from ablab.bench.attention import cost
 from ablab.bench.attention import measure as measure_module
-from ablab.bench.attention import timing
-from ablab.bench.attention.check import WrongResultError, check, sample
-from ablab.bench.attention.implementation import PASSES, Implementation, Pass
+from ablab.bench.attention.cost import FEWEST, MatmulPeak, Times, in_turn, repetitions
+from ablab.bench.attention.definitions import WrongResultError, check, sample
+from ablab.bench.attention.implementation import PASSES, Implementation, Pass, Setting
 from ablab.bench.attention.measure import Effort, measure, needed_flops
-from ablab.bench.attention.peak import MatmulPeak
 from ablab.bench.attention.results import Cell, Results
-from ablab.bench.attention.setting import Setting
-from ablab.bench.attention.timing import FEWEST, Times, in_turn, repetitions
 
 SETTING = Setting(heads=2, head_size=4, window=4, chunk=2)
 QUICK = Effort(rounds=3, budget_s=0.001)
@@ -160,7 +158,7 @@ def test_what_was_timed_before_an_interrupt_is_kept(monkeypatch: pytest.MonkeyPa
             raise KeyboardInterrupt
         return 1.0
 
-    monkeypatch.setattr(timing, "once", interrupted)
+    monkeypatch.setattr(cost, "once", interrupted)
     results = Results(["first", "second"])
     with pytest.raises(KeyboardInterrupt):
         measure(

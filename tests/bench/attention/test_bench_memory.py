@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablab.bench.attention.memory import peak_bytes
+from ablab.bench.attention.cost import peak_bytes
 
 MEGABYTE = 2**20
 

@@ -6,10 +6,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from ablab.bench.attention.catalogue import catalogue, chosen
-from ablab.bench.attention.check import WrongResultError, check, sample
-from ablab.bench.attention.implementation import Attention
-from ablab.bench.attention.setting import Setting
+from ablab.bench.attention.command import catalogue, chosen
+from ablab.bench.attention.definitions import WrongResultError, check, sample
+from ablab.bench.attention.implementation import Attention, Setting
 
 LENGTH, WINDOW, CHUNK, ROUNDS = 512, 32, 16, 2
 SETTING = Setting(heads=2, head_size=8, window=WINDOW, chunk=CHUNK, hash_rounds=ROUNDS)

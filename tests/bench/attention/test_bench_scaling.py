@@ -9,7 +9,7 @@ from bench_fakes import cells, results
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablab.bench.attention.limits import foresee
+from ablab.bench.attention.cost import foresee
 from ablab.bench.attention.scaling import Ahead, Crossover, ahead, baseline_of, crossover, exponent
 
 LENGTHS = [2**power for power in range(8, 17)]

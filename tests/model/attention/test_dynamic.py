@@ -7,12 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
-from ablab.model.attention import band, hashed, hashing
-from ablab.model.attention.dynamic import DynamicAttention
-from ablab.model.attention.lsh import LSHAttention
-from ablab.model.attention.naive import (
+from naive import (
     dynamic_weight,
     full_mask,
     lsh_mask,
@@ -21,7 +16,12 @@ from ablab.model.attention.naive import (
     without_own,
     without_padding,
 )
-from ablab.model.attention.slices import GPU_SLICES, at_once
+from torch import Tensor
+
+from ablab.model.attention import band, hashed, hashing
+from ablab.model.attention.dense import GPU_SLICES, at_once
+from ablab.model.attention.dynamic import DynamicAttention
+from ablab.model.attention.lsh import LSHAttention
 from ablab.model.attention.windowed import WindowedAttention
 
 Agree = Callable[..., None]

@@ -8,13 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
-from ablab.model.attention.buckets import Buckets, stable_order
-from ablab.model.attention.full import FullAttention
-from ablab.model.attention.hashed import hashed_forward
-from ablab.model.attention.lsh import LSHAttention
-from ablab.model.attention.naive import (
+from naive import (
     full_mask,
     lsh_mask,
     masked_attention,
@@ -22,6 +16,12 @@ from ablab.model.attention.naive import (
     without_own,
     without_padding,
 )
+from torch import Tensor
+
+from ablab.model.attention.buckets import Buckets, stable_order
+from ablab.model.attention.full import FullAttention
+from ablab.model.attention.hashed import hashed_forward
+from ablab.model.attention.lsh import LSHAttention
 
 Agree = Callable[..., None]
 Problems = Any  # see conftest

@@ -10,9 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
-from ablab.model.attention.naive import (
+from naive import (
     dynamic_weight,
     full_mask,
     lsh_mask,
@@ -23,6 +21,7 @@ from ablab.model.attention.naive import (
     without_own,
     without_padding,
 )
+from torch import Tensor
 
 Problems = Any
 few_examples = settings(max_examples=30, deadline=None, derandomize=True)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import masked_attention, own_if_alone, window_mask, without_own, without_padding
 from torch import Tensor
 
 from ablab.model.attention import windowed
 from ablab.model.attention.full import FullAttention
-from ablab.model.attention.naive import masked_attention, own_if_alone, window_mask, without_own, without_padding
 from ablab.model.attention.windowed import WindowedAttention
 
 Agree = Callable[..., None]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.model.attention.base import AttentionCore
 from ablab.model.position import ALiBi, slopes_of
@@ -116,7 +117,7 @@ def test_weights_are_those_of_the_biased_scores(make: Callable[..., AttentionCor
         torch.testing.assert_close(weights[head, keys], biased[head, keys].softmax(0))
 
 
-def test_a_combination_that_cannot_work_is_refused_in_one_line(tiny_config: Callable[..., dict[str, Any]]) -> None:
+def test_a_combination_that_cannot_work_is_refused_in_one_line(tiny_config: Callable[..., RunConfig]) -> None:
     with pytest.raises(UserError) as caught:
         Preflight().check(tiny_config("position=alibi", "attention=nsa"))
     assert str(caught.value) == (

@@ -16,10 +16,11 @@ import pytest
 from boards import board, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.study.supervision.supervisor import supervise
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 STEPS = list(range(1, 41))
 KILLED = """
 import json, os, signal, sys

@@ -248,4 +248,4 @@ def test_every_option_is_built_by_its_file_and_checked_by_its_signature(name: st
         check_signature("design", plain | {"exclude": "x"})
     with pytest.raises(UserError, match=r"^design\.exclud: no such setting of design; did you mean 'exclude'\?"):
         check_signature("design", plain | {"exclud": None})
-    assert re.fullmatch(r"ablab\.study\.designs\.\w+\.\w+", loaded._target_)
+    assert re.fullmatch(r"ablab\.study\.designs\.\w+", loaded._target_)

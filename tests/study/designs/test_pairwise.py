@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablab.study.designs import Factor, Pairwise, Variant, covering
-from ablab.study.designs.admissible import Admissible
+from ablab.study.designs.covering import Admissible
 
 Make = Callable[..., list[Factor]]
 Pair = frozenset[tuple[str, str]]

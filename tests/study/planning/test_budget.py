@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytest
 
 from ablab.analysis.comparison import compare
-from ablab.config import conf_folder, fingerprint
+from ablab.config import RunConfig, conf_folder, fingerprint
 from ablab.errors import UserError
+from ablab.report.notes import notes_of
 from ablab.results.collect import collect
 from ablab.results.record import BudgetReport, RunContext
 from ablab.study.planning.budget import meet_budgets, refuse_for_one_run
@@ -21,7 +22,7 @@ from ablab.training.build import build_model, build_task
 from ablab.training.cost import count_parameters
 from ablab.training.run import new_record
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 SIZES = ("model.d_model=64", "model.n_heads=4", "model.n_layers=2", "task.seq_len=64")
 
 
@@ -29,7 +30,7 @@ SIZES = ("model.d_model=64", "model.n_heads=4", "model.n_layers=2", "task.seq_le
 class Met:
     """A run after its sweep has met its budget."""
 
-    config: dict[str, Any]
+    config: RunConfig
     context: RunContext
 
     @property
@@ -45,10 +46,10 @@ def met(tiny_config: TinyConfig, variants: list[list[str]], *settings: str) -> l
         for seed in (0, 1)
     ]
 
-    def composed(run: Run) -> dict[str, Any]:
+    def composed(run: Run) -> RunConfig:
         seed = next(o for o in run.overrides if o.startswith("seed="))
         others = [o for o in run.overrides if o != seed]  # composed once for both seeds
-        return tiny_config(*SIZES, *settings, *others) | {"seed": int(seed.removeprefix("seed="))}
+        return replace(tiny_config(*SIZES, *settings, *others), seed=int(seed.removeprefix("seed=")))
 
     adjusted, lines = meet_budgets(plan, [composed(run) for run in plan], Preflight())
     print(*lines, sep="\n")
@@ -77,9 +78,9 @@ def test_the_stream_is_made_narrower_where_the_feed_forward_parts_cannot_give_en
     changed = nsa.report.changed
     assert changed is not None
     before, after = changed["model.d_model"]
-    assert before == 64 > after == nsa.config["model"]["d_model"]
+    assert before == 64 > after == nsa.config.options["model"]["d_model"]
     assert after % (2 * 4) == 0  # pairs of features in each of four heads
-    assert changed["model.d_ff"][1] == nsa.config["model"]["d_ff"]
+    assert changed["model.d_ff"][1] == nsa.config.options["model"]["d_ff"]
     count = count_parameters(build_model(nsa.config, build_task(nsa.config), device="meta"))
     assert count == nsa.report.value == pytest.approx(full.report.value, rel=0.02)
 
@@ -89,14 +90,14 @@ def test_flops_are_met_by_steps_and_the_schedule_follows(
 ) -> None:
     settings = ("budget.match=flops", "trainer.max_steps=500")
     full, *_, mla = met(tiny_config, [["attention=full"], ["attention=mla"]], *settings)
-    assert full.config["trainer"]["max_steps"] == 500
-    assert mla.config["trainer"]["max_steps"] < 500
-    assert mla.config["schedule"]["total_steps"] == mla.config["trainer"]["max_steps"]
+    assert full.config.trainer.max_steps == 500
+    assert mla.config.trainer.max_steps < 500
+    assert mla.config.options["schedule"]["total_steps"] == mla.config.trainer.max_steps
     value, wanted = mla.report.value, mla.report.of
     assert value == pytest.approx(wanted, rel=0.002)
     [line] = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        rf"attention=mla: trainer.max_steps 500 -> {mla.config['trainer']['max_steps']} for {value:,} of {wanted:,} "
+        rf"attention=mla: trainer.max_steps 500 -> {mla.config.trainer.max_steps} for {value:,} of {wanted:,} "
         r"FLOPs \([+-]0\.\d\d%\)",
         line,
     )
@@ -105,7 +106,7 @@ def test_flops_are_met_by_steps_and_the_schedule_follows(
 def test_tokens_in_larger_batches_take_fewer_steps(tiny_config: TinyConfig) -> None:
     settings = ("budget.match=tokens", "trainer.max_steps=300")
     runs = met(tiny_config, [["task.batch_size=4"], ["task.batch_size=12"]], *settings)
-    assert [run.config["trainer"]["max_steps"] for run in runs] == [300, 300, 100, 100]
+    assert [run.config.trainer.max_steps for run in runs] == [300, 300, 100, 100]
     steps = {"trainer.max_steps": [300, 100]}
     assert [run.report.changed for run in runs] == [{}, {}, steps, steps]
 
@@ -115,7 +116,7 @@ def test_the_reference_may_be_any_variant(tiny_config: TinyConfig) -> None:
     full, _, mla, _ = met(tiny_config, [["attention=full"], ["attention=mla"]], *settings)
     assert mla.report.changed == {}
     assert full.report.of == mla.report.value
-    assert full.config["model"]["d_ff"] > 4 * 64
+    assert full.config.options["model"]["d_ff"] > 4 * 64
 
 
 @pytest.mark.parametrize(
@@ -147,10 +148,10 @@ def test_one_run_has_nothing_to_be_equal_to(tiny_config: TinyConfig) -> None:
 
 def test_identity_is_what_is_trained_and_the_record_says_why(tiny_config: TinyConfig) -> None:
     _, _, mla, _ = met(tiny_config, [["attention=full"], ["attention=mla"]], "budget.match=params")
-    by_hand = tiny_config(*SIZES, "attention=mla", f"model.d_ff={mla.config['model']['d_ff']}")
+    by_hand = tiny_config(*SIZES, "attention=mla", f"model.d_ff={mla.config.options['model']['d_ff']}")
     assert fingerprint(mla.config) == fingerprint(by_hand)
     report = new_record(mla.config, mla.context).budget
-    assert report == {**mla.config["budget"], **asdict(mla.report)}
+    assert report == {**asdict(mla.config.budget), **asdict(mla.report)}
     assert new_record(by_hand).budget is None
 
 
@@ -162,4 +163,4 @@ def test_the_comparison_says_whether_budgets_are_equal(
         run(each.config, tmp_path / str(index), variant=each.context.variant, index=index, budget=each.report)
     (found,) = compare(collect([tmp_path])).items
     assert found.label == "mla"  # the width that was adjusted makes no variant of its own
-    assert "EQUAL BUDGET  parameters within 2% of the baseline's." in found.notes
+    assert "EQUAL BUDGET  parameters within 2% of the baseline's." in notes_of(found)

@@ -223,10 +223,10 @@ def test_the_quickstart_study_is_fifteen_runs(tmp_path: Path, monkeypatch: pytes
     assert len(runs) == 15
     folders = [str(folder) for _, folder in composed]
     assert folders[:2] == [f"outputs/quickstart/attention={option}/seed=0" for option in ("full", "windowed")]
-    assert [(c["axes"]["attention"], c["seed"]) for c, _ in composed] == [
+    assert [(c.axes["attention"], c.seed) for c, _ in composed] == [
         (option, seed) for seed in range(5) for option in ("full", "windowed", "lsh")
     ]
-    assert {c["name"] for c, _ in composed} == {"quickstart"}
+    assert {c.name for c, _ in composed} == {"quickstart"}
     assert [run.context.index for run in runs] == list(range(15))
 
 
@@ -238,7 +238,7 @@ def test_the_folder_of_a_run_names_the_seed_of_its_config(tmp_path: Path) -> Non
         config = compose("config", [f"hydra.searchpath=[{tmp_path}]", "study=lucky"], return_hydra_config=True)
         [run] = plan("study=lucky", "attention=lsh")
         frozen, folder = Composer(GlobalHydra.instance().config_loader(), config)(run)
-    assert (frozen["seed"], folder) == (7, Path("outputs/lucky/seed=7"))
+    assert (frozen.seed, folder) == (7, Path("outputs/lucky/seed=7"))
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.study.planning.preflight import Preflight
 from ablab.tasks.text import Text
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ TinyConfig = Callable[..., dict[str, Any]]
         (["trainer.val_check_interval=0"], r"trainer\.val_check_interval=0: must be at least 1"),
         (["trainer.log_every_n_steps=0"], r"trainer\.log_every_n_steps=0: must be at least 1"),
         (["trainer.accumulate_grad_batches=0"], r"trainer\.accumulate_grad_batches=0: must be at least 1"),
-        (["trainer.num_nodes=0"], r"trainer\.num_nodes=0: must be a whole number, at least 1"),
+        (["trainer.num_nodes=0"], r"trainer\.num_nodes=0: must be at least 1"),
         (["trainer.num_nodes=2"], r"strategy=single runs one process"),
         (["trainer.num_nodes=3", "strategy=ddp"], r"task\.batch_size=4 cannot be shared equally by 6 processes"),
         (["trainer.max_steps=1.5"], r"trainer\.max_steps=1\.5: must be a whole number"),
@@ -121,7 +122,7 @@ def test_a_task_that_does_not_see_the_gpus_of_its_node(
 
 def test_an_option_without_a_target_is_named(tiny_config: TinyConfig) -> None:
     config = tiny_config()
-    del config["activation"]["_target_"]
+    del config.options["activation"]["_target_"]
     with pytest.raises(UserError, match="activation: the option has no _target_"):
         Preflight().check(config)
 

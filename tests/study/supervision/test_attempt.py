@@ -5,25 +5,25 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from processes import processes_in
 
+from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.results.store import LOG_FILE, RECORD_FILE, read_record
 from ablab.study.supervision import attempt
 from ablab.study.supervision.ending import why
 from ablab.study.supervision.supervisor import supervise
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 Faulty = Callable[[str], dict[str, object]]
 
 
 def ignored(step: int, steps: int, shown: str) -> None: ...
 
 
-def supervised(config: dict[str, Any], folder: Path) -> Record:
+def supervised(config: RunConfig, folder: Path) -> Record:
     record = supervise(config, folder, ignored)
     assert read_record(folder / RECORD_FILE) == record
     return record
@@ -37,7 +37,7 @@ def test_a_rank_that_dies_ends_its_run(
 ) -> None:
     """Whether the other rank ends when it is told to, or has to be killed."""
     monkeypatch.setattr(attempt, "FAREWELL_S", farewell_s)
-    config = tiny_config("strategy=ddp", "trainer.devices=2") | {"activation": faulty("rank_dies")}
+    config = tiny_config("strategy=ddp", "trainer.devices=2").with_values({"activation": faulty("rank_dies")})
     record = supervised(config, tmp_path)
     assert (record.status, record.cause) == ("failed", "killed")
     assert record.reason == "process 1 of 2 was killed by SIGKILL (see run.log)"
@@ -56,12 +56,14 @@ def test_a_rank_that_dies_ends_its_run(
 def test_how_a_run_ended(
     tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path, option: str, status: str, cause: str | None, reason: str
 ) -> None:
-    config = tiny_config("trainer.val_check_interval=4", "trainer.log_every_n_steps=4") | {"activation": faulty(option)}
+    config = tiny_config("trainer.val_check_interval=4", "trainer.log_every_n_steps=4").with_values(
+        {"activation": faulty(option)}
+    )
     record = supervised(config, tmp_path)
     assert (record.status, record.cause) == (status, cause)
     assert record.reason is not None
     assert record.reason.startswith(reason)
-    assert record.config == config
+    assert record.config == config.to_dict()
     if option == "raises":
         assert "Traceback" in (tmp_path / LOG_FILE).read_text()
         assert (record.traceback or "").endswith("\nRuntimeError: the bulb is broken")
@@ -75,7 +77,7 @@ def test_a_kill_while_the_kernel_counts_one_for_want_of_memory(
 ) -> None:
     counts = iter([3, 4])
     monkeypatch.setattr(attempt, "oom_kills", lambda: next(counts))
-    record = supervised(tiny_config() | {"activation": faulty("killed")}, tmp_path)
+    record = supervised(tiny_config().with_values({"activation": faulty("killed")}), tmp_path)
     assert (record.cause, record.reason) == ("memory", "out of memory: the process was killed by the kernel")
 
 

@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from ablab.results.record import Record
 from ablab.study.supervision.ending import Ending
-from ablab.study.supervision.hang import Standing
-from ablab.study.supervision.meeting import Meeting
+from ablab.study.supervision.resources import Rendezvous
+from ablab.study.supervision.watchdog import StackReport
 from ablab.training.failures import Failure
 
 KILL, TERM, ABORT = -signal.SIGKILL, -signal.SIGTERM, -signal.SIGABRT
@@ -62,12 +62,12 @@ def failed(rank: int, at: float, lost: bool = False) -> Failure:
                 first=[0],
                 sent=frozenset({9, 15}),
                 failures=[failed(0, 1.0, lost=True)],
-                standings=[Standing(1, WORKING)],
+                reports=[StackReport(1, WORKING)],
             ),
             *(
                 "process 1 of 2 hangs in loop (mine.py:3); process 0 of 2: Error of 0",
                 "hung",
-                'process 1 stood here:\n  File "mine.py", line 3, in loop',
+                'stack trace of rank 1:\n  File "mine.py", line 3, in loop',
             ),
         ),
         (
@@ -105,7 +105,7 @@ def test_a_run_that_was_stopped_has_no_cause() -> None:
 
 
 def test_two_meetings_at_once_are_two() -> None:
-    one, other = Meeting(), Meeting()
+    one, other = Rendezvous(), Rendezvous()
     stores = [dist.TCPStore("127.0.0.1", meeting.port, is_master=False) for meeting in (one, other)]
     stores[0].set("rank", "1")
     assert not stores[1].check(["rank"])

@@ -14,12 +14,13 @@ import pytest
 from processes import processes_in
 from test_supervisor import Told, planned
 
+from ablab.config import RunConfig
+from ablab.config.schema import ExecutionConfig
 from ablab.results.store import RECORD_FILE, read_record
-from ablab.study.planning.settings import Settings
 from ablab.study.supervision import attempt
 from ablab.study.supervision.supervisor import Supervisor
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 FAULTY = """
 import os, signal, sys, time
@@ -82,7 +83,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any], s
     folder = tmp_path_factory.mktemp("two")
     (folder / "faulty_ranks.py").write_text(FAULTY)
     sys.path.insert(0, str(folder))
-    return lambda config, name: config | {"activation": {"_target_": f"faulty_ranks.{name}", "_partial_": True}}
+    return lambda config, name: config.with_values(
+        {"activation": {"_target_": f"faulty_ranks.{name}", "_partial_": True}}
+    )
 
 
 def listening() -> set[str]:
@@ -105,13 +108,13 @@ WAYS = {
     "Hangs": (
         ("failed", "hung"),
         r"process 1 of 2 hangs in fault \(faulty_ranks.py:\d+\): nothing went on for 4 s \(hang_timeout=4\)",
-        r'^process 1 stood here:\n.*File "[^\n]*faulty_ranks.py", line \d+, in fault\n'
-        r'process 0 stood here:\n  File "[^\n]*torch/autograd/graph.py", line \d+, in _engine_run_backward$',
+        r'^stack trace of rank 1:\n.*File "[^\n]*faulty_ranks.py", line \d+, in fault\n'
+        r'stack trace of rank 0:\n  File "[^\n]*torch/autograd/graph.py", line \d+, in _engine_run_backward$',
     ),
     "Stops": (
         ("failed", "hung"),
         r"process 1 of 2 was stopped \(SIGSTOP\), and the others wait for it: nothing went on for 4 s .*",
-        r"^process 0 stood here:\n  File [^\n]*_engine_run_backward$",
+        r"^stack trace of rank 0:\n  File [^\n]*_engine_run_backward$",
     ),
     "Killed": (("failed", "killed"), r"process 1 of 2 was killed by SIGKILL \(see run.log\)", None),
     "Crashes": (("failed", "killed"), r"process 1 of 2 was killed by SIGSEGV \(see run.log\)", r"line \d+, in fault$"),
@@ -131,7 +134,7 @@ def test_whose_fault_it_was(tiny_config: TinyConfig, two: Any, tmp_path: Path, m
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
     config = tiny_config("strategy=ddp", "trainer.devices=2")
     environment, sockets, memory = dict(os.environ), listening(), shared_memory()
-    settings = Settings(jobs=2, retries=0, hang_timeout=4.0)
+    settings = ExecutionConfig(jobs=2, retries=0, hang_timeout=4.0)
     records = Supervisor(settings, Told()).run(planned(tmp_path, *(two(config, name) for name in WAYS)))
     for index, (ending, reason, traceback) in enumerate(WAYS.values()):
         record, folder = records[index], tmp_path / str(index)

@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 import torch
 
+from ablab.config import RunConfig
+from ablab.config.schema import ExecutionConfig
 from ablab.results.communication import MEASURED
 from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, RECORD_FILE, read_record
 from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
-from ablab.study.planning.settings import Settings
 from ablab.study.supervision import attempt, supervisor
 from ablab.study.supervision.supervisor import Supervisor, side_by_side
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 Faulty = Callable[[str], dict[str, object]]
 
 
@@ -50,7 +51,7 @@ class Told(Observer):
         self.events.append("stopping")
 
 
-def planned(folder: Path, *configs: dict[str, Any]) -> list[PlannedRun]:
+def planned(folder: Path, *configs: RunConfig) -> list[PlannedRun]:
     return [
         PlannedRun(
             info=RunOutline(index=index, variant="", task="text", seed=0, steps=4),
@@ -71,9 +72,9 @@ def test_every_run_ends_with_its_reason_and_what_crashed_is_tried_again(
     tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path
 ) -> None:
     options = ("raises", "diverges", "killed", "hangs")
-    configs = [tiny_config(), *(tiny_config() | {"activation": faulty(option)} for option in options)]
+    configs = [tiny_config(), *(tiny_config().with_values({"activation": faulty(option)}) for option in options)]
     told = Told()
-    records = Supervisor(Settings(jobs=2, retries=2, timeout=8.0), told).run(planned(tmp_path, *configs))
+    records = Supervisor(ExecutionConfig(jobs=2, retries=2, timeout=8.0), told).run(planned(tmp_path, *configs))
     assert [(records[i].status, records[i].cause, records[i].attempts) for i in range(5)] == [
         ("ok", None, 1),
         ("failed", "error", 3),
@@ -103,15 +104,15 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
 ) -> None:
     """SIGKILL in the eighth step, from the checkpoint after the sixth, with data loaded by two processes."""
     monkeypatch.chdir(tmp_path)
-    config = tiny_config(*EXACT, *strategy) | {"activation": faulty("killed_once")}
+    config = tiny_config(*EXACT, *strategy).with_values({"activation": faulty("killed_once")})
     ends = {}
     for name in ("whole", "killed"):
         folder = tmp_path / name
-        config["activation"] = {**config["activation"]}
+        config.options["activation"] = {**config.options["activation"]}
         if name == "killed":
             (tmp_path / f"kill-{len(strategy) // 2}").touch()
         told = Told()
-        [record] = Supervisor(Settings(retries=1), told).run(planned(folder, config)).values()
+        [record] = Supervisor(ExecutionConfig(retries=1), told).run(planned(folder, config)).values()
         assert (record.status, record.attempts) == ("ok", 1 + (name == "killed"))
         state = torch.load(folder / "0" / CHECKPOINT_FOLDER / "last.ckpt", weights_only=True)
         ends[name] = (state, record)
@@ -130,8 +131,8 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
 def test_the_first_failure_ends_a_study_that_asks_for_it(
     tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path
 ) -> None:
-    configs = [tiny_config() | {"activation": faulty("raises")}, tiny_config(), tiny_config()]
-    made = Supervisor(Settings(retries=0, on_failure="stop"), told := Told())
+    configs = [tiny_config().with_values({"activation": faulty("raises")}), tiny_config(), tiny_config()]
+    made = Supervisor(ExecutionConfig(retries=0, on_failure="stop"), told := Told())
     assert list(made.run(planned(tmp_path, *configs))) == [0]
     assert told.events == ["started 0 1", "ended 0 failed", "stopping"]
     assert made.stopped_by == "default seed=0"
@@ -143,7 +144,7 @@ def test_ctrl_c_once_lets_runs_save_themselves(tiny_config: TinyConfig, tmp_path
     told = Told(on_progress=once(lambda: os.kill(os.getpid(), signal.SIGINT)))
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        Supervisor(Settings(), told).run(planned(tmp_path, config, config))
+        Supervisor(ExecutionConfig(), told).run(planned(tmp_path, config, config))
     assert told.events == ["started 0 1", "stopping", "ended 0 interrupted"]
     assert (tmp_path / "0" / CHECKPOINT_FOLDER / "last.ckpt").is_file()
     assert signal.getsignal(signal.SIGINT) is before
@@ -153,7 +154,7 @@ def test_ctrl_c_twice_ends_them_at_once(
     tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that hangs would have a minute's grace."""
-    config = tiny_config() | {"activation": faulty("hangs")}
+    config = tiny_config().with_values({"activation": faulty("hangs")})
 
     def interrupt() -> None:
         while not (tmp_path / "0" / "run.log").exists():
@@ -165,21 +166,21 @@ def test_ctrl_c_twice_ends_them_at_once(
     threading.Thread(target=interrupt).start()
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        Supervisor(Settings(), Told()).run(planned(tmp_path, config))
+        Supervisor(ExecutionConfig(), Told()).run(planned(tmp_path, config))
     assert time.monotonic() - begun < attempt.GRACE_S / 2
     assert read_record(tmp_path / "0" / RECORD_FILE).status == "interrupted"
 
 
 def test_how_many_run_side_by_side(tiny_config: TinyConfig) -> None:
     config = tiny_config()
-    config["trainer"]["accelerator"] = "auto"
-    two = config | {"strategy": {"processes": 2}}
-    assert side_by_side([config], Settings(), devices=0) == 1
-    assert side_by_side([config], Settings(jobs=3), devices=0) == 3
-    assert side_by_side([config], Settings(), devices=4) == 4
-    assert side_by_side([config, two], Settings(), devices=4) == 2
-    assert side_by_side([config], Settings(runs_per_device=3), devices=2) == 6
-    assert side_by_side([tiny_config()], Settings(), devices=4) == 1  # on the CPU
+    config = config.with_values({"trainer.accelerator": "auto"})
+    two = config.with_values({"strategy": {"processes": 2}})
+    assert side_by_side([config], ExecutionConfig(), devices=0) == 1
+    assert side_by_side([config], ExecutionConfig(jobs=3), devices=0) == 3
+    assert side_by_side([config], ExecutionConfig(), devices=4) == 4
+    assert side_by_side([config, two], ExecutionConfig(), devices=4) == 2
+    assert side_by_side([config], ExecutionConfig(runs_per_device=3), devices=2) == 6
+    assert side_by_side([tiny_config()], ExecutionConfig(), devices=4) == 1  # on the CPU
 
 
 def test_runs_have_devices_of_their_own(
@@ -200,7 +201,7 @@ def test_runs_have_devices_of_their_own(
             assert len(set(open_ones)) == len(open_ones) <= 2
             self.mine = placement.devices
 
-        def look(self) -> list[Any]:
+        def poll(self) -> list[Any]:
             return []
 
         def close(self) -> Record:
@@ -210,8 +211,8 @@ def test_runs_have_devices_of_their_own(
 
     monkeypatch.setattr(supervisor, "Attempt", Quick)
     config = tiny_config()
-    config["trainer"]["accelerator"] = "auto"
-    Supervisor(Settings(), Told(), names=["4", "7"]).run(planned(tmp_path, config, config, config))
+    config = config.with_values({"trainer.accelerator": "auto"})
+    Supervisor(ExecutionConfig(), Told(), names=["4", "7"]).run(planned(tmp_path, config, config, config))
     assert placed == [("4",), ("7",), ("4",)]
 
 

@@ -11,17 +11,23 @@ from typing import Any
 import pytest
 
 from ablab.analysis.comparison import compare
+from ablab.config import RunConfig
 from ablab.errors import UserError
+from ablab.report.notes import notes_of
 from ablab.results.collect import collect
 from ablab.results.record import BudgetReport, Cost, Record
 from ablab.results.store import RECORD_FILE
 from ablab.study.trials.pilot import check_pilots, seconds_per_step, steps_for
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 
-def steps_of(reference: int, other: int) -> dict[str, dict[str, Any]]:
-    return {"full": {"trainer": {"max_steps": reference}}, "lsh": {"trainer": {"max_steps": other}}}
+def steps_of(reference: int, other: int) -> dict[str, RunConfig]:
+    trainer = {"val_check_interval": 1, "log_every_n_steps": 1, "accumulate_grad_batches": 1, "gradient_clip_val": None}
+    return {
+        name: RunConfig(options={"trainer": {**trainer, "max_steps": steps}}, axes={})
+        for name, steps in (("full", reference), ("lsh", other))
+    }
 
 
 def test_steps_follow_the_median_of_the_times_relative_to_the_reference_in_the_same_round() -> None:
@@ -85,7 +91,7 @@ def test_a_sweep_at_equal_time_is_the_same_when_repeated(lab: Any) -> None:
     assert sorted({record["cost"]["steps"] for record in records}) == sorted({200, int(told[1])})
     (item,) = compare(collect([folder])).items
     assert item.label == "model.n_layers=4"  # the steps make no variant
-    assert any("EQUAL BUDGET" in note and "training time" in note for note in item.notes)
+    assert any("EQUAL BUDGET" in note and "training time" in note for note in notes_of(item))
 
     times = {path: path.stat().st_mtime_ns for path in folder.rglob(RECORD_FILE)}
     again = lab.sweep(*words)

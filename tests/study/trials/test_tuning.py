@@ -6,21 +6,21 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Metric, Record, TuningReport
 from ablab.results.store import RECORD_FILE
 from ablab.study.planning.expand import Run
-from ablab.study.planning.grid import check_tuning, rates_of, refuse_for_one_run, seeds_of
-from ablab.study.trials.tuning import _choose, score
+from ablab.study.trials.tuning import _choose, check_tuning, rates_of, refuse_for_one_run, score, seeds_of
 
 if TYPE_CHECKING:
     from conftest import Lab
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 
 def record(seed: int = 1000, loss: float = 1.0) -> Record:
@@ -60,7 +60,7 @@ def test_a_grid_of_which_nothing_works_is_said_to_be_one() -> None:
         _choose("x", {1e-1: [None], 1.0: [None]})
 
 
-@pytest.mark.parametrize("rates", ["0.001", "[0.001]", "[0.001,0.001]", "[0.001,-1.0]", "[]"])
+@pytest.mark.parametrize("rates", ["[0.001]", "[0.001,0.001]", "[0.001,-1.0]", "[]"])
 def test_grids_that_are_none(tiny_config: TinyConfig, rates: str) -> None:
     with pytest.raises(UserError, match="must be a list of at least two different positive numbers"):
         rates_of(tiny_config(f"tune.lr={rates}"))

@@ -16,13 +16,13 @@ import yaml
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
-from ablab.config import conf_folder
+from ablab.config import RunConfig, conf_folder
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
 from ablab.training.loggers import build_loggers
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 Run = Callable[[dict[str, Any], Path], Record]
 
 PLAIN = {
@@ -40,7 +40,7 @@ def option(name: str) -> dict[str, Any]:
 
 def test_a_logger_of_lightnings_by_config_alone(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
     config = tiny_config("seed=3", "attention=windowed", "attention.window=7")
-    config["logger"] = {"plain": PLAIN}
+    config.options["logger"] = {"plain": PLAIN}
     Preflight().check(config)
     folder = tmp_path / "tests" / "here"  # the study's name is "tests"
     record = run(config, folder)
@@ -58,7 +58,7 @@ def test_a_logger_of_lightnings_by_config_alone(tiny_config: TinyConfig, run: Ru
 
 def test_it_is_told_that_a_run_failed(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
     config = tiny_config("optimizer.lr=1e30", "trainer.max_steps=20")
-    config["logger"] = {"plain": PLAIN}
+    config.options["logger"] = {"plain": PLAIN}
     assert run(config, tmp_path).status == "diverged"
     (path,) = tmp_path.rglob("plain/**/metrics.csv")
     columns = pd.read_csv(path).columns
@@ -84,7 +84,7 @@ def test_one_that_cannot_be_built(tmp_path: Path, node: dict[str, Any], says: st
 
 def test_what_is_missing_is_said_before_anything_runs(tiny_config: TinyConfig) -> None:
     config = tiny_config()
-    config["logger"] = {"mine": {"_target_": "nowhere_to_be_found.Logger"}}
+    config.options["logger"] = {"mine": {"_target_": "nowhere_to_be_found.Logger"}}
     with pytest.raises(UserError, match=r"logger.mine._target_: .* needs nowhere_to_be_found: pip install"):
         Preflight().check(config)
 

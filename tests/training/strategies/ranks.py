@@ -15,8 +15,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ablab.config import RunConfig
 from ablab.results.record import Record
-from ablab.study.supervision.warm import CONTEXT, warm_up
+from ablab.study.supervision.code import CONTEXT, warm_up
 from ablab.training import trainer as trainers
 from ablab.training.run import execute, prepare_folder
 
@@ -47,10 +48,10 @@ def together(function: Callable[..., Any], processes: int, *args: Any, group: bo
             process.kill()
 
 
-def interrupt(config: dict[str, Any], folder: Path, step: int) -> None:
+def interrupt(config: RunConfig, folder: Path, step: int) -> None:
     """A run of several processes that is asked to stop at `step`."""
     prepare_folder(config, folder)
-    ends = together(_interrupted, config["strategy"]["processes"], config, folder, step, group=False)
+    ends = together(_interrupted, config.processes, config, folder, step, group=False)
     assert ends[0].status == "interrupted", ends[0].reason
 
 
@@ -84,7 +85,7 @@ def _work(
         dist.destroy_process_group()
 
 
-def _interrupted(rank: int, config: dict[str, Any], folder: Path, step: int) -> Record:
+def _interrupted(rank: int, config: RunConfig, folder: Path, step: int) -> Record:
     from test_resume import Both, Curves, StopAt
 
     with pytest.MonkeyPatch.context() as patch:

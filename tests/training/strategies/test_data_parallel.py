@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+from ablab.config import RunConfig
 from ablab.config.schema import AXES
 from ablab.results.record import Record
 from ablab.study.supervision.supervisor import supervise
@@ -36,7 +37,7 @@ def test_ddp_needs_two_and_passes_its_settings_on() -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(
-    tiny_config: Callable[..., dict[str, Any]], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
 ) -> None:
     """Plain gradient descent, whose weights show a gradient that is not averaged. Whatever is counted is counted of
     both together."""
@@ -68,7 +69,7 @@ def test_two_processes_learn_what_one_does(
     ids=lambda options: "+".join(option.split("=")[1] for option in options if option.split("=")[0] in AXES),
 )
 def test_every_kind_of_state_agrees_between_processes(
-    tiny_config: Callable[..., dict[str, Any]],
+    tiny_config: Callable[..., RunConfig],
     run: Callable[[dict[str, Any], Path], Record],
     tmp_path: Path,
     options: tuple[str, ...],
@@ -86,7 +87,7 @@ def test_every_kind_of_state_agrees_between_processes(
 
 @pytest.mark.slow
 def test_every_target_counts_the_same_whichever_process_has_it(
-    tiny_config: Callable[..., dict[str, Any]], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
 ) -> None:
     """The mean over processes of each one's mean would weigh the targets of a process that has few of them more."""
     settings = (
@@ -101,7 +102,7 @@ def test_every_target_counts_the_same_whichever_process_has_it(
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
 
 
-def test_a_batch_without_targets_teaches_nothing(tiny_config: Callable[..., dict[str, Any]]) -> None:
+def test_a_batch_without_targets_teaches_nothing(tiny_config: Callable[..., RunConfig]) -> None:
     task = build_task(tiny_config("task._target_=patchy.PatchyText"))
     logits = torch.randn(1, 5, task.vocab_size, requires_grad=True)
     loss = task.loss(logits, torch.full((1, 5), int(task.encode(" ")[0])))

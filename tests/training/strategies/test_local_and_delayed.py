@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.model.transformer import Transformer
 from ablab.results.record import Record
@@ -21,7 +22,7 @@ from ablab.training.generation import load_run
 from ablab.training.strategies.delayed import DelayedDataParallel
 from ablab.training.strategies.local import DiLoCo, LocalUpdates
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 LR, STEPS = 0.3, 8
 PLAIN = (
     *(f"trainer.max_steps={STEPS}", "trainer.val_check_interval=3", "trainer.gradient_clip_val=null"),
@@ -33,7 +34,7 @@ PLAIN = (
 class Replicas:
     """Models that are trained side by side, each on its half of every batch."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: RunConfig) -> None:
         task = build_task(config)
         self.task: Task = task
         self.models: list[Transformer] = [build_model(config, task).train() for _ in range(2)]
@@ -68,7 +69,7 @@ def mean_of(gradients: list[list[Tensor]]) -> list[Tensor]:
     return [(a + b) / 2 for a, b in zip(*gradients, strict=True)]
 
 
-def trained(config: dict[str, Any], folder: Path) -> tuple[Record, list[Tensor]]:
+def trained(config: RunConfig, folder: Path) -> tuple[Record, list[Tensor]]:
     """The record of a run of two processes, and its final weights."""
     record = supervise(config, folder, lambda step, steps, shown: None)
     assert record.status == "ok", record.reason

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from ablab.config import fingerprint
+from ablab.config import RunConfig, fingerprint
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, CHECKSUM_FILE, METRICS_FILE
@@ -23,7 +23,7 @@ from ablab.training.generation import load_run
 from ablab.training.run import prepare_folder
 from ablab.training.strategies.mesh_options import FullySharded, Hybrid, TensorParallel
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 Run = Callable[[dict[str, Any], Path], Record]
 
 PLACES = {
@@ -185,7 +185,7 @@ def test_other_processes_go_on_with_what_some_have_left(
             assert_close(first[name], state_of(folder)[name], 1e-5)
 
 
-def hand_over(source: Path, target: Path, config: dict[str, Any]) -> None:
+def hand_over(source: Path, target: Path, config: RunConfig) -> None:
     """Let a run of `config` find in `target` the last checkpoint of another, as if it were its own."""
     prepare_folder(config, target)
     shutil.copytree(source / CHECKPOINT_FOLDER, target / CHECKPOINT_FOLDER)

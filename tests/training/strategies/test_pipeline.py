@@ -11,6 +11,7 @@ import torch
 from ranks import interrupt
 from test_resume import TIMED, assert_same, left_behind
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.model.transformer import Transformer
 from ablab.results.record import Record
@@ -22,7 +23,7 @@ from ablab.training.generation import load_run
 from ablab.training.strategies.pipeline import Pipeline
 from ablab.training.strategies.stages import Stage, merged, owners, share_layers_out
 
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 Run = Callable[[dict[str, Any], Path], Record]
 SETTINGS = (
     *("trainer.max_steps=8", "trainer.val_check_interval=3", "trainer.accumulate_grad_batches=2", "model.n_layers=3"),

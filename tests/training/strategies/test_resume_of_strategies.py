@@ -11,6 +11,7 @@ import pytest
 from ranks import interrupt
 from test_resume import assert_same, left_behind
 
+from ablab.config import RunConfig
 from ablab.study.supervision.supervisor import supervise
 
 STEPS = ("trainer.max_steps=12", "trainer.val_check_interval=6", "trainer.log_every_n_steps=3", "model.dropout=0.1")
@@ -25,7 +26,7 @@ OPTIONS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: options[0])
-def test_stopped_and_gone_on(tiny_config: Callable[..., dict[str, Any]], tmp_path: Path, options: Any) -> None:
+def test_stopped_and_gone_on(tiny_config: Callable[..., RunConfig], tmp_path: Path, options: Any) -> None:
     config = tiny_config(*STEPS, *options)
     assert supervise(config, tmp_path / "whole", lambda step, steps, shown: None).status == "ok"
     interrupt(config, tmp_path / "parts", step=9)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ablab.config import RunConfig
 from ablab.results.communication import MEASURED
 from ablab.results.store import METRICS_FILE
 from ablab.study.supervision.supervisor import supervise
@@ -32,9 +33,7 @@ def test_one_process_sends_nothing(finished: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_records_what_they_sent(
-    tiny_config: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_run_of_two_processes_records_what_they_sent(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     """Evaluation, with its sums over processes, logging and checkpoints are left out, and so is the set-up: in a step
     each gradient is sent once, in one piece, in float32."""
     record = supervise(tiny_config("strategy=ddp", "trainer.max_steps=6"), tmp_path, lambda step, steps, shown: None)

@@ -1,4 +1,4 @@
-"""`ablab bench attention`, from its options to what it prints."""
+"""`ablab bench attention`, from its options to what it prints: all implementations that can be had here, measured."""
 
 from __future__ import annotations
 
@@ -11,23 +11,63 @@ from typing import cast
 
 import torch
 
-from ablab.bench.attention.catalogue import catalogue, chosen
+from ablab.bench.attention import ours, torch_peers, transformers_peers
+from ablab.bench.attention.cost import MatmulPeak
 from ablab.bench.attention.figure import SUFFIXES, draw
-from ablab.bench.attention.implementation import PASSES, Implementation, Missing, Pass
+from ablab.bench.attention.implementation import PASSES, Implementation, Missing, Pass, Setting
 from ablab.bench.attention.measure import Effort, measure
-from ablab.bench.attention.peak import MatmulPeak
-from ablab.bench.attention.results import Results, write
-from ablab.bench.attention.setting import Setting
+from ablab.bench.attention.package_peers import flash_attn, local_attention, reformer
+from ablab.bench.attention.results import Results, first_line, write
 from ablab.bench.attention.tables import lines, render, tables
 from ablab.errors import UserError
 from ablab.training.provenance import machine
+
+# A package may be there and not work with the others that are: whatever its import raises, it is left out.
+_PEERS = {
+    "local-attention": local_attention,
+    "reformer-pytorch": reformer,
+    "transformers": transformers_peers.implementations,
+}
+
+
+def catalogue(setting: Setting) -> tuple[list[Implementation], list[Missing]]:
+    """The implementations that are there, ours first, and those that are missing, with the reason."""
+    found = [*ours.implementations(setting), *torch_peers.implementations(setting)]
+    missing = []
+    peers = _PEERS | ({"flash-attn": flash_attn} if setting.device == "cuda" else {})
+    for name, implementations in peers.items():
+        try:
+            found += implementations(setting)
+        except Exception as error:  # importing a peer may raise whatever it likes
+            missing.append(Missing(name, _reason(name, error)))
+    return found, missing
+
+
+def chosen(found: Sequence[Implementation], names: Sequence[str]) -> list[Implementation]:
+    """Those named, in the order of the catalogue; all where none is.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    known = [each.name for each in found]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--implementations {name}: there are {', '.join(known)}")
+    return [each for each in found if not names or each.name in names]
+
+
+def _reason(name: str, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return "not installed" + ("; pip install 'ablab[bench]' brings it" if name in _PEERS else "")
+    return f"cannot be imported ({first_line(error)})"
+
 
 LENGTHS = tuple(2**power for power in range(8, 17))  # 256 to 65,536
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for.
+    """The user's request.
 
     Raises:
         UserError: something in it cannot be.

@@ -10,14 +10,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ablab.bench.attention.check import WrongResultError, check
-from ablab.bench.attention.implementation import Attention, Implementation, Pass
-from ablab.bench.attention.limits import available_bytes, foresee, scores_bytes
-from ablab.bench.attention.memory import peak_bytes
-from ablab.bench.attention.peak import MatmulPeak
+from ablab.bench.attention.cost import (
+    MatmulPeak,
+    Times,
+    available_bytes,
+    foresee,
+    in_turn,
+    once,
+    peak_bytes,
+    repetitions,
+    scores_bytes,
+)
+from ablab.bench.attention.definitions import WrongResultError, check
+from ablab.bench.attention.implementation import Attention, Implementation, Pass, Setting
 from ablab.bench.attention.results import Results, cell, first_line
-from ablab.bench.attention.setting import Setting
-from ablab.bench.attention.timing import Times, in_turn, once, repetitions
 
 SPARE = 0.7  # the share of the free memory that a call may be foreseen to take
 
@@ -100,7 +106,7 @@ def _time(
 
 
 def needed_flops(setting: Setting, length: int, pass_: Pass, keys: float) -> float:
-    """What the definition needs: two products per score, and four more for its gradients (none computed twice)."""
+    """FLOPs that the definition needs: two products per score, and four more for its gradients (none twice)."""
     products = 2 if pass_ == "forward" else 6
     return products * 2 * setting.batch * setting.width * length * keys
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ablab.bench.attention import definitions
-from ablab.bench.attention.implementation import Attention, Expected, Family, Implementation
-from ablab.bench.attention.setting import Setting
+from ablab.bench.attention.implementation import Attention, Expected, Family, Implementation, Setting
 from ablab.config import conf_folder
 from ablab.errors import UserError
 from ablab.model.attention.base import AttentionCore
@@ -134,4 +133,5 @@ class _Dynamic(_Core):
             hashed = (distance >= 0).double()
         else:
             hashed = definitions.bucket_mates(core.hash(q), core.hash(k), positions, nearest=self.setting.chunk)
-        return local * soft + hashed * (distance >= reach)
+        seen: Tensor = local * soft + hashed * (distance >= reach)
+        return seen

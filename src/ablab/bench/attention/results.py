@@ -1,4 +1,4 @@
-"""What one implementation did in one pass at one length, and the file that says so."""
+"""Measurements of each implementation in each pass at each length, and the file of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablab.bench.attention.cost import Times
 from ablab.bench.attention.implementation import PASSES, Family, Implementation, Pass
-from ablab.bench.attention.timing import Times
 from ablab.results.store import write_atomically
 
 
@@ -115,7 +115,7 @@ def write(path: Path, cells: Sequence[Cell]) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, or what it came from, in one line that is not too long."""
+    """Say an error, or what it came from, in one line that is not too long."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

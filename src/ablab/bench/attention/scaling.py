@@ -76,7 +76,7 @@ def peers_of(implementation: Cell, results: Results) -> list[str]:
 class Ahead:
     """The best peer at one length."""
 
-    ratio: float  # the peer's figure over ours
+    ratio: float  # the peer's measurement over ours
     peer: str
 
 

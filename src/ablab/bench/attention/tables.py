@@ -1,4 +1,4 @@
-"""What the terminal shows."""
+"""Tables and lines for the terminal."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _from(each: Cell, pass_: Pass, results: Results) -> str:
 
 
 def _share(cells: dict[int, Cell], matmul_peak: float) -> tuple[str, str]:
-    """Of what the definition needs, per second, at the longest length."""
+    """The share of the peak, of what the definition needs per second, at the longest length."""
     timed = {n: cell for n, cell in cells.items() if cell.times is not None and cell.flops is not None}
     if not timed or not matmul_peak:
         return MISSING, MISSING

@@ -1,4 +1,4 @@
-"""What PyTorch itself offers: its fused kernel, attention written out, FlexAttention, and on CUDA flash attention."""
+"""PyTorch's own: its fused kernel, attention written out, FlexAttention, and on CUDA flash attention."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from ablab.bench.attention import definitions
-from ablab.bench.attention.implementation import Attention, Expected, Implementation
-from ablab.bench.attention.setting import Setting
+from ablab.bench.attention.implementation import Attention, Expected, Implementation, Setting
 
 BASELINE = "sdpa"  # full attention as anybody has it
 BASELINE_BOTH_SIDES = "sdpa-both-sides"

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ablab.bench.attention import definitions
-from ablab.bench.attention.implementation import Attention, Expected, Implementation
-from ablab.bench.attention.setting import Setting
+from ablab.bench.attention.implementation import Attention, Expected, Implementation, Setting
 
 
 def implementations(setting: Setting) -> list[Implementation]:
@@ -179,4 +178,4 @@ def _joined(x: Tensor) -> Tensor:
 
 def _split(x: Tensor, like: Tensor) -> Tensor:
     """(B, T, H * D) -> (B, H, T, D), a view."""
-    return x.unflatten(-1, (like.shape[1], -1)).transpose(1, 2)
+    return x.view(*x.shape[:-1], like.shape[1], -1).transpose(1, 2)

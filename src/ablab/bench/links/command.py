@@ -1,4 +1,4 @@
-"""What the model says of a step's time, beside what a step takes over links of known bandwidth and delay.
+"""Step times by the model beside those over links of known bandwidth and delay.
 
 A strategy's two processes run in two network namespaces, once. Between blocks of steps the link between them is
 throttled anew, in turn, so that what else the machine does falls on all conditions alike. The blocks without throttle
@@ -22,6 +22,7 @@ from typing import Any
 from ablab.bench.links.network import BUCKET_BYTES, check_throttle, namespaces, payload_link
 from ablab.bench.links.rank import BLOCKS_FILE
 from ablab.bench.loop import compose_config
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.communication import Communication
 from ablab.results.record import Record
@@ -44,7 +45,7 @@ _LIMIT_S = 600.0  # of one strategy
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked for.
+    """The user's request.
 
     Args:
         overrides: of the config, as for a run.
@@ -141,7 +142,7 @@ def blocks(conditions: list[Any], rounds: int) -> list[Any]:
     return planned
 
 
-def _checked(request: Request) -> dict[str, dict[str, Any]]:
+def _checked(request: Request) -> dict[str, RunConfig]:
     """The config of each strategy's run."""
     for name in ("steps", "rounds"):
         if getattr(request, name) < 1:
@@ -161,11 +162,11 @@ def _checked(request: Request) -> dict[str, dict[str, Any]]:
             f"trainer.log_every_n_steps={request.steps}",
         ]
         config = compose_config(asked)
-        if config["strategy"].get("warmup_steps"):  # in which it sends something else
+        if config.options["strategy"].get("warmup_steps"):  # in which it sends something else
             config = compose_config([*asked, "strategy.warmup_steps=0"])
-        if config["strategy"]["processes"] != 2:
+        if config.processes != 2:
             raise UserError(f"--strategies {strategy}: has nothing to send, it is of one process")
-        if request.steps % (period := config["strategy"].get("period", 1)):
+        if request.steps % (period := config.options["strategy"].get("period", 1)):
             raise UserError(f"--steps {request.steps}: must be a multiple of {period}, so that all blocks send alike")
         Preflight().check(config)
         configs[strategy] = config
@@ -173,7 +174,7 @@ def _checked(request: Request) -> dict[str, dict[str, Any]]:
 
 
 def _compare(
-    strategy: str, config: dict[str, Any], request: Request, names: tuple[str, str], folder: Path
+    strategy: str, config: RunConfig, request: Request, names: tuple[str, str], folder: Path
 ) -> list[Compared]:
     delay = request.delay_ms / 1e3
     conditions = [(rate * 1e6, delay) for rate in request.rates]
@@ -225,11 +226,13 @@ def _of(planned: list[Any], measured: list[tuple[int, float, int]], condition: A
 
 
 def _run(
-    config: dict[str, Any], planned: list[Any], names: tuple[str, str], folder: Path
+    config: RunConfig, planned: list[Any], names: tuple[str, str], folder: Path
 ) -> tuple[Record, list[tuple[int, float, int]]]:
     prepare_folder(config, folder)
     order, log = folder / "order.json", folder / "bench.log"
-    order.write_text(json.dumps({"config": config, "folder": str(folder), "blocks": planned}), encoding="utf-8")
+    order.write_text(
+        json.dumps({"config": config.to_dict(), "folder": str(folder), "blocks": planned}), encoding="utf-8"
+    )
     processes = []
     try:
         with log.open("wb") as out:
@@ -256,7 +259,7 @@ def _run(
             process.kill()
             process.wait()
     if any(process.returncode for process in processes) or not (folder / BLOCKS_FILE).exists():
-        raise UserError(f"the run of {config['axes']['strategy']} did not end well: {_why(folder, log)}")
+        raise UserError(f"the run of {config.axes['strategy']} did not end well: {_why(folder, log)}")
     return read_record(folder / RECORD_FILE), json.loads((folder / BLOCKS_FILE).read_text(encoding="utf-8"))
 
 

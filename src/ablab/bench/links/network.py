@@ -30,12 +30,12 @@ _QUEUE_BYTES = 50_000_000  # nothing is dropped: TCP is not to measure the link 
 
 
 def address(place: int) -> str:
-    """Of the process in that namespace."""
+    """The address of the process in that namespace."""
     return f"{_NETWORK}.{place + 1}"
 
 
 def payload_link(bits_per_s: float, delay_s: float = 0.0) -> Link:
-    """What a link that is throttled to so many bits a second leaves for payload.
+    """The link that a throttle to so many bits a second leaves for payload.
 
     A full segment carries 1448 bytes and counts as 1514; for two of them a process sends an acknowledgement of 66
     bytes, in the direction in which it sends its own: 0.937 of the rate.

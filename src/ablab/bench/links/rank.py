@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from ablab.bench.links.network import DEVICE, address, bytes_left, throttle
+from ablab.config import RunConfig
 from ablab.training.callbacks import ReportProgress
 from ablab.training.run import execute
 from ablab.training.world import World
@@ -44,7 +45,7 @@ def main(order: Path, place: int) -> int:
 
     throttle(*told["blocks"][0])
     folder = Path(told["folder"])
-    record = execute(told["config"], folder, progress=ended)
+    record = execute(RunConfig.from_dict(told["config"]), folder, progress=ended)
     if place == 0:
         (folder / BLOCKS_FILE).write_text(json.dumps(blocks), encoding="utf-8")
     return 0 if record.status == "ok" else 1

@@ -1,4 +1,4 @@
-"""What an activation lets through."""
+"""The axis `activation` at work: the share of zeros, and of units that never pass anything."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
 
 
 def probe_outputs(model: Transformer) -> dict[str, list[float]]:
-    """Of each layer projections of what comes out."""
+    """Projections of the outputs, for each layer."""
     found = {}
     for place, (layer, block) in enumerate(model.layers()):
         outputs = [number for each in block.feed_forward.activations() for number in _outputs(model, *each)]

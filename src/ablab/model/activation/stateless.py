@@ -68,7 +68,7 @@ class GatedActivation(nn.Module):
         self.inputs = 2 * self.width
 
     def gate(self, x: Tensor) -> Tensor:
-        """What multiplies the values, elementwise."""
+        """The factors of the values, elementwise."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:

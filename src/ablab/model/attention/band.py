@@ -15,8 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ablab.model.attention.dense import at_once
 from ablab.model.attention.kernel import FLOOR, attend, attend_backward
-from ablab.model.attention.slices import at_once
 
 BLOCK = 32  # queries that share one stretch of keys
 BACKWARD_BLOCK = 64  # keys that share one stretch of queries
@@ -27,7 +27,7 @@ SLICE = 2**20  # elements of a bias that differs from block to block, so that it
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """Which keys a query sees by their distance (query minus key) alone: from -ahead to back."""
+    """A rule of which keys a query sees by their distance (query minus key) alone: from -ahead to back."""
 
     back: int
     ahead: int
@@ -192,7 +192,7 @@ def span_gradient(
 
 
 def band_scores(length: int, back: int, ahead: int) -> int:
-    """How many scores one pass over a sequence computes, hidden ones included."""
+    """Count the scores that one pass over a sequence computes, hidden ones included."""
     return sum(s.rows * s.columns * s.blocks for s in _segments(length, BLOCK, back, ahead))
 
 

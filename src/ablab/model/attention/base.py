@@ -1,4 +1,4 @@
-"""What every attention core has in common: its signature, grouped heads, dropout, and what it can tell of itself."""
+"""The contract of attention cores: signature, grouped heads, dropout, and what a core can tell of itself."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class AttentionCore(nn.Module):
         raise NotImplementedError
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
-        """Which keys the S queries at `positions` (S,) may give weight to: bool, broadcastable to (B, H, S, T).
+        """The keys that the S queries at `positions` (S,) may give weight to: bool, broadcastable to (B, H, S, T).
 
         q and k are as in `forward`, whole and without padding. For measurements: neither fast nor differentiable.
         """

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ablab.model.attention.base import AttentionCore, DropoutPlace, self_only_if_alone
-from ablab.model.attention.dense import DENSE_BELOW, dense_attention
-from ablab.model.attention.slices import recomputed
+from ablab.model.attention.dense import DENSE_BELOW, dense_attention, recomputed
 from ablab.model.initialisation import keyed_generator
 from ablab.model.spec import LayerSpec, require_at_least
 
@@ -142,12 +141,12 @@ class BlockSparseAttention(AttentionCore):
         return out.transpose(1, 2).flatten(0, 1)
 
     def _segments(self, n: int) -> list[tuple[int, int]]:
-        """Of n blocks of queries those that see every block, if there are any, and the others."""
+        """Split n blocks of queries into those that see every block, if there are any, and the others."""
         everything = 0 if self.causal else min(self.global_blocks, n)
         return [(start, end) for start, end in ((0, everything), (everything, n)) if start < end]
 
     def _slots(self, first: int, last: int, n: int) -> Tensor:
-        """Which of n blocks the blocks first..last-1 of one segment see: (last - first, M), in order, n where none."""
+        """The blocks, of n, that blocks first..last-1 of one segment see: (last - first, M), in order, n for none."""
         device = self.random.device
         if not self.causal and last <= self.global_blocks:
             return torch.arange(n, device=device).expand(last - first, n)

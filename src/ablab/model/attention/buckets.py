@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Buckets:
-    """Who sees whom: of its own bucket the nearest keys before it and, where not causal, after it; never its own key.
+    """A rule of who sees whom: the nearest keys of its bucket before it and, where not causal, after it; never its own.
 
     Bucket numbers are (rounds, B, H, T). `count` itself is the number of the bucket of padded keys, which no query has.
     """
@@ -88,14 +88,14 @@ def sort(buckets: Buckets) -> InOrder:
 
 
 def stable_order(numbers: Tensor, limit: int) -> Tensor:
-    """Where the sorted numbers are, which lie between 0 and `limit`, exclusive."""
+    """Return where the sorted numbers are, which lie between 0 and `limit`, exclusive."""
     if numbers.device.type == "cpu" and limit <= 2**16:  # NumPy has a radix sort for these, several times as fast
         return torch.from_numpy(numbers.numpy().astype("uint16").argsort(kind="stable"))
     return numbers.argsort(stable=True)
 
 
 def seen_in_buckets(buckets: Buckets, positions: Tensor) -> Tensor:
-    """Which keys the S queries at `positions` see: (B, H, S, T), bool. For measurements: dense."""
+    """The keys that the S queries at `positions` see: (B, H, S, T), bool. For measurements: dense."""
     order = sort(buckets)
     rounds, B, T, H = buckets.shape
     slots = torch.arange(B * T * H, device=positions.device).expand(rounds, -1)

@@ -1,7 +1,7 @@
 """Attention whose window adapts in size and in position, what the articles call dynamic attention.
 
 * Size: how far each head looks among the `window` nearest keys is learned, with a soft edge
-  (`ablab.model.attention.spans`).
+  (`AdaptiveSpan`).
 * Position: beyond its local window each query also sees the keys that hashing puts into its bucket
   (`ablab.model.attention.lsh`), wherever they are.
 
@@ -15,7 +15,7 @@ import math
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, scores_of
 from ablab.model.attention.buckets import Buckets, seen_in_buckets
@@ -24,7 +24,6 @@ from ablab.model.attention.full import FullAttention
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
 from ablab.model.attention.local import Local, Spans
 from ablab.model.attention.operators import sparse_attention
-from ablab.model.attention.spans import AdaptiveSpan
 from ablab.model.spec import LayerSpec, require_at_least
 
 
@@ -103,7 +102,7 @@ class DynamicAttention(AttentionCore):
             self.hash.redraw(step)
 
     def spans(self, q: Tensor) -> Tensor:
-        """How far the queries q (B, H, T, D) look, in tokens: broadcastable to (B, H, T)."""
+        """The spans of the queries q (B, H, T, D), in tokens: broadcastable to (B, H, T)."""
         if self.span is None:
             return torch.full((1, 1, 1), float(self.window), device=q.device)
         spans: Tensor = self.span(q)
@@ -146,7 +145,7 @@ class DynamicAttention(AttentionCore):
         return reach[None, :, None] if reach.dim() == 1 else reach
 
     def _weigh(self, q: Tensor, k: Tensor | None, positions: Tensor) -> Tensor:
-        """What multiplies exp(score), without `share_qk`'s rule: (B or 1, H or 1, S, T).
+        """Factors of exp(score), without `share_qk`'s rule: (B or 1, H or 1, S, T).
 
         k is needed for hashing; without it all keys beyond the local ones are seen.
         """
@@ -200,3 +199,75 @@ class DynamicAttention(AttentionCore):
             buckets = hash_buckets(self.hash, q, k, None, causal=self.causal, share_qk=self.share_qk)
             figures |= bucket_figures(buckets)
         return figures
+
+
+class AdaptiveSpan(nn.Module):
+    """Learned spans: how far each head looks (Sukhbaatar et al. 2019, Adaptive Attention Span in Transformers).
+
+    z = widest * sigmoid(b + u . q), in tokens (section 2.2, "Dynamic attention span").
+
+    A key at distance x gets the weight clamp((ramp + z - x) / ramp, 0, 1) beside its score (equation 3).
+
+    Deviations. A span that does not depend on the query, u = 0, is a sigmoid too, where the paper clamps the parameter:
+    at its ends a clamped one gets no gradient. The input is the query, where the paper takes the layer's input.
+
+    Args:
+        widest: the largest span, in tokens.
+        ramp: width of the soft edge, in tokens.
+        initial: the span to start with, in tokens; None for half of the widest.
+        per_query: whether each query has a span of its own.
+        penalty: added to the loss for each token of the heads' mean span, so that spans grow only where that helps
+            (section 2.1).
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    direction: nn.Parameter | None
+
+    def __init__(
+        self, spec: LayerSpec, *, widest: int, ramp: float, initial: float | None, per_query: bool, penalty: float
+    ) -> None:
+        super().__init__()
+        initial = widest / 2 if initial is None else initial
+        if not 0 < initial < widest:
+            raise ValueError(f"initial_span must lie between 0 and the window of {widest}, got {initial}")
+        if ramp <= 0:
+            raise ValueError(f"ramp must be above 0, got {ramp}")
+        if penalty < 0:
+            raise ValueError(f"span_penalty must be at least 0, got {penalty}")
+        self.widest, self.ramp, self.penalty_per_token = widest, ramp, penalty
+        self.offset = nn.Parameter(torch.full((spec.n_heads,), math.log(initial / (widest - initial))))
+        self.direction = nn.Parameter(torch.zeros(spec.n_heads, spec.head_size)) if per_query else None
+        self.last: Tensor | None = None  # of the last forward pass in training, for the penalty
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """All heads start with the same span."""
+
+    def forward(self, q: Tensor) -> Tensor:
+        """The spans of queries q (B, H, T, D), in tokens: (H,), or (B, H, T) with `per_query`."""
+        offset = self.offset.to(torch.promote_types(q.dtype, torch.float32))
+        if self.direction is None:
+            spans = self.widest * offset.sigmoid()
+        else:
+            along = torch.einsum("bhtd,hd->bht", q.to(offset.dtype), self.direction.to(offset.dtype))
+            spans = self.widest * (offset[:, None] + along).sigmoid()
+        if self.training:
+            self.last = spans
+        return spans
+
+    def penalty(self) -> Tensor:
+        """The penalty of the spans of the last forward pass."""
+        if self.last is None:
+            return self.offset.new_zeros(())
+        penalty = self.penalty_per_token * self.last.mean()
+        self.last = None  # lets go of the graph
+        return penalty
+
+    def weight(self, spans: Tensor, distance: Tensor) -> Tensor:
+        """The weight of keys at `distance` (S, T) beside their scores, for spans (..., S or 1) -> (..., S, T)."""
+        return ((self.ramp + spans.unsqueeze(-1) - distance) / self.ramp).clamp(0, 1)
+
+    def reach(self, spans: Tensor) -> Tensor:
+        """The least distance, in whole tokens, at which a key has no weight."""
+        return (self.ramp + spans.detach()).ceil().nan_to_num(nan=1.0)  # of a diverged model, any distance does

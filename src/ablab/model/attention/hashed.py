@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import embedding, embedding_bag, pad
 
 from ablab.model.attention.buckets import Buckets, InOrder, sort
+from ablab.model.attention.dense import at_once
 from ablab.model.attention.kernel import FLOOR, attend, attend_backward
-from ablab.model.attention.slices import at_once
 
 STEP = 32  # keys from one stretch to the next
 SEATS = 48  # queries of a block, where queries and keys have buckets of their own
@@ -92,7 +92,7 @@ def hashed_backward(
 
 
 def hashed_scores(length: int, back: int, ahead: int, *, together: bool) -> int:
-    """How many scores one round computes for `length` tokens, hidden ones included, without further blocks.
+    """Count the scores that one round computes for `length` tokens, hidden ones included, without further blocks.
 
     Args:
         together: queries have the buckets of their keys.
@@ -200,7 +200,7 @@ class _Part:
         return self._beside_blocks(embedding(self.keys, x))
 
     def _beside_blocks(self, x: Tensor) -> Tensor:
-        """What belongs to `keys`, (..., D) -> (blocks, 1, columns, D)."""
+        """Rows that belong to `keys`, (..., D) -> (blocks, 1, columns, D)."""
         D = x.shape[-1]
         shape = self.blocks, 1, self.run.columns, D
         return x.view(shape) if self.keys.dim() == 2 else x.as_strided(shape, (STEP * D, D, D, 1))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ablab.model.attention.base import repeat_heads
 from ablab.model.attention.buckets import Buckets
+from ablab.model.attention.dense import at_once
 from ablab.model.attention.kernel import without_autocast
-from ablab.model.attention.slices import at_once
 from ablab.model.initialisation import keyed_generator
 from ablab.model.spec import LayerSpec, require_at_least
 
@@ -131,7 +131,7 @@ def _strongest(x: Tensor, rotations: Tensor) -> Tensor:
 def hash_buckets(
     hash_: RotationHash, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, *, causal: bool, share_qk: bool
 ) -> Buckets:
-    """Who may see whom, for q (B, H, T, D) and k (B, K, T, D): the nearest keys of the bucket."""
+    """The buckets of who may see whom, for q (B, H, T, D) and k (B, K, T, D): the nearest keys of the bucket."""
     length = q.shape[2]
     count = hash_.count(length)
     queries = hash_(q)
@@ -154,7 +154,7 @@ def hash_buckets(
 
 
 def bucket_figures(buckets: Buckets) -> dict[str, float]:
-    """How evenly hashing fills the buckets: the mean over rounds, heads and sequences of
+    """Measures of how evenly hashing fills the buckets: the mean over rounds, heads and sequences of
 
     * `buckets_used`: the share of the buckets that hold a key,
     * `bucket_size_mean`: keys in a bucket, over the buckets that hold any,

@@ -70,7 +70,7 @@ def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[T
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
-    """What to compute in: a CPU multiplies half precision slowly, and the merger of branches wants single."""
+    """The type to compute in: a CPU multiplies half precision slowly, and the merger of branches wants single."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

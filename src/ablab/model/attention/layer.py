@@ -1,4 +1,4 @@
-"""What a block calls as its attention: projections around a core.
+"""The attention layer that a block calls: projections around a core.
 
 Most options of the axis are cores, which `MultiHeadAttention` surrounds with projections. An option whose point is the
 projections themselves is an `AttentionLayer` of its own.

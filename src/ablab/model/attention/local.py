@@ -33,7 +33,7 @@ class Local:
         return (distance % self.dilation == 0) & (steps >= -self.ahead) & (steps <= self.back)
 
     def packed(self) -> list[int]:
-        """What an operator of PyTorch can be given in its place."""
+        """The plain data that an operator of PyTorch can be given in its place."""
         return [int(number) for number in astuple(self)]
 
     @classmethod
@@ -124,7 +124,7 @@ def local_backward(
 
 
 def local_scores(length: int, local: Local) -> int:
-    """How many scores one head computes for one sequence, hidden ones included."""
+    """Count the scores that one head computes for one sequence, hidden ones included."""
     each = -(-length // local.dilation)
     scores = local.dilation * band_scores(each, min(local.back, each - 1), min(local.ahead, each - 1))
     return scores + length * min(local.global_tokens, length)
@@ -151,7 +151,7 @@ def _around(
 
 @dataclass(frozen=True)
 class _Around:
-    """What local attention needs to know beside its tensors, for one sequence."""
+    """The settings of local attention beside its tensors, for one sequence."""
 
     local: Local
     scale: float
@@ -165,7 +165,7 @@ class _Around:
         return None if self.slopes is None else self.slopes * self.local.dilation
 
     def beside(self, where: slice) -> dict[str, Any]:
-        """What the band is told besides: of the positions `where`."""
+        """Further settings of the band: those of the positions `where`."""
         padding = None if self.padding is None else self.padding[where]
         return {"padding": padding, "edge": self.edge, "slopes": self.step_slopes}
 

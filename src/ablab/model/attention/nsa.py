@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, scores_of
-from ablab.model.attention.compression import Compression
+from ablab.model.attention.blocks import Compression, selected_attention, tokens_of
+from ablab.model.attention.dense import highest, recomputed
 from ablab.model.attention.kernel import without_autocast
 from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads, split_heads
-from ablab.model.attention.selection import selected_attention, tokens_of
-from ablab.model.attention.slices import highest, recomputed
 from ablab.model.attention.windowed import WindowedAttention
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec, require_at_least

@@ -213,7 +213,7 @@ def _buckets(queries: Tensor, keys: Tensor | None, beyond: Tensor | None, sizes:
 
 
 def _scores(q: _Shape, q_buckets: _Shape | None, k_buckets: _Shape | None, local: list[int], bucket: list[int]) -> int:
-    """How many scores are computed, hidden ones included, as PyTorch counts for full attention."""
+    """Count the scores that are computed, hidden ones included, as PyTorch counts for full attention."""
     B, H, T, _ = q
     count = 0
     if local:

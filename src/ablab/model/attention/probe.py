@@ -1,27 +1,31 @@
-"""Which keys an attention core looks at, and what it misses of full attention."""
+"""The axis `attention` at work: the keys that a core looks at, what it misses of full attention, and pictures."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool1d
 
 from ablab.model.attention.base import AttentionCore, scores_of, self_only_if_alone
 from ablab.model.attention.layer import MultiHeadAttention
-from ablab.model.attention.picture import columns_of, picture
 from ablab.model.mechanism import Watcher, drawn, place_of, projected
-from ablab.model.protocols import Penalised
+from ablab.model.protocols import Penalised, TellsVisited, TellsWeights
 from ablab.model.ranks import cat_over_tp_ranks, sum_over_ranks
 
 if TYPE_CHECKING:
     from ablab.model.transformer import Transformer
 
+Asked = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 SAMPLED_SEQUENCES = 4
 SAMPLED_QUERIES = 64
 PICTURED_QUERIES = 256
+MOST_COLUMNS = 256
+FRAME = 96  # brightness of the lines between heads: no weight's own black or white
 QUERIES = 8  # of the longest sequence, the last one among them, that probe outputs are of
 
 
@@ -40,7 +44,7 @@ class AttentionWatcher(Watcher):
     ) -> None:
         super().__init__(axis, layer, module)
         self.visited, self.weights = _told(module)
-        self.causal, self.share_qk = causal, bool(getattr(module, "share_qk", False))
+        self.causal, self.share_qk = causal, isinstance(module, AttentionCore) and module.share_qk
         self.pictured = pictured
         self.seen = False
         self.sums = torch.zeros(5, device=device)  # keys visited, mass captured, queries; distance, weight
@@ -60,7 +64,7 @@ class AttentionWatcher(Watcher):
             for one in range(len(q)):  # one after the other: the dense weights of all would be a peak of memory
                 self.sums += self._measure(q[one : one + 1], k[one : one + 1], positions)
             if self.pictured and self.weights is not None:
-                self.drawn = self._picture(q[:1], k[:1])
+                self.drawn = self._picture(self.weights, q[:1], k[:1])
 
     def _measure(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         """The five sums over the queries of one sequence."""
@@ -76,9 +80,9 @@ class AttentionWatcher(Watcher):
             sums[3:] = torch.stack([(weights * distance).sum(), weights.sum()])
         return sums
 
-    def _picture(self, q: Tensor, k: Tensor) -> Tensor:
+    def _picture(self, weights: Asked, q: Tensor, k: Tensor) -> Tensor:
         positions = _spread(q.shape[2], PICTURED_QUERIES, q.device)
-        slices = [columns_of(self.weights(q, k, some)[0]) for some in positions.split(SAMPLED_QUERIES)]
+        slices = [columns_of(weights(q, k, some)[0]) for some in positions.split(SAMPLED_QUERIES)]
         return picture(cat_over_tp_ranks(torch.cat(slices, dim=1), 0)).cpu()
 
     def _full(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
@@ -123,20 +127,49 @@ def _belong_together(q: Tensor, k: Tensor) -> bool:
     return (q.shape[0], *q.shape[2:]) == (k.shape[0], *k.shape[2:]) and q.shape[1] % k.shape[1] == 0
 
 
-def _told(core: nn.Module) -> tuple[Any, Any]:
+def _told(core: nn.Module) -> tuple[Asked | None, Asked | None]:
     """The core's `visited` and `weights`, None where it has none: the base class's own tell nothing by themselves."""
-    visited, weights = getattr(core, "visited", None), getattr(core, "weights", None)
-    if getattr(visited, "__func__", None) is AttentionCore.visited:
-        visited = None
-    if visited is None and getattr(weights, "__func__", None) is AttentionCore.weights:
-        weights = None
-    return visited, weights
+    if not isinstance(core, AttentionCore):
+        return (
+            core.visited if isinstance(core, TellsVisited) else None,
+            core.weights if isinstance(core, TellsWeights) else None,
+        )
+    described = type(core).visited is not AttentionCore.visited
+    weighs = described or type(core).weights is not AttentionCore.weights
+    return (core.visited if described else None), (core.weights if weighs else None)
 
 
 def _spread(length: int, most: int, device: torch.device) -> Tensor:
     """At most `most` positions, evenly from the first to the last, so that their mean is close to that of all."""
     places = torch.linspace(0, length - 1, min(length, most), device="cpu", dtype=torch.float64)
     return places.round().long().to(device)
+
+
+def columns_of(weights: Tensor) -> Tensor:
+    """Weights (H, S, T) with at most `MOST_COLUMNS` columns: of neighbouring keys the heaviest, so that single far keys
+    stay visible."""
+    return weights if weights.shape[-1] <= MOST_COLUMNS else adaptive_max_pool1d(weights, MOST_COLUMNS)
+
+
+def picture(weights: Tensor) -> Tensor:
+    """Attention weights (H, S, C), at least 0, as a grey picture: uint8 (height, width).
+
+    Heads lie side by side in reading order, a row per query from the top and a column per key. White is the heaviest
+    key of each query, and brightness the square root of a weight relative to it: a key with a hundredth of that weight
+    is still a tenth as bright, and queries that attend to many keys are as visible as those that attend to few.
+    Brightness can be compared along a row, not between rows.
+    """
+    heads, rows, columns = weights.shape
+    heaviest = weights.amax(-1, keepdim=True)
+    share = torch.where(heaviest > 0, weights / heaviest, 0.0)
+    pixels = (share.sqrt() * 255).round().to(torch.uint8)
+    across = math.ceil(math.sqrt(heads))
+    down = math.ceil(heads / across)
+    grid = pixels.new_full((down * (rows + 1) - 1, across * (columns + 1) - 1), FRAME)
+    for head in range(heads):
+        top, left = head // across * (rows + 1), head % across * (columns + 1)
+        grid[top : top + rows, left : left + columns] = pixels[head]
+    return grid
 
 
 def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
@@ -154,7 +187,7 @@ def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
 
 
 def probe_outputs(model: Transformer) -> dict[str, list[float]]:
-    """Of each layer projections of the weights that a few queries give to all keys, and what acts in training alone.
+    """For each layer, projections of the weights that a few queries give to all keys, and what acts in training alone.
 
     Attention that projects its inputs in a way of its own (latent attention, say) has none.
     """

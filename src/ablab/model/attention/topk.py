@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ablab.model.attention.base import AttentionCore, DropoutPlace, scores_of, tilt
+from ablab.model.attention.dense import highest, recomputed
 from ablab.model.attention.kernel import without_autocast
-from ablab.model.attention.slices import highest, recomputed
 from ablab.model.spec import LayerSpec, require_at_least
 
 SLICE = 2**22  # scores that are there at one time

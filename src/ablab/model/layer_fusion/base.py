@@ -1,4 +1,4 @@
-"""What every layer fusion is, and the two without parameters: the last layer, and the mean."""
+"""The contract of layer fusions, and the two without parameters: the last layer, and the mean."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class DenseFusion(LayerFusion):
         return every[1:]
 
     def mechanism(self) -> dict[str, float]:
-        """How far the sums are from the plain transformer's: the mean of |a_ij| over j < i, and the largest."""
+        """The distance of the sums from the plain transformer's: the mean of |a_ij| over j < i, and the largest."""
         others = torch.cat([weights[1:] for weights in self.weights.values()]).abs()
         if not others.numel():
             return {}

@@ -1,4 +1,4 @@
-"""How the layers are weighed, and whether that depends on what comes in."""
+"""The axis `layer_fusion` at work: the weights of the layers, and whether they depend on what comes in."""
 
 from __future__ import annotations
 

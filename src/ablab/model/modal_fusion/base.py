@@ -1,4 +1,4 @@
-"""What every modal fusion is, and what each of them is made of: layers in which modalities meet, or do not."""
+"""The contract of modal fusions, and their two kinds of layers: in which modalities meet, or do not."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class View:
-    """What lies where in the sequence that a block is being given, and whose queries count."""
+    """The places of modalities in the sequence that a block is being given, and whose queries count."""
 
     places: Places
     asking: Sequence[str]
@@ -90,7 +90,7 @@ class ModalFusion(nn.Module):
         return nn.ModuleDict({name: make() for name in self.layout.names}) if self.has_own_blocks(layer) else make()
 
     def enter(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What goes into the first layer, of the embedded modalities (B, T, d_model) and their mask (B, T)."""
+        """Return what goes into the first layer, given embedded modalities (B, T, d_model) and their mask (B, T)."""
         return x, mask
 
     def leave(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

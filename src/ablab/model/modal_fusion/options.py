@@ -107,7 +107,7 @@ class CrossFusion(ModalFusion):
         return blocks.transform(blocks.mix(x, lambda y: attention.attend_each(y, rotate, self._others(hidden))))
 
     def _others(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Where each modality is, and what is hidden from it: its own tokens, and those that are for everybody."""
+        """Yield where each modality is, and what is hidden from it: its own tokens, and what is for everybody."""
         for name, place in self.layout.places.items():
             self.view = View(self.layout.places, [name])  # of the attention that comes next
             own = hidden.clone()

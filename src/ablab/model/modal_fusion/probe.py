@@ -1,4 +1,4 @@
-"""How much of their attention the modalities give to one another."""
+"""The axis `modal_fusion` at work: how much of their attention the modalities give to one another."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ModalFusionWatcher(Watcher):
                             self._sums[layer, row, self.names.index(name)] += weights[..., keys].sum()
 
     def _positions(self, asking: str, view: View, one: int) -> Tensor:
-        """Where in the sequence that the block was given some tokens of that modality are."""
+        """Places of some tokens of that modality in the sequence that the block was given."""
         place, own = view.places[asking], self._model.layout.places.get(asking)
         positions = torch.arange(place.start, place.stop, device=self._sums.device)
         if own is not None:
@@ -112,7 +112,7 @@ def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
 
 
 def probe_outputs(model: Transformer) -> dict[str, list[float]]:
-    """Who may see whom in each layer, and whether through weights of their own; nothing of one modality."""
+    """Numbers that say who may see whom in each layer, and whether through own weights; none of one modality."""
     if not isinstance(model, MultimodalTransformer) or len(model.layout.names) < 2:
         return {}
     fusion = model.modal_fusion

@@ -82,7 +82,7 @@ def points(chart: Chart, variant: str) -> Iterator[Event]:
 
 
 def _metrics(context: ReportContext, task: str) -> list[str]:
-    """What the variants are compared by, the training loss, then the other metrics of validation."""
+    """The compared metric, the training loss, then the other metrics of validation."""
     runs, compared = context.runs, context.comparisons.metrics[task]
     chosen = runs.table.index[runs.table["task"] == task]
     others = sorted({name for place in chosen for name in runs.records[int(place)].metrics if name.startswith("val_")})

@@ -1,4 +1,4 @@
-"""What TensorBoard shows, as the protos that its plugins read.
+"""Texts, images, curves and layouts for TensorBoard, as the protos that its plugins read.
 
 TensorBoard's own helpers for text, images and layouts import TensorFlow, so the protos are made by hand here.
 """
@@ -52,7 +52,7 @@ def layout(content: Layout) -> Summary.Value:
 
 
 def event(step: int, values: Iterable[Summary.Value]) -> Event:
-    """What is known of one step."""
+    """The values of one step."""
     return Event(wall_time=time.time(), step=step, summary=Summary(value=values))
 
 

@@ -1,20 +1,28 @@
-"""The view of a study: event files in a folder of their own, which can be made anew from the records at any time."""
+"""The view of a study: event files in a folder of their own, which can be made anew from the records at any time.
+
+It holds margin charts of the curves, the verdicts as text and their figures as pictures.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from ablab.analysis.comparison import ComparisonSettings
 from ablab.errors import UserError
+from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.dashboard.margins import category, charts, points
-from ablab.report.dashboard.pages import pictures, texts
-from ablab.report.dashboard.summaries import event, layout, write_events
+from ablab.report.dashboard.summaries import event, image, layout, text, write_events
+from ablab.report.figures.canvas import DOTS_PER_INCH, Drawing
+from ablab.report.formats.text import markdown_tables, markdown_verdicts
 from ablab.results.hparams import experiment_files, write_experiment
 from ablab.results.record import Record
 from ablab.study.planning.expand import folder_name
@@ -26,7 +34,7 @@ _EVENT_FILES = "events.out.tfevents.*"
 
 @dataclass(frozen=True)
 class View:
-    """What there is to be seen of all runs below a folder, before it is written."""
+    """A view of all runs below a folder, before it is written."""
 
     events: dict[str, list[Event]]  # by run of TensorBoard's, below the folder of the view; "" is that one itself
     records: list[Record]
@@ -66,7 +74,7 @@ def make_view(folder: Path, **comparison: Unpack[ComparisonSettings]) -> View:
 
 @dataclass(frozen=True)
 class Removed:
-    """What an earlier view leaves."""
+    """Traces of an earlier view."""
 
     runs: set[str]  # TensorBoard's names of those that have no file left, and so will disappear from it
     columns: set[Path]  # folders that held the columns of the HPARAMS tab
@@ -113,3 +121,33 @@ def _check_ours(place: Path) -> None:
     foreign = [path for path in place.rglob("*") if path.is_file() and not path.name.endswith(_SUFFIX)]
     if foreign or (place.exists() and not place.is_dir()):
         raise UserError(f"{place} holds something else ({(foreign or [place])[0].name})")
+
+
+_FIGURES = {
+    "effects": drawings.forest,
+    "seed by seed": drawings.slopes,
+    "what these seeds could have detected": drawings.detectable,
+}
+
+
+def texts(context: ReportContext, name: str) -> Iterator[Summary.Value]:
+    """The verdicts, and the tables that they rest on. Text of the user's is escaped."""
+    ends = Counter(record.status for record in context.runs.records)
+    counted = ", ".join(f"{count} {status}" for status, count in ends.items())
+    yield text(
+        f"{name}/verdicts", f"{len(context.runs.records)} runs: {counted}.\n\n{markdown_verdicts(context.comparisons)}"
+    )
+    yield text(f"{name}/tables", "\n\n".join(markdown_tables(context)))
+
+
+def pictures(context: ReportContext, name: str) -> Iterator[Summary.Value]:
+    """The figures of the suite and of each task, as far as their runs have something to draw."""
+    for part in [context.suite, *context.tasks] if context.suite else context.tasks:
+        for title, draw in _FIGURES.items():
+            if drawn := draw(context, part):
+                yield _picture(f"{name}/{part}/{title}", drawn)
+
+
+def _picture(tag: str, drawn: Drawing) -> Summary.Value:
+    width, height = (int(inches * DOTS_PER_INCH) for inches in drawn.figure.get_size_inches())
+    return image(tag, drawn.figure.png(), width, height, drawn.alt)

@@ -1,4 +1,4 @@
-"""What all figures share: one style, panels with room for a legend below them, and a text beside the picture.
+"""Shared by all figures: one style, panels with room for a legend below them, and a text beside the picture.
 
 Lines and text that belong to no variant are drawn in `TEXT`, for which the report sets the page's own text colour, so
 that they follow its light and dark themes.

@@ -1,4 +1,4 @@
-"""What each variant reached beside what theory allows: chance, the ceiling, and the ceiling of its own window."""
+"""The values that variants reached beside those of theory: chance, the ceiling, and the ceiling of a window."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from ablab.report.figures.canvas import Drawing, add_legend, drawing, only_rows, panels, row_height
 from ablab.report.figures.style import TEXT, Style
+from ablab.report.formatting import metric_text as shown
 from ablab.report.theory import Theory
-from ablab.report.units import figure as shown
 
 _DASHES = (":", "--", "-.", (0, (1, 4)))  # of the known values, in order: chance is dotted, the ceiling dashed
 _REACH = 0.36  # half the height of a row's mark

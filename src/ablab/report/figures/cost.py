@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from ablab.analysis.pareto import front
 from ablab.analysis.verdicts import Verdict
-from ablab.report import units
+from ablab.report import formatting
 from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
 from ablab.report.rows import Row
@@ -28,10 +28,10 @@ class CostAxis:
 
 
 COST_AXES = {
-    "flops_total": CostAxis("training FLOPs", units.count),
-    "wall_time_s": CostAxis("wall time", units.duration),
-    "tokens_per_second": CostAxis("tokens per second", units.count, "max"),
-    "peak_memory_bytes": CostAxis("peak memory", units.memory),
+    "flops_total": CostAxis("training FLOPs", formatting.count),
+    "wall_time_s": CostAxis("wall time", formatting.duration),
+    "tokens_per_second": CostAxis("tokens per second", formatting.count, "max"),
+    "peak_memory_bytes": CostAxis("peak memory", formatting.memory),
 }
 _COLUMNS = 2
 

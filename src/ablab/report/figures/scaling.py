@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from ablab.analysis.scaling import Exponent
-from ablab.report import units
+from ablab.report import formatting
 from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
 from ablab.report.figures.style import MOST_VARIANTS, Style, styles
+from ablab.report.sentences import exponent_sentence
 
 _COLUMNS = 2
 _FEW_DECADES = 0.3  # on more, the usual ticks would be too many to label
@@ -49,7 +50,8 @@ def power_laws(figures: Sequence[Sequence[Exponent]], of_variants: Mapping[str, 
         for axes in panes[len(drawn) :]:
             axes.set_visible(False)
         add_legend(figure, panes, columns)
-    return Drawing(figure, "Growth on logarithmic axes. " + " ".join(one.sentence for found in drawn for one in found))
+    words = " ".join(exponent_sentence(one) for found in drawn for one in found)
+    return Drawing(figure, f"Growth on logarithmic axes. {words}")
 
 
 def _line(axes: Axes, one: Exponent, style: Style) -> None:
@@ -79,4 +81,4 @@ def _logarithmic(axes: Axes, found: Sequence[Exponent]) -> None:
 
 def _text(value: float) -> str:
     """Lengths in full, large counts with a prefix."""
-    return f"{value:,.4g}" if 1e-3 <= value < 1e4 else units.count(value) if value >= 1e4 else f"{value:.0e}"
+    return f"{value:,.4g}" if 1e-3 <= value < 1e4 else formatting.count(value) if value >= 1e4 else f"{value:.0e}"

@@ -9,8 +9,7 @@ from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By, parts
 from ablab.report.formats.latex import latex
 from ablab.report.formats.machine import csv, json
-from ablab.report.formats.markdown import markdown
-from ablab.report.formats.terminal import terminal
+from ablab.report.formats.text import markdown, terminal
 
 __all__ = ["By", "Format", "render"]
 

@@ -1,4 +1,4 @@
-"""What people are shown of a comparison, whatever the format: tables with titles, and lines of verdicts."""
+"""A comparison as people are shown it, whatever the format: tables with titles, and lines of verdicts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.errors import UserError
 from ablab.report.context import ReportContext
 from ablab.report.extrapolation import extrapolation_table
+from ablab.report.notes import no_suite_text, notes_of, study_notes
 from ablab.report.parallel import parallel_table
 from ablab.report.rows import unhealthy
+from ablab.report.sentences import measured, verdict_line
 from ablab.report.tables import cost_table, quality_table
 
 
@@ -32,7 +34,7 @@ By = Literal["suite", "task"]  # what verdicts are wanted on
 def sections(context: ReportContext, by: By | None = None) -> list[Section]:
     """Every table, in order: the suite, each task, then the runs that did not end well."""
     comparisons = context.comparisons
-    averaged = f", {comparisons.measured}" if comparisons.measured else ""
+    averaged = f", {measured(comparisons)}" if measured(comparisons) else ""
     found = []
     for part, _ in parts(comparisons, by):
         where = part if len(comparisons.metrics) > 1 else ""
@@ -65,9 +67,9 @@ def verdict_lines(comparisons: Comparisons, by: By | None = None) -> list[str]:
         if len(comparisons.metrics) > 1 and items:
             lines.append(f"{part}:")
         for item in items:
-            lines.append(item.line)
-            lines += [f"            {note}" for note in item.notes]
-    return lines + list(comparisons.notes)
+            lines.append(verdict_line(item))
+            lines += [f"            {note}" for note in notes_of(item)]
+    return lines + study_notes(comparisons)
 
 
 def parts(comparisons: Comparisons, by: By | None = None) -> list[tuple[str, list[Comparison]]]:
@@ -77,6 +79,7 @@ def parts(comparisons: Comparisons, by: By | None = None) -> list[tuple[str, lis
         UserError: the suite is asked for, and there is none.
     """
     if by == "suite" and not comparisons.suite:
-        raise UserError(f"--by suite: {comparisons.no_suite or 'no comparison on the suite is left'}")
+        reason = comparisons.no_suite
+        raise UserError(f"--by suite: {no_suite_text(reason) if reason else 'no comparison on the suite is left'}")
     suite = [(comparisons.suite[0].task, list(comparisons.suite))] if comparisons.suite and by != "task" else []
     return suite + [(task, comparisons.of_task(task)) for task in comparisons.metrics if by != "suite"]

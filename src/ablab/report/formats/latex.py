@@ -10,10 +10,11 @@ import pandas as pd
 
 from ablab.analysis.comparison import Comparisons
 from ablab.analysis.verdicts import RESOLVED
-from ablab.analysis.wording import confidence
 from ablab.report.context import ReportContext
 from ablab.report.extrapolation import NOTE
 from ablab.report.formats.contents import By, Section, parts, sections, verdict_lines
+from ablab.report.formatting import confidence
+from ablab.report.sentences import measured
 
 LONGEST_FLOAT = 40  # rows; a longer table goes on over pages
 _ESCAPED = {
@@ -111,7 +112,7 @@ def _cell(shown: str, is_number: bool) -> str:
 
 
 def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
-    """What the table shows, and by which method."""
+    """Say what the table shows, and by which method."""
     is_suite = section.where and section.where not in comparisons.metrics
     on = f" on {'the ' if is_suite else ''}{section.where}" if section.where else ""
     family = " on the suite" if is_suite else " on all tasks" if section.where else ""
@@ -129,7 +130,7 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
         "Dunnett": "Dunnett's simultaneous intervals and p values (preliminary)",
     }
     used = [said for name, said in methods.items() if name in {item.adjustment for item in items}]
-    of = f" of the {comparisons.measured}" if comparisons.measured else ""
+    of = f" of the {measured(comparisons)}" if measured(comparisons) else ""
     interval = (
         f"{confidence(comparisons.level)} CI, {', or '.join(used)}, over all comparisons{family}. " if used else ""
     )

@@ -12,9 +12,11 @@ from ablab.analysis.comparison import Comparison
 from ablab.analysis.power import detectable
 from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By
+from ablab.report.notes import no_suite_text, notes_of, study_notes
 from ablab.report.rows import unhealthy
+from ablab.report.sentences import verdict_sentence
 
-SCHEMA_VERSION = 1  # of the JSON
+SCHEMA_VERSION = 2  # of the JSON
 
 
 def csv(context: ReportContext, by: By | None = None) -> str:
@@ -25,14 +27,14 @@ def csv(context: ReportContext, by: By | None = None) -> str:
     """
     comparisons = context.comparisons
     kinds = {"suite": _suite_rows(context, by), "variant": _variant_rows(context, by)}
-    said = {(item.task, item.variant): item.sentence for item in (*comparisons.suite, *comparisons.items)}
+    said = {(item.task, item.variant): verdict_sentence(item) for item in (*comparisons.suite, *comparisons.items)}
     rows = [
         {"row": kind, **row, "sentence": said.get((row["task"], row["variant"]))}
         for kind, found in kinds.items()
         for row in found.to_dict("records")
     ]
     rows += [{"row": "run", **run} for run in unhealthy(context.run_rows).to_dict("records")]
-    rows += [{"row": "note", "sentence": note} for note in comparisons.notes]
+    rows += [{"row": "note", "sentence": note} for note in study_notes(comparisons)]
     columns = ["row", *dict.fromkeys(name for found in kinds.values() for name in found.columns)]
     return str(
         pd.DataFrame(rows, columns=[*columns, "seed", "reason", "sentence"]).to_csv(index=False, lineterminator="\n")
@@ -44,17 +46,17 @@ def json(context: ReportContext, by: By | None = None) -> str:
 
 
 def document(context: ReportContext, by: By | None = None) -> dict[str, Any]:
-    """Every figure of every comparison, the rows of the tables as numbers, and every run, as JSON can hold them."""
+    """Every number of every comparison, the rows of the tables as numbers, and every run, as JSON can hold them."""
     comparisons = context.comparisons
     found = {
         "schema": SCHEMA_VERSION,
         "baseline": comparisons.baseline,
         "last_k": comparisons.last_k,
         "suite": [_item(item) for item in comparisons.suite] if by != "task" else [],
-        "no_suite": comparisons.no_suite or None,
+        "no_suite": no_suite_text(comparisons.no_suite) if comparisons.no_suite else None,
         "comparisons": [_item(item) for item in comparisons.items] if by != "suite" else [],
-        "notes": list(comparisons.notes),
-        "looks": [vars(look) for look in context.runs.looks],
+        "notes": study_notes(comparisons),
+        "interim_analyses": [vars(look) for look in context.runs.looks],
         "suite_variants": _suite_rows(context, by).to_dict("records"),
         "variants": _variant_rows(context, by).to_dict("records"),
         "runs": context.run_rows.to_dict("records"),
@@ -96,13 +98,13 @@ def _item(item: Comparison) -> dict[str, Any]:
         "baseline_ended": item.baseline_ended,
         "verdict": item.verdict.value,
         "preliminary": item.preliminary,
-        "sentence": item.sentence,
-        "notes": item.notes,
+        "sentence": verdict_sentence(item),
+        "notes": notes_of(item),
     }
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: NaN and infinity become null, tuples lists, numpy's scalars Python's."""
+    """Convert to what JSON can hold: NaN and infinity become null, tuples lists, numpy's scalars Python's."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

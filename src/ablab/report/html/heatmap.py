@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ablab.report.units import MISSING
+from ablab.report.formatting import MISSING
 
 LEVELS = 10  # shades beside none; the style sheet has one class for each
 _FRACTION = (0.0, 1.0)  # the scale of accuracies and shares
@@ -21,7 +21,7 @@ _FRACTION = (0.0, 1.0)  # the scale of accuracies and shares
 
 @dataclass(frozen=True)
 class Scale:
-    """What the colours stand for, in all heatmaps that are to be compared: none for `low`, the deepest for `high`."""
+    """The meaning of the colours, in all heatmaps that are to be compared: none for `low`, the deepest for `high`."""
 
     low: float
     high: float

@@ -1,61 +1,61 @@
-"""The whole page: its sections in order, set into the template."""
+"""The whole page: its sections in order, set into the template, as one HTML file.
+
+To add a section: a function that makes it from the context, in the file of its theme in `sections` or in one of its
+own, and an entry in `SECTIONS`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from ablab.analysis.wording import confidence
+from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.errors import UserError
 from ablab.report.context import ReportContext
 from ablab.report.formats.machine import document
-from ablab.report.html.names import foldable, isolated
-from ablab.report.html.sections.base import Section
-from ablab.report.html.sections.cost import cost
-from ablab.report.html.sections.curves import learning
-from ablab.report.html.sections.effects import effects
-from ablab.report.html.sections.health import NOT_RUN, health
+from ablab.report.formatting import confidence
+from ablab.report.html.blocks import Section
+from ablab.report.html.sections.cost import cost, parallelism, scaling
+from ablab.report.html.sections.curves import learning, reach
+from ablab.report.html.sections.effects import effects, pairs, power, verdicts
 from ablab.report.html.sections.interactions import interactions
 from ablab.report.html.sections.mechanism import mechanism
-from ablab.report.html.sections.pairs import pairs
-from ablab.report.html.sections.parallelism import parallelism
-from ablab.report.html.sections.parts import parts
-from ablab.report.html.sections.pictures import introduction, pictures_of
-from ablab.report.html.sections.power import power
-from ablab.report.html.sections.provenance import provenance, question
-from ablab.report.html.sections.reach import reach
-from ablab.report.html.sections.scaling import scaling
-from ablab.report.html.sections.verdicts import verdicts
+from ablab.report.html.sections.pictures import pictures
+from ablab.report.html.sections.runs import origin, question, run_health
+from ablab.report.html.sections.subsets import subsets
+from ablab.report.notes import notes_of
+from ablab.report.sentences import measured, verdict_sentence
+from ablab.results.store import write_atomically
 
-_FOLDER = "report/html/templates"  # inside the package
-
-# From what was found to what it rests on. The verdicts before them, and pictures, health and provenance behind them,
-# have templates of their own.
-_SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
-    effects, pairs, power, reach, learning, cost, parallelism, interactions, scaling, mechanism, parts,
+REPORT_FILE = "report.html"
+# From what was found to what it rests on. The verdicts stand before them.
+SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
+    effects, pairs, power, reach, learning, cost, parallelism, interactions, scaling, mechanism, subsets, pictures,
+    run_health, origin,
 )  # fmt: skip
+_TEMPLATES = "report/html/templates"  # inside the package
+_MOST_LETTERS = 32  # of a name without a place to break
+_BREAK = Markup("<wbr>")
+
+
+def write_report(context: ReportContext, path: Path) -> Path:
+    """Write the report into the file `path`, and return it. Raises UserError if it cannot be written there."""
+    try:
+        write_atomically(path, page(context))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give another --output") from error
+    return path
 
 
 def page(context: ReportContext) -> str:
-    """Text from records is escaped by the template; only our own figures are markup."""
-    environment = Environment(
-        loader=PackageLoader("ablab", _FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"foldable": foldable, "isolated": isolated}
+    """Make the page. Text from records is escaped by the template; only our own figures are markup."""
+    environment = _environment()
     runs, comparisons = context.runs, context.comparisons
-    found = [section for make in _SECTIONS if (section := make(context)) is not None]
-    pictures = pictures_of(runs)
-    if pictures:
-        found.append(Section("pictures", "Pictures", introduction(pictures), template="pictures.html.j2"))
-    found.append(Section("health", "Run health", template="health.html.j2"))
-    found.append(Section("provenance", "Provenance", template="provenance.html.j2"))
     return environment.get_template("page.html.j2").render(
         style=Markup(environment.get_template("style.css").render()),
         studies=sorted({record.study for record in runs.records}),
@@ -63,17 +63,47 @@ def page(context: ReportContext) -> str:
         factors=runs.factors,
         comparisons=comparisons,
         confidence=confidence(comparisons.level),
-        n_looks=len(runs.looks),
+        measured=measured(comparisons),
+        n_analyses=len(runs.looks),
         n_runs=len(runs.records),
-        verdicts=verdicts(context),
-        sections=found,
-        pictures=pictures,
         tasks=context.tasks,
-        health=health(context),
-        not_run=NOT_RUN,
-        provenance=provenance(context),
-        data=_embedded(document(context)),
+        verdicts=verdicts(context),
+        sections=[section for make in SECTIONS if (section := make(context)) is not None],
+        document=_embedded(document(context)),
     )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("ablab", _TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "foldable": foldable,
+        "isolated": isolated,
+        "sentence": verdict_sentence,
+        "notes": notes_of,
+    }
+    return environment
+
+
+def foldable(name: object) -> Markup:
+    """The name of a variant with places to break it where a table has little room: between overrides, if it has any."""
+    parts = BETWEEN_OVERRIDES.split(str(name))
+    return _BREAK.join(_pieces(part) for part in [*(f"{part}," for part in parts[:-1]), parts[-1]])
+
+
+def isolated(sentence: str, name: str) -> Markup:
+    """The sentence with the name apart: one that runs from right to left would take the numbers beside it along."""
+    before, found, after = sentence.partition(name) if name else (sentence, "", "")
+    return escape(before) + (Markup("<bdi>{}</bdi>").format(found) if found else Markup("")) + escape(after)
+
+
+def _pieces(part: str) -> Markup:
+    return _BREAK.join(part[start : start + _MOST_LETTERS] for start in range(0, len(part), _MOST_LETTERS))
 
 
 def _embedded(data: dict[str, Any]) -> Markup:

@@ -1,9 +1,9 @@
 """A study while it runs: on one screen where stdout is a terminal, a line per run that has ended elsewhere.
 
 `state` takes in what happens, `remaining` works out how long the rest takes, `lines` says it in lines. `screen` draws a
-`picture` below those lines: the `grid`, the runs that are `running`, and the comparison `sofar` (`effects`).
+`picture` below those lines: the `grid`, the runs that run, and the comparison so far (`effects`).
 """
 
-from ablab.report.live.choose import observer
+from ablab.report.live.screen import observer
 
 __all__ = ["observer"]

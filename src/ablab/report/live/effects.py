@@ -20,8 +20,8 @@ from ablab.analysis.pairing import (
     tasks,
     variants,
 )
-from ablab.analysis.wording import decimals_for, number
 from ablab.errors import UserError
+from ablab.report.formatting import decimals_for, number
 from ablab.results.collect import Runs, tabulate
 from ablab.results.record import Record
 

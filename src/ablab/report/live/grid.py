@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ablab.analysis.wording import plural
+from ablab.report.formatting import plural
 from ablab.report.live.lines import COLOURS
 from ablab.report.live.state import Row, RunState, StudyState
 

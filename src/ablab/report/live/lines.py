@@ -1,4 +1,4 @@
-"""What happens to the runs of a study as lines: one per run that has ended, a few about the rest."""
+"""The course of a study as lines: one per run that has ended, a few about the rest."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def of_study(study: StudyState) -> float | None:
 
 
 def _queue(study: StudyState) -> list[RunState]:
-    """What has yet to be started, runs that are tried again first."""
+    """The runs that have yet to be started, those that are tried again first."""
     retrying = [run for run in study.active.values() if run.phase == "retrying"]
     return retrying + [run for run in study.runs if run.phase == "waiting"]
 

@@ -13,15 +13,51 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from queue import SimpleQueue
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.segment import Segment
 from rich.text import Text
 
-from ablab.report.live.lines import Story
+from ablab.report.live.lines import PlainLines, Story
 from ablab.report.live.picture import picture
-from ablab.report.live.sofar import Compare, SoFar
 from ablab.results.record import Record
 from ablab.study.events import Observer, RunOutline
+
+Compare = Callable[[list[Record]], RenderableType | None]
+_SHARE = 0.1  # of the time, which comparing may take
+
+
+class SoFar:
+    """Calls `compare` when runs have ended, and shows nothing where it raises: no study ends for what is shown of it.
+
+    Comparing a thousand runs takes a while: it waits until it has rested nine times as long as it took last. The first
+    call, which may have to import what it compares with, is not counted.
+    """
+
+    def __init__(self, compare: Compare | None, clock: Callable[[], float]) -> None:
+        self._compare = compare
+        self._clock = clock
+        self._compared = 0  # records
+        self._rested_at = 0.0
+        self._shown: RenderableType | None = None
+        self._lines: list[list[Segment]] = []
+        self._width: int | None = None  # that the lines were made for
+
+    def lines(self, records: Sequence[Record], console: Console) -> list[list[Segment]]:
+        """Show the comparison of the records, as lines of the console's width."""
+        if self._compare and len(records) != self._compared and (began := self._clock()) >= self._rested_at:
+            first = not self._compared
+            self._compared, self._shown, self._width = len(records), None, None
+            with contextlib.suppress(Exception):
+                self._shown = self._compare(list(records))
+            self._rested_at = began if first else began + (self._clock() - began) / _SHARE
+        if self._width != console.width:
+            self._width, self._lines = console.width, []
+            with contextlib.suppress(Exception):
+                if self._shown is not None:
+                    self._lines = console.render_lines(self._shown, console.options, pad=False)
+        return self._lines
+
 
 # A study outlives its terminal (rich exits where a pipe has broken), and whatever is wrong in here.
 _UNSHOWABLE = (Exception, SystemExit)
@@ -111,3 +147,21 @@ class Screen(Observer):
         while not self._closed.wait(self._period_s):
             with contextlib.suppress(*_UNSHOWABLE):
                 self.refresh()
+
+
+def observer(compare: Compare | None = None, console: Console | None = None) -> Observer:
+    """A screen on a terminal that can draw one, plain lines everywhere else.
+
+    Args:
+        compare: makes what the screen shows of the runs that have ended; default: `effects_so_far`.
+    """
+    console = console or Console(highlight=False)
+    if not console.is_interactive or console.options.ascii_only:
+        return PlainLines(console)
+    return Screen(console, compare or _effects_so_far)
+
+
+def _effects_so_far(records: list[Record]) -> RenderableType | None:
+    from ablab.report.live.effects import effects_so_far  # pandas can wait until there is something to compare
+
+    return effects_so_far(records)

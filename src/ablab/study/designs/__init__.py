@@ -7,13 +7,9 @@ do the work of `pairwise`), `explicit` takes the variants as they are listed.
 """
 
 from ablab.study.designs.base import Design, Designed
-from ablab.study.designs.cumulative import Cumulative
-from ablab.study.designs.exclusions import Exclusions
+from ablab.study.designs.combined import Cumulative, Factorial, LeaveOneOut, OneFactor
 from ablab.study.designs.explicit import Explicit
-from ablab.study.designs.factorial import Factorial
-from ablab.study.designs.factors import Factor, Level, Variant, zip_factors
-from ablab.study.designs.leave_one_out import LeaveOneOut
-from ablab.study.designs.one_factor import OneFactor
+from ablab.study.designs.factors import Exclusions, Factor, Level, Variant, zip_factors
 from ablab.study.designs.pairwise import Pairwise
 
 __all__ = [

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
-from ablab.study.designs.exclusions import Exclusions
-from ablab.study.designs.factors import Factor, Variant, in_words, plain
+from ablab.study.designs.factors import Exclusions, Factor, Variant, in_words, plain
 
 
 @dataclass(frozen=True)

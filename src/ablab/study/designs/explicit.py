@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from ablab.errors import UserError
 from ablab.study.designs.base import Conditions, Design, Designed, check_baseline
-from ablab.study.designs.exclusions import Exclusions
-from ablab.study.designs.factors import Factor, Variant, in_words, plain, written
+from ablab.study.designs.factors import Exclusions, Factor, Variant, in_words, plain, written
 
 _EXAMPLE = "{base: {attention: full}, sparse: {attention: lsh}}"
 

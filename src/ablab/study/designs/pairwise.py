@@ -6,12 +6,10 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ablab.study.designs.admissible import Admissible, Ban
 from ablab.study.designs.base import Designed
 from ablab.study.designs.combined import Combined, Row, Space
-from ablab.study.designs.covering import Pair, covering_rows
-from ablab.study.designs.exclusions import Rule, rule_in_words
-from ablab.study.designs.factors import Level, plain
+from ablab.study.designs.covering import Admissible, Ban, Pair, covering_rows
+from ablab.study.designs.factors import Level, Rule, plain, rule_in_words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ is met here, before anything is written; time has to be measured, which `ablab.s
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ablab.config import RunConfig
+from ablab.config.schema import BudgetConfig
 from ablab.errors import UserError
 from ablab.results.record import BudgetReport
 from ablab.study.planning.expand import Run
@@ -22,7 +22,6 @@ from ablab.training.cost import count_flops, count_parameters
 TOLERANCE = 0.02  # of the reference's budget
 WIDEST = 64  # times the hidden units that a variant has by itself
 
-Config = dict[str, Any]
 Adjustment = tuple[list[str], BudgetReport]  # overrides, and what the record says of them
 D_FF, D_MODEL, STEPS = "model.d_ff", "model.d_model", "trainer.max_steps"
 
@@ -32,11 +31,11 @@ class Unit:
     """What is to be equal, and how one says it."""
 
     plural: str
-    measure: Callable[[Config, Task], int] | None  # None: it cannot be counted
+    measure: Callable[[RunConfig, Task], int] | None  # None: it cannot be counted
     levers: tuple[str, ...]  # what may be adjusted, the one that is unless another is asked for first
 
 
-def meet_budgets(plan: list[Run], configs: Sequence[Config], preflight: Preflight) -> tuple[list[Run], list[str]]:
+def meet_budgets(plan: list[Run], configs: Sequence[RunConfig], preflight: Preflight) -> tuple[list[Run], list[str]]:
     """The plan with every variant brought to the reference's budget on its task; a line for each that was adjusted.
 
     A budget of time is checked, and left for later.
@@ -47,10 +46,10 @@ def meet_budgets(plan: list[Run], configs: Sequence[Config], preflight: Prefligh
     Raises:
         UserError: an unknown word, no run is the reference, or a variant cannot come within `TOLERANCE`.
     """
-    budget = configs[0]["budget"]
-    if not budget["match"]:
+    budget = configs[0].budget
+    if not budget.match:
         return plan, []
-    unit = _unit(budget["match"])
+    unit = _unit(budget.match)
     adjust = _LEVERS[_lever(budget, unit)]
     references = references_of(plan, configs)
     if unit.measure is None:
@@ -69,21 +68,21 @@ def meet_budgets(plan: list[Run], configs: Sequence[Config], preflight: Prefligh
     return met, lines
 
 
-def refuse_for_one_run(config: Config) -> None:
+def refuse_for_one_run(config: RunConfig) -> None:
     """Raises UserError where a run by itself asks for the budget of others."""
-    if config["budget"]["match"]:
+    if config.budget.match:
         raise UserError("budget.match: there is nothing to be equal to in one run; add -m and sweep over variants")
 
 
-def references_of(plan: Sequence[Run], configs: Sequence[Config]) -> dict[tuple[str, ...], tuple[Run, Config]]:
+def references_of(plan: Sequence[Run], configs: Sequence[RunConfig]) -> dict[tuple[str, ...], tuple[Run, RunConfig]]:
     """For each task the first run that has all overrides of the reference, the first run without one; and its config.
 
     Raises:
         UserError: there is none.
     """
-    wanted = str(configs[0]["budget"]["reference"] or "")
+    wanted = str(configs[0].budget.reference or "")
     parts = {part.strip() for part in wanted.split(",") if part}
-    references: dict[tuple[str, ...], tuple[Run, Config]] = {}
+    references: dict[tuple[str, ...], tuple[Run, RunConfig]] = {}
     for run, config in zip(plan, configs, strict=True):
         if parts <= set(run.overrides):
             references.setdefault(task_of(run), (run, config))
@@ -110,23 +109,19 @@ class _Measured:
     """A variant, and what it has of what is to be equal."""
 
     name: str
-    config: Config
+    config: RunConfig
     task: Task
     unit: Unit
 
     def with_(self, settings: dict[str, int]) -> int:
         """What it would have."""
-        config = copy.deepcopy(self.config)
-        for key, value in settings.items():
-            axis, name = key.split(".")
-            config[axis][name] = value
         assert self.unit.measure is not None
-        return self.unit.measure(config, self.task)
+        return self.unit.measure(self.config.with_values(settings), self.task)
 
     def before(self, key: str) -> int:
         axis, name = key.split(".")
-        value: int | None = self.config[axis][name]
-        return 4 * self.config["model"]["d_model"] if value is None else value
+        value: int | None = self.config.options[axis][name]
+        return 4 * self.before(D_MODEL) if value is None else value
 
     def reported(self, settings: dict[str, int], wanted: int, lines: list[str]) -> Adjustment:
         """The adjustment; what was done is added to `lines`. Raises UserError where it does not meet the budget."""
@@ -167,7 +162,7 @@ def _by_d_model(variant: _Measured, wanted: int) -> dict[str, int]:
     if variant.with_({}) == wanted:
         return {D_MODEL: before}
     # Pairs of features, which rotary positions and their halves need, in every head.
-    heads = 2 * variant.config["model"]["n_heads"]
+    heads = 2 * variant.config.options["model"]["n_heads"]
 
     def scaled(count: int) -> dict[str, int]:
         width = heads * count
@@ -193,22 +188,22 @@ def _nearest(measured: Callable[[int], int], wanted: int, highest: int) -> int:
     return min((low, high), key=lambda number: abs(measured(number) - wanted))
 
 
-def _parameters(config: Config, task: Task) -> int:
+def _parameters(config: RunConfig, task: Task) -> int:
     return count_parameters(build_model(config, task, device="meta"))
 
 
-def _flops(config: Config, task: Task) -> int:
+def _flops(config: RunConfig, task: Task) -> int:
     model = build_model(config, task, device="meta")
     per_sequence = count_flops(model, task.loss, task.example())[0]
     return per_sequence * task.batch_size * _batches(config)
 
 
-def _tokens(config: Config, task: Task) -> int:
+def _tokens(config: RunConfig, task: Task) -> int:
     return task.tokens_per_batch * _batches(config)
 
 
-def _batches(config: Config) -> int:
-    steps: int = config["trainer"]["max_steps"] * config["trainer"]["accumulate_grad_batches"]
+def _batches(config: RunConfig) -> int:
+    steps: int = config.trainer.max_steps * config.trainer.accumulate_grad_batches
     return steps
 
 
@@ -227,12 +222,10 @@ def _unit(match: str) -> Unit:
     return _UNITS[match]
 
 
-def _lever(budget: Config, unit: Unit) -> str:
-    lever: str = budget["adjust"] or unit.levers[0]
+def _lever(budget: BudgetConfig, unit: Unit) -> str:
+    lever = budget.adjust or unit.levers[0]
     if lever not in _LEVERS:
         raise UserError(f"budget.adjust={lever}: there are {', '.join(_LEVERS)}")
     if lever not in unit.levers:
-        raise UserError(
-            f"budget.adjust={lever}: budget.match={budget['match']} is met by {' or '.join(unit.levers)} only"
-        )
+        raise UserError(f"budget.adjust={lever}: budget.match={budget.match} is met by {' or '.join(unit.levers)} only")
     return lever

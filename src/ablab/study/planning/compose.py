@@ -1,4 +1,4 @@
-"""From a run's overrides to its frozen config and its folder."""
+"""From a run's overrides to its config and its folder."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from ablab.config import freeze
-from ablab.config.identity import to_plain
+from ablab.config import Node, RunConfig, resolve
+from ablab.config.run_config import to_plain
 from ablab.study.planning.expand import Run
 from ablab.study.planning.recombine import Recombiner
 
-Frozen = tuple[dict[str, Any], Path]
+Composed = tuple[RunConfig, Path]
 
 _REFERENCE = re.compile(r"\$\{(\w+)(?:\.\w+)*\}")  # its first name
 _SEED = "seed="
 
 
 @dataclass(frozen=True)
-class _Composed:
+class _Common:
     """What runs that are composed once have in common."""
 
     config: DictConfig
     hydra: Any  # what the resolver ${hydra:...} reads
     choices: dict[str, str | None]
-    settled: dict[str, Any]  # the plain values that refer to nothing
+    settled: Node  # the plain values that refer to nothing
 
 
 class Composer:
@@ -49,22 +49,22 @@ class Composer:
         self.loader, self.config = loader, config
         self._parse = lru_cache(maxsize=None)(OverridesParser.create(config_loader=loader).parse_override)
         self._recombine = Recombiner(lambda overrides: loader.load_sweep_config(config, overrides))
-        self._composed: dict[tuple[str, ...], _Composed] = {}
-        self._frozen: dict[tuple[Any, ...], Frozen] = {}
+        self._composed: dict[tuple[str, ...], _Common] = {}
+        self._runs: dict[tuple[Any, ...], Composed] = {}
 
-    def __call__(self, run: Run, number: int = 0) -> Frozen:
-        """The frozen config and the folder. Parts of the config are shared with others: change a copy.
+    def __call__(self, run: Run, number: int = 0) -> Composed:
+        """The config and the folder of a run.
 
         Args:
             number: of the job, for a run of another sweeper than ours, which has no index.
         """
         number = number if run.context.index is None else run.context.index
         key = (number, run.folder, *run.overrides)
-        if key not in self._frozen:
-            self._frozen[key] = self._freeze(run, number)
-        return self._frozen[key]
+        if key not in self._runs:
+            self._runs[key] = self._resolve(run, number)
+        return self._runs[key]
 
-    def _freeze(self, run: Run, number: int) -> Frozen:
+    def _resolve(self, run: Run, number: int) -> Composed:
         rest = tuple(o for o in run.overrides if not o.startswith(_SEED))
         if rest not in self._composed:
             self._composed[rest] = self._compose(list(rest))
@@ -78,10 +78,10 @@ class Composer:
                 common.config.seed = self._parse(override).value()
         HydraConfig.instance().cfg = common.hydra
         asked = [o for o in run.overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        frozen = freeze(common.config, common.choices, asked, common.settled)
-        return frozen, Path(common.config.hydra.sweep.dir, common.config.hydra.sweep.subdir)
+        config = resolve(common.config, common.choices, asked, common.settled)
+        return config, Path(common.config.hydra.sweep.dir, common.config.hydra.sweep.subdir)
 
-    def _compose(self, overrides: list[str]) -> _Composed:
+    def _compose(self, overrides: list[str]) -> _Common:
         composed = self._recombine(tuple(overrides))
         HydraConfig.instance().set_config(composed)
         hydra: Any = HydraConfig.instance().cfg
@@ -92,10 +92,10 @@ class Composer:
         plain: Any = OmegaConf.to_container(composed, resolve=False)
         del plain["hydra"]
         settled = {key: to_plain(composed[key]) for key in plain if _is_settled(key, plain)}
-        return _Composed(composed, hydra, choices, settled)
+        return _Common(composed, hydra, choices, settled)
 
 
-def _is_settled(key: str, plain: dict[str, Any]) -> bool:
+def _is_settled(key: str, plain: Node) -> bool:
     """Whether a value at the top is the same for all runs that are composed once, and nothing in it is missing.
 
     It is if what it refers to, and what that refers to, is neither their seed nor beyond the config.

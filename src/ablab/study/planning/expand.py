@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
 from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.config.schema import OF_THE_STUDY
 from ablab.errors import UserError
 from ablab.results.record import BudgetReport, RunContext, TuningReport
 from ablab.study.designs import Design, Factor, zip_factors
-from ablab.study.planning.settings import OF_THE_STUDY
 
 SUBDIR = "hydra.sweep.subdir"
 

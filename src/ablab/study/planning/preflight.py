@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
@@ -13,100 +14,106 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.optim.lr_scheduler import LRScheduler
 
-from ablab.config import fingerprint
+from ablab.config import Node, RunConfig, fingerprint
 from ablab.config.axes import AXES, Axis, load
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.model.spec import ClashError
-from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
-from ablab.training.build import build_model, build_task, clashing
+from ablab.training.build import BuiltRun, build_strategy, build_task, clashing
 from ablab.training.callback_group import check_callbacks
-from ablab.training.continuing import check_origin
 from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import Parallel, parallel
-from ablab.training.trainer import build_profiler, build_strategy, quiet_lightning, trainer_settings, world_size
+from ablab.training.trainer import build_profiler, quiet_lightning, trainer_settings
+from ablab.training.warm_start import check_origin
 from ablab.training.world import World, launched
 
 
 class Preflight:
-    """Checks frozen configs by building all that is cheap to build. Data that several runs share are read once."""
+    """Checks runs by building all of them that is cheap to build. Data that several runs share are read once."""
 
     def __init__(self) -> None:
-        self._tasks: dict[str, Task] = {}
+        self._tasks: dict[str, tuple[int, Task]] = {}  # by their settings, each with the seed of the first such run
         self._passed: set[str] = set()  # identities, without the seed
 
-    def check(self, config: dict[str, Any]) -> None:
-        """Raises UserError with one line if the run cannot work."""
-        if not 0 <= config["seed"] < 2**63:
-            raise UserError(f"seed={config['seed']}: must be at least 0 and less than 2**63")
-        identity = fingerprint({**config, "seed": 0}) + json.dumps(
-            [config["logger"], config["callbacks"]], sort_keys=True
-        )
+    def check(self, config: RunConfig) -> None:
+        """Check the run, unless one has passed that differs from it in nothing but its seed.
+
+        Raises:
+            UserError: with one line, if the run cannot work.
+        """
+        _check_seed(config)
+        watching = [config.options[axis] for axis in ("logger", "callbacks")]
+        identity = fingerprint(replace(config, seed=0)) + json.dumps(watching, sort_keys=True)
         if identity not in self._passed:
-            self._check(config)
+            self._build(config, self.task)
             self._passed.add(identity)
 
-    def _check(self, config: dict[str, Any]) -> None:
+    def build(self, config: RunConfig) -> BuiltRun:
+        """The run, checked, to be trained in this process. Raises UserError with one line if it cannot work."""
+        _check_seed(config)
+        return self._build(config, self._own_task)
+
+    def task(self, config: RunConfig) -> Task:
+        """The task of the config, with its data; for any seed."""
+        return self._seeded_task(config)[1]
+
+    def _build(self, config: RunConfig, task_of: Callable[[RunConfig], Task]) -> BuiltRun:
         for axis in reversed(AXES.values()):  # the trainer's keys are what others refer to
-            check_options(axis, config)
+            check_options(axis, config.options)
         check_origin(config)
         strategy = self._check_trainer(config)
-        check_callbacks(config["callbacks"], strategy)
-        task = self.task(config)
-        self._check_shares(config, task, strategy)
-        model = build_model(config, task, device="meta")
+        check_callbacks(config.options["callbacks"], strategy)
+        built = BuiltRun(config=config, task=task_of(config))
+        self._check_shares(config, built.task, strategy)
+        built.shapes  # noqa: B018 (it is built here for the first time)
         schedule = self._check_optimizer(config)
-        self._check_strategy(config, task, model, strategy)
+        self._check_strategy(built, strategy)
         self._check_gradients(config, strategy, schedule)
+        return built
 
-    def task(self, config: dict[str, Any]) -> Task:
-        """The task of the config, with its data; for any seed."""
-        key = json.dumps(config["task"], sort_keys=True)
+    def _own_task(self, config: RunConfig) -> Task:
+        seed, task = self._seeded_task(config)
+        return task if seed == config.seed else build_task(config)
+
+    def _seeded_task(self, config: RunConfig) -> tuple[int, Task]:
+        key = json.dumps(config.options["task"], sort_keys=True)
         if key not in self._tasks:
-            self._tasks[key] = build_task(config)
+            self._tasks[key] = config.seed, build_task(config)
         return self._tasks[key]
 
     @staticmethod
-    def _check_shares(config: dict[str, Any], task: Task, strategy: Parallel) -> None:
-        processes = world_size(config)
+    def _check_shares(config: RunConfig, task: Task, strategy: Parallel) -> None:
+        processes = config.world_size
         shares = strategy.dp_size(processes)
         if task.batch_size % shares:
             parts = "" if shares == processes else f" that see different samples, of {processes}"
             raise UserError(
                 f"task.batch_size={task.batch_size} cannot be shared equally by {shares} processes{parts} "
-                f"(strategy={config['axes'].get('strategy')}): choose a multiple of {shares}"
+                f"({config.chosen('strategy')}): choose a multiple of {shares}"
             )
 
     @staticmethod
-    def _check_strategy(config: dict[str, Any], task: Task, model: Transformer, strategy: Parallel) -> None:
+    def _check_strategy(built: BuiltRun, strategy: Parallel) -> None:
+        config = built.config
         try:
-            strategy.check_batch(task.batch_size // strategy.dp_size(world_size(config)))
-            strategy.check_model(model)
-            strategy.check_optimizer(instantiate(config["optimizer"], _convert_="all"))
+            strategy.check_batch(built.task.batch_size // strategy.dp_size(config.world_size))
+            strategy.check_model(built.shapes)
+            strategy.check_optimizer(built.optimizer)
         except ClashError as clash:
             raise clashing(config, clash) from clash
         except ValueError as error:
-            raise UserError(f"strategy={config['axes'].get('strategy')}: {error}") from error
+            raise UserError(f"{config.chosen('strategy')}: {error}") from error
 
     @staticmethod
-    def _check_trainer(config: dict[str, Any]) -> Parallel:
-        if config["trainer"]["_target_"] != "lightning.Trainer":
-            raise UserError(f"trainer._target_={config['trainer']['_target_']}: only lightning.Trainer is used")
-        settings = trainer_settings(config)
+    def _check_trainer(config: RunConfig) -> Parallel:
+        target, settings = config.options["trainer"]["_target_"], trainer_settings(config)
+        if target != "lightning.Trainer":
+            raise UserError(f"trainer._target_={target}: only lightning.Trainer is used")
         if settings.get("limit_val_batches") == 0:
             raise UserError("trainer.limit_val_batches=0: without an evaluation there is nothing to compare")
-        if "gradient_clip_val" not in settings:
-            raise UserError("trainer.gradient_clip_val must be given; null does not clip")
-        for key in ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches"):
-            value = settings.get(key)
-            if type(value) is not int:
-                raise UserError(f"trainer.{key}={value}: must be a whole number")
-            if value < 1:
-                raise UserError(f"trainer.{key}={value}: must be at least 1")
-        if type(settings.get("num_nodes", 1)) is not int or settings.get("num_nodes", 1) < 1:
-            raise UserError(f"trainer.num_nodes={settings['num_nodes']}: must be a whole number, at least 1")
+        config.trainer  # noqa: B018 (reading it is the check)
         build_profiler(settings.pop("profiler", None), Path("profile"))  # writes nothing before it is used
         strategy = build_strategy(config)
         _check_devices(config)
@@ -124,44 +131,47 @@ class Preflight:
         return parallel(strategy)
 
     @staticmethod
-    def _check_optimizer(config: dict[str, Any]) -> LRScheduler:
+    def _check_optimizer(config: RunConfig) -> LRScheduler:
         tiny = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1)  # a matrix and a vector, grouped as a model's are
         axis = "optimizer"
         try:
-            optimizer = build_optimizer(instantiate(config["optimizer"], _convert_="all"), tiny)
+            optimizer = build_optimizer(instantiate(config.options["optimizer"], _convert_="all"), tiny)
             axis = "schedule"
-            schedule: LRScheduler = instantiate(config["schedule"], _convert_="all")(optimizer)
+            schedule: LRScheduler = instantiate(config.options["schedule"], _convert_="all")(optimizer)
         except (ValueError, TypeError, RuntimeError, InstantiationException) as error:
             raise UserError(f"{axis}: {' '.join(str(error).split())}") from error
         return schedule
 
     @staticmethod
-    def _check_gradients(config: dict[str, Any], strategy: Parallel, schedule: LRScheduler) -> None:
+    def _check_gradients(config: RunConfig, strategy: Parallel, schedule: LRScheduler) -> None:
         """What the strategy makes of the gradients must be what others count on."""
-        option, chosen = (config["axes"].get(axis) for axis in ("strategy", "schedule"))
+        option, chosen = config.chosen("strategy"), config.chosen("schedule")
         if not strategy.shares_gradients and getattr(schedule, "reads_gradients", False):
             raise UserError(
-                f"strategy={option} does not work with schedule={chosen}: the schedule reads gradients, which each "
+                f"{option} does not work with {chosen}: the schedule reads gradients, which each "
                 "process has for itself, so that their learning rates would part; choose another of either"
             )
-        precision = config["trainer"].get("precision")
+        precision = config.trainer.precision
         if not strategy.takes_scaled and precision in ("16", "16-mixed", 16):
             raise UserError(
                 f"trainer.precision={precision} scales gradients by a factor that changes between steps, which "
-                f"strategy={option} cannot follow: use trainer.precision=bf16-mixed"
+                f"{option} cannot follow: use trainer.precision=bf16-mixed"
             )
 
 
-def check_options(axis: Axis, config: dict[str, Any]) -> None:
+def check_options(axis: Axis, options: dict[str, Node]) -> None:
     """Check the keys and values of an axis's option, or of its several, against what builds it.
+
+    Args:
+        options: by axis.
 
     Raises:
         UserError: one is unknown, missing, of the wrong type, or not the config's to give.
     """
-    options = {axis.name: config.get(axis.name)}
+    chosen = {axis.name: options.get(axis.name)}
     if axis.several:
-        options = {f"{axis.name}.{key}": each for key, each in config[axis.name].items()}
-    for name, option in options.items():
+        chosen = {f"{axis.name}.{key}": each for key, each in options[axis.name].items()}
+    for name, option in chosen.items():
         if not isinstance(option, dict) or "_target_" not in option:
             raise UserError(f"{name}: the option has no _target_, the class or function that builds it")
         refused: dict[str, str] = load(axis.refused) if axis.refused else {}
@@ -172,9 +182,14 @@ def check_options(axis: Axis, config: dict[str, Any]) -> None:
         check_signature(name, own, (*axis.supplied, *refused))
 
 
-def _check_devices(config: dict[str, Any]) -> None:
+def _check_seed(config: RunConfig) -> None:
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed}: must be at least 0 and less than 2**63")
+
+
+def _check_devices(config: RunConfig) -> None:
     """Raises UserError for more GPUs than there are. On CPUs there are as many processes as one likes."""
-    wanted, accelerator = config["strategy"]["processes"], config["trainer"]["accelerator"]
+    wanted, accelerator = config.processes, config.trainer.accelerator
     there = torch.cuda.device_count()
     if accelerator not in ("auto", "gpu", "cuda") or not there or type(wanted) is not int or wanted <= there:
         return

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from ablab.config import RunConfig
 from ablab.config.explain import ConfigErrors, explain
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
@@ -20,12 +21,9 @@ from ablab.study.events import RunOutline
 from ablab.study.planning.budget import meet_budgets
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, expand
-from ablab.study.planning.grid import check_tuning
 from ablab.study.planning.preflight import Preflight
-from ablab.study.planning.settings import Settings
+from ablab.study.trials.tuning import check_tuning
 from ablab.training.run import variant_of
-
-Config = dict[str, Any]
 
 
 @dataclass
@@ -62,7 +60,6 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
     prepared = Prepared(expansion.runs, expansion.excluded)
     configs = _check(prepared, compose, preflight)
     if not prepared.errors:
-        Settings.of(configs[0])
         check_tuning(prepared.runs, configs)
         met = meet_budgets(prepared.runs, configs, preflight)
         prepared.runs, prepared.budgets = met
@@ -74,14 +71,14 @@ def asked(run: Run) -> str:
     return " ".join(o for o in run.overrides if not o.startswith("hydra."))
 
 
-def info_of(config: Config, index: int, variant: str | None = None) -> RunOutline:
+def info_of(config: RunConfig, index: int, variant: str | None = None) -> RunOutline:
     """What is shown of a run."""
     return RunOutline(
         index=index,
         variant=variant_of(config) if variant is None else variant,
-        task=config["axes"].get("task", ""),
-        seed=config["seed"],
-        steps=config["trainer"]["max_steps"],
+        task=config.axes.get("task", ""),
+        seed=config.seed,
+        steps=config.trainer.max_steps,
     )
 
 
@@ -98,7 +95,7 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[Config]:
+def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[RunConfig]:
     """The configs of all runs; what is wrong with them is added to `prepared`."""
     configs = []
     for run in prepared.runs:

@@ -2,18 +2,22 @@
 
 Hydra takes a seventh of a second to compose a config, and a plan may have hundreds of variants. Most options only say
 what is below their own name (`attention`), and then the config of a combination is that of another one with a few nodes
-exchanged. Whether that is so is not assumed: each value is composed once by itself in place of the base's, and only
-where nothing else of the config differs is its node used in combinations. Everything else is composed in full.
+exchanged. Whether that is so is not assumed: each option is composed once by itself in place of the base's, and only
+where nothing else of the config differs is its node used in combinations. Settings of a node (`attention.window=64`)
+are what Hydra sets last, and so they are set in what was composed without them. Everything else is composed in full.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ablab.config.explain import ConfigErrors
@@ -22,12 +26,13 @@ Overrides = tuple[str, ...]
 Compose = Callable[[list[str]], DictConfig]
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*$")  # of an override that neither adds nor deletes, nor names a package
+_CHOICE = re.compile(r"[A-Za-z_]\w*=[\w.+-]*$")  # of an option, or a plain value at the top
 _OF_THE_WHOLE = ("${hydra:job.override", "${hydra:overrides")  # what a config can say of all overrides together
 
 
 @dataclass(frozen=True)
 class _Base:
-    overrides: Overrides
+    words: Overrides
     config: DictConfig
     plain: dict[str, Any]
 
@@ -41,26 +46,40 @@ class Recombiner:
 
     def __init__(self, compose: Compose) -> None:
         self._compose = compose
-        self._bases: dict[tuple[str, ...], _Base] = {}  # by the keys of the overrides
-        self._nodes: dict[tuple[Any, ...], DictConfig | None] = {}
+        self._bases: dict[Overrides, _Base] = {}  # by the overrides that are never exchanged
+        self._nodes: dict[tuple[Overrides, str, Overrides], DictConfig | None] = {}
 
     def __call__(self, overrides: Overrides) -> DictConfig:
-        """The config of these overrides, for the caller to keep.
+        """Return the config of these overrides, for the caller to keep.
 
         Raises:
             What composing in full raises.
         """
-        keys = tuple(map(_key, overrides))
-        base = self._bases.get(keys)
+        settings = [override for override in overrides if _is_setting(override)]
+        others = tuple(override for override in overrides if not _is_setting(override))
+        if not settings:
+            return self._chosen(others)
+        if _order_counts(settings, others):
+            return self._compose(list(overrides))
+        try:
+            config = self._chosen(others)
+            for setting in map(_parsed, settings):
+                OmegaConf.update(config, setting.key_or_group, setting.value(), merge=True)
+        except (*ConfigErrors, ValueError):
+            return self._compose(list(overrides))  # which says what is wrong
+        return config
+
+    def _chosen(self, overrides: Overrides) -> DictConfig:
+        """Return the config of overrides that set nothing below a node."""
+        fixed = tuple(override for override in overrides if not _exchangeable(override))
+        base = self._bases.get(fixed)
         if base is None:
             config = self._compose(list(overrides))
-            self._bases[keys] = _Base(overrides, config, _plain(config))
+            self._bases[fixed] = _Base(overrides, config, _plain(config))
             return copy.deepcopy(config)
-        exchanged: dict[str, dict[int, str]] = {}  # by node: attention and attention.window are one
-        for place, override in enumerate(overrides):
-            if override != base.overrides[place]:
-                exchanged.setdefault(_top(override), {})[place] = override
-        nodes = {top: self._node(base, top, own) for top, own in exchanged.items()}
+        own, usual = _by_node(overrides), _by_node(base.words)
+        exchanged = [top for top in usual | own if own.get(top) != usual.get(top)]
+        nodes = {top: self._node(fixed, top, own.get(top, ())) for top in exchanged}
         if any(node is None for node in nodes.values()):
             return self._compose(list(overrides))
         config = copy.deepcopy(base.config)
@@ -71,24 +90,55 @@ class Recombiner:
                 config.hydra.runtime.choices[top] = node.hydra.runtime.choices.get(top)
         return config
 
-    def _node(self, base: _Base, top: str, exchanged: dict[int, str]) -> DictConfig | None:
-        """The config of the base with some overrides exchanged, where nothing but the node `top` differs; else None."""
-        key = (base.overrides, *exchanged.items())
+    def _node(self, fixed: Overrides, top: str, words: Overrides) -> DictConfig | None:
+        """Return the base's config with `words` for the node `top`, where nothing but that node differs; else None."""
+        key = (fixed, top, words)
         if key not in self._nodes:
-            self._nodes[key] = self._alone(base, top, exchanged)
+            self._nodes[key] = self._alone(self._bases[fixed], top, words)
         return self._nodes[key]
 
-    def _alone(self, base: _Base, top: str, exchanged: dict[int, str]) -> DictConfig | None:
-        usual = all(_PLAIN_KEY.match(_key(override)) for override in exchanged.values()) and top != "hydra"
-        if not usual or _speaks_of_the_whole(base.plain):
+    def _alone(self, base: _Base, top: str, words: Overrides) -> DictConfig | None:
+        if _speaks_of_the_whole(base.plain):
+            return None
+        others = [word for word in base.words if not _exchangeable(word) or _top(word) != top]
+        if _order_counts([*words, f"{top}="], others):
             return None
         try:
-            config = self._compose([exchanged.get(place, override) for place, override in enumerate(base.overrides)])
-        except (*ConfigErrors, ValueError):  # no value for the base, whose attention may have no window
+            config = self._compose([*others, *words])
+        except (*ConfigErrors, ValueError):  # not with the base, whose attention may have no window
             return None
         plain = _plain(config)
         differs = {part for part in {*plain, *base.plain} if plain.get(part) != base.plain.get(part)}
         return config if differs <= {top} else None
+
+
+def _exchangeable(override: str) -> bool:
+    """Tell whether it chooses an option, or sets a value that is there."""
+    return _PLAIN_KEY.match(_key(override)) is not None and _top(override) != "hydra"
+
+
+def _is_setting(override: str) -> bool:
+    """Tell whether it sets a value below a node."""
+    return _exchangeable(override) and "." in _key(override)
+
+
+def _order_counts(overrides: Iterable[str], others: Iterable[str]) -> bool:
+    """Tell whether some of the others change the nodes of these, and do not only choose their option."""
+    tops = set(map(_top, overrides))
+    return any(_top(word.lstrip("+~")) in tops for word in others if _CHOICE.match(word) is None)
+
+
+@cache
+def _parsed(override: str) -> Override:
+    return OverridesParser.create().parse_override(override)
+
+
+def _by_node(overrides: Overrides) -> dict[str, Overrides]:
+    """Sort those that can be exchanged by their node: several of one key count in their order."""
+    found: dict[str, Overrides] = {}
+    for override in filter(_exchangeable, overrides):
+        found[_top(override)] = (*found.get(_top(override), ()), override)
+    return found
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -17,13 +17,11 @@ from ablab.results.hparams import write_hparams
 from ablab.results.record import Cause, Record
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.plan_file import PlannedRun
-from ablab.study.supervision.devices import Placement
+from ablab.study.supervision.code import CONTEXT, warm_up
 from ablab.study.supervision.ending import Ending
-from ablab.study.supervision.hang import HangWatch, Standing, at_fault, standing_still
 from ablab.study.supervision.lock import run_lock
-from ablab.study.supervision.meeting import Meeting
-from ablab.study.supervision.memory import oom_kills, peak_memory_of
-from ablab.study.supervision.warm import CONTEXT, warm_up
+from ablab.study.supervision.resources import Placement, Rendezvous, oom_kills, peak_memory_of
+from ablab.study.supervision.watchdog import StackReport, Watchdog, at_fault, stack_traces
 from ablab.study.supervision.worker import WorkerArgs, work
 from ablab.training.failures import failures_in, forget_failures, last_lines
 from ablab.training.run import new_record, prepare_folder
@@ -38,7 +36,7 @@ ANSWER_S = 1.0  # for processes that were asked where they stand
 
 
 class Attempt:
-    """The processes of a run, one per rank. Nothing here waits: whoever supervises calls `look` now and then.
+    """The processes of a run, one per rank. Nothing here waits: whoever supervises calls `poll` now and then.
 
     A process that dies without a record (killed, out of memory, crashed in native code) gets one here. When one rank
     dies, the others, which would wait for it forever, are ended. When none goes on any more, all are.
@@ -66,15 +64,15 @@ class Attempt:
         self._first_dead: list[int] = []  # before any other was told to end
         self._sent: set[int] = set()  # signals
         self._processes: list[ForkServerProcess] = []
-        size = self.config["strategy"]["processes"]
+        size = self.config.processes
         self._beats = CONTEXT.RawArray("q", size)
-        self._watch = HangWatch(self._beats, hang_timeout if size > 1 else None)
-        self._meeting = Meeting() if size > 1 else None
+        self._watch = Watchdog(self._beats, hang_timeout if size > 1 else None)
+        self._rendezvous = Rendezvous() if size > 1 else None
         self._lifeline, self._progress = self._start()
         self.started = time.monotonic()  # the first of all has waited until there was a process to be forked from
 
     def _start(self) -> tuple[Connection, Connection]:
-        port = self._meeting.port if self._meeting else 0
+        port = self._rendezvous.port if self._rendezvous else 0
         progress, progress_writer = CONTEXT.Pipe(duplex=False)
         lifeline_reader, lifeline = CONTEXT.Pipe(duplex=False)
         try:
@@ -108,7 +106,7 @@ class Attempt:
         alive = [process.sentinel for process in self._processes if process.is_alive()]
         return alive if self._progress.closed else [self._progress, *alive]
 
-    def look(self) -> list[tuple[int, int, str]]:
+    def poll(self) -> list[tuple[int, int, str]]:
         """What the run has told of its progress; processes that must not live on are ended."""
         told = self._told()
         now = time.monotonic()
@@ -117,7 +115,7 @@ class Attempt:
             if self._first_dead:
                 self._ask()  # the others: one of them may be what the first one waited for
                 self._kill_at = now + FAREWELL_S
-        if self._judge_at is None and self._kill_at is None and self._watch.stands_still():
+        if self._judge_at is None and self._kill_at is None and self._watch.is_stuck():
             self._ask()
             self._judge_at = now + ANSWER_S
         if self._judge_at is not None and now >= self._judge_at:
@@ -168,8 +166,8 @@ class Attempt:
         record = self._record()
         forget_failures(self.folder)
         forget_stacks(self.folder)
-        if self._meeting:
-            self._meeting.close()
+        if self._rendezvous:
+            self._rendezvous.close()
         return record
 
     def _told(self) -> list[tuple[int, int, str]]:
@@ -193,21 +191,21 @@ class Attempt:
     def _judge(self) -> None:
         """End a run that stands still, unless it has gone on by itself meanwhile."""
         self._judge_at = None
-        if self._why is not None or self._first_dead or not self._watch.stands_still():
+        if self._why is not None or self._first_dead or not self._watch.is_stuck():
             return
-        standings = self._standings()
-        who = at_fault(standings).described(len(standings))
+        reports = self._standings()
+        who = at_fault(reports).described(len(reports))
         limit = self._watch.limit_s
         self._why = (
             "hung",
             f"{who}: nothing went on for {limit:g} s (hang_timeout={limit:g})",
-            standing_still(standings),
+            stack_traces(reports),
         )
         self.kill()  # they cannot save themselves: that takes all of them
 
-    def _standings(self) -> list[Standing]:
+    def _standings(self) -> list[StackReport]:
         return [
-            Standing(
+            StackReport(
                 rank=rank,
                 stack=stack_of(self.folder, rank),
                 beats=self._beats[rank],
@@ -240,7 +238,7 @@ class Attempt:
             sent=frozenset(self._sent),
             why=self._why,
             failures=failures_in(self.folder),
-            standings=self._standings(),
+            reports=self._standings(),
             crashed={rank: last_lines("\n".join(shown(stack))) for rank, stack in stacks.items() if stack},
             out_of_memory=oom_kills() > self._oom_kills,
         )

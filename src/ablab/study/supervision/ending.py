@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ablab.results.record import Cause, Record
 from ablab.results.store import LOG_FILE
-from ablab.study.supervision.hang import Standing, at_fault, standing_still
+from ablab.study.supervision.watchdog import StackReport, at_fault, stack_traces
 from ablab.training.failures import Failure, first_cause, named, tell
 
 
@@ -22,7 +22,7 @@ class Ending:
         sent: the signals that the supervisor has sent since.
         why: of an end that the supervisor brought about: the cause, the reason, and where the processes stood.
         failures: what the processes have left.
-        standings: of those that lived on when the first had died.
+        reports: of those that lived on when the first had died.
         crashed: where processes stood that crashed in native code.
         out_of_memory: whether the kernel has killed for want of memory meanwhile.
     """
@@ -32,7 +32,7 @@ class Ending:
     sent: frozenset[int] = frozenset()
     why: tuple[Cause | None, str, str | None] | None = None
     failures: Sequence[Failure] = ()
-    standings: Sequence[Standing] = field(default_factory=list)
+    reports: Sequence[StackReport] = field(default_factory=list)
     crashed: Mapping[int, str] = field(default_factory=dict)
     out_of_memory: bool = False
 
@@ -85,14 +85,14 @@ class Ending:
         """All that the processes have to say is that they lost each other."""
         processes = len(self.exits)
         tell(record, failure, processes)
-        standing = at_fault(self.standings) if self.standings else None
+        standing = at_fault(self.reports) if self.reports else None
         if standing is not None and not standing.waits:
-            record.cause, record.traceback = "killed" if standing.ended else "hung", standing_still(self.standings)
+            record.cause, record.traceback = "killed" if standing.ended else "hung", stack_traces(self.reports)
             record.reason = f"{standing.described(processes)}; {record.reason}"
 
 
 def why(who: str, exit_status: int | None, out_of_memory: bool = False) -> str:
-    """One line on a process that ended without a word."""
+    """One line on a process that ended without writing a record."""
     if exit_status is None or exit_status == 0:
         return f"{who} ended without a record (see {LOG_FILE})"
     if exit_status > 0:

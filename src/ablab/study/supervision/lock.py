@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ def run_lock(folder: Path, wait_s: float = 30.0) -> Iterator[None]:
         lock.release()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """Who works on a study, as it says itself."""
+
+    host: str
+    pid: int
+    beat: float  # when it last said that it lives, in seconds since 1970
+
+
 class StudyLock:
     """The lock on the folder of a study. Use it as a context manager, and call `beat` every now and then.
 
@@ -62,15 +72,15 @@ class StudyLock:
             with contextlib.suppress(NotImplementedError):  # a file system without locks: what owners say has to do
                 self._lock.acquire()
         except Timeout as error:
-            raise UserError(f"{self._folder}: {_told(owner)} works on this study; wait for it, or end it") from error
+            raise UserError(f"{self._folder}: {_named(owner)} works on this study; wait for it, or end it") from error
         if owner is not None:
-            if owner.get("host") != socket.gethostname() and time.time() - _beat_of(owner) < STALE_S:
+            if owner.host != socket.gethostname() and time.time() - owner.beat < STALE_S:
                 self._lock.release()
                 raise UserError(
-                    f"{self._folder}: {_told(owner)} works on this study, or died less than {STALE_S:.0f} s ago; "
+                    f"{self._folder}: {_named(owner)} works on this study, or died less than {STALE_S:.0f} s ago; "
                     "wait for it, or end it"
                 )
-            self.taken_over = _told(owner)
+            self.taken_over = _named(owner)
         self.beat()
         return self
 
@@ -83,22 +93,17 @@ class StudyLock:
         now = time.time()
         if now - self._last_beat >= BEAT_S:
             self._last_beat = now
-            owner = {"host": socket.gethostname(), "pid": os.getpid(), "beat": now}
+            owner = Owner(host=socket.gethostname(), pid=os.getpid(), beat=now)
             with contextlib.suppress(OSError):  # a full disk is no reason to end a study
-                write_atomically(self._folder / OWNER_FILE, json.dumps(owner))
+                write_atomically(self._folder / OWNER_FILE, json.dumps(asdict(owner)))
 
-    def _owner(self) -> dict[str, Any] | None:
+    def _owner(self) -> Owner | None:
         try:
             owner = json.loads((self._folder / OWNER_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return Owner(host=str(owner["host"]), pid=int(owner["pid"]), beat=float(owner["beat"]))
+        except (OSError, ValueError, TypeError, KeyError):
             return None
-        return owner if isinstance(owner, dict) else None
 
 
-def _beat_of(owner: dict[str, Any]) -> float:
-    beat = owner.get("beat")
-    return float(beat) if isinstance(beat, int | float) else 0.0
-
-
-def _told(owner: dict[str, Any] | None) -> str:
-    return "another process" if owner is None else f"process {owner.get('pid')} on {owner.get('host')}"
+def _named(owner: Owner | None) -> str:
+    return "another process" if owner is None else f"process {owner.pid} on {owner.host}"

@@ -13,19 +13,20 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from ablab.config import RunConfig
+from ablab.config.schema import ExecutionConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import write_record
 from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
-from ablab.study.planning.settings import Settings
 from ablab.study.supervision.attempt import Attempt
-from ablab.study.supervision.devices import DevicePool, Placement, devices_of, threads_for, visible_devices
+from ablab.study.supervision.resources import DevicePool, Placement, devices_of, threads_for, visible_devices
 from ablab.training.callbacks import Progress
 from ablab.training.run import new_record
 
 BACK_OFF_S = 1.0  # before the first retry; twice as long before each further one
-LOOK_S = 0.2  # the longest time between two looks at what runs
+POLL_S = 0.2  # the longest time between two looks at what runs
 NOT_AGAIN = frozenset({"refused", "timeout"})  # causes of a failure that would only come back
 
 
@@ -54,13 +55,13 @@ class Supervisor:
         names: the devices to share out; None: those of this machine.
     """
 
-    settings: Settings
+    settings: ExecutionConfig
     observer: Observer
     heartbeat: Callable[[], None] = lambda: None
     names: Sequence[str] | None = None
     stopped_by: str | None = None  # the run whose failure ended the study, where that was asked for
     _interrupts: int = 0
-    _told_to_stop: bool = False
+    _passed_on: bool = False
     _running: list[_Running] = field(default_factory=list)
 
     def run(self, runs: Sequence[PlannedRun]) -> dict[int, Record]:
@@ -81,7 +82,7 @@ class Supervisor:
                 while queue or self._running:
                     self._start(queue, jobs, pool, needs, records)
                     self._wait(queue)
-                    self._look(queue, pool, records)
+                    self._poll(queue, pool, records)
             finally:
                 for running in self._running:  # an error of our own: leave nothing behind
                     running.attempt.kill()
@@ -103,7 +104,7 @@ class Supervisor:
                 continue  # a later one may need fewer
             queue.remove(job)
             job.attempts += 1
-            processes = job.run.config["strategy"]["processes"]
+            processes = job.run.config.processes
             placement = Placement(threads_for(processes, min(jobs, len(needs))), devices)
             self.observer.started(job.run.info, job.attempts)
             try:
@@ -119,15 +120,15 @@ class Supervisor:
         self.heartbeat()
         handles = [handle for running in self._running for handle in running.attempt.handles]
         if handles:
-            wait(handles, timeout=LOOK_S)
+            wait(handles, timeout=POLL_S)
         elif queue:
-            time.sleep(LOOK_S)  # all of them wait for another attempt
+            time.sleep(POLL_S)  # all of them wait for another attempt
 
-    def _look(self, queue: deque[_Job], pool: DevicePool, records: dict[int, Record]) -> None:
+    def _poll(self, queue: deque[_Job], pool: DevicePool, records: dict[int, Record]) -> None:
         self._obey()
         for running in list(self._running):
             job, attempt = running.job, running.attempt
-            for step, steps, shown in attempt.look():
+            for step, steps, shown in attempt.poll():
                 self.observer.progressed(job.run.info, step, steps, shown)
             limit = self.settings.timeout
             if limit is not None and time.monotonic() - attempt.started > limit:
@@ -164,8 +165,8 @@ class Supervisor:
 
     def _obey(self) -> None:
         """Do what Ctrl-C asked for: not in the signal's handler, which may find this object half-way through."""
-        if self._stopping and not self._told_to_stop:
-            self._told_to_stop = True
+        if self._stopping and not self._passed_on:
+            self._passed_on = True
             self.observer.stopping()
             for running in self._running:
                 running.attempt.stop()
@@ -191,15 +192,15 @@ class Supervisor:
                 signal.signal(which, handler)
 
 
-def supervise(config: dict[str, Any], folder: Path, progress: Progress) -> Record:
+def supervise(config: RunConfig, folder: Path, progress: Progress) -> Record:
     """Run one run, once, in processes of its own, and return its record.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the run has saved itself and has ended.
     """
-    info = RunOutline(index=0, variant="", task="", seed=config["seed"], steps=config["trainer"]["max_steps"])
+    info = RunOutline(index=0, variant="", task="", seed=config.seed, steps=config.trainer.max_steps)
     run = PlannedRun(info=info, config=config, folder=folder)
-    settings = Settings(retries=0, hang_timeout=Settings.of(config).hang_timeout)
+    settings = ExecutionConfig(retries=0, hang_timeout=config.execution.hang_timeout)
     return Supervisor(settings, _Only(progress)).run([run])[0]
 
 
@@ -213,7 +214,7 @@ class _Only(Observer):
         self._progress(step, steps, shown)
 
 
-def side_by_side(configs: Sequence[dict[str, Any]], settings: Settings, devices: int | None = None) -> int:
+def side_by_side(configs: Sequence[RunConfig], settings: ExecutionConfig, devices: int | None = None) -> int:
     """How many of these runs go side by side: as many as there are devices for, one where they use none.
 
     Args:

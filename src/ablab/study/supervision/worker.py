@@ -14,14 +14,24 @@ from typing import Any
 
 import torch
 
+from ablab.config import RunConfig
 from ablab.results.record import RunContext
-from ablab.study.run_log import print_to_log
-from ablab.study.supervision.devices import Placement
+from ablab.results.store import LOG_FILE
 from ablab.study.supervision.lock import run_lock
-from ablab.study.supervision.memory import die_first
+from ablab.study.supervision.resources import Placement, die_first
 from ablab.training.run import execute
 from ablab.training.stacks import answer
 from ablab.training.world import World
+
+
+def print_to_log(folder: Path) -> None:
+    """From now on what this process prints, in native code too, goes to the end of the log of the run in `folder`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +48,7 @@ class WorkerArgs:
         beats: shared; the process counts its own place up whenever it goes on.
     """
 
-    config: dict[str, Any]
+    config: RunConfig
     folder: Path
     context: RunContext
     place: World

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import median
-from typing import Any
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.collect import PILOT_FOLDER
 from ablab.results.record import BudgetReport, Record
@@ -21,8 +21,6 @@ from ablab.study.trials.trial import first_of_each, record_in, trial
 from ablab.training.trainer import untimed_steps
 
 ROUNDS = 3
-
-Config = dict[str, Any]
 
 
 def match_time(compose: Composer, plan: list[Run], launch: Callable[[list[Run]], object]) -> list[Run]:
@@ -39,7 +37,7 @@ def match_time(compose: Composer, plan: list[Run], launch: Callable[[list[Run]],
         UserError: the pilots cannot work, the reference's did not end well, or a variant cannot come within 2%.
     """
     configs = [compose(run)[0] for run in plan]
-    if configs[0]["budget"]["match"] != "time":
+    if configs[0].budget.match != "time":
         return plan
     variants = first_of_each(plan)
     keys = [(number, variant) for number in range(1, ROUNDS + 1) for variant in variants]
@@ -61,11 +59,11 @@ def match_time(compose: Composer, plan: list[Run], launch: Callable[[list[Run]],
     return [run.adjusted(overrides, budget=report) for run, (overrides, report) in found]
 
 
-def check_pilots(configs: list[Config]) -> None:
+def check_pilots(configs: list[RunConfig]) -> None:
     """Raises UserError where pilots cannot be built, or are too short to be timed."""
     preflight = Preflight()
     for config in configs[: len(configs) // ROUNDS]:
-        steps, untimed = config["trainer"]["max_steps"], untimed_steps(config)
+        steps, untimed = config.trainer.max_steps, untimed_steps(config)
         if steps < 2 * untimed:
             raise UserError(
                 f"budget.pilot_steps={steps}: must be at least {2 * untimed}, twice what lies between two moments at "
@@ -85,7 +83,7 @@ def seconds_per_step(record: Record | None) -> float | None:
 
 
 def steps_for(
-    reference: str, configs: dict[str, Config], seconds: dict[str, list[float | None]]
+    reference: str, configs: dict[str, RunConfig], seconds: dict[str, list[float | None]]
 ) -> dict[str, Adjustment]:
     """The adjustments that give each variant the reference's time; one line for each is printed.
 
@@ -101,10 +99,10 @@ def steps_for(
         raise UserError(
             f"budget.match=time: the reference {reference} did not train in its pilot; see the logs below pilot/"
         )
-    wanted = median(base) * configs[reference]["trainer"]["max_steps"]
+    wanted = median(base) * configs[reference].trainer.max_steps
     adjusted: dict[str, Adjustment] = {}
     for variant, each in seconds.items():
-        before = configs[variant]["trainer"]["max_steps"]
+        before = configs[variant].trainer.max_steps
         timed = [own / other for own, other in zip(each, base, strict=True) if own is not None]
         if len(timed) < len(each):
             print(f"{variant}: did not train in its pilot, and keeps {STEPS}={before:,}")
@@ -129,13 +127,13 @@ def steps_for(
     return adjusted
 
 
-def _pilot(config: Config, run: Run, number: int, variant: str, index: int) -> Run:
+def _pilot(config: RunConfig, run: Run, number: int, variant: str, index: int) -> Run:
     return trial(
         run,
         label=f"pilot {number} {variant}".rstrip(),
-        seed=config["seed"],
+        seed=config.seed,
         index=index,
         folder=[PILOT_FOLDER, variant, f"round={number}"],
         without=("budget.", f"{STEPS}=", "tune."),
-        settings=["budget.match=null", "tune.lr=null", f"{STEPS}={config['budget']['pilot_steps']}"],
+        settings=["budget.match=null", "tune.lr=null", f"{STEPS}={config.budget.pilot_steps}"],
     )

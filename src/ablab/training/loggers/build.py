@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablab.errors import UserError
-from ablab.results.figures import final_figures
+from ablab.results.hparams import final_metrics
 from ablab.results.record import Record, Status
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _show(logger: Logger, record: Record | None) -> None:
     if isinstance(logger, ShowsRecord):
         logger.show_record(record)
     elif not isinstance(logger, EndsWithStatus):  # somebody else's
-        logger.log_metrics(final_figures(record), step=record.cost.steps)
+        logger.log_metrics(final_metrics(record), step=record.cost.steps)
 
 
 def _end(logger: Logger, status: Status) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from ablab.config.overrides import BETWEEN_OVERRIDES
-from ablab.results.figures import final_figures
+from ablab.results.hparams import final_metrics
 from ablab.results.record import Record, Status
 from ablab.results.wandb_runs import begin
 from ablab.training.loggers.build import EndsWithStatus, RunInfo, ShowsRecord, TakesPictures
@@ -65,9 +65,9 @@ class RunsLogger(WandbLogger, EndsWithStatus, ShowsRecord, TakesPictures):
 
     @rank_zero_only
     def show_record(self, record: Record) -> None:
-        """The summary, which is a row of W&B's table of runs, gets the final figures, the cost and the reason."""
+        """The summary, which is a row of W&B's table of runs, gets the final metrics, the cost and the reason."""
         if self._run is not None:
-            self._run.summary.update({**final_figures(record), "reason": record.reason or ""})
+            self._run.summary.update({**final_metrics(record), "reason": record.reason or ""})
 
     @rank_zero_only
     def close(self, status: Status) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ablab.training.checks import require_at_least, require_shares
+from ablab.errors import require_at_least, require_shares
 
 
 class Lion(Optimizer):

@@ -8,7 +8,7 @@ from typing import Any, overload
 import torch
 from torch.optim import AdamW, Muon, Optimizer
 
-from ablab.training.checks import require_at_least, require_shares
+from ablab.errors import require_at_least, require_shares
 
 
 class MuonWithAdamW(Optimizer):

@@ -15,7 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.futures import Future
 
-from ablab.training.checks import require_at_least
+from ablab.errors import require_at_least
 from ablab.training.strategies.data_parallel import DataParallel, Hook
 
 

@@ -13,8 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from ablab.errors import UserError
-from ablab.training.checks import require_at_least, require_shares
+from ablab.errors import UserError, require_at_least, require_shares
 from ablab.training.strategies.replicas import FlatMean, Replicas, assign
 
 

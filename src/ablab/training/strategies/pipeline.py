@@ -14,12 +14,12 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 from torch.optim import Optimizer
 
+from ablab.errors import require_at_least
 from ablab.model import ranks
 from ablab.model.protocols import FollowsBatches, Penalised, offering
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Batch, Task
-from ablab.training.checks import require_at_least
 from ablab.training.strategies.replicas import Replicas
 from ablab.training.strategies.stages import Stage, merged, owners, share_layers_out, shared
 

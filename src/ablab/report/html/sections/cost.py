@@ -1,12 +1,18 @@
-"""Quality beside what it cost."""
+"""Quality beside what it cost, how costs grow, and what spreading a run over several processes cost and brought."""
 
 from __future__ import annotations
 
+import pandas as pd
+
 from ablab.analysis.pareto import unequal_budgets
+from ablab.analysis.scaling import Exponent
 from ablab.report import drawings
 from ablab.report.context import ReportContext
-from ablab.report.html.sections.base import Block, Section, per_task, svg
-from ablab.report.tables import cost_table
+from ablab.report.extrapolation import extrapolation_notes, extrapolation_table
+from ablab.report.formatting import MISSING, budget_text, confidence, decimals_for, number
+from ablab.report.html.blocks import Block, Section, per_task, svg, to_svg
+from ablab.report.parallel import parallel_notes, parallel_table
+from ablab.report.tables import cost_table, quality_table
 
 
 def cost(context: ReportContext) -> Section:
@@ -16,7 +22,7 @@ def cost(context: ReportContext) -> Section:
         unequal = unequal_budgets(context.runs, task, baseline)
         drawn = svg(context, drawings.cost(context, task), "cost", task)
         table = cost_table(context, task)
-        table["budget"] = [unequal.get(variant, "") for variant in table["variant"]]
+        table["budget"] = [budget_text(unequal.get(variant, {})) for variant in table["variant"]]
         return [
             Block(
                 figure=drawn,
@@ -34,3 +40,79 @@ def cost(context: ReportContext) -> Section:
         "difference is not at equal cost.",
         per_task(context, blocks),
     )
+
+
+_BASIS = {"seeds": "t over seeds", "fit": "of the fit", "counted": "counted, not measured", None: "no interval"}
+
+
+def scaling(context: ReportContext) -> Section | None:
+    """None where the runs differ in neither."""
+    blocks = []
+    for over, found in context.scaling.items():
+        drawn = to_svg(drawings.scaling(context, over), f"scaling-{over}")
+        rows = [_exponent_row(one) for of_figure in found for one in of_figure if one.alpha is not None]
+        if rows:
+            blocks.append(Block(title=f"By {over}", figure=drawn, table=pd.DataFrame(rows)))
+    if not blocks:
+        return None
+    return Section(
+        "scaling",
+        "Scaling",
+        "Slopes of straight lines through the logarithms: mean growth over the range that was run, which says little "
+        "outside it.",
+        blocks,
+    )
+
+
+def _exponent_row(one: Exponent) -> dict[str, str]:
+    low, high = one.interval if one.interval and one.basis != "counted" else (None, None)
+    half = (high - low) / 2 if low is not None and high is not None else 0.0
+    digits = min(max(decimals_for(half), 2), 4) if half else 2
+    return {
+        "series": one.series,
+        "metric": one.y_name,
+        "from": f"{one.x[0]:,.0f}",
+        "to": f"{one.x[-1]:,.0f}",
+        "exponent": MISSING if one.alpha is None else number(one.alpha, digits),
+        f"{confidence(one.level)} CI": f"{number(low, digits)} to {number(high, digits)}"
+        if low is not None and high is not None
+        else MISSING,
+        "interval": _BASIS[one.basis],
+        "seeds": str(one.seeds),
+    }
+
+
+_BROUGHT = ("tokens/s", "efficiency", "waiting", "largest peak memory")
+_PARALLEL_INTRO = (
+    "What a process hands to collectives (payload) and what it sends to others in a training step: means over "
+    "processes, steps and the runs that ended well, without evaluation, checkpoints and set-up. What is sent is what "
+    "the algorithm that sends least would send, a ring. The float32 gradient, which plain data parallel training hands "
+    "in once a step, is 4 bytes for each trainable parameter. Overlap is the share of the time in communication in "
+    "which the thread that trains computed, waiting the share of a step in which it did not. Efficiency is tokens a "
+    "second over those of one process with the same batch in all, seed by seed. The largest peak memory is that of the "
+    "process that needed most."
+)
+
+
+def parallelism(context: ReportContext) -> Section | None:
+    """None where every run was of one process."""
+    interval = f"{confidence(context.comparisons.level)} CI"
+
+    def blocks(task: str) -> list[Block]:
+        table = parallel_table(context, task)
+        if table.empty:
+            return []
+        quality = quality_table(context, task)
+        table = table.merge(quality[["variant", "effect", interval]], on="variant", how="left")
+        outcome = ["variant", "processes", "effect", interval, *_BROUGHT]
+        further = extrapolation_table(context, task)
+        notes = extrapolation_notes(context, task)
+        model = [Block(title="On other links and more devices", table=further, lines=notes)]
+        return [
+            Block(title="Sent in a step", table=table[[name for name in table if name not in outcome[2:]]]),
+            Block(title="What it brought", table=table[outcome], lines=parallel_notes(context, task)),
+            *(model if not further.empty else []),
+        ]
+
+    made = per_task(context, blocks)
+    return Section("parallelism", "Parallelism", _PARALLEL_INTRO, made) if made else None

@@ -1,4 +1,4 @@
-"""How the runs learned, when one variant draws away from another, and how soon each is as good as the baseline."""
+"""How the runs learned, how soon each is as good as the baseline, and what can be reached at all."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import pandas as pd
 
 from ablab.analysis.curves import By
 from ablab.analysis.time_to_target import Reached, TimeToTarget, time_to_target
-from ablab.analysis.wording import confidence, number
 from ablab.errors import UserError
 from ablab.report import drawings
 from ablab.report.context import ReportContext
-from ablab.report.html.sections.base import Block, Section, per_task, svg
-from ablab.report.units import MISSING
+from ablab.report.figures.ceilings import ceilings
+from ablab.report.formatting import MISSING, confidence, number
+from ablab.report.html.blocks import Block, Section, per_task, svg
+from ablab.report.theory import theory, theory_table
 
 _NONE = "No learning curves: no metrics.csv beside the records."
 _BY: tuple[By, ...] = ("step", "seconds")
@@ -69,3 +70,27 @@ def _row(first: Reached, found: list[Reached | None]) -> dict[str, str]:
             MISSING if interval is None else f"{number(interval[0], 2)} to {number(interval[1], 2)}"
         )
     return row
+
+
+_WINDOWS = (
+    " Ticks are single seeds. The ceiling of a window holds for one layer; several layers can pass values on from one "
+    "to the next and exceed it."
+)
+
+
+def reach(context: ReportContext) -> Section | None:
+    """None where nothing is known of any task."""
+    windows = False
+
+    def blocks(task: str) -> list[Block]:
+        nonlocal windows
+        known = theory(context.runs, task, context.comparisons.last_k)
+        if known is None:
+            return []
+        windows = windows or known.windows
+        drawn = svg(context, ceilings(known, context.styles), "theory", task) if known.windows else None
+        return [Block(figure=drawn, table=theory_table(known))]
+
+    made = per_task(context, blocks)
+    intro = "Known values of the primary metric, by theory or counted in the data, beside the means over seeds."
+    return Section("theory", "What can be reached", intro + (_WINDOWS if windows else ""), made) if made else None

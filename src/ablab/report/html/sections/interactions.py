@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ablab.analysis.anova import anova
+from ablab.analysis.anova import Anova, anova
 from ablab.analysis.interactions import Interaction, Interactions
-from ablab.analysis.wording import confidence, decimals_for, number, p_value, share
 from ablab.errors import UserError
 from ablab.report import drawings
 from ablab.report.context import ReportContext
-from ablab.report.html.sections.base import Block, Section, per_task, svg
-from ablab.report.units import MISSING
+from ablab.report.formatting import MISSING, confidence, decimals_for, number, p_value, plural, share
+from ablab.report.html.blocks import Block, Section, per_task, svg
+from ablab.report.sentences import interactions_sentence, pair_label
 
 _VARIANCE = "Type II, with the seed as a block; p is not adjusted. A second view, from which no verdict follows."
 _MOST_PAIRS = 6  # of factors that are drawn
@@ -26,7 +26,7 @@ def interactions(context: ReportContext) -> Section | None:
         if len(found.factors) < 2:
             return []
         if not found.visible:
-            return [Block(otherwise=found.sentence)]
+            return [Block(otherwise=interactions_sentence(found))]
         made = [
             Block(
                 title=" and ".join(pair),
@@ -35,7 +35,7 @@ def interactions(context: ReportContext) -> Section | None:
             )
             for number, pair in enumerate(found.pairs[:_MOST_PAIRS])
         ]
-        return [Block(text=found.sentence), *made, *_tables(found), *_variance(context, task)]
+        return [Block(text=interactions_sentence(found)), *made, *_tables(found), *_variance(context, task)]
 
     made = per_task(context, blocks)
     if not made:
@@ -50,7 +50,7 @@ def interactions(context: ReportContext) -> Section | None:
 
 
 def _meaning(context: ReportContext, task: str, pair: tuple[str, str]) -> str:
-    """What the numbers of a figure are measured from, and what their sign says."""
+    """Say what the numbers of a figure are measured from, and what their sign says."""
     table, made = context.runs.table, context.comparisons
     base = table[table["variant"] == made.baseline].iloc[0]
     options = " and ".join(f"{factor}={base[factor]}" for factor in pair)
@@ -78,11 +78,23 @@ def _variance(context: ReportContext, task: str) -> list[Block]:
         }
         for row in found.table.to_dict("records")
     ]
-    return [Block(title="Analysis of variance", text=_VARIANCE, table=pd.DataFrame(rows), lines=found.notes)]
+    left_out = _left_out(found, context.comparisons.metrics[task])
+    return [Block(title="Analysis of variance", text=_VARIANCE, table=pd.DataFrame(rows), lines=left_out)]
+
+
+def _left_out(found: Anova, metric: str) -> list[str]:
+    """Say what the model leaves out, and why."""
+    not_crossed, confounded = ", ".join(found.not_crossed), ", ".join(found.confounded)
+    lines = {
+        f"Not in the model, as not every combination has finished runs: {not_crossed}.": not_crossed,
+        f"{plural(found.left_out, 'run')} without a finite {metric} left out.": found.left_out,
+        f"Not in the model, as the finished runs do not tell them apart: {confounded}.": confounded,
+    }
+    return [line for line, applies in lines.items() if applies]
 
 
 def _tables(found: Interactions) -> list[Block]:
-    """Of very many, those that are resolved and then the largest."""
+    """The table; of very many, those that are resolved and then the largest."""
     ranked = sorted(found.items, key=lambda item: (not item.resolved, -abs(item.effect or 0.0)))[:_MOST_ROWS]
     shown = [item for item in found.items if item in ranked] if len(found.items) > _MOST_ROWS else found.items
     left_out = f"{len(shown)} of {len(found.items):,} are shown: those that are resolved, and then the largest."
@@ -94,7 +106,7 @@ def _row(item: Interaction) -> dict[str, str]:
     digits = decimals_for((interval[1] - interval[0]) / 2 if interval else item.effect or 0.0)
     shown = [number(value, digits, signed=True) for value in interval or ()]
     return {
-        "together": item.label,
+        "together": pair_label(item),
         f"beyond the sum, {item.metric}": MISSING if item.effect is None else number(item.effect, digits, signed=True),
         f"{confidence(item.level)} CI": f"{shown[0]} to {shown[1]}" if shown else MISSING,
         "Holm p": MISSING if item.p_adjusted is None else p_value(item.p_adjusted).removeprefix("= "),

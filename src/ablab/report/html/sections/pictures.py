@@ -1,4 +1,4 @@
-"""What trained models made: the pictures that runs left in their folders, set into the page itself."""
+"""Pictures by trained models, that runs left in their folders, set into the page itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from ablab.analysis.pairing import tasks, variants
+from ablab.report.context import ReportContext
+from ablab.report.html.blocks import Section
 from ablab.results.collect import Runs
 from ablab.results.record import Record
 
@@ -38,7 +40,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the report shows of one task."""
+    """The pictures of one task."""
 
     task: str
     shown: list[Shown]
@@ -47,6 +49,14 @@ class Pictures:
 
 class _NotShownError(Exception):
     """A picture cannot be shown. Says why."""
+
+
+def pictures(context: ReportContext) -> Section | None:
+    """None where no run left any."""
+    found = pictures_of(context.runs)
+    if not found:
+        return None
+    return Section("pictures", "Pictures", introduction(found), template="pictures.html.j2", data=found)
 
 
 def pictures_of(runs: Runs) -> list[Pictures]:

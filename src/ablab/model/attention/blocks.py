@@ -1,0 +1,114 @@
+"""Blocks of keys and values, each made into one or chosen whole (native sparse attention, sections 3.3.1 and 3.3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, gelu, pad, scaled_dot_product_attention
+
+from ablab.model.attention.base import repeat_heads
+from ablab.model.spec import LayerSpec
+
+# Where a query chooses fewer than one key in so many, its keys are gathered; else the others are hidden, which costs
+# less than moving so many keys.
+GATHER_FROM = 16
+
+
+class Compression(nn.Module):
+    """Makes one of each block of keys or values.
+
+    A block's tokens, each with an encoding of its place within the block, go through two linear layers. The second
+    layer has no bias: to a key it would add a constant, which the softmax over keys does not see.
+
+    Args:
+        block: tokens per block.
+        stride: tokens from one block's start to the next one's.
+    """
+
+    def __init__(self, spec: LayerSpec, *, block: int, stride: int) -> None:
+        super().__init__()
+        size = spec.head_size
+        self.block, self.stride = block, stride
+        self.place = nn.Embedding(block, size)
+        self.into = _Linear(block * size, 2 * size, bias=spec.bias)
+        self.out = _Linear(2 * size, size, bias=False)
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        """x (B, K, T, D) and which of its tokens there are, bool (B, T), -> (B, K, N, D) for N blocks."""
+        length = self.block + (self.count(x.shape[2]) - 1) * self.stride  # the last block may go on beyond the sequence
+        x = pad(x.to(self.place.weight.dtype), (0, 0, 0, length - x.shape[2]))
+        there = pad(there, (0, length - there.shape[1]))
+        blocks = x.unfold(2, self.block, self.stride).transpose(-1, -2) + self.place.weight  # (B, K, N, block, D)
+        blocks = blocks * there.unfold(1, self.block, self.stride)[:, None, :, :, None]
+        compressed: Tensor = self.out(gelu(self.into(blocks.flatten(-2))))
+        return compressed
+
+    def count(self, length: int) -> int:
+        """Blocks that cover `length` tokens, at least one."""
+        return 1 + max(0, -((self.block - length) // self.stride))
+
+
+class _Linear(nn.Linear):
+    """With initial values that keep the variance: a compressed key starts about as large as a key."""
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        if name == "weight":
+            parameter.normal_(std=self.in_features**-0.5, generator=generator)
+        else:
+            parameter.zero_()
+
+
+def selected_attention(
+    q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int, count: int, there: Tensor, last: Tensor | None
+) -> Tensor:
+    """Softmax attention to the keys of chosen blocks.
+
+    Args:
+        q: (B, H, S, D); k (B, K, T, D) and v (B, K, T, Dv) with K dividing H.
+        chosen: (B, K, S, J) bool, the blocks that the heads of a group see together, at most `count` of them.
+        block: keys per block; the last one may be shorter.
+        there: (B, T) bool, false for padding.
+        last: (S,) the last key that each query may see; None: no limit.
+
+    Returns:
+        (B, H, S, Dv), zero where a query sees nothing.
+    """
+    few = chosen.shape[-1] >= GATHER_FROM * count
+    return (_gathered if few else _hidden)(q, k, v, chosen, block, count, there, last)
+
+
+def tokens_of(chosen: Tensor, block: int, length: int) -> Tensor:
+    """Blocks (..., J) -> tokens (..., length)."""
+    return chosen.repeat_interleave(block, dim=-1)[..., :length]
+
+
+def _hidden(
+    q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int, count: int, there: Tensor, last: Tensor | None
+) -> Tensor:
+    length = k.shape[2]
+    mask = tokens_of(chosen, block, length) & there[:, None, None, :]
+    if last is not None:
+        mask = mask & (torch.arange(length, device=k.device) <= last[:, None])
+    grouped = k.shape[1] != q.shape[1]
+    return scaled_dot_product_attention(q, k, v, attn_mask=repeat_heads(mask, q.shape[1]), enable_gqa=grouped)
+
+
+def _gathered(
+    q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int, count: int, there: Tensor, last: Tensor | None
+) -> Tensor:
+    (B, H, S, D), (K, T), J = q.shape, k.shape[1:3], chosen.shape[-1]
+    found, index = chosen.int().topk(min(count, J), sorted=False)  # (B, K, S, n)
+    rows = torch.arange(B * K, device=q.device).view(B, K, 1, 1) * J + index
+
+    def blocks_of(x: Tensor) -> Tensor:  # (B, K, T, D) -> (B * K * S, 1, n * block, D)
+        table = pad(x, (0, 0, 0, J * block - T)).reshape(B * K * J, -1)
+        return embedding(rows, table).view(B * K * S, 1, -1, x.shape[-1])
+
+    key = (index.unsqueeze(-1) * block + torch.arange(block, device=q.device)).flatten(-2)  # (B, K, S, n * block)
+    known = pad(there, (0, J * block - T))[:, None, None, :].expand(B, K, S, -1)
+    mask = known.gather(-1, key) & found.bool().repeat_interleave(block, dim=-1)
+    if last is not None:
+        mask = mask & (key <= last[:, None])
+    group = q.unflatten(1, (K, H // K)).transpose(2, 3).reshape(B * K * S, 1, H // K, D)
+    out = scaled_dot_product_attention(group, blocks_of(k), blocks_of(v), attn_mask=mask.reshape(B * K * S, 1, 1, -1))
+    return out.view(B, K, S, H // K, -1).transpose(2, 3).flatten(1, 2)

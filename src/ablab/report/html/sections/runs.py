@@ -1,0 +1,211 @@
+"""The runs: how each ended and why, what their configs differ in, their software, code and data, how to repeat each."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ablab.config.identity import IDENTITY_EXCLUDES
+from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.report.context import ReportContext
+from ablab.report.html.blocks import Section
+from ablab.report.rows import unhealthy
+from ablab.results.collect import Runs
+from ablab.results.record import Record
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Health:
+    """The grid of variants and seeds, the reasons, and where those stood that failed."""
+
+    seeds: list[int]
+    rows: list[tuple[str, str, list[str]]]  # (task, variant, status per seed)
+    reasons: pd.DataFrame
+    tracebacks: list[tuple[str, str]]  # (of which run, text): each text once
+    not_run: str = NOT_RUN
+
+
+def run_health(context: ReportContext) -> Section:
+    return Section("health", "Run health", template="health.html.j2", data=health(context))
+
+
+def origin(context: ReportContext) -> Section:
+    return Section("provenance", "Provenance", template="provenance.html.j2", data=provenance(context))
+
+
+def health(context: ReportContext) -> Health:
+    """A seed that was run more than once shows every end, in order."""
+    table = context.runs.table
+    seeds = sorted({record.seed for record in context.runs.records})
+    ends = table.groupby(["task", "variant", "seed"], sort=False)["status"].agg(", ".join).to_dict()
+    known = dict.fromkeys(zip(table["task"], table["variant"], strict=True))
+    rows = [
+        (str(task), str(variant), [ends.get((task, variant, seed), NOT_RUN) for seed in seeds])
+        for task, variant in known
+    ]
+    unwell = unhealthy(context.run_rows)
+    return Health(seeds, rows, unwell if len(context.tasks) > 1 else unwell.drop(columns="task"), _tracebacks(context))
+
+
+def _tracebacks(context: ReportContext) -> list[tuple[str, str]]:
+    runs: dict[str, list[str]] = {}
+    for variant, record in zip(context.runs.table["variant"], context.runs.records, strict=True):
+        if record.traceback:
+            runs.setdefault(record.traceback, []).append(f"{variant}, seed {record.seed}")
+    return [(f"{first}{f' and {len(more)} more' if more else ''}", text) for text, (first, *more) in runs.items()]
+
+
+_NO_SETTINGS = frozenset(
+    {"seed", "axes", *IDENTITY_EXCLUDES}
+)  # keys of a config that make no difference between variants
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Everything that a reader needs to check the runs, and to repeat them."""
+
+    factors: pd.DataFrame
+    settings: pd.DataFrame
+    groups: pd.DataFrame
+    origins: list[tuple[str, str]]
+    commands: list[str]
+
+
+def provenance(context: ReportContext) -> Provenance:
+    runs = context.runs
+    commands = [f"{command(record)}  # {record.fingerprint[:12]}" for record in runs.records]
+    return Provenance(varied(runs), differing_settings(runs), parameter_groups(runs), origins(runs), commands)
+
+
+def varied(runs: Runs) -> pd.DataFrame:
+    """One row per variant, one column per factor: what sets the variants apart."""
+    columns = ["variant", *runs.factors]
+    return runs.table[columns].drop_duplicates().reset_index(drop=True).astype(str)
+
+
+def differing_settings(runs: Runs) -> pd.DataFrame:
+    """One row per value of each key of the resolved configs that is not the same in all runs, and whose value it is."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    configs: dict[str, dict[str, None]] = {}  # every variant and task once: seeds share their settings
+    for record, variant, task in zip(runs.records, runs.table["variant"], runs.table["task"], strict=True):
+        whose = f"{variant} on {task}" if len(runs.primary) > 1 else str(variant)
+        if whose in configs:
+            continue
+        configs[whose] = {}
+        for key, value in _leaves(record.config):
+            found.setdefault(key, {}).setdefault(value, {})[whose] = None
+    differing = {
+        key: values
+        for key, values in sorted(found.items())
+        if len(next(iter(values.values()))) < len(configs)  # the others have another value, or none
+    }
+    rows = [
+        {"key": key, "value": value, "variants": "; ".join(whose)}
+        for key, values in differing.items()
+        for value, whose in values.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def origins(runs: Runs) -> list[tuple[str, str]]:
+    """(what, which) of software, code, data and machine; where runs differ, each value with its number of runs."""
+    names = sorted({name for record in runs.records for name in record.versions})
+    rows = [(name, _counted([record.versions.get(name) for record in runs.records])) for name in names]
+    uncounted = sorted({name for record in runs.records for name in record.cost.flops_uncounted})
+    if uncounted:
+        rows.append(("FLOPs leave out", f"operators without a formula: {', '.join(uncounted)}"))
+    rows.append(("git commit", _counted([_commit(record) for record in runs.records])))
+    rows.append(("corpus", _counted([_corpus(record) for record in runs.records])))
+    splits = dict.fromkeys(split for record in runs.records for split in record.evaluated or {})
+    rows += [(f"samples evaluated, {split}", _counted(_evaluated(runs, split))) for split in splits]
+    fields = sorted({name for record in runs.records for name in record.machine})
+    rows += [(name, _counted([_text(record.machine.get(name)) for record in runs.records])) for name in fields]
+    return rows
+
+
+def parameter_groups(runs: Runs) -> pd.DataFrame:
+    """One row per group of parameters: its size and what the optimizer was told of it.
+
+    Variants with the same groups share their rows. Empty if no run recorded its groups.
+    """
+    found: dict[str, tuple[list[dict[str, Any]], list[str]]] = {}
+    for record, variant in zip(runs.records, runs.table["variant"], strict=True):
+        if record.parameter_groups:
+            _, names = found.setdefault(repr(record.parameter_groups), (record.parameter_groups, []))
+            if variant not in names:
+                names.append(str(variant))
+    return pd.DataFrame([_group_row(names, group) for groups, names in found.values() for group in groups])
+
+
+def command(record: Record) -> str:
+    """The shell command that trains this run again."""
+    asked = record.config.get("overrides") or BETWEEN_OVERRIDES.split(record.variant)
+    overrides = [part for part in asked if part and not part.startswith(("seed=", "hydra."))]
+    return shlex.join(["ablab", *overrides, f"seed={record.seed}"])
+
+
+def question(runs: Runs) -> str | None:
+    """The question that the study asks, if its config states one."""
+    asked = [record.config.get("question") for record in runs.records]
+    return next((text for text in asked if isinstance(text, str) and text), None)
+
+
+def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, value as text) of every setting."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name in _NO_SETTINGS:
+            continue
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, "null" if value is None else str(value)
+
+
+def _group_row(variants: list[str], group: dict[str, Any]) -> dict[str, str]:
+    size = group.get("parameters")
+    return {
+        "group": str(group.get("name")),
+        "optimizer": str(group.get("optimizer")),
+        "tensors": str(group.get("tensors")),
+        "parameters": f"{size:,}" if isinstance(size, int) else str(size),
+        "learning rate": str(group.get("lr")),
+        "weight decay": str(group.get("weight_decay")),
+        "variants": "; ".join(variants),
+    }
+
+
+def _commit(record: Record) -> str | None:
+    if not record.git:
+        return None
+    return f"{record.git.get('commit')}{' with local changes' if record.git.get('dirty') else ''}"
+
+
+def _corpus(record: Record) -> str | None:
+    corpus = record.corpus
+    return (
+        f"{corpus.name}, {corpus.files} files, {corpus.size_bytes:,} bytes, sha256 {corpus.sha256}" if corpus else None
+    )
+
+
+def _evaluated(runs: Runs, split: str) -> list[str | None]:
+    """The samples of each run that came to an evaluation."""
+    return [f"{record.evaluated[split]:,}" for record in runs.records if split in (record.evaluated or {})]
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _counted(values: list[str | None]) -> str:
+    counts = Counter(value or "unknown" for value in values)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return "; ".join(f"{value} ({count} runs)" for value, count in counts.items())

@@ -1,0 +1,266 @@
+"""Notes beside a verdict, in sentences: a function per kind of note.
+
+To say a new one: a dataclass in `ablab.analysis.notes`, and a function here that is registered for it.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from ablab.analysis import notes as known
+from ablab.analysis.comparison import Comparison, Comparisons
+from ablab.analysis.conditions import EQUAL_BUDGET, NEGLIGIBLE
+from ablab.analysis.estimates import LEVEL
+from ablab.analysis.verdicts import Verdict
+from ablab.report.formatting import confidence, decimals_for, number, percent, plural, without_zero
+
+_MOST_SUBSETS = 8  # that a line names one by one
+
+
+def notes_of(item: Comparison) -> list[str]:
+    """The notes beside one verdict, a line each."""
+    return [note_text(note, item) for note in item.notes]
+
+
+def study_notes(comparisons: Comparisons) -> list[str]:
+    """The notes about the comparison as a whole, a line each."""
+    return [study_note_text(note) for note in comparisons.notes]
+
+
+@singledispatch
+def note_text(note: known.Note, item: Comparison) -> str:
+    """Say a note on a verdict."""
+    raise TypeError(f"no sentence for {note}")
+
+
+@note_text.register
+def _(note: known.WithinMargin, item: Comparison) -> str:
+    return f"Resolved, but within the declared margin of {note.margin:g}."
+
+
+@note_text.register
+def _(note: known.InputIndependent, item: Comparison) -> str:
+    return (
+        f"INPUT-INDEPENDENT  {item.label}: the weights of the layers vary by {note.variation:.1g} between inputs, less "
+        f"than {NEGLIGIBLE:g}; as trained, this is a static fusion."
+    )
+
+
+@note_text.register
+def _(note: known.WindowCeiling, item: Comparison) -> str:
+    return (
+        f"By theory a window of {note.window} tokens reaches {item.metric} {note.ceiling:.4g} at most in one layer; "
+        f"{item.label} measured {note.measured:.4g}."
+    )
+
+
+@note_text.register
+def _(note: known.SlowTraining, item: Comparison) -> str:
+    digits = decimals_for(note.least)
+    middle, low, high = (number(ratio, digits) for ratio in (note.median, note.least, note.most))
+    length = "" if note.seq_len is None else f" at seq_len={note.seq_len}"
+    bought = "; the gain is not at equal time" if item.verdict is Verdict.BETTER else ""
+    return (
+        f"DOES NOT PAY IN TIME  {item.label} trains at {middle} times the speed of the baseline{length} "
+        f"({low} to {high} over {plural(note.seeds, 'seed')}){bought}."
+    )
+
+
+@note_text.register
+def _(note: known.MatchedBudget, item: Comparison) -> str:
+    if note.kept:
+        return f"EQUAL BUDGET  {note.quantity} within {EQUAL_BUDGET:.0%} of the baseline's."
+    return f"NOT AT EQUAL BUDGET  {percent(note.difference)} {note.quantity} against the baseline."
+
+
+@note_text.register
+def _(note: known.TunedRates, item: Comparison) -> str:
+    if note.own is None or note.baseline is None:
+        return f"Only {'the baseline' if note.own is None else 'this variant'} had its learning rate tuned."
+    return f"Each at its own learning rate, tuned on the same grid: {note.own:g} against {note.baseline:g}."
+
+
+@note_text.register
+def _(note: known.UnequalCost, item: Comparison) -> str:
+    said = f"{percent(note.difference)} {note.quantity} against the baseline"
+    if note.quantity == "tokens":
+        return f"{said}; the {_found(item)} is not at equal data."
+    if note.comparable:
+        return f"{said}."
+    equal = "compute" if note.quantity == "FLOPs" else "size"
+    return f"NOT COMPARABLE  {said}; the {_found(item)} is not at equal {equal}."
+
+
+@note_text.register
+def _(note: known.UnequalEvaluation, item: Comparison) -> str:
+    differing = ", ".join(f"{split} {own:,} against {base:,}" for split, own, base in note.samples)
+    return f"Not evaluated on equally many samples: {differing}."
+
+
+@note_text.register
+def _(note: known.UncountedFlops, item: Comparison) -> str:
+    return f"FLOPs that only one of the two spends on {', '.join(note.operators)} are not counted."
+
+
+@note_text.register
+def _(note: known.OtherSoftware, item: Comparison) -> str:
+    return f"Not the same software: {_differing(note.versions)}."
+
+
+@note_text.register
+def _(note: known.OtherMachine, item: Comparison) -> str:
+    return f"Not the same machine, so speeds are not compared: {_differing(note.properties)}."
+
+
+@note_text.register
+def _(note: known.ConstantDifference, item: Comparison) -> str:
+    return "The difference is the same on every seed, to rounding: does the seed reach the run?"
+
+
+@note_text.register(known.NoValue)
+@note_text.register(known.RepeatedSeed)
+@note_text.register(known.RunNote)
+def _(note: known.SeedNote, item: Comparison) -> str:
+    return _seed(note)
+
+
+@note_text.register
+def _(note: known.SeedNotRun, item: Comparison) -> str:
+    return f"{'baseline ' if note.by_baseline else ''}seed {note.seed} was not run."
+
+
+@note_text.register
+def _(note: known.TaskNotRun, item: Comparison) -> str:
+    return f"{note.task} was not run with this variant."
+
+
+@note_text.register
+def _(note: known.IncompleteSeed, item: Comparison) -> str:
+    return f"seed {note.seed} has no complete pair on {', '.join(note.tasks)}."
+
+
+@singledispatch
+def study_note_text(note: known.StudyNote) -> str:
+    """Say a note on the comparison as a whole."""
+    raise TypeError(f"no sentence for {note}")
+
+
+@study_note_text.register
+def _(note: known.InterimAnalyses) -> str:
+    *before, last = note.seeds
+    return (
+        f"INTERIM ANALYSES  the study was analysed {len(note.seeds)} times "
+        f"({', '.join(map(str, before))}, then {last} seeds); each interval is at {confidence(note.level)}, and p is "
+        f"held against {without_zero(note.level)}, so that {len(note.seeds)} analyses at this level keep {LEVEL:.0%} "
+        "together."
+    )
+
+
+@study_note_text.register
+def _(note: known.BaselineMissing) -> str:
+    return f"no run has the study's baseline {note.declared}: compared with {note.used}, the first variant."
+
+
+@study_note_text.register
+def _(note: known.BaselineNotRun) -> str:
+    return f"{note.task}: the baseline {note.baseline} was not run on this task."
+
+
+@study_note_text.register
+def _(note: known.OfBaseline) -> str:
+    return f"{_where(note.task)}baseline {_seed(note.note)}"
+
+
+@study_note_text.register
+def _(note: known.DirectionByName) -> str:
+    better = "higher" if note.direction == "max" else "lower"
+    return f"{note.metric}: {better} is taken as better, by its name."
+
+
+@study_note_text.register
+def _(note: known.KnownValues) -> str:
+    values = [f"{name} {value:.4g}" for name, value in (*note.values, *note.subsets)]
+    if len(note.subsets) > _MOST_SUBSETS:
+        every = [value for _, value in note.subsets]
+        values = [*values[: len(note.values)], f"{len(every)} subsets from {min(every):.4g} to {max(every):.4g}"]
+    return f"{_where(note.task)}{note.metric} by theory: {', '.join(values)}."
+
+
+@study_note_text.register
+def _(note: known.OneVariant) -> str:
+    return "one variant: nothing to compare."
+
+
+@study_note_text.register
+def _(note: known.SharedMargin) -> str:
+    return f"one margin, {note.margin:g}, is held against {' and '.join(note.metrics)}, each in its own unit."
+
+
+@study_note_text.register
+def _(note: known.AveragedEvaluations) -> str:
+    return f"{', '.join(note.metrics) or 'metric'}: the mean of the last {note.last_k} evaluations of each run."
+
+
+@study_note_text.register
+def _(note: known.NoSuiteVerdict) -> str:
+    return f"no verdict on the {note.suite}: {no_suite_text(note.reason)}."
+
+
+@study_note_text.register
+def _(note: known.RestrictedRuns) -> str:
+    return (
+        f"{note.left:,} of {plural(note.runs, 'run')} are compared ({note.filters}); "
+        "what is said holds only if they were chosen before looking."
+    )
+
+
+@study_note_text.register
+def _(note: known.ShownComparisons) -> str:
+    return (
+        f"{f'on the {note.suite}: ' if note.suite else ''}{note.shown:,} of {plural(note.comparisons, 'comparison')} "
+        f"{'is' if note.shown == 1 else 'are'} shown ({note.filters}); "
+        f"p is adjusted for {'all ' if note.comparisons > 1 else ''}{note.comparisons:,}."
+    )
+
+
+def no_suite_text(reason: known.NoSuite) -> str:
+    """Say why the tasks make no suite."""
+    tasks = ", ".join(reason.tasks)
+    judged = ", ".join(f"{task} by {metric}" for task, metric in zip(reason.tasks, reason.metrics, strict=False))
+    return {
+        "one task": "one task is no suite",
+        "no metric": f"{tasks} has no metric yet",
+        "different metrics": f"they are judged by different metrics ({judged}); --metric compares all of them by one",
+        "mixed directions": "their metric is better high on some and low on others",
+        "no baseline": f"the baseline was not run on {tasks}",
+        "filtered": f"{reason.filters} leaves {reason.left[0]} of {reason.left[1]} tasks",
+    }[reason.why]
+
+
+def _seed(note: known.SeedNote) -> str:
+    if isinstance(note, known.RepeatedSeed):
+        return f"seed {note.seed} was finished {note.times} times: the first one counts."
+    return f"seed {note.seed}: {note.text if isinstance(note, known.RunNote) else no_value_text(note)}."
+
+
+def no_value_text(note: known.NoValue) -> str:
+    """Say why there is no value: "failed (out of memory)"."""
+    if note.status != "ok":
+        return f"{note.status} ({note.reason})" if note.reason else note.status
+    if note.evaluations < note.last_k != 1:
+        counted = plural(note.evaluations, "evaluation")
+        return f"ok, but with {counted} of {note.metric}, and the last {note.last_k} are averaged"
+    return f"ok, but without a finite {note.metric or 'metric'}"
+
+
+def _found(item: Comparison) -> str:
+    """Name what the verdict found, which a note says more of."""
+    return {Verdict.BETTER: "gain", Verdict.WORSE: "loss"}.get(item.verdict, "difference")
+
+
+def _where(task: str) -> str:
+    return f"{task}, " if task else ""
+
+
+def _differing(found: known.Differing) -> str:
+    return ", ".join(f"{name} {own} against {base}" for name, own, base in found)

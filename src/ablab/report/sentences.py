@@ -1,0 +1,238 @@
+"""The one sentence that each verdict is allowed to say, and those on interactions and growth.
+
+A verdict names its interval, its seeds and its correction for multiple comparisons. Nothing says "no difference" unless
+a margin was declared beforehand, and an unresolved effect comes with the smallest one these seeds could have shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ablab.analysis.comparison import Comparison, Comparisons
+from ablab.analysis.estimates import FEWEST_SEEDS, Estimate, Interval, fisher, rate_bound
+from ablab.analysis.interactions import Interaction, Interactions
+from ablab.analysis.notes import OtherCorpus
+from ablab.analysis.power import MOST_SEEDS, detectable, seeds_needed
+from ablab.analysis.scaling import Exponent
+from ablab.analysis.verdicts import Evidence, Verdict
+from ablab.config.axes import AXES
+from ablab.report.formatting import confidence, decimals_for, number, p_value, plural, share
+
+
+def verdict_line(item: Comparison) -> str:
+    """The verdict as one line that says whom it is about."""
+    sentence = verdict_sentence(item)
+    about = "" if item.label in sentence else f"{item.label}: "
+    return f"{item.verdict.value:<10}  {about}{sentence}"
+
+
+def verdict_sentence(item: Comparison) -> str:
+    return sentence(item, item.verdict)
+
+
+def sentence(evidence: Evidence, verdict: Verdict) -> str:
+    """Say a verdict, with the evidence that it rests on."""
+    return _SENTENCES[verdict](evidence)
+
+
+def measured(comparisons: Comparisons) -> str:
+    """Name what a value is, where it is not the final one: "mean of the last 3 evaluations", else ""."""
+    return f"mean of the last {comparisons.last_k} evaluations" if comparisons.last_k > 1 else ""
+
+
+def _not_comparable(evidence: Evidence) -> str:
+    why = _other_corpus(evidence.blocked) if evidence.blocked else "not comparable"
+    return f"{evidence.label}: {why}."
+
+
+def _other_corpus(found: OtherCorpus) -> str:
+    (own, own_sha), (base, base_sha) = found.own, found.baseline
+    where = f"on {found.task}, " if found.task else ""
+    return (
+        f"{where}trained on another corpus than the baseline: {own} {own_sha[:8]} against {base} {base_sha[:8]} "
+        f"(seed {found.seed})"
+    )
+
+
+def _resolved(evidence: Evidence) -> str:
+    estimate, interval, p = _estimated(evidence)
+    verb = "lowers" if estimate.effect < 0 else "raises"
+    low, high = sorted(map(abs, interval))
+    digits = decimals_for((high - low) / 2 or estimate.effect)
+    parts = [f"{len(evidence.differences)}/{evidence.planned} seeds"]
+    if evidence.preliminary:
+        parts.append("preliminary")
+    if evidence.correlation is not None:
+        parts.append(f"r = {share(evidence.correlation)}")
+    bound = rate_bound(evidence.diverged, evidence.ended)
+    shown = f"{confidence(evidence.level)} CI {number(low, digits)} to {number(high, digits)}"
+    return (
+        f"{evidence.label} {verb} {evidence.metric} by {number(abs(estimate.effect), digits)} "
+        f"({shown}; {evidence.adjustment} p {p_value(p)}); "
+        f"{', '.join(parts)}; diverged {evidence.diverged}/{evidence.ended} (true rate may be up to {bound:.0%})"
+        f"{_condition(evidence)}."
+    )
+
+
+def _unresolved(evidence: Evidence) -> str:
+    estimate, interval, p = _estimated(evidence)
+    digits = decimals_for((interval[1] - interval[0]) / 2 or estimate.effect)
+    low, high = (number(bound, digits, signed=True) for bound in interval)
+    preliminary = ", preliminary" if evidence.preliminary else ""
+    text = (
+        f"{evidence.label}: {number(estimate.effect, digits, signed=True)} "
+        f"({confidence(evidence.level)} CI {low} to {high}; adj. p {p_value(p)}), "
+        f"{plural(estimate.pairs, 'seed')}{preliminary}{_condition(evidence)}."
+    )
+    if estimate.standard_error == 0:
+        return text
+    text += f" Detectable here: {number(detectable(estimate, evidence.level), digits)}."
+    # Without a declared margin the effect as observed is the one to resolve.
+    wanted = abs(evidence.margin or estimate.effect)
+    if not wanted:
+        return text
+    about, least, most = seeds_needed(wanted, estimate, evidence.level)
+    seeds = f"about {_seeds(about)} seeds ({_seeds(least)} to {_seeds(most)})"
+    if about >= MOST_SEEDS:
+        seeds = f"{_seeds(about)} seeds"
+    return f"{text} Resolving {number(wanted, max(digits, decimals_for(wanted)))} needs {seeds}."
+
+
+def _equivalent(evidence: Evidence) -> str:
+    estimate, _, _ = _estimated(evidence)
+    margin = evidence.margin or 0.0
+    digits = decimals_for(margin)
+    low, high = (number(bound, digits, signed=True) for bound in estimate.interval(1 - 2 * evidence.level))
+    return (
+        f"|effect| < {number(margin, digits)} (declared margin): {confidence(2 * evidence.level)} CI {low} to {high}."
+    )
+
+
+def _unstable(evidence: Evidence) -> str:
+    p = fisher(evidence.diverged, evidence.ended, evidence.baseline_diverged, evidence.baseline_ended)
+    baseline = f"baseline {evidence.baseline_diverged}/{evidence.baseline_ended}, Fisher p {p_value(p)}"
+    text = f"{evidence.diverged}/{evidence.ended} diverged ({baseline})"
+    if not evidence.differences:
+        return f"{text}; no complete pair; not ranked."
+    return f"{text}; effect conditional on {plural(len(evidence.differences), 'pair')}; not ranked."
+
+
+def _too_few(evidence: Evidence) -> str:
+    spread = max(evidence.differences) - min(evidence.differences)
+    digits = decimals_for(spread or max(map(abs, evidence.differences)))
+    values = ", ".join(number(value, digits, signed=True) for value in evidence.differences)
+    count = plural(len(evidence.differences), "seed")
+    return f"{evidence.label}: {values} on {count}; an interval needs {FEWEST_SEEDS} seeds{_condition(evidence)}."
+
+
+def _no_pairs(evidence: Evidence) -> str:
+    return (
+        f"{evidence.label}: no seed has {evidence.metric or 'a metric'} from both this variant and the baseline "
+        f"({plural(evidence.planned, 'seed')} planned); see the run health."
+    )
+
+
+def _no_effect(evidence: Evidence) -> str:
+    if evidence.unchanged:
+        governed = " nor ".join(AXES[axis].governs for axis in evidence.unchanged)
+        return f"{evidence.overrides} never changed {governed}; this variant is the baseline under another name."
+    return (
+        f"{evidence.overrides} never changed a final metric, to the last bit, on "
+        f"{plural(len(evidence.differences), 'seed')}; this variant is the baseline under another name."
+    )
+
+
+_SENTENCES: dict[Verdict, Callable[[Evidence], str]] = {
+    Verdict.BETTER: _resolved,
+    Verdict.WORSE: _resolved,
+    Verdict.UNRESOLVED: _unresolved,
+    Verdict.EQUIVALENT: _equivalent,
+    Verdict.UNSTABLE: _unstable,
+    Verdict.TOO_FEW_SEEDS: _too_few,
+    Verdict.NO_PAIRS: _no_pairs,
+    Verdict.NO_EFFECT: _no_effect,
+    Verdict.NOT_COMPARABLE: _not_comparable,
+}
+
+
+def _estimated(evidence: Evidence) -> tuple[Estimate, Interval, float]:
+    """The numbers that every verdict on an interval has."""
+    assert evidence.estimate is not None
+    assert evidence.interval is not None
+    assert evidence.p_adjusted is not None
+    return evidence.estimate, evidence.interval, evidence.p_adjusted
+
+
+def _condition(evidence: Evidence) -> str:
+    """Where only the baseline diverged, the effect holds for the seeds on which it did not."""
+    if not evidence.baseline_diverged:
+        return ""
+    return f"; baseline diverged {evidence.baseline_diverged}/{evidence.baseline_ended}: conditional on convergence"
+
+
+def _seeds(count: int) -> str:
+    return f"more than {MOST_SEEDS:,}" if count >= MOST_SEEDS else f"{count:,}"
+
+
+def pair_label(item: Interaction) -> str:
+    """ "attention=lsh and activation=relu"."""
+    return " and ".join(f"{factor}={option}" for factor, option in zip(item.factors, item.options, strict=True))
+
+
+def interaction_sentence(item: Interaction) -> str:
+    """One line: the effect, its interval, p and the seeds."""
+    label = pair_label(item)
+    if item.effect is None:
+        return f"{label}: no seed has all four combinations."
+    if item.interval is None or item.p_adjusted is None:
+        digits = decimals_for(max(map(abs, item.differences)))
+        values = ", ".join(number(value, digits, signed=True) for value in item.differences)
+        counted = plural(len(item.seeds), "seed")
+        return f"{label} together: {values} on {counted}; an interval needs {FEWEST_SEEDS} seeds."
+    digits = decimals_for((item.interval[1] - item.interval[0]) / 2 or item.effect)
+    effect, low, high = (number(value, digits, signed=True) for value in (item.effect, *item.interval))
+    averaged = f", averaged over {item.contexts} settings of the other factors" if item.contexts > 1 else ""
+    return (
+        f"{label} together: {effect} {item.metric} beyond the sum of their effects "
+        f"({confidence(item.level)} CI {low} to {high}; Holm p {p_value(item.p_adjusted)}), "
+        f"{plural(len(item.seeds), 'seed')}{', preliminary' if item.preliminary else ''}{averaged}"
+        f"{'' if item.resolved else '; not resolved'}."
+    )
+
+
+def interactions_sentence(found: Interactions) -> str:
+    """Say what holds for all of them together."""
+    if len(found.factors) < 2:
+        return "Fewer than two factors vary: there is nothing that could interact."
+    if not found.visible:
+        return (
+            "This design cannot see interactions: no two options were run together, each alone and neither. "
+            "design=factorial runs every combination; for two factors design=pairwise does, too."
+        )
+    judged = [item for item in found.items if item.estimate]
+    if not judged:
+        return f"No interaction has the {FEWEST_SEEDS} complete seeds that an interval needs."
+    resolved = sum(item.resolved for item in judged)
+    return f"{resolved} of {plural(len(judged), 'interaction')} resolved, by Holm's adjusted p."
+
+
+def exponent_sentence(one: Exponent) -> str:
+    """ "source_text: attention=lsh: seconds_per_step grows as seq_len^1.08 (95% CI 1.02 to 1.14 over 5 seeds)."."""
+    if one.alpha is None:
+        run = f"{one.x[0]:,.0f} only" if one.x else "none with a value"
+        return f"{one.series}: an exponent of {one.y_name} needs two values of {one.x_name} ({run})."
+    half = (one.interval[1] - one.interval[0]) / 2 if one.interval else 0.0
+    digits = min(max(decimals_for(half), 2), 4) if half else 2
+    without = f"; {plural(one.left_out, 'run')} without a positive value left out" if one.left_out else ""
+    shown = number(one.alpha, digits)
+    return f"{one.series}: {one.y_name} grows as {one.x_name}^{shown} ({_basis(one, digits)}{without})."
+
+
+def _basis(one: Exponent, digits: int) -> str:
+    if one.basis == "counted":
+        return "counted"
+    if one.interval is None:
+        return f"{plural(len(one.x), 'value')} of {one.x_name}, {plural(one.seeds, 'seed')}: no interval"
+    low, high = (number(bound, digits) for bound in one.interval)
+    over = f"over {one.seeds} seeds" if one.basis == "seeds" else f"of the fit to {len(one.x)} values"
+    return f"{confidence(one.level)} CI {low} to {high} {over}"

@@ -1,0 +1,58 @@
+"""What `ablab plan` knows of a study. Never imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ablab.study.events import RunOutline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a short run of a variant says of a whole one. None where it did not end well."""
+
+    seconds: float | None = None  # of the whole run
+    step_seconds: float | None = None
+    memory_bytes: int | None = None  # at most, of the first process
+    error: str | None = None  # why it did not end well
+
+
+@dataclass(kw_only=True)
+class Row:
+    """The runs of a variant on a task."""
+
+    first: RunOutline
+    seeds: list[int] = field(default_factory=list)
+    done: int = 0  # of them, finished before
+    probe: Probe | None = None
+
+
+@dataclass(kw_only=True)
+class Preview:
+    """The plan of a study, and what it will cost."""
+
+    folder: Path
+    runs: int
+    notes: list[str]  # what was left out, what was adjusted
+    errors: list[tuple[str, str]] = field(default_factory=list)  # overrides of each run that cannot work, and why
+    rows: list[Row] = field(default_factory=list)
+    jobs: int = 1  # runs side by side
+    trials: int = 0  # runs for tuning and for measuring speeds, before the others
+    trial_seconds: float | None = None
+    question: str = ""
+
+    @property
+    def done(self) -> int:
+        return sum(row.done for row in self.rows)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long what is left will take; None where a variant's probe did not end well, or none was made."""
+        total = self.trial_seconds or 0.0
+        for row in self.rows:
+            if row.done < len(row.seeds):
+                if row.probe is None or row.probe.seconds is None:
+                    return None
+                total += row.probe.seconds * (len(row.seeds) - row.done)
+        return total / self.jobs

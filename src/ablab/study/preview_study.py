@@ -1,0 +1,124 @@
+"""What a study will do and what that will cost, before anything is paid: the plan, its errors, a short probe."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ablab.config import RunConfig
+from ablab.config.schema import ExecutionConfig
+from ablab.results.record import Record
+from ablab.study.events import Observer
+from ablab.study.launch import finished_record
+from ablab.study.plan_file import PlannedRun
+from ablab.study.planning.preflight import Preflight
+from ablab.study.planning.prepare import asked
+from ablab.study.preview import Preview, Probe, Row
+from ablab.study.run_study import Study
+from ablab.study.supervision.code import freeze_code, warm_up
+from ablab.study.supervision.supervisor import Supervisor, side_by_side
+from ablab.study.trials.pilot import ROUNDS
+from ablab.study.trials.tuning import rates_of, seeds_of
+
+STEPS = 8  # of a probe: four blocks of two, the first of which only warms up, and an evaluation after every other
+TIMEOUT_S = 120.0
+
+
+def preview(study: Study, probe: bool) -> Preview:
+    """The preview of a study; nothing is written into its folder.
+
+    Args:
+        probe: train the first run of every variant on every task for a moment, in a folder that is removed.
+
+    Raises:
+        UserError: there is no plan to speak of; see `prepare`.
+    """
+    if probe:
+        warm_up()
+    prepared = study.prepare()
+    errors = [(asked(run), error) for run, error in prepared.errors]
+    notes = [*prepared.excluded, *prepared.budgets]
+    if errors:
+        return Preview(folder=study.folder, runs=len(prepared.runs), errors=errors, notes=notes)
+    planned = study.planned(prepared.runs)
+    rows = _rows(planned, study.preflight)
+    settings = planned[0].config.execution
+    jobs = side_by_side([run.config for run in planned], settings)
+    firsts = [row.first for row in rows]
+    probes = _probe([run for run in planned if run.info in firsts], settings) if probe else {}
+    for row in rows:
+        row.probe = probes.get(row.first.index)
+    trials, trial_seconds = _trials(planned, rows)
+    return Preview(
+        folder=study.folder,
+        runs=len(planned),
+        notes=notes,
+        rows=rows,
+        jobs=jobs,
+        trials=trials,
+        trial_seconds=trial_seconds,
+        question=planned[0].config.question,
+    )
+
+
+def _rows(planned: Sequence[PlannedRun], preflight: Preflight) -> list[Row]:
+    """Runs that differ in their seed alone, side by side."""
+    rows: dict[tuple[str, str], Row] = {}
+    for run in planned:
+        row = rows.setdefault((run.info.task, run.info.variant), Row(first=run.info))
+        row.seeds.append(run.info.seed)
+        kept = finished_record(run.config, run.folder, preflight, retry_failed=False)
+        row.done += kept is not None
+    return list(rows.values())
+
+
+def _probe(runs: Sequence[PlannedRun], settings: ExecutionConfig) -> dict[int, Probe]:
+    """What each of these runs takes, by its place in the plan."""
+    with tempfile.TemporaryDirectory(prefix="ablab-probe-") as folder:
+        probes = [
+            replace(run, config=_shortened(run.config), folder=Path(folder) / str(run.info.index)) for run in runs
+        ]
+        freeze_code(run.config for run in probes)
+        supervisor = Supervisor(replace(settings, retries=0, timeout=TIMEOUT_S, on_failure="continue"), Observer())
+        records = supervisor.run(probes)
+    return {run.info.index: _measured(records[run.info.index], run) for run in runs}
+
+
+def _shortened(config: RunConfig) -> RunConfig:
+    often = {"max_steps": STEPS, "val_check_interval": STEPS // 2, "log_every_n_steps": STEPS // 4}
+    return config.with_values({**{f"trainer.{name}": steps for name, steps in often.items()}, "logger": {}})
+
+
+def _measured(record: Record, run: PlannedRun) -> Probe:
+    """The time of the whole run, from that of a short one: start, steps and evaluations each in their number."""
+    cost, trainer = record.cost, run.config.trainer
+    parts = (cost.wall_time_s, cost.train_time_s, cost.evaluation_time_s)
+    if record.status != "ok" or None in parts:
+        return Probe(error=record.reason or record.status)
+    wall, train, evaluation = (part or 0.0 for part in parts)
+    passes = 2 + any(name.startswith("test_") for name in record.metrics)
+    steps = trainer.max_steps
+    wanted = math.ceil(steps / trainer.val_check_interval) + passes - 2
+    seconds = max(0.0, wall - train - evaluation) + steps * train / STEPS + wanted * evaluation / passes
+    return Probe(seconds=seconds, step_seconds=train / STEPS, memory_bytes=cost.peak_memory_bytes)
+
+
+def _trials(planned: Sequence[PlannedRun], rows: Sequence[Row]) -> tuple[int, float | None]:
+    """How many runs the study makes for itself before it compares, and how long they take altogether."""
+    config = planned[0].config
+    rates, seeds = rates_of(config), seeds_of([run.config for run in planned])
+    rounds = ROUNDS if config.budget.match == "time" else 0
+    each = len(rates) * len(seeds)
+    tuned = {row.first.index: config.tune.max_steps or row.first.steps for row in rows}
+    count = len(rows) * (each + rounds)
+    if any(row.probe is None or row.probe.step_seconds is None for row in rows):
+        return count, None
+    seconds = 0.0
+    for row in rows:
+        assert row.probe is not None
+        assert row.probe.step_seconds is not None
+        seconds += row.probe.step_seconds * (each * tuned[row.first.index] + rounds * config.budget.pilot_steps)
+    return count, seconds

@@ -1,0 +1,148 @@
+"""The code that runs are made of: it is that of the moment in which their study began.
+
+Our own supervisor forks runs from a process that has imported everything, and has started no thread and no device. That
+keeps the cost of a run low, and what is edited while a sweep runs is not read any more. Jobs of other launchers, which
+may start hours later, read copies of the code and the configs.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+
+from ablab import version
+from ablab.config import RunConfig, conf_folder, studies_folder
+from ablab.study.supervision.preload import SNAPSHOT, WANTED
+from ablab.training.provenance import TOLD_GIT_STATE, git_state
+
+CONTEXT = multiprocessing.get_context("forkserver")
+_INSTALLED = ("ablab.", "torch.", "lightning.", "hydra.")
+
+_known: set[str] = set()  # modules of options that are not of this package, and that the process has imported
+
+
+def warm_up() -> None:
+    """Start the process, which imports on another core. Optional: `freeze_code` or the first run does it otherwise."""
+    if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+        # In a job of joblib it is one that processes are told of and do not know.
+        multiprocessing.set_start_method("forkserver", force=True)
+    CONTEXT.set_forkserver_preload(["ablab.study.supervision.preload"])
+    # Unlike its children, it is not told where this process looks for modules.
+    os.environ[WANTED] = json.dumps({"path": sys.path, "modules": sorted(_known)})
+    resource_tracker.ensure_running()  # else the next line starts it, and it changes the mask
+    # Runs unblock it when they are ready for it: Ctrl-C on a terminal goes to every process that was started there.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        del os.environ[WANTED]
+
+
+def freeze_code(configs: Iterable[RunConfig]) -> None:
+    """Make sure that the modules of these runs' options are imported before the first of the runs starts.
+
+    Those of this package always are. A process that does not know the others yet is replaced by one that does.
+    """
+    modules = {
+        module for config in configs for module in modules_of(config.to_dict()) if not module.startswith(_INSTALLED)
+    }
+    if not modules <= _known:
+        _known.update(modules)
+        _end()
+    warm_up()
+
+
+def _end() -> None:
+    """End the process, if there is one; no run is on its way. The next start then finds it dead."""
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def modules_of(node: Any) -> set[str]:
+    """The modules of all targets in a config."""
+    if isinstance(node, list):
+        return {module for item in node for module in modules_of(item)}
+    if not isinstance(node, dict):
+        return set()
+    found = {module for value in node.values() for module in modules_of(value)}
+    target = node.get("_target_")
+    return found | {_module_of(target)} if isinstance(target, str) else found
+
+
+def _module_of(target: str) -> str:
+    """The longest beginning of a dotted name that is a module; it was imported when the config was checked."""
+    parts = target.split(".")
+    names = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    return next((name for name in names if name in sys.modules), names[-1])
+
+
+SNAPSHOT_FOLDER = ".snapshot"
+_IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc")
+
+
+def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[RunConfig]) -> Path:
+    """Have the processes that this one starts, or has started elsewhere, read copies in the folder of the study.
+
+    Code by their PYTHONPATH, configs by the search path of the loader, which they are sent. Once no job is left, the
+    copies may go.
+
+    Args:
+        configs: of the runs; modules of the user's that their options are built from are copied, too.
+    """
+    parent = study / SNAPSHOT_FOLDER
+    parent.mkdir(exist_ok=True)
+    copy = Path(tempfile.mkdtemp(dir=parent, prefix="at-")).resolve()  # an earlier one may still be needed
+    copy.chmod(0o755)
+    _copy_package(copy)
+    for module in {name.split(".")[0] for config in configs for name in modules_of(config.to_dict())}:
+        _copy_module(module, copy)
+    for number, source in enumerate(loader.get_sources()):
+        if source.scheme() == "file" and Path(source.path).is_dir():
+            shutil.copytree(source.path, copy / f"conf-{number}", ignore=_all_but_configs)
+            source.path = str(copy / f"conf-{number}")
+    os.environ[SNAPSHOT] = str(copy)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(copy), os.environ.get("PYTHONPATH")]))
+    os.environ[TOLD_GIT_STATE] = json.dumps(git_state())
+    return copy
+
+
+def _all_but_configs(folder: str, names: list[str]) -> set[str]:
+    """What Hydra does not read. Records among it, of results kept beside studies, are of no run of this study."""
+    return {name for name in names if not name.endswith(".yaml") and not Path(folder, name).is_dir()}
+
+
+def _copy_package(copy: Path) -> None:
+    """This package as it is when installed, with its configs inside, and the plugins that Hydra looks for."""
+    package = Path(version.__file__).parent
+    shutil.copytree(package, copy / "ablab", ignore=_IGNORED)
+    shutil.copytree(package.parent / "hydra_plugins" / "ablab", copy / "hydra_plugins" / "ablab", ignore=_IGNORED)
+    shutil.copytree(conf_folder(), copy / "ablab" / "conf", ignore=_IGNORED, dirs_exist_ok=True)
+    if (studies := studies_folder()) is not None:
+        shutil.copytree(studies / "study", copy / "ablab" / "conf" / "study", ignore=_IGNORED, dirs_exist_ok=True)
+
+
+def _copy_module(name: str, copy: Path) -> None:
+    """A module of the user's; what is installed is left where it is."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    installed = [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib")]
+    if name == "ablab" or file is None or any(Path(file).is_relative_to(place) for place in installed):
+        return
+    if Path(file).name == "__init__.py":
+        shutil.copytree(Path(file).parent, copy / name, ignore=_IGNORED)
+    else:
+        shutil.copy(file, copy)

@@ -1,0 +1,87 @@
+"""Going on from the checkpoint of another run: the same one, carried out by another strategy or number of processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ablab.config import EXECUTION_KEYS, IDENTITY_EXCLUDES, RunConfig, fingerprint
+from ablab.errors import UserError
+from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, check_ours
+from ablab.training.checkpoint_files import Found, Origin, newest_whole
+
+# What may differ: how the run is carried out, not what it computes.
+_MAY_DIFFER = frozenset(
+    {
+        *IDENTITY_EXCLUDES,
+        *EXECUTION_KEYS,
+        *("continue_from", "strategy", "axes.strategy", "axes.trainer"),
+        *("trainer.devices", "trainer.num_nodes", "trainer.accelerator"),
+    }
+)
+
+
+def check_origin(config: RunConfig) -> None:
+    """Refuse a `continue_from` that this run cannot go on from; nothing is read but the other run's config.
+
+    Raises:
+        UserError: no run lies there, or it differs from this one in more than strategy and devices.
+    """
+    if config.continue_from is not None:
+        _config_of(config)
+
+
+def origin_of(config: RunConfig, corpus: str) -> tuple[Found | None, str]:
+    """The newest checkpoint to go on from, and a line that says whose it is; (None, "") if the run asks for none.
+
+    Args:
+        corpus: the hash of the data that it must have been trained on.
+
+    Raises:
+        UserError: there is no whole one of the same data, it is of the last step, or `check_origin` refuses.
+    """
+    if config.continue_from is None:
+        return None, ""
+    other, folder = _config_of(config), Path(config.continue_from)
+    found, damaged = newest_whole(folder / CHECKPOINT_FOLDER, Origin(run=fingerprint(other), corpus=corpus))
+    if found is None:
+        why = "; ".join(damaged) or "it has not written any, or learned from other data"
+        raise UserError(f"continue_from={config.continue_from}: no checkpoint to go on from ({why})")
+    if found.step >= (steps := config.trainer.max_steps):
+        raise UserError(f"continue_from={folder}: that run has taken all of its {steps} steps: nothing is left")
+    whose = f"{other.chosen('strategy')}, processes={other.processes}"
+    return found, f"went on from step {found.step} of {folder} ({whose})"
+
+
+def _config_of(config: RunConfig) -> RunConfig:
+    folder = Path(str(config.continue_from))
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"continue_from={folder}: not the folder of a run (no {CONFIG_FILE} in it)")
+    check_ours(folder)
+    try:
+        other: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
+        earlier = RunConfig.from_dict(other)
+    except (OSError, AttributeError, TypeError, UserError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"continue_from={folder}: {CONFIG_FILE} cannot be read") from error
+    if (key := _difference(earlier.to_dict(), config.to_dict(), "")) is not None:
+        raise UserError(
+            f"continue_from={folder}: that run has another {key}; only strategy, trainer.devices, "
+            "trainer.num_nodes and trainer.accelerator may differ"
+        )
+    return earlier
+
+
+def _difference(one: Any, other: Any, prefix: str) -> str | None:
+    """The first key in which two configs differ and may not."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return None if one == other else prefix.removesuffix(".")
+    for key in sorted(one.keys() | other.keys()):
+        if f"{prefix}{key}" in _MAY_DIFFER:
+            continue
+        if (found := _difference(one.get(key), other.get(key), f"{prefix}{key}.")) is not None:
+            return found
+    return None

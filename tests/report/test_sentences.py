@@ -1,0 +1,153 @@
+"""The sentences of the verdicts, word for word, from numbers made to give them."""
+
+import math
+from typing import Any
+
+import pytest
+
+from ablab.analysis.estimates import Estimate
+from ablab.analysis.verdicts import Evidence, Verdict, judge
+from ablab.report.sentences import sentence as sentence_of
+
+
+def evidence(**changes: Any) -> Evidence:
+    values: dict[str, Any] = {
+        "label": "swiglu",
+        "overrides": "activation=swiglu",
+        "metric": "val_loss",
+        "direction": "min",
+        "planned": 12,
+        "differences": (-0.0452,) * 12,
+        "ended": 12,
+        "diverged": 0,
+        "baseline_ended": 12,
+        "baseline_diverged": 0,
+        "estimate": Estimate(effect=-0.04516, standard_error=0.00225, degrees=11, pairs=12),
+        "interval": (-0.0501, -0.0402),
+        "p_adjusted": 1e-6,
+        "adjustment": "Holm",
+        "correlation": 0.9,
+    }
+    return Evidence(**{**values, **changes})
+
+
+def judged(evidence: Evidence) -> tuple[Verdict, str]:
+    verdict = judge(evidence)
+    return verdict, sentence_of(evidence, verdict)
+
+
+def preliminary(**changes: Any) -> Evidence:
+    """Three seeds of four variants and a baseline: 8 degrees of freedom, Dunnett's critical value 3.02."""
+    estimate = Estimate(effect=-0.0252, standard_error=0.01006, degrees=8, pairs=3)
+    values: dict[str, Any] = {
+        "label": "relu",
+        "planned": 3,
+        "differences": (-0.02, -0.03, -0.0256),
+        "ended": 3,
+        "estimate": estimate,
+        "interval": estimate.around(3.023),
+        "p_adjusted": 0.106,
+        "adjustment": "Dunnett",
+        "margin": 0.010,
+    }
+    return evidence(**{**values, **changes})
+
+
+def test_better():
+    verdict, sentence = judged(evidence())
+    assert verdict is Verdict.BETTER
+    assert sentence == (
+        "swiglu lowers val_loss by 0.0452 (95% CI 0.0402 to 0.0501; Holm p < .001); 12/12 seeds, r = .90; "
+        "diverged 0/12 (true rate may be up to 22%)."
+    )
+
+
+def test_worse_where_higher_is_better():
+    verdict, sentence = judged(evidence(direction="max"))
+    assert verdict is Verdict.WORSE
+    assert sentence.startswith("swiglu lowers val_loss by ")
+
+
+def test_three_seeds_are_preliminary():
+    resolved = preliminary(interval=(-0.05, -0.01), p_adjusted=0.012)
+    assert "; Dunnett p = .012); 3/3 seeds, preliminary, r = .90;" in judged(resolved)[1]
+
+
+def test_unresolved():
+    verdict, sentence = judged(preliminary())
+    assert verdict is Verdict.UNRESOLVED
+    # The published example has "(14 to 90)"; from its printed, rounded figures the lower end comes out as 13.
+    assert sentence == (
+        "relu: -0.025 (95% CI -0.056 to +0.005; adj. p = .11), 3 seeds, preliminary. Detectable here: 0.032. "
+        "Resolving 0.010 needs about 26 seeds (13 to 90)."
+    )
+
+
+def test_equivalent_needs_a_declared_margin():
+    estimate = Estimate(effect=0.001, standard_error=0.0023, degrees=4, pairs=5)
+    values = {"estimate": estimate, "interval": estimate.interval(), "p_adjusted": 0.7, "differences": (0.001,) * 5}
+    verdict, sentence = judged(evidence(**values, margin=0.010))
+    assert verdict is Verdict.EQUIVALENT
+    assert sentence == "|effect| < 0.010 (declared margin): 90% CI -0.004 to +0.006."
+    assert judged(evidence(**values))[0] is Verdict.UNRESOLVED
+
+
+def test_unstable():
+    verdict, sentence = judged(evidence(ended=5, diverged=2, baseline_ended=5, differences=(0.1, 0.2, 0.3)))
+    assert verdict is Verdict.UNSTABLE
+    assert sentence == "2/5 diverged (baseline 0/5, Fisher p = .44); effect conditional on 3 pairs; not ranked."
+
+
+def test_a_baseline_that_diverged_makes_the_effect_conditional():
+    sentence = judged(evidence(baseline_ended=14, baseline_diverged=2))[1]
+    assert sentence.endswith("; baseline diverged 2/14: conditional on convergence.")
+
+
+def test_no_effect_on_the_model():
+    verdict, sentence = judged(evidence(overrides="schedule=plateau", identical=True, differences=(0.0,) * 5))
+    assert verdict is Verdict.NO_EFFECT
+    assert sentence == (
+        "schedule=plateau never changed a final metric, to the last bit, on 5 seeds; "
+        "this variant is the baseline under another name."
+    )
+
+
+@pytest.mark.parametrize("differences", [(-0.025,), (-0.025, 0.010)])
+def test_too_few_seeds_show_the_values(differences: tuple[float, ...]):
+    verdict, sentence = judged(
+        evidence(differences=differences, estimate=None, interval=None, p_adjusted=None, correlation=None)
+    )
+    assert verdict is Verdict.TOO_FEW_SEEDS
+    assert "-0.025" in sentence
+    assert "an interval needs 3 seeds" in sentence
+
+
+def test_nothing_to_pair():
+    verdict, sentence = judged(evidence(differences=(), estimate=None, interval=None, p_adjusted=None, planned=3))
+    assert verdict is Verdict.NO_PAIRS
+    assert sentence == (
+        "swiglu: no seed has val_loss from both this variant and the baseline (3 seeds planned); see the run health."
+    )
+
+
+def test_the_sentences_name_the_confidence_of_their_intervals():
+    strict = {"level": 0.025}
+    assert "(97.5% CI 0.0402 to 0.0501; Holm p < .001)" in judged(evidence(**strict))[1]
+    assert "(97.5% CI -0.056 to +0.005; adj. p = .11)" in judged(preliminary(**strict))[1]
+    assert "(98.33% CI " in judged(evidence(level=0.05 / 3))[1]
+    flat = {"estimate": Estimate(effect=0.001, standard_error=0.0023, degrees=4, pairs=5), "p_adjusted": 0.7}
+    sentence = judged(evidence(**strict, **flat, interval=(-0.01, 0.01), margin=0.010))[1]
+    assert sentence == "|effect| < 0.010 (declared margin): 95% CI -0.005 to +0.007."
+
+
+def test_a_p_value_that_one_analysis_allows_does_not_resolve_at_the_second():
+    assert judged(evidence(p_adjusted=0.03))[0] is Verdict.BETTER
+    assert judged(evidence(p_adjusted=0.03, level=0.025))[0] is Verdict.UNRESOLVED
+
+
+def test_an_effect_without_spread_promises_nothing():
+    flat = Estimate(effect=0.0, standard_error=0.0, degrees=4, pairs=5)
+    verdict, sentence = judged(evidence(estimate=flat, interval=(0.0, 0.0), p_adjusted=1.0, differences=(0.0,) * 5))
+    assert verdict is Verdict.UNRESOLVED
+    assert "Resolving" not in sentence
+    assert not math.isnan(flat.sd)

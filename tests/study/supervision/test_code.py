@@ -1,0 +1,56 @@
+"""What jobs of other launchers read is what there was when their sweep began."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from ablab.config import RunConfig, conf_folder, register_schema
+from ablab.study.supervision.code import SNAPSHOT_FOLDER, freeze_for_jobs
+
+# As the process does that runs are forked from.
+SEEN = """
+import json, os
+os.environ["ABLAB_PRELOAD"] = json.dumps({"path": [], "modules": ["users_own"]})
+import ablab.study.supervision.preload
+import ablab, ablab.config, users_own, hydra_plugins.ablab.plugins as plugins
+from ablab.training.provenance import git_state
+print(ablab.__file__, ablab.config.conf_folder(), plugins.__file__, users_own.VALUE, git_state(), sep="\\n")
+"""
+
+
+def test_code_and_configs_are_those_of_the_beginning(tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(conf_folder(), conf)
+    options = conf / "activation"
+    (options / "own.yaml").write_text("_target_: users_own.Own\nvalue: 1\n")
+    (options / "record.json").write_text("{}")
+    (tmp_path / "users_own.py").write_text("VALUE = 1\n")
+    register_schema()
+    with (
+        initialize_config_dir(str(conf), version_base="1.3"),
+        mock.patch.dict(os.environ),
+        mock.patch.object(sys, "path", [*sys.path, str(tmp_path)]),
+    ):
+        import users_own  # type: ignore[import-not-found]  # noqa: F401
+
+        config = compose("config", return_hydra_config=True)
+        loader = GlobalHydra.instance().config_loader()
+        freeze_for_jobs(tmp_path, loader, [RunConfig(options={"activation": {"_target_": "users_own.Own"}}, axes={})])
+        (options / "own.yaml").write_text("_target_: users_own.Own\nvalue: 2\n")
+        (tmp_path / "users_own.py").write_text("VALUE = 2\n")
+        assert loader.load_sweep_config(config, ["activation=own"]).activation.value == 1
+        told = subprocess.run([sys.executable, "-c", SEEN], capture_output=True, text=True, check=True, cwd=tmp_path)
+    [copy] = (tmp_path / SNAPSHOT_FOLDER).iterdir()
+    package, configs, plugins, value, _ = told.stdout.splitlines()
+    assert [Path(package), Path(configs)] == [copy / "ablab" / "__init__.py", copy / "ablab" / "conf"]
+    assert Path(plugins) == copy / "hydra_plugins" / "ablab" / "plugins.py"
+    assert value == "1"
+    assert not [*copy.rglob("record.json")]  # Hydra does not read it, and who collects records would

@@ -1,0 +1,77 @@
+"""A finished run of the very same config is kept; anything else is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablab.config import RunConfig
+from ablab.results.record import Record
+from ablab.results.store import RECORD_FILE, write_record
+from ablab.study.launch import finished_record
+from ablab.study.planning.preflight import Preflight
+from ablab.training.run import new_record
+
+TinyConfig = Callable[..., RunConfig]
+
+
+def ended(config: RunConfig) -> Record:
+    """The record of a run of `config` that went well, on the data that it names."""
+    record = new_record(config)
+    record.status, record.corpus = "ok", Preflight().task(config).corpus
+    return record
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_failed", "kept"),
+    [
+        *(("ok", True, True), ("diverged", True, True), ("failed", True, False), ("interrupted", True, False)),
+        *(("ok", False, True), ("diverged", False, True), ("failed", False, True), ("interrupted", False, False)),
+    ],
+)
+def test_what_is_done_with(
+    tiny_config: TinyConfig, tmp_path: Path, status: Any, retry_failed: bool, kept: bool
+) -> None:
+    record = ended(config := tiny_config())
+    record.status = status
+    write_record(tmp_path, record)
+    found = finished_record(config, tmp_path, Preflight(), retry_failed)
+    assert (found is not None) == kept
+    if found is not None:
+        assert found.status == status
+
+
+def test_a_run_that_failed_before_it_read_its_data_is_kept(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    write_record(tmp_path, new_record(config := tiny_config()))
+    assert finished_record(config, tmp_path, Preflight(), retry_failed=False) is not None
+
+
+def test_a_changed_setting_is_another_run_and_another_name_is_not(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    record = ended(tiny_config())
+    write_record(tmp_path, record)
+    assert finished_record(tiny_config("optimizer.lr=0.5"), tmp_path, Preflight(), retry_failed=True) is None
+    assert finished_record(tiny_config("seed=1"), tmp_path, Preflight(), retry_failed=True) is None
+    renamed = tiny_config("name=other", "logger=tensorboard", "jobs=2", "timeout=60")
+    assert finished_record(renamed, tmp_path, Preflight(), retry_failed=True) is not None
+
+
+def test_no_record_or_a_damaged_one_is_not_finished(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    assert finished_record(tiny_config(), tmp_path, Preflight(), retry_failed=True) is None
+    (tmp_path / RECORD_FILE).write_text('{"schema": 1, "stat')
+    assert finished_record(tiny_config(), tmp_path, Preflight(), retry_failed=True) is None
+
+
+def test_the_same_run_on_other_data_is_not_finished(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    config = tiny_config()
+    write_record(tmp_path, ended(config))
+    corpus = Path(config.options["task"]["path"])
+    text = corpus.read_text()
+    try:
+        corpus.write_text(text + "one line more\n")
+        assert finished_record(config, tmp_path, Preflight(), retry_failed=True) is None
+    finally:
+        corpus.write_text(text)
+    assert finished_record(config, tmp_path, Preflight(), retry_failed=True) is not None

@@ -1,0 +1,83 @@
+"""What is known of a study before it is paid for: its runs, their errors, and a probe of each variant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ablab.config import RunConfig
+from ablab.results.record import Cost, Record
+from ablab.study.events import RunOutline
+from ablab.study.plan_file import PlannedRun
+from ablab.study.preview_study import STEPS, _measured
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Lab
+
+
+def record(**given: Any) -> Record:
+    cost = Cost(wall_time_s=5.0, train_time_s=0.8, evaluation_time_s=0.6, steps=STEPS, peak_memory_bytes=100)
+    named = {"fingerprint": "", "study": "", "variant": "", "seed": 0, "axes": {}, "config": {}}
+    return Record(**{"status": "ok", "cost": cost, "metrics": {"val_loss": 1.0}, **named, **given})
+
+
+def planned(tmp_path: Path) -> PlannedRun:
+    info = RunOutline(index=0, variant="", task="", seed=0, steps=1000)
+    trainer = {"max_steps": 1000, "val_check_interval": 300, "log_every_n_steps": 100}
+    config = RunConfig(
+        options={"trainer": {**trainer, "accumulate_grad_batches": 1, "gradient_clip_val": None}}, axes={}
+    )
+    return PlannedRun(info=info, config=config, folder=tmp_path)
+
+
+def test_the_time_of_a_run_is_start_and_steps_and_evaluations(tmp_path: Path) -> None:
+    """In 5 s, 8 steps of 0.1 s and two evaluations of 0.3 s, so a start of 3.6 s; then 1,000 steps, 4 evaluations."""
+    probe = _measured(record(), planned(tmp_path))
+    assert probe.seconds == pytest.approx(3.6 + 1000 * 0.1 + 4 * 0.3)
+    assert (probe.step_seconds, probe.memory_bytes) == (pytest.approx(0.1), 100)
+
+
+def test_the_test_split_is_evaluated_once(tmp_path: Path) -> None:
+    """Three evaluations of 0.2 s in the probe, five in the run."""
+    probe = _measured(record(metrics={"val_loss": 1.0, "test_loss": 1.0}), planned(tmp_path))
+    assert probe.seconds == pytest.approx(3.6 + 1000 * 0.1 + 5 * 0.2)
+
+
+def test_a_probe_that_failed_says_why(tmp_path: Path) -> None:
+    probe = _measured(record(status="failed", reason="the bulb is broken"), planned(tmp_path))
+    assert (probe.seconds, probe.error) == (None, "the bulb is broken")
+
+
+def test_a_plan_writes_nothing_and_lists_runs_and_failed_probes(lab: Lab) -> None:
+    ended = lab.ablab("plan", *lab.words("activation=relu,raises", "seed=0,1,2", "name=planning"))
+    assert ended.status == 0, ended.err
+    lines = ended.out.splitlines()
+    assert any(line.startswith("activation=relu") and " s " in line for line in lines)
+    assert any(line.startswith("activation=raises") and "RuntimeError: the bulb is broken" in line for line in lines)
+    assert "6 runs: 2 variants x 3 seeds; 0 are done with" in lines
+    assert not (lab.folder / "outputs" / "planning").exists()
+
+
+def test_what_is_done_with_is_counted(lab: Lab) -> None:
+    words = lab.words("activation=relu,gelu", "name=half")
+    assert lab.ablab("-m", *words).status == 0
+    ended = lab.ablab("plan", "--no-probe", *words, "seed=0,1")
+    assert "4 runs: 2 variants x 2 seeds; 2 are done with" in ended.out
+
+
+def test_errors_of_several_runs_are_all_listed(lab: Lab) -> None:
+    ended = lab.ablab("plan", "--no-probe", *lab.words("model.n_heads=2,3,5", "attention=full,windowed", "name=wrong"))
+    assert ended.status == 2
+    assert [line.count("does not divide") for line in ended.err.splitlines()] == [1] * 4
+    assert "4 of 6 runs cannot work; nothing has been started" in ended.out
+
+
+def test_a_sweep_with_such_runs_does_not_start(lab: Lab) -> None:
+    ended = lab.sweep("model.n_heads=2,3,5", "name=wrong")
+    assert ended.status == 2
+    assert len(ended.err.splitlines()) == 1
+    assert "nor can 1 more work: ablab plan shows them" in ended.err
+    assert not (lab.folder / "outputs" / "wrong").exists()

@@ -1,0 +1,228 @@
+"""A whole new axis, added as a contributor would: what it takes, and that everything else follows from it.
+
+The house is copied to a temporary folder, and the axis `residual` (how a part of a block is added to the stream) is
+built into the copy. It lies first on the path of every process of a study that varies the axis.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOUSE = Path(__file__).parents[1]
+D_MODEL, LAYERS, LENGTH, BATCH = 16, 2, 32, 4
+
+OPTIONS = '''
+"""The axis `residual`: how what a part of a block gives is added to the stream."""
+
+import torch
+from torch import nn
+
+from ablab.model.mechanism import Watcher, drawn, projected, with_drawn_weights
+
+
+class Residual(nn.Module):
+    """Adds what a part gives, y, to the stream x, both (B, T, d_model)."""
+
+    def __init__(self, spec, *, note=""):
+        super().__init__()
+
+    def forward(self, x, y):
+        return x + y
+
+
+class Projected(Residual):
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.project = nn.Linear(spec.d_model, spec.d_model, bias=False)
+
+    def forward(self, x, y):
+        return x + self.project(y)
+
+
+class Misspelt(Residual):
+    def mechansim(self):
+        return {}
+
+
+class SizeWatcher(Watcher):
+    seen = float("nan")
+
+    @torch.no_grad()
+    def hook(self, module, args, kwargs, output):
+        self.seen = ((output - args[0]).norm() / args[0].norm()).item()
+
+    def metrics(self):
+        return {"size": self.seen}
+
+
+def watch(model, pictured):
+    for layer, block in model.layers():
+        yield SizeWatcher("residual", layer, block.residual)
+
+
+def probe_outputs(model):
+    block = next(model.layers())[1]
+    x, y = (drawn(name, (1, 8, model.head.in_features), model.head.weight) for name in "xy")
+    return {"": projected(with_drawn_weights(block.residual)(x, y))}
+'''
+
+ENTRY = """
+    Axis(
+        name="residual",
+        caller="model",
+        kinds=("ablab.model.residual.Residual",),
+        supplied=("spec",),
+        governs="how parts are added to the stream",
+        mechanism="ablab.model.residual.watch",
+        probe_outputs="ablab.model.residual.probe_outputs",
+    ),
+"""
+
+NEW = {
+    "conf/residual/plain.yaml": "_target_: ablab.model.residual.Residual\n_partial_: true\nnote: plain\n",
+    "conf/residual/renamed.yaml": "_target_: ablab.model.residual.Residual\n_partial_: true\nnote: as plain\n",
+    "conf/residual/projected.yaml": "_target_: ablab.model.residual.Projected\n_partial_: true\n",
+    "conf/residual/misspelt.yaml": "_target_: ablab.model.residual.Misspelt\n_partial_: true\n",
+    "src/ablab/model/residual/__init__.py": OPTIONS,
+}
+# File -> what in it becomes what.
+DECLARED = {
+    "src/ablab/config/axes.py": {"_COMPONENTS = (\n": "_COMPONENTS = (" + ENTRY},
+    "conf/config.yaml": {"  - norm: layer\n": "  - norm: layer\n  - residual: plain\n"},
+}
+USED = {
+    "src/ablab/model/transformer.py": {
+        "        layer_fusion: Callable[": "        residual: Callable,\n        layer_fusion: Callable[",
+        "                norm=norm,\n": "                norm=norm,\n                residual=residual,\n",
+    },
+    "src/ablab/model/block.py": {
+        "        dropout: float,\n": "        dropout: float,\n        residual: Callable[[LayerSpec], nn.Module],\n",
+        "        self.dropout = nn.Dropout(dropout)\n": "        self.dropout = nn.Dropout(dropout)\n"
+        "        self.residual = residual(spec)\n",
+        "norm.after(x + self.dropout(attend(norm.before(x))))": "norm.after(self.residual(x, self.dropout("
+        "attend(norm.before(x)))))",
+        "norm.after(x + self.dropout(self.feed_forward(norm.before(x))))": "norm.after(self.residual(x, self.dropout("
+        "self.feed_forward(norm.before(x)))))",
+    },
+}
+SETTINGS = (
+    *("task=text", f"task.seq_len={LENGTH}", f"task.batch_size={BATCH}", "task.eval_tokens=256", "logger=csv"),
+    *(f"model.d_model={D_MODEL}", "model.n_heads=2", f"model.n_layers={LAYERS}", "position=rope"),
+    *("trainer.accelerator=cpu", "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.log_every_n_steps=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the program with one axis more."""
+    folder = tmp_path_factory.mktemp("house")
+    for name in ("src", "conf"):
+        shutil.copytree(HOUSE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path, text in NEW.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    for path, changes in (DECLARED | USED).items():
+        text = (folder / path).read_text(encoding="utf-8")
+        for before, after in changes.items():
+            assert text.count(before) == 1, (path, before)
+            text = text.replace(before, after)
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ablab(house: Path, corpus: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(house / "src"), "COLUMNS": "200"}
+        command = [sys.executable, "-m", "ablab", *arguments]
+        return subprocess.run(command, cwd=house, env=environment, capture_output=True, text=True, timeout=280)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def study(ablab: Callable[..., subprocess.CompletedProcess[str]], house: Path, corpus: Path) -> tuple[Path, str]:
+    """The folder of a study of the axis, and what it said."""
+    swept = ("-m", "residual=plain,renamed,projected", "seed=0,1", "name=residual", f"task.path={corpus}")
+    done = ablab(*swept, *SETTINGS)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return house / "outputs/residual", done.stdout
+
+
+@pytest.fixture(scope="module")
+def records(study: tuple[Path, str]) -> dict[str, list[dict[str, Any]]]:
+    """By option."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(study[0].rglob("record.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(record["axes"]["residual"], []).append(record)
+    return found
+
+
+def test_it_takes_two_existing_files_beside_the_models_use_of_it(house: Path) -> None:
+    ours = [path for name in ("src", "conf") for path in (HOUSE / name).rglob("*") if "__pycache__" not in path.parts]
+    kept = {str(path.relative_to(HOUSE)): path.read_bytes() for path in ours if path.is_file()}
+    changed = {path for path, content in kept.items() if (house / path).read_bytes() != content}
+    assert changed - USED.keys() == {"src/ablab/config/axes.py", "conf/config.yaml"}
+    assert all(path.startswith("src/ablab/model/") for path in USED)
+    assert not NEW.keys() & kept.keys()
+
+
+@pytest.mark.slow
+def test_it_is_swept_and_counted(records: dict[str, list[dict[str, Any]]]) -> None:
+    assert {option: len(each) for option, each in records.items()} == {"plain": 2, "renamed": 2, "projected": 2}
+    assert {record["status"] for each in records.values() for record in each} == {"ok"}
+    plain, projected = (records[option][0]["cost"] for option in ("plain", "projected"))
+    weights = LAYERS * D_MODEL**2
+    assert projected["parameters"] - plain["parameters"] == weights
+    uses = 2 * LENGTH * BATCH  # by both parts of a block, which share one
+    assert projected["flops_per_step"] - plain["flops_per_step"] == 6 * weights * uses
+
+
+@pytest.mark.slow
+def test_other_parameters_keep_their_initial_values(records: dict[str, list[dict[str, Any]]]) -> None:
+    """Common random numbers: a renamed option trains exactly as the other."""
+    for plain, renamed in zip(records["plain"], records["renamed"], strict=True):
+        assert plain["metrics"] == renamed["metrics"]
+
+
+@pytest.mark.slow
+def test_it_is_probed(records: dict[str, list[dict[str, Any]]]) -> None:
+    for record in records["projected"]:
+        sizes = [record["mechanism"][f"residual/size/layer_{layer}"] for layer in range(LAYERS)]
+        assert record["mechanism"]["residual/size"] == pytest.approx(sum(sizes) / LAYERS)
+        assert all(size > 0 for size in sizes)
+    own = {option: each[0]["responses"]["residual"] for option, each in records.items()}
+    assert own["plain"] == own["renamed"] != own["projected"]
+
+
+@pytest.mark.slow
+def test_it_is_compared_guarded_against_no_effect_and_reported(
+    study: tuple[Path, str], ablab: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    folder, said = study
+    compared = ablab("compare", str(folder)).stdout
+    for text in (said, compared):
+        verdict = next(line for line in text.splitlines() if "NO EFFECT" in line)
+        assert "residual=renamed" in verdict
+        assert "how parts are added to the stream" in text
+        assert not any("NO EFFECT" in line and "projected" in line for line in text.splitlines())
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<h3>residual</h3>" in page
+    assert "residual=projected" in page
+
+
+@pytest.mark.slow
+def test_a_misspelt_offer_is_refused(ablab: Callable[..., subprocess.CompletedProcess[str]], corpus: Path) -> None:
+    refused = ablab("residual=misspelt", f"task.path={corpus}", *SETTINGS)
+    assert refused.returncode != 0
+    assert "residual: nobody asks for Misspelt.mechansim; did you mean 'mechanism'?" in refused.stderr
