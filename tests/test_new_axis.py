@@ -26,7 +26,7 @@ OPTIONS = '''
 import torch
 from torch import nn
 
-from ablab.model.mechanism import Watcher, drawn, projected, with_drawn_weights
+from ablab.model.mechanism import Watcher, answer, drawn, projected
 
 
 class Residual(nn.Module):
@@ -72,7 +72,7 @@ def watch(model, pictured):
 def probe_outputs(model):
     block = next(model.layers())[1]
     x, y = (drawn(name, (1, 8, model.head.in_features), model.head.weight) for name in "xy")
-    return {"": projected(with_drawn_weights(block.residual)(x, y))}
+    return {"": projected(answer(block.residual, x, y))}
 '''
 
 ENTRY = """

@@ -16,15 +16,15 @@ from ablab.analysis.estimates import LEVEL, holm, paired
 from ablab.analysis.family import level_after
 from ablab.analysis.power import detectable
 from ablab.analysis.verdicts import Verdict
-from ablab.results.looks import Look
+from ablab.results.interim import InterimAnalysis
 
 SEEDS = (3, 5, 8, 10)  # at which the simulated studies are looked at
 REPETITIONS = 20_000
 BASE = [1.00, 1.02, 0.97, 1.05, 0.99]
 
 
-def looks(*counts: int) -> tuple[Look, ...]:
-    return tuple(Look(tuple(range(1, count + 1)), "2026-01-01T00:00:00+00:00") for count in counts)
+def looks(*counts: int) -> tuple[InterimAnalysis, ...]:
+    return tuple(InterimAnalysis(tuple(range(1, count + 1)), "2026-01-01T00:00:00+00:00") for count in counts)
 
 
 def after(counts: Sequence[int], differences: list[float], margin: float | None = None, others: int = 0) -> Comparison:
@@ -34,7 +34,7 @@ def after(counts: Sequence[int], differences: list[float], margin: float | None 
     for other in range(others):
         wiggle = np.random.default_rng(other).normal(size=len(differences)) * 0.01
         losses[f"other{other}"] = list(np.array(losses["relu"]) + wiggle)
-    return compare(replace(runs_of(study(losses)), looks=looks(*counts)), margin=margin).items[0]
+    return compare(replace(runs_of(study(losses)), interim_analyses=looks(*counts)), margin=margin).items[0]
 
 
 NEARLY = [0.03, 0.01, 0.04, 0.005, 0.055]  # p = .036: between the levels of one look and of two
@@ -62,7 +62,9 @@ def test_the_level_is_divided_by_the_looks():
     ],
 )
 def test_readers_are_told_of_more_than_one_look(counts: tuple[int, ...], said: str | None):
-    notes = notes_of(compare(replace(runs_of(study({"relu": BASE, "gelu": BASE[::-1]})), looks=looks(*counts))))
+    notes = notes_of(
+        compare(replace(runs_of(study({"relu": BASE, "gelu": BASE[::-1]})), interim_analyses=looks(*counts)))
+    )
     assert notes == (() if said is None else (said,))
 
 

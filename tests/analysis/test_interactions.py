@@ -22,7 +22,7 @@ from ablab.analysis.notes import NoValue, SeedNotRun
 from ablab.analysis.pairing import choose_baseline, tasks
 from ablab.report.sentences import pair_label
 from ablab.results.collect import Runs
-from ablab.results.looks import Look
+from ablab.results.interim import InterimAnalysis
 
 AXES = {"attention": ["full", "lsh", "windowed"], "activation": ["relu", "gelu"], "position": ["learned", "rope"]}
 PAIR = {"attention": ["full", "lsh"], "activation": ["relu", "gelu"]}
@@ -152,8 +152,8 @@ def test_three_seeds_are_preliminary_and_two_have_no_interval() -> None:
 def test_looks_make_it_stricter() -> None:
     runs = runs_of(factorial(PAIR, noisy))
     (once,) = found(runs).items
-    look = Look((1, 2, 3), "2026-01-01T00:00:00+00:00")
-    (twice,) = found(replace(runs, looks=(look, look))).items
+    look = InterimAnalysis((1, 2, 3), "2026-01-01T00:00:00+00:00")
+    (twice,) = found(replace(runs, interim_analyses=(look, look))).items
     assert once.interval is not None
     assert twice.interval is not None
     assert once.estimate is not None

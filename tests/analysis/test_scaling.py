@@ -16,7 +16,7 @@ from synthetic import cost, ended, odd_runs, record, runs_of
 
 from ablab.analysis.scaling import Exponent, scaling
 from ablab.results.collect import Runs
-from ablab.results.looks import Look
+from ablab.results.interim import InterimAnalysis
 from ablab.results.record import Record
 
 LENGTHS = (64, 128, 256, 512)
@@ -58,7 +58,10 @@ def test_planted_exponents_are_recovered_for_each_series() -> None:
 
 def test_looks_widen_the_interval() -> None:
     runs = runs_of(timed(lambda _, n, seed: n**1.5 * noise(n, seed), options=("full",)))
-    once, twice = only(runs), only(replace(runs, looks=(Look((1, 2, 3), ""), Look((1, 2, 3, 4, 5), ""))))
+    once, twice = (
+        only(runs),
+        only(replace(runs, interim_analyses=(InterimAnalysis((1, 2, 3), ""), InterimAnalysis((1, 2, 3, 4, 5), "")))),
+    )
     assert once.interval is not None
     assert twice.interval is not None
     widths = [high - low for low, high in (once.interval, twice.interval)]

@@ -11,7 +11,7 @@ from ablab.analysis.notes import NoSuite
 from ablab.analysis.selection import compare_selected, parse_filters
 from ablab.errors import UserError
 from ablab.results.collect import Runs
-from ablab.results.looks import Look
+from ablab.results.interim import InterimAnalysis
 
 BASE = [1.00, 1.02, 0.97, 1.05]
 GRID = [("full", "relu"), ("lsh", "relu"), ("full", "gelu"), ("lsh", "gelu")]
@@ -188,7 +188,7 @@ def test_without_filters_it_is_the_comparison(runs: Runs):
 
 
 def test_a_choice_of_seeds_undoes_no_look(runs: Runs):
-    looked = replace(runs, looks=(Look((0, 1), "then"), Look((0, 1, 2, 3), "now")))
+    looked = replace(runs, interim_analyses=(InterimAnalysis((0, 1), "then"), InterimAnalysis((0, 1, 2, 3), "now")))
     comparisons, shown = compare_selected(looked, ["seed=0,1,2"])
     assert comparisons.level == 0.025
-    assert shown.looks == looked.looks
+    assert shown.interim_analyses == looked.interim_analyses

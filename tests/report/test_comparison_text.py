@@ -18,7 +18,7 @@ from ablab.errors import UserError
 from ablab.report.context import ReportContext
 from ablab.report.formats import render
 from ablab.results.collect import Runs
-from ablab.results.looks import Look
+from ablab.results.interim import InterimAnalysis
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = ["terminal", "csv", "markdown", "json", "latex"]
@@ -47,8 +47,11 @@ def test_the_text_is_the_golden_one(runs: Runs, format: str, golden: str):
 @pytest.fixture
 def twice(runs: Runs) -> Runs:
     """The same runs at a second look."""
-    seen = (Look((1, 2, 3), "2026-01-01T00:00:00+00:00"), Look((1, 2, 3, 4), "2026-01-02T00:00:00+00:00"))
-    return dataclasses.replace(runs, looks=seen)
+    seen = (
+        InterimAnalysis((1, 2, 3), "2026-01-01T00:00:00+00:00"),
+        InterimAnalysis((1, 2, 3, 4), "2026-01-02T00:00:00+00:00"),
+    )
+    return dataclasses.replace(runs, interim_analyses=seen)
 
 
 @pytest.mark.parametrize("format", ["terminal", "markdown"])

@@ -10,7 +10,7 @@ from ablab.errors import UserError
 from ablab.report.commands import compare_command, report_command
 from ablab.report.conclude import ConcludeSweep, compare_so_far
 from ablab.report.conclude import conclude as conclude_study
-from ablab.results.looks import LOOKS_FILE, count_look, read_looks
+from ablab.results.interim import INTERIM_FILE, count_interim_analysis, read_interim_analyses
 
 RECORDS = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22]}
 
@@ -95,23 +95,23 @@ def test_the_same_seeds_again_or_more_variants_on_them_are_no_look(tmp_path: Pat
     write_runs(folder, study({**RECORDS, "glu": [1.0, 1.0, 1.1, 1.2]}))
     conclude_study(folder)
     assert "INTERIM ANALYSES" not in capsys.readouterr().out
-    assert [look.seeds for look in read_looks(folder)] == [(1, 2, 3, 4)]
+    assert [look.seeds for look in read_interim_analyses(folder)] == [(1, 2, 3, 4)]
 
 
 def test_only_runs_that_came_to_an_end_of_their_own_were_seen(tmp_path: Path):
     records = study({"relu": [1.0, 1.1, 1.05], "gelu": [1.2, 1.31, 1.24], "bad": [1.0, 1.0, 1.0, float("nan")]})
     folder = write_runs(tmp_path, [*records, ended("failed", "boom", 5), ended("interrupted", "killed", 6)])
     assert conclude_study(folder)[-3:] == ["diverged", "failed", "interrupted"]
-    assert [look.seeds for look in read_looks(folder)] == [(1, 2, 3, 4)]
+    assert [look.seeds for look in read_interim_analyses(folder)] == [(1, 2, 3, 4)]
 
 
 def test_damaged_looks_stop_the_conclusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = write_runs(tmp_path, study(RECORDS))
-    (folder / LOOKS_FILE).write_text("[")
+    (folder / INTERIM_FILE).write_text("[")
     with pytest.raises(SystemExit) as caught:
         conclude(folder)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith(f"ablab: error: {folder / LOOKS_FILE}: damaged")
+    assert capsys.readouterr().err.startswith(f"ablab: error: {folder / INTERIM_FILE}: damaged")
 
 
 def test_a_study_so_far_is_shown_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -127,10 +127,10 @@ def test_a_study_so_far_is_shown_and_nothing_is_written(tmp_path: Path, capsys: 
 def test_a_study_so_far_is_as_strict_as_the_looks_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = write_runs(tmp_path, study(RECORDS))
     for seeds in ([1], [1, 2]):
-        count_look(folder, seeds)
+        count_interim_analysis(folder, seeds)
     compare_so_far(folder)
     assert "97.5% CI" in capsys.readouterr().out
-    assert len(read_looks(folder)) == 2
+    assert len(read_interim_analyses(folder)) == 2
 
 
 @pytest.mark.parametrize("case", ["nowhere", "no runs", "damaged record", "damaged looks", "baseline", "metric"])
@@ -142,7 +142,7 @@ def test_a_study_that_cannot_be_compared_yet_prints_nothing(
     if case == "damaged record":
         (tmp_path / "0" / "record.json").write_text("{")
     if case == "damaged looks":
-        (tmp_path / LOOKS_FILE).write_text("{")
+        (tmp_path / INTERIM_FILE).write_text("{")
     asked = {case: "zzz=1"} if case in ("baseline", "metric") else {}
     compare_so_far(tmp_path / "nowhere" if case == "nowhere" else tmp_path, **asked)
     printed = capsys.readouterr()

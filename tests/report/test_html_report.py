@@ -19,7 +19,7 @@ from ablab.report.formats import render
 from ablab.report.html.heatmap import LEVELS
 from ablab.report.html.page import page as page_of
 from ablab.results.collect import collect
-from ablab.results.looks import Look
+from ablab.results.interim import InterimAnalysis
 from ablab.results.record import Metric, Record
 
 SCRIPT = "<script>alert('x')</script> & \"quotes\""
@@ -131,9 +131,9 @@ def test_verdicts_health_and_commands_are_there(page: Page):
 
 def test_every_place_names_the_confidence_of_the_looks(folder: Path, page: Page):
     runs = collect([folder])
-    seen = tuple(Look(tuple(range(count)), "2026-01-01T00:00:00+00:00") for count in (3, 4))
-    again = Page(page_of(ReportContext.of(dataclasses.replace(runs, looks=seen)))).text
-    first = Page(page_of(ReportContext.of(dataclasses.replace(runs, looks=seen[:1])))).text
+    seen = tuple(InterimAnalysis(tuple(range(count)), "2026-01-01T00:00:00+00:00") for count in (3, 4))
+    again = Page(page_of(ReportContext.of(dataclasses.replace(runs, interim_analyses=seen)))).text
+    first = Page(page_of(ReportContext.of(dataclasses.replace(runs, interim_analyses=seen[:1])))).text
     assert first == page.text
     for said in ("INTERIM ANALYSES", "was analysed", "97.5%"):
         assert said not in page.text

@@ -19,8 +19,8 @@ from ablab.report.context import declared_comparison
 from ablab.results import kept
 from ablab.results.collect import collect, find_records
 from ablab.results.curves import CurveCache
+from ablab.results.interim import INTERIM_FILE, count_interim_analysis
 from ablab.results.keep import keep
-from ablab.results.looks import LOOKS_FILE, count_look
 from ablab.results.store import METRICS_FILE, PLAN_FILE, RECORD_FILE, write_record
 
 PLAN = {
@@ -37,8 +37,8 @@ PLAN = {
 def folder(tmp_path: Path) -> Path:
     found = write_runs(tmp_path / "demo", study({"relu": [1.0, 1.1, 1.3], "gelu": [0.9, 1.05, 1.1]}))
     (found / PLAN_FILE).write_text(json.dumps(PLAN))
-    count_look(found, [1, 2])
-    count_look(found, [1, 2, 3])
+    count_interim_analysis(found, [1, 2])
+    count_interim_analysis(found, [1, 2, 3])
     return found
 
 
@@ -60,7 +60,7 @@ def assert_equal(file: Path, folder: Path) -> None:
     ]
     pd.testing.assert_frame_equal(from_file.table.drop(columns="path"), from_folder.table.drop(columns="path"))
     assert list(map(repr, from_file.records)) == list(map(repr, from_folder.records))  # a NaN equals no other
-    for name in ("factors", "primary", "looks", "places", "choices"):
+    for name in ("factors", "primary", "interim_analyses", "places", "choices"):
         assert getattr(from_file, name) == getattr(from_folder, name)
     assert declared_comparison([file]) == declared_comparison([folder])
     curves = CurveCache()
@@ -74,7 +74,7 @@ def assert_equal(file: Path, folder: Path) -> None:
 
 def test_a_study_comes_back_as_it_was(file: Path, folder: Path) -> None:
     assert_equal(file, folder)
-    assert len(collect([file]).looks) == 2
+    assert len(collect([file]).interim_analyses) == 2
     assert declared_comparison([file])["margin"] == 0.5
 
 
@@ -94,14 +94,14 @@ def test_folders_of_several_studies_come_back_as_they_were(folder: Path, tmp_pat
     assert_equal(tmp_path / "all.jsonl.xz", tmp_path)
     keep(folder / "0", tmp_path / "run.jsonl.xz")
     assert_equal(tmp_path / "run.jsonl.xz", folder / "0")
-    assert len(collect([tmp_path / "run.jsonl.xz"]).looks) == 2  # those at its study, which lies above it
+    assert len(collect([tmp_path / "run.jsonl.xz"]).interim_analyses) == 2  # those at its study, which lies above it
 
 
 def test_how_often_another_study_beside_the_file_was_looked_at_does_not_count(folder: Path) -> None:
-    (folder / LOOKS_FILE).unlink()
+    (folder / INTERIM_FILE).unlink()
     keep(folder, folder / "demo.jsonl.xz")
-    count_look(folder, [1, 2, 3])
-    assert collect([folder / "demo.jsonl.xz"]).looks == ()
+    count_interim_analysis(folder, [1, 2, 3])
+    assert collect([folder / "demo.jsonl.xz"]).interim_analyses == ()
 
 
 def test_fields_of_a_later_version_are_kept(folder: Path, tmp_path: Path) -> None:

@@ -123,11 +123,11 @@ def compare(
     last_k = 1 if last_k is None else last_k
     reference = choose_baseline(runs, baseline)
     notes: list[StudyNote] = []
-    if analyses := interim_analyses(runs.looks):
+    if analyses := interim_analyses(runs.interim_analyses):
         notes.append(analyses)
     if missing := None if baseline else _missing_baseline(runs, reference):
         notes.append(missing)
-    level = level_after(len(runs.looks))
+    level = level_after(len(runs.interim_analyses))
     judged: list[tuple[Pairing, Evidence]] = []
     metrics: dict[str, str] = {}
     directions: dict[str, Direction] = {}

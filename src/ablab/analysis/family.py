@@ -45,7 +45,7 @@ from ablab.analysis.estimates import (
 )
 from ablab.analysis.notes import InterimAnalyses
 from ablab.analysis.verdicts import Evidence
-from ablab.results.looks import Look
+from ablab.results.interim import InterimAnalysis
 
 Values = Mapping[int, float]  # of the metric by seed, NaN where a run has none
 
@@ -55,7 +55,7 @@ def level_after(analyses: int) -> float:
     return LEVEL / max(analyses, 1)
 
 
-def interim_analyses(looks: Sequence[Look]) -> InterimAnalyses | None:
+def interim_analyses(looks: Sequence[InterimAnalysis]) -> InterimAnalyses | None:
     """The fact that a study was analysed more than once; None where it was not."""
     if len(looks) < 2:
         return None

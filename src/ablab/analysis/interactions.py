@@ -167,7 +167,7 @@ def interactions(runs: Runs, task: str, metric: str, baseline_variant: str, last
     Args:
         last_k: the mean of so many last evaluations is compared; 1 for the final one.
     """
-    level = level_after(len(runs.looks))
+    level = level_after(len(runs.interim_analyses))
     found = dimensions(runs, task)
     values = {variant: outcomes(runs, task, variant, metric, last_k) for variant in (found[0].options if found else ())}
     items = [

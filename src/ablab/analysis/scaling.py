@@ -68,7 +68,7 @@ def scaling(runs: Runs, metric: str, over: Axis) -> list[Exponent]:
     """
     counted = metric in _COUNTED
     found, left_out = _series(runs, metric, over)
-    level = level_after(len(runs.looks))
+    level = level_after(len(runs.interim_analyses))
     return [
         _exponent(series, points, metric, over, counted, left_out[series], level) for series, points in found.items()
     ]

@@ -86,7 +86,7 @@ def _restrict(runs: Runs, filters: Sequence[Filter]) -> Runs:
         return runs
     places = _fitting(runs, filters)
     found = [(Path(runs.paths[place]), runs.records[place]) for place in places]
-    return replace(tabulate(found), looks=runs.looks)
+    return replace(tabulate(found), interim_analyses=runs.interim_analyses)
 
 
 def _restriction(filters: Sequence[Filter], left: Runs, runs: Runs) -> RestrictedRuns:

@@ -91,7 +91,7 @@ def time_to_target(
     reader = reader or CurveCache([metric])
     curves = {variant: _curves(runs, task, variant, metric, by, reader) for variant in variants(runs)}
     aim = _final(runs, task, metric, baseline, curves.get(baseline, {}), direction) if target is None else target
-    level = level_after(len(runs.looks))
+    level = level_after(len(runs.interim_analyses))
     crossed = {
         variant: {seed: crossing(series, aim, direction) for seed, series in own.items()}
         for variant, own in curves.items()

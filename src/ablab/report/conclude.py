@@ -95,12 +95,12 @@ def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str
     from ablab.report.wandb import show_in_wandb
     from ablab.results.collect import collect
     from ablab.results.hparams import write_experiment
-    from ablab.results.looks import count_look, looks_at
+    from ablab.results.interim import count_interim_analysis, interim_analyses_of
 
     runs = collect([folder])
     # Before the comparison, whose level depends on it.
-    count_look(folder, [record.seed for record in runs.records if record.status in ("ok", "diverged")])
-    runs = replace(runs, looks=tuple(looks_at(map(Path, runs.paths))))
+    count_interim_analysis(folder, [record.seed for record in runs.records if record.status in ("ok", "diverged")])
+    runs = replace(runs, interim_analyses=tuple(interim_analyses_of(map(Path, runs.paths))))
     write_experiment(folder, runs.records)
     context = ReportContext.of(runs, **comparison)
     print(render(context), end="")

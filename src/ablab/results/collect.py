@@ -19,8 +19,8 @@ import pandas as pd
 
 from ablab.errors import UserError
 from ablab.results.factors import factors_of, settings_of, task_labels, text_of
+from ablab.results.interim import InterimAnalysis, as_interim_analyses, interim_analyses_of
 from ablab.results.kept import SUFFIX, read_kept, why_no_folder
-from ablab.results.looks import Look, as_looks, looks_at
 from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE, read_record
 
@@ -40,14 +40,14 @@ class Runs:
     * the fields of `Cost` (`parameters`, `flops_total`, `tokens_per_second`, `peak_memory_bytes`, ...)
 
     `records` are the records themselves, in the same order. `primary` gives each task's primary metric.
-    `looks` are those at the study of the runs, as far as they were counted.
+    `interim_analyses` are those of the study of the runs, as far as they were counted.
     """
 
     table: pd.DataFrame
     records: list[Record]
     factors: list[str]
     primary: dict[str, Metric]
-    looks: tuple[Look, ...] = ()
+    interim_analyses: tuple[InterimAnalysis, ...] = ()
 
     def at(self, places: Sequence[int]) -> Runs:
         """Return the runs in some places; factors, tasks and variants keep the names that they have among all runs."""
@@ -158,18 +158,20 @@ def _identity(path: Path) -> object:
 
 
 def collect(places: Iterable[Path]) -> Runs:
-    """Return the runs of `places` as one table. Raises `UserError` as `find_records` and `read_looks` do."""
+    """Return the runs of `places` as one table. Raises `UserError` as `find_records` and `read_interim_analyses` do."""
     places = list(places)
     found = list(find_records(places))
     found.sort(key=lambda item: (item[1].index is None, item[1].index or 0, str(item[0])))
-    return replace(tabulate(found), looks=tuple(_looks(places, [path for path, _ in found])))
+    return replace(tabulate(found), interim_analyses=tuple(_interim_analyses(places, [path for path, _ in found])))
 
 
-def _looks(places: Collection[Path], runs: Iterable[Path]) -> list[Look]:
-    """Those at the study of these runs; of several studies, at the one with the most."""
+def _interim_analyses(places: Collection[Path], runs: Iterable[Path]) -> list[InterimAnalysis]:
+    """Those of the study of these runs; of several studies, of the one with the most."""
     files = dict.fromkeys(place for place in places if os.path.isfile(place))
-    kept = [as_looks(read_kept(file).interim_analyses, file) for file in files]
-    return max([looks_at(run for run in runs if files.keys().isdisjoint((run, *run.parents))), *kept], key=len)
+    kept = [as_interim_analyses(read_kept(file).interim_analyses, file) for file in files]
+    return max(
+        [interim_analyses_of(run for run in runs if files.keys().isdisjoint((run, *run.parents))), *kept], key=len
+    )
 
 
 def tabulate(found: list[tuple[Path, Record]]) -> Runs:

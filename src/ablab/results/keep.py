@@ -9,8 +9,8 @@ from typing import Any
 
 from ablab.errors import UserError
 from ablab.results.collect import record_files
+from ablab.results.interim import interim_analyses_of
 from ablab.results.kept import KeptRun, write_kept
-from ablab.results.looks import looks_at
 from ablab.results.store import METRICS_FILE, PLAN_FILE, as_record, read_record_data
 
 
@@ -22,8 +22,8 @@ def keep(folder: Path, file: Path) -> str:
     """
     paths = record_files(folder)
     runs = [_run(path, folder) for path in paths]
-    looks = looks_at(path.parent for path in paths)
-    write_kept(file, {"interim_analyses": [asdict(look) for look in looks], "plan": _plan(folder)}, runs)
+    analyses = interim_analyses_of(path.parent for path in paths)
+    write_kept(file, {"interim_analyses": [asdict(each) for each in analyses], "plan": _plan(folder)}, runs)
     curves = sum(run.curves is not None for run in runs)
     return f"{file}: {len(runs)} runs, {curves} with learning curves, {file.stat().st_size / 1024:,.0f} KiB"
 

@@ -56,7 +56,7 @@ def document(context: ReportContext, by: By | None = None) -> dict[str, Any]:
         "no_suite": no_suite_text(comparisons.no_suite) if comparisons.no_suite else None,
         "comparisons": [_item(item) for item in comparisons.items] if by != "suite" else [],
         "notes": study_notes(comparisons),
-        "interim_analyses": [vars(look) for look in context.runs.looks],
+        "interim_analyses": [vars(look) for look in context.runs.interim_analyses],
         "suite_variants": _suite_rows(context, by).to_dict("records"),
         "variants": _variant_rows(context, by).to_dict("records"),
         "runs": context.run_rows.to_dict("records"),

@@ -64,7 +64,7 @@ def page(context: ReportContext) -> str:
         comparisons=comparisons,
         confidence=confidence(comparisons.level),
         measured=measured(comparisons),
-        n_analyses=len(runs.looks),
+        n_analyses=len(runs.interim_analyses),
         n_runs=len(runs.records),
         tasks=context.tasks,
         verdicts=verdicts(context),

@@ -1,4 +1,4 @@
-"""The looks at a study: which ones count, what lies on disk, and which runs they are of."""
+"""Interim analyses: which ones count, what lies on disk, and which runs they are of."""
 
 import json
 from datetime import UTC, datetime
@@ -9,15 +9,21 @@ from synthetic import study, write_runs
 
 from ablab.errors import UserError
 from ablab.results.collect import collect
-from ablab.results.looks import LOOKS_FILE, Look, count_look, looks_at, read_looks
+from ablab.results.interim import (
+    INTERIM_FILE,
+    InterimAnalysis,
+    count_interim_analysis,
+    interim_analyses_of,
+    read_interim_analyses,
+)
 
 
-def seeds_of(looks: list[Look] | tuple[Look, ...]) -> list[tuple[int, ...]]:
-    return [look.seeds for look in looks]
+def seeds_of(analyses: list[InterimAnalysis] | tuple[InterimAnalysis, ...]) -> list[tuple[int, ...]]:
+    return [each.seeds for each in analyses]
 
 
-def test_a_study_that_was_never_looked_at(tmp_path: Path):
-    assert read_looks(tmp_path) == read_looks(tmp_path / "nowhere") == []
+def test_a_study_without_one(tmp_path: Path):
+    assert read_interim_analyses(tmp_path) == read_interim_analyses(tmp_path / "nowhere") == []
 
 
 @pytest.mark.parametrize(
@@ -33,24 +39,24 @@ def test_a_study_that_was_never_looked_at(tmp_path: Path):
         ([[], [7]], [(7,)]),  # nothing finished: nothing was seen
     ],
 )
-def test_a_look_counts_if_it_has_a_seed_that_no_earlier_one_had(
+def test_one_counts_if_it_has_a_seed_that_no_earlier_one_had(
     tmp_path: Path, looked: list[list[int]], counted: list[tuple[int, ...]]
 ):
     for seeds in looked:
-        said = count_look(tmp_path, seeds)
-        assert said == read_looks(tmp_path)
-    assert seeds_of(read_looks(tmp_path)) == counted
+        said = count_interim_analysis(tmp_path, seeds)
+        assert said == read_interim_analyses(tmp_path)
+    assert seeds_of(read_interim_analyses(tmp_path)) == counted
 
 
 def test_the_file_is_plain_and_says_when(tmp_path: Path):
     before = datetime.now(UTC).replace(microsecond=0)
-    count_look(tmp_path, [2, 1])
-    count_look(tmp_path, [1, 2, 3])
-    first, second = json.loads((tmp_path / LOOKS_FILE).read_text(encoding="utf-8"))
+    count_interim_analysis(tmp_path, [2, 1])
+    count_interim_analysis(tmp_path, [1, 2, 3])
+    first, second = json.loads((tmp_path / INTERIM_FILE).read_text(encoding="utf-8"))
     assert set(first) == {"seeds", "at"}
     assert (first["seeds"], second["seeds"]) == ([1, 2], [1, 2, 3])
     assert before <= datetime.fromisoformat(first["at"]) <= datetime.now(UTC)
-    assert [path.name for path in tmp_path.iterdir()] == [LOOKS_FILE]  # no half-written one beside it
+    assert [path.name for path in tmp_path.iterdir()] == [INTERIM_FILE]  # no half-written one beside it
 
 
 @pytest.mark.parametrize(
@@ -62,9 +68,9 @@ def test_the_file_is_plain_and_says_when(tmp_path: Path):
     ],
 )
 def test_a_damaged_file_is_one_line_that_names_it_and_stays_as_it_is(tmp_path: Path, text: str):
-    path = tmp_path / LOOKS_FILE
+    path = tmp_path / INTERIM_FILE
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    for ask in (lambda: read_looks(tmp_path), lambda: count_look(tmp_path, [1])):
+    for ask in (lambda: read_interim_analyses(tmp_path), lambda: count_interim_analysis(tmp_path, [1])):
         with pytest.raises(UserError) as caught:
             ask()
         assert str(caught.value).startswith(f"{path}: damaged")
@@ -74,12 +80,12 @@ def test_a_damaged_file_is_one_line_that_names_it_and_stays_as_it_is(tmp_path: P
 
 
 def test_what_cannot_be_read_or_written_says_so(tmp_path: Path):
-    (tmp_path / LOOKS_FILE).mkdir()
+    (tmp_path / INTERIM_FILE).mkdir()
     with pytest.raises(UserError, match=r"looks\.json: cannot be read \(Is a directory\)"):
-        read_looks(tmp_path)
+        read_interim_analyses(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"looks\.json: cannot be (read|written)"):
-        count_look(tmp_path / "file", [1])
+        count_interim_analysis(tmp_path / "file", [1])
 
 
 @pytest.fixture
@@ -89,36 +95,36 @@ def twice(tmp_path: Path) -> Path:
     for option, own in (("relu", records[:2]), ("gelu", records[2:])):
         write_runs(tmp_path / "twice" / f"activation={option}", own)
     for seeds in ([1], [1, 2]):
-        count_look(tmp_path / "twice", seeds)
+        count_interim_analysis(tmp_path / "twice", seeds)
     return tmp_path / "twice"
 
 
 @pytest.mark.parametrize("given", [".", "..", "activation=gelu", "activation=gelu/1"])
-def test_the_looks_are_those_of_the_study_around_the_runs(twice: Path, given: str, monkeypatch: pytest.MonkeyPatch):
-    assert seeds_of(collect([twice / given]).looks) == [(1,), (1, 2)]
+def test_they_are_those_of_the_study_around_the_runs(twice: Path, given: str, monkeypatch: pytest.MonkeyPatch):
+    assert seeds_of(collect([twice / given]).interim_analyses) == [(1,), (1, 2)]
     monkeypatch.chdir(twice / given)
-    assert seeds_of(collect([Path()]).looks) == [(1,), (1, 2)]
+    assert seeds_of(collect([Path()]).interim_analyses) == [(1,), (1, 2)]
 
 
-def test_of_several_studies_the_one_with_the_most_looks_counts(twice: Path):
+def test_of_several_studies_the_one_with_the_most_counts(twice: Path):
     for name in ("once", "never", "zero"):
         write_runs(twice.parent / name, study({"relu": [1.0]}))
-    count_look(twice.parent / "once", [1, 2, 3])
-    (twice.parent / "zero" / LOOKS_FILE).write_text("[]")
-    assert seeds_of(collect([twice.parent]).looks) == [(1,), (1, 2)]
-    assert seeds_of(collect([twice.parent / "once"]).looks) == [(1, 2, 3)]
-    assert collect([twice.parent / "never"]).looks == collect([twice.parent / "zero"]).looks == ()
-    assert looks_at([]) == []
+    count_interim_analysis(twice.parent / "once", [1, 2, 3])
+    (twice.parent / "zero" / INTERIM_FILE).write_text("[]")
+    assert seeds_of(collect([twice.parent]).interim_analyses) == [(1,), (1, 2)]
+    assert seeds_of(collect([twice.parent / "once"]).interim_analyses) == [(1, 2, 3)]
+    assert collect([twice.parent / "never"]).interim_analyses == collect([twice.parent / "zero"]).interim_analyses == ()
+    assert interim_analyses_of([]) == []
 
 
 def test_a_file_far_above_or_beside_the_runs_is_not_theirs(tmp_path: Path):
     folder = write_runs(tmp_path / "a" / "b" / "study", study({"relu": [1.0]}))
     for elsewhere in (tmp_path / "a", tmp_path / "a" / "b" / "other"):
-        count_look(elsewhere, [1, 2, 3])
-    assert collect([folder]).looks == collect([tmp_path]).looks == ()
+        count_interim_analysis(elsewhere, [1, 2, 3])
+    assert collect([folder]).interim_analyses == collect([tmp_path]).interim_analyses == ()
 
 
 def test_a_damaged_file_stops_the_collection(twice: Path):
-    (twice / LOOKS_FILE).write_text("oops")
-    with pytest.raises(UserError, match="damaged, so that the looks at this study are not known"):
+    (twice / INTERIM_FILE).write_text("oops")
+    with pytest.raises(UserError, match="damaged, so that the number of interim analyses is not known"):
         collect([twice])
