@@ -34,13 +34,13 @@ JOIN_S = 300.0  # for processes to start and import
 FAREWELL_S = 10.0  # for the others to hear the last words of the first, and to leave theirs
 _RUN, _GONE = "run", "gone"
 
-_told: list[Store] = []  # where the first process tells the others, as long as it has not
+_followers: list[Store] = []  # where the others wait for the first process, as long as they do
 
 
 def lead(place: World, run: Callable[[], int]) -> int:
     """What the first process does: run the command; the others, unless they took part, end with the same status."""
     store = _meet(place)
-    _told.append(store)
+    _followers.append(store)
     status = 1
     try:
         status = run()
@@ -55,8 +55,8 @@ def lead(place: World, run: Callable[[], int]) -> int:
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, when the others have ended: so do we
-        if _told:
-            _told.clear()
+        if _followers:
+            _followers.clear()
             store.set(_RUN, json.dumps({"end": status}))
             status = 0
         if status in (0, 130):  # the store may be this process's, and the others need it to the end
@@ -68,15 +68,15 @@ def follow(place: World) -> int:
     """What each other process does: the first one's run, or nothing; the exit status."""
     store = _meet(place)
     try:
-        told = json.loads(store.get(_RUN))
+        message = json.loads(store.get(_RUN))
     except DistError:
         return 1  # the first one has died, and has said so itself
-    if "end" in told:
+    if "end" in message:
         store.add(_GONE, 1)
-        return int(told["end"])
-    folder = Path(told["folder"])
+        return int(message["end"])
+    folder = Path(message["folder"])
     print_to_log(folder)
-    record = _take_part(place, RunConfig.from_dict(told["config"]), folder, None)
+    record = _take_part(place, RunConfig.from_dict(message["config"]), folder, None)
     if record.status in ("ok", "interrupted"):
         store.add(_GONE, 1)
     return 130 if record.status == "interrupted" else int(record.status != "ok")
@@ -88,7 +88,7 @@ def run_together(built: BuiltRun, folder: Path, report: Progress) -> Record:
     assert place is not None
     with run_lock(folder, wait_s=1.0):
         prepare_folder(built.config, folder)
-        _told.pop().set(_RUN, json.dumps({"config": built.config.to_dict(), "folder": str(folder.resolve())}))
+        _followers.pop().set(_RUN, json.dumps({"config": built.config.to_dict(), "folder": str(folder.resolve())}))
         record = _take_part(place, built.config, folder, report, built)
         if record.status in ("failed", "interrupted"):
             _ask_the_others(record, folder, place.size)

@@ -1,4 +1,4 @@
-"""The plan of a study on the disk: every run with its frozen config, and the command that asked for them.
+"""The plan of a study on the disk: every run with its config, and the command that asked for them.
 
 It is what a study is resumed from, on this machine or another, and where a job under another launcher than ours finds
 what it is to run: what is edited after a plan was made changes none of its runs.

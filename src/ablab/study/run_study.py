@@ -63,7 +63,7 @@ class Study:
         return prepare(self._compose, self._arguments, self.preflight)
 
     def planned(self, runs: Sequence[Run]) -> list[PlannedRun]:
-        """The runs with their frozen configs."""
+        """The runs with their configs."""
         composed = [self._compose(run) for run in runs]
         return [
             PlannedRun(

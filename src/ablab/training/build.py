@@ -1,4 +1,4 @@
-"""From a frozen config to the objects of a run. Every option is built by its own `_target_`; no name is ever tested."""
+"""From a config to the objects of a run. Every option is built by its own `_target_`; no name is ever tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run, from its frozen config to its record. A pure function of the config, in a folder of its own."""
+"""One run, from its config to its record. A pure function of the config, in a folder of its own."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def meet_budgets(plan: list[Run], configs: Sequence[RunConfig], preflight: Prefl
     A budget of time is checked, and left for later.
 
     Args:
-        configs: of the runs, their frozen configs, checked.
+        configs: of the runs, their configs, checked.
 
     Raises:
         UserError: an unknown word, no run is the reference, or a variant cannot come within `TOLERANCE`.

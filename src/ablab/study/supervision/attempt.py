@@ -107,8 +107,8 @@ class Attempt:
         return alive if self._progress.closed else [self._progress, *alive]
 
     def poll(self) -> list[tuple[int, int, str]]:
-        """What the run has told of its progress; processes that must not live on are ended."""
-        told = self._told()
+        """Return what the run has reported of its progress; processes that must not live on are ended."""
+        reported = self._reported()
         now = time.monotonic()
         if not self._first_dead and self._kill_at is None:
             self._first_dead = [rank for rank, process in enumerate(self._processes) if process.exitcode]
@@ -124,7 +124,7 @@ class Attempt:
             self.kill()
         peaks = [peak_memory_of(process.pid) for process in self._processes if process.pid and process.is_alive()]
         self._peak_memory = max(self._peak_memory, sum(peaks))
-        return told
+        return reported
 
     @property
     def ended(self) -> bool:
@@ -170,14 +170,14 @@ class Attempt:
             self._rendezvous.close()
         return record
 
-    def _told(self) -> list[tuple[int, int, str]]:
-        told = []
+    def _reported(self) -> list[tuple[int, int, str]]:
+        reported = []
         try:
             while not self._progress.closed and self._progress.poll():
-                told.append(self._progress.recv())
+                reported.append(self._progress.recv())
         except (EOFError, OSError):
             self._progress.close()
-        return told
+        return reported
 
     def _ask(self) -> None:
         """Ask those that live where they stand."""

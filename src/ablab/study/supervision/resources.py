@@ -61,7 +61,7 @@ def visible_devices() -> list[str]:
 
 
 def devices_of(config: RunConfig, visible: int) -> int:
-    """How many devices the run that a frozen config describes takes out of the pool; 0 for one on the CPU.
+    """How many devices the run of a config takes out of the pool; 0 for one on the CPU.
 
     Raises:
         UserError: it needs more than there are, or more than its processes can use.
