@@ -59,6 +59,12 @@ _TINY = (
 _TINY_MODEL = ("model.d_model=16", "model.n_heads=2", "model.n_layers=1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: where the last tests are short, no worker waits long for another."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def _clear_hydra() -> Iterator[None]:
     """Hydra keeps what was composed last in singletons."""

@@ -1,22 +1,27 @@
 """`ablab` as a process of its own, forked from one that has imported everything: a second instead of seven.
 
 Behind the fork all is as for `python -m ablab`: working folder, environment, where Python looks for modules, signals,
-the processes that the command starts itself. `tests/test_cli.py` and torchrun start commands in full.
+the processes that the command starts itself. The process that its runs are forked from is forked, too, from one that
+has seen nothing of the command (`Spare`). `tests/test_cli.py` and torchrun start commands in full.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing import util
 from pathlib import Path
+from typing import Any
 
 from processes import wait_for
 
@@ -70,7 +75,7 @@ class Command:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def _told(self, what: str, timeout: float = 60.0) -> str:
+    def _told(self, what: str, timeout: float = 180.0) -> str:
         path = self._folder / what
         wait_for(lambda: path.exists() or _server().poll() is not None, timeout)
         return path.read_text()
@@ -107,6 +112,64 @@ def _tell(path: Path, value: int) -> None:
     path.with_suffix(".new").rename(path)
 
 
+class Spare:
+    """A process that has imported what its parent has, and waits to become the process that runs are forked from.
+
+    It takes the place of a Python that would start and import for seconds; it sees as little of what the parent imports
+    later as that one would.
+    """
+
+    def __init__(self) -> None:
+        self._socket, own = socket.socketpair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._socket.close()
+            self._wait(own)
+        own.close()
+
+    def become(self, code: str, fds: list[int]) -> int:
+        """Run `code`, which knows these file descriptors by their numbers; the process."""
+        mask = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        asked = json.dumps([code, fds, dict(os.environ), os.getcwd(), mask]).encode()
+        socket.send_fds(self._socket, [len(asked).to_bytes(4, "big")], fds)
+        self._socket.sendall(asked)
+        self._socket.close()
+        return self.pid
+
+    def _wait(self, own: socket.socket) -> None:
+        """Never returns: the process ends with its work, or with its parent."""
+        size, received, _, _ = socket.recv_fds(own, 4, 8)
+        if not size:
+            os._exit(0)
+        code, fds, env, cwd, mask = json.loads(own.makefile("rb").read(int.from_bytes(size, "big")))
+        above = max([*fds, *received]) + 1
+        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in received]  # a number may be that of another
+        os.closerange(3, above)
+        for copy, fd in zip(copies, fds, strict=True):
+            os.dup2(copy, fd)
+            os.close(copy)
+        os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(env)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        del sys.modules["ablab.study.supervision.preload"]  # does its work when it is imported
+        exec(code)
+        os._exit(0)
+
+
+def _keep_spares(count: int = 2) -> None:
+    """Let the first starts of a process that runs are forked from take a spare one."""
+    spares = [Spare() for _ in range(count)]
+    spawn: Callable[..., int] = util.spawnv_passfds
+
+    def take(path: bytes, args: Sequence[Any], fds: Sequence[int]) -> int:
+        if not spares or "forkserver" not in str(args[-1]):
+            return spawn(path, args, fds)
+        return spares.pop().become(str(args[-1]), list(fds))
+
+    util.spawnv_passfds = take
+
+
 def _become(words: list[str], cwd: str, env: dict[str, str], folder: str, session: bool) -> None:
     if session:
         os.setsid()
@@ -121,4 +184,5 @@ def _become(words: list[str], cwd: str, env: dict[str, str], folder: str, sessio
     os.environ.update(env)
     sys.path[:0] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["ablab", *words]
+    _keep_spares()
     runpy.run_module("ablab", run_name="__main__", alter_sys=True)

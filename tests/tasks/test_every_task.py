@@ -58,7 +58,8 @@ def test_subsets_are_the_loaders(option: str, tiny_config: TinyConfig) -> None:
     task = make(option, tiny_config)
     for split, loader in {"val": task.val_dataloader(), "test": task.test_dataloader()}.items():
         if loader:
-            served = {batch[2] if len(batch) > 2 else 0 for batch in loader}
+            batches: Any = loader
+            served = {batch[2] if len(batch) > 2 else 0 for batch in batches}
             assert served == set(range(len(task.subsets(split))))
 
 

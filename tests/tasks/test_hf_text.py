@@ -24,7 +24,7 @@ from ablab.tasks.tokenizers.choice import TokenizerChoice
 from ablab.training.generation import generate
 
 TRAIN = [f"document {n}: na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve {n * n}" for n in range(120)]
-SPLITS = {
+SPLITS: dict[str, list[str]] = {
     "train": [*TRAIN, "", None],  # what is empty is passed over
     "validation": [f"other {n}, of {n**3}" for n in range(40)],
     "test": ["the last one of all, which is long enough", "and this"],

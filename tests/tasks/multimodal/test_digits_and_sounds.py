@@ -165,7 +165,8 @@ def test_whatever_wav_it_is_the_sound_is_the_same(dtype: type, tmp_path: Path) -
     rate, time = 16_000, np.arange(8_000) / 16_000
     tone = 0.5 * np.sin(2 * np.pi * 440 * time)
     both = np.stack([tone, tone], axis=1)
-    scale = {np.int16: 2**15, np.int32: 2**31, np.uint8: 128, np.float32: 1}[dtype]
+    scales: dict[type, int] = {np.int16: 2**15, np.int32: 2**31, np.uint8: 128, np.float32: 1}
+    scale = scales[dtype]
     wavfile.write(tmp_path / "a.wav", rate, (both * scale + (128 if dtype == np.uint8 else 0)).astype(dtype))
     wave = read_wave(tmp_path / "a.wav")
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4_000) / RATE)

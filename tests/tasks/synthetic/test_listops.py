@@ -153,7 +153,7 @@ def test_samples_depend_on_seed_split_and_index_alone() -> None:
 def test_evaluation_samples_are_drawn_once_and_then_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ABLAB_CACHE", str(tmp_path))
     drawn: Counter[str] = Counter()
-    draw = listops.draw_shapes
+    draw = trees.draw_shapes
 
     def counted(*arguments: Any, **bounds: Any) -> trees.Shapes:
         drawn["shapes"] += 1
