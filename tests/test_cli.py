@@ -225,8 +225,8 @@ def test_a_report_takes_filters_too(ablab: Ablab, grid: Path) -> None:
     ("words", "parts"),
     [
         (["activation=gelu"], ["activation=gelu: give the folder of the runs before it"]),
-        (["./a=b", "activation=gel"], ["filter activation=gel: no run has activation=gel; did you mean gelu?"]),
-        (["./a=b", "activaton=gelu"], ["no run has a setting activaton; did you mean activation?"]),
+        (["./a=b", "activation=gel"], ["filter activation=gel: no run has activation=gel; did you mean 'gelu'?"]),
+        (["./a=b", "activaton=gelu"], ["no run has a setting activaton; did you mean 'activation'?"]),
         (["./a=b", "~activation="], ["filter ~activation=: write it as key=value"]),
         (["./a=b", "seed=9"], ["no run has seed=9"]),
         (["./a=b", "--last", "11"], ["last 11: runs keep their last 10 evaluations"]),

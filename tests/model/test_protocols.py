@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ablab.config import RunConfig
 from ablab.config.axes import AXES, called_by, load
 from ablab.errors import UserError
 from ablab.model.protocols import Measured, Penalised, SizesItself, WorksByUnit, misspelt, offering
@@ -71,10 +72,10 @@ def test_names_that_are_nearly_an_offer() -> None:
     ],
 )
 def test_an_option_that_is_none_is_refused_in_one_line(
-    tiny_config: Callable[..., dict[str, Any]], axis: str, target: str, line: str
+    tiny_config: Callable[..., RunConfig], axis: str, target: str, line: str
 ) -> None:
     config = tiny_config()
-    config[axis] = {"_target_": target, "_partial_": True}
+    config = replace(config, options={**config.options, axis: {"_target_": target, "_partial_": True}})
     with pytest.raises(UserError, match=line):
         build_model(config, build_task(config), device="meta")
 

@@ -91,7 +91,7 @@ def test_a_setting_that_is_not_there_is_what_hydra_says(hydra: tuple[Any, DictCo
     loader, config = hydra
     composer = Composer(loader, config)
     with pytest.raises(ConfigCompositionException, match=r"Could not override 'model\.d_modle'"):
-        composer(["model.d_modle=3"])
+        composer(Run(overrides=["model.d_modle=3"]))
 
 
 def test_an_option_that_changes_others_is_composed_in_full(tmp_path: Path) -> None:
