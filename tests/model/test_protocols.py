@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ablab.config import RunConfig
 from ablab.config.axes import AXES, called_by, load
 from ablab.errors import UserError
 from ablab.model.protocols import Measured, Penalised, SizesItself, WorksByUnit, misspelt, offering
@@ -71,7 +72,7 @@ def test_names_that_are_nearly_an_offer() -> None:
     ],
 )
 def test_an_option_that_is_none_is_refused_in_one_line(
-    tiny_config: Callable[..., dict[str, Any]], axis: str, target: str, line: str
+    tiny_config: Callable[..., RunConfig], axis: str, target: str, line: str
 ) -> None:
     config = tiny_config()
     config[axis] = {"_target_": target, "_partial_": True}
