@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -260,7 +259,7 @@ def test_words_that_a_command_does_not_take(ablab: Ablab, words: list[str], part
 
 
 def test_a_prompt_outside_the_vocabulary(
-    ablab: Ablab, tiny_config: TinyConfig, run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    ablab: Ablab, tiny_config: TinyConfig, run: Callable[[RunConfig, Path], Record], tmp_path: Path
 ) -> None:
     assert run(tiny_config("task.tokenizer=chars"), tmp_path / "run").status == "ok"
     assert_refused(ablab("generate", "run", "--prompt", "\N{SNOWMAN}"), "--prompt: ", "\N{SNOWMAN}")

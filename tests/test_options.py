@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -55,7 +54,7 @@ SETTINGS = (
 @pytest.fixture(scope="module")
 def train(
     tiny_config: Callable[..., RunConfig],
-    run: Callable[[dict[str, Any], Path], Record],
+    run: Callable[[RunConfig, Path], Record],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Trained]:
     def make(axis: str, option: str) -> Trained:

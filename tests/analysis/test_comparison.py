@@ -32,7 +32,7 @@ def compared(records: list[Record], margin: float | None = None) -> Comparison:
     return only(compare(runs_of(records), margin=margin))
 
 
-def test_an_effect_is_paired_by_seed_not_by_position():
+def test_an_effect_is_paired_by_seed_not_by_position() -> None:
     records = study({"relu": BASE, "gelu": shifted(0.1)})
     item = compared(records)
     backwards = compared([*records[:5], *reversed(records[5:])])
@@ -41,7 +41,7 @@ def test_an_effect_is_paired_by_seed_not_by_position():
     assert item.seeds == (1, 2, 3, 4, 5)
 
 
-def test_the_p_values_are_holms_over_all_comparisons():
+def test_the_p_values_are_holms_over_all_comparisons() -> None:
     effects = {"gelu": 0.002, "glu": -0.01, "swiglu": 0.1}
     items = compare(runs_of(study({"relu": BASE, **{k: shifted(v) for k, v in effects.items()}}))).items
     raw = [paired(item.differences).p_value for item in items]
@@ -50,7 +50,7 @@ def test_the_p_values_are_holms_over_all_comparisons():
     assert [item.verdict for item in items] == ["UNRESOLVED", "BETTER", "WORSE"]
 
 
-def test_three_seeds_use_dunnett_and_say_preliminary():
+def test_three_seeds_use_dunnett_and_say_preliminary() -> None:
     item = compare(runs_of(study({"relu": BASE[:3], "gelu": shifted(0.3, 3), "glu": shifted(0.0, 3)}))).items[0]
     assert item.adjustment == "Dunnett"
     assert item.preliminary
@@ -58,34 +58,34 @@ def test_three_seeds_use_dunnett_and_say_preliminary():
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_one_or_two_seeds_give_no_interval(seeds: int):
+def test_one_or_two_seeds_give_no_interval(seeds: int) -> None:
     item = compared(study({"relu": BASE[:seeds], "gelu": shifted(0.3, seeds)}))
     assert item.verdict is Verdict.TOO_FEW_SEEDS
     assert item.interval is item.p_raw is item.p_adjusted is None
 
 
-def test_a_copy_of_the_baseline_is_found_and_makes_no_claim():
+def test_a_copy_of_the_baseline_is_found_and_makes_no_claim() -> None:
     with_copy = compare(runs_of(study({"relu": BASE, "copy": BASE, "gelu": shifted(0.005)}))).items
     without = compared(study({"relu": BASE, "gelu": shifted(0.005)}))
     assert with_copy[0].verdict is Verdict.NO_EFFECT
     assert with_copy[1].p_adjusted == without.p_adjusted
 
 
-def test_a_copy_of_the_baseline_does_not_calm_the_pooled_variance():
+def test_a_copy_of_the_baseline_does_not_calm_the_pooled_variance() -> None:
     values = {"relu": BASE[:3], "gelu": shifted(0.01, 3), "glu": shifted(0.02, 3)}
     without = compare(runs_of(study(values))).items
     with_copy = compare(runs_of(study({**values, "copy": BASE[:3]}))).items
     assert [item.interval for item in with_copy[:2]] == [item.interval for item in without]
 
 
-def test_a_larger_model_with_the_same_metrics_is_no_copy():
+def test_a_larger_model_with_the_same_metrics_is_no_copy() -> None:
     records = study({"relu": BASE, "gelu": BASE})
     for item in records[5:]:
         item.cost = cost(item, parameters=99)
     assert compared(records).verdict is Verdict.UNRESOLVED
 
 
-def test_failed_runs_are_missing_and_named():
+def test_failed_runs_are_missing_and_named() -> None:
     records = study({"relu": BASE, "gelu": shifted(0.1)})
     records[7] = ended("failed", "out of memory", 3, axes={"activation": "gelu"})
     item = compared(records)
@@ -95,7 +95,7 @@ def test_failed_runs_are_missing_and_named():
     assert (item.diverged, item.ended) == (0, 4)
 
 
-def test_what_the_baseline_lacks_is_said_once():
+def test_what_the_baseline_lacks_is_said_once() -> None:
     records = study({"relu": BASE, "gelu": shifted(0.1), "glu": shifted(0.2)})
     records[1] = ended("interrupted", "killed", 2)
     found = compare(runs_of(records))
@@ -103,33 +103,33 @@ def test_what_the_baseline_lacks_is_said_once():
     assert [(notes_of(item), len(item.seeds)) for item in found.items] == [((), 4), ((), 4)]
 
 
-def test_diverged_runs_are_counted():
+def test_diverged_runs_are_counted() -> None:
     item = compared(study({"relu": BASE, "gelu": [math.nan, math.nan, *shifted(0.1)[2:]]}))
     assert item.verdict is Verdict.UNSTABLE
     assert sentence_of(item).startswith("2/5 diverged (baseline 0/5, Fisher p = .44); effect conditional on 3 pairs")
 
 
-def test_a_run_that_pleases_later_does_not_replace_one_that_diverged():
+def test_a_run_that_pleases_later_does_not_replace_one_that_diverged() -> None:
     again = record(1, 0.5, axes={"activation": "gelu"}, finished_at="2026-02-01T00:00:00Z")
     item = compared([*study({"relu": BASE, "gelu": [math.nan, *shifted(0.1)[1:]]}), again])
     assert item.diverged == 1
     assert "seed 1 was finished 2 times: the first one counts." in notes_of(item)
 
 
-def test_a_killed_run_is_replaced_by_its_repetition():
+def test_a_killed_run_is_replaced_by_its_repetition() -> None:
     killed = ended("interrupted", "killed", 1, axes={"activation": "gelu"})
     item = compared([*study({"relu": BASE}), killed, *study({"gelu": shifted(0.1)})])
     assert item.seeds == (1, 2, 3, 4, 5)
     assert notes_of(item) == ()
 
 
-def test_unequal_seeds_pair_where_they_can():
+def test_unequal_seeds_pair_where_they_can() -> None:
     item = compared(study({"relu": BASE, "gelu": shifted(0.1)[:4]}))
     assert (item.seeds, item.planned) == ((1, 2, 3, 4), 5)
     assert notes_of(item) == ("seed 5 was not run.",)
 
 
-def test_a_missing_or_nan_metric_is_a_missing_value():
+def test_a_missing_or_nan_metric_is_a_missing_value() -> None:
     records = study({"relu": BASE, "gelu": shifted(0.1)})
     records[5].metrics = {}
     records[6].metrics["val_loss"] = math.nan
@@ -138,7 +138,7 @@ def test_a_missing_or_nan_metric_is_a_missing_value():
     assert notes_of(item)[0] == "seed 1: ok, but without a finite val_loss."
 
 
-def test_nothing_finished():
+def test_nothing_finished() -> None:
     records = [
         ended("failed", "boom", s, axes={"activation": a}, primary=None) for a in ("relu", "gelu") for s in (1, 2)
     ]
@@ -147,13 +147,13 @@ def test_nothing_finished():
     assert item.effect is None
 
 
-def test_one_variant_has_nothing_to_be_compared_with():
+def test_one_variant_has_nothing_to_be_compared_with() -> None:
     found = compare(runs_of(study({"relu": BASE})))
     assert found.items == ()
     assert notes_of(found) == ("one variant: nothing to compare.",)
 
 
-def test_another_corpus_is_not_compared():
+def test_another_corpus_is_not_compared() -> None:
     records = study({"relu": BASE, "gelu": shifted(0.1)})
     records[6].corpus = dataclasses.replace(CORPUS, sha256="cd" * 32)
     item = compared(records)
@@ -164,7 +164,7 @@ def test_another_corpus_is_not_compared():
     )
 
 
-def test_unequal_compute_is_noted():
+def test_unequal_compute_is_noted() -> None:
     records = study({"relu": BASE, "gelu": shifted(-0.1)})
     for item in records[5:]:
         item.cost = cost(item, flops_total=138_000_000, parameters=12_346, tokens=3_200, flops_uncounted=["aten::sort"])
@@ -186,14 +186,14 @@ def test_unequal_compute_is_noted():
         (12_000, "-2.8% parameters against the baseline."),
     ],
 )
-def test_five_percent_of_parameters_is_where_size_becomes_unequal(parameters: int, noted: str | None):
+def test_five_percent_of_parameters_is_where_size_becomes_unequal(parameters: int, noted: str | None) -> None:
     records = study({"relu": BASE, "gelu": shifted(-0.1)})
     for item in records[5:]:
         item.cost = cost(item, parameters=parameters)
     assert notes_of(compared(records)) == ((noted,) if noted else ())
 
 
-def test_unequal_samples_are_noted_once_for_all_pairs():
+def test_unequal_samples_are_noted_once_for_all_pairs() -> None:
     records = study({"relu": BASE, "gelu": shifted(-0.1)})
     for item in records:
         item.evaluated = {"val": 1000, "test": 1000}
@@ -204,20 +204,20 @@ def test_unequal_samples_are_noted_once_for_all_pairs():
     assert notes_of(compared(records)) == ("Not evaluated on equally many samples: val 500 against 1,000.",)
 
 
-def test_two_percent_of_compute_is_equal():
+def test_two_percent_of_compute_is_equal() -> None:
     records = study({"relu": BASE, "gelu": shifted(-0.1)})
     for item in records[5:]:
         item.cost = cost(item, flops_total=102_000_000)
     assert notes_of(compared(records)) == ()
 
 
-def test_other_software_is_noted():
+def test_other_software_is_noted() -> None:
     records = study({"relu": BASE, "gelu": shifted(0.1)})
     records[5].versions = {"ablab": "0.1.0", "torch": "2.12.0"}
     assert notes_of(compared(records)) == ("Not the same software: torch 2.12.0 against 2.13.0.",)
 
 
-def test_a_constant_difference_is_suspicious():
+def test_a_constant_difference_is_suspicious() -> None:
     said = "The difference is the same on every seed, to rounding: does the seed reach the run?"
     assert notes_of(compared(study({"relu": [1.0] * 4, "gelu": [1.5] * 4}))) == (said,)
     values = [1.0, 1.1, 0.9, 1.2]
@@ -228,7 +228,7 @@ def test_a_constant_difference_is_suspicious():
     assert notes_of(compared(study({"relu": values, "gelu": [*values[:3], 1.2 + 1e-9]}))) == ()
 
 
-def test_a_margin_of_two_metrics_is_said_to_be_of_both():
+def test_a_margin_of_two_metrics_is_said_to_be_of_both() -> None:
     records = [
         record(seed, 1 + seed / 10, axes={"task": task, "activation": option}, primary=primary)
         for task, primary in (("a", ACCURACY), ("b", record().primary))
@@ -241,20 +241,20 @@ def test_a_margin_of_two_metrics_is_said_to_be_of_both():
     assert not any("margin" in note for note in notes_of(compare(runs_of(records), metric="val_loss", margin=0.05)))
 
 
-def test_a_resolved_effect_inside_the_margin_says_so():
+def test_a_resolved_effect_inside_the_margin_says_so() -> None:
     item = compared(study({"relu": BASE, "gelu": shifted(0.02)}), margin=0.05)
     assert item.verdict is Verdict.WORSE
     assert notes_of(item) == ("Resolved, but within the declared margin of 0.05.",)
 
 
-def test_higher_is_better_for_a_task_that_says_so():
+def test_higher_is_better_for_a_task_that_says_so() -> None:
     records = study({"relu": BASE, "gelu": shifted(0.1)})
     for item in records:
         item.primary = Metric(name="val_loss", split="val", direction="max")
     assert compared(records).verdict is Verdict.BETTER
 
 
-def test_any_figure_can_be_compared():
+def test_any_figure_can_be_compared() -> None:
     records = study({"relu": BASE, "gelu": shifted(0.1)})
     runs = runs_of(records)
     for metric, direction in (("val_accuracy", "max"), ("tokens_per_second", "max"), ("peak_memory_bytes", "min")):
@@ -265,7 +265,7 @@ def test_any_figure_can_be_compared():
         )
 
 
-def test_tasks_are_compared_apart_and_corrected_together():
+def test_tasks_are_compared_apart_and_corrected_together() -> None:
     def on(task: str, effect: float) -> list[Record]:
         records = study({"relu": BASE, "gelu": shifted(effect)})
         for item in records:
@@ -278,12 +278,12 @@ def test_tasks_are_compared_apart_and_corrected_together():
 
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
-def test_a_margin_is_positive(margin: float):
+def test_a_margin_is_positive(margin: float) -> None:
     with pytest.raises(UserError, match="give a positive number"):
         compare(runs_of(study({"relu": BASE})), margin=margin)
 
 
-def test_an_unknown_metric_names_the_nearest():
+def test_an_unknown_metric_names_the_nearest() -> None:
     runs = runs_of(study({"relu": BASE}))
     with pytest.raises(UserError, match=r"metric val_los: no run has it; did you mean 'val_loss'\?"):
         compare(runs, metric="val_los")
@@ -307,7 +307,7 @@ LAST = {
 
 
 @pytest.mark.parametrize("last_k", [1, 2, 3])
-def test_the_mean_of_the_last_evaluations_is_compared(last_k: int):
+def test_the_mean_of_the_last_evaluations_is_compared(last_k: int) -> None:
     found = compare(runs_of(evaluated(LAST)), last_k=last_k)
     means = {option: np.array([np.mean(each[-last_k:]) for each in runs]) for option, runs in LAST.items()}
     assert only(found).differences == pytest.approx(means["gelu"] - means["relu"])
@@ -315,7 +315,7 @@ def test_the_mean_of_the_last_evaluations_is_compared(last_k: int):
     assert (said in notes_of(found)) == (last_k == 3)
 
 
-def test_a_run_with_fewer_evaluations_has_no_value_and_its_final_one_does_not_stand_in():
+def test_a_run_with_fewer_evaluations_has_no_value_and_its_final_one_does_not_stand_in() -> None:
     records = evaluated(LAST)
     records[5].last = {"val_loss": [1.2, 1.0]}
     item = only(compare(runs_of(records), last_k=3))
@@ -323,7 +323,7 @@ def test_a_run_with_fewer_evaluations_has_no_value_and_its_final_one_does_not_st
     assert notes_of(item) == ("seed 2: ok, but with 2 evaluations of val_loss, and the last 3 are averaged.",)
 
 
-def test_an_evaluation_that_is_no_number_leaves_no_mean():
+def test_an_evaluation_that_is_no_number_leaves_no_mean() -> None:
     records = evaluated(LAST)
     records[5].last = {"val_loss": [1.2, math.nan, 1.0]}
     item = only(compare(runs_of(records), last_k=3))
@@ -339,18 +339,18 @@ def test_an_evaluation_that_is_no_number_leaves_no_mean():
         ("parameters", 2, "last 2: no run kept its evaluations of parameters; those that are: val_loss"),
     ],
 )
-def test_evaluations_that_no_run_keeps(metric: str | None, last_k: int, message: str):
+def test_evaluations_that_no_run_keeps(metric: str | None, last_k: int, message: str) -> None:
     with pytest.raises(UserError) as caught:
         compare(runs_of(evaluated(LAST)), metric=metric, last_k=last_k)
     assert message in str(caught.value)
 
 
-def test_runs_of_earlier_versions_keep_the_final_evaluation_alone():
+def test_runs_of_earlier_versions_keep_the_final_evaluation_alone() -> None:
     with pytest.raises(UserError, match="last 2: no run kept its evaluations of val_loss; runs of earlier versions"):
         compare(runs_of(study({"relu": BASE, "gelu": BASE})), last_k=2)
 
 
-def test_comparisons_on_two_tasks_do_not_share_a_baseline():
+def test_comparisons_on_two_tasks_do_not_share_a_baseline() -> None:
     """Dunnett's correlation of 1/2 holds within a task and not between them."""
     records = [
         record(seed, 1 + seed / 10 + shift * (1 + seed / 10), axes={"task": task, "activation": option})

@@ -19,7 +19,7 @@ from ablab.analysis.estimates import (
 )
 
 
-def test_the_paired_interval_is_the_one_scipy_gives():
+def test_the_paired_interval_is_the_one_scipy_gives() -> None:
     differences = [0.12, -0.05, 0.31, 0.08, 0.22]
     estimate = paired(differences)
     reference = stats.ttest_1samp(differences, 0)
@@ -28,17 +28,17 @@ def test_the_paired_interval_is_the_one_scipy_gives():
     assert estimate.interval() == pytest.approx((interval.low, interval.high))
 
 
-def test_a_paired_estimate_needs_two_differences():
+def test_a_paired_estimate_needs_two_differences() -> None:
     with pytest.raises(ValueError, match="needs 2 differences, got 1"):
         paired([0.1])
 
 
-def test_without_spread_the_p_value_is_certain():
+def test_without_spread_the_p_value_is_certain() -> None:
     assert paired([0.5, 0.5, 0.5]).p_value == 0
     assert paired([0.0, 0.0, 0.0]).p_value == 1
 
 
-def test_the_residual_variance_is_that_of_a_two_way_table():
+def test_the_residual_variance_is_that_of_a_two_way_table() -> None:
     table = np.random.default_rng(1).normal(size=(4, 3))
     residual = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
     variance, degrees = residual_variance(table)
@@ -46,14 +46,16 @@ def test_the_residual_variance_is_that_of_a_two_way_table():
     assert variance == pytest.approx((residual**2).sum() / 6)
 
 
-def test_a_missing_cell_costs_one_degree_of_freedom():
+def test_a_missing_cell_costs_one_degree_of_freedom() -> None:
     table = np.random.default_rng(1).normal(size=(4, 3))
     table[2, 1] = math.nan
     assert residual_variance(table)[1] == 5
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(1, 6), st.floats(0, 1))
-def test_the_residual_variance_is_that_of_the_whole_design(seed: int, variants: int, seeds: int, present: float):
+def test_the_residual_variance_is_that_of_the_whole_design(
+    seed: int, variants: int, seeds: int, present: float
+) -> None:
     """Against the readable way: a column for each variant and each seed."""
     draw = np.random.default_rng(seed)
     table = np.where(draw.random((variants, seeds)) < present, draw.normal(size=(variants, seeds)), math.nan)
@@ -66,7 +68,7 @@ def test_the_residual_variance_is_that_of_the_whole_design(seed: int, variants: 
     assert residual_variance(table) == (pytest.approx(expected, abs=1e-12), degrees)
 
 
-def test_pooling_two_variants_is_the_paired_t_test():
+def test_pooling_two_variants_is_the_paired_t_test() -> None:
     table = np.random.default_rng(2).normal(size=(2, 3))
     differences = list(table[1] - table[0])
     both, alone = pooled(differences, table), paired(differences)
@@ -74,20 +76,20 @@ def test_pooling_two_variants_is_the_paired_t_test():
     assert both.degrees == alone.degrees == 2
 
 
-def test_a_noisy_variant_keeps_its_own_standard_error():
+def test_a_noisy_variant_keeps_its_own_standard_error() -> None:
     calm = np.tile([0.0, 1.0, 2.0], (5, 1))
     noisy = np.vstack([calm, [5.0, -3.0, 1.0]])
     differences = list(noisy[-1] - noisy[0])
     assert pooled(differences, noisy).standard_error == pytest.approx(paired(differences).standard_error)
 
 
-def test_holm_by_hand():
+def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_lies_between_the_raw_and_bonferroni(p_values: list[float]):
+def test_holm_lies_between_the_raw_and_bonferroni(p_values: list[float]) -> None:
     adjusted = holm(p_values)
     for raw, corrected in zip(p_values, adjusted, strict=True):
         assert raw <= corrected <= min(1, raw * len(p_values)) or math.isclose(raw, corrected)
@@ -95,28 +97,28 @@ def test_holm_lies_between_the_raw_and_bonferroni(p_values: list[float]):
     assert all(np.diff(np.array(adjusted)[order]) >= 0)
 
 
-def test_the_bound_on_a_rate_never_seen_is_the_closed_form():
+def test_the_bound_on_a_rate_never_seen_is_the_closed_form() -> None:
     for trials in (1, 5, 12):
         assert rate_bound(0, trials) == pytest.approx(1 - 0.05 ** (1 / trials))
     assert rate_bound(5, 5) == rate_bound(0, 0) == 1
 
 
-def test_the_bound_is_the_rate_at_which_so_few_events_are_rare():
+def test_the_bound_is_the_rate_at_which_so_few_events_are_rare() -> None:
     assert stats.binom.cdf(2, 10, rate_bound(2, 10)) == pytest.approx(0.05)
 
 
-def test_fisher_by_hand():
+def test_fisher_by_hand() -> None:
     # 2 of 5 against 0 of 5: both tails have probability C(5,2)/C(10,2) = 10/45.
     assert fisher(2, 5, 0, 5) == pytest.approx(20 / 45)
 
 
-def test_correlation_needs_three_pairs_and_spread():
+def test_correlation_needs_three_pairs_and_spread() -> None:
     assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
     assert correlation([1, 2], [2, 4]) is None
     assert correlation([1, 1, 1], [2, 4, 6]) is None
 
 
-def test_equivalence_is_two_one_sided_tests():
+def test_equivalence_is_two_one_sided_tests() -> None:
     differences = [0.002, -0.003, 0.004, 0.001, -0.002]
     estimate = paired(differences)
     for margin in (0.001, 0.003, 0.0035, 0.01):

@@ -40,7 +40,7 @@ def after(counts: Sequence[int], differences: list[float], margin: float | None 
 NEARLY = [0.03, 0.01, 0.04, 0.005, 0.055]  # p = .036: between the levels of one look and of two
 
 
-def test_the_level_is_divided_by_the_looks():
+def test_the_level_is_divided_by_the_looks() -> None:
     assert [level_after(count) for count in (0, 1, 2, 4)] == [LEVEL, LEVEL, LEVEL / 2, LEVEL / 4]
 
 
@@ -61,18 +61,18 @@ def test_the_level_is_divided_by_the_looks():
         ),
     ],
 )
-def test_readers_are_told_of_more_than_one_look(counts: tuple[int, ...], said: str | None):
+def test_readers_are_told_of_more_than_one_look(counts: tuple[int, ...], said: str | None) -> None:
     notes = notes_of(
         compare(replace(runs_of(study({"relu": BASE, "gelu": BASE[::-1]})), interim_analyses=looks(*counts)))
     )
     assert notes == (() if said is None else (said,))
 
 
-def test_one_look_changes_nothing():
+def test_one_look_changes_nothing() -> None:
     assert after((), NEARLY) == after((5,), NEARLY)
 
 
-def test_what_one_look_resolves_a_second_one_may_not():
+def test_what_one_look_resolves_a_second_one_may_not() -> None:
     once, again = after((5,), NEARLY), after((3, 5), NEARLY)
     assert (once.verdict, again.verdict) == (Verdict.WORSE, Verdict.UNRESOLVED)
     assert once.p_adjusted == again.p_adjusted
@@ -80,7 +80,7 @@ def test_what_one_look_resolves_a_second_one_may_not():
     assert "(97.5% CI " in sentence_of(again)
 
 
-def test_the_interval_is_scipys_at_that_confidence():
+def test_the_interval_is_scipys_at_that_confidence() -> None:
     item = after((1, 2, 5), NEARLY)
     expected = stats.ttest_1samp(item.differences, 0).confidence_interval(1 - 0.05 / 3)
     assert item.interval == pytest.approx((expected.low, expected.high))
@@ -89,7 +89,7 @@ def test_the_interval_is_scipys_at_that_confidence():
 @pytest.mark.parametrize("count", [1, 2, 6])
 @pytest.mark.parametrize("others", [0, 2])
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_the_interval_and_the_p_value_agree_at_every_number_of_looks(count: int, others: int, seeds: int):
+def test_the_interval_and_the_p_value_agree_at_every_number_of_looks(count: int, others: int, seeds: int) -> None:
     """With one comparison the interval excludes 0 exactly if p is below the level; with more, Dunnett's does too."""
     for scale in np.geomspace(0.001, 10, 8):
         noise = np.array([0.004, -0.003, 0.001, 0.002, -0.004])
@@ -102,7 +102,7 @@ def test_the_interval_and_the_p_value_agree_at_every_number_of_looks(count: int,
             assert (item.p_adjusted < 0.05 / count) == (item.interval[0] > 0), (item.p_adjusted, item.interval)
 
 
-def test_three_seeds_take_dunnetts_value_at_that_level():
+def test_three_seeds_take_dunnetts_value_at_that_level() -> None:
     item = after((1, 3), NEARLY[:3], others=3)
     assert item.adjustment == "Dunnett"
     assert item.interval is not None
@@ -111,7 +111,7 @@ def test_three_seeds_take_dunnetts_value_at_that_level():
     assert dunnett_p(critical, item.estimate.degrees, (4,)) == pytest.approx(0.025, abs=1e-3)
 
 
-def test_equivalence_is_claimed_at_that_level_too():
+def test_equivalence_is_claimed_at_that_level_too() -> None:
     differences = [0.002, -0.003, 0.004, 0.001, -0.002]
     verdicts = {}
     for count in (1, 2):
@@ -130,7 +130,7 @@ def test_equivalence_is_claimed_at_that_level_too():
     assert (low, high) == pytest.approx(estimate.interval(0.95))
 
 
-def test_a_resolved_effect_lies_within_the_margin_at_that_level():
+def test_a_resolved_effect_lies_within_the_margin_at_that_level() -> None:
     within = "Resolved, but within the declared margin"
     differences = [0.02, 0.0205, 0.0195, 0.02, 0.0198]
     margin = paired(differences).interval(0.93)[1]  # beyond 90%, the bound at one look, and within 95%, that at two
@@ -138,7 +138,7 @@ def test_a_resolved_effect_lies_within_the_margin_at_that_level():
     assert [within in line for line in said] == [True, False]
 
 
-def test_the_detectable_effect_and_the_seeds_needed_grow():
+def test_the_detectable_effect_and_the_seeds_needed_grow() -> None:
     once, again = (
         after((5,), [0.01, -0.01, 0.02, 0.0, 0.01], 0.005),
         after((3, 5), [0.01, -0.01, 0.02, 0.0, 0.01], 0.005),
@@ -167,24 +167,24 @@ def near(rate: float) -> object:
     return pytest.approx(rate, abs=3 * math.sqrt(rate * (1 - rate) / REPETITIONS))
 
 
-def test_stopping_when_it_is_significant_makes_false_claims():
+def test_stopping_when_it_is_significant_makes_false_claims() -> None:
     assert rate_of_false_claims([LEVEL] * 4) == near(0.136)
 
 
-def test_looks_at_the_level_of_the_last_keep_the_rate():
+def test_looks_at_the_level_of_the_last_keep_the_rate() -> None:
     rate = rate_of_false_claims([level_after(4)] * 4)
     assert rate == near(0.040)
     assert rate < LEVEL
 
 
-def test_stopping_at_the_first_that_resolves_costs_what_is_said_of_it():
+def test_stopping_at_the_first_that_resolves_costs_what_is_said_of_it() -> None:
     """Each look at its own level, the first of which does not know of the others: better than none, not `LEVEL`."""
     rate = rate_of_false_claims([level_after(look) for look in (1, 2, 3, 4)])
     assert rate == near(0.080)
     assert LEVEL < rate < sum(level_after(look) for look in (1, 2, 3, 4))
 
 
-def test_holm_and_the_level_of_the_looks_keep_any_false_claim_of_five_variants():
+def test_holm_and_the_level_of_the_looks_keep_any_false_claim_of_five_variants() -> None:
     generator = np.random.default_rng(4)
     repetitions, levels = 600, level_after(len(SEEDS))
     wrong = 0

@@ -42,7 +42,7 @@ def test_the_comparison_names_what_theory_gives(
     assert not any("by theory" in note for note in notes_of(compare(collect([tmp_path]), metric="val_loss")))
 
 
-def test_of_many_values_the_line_names_what_the_variants_meet():
+def test_of_many_values_the_line_names_what_the_variants_meet() -> None:
     oracle = {"majority": 0.25, "with=text": 0.3, **WINDOWS, "ceiling": 1.0, "chance": 0.125}
     runs = runs_of(
         [
@@ -63,7 +63,7 @@ def test_of_many_values_the_line_names_what_the_variants_meet():
     assert notes_of(selected) == ()
 
 
-def test_values_of_random_samples_are_means_over_the_runs():
+def test_values_of_random_samples_are_means_over_the_runs() -> None:
     oracles = [{"chance": 0.125, "window_8": value} for value in (0.3, 0.4)]
     records = [finished(seed, 0.2, "windowed", oracle, window=8) for seed, oracle in enumerate(oracles)]
     assert "val_accuracy by theory: chance 0.125, window_8 0.35." in notes_of(compare(runs_of(records)))
@@ -72,13 +72,13 @@ def test_values_of_random_samples_are_means_over_the_runs():
 
 
 @pytest.mark.parametrize(("subsets", "said"), [(8, "part=7 0.875"), (9, "9 subsets from 0 to 1")])
-def test_many_subsets_are_summed_up(subsets: int, said: str):
+def test_many_subsets_are_summed_up(subsets: int, said: str) -> None:
     oracle = {"chance": 0.125, **{f"part={number}": number / 8 for number in range(subsets)}}
     (line,) = [note for note in notes_of(compare(runs_of([finished(1, 0.2, "full", oracle)]))) if "theory" in note]
     assert line.endswith(f"{said}.")
 
 
-def test_another_metric_than_the_primary_one_has_no_known_values():
+def test_another_metric_than_the_primary_one_has_no_known_values() -> None:
     runs = runs_of([finished(seed, 0.2, option, WINDOWS, window=8) for option in "ab" for seed in (1, 2, 3)])
     for item in runs.records:
         item.metrics["val_loss"] = 1.0

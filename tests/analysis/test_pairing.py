@@ -15,16 +15,16 @@ def runs() -> Runs:
     return runs_of(record(axes={"attention": attention, "activation": a}) for attention, a in grid)
 
 
-def test_the_first_variant_of_the_plan_is_the_default(runs: Runs):
+def test_the_first_variant_of_the_plan_is_the_default(runs: Runs) -> None:
     assert choose_baseline(runs) == "activation=relu,attention=full"
 
 
-def test_factors_not_named_keep_the_first_variants_value(runs: Runs):
+def test_factors_not_named_keep_the_first_variants_value(runs: Runs) -> None:
     assert choose_baseline(runs, "attention=lsh") == "activation=relu,attention=lsh"
     assert choose_baseline(runs, "attention=lsh, activation=gelu") == "activation=gelu,attention=lsh"
 
 
-def test_what_is_true_of_every_run_may_be_named(runs: Runs):
+def test_what_is_true_of_every_run_may_be_named(runs: Runs) -> None:
     assert choose_baseline(runs, "task=language,attention=lsh") == "activation=relu,attention=lsh"
 
 
@@ -38,13 +38,13 @@ def test_what_is_true_of_every_run_may_be_named(runs: Runs):
         ("full", "write it as factor=option, for example activation=relu,attention=full"),
     ],
 )
-def test_mistakes_name_what_there_is(runs: Runs, wanted: str, message: str):
+def test_mistakes_name_what_there_is(runs: Runs, wanted: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         choose_baseline(runs, wanted)
     assert message in str(caught.value)
 
 
-def test_a_combination_that_was_not_run():
+def test_a_combination_that_was_not_run() -> None:
     runs = runs_of([record(), record(axes={"attention": "lsh"}), record(axes={"activation": "gelu"})])
     with pytest.raises(UserError, match="no run of this combination"):
         choose_baseline(runs, "attention=lsh,activation=gelu")
@@ -54,24 +54,24 @@ def windowed(window: int) -> dict[str, object]:
     return {"axes": {"attention": "windowed"}, "settings": {"attention": {"window": window}}}
 
 
-def test_settings_below_a_named_axis_follow_it():
+def test_settings_below_a_named_axis_follow_it() -> None:
     runs = runs_of([record(), record(**windowed(8)), record(**windowed(16))])
     assert choose_baseline(runs, "attention=windowed") == "attention=windowed,attention.window=8"
     assert choose_baseline(runs, "attention=windowed,attention.window=16").endswith("window=16")
 
 
-def test_labels_say_what_differs(runs: Runs):
+def test_labels_say_what_differs(runs: Runs) -> None:
     base = choose_baseline(runs)
     assert label(runs, "activation=relu,attention=lsh", base) == "lsh"
     assert label(runs, "activation=gelu,attention=lsh", base) == "activation=gelu,attention=lsh"
 
 
-def test_a_setting_is_never_called_by_its_value_alone():
+def test_a_setting_is_never_called_by_its_value_alone() -> None:
     runs = runs_of([record(settings={"optimizer": {"lr": lr}}) for lr in (0.1, 0.2)])
     assert label(runs, "optimizer.lr=0.2", "optimizer.lr=0.1") == "optimizer.lr=0.2"
 
 
-def test_what_a_run_notes_of_itself_is_known():
+def test_what_a_run_notes_of_itself_is_known() -> None:
     runs = runs_of([record(1), record(2, notes=["last.ckpt is damaged: went on from previous.ckpt"])])
     found = seed_notes(outcomes(runs, "language", "default", "val_loss"), "val_loss")
     assert found == [RunNote(2, "last.ckpt is damaged: went on from previous.ckpt")]

@@ -14,12 +14,12 @@ def of_sd_one(seeds: int) -> Estimate:
 
 
 @pytest.mark.parametrize(("seeds", "effect"), [(3, 3.26), (5, 1.68), (8, 1.16), (10, 1.00), (20, 0.66)])
-def test_the_detectable_effect_in_units_of_the_sd(seeds: int, effect: float):
+def test_the_detectable_effect_in_units_of_the_sd(seeds: int, effect: float) -> None:
     assert round(detectable(of_sd_one(seeds)), 2) == effect
 
 
 @pytest.mark.parametrize(("noncentrality", "degrees"), [(0.0, 2), (1.5, 4), (3.0, 9), (2.8, 60)])
-def test_power_is_that_of_the_noncentral_t(noncentrality: float, degrees: int):
+def test_power_is_that_of_the_noncentral_t(noncentrality: float, degrees: int) -> None:
     critical = stats.t.ppf(0.975, degrees)
     reference = stats.nct.sf(critical, degrees, noncentrality) + stats.nct.cdf(-critical, degrees, noncentrality)
     assert power(noncentrality, degrees) == pytest.approx(reference, abs=2e-5)
@@ -27,7 +27,7 @@ def test_power_is_that_of_the_noncentral_t(noncentrality: float, degrees: int):
 
 @pytest.mark.parametrize("level", [0.025, 0.0125])
 @pytest.mark.parametrize(("noncentrality", "degrees"), [(1.5, 4), (3.0, 9), (2.8, 60)])
-def test_power_at_another_level(noncentrality: float, degrees: int, level: float):
+def test_power_at_another_level(noncentrality: float, degrees: int, level: float) -> None:
     critical = stats.t.ppf(1 - level / 2, degrees)
     reference = stats.nct.sf(critical, degrees, noncentrality) + stats.nct.cdf(-critical, degrees, noncentrality)
     assert power(noncentrality, degrees, level) == pytest.approx(reference, abs=2e-5)
@@ -35,16 +35,16 @@ def test_power_at_another_level(noncentrality: float, degrees: int, level: float
 
 @pytest.mark.parametrize("looks", [1, 2, 10, 1000])
 @pytest.mark.parametrize("seeds", [3, 5, 20])
-def test_the_detectable_effect_is_seen_that_often_at_every_level(looks: int, seeds: int):
+def test_the_detectable_effect_is_seen_that_often_at_every_level(looks: int, seeds: int) -> None:
     effect = detectable(of_sd_one(seeds), 0.05 / looks)
     assert power(effect * math.sqrt(seeds), seeds - 1, 0.05 / looks) == pytest.approx(0.8, abs=1e-5)
 
 
-def test_power_has_a_value_where_scipy_has_none():
+def test_power_has_a_value_where_scipy_has_none() -> None:
     assert power(14.1, 7) == pytest.approx(1)
 
 
-def test_the_seeds_needed_detect_the_effect_and_one_less_do_not():
+def test_the_seeds_needed_detect_the_effect_and_one_less_do_not() -> None:
     for effect in (3.0, 1.0, 0.3):
         seeds = seeds_for(effect, sd=1.0)
         assert detectable(of_sd_one(seeds)) <= effect
@@ -53,7 +53,7 @@ def test_the_seeds_needed_detect_the_effect_and_one_less_do_not():
         assert detectable(of_sd_one(strict), 0.0125) <= effect < detectable(of_sd_one(strict - 1), 0.0125)
 
 
-def test_the_range_of_seeds_is_that_of_the_sd():
+def test_the_range_of_seeds_is_that_of_the_sd() -> None:
     about, least, most = seeds_needed(1.0, of_sd_one(5))
     # The sd is known within .60 and 2.87 times its value at 5 seeds.
     assert (about, least, most) == (seeds_for(1.0, 1.0), seeds_for(1.0, 0.5991), seeds_for(1.0, 2.8736))
@@ -63,5 +63,5 @@ def test_the_range_of_seeds_is_that_of_the_sd():
     assert seeds_needed(1.0, of_sd_one(5), 0.0125) == expected
 
 
-def test_hopeless_effects_stop_at_the_most():
+def test_hopeless_effects_stop_at_the_most() -> None:
     assert seeds_for(1e-9, sd=1.0) == MOST_SEEDS

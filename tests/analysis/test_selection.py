@@ -48,7 +48,7 @@ def runs() -> Runs:
         ("betas=[0.9,'0.95']", "betas", ("[0.9, '0.95']",)),
     ],
 )
-def test_hydras_syntax(word: str, key: str, values: tuple[str, ...]):
+def test_hydras_syntax(word: str, key: str, values: tuple[str, ...]) -> None:
     (found,) = parse_filters([word])
     assert (found.text, found.key, found.values) == (word, key, values)
 
@@ -64,14 +64,14 @@ def test_hydras_syntax(word: str, key: str, values: tuple[str, ...]):
         ("activation=活性化", "quote what is no plain word, key='value'"),
     ],
 )
-def test_what_is_no_filter(word: str, message: str):
+def test_what_is_no_filter(word: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_filters([word])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_fewer_are_shown_and_each_as_it_was(runs: Runs):
+def test_fewer_are_shown_and_each_as_it_was(runs: Runs) -> None:
     every = compare(runs)
     comparisons, shown = compare_selected(runs, ["attention=lsh"])
     assert comparisons.items == tuple(item for item in every.items if "lsh" in item.variant)
@@ -82,7 +82,7 @@ def test_fewer_are_shown_and_each_as_it_was(runs: Runs):
     assert len(shown.records) == 12
 
 
-def test_filters_on_different_keys_must_all_fit(runs: Runs):
+def test_filters_on_different_keys_must_all_fit(runs: Runs) -> None:
     comparisons, _ = compare_selected(runs, ["attention=lsh", "activation=gelu"])
     assert [item.overrides for item in comparisons.items] == [
         "activation=gelu,attention=lsh,optimizer.lr=0.002",
@@ -91,19 +91,19 @@ def test_filters_on_different_keys_must_all_fit(runs: Runs):
 
 
 @pytest.mark.parametrize("word", ["optimizer.lr=0.002", "optimizer.lr=2e-3", "optimizer.lr=0.0020"])
-def test_numbers_are_compared_as_numbers(runs: Runs, word: str):
+def test_numbers_are_compared_as_numbers(runs: Runs, word: str) -> None:
     comparisons, _ = compare_selected(runs, [word])
     assert len(comparisons.items) == 2
 
 
-def test_the_baseline_alone_may_be_left(runs: Runs):
+def test_the_baseline_alone_may_be_left(runs: Runs) -> None:
     comparisons, shown = compare_selected(runs, ["attention=full", "activation=relu"])
     assert comparisons.items == ()
     assert shown.variants == [comparisons.baseline]
     assert "0 of 3 comparisons are shown" in notes_of(comparisons)[-1]
 
 
-def test_seeds_restrict_what_is_compared(runs: Runs):
+def test_seeds_restrict_what_is_compared(runs: Runs) -> None:
     comparisons, shown = compare_selected(runs, ["seed=0,1,3"])
     assert {item.seeds for item in comparisons.items} == {(0, 1, 3)}
     assert comparisons.items[0].adjustment == "Dunnett"
@@ -113,7 +113,7 @@ def test_seeds_restrict_what_is_compared(runs: Runs):
     )
 
 
-def test_seeds_and_a_factor(runs: Runs):
+def test_seeds_and_a_factor(runs: Runs) -> None:
     comparisons, _ = compare_selected(runs, ["seed=range(0,3)", "study=first", "attention=lsh"], metric="val_accuracy")
     assert {item.seeds for item in comparisons.items} == {(0, 1)}
     assert len(comparisons.items) == 2
@@ -124,7 +124,7 @@ def test_seeds_and_a_factor(runs: Runs):
     ]
 
 
-def test_a_task_is_shown_without_the_suite_and_its_p_is_still_that_of_all():
+def test_a_task_is_shown_without_the_suite_and_its_p_is_still_that_of_all() -> None:
     runs = runs_on("language", "vision")
     every = compare(runs)
     comparisons, shown = compare_selected(runs, ["task=vision"])
@@ -134,13 +134,13 @@ def test_a_task_is_shown_without_the_suite_and_its_p_is_still_that_of_all():
     assert notes_of(comparisons)[-1] == "3 of 6 comparisons are shown (task=vision); p is adjusted for all 6."
 
 
-def test_a_setting_that_goes_with_a_task_shows_that_task():
+def test_a_setting_that_goes_with_a_task_shows_that_task() -> None:
     comparisons, _ = compare_selected(runs_on("language", "vision"), ["trainer.max_steps=60"])
     assert {item.task for item in comparisons.items} == {"vision"}
     assert "3 of 6 comparisons are shown" in notes_of(comparisons)[-1]
 
 
-def test_the_suite_is_chosen_from_in_the_same_way():
+def test_the_suite_is_chosen_from_in_the_same_way() -> None:
     runs = runs_on("language", "vision")
     comparisons, _ = compare_selected(runs, ["attention=lsh"])
     assert comparisons.suite == tuple(item for item in compare(runs).suite if "lsh" in item.variant)
@@ -150,7 +150,7 @@ def test_the_suite_is_chosen_from_in_the_same_way():
     )
 
 
-def test_a_task_by_its_name_and_a_variant_by_its_own():
+def test_a_task_by_its_name_and_a_variant_by_its_own() -> None:
     runs = runs_of(
         record(seed, axes={"activation": a}, settings={"task": {"length": n}})
         for n in (32, 64)
@@ -177,17 +177,17 @@ def test_a_task_by_its_name_and_a_variant_by_its_own():
         (["attention=full", "optimizer.lr=0.002", "activation=relu"], "no run has all of this together"),
     ],
 )
-def test_what_no_run_has(runs: Runs, words: list[str], message: str):
+def test_what_no_run_has(runs: Runs, words: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         compare_selected(runs, words)
     assert message in str(caught.value)
 
 
-def test_without_filters_it_is_the_comparison(runs: Runs):
+def test_without_filters_it_is_the_comparison(runs: Runs) -> None:
     assert compare_selected(runs, margin=0.5) == (compare(runs, margin=0.5), runs)
 
 
-def test_a_choice_of_seeds_undoes_no_look(runs: Runs):
+def test_a_choice_of_seeds_undoes_no_look(runs: Runs) -> None:
     looked = replace(runs, interim_analyses=(InterimAnalysis((0, 1), "then"), InterimAnalysis((0, 1, 2, 3), "now")))
     comparisons, shown = compare_selected(looked, ["seed=0,1,2"])
     assert comparisons.level == 0.025

@@ -62,7 +62,7 @@ def by_the_rules(table: np.ndarray) -> Judged:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_false_claims_and_intervals_hold_their_rates(seeds: int):
+def test_false_claims_and_intervals_hold_their_rates(seeds: int) -> None:
     effect = 0.7  # added to every variant: an interval moves with it, and holds it as often as it held 0
     found = [by_the_rules(table) for table in studies(seeds)]
     moved = [by_the_rules(np.vstack([table[0], table[1:] + effect])) for table in studies(seeds)[:300]]
@@ -82,7 +82,7 @@ def test_false_claims_and_intervals_hold_their_rates(seeds: int):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_the_comparison_follows_the_rules(seeds: int):
+def test_the_comparison_follows_the_rules(seeds: int) -> None:
     """Verdict by verdict, on studies with a false claim and on others."""
     found = [(table, by_the_rules(table)) for table in studies(seeds)[:300]]
     wrong = [item for item in found if any(item[1].claims)][:5]
@@ -96,7 +96,7 @@ def test_the_comparison_follows_the_rules(seeds: int):
 
 
 @pytest.mark.parametrize(("seeds", "published"), [(3, 0.247), (5, 0.163), (10, 0.092)])
-def test_why_not_the_percentile_bootstrap(seeds: int, published: float):
+def test_why_not_the_percentile_bootstrap(seeds: int, published: float) -> None:
     """Of few differences it draws too narrow an interval, which excludes 0 far too often."""
     differences = np.random.default_rng(seeds).normal(size=(REPETITIONS, seeds))
     drawn = np.random.default_rng(0).multinomial(seeds, [1 / seeds] * seeds, size=1_000)
@@ -106,7 +106,7 @@ def test_why_not_the_percentile_bootstrap(seeds: int, published: float):
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_why_not_welch(seeds: int):
+def test_why_not_welch(seeds: int) -> None:
     """It throws the pairing away: almost no false claims, and almost no true ones."""
     table = studies(seeds)
     p = stats.ttest_ind(table[:, 1], table[:, 0], axis=1, equal_var=False).pvalue
@@ -114,13 +114,13 @@ def test_why_not_welch(seeds: int):
 
 
 @pytest.mark.parametrize("seeds", range(1, 8))
-def test_why_not_signs(seeds: int):
+def test_why_not_signs(seeds: int) -> None:
     """Below six seeds the smallest p value that signs can give is above .05."""
     smallest = stats.binomtest(0, seeds).pvalue
     assert smallest == pytest.approx(2 / 2**seeds)
     assert (smallest < LEVEL) == (seeds >= 6)
 
 
-def test_the_best_of_variants_that_do_nothing_beats_the_baseline():
+def test_the_best_of_variants_that_do_nothing_beats_the_baseline() -> None:
     best = np.array([table[1:].mean(1).min() < table[0].mean() for table in studies(5)])
     assert best.mean() == pytest.approx(5 / 6, abs=tolerance(5 / 6))

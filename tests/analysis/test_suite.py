@@ -51,7 +51,7 @@ def suite(found: list[Record]) -> dict[str, Comparison]:
     return {item.label: item for item in compare(runs_of(found)).suite}
 
 
-def test_a_seed_is_one_average_over_the_tasks_and_the_suite_a_family_of_its_own():
+def test_a_seed_is_one_average_over_the_tasks_and_the_suite_a_family_of_its_own() -> None:
     of = values()
     items = suite(records(of))
     raw = {}
@@ -65,13 +65,13 @@ def test_a_seed_is_one_average_over_the_tasks_and_the_suite_a_family_of_its_own(
     assert [item.p_adjusted for item in items.values()] == pytest.approx(holm(list(raw.values())))
 
 
-def test_comparisons_on_tasks_are_corrected_as_if_there_were_no_suite():
+def test_comparisons_on_tasks_are_corrected_as_if_there_were_no_suite() -> None:
     found = compare(runs_of(records(values())))
     assert len(found.items) == 6
     assert [item.p_adjusted for item in found.items] == pytest.approx(holm([item.p_raw or 0 for item in found.items]))
 
 
-def test_three_seeds_pool_the_averages():
+def test_three_seeds_pool_the_averages() -> None:
     of = values(3)
     items = suite(records(of))
     table = np.mean([[of[task][variant] for variant in of[task]] for task in TASKS], axis=0)
@@ -82,7 +82,7 @@ def test_three_seeds_pool_the_averages():
         assert (item.adjustment, item.preliminary) == ("Dunnett", True)
 
 
-def test_a_variant_that_was_not_run_on_every_task_has_no_average():
+def test_a_variant_that_was_not_run_on_every_task_has_no_average() -> None:
     """Nor does what it lacks change the others, with three seeds, where the variance is pooled."""
     of = values(3)
     without = [item for item in records(of) if (item.axes["task"], item.axes["activation"]) != ("recall", "gelu")]
@@ -93,7 +93,7 @@ def test_a_variant_that_was_not_run_on_every_task_has_no_average():
     assert items["glu"].p_adjusted == pytest.approx(alone.p_adjusted)
 
 
-def test_a_seed_counts_only_where_every_task_has_a_complete_pair():
+def test_a_seed_counts_only_where_every_task_has_a_complete_pair() -> None:
     found = records(values())
     (killed,) = [
         i for i, r in enumerate(found) if (r.axes["task"], r.axes["activation"], r.seed) == ("vision", "gelu", 2)
@@ -105,7 +105,7 @@ def test_a_seed_counts_only_where_every_task_has_a_complete_pair():
     assert suite(found)["glu"].seeds == (1, 2, 3, 4, 5)
 
 
-def test_runs_that_diverged_are_counted_over_all_tasks():
+def test_runs_that_diverged_are_counted_over_all_tasks() -> None:
     found = records(values())
     (diverged,) = [
         i for i, r in enumerate(found) if (r.axes["task"], r.axes["activation"], r.seed) == ("vision", "gelu", 2)
@@ -116,7 +116,7 @@ def test_runs_that_diverged_are_counted_over_all_tasks():
     assert "1/15 diverged (baseline 0/15" in sentence_of(item)
 
 
-def test_a_copy_on_every_task_makes_no_claim_and_a_copy_on_one_does():
+def test_a_copy_on_every_task_makes_no_claim_and_a_copy_on_one_does() -> None:
     of = values(variants=("relu", "gelu", "copy"))
     for task in TASKS:
         of[task]["copy"] = of[task]["relu"]
@@ -127,7 +127,7 @@ def test_a_copy_on_every_task_makes_no_claim_and_a_copy_on_one_does():
     assert suite(records(of))["copy"].interval is not None
 
 
-def test_another_corpus_on_one_task_keeps_the_suite_from_being_compared():
+def test_another_corpus_on_one_task_keeps_the_suite_from_being_compared() -> None:
     found = records(values())
     found[-1].corpus = dataclasses.replace(CORPUS, sha256="cd" * 32)  # vision, glu
     item = suite(found)["glu"]
@@ -136,7 +136,7 @@ def test_another_corpus_on_one_task_keeps_the_suite_from_being_compared():
     assert item.effect is None
 
 
-def test_unequal_conditions_are_said_of_all_tasks_together():
+def test_unequal_conditions_are_said_of_all_tasks_together() -> None:
     found = records(values())
     for item in found:
         if item.axes["activation"] == "gelu" and item.axes["task"] == "vision":
@@ -146,7 +146,7 @@ def test_unequal_conditions_are_said_of_all_tasks_together():
     )
 
 
-def test_tasks_that_are_judged_by_different_metrics_make_no_suite_unless_one_is_asked_for():
+def test_tasks_that_are_judged_by_different_metrics_make_no_suite_unless_one_is_asked_for() -> None:
     of = values()
     found = [*records({"language": of["language"]}), *records({"recall": of["recall"]}, "val_error")]
     runs = runs_of(found)
@@ -167,7 +167,7 @@ def test_tasks_that_are_judged_by_different_metrics_make_no_suite_unless_one_is_
         ("metric", NoSuite("no metric", ("recall",))),
     ],
 )
-def test_what_else_is_no_suite(spoil: str, why: NoSuite):
+def test_what_else_is_no_suite(spoil: str, why: NoSuite) -> None:
     found = []
     for item in records({task: values()[task] for task in TASKS[:2]}):
         recall = item.axes["task"] == "recall"
@@ -183,12 +183,12 @@ def test_what_else_is_no_suite(spoil: str, why: NoSuite):
     assert f"no verdict on the suite of 2 tasks: {no_suite_text(why)}." in notes_of(comparisons)
 
 
-def test_one_task_is_no_suite_and_nothing_is_said_of_it():
+def test_one_task_is_no_suite_and_nothing_is_said_of_it() -> None:
     comparisons = compare(runs_of(records({"language": values()["language"]})))
     assert (comparisons.suite, notes_of(comparisons)) == ((), ())
 
 
-def test_a_missing_value_leaves_no_average():
+def test_a_missing_value_leaves_no_average() -> None:
     found = records(values())
     found[0].metrics["val_loss"] = math.nan  # language, relu, seed 1
     assert suite(found)["gelu"].seeds == (2, 3, 4, 5)

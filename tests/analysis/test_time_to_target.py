@@ -26,7 +26,7 @@ def found(made: Curved, target: float | None = None, by: By = "step") -> TimeToT
     return time_to_target(made.runs, "language", "val_loss", RELU, by, target, made.reader)
 
 
-def line(slope: float):
+def line(slope: float) -> Callable[[int], float]:
     return lambda step: 10 - slope * step
 
 
@@ -129,7 +129,7 @@ def test_without_curves_there_is_no_default_target() -> None:
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=8), st.floats(-5, 5), st.sampled_from(["min", "max"]))
-def test_the_crossing_is_the_first_root(values: list[float], target: float, direction) -> None:
+def test_the_crossing_is_the_first_root(values: list[float], target: float, direction: Direction) -> None:
     """Against a walk along the curve, point by point."""
     x = np.arange(1.0, len(values) + 1)
     sign = 1 if direction == "min" else -1

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from ablab.config import RunConfig
 from ablab.config.explain import explain
 from ablab.errors import UserError
 from ablab.model.mechanism import probe_outputs
@@ -17,7 +18,7 @@ from ablab.study.planning.preflight import Preflight
 
 Build = Callable[..., Transformer]
 Load = Callable[..., Any]
-TinyConfig = Callable[..., dict[str, Any]]
+TinyConfig = Callable[..., RunConfig]
 
 
 def test_numbers_and_gradients_are_those_of_torch(make_spec: Callable[..., Any]) -> None:

@@ -40,7 +40,7 @@ def runs() -> Runs:
 
 
 @pytest.mark.parametrize(("format", "golden"), [("markdown", "comparison.md"), ("terminal", "comparison.txt")])
-def test_the_text_is_the_golden_one(runs: Runs, format: str, golden: str):
+def test_the_text_is_the_golden_one(runs: Runs, format: str, golden: str) -> None:
     assert rendered(runs, format) == (GOLDEN / golden).read_text(encoding="utf-8")
 
 
@@ -55,7 +55,7 @@ def twice(runs: Runs) -> Runs:
 
 
 @pytest.mark.parametrize("format", ["terminal", "markdown"])
-def test_a_second_look_is_said_and_every_interval_names_its_confidence(runs: Runs, twice: Runs, format: str):
+def test_a_second_look_is_said_and_every_interval_names_its_confidence(runs: Runs, twice: Runs, format: str) -> None:
     once, again = rendered(runs, format), rendered(twice, format)
     assert "INTERIM ANALYSES" not in once
     assert "97.5%" not in once
@@ -66,7 +66,7 @@ def test_a_second_look_is_said_and_every_interval_names_its_confidence(runs: Run
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_machines_are_told_the_looks_and_the_confidence(runs: Runs, twice: Runs, again: bool):
+def test_machines_are_told_the_looks_and_the_confidence(runs: Runs, twice: Runs, again: bool) -> None:
     shown, confidence = (twice, 0.975) if again else (runs, 0.95)
     document = json.loads(rendered(shown, "json"))
     assert [look["seeds"] for look in document["interim_analyses"]] == ([[1, 2, 3], [1, 2, 3, 4]] if again else [])
@@ -80,7 +80,7 @@ def test_machines_are_told_the_looks_and_the_confidence(runs: Runs, twice: Runs,
     assert [row["confidence"] for row in rows[:5]] == ["", str(confidence), str(confidence), "", ""]
 
 
-def test_the_terminal_marks_only_what_is_resolved(runs: Runs):
+def test_the_terminal_marks_only_what_is_resolved(runs: Runs) -> None:
     text = rendered(runs, "terminal")
     assert "* WORSE" in text
     assert "BETTER" not in text
@@ -89,7 +89,7 @@ def test_the_terminal_marks_only_what_is_resolved(runs: Runs):
 
 
 @pytest.mark.parametrize("columns", ["20", "60", "300"])
-def test_no_number_is_cut_short_in_a_terminal(runs: Runs, monkeypatch: pytest.MonkeyPatch, columns: str):
+def test_no_number_is_cut_short_in_a_terminal(runs: Runs, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     text = re.sub(r"\x1b\[[0-9;]*m", "", rendered(runs, "terminal"))
@@ -97,7 +97,7 @@ def test_no_number_is_cut_short_in_a_terminal(runs: Runs, monkeypatch: pytest.Mo
         assert shown in text
 
 
-def test_csv_has_a_row_per_variant_and_per_unwell_run(runs: Runs):
+def test_csv_has_a_row_per_variant_and_per_unwell_run(runs: Runs) -> None:
     rows = list(csv.DictReader(io.StringIO(rendered(runs, "csv"))))
     assert [row["row"] for row in rows] == ["variant"] * 3 + ["run"] * 2 + ["note"]
     assert rows[1]["sentence"].startswith("gelu raises val_loss by 0.1010 (95% CI")
@@ -106,7 +106,7 @@ def test_csv_has_a_row_per_variant_and_per_unwell_run(runs: Runs):
     assert [row["reason"] for row in rows[3:5]] == ["train_loss became nan at step 7", "out of memory | [red]killed"]
 
 
-def test_json_has_every_figure_of_a_comparison(runs: Runs):
+def test_json_has_every_figure_of_a_comparison(runs: Runs) -> None:
     document = json.loads(rendered(runs, "json"))
     assert document["schema"] == 2
     gelu = document["comparisons"][0]
@@ -140,25 +140,25 @@ SAID = {
 }
 
 
-def test_every_odd_case_is_told_something():
+def test_every_odd_case_is_told_something() -> None:
     assert SAID.keys() == odd_runs().keys()
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("case", odd_runs())
-def test_odd_runs_are_told_what_is_odd_in_every_format(case: str, format: str):
+def test_odd_runs_are_told_what_is_odd_in_every_format(case: str, format: str) -> None:
     text = rendered(runs_of(odd_runs()[case]), format)
     assert SAID[case] in text.replace("\\", "")  # of Markdown's escapes
     if format == "json":
         assert json.loads(text)["runs"]
 
 
-def test_an_unknown_format_names_those_there_are(runs: Runs):
+def test_an_unknown_format_names_those_there_are(runs: Runs) -> None:
     with pytest.raises(UserError, match="choose one of terminal, csv, markdown, json, latex"):
         rendered(runs, "yaml")
 
 
-def test_the_mean_is_of_the_runs_that_count():
+def test_the_mean_is_of_the_runs_that_count() -> None:
     again = [record(seed, 9.0, axes={"activation": "gelu"}, finished_at="2027-01-01T00:00:00Z") for seed in (1, 2)]
     runs = runs_of([*study({"relu": [1.0, 1.1, 1.2], "gelu": [0.9, 1.0, 1.1]}), *again])
     row = ReportContext.of(runs).variant_rows.set_index("variant").loc["activation=gelu"]

@@ -25,7 +25,7 @@ def test_what_a_study_declared_in_the_callback_is_declared_elsewhere_now() -> No
         ConcludeSweep(margin=0.1)
 
 
-def test_a_sweep_ends_with_its_verdicts_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_sweep_ends_with_its_verdicts_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     conclude(write_runs(tmp_path, study(RECORDS)))
     printed = capsys.readouterr()
     assert "WORSE       gelu raises val_loss" in printed.out
@@ -34,7 +34,7 @@ def test_a_sweep_ends_with_its_verdicts_and_the_report(tmp_path: Path, capsys: p
     assert printed.err == ""
 
 
-def test_a_sweep_with_a_failed_run_says_so_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_sweep_with_a_failed_run_says_so_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_runs(tmp_path, [*study({**RECORDS, "bad": [float("nan")]}), ended("failed", "boom", 5)])
     with pytest.raises(SystemExit) as caught:
         conclude(tmp_path)
@@ -47,7 +47,7 @@ def test_a_sweep_with_a_failed_run_says_so_and_exits_with_1(tmp_path: Path, caps
 @pytest.mark.parametrize(("arguments", "message"), [({}, "no runs here"), ({"metric": "zzz"}, "zzz")])
 def test_a_mistake_is_one_line_and_exit_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: dict[str, str], message: str
-):
+) -> None:
     if arguments:
         write_runs(tmp_path, study(RECORDS))
     with pytest.raises(SystemExit) as caught:
@@ -59,7 +59,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(
     assert error.count("\n") == 1
 
 
-def test_the_commands_read_folders(tmp_path: Path):
+def test_the_commands_read_folders(tmp_path: Path) -> None:
     folder = write_runs(tmp_path / "runs", study(RECORDS))
     assert compare_command([folder], baseline="activation=gelu", format="markdown").count("BETTER") == 2
     assert report_command([folder], output=tmp_path / "out.html") == tmp_path / "out.html"
@@ -71,7 +71,7 @@ def first(seeds: int) -> dict[str, list[float]]:
     return {option: losses[:seeds] for option, losses in RECORDS.items()}
 
 
-def test_seeds_that_are_added_are_a_second_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_seeds_that_are_added_are_a_second_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_runs(tmp_path, study(first(3)))
     assert conclude_study(folder) == ["ok"] * 6
     once = capsys.readouterr().out
@@ -86,7 +86,9 @@ def test_seeds_that_are_added_are_a_second_look(tmp_path: Path, capsys: pytest.C
     assert "97.5% CI" in compare_command([folder])
 
 
-def test_the_same_seeds_again_or_more_variants_on_them_are_no_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_same_seeds_again_or_more_variants_on_them_are_no_look(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_runs(tmp_path, study(RECORDS))
     conclude_study(folder)
     text = capsys.readouterr().out
@@ -98,14 +100,14 @@ def test_the_same_seeds_again_or_more_variants_on_them_are_no_look(tmp_path: Pat
     assert [look.seeds for look in read_interim_analyses(folder)] == [(1, 2, 3, 4)]
 
 
-def test_only_runs_that_came_to_an_end_of_their_own_were_seen(tmp_path: Path):
+def test_only_runs_that_came_to_an_end_of_their_own_were_seen(tmp_path: Path) -> None:
     records = study({"relu": [1.0, 1.1, 1.05], "gelu": [1.2, 1.31, 1.24], "bad": [1.0, 1.0, 1.0, float("nan")]})
     folder = write_runs(tmp_path, [*records, ended("failed", "boom", 5), ended("interrupted", "killed", 6)])
     assert conclude_study(folder)[-3:] == ["diverged", "failed", "interrupted"]
     assert [look.seeds for look in read_interim_analyses(folder)] == [(1, 2, 3, 4)]
 
 
-def test_damaged_looks_stop_the_conclusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_damaged_looks_stop_the_conclusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_runs(tmp_path, study(RECORDS))
     (folder / INTERIM_FILE).write_text("[")
     with pytest.raises(SystemExit) as caught:
@@ -114,7 +116,7 @@ def test_damaged_looks_stop_the_conclusion(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err.startswith(f"ablab: error: {folder / INTERIM_FILE}: damaged")
 
 
-def test_a_study_so_far_is_shown_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_study_so_far_is_shown_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_runs(tmp_path, study(RECORDS))
     before = sorted(folder.rglob("*"))
     compare_so_far(folder)
@@ -124,7 +126,7 @@ def test_a_study_so_far_is_shown_and_nothing_is_written(tmp_path: Path, capsys: 
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_study_so_far_is_as_strict_as_the_looks_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_study_so_far_is_as_strict_as_the_looks_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_runs(tmp_path, study(RECORDS))
     for seeds in ([1], [1, 2]):
         count_interim_analysis(folder, seeds)
@@ -136,7 +138,7 @@ def test_a_study_so_far_is_as_strict_as_the_looks_before(tmp_path: Path, capsys:
 @pytest.mark.parametrize("case", ["nowhere", "no runs", "damaged record", "damaged looks", "baseline", "metric"])
 def test_a_study_that_cannot_be_compared_yet_prints_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
-):
+) -> None:
     if case not in ("nowhere", "no runs"):
         write_runs(tmp_path, study(RECORDS))
     if case == "damaged record":
@@ -150,6 +152,6 @@ def test_a_study_that_cannot_be_compared_yet_prints_nothing(
 
 
 @pytest.mark.parametrize("case", odd_runs())
-def test_odd_runs_so_far(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str):
+def test_odd_runs_so_far(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
     compare_so_far(write_runs(tmp_path, odd_runs()[case]))
     assert capsys.readouterr().out

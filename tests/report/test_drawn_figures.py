@@ -38,12 +38,12 @@ def compared(losses: dict[str, list[float]]) -> tuple[list[Comparison], dict[str
     return list(found.items), styles(list(dict.fromkeys(runs.table["variant"])), found.baseline)
 
 
-def test_forty_variants_look_different():
+def test_forty_variants_look_different() -> None:
     found = styles([f"v{index}" for index in range(40)], "v0")
     assert len({(style.colour, style.marker) for style in found.values()}) == 40
 
 
-def test_a_look_is_of_the_name_and_not_of_the_place():
+def test_a_look_is_of_the_name_and_not_of_the_place() -> None:
     names = ["attention=lsh", "attention=windowed", "attention=full"]
     assert styles(names, "attention=full") == styles(names[::-1], "attention=full")
     for first in names:  # whether another variant is there or not, unless both want the same
@@ -51,7 +51,7 @@ def test_a_look_is_of_the_name_and_not_of_the_place():
         assert alone == styles([first, "base", "z"], "base")[first]
 
 
-def test_six_variants_have_six_colours_and_a_thousand_have_looks():
+def test_six_variants_have_six_colours_and_a_thousand_have_looks() -> None:
     for start in range(20):
         found = styles([f"option {start + index}" for index in range(6)], "base")
         assert len({style.colour for style in found.values()}) == 7  # the baseline has the colour of the text
@@ -59,7 +59,7 @@ def test_six_variants_have_six_colours_and_a_thousand_have_looks():
     assert len(styles([f"v{index}" for index in range(1000)], "v0")) == 1000
 
 
-def test_the_colours_can_be_told_from_both_pages():
+def test_the_colours_can_be_told_from_both_pages() -> None:
     """2 to 1 at least; WCAG asks 3 of what only a colour tells, and here markers and names tell it too."""
     shown = {style.colour for style in styles([f"v{index}" for index in range(40)], "v0").values()} - {TEXT}
     for page in ("#ffffff", "#15171a"):
@@ -81,7 +81,7 @@ def axes_of(drawn: Drawing | None) -> list[Axes]:
     return drawn.figure.axes
 
 
-def test_the_forest_has_an_interval_and_a_tick_per_seed_for_each_variant():
+def test_the_forest_has_an_interval_and_a_tick_per_seed_for_each_variant() -> None:
     items, style = compared(LOSSES)
     (axes,) = axes_of(forest(items, style))
     lines = {tuple(map(float, line.get_xdata())) for line in axes.lines}
@@ -96,7 +96,7 @@ def test_the_forest_has_an_interval_and_a_tick_per_seed_for_each_variant():
     assert fills == [style[items[0].variant].colour, "none"]  # gelu is resolved, glu is not
 
 
-def test_of_very_many_the_largest_effects_are_drawn_in_order():
+def test_of_very_many_the_largest_effects_are_drawn_in_order() -> None:
     losses = {f"v{index:03}": [1.0 + index / 100, 1.01 + index / 100] for index in range(60)}
     items, style = compared(losses)
     (axes,) = axes_of(forest(items, style))
@@ -104,7 +104,7 @@ def test_of_very_many_the_largest_effects_are_drawn_in_order():
     assert names == [f"v{index:03}" for index in range(60 - MOST_VARIANTS, 60)]
 
 
-def test_slopes_run_from_baseline_to_variant_and_show_who_won():
+def test_slopes_run_from_baseline_to_variant_and_show_who_won() -> None:
     items, style = compared(LOSSES)
     panes = [axes for axes in axes_of(slopes(items, style)) if axes.get_visible()]
     assert len(panes) == 2
@@ -117,7 +117,7 @@ def test_slopes_run_from_baseline_to_variant_and_show_who_won():
     assert "better 1/4" in panes[1].get_title()
 
 
-def test_what_was_detectable_is_a_bar_of_that_length():
+def test_what_was_detectable_is_a_bar_of_that_length() -> None:
     items, style = compared(LOSSES)
     drawn = detectable_effects(items, style)
     (axes,) = axes_of(drawn)
@@ -127,7 +127,7 @@ def test_what_was_detectable_is_a_bar_of_that_length():
         assert float(told[item.label]) == pytest.approx(bar.get_width(), rel=0.05)
 
 
-def test_unresolved_interactions_are_hatched_and_unknown_ones_said_to_be():
+def test_unresolved_interactions_are_hatched_and_unknown_ones_said_to_be() -> None:
     effects = pd.DataFrame([[0.1, -0.2], [math.nan, 0.0]], index=["a", "b"], columns=["c", "d"])
     resolved = pd.DataFrame([[True, False], [False, False]], index=["a", "b"], columns=["c", "d"])
     drawn = interaction_heatmap(effects, resolved, "val_loss")
@@ -138,7 +138,7 @@ def test_unresolved_interactions_are_hatched_and_unknown_ones_said_to_be():
     assert interaction_heatmap(effects.iloc[1:, :1], resolved.iloc[1:, :1], "val_loss") is None
 
 
-def test_the_svg_keeps_every_word_and_every_reference():
+def test_the_svg_keeps_every_word_and_every_reference() -> None:
     items, style = compared({"ReLU": LOSSES["relu"], "活性化 <$x$>": LOSSES["gelu"]})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -154,7 +154,7 @@ def test_the_svg_keeps_every_word_and_every_reference():
 
 
 @pytest.mark.parametrize("draw", [forest, detectable_effects])
-def test_long_names_are_folded_and_leave_room_for_what_is_drawn(draw):
+def test_long_names_are_folded_and_leave_room_for_what_is_drawn(draw: Callable[..., Drawn]) -> None:
     names = [f"attention={'w' * 30}{letter},activation={'g' * 30}{letter},model.sizes=[1,2]" for letter in "abc"]
     losses = {f"option-{place}": values for place, values in enumerate(LOSSES.values())}
     items, found = compared(losses)
@@ -173,7 +173,7 @@ def test_long_names_are_folded_and_leave_room_for_what_is_drawn(draw):
     assert all(name in drawn.alt for name in names[: len(items)])
 
 
-def test_a_folded_name_breaks_between_overrides_only():
+def test_a_folded_name_breaks_between_overrides_only() -> None:
     assert folded("attention=lsh,sizes=[1,2]", 16) == "attention=lsh,\nsizes=[1,2]"
     assert folded("attention=lsh,sizes=[1,2]", 25) == "attention=lsh,sizes=[1,2]"
     assert folded("a" * 20, 8) == "aaa…aaaa"
@@ -183,7 +183,7 @@ def test_a_folded_name_breaks_between_overrides_only():
     assert max(map(len, many.split("\n"))) <= 20
 
 
-def test_legends_stay_within_their_figure():
+def test_legends_stay_within_their_figure() -> None:
     long = ",".join(f"key{number}={'v' * 40}" for number in range(4))
     names = [f"{long},seed={letter}" for letter in "ab"]
     band = Band(np.array([1.0, 2.0]), np.array([3.0, 2.0]), None, None, ())
@@ -195,7 +195,7 @@ def test_legends_stay_within_their_figure():
     assert legend.height < 0.6 * drawn.figure.bbox.height
 
 
-def test_a_variant_that_only_diverged_has_a_marker_and_a_name():
+def test_a_variant_that_only_diverged_has_a_marker_and_a_name() -> None:
     series = (np.array([10.0]), np.array([9.0]))
     drawn = curves([Panel("step", "train_loss", {}, [("hot", 0, series), ("hot", 1, series)])], styles(["hot"], ""))
     axes, line = axes_of(drawn)[0], axes_of(drawn)[0].lines[0]
@@ -205,7 +205,7 @@ def test_a_variant_that_only_diverged_has_a_marker_and_a_name():
     assert "hot diverged" in drawn.alt
 
 
-def test_growth_is_drawn_in_the_looks_of_the_variants():
+def test_growth_is_drawn_in_the_looks_of_the_variants() -> None:
     one = Exponent(
         series="attention=full", x_name="seq_len", y_name="peak_memory_bytes", x=(64, 128), y=(1e6, 2e6), alpha=1.0,
         scale=15625.0, interval=None, basis=None, seeds=1,
@@ -218,7 +218,7 @@ def test_growth_is_drawn_in_the_looks_of_the_variants():
     assert power_laws([[dataclasses.replace(one, series="text: attention=full")]], own) is not None
 
 
-def test_names_in_a_figure_stay_what_they_are():
+def test_names_in_a_figure_stay_what_they_are() -> None:
     items, found = compared(LOSSES)
     name = f'{TEXT} id="a" url(#b) xlink:href="#c" 1.23456 $x$ <b>'
     items = [dataclasses.replace(item, label=name) for item in items]
@@ -227,7 +227,7 @@ def test_names_in_a_figure_stay_what_they_are():
     assert TEXT not in re.sub(r">[^<]*<", "><", svg)
 
 
-def test_rounding_is_not_magnified_into_a_course():
+def test_rounding_is_not_magnified_into_a_course() -> None:
     x = np.arange(3.0)
     band = Band(x, np.array([1.0, 1.0 + 1e-8, 1.0 - 1e-8]), None, None, ())
     low, high = axes_of(curves([Panel("layer", "mass_captured", {"a": band})], styles(["a"], "b")))[0].get_ylim()
@@ -237,7 +237,7 @@ def test_rounding_is_not_magnified_into_a_course():
     assert high - low < 0.01
 
 
-def test_fronts_and_budgets_are_drawn_as_they_are():
+def test_fronts_and_budgets_are_drawn_as_they_are() -> None:
     given = {"slow_good": (1.0, 100.0, 9), "fast_bad": (2.0, 900.0, 9), "worst": (3.0, 100.0, 9)}
     rows = [
         {"variant": name, "metric": "val_loss", "mean": mean, "sd": 0.1, "flops_total": flops, "wall_time_s": None,
@@ -256,14 +256,14 @@ def test_fronts_and_budgets_are_drawn_as_they_are():
 
 
 @pytest.mark.parametrize(("direction", "solid"), [("min", 3), ("max", 1)])
-def test_a_solid_line_is_a_seed_on_which_the_variant_did_better(direction, solid):
+def test_a_solid_line_is_a_seed_on_which_the_variant_did_better(direction: Direction, solid: int) -> None:
     items, found = compared({"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [0.9, 1.0, 1.0, 1.12]})
     drawn = slopes([dataclasses.replace(item, direction=direction) for item in items], found)
     styles = [line.get_linestyle() for line in axes_of(drawn)[0].lines if len(line.get_xdata()) == 2]
     assert (styles.count("-"), styles.count("--")) == (solid, 4 - solid)
 
 
-def test_only_resolved_effects_are_filled():
+def test_only_resolved_effects_are_filled() -> None:
     items, found = compared(
         {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22], "glu": [1.0, 1.2, 1.0, 1.1]}
     )

@@ -105,7 +105,7 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize("format", ENDINGS)
 @pytest.mark.parametrize("case", CASES)
-def test_the_text_is_the_golden_one(case: str, format: str):
+def test_the_text_is_the_golden_one(case: str, format: str) -> None:
     text = render(CASES[case](), format)
     path = GOLDEN / f"{case}.{ENDINGS[format]}"
     if os.environ.get("ABLAB_GOLDEN") == "write":
@@ -114,7 +114,7 @@ def test_the_text_is_the_golden_one(case: str, format: str):
     assert same(read(text, format), read(golden, format)) or text == golden  # the second for pytest to show
 
 
-def test_every_verdict_is_among_them():
+def test_every_verdict_is_among_them() -> None:
     comparisons = every_verdict().comparisons
     assert {item.label: item.verdict.value for item in comparisons.items} == SAID
     assert [item.label for item in comparisons.items if item.preliminary and item.interval] == ["preliminary"]
@@ -125,7 +125,7 @@ def test_every_verdict_is_among_them():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_only_what_is_resolved_is_bold(case: str, monkeypatch: pytest.MonkeyPatch):
+def test_only_what_is_resolved_is_bold(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In LaTeX every cell of the row; in a terminal the row, by its style."""
     context = CASES[case]()
     comparisons = context.comparisons
@@ -148,7 +148,7 @@ def test_only_what_is_resolved_is_bold(case: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("by", "shown", "hidden"), [("suite", "suite of 2 tasks", "language: quality"), ("task", "language", "suite")]
 )
-def test_one_of_the_two_alone(format: str, by: Any, shown: str, hidden: str):
+def test_one_of_the_two_alone(format: str, by: Any, shown: str, hidden: str) -> None:
     text = render(suite_of_two(), format, by)
     assert shown in text
     if format != "json":
@@ -160,7 +160,7 @@ def test_one_of_the_two_alone(format: str, by: Any, shown: str, hidden: str):
 
 
 @pytest.mark.parametrize("format", ENDINGS)
-def test_a_suite_that_is_none_is_refused_with_the_reason(format: str):
+def test_a_suite_that_is_none_is_refused_with_the_reason(format: str) -> None:
     with pytest.raises(UserError, match="--by suite: one task is no suite"):
         render(every_verdict(), format, "suite")
 
@@ -185,7 +185,7 @@ def documents() -> dict[str, str]:
     return texts
 
 
-def test_nothing_escapes_from_a_comment():
+def test_nothing_escapes_from_a_comment() -> None:
     before, _ = documents()["strange names"].split("\\begin{table}", 1)
     assert [line for line in before.split("\n") if line and not line.startswith("%")] == []
     assert "\r" not in before
@@ -193,7 +193,7 @@ def test_nothing_escapes_from_a_comment():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["pdflatex", "lualatex"])
-def test_latex_compiles(tmp_path: Path, engine: str):
+def test_latex_compiles(tmp_path: Path, engine: str) -> None:
     """All of them in one document."""
     if shutil.which(engine) is None:
         pytest.skip(f"no {engine} here")

@@ -81,11 +81,11 @@ def page(text: str) -> Page:
     return Page(text)
 
 
-def test_the_sections_come_in_order(page: Page):
+def test_the_sections_come_in_order(page: Page) -> None:
     assert [attributes["id"] for tag, attributes in page.elements if tag == "section"] == SECTIONS
 
 
-def test_nothing_is_loaded_and_nothing_runs(page: Page, text: str):
+def test_nothing_is_loaded_and_nothing_runs(page: Page, text: str) -> None:
     assert not re.search(r"https?://|@import|//cdn", text)
     assert not {"link", "img", "iframe", "object"} & {tag for tag, _ in page.elements}
     assert [attributes["type"] for tag, attributes in page.elements if tag == "script"] == ["application/json"]
@@ -93,7 +93,7 @@ def test_nothing_is_loaded_and_nothing_runs(page: Page, text: str):
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
 
 
-def test_ids_are_unique_and_every_reference_has_its_target(page: Page, text: str):
+def test_ids_are_unique_and_every_reference_has_its_target(page: Page, text: str) -> None:
     ids = page.all("id")
     assert len(ids) == len(set(ids))
     targets = {target.removeprefix("#") for target in page.all("href")} | set(re.findall(r"url\(#([^)]+)\)", text))
@@ -101,18 +101,18 @@ def test_ids_are_unique_and_every_reference_has_its_target(page: Page, text: str
     assert targets <= set(ids)
 
 
-def test_every_figure_says_what_it_shows(page: Page):
+def test_every_figure_says_what_it_shows(page: Page) -> None:
     figures = [attributes for tag, attributes in page.elements if tag == "svg"]
     assert len(figures) == 6  # effects, pairs, power, curves, differences, cost
     assert all(figure["role"] == "img" and figure["aria-labelledby"] in page.all("id") for figure in figures)
 
 
-def test_text_of_records_is_text(page: Page, text: str):
+def test_text_of_records_is_text(page: Page, text: str) -> None:
     assert "<script>" not in text
     assert page.text.count(SCRIPT) >= 2  # the question, the reason
 
 
-def test_the_data_are_in_the_page(text: str, folder: Path):
+def test_the_data_are_in_the_page(text: str, folder: Path) -> None:
     embedded = text.split('id="data">')[1].split("</script>")[0]
     assert not set("<>&") & set(embedded)  # neither an end nor a comment, whatever a name holds
     data = json.loads(embedded)
@@ -120,7 +120,7 @@ def test_the_data_are_in_the_page(text: str, folder: Path):
     assert SCRIPT in {run["reason"] for run in data["runs"]}
 
 
-def test_verdicts_health_and_commands_are_there(page: Page):
+def test_verdicts_health_and_commands_are_there(page: Page) -> None:
     assert "gelu raises val_loss by 0.200" in page.text
     assert "DOES NOT PAY IN TIME  gelu trains at 0.50 times the speed of the baseline (0.50 to 0.50 over 4" in page.text
     assert "+38% FLOPs against the baseline; the loss is not at equal compute." in page.text
@@ -129,7 +129,7 @@ def test_verdicts_health_and_commands_are_there(page: Page):
     assert "not run" in page.text
 
 
-def test_every_place_names_the_confidence_of_the_looks(folder: Path, page: Page):
+def test_every_place_names_the_confidence_of_the_looks(folder: Path, page: Page) -> None:
     runs = collect([folder])
     seen = tuple(InterimAnalysis(tuple(range(count)), "2026-01-01T00:00:00+00:00") for count in (3, 4))
     again = Page(page_of(ReportContext.of(dataclasses.replace(runs, interim_analyses=seen)))).text
@@ -147,13 +147,13 @@ def test_every_place_names_the_confidence_of_the_looks(folder: Path, page: Page)
     assert again.count("95%") == 2  # bands of curves and the bound on the rate of diverging: no intervals of effects
 
 
-def test_the_same_records_give_the_same_bytes(folder: Path, text: str, tmp_path: Path):
+def test_the_same_records_give_the_same_bytes(folder: Path, text: str, tmp_path: Path) -> None:
     again = report_command([folder], output=tmp_path / "deep" / "again.html")
     assert again.read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize("case", odd_runs())
-def test_odd_runs_make_a_page(case: str):
+def test_odd_runs_make_a_page(case: str) -> None:
     runs = runs_of(odd_runs()[case])
     page = Page(page_of(ReportContext.of(runs)))
     assert len(page.all("id")) == len(set(page.all("id")))
@@ -185,7 +185,7 @@ def rich(variants: int, seeds: int, task: str = "language") -> list[Record]:
     ]
 
 
-def test_what_is_known_and_parts_have_sections_of_their_own_with_headings_to_every_number():
+def test_what_is_known_and_parts_have_sections_of_their_own_with_headings_to_every_number() -> None:
     runs = runs_of([*rich(2, 2), *rich(2, 1, "vision")])
     page = Page(page_of(ReportContext.of(runs)))
     sections = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
@@ -212,13 +212,13 @@ def test_what_is_known_and_parts_have_sections_of_their_own_with_headings_to_eve
     assert shades == {f"h{shade}" for shade in range(1, LEVELS + 1)}  # no shade, no colour
 
 
-def test_a_hundred_runs_with_everything_weigh_less_than_a_megabyte():
+def test_a_hundred_runs_with_everything_weigh_less_than_a_megabyte() -> None:
     runs = runs_of(rich(20, 5))
     assert len(page_of(ReportContext.of(runs)).encode()) < 1_000_000
 
 
 @pytest.mark.parametrize("broken", ["nan", "missing", "null"])
-def test_odd_parts_and_known_values_make_a_page(broken: str):
+def test_odd_parts_and_known_values_make_a_page(broken: str) -> None:
     records = [*rich(2, 1), ended("failed", "boom", 1, axes={"attention": "none"})]
     for item in records[:1]:
         values = {"nan": dict.fromkeys(item.metrics, math.nan), "missing": {}, "null": item.metrics}
@@ -230,7 +230,7 @@ def test_odd_parts_and_known_values_make_a_page(broken: str):
     assert not re.search(r"\bnan\b", page.text)
 
 
-def test_two_tasks_share_a_page():
+def test_two_tasks_share_a_page() -> None:
     records = study({"relu": [1.0, 1.1, 1.05], "gelu": [1.2, 1.31, 1.24]})
     others = study({"relu": [2.0, 2.1, 2.05], "gelu": [2.2, 2.31, 2.24]})
     for item in others:
@@ -241,7 +241,7 @@ def test_two_tasks_share_a_page():
     assert page.text.count("vision") > 3
 
 
-def test_a_place_that_cannot_be_written_to(folder: Path, tmp_path: Path):
+def test_a_place_that_cannot_be_written_to(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         report_command([folder], output=tmp_path / "file" / "report.html")

@@ -39,7 +39,7 @@ def runs_with(layers: int, seeds: int = 3) -> list[Record]:
     ]
 
 
-def test_a_matrix_per_layer_has_queries_down_and_keys_across():
+def test_a_matrix_per_layer_has_queries_down_and_keys_across() -> None:
     records = runs_with(layers=11)
     found = matrices(runs_of(records), "language")
     assert [one.variant for one in found] == ["modal_fusion=concat", "modal_fusion=cross"]
@@ -55,13 +55,13 @@ def test_a_matrix_per_layer_has_queries_down_and_keys_across():
                 assert sum(float(text) for text, _ in cells) == pytest.approx(1, abs=0.016)
 
 
-def test_a_model_of_one_layer_has_one_matrix():
+def test_a_model_of_one_layer_has_one_matrix() -> None:
     (grid,) = matrices(runs_of(runs_with(layers=1)), "language")[0].layers
     assert grid.caption == "mean over layers"
     assert [query for query, _ in grid.rows] == list(MODALITIES)
 
 
-def test_mechanism_tables_do_not_drown_in_them():
+def test_mechanism_tables_do_not_drown_in_them() -> None:
     runs = runs_of(runs_with(layers=2))
     blocks = mechanism(ReportContext.of(runs)).blocks
     tables = {block.title: block.table for block in blocks}
@@ -73,7 +73,7 @@ def test_mechanism_tables_do_not_drown_in_them():
     assert not is_share("attention/span/layer_0")
 
 
-def test_what_was_not_measured_is_a_gap():
+def test_what_was_not_measured_is_a_gap() -> None:
     item = record(
         mechanism={"modal_fusion/text_from_image/layer_0": math.nan, "modal_fusion/image_from_image/layer_0": 1.0}
     )

@@ -8,19 +8,19 @@ from ablab.report.html.sections.mechanism import mechanism
 from ablab.report.html.sections.runs import command, health, origins, parameter_groups, question
 
 
-def test_commands_survive_the_shell():
+def test_commands_survive_the_shell() -> None:
     item = record(7, variant="attention=lsh,model.sizes=[1,2],name=a b;c")
     assert shlex.split(command(item)) == ["ablab", "attention=lsh", "model.sizes=[1,2]", "name=a b;c", "seed=7"]
     assert command(record(1, variant="")) == "ablab seed=1"
 
 
-def test_origins_count_the_runs_where_they_differ():
+def test_origins_count_the_runs_where_they_differ() -> None:
     rows = dict(origins(runs_of([record(1), record(2), record(3, git=None)])))
     assert rows["torch"] == "2.13.0"
     assert rows["git commit"] == "0123456789abcdef (2 runs); unknown (1 runs)"
 
 
-def test_origins_tell_how_many_samples_were_evaluated():
+def test_origins_tell_how_many_samples_were_evaluated() -> None:
     items = [record(seed, evaluated={"val": 1000, "test": 2000 if seed == 3 else 500}) for seed in (1, 2, 3)]
     rows = dict(origins(runs_of([*items, ended("failed", "boom", 4)])))
     assert rows["samples evaluated, val"] == "1,000"
@@ -28,7 +28,7 @@ def test_origins_tell_how_many_samples_were_evaluated():
     assert not [name for name in dict(origins(runs_of([record()]))) if name.startswith("samples")]
 
 
-def test_variants_share_the_rows_of_the_groups_that_they_share():
+def test_variants_share_the_rows_of_the_groups_that_they_share() -> None:
     group = {"name": "matrices", "tensors": 6, "parameters": 12345, "lr": 0.1, "weight_decay": 0.0, "optimizer": "SGD"}
     slower = [{**group, "lr": 0.05}, {**group, "name": "head"}]
     chosen = {"relu": [group], "gelu": [group], "glu": slower}
@@ -44,23 +44,23 @@ def test_variants_share_the_rows_of_the_groups_that_they_share():
     assert list(found["learning rate"]) == ["0.1", "0.05", "0.1"]
 
 
-def test_records_without_groups_make_no_table():
+def test_records_without_groups_make_no_table() -> None:
     assert parameter_groups(runs_of([record(), record(2, parameter_groups=None)])).empty
 
 
-def test_the_question_is_the_studys():
+def test_the_question_is_the_studys() -> None:
     assert question(runs_of([record()])) is None
     assert question(runs_of([record(config={"question": "Why?"})])) == "Why?"
 
 
-def test_every_seed_of_every_variant_has_a_cell():
+def test_every_seed_of_every_variant_has_a_cell() -> None:
     runs = runs_of([*study({"relu": [1.0, math.nan], "gelu": [1.0]}), ended("failed", "boom", 1)])
     grid = health(ReportContext.of(runs))
     assert grid.seeds == [1, 2]
     assert [ends for _, _, ends in grid.rows] == [["ok, failed", "diverged"], ["ok", "not run"]]
 
 
-def test_a_traceback_is_shown_once_with_the_runs_that_it_is_of():
+def test_a_traceback_is_shown_once_with_the_runs_that_it_is_of() -> None:
     broken = [
         record(seed, status="failed", reason="boom", metrics={}, traceback=text)
         for seed, text in ((3, "in <f>"), (4, "in <f>"), (5, "in g"), (6, None))
@@ -71,7 +71,7 @@ def test_a_traceback_is_shown_once_with_the_runs_that_it_is_of():
     assert [title.partition("seed")[2] for title, _ in found] == [" 3 and 1 more", " 5"]
 
 
-def test_mechanism_metrics_are_told_by_axis():
+def test_mechanism_metrics_are_told_by_axis() -> None:
     items = [record(seed, mechanism={"activation/zero_share": seed / 10, "attention/mass": 1.0}) for seed in (1, 2, 3)]
     runs = runs_of(items)
     blocks = mechanism(ReportContext.of(runs)).blocks

@@ -53,7 +53,7 @@ def preliminary(**changes: Any) -> Evidence:
     return evidence(**{**values, **changes})
 
 
-def test_better():
+def test_better() -> None:
     verdict, sentence = judged(evidence())
     assert verdict is Verdict.BETTER
     assert sentence == (
@@ -62,18 +62,18 @@ def test_better():
     )
 
 
-def test_worse_where_higher_is_better():
+def test_worse_where_higher_is_better() -> None:
     verdict, sentence = judged(evidence(direction="max"))
     assert verdict is Verdict.WORSE
     assert sentence.startswith("swiglu lowers val_loss by ")
 
 
-def test_three_seeds_are_preliminary():
+def test_three_seeds_are_preliminary() -> None:
     resolved = preliminary(interval=(-0.05, -0.01), p_adjusted=0.012)
     assert "; Dunnett p = .012); 3/3 seeds, preliminary, r = .90;" in judged(resolved)[1]
 
 
-def test_unresolved():
+def test_unresolved() -> None:
     verdict, sentence = judged(preliminary())
     assert verdict is Verdict.UNRESOLVED
     # The published example has "(14 to 90)"; from its printed, rounded figures the lower end comes out as 13.
@@ -83,7 +83,7 @@ def test_unresolved():
     )
 
 
-def test_equivalent_needs_a_declared_margin():
+def test_equivalent_needs_a_declared_margin() -> None:
     estimate = Estimate(effect=0.001, standard_error=0.0023, degrees=4, pairs=5)
     values = {"estimate": estimate, "interval": estimate.interval(), "p_adjusted": 0.7, "differences": (0.001,) * 5}
     verdict, sentence = judged(evidence(**values, margin=0.010))
@@ -92,18 +92,18 @@ def test_equivalent_needs_a_declared_margin():
     assert judged(evidence(**values))[0] is Verdict.UNRESOLVED
 
 
-def test_unstable():
+def test_unstable() -> None:
     verdict, sentence = judged(evidence(ended=5, diverged=2, baseline_ended=5, differences=(0.1, 0.2, 0.3)))
     assert verdict is Verdict.UNSTABLE
     assert sentence == "2/5 diverged (baseline 0/5, Fisher p = .44); effect conditional on 3 pairs; not ranked."
 
 
-def test_a_baseline_that_diverged_makes_the_effect_conditional():
+def test_a_baseline_that_diverged_makes_the_effect_conditional() -> None:
     sentence = judged(evidence(baseline_ended=14, baseline_diverged=2))[1]
     assert sentence.endswith("; baseline diverged 2/14: conditional on convergence.")
 
 
-def test_no_effect_on_the_model():
+def test_no_effect_on_the_model() -> None:
     verdict, sentence = judged(evidence(overrides="schedule=plateau", identical=True, differences=(0.0,) * 5))
     assert verdict is Verdict.NO_EFFECT
     assert sentence == (
@@ -113,7 +113,7 @@ def test_no_effect_on_the_model():
 
 
 @pytest.mark.parametrize("differences", [(-0.025,), (-0.025, 0.010)])
-def test_too_few_seeds_show_the_values(differences: tuple[float, ...]):
+def test_too_few_seeds_show_the_values(differences: tuple[float, ...]) -> None:
     verdict, sentence = judged(
         evidence(differences=differences, estimate=None, interval=None, p_adjusted=None, correlation=None)
     )
@@ -122,7 +122,7 @@ def test_too_few_seeds_show_the_values(differences: tuple[float, ...]):
     assert "an interval needs 3 seeds" in sentence
 
 
-def test_nothing_to_pair():
+def test_nothing_to_pair() -> None:
     verdict, sentence = judged(evidence(differences=(), estimate=None, interval=None, p_adjusted=None, planned=3))
     assert verdict is Verdict.NO_PAIRS
     assert sentence == (
@@ -130,7 +130,7 @@ def test_nothing_to_pair():
     )
 
 
-def test_the_sentences_name_the_confidence_of_their_intervals():
+def test_the_sentences_name_the_confidence_of_their_intervals() -> None:
     strict = {"level": 0.025}
     assert "(97.5% CI 0.0402 to 0.0501; Holm p < .001)" in judged(evidence(**strict))[1]
     assert "(97.5% CI -0.056 to +0.005; adj. p = .11)" in judged(preliminary(**strict))[1]
@@ -140,12 +140,12 @@ def test_the_sentences_name_the_confidence_of_their_intervals():
     assert sentence == "|effect| < 0.010 (declared margin): 95% CI -0.005 to +0.007."
 
 
-def test_a_p_value_that_one_analysis_allows_does_not_resolve_at_the_second():
+def test_a_p_value_that_one_analysis_allows_does_not_resolve_at_the_second() -> None:
     assert judged(evidence(p_adjusted=0.03))[0] is Verdict.BETTER
     assert judged(evidence(p_adjusted=0.03, level=0.025))[0] is Verdict.UNRESOLVED
 
 
-def test_an_effect_without_spread_promises_nothing():
+def test_an_effect_without_spread_promises_nothing() -> None:
     flat = Estimate(effect=0.0, standard_error=0.0, degrees=4, pairs=5)
     verdict, sentence = judged(evidence(estimate=flat, interval=(0.0, 0.0), p_adjusted=1.0, differences=(0.0,) * 5))
     assert verdict is Verdict.UNRESOLVED

@@ -24,19 +24,19 @@ def run(seed: int, option: str, metrics: dict[str, float], **changes: Any) -> Re
     return record(seed, axes={"attention": option}, primary=ACCURACY, metrics=metrics, **changes)
 
 
-def test_parts_are_ordered_by_their_numbers_however_they_come():
+def test_parts_are_ordered_by_their_numbers_however_they_come() -> None:
     shuffled = random.Random(1).sample(GRID, len(GRID))
     assert in_order(shuffled) == GRID  # 64 before 128 before 1024, which as text would be 1024, 128, 64
     assert in_order(["class=b", "class=10", "class=a"]) == ["class=b", "class=10", "class=a"]
 
 
-def test_a_value_may_hold_what_separates_keys():
+def test_a_value_may_hold_what_separates_keys() -> None:
     assert keys_of("class=bread, butter") == {"class": "bread, butter"}
     assert keys_of("with=image+text") == {"with": "image+text"}
     assert keys_of("length=64,depth=0.5") == {"length": "64", "depth": "0.5"}
 
 
-def test_only_a_full_grid_of_two_keys_is_one():
+def test_only_a_full_grid_of_two_keys_is_one() -> None:
     grid = grid_of(GRID)
     assert grid is not None
     assert (grid.index.name, grid.columns.name) == ("length", "depth")
@@ -47,7 +47,7 @@ def test_only_a_full_grid_of_two_keys_is_one():
     assert grid_of([f"{part},seed=1" for part in GRID]) is None
 
 
-def test_a_table_has_means_over_the_finished_seeds_and_what_is_reachable():
+def test_a_table_has_means_over_the_finished_seeds_and_what_is_reachable() -> None:
     values = {"text": [0.2, 0.25, 0.4], "image+text": [0.7, 0.8, 0.75]}
     oracle = {"chance": 0.1, "ceiling": 1.0, "with=image+text": 0.9, "with=speech": 0.5}
     records = [
@@ -66,14 +66,14 @@ def test_a_table_has_means_over_the_finished_seeds_and_what_is_reachable():
     ]
 
 
-def test_known_values_stand_beside_the_primary_metric_of_any_split_and_beside_no_other():
+def test_known_values_stand_beside_the_primary_metric_of_any_split_and_beside_no_other() -> None:
     metrics = {"test_f1/with=text": 0.5, "test_accuracy/with=text": 0.5, "val_accuracy/with=text": 0.5}
     found = subsets_of(runs_of([run(1, "full", metrics, oracle={"chance": 0.1, "with=text": 0.9})]), "language")
     assert [one.metric for one in found] == ["val_accuracy", "test_f1", "test_accuracy"]  # the primary one first
     assert [len(one.table) for one in found if one.table is not None] == [3, 1, 3]
 
 
-def test_a_grid_is_a_heatmap_of_means_per_variant_on_one_scale():
+def test_a_grid_is_a_heatmap_of_means_per_variant_on_one_scale() -> None:
     rng = random.Random(2)
     values = {(option, seed, part): rng.random() for option in "ab" for seed in (1, 2) for part in GRID}
     records = [
@@ -97,7 +97,7 @@ def test_a_grid_is_a_heatmap_of_means_per_variant_on_one_scale():
         assert grid.caption.endswith(f"2 runs, sd of a cell up to {spread:.2g}")
 
 
-def test_what_is_reachable_of_a_grid_is_a_heatmap_too():
+def test_what_is_reachable_of_a_grid_is_a_heatmap_too() -> None:
     oracle = {"chance": 0.1, **dict.fromkeys(GRID, 0.75)}
     records = [run(1, "full", {f"val_accuracy/{part}": 0.5 for part in GRID}, oracle=oracle)]
     (found,) = subsets_of(runs_of(records), "language")
@@ -106,7 +106,7 @@ def test_what_is_reachable_of_a_grid_is_a_heatmap_too():
     assert "Chance is 0.1." in found.note
 
 
-def test_missing_and_nan_parts_are_gaps():
+def test_missing_and_nan_parts_are_gaps() -> None:
     metrics = {f"val_accuracy/{part}": 0.5 for part in GRID}
     records = [
         run(1, "a", metrics),
@@ -119,7 +119,7 @@ def test_missing_and_nan_parts_are_gaps():
     assert cells["c"] == [("–", 0)] * len(GRID)
 
 
-def test_runs_without_parts_have_none():
+def test_runs_without_parts_have_none() -> None:
     assert subsets_of(runs_of([record(1), record(1, metrics={"val_loss": 1.0, "odd/name": 1.0})]), "language") == []
 
 
@@ -133,11 +133,11 @@ def test_runs_without_parts_have_none():
         ([math.nan, math.inf], Scale(0.0, 1.0)),
     ],
 )
-def test_the_scale_is_that_of_fractions_or_reaches_over_all(values: list[float], scale: Scale):
+def test_the_scale_is_that_of_fractions_or_reaches_over_all(values: list[float], scale: Scale) -> None:
     assert scale_of([pd.DataFrame([[value]]) for value in values]) == scale
     assert scale_of([]) == Scale(0.0, 1.0)
 
 
-def test_a_flat_scale_has_no_shades():
+def test_a_flat_scale_has_no_shades() -> None:
     flat = heatmap("x", pd.DataFrame([[3.0, 3.0]]), Scale(3.0, 3.0))
     assert flat.rows == [("0", [("3", 0), ("3", 0)])]

@@ -48,7 +48,7 @@ def mixed() -> list[Record]:
     ]
 
 
-def test_each_variant_has_the_ceiling_of_what_it_sees(mixed: list[Record]):
+def test_each_variant_has_the_ceiling_of_what_it_sees(mixed: list[Record]) -> None:
     rows = found(mixed).reached
     # `selected` visits more keys than its window holds: its window is not its ceiling.
     assert [(row.bound, row.ceiling) for row in rows] == [("ceiling", 1.0), ("window_8", 0.5), ("ceiling", 1.0)]
@@ -56,11 +56,11 @@ def test_each_variant_has_the_ceiling_of_what_it_sees(mixed: list[Record]):
 
 
 @pytest.mark.parametrize("window", [None, True, "8", 8.5, math.nan, 9, -8])
-def test_without_an_entry_of_exactly_its_window_a_variant_has_the_common_ceiling(window: Any):
+def test_without_an_entry_of_exactly_its_window_a_variant_has_the_common_ceiling(window: Any) -> None:
     assert found([run(1, 0.5, "windowed", window)]).reached[0].bound == "ceiling"
 
 
-def test_a_ceiling_is_the_mean_over_the_variants_own_runs():
+def test_a_ceiling_is_the_mean_over_the_variants_own_runs() -> None:
     records = [
         run(seed, 0.4, option, 8, oracle={**ORACLE, "window_8": value})
         for option, values in {"a": (0.5, 0.52), "b": (0.6, 0.62)}.items()
@@ -69,19 +69,19 @@ def test_a_ceiling_is_the_mean_over_the_variants_own_runs():
     assert [row.ceiling for row in found(records).reached] == [pytest.approx(0.51), pytest.approx(0.61)]
 
 
-def test_the_table_has_the_difference_in_points_and_the_known_values_below(mixed: list[Record]):
+def test_the_table_has_the_difference_in_points_and_the_known_values_below(mixed: list[Record]) -> None:
     table = theory_table(found(mixed))
     assert list(table["variant"][3:]) == ["chance, by theory", "ceiling, by theory", "majority, by theory"]
     assert list(table["difference"][:3]) == ["-8.5 points", "-3.5 points", "-18.5 points"]
     assert list(table["its ceiling"][:3]) == ["1", "0.5 (window_8)", "1"]
 
 
-def test_a_metric_that_is_no_fraction_has_plain_differences():
+def test_a_metric_that_is_no_fraction_has_plain_differences() -> None:
     records = [run(1, 2.5, "full", oracle={"chance": 4.0, "ceiling": 2.0})]
     assert list(theory_table(found(records))["difference"]) == ["+0.5", "", ""]
 
 
-def test_the_figure_has_the_known_values_at_their_places(mixed: list[Record]):
+def test_the_figure_has_the_known_values_at_their_places(mixed: list[Record]) -> None:
     runs = runs_of(mixed)
     known = found(mixed)
     assert known.windows
@@ -104,7 +104,7 @@ def upright_lines(svg: str) -> list[float]:
     return [path[0] for path in paths if len(path) == 4 and path[0] == path[2]]
 
 
-def test_nothing_known_or_nothing_measured_draws_nothing():
+def test_nothing_known_or_nothing_measured_draws_nothing() -> None:
     assert theory(runs_of([record()]), "language") is None
     assert theory(runs_of([ended("failed", "boom", primary=None)]), "language") is None
     failed = ended("failed", "boom", axes={"attention": "full"}, primary=ACCURACY, oracle=ORACLE)
@@ -113,7 +113,7 @@ def test_nothing_known_or_nothing_measured_draws_nothing():
     assert list(theory_table(known)["difference"][:2]) == ["–", "–"]
 
 
-def test_known_values_that_are_no_numbers_are_passed_over():
+def test_known_values_that_are_no_numbers_are_passed_over() -> None:
     records = [run(1, 0.5, "full", oracle={"chance": None, "ceiling": math.nan, "majority": 0.3})]
     assert found(records).known == {"majority": 0.3}
     assert found(records).reached[0].ceiling is None

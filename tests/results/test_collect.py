@@ -13,7 +13,7 @@ from ablab.results.collect import collect
 from ablab.results.store import write_record
 
 
-def test_the_table_has_a_row_per_run_in_the_order_of_the_plan(tmp_path: Path):
+def test_the_table_has_a_row_per_run_in_the_order_of_the_plan(tmp_path: Path) -> None:
     write_runs(tmp_path, study({"relu": [1.0, 1.1], "gelu": [0.9] * 10}))  # 12 folders: "10" sorts before "2"
     table = collect([tmp_path]).table
     assert [Path(path).name for path in table["path"]] == [str(index) for index in range(12)]
@@ -21,38 +21,38 @@ def test_the_table_has_a_row_per_run_in_the_order_of_the_plan(tmp_path: Path):
     assert list(table["val_loss"][:4]) == [1.0, 1.1, 0.9, 0.9]
 
 
-def test_a_run_of_no_sweep_comes_after_those_of_a_plan(tmp_path: Path):
+def test_a_run_of_no_sweep_comes_after_those_of_a_plan(tmp_path: Path) -> None:
     write_runs(tmp_path / "b", study({"relu": [1.0], "gelu": [0.9]}))
     write_record(tmp_path / "a", record(1, axes={"activation": "silu"}))
     assert collect([tmp_path]).variants == ["activation=relu", "activation=gelu", "activation=silu"]
 
 
-def test_a_run_named_twice_is_one_run(tmp_path: Path):
+def test_a_run_named_twice_is_one_run(tmp_path: Path) -> None:
     write_runs(tmp_path, study({"relu": [1.0, 1.1]}))
     assert len(collect([tmp_path, tmp_path / "0", tmp_path]).records) == 2
 
 
-def test_a_run_under_another_name_is_one_run(tmp_path: Path):
+def test_a_run_under_another_name_is_one_run(tmp_path: Path) -> None:
     write_runs(tmp_path / "study", study({"relu": [1.0, 1.1]}))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "record.json").symlink_to(tmp_path / "study" / "0" / "record.json")
     assert len(collect([tmp_path / "study", tmp_path / "other"]).records) == 2
 
 
-def test_a_record_that_has_gone_is_named(tmp_path: Path):
+def test_a_record_that_has_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "record.json").symlink_to(tmp_path / "gone.json")
     with pytest.raises(UserError, match=r"record\.json: cannot be read"):
         collect([tmp_path])
 
 
-def test_runs_that_choose_a_rate_or_measure_a_speed_are_not_compared(tmp_path: Path):
+def test_runs_that_choose_a_rate_or_measure_a_speed_are_not_compared(tmp_path: Path) -> None:
     for folder in ("tune", "pilot", "deep/tune", "kept"):
         write_runs(tmp_path / folder, [record()])
     assert collect([tmp_path]).paths == [str(tmp_path / "kept" / "0")]
 
 
 @pytest.mark.parametrize("case", odd_runs())
-def test_what_is_looked_up_is_what_the_table_says(case: str):
+def test_what_is_looked_up_is_what_the_table_says(case: str) -> None:
     runs = runs_of(odd_runs()[case])
     table = runs.table
     assert runs.tasks == list(dict.fromkeys(table["task"]))
@@ -67,7 +67,7 @@ def test_what_is_looked_up_is_what_the_table_says(case: str):
         assert runs.options[factor] == [value for value in dict.fromkeys(table[factor]) if value]
 
 
-def test_factors_are_the_axes_and_settings_that_differ():
+def test_factors_are_the_axes_and_settings_that_differ() -> None:
     runs = runs_of(
         [
             record(settings={"optimizer": {"lr": 0.1}}),
@@ -83,7 +83,7 @@ def test_factors_are_the_axes_and_settings_that_differ():
     ]
 
 
-def test_a_setting_that_some_runs_lack_is_a_factor():
+def test_a_setting_that_some_runs_lack_is_a_factor() -> None:
     """As `+trainer.clip=1` on the command line makes one: two such studies are not one with each seed run twice."""
     clipped = {"trainer": {"max_steps": 5, "clip": 1.0}}
     runs = runs_of([record(), record(settings={"trainer": {"max_steps": 5}}), record(settings=clipped)])
@@ -103,30 +103,30 @@ def test_a_setting_that_some_runs_lack_is_a_factor():
 )
 def test_what_a_budget_or_the_tuning_of_one_run_brought_about_is_no_factor(
     settings: dict[str, Any], changes: dict[str, Any]
-):
+) -> None:
     base = {"trainer": {"max_steps": 5}, "optimizer": {"lr": 0.1}}
     runs = [record(settings=base), record(axes={"activation": "gelu"}, settings=base | settings, **changes)]
     assert runs_of(runs).factors == ["activation"]
 
 
-def test_a_setting_that_some_runs_of_a_task_lack_makes_it_another_task():
+def test_a_setting_that_some_runs_of_a_task_lack_makes_it_another_task() -> None:
     runs = runs_of(record(settings={"task": {"length": 8, **extra}}) for extra in ({}, {"noise": 0.1}))
     assert runs.tasks == ["language", "language,task.noise=0.1"]
 
 
-def test_a_single_variant_has_no_factors():
+def test_a_single_variant_has_no_factors() -> None:
     runs = runs_of([record(1), record(2)])
     assert runs.factors == []
     assert set(runs.table["variant"]) == {"default"}
 
 
-def test_settings_of_a_task_make_it_another_task():
+def test_settings_of_a_task_make_it_another_task() -> None:
     runs = runs_of(record(settings={"task": {"length": length}}) for length in (32, 64))
     assert list(runs.table["task"]) == ["language,task.length=32", "language,task.length=64"]
     assert runs.factors == []
 
 
-def test_what_differs_between_tasks_alone_is_no_factor():
+def test_what_differs_between_tasks_alone_is_no_factor() -> None:
     """Steps go with the task here; the learning rate varies within one of them, and is a factor of both."""
     runs = runs_of(
         record(axes={"task": task}, settings={"trainer": {"max_steps": steps}, "optimizer": {"lr": lr}})
@@ -136,7 +136,7 @@ def test_what_differs_between_tasks_alone_is_no_factor():
     assert list(runs.table["variant"]) == ["optimizer.lr=0.1", "optimizer.lr=0.2", "optimizer.lr=0.1"]
 
 
-def test_variants_that_a_study_names_are_known_by_their_names():
+def test_variants_that_a_study_names_are_known_by_their_names() -> None:
     named = {"design": {"variants": {"base": {}, "wide": {}}}}
     runs = runs_of(
         record(variant=variant, settings={**named, "optimizer": {"lr": lr}})
@@ -145,7 +145,7 @@ def test_variants_that_a_study_names_are_known_by_their_names():
     assert list(runs.table["variant"]) == ["base", "wide", "optimizer.lr=0.3"]
 
 
-def test_a_named_variant_has_the_choices_of_its_first_run():
+def test_a_named_variant_has_the_choices_of_its_first_run() -> None:
     """Its settings may differ between tasks."""
     named = {"design": {"variants": {"base": {}, "wide": {}}}}
     runs = runs_of(
@@ -155,7 +155,7 @@ def test_a_named_variant_has_the_choices_of_its_first_run():
     assert runs.choices == {"base": {"optimizer.lr": "0.1"}, "wide": {"optimizer.lr": "0.2"}}
 
 
-def test_folders_without_runs(tmp_path: Path):
+def test_folders_without_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no runs here \(no record.json"):
         collect([tmp_path])
     with pytest.raises(UserError, match="no such folder"):
@@ -170,7 +170,7 @@ def test_folders_without_runs(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_read_is_not_taken_for_one_without_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     write_runs(tmp_path, [record(1), record(2)])
     scan = os.scandir
 
@@ -184,7 +184,7 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_one_without_runs(
         collect([tmp_path])
 
 
-def test_a_setting_that_an_older_version_did_not_know_tells_no_variants_apart():
+def test_a_setting_that_an_older_version_did_not_know_tells_no_variants_apart() -> None:
     old, new = record(1), record(2, settings={"model": {"d_model": 64, "norm": "rms"}})
     old.versions, new.versions = {"ablab": "0.1.0"}, {"ablab": "0.2.0"}
     assert set(runs_of([old, new]).table["variant"]) == {"default"}

@@ -22,7 +22,7 @@ def seeds_of(analyses: list[InterimAnalysis] | tuple[InterimAnalysis, ...]) -> l
     return [each.seeds for each in analyses]
 
 
-def test_a_study_without_one(tmp_path: Path):
+def test_a_study_without_one(tmp_path: Path) -> None:
     assert read_interim_analyses(tmp_path) == read_interim_analyses(tmp_path / "nowhere") == []
 
 
@@ -41,14 +41,14 @@ def test_a_study_without_one(tmp_path: Path):
 )
 def test_one_counts_if_it_has_a_seed_that_no_earlier_one_had(
     tmp_path: Path, looked: list[list[int]], counted: list[tuple[int, ...]]
-):
+) -> None:
     for seeds in looked:
         said = count_interim_analysis(tmp_path, seeds)
         assert said == read_interim_analyses(tmp_path)
     assert seeds_of(read_interim_analyses(tmp_path)) == counted
 
 
-def test_the_file_is_plain_and_says_when(tmp_path: Path):
+def test_the_file_is_plain_and_says_when(tmp_path: Path) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     count_interim_analysis(tmp_path, [2, 1])
     count_interim_analysis(tmp_path, [1, 2, 3])
@@ -67,7 +67,7 @@ def test_the_file_is_plain_and_says_when(tmp_path: Path):
         *('[{"seeds": ["1"], "at": "2026"}]', '[{"seeds": [1.5], "at": "2026"}]'),
     ],
 )
-def test_a_damaged_file_is_one_line_that_names_it_and_stays_as_it_is(tmp_path: Path, text: str):
+def test_a_damaged_file_is_one_line_that_names_it_and_stays_as_it_is(tmp_path: Path, text: str) -> None:
     path = tmp_path / INTERIM_FILE
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     for ask in (lambda: read_interim_analyses(tmp_path), lambda: count_interim_analysis(tmp_path, [1])):
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_one_line_that_names_it_and_stays_as_it_is(tmp_path: P
     assert path.read_bytes() == text.encode("utf-8", "surrogateescape")
 
 
-def test_what_cannot_be_read_or_written_says_so(tmp_path: Path):
+def test_what_cannot_be_read_or_written_says_so(tmp_path: Path) -> None:
     (tmp_path / INTERIM_FILE).mkdir()
     with pytest.raises(UserError, match=r"looks\.json: cannot be read \(Is a directory\)"):
         read_interim_analyses(tmp_path)
@@ -100,13 +100,13 @@ def twice(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("given", [".", "..", "activation=gelu", "activation=gelu/1"])
-def test_they_are_those_of_the_study_around_the_runs(twice: Path, given: str, monkeypatch: pytest.MonkeyPatch):
+def test_they_are_those_of_the_study_around_the_runs(twice: Path, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert seeds_of(collect([twice / given]).interim_analyses) == [(1,), (1, 2)]
     monkeypatch.chdir(twice / given)
     assert seeds_of(collect([Path()]).interim_analyses) == [(1,), (1, 2)]
 
 
-def test_of_several_studies_the_one_with_the_most_counts(twice: Path):
+def test_of_several_studies_the_one_with_the_most_counts(twice: Path) -> None:
     for name in ("once", "never", "zero"):
         write_runs(twice.parent / name, study({"relu": [1.0]}))
     count_interim_analysis(twice.parent / "once", [1, 2, 3])
@@ -117,14 +117,14 @@ def test_of_several_studies_the_one_with_the_most_counts(twice: Path):
     assert interim_analyses_of([]) == []
 
 
-def test_a_file_far_above_or_beside_the_runs_is_not_theirs(tmp_path: Path):
+def test_a_file_far_above_or_beside_the_runs_is_not_theirs(tmp_path: Path) -> None:
     folder = write_runs(tmp_path / "a" / "b" / "study", study({"relu": [1.0]}))
     for elsewhere in (tmp_path / "a", tmp_path / "a" / "b" / "other"):
         count_interim_analysis(elsewhere, [1, 2, 3])
     assert collect([folder]).interim_analyses == collect([tmp_path]).interim_analyses == ()
 
 
-def test_a_damaged_file_stops_the_collection(twice: Path):
+def test_a_damaged_file_stops_the_collection(twice: Path) -> None:
     (twice / INTERIM_FILE).write_text("oops")
     with pytest.raises(UserError, match="damaged, so that the number of interim analyses is not known"):
         collect([twice])

@@ -24,7 +24,7 @@ from ablab.results.store import (
 )
 
 
-def test_a_record_survives_its_file(tmp_path: Path):
+def test_a_record_survives_its_file(tmp_path: Path) -> None:
     written = record(3, 0.9, reason="Ω | ünïcode\nline")
     assert read_record(write_record(tmp_path, written)) == written
 
@@ -46,7 +46,7 @@ def communication() -> Communication:
     )
 
 
-def test_what_processes_sent_survives_the_file(tmp_path: Path):
+def test_what_processes_sent_survives_the_file(tmp_path: Path) -> None:
     written = record(communication=communication())
     assert read_record(write_record(tmp_path, written)) == written
     data = written.to_dict()
@@ -63,14 +63,14 @@ def test_what_processes_sent_survives_the_file(tmp_path: Path):
         ({"collectives": [3]}, "'int' object"),
     ],
 )
-def test_a_communication_of_another_shape_is_damaged(changes: dict[str, object], said: str):
+def test_a_communication_of_another_shape_is_damaged(changes: dict[str, object], said: str) -> None:
     data = record(communication=communication()).to_dict()
     data["communication"] |= changes
     with pytest.raises(UserError, match=re.escape("a damaged record: ") + ".*" + re.escape(said)):
         Record.from_dict(data)
 
 
-def test_non_finite_numbers_are_null_in_the_file_and_nan_again(tmp_path: Path):
+def test_non_finite_numbers_are_null_in_the_file_and_nan_again(tmp_path: Path) -> None:
     figures = {"metrics": {"val_loss": math.inf}, "mechanism": {"schedule/lr": math.nan}}
     path = write_record(tmp_path, record(**figures, last={"val_loss": [1.0, math.inf]}))
     assert json.loads(path.read_text(encoding="utf-8"))["metrics"] == {"val_loss": None}
@@ -80,7 +80,7 @@ def test_non_finite_numbers_are_null_in_the_file_and_nan_again(tmp_path: Path):
     assert found.last["val_loss"] == pytest.approx([1.0, math.nan], nan_ok=True)
 
 
-def test_fields_of_other_versions_are_dropped_and_missing_ones_defaulted():
+def test_fields_of_other_versions_are_dropped_and_missing_ones_defaulted() -> None:
     data = record().to_dict()
     data.update(future=1, metrics=None)
     data["cost"] = {"steps": 5, "future": 2}
@@ -89,7 +89,7 @@ def test_fields_of_other_versions_are_dropped_and_missing_ones_defaulted():
     assert found.metrics == {}
 
 
-def test_a_record_from_before_some_fields_loads():
+def test_a_record_from_before_some_fields_loads() -> None:
     data = record().to_dict()
     del data["parameter_groups"], data["last"]
     assert Record.from_dict(data).parameter_groups == []
@@ -108,7 +108,7 @@ def test_a_record_from_before_some_fields_loads():
         (json.dumps({"schema": SCHEMA_VERSION, "metrics": 3}), "a damaged record"),
     ],
 )
-def test_what_is_not_a_record_is_named(tmp_path: Path, text: str, message: str):
+def test_what_is_not_a_record_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / RECORD_FILE
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message) as caught:
@@ -116,12 +116,12 @@ def test_what_is_not_a_record_is_named(tmp_path: Path, text: str, message: str):
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file(tmp_path: Path):
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_record(tmp_path / RECORD_FILE)
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.txt"
     write_atomically(path, "old")
 
@@ -135,7 +135,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_colleagues_can_read_the_file(tmp_path: Path):
+def test_colleagues_can_read_the_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.txt"
     write_atomically(path, "x")
     assert path.stat().st_mode & 0o044 == 0o044
@@ -157,12 +157,12 @@ def test_colleagues_can_read_the_file(tmp_path: Path):
         ({"versions": {"torch": 2}}, "versions is {'torch': 2}"),
     ],
 )
-def test_a_record_with_a_field_of_another_type_is_damaged(changes: dict[str, object], said: str):
+def test_a_record_with_a_field_of_another_type_is_damaged(changes: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"a damaged record: {said}")):
         Record.from_dict(record().to_dict() | changes)
 
 
-def test_a_value_of_theory_that_is_no_number_is_nan():
+def test_a_value_of_theory_that_is_no_number_is_nan() -> None:
     assert math.isnan(Record.from_dict(record().to_dict() | {"oracle": {"ceiling": None}}).oracle["ceiling"])
 
 

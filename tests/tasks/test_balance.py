@@ -28,7 +28,7 @@ from ablab.training.build import build_model, build_task
 from ablab.training.generation import load_run
 
 TinyConfig = Callable[..., RunConfig]
-Run = Callable[[dict[str, Any], Path], Record]
+Run = Callable[[RunConfig, Path], Record]
 LONGEST = 40
 
 

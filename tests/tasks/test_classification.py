@@ -171,7 +171,7 @@ def test_figures_of_an_evaluation(tmp_path: Path, processes: int) -> None:
 
 
 def test_a_checkpoint_holds_vocabulary_and_labels(
-    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[RunConfig, Path], Record], tmp_path: Path
 ) -> None:
     path = table(tmp_path / "a.csv", ROWS)
     config = tiny_config("task=classification", f"task.path={path}", "task.tokenizer=bpe", "task.bpe_vocab_size=280")

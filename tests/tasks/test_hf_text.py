@@ -214,7 +214,7 @@ def test_one_document_at_a_time() -> None:
 
 def test_generation_needs_the_checkpoint_alone(
     tiny_config: Callable[..., RunConfig],
-    run: Callable[[dict[str, Any], Path], Record],
+    run: Callable[[RunConfig, Path], Record],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -115,7 +115,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, data: bytes, message
 @pytest.mark.parametrize(
     "damaged", [lambda data: data[:-9], lambda data: b"x" + data, lambda data: data[:20] + b"!" * 9]
 )
-def test_a_damaged_archive_is_named(tmp_path: Path, damaged) -> None:
+def test_a_damaged_archive_is_named(tmp_path: Path, damaged: Callable[[bytes], bytes]) -> None:
     write(tmp_path, drawn(400), suffix=".gz")
     path = tmp_path / (IMAGES.format("train") + ".gz")
     path.write_bytes(damaged(path.read_bytes()))

@@ -16,6 +16,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.supervision.supervisor import supervise
@@ -24,8 +25,8 @@ from ablab.tasks.pixel_objectives import Generate, grid, histogram_nats
 from ablab.tasks.pixels import Pixels
 from ablab.training.generation import load_run
 
-Run = Callable[[dict[str, Any], Path], Record]
-Config = Callable[..., dict[str, Any]]
+Run = Callable[[RunConfig, Path], Record]
+Config = Callable[..., RunConfig]
 
 
 def pixels(**settings: Any) -> Pixels:

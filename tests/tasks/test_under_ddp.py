@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,7 +24,7 @@ SETTINGS = {
 def test_two_processes_with_workers_evaluate_what_one_does(
     task: str,
     tiny_config: Callable[..., RunConfig],
-    run: Callable[[dict[str, Any], Path], Record],
+    run: Callable[[RunConfig, Path], Record],
     tmp_path: Path,
 ) -> None:
     settings = [f"task={task}", *SETTINGS[task], "trainer.max_steps=2", "trainer.val_check_interval=2"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ class Finished:
 @pytest.fixture(scope="session")
 def finished(
     tiny_config: Callable[..., RunConfig],
-    run: Callable[[dict[str, Any], Path], Record],
+    run: Callable[[RunConfig, Path], Record],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Finished:
     """Seven steps, evaluated after three and six and at the end, with a test split and TensorBoard."""
@@ -42,11 +41,11 @@ def finished(
 
 
 @pytest.fixture
-def faulty(tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+def faulty(tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunConfig]:
     """faulty("Raises", ...): the config of a run whose activation is that class of `faults`."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
-    def make(name: str, *overrides: str) -> dict[str, Any]:
+    def make(name: str, *overrides: str) -> RunConfig:
         return tiny_config(f"activation._target_=faults.{name}", "trainer.max_steps=8", *overrides)
 
     return make

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from test_resume import STEPS, assert_same, interrupted, left_behind
 from torch import Tensor, nn
 
-from ablab.config import fingerprint
+from ablab.config import RunConfig, fingerprint
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
@@ -25,8 +25,8 @@ from ablab.training.build import build_task
 from ablab.training.generation import load_run
 from ablab.training.trainer import quiet_lightning
 
-TinyConfig = Callable[..., dict[str, Any]]
-Run = Callable[[dict[str, Any], Path], Record]
+TinyConfig = Callable[..., RunConfig]
+Run = Callable[[RunConfig, Path], Record]
 
 
 class Plain(LightningModule):

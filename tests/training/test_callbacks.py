@@ -114,7 +114,7 @@ def test_a_run_tells_its_progress(tiny_config: Callable[..., RunConfig], tmp_pat
 
 
 def test_mechanisms_are_those_of_the_model_and_the_schedule(
-    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[RunConfig, Path], Record], tmp_path: Path
 ) -> None:
     config = tiny_config("attention=windowed", "attention.window=4", "schedule=gradient_variance", "optimizer.lr=0.01")
     values = run(config, tmp_path).mechanism
@@ -134,7 +134,7 @@ def shown(folder: Path) -> dict[str, list[int]]:
 
 
 def test_each_evaluation_is_shown_as_a_picture_per_layer(
-    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[RunConfig, Path], Record], tmp_path: Path
 ) -> None:
     run(tiny_config("logger=tensorboard", "model.n_layers=2", "trainer.max_steps=5"), tmp_path)
     assert shown(tmp_path) == {f"attention/layer_{layer}": [2, 4, 5] for layer in range(2)}
@@ -144,7 +144,7 @@ def test_each_evaluation_is_shown_as_a_picture_per_layer(
 def test_what_nobody_looks_at_is_not_drawn(
     overrides: tuple[str, ...],
     tiny_config: Callable[..., RunConfig],
-    run: Callable[[dict[str, Any], Path], Record],
+    run: Callable[[RunConfig, Path], Record],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -161,7 +161,7 @@ def test_what_nobody_looks_at_is_not_drawn(
 
 
 def test_a_run_leaves_where_its_layers_looked(
-    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[RunConfig, Path], Record], tmp_path: Path
 ) -> None:
     """A window of four: each row of the picture is bright in its last four columns at most, and in no later one."""
     config = tiny_config("attention=windowed", "attention.window=4", "model.n_layers=2", "model.n_heads=1")

@@ -29,7 +29,7 @@ from ablab.training.generation import load_run
 from ablab.training.module import TrainingModule
 
 TinyConfig = Callable[..., RunConfig]
-Run = Callable[[dict[str, Any], Path], Record]
+Run = Callable[[RunConfig, Path], Record]
 
 
 def names(folder: Path) -> set[str]:

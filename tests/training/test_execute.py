@@ -40,7 +40,7 @@ from ablab.training.provenance import git_state
 from ablab.training.run import execute, prepare_folder
 
 TinyConfig = Callable[..., RunConfig]
-Run = Callable[[dict[str, Any], Path], Record]
+Run = Callable[[RunConfig, Path], Record]
 
 
 def files(folder: Path) -> set[str]:

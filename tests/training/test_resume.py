@@ -27,7 +27,7 @@ from ablab.training.run import execute, prepare_folder
 TIMED = ("_s_per_step", "/overlap", "/collectives_per_step")
 
 TinyConfig = Callable[..., RunConfig]
-Run = Callable[[dict[str, Any], Path], Record]
+Run = Callable[[RunConfig, Path], Record]
 
 # Evaluations after steps 6, 12, 18; what is logged ends a block of 3 steps.
 STEPS = ("trainer.max_steps=20", "trainer.val_check_interval=6", "trainer.log_every_n_steps=3", "model.dropout=0.1")

@@ -6,7 +6,6 @@ import csv
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ from ablab.training.generation import load_run
 from ablab.training.optimizers.groups import build_optimizer
 
 TinyConfig = Callable[..., RunConfig]
-Run = Callable[[dict[str, Any], Path], Record]
+Run = Callable[[RunConfig, Path], Record]
 
 
 def by_hand(

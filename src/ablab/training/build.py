@@ -101,7 +101,7 @@ def build_strategy(config: RunConfig) -> Any:
 
 def build_task(config: RunConfig) -> Task:
     """The task with its data loaded. Raises UserError if the data are missing or the settings cannot work."""
-    task = build_option(config, "task", seed=config.seed)
+    task: Task = build_option(config, "task", seed=config.seed)
     try:
         task.setup("fit")
     except ValueError as error:

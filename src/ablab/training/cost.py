@@ -44,7 +44,7 @@ def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], exam
 
 class _UncountedNames(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch says no types here
         self.seen: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -62,7 +62,8 @@ class TrainingModule(LightningModule):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits for what the task's loaders serve, in the shape of its targets and one dimension more."""
-        return self.model(inputs)
+        logits: Tensor = self.model(inputs)
+        return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, penalties included."""

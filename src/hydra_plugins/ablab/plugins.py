@@ -7,7 +7,7 @@ it is in `sys.modules`, where dataclasses would look for annotations that are te
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -21,6 +21,9 @@ from omegaconf import DictConfig
 
 from ablab.config import conf_folder, studies_folder
 
+if TYPE_CHECKING:
+    from ablab.study.run_study import Study
+
 
 class AblabSweeper(Sweeper):
     """Makes the plan of a study by its design, checks the whole plan and has it run.
@@ -28,6 +31,8 @@ class AblabSweeper(Sweeper):
     Args:
         params: overrides given in a config (a study file) instead of on the command line, which has the last word.
     """
+
+    config: DictConfig  # Hydra calls `setup` before anything else
 
     def __init__(self, params: dict[str, Any] | None = None) -> None:
         self._params = params or {}
@@ -50,7 +55,7 @@ class AblabSweeper(Sweeper):
             compare_so_far(study.folder, **declared_settings(study.comparison))
             raise
 
-    def _study(self, arguments: list[str]) -> Any:
+    def _study(self, arguments: list[str]) -> "Study":
         from ablab.report.live import observer
         from ablab.study.run_study import Study
 

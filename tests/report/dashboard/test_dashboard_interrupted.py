@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from boards import board, until
@@ -48,9 +47,7 @@ def curve(folder: Path, tag: str = "train_loss") -> dict[int, float]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_killed_and_gone_on(
-    tiny_config: TinyConfig, run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
-) -> None:
+def test_killed_and_gone_on(tiny_config: TinyConfig, run: Callable[[RunConfig, Path], Record], tmp_path: Path) -> None:
     config = tiny_config("logger=tensorboard", "trainer.max_steps=40", "trainer.val_check_interval=10")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(config, whole)

@@ -55,7 +55,7 @@ def test_segments_change_nothing_else() -> None:
 
 
 def test_a_run_records_the_accuracy_of_each_segment(
-    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[RunConfig, Path], Record], tmp_path: Path
 ) -> None:
     config = tiny_config("task=recall", "task.pairs=4", "task.vocab_size=32", "task.segments=[[48,4],[32,8]]")
     metrics = run(config, tmp_path / "run").metrics

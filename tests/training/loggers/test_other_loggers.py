@@ -23,7 +23,7 @@ from ablab.study.planning.preflight import Preflight
 from ablab.training.loggers import build_loggers
 
 TinyConfig = Callable[..., RunConfig]
-Run = Callable[[dict[str, Any], Path], Record]
+Run = Callable[[RunConfig, Path], Record]
 
 PLAIN = {
     "_target_": "lightning.pytorch.loggers.CSVLogger",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -37,7 +36,7 @@ def test_ddp_needs_two_and_passes_its_settings_on() -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(
-    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[RunConfig, Path], Record], tmp_path: Path
 ) -> None:
     """Plain gradient descent, whose weights show a gradient that is not averaged. Whatever is counted is counted of
     both together."""
@@ -72,7 +71,7 @@ def test_two_processes_learn_what_one_does(
 )
 def test_every_kind_of_state_agrees_between_processes(
     tiny_config: Callable[..., RunConfig],
-    run: Callable[[dict[str, Any], Path], Record],
+    run: Callable[[RunConfig, Path], Record],
     tmp_path: Path,
     options: tuple[str, ...],
 ) -> None:
@@ -89,7 +88,7 @@ def test_every_kind_of_state_agrees_between_processes(
 
 @pytest.mark.slow
 def test_every_target_counts_the_same_whichever_process_has_it(
-    tiny_config: Callable[..., RunConfig], run: Callable[[dict[str, Any], Path], Record], tmp_path: Path
+    tiny_config: Callable[..., RunConfig], run: Callable[[RunConfig, Path], Record], tmp_path: Path
 ) -> None:
     """The mean over processes of each one's mean would weigh the targets of a process that has few of them more."""
     settings = (

@@ -24,7 +24,7 @@ from ablab.training.run import prepare_folder
 from ablab.training.strategies.mesh_options import FullySharded, Hybrid, TensorParallel
 
 TinyConfig = Callable[..., RunConfig]
-Run = Callable[[dict[str, Any], Path], Record]
+Run = Callable[[RunConfig, Path], Record]
 
 PLACES = {
     "fsdp": ("strategy=fsdp", "trainer.devices=2"),
@@ -153,7 +153,7 @@ def test_a_run_that_failed_goes_on_as_if_it_had_not(
     )
 
 
-def failing(tiny_config: TinyConfig, folder: Path, *overrides: str, form: str | None = None) -> dict[str, Any]:
+def failing(tiny_config: TinyConfig, folder: Path, *overrides: str, form: str | None = None) -> RunConfig:
     """The config of a run that fails once after its first checkpoint, whatever it is started with."""
     return tiny_config(
         *("trainer.max_steps=8", "trainer.val_check_interval=3", "model.n_heads=4"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ from ablab.training.strategies.pipeline import Pipeline
 from ablab.training.strategies.stages import Stage, merged, owners, share_layers_out
 
 TinyConfig = Callable[..., RunConfig]
-Run = Callable[[dict[str, Any], Path], Record]
+Run = Callable[[RunConfig, Path], Record]
 SETTINGS = (
     *("trainer.max_steps=8", "trainer.val_check_interval=3", "trainer.accumulate_grad_batches=2", "model.n_layers=3"),
     *("optimizer=sgd", "activation=dynamic_sparse", "schedule=gradient_variance", "task.eval_batch_size=5"),

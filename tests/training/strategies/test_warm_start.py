@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from ablab.training.generation import load_run
 from ablab.training.run import execute, prepare_folder
 
 TinyConfig = Callable[..., RunConfig]
-Run = Callable[[dict[str, Any], Path], Record]
+Run = Callable[[RunConfig, Path], Record]
 STEPS = ("trainer.max_steps=12", "trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "optimizer=sgd")
 
 

@@ -117,7 +117,8 @@ class BlockSparseAttention(AttentionCore):
 
         def gathered(x: Tensor) -> Tensor:  # (T, K, D) -> (R, K, M * block, D)
             blocks = x.unflatten(0, (n, c)).index_select(0, found.flatten())
-            return blocks.view(len(slots), -1, *x.shape[1:]).transpose(1, 2)
+            found_blocks: Tensor = blocks.view(len(slots), -1, *x.shape[1:]).transpose(1, 2)
+            return found_blocks
 
         within = torch.arange(c, device=q.device)
         key = (

@@ -112,7 +112,8 @@ class DynamicAttention(AttentionCore):
         T = q.shape[2]
         if self.dense_below > T:
             if self.span is None:
-                return self.full(q, k, v, key_padding_mask)
+                attended: Tensor = self.full(q, k, v, key_padding_mask)
+                return attended
             weights = self._weigh(q, None, torch.arange(T, device=q.device))
             return weighted_attention(
                 q, k, v, weights, key_padding_mask, own_if_alone=self.share_qk, slopes=self.slopes

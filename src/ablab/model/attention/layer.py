@@ -105,7 +105,8 @@ def attention_layer(spec: LayerSpec, option: Callable[[LayerSpec], nn.Module]) -
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:
     """(B, T, heads * head_size) -> (B, heads, T, head_size), a view."""
-    return x.unflatten(-1, (-1, head_size)).transpose(1, 2)
+    heads: Tensor = x.unflatten(-1, (-1, head_size)).transpose(1, 2)
+    return heads
 
 
 def join_heads(x: Tensor) -> Tensor:

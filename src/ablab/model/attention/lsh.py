@@ -68,7 +68,8 @@ class LSHAttention(AttentionCore):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         if q.shape[2] < self.dense_below:
-            return self.full(q, k, v, key_padding_mask)
+            attended: Tensor = self.full(q, k, v, key_padding_mask)
+            return attended
         buckets = hash_buckets(self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk)
         k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
         return sparse_attention(

@@ -45,6 +45,7 @@ def sparse_attention(
         (B, H, T, Dv), zero where a query sees nothing.
     """
     apart = None if buckets is None or buckets.keys is None else _small(buckets.keys)
+    out: Tensor
     out, _ = torch.ops.ablab.sparse_attention(
         q,
         k,

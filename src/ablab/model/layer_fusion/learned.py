@@ -122,7 +122,7 @@ class DenseFusion(LayerFusion):
         if str(depth) not in self.weights:
             return streams[-1]
         weights = self.weights[str(depth)]
-        mixed = weights[0] * streams[-1]
+        mixed: Tensor = weights[0] * streams[-1]
         for step in range(1, len(weights)):
             mixed = mixed + weights[step] * streams[depth - step * self.dilation]
         return mixed
@@ -133,7 +133,7 @@ class DenseFusion(LayerFusion):
     def weigh(self, streams: Sequence[Tensor], key_padding_mask: Tensor | None) -> Tensor:
         """Those of the last sum, without the embedding's."""
         weights = self.weights[str(self.n_layers)]
-        every = weights.new_zeros(self.n_layers + 1)
+        every: Tensor = weights.new_zeros(self.n_layers + 1)
         every[self.n_layers - self.dilation * torch.arange(len(weights), device=weights.device)] = weights
         return every[1:]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
@@ -36,7 +37,7 @@ class Design(ABC):
     """
 
     zip: list[list[str]] | None = None
-    exclude: list[dict] | None = None
+    exclude: list[dict[str, Any]] | None = None
 
     def choose(
         self,

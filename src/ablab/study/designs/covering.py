@@ -27,7 +27,7 @@ class Admissible:
         self.sizes = tuple(sizes)
         self.offsets = (0, *accumulate(sizes))[: len(sizes)]
         self.levels = [(2**size - 1) << offset for size, offset in zip(sizes, self.offsets, strict=True)]
-        self.everything = sum(self.levels)
+        self.everything: int = sum(self.levels)
         self._bans = [[self._masks(factor, named) for factor, named in ban.items()] for ban in bans]
         self.bans_of = [
             [ban for ban in self._bans if any(f == factor for f, _, _ in ban)] for factor in range(len(sizes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ablab.errors import UserError
 from ablab.study.designs.base import Conditions, Design, Designed, check_baseline
@@ -20,7 +21,7 @@ class Explicit(Design):
         variants: overrides of each, by name. Those of the first hold for the others, where they say nothing else.
     """
 
-    variants: dict | None = None
+    variants: dict[str, Any] | None = None
 
     def _choose(self, factors: Sequence[Factor], fixed: Mapping[str, str], baseline: Mapping[str, str]) -> Designed:
         if factors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,7 @@ def close_loggers(loggers: list[Logger], status: Status, record: Record | None =
     """
     failures = []
     for logger in loggers:
-        for act in (lambda one: _show(one, record), lambda one: _end(one, status)):
+        for act in (partial(_show, record=record), partial(_end, status=status)):
             try:
                 act(logger)
             except Exception as error:  # whatever a logger's service may raise

@@ -95,7 +95,8 @@ class Parallel:
         Returns:
             The norm of the whole of it, over all parameters, a scalar. Every process calls it.
         """
-        return torch.linalg.vector_norm(norms)
+        whole: Tensor = torch.linalg.vector_norm(norms)
+        return whole
 
     def unsharded(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Around what asks single components for something, outside of a pass through the model."""

@@ -55,7 +55,8 @@ def send_largest(state: TopKState, bucket: GradBucket) -> Future[Tensor]:
     if state.step < state.warmup_steps:
         state.step += last
         gradient.div_(dist.get_world_size())
-        return dist.all_reduce(gradient, async_op=True).get_future().then(lambda future: future.value()[0])
+        reduced: Future[Tensor] = dist.all_reduce(gradient, async_op=True).get_future().then(lambda one: one.value()[0])
+        return reduced
     state.step += last
     wanted = gradient.float()
     if index in state.held_back:
@@ -76,7 +77,8 @@ def send_largest(state: TopKState, bucket: GradBucket) -> Future[Tensor]:
             gradient.index_add_(0, where.view(torch.int32), (sent / dist.get_world_size()).to(gradient.dtype))
         return gradient
 
-    return work.get_future().then(unpack)
+    unpacked: Future[Tensor] = work.get_future().then(unpack)
+    return unpacked
 
 
 class CastDataParallel(DataParallel):
