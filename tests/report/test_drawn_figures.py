@@ -8,6 +8,7 @@ import itertools
 import math
 import re
 import warnings
+from collections.abc import Callable
 
 import matplotlib.colors
 import numpy as np
@@ -28,6 +29,7 @@ from ablab.report.figures.interactions import interaction_heatmap
 from ablab.report.figures.scaling import power_laws
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style, styles
 from ablab.report.html.blocks import to_svg
+from ablab.results.record import Direction
 
 LOSSES = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22], "glu": [1.0, 1.2, 1.0, 1.1]}
 
@@ -154,7 +156,7 @@ def test_the_svg_keeps_every_word_and_every_reference() -> None:
 
 
 @pytest.mark.parametrize("draw", [forest, detectable_effects])
-def test_long_names_are_folded_and_leave_room_for_what_is_drawn(draw: Callable[..., Drawn]) -> None:
+def test_long_names_are_folded_and_leave_room_for_what_is_drawn(draw: Callable[..., Drawing | None]) -> None:
     names = [f"attention={'w' * 30}{letter},activation={'g' * 30}{letter},model.sizes=[1,2]" for letter in "abc"]
     losses = {f"option-{place}": values for place, values in enumerate(LOSSES.values())}
     items, found = compared(losses)
