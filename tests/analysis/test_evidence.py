@@ -51,7 +51,7 @@ def test_where_sums_do_not_repeat_the_answers_decide() -> None:
 
 
 def test_a_difference_elsewhere_is_a_difference() -> None:
-    same = {"answers": ([0.5], [0.5]), "shift": 1e-4, "device": "NVIDIA H200"}
+    same: dict[str, Any] = {"answers": ([0.5], [0.5]), "shift": 1e-4, "device": "NVIDIA H200"}
     assert item("attention", **same, optimizer={"lr": 0.1}).verdict is not Verdict.NO_EFFECT
     assert item("attention", **same, model={"d_model": 32}).verdict is not Verdict.NO_EFFECT
 

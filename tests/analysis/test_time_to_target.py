@@ -28,7 +28,7 @@ def found(made: Curved, target: float | None = None, by: By = "step") -> TimeToT
     return time_to_target(made.runs, "language", "val_loss", RELU, by, target, made.reader)
 
 
-def line(slope: float) -> Callable[[int], float]:
+def line(slope: float) -> Callable[[float], float]:
     return lambda step: 10 - slope * step
 
 

@@ -42,6 +42,6 @@ def test_strategies_in_turn(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_measured_is_refused(settings: dict[str, Any], words: str) -> None:
-    given = {"strategies": ["single"], "steps": 4, "rounds": 1, "output": None} | settings
+    given: dict[str, Any] = {"strategies": ["single"], "steps": 4, "rounds": 1, "output": None} | settings
     with pytest.raises(UserError, match=words):
         bench_strategies(SMALL, **given)

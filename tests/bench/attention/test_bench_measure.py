@@ -40,14 +40,8 @@ def run(
     **options: Any,
 ) -> list[Cell]:
     results = Results([each.name for each in implementations], before or [])
-    arguments: dict[str, Any] = {
-        "lengths": lengths,
-        "passes": passes,
-        "effort": effort,
-        "results": results,
-        "peak": NoPeak(),
-    }
-    measure(implementations, SETTING, **(arguments | options))
+    arguments: dict[str, Any] = {"lengths": lengths, "passes": passes, "effort": effort, "peak": NoPeak()}
+    measure(implementations, SETTING, results=results, **(arguments | options))
     return results.sorted()
 
 

@@ -11,6 +11,7 @@ from naive import masked_attention, own_if_alone, window_mask, without_own, with
 from torch import Tensor
 
 from ablab.model.attention import windowed
+from ablab.model.attention.dense import DENSE_BELOW
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.windowed import WindowedAttention
 
@@ -46,7 +47,7 @@ def check(agree: Agree, problem: Any, options: dict[str, Any], share_qk: bool = 
     global_tokens=st.sampled_from([0, 0, 1, 2, 5, 70]),
     dilation=st.sampled_from([1, 1, 2, 3, 7, 100]),
     share_qk=st.booleans(),
-    dense_below=st.sampled_from([0, 0, 0, windowed.DENSE_BELOW]),
+    dense_below=st.sampled_from([0, 0, 0, DENSE_BELOW]),
 )
 def test_outputs_and_gradients_are_those_of_the_definition(
     agree: Agree,
