@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_a_balanced_design_by_hand() -> None:
     assert table.iloc[-1][["F", "p", "partial_eta_sq"]].isna().all()
 
 
-def residual_sum(y: np.ndarray, *factors: list[tuple]) -> float:
+def residual_sum(y: np.ndarray, *factors: list[tuple[Any, ...]]) -> float:
     """Of a least-squares fit with an indicator column for each level of each factor."""
     columns = [[float(value == level) for value in factor] for factor in factors for level in dict.fromkeys(factor)]
     design = np.array(columns).T

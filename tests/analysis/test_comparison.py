@@ -61,7 +61,7 @@ def test_three_seeds_use_dunnett_and_say_preliminary() -> None:
 def test_one_or_two_seeds_give_no_interval(seeds: int) -> None:
     item = compared(study({"relu": BASE[:seeds], "gelu": shifted(0.3, seeds)}))
     assert item.verdict is Verdict.TOO_FEW_SEEDS
-    assert item.interval is item.p_raw is item.p_adjusted is None
+    assert (item.interval, item.p_raw, item.p_adjusted) == (None, None, None)
 
 
 def test_a_copy_of_the_baseline_is_found_and_makes_no_claim() -> None:

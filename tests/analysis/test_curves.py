@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_seconds_are_interpolated_inside_the_common_range() -> None:
     """A straight line in time stays the line, whatever the speed of each run."""
     made = Curved()
     for seed, step_time in ((1, 0.5), (2, 0.4), (3, 0.8)):
-        made.add("relu", seed, lambda step, t=step_time: 100 - 2 * step * t, step_time_s=step_time)
+        made.add("relu", seed, partial(lambda t, step: 100 - 2 * step * t, step_time), step_time_s=step_time)
     found = aligned(made.runs, "language", "val_loss", "seconds", made.reader)
     band = found.bands[RELU]
     assert (band.x[0], band.x[-1], len(band.x)) == (8.0, 16.0, 4)
@@ -104,7 +105,7 @@ def test_differences_are_paired_by_seed() -> None:
     shift = {1: 0.0, 2: 5.0, 3: -2.0, 4: 1.0}
     noise = np.random.default_rng(1).normal(size=(5, 4))
     for seed, moved in shift.items():
-        made.add("relu", seed, lambda step, m=moved: 10 + m + 100 / step)
+        made.add("relu", seed, partial(lambda m, step: 10 + m + 100 / step, moved))
     for seed, moved in reversed(shift.items()):
         made.add("gelu", seed, [9 + moved + 100 / step + e for step, e in zip(STEPS, noise[seed], strict=True)])
     made.add("gelu", 9, [0, 0, 0, 0])  # without a partner

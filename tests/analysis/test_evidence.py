@@ -44,14 +44,14 @@ def test_what_should_have_differed_is_named(axis: str, words: str) -> None:
 
 
 def test_where_sums_do_not_repeat_the_answers_decide() -> None:
-    same = {"answers": ([0.5, 2.0], [0.5, 2.0 + 1e-6]), "shift": 1e-4, "device": "NVIDIA H200"}
+    same: dict[str, Any] = {"answers": ([0.5, 2.0], [0.5, 2.0 + 1e-6]), "shift": 1e-4, "device": "NVIDIA H200"}
     assert item("attention", **same).verdict is Verdict.NO_EFFECT
     assert item("attention", **{**same, "answers": ([0.5, 2.0], [0.5, 2.1])}).verdict is not Verdict.NO_EFFECT
     assert item("attention", **{**same, "device": "cpu"}).verdict is not Verdict.NO_EFFECT
 
 
 def test_a_difference_elsewhere_is_a_difference() -> None:
-    same = {"answers": ([0.5], [0.5]), "shift": 1e-4, "device": "NVIDIA H200"}
+    same: dict[str, Any] = {"answers": ([0.5], [0.5]), "shift": 1e-4, "device": "NVIDIA H200"}
     assert item("attention", **same, optimizer={"lr": 0.1}).verdict is not Verdict.NO_EFFECT
     assert item("attention", **same, model={"d_model": 32}).verdict is not Verdict.NO_EFFECT
 

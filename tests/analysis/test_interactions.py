@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_a_naive_loop_and_scipy_agree() -> None:
     for item in result.items:
         differences = naive(runs, item.factors, item.options, base)
         test = stats.ttest_1samp(differences, 0)
-        raw.append(test.pvalue)
+        raw.append(float(test.pvalue))
         assert item.differences == pytest.approx(differences, abs=1e-14)
         assert item.effect == pytest.approx(fmean(differences))
         assert item.interval == pytest.approx(tuple(test.confidence_interval(0.95)))
@@ -132,6 +133,7 @@ def test_a_claim_is_held_against_the_adjusted_p() -> None:
 
     item = next(item for item in found(runs_of(factorial(AXES, loss))).items if item.options == ("gelu", "lsh"))
     assert item.p_value == pytest.approx(0.0395, abs=1e-4)
+    assert item.p_value is not None
     assert item.p_adjusted == pytest.approx(5 * item.p_value)
     assert not item.resolved
     assert sentence_of(item).endswith("averaged over 2 settings of the other factors; not resolved.")
@@ -144,7 +146,7 @@ def test_three_seeds_are_preliminary_and_two_have_no_interval() -> None:
     assert three.estimate.degrees == 2
     assert ", 3 seeds, preliminary" in sentence_of(three)
     two = found(runs_of(factorial(PAIR, noisy, seeds=2)))
-    assert two.items[0].interval is two.items[0].p_adjusted is None
+    assert (two.items[0].interval, two.items[0].p_adjusted) == (None, None)
     assert sentence_of(two.items[0]).endswith("on 2 seeds; an interval needs 3 seeds.")
     assert sentence_of(two) == "No interaction has the 3 complete seeds that an interval needs."
 
@@ -179,7 +181,7 @@ def test_a_missing_cell_costs_its_seed_and_says_why() -> None:
 
 
 @pytest.mark.parametrize("more", [[], [record(axes={"attention": "lsh", "activation": "tanh", "position": "rope"})]])
-def test_one_change_at_a_time_cannot_see_interactions(more: list) -> None:
+def test_one_change_at_a_time_cannot_see_interactions(more: list[Any]) -> None:
     one_factor = [
         *study({"relu": [1.0, 1.1, 1.2], "gelu": [1.0, 1.1, 1.2]}),
         *study({"lsh": [1.3, 1.1, 1.2], "windowed": [1.3, 1.1, 1.2]}, axis="attention"),

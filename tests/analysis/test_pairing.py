@@ -1,5 +1,7 @@
 """The choice of the baseline, and what a variant is called beside it."""
 
+from typing import Any
+
 import pytest
 from synthetic import record, runs_of
 
@@ -50,7 +52,7 @@ def test_a_combination_that_was_not_run() -> None:
         choose_baseline(runs, "attention=lsh,activation=gelu")
 
 
-def windowed(window: int) -> dict[str, object]:
+def windowed(window: int) -> dict[str, Any]:
     return {"axes": {"attention": "windowed"}, "settings": {"attention": {"window": window}}}
 
 

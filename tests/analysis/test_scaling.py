@@ -112,7 +112,7 @@ def test_what_is_counted_has_no_noise() -> None:
 
 def test_one_value_has_no_exponent() -> None:
     found = only(runs_of(timed(lambda *_: 1.0, ("full",), (256,))))
-    assert found.alpha is found.interval is found.scale is None
+    assert (found.alpha, found.interval, found.scale) == (None, None, None)
     assert sentence_of(found) == "language: an exponent of seconds_per_step needs two values of seq_len (256 only)."
 
 

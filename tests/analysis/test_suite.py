@@ -60,7 +60,7 @@ def test_a_seed_is_one_average_over_the_tasks_and_the_suite_a_family_of_its_own(
         reference = stats.ttest_1samp(average, 0)
         assert items[variant].differences == pytest.approx(average)
         assert items[variant].interval == pytest.approx(tuple(reference.confidence_interval(0.95)))
-        raw[variant] = reference.pvalue
+        raw[variant] = float(reference.pvalue)
         assert items[variant].task == "suite of 3 tasks"
     assert [item.p_adjusted for item in items.values()] == pytest.approx(holm(list(raw.values())))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from ablab.analysis.curves import By
 from ablab.analysis.time_to_target import TimeToTarget, crossing, time_to_target
 from ablab.errors import UserError
 from ablab.results.interim import InterimAnalysis
-from ablab.results.record import Metric
+from ablab.results.record import Direction, Metric
 
 RELU = "activation=relu"
 
@@ -26,7 +28,7 @@ def found(made: Curved, target: float | None = None, by: By = "step") -> TimeToT
     return time_to_target(made.runs, "language", "val_loss", RELU, by, target, made.reader)
 
 
-def line(slope: float) -> Callable[[int], float]:
+def line(slope: float) -> Callable[[float], float]:
     return lambda step: 10 - slope * step
 
 
@@ -74,7 +76,7 @@ def test_who_never_reaches_it_is_counted_and_never_imputed() -> None:
         made.add("gelu", seed, line(0.2 if seed < 4 else 0.1))
     _, gelu = found(made, 5.0).items
     assert gelu.times == pytest.approx({1: 25, 2: 25, 3: 25, 4: None, 5: None})
-    assert gelu.ratio is gelu.factor is gelu.interval is None
+    assert (gelu.ratio, gelu.factor, gelu.interval) == (None, None, None)
     assert (gelu.reached, len(gelu.times)) == (3, 5)
 
 
@@ -101,7 +103,7 @@ def test_every_seed_of_the_baseline_reaches_the_default_target() -> None:
 def test_higher_is_better_where_the_task_says_so() -> None:
     made = Curved()
     for seed in (1, 2, 3):
-        made.add("relu", seed, lambda step, s=seed: s * step / 100)
+        made.add("relu", seed, partial(lambda s, step: s * step / 100, seed))
     runs = made.runs
     runs = replace(runs, primary={"language": Metric(name="val_loss", split="val", direction="max")})
     result = time_to_target(runs, "language", "val_loss", RELU, reader=made.reader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_strategies_in_turn(tmp_path: Path) -> None:
         ({"strategies": ["ddp,trainer.devices=1"]}, "needs at least 2 processes"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(settings: dict, words: str) -> None:
-    given = {"strategies": ["single"], "steps": 4, "rounds": 1, "output": None} | settings
+def test_what_cannot_be_measured_is_refused(settings: dict[str, Any], words: str) -> None:
+    given: dict[str, Any] = {"strategies": ["single"], "steps": 4, "rounds": 1, "output": None} | settings
     with pytest.raises(UserError, match=words):
         bench_strategies(SMALL, **given)

@@ -75,7 +75,8 @@ def build() -> Callable[..., Transformer]:
             if isinstance(arguments[axis], str):
                 arguments[axis] = load(axis, arguments[axis], **short.get(arguments[axis], {}))
         wrap = arguments.pop("wrap", lambda transformer: transformer())
-        return wrap(partial(Transformer, **arguments))
+        made: Transformer = wrap(partial(Transformer, **arguments))
+        return made
 
     return make
 
@@ -156,6 +157,7 @@ def uniform() -> Callable[[Any], Any]:
     """No queries: full attention weighs all keys alike, so that shares of mass are shares of keys."""
 
     def make(model: Transformer) -> Transformer:
+        block: Any
         for block in model.blocks:
             nn.init.zeros_(block.attention.query.weight)
         return model
@@ -168,7 +170,8 @@ def silence() -> Callable[[Transformer, int, list[int]], None]:
     """silence(model, layer, units): these hidden units are always zero after ReLU, all others of the layer never."""
 
     def make(model: Transformer, layer: int, units: list[int]) -> None:
-        up = model.blocks[layer].feed_forward.up
+        block: Any = model.blocks[layer]
+        up = block.feed_forward.up
         nn.init.zeros_(up.weight)
         nn.init.ones_(up.bias)
         with torch.no_grad():

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +40,8 @@ def test_same_name_and_shape_means_same_bits_for_every_pair_of_variants(
     ]
     draw = random.Random(0)
     choices += [{axis: draw.choice(options) for axis, options in axes.items()} for _ in range(300)]
-    for choice, tied in itertools.product(choices, [True, False]):
-        choice = choice | {"tie_embeddings": tied}
+    for options, tied in itertools.product(choices, [True, False]):
+        choice = {**options, "tie_embeddings": tied}
         try:
             model = build(**choice)
         except ClashError:
@@ -88,16 +89,18 @@ def test_seed_changes_every_drawn_parameter_and_no_two_are_alike(build: Build) -
 
 def test_building_neither_reads_nor_moves_the_global_generators(build: Build) -> None:
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    before = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist(), torch.get_rng_state()
     first = build(attention="lsh")
     assert random.getstate() == before[0]
-    assert np.random.get_state()[1].tolist() == before[1]
+    assert np.random.get_state(legacy=False)["state"]["key"].tolist() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
     torch.manual_seed(2)
     second = build(attention="lsh")
     for name, parameter in first.named_parameters():
         assert torch.equal(parameter, second.get_parameter(name)), name
-    assert torch.equal(first.blocks[0].attention.core.hash.rotations, second.blocks[0].attention.core.hash.rotations)
+    models: list[Any] = [first, second]
+    one, other = (each.blocks[0].attention.core.hash.rotations for each in models)
+    assert torch.equal(one, other)
 
 
 class Gate(nn.Module):
@@ -118,9 +121,11 @@ class Gate(nn.Module):
 
 def test_a_component_initialises_its_own_parameters(build: Build) -> None:
     torch.manual_seed(3)
-    first = build(activation=Gate).blocks[1].feed_forward.activation
+    model: Any = build(activation=Gate)
+    first = model.blocks[1].feed_forward.activation
     torch.manual_seed(4)
-    second = build(activation=Gate).blocks[1].feed_forward.activation
+    model = build(activation=Gate)
+    second = model.blocks[1].feed_forward.activation
     assert 5 <= first.matrix.min() <= first.matrix.max() <= 6
     assert torch.equal(first.matrix, second.matrix)
     assert torch.equal(first.vector, second.vector)  # the constructor's draw, a function of the seed alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -86,7 +87,8 @@ def test_layers_become_a_mean_or_an_extreme_and_parts_stay_apart(build: Build, t
 
 def test_a_layer_of_attention_may_report_of_itself_too(build: Build, tokens: Tokens, watch: Watch) -> None:
     model = build(n_layers=1)
-    model.blocks[0].attention.mechanism = lambda: {"gate": 0.25}
+    block: Any = model.blocks[0]
+    block.attention.mechanism = lambda: {"gate": 0.25}
     metrics = watch(model, tokens(1, 4))
     assert metrics["attention/gate"] == 0.25
     assert metrics["attention/mass_captured"] == pytest.approx(1)

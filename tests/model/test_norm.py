@@ -40,7 +40,7 @@ def test_metrics_are_those_of_what_passes_the_norms(
     model, ids = build(n_layers=2).eval(), tokens(2, 9)
     metrics = watch(model, ids)
     x = model.position.add(model.embedding(ids))
-    block = model.blocks[0]
+    block: Any = model.blocks[0]
     inside = x + block.attention(block.attention_norm(x), model.position.rotate)
     of_layer = torch.stack([x, inside]).square().mean().sqrt().item()
     assert metrics["norm/input_rms/layer_0"] == pytest.approx(of_layer, rel=1e-2)

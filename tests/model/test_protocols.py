@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,8 +74,7 @@ def test_names_that_are_nearly_an_offer() -> None:
 def test_an_option_that_is_none_is_refused_in_one_line(
     tiny_config: Callable[..., RunConfig], axis: str, target: str, line: str
 ) -> None:
-    config = tiny_config()
-    config = replace(config, options={**config.options, axis: {"_target_": target, "_partial_": True}})
+    config = tiny_config().with_values({axis: {"_target_": target, "_partial_": True}})
     with pytest.raises(UserError, match=line):
         build_model(config, build_task(config), device="meta")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,8 @@ def work(trained: slice, evaluated: slice) -> tuple[list[float], dict[str, float
     )
     model(tokens[0, trained])
     model(tokens[1, trained])
-    activations = [block.feed_forward.activation for block in model.blocks]
+    blocks: list[Any] = list(model.blocks)
+    activations = [block.feed_forward.activation for block in blocks]
     averages = [value for each in activations for value in [*each.average.tolist(), each.scale.item()]]
     probe = MechanismProbe(model.eval())
     probe.attach()

@@ -24,7 +24,7 @@ def perturb(model: Transformer) -> None:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
 
 
 def by_hand(model: Transformer, ids: Tensor) -> Tensor:
@@ -36,7 +36,8 @@ def by_hand(model: Transformer, ids: Tensor) -> Tensor:
     for i in range(len(model.blocks)):
 
         def linear(y: Tensor, name: str, i: int = i) -> Tensor:
-            return y @ w[f"blocks.{i}.{name}.weight"].T + w[f"blocks.{i}.{name}.bias"]
+            out: Tensor = y @ w[f"blocks.{i}.{name}.weight"].T + w[f"blocks.{i}.{name}.bias"]
+            return out
 
         def norm(y: Tensor, name: str, i: int = i) -> Tensor:
             return layer_norm(y, (d,), w[f"blocks.{i}.{name}.weight"], w[f"blocks.{i}.{name}.bias"])
@@ -51,14 +52,16 @@ def by_hand(model: Transformer, ids: Tensor) -> Tensor:
         x = x + linear(mixed.reshape(B, T, d), "attention.output")
         hidden = linear(norm(x, "feed_forward_norm"), "feed_forward.up").clamp(min=0)
         x = x + linear(hidden, "feed_forward.down")
-    return layer_norm(x, (d,), w["norm.weight"], w["norm.bias"]) @ w["head.weight"].T
+    logits: Tensor = layer_norm(x, (d,), w["norm.weight"], w["norm.bias"]) @ w["head.weight"].T
+    return logits
 
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 @pytest.mark.parametrize("n_kv_heads", [None, 1])
 def test_logits_are_those_of_the_formulas(build: Build, tie_embeddings: bool, n_kv_heads: int | None) -> None:
     model = build(tie_embeddings=tie_embeddings, n_kv_heads=n_kv_heads).double()
-    assert model.blocks[0].attention.key.out_features == 8 * (n_kv_heads or 2)
+    block: Any = model.blocks[0]
+    assert block.attention.key.out_features == 8 * (n_kv_heads or 2)
     perturb(model)
     ids = tokens(3, 9)
     torch.testing.assert_close(model(ids), by_hand(model, ids), rtol=1e-10, atol=1e-10)
@@ -109,7 +112,8 @@ def test_the_penalty_is_the_sum_of_what_components_ask_for(build: Build) -> None
     model = build(attention=Penalised, n_layers=3)
     model.penalty().backward()
     assert model.penalty().item() == 0.5 * (1 + 2 + 3)
-    assert [block.attention.core.share.grad.item() for block in model.blocks] == [1, 2, 3]
+    blocks: list[Any] = list(model.blocks)
+    assert [block.attention.core.share.grad.item() for block in blocks] == [1, 2, 3]
 
 
 def test_every_option_is_causal_and_looks_back(
@@ -144,13 +148,13 @@ def test_without_causality_the_first_output_hears_of_later_tokens(build: Build, 
 
 
 @pytest.fixture
-def sparse_attention(attention_option: str, load_option: Callable) -> Callable:
+def sparse_attention(attention_option: str, load_option: Callable[..., Any]) -> Any:
     """The option so that it leaves something out at the lengths here, which some hold to be too short for that.
 
     Where nothing is left out, hashing is not called, and the keys at the soft edge of a span, the only ones from which
     the span gets a gradient, do not exist.
     """
-    short = {
+    short: dict[str, dict[str, Any]] = {
         "lsh": {"bucket_size": 4, "dense_below": 0},
         "dynamic": {"window": 16, "ramp": 8.0, "bucket_size": 4, "dense_below": 0},
     }
@@ -159,7 +163,7 @@ def sparse_attention(attention_option: str, load_option: Callable) -> Callable:
 
 @pytest.mark.parametrize("length", [1, 2, 64])
 def test_every_option_is_finite_and_trains_every_parameter(
-    build: Build, sparse_attention: Callable, position_option: str, length: int
+    build: Build, sparse_attention: Callable[..., Any], position_option: str, length: int
 ) -> None:
     try:
         model = build(attention=sparse_attention, position=position_option, tie_embeddings=False)
@@ -188,7 +192,9 @@ def test_the_same_seed_and_tokens_give_the_same_logits(build: Build, attention_o
     assert torch.equal(build(attention=attention_option).eval()(ids), build(attention=attention_option).eval()(ids))
 
 
-def test_every_attention_differs_from_full(build: Build, attention_option: str, sparse_attention: Callable) -> None:
+def test_every_attention_differs_from_full(
+    build: Build, attention_option: str, sparse_attention: Callable[..., Any]
+) -> None:
     ids = tokens(2, 128)  # long enough for what the options come with to leave something out
     ours, full = (build(attention=option, max_length=128)(ids) for option in (sparse_attention, "full"))
     same = torch.equal(ours, full)
@@ -234,11 +240,12 @@ class Resampled(FullAttention):
 def test_resample_reaches_every_layer(build: Build) -> None:
     model = build(attention=Resampled)
     model.resample(5)
-    assert [block.attention.core.step for block in model.blocks] == [5, 5]
+    blocks: list[Any] = list(model.blocks)
+    assert [block.attention.core.step for block in blocks] == [5, 5]
 
 
 @pytest.mark.parametrize("size", ["tiny", "small"])
-def test_the_menu_of_sizes_builds(size: str, load_option: Callable) -> None:
+def test_the_menu_of_sizes_builds(size: str, load_option: Callable[..., Any]) -> None:
     parts = {axis: load_option(axis, name) for axis, name in [("attention", "full"), ("activation", "gelu")]}
     with torch.device("meta"):
         model = load_option("model", size)(
@@ -249,8 +256,10 @@ def test_the_menu_of_sizes_builds(size: str, load_option: Callable) -> None:
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
 @pytest.mark.parametrize("placement", ["pre", "post"])
-def test_norms_stand_where_they_are_asked_for(build: Build, load_option: Callable, norm: str, placement: str) -> None:
-    model = build(norm=load_option("norm", norm, placement=placement), bias=False).double()
+def test_norms_stand_where_they_are_asked_for(
+    build: Build, load_option: Callable[..., Any], norm: str, placement: str
+) -> None:
+    model: Any = build(norm=load_option("norm", norm, placement=placement), bias=False).double()
     perturb(model)
 
     def normal(x: Tensor, gain: Tensor) -> Tensor:
@@ -275,7 +284,9 @@ def test_norms_stand_where_they_are_asked_for(build: Build, load_option: Callabl
 @pytest.mark.parametrize(
     ("settings", "words"), [({"placement": "middle"}, "must be pre or post"), ({"eps": 0.0}, "must be above 0")]
 )
-def test_norms_that_cannot_be(build: Build, load_option: Callable, settings: dict[str, Any], words: str) -> None:
+def test_norms_that_cannot_be(
+    build: Build, load_option: Callable[..., Any], settings: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         build(norm=load_option("norm", "rms", **settings))
 

@@ -1,6 +1,7 @@
 """The end of a sweep, what is said before it, and the two commands."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -145,7 +146,7 @@ def test_a_study_that_cannot_be_compared_yet_prints_nothing(
         (tmp_path / "0" / "record.json").write_text("{")
     if case == "damaged looks":
         (tmp_path / INTERIM_FILE).write_text("{")
-    asked = {case: "zzz=1"} if case in ("baseline", "metric") else {}
+    asked: Any = {case: "zzz=1"} if case in ("baseline", "metric") else {}
     compare_so_far(tmp_path / "nowhere" if case == "nowhere" else tmp_path, **asked)
     printed = capsys.readouterr()
     assert printed.out == printed.err == ""

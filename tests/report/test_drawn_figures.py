@@ -8,6 +8,8 @@ import itertools
 import math
 import re
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import matplotlib.colors
 import numpy as np
@@ -28,6 +30,7 @@ from ablab.report.figures.interactions import interaction_heatmap
 from ablab.report.figures.scaling import power_laws
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style, styles
 from ablab.report.html.blocks import to_svg
+from ablab.results.record import Direction
 
 LOSSES = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22], "glu": [1.0, 1.2, 1.0, 1.1]}
 
@@ -84,7 +87,7 @@ def axes_of(drawn: Drawing | None) -> list[Axes]:
 def test_the_forest_has_an_interval_and_a_tick_per_seed_for_each_variant() -> None:
     items, style = compared(LOSSES)
     (axes,) = axes_of(forest(items, style))
-    lines = {tuple(map(float, line.get_xdata())) for line in axes.lines}
+    lines = {tuple(map(float, np.asarray(line.get_xdata()))) for line in axes.lines}
     for item in items:
         assert item.interval is not None
         assert tuple(item.interval) in lines
@@ -109,8 +112,8 @@ def test_slopes_run_from_baseline_to_variant_and_show_who_won() -> None:
     panes = [axes for axes in axes_of(slopes(items, style)) if axes.get_visible()]
     assert len(panes) == 2
     for axes, option in zip(panes, ("gelu", "glu"), strict=True):
-        drawn = [line for line in axes.lines if len(line.get_xdata()) == 2]
-        ends = [tuple(map(float, line.get_ydata())) for line in drawn]
+        drawn = [line for line in axes.lines if np.size(line.get_xdata()) == 2]
+        ends = [tuple(map(float, np.asarray(line.get_ydata()))) for line in drawn]
         assert ends == [pytest.approx(pair) for pair in zip(LOSSES["relu"], LOSSES[option], strict=True)]
         won = [own < base for base, own in zip(LOSSES["relu"], LOSSES[option], strict=True)]
         assert [line.get_linestyle() == "-" for line in drawn] == won
@@ -123,6 +126,7 @@ def test_what_was_detectable_is_a_bar_of_that_length() -> None:
     (axes,) = axes_of(drawn)
     assert drawn is not None
     told = dict(re.findall(r"(\w+): ([\d.]+) detectable", drawn.alt))
+    bar: Any
     for item, bar in zip(items, axes.patches, strict=True):
         assert float(told[item.label]) == pytest.approx(bar.get_width(), rel=0.05)
 
@@ -154,13 +158,14 @@ def test_the_svg_keeps_every_word_and_every_reference() -> None:
 
 
 @pytest.mark.parametrize("draw", [forest, detectable_effects])
-def test_long_names_are_folded_and_leave_room_for_what_is_drawn(draw: Callable[..., Drawn]) -> None:
+def test_long_names_are_folded_and_leave_room_for_what_is_drawn(draw: Callable[..., Drawing | None]) -> None:
     names = [f"attention={'w' * 30}{letter},activation={'g' * 30}{letter},model.sizes=[1,2]" for letter in "abc"]
     losses = {f"option-{place}": values for place, values in enumerate(LOSSES.values())}
     items, found = compared(losses)
     items = [dataclasses.replace(item, label=name) for item, name in zip(items, names, strict=False)]
     drawn = draw(items, found)
     (axes,) = axes_of(drawn)
+    assert drawn is not None
     drawn.figure.draw_without_rendering()
     shown = [label.get_text() for label in axes.get_yticklabels()]
     assert len(set(shown)) == len(items) > 1
@@ -188,6 +193,7 @@ def test_legends_stay_within_their_figure() -> None:
     names = [f"{long},seed={letter}" for letter in "ab"]
     band = Band(np.array([1.0, 2.0]), np.array([3.0, 2.0]), None, None, ())
     drawn = curves([Panel("step", "val_loss", dict.fromkeys(names, band))], styles(names, ""))
+    assert drawn is not None
     drawn.figure.draw_without_rendering()
     legend = drawn.figure.legends[0].get_window_extent()
     assert legend.x0 >= 0
@@ -201,6 +207,7 @@ def test_a_variant_that_only_diverged_has_a_marker_and_a_name() -> None:
     axes, line = axes_of(drawn)[0], axes_of(drawn)[0].lines[0]
     assert (line.get_marker(), line.get_markerfacecolor()) == (styles(["hot"], "")["hot"].marker, "none")
     assert axes.get_legend_handles_labels()[1] == ["hot", "hot"]
+    assert drawn is not None
     assert [text.get_text() for text in drawn.figure.legends[0].get_texts()] == ["hot"]
     assert "hot diverged" in drawn.alt
 
@@ -246,12 +253,14 @@ def test_fronts_and_budgets_are_drawn_as_they_are() -> None:
     ]  # fmt: skip
     own = styles(list(given), "worst")
     drawn = quality_and_cost(rows, "min", {"fast_bad": "+38% FLOPs"}, own)
+    assert drawn is not None
     flops, speed = (axes for axes in axes_of(drawn) if axes.get_visible())
     assert [axes.get_xlabel() for axes in (flops, speed)] == ["training FLOPs", "tokens per second (more is better)"]
-    assert [list(axes.lines[0].get_xdata()) for axes in (flops, speed)] == [[9], [100, 900]]
+    assert [list(np.asarray(axes.lines[0].get_xdata())) for axes in (flops, speed)] == [[9], [100, 900]]
     assert "training FLOPs: slow_good on the front." in drawn.alt
     assert "fast_bad at another budget (+38% FLOPs)" in drawn.alt
-    filled = {bar.get_label(): bar.lines[0].get_markerfacecolor() for bar in speed.containers}
+    bars: list[Any] = list(speed.containers)
+    filled = {bar.get_label(): bar.lines[0].get_markerfacecolor() for bar in bars}
     assert filled == {name: "none" if name == "fast_bad" else own[name].colour for name in given}
 
 
@@ -259,7 +268,7 @@ def test_fronts_and_budgets_are_drawn_as_they_are() -> None:
 def test_a_solid_line_is_a_seed_on_which_the_variant_did_better(direction: Direction, solid: int) -> None:
     items, found = compared({"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [0.9, 1.0, 1.0, 1.12]})
     drawn = slopes([dataclasses.replace(item, direction=direction) for item in items], found)
-    styles = [line.get_linestyle() for line in axes_of(drawn)[0].lines if len(line.get_xdata()) == 2]
+    styles = [line.get_linestyle() for line in axes_of(drawn)[0].lines if np.size(line.get_xdata()) == 2]
     assert (styles.count("-"), styles.count("--")) == (solid, 4 - solid)
 
 
@@ -271,5 +280,5 @@ def test_only_resolved_effects_are_filled() -> None:
     assert expected.count("none") == 1
     for draw in (forest, detectable_effects):
         lines = axes_of(draw(items, found))[0].lines
-        shown = [line.get_markerfacecolor() for line in lines if len(line.get_xdata()) == 1]
+        shown = [line.get_markerfacecolor() for line in lines if np.size(line.get_xdata()) == 1]
         assert shown == expected

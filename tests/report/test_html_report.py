@@ -224,7 +224,7 @@ def test_odd_parts_and_known_values_make_a_page(broken: str) -> None:
         values = {"nan": dict.fromkeys(item.metrics, math.nan), "missing": {}, "null": item.metrics}
         item.metrics = values[broken]
         item.mechanism = dict.fromkeys(item.mechanism, math.nan)
-        item.oracle = dict.fromkeys(item.oracle) if broken == "null" else {}  # type: ignore[arg-type]
+        item.oracle = dict.fromkeys(item.oracle) if broken == "null" else {}  # type: ignore[assignment]
     runs = runs_of(records)
     page = Page(page_of(ReportContext.of(runs)))
     assert not re.search(r"\bnan\b", page.text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def study(tmp_path: Path) -> Path:
     return write(tmp_path / "study", factorial(3))
 
 
-VIEWS = {
+VIEWS: dict[str, Callable[[Path], object]] = {
     "conclusion": conclude,
     "compare": lambda folder: compare_command([folder]),
     "report": lambda folder: report_command([folder]),

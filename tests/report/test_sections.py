@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -27,7 +28,7 @@ from ablab.results.collect import collect
 from ablab.results.record import Record
 
 
-def context(records: list[Record], **terms: float) -> ReportContext:
+def context(records: list[Record], **terms: Any) -> ReportContext:
     runs = runs_of(records)
     return ReportContext.of(runs, **terms)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic import record
@@ -107,7 +108,7 @@ def test_without_a_network_the_first_run_speaks_for_all(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         attempt(tmp_path / name, [1.0])
         write_record(tmp_path / name, record())
-    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_X_GRAPHQL_RETRY_MAX": "1"}
+    nowhere: Any = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_X_GRAPHQL_RETRY_MAX": "1"}
     status, said, complaint = ablab_sync(tmp_path, **nowhere)
     assert (status, said) == (2, "")
     assert complaint.startswith("ablab: error: W&B cannot be reached, 0 uploaded; try again later (")

@@ -21,7 +21,7 @@ def factorial(seeds: int = 5) -> list[Record]:
     """Attention x activation. `gelu` helps, `lsh` with `gelu` interact; one run diverged and one failed."""
     random = np.random.default_rng(7)
     luck = random.normal(0, 0.05, seeds)
-    records = []
+    records: list[Record] = []
     for attention, effect in EFFECTS.items():
         for activation in ("relu", "gelu"):
             for seed in range(seeds):
@@ -39,7 +39,7 @@ def factorial(seeds: int = 5) -> list[Record]:
 def lengths(seeds: int = 3) -> list[Record]:
     """Two attentions at four lengths: the time of `full` grows with the square of the length, that of `lsh` with it."""
     random = np.random.default_rng(8)
-    records = []
+    records: list[Record] = []
     for length in (128, 256, 512, 1024):
         for attention, power in (("full", 2.0), ("lsh", 1.0)):
             for seed in range(seeds):
@@ -79,7 +79,7 @@ def _run(seed: int, loss: float, attention: str, activation: str) -> Record:
     item.primary = Metric(name="val_loss", split="val", direction="min")
     item.cost = dataclasses.replace(
         item.cost,
-        flops_total=item.cost.flops_total + 20_000_000 * (attention == "lsh"),
+        flops_total=(item.cost.flops_total or 0) + 20_000_000 * (attention == "lsh"),
         tokens_per_second=400.0 if attention == "lsh" else 800.0 + 10 * seed,
         wall_time_s=9.5 + 8 * (attention == "lsh"),
     )

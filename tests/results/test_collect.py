@@ -137,7 +137,7 @@ def test_what_differs_between_tasks_alone_is_no_factor() -> None:
 
 
 def test_variants_that_a_study_names_are_known_by_their_names() -> None:
-    named = {"design": {"variants": {"base": {}, "wide": {}}}}
+    named: dict[str, Any] = {"design": {"variants": {"base": {}, "wide": {}}}}
     runs = runs_of(
         record(variant=variant, settings={**named, "optimizer": {"lr": lr}})
         for variant, lr in (("base", 0.1), ("task=text,wide", 0.2), ("task=text,baseline", 0.3))
@@ -147,7 +147,7 @@ def test_variants_that_a_study_names_are_known_by_their_names() -> None:
 
 def test_a_named_variant_has_the_choices_of_its_first_run() -> None:
     """Its settings may differ between tasks."""
-    named = {"design": {"variants": {"base": {}, "wide": {}}}}
+    named: dict[str, Any] = {"design": {"variants": {"base": {}, "wide": {}}}}
     runs = runs_of(
         record(axes={"task": task}, variant=name, settings={**named, "optimizer": {"lr": lr}})
         for task, name, lr in (("recall", "base", 0.1), ("recall", "wide", 0.2), ("text", "wide", 0.3))

@@ -1,6 +1,7 @@
 """Interim analyses: which ones count, what lies on disk, and which runs they are of."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -70,7 +71,11 @@ def test_the_file_is_plain_and_says_when(tmp_path: Path) -> None:
 def test_a_damaged_file_is_one_line_that_names_it_and_stays_as_it_is(tmp_path: Path, text: str) -> None:
     path = tmp_path / INTERIM_FILE
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    for ask in (lambda: read_interim_analyses(tmp_path), lambda: count_interim_analysis(tmp_path, [1])):
+    asks: list[Callable[[], object]] = [
+        lambda: read_interim_analyses(tmp_path),
+        lambda: count_interim_analysis(tmp_path, [1]),
+    ]
+    for ask in asks:
         with pytest.raises(UserError) as caught:
             ask()
         assert str(caught.value).startswith(f"{path}: damaged")

@@ -21,7 +21,8 @@ from ablab.results.collect import collect, find_records
 from ablab.results.curves import CurveCache
 from ablab.results.interim import INTERIM_FILE, count_interim_analysis
 from ablab.results.keep import keep
-from ablab.results.store import METRICS_FILE, PLAN_FILE, RECORD_FILE, write_record
+from ablab.results.record import Record
+from ablab.results.store import METRICS_FILE, PLAN_FILE, RECORD_FILE, as_record, write_record
 
 PLAN = {
     "schema": 1,
@@ -129,8 +130,12 @@ def test_no_folder_of_the_machine_is_in_the_file(file: Path, tmp_path: Path) -> 
 
 def test_a_file_is_read_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    as_record = kept.as_record
-    monkeypatch.setattr(kept, "as_record", lambda data, source: read.append(source) or as_record(data, source))
+
+    def counting(data: Any, source: Path) -> Record:
+        read.append(source)
+        return as_record(data, source)
+
+    monkeypatch.setattr(kept, "as_record", counting)
     loaded = load(file)
     loaded.plot.curves()
     assert len(read) == len(set(read)) == 6

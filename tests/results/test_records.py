@@ -5,6 +5,7 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic import record
@@ -71,7 +72,7 @@ def test_a_communication_of_another_shape_is_damaged(changes: dict[str, object],
 
 
 def test_non_finite_numbers_are_null_in_the_file_and_nan_again(tmp_path: Path) -> None:
-    figures = {"metrics": {"val_loss": math.inf}, "mechanism": {"schedule/lr": math.nan}}
+    figures: dict[str, Any] = {"metrics": {"val_loss": math.inf}, "mechanism": {"schedule/lr": math.nan}}
     path = write_record(tmp_path, record(**figures, last={"val_loss": [1.0, math.inf]}))
     assert json.loads(path.read_text(encoding="utf-8"))["metrics"] == {"val_loss": None}
     found = read_record(path)

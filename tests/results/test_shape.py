@@ -10,8 +10,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ablab.results.shape import misshapen
 
-VALUES = [None, True, 3, -1.5, float("inf"), "min", "x", [], ["x"], [1], [1.5], [None], {}, {"x": 1}, {"x": 1.5},
-          {"x": None}, {"x": [1.0]}, {"x": ["y"]}, {1: 1}, [{}], [{"x": 1}]]  # fmt: skip
+VALUES: list[Any] = [
+    None, True, 3, -1.5, float("inf"), "min", "x", [], ["x"], [1], [1.5], [None], {}, {"x": 1}, {"x": 1.5},
+    {"x": None}, {"x": [1.0]}, {"x": ["y"]}, {1: 1}, [{}], [{"x": 1}],
+]  # fmt: skip
 KINDS = [
     int, float, str, int | None, float | None, Literal["min", "max"], Any, list[str], list[float], dict[str, int],
     dict[str, float], dict[str, list[float]], dict[str, Any], dict[str, Any] | None, list[dict[str, Any]],

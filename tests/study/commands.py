@@ -167,7 +167,7 @@ def _keep_spares(count: int = 2) -> None:
             return spawn(path, args, fds)
         return spares.pop().become(str(args[-1]), list(fds))
 
-    util.spawnv_passfds = take
+    util.spawnv_passfds = take  # type: ignore[assignment]  # of the arguments it is called with here
 
 
 def _become(words: list[str], cwd: str, env: dict[str, str], folder: str, session: bool) -> None:

@@ -17,6 +17,7 @@ from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study import job
 from ablab.study.job import run_bar, run_job
+from ablab.training.run import execute
 
 Job = Callable[..., Record]
 
@@ -88,7 +89,6 @@ def test_a_run_that_failed_is_run_again(ablab: Job, capsys: pytest.CaptureFixtur
         write_record(folder, record)
         return record
 
-    execute = job.execute
     with monkeypatch.context() as patch:
         patch.setattr(job, "execute", failing)
         assert ablab().status == "failed"

@@ -131,7 +131,8 @@ def test_a_study_on_slurm_outlives_the_death_of_its_node(lab: Lab, cluster: Slur
         *("hydra.launcher.partition=main", "hydra.launcher.timeout_min=30", "hydra.launcher.mem_gb=1"),
     )
     study = lab.folder / "outputs" / "cluster"
-    process = lab.start(*words, **cluster.env)
+    environment: Any = cluster.env
+    process = lab.start(*words, **environment)
     try:
         wait_for(lambda: bool(list(study.rglob("last.ckpt"))) or process.poll() is not None)
         assert process.poll() is None, process.communicate()[1]

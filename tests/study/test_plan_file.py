@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ablab.config import ComparisonConfig, RunConfig, fingerprint
 from ablab.results.record import BudgetReport, RunContext, TuningReport
+from ablab.results.store import PLAN_FILE
 from ablab.study.events import RunOutline
-from ablab.study.plan_file import PLAN_FILE, PlannedRun, read_plan, write_plan
+from ablab.study.plan_file import PlannedRun, read_plan, write_plan
 
 CONTEXT = RunContext(
     variant="attention=lsh",

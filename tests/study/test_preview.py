@@ -37,7 +37,7 @@ def test_the_time_of_a_run_is_start_and_steps_and_evaluations(tmp_path: Path) ->
     """In 5 s, 8 steps of 0.1 s and two evaluations of 0.3 s, so a start of 3.6 s; then 1,000 steps, 4 evaluations."""
     probe = _measured(record(), planned(tmp_path))
     assert probe.seconds == pytest.approx(3.6 + 1000 * 0.1 + 4 * 0.3)
-    assert (probe.step_seconds, probe.memory_bytes) == (pytest.approx(0.1), 100)
+    assert (probe.step_seconds, probe.memory_bytes) == pytest.approx((0.1, 100))
 
 
 def test_the_test_split_is_evaluated_once(tmp_path: Path) -> None:

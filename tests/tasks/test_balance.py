@@ -136,7 +136,7 @@ def test_by_length_long_batches_do_not_come_last_and_padding_falls() -> None:
     def padding(batches: BalancedBatches) -> float:
         inputs: list[Any] = [batches[index][0] for index in range(2 * WINDOW)]
         real = sum(int((each != 0).sum()) for each in inputs)
-        return 1 - real / sum(each.numel() for each in inputs)
+        return 1 - real / sum(int(each.numel()) for each in inputs)
 
     assert padding(sorted_) < 0.25
     assert padding(plain) > 0.5
@@ -188,6 +188,7 @@ def test_a_sequence_that_is_cut_is_answered_as_before(axis: str, option: str, ti
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randint(1, task.vocab_size, (5, 400), generator=generator)
     ends = torch.tensor([60, 131, 7, 90, 1])
+    assert task.padding is not None
     inputs[torch.arange(400) >= ends[:, None]] = task.padding
     with torch.no_grad():
         if axis == "position":
@@ -203,7 +204,7 @@ def test_a_run_that_goes_on_is_served_what_comes_next(task: str, tiny_config: Ti
     batches = [batch for batch, _ in zip(made.train_dataloader(), range(WINDOW + 4), strict=False)]
     made.first_step = WINDOW + 2
     again = next(iter(made.train_dataloader()))
-    assert all(torch.equal(one, other) for one, other in zip(again, batches[WINDOW + 2], strict=True))  # type: ignore[arg-type]
+    assert all(torch.equal(one, other) for one, other in zip(again, batches[WINDOW + 2], strict=True))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -46,6 +46,7 @@ def folder_of(path: Path, **splits: list[tuple[str, str]]) -> Path:
 def served(task: Classification, split: str) -> list[tuple[list[int], int]]:
     """The texts of a split without what fills them up, and their answers."""
     fetch, count = task.training() if split == "train" else task.evaluation(split)[0]
+    inputs: Any
     inputs, targets = fetch(np.arange(count))
     assert inputs.shape == (count, task.seq_len)
     assert targets.shape == (count, 1)
@@ -131,7 +132,7 @@ def test_scores_against_scikit_learn(drawn: tuple[int, list[tuple[int, int]], in
         counts = class_counts(torch.tensor(said), torch.tensor(answers), classes, -100)
         totals.update({name: count.item() for name, count in counts.items()})
     labels = [f"label {number}" for number in range(classes)]
-    scores = class_scores(totals, labels)
+    scores = class_scores(dict(totals), labels)
 
     said, answers = zip(*pairs, strict=True)
     each = precision_recall_fscore_support(answers, said, labels=range(classes), zero_division=0)
@@ -151,14 +152,15 @@ def test_figures_of_an_evaluation(tmp_path: Path, processes: int) -> None:
         task.trainer = SimpleNamespace(  # type: ignore[assignment]
             distributed_sampler_kwargs={"rank": rank, "num_replicas": processes}
         )
-        for inputs, targets, _ in task.val_dataloader():  # type: ignore[misc]
+        for inputs, targets, _ in task.val_dataloader():
             logits = guess[inputs.sum(1) % len(guess)][:, None]  # a function of the text
             totals.update({name: value.item() for name, value in task.totals(logits, targets).items()})
     metrics = task.evaluation_metrics({"": dict(totals)})
 
     fetch, count = task.evaluation("val")[0]
-    inputs, targets = fetch(np.arange(count))
-    logits = guess[inputs.sum(1) % len(guess)]
+    whole: Any
+    whole, targets = fetch(np.arange(count))
+    logits = guess[whole.sum(1) % len(guess)]
     answers, said = targets[:, 0], logits.argmax(1)
     assert metrics["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, answers).item(), rel=1e-5)
     assert metrics["accuracy"] == pytest.approx(accuracy_score(answers, said))

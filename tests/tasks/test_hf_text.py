@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ from ablab.tasks.tokenizers.choice import TokenizerChoice
 from ablab.training.generation import generate
 
 TRAIN = [f"document {n}: na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve {n * n}" for n in range(120)]
-SPLITS: dict[str, list[str]] = {
+SPLITS: dict[str, list[Any]] = {
     "train": [*TRAIN, "", None],  # what is empty is passed over
     "validation": [f"other {n}, of {n**3}" for n in range(40)],
     "test": ["the last one of all, which is long enough", "and this"],
@@ -77,7 +77,7 @@ def tokens(task: HFText) -> dict[str, list[int]]:
 
 
 def documents(task: HFText, split: str) -> list[str]:
-    return task.decode(np.array(tokens(task)[split])).removesuffix("\n").split("\n")
+    return task.decode(torch.tensor(tokens(task)[split])).removesuffix("\n").split("\n")
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "csv", "disk"])
@@ -164,7 +164,7 @@ def test_bits_per_byte_of_byte_pairs(parquet: Path) -> None:
     totals = {"nats": len(ids) * math.log(task.vocab_size), "correct": 0.0, "tokens": float(len(ids))}
     totals["bytes"] = float(task._token_bytes[ids].sum())
     text = "".join(SPLITS["validation"])
-    skipped = len(task.decode(np.array(tokens(task)["val"][:1])).encode())
+    skipped = len(task.decode(torch.tensor(tokens(task)["val"][:1])).encode())
     expected = len(ids) * math.log2(task.vocab_size) / (len(text.encode()) - skipped)
     assert task.metrics(totals)["bits_per_byte"] == pytest.approx(expected)
 
@@ -183,9 +183,11 @@ def test_budgets_take_the_beginning_of_each_split(parquet: Path, tokenizer: str)
     settings: dict[str, Any] = {"tokenizer": tokenizer, "bpe_vocab_size": 280}
     few = hf_text(parquet, max_tokens=50, **settings)
     assert {split: len(ids) for split, ids in tokens(few).items()} == {"train": 50, "val": 50}
-    assert "".join(f"{text}\n" for text in TRAIN).startswith(few.decode(np.array(tokens(few)["train"])).split("<|")[0])
+    assert "".join(f"{text}\n" for text in TRAIN).startswith(
+        few.decode(torch.tensor(tokens(few)["train"])).split("<|")[0]
+    )
     less = hf_text(parquet, max_bytes=50, **settings)
-    text = less.decode(np.array(tokens(less)["train"])).replace("<|endoftext|>", "\n")
+    text = less.decode(torch.tensor(tokens(less)["train"])).replace("<|endoftext|>", "\n")
     assert text.replace("\n", "") == "".join(TRAIN).encode()[:50].decode(errors="ignore")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np

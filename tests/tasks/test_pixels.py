@@ -48,7 +48,8 @@ def test_classify_asks_for_the_label_of_the_image() -> None:
     assert targets.tolist() == [[label] for label in images.labels]
     assert (task.vocab_size, task.n_outputs, task.seq_len, task.max_length) == (17, 10, 64, 64)
     assert (task.pooled, task.causal, task.padding) == (True, False, None)
-    assert [part.shape for part in task.example()] == [(1, 64), (1, 1)]
+    example: Any = task.example()
+    assert [part.shape for part in example] == [(1, 64), (1, 1)]
 
 
 def test_generate_asks_for_each_pixel_and_shows_those_before_it() -> None:

@@ -1,6 +1,7 @@
 """The options of the axis `task`, as a run meets them."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,10 +131,11 @@ def test_figures_against_a_loop_over_the_tokens(text_file: Path, tokenizer: str)
 
 def test_bits_per_byte_of_a_uniform_guess(text_file: Path) -> None:
     """log2(256) bits a byte; for characters, log2 of the vocabulary times characters per byte of the text."""
-    for tokenizer, expected in (
+    cases: tuple[tuple[str, Callable[[Any, str], float]], ...] = (
         ("bytes", lambda task, part: 8.0),
         ("chars", lambda task, part: math.log2(task.vocab_size) * len(part) / len(part.encode())),
-    ):
+    )
+    for tokenizer, expected in cases:
         task = text(text_file, tokenizer=tokenizer, seq_len=1)
         totals = torch.zeros(4, dtype=torch.float64)
         for _, targets in task.val_dataloader():

@@ -134,7 +134,7 @@ def test_what_is_evaluated_and_kept_are_averaged_weights(tiny_config: TinyConfig
 
     total, count = 0.0, 0
     with torch.no_grad():
-        for inputs, targets in task.val_dataloader():  # type: ignore[union-attr]
+        for inputs, targets in task.val_dataloader():
             nats = nn.functional.cross_entropy(kept(inputs).flatten(0, 1), targets.flatten(), reduction="none")
             total, count = total + float(nats.double().sum()), count + nats.numel()
     assert record.metrics["val_loss"] == pytest.approx(total / count, rel=1e-6)

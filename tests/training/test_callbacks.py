@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,7 +52,7 @@ def module() -> TrainingModule:
     module = TrainingModule.__new__(TrainingModule)
     torch.nn.Module.__init__(module)
     module.learning_rates = [0.1, 0.2, 0.3]
-    module.log = lambda *args, **settings: None
+    module.log = lambda *args, **settings: None  # type: ignore[method-assign]
     return module
 
 
@@ -95,7 +96,7 @@ def test_an_evaluation_that_is_no_number_ends_the_run(module: TrainingModule) ->
 
 def test_progress_is_told_a_few_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now, told = 1000.0, []
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     primary = Metric(name="val_loss", split="val", direction="min")
     callback = ReportProgress(lambda *what: told.append(what), primary)
     for step in range(1, 11):

@@ -100,7 +100,7 @@ def test_numbers_out_of_range(settings: dict[str, Any], words: str) -> None:
 def test_each_group_follows_its_own_gradients() -> None:
     """One group becomes noisier after the warm-up, the other does not."""
     parameters = [nn.Parameter(torch.zeros(2000)) for _ in range(3)]
-    groups = [{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.5}]
+    groups: list[dict[str, Any]] = [{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.5}]
     optimizer = torch.optim.SGD(groups, lr=1.0)
     schedule = GradientVariance(optimizer, total_steps=500, warmup_share=0.1, beta=0.9, smoothing=0.5, per_group=True)
     generator = torch.Generator().manual_seed(0)

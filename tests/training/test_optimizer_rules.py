@@ -24,7 +24,8 @@ Naive = Callable[..., Tensor]
 
 
 def settings_of(option: str) -> dict[str, Any]:
-    found: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "optimizer" / f"{option}.yaml"))
+    loaded: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "optimizer" / f"{option}.yaml"))
+    found: dict[str, Any] = loaded
     return found
 
 
@@ -159,6 +160,7 @@ def test_three_steps_are_those_of_the_formula(option: str, weight_decay: float) 
             parameter.grad = given[name][step].clone()
         optimizer.step()
         for name, parameter in model.named_parameters():  # a schedule may want to see them
+            assert parameter.grad is not None
             assert torch.equal(parameter.grad, given[name][step])
     getattr(optimizer, "eval", lambda: None)()
     values = {key: value for key, value in node.items() if not key.startswith("_")}
@@ -177,6 +179,7 @@ def test_gradients_scaled_for_float16_are_unscaled_before_the_step(option: str) 
     getattr(optimizer, "train", lambda: None)()
     scaler.scale(model(torch.ones(2, 6)).sum()).backward()
     scaler.unscale_(optimizer)
+    assert model.bias.grad is not None
     assert torch.equal(model.bias.grad, torch.full((8,), 2.0))
     nn.utils.clip_grad_norm_(model.parameters(), 0.5)
     clipped, before = model.bias.grad.clone(), model.bias.detach().clone()
@@ -223,7 +226,8 @@ def test_evaluations_and_checkpoints_hold_the_average_and_training_goes_on_from_
     assert run(config, tmp_path).status == "ok"
     task = build_task(config)
     model = build_model(config, task)
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if name.startswith("blocks") and parameter.dim() == 2 else others).append(parameter)
     groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]

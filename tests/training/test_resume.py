@@ -20,6 +20,7 @@ from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, METRICS_FILE, RECORD_FILE, read_record
 from ablab.training import trainer as trainers
+from ablab.training.callbacks import Curves
 from ablab.training.checkpoints import generators, set_generators
 from ablab.training.run import execute, prepare_folder
 
@@ -52,12 +53,9 @@ def interrupted(config: RunConfig, folder: Path, step: int) -> Record:
         return execute(config, folder)
 
 
-Curves = trainers.Curves
-
-
-class Both(Curves):  # type: ignore[misc, valid-type]
+class Both(Curves):
     def __init__(self, curves: Any, stop: StopAt) -> None:
-        vars(self).update(vars(curves))
+        self.__dict__.update(vars(curves))
         self._stop_at = stop
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:

@@ -185,7 +185,7 @@ def plateau(values: list[float], *, lower_is_better: bool = True, **settings: An
 
 def test_a_plateau_by_hand() -> None:
     values = [4.0, 3.0, 2.9999, 3.1, 3.0, 2.0, 2.0, 2.0, 2.0, 2.0]
-    falls = {"decay": 0.5, "patience": 2, "threshold": 1e-3, "min_factor": 0.3}
+    falls: dict[str, Any] = {"decay": 0.5, "patience": 2, "threshold": 1e-3, "min_factor": 0.3}
     expected = [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.3, 0.3]
     assert plateau(values, **falls) == pytest.approx(expected)
     assert plateau([-v for v in values], lower_is_better=False, **falls) == pytest.approx(expected)

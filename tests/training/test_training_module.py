@@ -150,11 +150,13 @@ def test_accumulated_batches_are_one_larger_batch(tiny_config: TinyConfig, run: 
     model = build_model(small, task)
     optimizer = build_optimizer(instantiate(small.options["optimizer"]), model)
     schedule = instantiate(small.options["schedule"])(optimizer)
+    clip = small.trainer.gradient_clip_val
+    assert clip is not None
     batches = iter(task.train_dataloader())
     for _ in range(small.trainer.max_steps):
         inputs, targets = (torch.cat(parts) for parts in zip(*islice(batches, 3), strict=True))
         task.loss(model(inputs), targets).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), small.trainer.gradient_clip_val)
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()

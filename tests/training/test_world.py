@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ SRUN = {
     "SLURM_LOCALID": "1",
     "SLURM_NODEID": "1",
 }
-PLACE = {"rank": 3, "size": 4, "local_rank": 1, "node": 1, "on_node": 2}
+PLACE: dict[str, Any] = {"rank": 3, "size": 4, "local_rank": 1, "node": 1, "on_node": 2}
 
 
 def test_torchruns_place() -> None:

@@ -42,8 +42,8 @@ def fake(attention: Attention | Exception, name: str = "fake", **options: Any) -
 
 def cells(name: str, seconds: Mapping[int, float], *, pass_: Pass = "forward", **options: Any) -> list[Cell]:
     """Measured cells, by length; `bytes` may map lengths to peak memory."""
-    options = {"ours": False, "family": "full", "causal": True} | options
     memory: Mapping[int, int] = options.pop("bytes", {})
+    rest: dict[str, Any] = {"ours": False, "family": "full", "causal": True} | options
     return [
         Cell(
             implementation=name,
@@ -52,7 +52,7 @@ def cells(name: str, seconds: Mapping[int, float], *, pass_: Pass = "forward", *
             times=Times(value, value / 2, value * 2),
             peak_bytes=memory.get(length, 8),
             flops=1e6,
-            **options,
+            **rest,
         )
         for length, value in seconds.items()
     ]

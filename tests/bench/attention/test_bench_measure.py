@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,8 +40,8 @@ def run(
     **options: Any,
 ) -> list[Cell]:
     results = Results([each.name for each in implementations], before or [])
-    arguments = {"lengths": lengths, "passes": passes, "effort": effort, "results": results, "peak": NoPeak()}
-    measure(implementations, SETTING, **(arguments | options))
+    arguments: dict[str, Any] = {"lengths": lengths, "passes": passes, "effort": effort, "peak": NoPeak()}
+    measure(implementations, SETTING, results=results, **(arguments | options))
     return results.sorted()
 
 
@@ -179,7 +180,7 @@ def test_what_was_timed_before_an_interrupt_is_kept(monkeypatch: pytest.MonkeyPa
 def test_calls_take_turns_and_rare_ones_are_spread_over_the_rounds() -> None:
     made: list[str] = []
     seconds: dict[str, list[float]] = {}
-    in_turn({name: (lambda name=name: made.append(name)) for name in "ab"}, {"a": 6, "b": 2}, "cpu", seconds)
+    in_turn({name: partial(made.append, name) for name in "ab"}, {"a": 6, "b": 2}, "cpu", seconds)
     assert "".join(made) == "aaabaaab"
     assert {name: len(each) for name, each in seconds.items()} == {"a": 6, "b": 2}
 

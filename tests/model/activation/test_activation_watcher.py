@@ -78,7 +78,8 @@ def test_the_units_of_a_gate_are_what_comes_out_of_it(
     build: Build, load_option: Callable[..., Any], tokens: Tokens, watch: Watch, option: str
 ) -> None:
     model = build(activation=load_option("activation", option), d_ff=12, n_layers=1)
-    part = model.blocks[0].feed_forward
+    block: Any = model.blocks[0]
+    part = block.feed_forward
     width = part.down.in_features
     with torch.no_grad():  # the value of the last unit, not its gate
         part.up.weight[-1] = 0

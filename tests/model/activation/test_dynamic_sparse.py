@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_gradient_flows_where_it_passes_and_nowhere_else(make_spec: Spec) -> Non
         ({"target_sparsity": 0.9, "scale": 0.0}, "scale=0 cannot be steered"),
     ],
 )
-def test_options_out_of_range(make_spec: Spec, option: dict[str, float], message: str) -> None:
+def test_options_out_of_range(make_spec: Spec, option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DynamicSparse(make_spec(), **({"alpha": 0.9, "initial": 0.0, "scale": 1.0} | option))
 

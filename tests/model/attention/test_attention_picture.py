@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,8 @@ def test_a_model_is_drawn_by_layers_from_its_first_sequence(
     drawn = pictures(model, torch.cat([first, tokens(2, 20, seed=1)]), tokens(3, 20, seed=2))
     assert list(drawn) == ["attention/layer_0", "attention/layer_1"]
     assert all(each.shape == (41, 41) and each.dtype == torch.uint8 for each in drawn.values())
-    core = model.blocks[0].attention.core
+    block: Any = model.blocks[0]
+    core = block.attention.core
     seen: list[Tensor] = []
     handle = core.register_forward_hook(lambda core, args, out: seen.append(core.weights(*args[:2], torch.arange(20))))
     model(first)

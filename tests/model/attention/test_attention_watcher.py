@@ -52,10 +52,11 @@ def test_without_causality_mass_lies_on_later_keys_too(
 
 def test_mass_is_that_of_the_softmax_on_the_first_batch(build: Build, tokens: Tokens, watch: Watch) -> None:
     model = build(attention="windowed", n_layers=1, d_model=8, n_heads=1).eval()
-    nn.init.normal_(model.blocks[0].attention.query.weight, generator=torch.Generator().manual_seed(1))
+    block: Any = model.blocks[0]
+    position: Any = model.position
+    nn.init.normal_(block.attention.query.weight, generator=torch.Generator().manual_seed(1))
     ids = tokens(1, 12)
-    block = model.blocks[0]
-    x = block.attention_norm(model.embedding(ids) + model.position.weight[:12])
+    x = block.attention_norm(model.embedding(ids) + position.weight[:12])
     q, k = block.attention.query(x)[0], block.attention.key(x)[0]
     mass = []
     for t in range(12):
@@ -68,7 +69,8 @@ def test_mass_is_that_of_the_softmax_on_the_first_batch(build: Build, tokens: To
 def test_lsh_reports_what_its_buckets_bring(build: Build, tokens: Tokens, watch: Watch, uniform: Uniform) -> None:
     model = uniform(build(attention="lsh", n_layers=1)).eval()
     seen: list[Tensor] = []
-    core = model.blocks[0].attention.core
+    block: Any = model.blocks[0]
+    core = block.attention.core
     handle = core.register_forward_hook(lambda core, args, out: seen.append(core.visited(*args[:2], torch.arange(30))))
     model(tokens(3, 30))
     handle.remove()

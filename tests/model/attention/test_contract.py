@@ -155,15 +155,16 @@ def test_evaluation_is_deterministic_and_training_a_function_of_the_step(
     layer, x = make_layer(spec()), stream(2, LENGTH)
 
     def at(step: int) -> Tensor:
-        for module in layer.modules():
-            if hasattr(module, "resample"):
-                module.resample(step)
+        each: Any
+        for each in layer.modules():
+            if hasattr(each, "resample"):
+                each.resample(step)
         out: Tensor = layer(x, unrotated)
         return out
 
     once = at(3)
-    evaluated = [layer.eval() and at(step) for step in (3, 4)]
-    assert torch.equal(*evaluated)
+    layer.eval()
+    assert torch.equal(at(3), at(4))
     layer.train()
     at(4)
     assert torch.equal(at(3), once)

@@ -57,7 +57,8 @@ def reference(
         seen = without_padding((weight > 0).expand(problem.batch, problem.heads[0], T, T), padding)
         if share_qk:
             seen = own_if_alone(without_own(seen), padding)
-        return masked_attention(q, k, v, seen, weight)
+        out: Tensor = masked_attention(q, k, v, seen, weight)
+        return out
 
     return attention
 
@@ -67,6 +68,7 @@ def check(agree: Agree, problem: Any, *, share_qk: bool = False, **options: Any)
     hashed = None
     if options.get("adapt_position", True):
         q, k, _ = problem.inputs(share_qk=share_qk)
+        assert core.hash is not None
         hashed = lsh_mask(core.hash(q), core.hash(k), core.hash.bucket_size, problem.causal, problem.padding())
     ramp = options.get("ramp", 4.0)
     agree(
@@ -151,7 +153,7 @@ def test_visited_and_weights_are_the_definition(
     size, position = adapts
     core = make(problem, window=12, adapt_size=size, adapt_position=position, span_per_query=size, share_qk=share_qk)
     q, k, _ = problem.inputs(share_qk=share_qk)
-    hashed = lsh_mask(core.hash(q), core.hash(k), 8, causal) if position else None
+    hashed = None if core.hash is None else lsh_mask(core.hash(q), core.hash(k), 8, causal)
     definition = reference(core, problem, ramp=4.0, share_qk=share_qk, hashed=hashed)
     identity = torch.eye(90, dtype=q.dtype).expand(2, 2, 90, 90)
     expected = definition(q, k, identity, *core.parameters())  # with the identity as values, the weights themselves
@@ -197,7 +199,8 @@ def test_the_penalty_is_on_the_mean_span(make_problem: MakeProblem, span_per_que
     core = make(problem, window=50, span_per_query=span_per_query, span_penalty=0.3)
     inputs = problem.inputs()
     core(*inputs)
-    penalties = [m.penalty() for m in core.modules() if hasattr(m, "penalty")]
+    modules: list[Any] = list(core.modules())
+    penalties = [m.penalty() for m in modules if hasattr(m, "penalty")]
     assert len(penalties) == 1
     mean = spans_of(inputs[0], 50, *core.parameters()).expand(2, 2, 40).mean()
     torch.testing.assert_close(penalties[0], 0.3 * mean)
@@ -238,6 +241,7 @@ def test_hashing_is_that_of_lsh(make_problem: MakeProblem) -> None:
         if step is not None:
             lsh.resample(step)
             core.resample(step)
+        assert core.hash is not None
         assert torch.equal(core.hash(q), lsh.hash(q))
         seen = lsh_mask(lsh.hash(q), lsh.hash(k), 8, True) | torch.eye(100, dtype=torch.bool)
         torch.testing.assert_close(core(q, k, v), masked_attention(q, k, v, seen), rtol=1e-9, atol=1e-9)
@@ -360,7 +364,8 @@ def test_how_much_is_computed_at_one_time_changes_nothing(
     assert at_once(7, torch.device("cuda")) == 7 * GPU_SLICES
     problem = make_problem(batch=2, length=200, padded="left")
     core = make(problem, window=20, span_per_query=True)
-    *inputs, padding = (*problem.inputs(), problem.padding())
+    inputs: list[Tensor] = list(problem.inputs())
+    padding = problem.padding()
     wanted = [*inputs, *core.parameters()]
 
     def found() -> list[Tensor]:

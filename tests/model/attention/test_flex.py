@@ -39,13 +39,14 @@ def _always_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("padded", [None, "holes", "everything"])
 @pytest.mark.parametrize("share_qk", [True, False])
 def test_forward_is_that_of_the_cpu(
-    make_problem: MakeProblem, options: dict[str, int], causal: bool, padded: str | None, share_qk: bool
+    make_problem: MakeProblem, options: dict[str, Any], causal: bool, padded: str | None, share_qk: bool
 ) -> None:
     heads = (2, 2) if share_qk else (4, 2)
     problem = make_problem(length=150, heads=heads, sizes=(8, 4), causal=causal, padded=padded)
     inputs, padding = [x.detach() for x in problem.inputs(share_qk=share_qk)], problem.padding()
     core = WindowedAttention(problem.spec, share_qk=share_qk, **options)
-    found = flex_rule_attention(*inputs, core.local, padding, own_if_alone=share_qk, attention=flex_attention)
+    q, k, v = inputs
+    found = flex_rule_attention(q, k, v, core.local, padding, own_if_alone=share_qk, attention=flex_attention)
     tokens = torch.ones(2, 150, dtype=torch.bool) if padding is None else ~padding
     ours, expected = (out * tokens[:, None, :, None] for out in (found, core(*inputs, padding)))
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
@@ -56,7 +57,7 @@ def both(core: WindowedAttention, inputs: list[Tensor], padding: Tensor | None, 
     moved = [x.detach().to(device).requires_grad_() for x in inputs]
     there = None if padding is None else padding.to(device)
     out = core.to(device)(*moved, there)
-    if padding is not None:
+    if there is not None:
         out = out.masked_fill(there[:, None, :, None], 0)
     return [x.cpu() for x in (out, *torch.autograd.grad(out.square().sum(), moved))]
 
@@ -68,7 +69,7 @@ def both(core: WindowedAttention, inputs: list[Tensor], padding: Tensor | None, 
 @pytest.mark.parametrize("padded", [None, "holes"])
 @pytest.mark.parametrize("share_qk", [True, False])
 def test_outputs_and_gradients_on_cuda_are_those_of_the_cpu(
-    make_problem: MakeProblem, options: dict[str, int], causal: bool, padded: str | None, share_qk: bool
+    make_problem: MakeProblem, options: dict[str, Any], causal: bool, padded: str | None, share_qk: bool
 ) -> None:
     heads = (2, 2) if share_qk else (4, 2)
     problem = make_problem(length=150, heads=heads, sizes=(16, 16), causal=causal, padded=padded, dtype=torch.float32)

@@ -66,7 +66,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(
     padding = None if padded is None else random(2, length, seed=seed).sigmoid() < padded
     core = FullAttention(make_spec(n_heads=H, n_kv_heads=K, d_model=12, causal=causal), share_qk=share_qk)
     out = core(*inputs, padding)
-    expected = by_definition(*inputs, padding, causal=causal, share_qk=share_qk)
+    expected = by_definition(inputs[0], inputs[1], inputs[2], padding, causal=causal, share_qk=share_qk)
     torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
     direction = random(*out.shape, seed=seed, dtype=dtype)
     ours = torch.autograd.grad(out, inputs, direction)

@@ -79,17 +79,17 @@ def forget() -> Iterator[None]:
 def test_both_passes_are_what_autograd_makes_of_the_definition(
     shape: tuple[int, ...], dtype: torch.dtype, strided: bool, apart: bool, public: bool, seed: int
 ) -> None:
-    *inputs, bias = problem(shape, dtype, seed, strided, apart)
-    exact = [x.double().requires_grad_() for x in inputs]
+    q, k, v, bias = problem(shape, dtype, seed, strided, apart)
+    exact = [x.double().requires_grad_() for x in (q, k, v)]
     with pytest.MonkeyPatch.context() as patch:
         if public:
             patch.setattr(kernel, "flash_works", lambda: False)
-        out, lse = attend(*inputs, bias, 0.4)
-        expected, expected_lse = defined(*exact, bias, 0.4)
+        out, lse = attend(q, k, v, bias, 0.4)
+        expected, expected_lse = defined(exact[0], exact[1], exact[2], bias, 0.4)
         near(out, expected, dtype)
         near(lse, expected_lse, dtype)
         grad = draw(*out.shape, seed=seed + 5, dtype=dtype)
-        found = attend_backward(grad, *inputs, out, lse, bias, 0.4)
+        found = attend_backward(grad, q, k, v, out, lse, bias, 0.4)
     for ours, theirs in zip(found, torch.autograd.grad(expected, exact, grad.double()), strict=True):
         near(ours, theirs, dtype)
 

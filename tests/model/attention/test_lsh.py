@@ -32,7 +32,9 @@ def mask(core: LSHAttention, problem: Any, share_qk: bool = False) -> Tensor:
     """Who sees whom: (B, H, T, T)."""
     q, k, _ = problem.inputs(share_qk=share_qk)
     padding = problem.padding()
-    return own_if_alone(lsh_mask(core.hash(q), core.hash(k), core.hash.bucket_size, problem.causal, padding), padding)
+    seen = lsh_mask(core.hash(q), core.hash(k), core.hash.bucket_size, problem.causal, padding)
+    both: Tensor = own_if_alone(seen, padding)
+    return both
 
 
 def check(agree: Agree, problem: Any, *, share_qk: bool = False, **options: Any) -> None:
@@ -141,7 +143,8 @@ def test_one_bucket_that_is_seen_whole_is_full_attention_but_for_the_own_key(
 
 def pairs_that_share_a_bucket(core: LSHAttention, problem: Any) -> Tensor:
     """In any round, however many there are: (B, H, T, T), without own keys."""
-    return lsh_mask(*(core.hash(x) for x in problem.inputs()[:2]), problem.length * 2, problem.causal)
+    pairs: Tensor = lsh_mask(*(core.hash(x) for x in problem.inputs()[:2]), problem.length * 2, problem.causal)
+    return pairs
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -158,7 +161,7 @@ def test_with_room_enough_all_pairs_of_any_round_are_seen(
 def distance_to_all_pairs(problem: Any, core: LSHAttention) -> float:
     q, k, v = problem.inputs()
     ideal = masked_attention(q, k, v, own_if_alone(pairs_that_share_a_bucket(core, problem), None))
-    return (core(q, k, v) - ideal).norm().item() / ideal.norm().item()
+    return float((core(q, k, v) - ideal).norm().item() / ideal.norm().item())
 
 
 @pytest.mark.parametrize("causal", [True, False])

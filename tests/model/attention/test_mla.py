@@ -41,9 +41,12 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def latent(x: Tensor, layers: nn.Sequential) -> Tensor:
+    project: Any
+    norm: Any
     project, norm = layers
     y = linear(x, project)
-    return y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+    scaled: Tensor = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+    return scaled
 
 
 def rotated(x: Tensor, base: float) -> Tensor:
@@ -64,6 +67,7 @@ def by_definition(
     for b in range(len(x)):
         queries = latent(x[b], layer.query_latent) if isinstance(layer.query_latent, nn.Sequential) else x[b]
         queries = linear(queries, layer.query)
+        assert isinstance(layer.latent, nn.Sequential)
         compressed = latent(x[b], layer.latent)
         keys, values = linear(compressed, layer.key), linear(compressed, layer.value)
         shared = rotated(linear(x[b], layer.rotated_key), base)
@@ -134,7 +138,8 @@ def test_what_passes_the_latent_is_all_that_keys_and_values_know(make_spec: Spec
     layer.core.register_forward_hook(lambda core, args, out: seen.extend(args[1:3]))
     x = random(1, 9, 16)
     layer(x, untouched)
-    signs = layer.latent[0](x)[0, :, 0] > 0
+    latent_of: Any = layer.latent
+    signs = latent_of[0](x)[0, :, 0] > 0
     assert signs.any()
     assert not signs.all()
     for content in (seen[0][..., : layer.head_size], seen[1]):

@@ -188,6 +188,7 @@ def test_gradients_of_the_reference_are_those_of_differences(make_problem: Calla
 
     def attention(q: Tensor, k: Tensor, v: Tensor, spans: Tensor) -> Tensor:
         weight = dynamic_weight(5, 3, True, spans=spans, ramp=2.0)
-        return masked_attention(q, k, v, weight > 0, weight)
+        out: Tensor = masked_attention(q, k, v, weight > 0, weight)
+        return out
 
     assert torch.autograd.gradcheck(attention, (q, k, v, spans))

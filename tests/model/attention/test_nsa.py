@@ -78,7 +78,8 @@ def by_definition(
     length, stride = sizes["compress_block"], sizes["compress_stride"]
     block, count, window = sizes["select_block"], sizes["selected_blocks"], sizes["window"]
     H, K, D, T = spec.n_heads, spec.kv_heads, spec.head_size, x.shape[1]
-    core = layer.core
+    core: Any = layer.core
+    gate: Any = layer.gate
     rows = []
     for b in range(len(x)):
         there = [padding is None or not bool(padding[b, t]) for t in range(T)]
@@ -86,7 +87,7 @@ def by_definition(
         q = linear(x[b], layer.query).view(T, H, D)
         k = linear(x[b], layer.key).view(T, K, 3, D)
         v = linear(x[b], layer.value).view(T, K, 3, D)
-        gates = linear(gelu(linear(x[b], layer.gate[0])), layer.gate[2]).sigmoid().view(T, H, 3)
+        gates = linear(gelu(linear(x[b], gate[0])), gate[2]).sigmoid().view(T, H, 3)
         turned, _ = stretch(q.transpose(0, 1)[None], q.transpose(0, 1)[None])
         turned = turned[0].transpose(0, 1)
         mixed = torch.zeros(T, H, D, dtype=x.dtype)
@@ -210,7 +211,7 @@ def test_weights_are_those_of_the_two_branches(make_spec: Spec) -> None:
     q, k = inside(layer, x)
     v = torch.zeros(1, 2, 30, 90, dtype=torch.float64)
     v[..., 30:60] = v[..., 60:] = torch.eye(30, dtype=torch.float64)
-    core = layer.core
+    core: Any = layer.core
     core.compress_value = nn.Module()  # has nothing to say about weights, and takes values of another size
     core.compress_value.forward = lambda x, there: x.new_zeros(1, 2, core.compress_key.count(30), 30)
     positions = torch.tensor([0, 12, 29])
@@ -232,7 +233,7 @@ def test_weights_are_those_of_the_two_branches(make_spec: Spec) -> None:
 def test_importance_goes_by_overlap(
     make_spec: Spec, compress_block: int, select_block: int, overlaps: list[list[int]]
 ) -> None:
-    core = build(make_spec(), compress_block=compress_block, select_block=select_block).core
+    core: Any = build(make_spec(), compress_block=compress_block, select_block=select_block).core
     found = core._by_block(torch.eye(4, dtype=torch.float64), len(overlaps)).T
     assert found.tolist() == overlaps
 
@@ -240,7 +241,7 @@ def test_importance_goes_by_overlap(
 def test_the_blocks_that_matter_are_found(make_spec: Spec) -> None:
     """A query that is like the tokens of one far block sees that block besides those that are always seen."""
     layer = build(make_spec(n_heads=1, d_model=8), compress_block=4, compress_stride=4)
-    core = layer.core
+    core: Any = layer.core
     with torch.no_grad():  # the compression takes a mean: gelu(x) - gelu(-x) = x
         core.compress_key.place.weight.zero_()
         mean = torch.eye(8, dtype=torch.float64).repeat(1, 4) / 4

@@ -75,7 +75,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(
         out = core(*inputs, padding)
         direction = random(*out.shape, seed=seed, dtype=dtype)
         ours = torch.autograd.grad(out, inputs, direction)
-    expected = by_definition(*inputs, padding, count=count, causal=causal, share_qk=share_qk)
+    expected = by_definition(inputs[0], inputs[1], inputs[2], padding, count=count, causal=causal, share_qk=share_qk)
     torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
     theirs = torch.autograd.grad(expected, inputs, direction, allow_unused=True, materialize_grads=True)
     for mine, other in zip(ours, theirs, strict=True):

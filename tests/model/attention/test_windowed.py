@@ -11,6 +11,7 @@ from naive import masked_attention, own_if_alone, window_mask, without_own, with
 from torch import Tensor
 
 from ablab.model.attention import windowed
+from ablab.model.attention.dense import DENSE_BELOW
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.windowed import WindowedAttention
 
@@ -25,14 +26,15 @@ def always_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windowed, "DENSE_BELOW", 0)
 
 
-def mask(problem: Any, options: dict[str, int], share_qk: bool = False) -> Tensor:
+def mask(problem: Any, options: dict[str, Any], share_qk: bool = False) -> Tensor:
     """Who sees whom: (B or 1, 1, T, T)."""
     padding = problem.padding()
     seen = without_padding(window_mask(problem.length, causal=problem.causal, **options)[None, None], padding)
-    return own_if_alone(without_own(seen), padding) if share_qk else seen
+    both: Tensor = own_if_alone(without_own(seen), padding) if share_qk else seen
+    return both
 
 
-def check(agree: Agree, problem: Any, options: dict[str, int], share_qk: bool = False) -> None:
+def check(agree: Agree, problem: Any, options: dict[str, Any], share_qk: bool = False) -> None:
     core = WindowedAttention(problem.spec, share_qk=share_qk, **options)
     seen = mask(problem, options, share_qk)
     agree(core, problem, lambda q, k, v: masked_attention(q, k, v, seen), share_qk=share_qk)
@@ -45,7 +47,7 @@ def check(agree: Agree, problem: Any, options: dict[str, int], share_qk: bool = 
     global_tokens=st.sampled_from([0, 0, 1, 2, 5, 70]),
     dilation=st.sampled_from([1, 1, 2, 3, 7, 100]),
     share_qk=st.booleans(),
-    dense_below=st.sampled_from([0, 0, 0, windowed.DENSE_BELOW]),
+    dense_below=st.sampled_from([0, 0, 0, DENSE_BELOW]),
 )
 def test_outputs_and_gradients_are_those_of_the_definition(
     agree: Agree,
@@ -82,7 +84,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(
 )
 @pytest.mark.usefixtures("either_kernel", "always_sparse")
 def test_on_both_sides_of_the_block(
-    agree: Agree, make_problem: MakeProblem, length: int, options: dict[str, int], causal: bool
+    agree: Agree, make_problem: MakeProblem, length: int, options: dict[str, Any], causal: bool
 ) -> None:
     check(agree, make_problem(length=length, causal=causal, heads=(4, 2), padded="right"), options)
 
@@ -130,7 +132,7 @@ def test_a_window_that_holds_everything_is_full_attention(
     ],
 )
 def test_visited_is_the_definition(
-    make_problem: MakeProblem, length: int, options: dict[str, int], share_qk: bool, causal: bool
+    make_problem: MakeProblem, length: int, options: dict[str, Any], share_qk: bool, causal: bool
 ) -> None:
     problem = make_problem(length=length, causal=causal)
     q, k, _ = problem.inputs(share_qk=share_qk)
@@ -156,7 +158,7 @@ def saved_elements(core: WindowedAttention, problem: Any) -> int:
 @pytest.mark.parametrize("options", [{}, {"global_tokens": 4}, {"dilation": 3}])
 @pytest.mark.usefixtures("always_sparse")
 def test_memory_grows_with_the_length_and_not_with_its_square(
-    make_problem: MakeProblem, options: dict[str, int]
+    make_problem: MakeProblem, options: dict[str, Any]
 ) -> None:
     once, twice, eightfold = (
         saved_elements(WindowedAttention(problem.spec, window=32, **options), problem)
@@ -171,7 +173,7 @@ def test_memory_grows_with_the_length_and_not_with_its_square(
 )
 @pytest.mark.usefixtures("always_sparse")
 def test_its_operators_are_what_pytorch_expects(
-    check_operators: Callable[..., set[str]], make_problem: MakeProblem, padded: str | None, options: dict[str, int]
+    check_operators: Callable[..., set[str]], make_problem: MakeProblem, padded: str | None, options: dict[str, Any]
 ) -> None:
     problem = make_problem(length=90, padded=padded, layout="transposed")
     assert len(check_operators(WindowedAttention(problem.spec, window=10, **options), problem)) == 2
@@ -185,7 +187,7 @@ def test_its_operators_are_what_pytorch_expects(
         ({"window": 1, "global_tokens": -1}, "global_tokens must be at least 0, got -1"),
     ],
 )
-def test_options_out_of_range(make_problem: MakeProblem, options: dict[str, int], message: str) -> None:
+def test_options_out_of_range(make_problem: MakeProblem, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WindowedAttention(make_problem().spec, **options)
 

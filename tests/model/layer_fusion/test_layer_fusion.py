@@ -152,7 +152,8 @@ def test_figures_of_the_others(build: Build) -> None:
 
 def test_an_adaptive_fusion_whose_weights_never_vary_shows(build: Build) -> None:
     model = build(layer_fusion="adaptive")
-    torch.nn.init.zeros_(model.layer_fusion.gate.weight)
+    fusion: Any = model.layer_fusion
+    torch.nn.init.zeros_(fusion.gate.weight)
     assert figures(model, tokens(2, 8))["weight_variation"] < 1e-6
 
 

@@ -31,6 +31,13 @@ def randomised(model: Transformer) -> Transformer:
     return model.double().eval()
 
 
+def places_of(model: Transformer) -> dict[str, slice]:
+    """Where each modality stands."""
+    layout: Any = model.layout
+    places: dict[str, slice] = layout.places
+    return places
+
+
 def streams(model: Transformer, inputs: dict[str, Tensor]) -> list[Tensor]:
     """What comes out of each layer."""
     seen: list[Tensor] = []
@@ -40,7 +47,7 @@ def streams(model: Transformer, inputs: dict[str, Tensor]) -> list[Tensor]:
         seen.extend(streams[1:])
         return feed(streams, mask)
 
-    model.layer_fusion.forward = keep  # type: ignore[method-assign]
+    model.layer_fusion.forward = keep  # type: ignore[method-assign, assignment]
     try:
         with torch.no_grad():
             model(inputs)
@@ -61,7 +68,8 @@ def test_a_layer_tells_a_modality_of_whom_it_says_and_of_nobody_else(
 ) -> None:
     """Composing `reach` over the layers (and the shared tokens) says whose input moves whose stream, exactly."""
     model = randomised(build_modal(modal_fusion=modal_fusion_option, n_layers=LAYERS))
-    fusion, inputs = model.modal_fusion, modal_inputs()
+    fusion: Any = model.modal_fusion
+    inputs = modal_inputs()
     before = streams(model, inputs)
     places = fusion.layout.places
     knows = torch.eye(3, dtype=torch.bool)  # [of whom, who]
@@ -98,7 +106,7 @@ def test_what_is_missing_says_nothing(modal_fusion_option: str, build_modal: Bui
     """Masked, not filled with zeros: whatever stands in its place, the answer is the same, and not that of zeros."""
     model = randomised(build_modal(modal_fusion=modal_fusion_option, n_layers=2))
     inputs = modal_inputs()
-    for name, place in model.layout.places.items():
+    for name, place in places_of(model).items():
         padding = inputs["padding"].clone()
         padding[:, place] = True
         without = inputs | {"padding": padding}
@@ -141,7 +149,8 @@ def test_towers_with_weights_of_their_own_and_with_shared_ones(
     assert extra == ({"modal_fusion.shared.weight"} if option == "bottleneck" else set())
     assert all(torch.equal(parameter, early[name]) for name, parameter in shared.named_parameters() if name in early)
     per_block = sum(p.numel() for name, p in early.items() if name.startswith("blocks.0."))
-    separate = sum(own.modal_fusion.has_own_blocks(layer) for layer in range(2))
+    fusion: Any = own.modal_fusion
+    separate = sum(fusion.has_own_blocks(layer) for layer in range(2))
     counts = [sum(p.numel() for p in model.parameters()) for model in (own, shared)]
     assert counts[0] - counts[1] == 2 * separate * per_block
 
@@ -158,7 +167,7 @@ def test_a_late_tower_is_the_layers_alone_on_their_modality(build_modal: Build, 
     end = streams(model, inputs)[-1]
     with torch.no_grad():
         embedded = model.position.add(model.embedding(inputs))
-        for name, place in model.layout.places.items():
+        for name, place in places_of(model).items():
             x, mask = embedded[:, place], inputs["padding"][:, place]
             for layer in model.blocks:
                 x = block_of(layer, name)(x, model.position.rotate, mask)
@@ -178,7 +187,7 @@ def test_cross_attention_against_a_dense_definition(build_modal: Build, modal_in
             project(normed).unflatten(-1, (heads, -1)) for project in (attention.query, attention.key, attention.value)
         )
         mixed = torch.zeros_like(normed)
-        places = model.layout.places
+        places = places_of(model)
         for name, place in places.items():
             others = [t for other, its in places.items() if other != name for t in range(its.start, its.stop)]
             for row in range(2):
@@ -198,7 +207,7 @@ def test_shared_tokens_become_the_mean_over_the_modalities_that_are_there(
     option = load_option("modal_fusion", "bottleneck", tokens=2, exchange_from=0)
     model = randomised(build_modal(modal_fusion=option, n_layers=2))
     inputs = modal_inputs()
-    places = model.layout.places
+    places = places_of(model)
     inputs["padding"][1, places["audio"]] = True
     first = streams(model, inputs)[0]
     with torch.no_grad():

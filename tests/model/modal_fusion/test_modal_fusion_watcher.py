@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -30,8 +31,9 @@ def test_rows_sum_to_one_and_nobody_is_looked_at_who_cannot_be_seen(
 ) -> None:
     model = build_modal(modal_fusion=modal_fusion_option, n_layers=2)
     found = shares(model, modal_inputs())
+    fusion: Any = model.modal_fusion
     for layer in range(2):
-        reach = model.modal_fusion.reach(layer)
+        reach = fusion.reach(layer)
         for row, name in enumerate(NAMES):
             own = {key: each for key, each in found.items() if key.startswith(f"{name}_") and key.endswith(f"_{layer}")}
             assert sum(own.values()) == pytest.approx(1)
@@ -42,14 +44,15 @@ def test_rows_sum_to_one_and_nobody_is_looked_at_who_cannot_be_seen(
 def test_early_fusion_against_dense_weights(
     build_modal: Callable[..., Transformer], modal_inputs: Callable[..., dict[str, Tensor]]
 ) -> None:
-    model, inputs = build_modal(n_layers=1), modal_inputs(3)
+    model: Any = build_modal(n_layers=1)
+    inputs = modal_inputs(3)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(8)  # weights that are far from even
         inputs["padding"][2, model.layout.places["audio"]] = True
         found = shares(model, inputs, modal_inputs(3, seed=5))  # the first batch alone counts
         block = model.blocks[0]
-        x = block.attention_norm(model.position.add(model.embedding(inputs)))  # type: ignore[operator, union-attr]
+        x = block.attention_norm(model.position.add(model.embedding(inputs)))
         q, k = (getattr(block.attention, name)(x).unflatten(-1, (2, -1)) for name in ("query", "key"))
         scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / 8**0.5
         weights = scores.masked_fill(inputs["padding"][:, None, None], -torch.inf).softmax(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ def test_the_figure_by_hand(build: Build, tokens: Tokens, watch: Watch) -> None:
     model, ids = build(position="learned").double().eval(), tokens(2, 12)
     turned = torch.cat([ids[:1, :-1].flip(1), ids[:1, -1:]], 1)
     seen: list[Tensor] = []
-    model.blocks[0].attention.register_forward_hook(lambda module, args, output: seen.append(output[0, -1]))
+    block: Any = model.blocks[0]
+    block.attention.register_forward_hook(lambda module, args, output: seen.append(output[0, -1]))
     with torch.no_grad():
         model(ids[:1])
         model(turned)

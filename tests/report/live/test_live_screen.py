@@ -12,7 +12,7 @@ import pytest
 from emulator import Terminal
 from rich.console import Console
 from rich.table import Table
-from scripted import Seen, ok, plan, unwell
+from scripted import Clock, Seen, ok, plan, unwell
 
 from ablab.report.live.lines import PlainLines
 from ablab.report.live.picture import share
@@ -127,7 +127,8 @@ class Counting:
 
     def __init__(self, takes: float = 0.0) -> None:
         self.calls: list[int] = []
-        self.takes, self.clock = takes, None
+        self.takes = takes
+        self.clock: Clock | None = None
 
     def __call__(self, records: list[Record]) -> Table:
         self.calls.append(len(records))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -49,7 +50,9 @@ def _studies(draw: st.DrawFn, most: int, levels: int) -> Study:
         factors.append(Factor(tuple({key: f"v{level // (1 + ('.' in key))}" for key in keys} for level in range(size))))
     fixed = {"fixed": "yes"}
     values = {key: sorted({level[key] for level in f.levels}) for f in factors for key in f.keys} | {"fixed": ["yes"]}
-    rules = st.dictionaries(st.sampled_from(sorted(values)), st.booleans(), min_size=1, max_size=3).flatmap(
+    rules: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
+        st.sampled_from(sorted(values)), st.booleans(), min_size=1, max_size=3
+    ).flatmap(
         lambda keys: st.fixed_dictionaries(
             {
                 key: st.lists(st.sampled_from(values[key]), min_size=1, unique=True)

@@ -21,7 +21,7 @@ from ablab.errors import UserError
 from ablab.study.designs import Cumulative, Factor, Factorial, LeaveOneOut, OneFactor, Pairwise, Variant, covering
 from ablab.study.designs.combined import Combined
 
-DESIGNS = [Factorial, OneFactor, LeaveOneOut, Cumulative, Pairwise]
+DESIGNS: list[Any] = [Factorial, OneFactor, LeaveOneOut, Cumulative, Pairwise]
 FROM_BASELINE = [Factorial, OneFactor, Cumulative, Pairwise]
 MENU = sorted(path.stem for path in (conf_folder() / "design").glob("*.yaml"))
 
@@ -114,7 +114,7 @@ def test_rules_are_kept_and_nothing_else_is_lost(data: st.DataObject, studies: A
 
 
 def test_what_is_left_out_is_named_with_what_forbids_it(make_factors: Make) -> None:
-    rules = [{"a": "a1", "b": ["b1", "b2"]}, {"b": "b2", "seed": 0}]
+    rules: list[dict[str, Any]] = [{"a": "a1", "b": ["b1", "b2"]}, {"b": "b2", "seed": 0}]
     designed = Factorial(exclude=rules).choose(make_factors(2, 3), {"seed": "0"})
     assert short(designed.variants) == "00 01 10"
     assert designed.excluded == [
@@ -235,8 +235,9 @@ def test_settings_that_do_not_fit_the_factors(
 @pytest.mark.parametrize("name", MENU)
 def test_every_option_is_built_by_its_file_and_checked_by_its_signature(name: str, make_factors: Make) -> None:
     loaded = OmegaConf.load(conf_folder() / "design" / f"{name}.yaml")
-    listed = {"variants": {"one": {"a": "a0"}, "two": {"a": "a1"}}} if name == "explicit" else {}
-    config: Any = OmegaConf.merge(loaded, {"exclude": [{"a": "a1"}], **listed})
+    listed: dict[str, Any] = {"variants": {"one": {"a": "a0"}, "two": {"a": "a1"}}} if name == "explicit" else {}
+    rules: dict[Any, Any] = {"exclude": [{"a": "a1"}], **listed}
+    config: Any = OmegaConf.merge(loaded, rules)
     variants = [
         instantiate(config, _convert_=convert).choose([] if listed else make_factors(3)).variants
         for convert in ("none", "all")

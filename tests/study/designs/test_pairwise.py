@@ -98,7 +98,7 @@ def test_a_pair_that_a_rule_forbids_is_said(make_factors: Make) -> None:
 
 
 def test_a_pair_that_several_rules_leave_nothing_for_is_said_with_these_rules(make_factors: Make) -> None:
-    rules = [
+    rules: list[dict[str, Any]] = [
         {"a": "a1", "c": "c0"},
         {"c": "c2", "seed": "9"},  # another seed's, which forbids nothing
         {"b": "b1", "c": ["c1", "c2"]},

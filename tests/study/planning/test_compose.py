@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 
 from ablab.config import conf_folder, register_schema
 from ablab.config.explain import ConfigErrors
-from ablab.study.planning.compose import Composer, Recombiner
+from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
+from ablab.study.planning.recombine import Recombiner
 
 # Options, settings of nodes that are exchanged, settings that only some options have, and what adds a key.
 WORDS = {
@@ -70,7 +71,8 @@ def test_combinations_of_options_take_as_many_compositions_as_there_are_options(
 
     def counted(overrides: list[str]) -> DictConfig:
         composed.append(overrides)
-        return loader.load_sweep_config(config, overrides)
+        one: DictConfig = loader.load_sweep_config(config, overrides)
+        return one
 
     recombine = Recombiner(counted)
     menu = {axis: WORDS[axis] for axis in ("attention", "task", "model", "schedule")}

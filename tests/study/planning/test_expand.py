@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -69,7 +70,7 @@ def test_each_run_has_a_folder_of_its_own_with_a_safe_name(swept: dict[str, list
     runs = plan("seed=0", *(f"{key}={','.join(values)}" for key, values in swept.items()))
     folders = [run.folder for run in runs]
     assert len(set(folders)) == len(runs)
-    assert all(re.fullmatch(r"([\w.,=+-]+/)?seed=[\w.,=+-]+", folder, re.ASCII) for folder in folders)
+    assert all(re.fullmatch(r"([\w.,=+-]+/)?seed=[\w.,=+-]+", folder or "", re.ASCII) for folder in folders)
 
 
 @given(st.text(), st.text())
@@ -123,7 +124,7 @@ def test_a_design_chooses_variants_on_every_task_and_seed() -> None:
 
 
 def test_the_declared_baseline_comes_first_where_it_is_among_the_values() -> None:
-    declared = {"design": OneFactor(), "baseline": "attention=lsh,activation=relu"}
+    declared: dict[str, Any] = {"design": OneFactor(), "baseline": "attention=lsh,activation=relu"}
     assert plan("attention=full,lsh", "activation=gelu,relu", **declared)[0].variant == (
         "attention=lsh,activation=relu"
     )

@@ -79,7 +79,7 @@ class Leaves(Fault):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any], str], dict[str, Any]]:
+def two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig, str], RunConfig]:
     folder = tmp_path_factory.mktemp("two")
     (folder / "faulty_ranks.py").write_text(FAULTY)
     sys.path.insert(0, str(folder))

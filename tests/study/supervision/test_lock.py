@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from ablab.errors import UserError
-from ablab.study.supervision import lock
 from ablab.study.supervision.lock import OWNER_FILE, StudyLock, run_lock
 
 HOLD = """
@@ -60,7 +59,7 @@ def test_an_owner_on_another_machine_lives_as_long_as_it_says_so(tmp_path: Path)
 
 def test_the_heart_beats_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {"now": 1000.0}
-    monkeypatch.setattr(lock.time, "time", lambda: clock["now"])
+    monkeypatch.setattr(time, "time", lambda: clock["now"])
     with StudyLock(tmp_path) as held:
         beats = []
         for clock["now"] in (1001.0, 1011.0, 1012.0, 1022.0):

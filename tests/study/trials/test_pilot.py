@@ -32,7 +32,7 @@ def steps_of(reference: int, other: int) -> dict[str, RunConfig]:
 
 def test_steps_follow_the_median_of_the_times_relative_to_the_reference_in_the_same_round() -> None:
     """The second round ran on a machine that was twice as slow for both; in the third something else ran beside."""
-    seconds = {"full": [0.010, 0.020, 0.012], "lsh": [0.015, 0.030, 0.050]}
+    seconds: dict[str, list[float | None]] = {"full": [0.010, 0.020, 0.012], "lsh": [0.015, 0.030, 0.050]}
     adjusted = steps_for("full", steps_of(300, 300), seconds)
     assert adjusted["full"] == ([], BudgetReport(changed={}, value=3.6, of=3.6))
     report = BudgetReport(changed={"trainer.max_steps": [300, 200]}, value=3.6, of=3.6)
@@ -64,7 +64,7 @@ def test_a_variant_that_fails_keeps_its_steps_and_a_reference_that_fails_ends_it
 
 
 def test_a_pilot_is_timed_by_its_record() -> None:
-    named = {"fingerprint": "", "study": "", "variant": "", "seed": 0, "axes": {}, "config": {}}
+    named: dict[str, Any] = {"fingerprint": "", "study": "", "variant": "", "seed": 0, "axes": {}, "config": {}}
     assert seconds_per_step(Record(status="ok", **named, cost=Cost(steps=50, train_time_s=2.0))) == 0.04
     assert seconds_per_step(Record(status="failed", **named, cost=Cost(steps=50, train_time_s=2.0))) is None
     assert seconds_per_step(None) is None

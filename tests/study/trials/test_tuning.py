@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,7 +26,7 @@ TinyConfig = Callable[..., RunConfig]
 def record(seed: int = 1000, loss: float = 1.0) -> Record:
     primary = Metric(name="val_loss", split="val", direction="min")
     metrics = {"val_loss": loss}
-    named = {"fingerprint": "", "study": "", "variant": ""}
+    named: dict[str, Any] = {"fingerprint": "", "study": "", "variant": ""}
     return Record(status="ok", **named, seed=seed, axes={}, config={}, primary=primary, metrics=metrics)
 
 
@@ -36,7 +36,7 @@ def runs(*losses: float) -> list[Record | None]:
 
 def test_the_mean_over_seeds_decides(capsys: pytest.CaptureFixture[str]) -> None:
     results = {1e-4: runs(2.0, 2.2), 3e-4: runs(1.5, 2.3), 1e-3: runs(1.0, 3.0)}
-    tried = [[0.0001, 2.1], [0.0003, 1.9], [0.001, 2.0]]
+    tried: list[list[float | None]] = [[0.0001, 2.1], [0.0003, 1.9], [0.001, 2.0]]
     assert _choose("attention=lsh", results) == TuningReport(chosen=0.0003, tried=tried)
     assert capsys.readouterr().out == "attention=lsh: optimizer.lr=0.0003 of 0.0001, 0.0003, 0.001\n"
 

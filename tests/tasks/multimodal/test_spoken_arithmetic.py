@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ from ablab.tasks.multimodal.spoken_arithmetic import ANSWERS, SpokenArithmetic
 
 def make(**changes: Any) -> SpokenArithmetic:
     node = OmegaConf.load(conf_folder() / "task" / "spoken_arithmetic.yaml")
-    return instantiate(node, **({"seed": 5, "eval_samples": 60} | changes), _convert_="all")
+    task: SpokenArithmetic = instantiate(node, **({"seed": 5, "eval_samples": 60} | changes), _convert_="all")
+    return task
 
 
 def make_ready() -> SpokenArithmetic:
@@ -58,7 +60,11 @@ def test_answers_are_what_the_words_ask_of_the_two_digits() -> None:
     samples = task.draw(np.random.default_rng(0), "train", 300)
     words = {tuple(ids[ids > 0]): name for name, each in zip(OPERATIONS, task.phrases.ids, strict=True) for ids in each}
     asked = [words[tuple(text[text != NO_WORD])] for text in samples.text]
-    rules = {"add": lambda a, b: a + b, "subtract": lambda a, b: a - b, "larger": max}
+    rules: dict[str, Callable[[int, int], int]] = {
+        "add": lambda a, b: a + b,
+        "subtract": lambda a, b: a - b,
+        "larger": max,
+    }
     for row, name in enumerate(asked):
         written, spoken = int(samples.image[row, 0, 0]), int(samples.audio[row, 0, 0])
         assert ANSWERS[samples.answers[row, 0]] == rules[name](written, spoken)

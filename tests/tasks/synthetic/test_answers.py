@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ablab.tasks.base import IGNORED
 from ablab.tasks.synthetic.recall import Recall
 from ablab.tasks.synthetic.sequences import BLANK, GO, Copying, Induction, Parity, SelectiveCopying, Sorting
 
-SETTINGS = {"seq_len": 24, "batch_size": 4, "seed": 1, "eval_samples": 200}
+SETTINGS: dict[str, Any] = {"seq_len": 24, "batch_size": 4, "seed": 1, "eval_samples": 200}
 Solver = Callable[[list[int]], list[int]]
 
 
@@ -44,7 +45,7 @@ def test_answers(task: Copying, solve: Solver) -> None:
             assert inputs[places[1:]].tolist() == answers[:-1]
 
 
-def recall(**changes: int | float) -> Recall:
+def recall(**changes: Any) -> Recall:
     return Recall(**{"vocab_size": 32, "pairs": 4, "power_a": 0.5, **SETTINGS, **changes})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.stats import chisquare
 
 from ablab.tasks.synthetic import listops, trees
@@ -21,7 +22,7 @@ SETTINGS = {"seq_len": 64, "max_depth": 5, "max_args": 6, "min_length": 8, "batc
 ARENA = {"seq_len": 2000, "max_depth": 10, "max_args": 10, "min_length": 500}
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-Tree = int | tuple[str, list["Tree"]]  # type: ignore[misc]
+Tree = int | tuple[str, list["Tree"]]
 
 
 def make(**changes: Any) -> ListOps:
@@ -39,14 +40,23 @@ def parsed(words: Iterator[str]) -> Tree | None:
         return None
     if not word.startswith("["):
         return int(word)
-    return word[1:], list(iter(lambda: parsed(words), None))  # type: ignore[arg-type]
+    parts: list[Tree] = []
+    while (part := parsed(words)) is not None:
+        parts.append(part)
+    return word[1:], parts
 
 
 def value(tree: Tree) -> int:
     if isinstance(tree, int):
         return tree
     name, arguments = tree[0], [value(argument) for argument in tree[1]]
-    return {"MIN": min, "MAX": max, "MED": lambda a: int(median(a)), "SM": lambda a: sum(a) % 10}[name](arguments)
+    rules: dict[str, Callable[[list[int]], int]] = {
+        "MIN": min,
+        "MAX": max,
+        "MED": lambda a: int(median(a)),
+        "SM": lambda a: sum(a) % 10,
+    }
+    return rules[name](arguments)
 
 
 def operators(tree: Tree, depth: int = 1) -> Iterator[tuple[int, int]]:
@@ -103,7 +113,8 @@ def lengths_in_theory(max_args: int, least: int, limit: int) -> np.ndarray:
         some = np.convolve(some, argument)[:limit]
         whole += some * (count >= 2)
     whole[: least + 1] = 0
-    return whole / whole.sum()
+    share: NDArray[np.float64] = whole / whole.sum()
+    return share
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -15,7 +15,7 @@ from ablab.tasks.batches import EpochBatches
 from ablab.tasks.synthetic import listops_files
 from ablab.tasks.synthetic.listops import ListOps
 
-SETTINGS = {"seq_len": 40, "max_depth": 4, "max_args": 4, "min_length": 5, "batch_size": 4, "seed": 1}
+SETTINGS: dict[str, Any] = {"seq_len": 40, "max_depth": 4, "max_args": 4, "min_length": 5, "batch_size": 4, "seed": 1}
 COUNTS = {"train": 20, "val": 9, "test": 7}
 GOOD = "( ( ( [MAX 2 ) 9 ) ] )\t9"
 
@@ -64,7 +64,7 @@ def test_files_give_what_was_written_into_them(folder: Path) -> None:
     task, generated = make(folder), ListOps(**SETTINGS)
     task.setup()
     for split in ("val", "test"):
-        for read, drawn in zip(task.samples(split), generated.sample(split, 0, COUNTS[split]), strict=True):  # type: ignore[arg-type]
+        for read, drawn in zip(task.samples(split), generated.sample(split, 0, COUNTS[split]), strict=True):
             assert np.array_equal(read, drawn)
             assert read.dtype == np.int64
     assert (task.corpus.name, task.corpus.files) == (str(folder), 3)

@@ -65,7 +65,8 @@ def test_each_subset_has_its_length_and_depth_and_text_of_its_split(split: Split
     for name, (fetch, count) in zip(names, subsets, strict=True):
         assert count == 20
         wanted = {key: float(number) for key, number in (pair.split("=") for pair in name.split(","))}
-        for inputs, targets in zip(*(tensor.tolist() for tensor in fetch(np.arange(20))), strict=True):
+        tensors: Any = fetch(np.arange(20))
+        for inputs, targets in zip(*(tensor.tolist() for tensor in tensors), strict=True):
             length, fact, text = read(inputs, targets)
             assert length == wanted["length"]
             assert fact == pytest.approx(wanted["depth"] * (length - OVERHEAD), abs=0.5)
@@ -119,7 +120,8 @@ def test_windows_reach_what_counting_says_and_no_more() -> None:
     for window in (2, 4, 8, 16, 24, 40):
         near = []
         for fetch, _ in task.evaluation("val"):
-            inputs, targets = (tensor.numpy() for tensor in fetch(np.arange(20)))
+            tensors: Any = fetch(np.arange(20))
+            inputs, targets = (tensor.numpy() for tensor in tensors)
             facts = (inputs == MARK).argmax(axis=1)
             asked = (targets != IGNORED).argmax(axis=1)
             near += [(asked + n) - (facts + 2 + n) < window for n in range(3)]

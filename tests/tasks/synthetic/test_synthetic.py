@@ -23,7 +23,8 @@ SYNTHETIC = ["copying", "induction", "parity", "recall", "selective_copying", "s
 
 def make(option: str, **changes: Any) -> HashSplitTask:
     node = OmegaConf.load(conf_folder() / "task" / f"{option}.yaml")
-    return instantiate(node, seed=changes.pop("seed", 5), **changes)
+    task: HashSplitTask = instantiate(node, seed=changes.pop("seed", 5), **changes)
+    return task
 
 
 def rows(inputs: Any) -> set[tuple[int, ...]]:
@@ -45,12 +46,13 @@ def test_splits_share_no_sample(option: str) -> None:
 
 @pytest.mark.parametrize("option", SYNTHETIC)
 def test_samples_depend_on_seed_split_and_index_alone(option: str) -> None:
-    batches = _TrainBatches(make(option), 0, 1)
+    batches: Any = _TrainBatches(make(option), 0, 1)
     forwards = [batches[index] for index in range(3)]
-    again = _TrainBatches(make(option), 0, 1)
+    again: Any = _TrainBatches(make(option), 0, 1)
+    elsewhere: Any = _TrainBatches(make(option, seed=6), 0, 1)
     assert all(torch.equal(forwards[i][part], again[i][part]) for i in (2, 0, 1) for part in (0, 1))
     assert not torch.equal(forwards[0][0], forwards[1][0])
-    assert not torch.equal(forwards[0][0], _TrainBatches(make(option, seed=6), 0, 1)[0][0])
+    assert not torch.equal(forwards[0][0], elsewhere[0][0])
     assert not np.array_equal(make(option).samples("val")[0], make(option, seed=6).samples("val")[0])
 
 
@@ -91,8 +93,8 @@ def test_every_evaluation_sample_is_served_once_and_all_processes_take_equal_ste
 
 def test_shares_of_the_processes_make_up_the_batch() -> None:
     task = make("recall", batch_size=6)
-    whole = _TrainBatches(task, 0, 1)[9]
-    shares = [_TrainBatches(task, rank, 3)[9] for rank in range(3)]
+    whole: Any = _TrainBatches(task, 0, 1)[9]
+    shares: list[Any] = [_TrainBatches(task, rank, 3)[9] for rank in range(3)]
     for part in range(2):
         assert torch.equal(torch.cat([share[part] for share in shares]), whole[part])
 

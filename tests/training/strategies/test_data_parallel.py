@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from ablab.config import RunConfig
-from ablab.config.schema import AXES
+from ablab.config.axes import AXES
 from ablab.results.record import Record
 from ablab.study.supervision.supervisor import supervise
 from ablab.training.build import build_task

@@ -52,7 +52,7 @@ class Replicas:
     def step(self, gradients: list[list[Tensor]]) -> None:
         for model, own in zip(self.models, gradients, strict=True):
             for weight, gradient in zip(model.parameters(), own, strict=True):
-                weight -= LR * gradient
+                weight.sub_(LR * gradient)
 
     @torch.no_grad()
     def mean(self) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,8 @@ def test_the_optimizer_s_shards_are_the_parameters_own_memory(rank: int) -> None
     shards = Shards(list(model.parameters()), ["weight", "bias"], {"data": mesh["data"].get_group()})
     for shard, parameter in zip(shards.held, model.parameters(), strict=True):
         assert type(shard) is nn.Parameter
-        assert shard.full_numel == parameter.numel() == 8 * shard.numel()
+        tagged: Any = shard
+        assert tagged.full_numel == parameter.numel() == 8 * shard.numel()
         with torch.no_grad():
             shard.fill_(rank)
         assert (local(parameter) == rank).all()

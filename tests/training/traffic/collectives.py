@@ -74,7 +74,8 @@ def sharded() -> Callable[[], None]:
     model = two_layers()
     for layer in model:
         fully_shard(layer, mesh=mesh)
-    return steps_of(fully_shard(model, mesh=mesh))
+    fully_shard(model, mesh=mesh)  # in place
+    return steps_of(model)
 
 
 def single_calls() -> Callable[[], None]:
@@ -85,6 +86,7 @@ def single_calls() -> Callable[[], None]:
     def run() -> None:
         with torch.inference_mode():
             dist.all_reduce(torch.ones(10))
+        assert dist.group.WORLD is not None
         all_reduce(torch.ones(20, dtype=torch.float64), "sum", dist.group.WORLD).sum()
         dist.all_reduce(torch.ones(30), group=alone[rank])
         dist.broadcast(torch.ones(40), 0)
@@ -107,13 +109,19 @@ def single_calls() -> Callable[[], None]:
 
 
 def large_all_reduce() -> Callable[[], None]:
-    return lambda: [dist.all_reduce(torch.ones(LARGE)) for _ in range(STEPS)] and None
+    def run() -> None:
+        for _ in range(STEPS):
+            dist.all_reduce(torch.ones(LARGE))
+
+    return run
 
 
 def large_all_gather() -> Callable[[], None]:
-    return lambda: (
-        [dist.all_gather_into_tensor(torch.empty(2 * LARGE), torch.ones(LARGE)) for _ in range(STEPS)] and None
-    )
+    def run() -> None:
+        for _ in range(STEPS):
+            dist.all_gather_into_tensor(torch.empty(2 * LARGE), torch.ones(LARGE))
+
+    return run
 
 
 def quiet() -> Callable[[], None]:
