@@ -1,6 +1,6 @@
 """A whole new axis, added as a contributor would: what it takes, and that everything else follows from it.
 
-The house is copied to a temporary folder, and the axis `residual` (how a part of a block is added to the stream) is
+The house is copied to a temporary folder, and the axis `addition` (how a part of a block is added to the stream) is
 built into the copy. It lies first on the path of every process of a study that varies the axis.
 """
 
@@ -21,7 +21,7 @@ HOUSE = Path(__file__).parents[1]
 D_MODEL, LAYERS, LENGTH, BATCH = 16, 2, 32, 4
 
 OPTIONS = '''
-"""The axis `residual`: how what a part of a block gives is added to the stream."""
+"""The axis `addition`: how what a part of a block gives is added to the stream."""
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ from torch import nn
 from ablab.model.mechanism import Watcher, answer, drawn, projected
 
 
-class Residual(nn.Module):
+class Addition(nn.Module):
     """Adds what a part gives, y, to the stream x, both (B, T, d_model)."""
 
     def __init__(self, spec, *, note=""):
@@ -39,7 +39,7 @@ class Residual(nn.Module):
         return x + y
 
 
-class Projected(Residual):
+class Projected(Addition):
     def __init__(self, spec):
         super().__init__(spec)
         self.project = nn.Linear(spec.d_model, spec.d_model, bias=False)
@@ -48,7 +48,7 @@ class Projected(Residual):
         return x + self.project(y)
 
 
-class Misspelt(Residual):
+class Misspelt(Addition):
     def mechansim(self):
         return {}
 
@@ -66,51 +66,51 @@ class SizeWatcher(Watcher):
 
 def watch(model, pictured):
     for layer, block in model.layers():
-        yield SizeWatcher("residual", layer, block.residual)
+        yield SizeWatcher("addition", layer, block.addition)
 
 
 def probe_outputs(model):
     block = next(model.layers())[1]
     x, y = (drawn(name, (1, 8, model.head.in_features), model.head.weight) for name in "xy")
-    return {"": projected(answer(block.residual, x, y))}
+    return {"": projected(answer(block.addition, x, y))}
 '''
 
 ENTRY = """
     Axis(
-        name="residual",
+        name="addition",
         caller="model",
-        kinds=("ablab.model.residual.Residual",),
+        kinds=("ablab.model.addition.Addition",),
         supplied=("spec",),
         governs="how parts are added to the stream",
-        mechanism="ablab.model.residual.watch",
-        probe_outputs="ablab.model.residual.probe_outputs",
+        mechanism="ablab.model.addition.watch",
+        probe_outputs="ablab.model.addition.probe_outputs",
     ),
 """
 
 NEW = {
-    "conf/residual/plain.yaml": "_target_: ablab.model.residual.Residual\n_partial_: true\nnote: plain\n",
-    "conf/residual/renamed.yaml": "_target_: ablab.model.residual.Residual\n_partial_: true\nnote: as plain\n",
-    "conf/residual/projected.yaml": "_target_: ablab.model.residual.Projected\n_partial_: true\n",
-    "conf/residual/misspelt.yaml": "_target_: ablab.model.residual.Misspelt\n_partial_: true\n",
-    "src/ablab/model/residual/__init__.py": OPTIONS,
+    "conf/addition/plain.yaml": "_target_: ablab.model.addition.Addition\n_partial_: true\nnote: plain\n",
+    "conf/addition/renamed.yaml": "_target_: ablab.model.addition.Addition\n_partial_: true\nnote: as plain\n",
+    "conf/addition/projected.yaml": "_target_: ablab.model.addition.Projected\n_partial_: true\n",
+    "conf/addition/misspelt.yaml": "_target_: ablab.model.addition.Misspelt\n_partial_: true\n",
+    "src/ablab/model/addition/__init__.py": OPTIONS,
 }
 # File -> what in it becomes what.
 DECLARED = {
     "src/ablab/config/axes.py": {"_COMPONENTS = (\n": "_COMPONENTS = (" + ENTRY},
-    "conf/config.yaml": {"  - norm: layer\n": "  - norm: layer\n  - residual: plain\n"},
+    "conf/config.yaml": {"  - norm: layer\n": "  - norm: layer\n  - addition: plain\n"},
 }
 USED = {
     "src/ablab/model/transformer.py": {
-        "        layer_fusion: Callable[": "        residual: Callable,\n        layer_fusion: Callable[",
-        "                norm=norm,\n": "                norm=norm,\n                residual=residual,\n",
+        "        layer_fusion: Callable[": "        addition: Callable,\n        layer_fusion: Callable[",
+        "                norm=norm,\n": "                norm=norm,\n                addition=addition,\n",
     },
     "src/ablab/model/block.py": {
-        "        dropout: float,\n": "        dropout: float,\n        residual: Callable[[LayerSpec], nn.Module],\n",
+        "        dropout: float,\n": "        dropout: float,\n        addition: Callable[[LayerSpec], nn.Module],\n",
         "        self.dropout = nn.Dropout(dropout)\n": "        self.dropout = nn.Dropout(dropout)\n"
-        "        self.residual = residual(spec)\n",
-        "norm.after(x + self.dropout(attend(norm.before(x))))": "norm.after(self.residual(x, self.dropout("
+        "        self.addition = addition(spec)\n",
+        "norm.after(x + self.dropout(attend(norm.before(x))))": "norm.after(self.addition(x, self.dropout("
         "attend(norm.before(x)))))",
-        "norm.after(x + self.dropout(self.feed_forward(norm.before(x))))": "norm.after(self.residual(x, self.dropout("
+        "norm.after(x + self.dropout(self.feed_forward(norm.before(x))))": "norm.after(self.addition(x, self.dropout("
         "self.feed_forward(norm.before(x)))))",
     },
 }
@@ -133,7 +133,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path, changes in (DECLARED | USED).items():
         text = (folder / path).read_text(encoding="utf-8")
         for before, after in changes.items():
-            assert text.count(before) == 1, (path, before)
+            assert text.count(before) == 1, f"{path} has changed: adapt what this test replaces in it ({before!r})"
             text = text.replace(before, after)
         (folder / path).write_text(text, encoding="utf-8")
     return folder
@@ -152,10 +152,10 @@ def ablab(house: Path, corpus: Path) -> Callable[..., subprocess.CompletedProces
 @pytest.fixture(scope="module")
 def study(ablab: Callable[..., subprocess.CompletedProcess[str]], house: Path, corpus: Path) -> tuple[Path, str]:
     """The folder of a study of the axis, and what it said."""
-    swept = ("-m", "residual=plain,renamed,projected", "seed=0,1", "name=residual", f"task.path={corpus}")
+    swept = ("-m", "addition=plain,renamed,projected", "seed=0,1", "name=addition", f"task.path={corpus}")
     done = ablab(*swept, *SETTINGS)
     assert done.returncode == 0, done.stderr + done.stdout
-    return house / "outputs/residual", done.stdout
+    return house / "outputs/addition", done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def records(study: tuple[Path, str]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(study[0].rglob("record.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        found.setdefault(record["axes"]["residual"], []).append(record)
+        found.setdefault(record["axes"]["addition"], []).append(record)
     return found
 
 
@@ -198,10 +198,10 @@ def test_other_parameters_keep_their_initial_values(records: dict[str, list[dict
 @pytest.mark.slow
 def test_it_is_probed(records: dict[str, list[dict[str, Any]]]) -> None:
     for record in records["projected"]:
-        sizes = [record["mechanism"][f"residual/size/layer_{layer}"] for layer in range(LAYERS)]
-        assert record["mechanism"]["residual/size"] == pytest.approx(sum(sizes) / LAYERS)
+        sizes = [record["mechanism"][f"addition/size/layer_{layer}"] for layer in range(LAYERS)]
+        assert record["mechanism"]["addition/size"] == pytest.approx(sum(sizes) / LAYERS)
         assert all(size > 0 for size in sizes)
-    own = {option: each[0]["responses"]["residual"] for option, each in records.items()}
+    own = {option: each[0]["responses"]["addition"] for option, each in records.items()}
     assert own["plain"] == own["renamed"] != own["projected"]
 
 
@@ -213,16 +213,16 @@ def test_it_is_compared_guarded_against_no_effect_and_reported(
     compared = ablab("compare", str(folder)).stdout
     for text in (said, compared):
         verdict = next(line for line in text.splitlines() if "NO EFFECT" in line)
-        assert "residual=renamed" in verdict
+        assert "addition=renamed" in verdict
         assert "how parts are added to the stream" in text
         assert not any("NO EFFECT" in line and "projected" in line for line in text.splitlines())
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "<h3>residual</h3>" in page
-    assert "residual=projected" in page
+    assert "<h3>addition</h3>" in page
+    assert "addition=projected" in page
 
 
 @pytest.mark.slow
 def test_a_misspelt_offer_is_refused(ablab: Callable[..., subprocess.CompletedProcess[str]], corpus: Path) -> None:
-    refused = ablab("residual=misspelt", f"task.path={corpus}", *SETTINGS)
+    refused = ablab("addition=misspelt", f"task.path={corpus}", *SETTINGS)
     assert refused.returncode != 0
-    assert "residual: nobody asks for Misspelt.mechansim; did you mean 'mechanism'?" in refused.stderr
+    assert "addition: nobody asks for Misspelt.mechansim; did you mean 'mechanism'?" in refused.stderr

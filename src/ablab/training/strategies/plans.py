@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.parallel.style import ParallelStyle
 
-from ablab.config import AXES
+from ablab.config.axes import called_by, load
 from ablab.model.attention.base import AttentionCore
 from ablab.model.attention.layer import MultiHeadAttention
 from ablab.model.feed_forward import Dense
@@ -124,8 +124,21 @@ def _seed(device: torch.device, seed: int) -> None:
 def check_sharding(model: Transformer) -> None:
     """Raises ClashError if a component uses its weights outside of a pass through the model."""
     for name, _ in offering(model, Penalised):
-        axis = next((part for part in reversed(name.split(".")) if part in AXES), name)
-        raise ClashError("strategy", axis, "its penalty asks for weights that no process has in one piece")
+        raise ClashError(
+            "strategy", _axis_of(model, name), "its penalty asks for weights that no process has in one piece"
+        )
+
+
+def _axis_of(model: Transformer, name: str) -> str:
+    """Return the axis of the innermost component that the module of that name is, or is a part of."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        module = model.get_submodule(".".join(parts[:count]))
+        for axis in called_by("model", "multimodal"):
+            kinds = tuple(kind for kind in map(load, axis.kinds) if kind is not nn.Module)  # which everything is
+            if parts[count - 1] == axis.name or isinstance(module, kinds):
+                return axis.name
+    return name
 
 
 def shard(model: Transformer, mesh: DeviceMesh, *, reshard_after_forward: bool) -> list[nn.Parameter]:
