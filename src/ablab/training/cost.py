@@ -12,6 +12,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
+from torch.optim.optimizer import StateDict
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ablab.results.record import Cost
@@ -78,7 +79,7 @@ class CostMeter(Callback):
         self._earlier_s = 0.0  # wall time until the checkpoint that the run goes on from
         self._earlier_peak = 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {
             "wall_time_s": self._wall_time_s(),
             "train_time_s": self._train_time_s,
@@ -87,7 +88,7 @@ class CostMeter(Callback):
             "peak_memory_bytes": max(peak_memory()[0], self._earlier_peak),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self._earlier_s, self._earlier_peak = state_dict["wall_time_s"], state_dict["peak_memory_bytes"]
         self._train_time_s, self._timed_steps = state_dict["train_time_s"], state_dict["timed_steps"]
         self._evaluation_time_s = state_dict["evaluation_time_s"]

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import StateDict
 
 from ablab.model.protocols import Penalised, offering
 from ablab.model.ranks import sum_over_ranks
@@ -206,7 +207,7 @@ class TrainingModule(LightningModule):
             "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"},
         }
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: StateDict) -> None:
         """What a resumed run has to remember beside weights, optimizer and schedule."""
         checkpoint[_HISTORY] = {
             "learning_rates": torch.tensor(self.learning_rates, dtype=torch.float64),
@@ -214,7 +215,7 @@ class TrainingModule(LightningModule):
             **{name: getattr(self, name) for name in _REMEMBERED},
         }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: StateDict) -> None:
         history = dict(checkpoint[_HISTORY])
         self.learning_rates = history.pop("learning_rates").tolist()
         for name, value in history.items():

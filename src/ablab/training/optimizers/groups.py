@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ablab.config import Node
 from ablab.model.position import Position
 
 
@@ -38,7 +39,7 @@ def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Opti
     return factory([group for group in groups if group["params"]])
 
 
-def describe_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+def describe_groups(optimizer: Optimizer) -> list[Node]:
     """For the record: of each group its name, how many tensors and numbers it has, and what it was given.
 
     The learning rate is the one that the schedule's factors multiply.

@@ -14,6 +14,7 @@ from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.futures import Future
+from torch.optim.optimizer import StateDict
 
 from ablab.errors import require_at_least
 from ablab.training.strategies.data_parallel import DataParallel, Hook
@@ -142,7 +143,7 @@ class PowerSgdDataParallel(DataParallel):
     def notes(self, steps: int) -> list[str]:
         return never_compressed(self._warmup, steps)
 
-    def shared_state(self) -> dict[str, Any]:
+    def shared_state(self) -> StateDict:
         assert self._state is not None
         kind, keys, *rest = self._state.rng.get_state(legacy=True)
         return {
@@ -152,18 +153,18 @@ class PowerSgdDataParallel(DataParallel):
             "q": self._state.q_memory_dict,
         }
 
-    def load_shared_state(self, state: dict[str, Any]) -> None:
+    def load_shared_state(self, state: StateDict) -> None:
         assert self._state is not None
         kind, keys, *rest = state["random"]
         self._state.iter = state["iteration"]
         self._state.rng.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
         self._state.p_memory_dict, self._state.q_memory_dict = state["p"], state["q"]
 
-    def own_state(self) -> dict[str, Any]:
+    def own_state(self) -> StateDict:
         assert self._state is not None
         return {"held_back": self._state.error_dict}
 
-    def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
+    def load_own_state(self, states: list[StateDict], rank: int) -> None:
         assert self._state is not None
         own = shared_out(states, rank, dist.get_world_size())
         self._state.error_dict = move_data_to_device(own, self.root_device)
@@ -200,21 +201,21 @@ class TopKDataParallel(DataParallel):
     def notes(self, steps: int) -> list[str]:
         return never_compressed(self._state.warmup_steps, steps)
 
-    def shared_state(self) -> dict[str, Any]:
+    def shared_state(self) -> StateDict:
         return {"step": self._state.step}
 
-    def load_shared_state(self, state: dict[str, Any]) -> None:
+    def load_shared_state(self, state: StateDict) -> None:
         self._state.step = state["step"]
 
-    def own_state(self) -> dict[str, Any]:
+    def own_state(self) -> StateDict:
         return {"held_back": self._state.held_back}
 
-    def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
+    def load_own_state(self, states: list[StateDict], rank: int) -> None:
         own = shared_out(states, rank, dist.get_world_size())
         self._state.held_back = move_data_to_device(own, self.root_device)
 
 
-def shared_out(states: list[dict[str, Any]], rank: int, processes: int) -> dict[int, Tensor]:
+def shared_out(states: list[StateDict], rank: int, processes: int) -> dict[int, Tensor]:
     """What the process `rank` of `processes` holds back, by bucket, after a run of `len(states)` processes.
 
     Among another number of processes everyone takes the mean: what is added to the mean gradient stays the same.
