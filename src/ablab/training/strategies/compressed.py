@@ -88,16 +88,29 @@ class CastDataParallel(DataParallel):
 
     Args:
         dtype: "float16" or "bfloat16".
-        (the others): as `DataParallel` says.
+        processes, bucket_cap_mb, gradient_as_bucket_view, static_graph: as `DataParallel` says.
 
     Raises:
         ValueError: another type.
     """
 
-    def __init__(self, *, dtype: Literal["float16", "bfloat16"], **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        dtype: Literal["float16", "bfloat16"],
+        processes: int,
+        bucket_cap_mb: float = 25,
+        gradient_as_bucket_view: bool = True,
+        static_graph: bool = True,
+    ) -> None:
         if dtype not in _CASTS:
             raise ValueError(f"dtype={dtype}: must be {' or '.join(_CASTS)}")
-        super().__init__(**settings)
+        super().__init__(
+            processes=processes,
+            bucket_cap_mb=bucket_cap_mb,
+            gradient_as_bucket_view=gradient_as_bucket_view,
+            static_graph=static_graph,
+        )
         self._dtype = dtype
 
     def hook(self) -> tuple[Any, Hook]:
@@ -115,16 +128,31 @@ class PowerSgdDataParallel(DataParallel):
         rank: width of the thin matrices, at least 1.
         warmup_steps: steps at the beginning that send all; the source has none.
         error_feedback: keep what was left out.
-        (the others): as `DataParallel` says.
+        processes, bucket_cap_mb, gradient_as_bucket_view, static_graph: as `DataParallel` says.
 
     Raises:
         ValueError: a number is out of its range.
     """
 
-    def __init__(self, *, rank: int = 1, warmup_steps: int = 0, error_feedback: bool = True, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        rank: int = 1,
+        warmup_steps: int = 0,
+        error_feedback: bool = True,
+        processes: int,
+        bucket_cap_mb: float = 25,
+        gradient_as_bucket_view: bool = True,
+        static_graph: bool = True,
+    ) -> None:
         require_at_least(1, rank=rank)
         require_at_least(0, warmup_steps=warmup_steps)
-        super().__init__(**settings)
+        super().__init__(
+            processes=processes,
+            bucket_cap_mb=bucket_cap_mb,
+            gradient_as_bucket_view=gradient_as_bucket_view,
+            static_graph=static_graph,
+        )
         self._rank, self._warmup, self._error_feedback = rank, warmup_steps, error_feedback
         self._state: PowerSGDState | None = None
 
@@ -177,19 +205,32 @@ class TopKDataParallel(DataParallel):
         share: of the numbers that is sent, above 0 and at most 1. Each takes 8 bytes, its place included.
         warmup_steps: steps at the beginning that send all.
         error_feedback: keep what was not sent for the next step.
-        (the others): as `DataParallel` says.
+        processes, bucket_cap_mb, gradient_as_bucket_view, static_graph: as `DataParallel` says.
 
     Raises:
         ValueError: a number is out of its range.
     """
 
     def __init__(
-        self, *, share: float = 0.01, warmup_steps: int = 0, error_feedback: bool = True, **settings: Any
+        self,
+        *,
+        share: float = 0.01,
+        warmup_steps: int = 0,
+        error_feedback: bool = True,
+        processes: int,
+        bucket_cap_mb: float = 25,
+        gradient_as_bucket_view: bool = True,
+        static_graph: bool = True,
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share={share} must be above 0 and at most 1")
         require_at_least(0, warmup_steps=warmup_steps)
-        super().__init__(**settings)
+        super().__init__(
+            processes=processes,
+            bucket_cap_mb=bucket_cap_mb,
+            gradient_as_bucket_view=gradient_as_bucket_view,
+            static_graph=static_graph,
+        )
         self._state = TopKState(share, warmup_steps, error_feedback)
 
     def hook(self) -> tuple[Any, Hook]:

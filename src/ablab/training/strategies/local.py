@@ -152,11 +152,13 @@ class DiLoCo(LocalUpdates):
         ValueError: a number is out of its range.
     """
 
-    def __init__(self, *, outer_lr: float, outer_momentum: float, **settings: Any) -> None:
+    def __init__(
+        self, *, processes: int, period: int, outer_lr: float, outer_momentum: float, warmup_steps: int = 0
+    ) -> None:
         if not outer_lr > 0:
             raise ValueError(f"outer_lr={outer_lr} must be above 0")
         require_shares(outer_momentum=outer_momentum)
-        super().__init__(**settings)
+        super().__init__(processes=processes, period=period, warmup_steps=warmup_steps)
         self._outer_lr, self._outer_momentum = outer_lr, outer_momentum
         self._outer: Optimizer | None = None
 
