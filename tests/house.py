@@ -17,8 +17,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
-# Roots of what is not ours; a private name of theirs is a reach into their insides.
-_FOREIGN = ("torch", "lightning", "hydra", "omegaconf", "wandb", "tensorboard", "matplotlib", "pandas")
+_OURS = ("ablab", "hydra_plugins")  # a private name of any other package is a reach into its insides
 _PUBLIC = ("_exit", "_asdict", "_fields", "_replace")  # documented parts of the standard library all the same
 
 _STEP = """
@@ -105,16 +104,41 @@ def open_constructors(tree: ast.Module) -> int:
 
 
 def private_reaches(trees: dict[Path, ast.Module]) -> Iterator[tuple[Path, int, str]]:
-    """Private names of other packages that are imported or read: those that no file here defines."""
+    """Private names of other packages that are imported, read, or asked for by `getattr` and its like.
+
+    Of attributes it is not known whose they are: those that something here defines are taken for ours, unless they are
+    read from a package that was imported.
+    """
     own = {name for tree in trees.values() for name in _defined(tree)}
     for path, tree in trees.items():
+        foreign = _foreign(tree)
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in _FOREIGN:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] not in _OURS and not node.level:
                 parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
                 if any(_is_private(part) for part in parts):
                     yield path, node.lineno, f"{node.module}: {', '.join(alias.name for alias in node.names)}"
-            elif isinstance(node, ast.Attribute) and _is_private(node.attr) and node.attr not in (*own, *_PUBLIC):
-                yield path, node.lineno, ast.unparse(node)
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    if any(map(_is_private, alias.name.split("."))):
+                        yield path, node.lineno, alias.name
+            elif isinstance(node, ast.Attribute) and _is_private(node.attr) and node.attr not in _PUBLIC:
+                if node.attr not in own or ast.unparse(node).split(".")[0] in foreign:
+                    yield path, node.lineno, ast.unparse(node)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+                name = node.args[1]
+                if isinstance(name, ast.Constant) and _is_private(str(name.value)) and name.value not in own:
+                    yield path, node.lineno, ast.unparse(node)
+
+
+def _foreign(tree: ast.Module) -> set[str]:
+    """What other packages are called in a file."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] not in _OURS:
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
 
 
 def _is_private(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -161,3 +162,12 @@ def test_a_run_of_untimed_steps_has_no_speed() -> None:
     assert cost.tokens_per_second is None
     assert cost.train_time_s is None
     assert cost.flops_total is None
+
+
+def test_another_version_of_torch_says_that_it_does_not_know(
+    tiny_config: TinyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flops, named, _ = counted(tiny_config())
+    monkeypatch.setitem(sys.modules, "torch.utils._python_dispatch", None)  # cannot be imported
+    assert counted(tiny_config())[:2] == (flops, ["not known with this version of torch"])
+    assert len(named) > 1

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra.utils import instantiate
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ablab.config import RunConfig
 from ablab.model.transformer import Transformer
 from ablab.results.record import Record
 from ablab.training.build import build_model, build_task
 from ablab.training.generation import load_run
+from ablab.training.module import TrainingModule
 from ablab.training.optimizers.groups import build_optimizer
+from ablab.training.trainer import quiet_lightning
 
 TinyConfig = Callable[..., RunConfig]
 Run = Callable[[RunConfig, Path], Record]
@@ -216,3 +223,58 @@ def test_an_evaluation_is_over_all_tokens_whatever_the_batch(tiny_config: TinyCo
                     count += 1
         assert count > 32
         assert record.metrics[f"{split}_loss"] == pytest.approx(total / count, rel=1e-6)
+
+
+class InTheirOwnSize(Callback):
+    """Keeps the gradients' norms before each step, as a callback sees them, and after."""
+
+    def __init__(self) -> None:
+        self.norms: list[list[float]] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        self.norms.append([self.norm(module)])
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *what: Any) -> None:
+        self.norms[-1].append(self.norm(module))
+
+    def norm(self, module: LightningModule) -> float:
+        return float(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
+
+
+def in_half_precision(config: RunConfig, scale: float) -> tuple[list[list[float]], list[Tensor]]:
+    task = build_task(config)
+    module = TrainingModule(
+        build_model(config, task),
+        task,
+        instantiate(config.options["optimizer"], _convert_="all"),
+        partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: 1.0),
+    )
+    seen = InTheirOwnSize()
+    with quiet_lightning():
+        Trainer(
+            accelerator="cpu",
+            max_steps=4,
+            limit_val_batches=0,
+            gradient_clip_val=0.25,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[seen],
+            plugins=[MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))],
+        ).fit(module, datamodule=task)
+    return seen.norms, [parameter.detach() for parameter in module.parameters()]
+
+
+@pytest.mark.parametrize("option", ["sgd", "adamw", "lion"])  # the first two are fused
+def test_the_scaling_of_float16_changes_nothing(option: str, tiny_config: TinyConfig) -> None:
+    """By 1, which is none, or by 1024: gradients are clipped to the same, and callbacks see the same before it."""
+    config = tiny_config(f"optimizer={option}", "optimizer.lr=0.001")
+    (norms, weights), (scaled_norms, scaled_weights) = (in_half_precision(config, scale) for scale in (1.0, 1024.0))
+    assert len(norms) == 4
+    for (before, after), scaled in zip(norms, scaled_norms, strict=True):
+        assert scaled == pytest.approx([before, after], rel=0.02)  # more of the small numbers survive
+        assert before > 0.25
+        assert after == pytest.approx(0.25, rel=1e-4)
+    for weight, other in zip(weights, scaled_weights, strict=True):
+        assert torch.allclose(weight, other, atol=1e-4 if option == "sgd" else 9e-3)

@@ -18,7 +18,7 @@ from ablab.analysis.notes import NoSuite, RestrictedRuns, ShownComparisons
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.results.collect import Runs, tabulate
-from ablab.results.factors import settings_of, text_of
+from ablab.results.factors import Settings, settings_of, text_of
 
 OF_RUNS = ("seed", "study")  # keys that restrict what is compared
 
@@ -151,7 +151,7 @@ def _column(runs: Runs, key: str) -> list[str]:
     return [record.axes.get(key) or text_of(setting.get(key, "")) for record, setting in _settings(runs)]
 
 
-def _settings(runs: Runs) -> list[tuple[Any, dict[str, Any]]]:
+def _settings(runs: Runs) -> list[tuple[Any, Settings]]:
     return list(zip(runs.records, settings_of(runs.records), strict=True))
 
 

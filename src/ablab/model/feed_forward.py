@@ -6,7 +6,7 @@ axis of that name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,7 +72,7 @@ class FeedForwardWatcher(Watcher):
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # squares, numbers
 
     @torch.no_grad()
-    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         self.sums += torch.stack([output.float().square().sum().double(), self.sums.new_tensor(output.numel())])
 
     def metrics(self) -> dict[str, float]:

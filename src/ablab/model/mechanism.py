@@ -13,6 +13,7 @@ Components take part by what they offer, not by their names: a core without `vis
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,7 +48,7 @@ class Watcher:
         """Begin to watch."""
         return [self.module.register_forward_hook(self.hook, with_kwargs=True)]
 
-    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """See a forward pass of the component, with its arguments."""
 
     def metrics(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ after them (post-norm: Vaswani et al. 2017, section 3.1) it changes the stream i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -94,7 +94,7 @@ class NormWatcher(Watcher):
         self.sums = torch.zeros(3, dtype=torch.float64, device=module.weight.device)
 
     @torch.no_grad()
-    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         count = self.sums.new_tensor(output.numel())
         self.sums += torch.stack([*(x.float().square().sum().double() for x in (args[0], output)), count])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -170,7 +170,7 @@ class PositionWatcher(Watcher):
         self._sample: Tensor | None = None  # (1, T, d_model)
         self._place, self._block = model.longest_input()
 
-    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         own = output[:1, self._place]
         if self._sample is None and own.shape[1] > 2 and has_first_samples():
             self._sample = own[:, :TOKENS].detach()

@@ -92,7 +92,7 @@ def _mean_costs(records: list[Record]) -> dict[str, float]:
     return {cost: fmean(values) if values else math.nan for cost, values in known.items()}
 
 
-def _effect(item: Comparison | None) -> dict[str, Any]:
+def _effect(item: Comparison | None) -> Row:
     low, high = item.interval if item and item.interval else (None, None)
     return {
         "effect": item.effect if item else None,

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ablab.config import Node
 from ablab.report.context import ReportContext
 from ablab.report.formats import render
 from ablab.report.formats.contents import verdict_lines
@@ -43,13 +44,13 @@ def show_in_wandb(folder: Path, context: ReportContext, report: Path) -> None:
         print(f"ablab: the report is not in W&B: {reason}", file=sys.stderr)
 
 
-def _settings(records: list[Record]) -> dict[str, Any] | None:
+def _settings(records: list[Record]) -> Node | None:
     """The settings of the W&B logger of the last run that had one."""
     nodes = [node for record in records for node in (record.config.get("logger") or {}).values()]
     return next((node for node in reversed(nodes) if node.get("_target_") == WANDB_LOGGER), None)
 
 
-def _show(folder: Path, context: ReportContext, report: Path, node: dict[str, Any]) -> None:
+def _show(folder: Path, context: ReportContext, report: Path, node: Node) -> None:
     texts = {f"comparison.{name}": render(context, name) for name in ("json", "csv")}
     digest = hashlib.sha256(repr((sorted(texts.items()), node)).encode()).hexdigest()
     shown = folder / SHOWN_FILE

@@ -6,15 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ablab.config import IDENTITY_EXCLUDES
+from ablab.config import IDENTITY_EXCLUDES, Node
 from ablab.results.record import Record
 
 # Choices of these groups say what is learned and where results go, not what is compared.
 NOT_FACTORS = frozenset({"task", "logger", "study"})
+Settings = dict[str, Any]  # of a run, by dotted key
 _NO_SETTINGS = IDENTITY_EXCLUDES | {"seed", "axes"}  # keys of a config
 
 
-def factors_of(records: list[Record], settings: list[dict[str, Any]], tasks: list[str]) -> list[str]:
+def factors_of(records: list[Record], settings: list[Settings], tasks: list[str]) -> list[str]:
     """Return the axes whose options differ, then settings whose values differ between runs of the same option.
 
     What is the same in all runs of a task goes with the task: it may differ from that of another, and is no factor.
@@ -23,7 +24,7 @@ def factors_of(records: list[Record], settings: list[dict[str, Any]], tasks: lis
     different = list(_different(records, settings, tasks))
     groups = sorted({key.split(".")[0] for _, setting, _ in different for key in setting} - NOT_FACTORS)
     values: dict[tuple[str, str], set[str]] = defaultdict(set)  # (axis, task) -> its options
-    alike: dict[tuple[str, str | None, str], list[tuple[Record, dict[str, Any]]]] = defaultdict(list)
+    alike: dict[tuple[str, str | None, str], list[tuple[Record, Settings]]] = defaultdict(list)
     for record, setting, task in different:
         for axis in axes:
             values[axis, task].add(str(record.axes.get(axis)))
@@ -35,7 +36,7 @@ def factors_of(records: list[Record], settings: list[dict[str, Any]], tasks: lis
     return [*(axis for axis in axes if axis in differing), *sorted(differing - set(axes))]
 
 
-def _unequal(group: str, runs: list[tuple[Record, dict[str, Any]]]) -> set[str]:
+def _unequal(group: str, runs: list[tuple[Record, Settings]]) -> set[str]:
     """The settings of a group that not all of these runs have, or not with the same value.
 
     A run whose budget or tuning brought a setting about differs from no other in it; nor does one of a version of ablab
@@ -51,10 +52,10 @@ def _unequal(group: str, runs: list[tuple[Record, dict[str, Any]]]) -> set[str]:
     return {key for key, found in seen.items() if len(found) > 1}
 
 
-def task_labels(records: list[Record], settings: list[dict[str, Any]]) -> list[str]:
+def task_labels(records: list[Record], settings: list[Settings]) -> list[str]:
     """Return the name of each run's task; where runs of one task differ in its settings, those settings too."""
     names = [record.axes.get("task", "task") for record in records]
-    of_name: dict[str, list[tuple[Record, dict[str, Any]]]] = defaultdict(list)
+    of_name: dict[str, list[tuple[Record, Settings]]] = defaultdict(list)
     for record, setting, name in _different(records, settings, names):
         of_name[name].append((record, setting))
     labels = {}
@@ -67,19 +68,19 @@ def task_labels(records: list[Record], settings: list[dict[str, Any]]) -> list[s
 
 
 def _different(
-    records: list[Record], settings: list[dict[str, Any]], tasks: list[str]
-) -> Iterable[tuple[Record, dict[str, Any], str]]:
+    records: list[Record], settings: list[Settings], tasks: list[str]
+) -> Iterable[tuple[Record, Settings, str]]:
     """One run for each of the settings on each task: runs that differ in their seed alone share their settings."""
     every = zip(records, settings, tasks, strict=True)
     return {(id(setting), task): (record, setting, task) for record, setting, task in every}.values()
 
 
-def settings_of(records: Sequence[Record]) -> list[dict[str, Any]]:
+def settings_of(records: Sequence[Record]) -> list[Settings]:
     """Return the settings of each run by dotted key, without those that budgets and tuning brought about.
 
     Runs of equal settings, as those that differ in their seed alone, share one dictionary.
     """
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, Settings] = {}
     settings = []
     for record in records:
         told = {key: value for key, value in record.config.items() if key not in _NO_SETTINGS}
@@ -90,7 +91,7 @@ def settings_of(records: Sequence[Record]) -> list[dict[str, Any]]:
     return settings
 
 
-def _asked(record: Record) -> dict[str, Any]:
+def _asked(record: Record) -> Settings:
     """The settings of a run, without those that budgets and tuning brought about: they make no variant."""
     besides = _brought_about(record)
     return {key: value for key, value in _flatten(record.config).items() if key not in besides}
@@ -104,8 +105,8 @@ def _brought_about(record: Record) -> set[str]:
     return changed | ({"optimizer.lr"} if record.tuning else set())
 
 
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(config: Node, prefix: str = "") -> Settings:
+    flat: Settings = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
         if name in _NO_SETTINGS or key == "_target_":

@@ -23,7 +23,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from ablab.config import Node
 from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.results.factors import Settings
 from ablab.results.record import Record
 
 # Final metrics have a name of their own: under that of a learning curve, the last point of a curve that diverged
@@ -95,7 +97,7 @@ def experiment_files(folder: Path) -> list[Path]:
     return sorted(folder.rglob(f"events.out.tfevents.*{_STUDY_SUFFIX}"))
 
 
-def hyperparameters(record: Record) -> dict[str, Any]:
+def hyperparameters(record: Record) -> Settings:
     """Return the options of all axes, the settings that the variant overrides, and the seed, by name."""
     overrides = dict(override.split("=", 1) for override in BETWEEN_OVERRIDES.split(record.variant) if "=" in override)
     settings = {key.lstrip("+~"): text for key, text in overrides.items()}
@@ -103,11 +105,11 @@ def hyperparameters(record: Record) -> dict[str, Any]:
     return {**record.axes, **typed, "seed": record.seed}
 
 
-def _columns(record: Record) -> dict[str, Any]:
+def _columns(record: Record) -> Settings:
     return {**hyperparameters(record), "status": record.status}
 
 
-def _lookup(config: dict[str, Any], key: str, text: str) -> Any:
+def _lookup(config: Node, key: str, text: str) -> Any:
     """The value of the dotted `key` with its type, or the text of the override if it is not in the config."""
     node: Any = config
     for part in key.split("."):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from ablab.config import Node
 from ablab.errors import UserError
 from ablab.results.collect import record_files
 from ablab.results.interim import interim_analyses_of
@@ -46,7 +46,7 @@ def _curves(path: Path) -> str | None:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _plan(folder: Path) -> dict[str, Any] | None:
+def _plan(folder: Path) -> Node | None:
     """The plan of the study in `folder` without the folders of the machine that made it; None if there is none."""
     path = folder / PLAN_FILE
     try:

@@ -25,6 +25,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from ablab.config import Node
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import as_record, replacing
@@ -44,7 +45,7 @@ class KeptStudy:
     `records` and `curves` (the text of `metrics.csv`) are by the run's folder below the study's, in the order written.
     """
 
-    plan: dict[str, Any] | None = None
+    plan: Node | None = None
     interim_analyses: list[Any] = field(default_factory=list)  # as `looks.json` has them
     records: dict[str, Record] = field(default_factory=dict)
     curves: dict[str, str] = field(default_factory=dict)
@@ -55,7 +56,7 @@ class KeptRun:
     """A run as it is written: its record is kept as its file had it, fields of later versions included."""
 
     folder: str
-    record: dict[str, Any]
+    record: Node
     curves: str | None
 
 
@@ -143,7 +144,7 @@ def _read(path: Path, *_version: int) -> KeptStudy:
     return study
 
 
-def _add(study: KeptStudy, line: dict[str, Any], path: Path) -> None:
+def _add(study: KeptStudy, line: Node, path: Path) -> None:
     folder = _typed(line["folder"], str)
     if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts or "\0" in folder:
         raise ValueError(f"a run outside the study: {folder!r}")

@@ -124,18 +124,18 @@ class Record:
     evaluated: dict[str, int] = field(default_factory=dict)  # samples in it, by split, over all processes
     mechanism: dict[str, float] = field(default_factory=dict)  # "axis/name": does the component do what it claims?
     responses: dict[str, list[float]] = field(default_factory=dict)  # of components to fixed inputs, and of the rate
-    parameter_groups: list[dict[str, Any]] = field(default_factory=list)  # name, size, lr, weight_decay, optimizer
+    parameter_groups: list[Node] = field(default_factory=list)  # name, size, lr, weight_decay, optimizer
     cost: Cost = field(default_factory=Cost)
     communication: Communication | None = None  # between the processes, None where there is one
-    budget: dict[str, Any] | None = None  # where one was asked for: what was matched with what, and adjusted
-    tuning: dict[str, Any] | None = None  # where the learning rate was tuned: the choice, the grid and its results
+    budget: Node | None = None  # where one was asked for: what was matched with what, and adjusted
+    tuning: Node | None = None  # where the learning rate was tuned: the choice, the grid and its results
     corpus: Corpus | None = None
     oracle: dict[str, float] = field(default_factory=dict)  # known values of the primary metric: chance, ceiling, ...
     notes: list[str] = field(default_factory=list)  # what a reader should know of how it came about, a line each
     pictures: list[str] = field(default_factory=list)  # that the run left in its folder: files below it, PNG
     versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra-core, numpy
-    git: dict[str, Any] | None = None  # {"commit": ..., "dirty": ...} of the working directory, None outside git
-    machine: dict[str, Any] = field(default_factory=dict)  # processor, threads, device, host platform
+    git: Node | None = None  # {"commit": ..., "dirty": ...} of the working directory, None outside git
+    machine: Node = field(default_factory=dict)  # processor, threads, device, host platform
     started_at: str | None = None  # ISO 8601, UTC
     finished_at: str | None = None
     schema: int = SCHEMA_VERSION

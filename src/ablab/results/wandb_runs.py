@@ -10,9 +10,10 @@ import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ablab.config import Node
 from ablab.errors import UserError
 from ablab.results.store import WANDB_ID_FILE, write_atomically
 
@@ -34,7 +35,7 @@ def begin(
     group: str,
     job_type: str,
     tags: Iterable[str],
-    config: dict[str, Any],
+    config: Node,
 ) -> wandb.Run:
     """Begin the W&B run of `folder`, beside any other that is open, or go on with it.
 

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ablab.config import ComparisonConfig, Node, RunConfig
 from ablab.errors import UserError
@@ -88,7 +87,7 @@ def find_plan(place: Path) -> Plan | None:
     return None if data is None else _as_plan(data | {"runs": None}, path, place)
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> Node:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
@@ -99,7 +98,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: the plan cannot be read ({error}); run the command of the study again")
 
 
-def _as_plan(data: dict[str, Any], path: Path, study: Path) -> Plan:
+def _as_plan(data: Node, path: Path, study: Path) -> Plan:
     try:
         if not _OLDEST <= data["schema"] <= _SCHEMA:
             raise ValueError("of another version of ablab")

@@ -219,7 +219,7 @@ class Task(LightningDataModule, ABC):
     def decode(self, ids: Tensor) -> str:
         """Return the text of `ids` (T,)."""
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Leave out the Trainer, which holds the model and cannot be sent to a worker that is not forked."""
         return self.__dict__ | {"trainer": None}
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from ablab.errors import UserError
 from ablab.results.record import Corpus
@@ -131,14 +132,14 @@ class Classification(UnequalLengths, SampledTask):
         """Raises UserError: the answers are labels."""
         raise UserError("this task gives texts a label: there is nothing to write")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """The vocabulary and the labels, which a checkpoint needs to be of use without the texts."""
         if self._tokenizer is None:
             self.setup()
         assert self._tokenizer is not None
         return {"vocabulary": self._tokenizer.state(), "labels": self.labels}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self._adopt(tokenizer_from_state(state_dict["vocabulary"]), state_dict["labels"])
 
     def _adopt(self, tokenizer: Tokenizer, labels: list[str]) -> None:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from ablab.errors import UserError, one_line
+from ablab.tasks.tables import Row
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 # What `save_to_disk` leaves in a folder, and no other format does.
@@ -110,7 +111,7 @@ class DocumentSource:
         return any((self.folder / name).is_file() for name in (_SAVED_DICT, _SAVED_ONE))
 
     @cached_property
-    def _splits(self) -> Mapping[str, Iterable[dict[str, Any]]]:
+    def _splits(self) -> Mapping[str, Iterable[Row]]:
         if not self._saved:
             try:
                 return dict(self._builder.as_streaming_dataset())
@@ -143,7 +144,7 @@ class DocumentSource:
             "task.path, task.name or task.revision, or see to the network and HF_HUB_OFFLINE"
         )
 
-    def _no_column(self, row: dict[str, Any]) -> str:
+    def _no_column(self, row: Row) -> str:
         raise UserError(f"{self.path}: has the columns {', '.join(row)}, not {self.column}: mend task.text_column")
 
 

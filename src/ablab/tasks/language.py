@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, NotRequired, Unpack
+from typing import NotRequired, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim.optimizer import StateDict
 from torch.utils.data import DataLoader
 
 from ablab.errors import UserError
@@ -143,11 +144,11 @@ class LanguageTask(Task):
     def decode(self, ids: Tensor) -> str:
         return self._known_tokenizer().decode(ids.tolist())
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """The vocabulary, which a checkpoint needs to be of use without the corpus."""
         return self._known_tokenizer().state()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self._adopt(tokenizer_from_state(state_dict))
 
     def _adopt(self, tokenizer: Tokenizer) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from ablab.errors import UserError
 from ablab.results.record import Metric
@@ -117,13 +118,13 @@ class Pixels(SampledTask):
     def pictures(self, model: Callable[[Any], Tensor]) -> dict[str, Tensor]:
         return self._objective.pictures(model, self._evaluated("val"), self.seed)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """The size of the images, which a checkpoint needs to be of use without them."""
         self.setup()
         height, width = self._size
         return {"height": height, "width": width, "levels": self._objective.levels}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self._adopt(state_dict["height"], state_dict["width"], state_dict["levels"])
 
     def _adopt(self, height: int, width: int, levels: int) -> None:

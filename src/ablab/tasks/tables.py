@@ -14,6 +14,7 @@ import pandas as pd
 from ablab.errors import UserError, one_line
 from ablab.tasks.corpus import SourceFile
 
+Row = dict[str, Any]  # of a table, by column
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*_SEPARATORS, ".jsonl")
 # What the file of each split is called in a folder of them.
@@ -87,7 +88,7 @@ def _files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _separated(path: Path, content: str) -> Iterator[dict[str, Any]]:
+def _separated(path: Path, content: str) -> Iterator[Row]:
     try:
         frame = pd.read_csv(io.StringIO(content), sep=_SEPARATORS[path.suffix], dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError:
@@ -99,7 +100,7 @@ def _separated(path: Path, content: str) -> Iterator[dict[str, Any]]:
     yield from (dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None))
 
 
-def _json_lines(path: Path, content: str) -> Iterator[dict[str, Any]]:
+def _json_lines(path: Path, content: str) -> Iterator[Row]:
     """Line by line: pandas would turn text that looks like a date into one, and could not say which line is bad."""
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():

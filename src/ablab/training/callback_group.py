@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -12,12 +10,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim import Optimizer
 
+from ablab.config import Node
 from ablab.config.identity import OBSERVER
 from ablab.errors import UserError
 from ablab.training.strategies.base import Parallel, parallel
 
 
-def build_callbacks(nodes: dict[str, Any]) -> list[Callback]:
+def build_callbacks(nodes: Node) -> list[Callback]:
     """The callbacks that a config asks for, in its order.
 
     Args:
@@ -30,7 +29,7 @@ def build_callbacks(nodes: dict[str, Any]) -> list[Callback]:
     return [_build(f"callbacks.{name}", node) for name, node in nodes.items()]
 
 
-def check_callbacks(nodes: dict[str, Any], strategy: Parallel) -> None:
+def check_callbacks(nodes: Node, strategy: Parallel) -> None:
     """Build every callback, whose settings fit its signature.
 
     Raises:
@@ -48,7 +47,7 @@ def check_callbacks(nodes: dict[str, Any], strategy: Parallel) -> None:
             )
 
 
-def _build(name: str, node: dict[str, Any]) -> Callback:
+def _build(name: str, node: Node) -> Callback:
     try:
         callback = instantiate(_settings(node), _convert_="all")
     except (InstantiationException, MisconfigurationException, ValueError, TypeError, ImportError) as error:
@@ -59,7 +58,7 @@ def _build(name: str, node: dict[str, Any]) -> Callback:
     return callback
 
 
-def _settings(node: dict[str, Any]) -> dict[str, Any]:
+def _settings(node: Node) -> Node:
     return {key: value for key, value in node.items() if key != OBSERVER}
 
 

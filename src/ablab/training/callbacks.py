@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from ablab.errors import Diverged
 from ablab.model.mechanism import MechanismProbe
@@ -70,10 +71,10 @@ class Mechanisms(Callback):
         self.values: dict[str, float] = {}
         self._probe: MechanismProbe | None = None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"values": self.values}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self.values = state_dict["values"]
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:

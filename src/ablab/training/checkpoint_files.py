@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch.optim.optimizer import StateDict
 
 from ablab.results.store import CHECKSUM_FILE, remove_orphans, write_atomically
 
@@ -62,7 +63,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         super().__init__()
         self.origin = origin
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: StateDict, path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

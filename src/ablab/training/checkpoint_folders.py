@@ -20,6 +20,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
+from torch.optim.optimizer import StateDict
 
 from ablab.errors import UserError
 from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, check_ours
@@ -48,14 +49,14 @@ class Shard:
 class CheckpointFiles(AtomicCheckpointIO):
     """Writes files, and reads whatever is there, whole: a run may go on with another strategy than it began with."""
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> StateDict:
         if Path(path).is_dir():
             return read_folder(Path(path))
-        checkpoint: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        checkpoint: StateDict = super().load_checkpoint(path, map_location, weights_only)
         return checkpoint
 
 
-def write_folder(checkpoint: dict[str, Any], target: Path, origin: Origin) -> None:
+def write_folder(checkpoint: StateDict, target: Path, origin: Origin) -> None:
     """Write beside the target, flush to disk and rename; what was there becomes `previous.ckpt`.
 
     Every process of the run calls it.
@@ -76,7 +77,7 @@ def write_folder(checkpoint: dict[str, Any], target: Path, origin: Origin) -> No
     dist.barrier()
 
 
-def read_folder(folder: Path, place: Place | None = None) -> dict[str, Any]:
+def read_folder(folder: Path, place: Place | None = None) -> StateDict:
     """The checkpoint in a folder.
 
     Args:
@@ -90,11 +91,11 @@ def read_folder(folder: Path, place: Place | None = None) -> dict[str, Any]:
     _make_room(rest, shards, place or (lambda parameter, shape, dtype: torch.empty(shape, dtype=dtype)))
     with _quiet():
         dcp.load(shards, storage_reader=dcp.FileSystemReader(folder), no_dist=place is None)
-    checkpoint: dict[str, Any] = _put_back(rest, shards)
+    checkpoint: StateDict = _put_back(rest, shards)
     return checkpoint
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> StateDict:
     """A checkpoint, whole, whether it is a file or a folder.
 
     Raises:
@@ -103,7 +104,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if path.is_dir():
             return read_folder(path)
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: StateDict = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, CheckpointException) as error:
         reason = (str(error) or "it ends too early").splitlines()[0]
         raise UserError(f"{path}: a damaged checkpoint ({reason})") from error

@@ -13,6 +13,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.callbacks import Checkpoint
+from torch.optim.optimizer import StateDict
 
 from ablab.errors import Interrupted
 from ablab.model.ranks import of_all_ranks
@@ -90,12 +91,12 @@ class Randomness(Callback):
     """Carries the generators that are not keyed by seed and step (dropout's) over a checkpoint, for every process."""
 
     def __init__(self) -> None:
-        self._loaded: list[dict[str, Any]] | None = None
+        self._loaded: list[StateDict] | None = None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"processes": of_all_ranks(generators())}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self._loaded = state_dict["processes"]
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
@@ -117,19 +118,19 @@ class ParallelState(Callback):
 
     def __init__(self) -> None:
         self._strategy: Parallel = ALONE
-        self._loaded: dict[str, Any] | None = None
+        self._loaded: StateDict | None = None
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self._strategy = parallel(trainer.strategy)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         shared, own = (
             move_data_to_device(state, "cpu") for state in (self._strategy.shared_state(), self._strategy.own_state())
         )
         each = of_all_ranks(own) if own else []  # if one process has none, no other has
         return {"strategy": type(self._strategy).__qualname__, "shared": shared, "processes": each}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self._loaded = state_dict
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:  # after the optimizers have theirs
@@ -141,10 +142,10 @@ class ParallelState(Callback):
         self._loaded = None
 
 
-def generators() -> dict[str, Any]:
+def generators() -> StateDict:
     """The states of this process's global generators, in types that `torch.load(weights_only=True)` reads."""
     kind, keys, *rest = np.random.get_state(legacy=True)
-    state: dict[str, Any] = {
+    state: StateDict = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
@@ -154,7 +155,7 @@ def generators() -> dict[str, Any]:
     return state
 
 
-def set_generators(state: dict[str, Any]) -> None:
+def set_generators(state: StateDict) -> None:
     """Go on where `generators` was called."""
     torch.set_rng_state(state["torch"].cpu())
     version, internal, gauss = state["python"]

@@ -12,11 +12,12 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.optim.optimizer import StateDict
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ablab.results.record import Cost
 from ablab.tasks.base import Batch
+from ablab.training.dispatcher import every_operator
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -36,26 +37,19 @@ def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], exam
         example: inputs and targets of one sample.
     """
     inputs, targets = move_data_to_device(example, "meta")
-    names = _UncountedNames()
-    with FlopCounterMode(display=False) as counter, names:
+    seen: set[Any] = set()
+    with FlopCounterMode(display=False) as counter, every_operator(seen.add) as all_seen:
         loss(model(inputs), targets).backward()
-    return counter.get_total_flops(), sorted(names.seen)
+    uncounted = {operator.overloadpacket.__name__ for operator in seen if _is_uncounted(operator)}
+    return counter.get_total_flops(), sorted(uncounted - _MOVES_DATA_ONLY) if all_seen else [_NOT_SEEN]
 
 
-class _UncountedNames(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch says no types here
-        self.seen: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        packet = func.overloadpacket
-        if packet not in flop_registry and not func.is_view and torch.Tag.pointwise not in func.tags:
-            name = packet.__name__
-            if name not in _MOVES_DATA_ONLY:
-                self.seen.add(name)
-        return func(*args, **(kwargs or {}))
+def _is_uncounted(operator: Any) -> bool:
+    counted = operator.overloadpacket in flop_registry
+    return not counted and not operator.is_view and torch.Tag.pointwise not in operator.tags
 
 
+_NOT_SEEN = "not known with this version of torch"
 # These allocate, copy or fill; they do no arithmetic.
 _MOVES_DATA_ONLY = frozenset(
     {
@@ -85,7 +79,7 @@ class CostMeter(Callback):
         self._earlier_s = 0.0  # wall time until the checkpoint that the run goes on from
         self._earlier_peak = 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {
             "wall_time_s": self._wall_time_s(),
             "train_time_s": self._train_time_s,
@@ -94,7 +88,7 @@ class CostMeter(Callback):
             "peak_memory_bytes": max(peak_memory()[0], self._earlier_peak),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self._earlier_s, self._earlier_peak = state_dict["wall_time_s"], state_dict["peak_memory_bytes"]
         self._train_time_s, self._timed_steps = state_dict["train_time_s"], state_dict["timed_steps"]
         self._evaluation_time_s = state_dict["evaluation_time_s"]

@@ -8,11 +8,14 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import StateDict
 
 from ablab.model.protocols import Penalised, offering
 from ablab.model.ranks import sum_over_ranks
@@ -116,6 +119,7 @@ class TrainingModule(LightningModule):
             assert optimizer_closure is not None
             loss = optimizer_closure()
             strategy.sync_gradients()
+            self._unscale(optimizer)
             if measured:
                 before.extend(p.detach().clone() for p in _parameters(optimizer))
             return loss
@@ -123,6 +127,16 @@ class TrainingModule(LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
         if measured:
             self.update_ratio = _ratio(before, _parameters(optimizer), strategy.global_norm)
+
+    def _unscale(self, optimizer: Optimizer | LightningOptimizer) -> None:
+        """Undo the scaling of float16 where Lightning does not: fused optimizers offer to do it in their step.
+
+        Callbacks and clipping come before the step, and see gradients in their own size. The step then finds nothing
+        left to undo.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and _is_fused(optimizer):
+            scaler.unscale_(optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer)
 
     def configure_gradient_clipping(
         self,
@@ -132,10 +146,14 @@ class TrainingModule(LightningModule):
     ) -> None:
         """Clip as Lightning does, by the norm over all processes where each holds a part of the gradient."""
         strategy = parallel(self.trainer.strategy)
-        if strategy.holds_all or gradient_clip_algorithm == "value":
+        if not strategy.holds_all and gradient_clip_algorithm != "value":
+            if gradient_clip_val:
+                _clip(_parameters(optimizer), gradient_clip_val, strategy.global_norm)
+        elif _is_fused(optimizer):  # which mixed precision refuses, not knowing that gradients are unscaled by now
+            plugin, algorithm = self.trainer.precision_plugin, gradient_clip_algorithm or "norm"
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0, GradClipAlgorithmType(algorithm))
+        else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:
-            _clip(_parameters(optimizer), gradient_clip_val, strategy.global_norm)
 
     def on_validation_start(self) -> None:
         self._switch("eval")
@@ -190,7 +208,7 @@ class TrainingModule(LightningModule):
             "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"},
         }
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: StateDict) -> None:
         """What a resumed run has to remember beside weights, optimizer and schedule."""
         checkpoint[_HISTORY] = {
             "learning_rates": torch.tensor(self.learning_rates, dtype=torch.float64),
@@ -198,7 +216,7 @@ class TrainingModule(LightningModule):
             **{name: getattr(self, name) for name in _REMEMBERED},
         }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: StateDict) -> None:
         history = dict(checkpoint[_HISTORY])
         self.learning_rates = history.pop("learning_rates").tolist()
         for name, value in history.items():
@@ -253,15 +271,17 @@ def _parameters(optimizer: Optimizer | LightningOptimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def _is_fused(optimizer: Optimizer | LightningOptimizer) -> bool:
+    return bool(getattr(optimizer, "defaults", {}).get("fused"))
+
+
 @torch.no_grad()
 def _clip(parameters: list[Tensor], most: float, global_norm: Callable[[Tensor], Tensor]) -> None:
     """As `torch.nn.utils.clip_grad_norm_`, where each process may hold shards of the gradients only."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:  # in no process
+    if all(p.grad is None for p in parameters):  # in no process
         return
-    found = iter(torch._foreach_norm(gradients))
-    norms = torch.stack([p.new_zeros(()) if p.grad is None else next(found) for p in parameters])
-    torch._foreach_mul_(gradients, (most / (global_norm(norms) + 1e-6)).clamp(max=1.0))
+    norms = [p.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad) for p in parameters]
+    nn.utils.clip_grads_with_norm_(parameters, most, global_norm(torch.stack(norms)))
 
 
 @torch.no_grad()

@@ -9,10 +9,10 @@ import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from ablab.config import Node
 from ablab.version import __version__
 
 TOLD_GIT_STATE = "ABLAB_GIT_STATE"  # environment variable
@@ -25,19 +25,19 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def git_state() -> dict[str, Any] | None:
+def git_state() -> Node | None:
     """Commit of the working directory and whether it has uncommitted changes; None where there is no git.
 
     A process whose code was copied when its sweep began is told what was true then.
     """
     if (told := os.environ.get(TOLD_GIT_STATE)) is not None:
-        state: dict[str, Any] | None = json.loads(told)
+        state: Node | None = json.loads(told)
         return state
     commit = _git("rev-parse", "HEAD")
     return None if commit is None else {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> Node:
     """The device that was trained on, and its host."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from ablab.model.ranks import sum_over_ranks
 from ablab.tasks.base import Inputs, Task
@@ -55,11 +56,11 @@ class TokenCounts(Callback):
             "balance/idle_share": 1 - mean / most,
         }
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         self._add_up()
         return {"sums": self._sums.clone()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self._sums = state_dict["sums"].cpu()
 
     def _add_up(self) -> None:

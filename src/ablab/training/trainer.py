@@ -8,14 +8,13 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
-from ablab.config import RunConfig
+from ablab.config import Node, RunConfig
 from ablab.errors import UserError
 from ablab.results.store import PROFILE_FOLDER
 from ablab.training.build import BuiltRun
@@ -98,7 +97,7 @@ def build_trainer(
     )
 
 
-def build_profiler(asked: str | dict[str, Any] | None, folder: Path) -> Profiler | None:
+def build_profiler(asked: str | Node | None, folder: Path) -> Profiler | None:
     """Lightning's profiler of that name ("simple", "advanced", "pytorch") or node, which writes to a folder.
 
     Raises:
@@ -115,7 +114,7 @@ def build_profiler(asked: str | dict[str, Any] | None, folder: Path) -> Profiler
     return profiler
 
 
-def trainer_settings(config: RunConfig) -> dict[str, Any]:
+def trainer_settings(config: RunConfig) -> Node:
     """The config of the axis `trainer` as arguments of Lightning's Trainer, with the strategy's devices."""
     settings = {key: value for key, value in config.options["trainer"].items() if key != "_target_"}
     return settings | {"devices": config.processes}

@@ -24,6 +24,7 @@ STEPS = list(range(1, 41))
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
+from ablab.config import RunConfig
 from ablab.training.callbacks import ReportProgress
 from ablab.training.run import execute, prepare_folder
 
@@ -32,7 +33,7 @@ def progress(step, steps, shown):
         os.kill(os.getpid(), signal.SIGKILL)
 
 ReportProgress.INTERVAL_S = 0
-config, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+config, folder = RunConfig.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2])
 prepare_folder(config, folder)
 execute(config, folder, progress=progress)
 """
@@ -51,7 +52,7 @@ def test_killed_and_gone_on(tiny_config: TinyConfig, run: Callable[[RunConfig, P
     config = tiny_config("logger=tensorboard", "trainer.max_steps=40", "trainer.val_check_interval=10")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(config, whole)
-    command = [sys.executable, "-c", KILLED, json.dumps(config), str(parts)]
+    command = [sys.executable, "-c", KILLED, json.dumps(config.to_dict()), str(parts)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 
     first = curve(parts)  # readable, and what is there is right

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from ablab.config import RunConfig, conf_folder, register_schema
-from ablab.study.supervision.code import SNAPSHOT_FOLDER, freeze_for_jobs
+from ablab.study.supervision import code
+from ablab.study.supervision.code import CONTEXT, SNAPSHOT_FOLDER, freeze_code, freeze_for_jobs, warm_up
 
 # As the process does that runs are forked from.
 SEEN = """
@@ -54,3 +58,38 @@ def test_code_and_configs_are_those_of_the_beginning(tmp_path: Path) -> None:
     assert Path(plugins) == copy / "hydra_plugins" / "ablab" / "plugins.py"
     assert value == "1"
     assert not [*copy.rglob("record.json")]  # Hydra does not read it, and who collects records would
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_know_an_options_module_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_option.py").write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(code, "_known", set(code._known))
+    warm_up()
+    first, known = in_a_child()
+    assert not known
+    importlib.import_module("users_option")
+    freeze_code([RunConfig(options={"activation": {"_target_": "users_option.Own"}}, axes={})])
+    del sys.modules["users_option"]
+    second, knows = in_a_child()
+    assert knows
+    assert first != second
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+
+
+def in_a_child() -> tuple[int, bool]:
+    """From which process one is forked, and whether the module is there at once."""
+    reader, writer = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_tell, args=(writer,))
+    process.start()
+    writer.close()
+    found: tuple[int, bool] = reader.recv()
+    process.join()
+    return found
+
+
+def _tell(writer: Connection) -> None:
+    writer.send((os.getppid(), "users_option" in sys.modules))

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from collectives import LARGE, STEPS, WIDTH
 
-from ablab.training.traffic.counter import ALL_REDUCE, OPERATORS, Traffic
+from ablab.training import dispatcher
+from ablab.training.traffic.counter import ALL_REDUCE, OPERATORS, Traffic, size
 
 PARAMETERS = 2 * (WIDTH * WIDTH + WIDTH)
 FLOAT = 4  # bytes
@@ -127,3 +129,18 @@ def test_another_version_of_torch_is_left_alone(monkeypatch: pytest.MonkeyPatch)
     again = Traffic(None)
     assert again.install()  # nobody stands there any more
     again.remove()
+
+
+def test_a_torch_without_the_key_or_the_arguments_names_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dispatcher.place_of("allreduce_", "async_op") is not None
+    assert dispatcher.place_of("allreduce_", "an_argument_of_the_future") is None
+    assert dispatcher.place_of("an_operator_of_the_future_", "async_op") is None
+    monkeypatch.delattr(torch._C, "DispatchKey")
+    assert not Traffic(None).install()
+
+
+def test_a_sparse_tensor_has_the_bytes_of_its_indices_and_values() -> None:
+    """Three entries in two dimensions, one of them twice."""
+    sparse = torch.sparse_coo_tensor(torch.tensor([[0, 0, 4], [1, 1, 2]]), torch.ones(3, 6), (5, 3, 6))
+    assert not sparse.is_coalesced()
+    assert size([sparse, [torch.ones(7, dtype=torch.bfloat16)]]) == 3 * 2 * 8 + 3 * 6 * FLOAT + 7 * 2

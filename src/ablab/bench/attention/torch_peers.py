@@ -85,7 +85,7 @@ class _Flex(Attention):
     def __init__(self, setting: Setting, length: int) -> None:
         self.window = setting.window
         self.mask = _window_blocks(length, setting.window, setting.device)
-        torch._dynamo.reset()  # each length is compiled for itself, without the limit on recompilations
+        torch.compiler.reset()  # each length is compiled for itself, without the limit on recompilations
         self.compiled: Any = torch.compile(flex_attention, dynamic=False)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

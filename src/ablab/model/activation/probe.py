@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +27,7 @@ class ActivationWatcher(Watcher):
         self.counts = torch.zeros(units // tp_size() + 1, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         self.counts[:-1] += (output == 0).flatten(0, -2).sum(0)
         self.counts[-1] += output.shape[:-1].numel()
 

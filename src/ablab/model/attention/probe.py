@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +51,7 @@ class AttentionWatcher(Watcher):
         self.drawn: Tensor | None = None
 
     @torch.no_grad()
-    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         if self.seen or (self.visited is None and self.weights is None):
             return
         sample = _unpadded(args, kwargs)
@@ -109,7 +109,7 @@ class AttentionWatcher(Watcher):
         return self.drawn
 
 
-def _unpadded(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+def _unpadded(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
     """Queries (B, H, T, D) and keys (B, K, T, D) of the sequences without padding; None if these are no such call."""
     given = {**dict(zip(("q", "k", "v", "key_padding_mask"), args, strict=False)), **kwargs}
     q, k, padding = (given.get(name) for name in ("q", "k", "key_padding_mask"))

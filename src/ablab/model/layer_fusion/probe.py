@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +27,7 @@ class LayerFusionWatcher(Watcher):
         self._sums: Tensor | None = None  # of each layer's weight, then of its square, the entropy, tokens
 
     @torch.no_grad()
-    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         streams = args[0] if args else kwargs["streams"]
         mask = args[1] if len(args) > 1 else kwargs.get("key_padding_mask")
         weights = self.fusion.weigh(streams, mask).double().expand(*output.shape[:2], -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ class ModalFusionWatcher(Watcher):
         self._padding = args[0]["padding"]
 
     @torch.no_grad()
-    def _look(self, layer: int, core: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _look(self, layer: int, core: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         view = self._model.modal_fusion.view
         if self._passes > 1 or view is None or not isinstance(core, AttentionCore):
             return

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.power import detectable
+from ablab.config import Node
 from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By
 from ablab.report.notes import no_suite_text, notes_of, study_notes
@@ -45,7 +46,7 @@ def json(context: ReportContext, by: By | None = None) -> str:
     return dumps(document(context, by), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def document(context: ReportContext, by: By | None = None) -> dict[str, Any]:
+def document(context: ReportContext, by: By | None = None) -> Node:
     """Every number of every comparison, the rows of the tables as numbers, and every run, as JSON can hold them."""
     comparisons = context.comparisons
     found = {
@@ -72,7 +73,7 @@ def _variant_rows(context: ReportContext, by: By | None) -> pd.DataFrame:
     return context.variant_rows if by != "suite" else pd.DataFrame()
 
 
-def _item(item: Comparison) -> dict[str, Any]:
+def _item(item: Comparison) -> Node:
     return {
         "variant": item.variant,
         "baseline": item.baseline,

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ablab.config import Node
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
 from ablab.report.context import ReportContext
@@ -106,7 +106,7 @@ def _pieces(part: str) -> Markup:
     return _BREAK.join(part[start : start + _MOST_LETTERS] for start in range(0, len(part), _MOST_LETTERS))
 
 
-def _embedded(data: dict[str, Any]) -> Markup:
+def _embedded(data: Node) -> Markup:
     """JSON inside a script element, which ends at the first "</" whatever it stands in."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

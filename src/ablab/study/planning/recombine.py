@@ -20,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from ablab.config import Node
 from ablab.config.explain import ConfigErrors
 
 Overrides = tuple[str, ...]
@@ -34,7 +35,7 @@ _OF_THE_WHOLE = ("${hydra:job.override", "${hydra:overrides")  # what a config c
 class _Base:
     words: Overrides
     config: DictConfig
-    plain: dict[str, Any]
+    plain: Node
 
 
 class Recombiner:
@@ -141,7 +142,7 @@ def _by_node(overrides: Overrides) -> dict[str, Overrides]:
     return found
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def _plain(config: DictConfig) -> Node:
     """The config as data, its references unresolved, each node with the choice that was made for it.
 
     Without what Hydra says of the overrides.

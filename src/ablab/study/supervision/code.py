@@ -17,6 +17,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterable
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ from ablab.training.provenance import TOLD_GIT_STATE, git_state
 CONTEXT = multiprocessing.get_context("forkserver")
 _INSTALLED = ("ablab.", "torch.", "lightning.", "hydra.")
 
+_started = False  # the process, by this one
 _known: set[str] = set()  # modules of options that are not of this package, and that the process has imported
 
 
 def warm_up() -> None:
     """Start the process, which imports on another core. Optional: `freeze_code` or the first run does it otherwise."""
+    global _started
     if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
         # In a job of joblib it is one that processes are told of and do not know.
         multiprocessing.set_start_method("forkserver", force=True)
@@ -46,6 +49,7 @@ def warm_up() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
+        _started = True
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         del os.environ[WANTED]
@@ -66,11 +70,23 @@ def freeze_code(configs: Iterable[RunConfig]) -> None:
 
 
 def _end() -> None:
-    """End the process, if there is one; no run is on its way. The next start then finds it dead."""
-    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    if pid is not None:
-        os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    """End the process; no run is on its way. The next start then finds it dead."""
+    if not _started:
+        return
+    reader, writer = CONTEXT.Pipe(duplex=False)
+    child = CONTEXT.Process(target=_tell_parent, args=(writer,))
+    child.start()
+    writer.close()  # so that a child that dies is heard of
+    with reader:
+        pid: int = reader.recv()
+    child.join()
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def _tell_parent(writer: Connection) -> None:
+    """In a process that was forked: from which one. Python has no public name for it in the one that asks."""
+    writer.send(os.getppid())
 
 
 def modules_of(node: Any) -> set[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.optim.optimizer import StateDict
 from torch.utils.data import Dataset
 
 from ablab.errors import UserError
@@ -183,12 +183,12 @@ class SpokenArithmetic(AnswerTask):
             (_fetching(samples, subset), self.eval_samples) for subset in modality_subsets()[: len(self.subsets(split))]
         ]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """The scale of features, and what a model needs to be built without the data."""
         self.setup()
         return {"scale": {name: scale.state() for name, scale in self._scale.items()}, "pixels": self._pixels}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         """Raises UserError where samples are there already, and their scale is another."""
         scale = {name: Normaliser.from_state(state) for name, state in state_dict["scale"].items()}
         if self._evaluation and scale != self._scale:

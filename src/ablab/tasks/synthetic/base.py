@@ -23,6 +23,7 @@ Split = Literal["train", "val", "test"]
 Sample = tuple[NDArray[np.int64], NDArray[np.int64]]  # inputs and targets, each (N, T)
 Draw = Callable[[np.random.Generator, int], Sample]
 
+Settings = dict[str, Any]  # what samples depend on besides the seed, by name, as JSON takes it
 _KEYS = {"train": 0, "val": 1, "test": 2}
 _SHARES: dict[str, tuple[float, float]] = {"val": (0.0, 0.1), "test": (0.1, 0.2), "train": (0.2, 1.0)}
 _ATTEMPTS = 200  # draws, each of at least as many samples as are wanted
@@ -61,7 +62,7 @@ class SyntheticTask(AnswerTask):
 
     @property
     @abstractmethod
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """What the samples depend on besides the seed."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -86,7 +87,7 @@ class SyntheticTask(AnswerTask):
         return self.sample(split, 0, self.eval_samples)
 
     @property
-    def described(self) -> dict[str, Any]:
+    def described(self) -> Settings:
         """The task and what its samples depend on besides the seed, as JSON takes it."""
         return {"task": type(self).__name__, "seq_len": self.seq_len, **self.settings}
 

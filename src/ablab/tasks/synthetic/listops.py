@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -16,7 +16,16 @@ from ablab.tasks.balance import Balance, UnequalLengths, checked_balance
 from ablab.tasks.base import Batch
 from ablab.tasks.batches import EpochBatches
 from ablab.tasks.cache import Arrays, cached
-from ablab.tasks.synthetic.base import Sample, Split, SyntheticSettings, SyntheticTask, belongs, fetching, generator_of
+from ablab.tasks.synthetic.base import (
+    Sample,
+    Settings,
+    Split,
+    SyntheticSettings,
+    SyntheticTask,
+    belongs,
+    fetching,
+    generator_of,
+)
 from ablab.tasks.synthetic.listops_files import WORDS, file_of, read_expressions, sha256
 from ablab.tasks.synthetic.trees import CLOSE, DIGITS, PADDING, Ints, draw_shapes, fill
 
@@ -81,7 +90,7 @@ class ListOps(UnequalLengths, SyntheticTask):
         self._files: dict[Split, Arrays] = {}
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"max_depth": self.max_depth, "max_args": self.max_args, "min_length": self.min_length}
 
     def sample(self, split: Split, index: int, count: int) -> Sample:

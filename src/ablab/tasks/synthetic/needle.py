@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from ablab.results.record import Corpus
 from ablab.tasks.base import IGNORED
 from ablab.tasks.batches import Fetch
 from ablab.tasks.corpus import fingerprint, read_stdlib, split_by_name
-from ablab.tasks.synthetic.base import Sample, Split, SyntheticTask, fetching, generator_of
+from ablab.tasks.synthetic.base import Sample, Settings, Split, SyntheticTask, fetching, generator_of
 
 MARK, FILLER, SYMBOL = 256, 257, 258  # behind the bytes: begins a fact and a question; follows the answer; first symbol
 _TEST_SHARE = _VAL_SHARE = 0.1  # of the files of the text
@@ -142,7 +141,7 @@ class Needle(SyntheticTask):
         self._text: dict[Split, NDArray[np.uint8]] = {}
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {
             "lengths": self.lengths,
             "depths": self.depths,

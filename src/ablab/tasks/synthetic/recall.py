@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 
 from ablab.tasks.base import IGNORED
 from ablab.tasks.batches import Fetch
-from ablab.tasks.synthetic.base import HashSplitTask, Sample, SyntheticSettings, fetching
+from ablab.tasks.synthetic.base import HashSplitTask, Sample, Settings, SyntheticSettings, fetching
 
 
 class Recall(HashSplitTask):
@@ -72,7 +72,7 @@ class Recall(HashSplitTask):
         return max(segment.seq_len for segment in [self, *self.segments])
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         own = {"vocab_size": self.vocab_size, "pairs": self.pairs, "power_a": self.power_a}
         others = [[segment.seq_len, segment.pairs] for segment in self.segments]
         return {**own, "segments": others} if others else own

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar, Unpack
 
 import numpy as np
 
 from ablab.tasks.base import IGNORED
-from ablab.tasks.synthetic.base import HashSplitTask, Sample, SyntheticSettings
+from ablab.tasks.synthetic.base import HashSplitTask, Sample, Settings, SyntheticSettings
 
 BLANK, GO = 0, 1  # filler; and the mark after which the answer is written
 _MARKS = 2
@@ -39,7 +39,7 @@ class _SymbolTask(HashSplitTask):
         self.symbols, self.vocab_size = symbols, symbols + _MARKS
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"symbols": self.symbols}
 
     @property
@@ -115,7 +115,7 @@ class SelectiveCopying(_AnswerTask):
         self.memorize = memorize
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"symbols": self.symbols, "memorize": self.memorize}
 
     def draw(self, generator: np.random.Generator, count: int) -> Sample:
@@ -164,7 +164,7 @@ class Parity(HashSplitTask):
         self.every_place = every_place
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"every_place": self.every_place}
 
     @property

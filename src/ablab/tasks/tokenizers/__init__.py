@@ -6,8 +6,6 @@ a setting names.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ablab.tasks.tokenizers.plain import ByteTokenizer, CharTokenizer, Ids
 from ablab.tasks.tokenizers.subwords import SubwordTokenizer
 
@@ -16,7 +14,7 @@ __all__ = ["ByteTokenizer", "CharTokenizer", "Ids", "SubwordTokenizer", "Tokeniz
 Tokenizer = ByteTokenizer | CharTokenizer | SubwordTokenizer
 
 
-def tokenizer_from_state(state: dict[str, Any]) -> Tokenizer:
+def tokenizer_from_state(state: dict[str, str]) -> Tokenizer:
     """The tokenizer that `state()` described. Raises UserError if it needs a library that is not installed."""
     if state["tokenizer"] == CharTokenizer.name:
         return CharTokenizer(state["vocabulary"])

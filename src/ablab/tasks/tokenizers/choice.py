@@ -67,7 +67,7 @@ class TokenizerChoice:
         """Whether it takes no longer than reading its tokens from a disk would."""
         return self.name in (ByteTokenizer.name, CharTokenizer.name)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, str | int]:
         """What the tokens depend on beside the texts, as JSON takes it. Reads a pretrained tokenizer."""
         if self.quick:
             return {"tokenizer": self.name}

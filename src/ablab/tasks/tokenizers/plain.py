@@ -40,7 +40,7 @@ class ByteTokenizer:
         """Bytes of text that each id (256,) stands for."""
         return np.ones(self.vocab_size, dtype=np.float64)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, str]:
         return {"tokenizer": self.name}
 
 
@@ -100,7 +100,7 @@ class CharTokenizer:
         """Bytes of UTF-8 that each id (vocab_size,) stands for."""
         return np.array([len(character.encode("utf-8")) for character in self.vocabulary], dtype=np.float64)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, str]:
         return {"tokenizer": self.name, "vocabulary": self.vocabulary}
 
     @cached_property

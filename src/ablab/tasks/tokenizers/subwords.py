@@ -115,7 +115,7 @@ class SubwordTokenizer:
                 sizes[i] = max(0, len(self.decode([*before, i]).encode("utf-8")) - start)
         return sizes
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, str]:
         return {"tokenizer": self.name, "json": self.json}
 
     @cached_property
@@ -124,7 +124,7 @@ class SubwordTokenizer:
         tokenizer.encode_special_tokens = True  # as text, not as themselves; it is not kept in the JSON
         return tokenizer
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"json": self.json}  # what is cached is quickly made again
 
 

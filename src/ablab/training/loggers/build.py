@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ablab.config import Node
 from ablab.errors import UserError
 from ablab.results.hparams import final_metrics
 from ablab.results.record import Record, Status
@@ -25,7 +26,7 @@ class RunInfo:
     study: str
     variant: str  # as in the record; "" where nothing was overridden
     seed: int
-    config: dict[str, Any]  # resolved, plain containers
+    config: Node  # resolved, plain containers
 
     @property
     def task(self) -> str:
@@ -77,9 +78,7 @@ class ContinuesCurves(ABC):
         """What an earlier attempt logged of later steps than `step` will be logged again, and counts no more."""
 
 
-def build_loggers(
-    logger_cfg: dict[str, Any], run_dir: Path, study: str, variant: str, seed: int, config: dict[str, Any]
-) -> list[Logger]:
+def build_loggers(logger_cfg: Node, run_dir: Path, study: str, variant: str, seed: int, config: Node) -> list[Logger]:
     """The run's loggers: first the learning curves in `run_dir`/metrics.csv, which every run has, then the chosen ones.
 
     Args:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ablab.config import IDENTITY_EXCLUDES
+from ablab.config import IDENTITY_EXCLUDES, Node
 from ablab.config.signature import missing_package, takes
 from ablab.errors import UserError
 from ablab.training.loggers.build import RunInfo
@@ -22,7 +22,7 @@ _PATIENCE_S = 120  # for the other runs of the study that are being begun
 _LOCK_FILE = ".loggers.lock"
 
 
-def build_logger(name: str, node: dict[str, Any], run: RunInfo) -> Logger:
+def build_logger(name: str, node: Node, run: RunInfo) -> Logger:
     """The logger of `node`. One that takes no `run` gets its settings filled in, and logs those of the run at once.
 
     Raises:

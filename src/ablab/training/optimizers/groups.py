@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ablab.config import Node
 from ablab.model.position import Position
 
 
@@ -35,14 +36,10 @@ def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Opti
         {"params": head, "name": "head"},
         {"params": kept, "name": "not_decayed", "weight_decay": 0.0},
     ]
-    optimizer = factory([group for group in groups if group["params"]])
-    # Fused optimizers offer to undo the scaling of float16 themselves, inside the step. Gradients are clipped before
-    # it, and must have their own size by then; Lightning refuses to clip, also for bfloat16, while the offer stands.
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-    return optimizer
+    return factory([group for group in groups if group["params"]])
 
 
-def describe_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+def describe_groups(optimizer: Optimizer) -> list[Node]:
     """For the record: of each group its name, how many tensors and numbers it has, and what it was given.
 
     The learning rate is the one that the schedule's factors multiply.

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ablab.errors import require_at_least, require_shares
+from ablab.training import foreach
 
 
 class Lion(Optimizer):
@@ -68,12 +69,12 @@ class Lion(Optimizer):
             return
         gradients = [p.grad for p in parameters]
         momenta = [self._momentum(p) for p in parameters]
-        directions = torch._foreach_lerp(momenta, gradients, 1 - for_step)
-        torch._foreach_sign_(directions)
+        directions = foreach.lerp(momenta, gradients, 1 - for_step)
+        foreach.sign_(directions)
         if decay:
-            torch._foreach_mul_(parameters, 1 - lr * decay)
-        torch._foreach_add_(parameters, directions, alpha=-lr)
-        torch._foreach_lerp_(momenta, gradients, 1 - for_momentum)
+            foreach.mul_(parameters, 1 - lr * decay)
+        foreach.add_(parameters, directions, alpha=-lr)
+        foreach.lerp_(momenta, gradients, 1 - for_momentum)
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

@@ -7,6 +7,7 @@ from typing import Any, overload
 
 import torch
 from torch.optim import AdamW, Muon, Optimizer
+from torch.optim.optimizer import StateDict
 
 from ablab.errors import require_at_least, require_shares
 
@@ -81,11 +82,11 @@ class MuonWithAdamW(Optimizer):
             part.step()
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Those of both, in their order."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._join()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ablab.training import foreach
 from ablab.training.schedules.warmup import warmup_factor, warmup_steps
 
 
@@ -102,9 +103,9 @@ class GradientVariance(LRScheduler):
             self.mean = [torch.zeros_like(g) for g in gradients]
             self.square = [torch.zeros_like(g) for g in gradients]
         self.observed += 1
-        torch._foreach_lerp_(self.mean, gradients, 1 - self.beta)
-        torch._foreach_mul_(self.square, self.beta)
-        torch._foreach_addcmul_(self.square, gradients, gradients, 1 - self.beta)
+        foreach.lerp_(self.mean, gradients, 1 - self.beta)
+        foreach.mul_(self.square, self.beta)
+        foreach.addcmul_(self.square, gradients, gradients, 1 - self.beta)
         if self.observed < 2:  # one gradient tells nothing of its variance
             return
         sums = torch.stack(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import StateDict
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -37,21 +38,21 @@ class Parallel:
         """What a reader of the record should know: a line for each thing that the strategy never does in `steps`."""
         return []
 
-    def shared_state(self) -> dict[str, Any]:
+    def shared_state(self) -> StateDict:
         """What it remembers that is the same in every process, for a checkpoint. Every process calls it.
 
         Tensors may be where they are, and are given back where this process computes.
         """
         return {}
 
-    def load_shared_state(self, state: dict[str, Any]) -> None:
+    def load_shared_state(self, state: StateDict) -> None:
         """Go on from `shared_state`."""
 
-    def own_state(self) -> dict[str, Any]:
+    def own_state(self) -> StateDict:
         """The same of what differs between processes. Every process calls it."""
         return {}
 
-    def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
+    def load_own_state(self, states: list[StateDict], rank: int) -> None:
         """Go on from the `own_state` of each process of the run that wrote the checkpoint, on the CPU.
 
         Raises:

@@ -14,6 +14,7 @@ from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.futures import Future
+from torch.optim.optimizer import StateDict
 
 from ablab.errors import require_at_least
 from ablab.training.strategies.data_parallel import DataParallel, Hook
@@ -89,16 +90,29 @@ class CastDataParallel(DataParallel):
 
     Args:
         dtype: "float16" or "bfloat16".
-        (the others): as `DataParallel` says.
+        processes, bucket_cap_mb, gradient_as_bucket_view, static_graph: as `DataParallel` says.
 
     Raises:
         ValueError: another type.
     """
 
-    def __init__(self, *, dtype: Literal["float16", "bfloat16"], **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        dtype: Literal["float16", "bfloat16"],
+        processes: int,
+        bucket_cap_mb: float = 25,
+        gradient_as_bucket_view: bool = True,
+        static_graph: bool = True,
+    ) -> None:
         if dtype not in _CASTS:
             raise ValueError(f"dtype={dtype}: must be {' or '.join(_CASTS)}")
-        super().__init__(**settings)
+        super().__init__(
+            processes=processes,
+            bucket_cap_mb=bucket_cap_mb,
+            gradient_as_bucket_view=gradient_as_bucket_view,
+            static_graph=static_graph,
+        )
         self._dtype = dtype
 
     def hook(self) -> tuple[Any, Hook]:
@@ -116,16 +130,31 @@ class PowerSgdDataParallel(DataParallel):
         rank: width of the thin matrices, at least 1.
         warmup_steps: steps at the beginning that send all; the source has none.
         error_feedback: keep what was left out.
-        (the others): as `DataParallel` says.
+        processes, bucket_cap_mb, gradient_as_bucket_view, static_graph: as `DataParallel` says.
 
     Raises:
         ValueError: a number is out of its range.
     """
 
-    def __init__(self, *, rank: int = 1, warmup_steps: int = 0, error_feedback: bool = True, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        rank: int = 1,
+        warmup_steps: int = 0,
+        error_feedback: bool = True,
+        processes: int,
+        bucket_cap_mb: float = 25,
+        gradient_as_bucket_view: bool = True,
+        static_graph: bool = True,
+    ) -> None:
         require_at_least(1, rank=rank)
         require_at_least(0, warmup_steps=warmup_steps)
-        super().__init__(**settings)
+        super().__init__(
+            processes=processes,
+            bucket_cap_mb=bucket_cap_mb,
+            gradient_as_bucket_view=gradient_as_bucket_view,
+            static_graph=static_graph,
+        )
         self._rank, self._warmup, self._error_feedback = rank, warmup_steps, error_feedback
         self._state: PowerSGDState | None = None
 
@@ -144,7 +173,7 @@ class PowerSgdDataParallel(DataParallel):
     def notes(self, steps: int) -> list[str]:
         return never_compressed(self._warmup, steps)
 
-    def shared_state(self) -> dict[str, Any]:
+    def shared_state(self) -> StateDict:
         assert self._state is not None
         kind, keys, *rest = self._state.rng.get_state(legacy=True)
         return {
@@ -154,18 +183,18 @@ class PowerSgdDataParallel(DataParallel):
             "q": self._state.q_memory_dict,
         }
 
-    def load_shared_state(self, state: dict[str, Any]) -> None:
+    def load_shared_state(self, state: StateDict) -> None:
         assert self._state is not None
         kind, keys, *rest = state["random"]
         self._state.iter = state["iteration"]
         self._state.rng.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
         self._state.p_memory_dict, self._state.q_memory_dict = state["p"], state["q"]
 
-    def own_state(self) -> dict[str, Any]:
+    def own_state(self) -> StateDict:
         assert self._state is not None
         return {"held_back": self._state.error_dict}
 
-    def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
+    def load_own_state(self, states: list[StateDict], rank: int) -> None:
         assert self._state is not None
         own = shared_out(states, rank, dist.get_world_size())
         self._state.error_dict = move_data_to_device(own, self.root_device)
@@ -178,19 +207,32 @@ class TopKDataParallel(DataParallel):
         share: of the numbers that is sent, above 0 and at most 1. Each takes 8 bytes, its place included.
         warmup_steps: steps at the beginning that send all.
         error_feedback: keep what was not sent for the next step.
-        (the others): as `DataParallel` says.
+        processes, bucket_cap_mb, gradient_as_bucket_view, static_graph: as `DataParallel` says.
 
     Raises:
         ValueError: a number is out of its range.
     """
 
     def __init__(
-        self, *, share: float = 0.01, warmup_steps: int = 0, error_feedback: bool = True, **settings: Any
+        self,
+        *,
+        share: float = 0.01,
+        warmup_steps: int = 0,
+        error_feedback: bool = True,
+        processes: int,
+        bucket_cap_mb: float = 25,
+        gradient_as_bucket_view: bool = True,
+        static_graph: bool = True,
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share={share} must be above 0 and at most 1")
         require_at_least(0, warmup_steps=warmup_steps)
-        super().__init__(**settings)
+        super().__init__(
+            processes=processes,
+            bucket_cap_mb=bucket_cap_mb,
+            gradient_as_bucket_view=gradient_as_bucket_view,
+            static_graph=static_graph,
+        )
         self._state = TopKState(share, warmup_steps, error_feedback)
 
     def hook(self) -> tuple[Any, Hook]:
@@ -202,21 +244,21 @@ class TopKDataParallel(DataParallel):
     def notes(self, steps: int) -> list[str]:
         return never_compressed(self._state.warmup_steps, steps)
 
-    def shared_state(self) -> dict[str, Any]:
+    def shared_state(self) -> StateDict:
         return {"step": self._state.step}
 
-    def load_shared_state(self, state: dict[str, Any]) -> None:
+    def load_shared_state(self, state: StateDict) -> None:
         self._state.step = state["step"]
 
-    def own_state(self) -> dict[str, Any]:
+    def own_state(self) -> StateDict:
         return {"held_back": self._state.held_back}
 
-    def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
+    def load_own_state(self, states: list[StateDict], rank: int) -> None:
         own = shared_out(states, rank, dist.get_world_size())
         self._state.held_back = move_data_to_device(own, self.root_device)
 
 
-def shared_out(states: list[dict[str, Any]], rank: int, processes: int) -> dict[int, Tensor]:
+def shared_out(states: list[StateDict], rank: int, processes: int) -> dict[int, Tensor]:
     """What the process `rank` of `processes` holds back, by bucket, after a run of `len(states)` processes.
 
     Among another number of processes everyone takes the mean: what is added to the mean gradient stays the same.

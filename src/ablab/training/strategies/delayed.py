@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from ablab.training.strategies.replicas import FlatMean, Replicas
 
@@ -49,12 +48,12 @@ class DelayedDataParallel(Replicas):
     def mechanism(self) -> dict[str, float]:
         return {"staleness": 1.0}
 
-    def shared_state(self) -> dict[str, Any]:
+    def shared_state(self) -> StateDict:
         """The mean gradient that has not been applied yet."""
         arrived = self._arrivals()
         return {} if arrived is None else {"arrived": arrived}
 
-    def load_shared_state(self, state: dict[str, Any]) -> None:
+    def load_shared_state(self, state: StateDict) -> None:
         self._arrived = state.get("arrived")
 
     def _arrivals(self) -> list[Tensor] | None:

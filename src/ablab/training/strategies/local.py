@@ -12,6 +12,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import SGD, Optimizer
+from torch.optim.optimizer import StateDict
 
 from ablab.errors import UserError, require_at_least, require_shares
 from ablab.training.strategies.replicas import FlatMean, Replicas, assign
@@ -74,7 +75,7 @@ class LocalUpdates(Replicas):
         """Replace the weights by what all processes agree on."""
         assign(self.weights, FlatMean(self.weights).wait())
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
+    def lightning_module_state_dict(self) -> StateDict:
         self._show_mean()  # also of a checkpoint that no evaluation precedes
         return super().lightning_module_state_dict()
 
@@ -96,20 +97,20 @@ class LocalUpdates(Replicas):
             return []
         return [f"processes never met: the first meeting is after step {self._warmup + self._period} of {steps}"]
 
-    def shared_state(self) -> dict[str, Any]:
+    def shared_state(self) -> StateDict:
         return {"taken": self._taken, "meetings": self._meetings}
 
-    def load_shared_state(self, state: dict[str, Any]) -> None:
+    def load_shared_state(self, state: StateDict) -> None:
         self._taken, self._meetings = state["taken"], state["meetings"]
 
-    def own_state(self) -> dict[str, Any]:
+    def own_state(self) -> StateDict:
         weights = self.weights if self._replica is None else self._replica
         return {
             "weights": [tensor.detach() for tensor in weights],
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
-    def load_own_state(self, states: list[dict[str, Any]], rank: int) -> None:
+    def load_own_state(self, states: list[StateDict], rank: int) -> None:
         if len(states) != dist.get_world_size():
             raise UserError(
                 f"the checkpoint holds {len(states)} replicas that were apart, and this run has "
@@ -151,11 +152,13 @@ class DiLoCo(LocalUpdates):
         ValueError: a number is out of its range.
     """
 
-    def __init__(self, *, outer_lr: float, outer_momentum: float, **settings: Any) -> None:
+    def __init__(
+        self, *, processes: int, period: int, outer_lr: float, outer_momentum: float, warmup_steps: int = 0
+    ) -> None:
         if not outer_lr > 0:
             raise ValueError(f"outer_lr={outer_lr} must be above 0")
         require_shares(outer_momentum=outer_momentum)
-        super().__init__(**settings)
+        super().__init__(processes=processes, period=period, warmup_steps=warmup_steps)
         self._outer_lr, self._outer_momentum = outer_lr, outer_momentum
         self._outer: Optimizer | None = None
 
@@ -174,13 +177,13 @@ class DiLoCo(LocalUpdates):
         self._outer.zero_grad()
         assign(self.weights, anchor)
 
-    def shared_state(self) -> dict[str, Any]:
+    def shared_state(self) -> StateDict:
         state = super().shared_state()
         if self._outer is None:
             return state
         return state | {"anchor": [tensor.detach() for tensor in self._anchor], "outer": self._outer.state_dict()}
 
-    def load_shared_state(self, state: dict[str, Any]) -> None:
+    def load_shared_state(self, state: StateDict) -> None:
         super().load_shared_state(state)
         if "anchor" in state:
             self._start_from(state["anchor"])

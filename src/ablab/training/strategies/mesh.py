@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
+from torch.optim.optimizer import StateDict
 
 from ablab.model import ranks
 from ablab.model.spec import ClashError
@@ -217,7 +218,7 @@ class Mesh(Parallel, ModelParallelStrategy):
         agreed = int(super().reduce(given, dist.group.WORLD, "sum"))
         return agreed == self.world_size if all else agreed > 0
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
+    def lightning_module_state_dict(self) -> StateDict:
         self.reshard(self._trained)
         if self.checkpoint == "sharded":
             own = self._trained.state_dict()
@@ -230,7 +231,7 @@ class Mesh(Parallel, ModelParallelStrategy):
         given = {name.removeprefix(_PREFIX): value for name, value in checkpoint["state_dict"].items()}
         state_of.load_weights(self._trained, given)
 
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+    def optimizer_state(self, optimizer: Optimizer) -> StateDict:
         optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning's wrapper of it
         return state_of.optimizer_by(self._gather, optimizer.state_dict(), self.shards)
 
@@ -238,7 +239,7 @@ class Mesh(Parallel, ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             optimizer.load_state_dict(state_of.cut_optimizer(state, self.shards))
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: StateDict, filepath: Any, storage_options: Any = None) -> None:
         for schedule, config in zip(checkpoint["lr_schedulers"], self._schedules(), strict=True):
             state_of.schedule_by(self._gather, schedule, config)
         files = self.checkpoint_io
@@ -248,7 +249,7 @@ class Mesh(Parallel, ModelParallelStrategy):
         elif self.is_global_zero:
             files.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> StateDict:
         if Path(checkpoint_path).is_dir():
             checkpoint = read_folder(Path(checkpoint_path), self._place)
         else:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 from torch.optim import Optimizer
+from torch.optim.optimizer import StateDict
 
 from ablab.errors import require_at_least
 from ablab.model import ranks
@@ -179,13 +180,13 @@ class Pipeline(Replicas):
     def on_test_start(self) -> None:
         self._share_weights()
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
+    def lightning_module_state_dict(self) -> StateDict:
         self._share_weights()
         return super().lightning_module_state_dict()
 
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+    def optimizer_state(self, optimizer: Optimizer) -> StateDict:
         """That of every stage, which is the state of an optimizer over the whole model."""
-        return cast(dict[str, Any], merged(ranks.of_all_ranks(super().optimizer_state(optimizer))))
+        return cast(StateDict, merged(ranks.of_all_ranks(super().optimizer_state(optimizer))))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         super().load_optimizer_state_dict(checkpoint)
@@ -196,7 +197,7 @@ class Pipeline(Replicas):
                 for parameter in [parameter for parameter in part.state if id(parameter) not in trained]:
                     del part.state[parameter]  # of another stage, where it goes on
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: StateDict, filepath: Any, storage_options: Any = None) -> None:
         assert self.lightning_module is not None
         for state, config in zip(
             checkpoint["lr_schedulers"], self.lightning_module.trainer.lr_scheduler_configs, strict=True

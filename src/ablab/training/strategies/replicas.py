@@ -48,7 +48,8 @@ class FlatMean:
 @torch.no_grad()
 def assign(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Copy each value into its target."""
-    torch._foreach_copy_(list(targets), list(values))
+    for target, value in zip(targets, values, strict=True):
+        target.copy_(value)
 
 
 class Replicas(Parallel, DDPStrategy):

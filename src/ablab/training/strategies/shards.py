@@ -19,6 +19,7 @@ from torch.distributed import tensor as distributed
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Placement
+from torch.optim.optimizer import StateDict
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def load_weights(model: nn.Module, given: Mapping[str, Tensor]) -> None:
         local(tensor).copy_(layout.shard_of(given[name]))
 
 
-def optimizer_by(gather: Gather, state: dict[str, Any], shards: Shards) -> dict[str, Any]:
+def optimizer_by(gather: Gather, state: StateDict, shards: Shards) -> StateDict:
     """An optimizer's `state_dict`, with what `gather` makes of each shard."""
     gathered = {}
     for index, own in sorted(state["state"].items()):
@@ -190,7 +191,7 @@ def optimizer_by(gather: Gather, state: dict[str, Any], shards: Shards) -> dict[
     return {**state, "state": gathered}
 
 
-def cut_optimizer(state: dict[str, Any], shards: Shards) -> dict[str, Any]:
+def cut_optimizer(state: StateDict, shards: Shards) -> StateDict:
     """The part of a whole optimizer's `state_dict` that this process holds."""
     cut = {}
     for index, own in state["state"].items():
@@ -202,13 +203,13 @@ def cut_optimizer(state: dict[str, Any], shards: Shards) -> dict[str, Any]:
     return {**state, "state": cut}
 
 
-def schedule_by(gather: Gather, state: dict[str, Any], schedule: Any) -> None:
+def schedule_by(gather: Gather, state: StateDict, schedule: Any) -> None:
     """Put what `gather` makes of each shard into a schedule's `state_dict`."""
     for name in getattr(schedule, "per_parameter", ()):
         state[name] = [gather(index, each) for index, each in enumerate(state[name])]
 
 
-def cut_schedule(state: dict[str, Any], schedule: Any, shards: Shards) -> None:
+def cut_schedule(state: StateDict, schedule: Any, shards: Shards) -> None:
     """Undo `schedule_by`."""
     for name in getattr(schedule, "per_parameter", ()):
         if state[name]:

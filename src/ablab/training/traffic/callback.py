@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
+from torch.optim.optimizer import StateDict
 
 from ablab.model.ranks import of_all_ranks
 from ablab.results.communication import MEASURED, Communication
@@ -100,10 +101,10 @@ class Communicating(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(counted, step=trainer.global_step)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"processes": [asdict(one) for one in self._of_all()]} if self._traffic is not None else {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         processes = state_dict["processes"]
         if self._traffic is not None and len(processes) == dist.get_world_size():
             self._totals = Totals(**processes[dist.get_rank()])

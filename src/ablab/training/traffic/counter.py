@@ -2,8 +2,7 @@
 
 Every collective is an operator of the library `c10d`, whoever calls it: `torch.distributed` from Python, the reducer of
 DistributedDataParallel in C++, a communication hook in another thread, and the functional collectives of DTensor and
-FSDP, which call the same operators beneath. The dispatch key "BackendSelect" is one that every call passes, with or
-without autograd and in inference mode, and that none of these operators uses itself.
+FSDP, which call the same operators beneath. `ablab.training.dispatcher` has the place that every call passes.
 
 What is sent is what the bandwidth-optimal algorithm sends, a ring: no algorithm sends less, and NCCL uses it for large
 tensors. How a backend does it may differ (gloo, for one, makes a reduce-scatter of an all-reduce), so that the figure
@@ -24,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ablab.training.dispatcher import Collectives, dense_parts, place_of
 from ablab.training.traffic.intervals import Intervals
 from ablab.training.traffic.totals import Counts
 
@@ -90,13 +90,9 @@ def size(tensors: Any) -> int:
     """Bytes of a tensor, or of all in a list. Of a sparse one, which has no bytes of its own, those of its parts."""
     total = 0
     for each in flat(tensors):
-        for part in (each._indices(), each._values()) if each.is_sparse else (each,):
+        for part in dense_parts(each):
             total += part.numel() * part.element_size()
     return total
-
-
-# What another version of torch may say where it has no such key, operator or argument.
-_Unknown = (AttributeError, TypeError, RuntimeError, ValueError, IndexError)
 
 
 class Traffic:
@@ -119,8 +115,7 @@ class Traffic:
         self.timed = True  # False: the end of some collective is not known, and so neither are the intervals
         self._counting = self._watching = False
         self._lock = threading.Lock()
-        self._library: torch.library.Library | None = None
-        self._key: Any = None  # of the dispatcher, at which we stand
+        self._collectives = Collectives()
 
     def install(self) -> bool:
         """Stand between callers and collectives from now on. Once per process at a time.
@@ -128,23 +123,17 @@ class Traffic:
         Returns:
             False where this version of torch has no such place to stand; nothing is then counted, ever.
         """
-        try:
-            self._key = torch._C.DispatchKey.BackendSelect
-            self._library = torch.library.Library("c10d", "IMPL")
-            for name, (kind, handed_in) in OPERATORS.items():
-                kernel = functools.partial(self._called, getattr(torch.ops.c10d, name).default, kind, handed_in)
-                self._library.impl(name, kernel, "BackendSelect", with_keyset=True)
-        except _Unknown:
-            self.remove()
-            return False
-        return True
+        return self._collectives.install(
+            {
+                name: functools.partial(self._called, kind, handed_in, place_of(name, "async_op"))
+                for name, (kind, handed_in) in OPERATORS.items()
+            }
+        )
 
     def remove(self) -> None:
         """Leave the collectives as they were."""
         self.stop()
-        if self._library is not None:
-            self._library._destroy()
-            self._library = None
+        self._collectives.remove()
 
     def go_on(self, counts: Counts, seconds: float | None, computed: float | None) -> None:
         """From what had been counted and measured before."""
@@ -166,20 +155,27 @@ class Traffic:
         self._counting = self._watching = False
         self.under_way.close()
 
-    def _called(self, operator: Any, kind: Kind, handed_in: int, keys: Any, *args: Any, **kwargs: Any) -> Any:
-        keys = keys.remove(self._key)
+    def _called(
+        self,
+        kind: Kind,
+        handed_in: int,
+        async_at: int | None,
+        send: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
         if not self._counting or _is_bookkeeping(kind, args[handed_in]):
-            return operator.redispatch(keys, *args, **kwargs)
+            return send(*args, **kwargs)
         self._count(kind, args, handed_in)
         if not self._watching:
-            return operator.redispatch(keys, *args, **kwargs)
+            return send(*args, **kwargs)
         self.under_way.begin()
         try:
-            out = operator.redispatch(keys, *args, **kwargs)
+            out = send(*args, **kwargs)
         except BaseException:
             self.under_way.end()
             raise
-        self._await(out, _is_async(operator, args, kwargs), {each.device.type for each in flat(args[handed_in])})
+        self._await(out, _is_async(async_at, args, kwargs), {each.device.type for each in flat(args[handed_in])})
         return out
 
     def _count(self, kind: Kind, args: tuple[Any, ...], handed_in: int) -> None:
@@ -214,15 +210,8 @@ def _is_bookkeeping(kind: Kind, tensors: Any) -> bool:
     return kind in (ALL_REDUCE, BROADCAST) and all(each.dtype == torch.int32 for each in flat(tensors))
 
 
-@functools.cache
-def _place_of_async(operator: Any) -> int | None:
-    names = [argument.name for argument in operator._schema.arguments]
-    return names.index("async_op") if "async_op" in names else None
-
-
-def _is_async(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _is_async(place: int | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether the caller goes on before the collective has ended. Arguments that are the default are not passed."""
-    place = _place_of_async(operator)
     if place is None:
         return True
     return bool(args[place] if place < len(args) else kwargs.get("async_op", True))

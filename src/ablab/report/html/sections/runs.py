@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ablab.config import Node
 from ablab.config.identity import IDENTITY_EXCLUDES
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.report.context import ReportContext
@@ -135,7 +136,7 @@ def parameter_groups(runs: Runs) -> pd.DataFrame:
 
     Variants with the same groups share their rows. Empty if no run recorded its groups.
     """
-    found: dict[str, tuple[list[dict[str, Any]], list[str]]] = {}
+    found: dict[str, tuple[list[Node], list[str]]] = {}
     for record, variant in zip(runs.records, runs.table["variant"], strict=True):
         if record.parameter_groups:
             _, names = found.setdefault(repr(record.parameter_groups), (record.parameter_groups, []))
@@ -157,7 +158,7 @@ def question(runs: Runs) -> str | None:
     return next((text for text in asked if isinstance(text, str) and text), None)
 
 
-def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _leaves(config: Node, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted key, value as text) of every setting."""
     for key, value in config.items():
         name = f"{prefix}{key}"
@@ -169,7 +170,7 @@ def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield name, "null" if value is None else str(value)
 
 
-def _group_row(variants: list[str], group: dict[str, Any]) -> dict[str, str]:
+def _group_row(variants: list[str], group: Node) -> dict[str, str]:
     size = group.get("parameters")
     return {
         "group": str(group.get("name")),
