@@ -82,9 +82,13 @@ def _wrong_type(error: Exception, text: str) -> str | None:
 def _missing_config(error: MissingConfigException) -> str:
     missing = (error.missing_cfg_file or "").removesuffix(".yaml")
     group, _, option = missing.rpartition("/")
-    if error.options:
-        return f"{group}={option}: no such option{nearest(option, [o for o in error.options if o])}"
     text = " ".join(str(error).split())
+    options = [o for o in error.options or () if o]
+    if found := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # of several, as in callbacks=[a,b]
+        group, option = found.groups()
+        options = [path.stem for path in (conf_folder() / group).glob("*.yaml")]
+    if options:
+        return f"{group}={option}: no such option{nearest(option, options)}"
     if found := re.search(r"Could not override '([^']+)'", text):
         groups = [folder.name for folder in conf_folder().iterdir() if folder.is_dir()]
         return f"{found[1]}: no such setting or axis{nearest(found[1], groups)}"
