@@ -62,7 +62,7 @@ def assert_refused(ended: Ended, *parts: str) -> None:
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "attention=ful": ([], ["attention=ful: no such option", "did you mean 'full'?", "full, lsh, mla"]),
-    "callbacks=[ema,early_stoping]": ([], ["callbacks=early_stoping: no such option", "did you mean 'early_stopping'?"]),
+    "callbacks=[ema,early_stoping]": ([], ["callbacks=early_stoping: no such option", "mean 'early_stopping'?"]),
     "attention=null": ([], ["each axis needs the name of an option", "NoneType"]),
     "attention=3": ([], ["each axis needs the name of an option", "int"]),
     "~attention": ([], ["attention must be given"]),
