@@ -141,6 +141,8 @@ def test_a_torch_without_the_key_or_the_arguments_names_is_left_alone(monkeypatc
 
 def test_a_sparse_tensor_has_the_bytes_of_its_indices_and_values() -> None:
     """Three entries in two dimensions, one of them twice."""
-    sparse = torch.sparse_coo_tensor(torch.tensor([[0, 0, 4], [1, 1, 2]]), torch.ones(3, 6), (5, 3, 6))
+    sparse = torch.sparse_coo_tensor(
+        torch.tensor([[0, 0, 4], [1, 1, 2]]), torch.ones(3, 6), (5, 3, 6), check_invariants=True
+    )
     assert not sparse.is_coalesced()
     assert size([sparse, [torch.ones(7, dtype=torch.bfloat16)]]) == 3 * 2 * 8 + 3 * 6 * FLOAT + 7 * 2
