@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 
 # What a Trainer asks a callback for beside the hooks whose names begin with "on_".
 OTHERS = ("setup", "teardown", "state_dict", "load_state_dict")
@@ -26,3 +27,22 @@ class Recorder(Callback):
         numbers = tuple(each for each in args if type(each) is int)
         seen.append((name, step, numbers, kwargs.get("stage")))
         return {"recorded": True} if name == "state_dict" else None
+
+
+class Interrupted(Callback):
+    """Ends the process of a run once, as Ctrl-C twice does, when training has ended and while the file is there."""
+
+    def __init__(self, flag: str) -> None:
+        self._flag = Path(flag)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._flag.exists():
+            self._flag.unlink()
+            raise KeyboardInterrupt
+
+
+class Counting(Callback):
+    """Has a state, under the key of its class."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,45 @@ def test_a_run_that_stops_early_is_ok_with_the_steps_it_took(tiny_config: TinyCo
     assert record.axes["callbacks"] == "early_stopping"
 
 
+def test_an_early_stop_goes_with_the_checkpoint(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ended too soon after it takes no step more when it goes on."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    flag = tmp_path / "flag"
+    config = tiny_config(
+        *("trainer.max_steps=40", "callbacks=early_stopping", "callbacks.early_stopping.min_delta=100"),
+        *("callbacks.early_stopping.patience=2", "+callbacks.end._target_=recording.Interrupted"),
+        *(f"+callbacks.end.flag={flag}", "+callbacks.end.observer=true"),
+    )
+    whole = run(config, tmp_path / "whole")
+    flag.touch()
+    assert run(config, tmp_path / "parts").status == "interrupted"
+    parts = run(config, tmp_path / "parts")
+    assert (parts.status, parts.cost.steps) == (whole.status, whole.cost.steps) == ("ok", 6)
+    assert (parts.metrics, parts.last) == (whole.metrics, whole.last)
+
+
+def test_checkpoints_of_the_user_s_lie_beside_those_of_the_run(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path
+) -> None:
+    """Under the same names; and nothing of theirs is taken for what the run goes on from."""
+    config = tiny_config(
+        *("trainer.max_steps=4", "+callbacks.mine._target_=lightning.pytorch.callbacks.ModelCheckpoint"),
+        *("+callbacks.mine.save_last=true", "+callbacks.mine.every_n_train_steps=1"),
+    )
+    assert run(config, tmp_path / "run").status == "ok"
+    own = tmp_path / "run" / "checkpoints"
+    assert (own / "mine" / "last.ckpt").is_file()
+    listed = json.loads((own / "checksums.json").read_text(encoding="utf-8"))
+    assert [each["step"] for each in listed] == [4, 2]
+    own = tmp_path / "there" / "checkpoints"
+    there = config.with_values({"callbacks.mine.dirpath": str(own)})
+    assert run(there, tmp_path / "there").reason == (
+        f"{own}/last.ckpt: is the run's own; give the callback that writes it another dirpath or filename"
+    )
+
+
 def test_what_is_evaluated_and_kept_are_averaged_weights(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
     """What is trained is what is trained without; what is kept is the mean of the weights after each step."""
     settings = ("optimizer.lr=0.01", "schedule=constant", "schedule.warmup_share=0", "model.tie_embeddings=false")
@@ -194,11 +234,26 @@ def test_callbacks_count_where_they_compute(tiny_config: TinyConfig) -> None:
         (["callbacks=early_stopping", "callbacks.early_stopping.mode=up"], "early_stopping could not be built"),
         (["+callbacks.mine._target_=nowhere.Mine"], "callbacks.mine._target_: nowhere.Mine needs nowhere"),
         (["+callbacks.mine._target_=pathlib.Path"], "must be a lightning.Callback"),
+        (
+            [f"+callbacks.{name}._target_=recording.Counting" for name in ("one", "two")],
+            "callbacks.two: has the state_key of callbacks.one",
+        ),
+        (
+            [
+                "+callbacks.mine._target_=lightning.pytorch.callbacks.GradientAccumulationScheduler",
+                "+callbacks.mine.scheduling={0: 2}",
+            ],
+            "use trainer.accumulate_grad_batches",
+        ),
+        (["+callbacks.mine._target_=lightning.pytorch.callbacks.BatchSizeFinder"], "use task.batch_size"),
         (["+callbacks.mine.patience=3"], "callbacks.mine: the option has no _target_"),
         (["callbacks=ema", "+callbacks.ema.observer=maybe"], "callbacks.ema.observer=maybe: must be true or false"),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_run(overrides: list[str], words: str, tiny_config: TinyConfig) -> None:
+def test_what_cannot_be_is_refused_before_the_run(
+    overrides: list[str], words: str, tiny_config: TinyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     with pytest.raises(UserError) as raised:
         Preflight().check(tiny_config(*overrides))
     assert words in str(raised.value)

@@ -169,6 +169,7 @@ class FakeTrainer:
     max_steps = 100
     val_check_batch = 1
     world_size = 1
+    should_stop = False
     accumulate_grad_batches = 1
     strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
 
@@ -176,7 +177,7 @@ class FakeTrainer:
         self.callback_metrics: dict[str, torch.Tensor] = {}
         self.global_step = 0
 
-    def save_checkpoint(self, path: Path) -> None:
+    def save_checkpoint(self, path: Path, storage_options: object = None) -> None:
         write(path, self.global_step)
 
 

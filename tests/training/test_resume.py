@@ -85,7 +85,7 @@ def left_behind(folder: Path, but: tuple[str, ...] = TIMED) -> dict[str, Any]:
         "responses": record.responses,
         "steps": (record.cost.steps, record.cost.tokens),
         "curves": curves,
-        "generators": state["callbacks"]["Randomness"],
+        "generators": state["callbacks"]["Watchers[Randomness, ParallelState]"]["Randomness"],
     }
 
 

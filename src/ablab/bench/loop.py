@@ -43,6 +43,7 @@ from ablab.training.loggers import build_loggers, close_loggers
 from ablab.training.module import has_penalties
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning
+from ablab.training.watchers import Watchers
 
 _PATIENCE_S = 600  # for a runner's turn to end
 
@@ -242,7 +243,7 @@ def _harness(config: RunConfig, folder: Path, report: Progress) -> tuple[Lightni
         config.options["logger"], folder, study="bench", variant="", seed=config.seed, config=config.to_dict()
     )
     meter = CostMeter(task.tokens_per_batch * config.trainer.accumulate_grad_batches)
-    watching = [meter, Mechanisms(), ReportProgress(report, task.primary), runner]
+    watching = [Watchers(meter, Mechanisms(), ReportProgress(report, task.primary)), runner]
     trainer = build_trainer(built, folder, loggers, watching, Origin(run="bench", corpus=task.corpus.sha256))
 
     def fit() -> None:

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from torch.optim import Optimizer
 
 from ablab.config import Node
 from ablab.config.identity import OBSERVER
 from ablab.errors import UserError
+from ablab.results.store import CHECKPOINT_FOLDER
 from ablab.training.strategies.base import Parallel, parallel
 
+# Callbacks that change what the config says of a run, and what to use instead.
+_REFUSED: dict[type[Callback], str] = {
+    GradientAccumulationScheduler: "a run's steps are of equal size: use trainer.accumulate_grad_batches",
+    BatchSizeFinder: "the size of a batch is the task's, and the same for every variant: use task.batch_size",
+    LearningRateFinder: "every variant gets the same grid of rates, on seeds of its own: use tune.lr=[...]",
+    StochasticWeightAveraging: "it counts epochs, and a run has none: use callbacks=weight_averaging",
+}
 
-def build_callbacks(nodes: Node) -> list[Callback]:
+
+def build_callbacks(nodes: Node, folder: Path | None = None) -> list[Callback]:
     """The callbacks that a config asks for, in its order.
 
     Args:
+        folder: of the run; a `ModelCheckpoint` that is given no `dirpath` writes to a folder of its own in it.
         nodes: name -> node with a `_target_`, any callback for Lightning. `observer: true` beside it says that the
             callback changes nothing that is computed, so that it is no part of a run's identity.
 
     Raises:
         UserError: one cannot be built, or is no callback; the message names it.
     """
-    return [_build(f"callbacks.{name}", node) for name, node in nodes.items()]
+    callbacks = {name: _build(f"callbacks.{name}", node) for name, node in nodes.items()}
+    for name, callback in callbacks.items():
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and folder is not None:
+            callback.dirpath = str(folder / CHECKPOINT_FOLDER / name)  # beside the run's own, which it is resumed from
+    return list(callbacks.values())
 
 
 def check_callbacks(nodes: Node, strategy: Parallel) -> None:
@@ -39,7 +62,17 @@ def check_callbacks(nodes: Node, strategy: Parallel) -> None:
         if not isinstance(node.get(OBSERVER, False), bool):
             raise UserError(f"callbacks.{name}.{OBSERVER}={node[OBSERVER]}: must be true or false")
     equal = strategy.holds_all and strategy.shares_gradients
+    stateful: dict[str, str] = {}  # by the key under which a checkpoint has the state
     for name, callback in zip(nodes, build_callbacks(nodes), strict=True):
+        for kind, why in _REFUSED.items():
+            if isinstance(callback, kind):
+                raise UserError(f"callbacks.{name}: {why}")
+        has_state = type(callback).state_dict is not Callback.state_dict
+        if has_state and (other := stateful.setdefault(callback.state_key, name)) != name:
+            raise UserError(
+                f"callbacks.{name}: has the state_key of callbacks.{other}, under which a checkpoint holds one state: "
+                "give their class a state_key that tells them apart"
+            )
         if isinstance(callback, WeightAveraging) and not equal:
             raise UserError(
                 f"callbacks.{name}: averages whole weights that are the same in every process, which the strategy does "

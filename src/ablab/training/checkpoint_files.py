@@ -22,9 +22,11 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch.optim.optimizer import StateDict
 
+from ablab.errors import UserError
 from ablab.results.store import CHECKSUM_FILE, remove_orphans, write_atomically
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+OWN = {"owner": "ablab"}  # given to Lightning as options of the storage: what the run itself writes
 _LISTED = 4  # the last ones; two of them are on the disk, and one may be about to be
 
 
@@ -57,21 +59,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own writes go through the system's temporary folder, from where a move to another file system is not
     atomic.
+
+    Args:
+        folder: of the run's own checkpoints, which no callback of the user's may write to under their names; None where
+            nobody else writes.
     """
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, folder: Path | None = None) -> None:
         super().__init__()
-        self.origin = origin
+        self.origin, self.folder = origin, folder
 
     def save_checkpoint(self, checkpoint: StateDict, path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
+        own = storage_options is OWN or (self.folder is None and target.name == LAST)
+        if not own and target.parent == self.folder and target.name in (LAST, PREVIOUS, BEST):
+            raise UserError(f"{target}: is the run's own; give the callback that writes it another dirpath or filename")
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 hashing = _write(checkpoint, file)
             os.chmod(temporary, 0o644)
-            if target.name != LAST:  # of a callback of the user's; runs do not go on from it
+            if not own:  # of a callback of the user's; runs do not go on from it
                 os.replace(temporary, target)
                 return
             put_in_place(Path(temporary), target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())

@@ -20,7 +20,7 @@ from ablab.model.ranks import of_all_ranks
 from ablab.results.record import Metric
 from ablab.results.store import CHECKPOINT_FOLDER
 from ablab.training.callbacks import ends_step
-from ablab.training.checkpoint_files import BEST, LAST, link
+from ablab.training.checkpoint_files import BEST, LAST, OWN, link
 from ablab.training.strategies.base import ALONE, Parallel, parallel
 
 
@@ -43,6 +43,7 @@ class Checkpoints(Checkpoint):
         self._best_step = -1
         self._stop = stop
         self._every = every
+        self._stopped = False  # whether the run had been stopped early, by a callback or its time, when it was written
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
@@ -67,17 +68,21 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if not (self._folder / LAST).exists():  # what it goes on from is another run's, and so is the best so far
             self._best, self._best_step = math.inf, -1
+        elif self._stopped:
+            trainer.should_stop = True  # it has no step left to take
         if trainer.global_step:  # the run may have been killed after the checkpoint, before it was named the best
             self._name_best(trainer)
 
-    def state_dict(self) -> dict[str, float]:
-        return {"best": self._best, "best_step": self._best_step}
+    def state_dict(self) -> StateDict:
+        return {"best": self._best, "best_step": self._best_step, "stopped": self._stopped}
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self._best, self._best_step = state_dict["best"], int(state_dict["best_step"])
+        self._stopped = state_dict["stopped"]
 
     def _write(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self._folder / LAST)
+        self._stopped = trainer.should_stop
+        trainer.save_checkpoint(self._folder / LAST, storage_options=OWN)
 
     def _name_best(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and trainer.global_step == self._best_step:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ablab.config import RunConfig, fingerprint
-from ablab.errors import Diverged, Interrupted, UserError
+from ablab.errors import Diverged, Interrupted, UserError, one_line
 from ablab.model.mechanism import probe_outputs
 from ablab.results.hparams import write_hparams
 from ablab.results.record import BudgetReport, Record, RunContext
@@ -53,6 +54,7 @@ from ablab.training.token_counts import TokenCounts
 from ablab.training.traffic.callback import Communicating
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning, untimed_steps
 from ablab.training.warm_start import origin_of
+from ablab.training.watchers import Watchers
 from ablab.training.world import world
 
 
@@ -102,6 +104,8 @@ def execute(
     except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into SystemExit
         record.status, record.reason, record.cause = "interrupted", "stopped before it was finished", None
     except Exception as error:
+        if isinstance(error, MisconfigurationException):  # by which Lightning tells users of their mistakes
+            error = UserError(one_line(error))
         failure = failure_of(error, place.rank)
         record.reason, record.cause, record.traceback = failure.reason, failure.cause, failure.traceback or None
         if place.size > 1:
@@ -189,7 +193,8 @@ def _train(
     meter, tokens = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config)), TokenCounts(accumulate)
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
     told = [ReportProgress(progress, task.primary)] if progress else []
-    callbacks = [traffic, meter, tokens, mechanisms, *heart, *told, *build_callbacks(config.options["callbacks"])]
+    theirs = build_callbacks(config.options["callbacks"], folder)
+    callbacks = [Watchers(traffic, meter, tokens, mechanisms, *heart, *told), *theirs]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(built, folder, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)

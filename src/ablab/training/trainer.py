@@ -11,12 +11,14 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from ablab.config import Node, RunConfig
+from ablab.config.signature import check_signature
 from ablab.errors import UserError
-from ablab.results.store import PROFILE_FOLDER
+from ablab.results.store import CHECKPOINT_FOLDER, PROFILE_FOLDER
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Curves
 from ablab.training.checkpoint_files import Origin
@@ -25,6 +27,7 @@ from ablab.training.checkpoints import Checkpoints, ParallelState, Randomness
 from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.module import TrainingModule
 from ablab.training.stopping import OwnSigterm
+from ablab.training.watchers import Watchers
 from ablab.training.world import world
 
 PROFILERS: dict[str, Callable[..., Profiler]] = {
@@ -73,23 +76,22 @@ def build_trainer(
         stop: whether the run was asked to stop, and is to save itself.
     """
     config, task = built.config, built.task
-    settings = trainer_settings(config)
+    settings: Node = {**_OBSERVING, **trainer_settings(config)}
     # Lightning counts batches here, and the config optimizer steps.
     settings["val_check_interval"] *= settings["accumulate_grad_batches"]
+    settings["profiler"] = build_profiler(settings.get("profiler"), folder / PROFILE_FOLDER)
+    settings["enable_progress_bar"] |= any(isinstance(callback, ProgressBar) for callback in callbacks)
     return Trainer(
-        **{**_OBSERVING, **settings, "profiler": build_profiler(settings.get("profiler"), folder / PROFILE_FOLDER)},
+        **settings,
         strategy=built.build_strategy(),
         max_epochs=-1,
         logger=loggers,
         callbacks=[
             *callbacks,
-            Curves(settings["log_every_n_steps"]),
-            Randomness(),
-            ParallelState(),
-            OwnSigterm(),
+            Watchers(Curves(settings["log_every_n_steps"]), Randomness(), ParallelState(), OwnSigterm()),
             Checkpoints(folder, task.primary, stop, settings["log_every_n_steps"]),
         ],
-        plugins=[CheckpointFiles(origin), FixedClusterEnvironment(world())],
+        plugins=[CheckpointFiles(origin, folder / CHECKPOINT_FOLDER), FixedClusterEnvironment(world())],
         default_root_dir=folder,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -110,7 +112,12 @@ def build_profiler(asked: str | Node | None, folder: Path) -> Profiler | None:
     where = {"dirpath": str(folder), "filename": "profile"}
     if isinstance(asked, str):
         return PROFILERS[asked](**where)
-    profiler: Profiler = instantiate({**where, **asked}, _convert_="all")
+    if "_target_" not in asked:
+        raise UserError("trainer.profiler: has no _target_, the class that builds it")
+    check_signature("trainer.profiler", {**where, **asked})
+    profiler = instantiate({**where, **asked}, _convert_="all")
+    if not isinstance(profiler, Profiler):
+        raise UserError(f"trainer.profiler._target_={asked['_target_']}: must be a profiler of Lightning")
     return profiler
 
 

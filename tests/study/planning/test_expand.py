@@ -14,9 +14,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic import record
 
 from ablab.config import conf_folder, register_schema
 from ablab.errors import UserError
+from ablab.results.store import write_record
 from ablab.study.designs import Design, Explicit, Factorial, LeaveOneOut, OneFactor
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Expansion, Run, expand, folder_name
@@ -229,6 +231,20 @@ def test_the_quickstart_study_is_fifteen_runs(tmp_path: Path, monkeypatch: pytes
     ]
     assert {c.name for c, _ in composed} == {"quickstart"}
     assert [run.context.index for run in runs] == list(range(15))
+
+
+def test_results_of_another_version_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished = record(1)
+    finished.versions["ablab"] = "0.0.1"
+    write_record(tmp_path / "outputs" / "mine" / "seed=1", finished)
+    register_schema()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", ["name=mine"], return_hydra_config=True)
+        compose_run = Composer(GlobalHydra.instance().config_loader(), config)
+        prepared = prepare(compose_run, ["name=mine", "seed=0,1"], Preflight())
+    with pytest.raises(UserError, match=r"outputs/mine/seed=1: holds a run of ablab 0\.0\.1, and this is .* name="):
+        prepared.refuse_errors()
 
 
 def test_the_folder_of_a_run_names_the_seed_of_its_config(tmp_path: Path) -> None:

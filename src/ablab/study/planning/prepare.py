@@ -15,7 +15,7 @@ from ablab.config import RunConfig
 from ablab.config.explain import ConfigErrors, explain
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
-from ablab.results.store import check_ours
+from ablab.results.store import RECORD_FILE, check_ours, read_record
 from ablab.study.designs import Design
 from ablab.study.events import RunOutline
 from ablab.study.planning.budget import meet_budgets
@@ -24,6 +24,7 @@ from ablab.study.planning.expand import Run, expand
 from ablab.study.planning.preflight import Preflight
 from ablab.study.trials.tuning import check_tuning
 from ablab.training.run import variant_of
+from ablab.version import __version__
 
 
 @dataclass
@@ -103,6 +104,7 @@ def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[
             frozen, folder = compose(run)
             preflight.check(frozen)
             check_ours(folder)
+            _refuse_older(folder)
         except UserError as error:
             prepared.errors.append((run, str(error)))
         except ConfigErrors as error:
@@ -110,6 +112,20 @@ def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[
         else:
             configs.append(frozen)
     return configs
+
+
+def _refuse_older(folder: Path) -> None:
+    """Raise UserError where a run of another version has ended well: it would be replaced, not re-used."""
+    try:
+        record = read_record(folder / RECORD_FILE)
+    except UserError:  # no record, or none that can be read: nothing is lost
+        return
+    made_by = record.versions.get("ablab", __version__)
+    if record.status == "ok" and made_by != __version__:
+        raise UserError(
+            f"{folder}: holds a run of ablab {made_by}, and this is {__version__}: give the study another name=..., or "
+            "move the folder away"
+        )
 
 
 def _design(config: DictConfig) -> Design:
