@@ -94,7 +94,7 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
     def command(options: argparse.Namespace) -> int:
         from ablab.report.conclude import compare_so_far, conclude_study
         from ablab.report.context import declared_settings
-        from ablab.report.live import observer
+        from ablab.report.live.screen import observer
         from ablab.study.launch import resume
         from ablab.study.plan_file import read_plan, return_to
 

@@ -166,6 +166,8 @@ def type_name(hint: Any) -> str:
         return " or ".join(type_name(argument) for argument in arguments)
     if origin is typing.Literal:
         return "one of " + ", ".join(str(argument) for argument in arguments)
+    if origin is dict:
+        return "dict"
     if origin is not None and arguments:
         return f"a list of {', '.join(type_name(a) for a in arguments if a is not Ellipsis)}"
     return getattr(hint, "__name__", str(hint))

@@ -59,11 +59,11 @@ class Curves(Callback):
 class Mechanisms(Callback):
     """Measures, over each evaluation, whether the components do what they claim (a swap must take effect).
 
-    `values` holds the figures of the last evaluation, by "axis/name"; they are logged under the same names. Loggers
+    `values` holds the metrics of the last evaluation, by "axis/name"; they are logged under the same names. Loggers
     that take pictures are given one of each layer's attention, always on the same sample: the first of the split.
 
     Args:
-        others: give figures of their own by "axis/name", from what they saw of the training.
+        others: give metrics of their own by "axis/name", from what they saw of the training.
     """
 
     def __init__(self, *others: Callable[[], dict[str, float]]) -> None:
@@ -109,7 +109,7 @@ class Mechanisms(Callback):
 
 
 def _schedule(trainer: Trainer, module: TrainingModule) -> dict[str, float]:
-    """The trace of the learning rate in four figures, what the schedule says of itself, and how soon it got there.
+    """The trace of the learning rate in four numbers, what the schedule says of itself, and how soon it got there.
 
     `steps_to_target` is missing until an evaluation has reached the task's target.
     """

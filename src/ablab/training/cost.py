@@ -131,7 +131,7 @@ class CostMeter(Callback):
         return self._earlier_s + time.perf_counter() - self._started
 
     def measured(self, cost: Cost, steps: int) -> Cost:
-        """`cost` with the measured figures filled in, as this process saw them."""
+        """`cost` with what was measured filled in, as this process saw them."""
         cost.steps = steps
         cost.tokens = steps * self._tokens_per_step
         cost.flops_total = None if cost.flops_per_step is None else cost.flops_per_step * steps

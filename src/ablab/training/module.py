@@ -258,7 +258,7 @@ class TrainingModule(LightningModule):
         self._totals = {}
         named = {f"{split}_{name}": value for name, value in self.task.evaluation_metrics(totals).items()}
         self.metrics |= named
-        # For whoever monitors them, rounded to float32. Every process computed the same figures, so nothing is left
+        # For whoever monitors them, rounded to float32. Every process computed the same metrics, so nothing is left
         # to synchronise; and Lightning would give the loggers the step before this one.
         self.log_dict(named, logger=False)
         for logger in self.loggers:

@@ -128,7 +128,7 @@ def trainer_settings(config: RunConfig) -> Node:
 
 
 def untimed_steps(config: RunConfig) -> int:
-    """Steps at the start of a run that its figures leave out, while memory and caches fill."""
+    """Steps at the start of a run that its times leave out, while memory and caches fill."""
     return math.gcd(config.trainer.val_check_interval, config.trainer.log_every_n_steps)
 
 

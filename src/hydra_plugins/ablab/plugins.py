@@ -56,7 +56,7 @@ class AblabSweeper(Sweeper):
             raise
 
     def _study(self, arguments: list[str]) -> "Study":
-        from ablab.report.live import observer
+        from ablab.report.live.screen import observer
         from ablab.study.run_study import Study
 
         given = [f"{key}={value}" for key, value in self._params.items()]
@@ -96,7 +96,7 @@ class AblabLauncher(Launcher):
         self._context = hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from ablab.report.live import observer
+        from ablab.report.live.screen import observer
         from ablab.study.run_study import launch_overrides
 
         return launch_overrides(self._context.config_loader, self.config, job_overrides, initial_job_idx, observer)

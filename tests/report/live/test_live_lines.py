@@ -10,9 +10,8 @@ import pytest
 from rich.console import Console
 from scripted import Clock, ok, plan, unwell
 
-from ablab.report.live import observer
 from ablab.report.live.lines import PlainLines
-from ablab.report.live.screen import Screen
+from ablab.report.live.screen import Screen, observer
 from ablab.study.events import Observer
 
 ENDED = re.compile(r"\[ *\d+/\d+]")  # how readers of logs find the lines of ended runs

@@ -3,7 +3,3 @@
 `state` takes in what happens, `remaining` works out how long the rest takes, `lines` says it in lines. `screen` draws a
 `picture` below those lines: the `grid`, the runs that run, and the comparison so far (`effects`).
 """
-
-from ablab.report.live.screen import observer
-
-__all__ = ["observer"]

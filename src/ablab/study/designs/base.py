@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
@@ -37,7 +36,7 @@ class Design(ABC):
     """
 
     zip: list[list[str]] | None = None
-    exclude: list[dict[str, Any]] | None = None
+    exclude: list[dict[str, object]] | None = None  # by names that a subclass in any file knows
 
     def choose(
         self,

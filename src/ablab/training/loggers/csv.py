@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ablab.results.record import Status
 from ablab.results.store import METRICS_FILE, write_atomically
-from ablab.training.loggers.build import EndsWithStatus
+from ablab.training.loggers.base import EndsWithStatus
 
 _FIRST_COLUMNS = ("step", "epoch")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ablab.config import IDENTITY_EXCLUDES, Node
 from ablab.config.signature import missing_package, takes
 from ablab.errors import UserError
-from ablab.training.loggers.build import RunInfo
+from ablab.training.loggers.base import RunInfo
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

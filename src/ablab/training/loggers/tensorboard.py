@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ablab.results.record import Status
 from ablab.results.store import PROFILE_FOLDER
-from ablab.training.loggers.build import ContinuesCurves, EndsWithStatus, RunInfo, TakesPictures
+from ablab.training.loggers.base import ContinuesCurves, EndsWithStatus, RunInfo, TakesPictures
 
 
 class EventsLogger(TensorBoardLogger, ContinuesCurves, EndsWithStatus, TakesPictures):

@@ -14,7 +14,7 @@ from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.results.hparams import final_metrics
 from ablab.results.record import Record, Status
 from ablab.results.wandb_runs import begin
-from ablab.training.loggers.build import EndsWithStatus, RunInfo, ShowsRecord, TakesPictures
+from ablab.training.loggers.base import EndsWithStatus, RunInfo, ShowsRecord, TakesPictures
 
 if TYPE_CHECKING:
     import wandb

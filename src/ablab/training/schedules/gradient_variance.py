@@ -86,11 +86,11 @@ class GradientVariance(LRScheduler):
 
         With several parts the variance is their sum, and the others are each part's own ("factor/group_1").
         """
-        figures = {"gradient_variance": sum(self.gradient_variance)}
+        metrics = {"gradient_variance": sum(self.gradient_variance)}
         for name, values in (("signal_share", self.signal_share), ("factor", self.factor)):
             several = len(values) > 1
-            figures |= {f"{name}/group_{i}" if several else name: value for i, value in enumerate(values)}
-        return figures
+            metrics |= {f"{name}/group_{i}" if several else name: value for i, value in enumerate(values)}
+        return metrics
 
     @torch.no_grad()
     def _observe(self) -> None:

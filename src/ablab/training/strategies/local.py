@@ -89,8 +89,8 @@ class LocalUpdates(Replicas):
         self._show_replica()
 
     def mechanism(self) -> dict[str, float]:
-        figures = {"steps_alone": float(self._period), "meetings": float(self._meetings)}
-        return figures if self._spread is None else figures | {"replica_spread": self._spread}
+        metrics = {"steps_alone": float(self._period), "meetings": float(self._meetings)}
+        return metrics if self._spread is None else metrics | {"replica_spread": self._spread}
 
     def notes(self, steps: int) -> list[str]:
         if self._warmup + self._period <= steps:
