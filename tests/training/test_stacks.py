@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ablab.training.stacks import ask, forget_stacks, is_stopped, shown, stack_of, waits
+from ablab.training.stacks import Frame, ask, forget_stacks, is_stopped, shown, stack_of, waits
 
 SCRIPT = """
 import sys, threading, time
 from pathlib import Path
-from ablab.training.stacks import answer
+from ablab.training.stacks import Frame, answer
 
 def elsewhere():
     time.sleep(1000)
@@ -38,7 +38,7 @@ def test_a_process_that_never_pauses_tells_where_its_main_thread_is(tmp_path: Pa
             for _ in range(2):  # the second answer counts
                 before = (tmp_path / ".stack-3.txt").stat().st_size
                 ask(process.pid)
-                stack = []
+                stack: list[Frame] = []
                 while (tmp_path / ".stack-3.txt").stat().st_size == before or len(stack) < 2:
                     stack = stack_of(tmp_path, 3)  # once: the next answer may be half written
             assert [function for _, _, function in stack] == ["<module>", "here"]
