@@ -13,7 +13,7 @@ from ablab.training.stacks import Frame, ask, forget_stacks, is_stopped, shown, 
 SCRIPT = """
 import sys, threading, time
 from pathlib import Path
-from ablab.training.stacks import Frame, answer
+from ablab.training.stacks import answer
 
 def elsewhere():
     time.sleep(1000)
