@@ -116,7 +116,7 @@ OPTIONS = [
     ("schedule=plateau", "optimizer=lion"),
     ("schedule=cyclic_restarts", "optimizer=sgd", "layer_fusion=adaptive", "model.n_layers=2"),
     ("schedule=constant", "optimizer=schedule_free"),
-    ("attention=lsh", "attention.dense_below=0", "trainer.accumulate_grad_batches=2"),
+    ("attention=lsh", "attention.dense_below=0", "trainer.accumulate_grad_batches=2", "feed_forward=moe"),
     ("attention=dynamic", "attention.dense_below=0", "task.workers=2"),
     ("task=recall", "task.workers=1", "trainer.val_check_interval=7"),
 ]

@@ -58,6 +58,7 @@ def unequal(pairs: Pairs) -> list[Note]:
         _tuning(pairs),
         _flops(pairs),
         _parameters(pairs),
+        _active_parameters(pairs),
         _tokens(pairs),
         _evaluation(pairs),
         _uncounted(pairs),
@@ -142,6 +143,7 @@ def _tuning(pairs: Pairs) -> TunedRates | None:
 
 _MATCHED: dict[str, tuple[str, Measure]] = {
     "params": ("parameters", lambda record: record.cost.parameters),
+    "active_params": ("active parameters", lambda record: record.cost.active_parameters),
     "flops": ("FLOPs", lambda record: record.cost.flops_total),
     "tokens": ("tokens", lambda record: record.cost.tokens),
     "time": ("training time", lambda record: record.cost.train_time_s),
@@ -168,6 +170,16 @@ def _flops(pairs: Pairs) -> UnequalCost | None:
 def _parameters(pairs: Pairs) -> UnequalCost | None:
     difference = relative_difference(pairs, lambda record: record.cost.parameters)
     return UnequalCost("parameters", difference, comparable=abs(difference) <= EQUAL_SIZE) if difference else None
+
+
+def _active_parameters(pairs: Pairs) -> UnequalCost | None:
+    """Where some of the parameters are not; else they differ as all of them do."""
+    if all(record.cost.active_parameters == record.cost.parameters for pair in pairs for record in pair):
+        return None
+    difference = relative_difference(pairs, lambda record: record.cost.active_parameters)
+    return (
+        UnequalCost("active parameters", difference, comparable=abs(difference) <= EQUAL_SIZE) if difference else None
+    )
 
 
 def _tokens(pairs: Pairs) -> UnequalCost | None:

@@ -77,11 +77,11 @@ _COMPONENTS = (
     Axis(
         name="feed_forward",
         caller="model",
-        kinds=("ablab.model.feed_forward.FeedForward",),
+        kinds=("ablab.model.feed_forward.base.FeedForward",),
         supplied=("spec", "activation"),
         governs="what the feed-forward parts give",
-        mechanism="ablab.model.feed_forward.watch",
-        probe_outputs="ablab.model.feed_forward.probe_outputs",
+        mechanism="ablab.model.feed_forward.probe.watch",
+        probe_outputs="ablab.model.feed_forward.probe.probe_outputs",
     ),
     Axis(
         name="activation",

@@ -174,7 +174,7 @@ def drawn(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.randn(shape, generator=keyed_generator("responses", name)).to(like.device, like.dtype)
 
 
-def answer(module: Module, *inputs: Tensor) -> Tensor:
+def answer(module: Module, *inputs: Tensor | None) -> Tensor:
     """What a module of drawn weights makes of inputs, which shows its own function.
 
     Each weight is a function of its name and shape; those of `module` stay as they are.

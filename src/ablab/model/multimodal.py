@@ -17,7 +17,8 @@ from torch.nn.functional import gelu
 
 from ablab.model.block import Block
 from ablab.model.modal_fusion.base import Layout, ModalFusion, block_of, blocks_of
-from ablab.model.spec import LayerSpec
+from ablab.model.protocols import NeedsIds, offering
+from ablab.model.spec import ClashError, LayerSpec
 from ablab.model.transformer import MeanOfTokens, Transformer
 
 
@@ -57,6 +58,8 @@ class MultimodalTransformer(Transformer):
             raise ValueError("several modalities are asked for one answer together: pooled, with n_outputs")
         self._encoders, self._make_fusion = encoders, modal_fusion
         super().__init__(**settings)
+        if any(True for _ in offering(self, NeedsIds)):
+            raise ClashError("feed_forward", "task", "it goes by tokens, and not all of the task's modalities have any")
 
     def _embed(self, spec: LayerSpec) -> None:
         embedding = ModalEmbedding(spec.d_model, encoders=self._encoders)
@@ -84,7 +87,7 @@ class MultimodalTransformer(Transformer):
     ) -> tuple[Tensor, Tensor | None]:
         return self.modal_fusion.enter(*super().enter(inputs, key_padding_mask))
 
-    def call_layer(self, layer: int, x: Tensor, mask: Tensor | None) -> Tensor:
+    def call_layer(self, layer: int, x: Tensor, mask: Tensor | None, ids: Tensor | None) -> Tensor:
         return self.modal_fusion.layer(layer, self.blocks[layer], x, self.position.rotate, mask)
 
     def leave(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:

@@ -38,6 +38,13 @@ class Resampled(Protocol):
 
 
 @runtime_checkable
+class FollowsSteps(Protocol):
+    """Changes after each optimizer step, alike in every process."""
+
+    def after_step(self) -> None: ...
+
+
+@runtime_checkable
 class FollowsBatches(Protocol):
     """Changes with each batch in training, and is told where batches come in microbatches: those change it as one."""
 
@@ -51,6 +58,20 @@ class InitialisesItself(Protocol):
     """Draws the initial values of its own parameters; see `ablab.model.initialisation`."""
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None: ...
+
+
+@runtime_checkable
+class PartlyActive(Protocol):
+    """Says how many of its own parameters a token has nothing to do with."""
+
+    inactive_parameters: int
+
+
+@runtime_checkable
+class NeedsIds(Protocol):
+    """Works on the tokens that went into the model, and not on what was made of them alone."""
+
+    needs_ids: bool
 
 
 @runtime_checkable
@@ -89,7 +110,10 @@ class NeedsModalities(Protocol):
     needs_several: bool
 
 
-OFFERS = (Measured, Penalised, Resampled, FollowsBatches, InitialisesItself, SizesItself, WorksByUnit)
+OFFERS = (
+    *(Measured, Penalised, Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
+    *(PartlyActive, NeedsIds, SizesItself, WorksByUnit),
+)
 NAMES = {
     name for offer in OFFERS for name in (*vars(offer), *inspect.get_annotations(offer)) if not name.startswith("_")
 }

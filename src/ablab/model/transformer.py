@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.block import Block
-from ablab.model.feed_forward import Dense, FeedForward
+from ablab.model.feed_forward.base import Dense, FeedForward
 from ablab.model.initialisation import initialise, keyed_generator
 from ablab.model.layer_fusion.base import LastLayer, LayerFusion
 from ablab.model.norm import LayerNorm, Norm
 from ablab.model.position import Position
-from ablab.model.protocols import Penalised, Resampled, offering
+from ablab.model.protocols import FollowsSteps, Penalised, Resampled, offering
 from ablab.model.spec import ClashError, LayerSpec, require_at_least
 
 
@@ -133,6 +133,7 @@ class Transformer(nn.Module):
             self._weigh_down(self.position.slopes)
         # Found once: looking for them takes longer than a small step has time for.
         self._resampled = [module.resample for _, module in offering(self, Resampled)]
+        self._following = [module.after_step for _, module in offering(self, FollowsSteps)]
         self._penalties = [module.penalty for _, module in offering(self, Penalised)]
         initialise(self, seed)
 
@@ -148,7 +149,8 @@ class Transformer(nn.Module):
             ValueError: T is more than `max_length`, the mask is not one of the tokens, or a sample has no modality.
         """
         x, mask = self.enter(inputs, key_padding_mask)
-        return self.leave(self.through(range(len(self.blocks)), [x], mask), mask)
+        streams = self.through(range(len(self.blocks)), [x], mask, self.ids_of(inputs))
+        return self.leave(streams, mask)
 
     def enter(
         self, inputs: Tensor | Mapping[str, Tensor], key_padding_mask: Tensor | None = None
@@ -157,17 +159,19 @@ class Transformer(nn.Module):
         mask = self.mask_of(inputs, key_padding_mask)
         return self.dropout(self.position.add(self.embedding(inputs))), mask
 
-    def through(self, layers: Iterable[int], streams: Sequence[Tensor], mask: Tensor | None) -> list[Tensor]:
+    def through(
+        self, layers: Iterable[int], streams: Sequence[Tensor], mask: Tensor | None, ids: Tensor | None
+    ) -> list[Tensor]:
         """The middle part: `streams`, what went into the first layer and came out of each so far, and what comes out
-        of `layers`, which are those that follow."""
+        of `layers`, which are those that follow. `ids` are the tokens (B, T); None where inputs are none."""
         streams = list(streams)
         for layer in layers:
-            streams.append(self.call_layer(layer, self.layer_fusion.feed(streams), mask))
+            streams.append(self.call_layer(layer, self.layer_fusion.feed(streams), mask, ids))
         return streams
 
-    def call_layer(self, layer: int, x: Tensor, mask: Tensor | None) -> Tensor:
+    def call_layer(self, layer: int, x: Tensor, mask: Tensor | None, ids: Tensor | None) -> Tensor:
         """One layer: the stream (B, T, d_model) -> the same shape."""
-        out: Tensor = self.blocks[layer](x, self.position.rotate, mask)
+        out: Tensor = self.blocks[layer](x, self.position.rotate, mask, ids)
         return out
 
     def leave(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
@@ -197,6 +201,10 @@ class Transformer(nn.Module):
             )
         return key_padding_mask
 
+    def ids_of(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor | None:
+        """The tokens (B, T) that inputs are; None for those of several modalities."""
+        return inputs if isinstance(inputs, Tensor) else None
+
     def layers(self) -> Iterator[tuple[int, Block]]:
         """Every block with the index of its layer; a layer has several where each modality has its own."""
         for layer, block in enumerate(self.blocks):
@@ -211,6 +219,11 @@ class Transformer(nn.Module):
         """Refresh what components draw at random, as a function of the seed and `step` (optimizer steps taken)."""
         for resample in self._resampled:
             resample(step)
+
+    def after_step(self) -> None:
+        """Tell the components that ask for it that the optimizer has taken a step."""
+        for after_step in self._following:
+            after_step()
 
     def penalty(self) -> Tensor:
         """The sum of what components ask to have added to the training loss, a scalar; 0 if none asks."""

@@ -40,6 +40,7 @@ class Cost:
     """What the run cost. None where it was not measured (a run that failed early)."""
 
     parameters: int | None = None  # trainable scalars, tied ones once
+    active_parameters: int | None = None  # those that one token has to do with: experts it does not go to left out
     flops_per_step: int | None = None  # forward and backward of one optimizer step, all processes together
     flops_total: int | None = None  # flops_per_step times the steps taken
     flops_uncounted: list[str] = field(default_factory=list)  # operators that the count knows no formula for

@@ -23,7 +23,7 @@ from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.results.record import Cost
 from ablab.tasks.base import Modality, Task
-from ablab.training.cost import count_flops, count_parameters
+from ablab.training.cost import count_active_parameters, count_flops, count_parameters
 
 
 def build_option(config: RunConfig, axis: str, **supplied: Any) -> Any:
@@ -65,6 +65,7 @@ class BuiltRun:
         flops, uncounted = count_flops(self.shapes, self.task.loss, self.task.example())
         return Cost(
             parameters=count_parameters(self.shapes),
+            active_parameters=count_active_parameters(self.shapes),
             flops_per_step=flops * self.task.batch_size * self.config.trainer.accumulate_grad_batches,
             flops_uncounted=uncounted,
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import StateDict
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from ablab.model.protocols import PartlyActive, offering
 from ablab.results.record import Cost
 from ablab.tasks.base import Batch
 from ablab.training.dispatcher import every_operator
@@ -23,6 +24,11 @@ from ablab.training.dispatcher import every_operator
 def count_parameters(model: nn.Module) -> int:
     """Trainable scalars; a tied one counts once."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def count_active_parameters(model: nn.Module) -> int:
+    """Trainable scalars without those of experts that a token does not go to."""
+    return count_parameters(model) - sum(part.inactive_parameters for _, part in offering(model, PartlyActive))
 
 
 def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], example: Batch) -> tuple[int, list[str]]:

@@ -125,6 +125,7 @@ class TrainingModule(LightningModule):
             return loss
 
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        self.model.after_step()
         if measured:
             self.update_ratio = _ratio(before, _parameters(optimizer), strategy.global_norm)
 

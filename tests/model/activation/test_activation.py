@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ablab.model.activation.stateless import GEGLU, GELU, GatedActivation, ReLU, SiLU, SquaredReLU, SwiGLU, TopK
-from ablab.model.feed_forward import Dense
+from ablab.model.feed_forward.base import Dense
 from ablab.model.spec import LayerSpec
 
 Spec = Callable[..., LayerSpec]

@@ -43,6 +43,8 @@ def test_two_processes_learn_what_one_does(
     settings = (
         *("trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.accumulate_grad_batches=2"),
         *("optimizer=sgd", "activation=dynamic_sparse", "task.eval_tokens=null", "task.eval_batch_size=5"),
+        *("feed_forward=moe", "feed_forward.bias_speed=0.05", "feed_forward.balance_weight=0.1"),
+        "feed_forward.sequence_weight=0.05",
     )
     one = run(tiny_config(*settings), tmp_path / "one")
     two = supervise(tiny_config(*settings, "strategy=ddp"), tmp_path / "two", lambda step, steps, shown: None)

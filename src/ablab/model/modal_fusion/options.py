@@ -104,7 +104,8 @@ class CrossFusion(ModalFusion):
         assert isinstance(blocks, Block)
         hidden = x.new_zeros(x.shape[:2], dtype=torch.bool) if mask is None else mask
         attention = blocks.attention
-        return blocks.transform(blocks.mix(x, lambda y: attention.attend_each(y, rotate, self._others(hidden))))
+        mixed = blocks.mix(x, lambda y: attention.attend_each(y, rotate, self._others(hidden)))
+        return blocks.transform(mixed, mask)
 
     def _others(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield where each modality is, and what is hidden from it: its own tokens, and what is for everybody."""

@@ -17,7 +17,7 @@ from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.tasks.base import Task
 from ablab.training.build import build_model
-from ablab.training.cost import count_flops, count_parameters
+from ablab.training.cost import count_active_parameters, count_flops, count_parameters
 
 TOLERANCE = 0.02  # of the reference's budget
 WIDEST = 64  # times the hidden units that a variant has by itself
@@ -192,6 +192,10 @@ def _parameters(config: RunConfig, task: Task) -> int:
     return count_parameters(build_model(config, task, device="meta"))
 
 
+def _active_parameters(config: RunConfig, task: Task) -> int:
+    return count_active_parameters(build_model(config, task, device="meta"))
+
+
 def _flops(config: RunConfig, task: Task) -> int:
     model = build_model(config, task, device="meta")
     per_sequence = count_flops(model, task.loss, task.example())[0]
@@ -209,6 +213,7 @@ def _batches(config: RunConfig) -> int:
 
 _UNITS = {
     "params": Unit("parameters", _parameters, ("d_ff", "d_model")),
+    "active_params": Unit("active parameters", _active_parameters, ("d_ff", "d_model")),
     "flops": Unit("FLOPs", _flops, ("steps", "d_ff", "d_model")),
     "tokens": Unit("tokens", _tokens, ("steps",)),
     "time": Unit("seconds", None, ("steps",)),

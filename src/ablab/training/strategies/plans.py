@@ -16,7 +16,7 @@ from torch.distributed.tensor.parallel.style import ParallelStyle
 from ablab.config.axes import called_by, load
 from ablab.model.attention.base import AttentionCore
 from ablab.model.attention.layer import MultiHeadAttention
-from ablab.model.feed_forward import Dense
+from ablab.model.feed_forward.base import Dense
 from ablab.model.protocols import Penalised, offering
 from ablab.model.ranks import tp_rank, tp_size
 from ablab.model.spec import ClashError

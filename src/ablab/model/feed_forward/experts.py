@@ -1,0 +1,220 @@
+"""Feed-forward parts of many experts, of which each token goes to a few."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import grouped_mm
+
+from ablab.model.feed_forward.base import Dense, FeedForward
+from ablab.model.feed_forward.routing import BalanceLoss, Router, Routing, Score, hashed_experts
+from ablab.model.initialisation import STANDARD_DEVIATION
+from ablab.model.protocols import SizesItself
+from ablab.model.spec import LayerSpec, require_at_least
+
+
+class MixtureOfExperts(FeedForward):
+    """Fine-grained experts that tokens are routed to, and shared ones that all tokens go to.
+
+    Dai et al. 2024 (DeepSeekMoE, section 3) and DeepSeek-AI 2024 (DeepSeek-V3, section 2.1.2): what the shared experts
+    give, and the sum over the chosen of gate times what they give. No token is dropped, however many an expert gets.
+
+    Every expert is two layers around the axis `activation`, which sees the tokens of all experts together. As in the
+    sources, routed experts have no biases; the shared ones, which are one wider expert, have them where the model's
+    linear layers do.
+
+    Args:
+        n_experts: routed ones.
+        top_k: of them for each token.
+        n_shared: experts for every token.
+        d_expert: hidden units of an expert; None: `model.d_ff` over the experts of a token, shared ones included, so
+            that a token costs what it costs in a dense part of that width, the router aside.
+        score: how a token's affinity to an expert is made of their product; see `Router`.
+        renormalise, scale: of the gates; see `Router`.
+        bias_speed: of the balance without a loss (DeepSeek-V3: 0.001); 0: none.
+        balance_weight: of the loss that asks for even loads over the batch; 0: none.
+        sequence_weight: of the loss that asks for even loads in each sequence (DeepSeek-V3: 0.0001); 0: none.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        *,
+        activation: Callable[[LayerSpec], nn.Module],
+        n_experts: int = 8,
+        top_k: int = 2,
+        n_shared: int = 1,
+        d_expert: int | None = None,
+        score: Score = "sigmoid",
+        renormalise: bool = True,
+        scale: float = 1.0,
+        bias_speed: float = 0.0,
+        balance_weight: float = 0.0,
+        sequence_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_numbers(n_experts, top_k, n_shared, d_expert)
+        weights = {"bias_speed": bias_speed, "balance_weight": balance_weight, "sequence_weight": sequence_weight}
+        for name, value in weights.items():
+            if value < 0:
+                raise ValueError(f"feed_forward.{name}={value}: must be at least 0")
+        units = d_expert or max(1, round(spec.d_ff / (top_k + n_shared)))
+        self.router = Router(
+            spec.d_model,
+            n_experts,
+            top_k=top_k,
+            score=score,
+            renormalise=renormalise,
+            scale=scale,
+            bias_speed=bias_speed,
+        )
+        self.experts = Experts(replace(spec, d_ff=units), n_experts, activation=activation)
+        self.shared = Dense(replace(spec, d_ff=units * n_shared), activation=activation) if n_shared else None
+        asks = balance_weight or sequence_weight
+        self.balance = BalanceLoss(weight=balance_weight, sequence_weight=sequence_weight) if asks else None
+        self.n_experts, self.top_k, self.n_shared = n_experts, top_k, n_shared
+
+    def forward(self, x: Tensor, key_padding_mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+        routing = self.router(x, key_padding_mask, self._given(ids))
+        if self.balance is not None and self.training:
+            self.balance(routing, key_padding_mask)
+        routed = self.experts(x, routing)
+        return routed if self.shared is None else routed + self.shared(x)
+
+    def activations(self) -> Iterator[tuple[nn.Module, int]]:
+        yield self.experts.activation, self.experts.down.shape[1]
+        if self.shared is not None:
+            yield from self.shared.activations()
+
+    @property
+    def inactive_parameters(self) -> int:
+        """Those of the routed experts that a token does not go to."""
+        routed = sum(parameter.numel() for parameter in (self.experts.up, self.experts.down))
+        return routed * (self.n_experts - self.top_k) // self.n_experts
+
+    def _given(self, ids: Tensor | None) -> Tensor | None:
+        return None
+
+
+class HashedExperts(MixtureOfExperts):
+    """Experts that a token's id alone decides on, so that there is no choice to learn and none to balance.
+
+    Roller et al. 2021 ("Hash Layers"), with gates that are learned, as in DeepSeek-V4: the scores of the experts that
+    the id has. The hash is drawn with the seed of the run, and differs from layer to layer.
+
+    Args:
+        n_experts, top_k, n_shared, d_expert, score, renormalise, scale: as of `MixtureOfExperts`.
+    """
+
+    needs_ids = True
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        *,
+        activation: Callable[[LayerSpec], nn.Module],
+        n_experts: int = 8,
+        top_k: int = 2,
+        n_shared: int = 1,
+        d_expert: int | None = None,
+        score: Score = "sqrtsoftplus",
+        renormalise: bool = True,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(
+            spec,
+            activation=activation,
+            n_experts=n_experts,
+            top_k=top_k,
+            n_shared=n_shared,
+            d_expert=d_expert,
+            score=score,
+            renormalise=renormalise,
+            scale=scale,
+        )
+        self._hash = spec.seed * spec.n_layers + spec.layer_index
+
+    def _given(self, ids: Tensor | None) -> Tensor:
+        if ids is None:
+            raise ValueError("experts by the token's id need tokens; choose feed_forward=moe")
+        return hashed_experts(ids, self.n_experts, self.top_k, self._hash)
+
+
+class Experts(nn.Module):
+    """E feed-forward parts of the same size side by side: down_e(activation(up_e(x))) for the tokens of expert e.
+
+    Tokens are sorted by their experts, so that all products of a layer are one grouped product on a GPU, and a product
+    per expert over its own rows on a CPU.
+    """
+
+    def __init__(self, spec: LayerSpec, n_experts: int, *, activation: Callable[[LayerSpec], nn.Module]) -> None:
+        super().__init__()
+        core = activation(spec)
+        inputs, width = (core.inputs, core.width) if isinstance(core, SizesItself) else (spec.d_ff, spec.d_ff)
+        self.up = nn.Parameter(torch.empty(n_experts, spec.d_model, inputs))
+        self.activation = core
+        self.down = nn.Parameter(torch.empty(n_experts, width, spec.d_model))
+        self._n_layers = spec.n_layers
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """As the layers of a dense part. Expert by expert, so that those that there are do not hang on how many."""
+        deviation = STANDARD_DEVIATION / (math.sqrt(2 * self._n_layers) if name == "down" else 1)
+        for each in parameter:
+            each.normal_(std=deviation, generator=generator)
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        """x (B, T, d_model) -> the sum over each token's experts of gate times what the expert gives, (B, T, d_model).
+
+        The order of the sum is that of the choice, the same on every device.
+        """
+        k = routing.chosen.shape[-1]
+        expert = routing.chosen.flatten()
+        order = expert.argsort(stable=True)
+        counts = torch.zeros(len(self.up), dtype=torch.int64, device=x.device)
+        counts = counts.scatter_add(0, expert, torch.ones_like(expert))
+        rows = x.flatten(0, 1).index_select(0, order.div(k, rounding_mode="floor"))
+        hidden = self.activation(grouped_product(rows, self.up, counts)[None])[0]
+        given = grouped_product(hidden, self.down, counts)
+        back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=x.device))
+        each = given.index_select(0, back).view(*routing.chosen.shape, -1)
+        return torch.einsum("btk,btkd->btd", routing.gates.to(each.dtype), each)
+
+
+def grouped_product(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """Rows (N, inputs) times the matrix of their group, weight (E, inputs, outputs) -> (N, outputs).
+
+    Args:
+        counts: (E,) int64, how many rows each group has; rows are sorted by group.
+    """
+    if rows.is_meta:  # where nothing has a value; as many products as elsewhere
+        return rows @ weight[0]
+    if rows.is_cuda and _in_autocast(rows) == torch.bfloat16:
+        ends = counts.cumsum(0, dtype=torch.int32)
+        return grouped_mm(rows.to(torch.bfloat16), weight.to(torch.bfloat16), offs=ends)
+    parts = rows.split(counts.tolist())
+    # `unbind` has one gradient for all matrices together, and indexing would have one of full size for each.
+    return torch.cat([part @ each for part, each in zip(parts, weight.unbind(), strict=True)])
+
+
+def _in_autocast(rows: Tensor) -> torch.dtype:
+    kind = rows.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+
+
+def _check_numbers(n_experts: int, top_k: int, n_shared: int, d_expert: int | None) -> None:
+    require_at_least(1, "feed_forward.n_experts", n_experts)
+    require_at_least(1, "feed_forward.top_k", top_k)
+    require_at_least(0, "feed_forward.n_shared", n_shared)
+    if d_expert is not None:
+        require_at_least(1, "feed_forward.d_expert", d_expert)
+    if top_k > n_experts:
+        raise ValueError(
+            f"feed_forward.top_k={top_k} is more than there are experts, feed_forward.n_experts={n_experts}"
+        )

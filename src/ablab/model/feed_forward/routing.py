@@ -1,0 +1,172 @@
+"""Which experts a token goes to, how much each of them counts, and how their loads are kept even."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from ablab.model.ranks import sum_over_data
+
+Score = Literal["softmax", "sigmoid", "sqrtsoftplus"]
+_SCORES = {
+    "softmax": lambda logits: logits.softmax(-1),
+    "sigmoid": torch.sigmoid,
+    "sqrtsoftplus": lambda logits: softplus(logits).sqrt(),
+}
+
+
+class Routing(NamedTuple):
+    """Where the tokens (B, T) go, each to K of E experts."""
+
+    chosen: Tensor  # (B, T, K) int64
+    gates: Tensor  # (B, T, K) float32 or more, by which what the chosen give is weighed
+    scores: Tensor  # (B, T, E) likewise, of all
+
+
+class Router(nn.Module):
+    """Scores every expert for every token, and takes the highest.
+
+    DeepSeek-AI 2024 (DeepSeek-V3, section 2.1.2, equations 13 to 16) with `sigmoid`; Dai et al. 2024 (DeepSeekMoE,
+    equations 9 to 11) with `softmax` and without renormalisation; `sqrtsoftplus` is DeepSeek-V4's.
+
+    Scores are computed in float32 at least, whatever the rest of the model is computed in.
+
+    Args:
+        top_k: experts of a token.
+        renormalise: the gates of a token add up to `scale`; else they are `scale` times the scores.
+        bias_speed: by how much the bias of an expert, which counts in the choice alone, is moved after each optimizer
+            step: up if the expert got less than the mean load, down if it got more. 0: there is no bias.
+
+    Raises:
+        ValueError: `score` is none of the three.
+    """
+
+    bias: Tensor  # (E,) float32, added to the scores that are compared, never to those that weigh
+
+    def __init__(
+        self,
+        d_model: int,
+        n_experts: int,
+        *,
+        top_k: int,
+        score: Score,
+        renormalise: bool,
+        scale: float,
+        bias_speed: float,
+    ) -> None:
+        super().__init__()
+        if score not in _SCORES:
+            raise ValueError(f"score={score}: must be {', '.join(_SCORES)}")
+        self.weight = nn.Parameter(torch.empty(n_experts, d_model))
+        self.top_k, self.renormalise, self.scale, self.bias_speed = top_k, renormalise, scale, bias_speed
+        self._score = _SCORES[score]
+        self.register_buffer("bias", torch.zeros(n_experts))
+        # Tokens of each expert since the last optimizer step, in this process. Not a buffer: there is nothing to keep
+        # between steps, and DistributedDataParallel would bring the first process's in place of one's own.
+        self._load: Tensor | None = None
+
+    def forward(self, x: Tensor, key_padding_mask: Tensor | None = None, given: Tensor | None = None) -> Routing:
+        """Route the stream x (B, T, d_model).
+
+        Args:
+            given: (B, T, K), the experts of each token where they are not chosen by their scores.
+        """
+        with _in_full(x.device.type):
+            exact = torch.promote_types(x.dtype, torch.float32)
+            scores = self._score(x.to(exact) @ self.weight.to(exact).T)
+        with torch.no_grad():
+            chosen = (scores + self.bias).topk(self.top_k, -1).indices if given is None else given
+            if self.training and self.bias_speed:
+                load = loads(chosen, len(self.bias), key_padding_mask).sum(0)
+                self._load = load if self._load is None else self._load + load
+        gates = scores.gather(-1, chosen)
+        if self.renormalise:
+            gates = gates / gates.sum(-1, keepdim=True).clamp(min=torch.finfo(gates.dtype).tiny)
+        return Routing(chosen, gates * self.scale, scores)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move the biases by the loads of the whole batch: of all its microbatches, in all processes."""
+        if self.bias_speed:
+            load = sum_over_data(torch.zeros_like(self.bias) if self._load is None else self._load)
+            self.bias += self.bias_speed * (load.mean() - load).sign()
+            self._load = None
+
+
+def _in_full(device: str) -> contextlib.AbstractContextManager[Any]:
+    """Within it nothing is computed in fewer bits than it comes in."""
+    available = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
+
+
+def loads(chosen: Tensor, n_experts: int, key_padding_mask: Tensor | None) -> Tensor:
+    """How many tokens of each sequence each expert has: (B, T, K) -> (B, E) float32. Padding does not count."""
+    there = torch.ones_like(chosen, dtype=torch.float32)
+    if key_padding_mask is not None:
+        there = there * ~key_padding_mask[..., None]
+    empty = there.new_zeros(len(chosen), n_experts)
+    return empty.scatter_add(1, chosen.flatten(1), there.flatten(1))
+
+
+class BalanceLoss(nn.Module):
+    """Asks for even loads: sum over the experts of f_i P_i, 1 where all are alike and up to E / K.
+
+    f_i is an expert's share of the choices times E, and has no gradient; P_i is the mean of its share of the scores.
+
+    * `weight` times that of the whole batch, over all processes (Fedus et al. 2022, "Switch Transformers", equations 4
+      to 6; of K choices: Lepikhin et al. 2021). Where a batch comes in several parts, each has its own.
+    * `sequence_weight` times that of each sequence, the mean over the sequences (DeepSeek-V3, equations 17 to 20).
+    """
+
+    def __init__(self, *, weight: float, sequence_weight: float) -> None:
+        super().__init__()
+        self.weight, self.sequence_weight = weight, sequence_weight
+        self._asked: Tensor | None = None  # of the last pass
+
+    def forward(self, routing: Routing, key_padding_mask: Tensor | None) -> None:
+        """Remember what is asked for, for `penalty`."""
+        experts, k = routing.scores.shape[-1], routing.chosen.shape[-1]
+        share = routing.scores / routing.scores.sum(-1, keepdim=True)
+        if key_padding_mask is not None:
+            share = share * ~key_padding_mask[..., None]
+        counts, shares = loads(routing.chosen, experts, key_padding_mask), share.sum(1)  # (B, E) each
+        tokens = counts.sum(1, keepdim=True) / k
+        of_sequences = (counts * shares).sum(-1) * (experts / k) / tokens.squeeze(1).square().clamp(min=1)
+        whole = sum_over_data(torch.cat([counts.sum(0), tokens.sum(0), tokens.new_ones(1)]))
+        load, total, processes = whole.split([experts, 1, 1])
+        # Gradients are averaged over the processes, each of which has some of the tokens.
+        of_batch = (load * shares.sum(0)).sum() * (experts / k) * (processes / total.square().clamp(min=1)).squeeze()
+        self._asked = self.weight * of_batch + self.sequence_weight * of_sequences.mean()
+
+    def penalty(self) -> Tensor:
+        """What is added to the training loss, of the last pass."""
+        assert self._asked is not None, "asked for before any pass"
+        return self._asked
+
+
+def hashed_experts(ids: Tensor, n_experts: int, top_k: int, seed: int) -> Tensor:
+    """K experts for every token id, (...) int64 -> (..., K): as good as drawn at random, and always the same.
+
+    Each pair of an id and an expert has a number by the finaliser of SplitMix64 (Steele et al. 2014); the K largest
+    are taken.
+    """
+    pairs = ids[..., None] * n_experts + torch.arange(n_experts, device=ids.device)
+    mixed = (pairs + 1) * _signed(0x9E3779B97F4A7C15) + _signed(seed * 0xD1342543DE82EF95)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ _shifted(mixed, shift)) * _signed(factor)
+    return (mixed ^ _shifted(mixed, 31)).topk(top_k, -1).indices
+
+
+def _signed(value: int) -> int:
+    """The number of 64 bits that is `value` without its sign and higher bits, as torch's integers have it."""
+    value %= 1 << 64
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """A shift that brings in zeros, which torch has for unsigned numbers alone."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

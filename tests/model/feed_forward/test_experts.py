@@ -1,0 +1,191 @@
+"""Experts give what a loop over tokens and experts gives, and cost what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from ablab.config import RunConfig
+from ablab.model.activation.stateless import GELU, ReLU, SwiGLU
+from ablab.model.feed_forward.base import FeedForward
+from ablab.model.feed_forward.experts import HashedExperts, MixtureOfExperts, grouped_product
+from ablab.model.feed_forward.probe import ExpertsWatcher
+from ablab.model.initialisation import initialise
+from ablab.model.spec import LayerSpec
+from ablab.training.build import BuiltRun
+
+TinyConfig = Callable[..., RunConfig]
+
+
+def spec(**sizes: Any) -> LayerSpec:
+    usual: dict[str, Any] = {"d_model": 6, "n_heads": 2, "d_ff": 12, "layer_index": 0, "n_layers": 2}
+    return LayerSpec(**{**usual, "max_length": 16, "causal": True, "seed": 3, **sizes})
+
+
+def made(
+    option: Callable[..., FeedForward] = MixtureOfExperts, activation: Any = GELU, seed: int = 0, **its: Any
+) -> Any:
+    part = option(spec(), activation=activation, **its)
+    initialise(nn.ModuleDict({"part": part}), seed)
+    with torch.no_grad():  # large enough for experts to differ
+        for parameter in part.parameters():
+            parameter.mul_(30)
+    return part.double()
+
+
+def naive(part: MixtureOfExperts, x: Tensor, ids: Tensor | None = None) -> Tensor:
+    """Token by token, expert by expert, as the sources write it."""
+    out = []
+    for b, sequence in enumerate(x):
+        for t, token in enumerate(sequence):
+            scores = torch.sigmoid(part.router.weight @ token)
+            if ids is None:
+                chosen = (scores + part.router.bias).topk(part.top_k).indices.tolist()
+            else:
+                chosen = part._given(ids)[b, t].tolist()
+            total = scores[chosen].sum()
+            y = torch.zeros_like(token)
+            for e in chosen:
+                hidden = part.experts.activation((token @ part.experts.up[e])[None, None])[0, 0]
+                y = y + scores[e] / total * part.router.scale * (hidden @ part.experts.down[e])
+            shared = part.shared
+            out.append(y if shared is None else y + shared(token[None, None])[0, 0])
+    return torch.stack(out).view_as(x)
+
+
+@settings(max_examples=25)
+@given(
+    batch=st.integers(1, 3),
+    length=st.integers(1, 5),
+    experts=st.integers(1, 5),
+    k=st.integers(1, 5),
+    shared=st.integers(0, 2),
+    gated=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_outputs_and_gradients_are_those_of_a_loop(
+    batch: int, length: int, experts: int, k: int, shared: int, gated: bool, seed: int
+) -> None:
+    part = made(
+        activation=SwiGLU if gated else ReLU,
+        seed=seed,
+        n_experts=experts,
+        top_k=min(k, experts),
+        n_shared=shared,
+        d_expert=3,
+        scale=1.5,
+    )
+    x = torch.randn(batch, length, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x.requires_grad_()
+    leaves = [x, *part.parameters()]
+    weights = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    one, other = part(x), naive(part, x)
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+    for own, theirs in zip(
+        torch.autograd.grad((one * weights).sum(), leaves, allow_unused=True, materialize_grads=True),
+        torch.autograd.grad((other * weights).sum(), leaves, allow_unused=True, materialize_grads=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(own, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_a_batch_that_goes_to_one_expert_works() -> None:
+    part = made(n_experts=4, top_k=1, n_shared=0)
+    part.router.bias[2] = 10.0  # chooses
+    x = torch.randn(2, 7, 6, dtype=torch.float64)
+    assert part.router(x).chosen.unique().tolist() == [2]
+    torch.testing.assert_close(part(x), naive(part, x), rtol=0, atol=1e-10)
+    part(x).sum().backward()
+    assert part.experts.up.grad[2].abs().sum() > 0
+    assert part.experts.up.grad[[0, 1, 3]].abs().sum() == 0
+
+
+def test_rows_meet_the_matrix_of_their_group() -> None:
+    counts = torch.tensor([0, 3, 0, 2])
+    rows, weight = torch.randn(5, 4), torch.randn(4, 4, 3)
+    expected = torch.stack([row @ weight[group] for row, group in zip(rows, [1, 1, 1, 3, 3], strict=True)])
+    torch.testing.assert_close(grouped_product(rows, weight, counts), expected)
+
+
+def test_more_experts_leave_those_there_were_as_they_were() -> None:
+    """A study over their number compares equal starts."""
+    few, many = (MixtureOfExperts(spec(), activation=GELU, n_experts=n) for n in (4, 9))
+    for part in (few, many):
+        initialise(nn.ModuleDict({"part": part}), 5)
+    torch.testing.assert_close(few.experts.up, many.experts.up[:4], rtol=0, atol=0)
+    torch.testing.assert_close(few.experts.down, many.experts.down[:4], rtol=0, atol=0)
+    assert float(few.experts.up.detach().std()) == pytest.approx(0.02, rel=0.2)
+    assert float(few.experts.down.detach().std()) == pytest.approx(0.02 / 2, rel=0.2)  # sqrt(2 layers)
+
+
+def test_a_token_costs_what_it_costs_in_a_dense_part(tiny_config: TinyConfig) -> None:
+    sizes = ("model.bias=false", "model.d_ff=48", "activation=relu")
+    dense = BuiltRun.of(tiny_config(*sizes))
+    moe = BuiltRun.of(tiny_config(*sizes, "feed_forward=moe"))
+    router = 8 * 16
+    # Of forward and backward, two operations for each product; and the gates' own, two experts wide.
+    extra = 3 * 2 * 32 * (router + 2 * 16) * 4
+    assert moe.cost.flops_per_step - dense.cost.flops_per_step == extra
+    assert moe.cost.active_parameters == dense.cost.parameters + router
+    assert moe.cost.parameters == dense.cost.parameters + router + 6 * 2 * 16 * 16
+    assert dense.cost.active_parameters == dense.cost.parameters
+
+
+@pytest.mark.parametrize(
+    ("its", "said"),
+    [
+        ({"top_k": 9}, "feed_forward.top_k=9"),
+        ({"n_experts": 0}, "feed_forward.n_experts must be at least 1"),
+        ({"n_shared": -1}, "feed_forward.n_shared must be at least 0"),
+        ({"d_expert": 0}, "feed_forward.d_expert must be at least 1"),
+        ({"bias_speed": -0.1}, "feed_forward.bias_speed=-0.1"),
+        ({"score": "tanh"}, "score=tanh: must be softmax, sigmoid, sqrtsoftplus"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(its: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        MixtureOfExperts(spec(), activation=GELU, **its)
+
+
+def test_hashed_experts_go_by_the_token_alone() -> None:
+    part = made(partial(HashedExperts, score="sigmoid"), n_experts=5, top_k=2)
+    x, ids = torch.randn(2, 8, 6, dtype=torch.float64), torch.randint(50, (2, 8))
+    torch.testing.assert_close(part(x, None, ids), naive(part, x, ids), rtol=0, atol=1e-10)
+    again = part.router(torch.randn_like(x), None, part._given(ids))
+    assert torch.equal(again.chosen, part.router(x, None, part._given(ids)).chosen)
+    with pytest.raises(ValueError, match="feed_forward=moe"):
+        part(x)
+
+
+def test_what_the_watcher_counts_is_what_the_router_chose() -> None:
+    part = made(n_experts=4, top_k=2, n_shared=1)
+    x, mask = torch.randn(3, 5, 6, dtype=torch.float64), torch.zeros(3, 5, dtype=torch.bool)
+    mask[0, 3:] = True
+    watcher = ExpertsWatcher("feed_forward", 0, part)
+    handles = watcher.attach()
+    part.eval()(x, mask)
+    for handle in handles:
+        handle.remove()
+    with torch.no_grad():
+        chosen, _, scores = part.router(x, mask)
+    counts = torch.bincount(chosen[~mask].flatten(), minlength=4).double()
+    share = counts / counts.sum()
+    of_scores = scores[~mask] / scores[~mask].sum(-1, keepdim=True)
+    log4 = torch.tensor(4.0).log()
+    assert watcher.metrics() == pytest.approx(
+        {
+            "load_violation": float(counts.max() / counts.mean() - 1),
+            "load_entropy": float(-(share * share.clamp(min=1e-30).log()).sum() / log4),
+            "router_entropy": float(-(of_scores * of_scores.log()).sum(-1).mean() / log4),
+            "dead_experts": float((counts == 0).double().mean()),
+            "shared_share": 0.5,  # one shared expert with gate one, and gates that add up to one
+        },
+        rel=1e-5,
+    )
