@@ -19,7 +19,10 @@ from ablab.results.collect import Runs
 from ablab.results.record import Record
 
 Row = dict[str, Any]  # of a table, by column
-COSTS = ("parameters", "flops_total", "tokens", "tokens_per_second", "wall_time_s", "peak_memory_bytes")
+COSTS = (
+    *("parameters", "active_parameters", "flops_total", "tokens"),
+    *("tokens_per_second", "wall_time_s", "peak_memory_bytes"),
+)
 
 
 def records_of(runs: Runs, task: str, variant: str) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,7 @@ from ablab.report.formatting import (
     p_value,
     share,
 )
+from ablab.report.rows import Row
 
 
 def quality_table(context: ReportContext, part: str) -> pd.DataFrame:
@@ -52,8 +54,10 @@ def quality_table(context: ReportContext, part: str) -> pd.DataFrame:
 
 def cost_table(context: ReportContext, part: str) -> pd.DataFrame:
     """The cost of the variants on one task, or on the suite, as text: means over the runs that ended well."""
+    rows = context.rows(part)
     shown = {
         "parameters": ("parameters", count),
+        **({"active_parameters": ("active", count)} if _some_are_inactive(rows) else {}),
         "flops_total": ("FLOPs", count),
         "tokens": ("tokens", count),
         "tokens_per_second": ("tokens/s", count),
@@ -63,9 +67,14 @@ def cost_table(context: ReportContext, part: str) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"variant": row["variant"], **{name: text(_number(row[key])) for key, (name, text) in shown.items()}}
-            for row in context.rows(part)
+            for row in rows
         ]
     )
+
+
+def _some_are_inactive(rows: Sequence[Row]) -> bool:
+    """Whether a token passes some variant's parameters by, so that their number is not what it costs."""
+    return any(_number(row["active_parameters"]) not in (None, _number(row["parameters"])) for row in rows)
 
 
 def _mark(verdict: str, preliminary: bool) -> str:

@@ -19,7 +19,7 @@ from ablab.study.planning.budget import meet_budgets, refuse_for_one_run
 from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.training.build import build_model, build_task
-from ablab.training.cost import count_parameters
+from ablab.training.cost import count_active_parameters, count_parameters
 from ablab.training.run import new_record
 
 TinyConfig = Callable[..., RunConfig]
@@ -69,6 +69,18 @@ def test_parameters_of_all_activations_and_attentions_are_within_two_percent(tin
     assert all(abs(count / counts[0] - 1) <= 0.02 for count in counts)
     assert [run.report.value for run in runs[::2]] == counts
     assert {run.report.of for run in runs} == {counts[0]}
+
+
+def test_experts_are_matched_by_all_their_parameters_or_by_those_of_a_token(tiny_config: TinyConfig) -> None:
+    variants = [["feed_forward=dense"], ["feed_forward=moe", "feed_forward.n_experts=16"]]
+    counted = {"params": count_parameters, "active_params": count_active_parameters}
+    widths = {}
+    for match, count in counted.items():
+        dense, _, moe, _ = met(tiny_config, variants, f"budget.match={match}", "activation=swiglu")
+        model = build_model(moe.config, build_task(moe.config), device="meta")
+        assert count(model) == moe.report.value == pytest.approx(dense.report.value, rel=0.02)
+        widths[match] = moe.config.options["model"]["d_ff"] or 4 * 64
+    assert widths["params"] < widths["active_params"] / 4  # 17 experts in place of three
 
 
 def test_the_stream_is_made_narrower_where_the_feed_forward_parts_cannot_give_enough(tiny_config: TinyConfig) -> None:
@@ -122,7 +134,7 @@ def test_the_reference_may_be_any_variant(tiny_config: TinyConfig) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["budget.match=energy"], "budget.match=energy: there are params, flops, tokens, time"),
+        (["budget.match=energy"], "budget.match=energy: there are params, active_params, flops, tokens, time"),
         (["budget.match=params", "budget.adjust=depth"], "budget.adjust=depth: there are d_ff, d_model, steps"),
         (["budget.match=params", "budget.adjust=steps"], "budget.match=params is met by d_ff or d_model only"),
         (["budget.match=tokens", "budget.adjust=d_ff"], "budget.match=tokens is met by steps only"),
