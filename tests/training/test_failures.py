@@ -77,7 +77,9 @@ def test_a_process_that_is_gone_is_told_from_an_error_of_ones_own_wherever_it_is
         assert lost_by(lambda: dist.all_reduce(x))
         assert lost_by(lambda: dist.recv(x, 1))
         assert lost_by(dist.barrier)
-        assert lost_by(lambda: all_reduce(x, "sum", dist.group.WORLD) + 1)
+        world = dist.group.WORLD
+        assert world is not None
+        assert lost_by(lambda: all_reduce(x, "sum", world) + 1)
         assert lost_by(lambda: FlatMean([x]).wait())
         traffic = Traffic(None)
         assert traffic.install()
