@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ablab.analysis.comparison import Comparisons, ComparisonSettings, compare
-from ablab.analysis.notes import NoSuite, RestrictedRuns, ShownComparisons
+from ablab.analysis.study_notes import NoSuite, RestrictedRuns, ShownComparisons
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.results.collect import Runs, tabulate
