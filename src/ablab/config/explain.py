@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from ablab.config.axes import replacement
 from ablab.config.nearest import nearest
@@ -38,10 +38,11 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not an override; write KEY=VALUE, and quote values with spaces or commas"
     text = " ".join(str(error).split())
+    # What Hydra says in words alone is put better where these are known, and shown as it is where they are not.
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]}: several values; add -m to sweep over them, or write a list as KEY=[1,2]"
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(found[1], error)
+    if isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError):
+        return _unknown_key(str(error.__cause__.full_key), error)
     if found := re.search(r"An item is already at '([^']+)'", text):
         return f"{found[1]}: is in the config already; leave out the +"
     if said := _wrong_type(error, text):
@@ -84,8 +85,7 @@ def _missing_config(error: MissingConfigException) -> str:
     group, _, option = missing.rpartition("/")
     text = " ".join(str(error).split())
     options = [o for o in error.options or () if o]
-    if found := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # of several, as in callbacks=[a,b]
-        group, option = found.groups()
+    if group and not options:  # of several options, as in callbacks=[a,b], Hydra does not say them
         options = [path.stem for path in (conf_folder() / group).glob("*.yaml")]
     if options:
         return f"{group}={option}: no such option{nearest(option, options)}"

@@ -79,6 +79,11 @@ class MechanismProbe:
         self.detach()
         watches = [load(axis.mechanism) for axis in AXES.values() if axis.mechanism]
         self._watchers = [watcher for watch in watches for watcher in watch(self._model, self._pictured)]
+        self.look()
+
+    def look(self) -> None:
+        """Go on after `detach`, with what was seen before it."""
+        self.detach()
         self._handles = [handle for watcher in self._watchers for handle in watcher.attach()]
 
     def detach(self) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -36,8 +36,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes the place of `path` when the block ends, and is removed if it fails."""
+def replacing(path: Path, put: Callable[[Path, Path], object] = os.replace) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes the place of `path` when the block ends, and is removed if it fails.
+
+    Args:
+        put: gives the file, which is on the disk by then, the name `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -46,7 +50,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600, which colleagues could not read
-        os.replace(temporary, path)
+        put(Path(temporary), path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

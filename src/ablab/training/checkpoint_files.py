@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +22,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch.optim.optimizer import StateDict
 
 from ablab.errors import UserError
-from ablab.results.store import CHECKSUM_FILE, remove_orphans, write_atomically
+from ablab.results.store import CHECKSUM_FILE, remove_orphans, replacing, write_atomically
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 OWN = {"owner": "ablab"}  # given to Lightning as options of the storage: what the run itself writes
@@ -74,19 +73,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         own = storage_options is OWN or (self.folder is None and target.name == LAST)
         if not own and target.parent == self.folder and target.name in (LAST, PREVIOUS, BEST):
             raise UserError(f"{target}: is the run's own; give the callback that writes it another dirpath or filename")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                hashing = _write(checkpoint, file)
-            os.chmod(temporary, 0o644)
-            if not own:  # of a callback of the user's; runs do not go on from it
-                os.replace(temporary, target)
-                return
-            put_in_place(Path(temporary), target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+
+        def put(temporary: Path, target: Path) -> None:
+            put_in_place(temporary, target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())
+
+        # Runs do not go on from what a callback of the user's writes.
+        with replacing(target, put if own else os.replace) as file:
+            hashing = _write(checkpoint, file)
 
 
 def put_in_place(temporary: Path, target: Path, origin: Origin, step: int, checksum: str | None = None) -> None:
@@ -112,17 +105,13 @@ def put_in_place(temporary: Path, target: Path, origin: Origin, step: int, check
 
 def write_file(content: Any, path: Path) -> None:
     """Write beside the target, flush to disk and rename."""
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         _write(content, file)
-    temporary.replace(path)
 
 
 def _write(content: Any, file: IO[bytes]) -> _Hashing:
     hashing = _Hashing(file)
     torch.save(content, hashing)  # type: ignore[arg-type] # it only writes
-    file.flush()
-    os.fsync(file.fileno())
     return hashing
 
 

@@ -7,6 +7,7 @@ a small file in the run's folder, and whoever writes the record chooses among th
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import time
 import traceback
@@ -20,17 +21,14 @@ import torch.distributed as dist
 from ablab.errors import UserError
 from ablab.results.record import Cause, Record
 from ablab.results.store import write_atomically
-from ablab.training.stacks import shorter
+from ablab.training.stacks import shorter, waits
 
 KEPT_LINES = 40  # of a traceback, the last ones
 _FILES = ".failure-{}.json"
 
-# What gloo, NCCL and torch's store say when another process is gone or does not answer.
-_LOST = (
-    *("connection closed by peer", "connection reset by peer", "connection refused", "broken pipe", "socket timeout"),
-    *("gloo/transport", "gloo error", "timed out waiting", "application timeout", "nccl", "failed to connect"),
-    *("failed to recv", "failed to send", "store timeout", "wait timeout", "socket error", "connection was likely"),
-)
+# Torch's allocators for the processor and for MPS raise plain RuntimeErrors: these words are all that tells them from
+# others. A test asks torch for them.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,23 +105,27 @@ def describe(error: BaseException) -> str:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The kind of failure that an error is. On a CPU torch has no class of its own for want of memory."""
+    """The kind of failure that an error is."""
     if isinstance(error, UserError):
         return "refused"
-    allocators = ("can't allocate memory", "not enough memory", "out of memory")
     starved = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    told = isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in allocators)
-    return "memory" if starved or told else "error"
+    full = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return "memory" if starved or full or told else "error"
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error says no more than that another process is gone, or does not answer."""
+    """Whether an error says no more than that another process is gone, or does not answer.
+
+    Gloo's are plain RuntimeErrors, and so are known by where they are raised: where a process waits for the others.
+    That may be an error of this process alone, as of its backward pass, which is then the cause if nothing else is.
+    """
     if cause_of(error) != "error":
         return False
     if dist.is_available() and isinstance(error, dist.DistError):
         return True
-    words = str(error).lower()
-    return isinstance(error, RuntimeError) and any(each in words for each in _LOST)
+    frames = traceback.extract_tb(error.__traceback__)
+    return type(error) is RuntimeError and waits([(each.filename, each.lineno or 0, each.name) for each in frames])
 
 
 def _without_marks(error: BaseException) -> str:

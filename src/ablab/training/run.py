@@ -38,7 +38,7 @@ from ablab.results.store import (
 from ablab.tasks.base import Task
 from ablab.training.build import BuiltRun
 from ablab.training.callback_group import build_callbacks
-from ablab.training.callbacks import Heartbeat, Mechanisms, Progress, ReportProgress, seed_everything_else
+from ablab.training.callbacks import Heartbeat, LateLoss, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
 from ablab.training.cost import CostMeter
 from ablab.training.failures import failure_of, forget_failures, leave
@@ -194,7 +194,7 @@ def _train(
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
     told = [ReportProgress(progress, task.primary)] if progress else []
     theirs = build_callbacks(config.options["callbacks"], folder)
-    callbacks = [Watchers(traffic, meter, tokens, mechanisms, *heart, *told), *theirs]
+    callbacks = [Watchers(LateLoss(), traffic, meter, tokens, mechanisms, *heart, *told), *theirs]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(built, folder, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)

@@ -85,8 +85,9 @@ class Ending:
         """All that the processes have to say is that they lost each other."""
         processes = len(self.exits)
         tell(record, failure, processes)
+        accounts = {each.rank for each in self.failures}  # who has left one is known to have ended, and why
         standing = at_fault(self.reports) if self.reports else None
-        if standing is not None and not standing.waits:
+        if standing is not None and not standing.waits and standing.rank not in accounts:
             record.cause, record.traceback = "killed" if standing.ended else "hung", stack_traces(self.reports)
             record.reason = f"{standing.described(processes)}; {record.reason}"
 
