@@ -24,7 +24,7 @@ from ablab.results.record import Record
 from ablab.results.run_folder import check_ours
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.events import Observer
-from ablab.study.launch import finished_record, launch
+from ablab.study.launch import finished_record, launch, tell_damage
 from ablab.study.launched import check_place, refuse_sweep, run_together
 from ablab.study.plan_file import PlannedRun, find_run
 from ablab.study.planning import budget
@@ -97,6 +97,7 @@ def run_job(config: DictConfig) -> Record:
         raise
     if record is not None:
         print(f"finished already: {_shown(folder)}")
+        tell_damage(folder, record)
     else:
         with run_bar(f"seed={asked.seed}") as report:
             record = _run(built, folder, report)
