@@ -74,8 +74,6 @@ def _run_hydra(words: list[str]) -> int:
         hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
     except ConfigErrors as error:
         fail(explain(error))
-    except BrokenPipeError:
-        raise
     except OSError as error:
         fail(": ".join(filter(None, [error.filename, error.strerror or str(error)])))
     except ValueError as error:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,10 @@ def _compare(parser: argparse.ArgumentParser) -> Command:
         folders, filters = _folders_and_filters(options.words)
         text = compare_command(folders, filters, options.format, options.by, **_terms(options))
         try:
-            print(text, end="", flush=True)
+            text.encode(sys.stdout.encoding or "utf-8")
         except UnicodeEncodeError as error:
             raise UserError(f"stdout takes {error.encoding} only; set PYTHONUTF8=1 to write UTF-8") from error
+        print(text, end="", flush=True)
 
     return command
 
@@ -108,11 +110,14 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, interrupt)
         try:
-            resume(folder, plan.runs, retry_failed=options.retry == "failed", jobs=options.jobs, observe=observer)
+            retry, runs = options.retry == "failed", plan.runs
+            records = resume(folder, runs, retry_failed=retry, jobs=options.jobs, observe=observer)
         except KeyboardInterrupt:
             compare_so_far(folder, **terms)
             raise
-        return conclude_study(folder, **terms)
+        # A run whose folder is another's has no record there, and counts all the same.
+        unwell = any(record.status != "ok" for record in records.values())
+        return conclude_study(folder, **terms) or int(unwell)
 
     return command
 

@@ -21,9 +21,10 @@ from ablab.config import fingerprint, resolve
 from ablab.config.schema import FOR_SWEEPS
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.results.store import RECORD_FILE, check_ours, read_record
+from ablab.results.run_folder import check_ours
+from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.events import Observer
-from ablab.study.launch import finished_record, launch
+from ablab.study.launch import finished_record, launch, tell_damage
 from ablab.study.launched import check_place, refuse_sweep, run_together
 from ablab.study.plan_file import PlannedRun, find_run
 from ablab.study.planning import budget
@@ -32,9 +33,10 @@ from ablab.study.planning.prepare import info_of
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
 from ablab.study.trials import tuning
+from ablab.training.begin import prepare_folder
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
-from ablab.training.run import execute, prepare_folder
+from ablab.training.run import execute
 from ablab.training.world import launched
 
 
@@ -95,6 +97,7 @@ def run_job(config: DictConfig) -> Record:
         raise
     if record is not None:
         print(f"finished already: {_shown(folder)}")
+        tell_damage(folder, record)
     else:
         with run_bar(f"seed={asked.seed}") as report:
             record = _run(built, folder, report)
