@@ -12,10 +12,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import Node, RunConfig, fingerprint
-from ablab.config.axes import AXES, Axis, load
+from ablab.config.axes import AXES, Axis, called_by, load
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.model.spec import ClashError
@@ -24,6 +25,7 @@ from ablab.training.build import BuiltRun, build_strategy, build_task, clashing
 from ablab.training.callback_group import check_callbacks
 from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.optimizers.groups import build_optimizer
+from ablab.training.rehearsal import rehearse
 from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.trainer import build_profiler, quiet_lightning, trainer_settings
 from ablab.training.warm_start import check_origin
@@ -36,6 +38,7 @@ class Preflight:
     def __init__(self) -> None:
         self._tasks: dict[str, tuple[int, Task]] = {}  # by their settings, each with the seed of the first such run
         self._passed: set[str] = set()  # identities, without the seed
+        self._metrics: dict[str, set[str] | None] = {}  # of what was tried, by the options that make the model
 
     def check(self, config: RunConfig) -> None:
         """Check the run, unless one has passed that differs from it in nothing but its seed.
@@ -47,13 +50,21 @@ class Preflight:
         watching = [config.options[axis] for axis in ("logger", "callbacks")]
         identity = fingerprint(replace(config, seed=0)) + json.dumps(watching, sort_keys=True)
         if identity not in self._passed:
-            self._build(config, self.task)
+            built = self._build(config, self.task)
+            if (tried := _tried(config)) not in self._metrics:
+                self._metrics[tried] = rehearse(built)
             self._passed.add(identity)
 
     def build(self, config: RunConfig) -> BuiltRun:
         """The run, checked, to be trained in this process. Raises UserError with one line if it cannot work."""
         _check_seed(config)
-        return self._build(config, self._own_task)
+        built = self._build(config, self._own_task)
+        rehearse(built, keep_model=True)
+        return built
+
+    def metrics(self, config: RunConfig) -> set[str] | None:
+        """The names of the metrics that a run which was checked will have; None where that is not known."""
+        return self._metrics.get(_tried(config))
 
     def task(self, config: RunConfig) -> Task:
         """The task of the config, with its data; for any seed."""
@@ -133,12 +144,15 @@ class Preflight:
     @staticmethod
     def _check_optimizer(config: RunConfig) -> LRScheduler:
         tiny = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1)  # a matrix and a vector, grouped as a model's are
+        for parameter in tiny.parameters():
+            parameter.data.fill_(1.0)
         axis = "optimizer"
         try:
             optimizer = build_optimizer(instantiate(config.options["optimizer"], _convert_="all"), tiny)
             axis = "schedule"
             schedule: LRScheduler = instantiate(config.options["schedule"], _convert_="all")(optimizer)
-        except (ValueError, TypeError, RuntimeError, InstantiationException) as error:
+            _take_steps(optimizer, schedule)
+        except (ValueError, TypeError, RuntimeError, InstantiationException, ArithmeticError) as error:
             raise UserError(f"{axis}: {' '.join(str(error).split())}") from error
         return schedule
 
@@ -157,6 +171,24 @@ class Preflight:
                 f"trainer.precision={precision} scales gradients by a factor that changes between steps, which "
                 f"{option} cannot follow: use trainer.precision=bf16-mixed"
             )
+
+
+def _take_steps(optimizer: Optimizer, schedule: LRScheduler, steps: int = 3) -> None:
+    """A few steps as a run takes them, in case one of the two cannot."""
+    getattr(optimizer, "train", lambda: None)()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.full_like(parameter, 1.0 + step)
+        optimizer.step()
+        schedule.step()
+    getattr(schedule, "mechanism", dict)()
+
+
+def _tried(config: RunConfig) -> str:
+    """The options that a model is made of, and its task: runs that share them are tried once."""
+    names = ["task", "model", *(axis.name for axis in called_by("model", "multimodal"))]
+    return json.dumps([config.options[name] for name in names], sort_keys=True)
 
 
 def check_options(axis: Axis, options: dict[str, Node]) -> None:
