@@ -1,4 +1,4 @@
-"""A run tried on one sample before its first step: forward, backward, metrics, and what its components tell of themselves.
+"""A run tried on one sample before its first step: forward, backward, metrics, and what components tell of themselves.
 
 What a component gets wrong only when it is asked about at the end, `visited` say, would otherwise be found when all its
 steps have been paid for. Nothing of it is left behind: neither in the model, nor in the generators of random numbers.
@@ -7,8 +7,10 @@ steps have been paid for. Nothing of it is left behind: neither in the model, no
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,8 +19,9 @@ from ablab.config import RunConfig
 from ablab.config.axes import AXES
 from ablab.errors import UserError, one_line
 from ablab.model.mechanism import MechanismProbe, probe_outputs
+from ablab.model.protocols import Measured, offering
 from ablab.model.transformer import Transformer
-from ablab.tasks.base import Batch, Inputs, Task
+from ablab.tasks.base import Batch, Task
 from ablab.training.build import BuiltRun
 from ablab.training.cost import count_parameters, one_sample, without_trace
 
@@ -43,7 +46,8 @@ def rehearse(built: BuiltRun, *, keep_model: bool = False) -> set[str] | None:
     """
     config, task = built.config, built.task
     stage = "forward and backward"
-    with without_trace():
+    with without_trace(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself shows them
         try:
             model = _model_of(built, keep_model)
             batch = _cropped(one_sample(task))
@@ -96,13 +100,19 @@ def _evaluate(model: Transformer, task: Task, batch: Batch) -> set[str]:
     with torch.no_grad():
         totals = {name: float(value) for name, value in task.totals(model.eval()(inputs), targets).items()}
     probe.detach()
+    _check_numbers(model)
     mechanism = probe.metrics()
-    for name, value in mechanism.items():
-        if not isinstance(value, int | float):
-            raise TypeError(f"mechanism() gives {name} as {type(value).__name__}, not as a number")
     probe.pictures()
     probe_outputs(model)
     return {*mechanism, *_metrics(task, totals)}
+
+
+def _check_numbers(model: Transformer) -> None:
+    for _, module in offering(model, Measured):
+        for name, value in module.mechanism().items():
+            if not isinstance(value, int | float):
+                which = type(module).__name__
+                raise TypeError(f"{which}.mechanism() gives {name} as {type(value).__name__}, not as a number")
 
 
 def _metrics(task: Task, totals: Mapping[str, float]) -> Iterator[str]:
@@ -126,9 +136,11 @@ def _told(config: RunConfig, error: Exception, stage: str) -> str:
     place, named = "", "the model"
     trace = error.__traceback__
     while trace is not None:
-        module = str(trace.tb_frame.f_globals.get("__name__"))
-        if module in modules or not place:
-            named = modules.get(module, named)
-            place = f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}, line {trace.tb_lineno}"
+        frame = trace.tb_frame
+        whose = {str(frame.f_globals.get("__name__")), type(frame.f_locals.get("self")).__module__}
+        found = next((option for module, option in modules.items() if module in whose), None)
+        if found or not place:
+            named = found or named
+            place = f"{Path(frame.f_code.co_filename).name}, line {trace.tb_lineno}"
         trace = trace.tb_next
     return f"{named} fails when tried on one sample, in {stage}: {type(error).__name__}: {one_line(error)} ({place})"
