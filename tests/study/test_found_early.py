@@ -119,7 +119,11 @@ def mine(tiny_config: TinyConfig, written: None) -> Callable[[str, str], RunConf
     [
         ("activation", "OtherArguments", r"^activation=mine fails .*missing 1 .*'scale'"),
         ("attention", "NoVisited", r"^attention=mine fails .*NotImplementedError"),
-        ("attention", "WeighsWrongly", r"^attention=mine fails .*what it tells .*no_such_method.*written\.py, line \d+"),
+        (
+            "attention",
+            "WeighsWrongly",
+            r"^attention=mine fails .*what it tells .*no_such_method.*written\.py, line \d+",
+        ),
         ("activation", "TellsText", r"TellsText\.mechanism\(\) gives mood as str"),
         ("activation", "RaisesBackward", r"^activation=mine fails .*no way back"),
     ],
@@ -134,7 +138,11 @@ def test_a_component_that_cannot_do_what_is_asked_at_the_end_is_refused(
 
 @pytest.mark.parametrize("name", ["ReadsValues", "ChoosesRows"])
 def test_a_component_that_reads_values_trains_and_its_flops_are_measured(
-    mine: Callable[[str, str], RunConfig], name: str, run: Callable[..., Record], tmp_path: Path, tiny_config: TinyConfig
+    mine: Callable[[str, str], RunConfig],
+    name: str,
+    run: Callable[..., Record],
+    tmp_path: Path,
+    tiny_config: TinyConfig,
 ) -> None:
     config = mine("activation", name)
     Preflight().check(config)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -21,9 +24,12 @@ from torch.optim import Optimizer
 
 from ablab.config import Node
 from ablab.config.identity import OBSERVER
-from ablab.errors import UserError
+from ablab.config.nearest import nearest
+from ablab.errors import UserError, one_line
 from ablab.results.store import CHECKPOINT_FOLDER
 from ablab.training.strategies.base import Parallel, parallel
+
+TRAIN_LOSS = "train_loss"  # what is logged beside an evaluation's metrics
 
 # Callbacks that change what the config says of a run, and what to use instead.
 _REFUSED: dict[type[Callback], str] = {
@@ -68,6 +74,8 @@ def check_callbacks(nodes: Node, strategy: Parallel) -> None:
             if isinstance(callback, kind):
                 raise UserError(f"callbacks.{name}: {why}")
         has_state = type(callback).state_dict is not Callback.state_dict
+        if has_state:
+            check_state(f"callbacks.{name}", callback)
         if has_state and (other := stateful.setdefault(callback.state_key, name)) != name:
             raise UserError(
                 f"callbacks.{name}: has the state_key of callbacks.{other}, under which a checkpoint holds one state: "
@@ -78,6 +86,41 @@ def check_callbacks(nodes: Node, strategy: Parallel) -> None:
                 f"callbacks.{name}: averages whole weights that are the same in every process, which the strategy does "
                 "not keep: use strategy=single or strategy=ddp"
             )
+
+
+def check_state(name: str, callback: Callback) -> None:
+    """Raises UserError for a state that a checkpoint cannot hold: what it holds is read as data, and runs no code."""
+    kept = io.BytesIO()
+    try:
+        torch.save(callback.state_dict(), kept)
+        kept.seek(0)
+        torch.load(kept, weights_only=True)
+    except Exception as error:  # of the callback's own, or of what its state holds
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        held = f"it holds {found[1]}" if found else one_line(error)
+        raise UserError(
+            f"{name}: its state_dict cannot be kept in a checkpoint ({held}): give numbers, texts, lists, dicts and "
+            "tensors"
+        ) from error
+
+
+def check_monitors(nodes: Node, metrics: Collection[str] | None) -> None:
+    """Check what callbacks of Lightning watch for against what there will be to watch.
+
+    Args:
+        metrics: names of those that a run has; None: they are not known.
+
+    Raises:
+        UserError: there is no such metric. One of somebody's own may log any.
+    """
+    callbacks = dict(zip(nodes, build_callbacks(nodes), strict=True))
+    if metrics is None or not all(type(each).__module__.startswith("lightning.") for each in callbacks.values()):
+        return
+    known = [TRAIN_LOSS, *(name for name in metrics if name.startswith("val_"))]
+    for name, callback in callbacks.items():
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor not in known:
+            raise UserError(f"callbacks.{name}.monitor={monitor}: no such metric{nearest(monitor, known)}")
 
 
 def _build(name: str, node: Node) -> Callback:

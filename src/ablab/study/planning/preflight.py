@@ -18,11 +18,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from ablab.config import Node, RunConfig, fingerprint
 from ablab.config.axes import AXES, Axis, called_by, load
 from ablab.config.signature import check_signature
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 from ablab.model.spec import ClashError
 from ablab.tasks.base import Task
 from ablab.training.build import BuiltRun, build_strategy, build_task, clashing
-from ablab.training.callback_group import check_callbacks
+from ablab.training.callback_group import check_callbacks, check_monitors
 from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.rehearsal import rehearse
@@ -53,13 +53,14 @@ class Preflight:
             built = self._build(config, self.task)
             if (tried := _tried(config)) not in self._metrics:
                 self._metrics[tried] = rehearse(built)
+            check_monitors(config.options["callbacks"], self._metrics[tried])
             self._passed.add(identity)
 
     def build(self, config: RunConfig) -> BuiltRun:
         """The run, checked, to be trained in this process. Raises UserError with one line if it cannot work."""
         _check_seed(config)
         built = self._build(config, self._own_task)
-        rehearse(built, keep_model=True)
+        check_monitors(config.options["callbacks"], rehearse(built, keep_model=True))
         return built
 
     def metrics(self, config: RunConfig) -> set[str] | None:
@@ -78,6 +79,7 @@ class Preflight:
         check_callbacks(config.options["callbacks"], strategy)
         built = BuiltRun(config=config, task=task_of(config))
         self._check_shares(config, built.task, strategy)
+        _check_evaluations(config, built.task)
         built.shapes  # noqa: B018 (it is built here for the first time)
         schedule = self._check_optimizer(config)
         self._check_strategy(built, strategy)
@@ -122,12 +124,11 @@ class Preflight:
         target, settings = config.options["trainer"]["_target_"], trainer_settings(config)
         if target != "lightning.Trainer":
             raise UserError(f"trainer._target_={target}: only lightning.Trainer is used")
-        if settings.get("limit_val_batches") == 0:
-            raise UserError("trainer.limit_val_batches=0: without an evaluation there is nothing to compare")
         config.trainer  # noqa: B018 (reading it is the check)
         build_profiler(settings.pop("profiler", None), Path("profile"))  # writes nothing before it is used
         strategy = build_strategy(config)
         _check_devices(config)
+        _check_precision(config, parallel(strategy))
         try:
             with quiet_lightning():
                 Trainer(
@@ -152,8 +153,12 @@ class Preflight:
             axis = "schedule"
             schedule: LRScheduler = instantiate(config.options["schedule"], _convert_="all")(optimizer)
             _take_steps(optimizer, schedule)
-        except (ValueError, TypeError, RuntimeError, InstantiationException, ArithmeticError) as error:
+            if not any(group["initial_lr"] for group in optimizer.param_groups):
+                raise UserError("optimizer.lr=0: no step would change anything; give a learning rate above 0")
+        except (ValueError, TypeError, RuntimeError, InstantiationException) as error:
             raise UserError(f"{axis}: {' '.join(str(error).split())}") from error
+        except ArithmeticError as error:  # as a division by a setting that is 0
+            raise UserError(f"{axis}: cannot take its first steps ({one_line(error)}): mend its settings") from error
         return schedule
 
     @staticmethod
@@ -214,13 +219,44 @@ def check_options(axis: Axis, options: dict[str, Node]) -> None:
         check_signature(name, own, (*axis.supplied, *refused))
 
 
+def _check_evaluations(config: RunConfig, task: Task) -> None:
+    """Raises UserError where so few batches are to be evaluated that there is none."""
+    loaders = {"val": task.val_dataloader(), "test": task.test_dataloader() if task.primary.split == "test" else []}
+    for split, found in loaders.items():
+        name = f"limit_{split}_batches"
+        limit = config.options["trainer"].get(name)
+        for loader in found if isinstance(found, list) else [found]:
+            batches = len(loader)
+            share = isinstance(limit, float)
+            if limit is not None and not (int(batches * limit) if share else limit) > 0:
+                of = f"of {batches} batches none is left, and " if limit else ""
+                raise UserError(f"trainer.{name}={limit}: {of}without an evaluation there is nothing to compare")
+
+
 def _check_seed(config: RunConfig) -> None:
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed}: must be at least 0 and less than 2**63")
 
 
+def _check_precision(config: RunConfig, strategy: Parallel) -> None:
+    precision, scaled = config.trainer.precision, ("16", "16-mixed", 16)
+    if precision in scaled and strategy.takes_scaled and _on_cpu(config.trainer.accelerator):
+        raise UserError(
+            f"trainer.precision={precision}: a CPU has no float16 to mix with, and Lightning would take bfloat16 "
+            "instead: use trainer.precision=bf16-mixed"
+        )
+
+
+def _on_cpu(accelerator: str) -> bool:
+    others = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return accelerator == "cpu" or (accelerator == "auto" and not others)
+
+
 def _check_devices(config: RunConfig) -> None:
     """Raises UserError for more GPUs than there are. On CPUs there are as many processes as one likes."""
+    devices = config.options["trainer"].get("devices", 1)
+    if type(devices) is not int or devices < 1:
+        raise UserError(f"trainer.devices={devices}: must be a whole number, at least 1")
     wanted, accelerator = config.processes, config.trainer.accelerator
     there = torch.cuda.device_count()
     if accelerator not in ("auto", "gpu", "cuda") or not there or type(wanted) is not int or wanted <= there:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ablab.config import RunConfig
 from ablab.config.explain import ConfigErrors, explain
+from ablab.config.schema import refuse_shadowed
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.results.collect import Runs, tabulate
@@ -59,6 +60,7 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
         UserError: there is no plan to speak of: the design, the budget or the tuning is refused. Runs that cannot
             work are listed instead, and nothing is then adjusted to a budget.
     """
+    refuse_shadowed(compose.config.hydra.runtime.config_sources)
     design = _design(compose.config)
     parser = OverridesParser.create(config_loader=compose.loader)
     expansion = expand(parser.parse_overrides(list(arguments)), design, compose.config.comparison.baseline)
@@ -146,7 +148,20 @@ def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[
             prepared.errors.append((run, explain(error)))
         else:
             configs.append(frozen)
+    if configs and not any(config.processes > 1 for config in configs):
+        refuse_devices(configs[0])
     return configs
+
+
+def refuse_devices(config: RunConfig) -> None:
+    """Raises UserError where a command gives a number of devices, and a strategy of one process takes no notice."""
+    devices = config.options["trainer"].get("devices")
+    given = any(override.lstrip("+").startswith("trainer.devices=") for override in config.overrides)
+    if given and config.processes == 1 and devices != 1:
+        raise UserError(
+            f"trainer.devices={devices}: {config.chosen('strategy')} runs one process; choose strategy=ddp or another "
+            "of several, or leave it out"
+        )
 
 
 def _refuse_older(folder: Path) -> None:
