@@ -19,7 +19,7 @@ from ablab.cli.commands import COMMANDS
 from ablab.config import RunConfig
 from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE, write_record
-from ablab.training.run import new_record
+from ablab.training.begin import new_record
 
 TinyConfig = Callable[..., RunConfig]
 

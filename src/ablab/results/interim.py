@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ablab.errors import UserError
-from ablab.results.store import write_atomically
+from ablab.results.store import parse_json, write_atomically
 
 INTERIM_FILE = "looks.json"
 _DEPTH = 2  # of a run below its study: variant/seed
@@ -39,7 +39,7 @@ def read_interim_analyses(folder: Path) -> list[InterimAnalysis]:
     """
     path = folder / INTERIM_FILE
     try:
-        return as_interim_analyses(json.loads(path.read_text(encoding="utf-8")), path)
+        return as_interim_analyses(parse_json(path.read_bytes()), path)
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -21,7 +21,8 @@ from ablab.config import fingerprint, resolve
 from ablab.config.schema import FOR_SWEEPS, refuse_shadowed
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.results.store import RECORD_FILE, check_ours, read_record
+from ablab.results.run_folder import check_ours
+from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.events import Observer
 from ablab.study.launch import finished_record, launch
 from ablab.study.launched import check_place, refuse_sweep, run_together
@@ -32,9 +33,10 @@ from ablab.study.planning.prepare import info_of, refuse_devices
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
 from ablab.study.trials import tuning
+from ablab.training.begin import prepare_folder
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
-from ablab.training.run import execute, prepare_folder
+from ablab.training.run import execute
 from ablab.training.world import launched
 
 

@@ -18,7 +18,7 @@ from ablab.errors import UserError
 from ablab.results.kept import read_kept, why_no_folder
 from ablab.results.record import RunContext
 from ablab.results.shape import misshapen
-from ablab.results.store import PLAN_FILE, write_atomically
+from ablab.results.store import PLAN_FILE, parse_json, write_atomically
 from ablab.study.events import RunOutline
 
 _SCHEMA = 2
@@ -89,7 +89,7 @@ def find_plan(place: Path) -> Plan | None:
 
 def _content(path: Path) -> Node:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise _unreadable(path, error) from error
 
@@ -114,7 +114,7 @@ def _as_plan(data: Node, path: Path, study: Path) -> Plan:
             comparison=comparison,
             runs=None if runs is None else [_read(run, study) for run in runs],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _unreadable(path, error) from error
 
 

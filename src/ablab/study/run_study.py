@@ -29,7 +29,7 @@ from ablab.study.supervision.code import freeze_for_jobs, warm_up
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.trials.pilot import match_time
 from ablab.study.trials.tuning import tune
-from ablab.training.run import new_record
+from ablab.training.begin import new_record
 
 Launch = Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -25,8 +23,9 @@ from torch.optim import Optimizer
 from ablab.config import Node
 from ablab.config.identity import OBSERVER
 from ablab.config.nearest import nearest
-from ablab.errors import UserError, one_line
+from ablab.errors import UserError
 from ablab.results.store import CHECKPOINT_FOLDER
+from ablab.training.checkpoint_files import check_readable
 from ablab.training.strategies.base import Parallel, parallel
 
 TRAIN_LOSS = "train_loss"  # what is logged beside an evaluation's metrics
@@ -75,7 +74,7 @@ def check_callbacks(nodes: Node, strategy: Parallel) -> None:
                 raise UserError(f"callbacks.{name}: {why}")
         has_state = type(callback).state_dict is not Callback.state_dict
         if has_state:
-            check_state(f"callbacks.{name}", callback)
+            check_readable(f"callbacks.{name}", callback.state_dict())
         if has_state and (other := stateful.setdefault(callback.state_key, name)) != name:
             raise UserError(
                 f"callbacks.{name}: has the state_key of callbacks.{other}, under which a checkpoint holds one state: "
@@ -86,22 +85,6 @@ def check_callbacks(nodes: Node, strategy: Parallel) -> None:
                 f"callbacks.{name}: averages whole weights that are the same in every process, which the strategy does "
                 "not keep: use strategy=single or strategy=ddp"
             )
-
-
-def check_state(name: str, callback: Callback) -> None:
-    """Raises UserError for a state that a checkpoint cannot hold: what it holds is read as data, and runs no code."""
-    kept = io.BytesIO()
-    try:
-        torch.save(callback.state_dict(), kept)
-        kept.seek(0)
-        torch.load(kept, weights_only=True)
-    except Exception as error:  # of the callback's own, or of what its state holds
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        held = f"it holds {found[1]}" if found else one_line(error)
-        raise UserError(
-            f"{name}: its state_dict cannot be kept in a checkpoint ({held}): give numbers, texts, lists, dicts and "
-            "tensors"
-        ) from error
 
 
 def check_monitors(nodes: Node, metrics: Collection[str] | None) -> None:

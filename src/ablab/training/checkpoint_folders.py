@@ -23,8 +23,9 @@ from torch.distributed.checkpoint import CheckpointException
 from torch.optim.optimizer import StateDict
 
 from ablab.errors import UserError
-from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, check_ours
-from ablab.training.checkpoint_files import AtomicCheckpointIO, Origin, put_in_place, write_file
+from ablab.results.run_folder import check_ours
+from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
+from ablab.training.checkpoint_files import AtomicCheckpointIO, Origin, check_whole, put_in_place, write_file
 
 REST = "rest.pt"
 _SHARD = "piece of"  # as files have called it from the beginning
@@ -99,8 +100,9 @@ def read_checkpoint(path: Path) -> StateDict:
     """A checkpoint, whole, whether it is a file or a folder.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or not what was written.
     """
+    check_whole(path)
     try:
         if path.is_dir():
             return read_folder(path)

@@ -7,22 +7,27 @@ a small file in the run's folder, and whoever writes the record chooses among th
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.distributed.checkpoint import CheckpointException
 
 from ablab.errors import UserError
 from ablab.results.record import Cause, Record
-from ablab.results.store import write_atomically
+from ablab.results.store import parse_json, write_atomically
 from ablab.training.stacks import shorter
 
 KEPT_LINES = 40  # of a traceback, the last ones
+NO_SPACE = "no space left on device"
+_FULL = (NO_SPACE, "disk quota exceeded", "unexpected pos ")
 _FILES = ".failure-{}.json"
 
 # What gloo, NCCL and torch's store say when another process is gone or does not answer.
@@ -67,7 +72,7 @@ def failures_in(folder: Path) -> list[Failure]:
     found = []
     for path in folder.glob(_FILES.format("*")):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
+            found.append(Failure(**parse_json(path.read_bytes())))
     return sorted(found, key=lambda failure: failure.at)
 
 
@@ -102,6 +107,8 @@ def describe(error: BaseException) -> str:
     words = " ".join(str(error).split())[:300]
     if isinstance(error, UserError):
         return words
+    if _is_of_full_disk(error):
+        return f"{NO_SPACE}{where}"
     memory = "out of memory: " if cause_of(error) == "memory" else ""
     return f"{memory}{type(error).__name__}: {words}{where}"
 
@@ -110,10 +117,39 @@ def cause_of(error: BaseException) -> Cause:
     """The kind of failure that an error is. On a CPU torch has no class of its own for want of memory."""
     if isinstance(error, UserError):
         return "refused"
+    if _is_of_full_disk(error):
+        return "disk"
     allocators = ("can't allocate memory", "not enough memory", "out of memory")
     starved = isinstance(error, torch.OutOfMemoryError | MemoryError)
     told = isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in allocators)
     return "memory" if starved or told else "error"
+
+
+def _is_of_full_disk(error: BaseException) -> bool:
+    """Whether a disk is full, or its owner's share of it, in whatever words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    words = str(error).lower()  # of torch's writers, of files and of shards
+    return isinstance(error, RuntimeError | OSError | CheckpointException) and any(each in words for each in _FULL)
+
+
+@contextlib.contextmanager
+def noted(what: str, notes: list[str]) -> Iterator[None]:
+    """Within it, what fails is noted, and told in the log; a run whose metrics are there does not fail for it."""
+    try:
+        yield
+    except Exception as error:  # of a component, a service or a disk
+        notes.append(f"{what} failed: {describe(error)}")
+        with contextlib.suppress(OSError):
+            traceback.print_exception(error)
+
+
+def ended_itself(error: SystemExit) -> bool:
+    """Whether a component called sys.exit. Where somebody asked the run to stop, a KeyboardInterrupt came before."""
+    before: BaseException | None = error
+    while before is not None and not isinstance(before, KeyboardInterrupt | SIGTERMException):
+        before = before.__context__
+    return before is None
 
 
 def is_lost_connection(error: BaseException) -> bool:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from ablab.config import RunConfig
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 from ablab.model.transformer import Transformer
+from ablab.results.run_folder import read_config
 from ablab.results.store import CONFIG_FILE
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_option
@@ -68,15 +66,17 @@ def load_run(run: Path, checkpoint: str) -> tuple[Transformer, Task]:
         UserError: the folder holds no run, or the run has no such checkpoint, or the checkpoint is damaged.
     """
     path = find_checkpoint(run, checkpoint)
-    data: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
-    config = RunConfig.from_dict(data)
+    config = read_config(run)
     state = read_checkpoint(path)
-    task: Task = build_option(config, "task", seed=config.seed)
-    task.load_state_dict(state.get(type(task).__qualname__, {}))  # absent where a task has nothing to remember
-    model = build_model(config, task)
-    prefix = "model."
-    weights = {key.removeprefix(prefix): value for key, value in state["state_dict"].items() if key.startswith(prefix)}
-    model.load_state_dict(weights)
+    try:
+        task: Task = build_option(config, "task", seed=config.seed)
+        task.load_state_dict(state.get(type(task).__qualname__, {}))  # absent where a task has nothing to remember
+        model = build_model(config, task)
+        prefix = "model."
+        own = {key.removeprefix(prefix): value for key, value in state["state_dict"].items() if key.startswith(prefix)}
+        model.load_state_dict(own)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{run}: {CONFIG_FILE} and {path.name} do not belong together ({one_line(error)})") from error
     return model.eval(), task
 
 

@@ -95,7 +95,7 @@ def _train(model: Transformer, task: Task, batch: Batch) -> None:
 
 def _evaluate(model: Transformer, task: Task, batch: Batch) -> set[str]:
     inputs, targets = batch
-    probe = MechanismProbe(model, pictured=True)
+    probe = MechanismProbe(model, pictured=True, strict=True)
     probe.attach()
     with torch.no_grad():
         totals = {name: float(value) for name, value in task.totals(model.eval()(inputs), targets).items()}

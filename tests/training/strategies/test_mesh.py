@@ -18,9 +18,9 @@ from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, CHECKSUM_FILE, METRICS_FILE
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.supervisor import supervise
+from ablab.training.begin import prepare_folder
 from ablab.training.checkpoint_folders import consolidate, read_checkpoint
 from ablab.training.generation import load_run
-from ablab.training.run import prepare_folder
 from ablab.training.strategies.mesh_options import FullySharded, Hybrid, TensorParallel
 
 TinyConfig = Callable[..., RunConfig]

@@ -29,7 +29,7 @@ from ablab.results.record import Record
 from ablab.results.step_time import Step, step
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.planning.preflight import Preflight
-from ablab.training.run import prepare_folder
+from ablab.training.begin import prepare_folder
 from ablab.training.traffic.callback import is_timed
 
 STRATEGIES = ("ddp", "ddp_bf16", "ddp_powersgd", "local_sgd")

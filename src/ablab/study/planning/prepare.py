@@ -19,7 +19,8 @@ from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.results.collect import Runs, tabulate
 from ablab.results.record import KEPT_EVALUATIONS, Cost, Record
-from ablab.results.store import RECORD_FILE, check_ours, read_record
+from ablab.results.run_folder import check_ours
+from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.designs import Design
 from ablab.study.events import RunOutline
 from ablab.study.plan_file import PlannedRun
@@ -28,7 +29,7 @@ from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, expand
 from ablab.study.planning.preflight import Preflight
 from ablab.study.trials.tuning import check_tuning
-from ablab.training.run import variant_of
+from ablab.training.begin import variant_of
 from ablab.version import __version__
 
 

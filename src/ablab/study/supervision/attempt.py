@@ -23,8 +23,8 @@ from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.resources import Placement, Rendezvous, oom_kills, peak_memory_of
 from ablab.study.supervision.watchdog import StackReport, Watchdog, at_fault, stack_traces
 from ablab.study.supervision.worker import WorkerArgs, work
+from ablab.training.begin import new_record, prepare_folder
 from ablab.training.failures import failures_in, forget_failures, last_lines
-from ablab.training.run import new_record, prepare_folder
 from ablab.training.stacks import ASK, ask, forget_stacks, is_stopped, shown, stack_of
 from ablab.training.world import World
 

@@ -22,8 +22,8 @@ from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
 from ablab.study.supervision.attempt import Attempt
 from ablab.study.supervision.resources import DevicePool, Placement, devices_of, threads_for, visible_devices
+from ablab.training.begin import new_record
 from ablab.training.callbacks import Progress
-from ablab.training.run import new_record
 
 BACK_OFF_S = 1.0  # before the first retry; twice as long before each further one
 POLL_S = 0.2  # the longest time between two looks at what runs

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ablab.config import RunConfig
 from ablab.results.store import write_record
+from ablab.training.begin import new_record
 from ablab.training.failures import KEPT_LINES, forget_failures, named
-from ablab.training.run import new_record
 from ablab.training.stacks import Frame, answer, answer_in, forget_stacks, shown, stack_of, waits
 from ablab.training.world import World
 
