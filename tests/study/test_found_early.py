@@ -175,7 +175,7 @@ def test_trying_a_run_leaves_no_trace(tiny_config: TinyConfig, run: Callable[...
         ("comparison.metric=val_los", "did you mean 'val_loss'"),
         ("comparison.metric=activation/zero_shar", "did you mean 'activation/zero_share'"),
         ("comparison.margin=-1", "margin -1"),
-        ("comparison.margin=nan", "margin nan"),
+        ("comparison.margin=nan", "comparison.margin=nan"),
         ("comparison.last_k=0", "last 0"),
         ("comparison.last_k=11", "last 11"),
         ("comparison.last_k=3", "is evaluated 2 times"),
@@ -186,8 +186,8 @@ def test_a_comparison_that_cannot_be_made_is_refused_before_anything_is_trained(
 ) -> None:
     key, _, value = words.partition("=")
     ended = lab.ablab("plan", "--no-probe", *lab.words("activation=relu,gelu", "name=early", f"{key}='{value}'"))
-    assert (ended.status, len(ended.err.splitlines())) == (2, 1), ended.err
-    assert line in ended.err
+    assert ended.status == 2, ended.err
+    assert all(line in each for each in ended.err.splitlines())  # of each run, or of all together
     assert not (lab.folder / "outputs" / "early").exists()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def rehearse(built: BuiltRun, *, keep_model: bool = False) -> set[str] | None:
         try:
             model = _model_of(built, keep_model)
             batch = _cropped(one_sample(task))
-            _train(model, task, batch)
+            _check_memory(built, _train(model, task, batch))
             stage = "what it tells of itself"
             return _evaluate(model, task, batch)
         except UserError:
@@ -85,12 +86,32 @@ def _cropped(batch: Batch) -> Batch:
     return inputs[:, :LONGEST], targets if targets.shape[1] == 1 else targets[:, :LONGEST]
 
 
-def _train(model: Transformer, task: Task, batch: Batch) -> None:
+def _train(model: Transformer, task: Task, batch: Batch) -> int:
+    """A step; how many bytes autograd has to keep for the sample, parameters aside."""
     inputs, targets = batch
+    kept = {parameter.untyped_storage().data_ptr(): 0 for parameter in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        size = tensor.untyped_storage().nbytes() if tensor.is_floating_point() else 0  # masks are of all samples
+        kept.setdefault(tensor.untyped_storage().data_ptr(), size)
+        return tensor
+
     model.train()
     model.resample(0)
-    loss = task.loss(model(inputs), targets) + model.penalty()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = task.loss(model(inputs), targets) + model.penalty()
     loss.backward()  # type: ignore[no-untyped-call]  # torch says no types here
+    return sum(kept.values())
+
+
+def _check_memory(built: BuiltRun, of_one: int) -> None:
+    """Raises UserError where a batch has no room in the memory of this machine, which the run would fill up and die."""
+    size, has = of_one * built.task.batch_size, psutil.virtual_memory().total
+    if size > has and not _on_gpu(built.config):
+        raise UserError(
+            f"task.batch_size={built.task.batch_size}: a training step keeps about {size / 2**30:.0f} GiB, and this "
+            f"machine has {has / 2**30:.0f} GiB: give a smaller one, with trainer.accumulate_grad_batches"
+        )
 
 
 def _evaluate(model: Transformer, task: Task, batch: Batch) -> set[str]:

@@ -78,6 +78,7 @@ TinyConfig = Callable[..., RunConfig]
             ["+callbacks.mine._target_=recording.Unreadable"],
             r"callbacks\.mine: its state_dict cannot .*it holds pathlib",
         ),
+        (["task.batch_size=10000000"], r"task\.batch_size=10000000: a training step keeps about \d+ GiB, and this"),
         (["seed=-1"], "seed=-1: must be at least 0"),
     ],
 )
