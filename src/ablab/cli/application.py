@@ -51,10 +51,11 @@ def _run_hydra(words: list[str]) -> int:
 
     from ablab.config import conf_folder, register_schema
     from ablab.config.explain import ConfigErrors, explain
+    from ablab.config.overrides import as_written
 
     register_schema()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print at length; it is explained here
-    sys.argv = ["ablab", *overrides_last(_retry(words))]
+    sys.argv = ["ablab", *map(as_written, overrides_last(_retry(words)))]
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, interrupt)  # a scheduler's polite end is treated like Ctrl-C
     statuses: list[str] = []

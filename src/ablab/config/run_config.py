@@ -58,6 +58,8 @@ class TrainerConfig:
             check_type(f"trainer.{known.name}", value, hints[known.name])
             if hints[known.name] is int and value < 1:
                 raise UserError(f"trainer.{known.name}={value}: must be at least 1")
+            if known.name == "gradient_clip_val" and value is not None and not value >= 0:
+                raise UserError(f"trainer.{known.name}={value}: must be at least 0, or null: not clipped")
         return cls(**given)
 
 
@@ -181,15 +183,42 @@ def resolve(
         raise UserError(f"{error.full_key} must be given: add {error.full_key}=... to the command") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    if data.get("name") == "":  # the runs would lie in outputs/ itself, among the folders of other studies
-        raise UserError("name: must not be empty; leave it out to name the study by the time of day")
+    _check_name(data.get("name"))
+    _check_numbers(data)
     for axis in AXES:
-        if not isinstance(choices.get(axis), str | None):
-            raise UserError(f"{axis}={choices.get(axis)}: must be the name of one option; add -m to sweep over several")
+        several = not AXES[axis].several and any(override.startswith(f"{axis}=[") for override in overrides)
+        if several or not isinstance(choices.get(axis), str | None):
+            raise UserError(
+                f"{axis}={choices.get(axis) or '[...]'}: must be the name of one option; add -m to sweep over several"
+            )
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
     if "callbacks" in data and "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice
         data["axes"]["callbacks"] = "+".join(data["callbacks"]) or "none"
     return RunConfig.from_dict({**data, "overrides": list(overrides)})
+
+
+def _check_name(name: str | None) -> None:
+    """Raises UserError for a study that would lie in outputs/ itself, among those of others, or outside of it."""
+    if name == "":
+        raise UserError("name: must not be empty; leave it out to name the study by the time of day")
+    parts = (name or "study").replace("\\", "/").split("/")
+    if {"", ".", ".."} & set(parts) or parts[0].startswith("~"):
+        raise UserError(f"name={name}: must be the name of a folder in outputs/, without '..' or a '/' in front")
+
+
+def _check_numbers(data: Node) -> None:
+    """Raises UserError for a number at the top that is none; those of options are checked with their signatures."""
+    for key, value in data.items():
+        if key not in AXES and _has_numbers(value):
+            from ablab.config.signature import check_finite  # pydantic, which readers of records do without
+
+            check_finite(key, value)
+
+
+def _has_numbers(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_numbers, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float)
 
 
 def comparison_of(config: DictConfig) -> ComparisonConfig:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import types
 import typing
 from collections.abc import Collection
@@ -58,8 +59,10 @@ def check_signature(name: str, node: Node, supplied: Collection[str] = ()) -> No
     for function in reversed(_constructors(target)):
         hints |= _hints(function)
     for key, value in given.items():
-        if key in hints and not isinstance(value, dict):
+        if key in hints and not (isinstance(value, dict) and "_target_" in value):  # which builds what is wanted
             check_type(f"{name}.{key}", value, hints[key])
+        if not _is_endless(getattr(parameters.get(key), "default", None)):
+            check_finite(f"{name}.{key}", value)
 
 
 def takes(name: str, node: Node, parameter: str) -> bool:
@@ -142,6 +145,20 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     forms = [value, tuple(value)] if isinstance(value, list) else [value]  # YAML has no tuples
     if not any(_is_valid(adapter, form) for form in forms):
         raise UserError(f"{name}={_show(value)}: must be {type_name(hint)}")
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raises UserError for a number that is none, or has no end, in a value, the one at `name`, or anywhere in it."""
+    if isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            check_finite(f"{name}.{key}" if isinstance(value, dict) else f"{name}[{key}]", each)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}={value}: must be a finite number")
+
+
+def _is_endless(default: Any) -> bool:
+    """Whether the default of a setting says that it may have no end."""
+    return isinstance(default, float) and math.isinf(default)
 
 
 def _is_valid(adapter: TypeAdapter[Any], value: Any) -> bool:

@@ -82,10 +82,11 @@ class MechanismProbe:
 
     Args:
         pictured: also draw attention weights, for `pictures`.
+        strict: raise what a component raises when it is asked; else it is noted, and ends no run.
     """
 
-    def __init__(self, model: Transformer, *, pictured: bool = False) -> None:
-        self._model = model
+    def __init__(self, model: Transformer, *, pictured: bool = False, strict: bool = False) -> None:
+        self._model, self._strict = model, strict
         self._pictured = pictured
         self._watchers: list[Watcher] = []
         self._handles: list[RemovableHandle] = []
@@ -106,7 +107,7 @@ class MechanismProbe:
         try:
             return list(watch(self._model, self._pictured))
         except Exception as error:  # of a component of anybody's
-            self.failures[axis] = one_line(error)
+            self._note(axis, error)
             return []
 
     def _asked(self, watcher: Watcher, question: Callable[[], Answer], otherwise: Answer) -> Answer:
@@ -116,8 +117,13 @@ class MechanismProbe:
                 raise watcher.failed
             return question()
         except Exception as error:  # of a component of anybody's
-            self.failures[watcher.axis] = one_line(error)
+            self._note(watcher.axis, error)
             return otherwise
+
+    def _note(self, axis: str, error: Exception) -> None:
+        if self._strict:
+            raise error
+        self.failures[axis] = one_line(error)
 
     def detach(self) -> None:
         """Stop watching; what was seen stays available to `metrics` and `pictures`."""

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from ablab.config import fingerprint, resolve
-from ablab.config.schema import FOR_SWEEPS
+from ablab.config.schema import FOR_SWEEPS, refuse_shadowed
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.run_folder import check_ours
@@ -29,7 +29,7 @@ from ablab.study.launched import check_place, refuse_sweep, run_together
 from ablab.study.plan_file import PlannedRun, find_run
 from ablab.study.planning import budget
 from ablab.study.planning.preflight import Preflight
-from ablab.study.planning.prepare import info_of
+from ablab.study.planning.prepare import info_of, refuse_devices
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
 from ablab.study.trials import tuning
@@ -79,11 +79,13 @@ def run_job(config: DictConfig) -> Record:
         return _run_planned(planned)
     choices: Any = OmegaConf.to_container(hydra.runtime.choices)
     try:
+        refuse_shadowed(hydra.runtime.config_sources)
         asked = resolve(config, choices, list(hydra.overrides.task))
         budget.refuse_for_one_run(asked)
         tuning.refuse_for_one_run(asked)
         if not of_sweep:
             _refuse_what_is_for_sweeps(list(hydra.overrides.task))
+            refuse_devices(asked)
         preflight = Preflight()
         built = preflight.build(asked)
         check_place(asked)

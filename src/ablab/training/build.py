@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.results.record import Cost
 from ablab.tasks.base import Modality, Task
-from ablab.training.cost import count_flops, count_parameters
+from ablab.training.cost import count_parameters, flops_of
 
 
 def build_option(config: RunConfig, axis: str, **supplied: Any) -> Any:
@@ -48,6 +48,7 @@ class BuiltRun:
 
     config: RunConfig
     task: Task
+    _spare: list[Transformer] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, config: RunConfig) -> BuiltRun:
@@ -61,11 +62,12 @@ class BuiltRun:
 
     @cached_property
     def cost(self) -> Cost:
-        """Parameters and FLOPs, counted before training."""
-        flops, uncounted = count_flops(self.shapes, self.task.loss, self.task.example())
+        """Parameters and FLOPs, counted before training; no FLOPs where they cannot be counted."""
+        flops, uncounted = flops_of(self.shapes, self.task, self.build_model)
+        samples = self.task.batch_size * self.config.trainer.accumulate_grad_batches
         return Cost(
             parameters=count_parameters(self.shapes),
-            flops_per_step=flops * self.task.batch_size * self.config.trainer.accumulate_grad_batches,
+            flops_per_step=None if flops is None else flops * samples,
             flops_uncounted=uncounted,
         )
 
@@ -83,7 +85,11 @@ class BuiltRun:
 
     def build_model(self) -> Transformer:
         """The model with its initial values."""
-        return build_model(self.config, self.task)
+        return self._spare.pop() if self._spare else build_model(self.config, self.task)
+
+    def offer(self, model: Transformer) -> None:
+        """Leave a model with its initial values to whoever asks for one next."""
+        self._spare.append(model)
 
     def build_strategy(self) -> Any:
         """What Lightning's Trainer takes as `strategy`; each Trainer takes one of its own."""

@@ -9,8 +9,10 @@ is a whole and listed one; in the moment in which a folder takes another's place
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch.optim.optimizer import StateDict
 
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 from ablab.results.store import CHECKSUM_FILE, parse_json, remove, remove_orphans, replacing, write_atomically
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -76,6 +78,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         own = storage_options is OWN or (self.folder is None and target.name == LAST)
         if not own and target.parent == self.folder and target.name in (LAST, PREVIOUS, BEST):
             raise UserError(f"{target}: is the run's own; give the callback that writes it another dirpath or filename")
+        for name, state in checkpoint.get("callbacks", {}).items():
+            check_readable(f"callbacks, {name}", state)
 
         def put(temporary: Path, target: Path) -> None:
             put_in_place(temporary, target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())
@@ -83,6 +87,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # Runs do not go on from what a callback of the user's writes.
         with replacing(target, put if own else os.replace) as file:
             hashing = _write(checkpoint, file)
+
+
+def check_readable(name: str, state: Any) -> None:
+    """Raises UserError for a state that holds what a checkpoint, which is read as data alone, could not give back."""
+    kept = io.BytesIO()
+    try:
+        torch.save(state, kept)
+        kept.seek(0)
+        torch.load(kept, weights_only=True)
+    except Exception as error:  # of whatever the state holds
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        held = f"it holds {found[1]}" if found else one_line(error)
+        raise UserError(
+            f"{name}: its state_dict cannot be kept in a checkpoint ({held}): give numbers, texts, lists, dicts and "
+            "tensors"
+        ) from error
 
 
 def put_in_place(temporary: Path, target: Path, origin: Origin, step: int, checksum: str | None = None) -> None:

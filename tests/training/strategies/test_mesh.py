@@ -252,7 +252,7 @@ def test_a_damaged_piece_is_noticed_and_the_checkpoint_before_it_used(tiny_confi
             r"strategy=tensor does not work with activation=dynamic_sparse",
         ),
         (("strategy=fsdp", "attention=dynamic"), r"strategy=fsdp does not work with attention=dynamic: its penalty"),
-        (("strategy=fsdp", "trainer.precision=16-mixed"), r"precision='16-mixed'"),
+        (("strategy=fsdp", "trainer.precision=16-mixed"), r"precision=16-mixed"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(

@@ -17,7 +17,7 @@ from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.tasks.base import Task
 from ablab.training.build import build_model
-from ablab.training.cost import count_flops, count_parameters
+from ablab.training.cost import count_parameters, flops_of
 
 TOLERANCE = 0.02  # of the reference's budget
 WIDEST = 64  # times the hidden units that a variant has by itself
@@ -194,7 +194,9 @@ def _parameters(config: RunConfig, task: Task) -> int:
 
 def _flops(config: RunConfig, task: Task) -> int:
     model = build_model(config, task, device="meta")
-    per_sequence = count_flops(model, task.loss, task.example())[0]
+    per_sequence, _ = flops_of(model, task, lambda: build_model(config, task))
+    if per_sequence is None:
+        raise UserError("budget.match=flops: the FLOPs of a variant cannot be counted: use params, tokens or time")
     return per_sequence * task.batch_size * _batches(config)
 
 

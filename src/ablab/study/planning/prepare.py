@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from ablab.config import RunConfig
 from ablab.config.explain import ConfigErrors, explain
+from ablab.config.schema import refuse_shadowed
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
+from ablab.results.collect import Runs, tabulate
+from ablab.results.record import KEPT_EVALUATIONS, Cost, Record
 from ablab.results.run_folder import check_ours
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.designs import Design
 from ablab.study.events import RunOutline
+from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.budget import meet_budgets
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, expand
@@ -56,6 +61,7 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
         UserError: there is no plan to speak of: the design, the budget or the tuning is refused. Runs that cannot
             work are listed instead, and nothing is then adjusted to a budget.
     """
+    refuse_shadowed(compose.config.hydra.runtime.config_sources)
     design = _design(compose.config)
     parser = OverridesParser.create(config_loader=compose.loader)
     expansion = expand(parser.parse_overrides(list(arguments)), design, compose.config.comparison.baseline)
@@ -81,6 +87,37 @@ def info_of(config: RunConfig, index: int, variant: str | None = None) -> RunOut
         task=config.axes.get("task", ""),
         seed=config.seed,
         steps=config.trainer.max_steps,
+    )
+
+
+def as_if_run(planned: Sequence[PlannedRun], preflight: Preflight) -> Runs:
+    """One run of each variant on each task as it will have been, so that the comparison can be asked for it.
+
+    Its metrics have the names that it will have, and no values that mean anything.
+    """
+    firsts = {(run.config.axes.get("task"), run.info.variant): run for run in reversed(planned)}
+    runs = sorted(firsts.values(), key=lambda run: run.info.index)
+    return tabulate([(run.folder, _outcome(run, preflight)) for run in runs])
+
+
+def _outcome(run: PlannedRun, preflight: Preflight) -> Record:
+    config, task = run.config, preflight.task(run.config)
+    names = preflight.metrics(config) or set()
+    evaluations = min(math.ceil(config.trainer.max_steps / config.trainer.val_check_interval), KEPT_EVALUATIONS)
+    return Record(
+        status="ok",
+        fingerprint="",
+        study=config.name,
+        variant=run.context.variant or run.info.variant,
+        index=run.info.index,
+        seed=config.seed,
+        axes=config.axes,
+        config=config.to_dict(),
+        metrics={name: 0.0 for name in names if "/" not in name or name.startswith(("val_", "test_"))},
+        mechanism={name: 0.0 for name in names if "/" in name},
+        last={name: [0.0] * evaluations for name in names if name.startswith("val_")},
+        cost=Cost(**{each.name: 0 for each in fields(Cost) if "int" in str(each.type) or "float" in str(each.type)}),
+        primary=task.primary,
     )
 
 
@@ -112,7 +149,20 @@ def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[
             prepared.errors.append((run, explain(error)))
         else:
             configs.append(frozen)
+    if configs and not any(config.processes > 1 for config in configs):
+        refuse_devices(configs[0])
     return configs
+
+
+def refuse_devices(config: RunConfig) -> None:
+    """Raises UserError where a command gives a number of devices, and a strategy of one process takes no notice."""
+    devices = config.options["trainer"].get("devices")
+    given = any(override.lstrip("+").startswith("trainer.devices=") for override in config.overrides)
+    if given and config.processes == 1 and devices != 1:
+        raise UserError(
+            f"trainer.devices={devices}: {config.chosen('strategy')} runs one process; choose strategy=ddp or another "
+            "of several, or leave it out"
+        )
 
 
 def _refuse_older(folder: Path) -> None:
