@@ -25,6 +25,7 @@ from torch.optim.optimizer import StateDict
 from ablab.errors import UserError
 from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, check_ours
 from ablab.training.checkpoint_files import AtomicCheckpointIO, Origin, put_in_place, write_file
+from ablab.training.shard_index import SafeReader
 
 REST = "rest.pt"
 _SHARD = "piece of"  # as files have called it from the beginning
@@ -52,7 +53,7 @@ class CheckpointFiles(AtomicCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> StateDict:
         if Path(path).is_dir():
             return read_folder(Path(path))
-        checkpoint: StateDict = super().load_checkpoint(path, map_location, weights_only)
+        checkpoint: StateDict = super().load_checkpoint(path, map_location, weights_only=True)  # whatever was asked
         return checkpoint
 
 
@@ -90,7 +91,7 @@ def read_folder(folder: Path, place: Place | None = None) -> StateDict:
     shards: dict[str, Tensor] = {}
     _make_room(rest, shards, place or (lambda parameter, shape, dtype: torch.empty(shape, dtype=dtype)))
     with _quiet():
-        dcp.load(shards, storage_reader=dcp.FileSystemReader(folder), no_dist=place is None)
+        dcp.load(shards, storage_reader=SafeReader(folder), no_dist=place is None)
     checkpoint: StateDict = _put_back(rest, shards)
     return checkpoint
 
@@ -153,7 +154,10 @@ def _taken_out(value: Any, shards: dict[str, Tensor], name: str) -> Any:
 
 def _make_room(value: Any, shards: dict[str, Tensor], place: Place) -> None:
     if isinstance(value, dict) and _SHARD in value:
-        shards[value["name"]] = place(value[_SHARD], torch.Size(value["shape"]), getattr(torch, value["dtype"]))
+        dtype = getattr(torch, value["dtype"], None)
+        if not isinstance(dtype, torch.dtype):
+            raise RuntimeError(f"{value['dtype']!r:.40} is no type of a tensor")
+        shards[value["name"]] = place(value[_SHARD], torch.Size(value["shape"]), dtype)
     elif isinstance(value, dict | list | tuple):
         for each in value.values() if isinstance(value, dict) else value:
             _make_room(each, shards, place)
