@@ -22,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if launched() is None:
         forget()  # what the environment says of places among processes is not of this one, nor of those that it starts
-    _make_importable(words)
+    if _opens_folder(words):
+        os.environ["PYTHONSAFEPATH"] = "1"  # processes that are started do not look for modules in the working folder
+    else:
+        _make_importable(words)
     try:
         if words and words[0] == "plan":
             status = show_plan(words[1:])
@@ -46,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the interpreter's own flush at exit)
         status = 0
     sys.exit(status)
+
+
+def _opens_folder(words: list[str]) -> bool:
+    """Whether the command reads a folder that may be a stranger's, and perhaps the working folder: no code is there."""
+    return bool(words) and words[0] in COMMANDS and words[0] != "bench" and "--trust" not in words
 
 
 def _make_importable(words: list[str]) -> None:

@@ -105,6 +105,29 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def below(folder: Path, place: str) -> Path:
+    """Return the folder of a run in a study's `folder`. Raises ValueError for one outside of it, by links or not."""
+    path = folder / place
+    if ".." in path.parts[len(folder.parts) :] or folder.resolve() not in path.resolve().parents:
+        raise ValueError(f"a run outside the study: {place!r}")
+    return path
+
+
+def link_outside(folder: Path) -> Path | None:
+    """Return a link in `folder` or below that leads out of it, if there is any: what is written there lands elsewhere.
+
+    W&B's own folders are not looked into: they have such links, which it makes anew.
+    """
+    home = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                return path
+        folders[:] = [name for name in folders if name != "wandb"]
+    return None
+
+
 def check_ours(folder: Path) -> None:
     """Raises UserError if `folder` cannot be a run's folder: it is a file, or holds such files of another program."""
     if folder.exists() and not folder.is_dir():

@@ -1,4 +1,4 @@
-"""The index of a checkpoint in shards, `.metadata`, read as data: PyTorch keeps it as a pickle, and a pickle can run code.
+"""The index of a checkpoint in shards, `.metadata`, read as data: it is a pickle, and a pickle can run code.
 
 It is unpickled into plain records of names, arguments and states, whatever class they were of, and no class or function
 that the file names is ever looked up. What the records say is then checked, and made into PyTorch's own classes.
