@@ -102,15 +102,17 @@ def _is_refused(key: str, value: str) -> bool:
 
 
 def _is_known(key: str, target: Any, axis: Axis | None) -> bool:
+    if not isinstance(target, str):
+        return False
     if axis is not None:
         return target in _options(axis.name) or _is_one_of(target, axis.kinds)
     beside = {"trainer.profiler": _PROFILER, "design": _DESIGN}
     return key in beside and _is_one_of(target, (beside[key],))
 
 
-def _is_one_of(target: Any, kinds: tuple[str, ...]) -> bool:
+def _is_one_of(target: str, kinds: tuple[str, ...]) -> bool:
     """Whether a dotted name is that of a class below one of `kinds` in a place that may be named. Calls nothing."""
-    if not isinstance(target, str) or not target.startswith(_LIBRARIES) or not kinds:
+    if not target.startswith(_LIBRARIES):
         return False
     log = logging.getLogger("hydra.utils")  # which would say at length what cannot be imported
     muted, log.disabled = log.disabled, True

@@ -87,7 +87,7 @@ def read_folder(folder: Path, place: Place | None = None) -> StateDict:
     Raises:
         RuntimeError, OSError, EOFError, UnpicklingError, CheckpointException: it is damaged.
     """
-    rest = torch.load(folder / REST, map_location="cpu", weights_only=True)
+    rest = _load(folder / REST)
     shards: dict[str, Tensor] = {}
     _make_room(rest, shards, place or (lambda parameter, shape, dtype: torch.empty(shape, dtype=dtype)))
     with _quiet():
@@ -105,7 +105,7 @@ def read_checkpoint(path: Path) -> StateDict:
     try:
         if path.is_dir():
             return read_folder(path)
-        checkpoint: StateDict = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = _load(path)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, CheckpointException) as error:
         reason = (str(error) or "it ends too early").splitlines()[0]
         raise UserError(f"{path}: a damaged checkpoint ({reason})") from error
@@ -173,10 +173,18 @@ def _put_back(value: Any, shards: dict[str, Tensor]) -> Any:
     return value
 
 
+def _load(path: Path) -> StateDict:
+    with _quiet():
+        content: StateDict = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         # Torch's own remarks: that no process group is meant to be there, and about a type of its own that is to go.
         warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
         warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated.*")
+        # Of a file that it then refuses.
+        warnings.filterwarnings("ignore", message=".*Detected pickle protocol.*")
         yield
