@@ -8,7 +8,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from ablab.errors import UserError
+from ablab.config.redact import redact_text
+from ablab.errors import UserError, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,7 +22,7 @@ def interrupt(*_: object) -> NoReturn:
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, and exit status 2: a mistake of the user's."""
-    print(f"ablab: error: {' '.join(message.split())}", file=sys.stderr)
+    print(printable(f"ablab: error: {redact_text(' '.join(message.split()))}"), file=sys.stderr)
     sys.exit(2)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ablab.cli.application import interrupt, run_hydra
 from ablab.cli.bench import bench
 from ablab.cli.parsing import Command, Parser, add_trust, trust_command
-from ablab.errors import UserError
+from ablab.errors import UserError, printable
 
 FORMATS = ("terminal", "csv", "markdown", "json", "latex")
 
@@ -204,7 +204,7 @@ def _generate(parser: argparse.ArgumentParser) -> Command:
             checkpoint=options.checkpoint,
             trust=options.trust,
         )
-        print(pieces)
+        print(printable(pieces))  # a model may write whatever it was taught
 
     return command
 

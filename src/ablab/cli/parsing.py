@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from ablab.errors import UserError
+from ablab.errors import UserError, printable
 
 # What a command does with its options; the exit status, if it is not 0.
 Command = Callable[[argparse.Namespace], int | None]
@@ -37,4 +37,4 @@ def trust_command(folder: Path, words: list[str], trust: bool) -> None:
             f"{folder}: was stopped before its plan was made; give the command of the study again, or add --trust to "
             f"run what the folder has as its command: {asked}"
         )
-    print(f"ablab: trusted: {asked} (the command in {folder})", file=sys.stderr)
+    print(printable(f"ablab: trusted: {asked} (the command in {folder})"), file=sys.stderr)

@@ -21,7 +21,7 @@ from hydra.utils import get_object
 
 from ablab.config.axes import AXES, Axis, load
 from ablab.config.schema import Node, conf_folder
-from ablab.errors import UserError
+from ablab.errors import UserError, printable
 
 # Where classes lie that a folder may name, if they are what their axis takes.
 _LIBRARIES = (
@@ -56,7 +56,7 @@ def admit(configs: Iterable[Node], source: Path, trust: bool) -> None:
             "add --trust (in Python trust=True)"
         )
     for each in named:
-        print(f"ablab: trusted: {each} (asked for by {source})", file=sys.stderr)
+        print(printable(f"ablab: trusted: {each} (asked for by {source})"), file=sys.stderr)
 
 
 def foreign(config: Node) -> Iterator[str]:

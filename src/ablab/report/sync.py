@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablab.errors import UserError
+from ablab.errors import UserError, printable
 from ablab.report.wandb import SHOWN_FILE
 from ablab.results.kept import why_no_folder
 from ablab.results.store import RECORD_FILE
@@ -64,7 +64,7 @@ def sync(folder: Path) -> int:
         if _UNREACHED in why:  # as the next would be, a minute later
             raise UserError(f"W&B cannot be reached, {counts[UPLOADED]} uploaded; try again later ({why})")
         counts[outcome] += 1
-        print(f"{outcome:<15}{run.folder} ({run.identity}){': ' if why else ''}{why}", flush=True)
+        print(printable(f"{outcome:<15}{run.folder} ({run.identity}){': ' if why else ''}{why}"), flush=True)
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
     return int(counts[FAILED] > 0)
 

@@ -10,12 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ablab.config import ComparisonConfig, Node, RunConfig
+from ablab.config.redact import filled_in, redact, secrets_in
 from ablab.config.trust import admit
-from ablab.errors import UserError
+from ablab.errors import UserError, printable
 from ablab.results.kept import read_kept, why_no_folder
 from ablab.results.record import RunContext
 from ablab.results.shape import misshapen
@@ -51,7 +52,7 @@ def write_plan(study: Path, comparison: ComparisonConfig, runs: Sequence[Planned
     """Keep what this process's command asked for in the folder of the study."""
     data = {
         "schema": _SCHEMA,
-        "command": sys.argv[1:],
+        "command": redact(sys.argv[1:], frozenset().union(*(secrets_in(run.config.to_dict()) for run in runs or ()))),
         "working_folder": str(Path.cwd()),
         "python_path": [folder for folder in sys.path if folder],
         "comparison": asdict(comparison),
@@ -78,7 +79,13 @@ def read_plan(study: Path, trust: bool = False) -> Plan:
     admit((run.config.to_dict() for run in plan.runs or ()), path, trust)
     if not trust and (link := link_outside(study)) is not None:
         raise UserError(f"{link}: leads out of the study, where nothing is written; if it is yours, add --trust")
-    return plan
+    return _filled_in(plan)
+
+
+def _filled_in(plan: Plan) -> Plan:
+    """The plan with the secrets of its runs, which its file has not. Raises UserError where they are nowhere else."""
+    runs = [replace(run, config=replace(run.config, options=filled_in(run.config.options))) for run in plan.runs or ()]
+    return plan if plan.runs is None else replace(plan, runs=runs)
 
 
 def find_plan(place: Path) -> Plan | None:
@@ -143,21 +150,23 @@ def find_run(study: Path, folder: Path) -> PlannedRun | None:
     if not (study / PLAN_FILE).is_file():
         return None
     path = study / PLAN_FILE  # which this very command wrote
-    runs = _as_plan(_content(path), path, study).runs or []
+    runs = _filled_in(_as_plan(_content(path), path, study)).runs or []
     return next((run for run in runs if run.folder.resolve() == folder.resolve()), None)
 
 
 def _written(run: PlannedRun, study: Path) -> Node:
     place = str(run.folder.relative_to(study))
-    return {**asdict(run.info), "folder": place, "context": asdict(run.context), "config": run.config.to_dict()}
+    return {**asdict(run.info), "folder": place, "context": asdict(run.context), "config": run.config.shown()}
 
 
 def _read(data: Node, study: Path) -> PlannedRun:
     names = RunOutline.__dataclass_fields__
-    info = RunOutline(**{name: data[name] for name in names})
+    told = {name: data[name] for name in names}
+    info = RunOutline(**{name: printable(each) if isinstance(each, str) else each for name, each in told.items()})
     context = RunContext.from_dict(data["context"] if "context" in data else _context_in(data["config"]))
     folder = below(study, str(data["folder"]))
-    return PlannedRun(info=info, config=RunConfig.from_dict(data["config"]), folder=folder, context=context)
+    config = RunConfig.from_dict(data["config"])
+    return PlannedRun(info=info, config=config, folder=folder, context=context)
 
 
 def _context_in(config: Node) -> Node:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from ablab.config.redact import redact_text
 from ablab.errors import UserError
 from ablab.results.record import Cause, Record
 from ablab.results.store import write_atomically
@@ -45,12 +46,13 @@ class Failure:
     lost: bool  # whether it is merely about another process that is gone, or does not answer
 
 
-def failure_of(error: BaseException, rank: int) -> Failure:
+def failure_of(error: BaseException, rank: int, secrets: frozenset[str] = frozenset()) -> Failure:
+    """Return what there is to say of an error, without `secrets` and those that their names tell."""
     return Failure(
         rank=rank,
-        reason=describe(error),
+        reason=redact_text(describe(error), secrets),
         cause=cause_of(error),
-        traceback="" if isinstance(error, UserError) else last_lines(_without_marks(error)),
+        traceback="" if isinstance(error, UserError) else redact_text(last_lines(_without_marks(error)), secrets),
         at=time.time(),
         lost=is_lost_connection(error),
     )

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ablab.config import RunConfig, fingerprint
+from ablab.config.redact import redact_text, secrets_in
 from ablab.errors import Diverged, Interrupted, UserError, one_line
 from ablab.model.mechanism import probe_outputs
 from ablab.results.hparams import write_hparams
@@ -94,7 +95,7 @@ def execute(
             study=record.study,
             variant=record.variant,
             seed=record.seed,
-            config=config.to_dict(),
+            config=config.shown(),
         )
         with quiet_lightning(), stop_on_request() as stop:
             _train(config, built, folder, record, loggers, progress, stop, beat)
@@ -106,18 +107,19 @@ def execute(
     except Exception as error:
         if isinstance(error, MisconfigurationException):  # by which Lightning tells users of their mistakes
             error = UserError(one_line(error))
-        failure = failure_of(error, place.rank)
+        hidden = secrets_in(config.to_dict())
+        failure = failure_of(error, place.rank, hidden)
         record.reason, record.cause, record.traceback = failure.reason, failure.cause, failure.traceback or None
         if place.size > 1:
             leave(folder, failure)
         if not isinstance(error, UserError):
-            traceback.print_exc()
+            print(redact_text(traceback.format_exc(), hidden), end="", file=sys.stderr)
     finally:
         record.finished_at = _now()
         try:
             close_loggers(loggers, record.status, record)
         except Exception:  # of a service that shows results; the result stands without it
-            traceback.print_exc()
+            print(redact_text(traceback.format_exc(), secrets_in(config.to_dict())), end="", file=sys.stderr)
         if place.rank == 0:
             write_hparams(folder, record)
             write_record(folder, record)
@@ -136,7 +138,7 @@ def prepare_folder(config: RunConfig, folder: Path) -> None:
     forget_failures(folder)
     forget_stacks(folder)
     remove_orphans(folder, (CONFIG_FILE, METRICS_FILE, RECORD_FILE))
-    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
+    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config.shown())))
 
 
 def _is_of(config: RunConfig, folder: Path) -> bool:
@@ -165,7 +167,7 @@ def new_record(config: RunConfig, context: RunContext | None = None) -> Record:
         index=context.index,
         seed=config.seed,
         axes=config.axes,
-        config=config.to_dict(),
+        config=config.shown(),
         budget=asdict(config.budget) | asdict(context.budget or BudgetReport()) if config.budget.match else None,
         tuning=asdict(config.tune) | asdict(context.tuning) if context.tuning else None,
         versions=versions(),
@@ -252,7 +254,7 @@ def _trace(rates: list[float]) -> list[float]:
 def variant_of(config: RunConfig) -> str:
     """What a run was asked for by, where no plan has given its variant a label."""
     named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "hydra")
-    return ",".join(o for o in config.overrides if not o.startswith(named))
+    return ",".join(redact_text(o) for o in config.overrides if not o.startswith(named))
 
 
 def _now() -> str:
