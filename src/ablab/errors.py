@@ -4,6 +4,11 @@ Everything that is the user's to mend is a `UserError`: one line that says what 
 line prints it on stderr and exits with status 2, without a traceback.
 """
 
+import re
+
+# Characters that a terminal obeys instead of showing them, and those by which text is shown in another order.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 
 class UserError(Exception):
     """A mistake in what was asked for: an unknown option, a bad value, a missing file. One line, and how to mend it."""
@@ -39,3 +44,8 @@ def require_shares(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
             raise ValueError(f"{name}={value} must be at least 0 and less than 1")
+
+
+def printable(text: str) -> str:
+    """Return text for a terminal, with a "?" for each character that a terminal would obey: names may be anybody's."""
+    return _OBEYED.sub("?", text)

@@ -240,7 +240,7 @@ def _harness(config: RunConfig, folder: Path, report: Progress) -> tuple[Lightni
     module = build_module(built)
     runner = LightningRunner(module.model)
     loggers = build_loggers(
-        config.options["logger"], folder, study="bench", variant="", seed=config.seed, config=config.to_dict()
+        config.options["logger"], folder, study="bench", variant="", seed=config.seed, config=config.shown()
     )
     meter = CostMeter(task.tokens_per_batch * config.trainer.accumulate_grad_batches)
     watching = [Watchers(meter, Mechanisms(), ReportProgress(report, task.primary)), runner]

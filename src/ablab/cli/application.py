@@ -8,7 +8,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from ablab.errors import UserError
+from ablab.config.redact import redact_text
+from ablab.errors import UserError, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,7 +22,7 @@ def interrupt(*_: object) -> NoReturn:
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, and exit status 2: a mistake of the user's."""
-    print(f"ablab: error: {' '.join(message.split())}", file=sys.stderr)
+    print(printable(f"ablab: error: {redact_text(' '.join(message.split()))}"), file=sys.stderr)
     sys.exit(2)
 
 
@@ -39,11 +40,22 @@ def run_hydra(words: list[str]) -> int:
     """
     from ablab.training.world import launched
 
+    _refuse_rerun(words)
     if (place := launched()) is None:
         return _run_hydra(words)
     from ablab.study.launched import follow, lead
 
     return follow(place) if place.rank else lead(place, lambda: _run_hydra(words))
+
+
+def _refuse_rerun(words: list[str]) -> None:
+    """Raises UserError for Hydra's --experimental-rerun, by any beginning of its name: it unpickles a file."""
+    for word in words:
+        name = word.partition("=")[0]
+        if len(name) > 2 and "--experimental-rerun".startswith(name):
+            raise UserError(
+                f"{word}: is not offered, since it would run whatever the file holds; give the command again"
+            )
 
 
 def _run_hydra(words: list[str]) -> int:

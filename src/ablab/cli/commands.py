@@ -13,8 +13,8 @@ from typing import Any
 
 from ablab.cli.application import interrupt, run_hydra
 from ablab.cli.bench import bench
-from ablab.cli.parsing import Command, Parser
-from ablab.errors import UserError
+from ablab.cli.parsing import Command, Parser, add_trust, trust_command
+from ablab.errors import UserError, printable
 
 FORMATS = ("terminal", "csv", "markdown", "json", "latex")
 
@@ -92,6 +92,7 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
     parser.add_argument("folder", metavar="DIR", type=Path, help="the folder of a sweep")
     parser.add_argument("--retry", choices=("failed",), help="also run those again that failed")
     parser.add_argument("--jobs", metavar="N", type=int, help="runs side by side; default: as the study says")
+    add_trust(parser)
 
     def command(options: argparse.Namespace) -> int:
         from ablab.report.conclude import compare_so_far, conclude_study
@@ -101,9 +102,10 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
         from ablab.study.plan_file import read_plan, return_to
 
         folder = options.folder.resolve()
-        plan = read_plan(folder)
-        return_to(plan)
+        plan = read_plan(folder, options.trust)
+        return_to(plan, options.trust)
         if plan.runs is None:  # it was stopped while the plan was being made
+            trust_command(folder, plan.command, options.trust)
             retry = ["--retry", options.retry] if options.retry else []
             return run_hydra([*plan.command, *retry, *([] if options.jobs is None else [f"jobs={options.jobs}"])])
         terms = declared_settings(plan.comparison)
@@ -192,6 +194,7 @@ def _generate(parser: argparse.ArgumentParser) -> Command:
     parser.add_argument("--top-k", type=int, help="sample among the k likeliest tokens only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    add_trust(parser)
 
     def command(options: argparse.Namespace) -> None:
         from ablab.training.generation import generate
@@ -204,8 +207,9 @@ def _generate(parser: argparse.ArgumentParser) -> Command:
             top_k=options.top_k,
             seed=options.seed,
             checkpoint=options.checkpoint,
+            trust=options.trust,
         )
-        print(pieces)
+        print(printable(pieces))  # a model may write whatever it was taught
 
     return command
 

@@ -40,7 +40,10 @@ def _run(words: list[str]) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if launched() is None:
         forget()  # what the environment says of places among processes is not of this one, nor of those that it starts
-    _make_importable(words)
+    if _opens_folder(words):
+        os.environ["PYTHONSAFEPATH"] = "1"  # processes that are started do not look for modules in the working folder
+    else:
+        _make_importable(words)
     try:
         if words and words[0] == "plan":
             status = show_plan(words[1:])
@@ -61,6 +64,11 @@ def _run(words: list[str]) -> int:
         print(f"\nablab: interrupted{rest}", file=sys.stderr)
         status = 130
     return status
+
+
+def _opens_folder(words: list[str]) -> bool:
+    """Whether the command reads a folder that may be a stranger's, and perhaps the working folder: no code is there."""
+    return bool(words) and words[0] in COMMANDS and words[0] != "bench" and "--trust" not in words
 
 
 def _make_importable(words: list[str]) -> None:

@@ -14,6 +14,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ablab.config.axes import AXES
 from ablab.config.nearest import nearest
+from ablab.config.redact import redact
 from ablab.config.schema import (
     BudgetConfig,
     ComparisonConfig,
@@ -127,6 +128,11 @@ class RunConfig:
             "axes": self.axes,
             "overrides": self.overrides,
         }
+
+    def shown(self) -> Node:
+        """The same without secrets: what is written, and handed to whoever shows it."""
+        shown: Node = redact(self.to_dict())
+        return shown
 
     @classmethod
     def from_dict(cls, data: Node) -> RunConfig:

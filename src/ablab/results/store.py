@@ -131,6 +131,29 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def below(folder: Path, place: str) -> Path:
+    """Return the folder of a run in a study's `folder`. Raises ValueError for one outside of it, by links or not."""
+    path = folder / place
+    if ".." in path.parts[len(folder.parts) :] or folder.resolve() not in path.resolve().parents:
+        raise ValueError(f"a run outside the study: {place!r}")
+    return path
+
+
+def link_outside(folder: Path) -> Path | None:
+    """Return a link in `folder` or below that leads out of it, if there is any: what is written there lands elsewhere.
+
+    W&B's own folders are not looked into: they have such links, which it makes anew.
+    """
+    home = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                return path
+        folders[:] = [name for name in folders if name != "wandb"]
+    return None
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link or a whole folder, if there is one."""
     if path.is_dir() and not path.is_symlink():

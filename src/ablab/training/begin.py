@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ablab.config import RunConfig, fingerprint
+from ablab.config.redact import redact_text
 from ablab.errors import UserError
 from ablab.results.record import BudgetReport, Record, RunContext
 from ablab.results.run_folder import DAMAGED_FOLDER, check_ours, clear, read_config, set_aside
@@ -37,7 +38,7 @@ def prepare_folder(config: RunConfig, folder: Path) -> None:
     forget_failures(folder)
     forget_stacks(folder)
     remove_orphans(folder, (CONFIG_FILE, METRICS_FILE, RECORD_FILE))
-    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
+    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config.shown())))
 
 
 def _damage(folder: Path) -> str | None:
@@ -75,7 +76,7 @@ def new_record(config: RunConfig, context: RunContext | None = None) -> Record:
         index=context.index,
         seed=config.seed,
         axes=config.axes,
-        config=config.to_dict(),
+        config=config.shown(),
         budget=asdict(config.budget) | asdict(context.budget or BudgetReport()) if config.budget.match else None,
         tuning=asdict(config.tune) | asdict(context.tuning) if context.tuning else None,
         versions=versions(),
@@ -93,7 +94,7 @@ def set_aside_before(folder: Path) -> list[str]:
 def variant_of(config: RunConfig) -> str:
     """What a run was asked for by, where no plan has given its variant a label."""
     named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "hydra")
-    return ",".join(o for o in config.overrides if not o.startswith(named))
+    return ",".join(redact_text(o) for o in config.overrides if not o.startswith(named))
 
 
 def now() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.checkpoint import CheckpointException
 
+from ablab.config.redact import redact_text
 from ablab.errors import UserError
 from ablab.results.record import Cause, Record
 from ablab.results.store import parse_json, write_atomically
@@ -47,12 +49,13 @@ class Failure:
     lost: bool  # whether it is merely about another process that is gone, or does not answer
 
 
-def failure_of(error: BaseException, rank: int) -> Failure:
+def failure_of(error: BaseException, rank: int, secrets: frozenset[str] = frozenset()) -> Failure:
+    """Return what there is to say of an error, without `secrets` and those that their names tell."""
     return Failure(
         rank=rank,
-        reason=describe(error),
+        reason=redact_text(describe(error), secrets),
         cause=cause_of(error),
-        traceback="" if isinstance(error, UserError) else last_lines(_without_marks(error)),
+        traceback="" if isinstance(error, UserError) else redact_text(last_lines(_without_marks(error)), secrets),
         at=time.time(),
         lost=is_lost_connection(error),
     )
@@ -131,14 +134,17 @@ def _is_of_full_disk(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def noted(what: str, notes: list[str]) -> Iterator[None]:
-    """Within it, what fails is noted, and told in the log; a run whose metrics are there does not fail for it."""
+def noted(what: str, notes: list[str], secrets: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Within it, what fails is noted, and told in the log; a run whose metrics are there does not fail for it.
+
+    Neither has `secrets` in it, or those that their names tell.
+    """
     try:
         yield
     except Exception as error:  # of a component, a service or a disk
-        notes.append(f"{what} failed: {describe(error)}")
+        notes.append(redact_text(f"{what} failed: {describe(error)}", secrets))
         with contextlib.suppress(OSError):
-            traceback.print_exception(error)
+            print(redact_text("".join(traceback.format_exception(error)), secrets), end="", file=sys.stderr)
 
 
 def ended_itself(error: SystemExit) -> bool:

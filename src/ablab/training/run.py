@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from ablab.config import RunConfig
+from ablab.config.redact import redact_text, secrets_in
 from ablab.errors import Diverged, Interrupted, UserError, one_line
 from ablab.model.mechanism import probe_outputs
 from ablab.results.hparams import write_hparams
@@ -79,7 +80,7 @@ def execute(
             study=record.study,
             variant=record.variant,
             seed=record.seed,
-            config=config.to_dict(),
+            config=config.shown(),
         )
         outlive(loggers, record.notes)
         with quiet_lightning(), stop_on_request() as stop:
@@ -96,15 +97,16 @@ def execute(
             return record
         if isinstance(error, MisconfigurationException):  # by which Lightning tells users of their mistakes
             error = UserError(one_line(error))
-        failure = failure_of(error, place.rank)
+        hidden = secrets_in(config.to_dict())
+        failure = failure_of(error, place.rank, hidden)
         record.reason, record.cause, record.traceback = failure.reason, failure.cause, failure.traceback or None
         if place.size > 1:
             leave(folder, failure)
         if not isinstance(error, UserError):
-            traceback.print_exc()
+            print(redact_text(traceback.format_exc(), hidden), end="", file=sys.stderr)
     finally:
         record.finished_at = now()
-        with noted("closing a logger", record.notes):
+        with noted("closing a logger", record.notes, secrets_in(config.to_dict())):
             close_loggers(loggers, record.status, record)
         if place.rank == 0:
             with noted("the event file of hyper-parameters", record.notes):

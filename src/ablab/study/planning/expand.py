@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
 from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.config.redact import is_secret, redact_text
 from ablab.config.schema import OF_THE_STUDY
 from ablab.errors import UserError
 from ablab.results.record import BudgetReport, RunContext, TuningReport
@@ -85,7 +86,7 @@ def expand(overrides: Sequence[Override], design: Design, baseline: str | None =
             for name, variant in zip(names, designed.variants, strict=True):
                 chosen = {key: f"{key}={value}" for key, value in (dict(variant) | task).items()}
                 parts = [*(chosen[key] for key in task), name] if name else _in_order(chosen, choices)
-                label = ",".join(parts)
+                label = redact_text(",".join(parts))
                 if seed is not None:
                     chosen["seed"] = f"seed={seed}"
                 run = Run(
@@ -128,6 +129,8 @@ def _choices(overrides: Sequence[Override], zipped: Collection[str]) -> dict[str
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
                 raise UserError(f"{override.input_line}: needs a list of values, such as {key}=1,2,3")
+            if is_secret(key, "text"):
+                raise UserError(f"{key}: is a secret, and no variant: give it one value, or leave it out")
             if key == "name":
                 raise UserError(f"{override.input_line}: a sweep is one study, and has one name")
             values = [str(value) for value in override.sweep_string_iterator()]
