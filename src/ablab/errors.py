@@ -4,6 +4,9 @@ Everything that is the user's to mend is a `UserError`: one line that says what 
 line prints it on stderr and exits with status 2, without a traceback.
 """
 
+import traceback
+from pathlib import Path
+
 
 class UserError(Exception):
     """A mistake in what was asked for: an unknown option, a bad value, a missing file. One line, and how to mend it."""
@@ -13,6 +16,15 @@ def one_line(error: BaseException, longest: int = 200) -> str:
     """Return the words of an error of another library, which may take many lines, in one of `longest` characters."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= longest else f"{words[:longest]}..."
+
+
+def named(error: BaseException) -> str:
+    """Return an error of any kind in one line, with its type and the line of code that it comes from."""
+    text = one_line(error)
+    kind = type(error).__name__
+    said = kind if text == kind else f"{kind}: {text}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{said} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else said
 
 
 class Diverged(Exception):  # noqa: N818 (an outcome of an experiment, not a programming error)

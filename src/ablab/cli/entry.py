@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablab.cli.application import fail, run_hydra, show_plan
+from ablab.cli.application import refuse, run_hydra, show_plan
 from ablab.cli.commands import COMMANDS, run_command
-from ablab.errors import UserError
+from ablab.cli.flags import command_first
 from ablab.training.world import forget, launched
 from ablab.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Exit status: 0 done, 1 a run did not end well, 2 a mistake of the user's, 130 Ctrl-C."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = command_first(sys.argv[1:] if arguments is None else arguments, ["plan", *COMMANDS])
     # OpenMP's threads wait for each other by spinning. On a machine that does something else too, spinning as long
     # as is the default made training four times slower; this little costs nothing where the machine is free.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -34,8 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             status = _print_version()
         else:
             status = run_hydra(words)
-    except UserError as error:
-        fail(str(error))
     except KeyboardInterrupt:
         # Without a name its folder has the time of day as its name.
         named = words[:1] == ["resume"] or any(word.startswith(("name=", "study=")) for word in words)
@@ -45,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `ablab compare | head`: nobody reads on
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the interpreter's own flush at exit)
         status = 0
+    except Exception as error:
+        refuse(error)
     sys.exit(status)
 
 

@@ -173,7 +173,7 @@ def resolve(
     keys = [str(key) for key in config if key != "hydra"]
     for key in keys:
         if key not in known:  # Hydra's +key=value adds whatever it is given
-            raise UserError(f"{key}: no such setting{nearest(key, known)}")
+            raise UserError(f"{key}: no such setting{nearest(key, known, see='ablab --cfg job')}")
     try:
         values = settled or {}
         data = {key: values[key] if key in values else to_plain(config[key]) for key in keys}

@@ -48,7 +48,7 @@ from ablab.training.optimizers.groups import describe_groups
 from ablab.training.pictures import leave_pictures
 from ablab.training.provenance import git_state, machine, versions
 from ablab.training.stacks import forget_stacks
-from ablab.training.stopping import StopRequest, stop_on_request
+from ablab.training.stopping import StopRequest, refuse_exits, stop_on_request
 from ablab.training.strategies.base import parallel
 from ablab.training.token_counts import TokenCounts
 from ablab.training.traffic.callback import Communicating
@@ -96,7 +96,7 @@ def execute(
             seed=record.seed,
             config=config.to_dict(),
         )
-        with quiet_lightning(), stop_on_request() as stop:
+        with quiet_lightning(), refuse_exits(), stop_on_request() as stop:
             _train(config, built, folder, record, loggers, progress, stop, beat)
         record.status, record.reason, record.cause = "ok", None, None
     except Diverged as outcome:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
 class StopRequest:
@@ -37,6 +38,17 @@ def stop_on_request() -> Iterator[StopRequest]:
     finally:
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def refuse_exits() -> Iterator[None]:
+    """Within it, a SystemExit that stands for no signal is a failure: a component or a callback has asked for it."""
+    try:
+        yield
+    except SystemExit as ended:
+        if isinstance(ended, SIGTERMException) or isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        raise RuntimeError(f"sys.exit({ended.code}) was called by a part of the run") from ended
 
 
 class OwnSigterm(Callback):

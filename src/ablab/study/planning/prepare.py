@@ -40,7 +40,7 @@ class Prepared:
         """Raises UserError with the first of the errors, if there is any."""
         if self.errors:
             run, error = self.errors[0]
-            where = f" [in the run {asked(run)}]" if len(self.runs) > 1 else ""
+            where = f" [in the run {asked(run, self.runs)}]" if len(self.runs) > 1 else ""
             rest = len(self.errors) - 1
             raise UserError(f"{error}{where}" + (f" (nor can {rest} more work: ablab plan shows them)" if rest else ""))
 
@@ -67,9 +67,11 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
     return prepared
 
 
-def asked(run: Run) -> str:
-    """The overrides that a run was asked for by."""
-    return " ".join(o for o in run.overrides if not o.startswith("hydra."))
+def asked(run: Run, among: Sequence[Run] = ()) -> str:
+    """The overrides that a run was asked for by, without those that all of several runs share."""
+    own = [o for o in run.overrides if not o.startswith("hydra.")]
+    shared = set(own).intersection(*(each.overrides for each in among)) if len(among) > 1 else set()
+    return " ".join(o for o in own if o not in shared)
 
 
 def info_of(config: RunConfig, index: int, variant: str | None = None) -> RunOutline:
@@ -129,6 +131,8 @@ def _refuse_older(folder: Path) -> None:
 
 
 def _design(config: DictConfig) -> Design:
+    if not isinstance(config.design, DictConfig) or "_target_" not in config.design:
+        raise UserError("design: is no option; choose one by design=..., or '- override /design: ...' in a file")
     node: Any = OmegaConf.to_container(config.design, resolve=True)
     check_signature("design", node)
     design = instantiate(node, _convert_="all")
