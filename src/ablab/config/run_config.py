@@ -186,6 +186,9 @@ def resolve(
     for axis in AXES:
         if not isinstance(choices.get(axis), str | None):
             raise UserError(f"{axis}={choices.get(axis)}: must be the name of one option; add -m to sweep over several")
+    from ablab.config.signature import with_floats  # pydantic, which readers of records do without
+
+    data |= {axis: with_floats(AXES[axis], data[axis]) for axis in AXES if isinstance(data.get(axis), dict)}
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
     if "callbacks" in data and "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice
         data["axes"]["callbacks"] = "+".join(data["callbacks"]) or "none"

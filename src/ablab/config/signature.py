@@ -16,19 +16,21 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.utils import get_object
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from ablab.config.axes import replacement
+from ablab.config.axes import Axis, load, replacement
 from ablab.config.nearest import nearest
 from ablab.config.schema import Node
 from ablab.errors import UserError, one_line
 
+_TRACKERS = {"aim", "mlflow"}  # for which there are options, and no extra of the package
 _HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
 
 
@@ -63,12 +65,57 @@ def check_signature(name: str, node: Node, supplied: Collection[str] = ()) -> No
             first = next(iter(parameters)) == key and "_partial_" in node  # what a factory is called with
             if parameter.default is parameter.empty and key in own and key not in given and not first:
                 raise UserError(f"{name}.{key} must be given: add {name}.{key}=... to the command")
-    hints: dict[str, Any] = {}
-    for function in reversed(_constructors(target)):
-        hints |= _hints(function)
+    hints = _all_hints(target)
     for key, value in given.items():
         if key in hints and not (isinstance(value, dict) and "_target_" in value):
             check_type(f"{name}.{key}", value, hints[key])
+
+
+def with_floats(axis: Axis, node: Node) -> Node:
+    """The option of an axis, or its several, with 1.0 for 1 where a setting is a float: they are one value.
+
+    What cannot be imported stays as it is: `check_signature` says so.
+    """
+    if axis.several:
+        return {key: _with_floats(each, {}) if isinstance(each, dict) else each for key, each in node.items()}
+    own = get_type_hints(load(axis.read_as)) if axis.read_as else {}
+    return _with_floats(node, own)
+
+
+def _with_floats(node: Node, own: Mapping[str, Any]) -> Node:
+    hints = {**_hints_of(str(node.get("_target_"))), **own}
+    made = {key: _as_float(value, hints[key]) if key in hints else value for key, value in node.items()}
+    return node if all(made[key] is value for key, value in node.items()) else made  # runs share their options
+
+
+def _as_float(value: Any, hint: Any) -> Any:
+    """The value as a float where the annotation has floats and no whole numbers; of a list each of its values."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if int in arguments:
+            return value
+        return next((made for each in arguments if (made := _as_float(value, each)) is not value), value)
+    if isinstance(value, list) and arguments:
+        made = [_as_float(each, arguments[0]) for each in value]
+        return value if all(one is other for one, other in zip(made, value, strict=True)) else made
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if hint is float and whole and abs(value) < 2**53 else value
+
+
+@cache
+def _hints_of(target: str) -> dict[str, Any]:
+    """The annotations of what a dotted name builds; none where it cannot be imported."""
+    try:
+        return _all_hints(_import("", target))
+    except (UserError, ValueError, TypeError):
+        return {}
+
+
+def _all_hints(target: Any) -> dict[str, Any]:
+    hints: dict[str, Any] = {}
+    for function in reversed(_constructors(target)):
+        hints |= _hints(function)
+    return hints
 
 
 def takes(name: str, node: Node, parameter: str) -> bool:
@@ -145,8 +192,8 @@ def _meant(wrong: str, names: Collection[str]) -> str:
 def _offered() -> set[str]:
     """The packages that ablab can do with and without, by the names of their modules."""
     with contextlib.suppress(PackageNotFoundError):
-        return {re.split(r"[^\w-]", line)[0].replace("-", "_").lower() for line in requires("ablab") or ()}
-    return set()
+        return _TRACKERS | {re.split(r"[^\w-]", line)[0].replace("-", "_").lower() for line in requires("ablab") or ()}
+    return _TRACKERS
 
 
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:
@@ -166,7 +213,7 @@ def _parameters(target: Any) -> dict[str, inspect.Parameter]:
 def _own_parameters(target: Any) -> set[str]:
     """Those of its constructors in its own package.
 
-    What a base of another package asks for besides, the class may give it by itself, as `defaults` of torch's Optimizer.
+    What a base of another package asks for besides, the class may give it, as `defaults` of torch's Optimizer.
     """
     package = str(getattr(target, "__module__", "")).split(".")[0]
     functions = _constructors(target)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
-from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.config.overrides import BETWEEN_OVERRIDES, same_value
 from ablab.config.schema import OF_THE_STUDY
 from ablab.errors import UserError
 from ablab.results.record import BudgetReport, RunContext, TuningReport
@@ -178,7 +178,11 @@ def _declared(baseline: str | None, factors: Sequence[Factor], design: Design) -
     ]
     if baseline in named and isinstance(named[baseline], Mapping):
         return {str(key): str(value) for key, value in named[baseline].items()}
-    return {key: value for key, value in declared.items() if any(level.get(key) == value for level in levels)}
+    return {
+        key: value
+        for key, value in declared.items()
+        if any(key in level and same_value(level[key], value) for level in levels)
+    }
 
 
 def _in_order(chosen: Mapping[str, str], choices: Mapping[str, _Values]) -> list[str]:

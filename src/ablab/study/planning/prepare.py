@@ -11,8 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ablab.config import RunConfig
+from ablab.config import RunConfig, fingerprint
 from ablab.config.explain import ConfigErrors, explain
+from ablab.config.overrides import canonical
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.results.store import RECORD_FILE, check_ours, read_record
@@ -101,10 +102,12 @@ def make_folder(folder: Path) -> None:
 def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[RunConfig]:
     """The configs of all runs; what is wrong with them is added to `prepared`."""
     configs = []
+    met: dict[tuple[str, int, frozenset[str]], Run] = {}
     for run in prepared.runs:
         try:
             frozen, folder = compose(run)
             preflight.check(frozen)
+            _refuse_repeated(met.setdefault(_value(run, frozen), run), run)
             check_ours(folder)
             _refuse_older(folder)
         except UserError as error:
@@ -114,6 +117,18 @@ def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[
         else:
             configs.append(frozen)
     return configs
+
+
+def _value(run: Run, config: RunConfig) -> tuple[str, int, frozenset[str]]:
+    """What is the same for runs that differ in the spelling of their values alone."""
+    pairs = (override.partition("=") for override in run.overrides)
+    return fingerprint(config), config.seed, frozenset(f"{key}={canonical(value)}" for key, _, value in pairs)
+
+
+def _refuse_repeated(first: Run, run: Run) -> None:
+    """Raises UserError where the values of an earlier run are those of this one, in another spelling."""
+    if first is not run:
+        raise UserError(f"{run.variant}: the same run as {first.variant}, with a value in another spelling; drop one")
 
 
 def _refuse_older(folder: Path) -> None:
