@@ -142,8 +142,10 @@ def overrides_last(words: list[str]) -> list[str]:
     """Hydra's parser refuses overrides on both sides of an option, as in `ablab name=windows -m seed=0,1`."""
     options: list[str] = []
     overrides: list[str] = []
-    for before, word in zip(["", *words], words, strict=False):
-        value = before in ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
-        is_override = not word.startswith("-") and not value and ("=" in word or word.startswith("~"))
-        (overrides if is_override else options).append(word)
+    for word, flag, value in parts(words):
+        if flag is None:
+            overrides.append(word)
+        else:
+            value = "all" if flag.may_lack and value is None else value  # or it would take an override for its value
+            options += [word] if value is None else [word, value]
     return [*options, *overrides]
