@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablab.cli.application import fail, run_hydra, show_plan
+from ablab.cli.application import refuse, run_hydra, show_plan
 from ablab.cli.commands import COMMANDS, run_command
-from ablab.errors import UserError
+from ablab.cli.flags import command_first
 from ablab.streams import lasting_output
 from ablab.training.world import forget, launched
 from ablab.version import __version__
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     1 also where standard output could not be written, though all else is done. That nobody reads on is no failure.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = command_first(sys.argv[1:] if arguments is None else arguments, ["plan", *COMMANDS])
     with lasting_output() as out:
         try:
             status = _run(words)
@@ -55,14 +55,14 @@ def _run(words: list[str]) -> int:
             status = _print_version()
         else:
             status = run_hydra(words)
-    except UserError as error:
-        fail(str(error))
     except KeyboardInterrupt:
         # Without a name its folder has the time of day as its name.
         named = words[:1] == ["resume"] or any(word.startswith(("name=", "study=")) for word in words)
         rest = "; the same command goes on with the runs that are left" if named else ""
         print(f"\nablab: interrupted{rest}", file=sys.stderr)
         status = 130
+    except Exception as error:
+        refuse(error)
     return status
 
 

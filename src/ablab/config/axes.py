@@ -28,6 +28,7 @@ class Axis:
         optional: the config may hold none.
         refused: dotted name of the settings that are not the config's to give, each with the reason and what to use.
         beside: keys of an option that its constructor does not take.
+        read_as: dotted name of the dataclass as which the program reads some of an option's keys.
         governs: what an option governs, as "attention=lsh never changed ..." goes on; "" where no verdict can tell.
         mechanism: dotted name of `(model, pictured) -> Iterator[Watcher]`, which take its mechanism metrics.
         probe_outputs: dotted name of `(model) -> {place: numbers}`, equal for options of equal function.
@@ -43,6 +44,7 @@ class Axis:
     optional: bool = False
     refused: str | None = None
     beside: tuple[str, ...] = ()
+    read_as: str | None = None
     governs: str = ""
     mechanism: str | None = None
     probe_outputs: str | None = None
@@ -141,7 +143,12 @@ _ENTRIES = (
         curve="learning_rate",
     ),
     Axis(name="strategy", kinds=("ablab.training.strategies.base.Parallel",)),
-    Axis(name="trainer", kinds=("lightning.Trainer",), refused="ablab.training.trainer.OWNED"),
+    Axis(
+        name="trainer",
+        kinds=("lightning.Trainer",),
+        refused="ablab.training.trainer.OWNED",
+        read_as="ablab.config.run_config.TrainerConfig",
+    ),
     Axis(name="logger", kinds=("lightning.pytorch.loggers.Logger",), several=True, supplied=("run",)),
     Axis(name="callbacks", kinds=("lightning.Callback",), several=True, optional=True, beside=("observer",)),
 )

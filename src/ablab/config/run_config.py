@@ -181,7 +181,7 @@ def resolve(
     keys = [str(key) for key in config if key != "hydra"]
     for key in keys:
         if key not in known:  # Hydra's +key=value adds whatever it is given
-            raise UserError(f"{key}: no such setting{nearest(key, known)}")
+            raise UserError(f"{key}: no such setting{nearest(key, known, see='ablab --cfg job')}")
     try:
         values = settled or {}
         data = {key: values[key] if key in values else to_plain(config[key]) for key in keys}
@@ -197,6 +197,9 @@ def resolve(
             raise UserError(
                 f"{axis}={choices.get(axis) or '[...]'}: must be the name of one option; add -m to sweep over several"
             )
+    from ablab.config.signature import with_floats  # pydantic, which readers of records do without
+
+    data |= {axis: with_floats(AXES[axis], data[axis]) for axis in AXES if isinstance(data.get(axis), dict)}
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
     if "callbacks" in data and "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice
         data["axes"]["callbacks"] = "+".join(data["callbacks"]) or "none"

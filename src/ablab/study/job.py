@@ -94,7 +94,7 @@ def run_job(config: DictConfig) -> Record:
         record = finished_record(asked, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
         if record is None:
             _check_free(folder, fingerprint(asked))
-    except UserError:
+    except BaseException:
         _remove_if_empty(folder)
         raise
     if record is not None:
