@@ -33,7 +33,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.results.record import Record, RunContext
 from ablab.study.planning.recombine import Recombiner
-from ablab.training.run import execute, prepare_folder
+from ablab.training.begin import prepare_folder
+from ablab.training.run import execute
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure

@@ -18,7 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from ablab.cli import main
 
-# Activations, so that a model is built before anything happens. "meta" is where FLOPs are counted before training.
+# Activations, so that a model is built before anything happens, and which do well when they are tried on one sample
+# before that: they fail in the second training step.
 FAULTY = """
 import os
 import signal
@@ -31,9 +32,13 @@ from torch import nn
 class Fault(nn.Module):
     def __init__(self, spec):
         super().__init__()
+        self.passed = 0
 
     def forward(self, x):
-        return x if x.is_meta else self.fault(x)
+        if x.is_meta:
+            return x
+        self.passed += self.training
+        return self.fault(x) if self.training and self.passed > 1 else torch.relu(x)
 
 
 class Raises(Fault):

@@ -13,7 +13,7 @@ from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, write_record
 from ablab.study.launch import finished_record
 from ablab.study.planning.preflight import Preflight
-from ablab.training.run import new_record
+from ablab.training.begin import new_record
 
 TinyConfig = Callable[..., RunConfig]
 

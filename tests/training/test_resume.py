@@ -20,9 +20,10 @@ from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, METRICS_FILE, RECORD_FILE, read_record
 from ablab.training import trainer as trainers
+from ablab.training.begin import prepare_folder
 from ablab.training.callbacks import Curves
 from ablab.training.checkpoints import generators, set_generators
-from ablab.training.run import execute, prepare_folder
+from ablab.training.run import execute
 
 # Mechanism metrics that are measured on the clock, and the one that counts what a strategy sends when it starts.
 TIMED = ("_s_per_step", "/overlap", "/collectives_per_step")

@@ -94,6 +94,12 @@ class Comparisons:
         return [item for item in self.items if item.task == task]
 
 
+def check_margin(margin: float | None) -> None:
+    """Raises UserError for a margin of equivalence that is not positive."""
+    if margin is not None and not (math.isfinite(margin) and margin > 0):
+        raise UserError(f"margin {margin}: give a positive number in the metric's unit, or none")
+
+
 def compare(
     runs: Runs,
     baseline: str | None = None,
@@ -114,8 +120,7 @@ def compare(
     Raises:
         UserError: an unknown baseline or metric, a margin that is not positive, or evaluations that no run has kept.
     """
-    if margin is not None and not (math.isfinite(margin) and margin > 0):
-        raise UserError(f"margin {margin}: give a positive number in the metric's unit, or none")
+    check_margin(margin)
     if runs.table.empty:
         raise UserError("no runs to compare")
     last_k = 1 if last_k is None else last_k

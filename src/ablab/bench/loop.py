@@ -52,7 +52,11 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
     if steps < 1 or rounds < 1:
         raise UserError(f"--steps {steps} --rounds {rounds}: both must be at least 1")
     total = steps * (rounds + 1)
-    config = compose_config([*overrides, f"trainer.max_steps={total}", "strategy=single"])
+    config = compose_config([*overrides, f"trainer.max_steps={total}"])
+    if config.world_size != 1:
+        raise UserError(
+            f"{config.chosen('strategy')}: bench loop measures one process; ablab bench strategies compares several"
+        )
     Preflight().check(config)
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--json {output}: no such folder")
@@ -89,7 +93,7 @@ def _harness(config: RunConfig, folder: Path, report: Progress) -> tuple[Lightni
     module = build_module(built)
     runner = LightningRunner(module.model)
     loggers = build_loggers(
-        config.options["logger"], folder, study="bench", variant="", seed=config.seed, config=config.to_dict()
+        config.options["logger"], folder, study="bench", variant="", seed=config.seed, config=config.shown()
     )
     meter = CostMeter(task.tokens_per_batch * config.trainer.accumulate_grad_batches)
     watching = [Watchers(meter, Mechanisms(), ReportProgress(report, task.primary)), runner]

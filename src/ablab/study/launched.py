@@ -23,10 +23,11 @@ from ablab.results.store import write_record
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.watchdog import OwnWatchdog
 from ablab.study.supervision.worker import print_to_log
+from ablab.training.begin import prepare_folder
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
 from ablab.training.failures import failures_in, first_cause, forget_failures, tell
-from ablab.training.run import execute, prepare_folder
+from ablab.training.run import execute
 from ablab.training.stacks import forget_stacks
 from ablab.training.world import World, launched
 

@@ -80,6 +80,7 @@ class Mechanisms(Callback):
     def __init__(self, *others: Callable[[], dict[str, float]]) -> None:
         self._others = others
         self.values: dict[str, float] = {}
+        self.failures: dict[str, str] = {}  # of the last evaluation: axis -> why it was not watched to the end
         self._probe: MechanismProbe | None = None
 
     def state_dict(self) -> StateDict:
@@ -113,6 +114,7 @@ class Mechanisms(Callback):
         for other in self._others:
             self.values |= other()
         pictures = self._probe.pictures()
+        self.failures = self._probe.failures
         self._probe.detach()
         self._probe = None
         for logger in trainer.loggers:

@@ -9,21 +9,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.distributed.checkpoint import CheckpointException
 
+from ablab.config.redact import redact_text
 from ablab.errors import UserError
 from ablab.results.record import Cause, Record
-from ablab.results.store import write_atomically
+from ablab.results.store import parse_json, write_atomically
 from ablab.training.stacks import shorter, waits
 
 KEPT_LINES = 40  # of a traceback, the last ones
+NO_SPACE = "no space left on device"
+_FULL = (NO_SPACE, "disk quota exceeded", "unexpected pos ")
 _FILES = ".failure-{}.json"
 
 # Torch's allocators for the processor and for MPS raise plain RuntimeErrors: these words are all that tells them from
@@ -43,12 +49,13 @@ class Failure:
     lost: bool  # whether it is merely about another process that is gone, or does not answer
 
 
-def failure_of(error: BaseException, rank: int) -> Failure:
+def failure_of(error: BaseException, rank: int, secrets: frozenset[str] = frozenset()) -> Failure:
+    """Return what there is to say of an error, without `secrets` and those that their names tell."""
     return Failure(
         rank=rank,
-        reason=describe(error),
+        reason=redact_text(describe(error), secrets),
         cause=cause_of(error),
-        traceback="" if isinstance(error, UserError) else last_lines(_without_marks(error)),
+        traceback="" if isinstance(error, UserError) else redact_text(last_lines(_without_marks(error)), secrets),
         at=time.time(),
         lost=is_lost_connection(error),
     )
@@ -65,7 +72,7 @@ def failures_in(folder: Path) -> list[Failure]:
     found = []
     for path in folder.glob(_FILES.format("*")):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
+            found.append(Failure(**parse_json(path.read_bytes())))
     return sorted(found, key=lambda failure: failure.at)
 
 
@@ -100,6 +107,8 @@ def describe(error: BaseException) -> str:
     words = " ".join(str(error).split())[:300]
     if isinstance(error, UserError):
         return words
+    if _is_of_full_disk(error):
+        return f"{NO_SPACE}{where}"
     memory = "out of memory: " if cause_of(error) == "memory" else ""
     return f"{memory}{type(error).__name__}: {words}{where}"
 
@@ -108,10 +117,42 @@ def cause_of(error: BaseException) -> Cause:
     """The kind of failure that an error is."""
     if isinstance(error, UserError):
         return "refused"
+    if _is_of_full_disk(error):
+        return "disk"
     starved = isinstance(error, torch.OutOfMemoryError | MemoryError)
     full = isinstance(error, OSError) and error.errno == errno.ENOMEM
     told = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
     return "memory" if starved or full or told else "error"
+
+
+def _is_of_full_disk(error: BaseException) -> bool:
+    """Whether a disk is full, or its owner's share of it, in whatever words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    words = str(error).lower()  # of torch's writers, of files and of shards
+    return isinstance(error, RuntimeError | OSError | CheckpointException) and any(each in words for each in _FULL)
+
+
+@contextlib.contextmanager
+def noted(what: str, notes: list[str], secrets: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Within it, what fails is noted, and told in the log; a run whose metrics are there does not fail for it.
+
+    Neither has `secrets` in it, or those that their names tell.
+    """
+    try:
+        yield
+    except Exception as error:  # of a component, a service or a disk
+        notes.append(redact_text(f"{what} failed: {describe(error)}", secrets))
+        with contextlib.suppress(OSError):
+            print(redact_text("".join(traceback.format_exception(error)), secrets), end="", file=sys.stderr)
+
+
+def ended_itself(error: SystemExit) -> bool:
+    """Whether a component called sys.exit. Where somebody asked the run to stop, a KeyboardInterrupt came before."""
+    before: BaseException | None = error
+    while before is not None and not isinstance(before, KeyboardInterrupt | SIGTERMException):
+        before = before.__context__
+    return before is None
 
 
 def is_lost_connection(error: BaseException) -> bool:

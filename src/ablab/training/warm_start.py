@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from ablab.config import EXECUTION_KEYS, IDENTITY_EXCLUDES, RunConfig, fingerprint
 from ablab.errors import UserError
-from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, check_ours
-from ablab.training.checkpoint_files import Found, Origin, newest_whole
+from ablab.results.run_folder import check_ours, read_config
+from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
+from ablab.training.checkpoint_files import Found, Origin, newest_listed, newest_whole
 
 # What may differ: how the run is carried out, not what it computes.
 _MAY_DIFFER = frozenset(
@@ -26,13 +23,19 @@ _MAY_DIFFER = frozenset(
 
 
 def check_origin(config: RunConfig) -> None:
-    """Refuse a `continue_from` that this run cannot go on from; nothing is read but the other run's config.
+    """Refuse a `continue_from` that this run cannot go on from; nothing is read but the other's config and checksums.
 
     Raises:
-        UserError: no run lies there, or it differs from this one in more than strategy and devices.
+        UserError: no run lies there, it differs from this one in more than strategy and devices, or it has written no
+            checkpoint, or none with steps left.
     """
-    if config.continue_from is not None:
-        _config_of(config)
+    if config.continue_from is None:
+        return
+    other, folder = _config_of(config), Path(config.continue_from)
+    step = newest_listed(folder / CHECKPOINT_FOLDER, fingerprint(other))
+    if step is None:
+        raise UserError(f"continue_from={folder}: no checkpoint to go on from (none is listed that it has written)")
+    _refuse_finished(config, step)
 
 
 def origin_of(config: RunConfig, corpus: str) -> tuple[Found | None, str]:
@@ -51,10 +54,16 @@ def origin_of(config: RunConfig, corpus: str) -> tuple[Found | None, str]:
     if found is None:
         why = "; ".join(damaged) or "it has not written any, or learned from other data"
         raise UserError(f"continue_from={config.continue_from}: no checkpoint to go on from ({why})")
-    if found.step >= (steps := config.trainer.max_steps):
-        raise UserError(f"continue_from={folder}: that run has taken all of its {steps} steps: nothing is left")
+    _refuse_finished(config, found.step)
     whose = f"{other.chosen('strategy')}, processes={other.processes}"
     return found, f"went on from step {found.step} of {folder} ({whose})"
+
+
+def _refuse_finished(config: RunConfig, step: int) -> None:
+    if step >= (steps := config.trainer.max_steps):
+        raise UserError(
+            f"continue_from={config.continue_from}: that run has taken all of its {steps} steps: nothing is left"
+        )
 
 
 def _config_of(config: RunConfig) -> RunConfig:
@@ -63,10 +72,9 @@ def _config_of(config: RunConfig) -> RunConfig:
         raise UserError(f"continue_from={folder}: not the folder of a run (no {CONFIG_FILE} in it)")
     check_ours(folder)
     try:
-        other: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
-        earlier = RunConfig.from_dict(other)
-    except (OSError, AttributeError, TypeError, UserError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"continue_from={folder}: {CONFIG_FILE} cannot be read") from error
+        earlier = read_config(folder)
+    except UserError as error:
+        raise UserError(f"continue_from={folder}: {error}") from error
     if (key := _difference(earlier.to_dict(), config.to_dict(), "")) is not None:
         raise UserError(
             f"continue_from={folder}: that run has another {key}; only strategy, trainer.devices, "

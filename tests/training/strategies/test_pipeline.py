@@ -49,7 +49,7 @@ def test_stages_learn_what_one_process_does(
     config = tiny_config(*SETTINGS, "strategy=pipeline", *options, *losses(tmp_path / "of_stages"))
     stages = supervise(config, tmp_path / "stages", lambda step, steps, shown: None)
     assert (one.status, stages.status) == ("ok", "ok"), (one.reason, stages.reason)
-    first, second = (load_run(tmp_path / name, "last")[0].state_dict() for name in ("one", "stages"))
+    first, second = (load_run(tmp_path / name, "last", trust=True)[0].state_dict() for name in ("one", "stages"))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
     assert stages.metrics == pytest.approx(one.metrics, rel=1e-5)

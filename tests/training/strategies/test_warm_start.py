@@ -15,8 +15,9 @@ from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.supervisor import supervise
+from ablab.training.begin import prepare_folder
 from ablab.training.generation import load_run
-from ablab.training.run import execute, prepare_folder
+from ablab.training.run import execute
 
 TinyConfig = Callable[..., RunConfig]
 Run = Callable[[RunConfig, Path], Record]

@@ -56,6 +56,8 @@ class Ending:
             tell(record, failure, processes)
         elif (killed := self._killed()) is not None:
             self._tell_of_death(record, killed)
+        elif (left := self._left_without_a_word()) is not None:
+            self._tell_of_death(record, left)
         elif self.failures:
             self._tell_who_was_waited_for(record, self.failures[0])
         elif written and not any(self.exits):
@@ -77,6 +79,11 @@ class Ending:
             rank for rank, status in enumerate(self.exits) if (status or 0) < 0 and -(status or 0) not in self.sent
         ]
         return next(iter([*first, *others]), None)
+
+    def _left_without_a_word(self) -> int | None:
+        """The first process to go, where it said nothing: the others can but say that they have lost it."""
+        told = {failure.rank for failure in self.failures}
+        return next((rank for rank in self.first if rank not in told), None) if self.failures else None
 
     def _by_kernel(self, rank: int) -> bool:
         return self.out_of_memory and self.exits[rank] == -signal.SIGKILL

@@ -54,6 +54,8 @@ class EventsLogger(TensorBoardLogger, ContinuesCurves, EndsWithStatus, TakesPict
         self.experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def continue_from(self, step: int) -> None:
+        if not any(Path(self.save_dir).glob("events.out.tfevents.*")):
+            return  # nothing of an earlier attempt, as of one that was killed before its first checkpoint
         # Files are read in the order of their names, and those hold the second in which they were begun: one of the
         # same second could come before what it is to purge.
         while int(time.time()) in map(_begun, Path(self.save_dir).glob("events.out.tfevents.*")):
