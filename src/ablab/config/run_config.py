@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -180,7 +181,7 @@ def resolve(
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} must be given: add {error.full_key}=... to the command") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{error.full_key}: {_reason(error)}") from error
     if data.get("name") == "":  # the runs would lie in outputs/ itself, among the folders of other studies
         raise UserError("name: must not be empty; leave it out to name the study by the time of day")
     for axis in AXES:
@@ -193,6 +194,11 @@ def resolve(
     if "callbacks" in data and "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice
         data["axes"]["callbacks"] = "+".join(data["callbacks"]) or "none"
     return RunConfig.from_dict({**data, "overrides": list(overrides)})
+
+
+def _reason(error: OmegaConfBaseException) -> str:
+    """Why a value cannot be resolved: what the resolver itself says, as of a variable of the environment."""
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0]).strip('"')
 
 
 def comparison_of(config: DictConfig) -> ComparisonConfig:
