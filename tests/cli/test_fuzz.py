@@ -1,6 +1,6 @@
 """No command line and no file brings a traceback, a hang or a file behind a refusal: odd ones, in great number.
 
-`ABLAB_FUZZ=40 pytest tests/test_fuzz.py -s` tries forty times as many, and says how they ended.
+`ABLAB_FUZZ=40 pytest tests/cli/test_fuzz.py -s` tries forty times as many, and says how they ended.
 """
 
 from __future__ import annotations
