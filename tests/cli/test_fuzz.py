@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fuzzing import ENDED, FAULTS, FLAGS, ODD, SMALL, STUDIES, TIMES, check_end, end, overrides
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from ablab.results.record import Record
 from ablab.study import job
 from ablab.training.build import BuiltRun
 from ablab.training.run import new_record
-from fuzzing import ENDED, FAULTS, FLAGS, ODD, SMALL, STUDIES, TIMES, check_end, end, overrides
 
 TinyConfig = Callable[..., RunConfig]
 

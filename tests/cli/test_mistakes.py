@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from fuzzing import SMALL, end
 
 from ablab.cli.flags import command_first
-from fuzzing import SMALL, end
 
 PACKAGE = "# @package _global_\n"
 
