@@ -18,7 +18,8 @@ class UserError(Exception):
 
 def one_line(error: BaseException, longest: int = 200) -> str:
     """Return the words of an error of another library, which may take many lines, in one of `longest` characters."""
-    words = " ".join(str(error).split()) or type(error).__name__
+    said = str(error).partition("Exception raised from")[0]  # torch goes on with the addresses of its C++ functions
+    words = " ".join(said.split()) or type(error).__name__
     return words if len(words) <= longest else f"{words[:longest]}..."
 
 

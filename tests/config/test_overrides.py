@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ PLAIN = NUMBERS | st.booleans() | st.none() | WORDS
 VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3), max_leaves=6)
 
 
-def spelled(value: Any, draw: st.DrawFn) -> str:
+def spelled(value: Any, draw: Callable[[st.SearchStrategy[str]], str]) -> str:
     """A value as somebody may write it."""
     if isinstance(value, list):
         return "[" + draw(st.sampled_from([",", ", ", " , "])).join(spelled(each, draw) for each in value) + "]"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ablab.cli.flags import check_flags, check_overrides, parts
 from ablab.config.redact import redact_text
-from ablab.errors import UserError, named, printable
+from ablab.errors import UserError, named, one_line, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,7 +50,15 @@ def refuse(error: Exception) -> NoReturn:
         fail(f"each axis needs the name of an option ({error})")  # attention: null in the defaults of a file
     if isinstance(error, OSError):
         fail(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    if _is_of_hydra(error):
+        fail(f"the config cannot be put together: {one_line(error)}; is a part of a file empty, or of another kind?")
     fail(f"unforeseen: {named(error)}; ABLAB_TRACEBACK=1 shows more")
+
+
+def _is_of_hydra(error: Exception) -> bool:
+    """Whether Hydra or OmegaConf has stumbled over what it was given."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and bool({"hydra", "omegaconf"} & set(Path(frames[-1].filename).parts))
 
 
 def _undecodable() -> str:

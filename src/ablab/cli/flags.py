@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_type_hints
 
 from ablab.config.axes import AXES
 from ablab.config.nearest import nearest
@@ -138,4 +139,4 @@ def _unknown(word: str, after: str | None) -> str:
 
 
 def _settings() -> set[str]:
-    return {*AXES, *Config.__dataclass_fields__}
+    return {*AXES, *get_type_hints(Config)}

@@ -38,6 +38,8 @@ def explain(error: Exception) -> str:
         return said
     if isinstance(error, MissingConfigException):
         return _missing_config(error)
+    if isinstance(error, OverrideParseException) and (quoted := _with_quotes(error.override)):
+        return f"{error.override}: a value with = in it needs quotes; write '{quoted}'"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not an override; write KEY=VALUE, and quote values with spaces or commas"
     text = next((" ".join(str(one).split()) for one in _causes(error) if str(one)), type(error).__name__)
@@ -66,6 +68,12 @@ def moved(key: str) -> str | None:
     if (now := _MOVED.get(key)) is None:
         return None
     return f"{key}: is now {now}; write {now}=... in a command, {now.replace('.', ': {')}: ...}} in a file"
+
+
+def _with_quotes(override: str) -> str | None:
+    """The override with its value quoted, where that has a second "=" and no quotes yet."""
+    key, _, value = override.partition("=")
+    return f'{key}="{value}"' if "=" in value and not {"'", '"'} & set(value) else None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

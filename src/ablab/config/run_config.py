@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -188,7 +189,7 @@ def resolve(
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} must be given: add {error.full_key}=... to the command") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{error.full_key}: {_reason(error)}") from error
     _check_name(data.get("name"))
     _check_numbers(data)
     for axis in AXES:
@@ -228,6 +229,11 @@ def _has_numbers(value: Any) -> bool:
     if isinstance(value, dict | list):
         return any(map(_has_numbers, value.values() if isinstance(value, dict) else value))
     return isinstance(value, float)
+
+
+def _reason(error: OmegaConfBaseException) -> str:
+    """Why a value cannot be resolved: what the resolver itself says, as of a variable of the environment."""
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0]).strip('"')
 
 
 def comparison_of(config: DictConfig) -> ComparisonConfig:

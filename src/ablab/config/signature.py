@@ -247,7 +247,9 @@ def _hints(function: Any) -> dict[str, Any]:
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
-    """Raises UserError where a value, the one at `name`, is not of the annotated type."""
+    """Raises UserError where a value, the one at `name`, is not of the annotated type, or a number beyond all sizes."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{name}: a number of {len(str(value))} digits is more than 2**63, and nothing has that size")
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
     except PydanticUserError:  # a model or dataclass brings a config of its own

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from hydra.errors import MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, ValidationError
@@ -16,7 +16,7 @@ from ablab.config.nearest import nearest
 from ablab.config.schema import Config
 
 _PACKAGE_LINE = "# @package _global_"
-_SECTIONS = {name: hint for name, hint in get_type_hints(Config).items() if is_dataclass(hint)}
+_SECTIONS: dict[str, Any] = {name: hint for name, hint in get_type_hints(Config).items() if is_dataclass(hint)}
 
 
 def explain_yaml(error: YAMLError) -> str:

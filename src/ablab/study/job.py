@@ -78,13 +78,14 @@ def run_job(config: DictConfig) -> Record:
     if of_sweep and (planned := find_run(Path(hydra.runtime.cwd, hydra.sweep.dir), folder)):
         return _run_planned(planned)
     choices: Any = OmegaConf.to_container(hydra.runtime.choices)
+    words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # as they were written
     try:
         refuse_shadowed(hydra.runtime.config_sources)
-        asked = resolve(config, choices, list(hydra.overrides.task))
+        asked = resolve(config, choices, words)
         budget.refuse_for_one_run(asked)
         tuning.refuse_for_one_run(asked)
         if not of_sweep:
-            _refuse_what_is_for_sweeps(list(hydra.overrides.task))
+            _refuse_what_is_for_sweeps(words)
             refuse_devices(asked)
         preflight = Preflight()
         built = preflight.build(asked)

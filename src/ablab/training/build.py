@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import RunConfig
 from ablab.config.axes import Axis, called_by, load
-from ablab.errors import UserError, named
+from ablab.errors import UserError, named, one_line
 from ablab.model.modal_fusion.base import NOTHING_TO_FUSE
 from ablab.model.multimodal import EncoderFactory, FeatureEncoder, MultimodalTransformer, TextEncoder
 from ablab.model.protocols import NeedsModalities, misspelt
@@ -197,6 +197,6 @@ def _check_kind(made: object, axis: Axis) -> None:
 
 def _refused(axis: str, error: BaseException) -> UserError:
     foreseen = isinstance(error, UserError | ValueError | TypeError | InstantiationException)
-    text = " ".join(str(error).split()) if foreseen else named(error)
+    text = one_line(error, longest=500) if foreseen else named(error)
     is_named = text.startswith((f"{axis}.", f"{axis}=")) or isinstance(error, UserError)
     return UserError(text if is_named else f"{axis}: {text}")

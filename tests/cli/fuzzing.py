@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -170,7 +170,7 @@ def _leaves(node: Any, prefix: str) -> Iterator[str]:
 
 def keys() -> list[tuple[str | None, str]]:
     """Every key of every option, with the override that chooses the option; and the keys that belong to no axis."""
-    found: list[tuple[str | None, str]] = [(None, name) for name in Config.__dataclass_fields__]
+    found: list[tuple[str | None, str]] = [(None, name) for name in get_type_hints(Config)]
     found += [(None, key) for key in ("budget.match", "budget.reference", "budget.adjust", "budget.pilot_steps")]
     found += [(None, f"tune.{key}") for key in ("lr", "seeds", "max_steps")]
     found += [(None, f"comparison.{key}") for key in ("baseline", "metric", "margin", "last_k")]

@@ -1,6 +1,6 @@
 """No command line and no file brings a traceback, a hang or a file behind a refusal: odd ones, in great number.
 
-`ABLAB_FUZZ=40 pytest tests/test_fuzz.py -s` tries forty times as many, and says how they ended.
+`ABLAB_FUZZ=40 pytest tests/cli/test_fuzz.py -s` tries forty times as many, and says how they ended.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fuzzing import ENDED, FAULTS, FLAGS, ODD, SMALL, STUDIES, TIMES, check_end, end, overrides
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from ablab.results.record import Record
 from ablab.study import job
 from ablab.training.build import BuiltRun
 from ablab.training.run import new_record
-from fuzzing import ENDED, FAULTS, FLAGS, ODD, SMALL, STUDIES, TIMES, check_end, end, overrides
 
 TinyConfig = Callable[..., RunConfig]
 
