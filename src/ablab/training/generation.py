@@ -7,17 +7,21 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
+from yaml import YAMLError
 
 from ablab.config import RunConfig
 from ablab.config.axes import called_by
 from ablab.config.trust import admit
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 from ablab.model.transformer import Transformer
 from ablab.results.store import CONFIG_FILE
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_option
 from ablab.training.checkpoint_folders import find_checkpoint, read_checkpoint
+
+_MODEL = "model."  # how the names of its weights begin in a checkpoint
 
 
 def generate(
@@ -76,18 +80,31 @@ def load_run(run: Path, checkpoint: str, trust: bool = False) -> tuple[Transform
             has a component of somebody's and `trust` is not given.
     """
     path = find_checkpoint(run, checkpoint)
-    data: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
-    config = RunConfig.from_dict(data)
+    config = _config_of(run)
     built = ("task", "model", *(axis.name for axis in called_by("model", "multimodal")))
     admit([{axis: config.options.get(axis) for axis in built}], run / CONFIG_FILE, trust)
     state = read_checkpoint(path)
     task: Task = build_option(config, "task", seed=config.seed)
-    task.load_state_dict(state.get(type(task).__qualname__, {}))  # absent where a task has nothing to remember
-    model = build_model(config, task)
-    prefix = "model."
-    weights = {key.removeprefix(prefix): value for key, value in state["state_dict"].items() if key.startswith(prefix)}
-    model.load_state_dict(weights)
+    try:
+        task.load_state_dict(state.get(type(task).__qualname__, {}))  # absent where a task has nothing to remember
+        model = build_model(config, task)
+        model.load_state_dict({key.removeprefix(_MODEL): each for key, each in _weights(state)})
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = one_line(error)
+        raise UserError(f"{path}: a damaged checkpoint, or one of another run ({reason})") from error
     return model.eval(), task
+
+
+def _config_of(run: Path) -> RunConfig:
+    try:
+        data: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
+        return RunConfig.from_dict(data)
+    except (OSError, AttributeError, TypeError, ValueError, KeyError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{run / CONFIG_FILE}: cannot be read as the config of a run ({one_line(error)})") from error
+
+
+def _weights(state: Any) -> list[tuple[str, Tensor]]:
+    return [(key, value) for key, value in state["state_dict"].items() if key.startswith(_MODEL)]
 
 
 @torch.no_grad()
