@@ -100,7 +100,7 @@ def test_the_environment_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_left_out_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for each in ("LOGGER_WANDB_API_KEY", "WANDB_API_KEY", "API_KEY"):
         monkeypatch.delenv(each, raising=False)
-    options = {"logger": {"wandb": {"api_key": HIDDEN}}, "task": {"seq_len": 3}}
+    options: dict[str, Any] = {"logger": {"wandb": {"api_key": HIDDEN}}, "task": {"seq_len": 3}}
     with pytest.raises(
         UserError, match=r"logger\.wandb\.api_key: is a secret.* environment variable LOGGER_WANDB_API_KEY"
     ):

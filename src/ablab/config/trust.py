@@ -29,6 +29,8 @@ _LIBRARIES = (
     *("torch.nn.", "torch.optim."),
     *("lightning.pytorch.callbacks.", "lightning.pytorch.loggers.", "lightning.pytorch.profilers."),
 )
+# Removes files that a checkpoint names, in any place.
+_EXCEPTED = ("lightning.pytorch.callbacks.ModelCheckpoint",)
 _PROFILER, _DESIGN = "lightning.pytorch.profilers.Profiler", "ablab.study.designs.Design"
 _TARGET = re.compile(r"^\s*_target_:\s*(\S+)", re.MULTILINE)
 _TEXT = re.compile(r'"([^"]*)"')
@@ -126,6 +128,7 @@ def _is_one_of(target: str, kinds: tuple[str, ...]) -> bool:
         inspect.isclass(found)
         and f"{found.__module__}.".startswith(_LIBRARIES)
         and issubclass(found, tuple(load(kind) for kind in kinds))
+        and (not target.startswith("lightning.") or not issubclass(found, tuple(load(each) for each in _EXCEPTED)))
     )
 
 

@@ -104,6 +104,8 @@ def read_record(path: Path) -> Record:
 def read_record_data(path: Path) -> Any:
     """Return the content of a record's file as it was written. Raises UserError: no such file, or not JSON."""
     try:
+        if path.exists() and not path.is_file():  # a pipe, which would be waited for, or a device
+            raise UserError(f"{path}: not a record")
         return parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -161,8 +161,9 @@ def _written(run: PlannedRun, study: Path) -> Node:
 
 def _read(data: Node, study: Path) -> PlannedRun:
     names = RunOutline.__dataclass_fields__
-    told = {name: data[name] for name in names}
-    info = RunOutline(**{name: printable(each) if isinstance(each, str) else each for name, each in told.items()})
+    told: Node = {name: data[name] for name in names}
+    shown: Node = {name: printable(each) if isinstance(each, str) else each for name, each in told.items()}
+    info = RunOutline(**shown)
     context = RunContext.from_dict(data["context"] if "context" in data else _context_in(data["config"]))
     folder = below(study, str(data["folder"]))
     config = RunConfig.from_dict(data["config"])

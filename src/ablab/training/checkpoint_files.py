@@ -208,7 +208,7 @@ def newest_whole(folder: Path, origin: Origin) -> tuple[Found | None, list[str]]
     damaged: list[str] = []
     for name in (LAST, PREVIOUS):
         path = folder / name
-        if not path.exists():
+        if not (path.is_file() or path.is_dir()):
             continue
         entry = listed.get(_sha256(path))
         if entry is not None and (entry.run, entry.corpus) == (origin.run, origin.corpus):

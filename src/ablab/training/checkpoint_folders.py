@@ -137,7 +137,7 @@ def find_checkpoint(run: Path, checkpoint: str) -> Path:
         raise UserError(f"{run}: not the folder of a run (no {CONFIG_FILE} in it)")
     check_ours(run)
     path = run / CHECKPOINT_FOLDER / f"{checkpoint}.ckpt"
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):
         raise UserError(f"{run}: has no checkpoint {checkpoint}.ckpt; did the run get to its first evaluation?")
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from ablab.results.store import CONFIG_FILE
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_option
 from ablab.training.checkpoint_folders import find_checkpoint, read_checkpoint
+
+_MODEL = "model."  # how the names of its weights begin in a checkpoint
 
 
 def generate(
@@ -78,16 +81,19 @@ def load_run(run: Path, checkpoint: str, trust: bool = False) -> tuple[Transform
     built = ("task", "model", *(axis.name for axis in called_by("model", "multimodal")))
     admit([{axis: config.options.get(axis) for axis in built}], run / CONFIG_FILE, trust)
     state = read_checkpoint(path)
+    task: Task = build_option(config, "task", seed=config.seed)
     try:
-        task: Task = build_option(config, "task", seed=config.seed)
         task.load_state_dict(state.get(type(task).__qualname__, {}))  # absent where a task has nothing to remember
         model = build_model(config, task)
-        prefix = "model."
-        own = {key.removeprefix(prefix): value for key, value in state["state_dict"].items() if key.startswith(prefix)}
-        model.load_state_dict(own)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{run}: {CONFIG_FILE} and {path.name} do not belong together ({one_line(error)})") from error
+        model.load_state_dict({key.removeprefix(_MODEL): each for key, each in _weights(state)})
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = one_line(error)
+        raise UserError(f"{path}: a damaged checkpoint, or one of another run ({reason})") from error
     return model.eval(), task
+
+
+def _weights(state: Any) -> list[tuple[str, Tensor]]:
+    return [(key, value) for key, value in state["state_dict"].items() if key.startswith(_MODEL)]
 
 
 @torch.no_grad()

@@ -90,7 +90,8 @@ class _Unpickler(pickle.Unpickler):
 def _state(record: Any, name: str) -> dict[str, Any]:
     if type(record).__name__ != name:
         raise ValueError(f"{type(record).__name__} in the place of {name}")
-    return _typed(record.state, dict)
+    state: dict[str, Any] = _typed(record.state, dict)
+    return state
 
 
 def _typed(value: Any, kind: type) -> Any:
