@@ -135,7 +135,7 @@ def test_the_first_failure_ends_a_study_that_asks_for_it(
     made = Supervisor(ExecutionConfig(retries=0, on_failure="stop"), told := Told())
     assert list(made.run(planned(tmp_path, *configs))) == [0]
     assert told.events == ["started 0 1", "ended 0 failed", "stopping"]
-    assert made.stopped_by == "default seed=0"
+    assert made.stopped_by == "default seed=0 failed (on_failure=stop)"
 
 
 def test_ctrl_c_once_lets_runs_save_themselves(tiny_config: TinyConfig, tmp_path: Path) -> None:
@@ -194,6 +194,7 @@ def test_runs_have_devices_of_their_own(
         started = 0.0
         handles: list[Any] = []  # noqa: RUF012
         ended = True
+        orphaned = False
 
         def __init__(self, run: PlannedRun, placement: Any, hang_timeout: Any) -> None:
             placed.append(placement.devices)
