@@ -135,8 +135,9 @@ class MechanismProbe:
         """The metrics of what the model has processed since `attach`; only a component's own before any of it."""
         of_model: dict[str, float] = {}
         of_layers: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        none: dict[str, float] = {}
         for watcher in self._watchers:
-            for name, value in self._asked(watcher, watcher.metrics, {}).items():
+            for name, value in self._asked(watcher, watcher.metrics, none).items():
                 if watcher.layer is None:
                     of_model[f"{watcher.axis}/{name}"] = value
                 else:

@@ -15,7 +15,15 @@ from ablab.config.redact import redact_text
 from ablab.errors import UserError
 from ablab.results.record import BudgetReport, Record, RunContext
 from ablab.results.run_folder import DAMAGED_FOLDER, check_ours, clear, read_config, set_aside
-from ablab.results.store import CONFIG_FILE, METRICS_FILE, RECORD_FILE, read_record, remove_orphans, write_atomically
+from ablab.results.store import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    RECORD_FILE,
+    read_record,
+    remove,
+    remove_orphans,
+    write_atomically,
+)
 from ablab.training.failures import forget_failures
 from ablab.training.provenance import git_state, versions
 from ablab.training.stacks import forget_stacks
@@ -34,7 +42,7 @@ def prepare_folder(config: RunConfig, folder: Path) -> None:
         print(f"{folder}: begins anew, since {damage}; what was there lies in {aside.name}", file=sys.stderr)
     elif not _is_of(config, folder):
         clear(folder)
-    (folder / RECORD_FILE).unlink(missing_ok=True)
+    remove(folder / RECORD_FILE)
     forget_failures(folder)
     forget_stacks(folder)
     remove_orphans(folder, (CONFIG_FILE, METRICS_FILE, RECORD_FILE))

@@ -65,6 +65,16 @@ def failed(rank: int, at: float, lost: bool = False) -> Failure:
             ),
             *("process 1 of 2: Error of 1", "error", "of 1"),
         ),
+        # Whoever goes without a word is what the others lost, whatever they say.
+        (
+            Ending(
+                exits=[1, 3],
+                first=[1],
+                failures=[failed(0, 1.0, lost=True)],
+                reports=[StackReport(rank=0, stack=WORKING)],
+            ),
+            *("process 1 of 2 ended with exit status 3 (see run.log)", "killed", None),
+        ),
         # The time limit of the connection came before our own.
         (
             Ending(

@@ -150,7 +150,7 @@ class Preflight:
             optimizer = build_optimizer(instantiate(config.options["optimizer"], _convert_="all"), tiny)
             axis = "schedule"
             schedule: LRScheduler = instantiate(config.options["schedule"], _convert_="all")(optimizer)
-            _take_steps(optimizer, schedule)
+            _take_steps(optimizer, schedule, min(3, config.trainer.max_steps))
             if not any(group["initial_lr"] for group in optimizer.param_groups):
                 raise UserError("optimizer.lr=0: no step would change anything; give a learning rate above 0")
         except ArithmeticError as error:  # as a division by a setting that is 0
@@ -178,7 +178,7 @@ class Preflight:
             )
 
 
-def _take_steps(optimizer: Optimizer, schedule: LRScheduler, steps: int = 3) -> None:
+def _take_steps(optimizer: Optimizer, schedule: LRScheduler, steps: int) -> None:
     """A few steps as a run takes them, in case one of the two cannot."""
     getattr(optimizer, "train", lambda: None)()
     for step in range(steps):

@@ -32,7 +32,8 @@ from ablab.training.world import World
 GRACE_S = 60.0
 # The same for one that took too long, and for the others when one process of a run has died: they may wait forever.
 FAREWELL_S = 15.0
-_STARTS = 3  # of one process
+_STARTS = 6  # of one process
+_DYING_S = 0.05  # in which a process that was killed may have closed its sockets, and not yet be known for dead
 ORPHANED = 255  # the exit status that multiprocessing gives to those whose parent was killed
 ANSWER_S = 1.0  # for processes that were asked where they stand
 
@@ -274,5 +275,6 @@ def _started(args: WorkerArgs) -> ForkServerProcess:
         except (EOFError, ConnectionError):
             if attempt + 1 == _STARTS:
                 raise
+            time.sleep(_DYING_S * 2**attempt)
             warm_up()
     return process

@@ -55,6 +55,6 @@ def _import_all(path: list[str], modules: list[str]) -> None:
 
 if WANTED in os.environ:
     _wanted = json.loads(os.environ.pop(WANTED))
-    with _for(_wanted.pop("parent")):
+    with _for(_wanted.pop("parent", os.getppid())):
         _import_all(**_wanted)
         importlib.import_module("ablab.training.provenance").git_state()  # of the code as it was read; for all runs

@@ -101,7 +101,7 @@ class Supervisor:
             queue.clear()
         now = time.monotonic()
         for job in [job for job in queue if job.not_before <= now]:
-            if len(self._running) >= jobs:
+            if self._stopping or len(self._running) >= jobs:
                 return
             devices = pool.take(needs[job.run.info.index])
             if devices is None:
