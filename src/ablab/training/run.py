@@ -214,7 +214,7 @@ def _train(
         record.responses = probe_outputs(module.model) | {"schedule": _trace(module.learning_rates)}
         traffic.gather(trainer)
     finally:
-        trainer.profiler.teardown(stage=None)  # else torch's goes on in the process
+        trainer.profiler.teardown(stage=None)  # type: ignore[attr-defined]  # else torch's goes on in the process
         meter.measured(cost, trainer.global_step)
         record.communication = traffic.communication
         record.mechanism = mechanisms.values | traffic.mechanism(trainer)
