@@ -47,7 +47,7 @@ atexit.register(shutil.rmtree, os.environ["ABLAB_CACHE"], ignore_errors=True)
 
 # Modules of tests that options name. The process that runs are forked from is replaced by another, which takes seconds,
 # when it meets one that it does not know.
-code._known.update({"faults", "faulty", "faulty_ranks", "patchy"})
+code._known.update({"faulty", "faulty_ranks"})
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -77,6 +77,7 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         sys.dont_write_bytecode = before
         gc.freeze()  # what is imported is no garbage, and looking through it takes longer than most tests
+        gc.set_threshold(20_000)  # a run makes hundreds of thousands of objects, and little garbage
         gc.enable()
 
 

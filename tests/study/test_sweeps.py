@@ -262,7 +262,10 @@ def table(study: Path) -> dict[str, tuple[object, ...]]:
 @pytest.mark.slow
 def test_killed_again_and_again_a_study_ends_as_one_that_was_left_alone(lab: Lab) -> None:
     """Supervisor and runs together, by SIGKILL, at moments that are spread over the study."""
-    settings = ("activation=relu,gelu", "seed=0,1", "trainer.max_steps=60", "model.dropout=0.1", "jobs=2")
+    settings = (
+        *("activation=relu,gelu", "seed=0,1", "trainer.max_steps=60", "model.dropout=0.1", "jobs=2"),
+        *("trainer.val_check_interval=12", "trainer.log_every_n_steps=6"),
+    )
     assert lab.sweep("name=alone", *settings).status == 0
     study = lab.folder / "outputs" / "killed"
     for moment in range(1, 3):

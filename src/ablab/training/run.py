@@ -158,7 +158,7 @@ def _train(
         with noted("counting the traffic", record.notes):
             traffic.gather(trainer)
     finally:
-        trainer.profiler.teardown(stage=None)  # else torch's goes on in the process
+        trainer.profiler.teardown(stage=None)  # type: ignore[attr-defined]  # else torch's goes on in the process
         meter.measured(cost, trainer.global_step)
         record.notes += [f"{axis} was not watched: {why}" for axis, why in mechanisms.failures.items()]
         record.mechanism = mechanisms.values
