@@ -113,7 +113,7 @@ def _listed(loaders: Any) -> list[Any]:
 
 
 def of_steps(built: BuiltRun) -> Any:
-    """Rates and parameters over the steps: gradients agree, are noise, and agree again; evaluations gain less and less."""
+    """Rates and parameters over the steps: gradients agree, are noise, and agree; evaluations gain less and less."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Embedding(7, 4), torch.nn.Linear(4, 6), torch.nn.LayerNorm(6))
     optimizer = build_optimizer(built.optimizer, net)
