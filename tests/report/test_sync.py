@@ -16,7 +16,8 @@ from wandb_server import WandbServer
 from ablab.cli import main
 from ablab.report.sync import find_offline_runs
 from ablab.report.wandb import SHOWN_FILE
-from ablab.results.store import RECORD_FILE, clear, write_record
+from ablab.results.run_folder import clear
+from ablab.results.store import RECORD_FILE, write_record
 from ablab.results.wandb_runs import begin, run_id
 
 KEY = "a" * 40

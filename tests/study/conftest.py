@@ -23,6 +23,7 @@ from ablab.cli import main
 FAULTY = """
 import os
 import signal
+import sys
 import time
 
 import torch
@@ -77,6 +78,26 @@ class RankRaises(Fault):
         return torch.relu(x)
 
 
+class Leaves(Fault):
+    def fault(self, x):
+        os._exit(3)
+
+
+class Quits(Fault):
+    def fault(self, x):
+        sys.exit(3)
+
+
+class KillsParentOnce(Fault):
+    # The process that runs are forked from.
+    def fault(self, x):
+        if not os.path.exists("killed-parent"):  # in the folder that the supervisor works in
+            open("killed-parent", "w").close()
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(1000)
+        return torch.relu(x)
+
+
 class Hangs(Fault):
     def fault(self, x):
         time.sleep(1000)
@@ -101,6 +122,7 @@ class Hungry(Fault):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1000 GiB.")
 """
 OPTIONS = {"raises": "Raises", "diverges": "Diverges", "killed": "Killed", "slow": "Slow", "rank_dies": "RankDies"}
+OPTIONS |= {"leaves": "Leaves", "quits": "Quits", "kills_parent_once": "KillsParentOnce"}
 OPTIONS |= {"hangs": "Hangs", "killed_once": "KilledOnce", "hungry": "Hungry", "rank_raises": "RankRaises"}
 
 TINY = (

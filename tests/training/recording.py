@@ -29,6 +29,19 @@ class Recorder(Callback):
         return {"recorded": True} if name == "state_dict" else None
 
 
+class Losses(Callback):
+    """Writes the loss of each batch, as a callback is given it, to a file of this process."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        with (self._folder / f"losses-{trainer.global_rank}").open("a") as file:
+            print(float(outputs["loss"]), file=file)
+
+
 class Unreadable(Callback):
     """Has a state that is no plain data: from the beginning, or once training has begun."""
 

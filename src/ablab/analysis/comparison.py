@@ -16,21 +16,7 @@ from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL
 from ablab.analysis.evidence import evidence_of
 from ablab.analysis.family import Claim, adjust, interim_analyses, level_after
 from ablab.analysis.metrics import check_last, choose_metric
-from ablab.analysis.notes import (
-    AveragedEvaluations,
-    BaselineMissing,
-    BaselineNotRun,
-    ConstantDifference,
-    DirectionByName,
-    NoSuite,
-    NoSuiteVerdict,
-    Note,
-    OfBaseline,
-    OneVariant,
-    SharedMargin,
-    StudyNote,
-    WithinMargin,
-)
+from ablab.analysis.notes import ConstantDifference, Note, WithinMargin
 from ablab.analysis.pairing import (
     Outcome,
     Pairing,
@@ -40,6 +26,18 @@ from ablab.analysis.pairing import (
     seed_notes,
     tasks,
     variants,
+)
+from ablab.analysis.study_notes import (
+    AveragedEvaluations,
+    BaselineMissing,
+    BaselineNotRun,
+    DirectionByName,
+    NoSuite,
+    NoSuiteVerdict,
+    OfBaseline,
+    OneVariant,
+    SharedMargin,
+    StudyNote,
 )
 from ablab.analysis.suite import join, obstacle, suite_name
 from ablab.analysis.verdicts import RESOLVED, Evidence, Verdict, judge

@@ -64,6 +64,10 @@ class BudgetConfig:
     adjust: str | None = None  # d_ff, d_model or steps; None: d_ff for params, else steps
     pilot_steps: int = 100  # of each of the short runs by which match=time measures a variant's speed
 
+    def __post_init__(self) -> None:
+        if self.pilot_steps < 1:
+            raise UserError(f"budget.pilot_steps={self.pilot_steps}: must be at least 1")
+
 
 @dataclass(kw_only=True)
 class TuneConfig:
@@ -72,6 +76,10 @@ class TuneConfig:
     lr: list[float] | None = None  # None: every variant trains with optimizer.lr
     seeds: list[int] = field(default_factory=lambda: [1000, 1001])  # must not be among those that are compared
     max_steps: int | None = None  # of the tuning runs; None: as many as are compared
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UserError(f"tune.max_steps={self.max_steps}: must be at least 1")
 
 
 @dataclass(kw_only=True)

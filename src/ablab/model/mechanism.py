@@ -96,6 +96,11 @@ class MechanismProbe:
         self.detach()
         watches = {name: load(axis.mechanism) for name, axis in AXES.items() if axis.mechanism}
         self._watchers = [watcher for name, watch in watches.items() for watcher in self._made(name, watch)]
+        self.look()
+
+    def look(self) -> None:
+        """Go on after `detach`, with what was seen before it."""
+        self.detach()
         self._handles = [handle for watcher in self._watchers for handle in watcher.attach()]
 
     def _made(self, axis: str, watch: Callable[..., Iterable[Watcher]]) -> list[Watcher]:
@@ -130,8 +135,9 @@ class MechanismProbe:
         """The metrics of what the model has processed since `attach`; only a component's own before any of it."""
         of_model: dict[str, float] = {}
         of_layers: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        none: dict[str, float] = {}
         for watcher in self._watchers:
-            for name, value in self._asked(watcher, watcher.metrics, {}).items():
+            for name, value in self._asked(watcher, watcher.metrics, none).items():
                 if watcher.layer is None:
                     of_model[f"{watcher.axis}/{name}"] = value
                 else:

@@ -91,8 +91,10 @@ def interim_analyses_of(runs: Iterable[Path]) -> list[InterimAnalysis]:
 
     def study_of(run: Path) -> Path | None:
         named = run.name not in ("", "..") and not run.is_symlink()
+        led = run.absolute()  # where a variant's folder is a link, its study is where the link lies
         run = resolved(run.parent) / run.name if named else run.resolve()
-        return next((folder for folder in [run, *run.parents][: _DEPTH + 1] if counted(folder)), None)
+        places = [run, *run.parents][: _DEPTH + 1] + [led, *led.parents][: _DEPTH + 1]
+        return next((resolved(folder) for folder in places if counted(folder)), None)
 
     studies = dict.fromkeys(study for run in runs if (study := study_of(run)))
     return max((read_interim_analyses(study) for study in studies), key=len, default=[])

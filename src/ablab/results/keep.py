@@ -37,6 +37,8 @@ def _run(path: Path, study: Path) -> KeptRun:
 
 
 def _curves(path: Path) -> str | None:
+    if path.exists() and not path.is_file():  # a pipe, which would be waited for
+        raise UserError(f"{path}: holds no curves")
     try:
         return path.read_bytes().decode(errors="replace")
     except FileNotFoundError:

@@ -128,6 +128,8 @@ def _read(path: Path, *_version: int) -> KeptStudy:
     try:
         lines = _lines(path)
         head = parse_json(next(lines))
+        if head["kept"] < 1:
+            raise ValueError(f"kept: {head['kept']}")
         if head["kept"] > _SCHEMA:
             raise UserError(f"{path}: kept by a later version of ablab: upgrade ablab to read it")
         study = KeptStudy(

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -39,8 +39,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes the place of `path` when the block ends, and is removed if it fails."""
+def replacing(path: Path, put: Callable[[Path, Path], object] = os.replace) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes the place of `path` when the block ends, and is removed if it fails.
+
+    Args:
+        put: gives the file, which is on the disk by then, the name `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -49,7 +53,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600, which colleagues could not read
-        os.replace(temporary, path)
+        put(Path(temporary), path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -100,6 +104,8 @@ def read_record(path: Path) -> Record:
 def read_record_data(path: Path) -> Any:
     """Return the content of a record's file as it was written. Raises UserError: no such file, or not JSON."""
     try:
+        if path.exists() and not path.is_file():  # a pipe, which would be waited for, or a device
+            raise UserError(f"{path}: not a record")
         return parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
@@ -125,6 +131,29 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+def below(folder: Path, place: str) -> Path:
+    """Return the folder of a run in a study's `folder`. Raises ValueError for one outside of it, by links or not."""
+    path = folder / place
+    if ".." in path.parts[len(folder.parts) :] or folder.resolve() not in path.resolve().parents:
+        raise ValueError(f"a run outside the study: {place!r}")
+    return path
+
+
+def link_outside(folder: Path) -> Path | None:
+    """Return a link in `folder` or below that leads out of it, if there is any: what is written there lands elsewhere.
+
+    W&B's own folders are not looked into: they have such links, which it makes anew.
+    """
+    home = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                return path
+        folders[:] = [name for name in folders if name != "wandb"]
+    return None
 
 
 def remove(path: Path) -> None:

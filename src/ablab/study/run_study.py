@@ -16,9 +16,10 @@ from ablab.config.schema import ComparisonConfig, ExecutionConfig
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Record
+from ablab.results.run_folder import check_study
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import Observer
-from ablab.study.launch import finished_record, launch
+from ablab.study.launch import finished_record, launch, tell_damage
 from ablab.study.launched import refuse_nodes, refuse_sweep
 from ablab.study.plan_file import PlannedRun, write_plan
 from ablab.study.planning.compose import Composer
@@ -103,6 +104,7 @@ class Study:
                 refuse_nodes(self._compose(run)[0])
         for line in [*prepared.excluded, *prepared.budgets]:
             print(line)
+        check_study(self.folder)
         make_folder(self.folder)
         with StudyLock(self.folder) as lock:
             if lock.taken_over:
@@ -142,6 +144,7 @@ class Study:
             record = finished_record(run.config, run.folder, self.preflight, retry_failed)
             if record is not None:
                 returns[place] = job_return(record)
+                tell_damage(run.folder, record)
         left = [place for place in range(len(runs)) if place not in returns]
         if not left:
             return [returns[place] for place in range(len(runs))]

@@ -11,10 +11,19 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ablab.config import RunConfig, fingerprint
+from ablab.config.redact import redact_text
 from ablab.errors import UserError
 from ablab.results.record import BudgetReport, Record, RunContext
 from ablab.results.run_folder import DAMAGED_FOLDER, check_ours, clear, read_config, set_aside
-from ablab.results.store import CONFIG_FILE, METRICS_FILE, RECORD_FILE, read_record, remove_orphans, write_atomically
+from ablab.results.store import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    RECORD_FILE,
+    read_record,
+    remove,
+    remove_orphans,
+    write_atomically,
+)
 from ablab.training.failures import forget_failures
 from ablab.training.provenance import git_state, versions
 from ablab.training.stacks import forget_stacks
@@ -33,11 +42,11 @@ def prepare_folder(config: RunConfig, folder: Path) -> None:
         print(f"{folder}: begins anew, since {damage}; what was there lies in {aside.name}", file=sys.stderr)
     elif not _is_of(config, folder):
         clear(folder)
-    (folder / RECORD_FILE).unlink(missing_ok=True)
+    remove(folder / RECORD_FILE)
     forget_failures(folder)
     forget_stacks(folder)
     remove_orphans(folder, (CONFIG_FILE, METRICS_FILE, RECORD_FILE))
-    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
+    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config.shown())))
 
 
 def _damage(folder: Path) -> str | None:
@@ -75,7 +84,7 @@ def new_record(config: RunConfig, context: RunContext | None = None) -> Record:
         index=context.index,
         seed=config.seed,
         axes=config.axes,
-        config=config.to_dict(),
+        config=config.shown(),
         budget=asdict(config.budget) | asdict(context.budget or BudgetReport()) if config.budget.match else None,
         tuning=asdict(config.tune) | asdict(context.tuning) if context.tuning else None,
         versions=versions(),
@@ -93,7 +102,7 @@ def set_aside_before(folder: Path) -> list[str]:
 def variant_of(config: RunConfig) -> str:
     """What a run was asked for by, where no plan has given its variant a label."""
     named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "hydra")
-    return ",".join(o for o in config.overrides if not o.startswith(named))
+    return ",".join(redact_text(o) for o in config.overrides if not o.startswith(named))
 
 
 def now() -> str:

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import RunConfig
 from ablab.config.axes import Axis, called_by, load
-from ablab.errors import UserError
+from ablab.errors import UserError, named, one_line
 from ablab.model.modal_fusion.base import NOTHING_TO_FUSE
 from ablab.model.multimodal import EncoderFactory, FeatureEncoder, MultimodalTransformer, TextEncoder
 from ablab.model.protocols import NeedsModalities, misspelt
@@ -34,8 +34,9 @@ def build_option(config: RunConfig, axis: str, **supplied: Any) -> Any:
     """
     try:
         return instantiate(config.options[axis], _convert_="all", **supplied)
-    except InstantiationException as error:
-        raise _refused(axis, error.__cause__ or error) from error
+    except Exception as error:  # whatever a constructor may raise, somebody else's included
+        known = isinstance(error, InstantiationException)
+        raise _refused(axis, error.__cause__ if known and error.__cause__ else error) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ def build_task(config: RunConfig) -> Task:
     task: Task = build_option(config, "task", seed=config.seed)
     try:
         task.setup("fit")
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise _refused("task", error) from error
     return task
 
@@ -135,14 +136,14 @@ def build_model(config: RunConfig, task: Task, device: str = "cpu") -> Transform
             return build()
     except ClashError as clash:
         raise clashing(config, clash) from clash
-    except ValueError as error:
+    except Exception as error:  # sizes that no tensor can have, and what a component of the user's may raise
         raise _refused("model", error) from error
 
 
 def clashing(config: RunConfig, clash: ClashError) -> UserError:
     """What a user is told of options of two axes that do not work together."""
     one, other = config.chosen(clash.axis), config.chosen(clash.other)
-    return UserError(f"{one} does not work with {other}: {clash.reason}; choose another of either")
+    return UserError(f"{one} does not work with {other}: {clash.reason}; change one of the two")
 
 
 def _of_modalities(config: RunConfig, task: Task, factory: partial[Transformer]) -> Callable[[], Transformer]:
@@ -177,7 +178,7 @@ def component(axis: Axis, config: RunConfig) -> Callable[..., Any]:
         try:
             made = factory(*args, **kwargs)
             _check_kind(made, axis)
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # of somebody else's component
             raise _refused(axis.name, error) from error
         return made
 
@@ -195,6 +196,7 @@ def _check_kind(made: object, axis: Axis) -> None:
 
 
 def _refused(axis: str, error: BaseException) -> UserError:
-    text = " ".join(str(error).split())
-    named = text.startswith((f"{axis}.", f"{axis}=")) or isinstance(error, UserError)
-    return UserError(text if named else f"{axis}: {text}")
+    foreseen = isinstance(error, UserError | ValueError | TypeError | InstantiationException)
+    text = one_line(error, longest=500) if foreseen else named(error)
+    is_named = text.startswith((f"{axis}.", f"{axis}=")) or isinstance(error, UserError)
+    return UserError(text if is_named else f"{axis}: {text}")

@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch.optim.optimizer import StateDict
 
 from ablab.errors import UserError, one_line
-from ablab.results.store import CHECKSUM_FILE, parse_json, remove, remove_orphans, write_atomically
+from ablab.results.store import CHECKSUM_FILE, parse_json, remove, remove_orphans, replacing, write_atomically
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 OWN = {"owner": "ablab"}  # given to Lightning as options of the storage: what the run itself writes
@@ -81,19 +80,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise UserError(f"{target}: is the run's own; give the callback that writes it another dirpath or filename")
         for name, state in checkpoint.get("callbacks", {}).items():
             check_readable(f"callbacks, {name}", state)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                hashing = _write(checkpoint, file)
-            os.chmod(temporary, 0o644)
-            if not own:  # of a callback of the user's; runs do not go on from it
-                os.replace(temporary, target)
-                return
-            put_in_place(Path(temporary), target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+
+        def put(temporary: Path, target: Path) -> None:
+            put_in_place(temporary, target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())
+
+        # Runs do not go on from what a callback of the user's writes.
+        with replacing(target, put if own else os.replace) as file:
+            hashing = _write(checkpoint, file)
 
 
 def check_readable(name: str, state: Any) -> None:
@@ -180,10 +173,8 @@ def newest_listed(folder: Path, run: str) -> int | None:
 
 def write_file(content: Any, path: Path) -> None:
     """Write beside the target, flush to disk and rename."""
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         _write(content, file)
-    temporary.replace(path)
 
 
 def _write(content: Any, file: IO[bytes]) -> _Hashing:
@@ -192,8 +183,6 @@ def _write(content: Any, file: IO[bytes]) -> _Hashing:
         torch.save(content, hashing)  # type: ignore[arg-type] # it only writes
     except RuntimeError as error:  # of torch's own words for whatever its file raised
         raise (hashing.failed or error) from error
-    file.flush()
-    os.fsync(file.fileno())
     return hashing
 
 
@@ -219,7 +208,7 @@ def newest_whole(folder: Path, origin: Origin) -> tuple[Found | None, list[str]]
     damaged: list[str] = []
     for name in (LAST, PREVIOUS):
         path = folder / name
-        if not path.exists():
+        if not (path.is_file() or path.is_dir()):
             continue
         entry = listed.get(_sha256(path))
         if entry is not None and (entry.run, entry.corpus) == (origin.run, origin.corpus):

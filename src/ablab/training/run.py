@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from ablab.config import RunConfig
+from ablab.config.redact import redact_text, secrets_in
 from ablab.errors import Diverged, Interrupted, UserError, one_line
 from ablab.model.mechanism import probe_outputs
 from ablab.results.hparams import write_hparams
@@ -23,7 +24,7 @@ from ablab.tasks.base import Task
 from ablab.training.begin import new_record, now, set_aside_before
 from ablab.training.build import BuiltRun
 from ablab.training.callback_group import build_callbacks
-from ablab.training.callbacks import Heartbeat, Mechanisms, Progress, ReportProgress, seed_everything_else
+from ablab.training.callbacks import Heartbeat, LateLoss, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
 from ablab.training.cost import CostMeter
 from ablab.training.failures import ended_itself, failure_of, leave, noted
@@ -79,7 +80,7 @@ def execute(
             study=record.study,
             variant=record.variant,
             seed=record.seed,
-            config=config.to_dict(),
+            config=config.shown(),
         )
         outlive(loggers, record.notes)
         with quiet_lightning(), stop_on_request() as stop:
@@ -96,15 +97,16 @@ def execute(
             return record
         if isinstance(error, MisconfigurationException):  # by which Lightning tells users of their mistakes
             error = UserError(one_line(error))
-        failure = failure_of(error, place.rank)
+        hidden = secrets_in(config.to_dict())
+        failure = failure_of(error, place.rank, hidden)
         record.reason, record.cause, record.traceback = failure.reason, failure.cause, failure.traceback or None
         if place.size > 1:
             leave(folder, failure)
         if not isinstance(error, UserError):
-            traceback.print_exc()
+            print(redact_text(traceback.format_exc(), hidden), end="", file=sys.stderr)
     finally:
         record.finished_at = now()
-        with noted("closing a logger", record.notes):
+        with noted("closing a logger", record.notes, secrets_in(config.to_dict())):
             close_loggers(loggers, record.status, record)
         if place.rank == 0:
             with noted("the event file of hyper-parameters", record.notes):
@@ -137,7 +139,7 @@ def _train(
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
     told = [ReportProgress(progress, task.primary)] if progress else []
     theirs = build_callbacks(config.options["callbacks"], folder)
-    callbacks = [Watchers(traffic, meter, tokens, mechanisms, *heart, *told), *theirs]
+    callbacks = [Watchers(LateLoss(), traffic, meter, tokens, mechanisms, *heart, *told), *theirs]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(built, folder, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)
@@ -156,6 +158,7 @@ def _train(
         with noted("counting the traffic", record.notes):
             traffic.gather(trainer)
     finally:
+        trainer.profiler.teardown(stage=None)  # else torch's goes on in the process
         meter.measured(cost, trainer.global_step)
         record.notes += [f"{axis} was not watched: {why}" for axis, why in mechanisms.failures.items()]
         record.mechanism = mechanisms.values

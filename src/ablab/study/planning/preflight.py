@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -138,8 +136,8 @@ class Preflight:
                     plugins=[FixedClusterEnvironment(World())],
                     enable_checkpointing=False,
                 )
-        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        except Exception as error:  # of whatever an accelerator or a plugin needs
+            raise UserError(f"trainer: {one_line(error)}") from error
         return parallel(strategy)
 
     @staticmethod
@@ -155,10 +153,12 @@ class Preflight:
             _take_steps(optimizer, schedule, min(3, config.trainer.max_steps))
             if not any(group["initial_lr"] for group in optimizer.param_groups):
                 raise UserError("optimizer.lr=0: no step would change anything; give a learning rate above 0")
-        except (ValueError, TypeError, RuntimeError, InstantiationException) as error:
-            raise UserError(f"{axis}: {' '.join(str(error).split())}") from error
         except ArithmeticError as error:  # as a division by a setting that is 0
             raise UserError(f"{axis}: cannot take its first steps ({one_line(error)}): mend its settings") from error
+        except UserError:
+            raise
+        except Exception as error:  # of somebody else's class, too
+            raise UserError(f"{axis}: {one_line(error)}") from error
         return schedule
 
     @staticmethod
@@ -168,7 +168,7 @@ class Preflight:
         if not strategy.shares_gradients and getattr(schedule, "reads_gradients", False):
             raise UserError(
                 f"{option} does not work with {chosen}: the schedule reads gradients, which each "
-                "process has for itself, so that their learning rates would part; choose another of either"
+                "process has for itself, so that their learning rates would part; change one of the two"
             )
         precision = config.trainer.precision
         if not strategy.takes_scaled and precision in ("16", "16-mixed", 16):
@@ -209,6 +209,11 @@ def check_options(axis: Axis, options: dict[str, Node]) -> None:
     if axis.several:
         chosen = {f"{axis.name}.{key}": each for key, each in options[axis.name].items()}
     for name, option in chosen.items():
+        if isinstance(option, str):  # as a study file may say it
+            raise UserError(
+                f"{name}: {option} is no option but a text; write {name}={option} in a command, or a line "
+                f"'- override /{name}: {option}' in the defaults of a file"
+            )
         if not isinstance(option, dict) or "_target_" not in option:
             raise UserError(f"{name}: the option has no _target_, the class or function that builds it")
         refused: dict[str, str] = load(axis.refused) if axis.refused else {}

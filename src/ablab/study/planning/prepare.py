@@ -12,8 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ablab.config import RunConfig
+from ablab.config import RunConfig, fingerprint
 from ablab.config.explain import ConfigErrors, explain
+from ablab.config.overrides import canonical
 from ablab.config.schema import refuse_shadowed
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
@@ -46,7 +47,7 @@ class Prepared:
         """Raises UserError with the first of the errors, if there is any."""
         if self.errors:
             run, error = self.errors[0]
-            where = f" [in the run {asked(run)}]" if len(self.runs) > 1 else ""
+            where = f" [in the run {asked(run, self.runs)}]" if len(self.runs) > 1 else ""
             rest = len(self.errors) - 1
             raise UserError(f"{error}{where}" + (f" (nor can {rest} more work: ablab plan shows them)" if rest else ""))
 
@@ -74,9 +75,11 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
     return prepared
 
 
-def asked(run: Run) -> str:
-    """The overrides that a run was asked for by."""
-    return " ".join(o for o in run.overrides if not o.startswith("hydra."))
+def asked(run: Run, among: Sequence[Run] = ()) -> str:
+    """The overrides that a run was asked for by, without those that all of several runs share."""
+    own = [o for o in run.overrides if not o.startswith("hydra.")]
+    shared = set(own).intersection(*(each.overrides for each in among)) if len(among) > 1 else set()
+    return " ".join(o for o in own if o not in shared)
 
 
 def info_of(config: RunConfig, index: int, variant: str | None = None) -> RunOutline:
@@ -137,10 +140,12 @@ def make_folder(folder: Path) -> None:
 def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[RunConfig]:
     """The configs of all runs; what is wrong with them is added to `prepared`."""
     configs = []
+    met: dict[tuple[str, int, frozenset[str]], Run] = {}
     for run in prepared.runs:
         try:
             frozen, folder = compose(run)
             preflight.check(frozen)
+            _refuse_repeated(met.setdefault(_value(run, frozen), run), run)
             check_ours(folder)
             _refuse_older(folder)
         except UserError as error:
@@ -165,6 +170,18 @@ def refuse_devices(config: RunConfig) -> None:
         )
 
 
+def _value(run: Run, config: RunConfig) -> tuple[str, int, frozenset[str]]:
+    """What is the same for runs that differ in the spelling of their values alone."""
+    pairs = (override.partition("=") for override in run.overrides)
+    return fingerprint(config), config.seed, frozenset(f"{key}={canonical(value)}" for key, _, value in pairs)
+
+
+def _refuse_repeated(first: Run, run: Run) -> None:
+    """Raises UserError where the values of an earlier run are those of this one, in another spelling."""
+    if first is not run:
+        raise UserError(f"{run.variant}: the same run as {first.variant}, with a value in another spelling; drop one")
+
+
 def _refuse_older(folder: Path) -> None:
     """Raise UserError where a run of another version has ended well: it would be replaced, not re-used."""
     try:
@@ -180,6 +197,8 @@ def _refuse_older(folder: Path) -> None:
 
 
 def _design(config: DictConfig) -> Design:
+    if not isinstance(config.design, DictConfig) or "_target_" not in config.design:
+        raise UserError("design: is no option; choose one by design=..., or '- override /design: ...' in a file")
     node: Any = OmegaConf.to_container(config.design, resolve=True)
     check_signature("design", node)
     design = instantiate(node, _convert_="all")

@@ -84,9 +84,12 @@ class CurvesLogger(Logger, EndsWithStatus, KeepsCurves):
             self._file.close()
             self._file = None
 
-    @rank_zero_only
     def check(self, step: int) -> list[str]:
         """The file is rewritten with the rows that can be read; one that is damaged is kept under another name."""
+        return self._check(step) or []
+
+    @rank_zero_only
+    def _check(self, step: int) -> list[str]:
         if not step and not self._path.exists():
             return []
         rows, damaged = self._whole_rows()
