@@ -90,7 +90,7 @@ def of_model(built: BuiltRun) -> Any:
     inputs, targets = next(iter(task.train_dataloader()))
     model.resample(0)
     loss = task.loss(model(inputs), targets) + model.penalty()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch says no types here
+    loss.backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
     model.resample(1)
     return [loss, dict(model.named_parameters()), model(inputs), model.eval()(inputs)]
@@ -218,5 +218,5 @@ def _with(tiny_config: TinyConfig, words: tuple[str, ...], axis: str, key: str, 
 
 def _hint(node: Any, key: str) -> Any:
     target = load(node["_target_"])
-    function = target.__init__ if isinstance(target, type) else target
-    return typing.get_type_hints(function).get(key)
+    function = vars(target).get("__init__") if isinstance(target, type) else target
+    return typing.get_type_hints(function).get(key) if function else None
