@@ -90,7 +90,7 @@ def of_model(built: BuiltRun) -> Any:
     inputs, targets = next(iter(task.train_dataloader()))
     model.resample(0)
     loss = task.loss(model(inputs), targets) + model.penalty()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch says no types here
+    loss.backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
     model.resample(1)
     return [loss, dict(model.named_parameters()), model(inputs), model.eval()(inputs)]
@@ -113,7 +113,7 @@ def _listed(loaders: Any) -> list[Any]:
 
 
 def of_steps(built: BuiltRun) -> Any:
-    """Rates and parameters over the steps: gradients agree, are noise, and agree again; evaluations gain less and less."""
+    """Rates and parameters over the steps: gradients agree, are noise, and agree; evaluations gain less and less."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Embedding(7, 4), torch.nn.Linear(4, 6), torch.nn.LayerNorm(6))
     optimizer = build_optimizer(built.optimizer, net)
@@ -218,5 +218,5 @@ def _with(tiny_config: TinyConfig, words: tuple[str, ...], axis: str, key: str, 
 
 def _hint(node: Any, key: str) -> Any:
     target = load(node["_target_"])
-    function = target.__init__ if isinstance(target, type) else target
-    return typing.get_type_hints(function).get(key)
+    function = vars(target).get("__init__") if isinstance(target, type) else target
+    return typing.get_type_hints(function).get(key) if function else None

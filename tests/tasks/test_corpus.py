@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import lzma
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,12 @@ def test_one_file_is_cut_into_head_middle_and_tail(length: int, val: float, test
     assert len(splits["val"]) == pytest.approx(length * val, abs=1)
 
 
-PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".GZ": gzip.compress}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".GZ": gzip.compress,
+}
 
 
 @pytest.mark.parametrize("any_bytes", [True, False])

@@ -100,7 +100,7 @@ def _train(model: Transformer, task: Task, batch: Batch) -> int:
     model.resample(0)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = task.loss(model(inputs), targets) + model.penalty()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch says no types here
+    loss.backward()
     return sum(kept.values())
 
 

@@ -34,6 +34,9 @@ from ablab.training.begin import variant_of
 from ablab.version import __version__
 
 
+_IN_WORDS = ("flops_uncounted", "peak_memory_method")  # of a cost, what is no number
+
+
 @dataclass
 class Prepared:
     """A plan, and what there is to say of it."""
@@ -119,9 +122,14 @@ def _outcome(run: PlannedRun, preflight: Preflight) -> Record:
         metrics={name: 0.0 for name in names if "/" not in name or name.startswith(("val_", "test_"))},
         mechanism={name: 0.0 for name in names if "/" in name},
         last={name: [0.0] * evaluations for name in names if name.startswith("val_")},
-        cost=Cost(**{each.name: 0 for each in fields(Cost) if "int" in str(each.type) or "float" in str(each.type)}),
+        cost=_every_cost(),
         primary=task.primary,
     )
+
+
+def _every_cost() -> Cost:
+    numbers: dict[str, Any] = {each.name: 0 for each in fields(Cost) if each.name not in _IN_WORDS}
+    return Cost(**numbers)
 
 
 def make_folder(folder: Path) -> None:
