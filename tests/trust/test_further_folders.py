@@ -91,11 +91,8 @@ FOLDERS: dict[str, Callable[[Hostile], None]] = {
     "a module that Python starts with": _text("sitecustomize.py", _python),
     "a plugin of pytest": _text("conftest.py", _python),
     "a module of the standard library": _text("json.py", _python),
-    "a plugin of Hydra": lambda h: (
-        (h.run / "hydra_plugins").mkdir(),
-        (h.run / "hydra_plugins/a.py").write_text(_python(h)),
-    ),  # type: ignore[assignment, return-value]
-    "a plugin of ablab": lambda h: ((h.run / "ablab").mkdir(), (h.run / "ablab/__init__.py").write_text(_python(h))),  # type: ignore[assignment, return-value]
+    "a plugin of Hydra": _text("hydra_plugins/a.py", _python),
+    "a package of our name": _text("ablab/__init__.py", _python),
     "a style of Matplotlib": _text("matplotlibrc", lambda h: "text.usetex: True\nbackend: module://sitecustomize\n"),
     "settings of W&B": _text("wandb/settings", lambda h: "[default]\nbase_url = http://a.example\n"),
     "a repository with programs": _repository,

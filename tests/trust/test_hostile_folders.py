@@ -79,11 +79,13 @@ TRAINED = {
         "callbacks.mine.setup._target_=a.b",
     ),
     "a callback that writes elsewhere": (
-        _target("callbacks", "mine", target="lightning.pytorch.callbacks.ModelCheckpoint", dirpath="/tmp/elsewhere"),
+        _target(
+            "callbacks", "mine", target="lightning.pytorch.callbacks.OnExceptionCheckpoint", dirpath="/tmp/elsewhere"
+        ),
         "callbacks.mine.dirpath=/tmp/elsewhere",
     ),
     "a file name that leads elsewhere": (
-        _target("callbacks", "mine", target="lightning.pytorch.callbacks.ModelCheckpoint", filename="../../x"),
+        _target("callbacks", "mine", target="lightning.pytorch.callbacks.OnExceptionCheckpoint", filename="../../x"),
         "callbacks.mine.filename=../../x",
     ),
     "a logger": (_at("logger", "mine"), "logger.mine._target_="),
