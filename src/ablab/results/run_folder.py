@@ -40,6 +40,7 @@ _WRITTEN = (
     CONFIG_FILE,
 )
 _MARKS = ("\nlayer_fusion:", "\nmodal_fusion:", "\nhang_timeout:")  # keys of a config that no other program has
+_LONGEST_CONFIG, _MOST_BRACKETS = 2**22, 3000
 _LARGEST = 2**28  # bytes of a checkpoint that is compared when a finished run is met again; others when they are used
 
 
@@ -124,7 +125,7 @@ def read_config(folder: Path) -> RunConfig:
     path = folder / CONFIG_FILE
     try:
         text = path.read_text(encoding="utf-8")
-        _refuse_aliases(text)
+        _refuse_endless(text)
         data: Any = OmegaConf.to_container(OmegaConf.create(text))
         config = RunConfig.from_dict(data)
         fingerprint(config)
@@ -146,8 +147,13 @@ _DAMAGE = (
 )
 
 
-def _refuse_aliases(text: str) -> None:
-    """A config has none as it is written, and a few lines of them unfold to more than fits into any memory."""
+def _refuse_endless(text: str) -> None:
+    """No config has a thousand brackets, which take hours to be parsed where each is within the one before.
+
+    Nor has one aliases, as it is written; a few lines of them unfold to more than fits into any memory.
+    """
+    if len(text) > _LONGEST_CONFIG or text.count("[") + text.count("{") > _MOST_BRACKETS:
+        raise ValueError("it is longer than any")
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
         raise ValueError("it has aliases")
 
