@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.study import job
+from ablab.training.begin import new_record
 from ablab.training.build import BuiltRun
-from ablab.training.run import new_record
 
 TinyConfig = Callable[..., RunConfig]
 
