@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import io
@@ -13,6 +14,7 @@ import pytest
 
 from ablab.cli import main
 from ablab.cli.commands import COMMANDS
+from ablab.cli.parsing import Command
 from ablab.streams import Lasting, lasting_output
 
 
@@ -70,11 +72,14 @@ def test_a_command_goes_on_to_its_end(
 ) -> None:
     done = []
 
-    def act(options: object) -> None:
-        print("a line")
-        done.append(True)
+    def command(parser: argparse.ArgumentParser) -> Command:
+        def act(options: argparse.Namespace) -> None:
+            print("a line")
+            done.append(True)
 
-    monkeypatch.setitem(COMMANDS, "sync", lambda parser: act)
+        return act
+
+    monkeypatch.setitem(COMMANDS, "sync", command)
     monkeypatch.setattr(sys, "stdout", Broken(error))
     with pytest.raises(SystemExit) as ended:
         main(["sync"])
