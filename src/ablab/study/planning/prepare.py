@@ -33,7 +33,6 @@ from ablab.study.trials.tuning import check_tuning
 from ablab.training.begin import variant_of
 from ablab.version import __version__
 
-
 _IN_WORDS = ("flops_uncounted", "peak_memory_method")  # of a cost, what is no number
 
 
