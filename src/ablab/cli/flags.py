@@ -96,8 +96,12 @@ def check_flags(words: Sequence[str]) -> None:
 
 def check_overrides(words: Sequence[str]) -> None:
     """Raises UserError for an axis without the name of an option, and for what cannot be taken out of a config."""
-    for word in words:
-        key, _, value = word.partition("=")
+    for word in (word for word, flag, _ in parts(words) if flag is None):
+        key, equals, value = word.partition("=")
+        if word in ("design", *AXES):
+            raise UserError(f"{word}: needs an option, without spaces around the =; write {word}=...")
+        if not equals and "=" not in key and key.partition(":")[0] in AXES and ":" in key:
+            raise UserError(f"{word}: write {word.replace(':', '=', 1)}")
         if key in ("design", *AXES) and (value in ("null", "true", "false") or value.lstrip("-").isdecimal()):
             options = [path.stem for path in (conf_folder() / key).glob("*.yaml")]
             raise UserError(f"{word}: each axis needs the name of an option{nearest(value, options)}")
