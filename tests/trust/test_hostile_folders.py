@@ -255,7 +255,7 @@ def test_hydra_reruns_no_pickle(hostile: Hostile, ablab: Ablab, flag: str, befor
     path = hostile.study / "config.pickle"
     path.write_bytes(pickled(hostile.marker))
     words = [f"{flag}{path}"] if flag.endswith("=") else [flag, str(path)]
-    assert_nothing_ran(hostile, ablab(*before, *words), "give the command again")
+    assert_nothing_ran(hostile, ablab(*before, *words), "--e")
 
 
 @pytest.mark.parametrize("command", ["compare", "report", "keep"])

@@ -86,22 +86,11 @@ def run_hydra(words: list[str]) -> int:
     """
     from ablab.training.world import launched
 
-    _refuse_rerun(words)
     if (place := launched()) is None:
         return _run_hydra(words)
     from ablab.study.launched import follow, lead
 
     return follow(place) if place.rank else lead(place, lambda: _run_hydra(words))
-
-
-def _refuse_rerun(words: list[str]) -> None:
-    """Raises UserError for Hydra's --experimental-rerun, by any beginning of its name: it unpickles a file."""
-    for word in words:
-        name = word.partition("=")[0]
-        if len(name) > 2 and "--experimental-rerun".startswith(name):
-            raise UserError(
-                f"{word}: is not offered, since it would run whatever the file holds; give the command again"
-            )
 
 
 def _run_hydra(words: list[str]) -> int:

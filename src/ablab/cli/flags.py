@@ -132,7 +132,7 @@ def _unknown(word: str, after: str | None) -> str:
     """`--seed 3` is a setting that was meant, and `--multirum` a flag."""
     name, _, value = word.lstrip("-").partition("=")
     key = name.replace("-", "_")
-    if word.startswith("--experimental-rerun"):
+    if "--experimental-rerun".startswith(word.partition("=")[0]) and len(name) > 2:  # it would unpickle a file
         return f"{word}: ablab does not take it; give the same command again to go on with its runs"
     if key in _settings() or "." in key:
         value = value or (after if after and "=" not in after and not after.startswith("-") else "...")

@@ -31,6 +31,7 @@ _HARMLESS = frozenset(
     }
 )
 _LONG_NUMBER = 10**5  # a shorter one under a key that is mostly one of a secret is a size
+_NO_VALUES = frozenset({"null", "None", "true", "false", "value", "VALUE"})  # the last two stand for any
 _SHORTEST = 8  # characters of a secret that is looked for under other keys
 _PAIR = re.compile(r"""(?P<key>[\w./@+~-]+)(?P<between>\s*=\s*)(?P<value>'[^']*'|"[^"]*"|[^,\s&{}\[\]'"]+)""")
 _ENTRY = re.compile(r"""(?P<key>[\w./-]+)(?P<between>['"]?\s*:\s*)(?P<value>'[^']*'|"[^"]*"|[^,\s{}\[\]'"]+)""")
@@ -139,6 +140,6 @@ def _hide(text: str, known: frozenset[str]) -> str:
 def _without_value(pair: re.Match[str]) -> str:
     number = pair["value"].lstrip("-").isdecimal()
     value: object = int(pair["value"]) if number else pair["value"]
-    if not is_secret(pair["key"], value) or value in ("null", "None", "true", "false"):
+    if not is_secret(pair["key"], value) or pair["value"].rstrip(".;") in _NO_VALUES:
         return pair[0]
     return pair["key"] + pair["between"] + HIDDEN

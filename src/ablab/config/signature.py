@@ -220,7 +220,7 @@ def _own_parameters(target: Any) -> set[str]:
     """
     package = str(getattr(target, "__module__", "")).split(".")[0]
     functions = _constructors(target)
-    own = [each for each in functions if str(each.__module__).split(".")[0] == package] or functions[:1]
+    own = [each for each in functions if str(getattr(each, "__module__", "")).split(".")[0] == package] or functions[:1]
     return {name for function in own for name in inspect.signature(function).parameters}
 
 

@@ -76,8 +76,9 @@ def _holds(path: Path, *keys: str) -> bool:
 
 
 def _text(path: Path) -> str:
+    """What is in a file; "" where there is none, or a pipe, which would be waited for."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     except OSError:
         return ""
 
@@ -123,6 +124,8 @@ def read_config(folder: Path) -> RunConfig:
         UserError: there is none, or it is damaged; the message names the file.
     """
     path = folder / CONFIG_FILE
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: damaged, no config of a run (it is no file)")
     try:
         text = path.read_text(encoding="utf-8")
         _refuse_endless(text)
@@ -204,6 +207,8 @@ def curves_sha256(folder: Path) -> str | None:
 
 
 def _sha256(path: Path) -> str | None:
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -39,11 +39,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path, put: Callable[[Path, Path], object] = os.replace) -> Iterator[IO[bytes]]:
+def replacing(path: Path, put: Callable[[Path, Path], object] | None = None) -> Iterator[IO[bytes]]:
     """Open a file for writing that takes the place of `path` when the block ends, and is removed if it fails.
 
     Args:
-        put: gives the file, which is on the disk by then, the name `path`.
+        put: gives the file, which is on the disk by then, the name `path`; None: `os.replace`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -53,7 +53,7 @@ def replacing(path: Path, put: Callable[[Path, Path], object] = os.replace) -> I
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600, which colleagues could not read
-        put(Path(temporary), path)
+        (put or os.replace)(Path(temporary), path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

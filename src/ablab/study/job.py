@@ -37,6 +37,7 @@ from ablab.training.begin import prepare_folder
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
 from ablab.training.run import execute
+from ablab.training.warm_start import check_steps_left
 from ablab.training.world import launched
 
 
@@ -89,6 +90,7 @@ def run_job(config: DictConfig) -> Record:
             refuse_devices(asked)
         preflight = Preflight()
         built = preflight.build(asked)
+        check_steps_left(asked, folder)
         check_place(asked)
         if of_sweep:  # of another sweeper than ours
             return _run_planned(PlannedRun(info=info_of(asked, 0), config=asked, folder=folder))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import sys
@@ -85,7 +84,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             put_in_place(temporary, target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())
 
         # Runs do not go on from what a callback of the user's writes.
-        with replacing(target, put if own else os.replace) as file:
+        with replacing(target, put if own else None) as file:
             hashing = _write(checkpoint, file)
 
 

@@ -23,13 +23,24 @@ _MAY_DIFFER = frozenset(
 
 
 def check_origin(config: RunConfig) -> None:
-    """Refuse a `continue_from` that this run cannot go on from; nothing is read but the other's config and checksums.
+    """Refuse a `continue_from` that this run cannot go on from; nothing is read but the other run's config.
 
     Raises:
-        UserError: no run lies there, it differs from this one in more than strategy and devices, or it has written no
-            checkpoint, or none with steps left.
+        UserError: no run lies there, or it differs from this one in more than strategy and devices.
     """
-    if config.continue_from is None:
+    if config.continue_from is not None:
+        _config_of(config)
+
+
+def check_steps_left(config: RunConfig, own: Path) -> None:
+    """Refuse a `continue_from` that has nothing left for a run in the folder `own`; only checksums are read.
+
+    A run that has a checkpoint of its own goes on from that, whatever has become of the other one.
+
+    Raises:
+        UserError: the other run has written no checkpoint, or none with steps left.
+    """
+    if config.continue_from is None or newest_listed(own / CHECKPOINT_FOLDER, fingerprint(config)) is not None:
         return
     other, folder = _config_of(config), Path(config.continue_from)
     step = newest_listed(folder / CHECKPOINT_FOLDER, fingerprint(other))

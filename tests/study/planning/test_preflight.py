@@ -60,7 +60,7 @@ TinyConfig = Callable[..., RunConfig]
         (["optimizer=schedule_free", "optimizer.betas=[0,0.9]"], r"optimizer: betas\[0\]=0.0 must be above 0"),
         (["schedule.min_factor=3"], "schedule: min_factor must lie between 0 and 1"),
         (["trainer.limit_val_batches=0.001"], r"trainer\.limit_val_batches=0\.001: of 1 batches none is left"),
-        (["trainer.gradient_clip_val=-1"], r"trainer\.gradient_clip_val=-1: must be at least 0, or null"),
+        (["trainer.gradient_clip_val=-1"], r"trainer\.gradient_clip_val=-1\.0: must be at least 0, or null"),
         (["trainer.gradient_clip_val=nan"], r"trainer\.gradient_clip_val=nan: must be a finite number"),
         (["trainer.precision=16-mixed"], r"trainer\.precision=16-mixed: a CPU has no float16"),
         (["trainer.devices=x"], r"trainer\.devices=x: must be a whole number"),

@@ -31,6 +31,7 @@ from ablab.study.planning.expand import Run, expand
 from ablab.study.planning.preflight import Preflight
 from ablab.study.trials.tuning import check_tuning
 from ablab.training.begin import variant_of
+from ablab.training.warm_start import check_steps_left
 from ablab.version import __version__
 
 _IN_WORDS = ("flops_uncounted", "peak_memory_method")  # of a cost, what is no number
@@ -152,6 +153,7 @@ def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[
         try:
             frozen, folder = compose(run)
             preflight.check(frozen)
+            check_steps_left(frozen, folder)
             _refuse_repeated(met.setdefault(_value(run, frozen), run), run)
             check_ours(folder)
             _refuse_older(folder)

@@ -93,7 +93,9 @@ class CurvesLogger(Logger, EndsWithStatus, KeepsCurves):
         if not step and not self._path.exists():
             return []
         rows, damaged = self._whole_rows()
-        lost = self._lost({int(row["step"]) for row in rows}, step)
+        found = {int(row["step"]) for row in rows}
+        # Those of a run that went on from another's checkpoint begin with the first that it took itself.
+        lost = self._lost(found, 0 if damaged or not found else min(found), step)
         if not damaged and not lost:
             return []
         line = f"{METRICS_FILE} was damaged: " + (
@@ -108,9 +110,10 @@ class CurvesLogger(Logger, EndsWithStatus, KeepsCurves):
             self._rewrite(rows, [])
         return [line]
 
-    def _lost(self, found: set[int], step: int) -> str:
-        """In words, the steps up to `step` that must have had a row and have none."""
-        lost = [each for each in range(self._every, step + 1, self._every) if each not in found] if self._every else []
+    def _lost(self, found: set[int], first: int, step: int) -> str:
+        """In words, the steps from `first` to `step` that must have had a row and have none."""
+        due = range(self._every, step + 1, self._every) if self._every else ()
+        lost = [each for each in due if each >= first and each not in found]
         return f"steps {lost[0]} to {lost[-1]}" if len(lost) > 1 else f"step {lost[0]}" if lost else ""
 
     def _whole_rows(self) -> tuple[list[dict[str, str]], int]:

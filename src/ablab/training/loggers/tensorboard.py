@@ -47,6 +47,9 @@ class EventsLogger(TensorBoardLogger, ContinuesCurves, EndsWithStatus, TakesPict
     def log_picture(self, name: str, picture: Tensor, step: int) -> None:
         # `add_image` would make three equal channels of it and pack them with care: thrice the bytes, each of which
         # TensorBoard's writer goes through in Python, and ten times as long.
+        if self.experiment.file_writer is None:  # closed by the Trainer at its end; `add_image` opens another
+            self.experiment.add_image(name, picture[None], step)
+            return
         height, width = picture.shape
         packed = io.BytesIO()
         Image.fromarray(picture.numpy(), mode="L").save(packed, "PNG", compress_type=zlib.Z_RLE)
