@@ -7,12 +7,12 @@ that the file names is ever looked up. What the records say is then checked, and
 from __future__ import annotations
 
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.filesystem import _StorageInfo  # the index holds it; there is no public name
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -24,6 +24,16 @@ from torch.distributed.checkpoint.metadata import (
 
 INDEX = ".metadata"
 _MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RecursionError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where the bytes of a tensor lie, in the words that PyTorch's reader asks for."""
+
+    relative_path: str  # of a file in the checkpoint's folder
+    offset: int  # bytes
+    length: int
+    transform_descriptors: None = None  # files are as they were written
 
 
 class SafeReader(dcp.FileSystemReader):
@@ -70,9 +80,6 @@ class _Record:
         made = object.__new__(cls)
         made.arguments = arguments
         return made
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """Nothing to do; `__new__` has kept the arguments."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -126,11 +133,11 @@ def _place(record: Any) -> MetadataIndex:
     )
 
 
-def _file(record: Any) -> _StorageInfo:
+def _file(record: Any) -> Stored:
     told = _state(record, "_StorageInfo")
     name = _typed(told["relative_path"], str)
     if name in ("", ".", "..") or Path(name).name != name:
         raise ValueError(f"a file outside of the checkpoint: {name!r}")
     if told.get("transform_descriptors"):
         raise ValueError("files that are transformed")
-    return _StorageInfo(name, _typed(told["offset"], int), _typed(told["length"], int))
+    return Stored(name, _typed(told["offset"], int), _typed(told["length"], int))
