@@ -6,11 +6,13 @@ import atexit
 import copy
 import csv
 import functools
+import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,19 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.results.record import Record, RunContext
 from ablab.study.planning.recombine import Recombiner
-from ablab.training.run import execute, prepare_folder
+from ablab.study.supervision import code
+from ablab.training.begin import prepare_folder
+from ablab.training.run import execute
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("suite")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background would inherit none
 atexit.register(shutil.rmtree, os.environ["ABLAB_CACHE"], ignore_errors=True)
+
+# Modules of tests that options name. The process that runs are forked from is replaced by another, which takes seconds,
+# when it meets one that it does not know.
+code._known.update({"faulty", "faulty_ranks"})
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -57,6 +65,20 @@ _TINY = (
     "logger=csv",
 )
 _TINY_MODEL = ("model.d_model=16", "model.n_heads=2", "model.n_layers=1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what is compiled of the tests, also where the environment says otherwise: it is half of the collection."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        sys.dont_write_bytecode = before
+        gc.freeze()  # what is imported is no garbage, and looking through it takes longer than most tests
+        gc.set_threshold(20_000)  # a run makes hundreds of thousands of objects, and little garbage
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,7 +19,7 @@ from ablab.cli.commands import COMMANDS
 from ablab.config import RunConfig
 from ablab.results.record import Metric, Record
 from ablab.results.store import RECORD_FILE, write_record
-from ablab.training.run import new_record
+from ablab.training.begin import new_record
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -63,15 +63,15 @@ def assert_refused(ended: Ended, *parts: str) -> None:
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "attention=ful": ([], ["attention=ful: no such option", "did you mean 'full'?", "full, lsh, mla"]),
     "callbacks=[ema,early_stoping]": ([], ["callbacks=early_stoping: no such option", "mean 'early_stopping'?"]),
-    "attention=null": ([], ["each axis needs the name of an option", "NoneType"]),
-    "attention=3": ([], ["each axis needs the name of an option", "int"]),
+    "attention=null": ([], ["attention=null: each axis needs the name of an option", "full, lsh"]),
+    "attention=3": ([], ["attention=3: each axis needs the name of an option", "full, lsh"]),
     "~attention": ([], ["attention must be given"]),
     "model.d_modle=64": ([], ["model.d_modle: no such setting of model", "did you mean 'd_model'?"]),
     "model.n_heads=7": ([], ["model.n_heads=7 does not divide model.d_model=64", "1, 2, 4, 8, 16, 32, 64"]),
     "attention.window=0": (["attention=windowed"], ["window must be at least 1, got 0"]),
     "attention.window=big": (["attention=windowed"], ["attention.window='big': must be a whole number"]),
     "+attention.foo=1": ([], ["attention.foo: no such setting of attention"]),
-    "+foo=1": ([], ["foo: no such setting", "seed"]),
+    "+foo=1": ([], ["foo: no such setting (the nearest of", "ablab --cfg job shows all"]),
     "foo=1": ([], ["foo: no such setting"]),
     "foo": ([], ["foo: not an override"]),
     "task=text": ([], ["task.path must be given: add task.path=... to the command"]),
@@ -115,7 +115,7 @@ def test_a_mistake_in_a_run(ablab: Ablab, files: list[str], tmp_path: Path, mist
         (["seed=0,x"], ["seed=x"]),
         (["task=text", "task.path=missing.txt,empty.txt"], ["missing.txt: no such file", "[in the run "]),
         (["trainer.max_steps=4,0"], ["trainer.max_steps=0: must be at least 1 [in the run trainer.max_steps=0]"]),
-        (["strategy=single,ddp", "task.batch_size=3"], ["task.batch_size=3", "[in the run strategy=ddp "]),
+        (["strategy=single,ddp", "task.batch_size=3"], ["task.batch_size=3", "[in the run strategy=ddp]"]),
         (["optimizer.lr=interval(0,1)"], ["needs a list of values"]),
         (["study=nope"], ["study=nope: no such option (there are: components, modal_fusion, parallelism, quickstart"]),
         (["name=a,b"], ["a sweep is one study"]),

@@ -4,6 +4,13 @@ Everything that is the user's to mend is a `UserError`: one line that says what 
 line prints it on stderr and exits with status 2, without a traceback.
 """
 
+import re
+import traceback
+from pathlib import Path
+
+# Characters that a terminal obeys instead of showing them, and those by which text is shown in another order.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 
 class UserError(Exception):
     """A mistake in what was asked for: an unknown option, a bad value, a missing file. One line, and how to mend it."""
@@ -11,8 +18,18 @@ class UserError(Exception):
 
 def one_line(error: BaseException, longest: int = 200) -> str:
     """Return the words of an error of another library, which may take many lines, in one of `longest` characters."""
-    words = " ".join(str(error).split()) or type(error).__name__
+    said = str(error).partition("Exception raised from")[0]  # torch goes on with the addresses of its C++ functions
+    words = " ".join(said.split()) or type(error).__name__
     return words if len(words) <= longest else f"{words[:longest]}..."
+
+
+def named(error: BaseException) -> str:
+    """Return an error of any kind in one line, with its type and the line of code that it comes from."""
+    text = one_line(error)
+    kind = type(error).__name__
+    said = kind if text == kind else f"{kind}: {text}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{said} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else said
 
 
 class Diverged(Exception):  # noqa: N818 (an outcome of an experiment, not a programming error)
@@ -39,3 +56,8 @@ def require_shares(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
             raise ValueError(f"{name}={value} must be at least 0 and less than 1")
+
+
+def printable(text: str) -> str:
+    """Return text for a terminal, with a "?" for each character that a terminal would obey: names may be anybody's."""
+    return _OBEYED.sub("?", text)

@@ -287,7 +287,7 @@ def test_an_unknown_metric_names_the_nearest() -> None:
     runs = runs_of(study({"relu": BASE}))
     with pytest.raises(UserError, match=r"metric val_los: no run has it; did you mean 'val_loss'\?"):
         compare(runs, metric="val_los")
-    with pytest.raises(UserError, match=r"there are: activation/zero_share,"):
+    with pytest.raises(UserError, match=r"the nearest of 12: activation/zero_share,"):
         compare(runs, metric="zzz")
 
 

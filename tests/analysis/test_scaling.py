@@ -51,7 +51,7 @@ def test_planted_exponents_are_recovered_for_each_series() -> None:
     found = scaling(runs_of(timed(lambda a, n, _: 1e-6 * n ** power[a])), "seconds_per_step", "seq_len")
     assert [item.series for item in found] == ["attention=full", "attention=lsh"]
     assert [item.alpha for item in found] == pytest.approx([2.0, 1.1])
-    assert [item.scale for item in found] == pytest.approx([1e-6, 1e-6])
+    assert [item.log_scale for item in found] == pytest.approx([math.log(1e-6)] * 2)
     assert [item.interval for item in found] == [pytest.approx((2.0, 2.0)), pytest.approx((1.1, 1.1))]
     assert {item.basis for item in found} == {"seeds"}
 
@@ -112,7 +112,7 @@ def test_what_is_counted_has_no_noise() -> None:
 
 def test_one_value_has_no_exponent() -> None:
     found = only(runs_of(timed(lambda *_: 1.0, ("full",), (256,))))
-    assert (found.alpha, found.interval, found.scale) == (None, None, None)
+    assert (found.alpha, found.interval, found.log_scale) == (None, None, None)
     assert sentence_of(found) == "language: an exponent of seconds_per_step needs two values of seq_len (256 only)."
 
 

@@ -7,8 +7,8 @@ from said import notes_of
 from synthetic import record, runs_of
 
 from ablab.analysis.comparison import compare
-from ablab.analysis.notes import NoSuite
 from ablab.analysis.selection import compare_selected, parse_filters
+from ablab.analysis.study_notes import NoSuite
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.interim import InterimAnalysis

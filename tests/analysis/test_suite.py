@@ -13,7 +13,7 @@ from synthetic import CORPUS, ended, record, runs_of
 from ablab.analysis.comparison import Comparison, compare
 from ablab.analysis.dunnett import dunnett_p
 from ablab.analysis.estimates import holm, pooled
-from ablab.analysis.notes import NoSuite
+from ablab.analysis.study_notes import NoSuite
 from ablab.analysis.verdicts import Verdict
 from ablab.report.notes import no_suite_text
 from ablab.results.record import Metric, Record

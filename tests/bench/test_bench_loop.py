@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ablab.bench import loop
-from ablab.bench.loop import BareLoop, Round, bench_loop
+from ablab.bench import loop, runners
+from ablab.bench.loop import Round, bench_loop
+from ablab.bench.runners import BareLoop
 from ablab.config import RunConfig
 from ablab.errors import UserError
 
@@ -54,7 +55,7 @@ def test_both_minimise_a_penalty(tiny: list[str], monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "training"))
     shrinking = ["activation._target_=penalties.Shrinking", "trainer.accumulate_grad_batches=3"]
     assert "harness" in bench_loop([*tiny, *shrinking], steps=2, rounds=1, output=None)
-    monkeypatch.setattr(loop, "has_penalties", lambda model: False)
+    monkeypatch.setattr(runners, "has_penalties", lambda model: False)
     with pytest.raises(UserError, match="the loops did not do the same work"):
         bench_loop([*tiny, *shrinking], steps=2, rounds=1, output=None)
 

@@ -67,7 +67,7 @@ def test_the_line_of_a_wrong_override(override: str, line: str) -> None:
 )
 def test_an_unknown_key_gets_the_nearest_one(override: str, start: str, meant: str) -> None:
     line = explained(override)
-    assert line.startswith(f"{start}; did you mean '{meant}'? (there are: ")
+    assert line.startswith(f"{start}; did you mean '{meant}'? (the")
     assert "hydra" not in line
     assert "_target_" not in line
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import pytest
+import torch
 
+from ablab.config import signature
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 
@@ -29,6 +32,11 @@ class Widget:
 class Gadget(Widget):
     def __init__(self, *, colour: str, **settings: Any) -> None:
         super().__init__(None, **settings)
+
+
+class ThirdParty(torch.optim.Optimizer):
+    def __init__(self, params: Any, lr: float = 1.0, **others: Any) -> None:
+        super().__init__(params, {"lr": lr}, **others)
 
 
 def open_ended(first: int, **others: Any) -> None: ...
@@ -88,11 +96,50 @@ def test_a_target_that_takes_anything_is_not_asked_about_names() -> None:
         check(supplied=(), target="open_ended", first="x", whatever=2)
 
 
-@pytest.mark.parametrize("target", ["Nothing", "Widget.nothing", "nowhere.at.all"])
-def test_a_target_that_is_not_there_is_named(target: str) -> None:
-    with pytest.raises(UserError, match=rf"^widget\._target_: {HERE}{target} cannot be imported \(.*\)$") as caught:
-        check(target=target)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        (f"{HERE}Nothing", f"{HERE.rstrip('.')} has no Nothing"),
+        (f"{HERE}Wigdet", f"{HERE.rstrip('.')} has no Wigdet; did you mean Widget?"),
+        (f"{HERE}Widget.nothing", f"{HERE}Widget.nothing cannot be imported (.*)"),
+        ("torch.optim.AdamV", "torch.optim has no AdamV; did you mean Adam.*?"),
+        ("ablab.training.optimisers.Lion", "ablab.training has no optimisers; did you mean optimizers?"),
+        ("torhc.optim.Adam", "torhc.optim.Adam: there is no module torhc; did you mean torch?"),
+        ("qqqq.zzzz", "qqqq.zzzz: there is no module qqqq"),
+    ],
+)
+def test_a_target_that_is_not_there_is_named_with_the_nearest(target: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_signature("widget", {"_target_": target})
+    pattern = re.escape(f"widget._target_: {line}").replace(r"\.\*", ".*")
+    assert re.fullmatch(pattern, str(caught.value))
+
+
+def test_only_a_package_that_ablab_offers_is_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"torch", "aim", "mlflow", "wandb"} <= signature._offered()
+
+    def missing(target: str) -> object:
+        raise ModuleNotFoundError("No module named 'aim'", name="aim")
+
+    monkeypatch.setattr(signature, "get_object", missing)
+    monkeypatch.setattr(signature, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^widget\._target_: aim\.x needs aim: pip install aim$"):
+        check_signature("widget", {"_target_": "aim.x"})
+
+
+@pytest.mark.parametrize("target", ["nope", 3, None, ["a.b"], ""])
+def test_a_target_is_a_dotted_name(target: object) -> None:
+    with pytest.raises(UserError, match=r"^widget\._target_=.*: must be the dotted name of a class or function$"):
+        check_signature("widget", {"_target_": target})
+
+
+def test_a_target_is_something_to_call() -> None:
+    with pytest.raises(UserError, match=r"torch\.nn is neither a class nor a function"):
+        check_signature("widget", {"_target_": "torch.nn"})
+
+
+def test_what_a_base_of_another_package_asks_for_may_be_given_by_the_class() -> None:
+    check_signature("optimizer", {"_target_": f"{HERE}ThirdParty", "lr": 0.1}, supplied=["params"])
 
 
 def test_keywords_that_are_handed_on_are_those_of_the_base() -> None:

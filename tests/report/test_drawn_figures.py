@@ -215,7 +215,7 @@ def test_a_variant_that_only_diverged_has_a_marker_and_a_name() -> None:
 def test_growth_is_drawn_in_the_looks_of_the_variants() -> None:
     one = Exponent(
         series="attention=full", x_name="seq_len", y_name="peak_memory_bytes", x=(64, 128), y=(1e6, 2e6), alpha=1.0,
-        scale=15625.0, interval=None, basis=None, seeds=1,
+        log_scale=math.log(15625.0), interval=None, basis=None, seeds=1,
     )  # fmt: skip
     own = styles(["attention=full", "attention=lsh"], "attention=full")
     axes = axes_of(power_laws([[one]], own))[0]

@@ -16,7 +16,7 @@ from ablab.errors import UserError
 from ablab.report.commands import report_command
 from ablab.report.context import ReportContext
 from ablab.report.formats import render
-from ablab.report.html.heatmap import LEVELS
+from ablab.report.html.blocks import LEVELS
 from ablab.report.html.page import page as page_of
 from ablab.results.collect import collect
 from ablab.results.interim import InterimAnalysis

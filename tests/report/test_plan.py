@@ -88,11 +88,13 @@ def test_named_variants_keep_their_names(tmp_path: Path) -> None:
 
 def test_every_error_of_every_run_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     errors = [(f"attention=full seed={seed}", "model.n_heads=7: no") for seed in range(3)]
+    errors.append(("seed=-1", "seed=-1: no"))
     status, lines = shown(Preview(folder=tmp_path, runs=9, notes=["left out: a=1"], errors=errors))
     assert status == 2
-    assert lines == ["left out: a=1", "3 of 9 runs cannot work; nothing has been started"]
+    assert lines == ["left out: a=1", "4 of 9 runs cannot work; nothing has been started"]
     assert capsys.readouterr().err.splitlines() == [
-        f"ablab: error: model.n_heads=7: no [in the run attention=full seed={seed}]" for seed in range(3)
+        "ablab: error: model.n_heads=7: no [in the run attention=full seed=0 and 2 more]",
+        "ablab: error: seed=-1: no [in the run seed=-1]",
     ]
 
 

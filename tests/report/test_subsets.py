@@ -11,7 +11,7 @@ import pytest
 from synthetic import ended, record, runs_of
 
 from ablab.report.formatting import metric_text
-from ablab.report.html.heatmap import LEVELS, Scale, heatmap, scale_of
+from ablab.report.html.blocks import LEVELS, Scale, heatmap, scale_of
 from ablab.report.html.sections.subsets import REACHABLE, grid_of, in_order, keys_of, subsets_of
 from ablab.results.record import Metric, Record
 

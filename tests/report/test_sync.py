@@ -16,7 +16,8 @@ from wandb_server import WandbServer
 from ablab.cli import main
 from ablab.report.sync import find_offline_runs
 from ablab.report.wandb import SHOWN_FILE
-from ablab.results.store import RECORD_FILE, clear, write_record
+from ablab.results.run_folder import clear
+from ablab.results.store import CONFIG_FILE, RECORD_FILE, write_record
 from ablab.results.wandb_runs import begin, run_id
 
 KEY = "a" * 40
@@ -158,6 +159,7 @@ def test_which_runs_have_ended(tmp_path: Path) -> None:
 
 
 def test_another_run_in_the_folder_is_another_run_of_wandb(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_text("axes: {}\n")
     first = run_id(tmp_path)
     assert run_id(tmp_path) == first
     clear(tmp_path)

@@ -39,6 +39,27 @@ def test_a_run_under_another_name_is_one_run(tmp_path: Path) -> None:
     assert len(collect([tmp_path / "study", tmp_path / "other"]).records) == 2
 
 
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_variant_whose_folder_is_a_link_is_followed_and_counted_once(tmp_path: Path, outside: bool) -> None:
+    here, there = tmp_path / "study", tmp_path / ("store" if outside else "study/.store")
+    write_record(here / "a" / "seed=1", record(1))
+    write_record(there / "b" / "seed=1", record(1, axes={"attention": "lsh"}))
+    (here / "b").symlink_to(there / "b")
+    (here / "again").symlink_to(here / "a")
+    (here / "round").symlink_to(here)
+    (here / "up").symlink_to(tmp_path)
+    (here / "nowhere").symlink_to(tmp_path / "gone")
+    runs = collect([here])
+    assert (len(runs.records), len(runs.variants)) == (2, 2)
+
+
+def test_a_number_of_400_digits_is_damage(tmp_path: Path) -> None:
+    path = write_record(tmp_path, record(1, settings={"model": {"d_model": 64}}))
+    path.write_text(path.read_text().replace('"d_model": 64', f'"d_model": {"9" * 400}'))
+    with pytest.raises(UserError, match="damaged JSON: a number of"):
+        collect([tmp_path])
+
+
 def test_a_record_that_has_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "record.json").symlink_to(tmp_path / "gone.json")
     with pytest.raises(UserError, match=r"record\.json: cannot be read"):

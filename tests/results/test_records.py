@@ -13,12 +13,12 @@ from synthetic import record
 from ablab.errors import UserError
 from ablab.results.communication import Collective, Communication, Process
 from ablab.results.record import SCHEMA_VERSION, Record
+from ablab.results.run_folder import clear
 from ablab.results.store import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
     METRICS_FILE,
     RECORD_FILE,
-    clear,
     read_record,
     write_atomically,
     write_record,

@@ -18,10 +18,12 @@ from hydra.core.global_hydra import GlobalHydra
 
 from ablab.cli import main
 
-# Activations, so that a model is built before anything happens. "meta" is where FLOPs are counted before training.
+# Activations, so that a model is built before anything happens, and which do well when they are tried on one sample
+# before that: they fail in the second training step.
 FAULTY = """
 import os
 import signal
+import sys
 import time
 
 import torch
@@ -31,9 +33,13 @@ from torch import nn
 class Fault(nn.Module):
     def __init__(self, spec):
         super().__init__()
+        self.passed = 0
 
     def forward(self, x):
-        return x if x.is_meta else self.fault(x)
+        if x.is_meta:
+            return x
+        self.passed += self.training
+        return self.fault(x) if self.training and self.passed > 1 else torch.relu(x)
 
 
 class Raises(Fault):
@@ -72,6 +78,26 @@ class RankRaises(Fault):
         return torch.relu(x)
 
 
+class Leaves(Fault):
+    def fault(self, x):
+        os._exit(3)
+
+
+class Quits(Fault):
+    def fault(self, x):
+        sys.exit(3)
+
+
+class KillsParentOnce(Fault):
+    # The process that runs are forked from.
+    def fault(self, x):
+        if not os.path.exists("killed-parent"):  # in the folder that the supervisor works in
+            open("killed-parent", "w").close()
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(1000)
+        return torch.relu(x)
+
+
 class Hangs(Fault):
     def fault(self, x):
         time.sleep(1000)
@@ -96,6 +122,7 @@ class Hungry(Fault):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1000 GiB.")
 """
 OPTIONS = {"raises": "Raises", "diverges": "Diverges", "killed": "Killed", "slow": "Slow", "rank_dies": "RankDies"}
+OPTIONS |= {"leaves": "Leaves", "quits": "Quits", "kills_parent_once": "KillsParentOnce"}
 OPTIONS |= {"hangs": "Hangs", "killed_once": "KilledOnce", "hungry": "Hungry", "rank_raises": "RankRaises"}
 
 TINY = (

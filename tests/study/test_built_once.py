@@ -74,5 +74,5 @@ def test_a_sweep_of_two_variants_on_two_seeds(lab: Lab, counts: Path) -> None:
     ended = lab.sweep("name=built", *WORDS, "attention=full,windowed", "seed=0,1")
     assert ended.status == 0, ended.err
     found = by_process(counts)
-    assert found.pop(os.getpid()) == {"counted": 2, "data": 1}  # the supervisor's, a model for each variant
+    assert found.pop(os.getpid()) == {"counted": 2, "model": 2, "data": 1}  # the supervisor's, for each variant
     assert list(found.values()) == [ONCE] * 4

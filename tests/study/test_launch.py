@@ -13,7 +13,7 @@ from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, write_record
 from ablab.study.launch import finished_record
 from ablab.study.planning.preflight import Preflight
-from ablab.training.run import new_record
+from ablab.training.begin import new_record
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -36,7 +36,7 @@ def test_what_is_done_with(
     tiny_config: TinyConfig, tmp_path: Path, status: Any, retry_failed: bool, kept: bool
 ) -> None:
     record = ended(config := tiny_config())
-    record.status = status
+    record.status, record.attempts = status, 2
     write_record(tmp_path, record)
     found = finished_record(config, tmp_path, Preflight(), retry_failed)
     assert (found is not None) == kept
@@ -45,8 +45,26 @@ def test_what_is_done_with(
 
 
 def test_a_run_that_failed_before_it_read_its_data_is_kept(tiny_config: TinyConfig, tmp_path: Path) -> None:
-    write_record(tmp_path, new_record(config := tiny_config()))
+    record = new_record(config := tiny_config())
+    record.attempts = 2
+    write_record(tmp_path, record)
     assert finished_record(config, tmp_path, Preflight(), retry_failed=False) is not None
+
+
+@pytest.mark.parametrize(
+    ("cause", "attempts", "kept"),
+    [
+        *(("killed", 1, False), ("killed", 2, True), ("error", 1, False)),
+        *(("refused", 1, True), ("timeout", 1, True), ("disk", 1, False), ("disk", 2, False)),
+    ],
+)
+def test_a_run_with_attempts_left_that_its_supervisor_did_not_live_to_make_is_not_done(
+    tiny_config: TinyConfig, tmp_path: Path, cause: Any, attempts: int, kept: bool
+) -> None:
+    record = new_record(config := tiny_config("retries=1"))
+    record.cause, record.attempts = cause, attempts
+    write_record(tmp_path, record)
+    assert (finished_record(config, tmp_path, Preflight(), retry_failed=False) is not None) == kept
 
 
 def test_a_changed_setting_is_another_run_and_another_name_is_not(tiny_config: TinyConfig, tmp_path: Path) -> None:

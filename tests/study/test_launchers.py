@@ -36,7 +36,7 @@ def test_submitit_has_every_reason_and_is_resumed(lab: Lab) -> None:
     assert process.returncode == 1, err
     assert statuses(study) == {"seed=0": "failed"}
     assert "the process was killed by SIGKILL" in out
-    ended = lab.ablab("resume", str(study), "--retry", "failed")
+    ended = lab.ablab("resume", str(study), "--trust", "--retry", "failed")
     assert ended.status == 1
     assert [run[0] for run in ended.runs] == ["failed"]
 

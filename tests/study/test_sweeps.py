@@ -51,7 +51,10 @@ def test_a_sweep_sees_every_run_to_its_end_and_tries_again_what_failed_when_aske
     assert changed(records) == set()
 
     # Where it is asked for, what failed is tried again; what has ended by itself is kept, to the byte.
-    for command in (("resume", "outputs/faults", "--retry", "failed"), lab.words("-m", *SWEEP, "--retry", "failed")):
+    for command in (
+        ("resume", "outputs/faults", "--trust", "--retry", "failed"),
+        lab.words("-m", *SWEEP, "--retry", "failed"),
+    ):
         records = {path: path.stat().st_mtime_ns for path in records}
         third = lab.ablab(*command)
         assert third.status == 1
@@ -143,7 +146,7 @@ def test_a_second_supervisor_is_refused_and_a_killed_one_leaves_nothing_running(
         process.communicate()
     wait_for(lambda: not processes_in(study))
     (lab.folder / "slow").unlink()
-    ended = lab.ablab("resume", str(study))
+    ended = lab.ablab("resume", str(study), "--trust")
     assert ended.status == 0, ended.err
     assert sorted(run[0] for run in ended.runs) == ["ok", "ok"]
     assert read_record(study / "activation=slow" / "seed=0" / RECORD_FILE).notes == []
@@ -224,7 +227,7 @@ UNFINISHED = {
         (None, "no such folder"),
         ("", "holds no study"),
         ("{", "cannot be read"),
-        (json.dumps(UNFINISHED), "a: no such setting"),
+        (json.dumps(UNFINISHED), "add --trust to run what the folder has as its command: ablab -m a=1"),
         (json.dumps(UNFINISHED | {"schema": 3}), "of another version of ablab"),
     ],
 )
@@ -259,7 +262,10 @@ def table(study: Path) -> dict[str, tuple[object, ...]]:
 @pytest.mark.slow
 def test_killed_again_and_again_a_study_ends_as_one_that_was_left_alone(lab: Lab) -> None:
     """Supervisor and runs together, by SIGKILL, at moments that are spread over the study."""
-    settings = ("activation=relu,gelu", "seed=0,1", "trainer.max_steps=60", "model.dropout=0.1", "jobs=2")
+    settings = (
+        *("activation=relu,gelu", "seed=0,1", "trainer.max_steps=60", "model.dropout=0.1", "jobs=2"),
+        *("trainer.val_check_interval=12", "trainer.log_every_n_steps=6"),
+    )
     assert lab.sweep("name=alone", *settings).status == 0
     study = lab.folder / "outputs" / "killed"
     for moment in range(1, 3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -49,13 +50,15 @@ def test_every_sample_of_every_subset_is_served_once_and_all_processes_take_equa
 ) -> None:
     subsets = [(fetch, count) for count in counts]
     shares = [SubsetBatches(subsets, batch_size=size, rank=rank, processes=processes) for rank in range(processes)]
-    steps = [[(len(share[i][1]), share[i][2]) for i in range(len(share))] for share in shares]
+    steps = [[share[i][2] for i in range(len(share))] for share in shares]
     assert all(each == steps[0] for each in steps)
     served: dict[int, list[int]] = {subset: [] for subset in range(len(counts))}
     for share in shares:
         for index in range(len(share)):
             _, targets, subset = share[index]
+            assert 0 < len(targets) <= size
             served[subset] += [target for target in targets.flatten().tolist() if target != IGNORED]
+            assert len(targets) == 1 or IGNORED not in targets  # what fills up is by itself
     expected = {subset: list(range(count)) for subset, count in enumerate(counts)}
     assert {subset: sorted(rows) for subset, rows in served.items()} == expected
 
@@ -67,8 +70,8 @@ def test_what_fills_up_is_ignored_and_changes_no_sample() -> None:
     def view(rows: Rows) -> Batch:
         return inputs[torch.from_numpy(rows)], targets[torch.from_numpy(rows)]
 
-    last = SubsetBatches([(view, 3)], batch_size=2, rank=1, processes=2)[0]
-    assert last[1].tolist() == [[1], [IGNORED]]
+    share = SubsetBatches([(view, 3)], batch_size=1, rank=1, processes=2)
+    assert [share[index][1].tolist() for index in range(len(share))] == [[[1]], [[IGNORED]]]
     assert targets.flatten().tolist() == [0, 1, 2]
 
 
@@ -148,12 +151,11 @@ def test_evaluation_predicts_every_token_but_the_first_exactly_once(
 def test_processes_serve_equally_many_batches_of_equal_sizes(
     length: int, batch_size: int, processes: int, limit: int
 ) -> None:
-    shapes = [
-        [tuple(inputs.shape) for inputs, _ in share]
-        for share in served(length, processes, seq_len=8, batch_size=batch_size, limit=limit)
-    ]
-    assert all(shape == shapes[0] for shape in shapes)
-    assert all(0 < rows <= batch_size for rows, _ in shapes[0])
+    shares = served(length, processes, seq_len=8, batch_size=batch_size, limit=limit)
+    assert len({len(share) for share in shares}) == 1
+    for _, targets in itertools.chain(*shares):
+        assert 0 < len(targets) <= batch_size
+        assert len(targets) == 1 or (targets != IGNORED).any(1).all()  # what fills up is by itself
 
 
 def starts(limit: int | None, processes: int = 1, batch_size: int = 4) -> list[int]:

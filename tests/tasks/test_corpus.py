@@ -1,7 +1,11 @@
 """Files found, fingerprinted and split."""
 
+import bz2
+import gzip
 import hashlib
+import lzma
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +77,7 @@ def test_a_glob_gives_its_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "no such file, folder or match"), (b"", "empty"), (b"\xff\xfe", "not UTF-8 text.*task.tokenizer=bytes")],
+    [(None, "no such file, folder or match"), (b"", "empty"), (b"\xfe\xfd", "not UTF-8 text.*task.tokenizer=bytes")],
 )
 def test_a_file_that_cannot_be_used(tmp_path: Path, content: bytes | None, says: str) -> None:
     path = tmp_path / "it.txt"
@@ -122,3 +126,53 @@ def test_one_file_is_cut_into_head_middle_and_tail(length: int, val: float, test
     assert ("test" in splits) == (test > 0)
     assert len(splits["train"]) == pytest.approx(length * (1 - val - test), abs=1)
     assert len(splits["val"]) == pytest.approx(length * val, abs=1)
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".GZ": gzip.compress,
+}
+
+
+@pytest.mark.parametrize("any_bytes", [True, False])
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        *((f"a.txt{suffix}", pack("Grüße\r\n".encode())) for suffix, pack in PACKERS.items()),
+        ("bom.txt", "\ufeffGrüße\r\n".encode()),
+        ("wide.txt", "\ufeffGrüße\r\n".encode("utf-16-le")),
+        ("wide.txt", "\ufeffGrüße\r\n".encode("utf-16-be")),
+        ("wider.txt", "\ufeffGrüße\r\n".encode("utf-32-le")),
+        ("bom.txt.gz", gzip.compress("Grüße\r\n".encode("utf-16"))),
+    ],
+)
+def test_a_text_is_read_as_such_however_it_is_kept(tmp_path: Path, name: str, data: bytes, any_bytes: bool) -> None:
+    (tmp_path / name).write_bytes(data)
+    for path in (tmp_path / name, tmp_path):  # the file, and the folder that it lies in
+        assert named(read_path(str(path), any_bytes=any_bytes)) == {name: "Grüße\r\n".encode()}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.zip", b"PK\x03\x04rest", "is a ZIP archive, not text"),
+        ("a.txt", gzip.compress(b"text"), "is compressed by gzip, not text"),
+        ("a.parquet", b"PAR1rest", "is a Parquet file, not text"),
+        ("a.tar.gz", gzip.compress(b"PK\x03\x04rest"), "is a ZIP archive, not text"),
+        ("a.txt.gz", gzip.compress(b"text")[:-5], "cannot be unpacked .*fetch it again"),
+        ("a.txt.gz", b"text", "cannot be unpacked"),
+        ("a.txt.xz", b"text", "cannot be unpacked"),
+        ("a.txt", b"\xff\xfea", "begins as utf-16-le, and is none"),
+    ],
+)
+def test_what_is_no_text_is_refused_unless_its_bytes_are_asked_for(
+    tmp_path: Path, name: str, data: bytes, says: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=says) as caught:
+        read_path(str(path), any_bytes=True)
+    assert "\n" not in str(caught.value)
+    assert named(read_path(str(path), any_bytes=True, binary=True)) == {name: data}

@@ -54,6 +54,22 @@ def test_digits_are_there_without_a_path() -> None:
     assert corpus.size_bytes > 1797 * 64
 
 
+@pytest.mark.parametrize("below", ["raw", "MNIST/raw"])
+def test_a_folder_is_read_at_its_top_as_torchvision_lays_it_out(tmp_path: Path, below: str) -> None:
+    (tmp_path / "top" / below).parent.mkdir(parents=True)
+    write(tmp_path / "top" / below, drawn(300))
+    _, _, corpus = load_images(str(tmp_path / "top"), 0.2, 0.1)
+    assert corpus.sha256 == load_images(str(tmp_path / "top" / below), 0.2, 0.1)[2].sha256
+
+
+def test_of_several_sets_in_a_folder_one_must_be_named(tmp_path: Path) -> None:
+    for name in ("MNIST", "KMNIST"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "raw", drawn(300))
+    with pytest.raises(UserError, match=r"holds several sets \(.*KMNIST/raw, .*MNIST/raw\): give one of these"):
+        load_images(str(tmp_path), 0.2, 0.1)
+
+
 @pytest.mark.parametrize(("suffix", "mark"), [("", "-"), (".gz", "-"), ("", "."), (".gz", ".")])
 def test_what_was_written_is_read(tmp_path: Path, suffix: str, mark: str) -> None:
     images = drawn(300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -80,6 +81,16 @@ def test_a_folder_without_the_splits(tmp_path: Path) -> None:
     [
         ("a.csv", b"body,label\nx,y\n", "row 1 has the columns body, label, not text: mend task.text_column"),
         ("a.csv", b"text,kind\nx,y\n", "row 1 has the columns text, kind, not label: mend task.label_column"),
+        (
+            "a.csv",
+            b"text, label\nx,y\n",
+            r"text, ' label', not label: did you mean task.label_column=' label'\?",
+        ),
+        ("a.csv", b"Text,Label\nx,y\n", r"columns Text, Label, not text: did you mean task.text_column=Text\?"),
+        ("a.csv", b"text,label\nx,y\ntext,label\nz,y\n", "row 2 is the header once more: leave it out"),
+        ("a.tsv", b"text\tlabel\nx\ty\nonly\n", "row 2 has 1 fields, its first line names 2: mend that row"),
+        ("a.json", b"[1]", "not a list of JSON objects"),
+        ("a.json", b"[{", "not JSON"),
         ("a.csv", b"", "empty: give a file with rows"),
         ("a.csv", b"text,label\n", "empty: give a file with rows"),
         ("a.csv", b"text,label\nx,y\nx,y,z\n", "not a table .*Expected 2 fields in line 3, saw 3.*mend that row"),
@@ -115,3 +126,41 @@ def test_lines_end_as_they_do_elsewhere(tmp_path: Path) -> None:
     for name in ("a.jsonl", "a.csv"):
         table = read_table(tmp_path / name, "text", "label")
         assert (table.texts, table.labels) == (["x"], ["y"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.CSV", "text,label\nx,1.0\n"),
+        ("a.Tsv", "text\tlabel\nx\t1.0\n"),
+        ("a.ndjson", '{"text": "x", "label": 1.0}\n'),
+        ("a.JSONL", '{"text": "x", "label": 1.0}\n'),
+        ("a.json", '[{"text": "x", "label": 1.0}]'),
+        ("a.json", '{"text": "x", "label": 1.0}\n'),
+        ("a.csv.gz", "text,label\nx,1.0\n"),
+        ("a.csv", "\ufefftext,label\r\n\r\nx,1.0\r\n"),
+    ],
+)
+def test_a_table_is_read_by_what_its_name_says(tmp_path: Path, name: str, content: str) -> None:
+    data = content.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    table = read_table(tmp_path / name, "text", "label")
+    assert (table.texts, table.labels) == (["x"], ["1.0"])
+
+
+def test_a_table_in_utf_16(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_bytes("text\tlabel\nGrüße\tNA\n".encode("utf-16"))
+    table = read_table(tmp_path / "a.tsv", "text", "label")
+    assert (table.texts, table.labels) == (["Grüße"], ["NA"])
+
+
+@given(places=st.sets(st.integers(0, 39)), at_end=st.booleans())
+def test_stray_quotes_join_no_lines(tmp_path_factory: pytest.TempPathFactory, places: set[int], at_end: bool) -> None:
+    texts = [
+        f'{number} "x' if at_end else f'"{number} x' if number in places else f"{number} x" for number in range(40)
+    ]
+    path = tmp_path_factory.getbasetemp() / "stray.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"{text}\tz\n" for text in texts))
+    table = read_table(path, "text", "label")
+    assert table.texts == texts
+    assert table.labels == ["z"] * 40

@@ -221,6 +221,7 @@ def test_no_test_split_was_asked_for(text_file: Path) -> None:
         ({"tokenizer": "bpe", "bpe_vocab_size": 256}, ValueError, "task.bpe_vocab_size=256: must be at least 257"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, ValueError, "together below 1"),
         ({"val_fraction": 0.0}, ValueError, "val above 0"),
+        ({"binary": True, "tokenizer": "chars"}, ValueError, "task.binary=true: task.tokenizer=chars reads text"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -229,6 +230,13 @@ def test_mistakes_are_told_in_one_line(
     with pytest.raises(error, match=says) as caught:
         text(text_file, **settings).setup()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tokenizer", ["chars", "bytes"])
+def test_a_text_of_one_character_has_nothing_to_learn(tmp_path: Path, tokenizer: str) -> None:
+    (tmp_path / "a.txt").write_text("a" * 4000)
+    with pytest.raises(UserError, match="its training split is 'a' over and over: there is nothing to learn"):
+        text(tmp_path / "a.txt", tokenizer=tokenizer).setup()
 
 
 def test_the_options_build_from_their_files(text_file: Path) -> None:

@@ -29,6 +29,32 @@ class Recorder(Callback):
         return {"recorded": True} if name == "state_dict" else None
 
 
+class Losses(Callback):
+    """Writes the loss of each batch, as a callback is given it, to a file of this process."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        with (self._folder / f"losses-{trainer.global_rank}").open("a") as file:
+            print(float(outputs["loss"]), file=file)
+
+
+class Unreadable(Callback):
+    """Has a state that is no plain data: from the beginning, or once training has begun."""
+
+    def __init__(self, *, late: bool = False) -> None:
+        self._late, self._begun = late, False
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self._begun = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"where": Path("x")} if self._begun or not self._late else {}
+
+
 class Interrupted(Callback):
     """Ends the process of a run once, as Ctrl-C twice does, when training has ended and while the file is there."""
 

@@ -232,7 +232,7 @@ def test_callbacks_count_where_they_compute(tiny_config: TinyConfig) -> None:
             "patience='few': must be a whole number",
         ),
         (["callbacks=early_stopping", "callbacks.early_stopping.mode=up"], "early_stopping could not be built"),
-        (["+callbacks.mine._target_=nowhere.Mine"], "callbacks.mine._target_: nowhere.Mine needs nowhere"),
+        (["+callbacks.mine._target_=nowhere.Mine"], "nowhere.Mine: there is no module nowhere"),
         (["+callbacks.mine._target_=pathlib.Path"], "must be a lightning.Callback"),
         (
             [f"+callbacks.{name}._target_=recording.Counting" for name in ("one", "two")],

@@ -19,11 +19,12 @@ from ablab.errors import Diverged
 from ablab.model.attention.probe import picture
 from ablab.results.record import Metric, Record
 from ablab.training import callbacks, pictures
+from ablab.training.begin import prepare_folder
 from ablab.training.callbacks import Curves, Mechanisms, ReportProgress, seed_everything_else
 from ablab.training.loggers import RunInfo
 from ablab.training.loggers.tensorboard import EventsLogger
 from ablab.training.module import TrainingModule
-from ablab.training.run import execute, prepare_folder
+from ablab.training.run import execute
 
 
 class Rows:

@@ -86,7 +86,8 @@ def test_gradients_of_lower_precision_are_read_in_full() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"beta": 1.0}, "beta must be at least 0 and less than 1, got 1.0"),
+        ({"beta": 1.0}, "beta must be above 0 and less than 1, got 1.0"),
+        ({"beta": 0.0}, "beta must be above 0 and less than 1, got 0.0: one gradient alone has no variance"),
         ({"smoothing": -0.5}, "smoothing must be at least 0 and less than 1, got -0.5"),
         ({"min_factor": 0.0}, "min_factor=0.0 and max_factor=2.0 must enclose 1"),
         ({"max_factor": 0.5}, "min_factor=0.1 and max_factor=0.5 must enclose 1"),

@@ -15,14 +15,16 @@ import pytest
 import torch
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, METRICS_FILE, RECORD_FILE, read_record
 from ablab.training import trainer as trainers
-from ablab.training.callbacks import Curves
+from ablab.training.begin import prepare_folder
+from ablab.training.callbacks import Curves, ReportProgress
 from ablab.training.checkpoints import generators, set_generators
-from ablab.training.run import execute, prepare_folder
+from ablab.training.run import execute
 
 # Mechanism metrics that are measured on the clock, and the one that counts what a strategy sends when it starts.
 TIMED = ("_s_per_step", "/overlap", "/collectives_per_step")
@@ -226,3 +228,40 @@ def test_tensorboard_shows_each_step_once(tiny_config: TinyConfig, run: Run, tmp
     events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
     assert [event.step for event in events.Scalars("train_loss")] == [3, 6, 9, 12, 15, 18]
     assert [event.step for event in events.Scalars("val_loss")] == [6, 12, 18, 20]
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_has_one_curve(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path
+) -> None:
+    """What it logged then is logged again from the beginning."""
+    config = tiny_config("logger=tensorboard", "trainer.max_steps=4")
+    prepare_folder(config, tmp_path)
+    writer = SummaryWriter(str(tmp_path))
+    for step in (1, 2):
+        writer.add_scalar("train_loss", 100.0, step)
+    writer.close()
+    run(config, tmp_path)
+    points = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload().Scalars("train_loss")
+    assert [point.step for point in points] == [1, 2, 3, 4]
+    assert max(point.value for point in points) < 50
+
+
+def test_rows_that_were_lost_are_in_the_record(
+    tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config("trainer.max_steps=8", "trainer.val_check_interval=2")
+    prepare_folder(config, tmp_path)
+    monkeypatch.setattr(ReportProgress, "INTERVAL_S", 0.0)
+
+    def stop(step: int, *_: object) -> None:
+        if step == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    assert execute(config, tmp_path, progress=stop).status == "interrupted"
+    curves = tmp_path / "metrics.csv"
+    header, first, *_ = curves.read_text().splitlines(True)
+    curves.write_text(header + first)
+    prepare_folder(config, tmp_path)
+    record = execute(config, tmp_path)
+    assert record.status == "ok"
+    assert [note.startswith("metrics.csv was damaged: the rows of step") for note in record.notes] == [True]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -62,6 +63,7 @@ def test_a_profile_is_in_the_folder_and_in_tensorboard(
     config = tiny_config(f"trainer.profiler={profiler}", "trainer.max_steps=8", "logger=tensorboard")
     assert fingerprint(config) == fingerprint(tiny_config("trainer.max_steps=8"))
     assert run(config, tmp_path).status == "ok"
+    assert not torch.autograd._profiler_enabled()
     table = (tmp_path / "profile" / "fit-profile.txt").read_text(encoding="utf-8")
     assert "FIT Profiler Report" in table
     assert "training_step" in table or profiler == "pytorch"
@@ -69,6 +71,14 @@ def test_a_profile_is_in_the_folder_and_in_tensorboard(
     events = EventAccumulator(str(tmp_path)).Reload()
     shown = events.Tensors("profile/fit-profile/text_summary")[0].tensor_proto.string_val[0].decode()
     assert [line.strip() for line in shown.splitlines()] == [line.strip() for line in table.splitlines()]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch Profiler default schedule will be overridden")  # of few steps
+def test_no_profiler_goes_on_after_a_run_that_failed(
+    faulty: Callable[..., RunConfig], run: Run, tmp_path: Path
+) -> None:
+    assert run(faulty("Raises", "trainer.profiler=pytorch"), tmp_path).status == "failed"
+    assert not torch.autograd._profiler_enabled()
 
 
 def test_lightning_s_progress_bar_can_be_had(

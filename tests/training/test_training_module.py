@@ -63,7 +63,7 @@ def by_hand(
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    return load_run(folder, "last")[0].state_dict()
+    return load_run(folder, "last", trust=True)[0].state_dict()
 
 
 def curves(folder: Path, metric: str) -> dict[int, float]:

@@ -16,21 +16,7 @@ from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL
 from ablab.analysis.evidence import evidence_of
 from ablab.analysis.family import Claim, adjust, interim_analyses, level_after
 from ablab.analysis.metrics import check_last, choose_metric
-from ablab.analysis.notes import (
-    AveragedEvaluations,
-    BaselineMissing,
-    BaselineNotRun,
-    ConstantDifference,
-    DirectionByName,
-    NoSuite,
-    NoSuiteVerdict,
-    Note,
-    OfBaseline,
-    OneVariant,
-    SharedMargin,
-    StudyNote,
-    WithinMargin,
-)
+from ablab.analysis.notes import ConstantDifference, Note, WithinMargin
 from ablab.analysis.pairing import (
     Outcome,
     Pairing,
@@ -40,6 +26,18 @@ from ablab.analysis.pairing import (
     seed_notes,
     tasks,
     variants,
+)
+from ablab.analysis.study_notes import (
+    AveragedEvaluations,
+    BaselineMissing,
+    BaselineNotRun,
+    DirectionByName,
+    NoSuite,
+    NoSuiteVerdict,
+    OfBaseline,
+    OneVariant,
+    SharedMargin,
+    StudyNote,
 )
 from ablab.analysis.suite import join, obstacle, suite_name
 from ablab.analysis.verdicts import RESOLVED, Evidence, Verdict, judge
@@ -96,6 +94,12 @@ class Comparisons:
         return [item for item in self.items if item.task == task]
 
 
+def check_margin(margin: float | None) -> None:
+    """Raises UserError for a margin of equivalence that is not positive."""
+    if margin is not None and not (math.isfinite(margin) and margin > 0):
+        raise UserError(f"margin {margin}: give a positive number in the metric's unit, or none")
+
+
 def compare(
     runs: Runs,
     baseline: str | None = None,
@@ -116,8 +120,7 @@ def compare(
     Raises:
         UserError: an unknown baseline or metric, a margin that is not positive, or evaluations that no run has kept.
     """
-    if margin is not None and not (math.isfinite(margin) and margin > 0):
-        raise UserError(f"margin {margin}: give a positive number in the metric's unit, or none")
+    check_margin(margin)
     if runs.table.empty:
         raise UserError("no runs to compare")
     last_k = 1 if last_k is None else last_k

@@ -15,7 +15,6 @@ from ablab.analysis.notes import (
     InputIndependent,
     MatchedBudget,
     Note,
-    OtherCorpus,
     OtherMachine,
     OtherSoftware,
     SlowTraining,
@@ -25,6 +24,7 @@ from ablab.analysis.notes import (
     UnequalEvaluation,
 )
 from ablab.analysis.pairing import Pairing
+from ablab.analysis.study_notes import OtherCorpus
 from ablab.results.record import Record
 
 EQUAL_BUDGET = 0.02  # as declared by budget.match

@@ -43,7 +43,7 @@ from ablab.analysis.estimates import (
     paired,
     residual_variance,
 )
-from ablab.analysis.notes import InterimAnalyses
+from ablab.analysis.study_notes import InterimAnalyses
 from ablab.analysis.verdicts import Evidence
 from ablab.results.interim import InterimAnalysis
 

@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 from statistics import fmean
 
-from ablab.analysis.notes import KnownValues, WindowCeiling
+from ablab.analysis.notes import WindowCeiling
 from ablab.analysis.pairing import Pairing
+from ablab.analysis.study_notes import KnownValues
 from ablab.results.collect import Runs
 from ablab.results.record import Record
 

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from ablab.analysis.notes import Note, NoValue, RepeatedSeed, RunNote, SeedNote, SeedNotRun
 from ablab.config.nearest import nearest
-from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.config.overrides import BETWEEN_OVERRIDES, canonical, same_value
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Record
@@ -198,15 +198,26 @@ def choose_baseline(runs: Runs, wanted: str | None = None) -> str:
         with contextlib.suppress(UserError):  # a sweep that left the declared baseline out; `compare` says so
             return choose_baseline(runs, declared) if (declared := declared_baseline(runs)) else known[0]
         return known[0]
-    if wanted in known:
-        return wanted
+    if exact := next((variant for variant in known if variant == wanted or _same(variant, wanted)), None):
+        return exact
     asked = dict(_override(runs, part) for part in BETWEEN_OVERRIDES.split(wanted))
     first = choices(runs, known[0])
     for variant in known:
         own = choices(runs, variant)
-        if all(own[name] == asked.get(name, first[name]) for name in own if name in asked or not _below(name, asked)):
+        if all(
+            same_value(own[name], asked.get(name, first[name]))
+            for name in own
+            if name in asked or not _below(name, asked)
+        ):
             return variant
     raise UserError(f"baseline {wanted}: no run of this combination; there are {', '.join(known)}")
+
+
+def _same(variant: str, wanted: str) -> bool:
+    """Whether they are the same overrides in the same order, with equal values."""
+    pairs = [[part.partition("=") for part in BETWEEN_OVERRIDES.split(text)] for text in (variant, wanted)]
+    given = [[(key.strip(), canonical(value.strip())) for key, _, value in each] for each in pairs]
+    return given[0] == given[1]
 
 
 def _below(name: str, asked: dict[str, str]) -> bool:
@@ -219,11 +230,11 @@ def _override(runs: Runs, text: str) -> tuple[str, str]:
     if not equals:
         raise UserError(f"baseline {text}: write it as factor=option, for example {variants(runs)[0]}")
     fixed = {record.axes.get(name) for record in runs.records}
-    if name not in runs.factors and fixed == {value}:
+    if name not in runs.factors and {canonical(option) for option in fixed} == {canonical(value)}:
         return name, value  # true of every run, if not a factor
     if name not in runs.factors:
         raise UserError(f"baseline {text}: {name} is not a factor of these runs{nearest(name, runs.factors)}")
     options = runs.options[name]
-    if value not in options:
+    if not any(same_value(value, option) for option in options):
         raise UserError(f"baseline {text}: no run has {name}={value}{nearest(value, options)}")
     return name, value

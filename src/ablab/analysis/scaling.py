@@ -52,7 +52,7 @@ class Exponent:
     y: tuple[float, ...]  # the mean over runs at each x
     seeds: int  # that have every x
     alpha: float | None  # None for fewer than two values of x
-    scale: float | None  # y = scale * x^alpha
+    log_scale: float | None  # y = exp(log_scale) * x^alpha; of a steep fit the factor itself is no float
     level: float = LEVEL  # of the interval: smaller where the study was analysed more than once
     interval: Interval | None = None
     basis: Basis | None = None  # of the interval
@@ -113,18 +113,18 @@ def _exponent(
     ys = [float(np.mean([y for at in points.values() for y in at.get(x, ())])) for x in xs]
     complete = [at for at in points.values() if len(at) == len(xs)]
     alpha: float | None = None
-    scale: float | None = None
+    log_scale: float | None = None
     interval: Interval | None = None
     basis: Basis | None = None
     if len(xs) > 1:
-        alpha, scale = _fit(xs, ys)
+        alpha, log_scale = _fit(xs, ys)
         slopes = [_fit(xs, [float(np.mean(at[x])) for x in xs])[0] for at in complete]
         if counted:
             interval, basis = (alpha, alpha), "counted"
         elif len(slopes) >= FEWEST_SEEDS:
             estimate = paired(slopes)
             alpha, interval, basis = estimate.effect, estimate.interval(1 - level), "seeds"
-            scale = math.exp(float(np.mean(np.log(ys)) - alpha * np.mean(np.log(xs))))
+            log_scale = float(np.mean(np.log(ys)) - alpha * np.mean(np.log(xs)))
         elif len(xs) >= FEWEST_POINTS:
             line = stats.linregress(np.log(xs), np.log(ys))
             half = float(stats.t.ppf(1 - level / 2, len(xs) - 2)) * float(line.stderr)
@@ -137,7 +137,7 @@ def _exponent(
         y=tuple(ys),
         seeds=len(complete),
         alpha=alpha,
-        scale=scale,
+        log_scale=log_scale,
         level=level,
         interval=interval,
         basis=basis,
@@ -146,10 +146,10 @@ def _exponent(
 
 
 def _fit(xs: list[float], ys: list[float]) -> tuple[float, float]:
-    """(exponent, scale) by least squares in logarithms."""
+    """(exponent, logarithm of the scale) by least squares in logarithms."""
     x, y = np.log(xs), np.log(ys)
     alpha = float((x - x.mean()) @ (y - y.mean()) / ((x - x.mean()) @ (x - x.mean())))
-    return alpha, math.exp(float(y.mean() - alpha * x.mean()))
+    return alpha, float(y.mean() - alpha * x.mean())
 
 
 def _x(record: Record, over: Axis) -> float:

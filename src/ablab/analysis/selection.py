@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ablab.analysis.comparison import Comparisons, ComparisonSettings, compare
-from ablab.analysis.notes import NoSuite, RestrictedRuns, ShownComparisons
+from ablab.analysis.study_notes import NoSuite, RestrictedRuns, ShownComparisons
 from ablab.config.nearest import nearest
+from ablab.config.overrides import same_value
 from ablab.errors import UserError
 from ablab.results.collect import Runs, tabulate
 from ablab.results.factors import Settings, settings_of, text_of
 
+_NAMES = ("study", "task", "variant")  # keys whose values are names, never numbers
 OF_RUNS = ("seed", "study")  # keys that restrict what is compared
 
 
@@ -159,14 +161,7 @@ def _fits(key: str, wanted: str, text: str) -> bool:
     """Equal, numbers as numbers; a task also by its name alone, "recall" of "recall,task.length=32"."""
     if key == "task" and text.partition(",")[0] == wanted:
         return True
-    return wanted == text or _number(wanted) == _number(text) is not None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    return wanted == text if key in _NAMES else same_value(wanted, text)
 
 
 def _plain(value: Any) -> str:

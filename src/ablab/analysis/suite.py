@@ -20,8 +20,9 @@ from statistics import fmean
 from ablab.analysis import conditions
 from ablab.analysis.estimates import correlation
 from ablab.analysis.family import Claim
-from ablab.analysis.notes import IncompleteSeed, NoSuite, Note, TaskNotRun
+from ablab.analysis.notes import IncompleteSeed, Note, TaskNotRun
 from ablab.analysis.pairing import Outcome, Pairing
+from ablab.analysis.study_notes import NoSuite
 from ablab.analysis.verdicts import Evidence
 from ablab.results.record import Direction
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval
-from ablab.analysis.notes import OtherCorpus
+from ablab.analysis.study_notes import OtherCorpus
 from ablab.results.record import Direction
 
 

@@ -9,43 +9,31 @@ all must have the same weights to the last bit, or the figures are refused.
 from __future__ import annotations
 
 import json
-import queue
 import tempfile
-import threading
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
-from lightning import Callback, LightningModule, Trainer
-from lightning.fabric.utilities.apply_func import move_data_to_device
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf, open_dict
-from torch import Tensor, nn
 
+from ablab.bench.runners import BareLoop, LightningRunner, PlainModule
 from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.config.explain import ConfigErrors, explain
 from ablab.errors import UserError
 from ablab.study.job import run_bar
 from ablab.study.planning.preflight import Preflight
-from ablab.tasks.base import Batch, EvalBatch, Task
-from ablab.training.build import BuiltRun, build_model, build_task
+from ablab.training.build import BuiltRun, build_task
 from ablab.training.callbacks import Mechanisms, Progress, ReportProgress
 from ablab.training.checkpoint_files import Origin
 from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
-from ablab.training.module import has_penalties
-from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning
 from ablab.training.watchers import Watchers
-
-_PATIENCE_S = 600  # for a runner's turn to end
 
 
 def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | None) -> str:
@@ -64,7 +52,11 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
     if steps < 1 or rounds < 1:
         raise UserError(f"--steps {steps} --rounds {rounds}: both must be at least 1")
     total = steps * (rounds + 1)
-    config = compose_config([*overrides, f"trainer.max_steps={total}", "strategy=single"])
+    config = compose_config([*overrides, f"trainer.max_steps={total}"])
+    if config.world_size != 1:
+        raise UserError(
+            f"{config.chosen('strategy')}: bench loop measures one process; ablab bench strategies compares several"
+        )
     Preflight().check(config)
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--json {output}: no such folder")
@@ -94,145 +86,6 @@ class Round(NamedTuple):
     bare_s: float
 
 
-class Runner(ABC):
-    """A training that stands still until it is told to go on."""
-
-    model: nn.Module
-
-    @abstractmethod
-    def train(self, steps: int) -> float:
-        """Take so many steps more; the seconds that they took."""
-
-
-class BareLoop(Runner):
-    """Training without a harness: what one would write by hand."""
-
-    def __init__(self, config: RunConfig, task: Task, device: torch.device) -> None:
-        self.device = device
-        self.model = self.transformer = build_model(config, task).to(device)
-        self.optimizer = build_optimizer(instantiate(config.options["optimizer"], _convert_="all"), self.model)
-        getattr(self.optimizer, "train", lambda: None)()
-        self.schedule = instantiate(config.options["schedule"], _convert_="all")(self.optimizer)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.clip = config.trainer.gradient_clip_val
-        self.accumulate = config.trainer.accumulate_grad_batches
-        self.penalised = has_penalties(self.transformer)
-        self.steps = 0
-        self.task = task
-        self.batches: Iterator[Batch] = iter(task.train_dataloader())
-
-    def train(self, steps: int) -> float:
-        started = _now(self.device)
-        for _ in range(steps):
-            self.transformer.resample(self.steps)
-            for _ in range(self.accumulate):
-                inputs, targets = move_data_to_device(next(self.batches), self.device)
-                loss = self.task.loss(self.model(inputs), targets)
-                if self.penalised:
-                    loss = loss + self.transformer.penalty()
-                (loss / self.accumulate).backward()
-            if self.clip is not None:
-                nn.utils.clip_grad_norm_(self.parameters, self.clip)
-            self.optimizer.step()
-            self.schedule.step()
-            self.optimizer.zero_grad()
-            self.steps += 1
-        return _now(self.device) - started
-
-
-class PlainModule(LightningModule):
-    """The same training as anybody would write it for Lightning."""
-
-    def __init__(self, config: RunConfig, task: Task) -> None:
-        super().__init__()
-        self.model = build_model(config, task)
-        self.config, self.task = config, task
-        self.penalised = has_penalties(self.model)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.model.resample(self.trainer.global_step)
-        inputs, targets = batch
-        loss = self.task.loss(self.model(inputs), targets)
-        self.log("train_loss", loss)
-        return loss + self.model.penalty() if self.penalised else loss
-
-    def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
-        inputs, targets, *_ = batch
-        self.log("val_loss", self.task.loss(self.model(inputs), targets), batch_size=len(targets))
-
-    def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(instantiate(self.config.options["optimizer"], _convert_="all"), self.model)
-        getattr(optimizer, "train", lambda: None)()
-        schedule = instantiate(self.config.options["schedule"], _convert_="all")(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class LightningRunner(Runner, Callback):
-    """A Trainer's `fit`, in a thread of its own that stands still between turns; its callbacks must include this one.
-
-    The clock stands still during evaluation, which the bare loop does not do; it runs while checkpoints are written.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.fit: Callable[[], None] = lambda: None
-        self._go: queue.Queue[int] = queue.Queue()
-        self._done: queue.Queue[float | BaseException] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._until = 0  # the step at which the turn ends
-        self._seconds = 0.0
-        self._since = 0.0
-
-    def train(self, steps: int) -> float:
-        if not self._thread.is_alive():
-            self._thread.start()
-        self._go.put(steps)
-        result = self._done.get(timeout=_PATIENCE_S)
-        if isinstance(result, BaseException):
-            raise result
-        return result
-
-    def end(self) -> None:
-        """Wait for what follows the last step."""
-        self._thread.join(timeout=_PATIENCE_S)
-
-    def _work(self) -> None:
-        try:
-            self.fit()
-        except BaseException as error:
-            self._done.put(error)
-
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
-        if index == 0:
-            self._wait(trainer)
-        elif index % trainer.accumulate_grad_batches == 0 and trainer.global_step == self._until:
-            self._stop(trainer)
-            self._wait(trainer)
-
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._seconds += _now(trainer.strategy.root_device) - self._since
-
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._since = _now(trainer.strategy.root_device)
-
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._stop(trainer)
-
-    def _stop(self, trainer: Trainer) -> None:
-        self._done.put(self._seconds + _now(trainer.strategy.root_device) - self._since)
-
-    def _wait(self, trainer: Trainer) -> None:
-        self._until = trainer.global_step + self._go.get()
-        self._seconds, self._since = 0.0, _now(trainer.strategy.root_device)
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, once the device has done what it was asked to."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def _harness(config: RunConfig, folder: Path, report: Progress) -> tuple[LightningRunner, torch.device]:
     """A run as any other, and the device that it is on."""
     built = BuiltRun.of(config)
@@ -240,7 +93,7 @@ def _harness(config: RunConfig, folder: Path, report: Progress) -> tuple[Lightni
     module = build_module(built)
     runner = LightningRunner(module.model)
     loggers = build_loggers(
-        config.options["logger"], folder, study="bench", variant="", seed=config.seed, config=config.to_dict()
+        config.options["logger"], folder, study="bench", variant="", seed=config.seed, config=config.shown()
     )
     meter = CostMeter(task.tokens_per_batch * config.trainer.accumulate_grad_batches)
     watching = [Watchers(meter, Mechanisms(), ReportProgress(report, task.primary)), runner]

@@ -6,9 +6,13 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ablab.errors import UserError
+from ablab.cli.flags import check_flags, check_overrides, parts
+from ablab.config.redact import redact_text
+from ablab.errors import UserError, named, one_line, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,8 +25,51 @@ def interrupt(*_: object) -> NoReturn:
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, and exit status 2: a mistake of the user's."""
-    print(f"ablab: error: {' '.join(message.split())}", file=sys.stderr)
+    print(printable(f"ablab: error: {redact_text(' '.join(message.split()))}"), file=sys.stderr)
     sys.exit(2)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """The same for any error: that of a config or a file, and one that nobody has foreseen, with the place of it."""
+    from yaml import YAMLError
+
+    from ablab.config.explain import ConfigErrors, explain
+    from ablab.config.yaml_files import explain_yaml
+
+    if os.environ.get("ABLAB_TRACEBACK"):
+        traceback.print_exception(error)
+    if isinstance(error, UserError):
+        fail(str(error))
+    if isinstance(error, ConfigErrors):
+        fail(explain(error))
+    if isinstance(error, YAMLError):
+        fail(explain_yaml(error))
+    if isinstance(error, UnicodeDecodeError):
+        fail(f"{_undecodable()}: is no UTF-8 text ({error.reason} at byte {error.start})")
+    if isinstance(error, ValueError) and "Config group override" in str(error):
+        fail(f"each axis needs the name of an option ({error})")  # attention: null in the defaults of a file
+    if isinstance(error, OSError):
+        fail(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    if _is_of_hydra(error):
+        fail(f"the config cannot be put together: {one_line(error)}; is a part of a file empty, or of another kind?")
+    fail(f"unforeseen: {named(error)}; ABLAB_TRACEBACK=1 shows more")
+
+
+def _is_of_hydra(error: Exception) -> bool:
+    """Whether Hydra or OmegaConf has stumbled over what it was given."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and bool({"hydra", "omegaconf"} & set(Path(frames[-1].filename).parts))
+
+
+def _undecodable() -> str:
+    """The file in the folder of --config-dir that cannot be read."""
+    folders = [value for name, _, value in parts(sys.argv[1:]) if name in ("--config-dir", "-cd") and value]
+    for path in (path for folder in folders for path in sorted(Path(folder).rglob("*.yaml"))):
+        try:
+            path.read_text(encoding="utf-8")
+        except ValueError:
+            return str(path)
+    return "a file"
 
 
 PLAN_HELP = """\
@@ -50,11 +97,14 @@ def _run_hydra(words: list[str]) -> int:
     import hydra
 
     from ablab.config import conf_folder, register_schema
-    from ablab.config.explain import ConfigErrors, explain
+    from ablab.config.overrides import as_written
 
+    words = _retry(words)
+    check_flags(words)
+    check_overrides(words)
     register_schema()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print at length; it is explained here
-    sys.argv = ["ablab", *overrides_last(_retry(words))]
+    sys.argv = ["ablab", *map(as_written, overrides_last(words))]
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, interrupt)  # a scheduler's polite end is treated like Ctrl-C
     statuses: list[str] = []
@@ -65,23 +115,12 @@ def _run_hydra(words: list[str]) -> int:
 
         try:
             record = run_job(config)
-        except UserError as error:
-            fail(str(error))
+        except Exception as error:  # here: Hydra would say more of it than its cause
+            refuse(error)
         statuses.append(record.status)
         return objective(record)
 
-    try:
-        hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
-    except ConfigErrors as error:
-        fail(explain(error))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        fail(": ".join(filter(None, [error.filename, error.strerror or str(error)])))
-    except ValueError as error:
-        if "Config group override" not in str(error):
-            raise
-        fail(f"each axis needs the name of an option ({error})")  # attention=null, attention=3
+    hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
     return 130 if "interrupted" in statuses else int(any(status != "ok" for status in statuses))
 
 
@@ -107,8 +146,10 @@ def overrides_last(words: list[str]) -> list[str]:
     """Hydra's parser refuses overrides on both sides of an option, as in `ablab name=windows -m seed=0,1`."""
     options: list[str] = []
     overrides: list[str] = []
-    for before, word in zip(["", *words], words, strict=False):
-        value = before in ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
-        is_override = not word.startswith("-") and not value and ("=" in word or word.startswith("~"))
-        (overrides if is_override else options).append(word)
+    for word, flag, value in parts(words):
+        if flag is None:
+            overrides.append(word)
+        else:
+            value = "all" if flag.may_lack and value is None else value  # or it would take an override for its value
+            options += [word] if value is None else [word, value]
     return [*options, *overrides]

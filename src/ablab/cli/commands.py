@@ -6,14 +6,15 @@ import argparse
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ablab.cli.application import interrupt, run_hydra
 from ablab.cli.bench import bench
-from ablab.cli.parsing import Command, Parser
-from ablab.errors import UserError
+from ablab.cli.parsing import Command, Parser, add_trust, trust_command
+from ablab.errors import UserError, printable
 
 FORMATS = ("terminal", "csv", "markdown", "json", "latex")
 
@@ -78,9 +79,10 @@ def _compare(parser: argparse.ArgumentParser) -> Command:
         folders, filters = _folders_and_filters(options.words)
         text = compare_command(folders, filters, options.format, options.by, **_terms(options))
         try:
-            print(text, end="", flush=True)
+            text.encode(sys.stdout.encoding or "utf-8")
         except UnicodeEncodeError as error:
             raise UserError(f"stdout takes {error.encoding} only; set PYTHONUTF8=1 to write UTF-8") from error
+        print(text, end="", flush=True)
 
     return command
 
@@ -90,6 +92,7 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
     parser.add_argument("folder", metavar="DIR", type=Path, help="the folder of a sweep")
     parser.add_argument("--retry", choices=("failed",), help="also run those again that failed")
     parser.add_argument("--jobs", metavar="N", type=int, help="runs side by side; default: as the study says")
+    add_trust(parser)
 
     def command(options: argparse.Namespace) -> int:
         from ablab.report.conclude import compare_so_far, conclude_study
@@ -99,20 +102,24 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
         from ablab.study.plan_file import read_plan, return_to
 
         folder = options.folder.resolve()
-        plan = read_plan(folder)
-        return_to(plan)
+        plan = read_plan(folder, options.trust)
+        return_to(plan, options.trust)
         if plan.runs is None:  # it was stopped while the plan was being made
+            trust_command(folder, plan.command, options.trust)
             retry = ["--retry", options.retry] if options.retry else []
             return run_hydra([*plan.command, *retry, *([] if options.jobs is None else [f"jobs={options.jobs}"])])
         terms = declared_settings(plan.comparison)
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, interrupt)
         try:
-            resume(folder, plan.runs, retry_failed=options.retry == "failed", jobs=options.jobs, observe=observer)
+            retry, runs = options.retry == "failed", plan.runs
+            records = resume(folder, runs, retry_failed=retry, jobs=options.jobs, observe=observer)
         except KeyboardInterrupt:
             compare_so_far(folder, **terms)
             raise
-        return conclude_study(folder, **terms)
+        # A run whose folder is another's has no record there, and counts all the same.
+        unwell = any(record.status != "ok" for record in records.values())
+        return conclude_study(folder, **terms) or int(unwell)
 
     return command
 
@@ -187,6 +194,7 @@ def _generate(parser: argparse.ArgumentParser) -> Command:
     parser.add_argument("--top-k", type=int, help="sample among the k likeliest tokens only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    add_trust(parser)
 
     def command(options: argparse.Namespace) -> None:
         from ablab.training.generation import generate
@@ -199,8 +207,9 @@ def _generate(parser: argparse.ArgumentParser) -> Command:
             top_k=options.top_k,
             seed=options.seed,
             checkpoint=options.checkpoint,
+            trust=options.trust,
         )
-        print(pieces)
+        print(printable(pieces))  # a model may write whatever it was taught
 
     return command
 

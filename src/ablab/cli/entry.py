@@ -7,22 +7,43 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablab.cli.application import fail, run_hydra, show_plan
+from ablab.cli.application import refuse, run_hydra, show_plan
 from ablab.cli.commands import COMMANDS, run_command
-from ablab.errors import UserError
+from ablab.cli.flags import command_first
+from ablab.streams import lasting_output
 from ablab.training.world import forget, launched
 from ablab.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script. Exit status: 0 done, 1 a run did not end well, 2 a mistake of the user's, 130 Ctrl-C."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    """The console script. Exit status: 0 done, 1 a run did not end well, 2 a mistake of the user's, 130 Ctrl-C.
+
+    1 also where standard output could not be written, though all else is done. That nobody reads on is no failure.
+    """
+    words = command_first(sys.argv[1:] if arguments is None else arguments, ["plan", *COMMANDS])
+    with lasting_output() as out:
+        try:
+            status = _run(words)
+        except SystemExit as ended:  # with one line on stderr, or of Hydra's
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        out.flush()
+        if out.failed is not None and not isinstance(out.failed, BrokenPipeError):
+            print(f"ablab: standard output could not be written ({out.failed.strerror})", file=sys.stderr)
+            status = status or 1
+    sys.exit(status)
+
+
+def _run(words: list[str]) -> int:
+    """Do what the words ask for; the exit status."""
     # OpenMP's threads wait for each other by spinning. On a machine that does something else too, spinning as long
     # as is the default made training four times slower; this little costs nothing where the machine is free.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if launched() is None:
         forget()  # what the environment says of places among processes is not of this one, nor of those that it starts
-    _make_importable(words)
+    if _opens_folder(words):
+        os.environ["PYTHONSAFEPATH"] = "1"  # processes that are started do not look for modules in the working folder
+    else:
+        _make_importable(words)
     try:
         if words and words[0] == "plan":
             status = show_plan(words[1:])
@@ -34,18 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             status = _print_version()
         else:
             status = run_hydra(words)
-    except UserError as error:
-        fail(str(error))
     except KeyboardInterrupt:
         # Without a name its folder has the time of day as its name.
         named = words[:1] == ["resume"] or any(word.startswith(("name=", "study=")) for word in words)
         rest = "; the same command goes on with the runs that are left" if named else ""
         print(f"\nablab: interrupted{rest}", file=sys.stderr)
         status = 130
-    except BrokenPipeError:  # `ablab compare | head`: nobody reads on
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the interpreter's own flush at exit)
-        status = 0
-    sys.exit(status)
+    except Exception as error:
+        refuse(error)
+    return status
+
+
+def _opens_folder(words: list[str]) -> bool:
+    """Whether the command reads a folder that may be a stranger's, and perhaps the working folder: no code is there."""
+    return bool(words) and words[0] in COMMANDS and words[0] != "bench" and "--trust" not in words
 
 
 def _make_importable(words: list[str]) -> None:

@@ -22,12 +22,13 @@ class Axis:
     Attributes:
         name: of the config group, the folder of options in conf/, the column of tables.
         caller: who builds the option. Those of a model are factories, called with a `LayerSpec` and what is supplied.
-        kinds: dotted names of the classes one of which an option must be; none where anything will do.
+        kinds: dotted names of the classes one of which an option must be, or make. A folder's config may name those.
         supplied: what the program gives to an option's constructor, and the config does not.
         several: the config holds several options, by name.
         optional: the config may hold none.
         refused: dotted name of the settings that are not the config's to give, each with the reason and what to use.
         beside: keys of an option that its constructor does not take.
+        read_as: dotted name of the dataclass as which the program reads some of an option's keys.
         governs: what an option governs, as "attention=lsh never changed ..." goes on; "" where no verdict can tell.
         mechanism: dotted name of `(model, pictured) -> Iterator[Watcher]`, which take its mechanism metrics.
         probe_outputs: dotted name of `(model) -> {place: numbers}`, equal for options of equal function.
@@ -43,6 +44,7 @@ class Axis:
     optional: bool = False
     refused: str | None = None
     beside: tuple[str, ...] = ()
+    read_as: str | None = None
     governs: str = ""
     mechanism: str | None = None
     probe_outputs: str | None = None
@@ -122,21 +124,33 @@ _COMPONENTS = (
 )
 
 _ENTRIES = (
-    Axis(name="task", supplied=("seed",)),
+    Axis(name="task", kinds=("ablab.tasks.base.Task",), supplied=("seed",)),
     Axis(
         name="model",
+        kinds=("ablab.model.transformer.Transformer",),
         supplied=(
             *("vocab_size", "max_length", "seed", "causal", "padding", "pooled", "n_outputs", "encoders"),
             *(axis.name for axis in _COMPONENTS),
         ),
     ),
     *_COMPONENTS,
-    Axis(name="optimizer", supplied=("params",)),
-    Axis(name="schedule", supplied=("optimizer",), governs="the learning rate", curve="learning_rate"),
-    Axis(name="strategy"),
-    Axis(name="trainer", refused="ablab.training.trainer.OWNED"),
-    Axis(name="logger", several=True, supplied=("run",)),
-    Axis(name="callbacks", several=True, optional=True, beside=("observer",)),
+    Axis(name="optimizer", kinds=("torch.optim.Optimizer",), supplied=("params",)),
+    Axis(
+        name="schedule",
+        kinds=("torch.optim.lr_scheduler.LRScheduler",),
+        supplied=("optimizer",),
+        governs="the learning rate",
+        curve="learning_rate",
+    ),
+    Axis(name="strategy", kinds=("ablab.training.strategies.base.Parallel",)),
+    Axis(
+        name="trainer",
+        kinds=("lightning.Trainer",),
+        refused="ablab.training.trainer.OWNED",
+        read_as="ablab.config.run_config.TrainerConfig",
+    ),
+    Axis(name="logger", kinds=("lightning.pytorch.loggers.Logger",), several=True, supplied=("run",)),
+    Axis(name="callbacks", kinds=("lightning.Callback",), several=True, optional=True, beside=("observer",)),
 )
 
 AXES: dict[str, Axis] = {axis.name: axis for axis in _ENTRIES}

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from ablab.config.axes import replacement
 from ablab.config.nearest import nearest
 from ablab.config.schema import conf_folder, type_at
 from ablab.config.signature import type_name
+from ablab.config.yaml_files import explain_file
 from ablab.errors import UserError
 
 ConfigErrors = (HydraException, OmegaConfBaseException)
@@ -33,15 +34,20 @@ def explain(error: Exception) -> str:
             return str(one)
         if said := moved(str(getattr(one, "full_key", ""))):
             return said
+    if said := explain_file(error, _causes(error)):
+        return said
     if isinstance(error, MissingConfigException):
         return _missing_config(error)
+    if isinstance(error, OverrideParseException) and (quoted := _with_quotes(error.override)):
+        return f"{error.override}: a value with = in it needs quotes; write '{quoted}'"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not an override; write KEY=VALUE, and quote values with spaces or commas"
-    text = " ".join(str(error).split())
+    text = next((" ".join(str(one).split()) for one in _causes(error) if str(one)), type(error).__name__)
+    # What Hydra says in words alone is put better where these are known, and shown as it is where they are not.
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]}: several values; add -m to sweep over them, or write a list as KEY=[1,2]"
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(found[1], error)
+    if isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError):
+        return _unknown_key(str(error.__cause__.full_key), error)
     if found := re.search(r"An item is already at '([^']+)'", text):
         return f"{found[1]}: is in the config already; leave out the +"
     if said := _wrong_type(error, text):
@@ -64,6 +70,12 @@ def moved(key: str) -> str | None:
     return f"{key}: is now {now}; write {now}=... in a command, {now.replace('.', ': {')}: ...}} in a file"
 
 
+def _with_quotes(override: str) -> str | None:
+    """The override with its value quoted, where that has a second "=" and no quotes yet."""
+    key, _, value = override.partition("=")
+    return f'{key}="{value}"' if "=" in value and not {"'", '"'} & set(value) else None
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
@@ -84,14 +96,13 @@ def _missing_config(error: MissingConfigException) -> str:
     group, _, option = missing.rpartition("/")
     text = " ".join(str(error).split())
     options = [o for o in error.options or () if o]
-    if found := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # of several, as in callbacks=[a,b]
-        group, option = found.groups()
+    if group and not options:  # of several options, as in callbacks=[a,b], Hydra does not say them
         options = [path.stem for path in (conf_folder() / group).glob("*.yaml")]
     if options:
-        return f"{group}={option}: no such option{nearest(option, options)}"
+        return f"{group}={option}: no such option{nearest(option, options, see='ablab --help')}"
     if found := re.search(r"Could not override '([^']+)'", text):
         groups = [folder.name for folder in conf_folder().iterdir() if folder.is_dir()]
-        return f"{found[1]}: no such setting or axis{nearest(found[1], groups)}"
+        return f"{found[1]}: no such setting or axis{nearest(found[1], groups, see='ablab --help')}"
     return text
 
 
@@ -106,4 +117,5 @@ def _unknown_key(key: str, error: Exception) -> str:
     if isinstance(node, DictConfig):
         known = [str(name) for name in node if not str(name).startswith("_")]
     where = f" of {parent}" if parent else ""
-    return f"{key}: no such setting{where}{nearest(last, [name for name in known if name != 'hydra'])}"
+    names = [name for name in known if name != "hydra"]
+    return f"{key}: no such setting{where}{nearest(last, names, see='ablab --cfg job')}"

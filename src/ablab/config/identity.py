@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from ablab.config.redact import redact
 from ablab.config.run_config import RunConfig
 from ablab.config.schema import EXECUTION_KEYS, Node
 from ablab.version import __version__
@@ -36,14 +37,14 @@ OBSERVER = "observer"
 def fingerprint(config: RunConfig) -> str:
     """The identity of the run of a config: equal for equal computations, 16 hexadecimal digits.
 
-    A hash of the config without `IDENTITY_EXCLUDES`, and of the package's version.
+    A hash of the config without `IDENTITY_EXCLUDES` and secrets, and of the package's version.
     """
     return identity_of(config.to_dict())
 
 
 def identity_of(data: Node) -> str:
     """The same of a config as plain data."""
-    canonical = json.dumps([__version__, _identity(data, "")], sort_keys=True)
+    canonical = json.dumps([__version__, redact(_identity(data, ""))], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

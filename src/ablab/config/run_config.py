@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ablab.config.axes import AXES
 from ablab.config.nearest import nearest
+from ablab.config.redact import redact
 from ablab.config.schema import (
     BudgetConfig,
     ComparisonConfig,
@@ -58,6 +60,8 @@ class TrainerConfig:
             check_type(f"trainer.{known.name}", value, hints[known.name])
             if hints[known.name] is int and value < 1:
                 raise UserError(f"trainer.{known.name}={value}: must be at least 1")
+            if known.name == "gradient_clip_val" and value is not None and not value >= 0:
+                raise UserError(f"trainer.{known.name}={value}: must be at least 0, or null: not clipped")
         return cls(**given)
 
 
@@ -126,6 +130,11 @@ class RunConfig:
             "overrides": self.overrides,
         }
 
+    def shown(self) -> Node:
+        """The same without secrets: what is written, and handed to whoever shows it."""
+        shown: Node = redact(self.to_dict())
+        return shown
+
     @classmethod
     def from_dict(cls, data: Node) -> RunConfig:
         """The config in `data`, as `to_dict` wrote it. Keys of other versions are dropped.
@@ -173,23 +182,58 @@ def resolve(
     keys = [str(key) for key in config if key != "hydra"]
     for key in keys:
         if key not in known:  # Hydra's +key=value adds whatever it is given
-            raise UserError(f"{key}: no such setting{nearest(key, known)}")
+            raise UserError(f"{key}: no such setting{nearest(key, known, see='ablab --cfg job')}")
     try:
         values = settled or {}
         data = {key: values[key] if key in values else to_plain(config[key]) for key in keys}
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} must be given: add {error.full_key}=... to the command") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    if data.get("name") == "":  # the runs would lie in outputs/ itself, among the folders of other studies
-        raise UserError("name: must not be empty; leave it out to name the study by the time of day")
+        raise UserError(f"{error.full_key}: {_reason(error)}") from error
+    _check_name(data.get("name"))
+    _check_numbers(data)
     for axis in AXES:
-        if not isinstance(choices.get(axis), str | None):
-            raise UserError(f"{axis}={choices.get(axis)}: must be the name of one option; add -m to sweep over several")
+        several = not AXES[axis].several and any(override.startswith(f"{axis}=[") for override in overrides)
+        if several or not isinstance(choices.get(axis), str | None):
+            raise UserError(
+                f"{axis}={choices.get(axis) or '[...]'}: must be the name of one option; add -m to sweep over several"
+            )
+    from ablab.config.signature import with_floats  # pydantic, which readers of records do without
+
+    data |= {axis: with_floats(AXES[axis], data[axis]) for axis in AXES if isinstance(data.get(axis), dict)}
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
     if "callbacks" in data and "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice
         data["axes"]["callbacks"] = "+".join(data["callbacks"]) or "none"
     return RunConfig.from_dict({**data, "overrides": list(overrides)})
+
+
+def _check_name(name: str | None) -> None:
+    """Raises UserError for a study that would lie in outputs/ itself, among those of others, or outside of it."""
+    if name == "":
+        raise UserError("name: must not be empty; leave it out to name the study by the time of day")
+    parts = (name or "study").replace("\\", "/").split("/")
+    if {"", ".", ".."} & set(parts) or parts[0].startswith("~"):
+        raise UserError(f"name={name}: must be the name of a folder in outputs/, without '..' or a '/' in front")
+
+
+def _check_numbers(data: Node) -> None:
+    """Raises UserError for a number at the top that is none; those of options are checked with their signatures."""
+    for key, value in data.items():
+        if key not in AXES and _has_numbers(value):
+            from ablab.config.signature import check_finite  # pydantic, which readers of records do without
+
+            check_finite(key, value)
+
+
+def _has_numbers(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_numbers, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float)
+
+
+def _reason(error: OmegaConfBaseException) -> str:
+    """Why a value cannot be resolved: what the resolver itself says, as of a variable of the environment."""
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0]).strip('"')
 
 
 def comparison_of(config: DictConfig) -> ComparisonConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -63,6 +64,10 @@ class BudgetConfig:
     adjust: str | None = None  # d_ff, d_model or steps; None: d_ff for params, else steps
     pilot_steps: int = 100  # of each of the short runs by which match=time measures a variant's speed
 
+    def __post_init__(self) -> None:
+        if self.pilot_steps < 1:
+            raise UserError(f"budget.pilot_steps={self.pilot_steps}: must be at least 1")
+
 
 @dataclass(kw_only=True)
 class TuneConfig:
@@ -71,6 +76,10 @@ class TuneConfig:
     lr: list[float] | None = None  # None: every variant trains with optimizer.lr
     seeds: list[int] = field(default_factory=lambda: [1000, 1001])  # must not be among those that are compared
     max_steps: int | None = None  # of the tuning runs; None: as many as are compared
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UserError(f"tune.max_steps={self.max_steps}: must be at least 1")
 
 
 @dataclass(kw_only=True)
@@ -116,6 +125,25 @@ def type_at(key: str) -> Any:
 def register_schema() -> None:
     """Make the schema known to Hydra as the config `schema`, on which conf/config.yaml builds."""
     ConfigStore.instance().store(name="schema", node=Config)
+
+
+def refuse_shadowed(sources: Iterable[Any]) -> None:
+    """Raise UserError for an option of the user's own that has the name of a built-in one, which Hydra would prefer.
+
+    Args:
+        sources: Hydra's `runtime.config_sources`.
+    """
+    ours = [folder for folder in (conf_folder(), studies_folder()) if folder is not None]
+    known = {file.relative_to(folder): folder for folder in ours for file in folder.glob("*/*.yaml")}
+    for folder in {Path(source["path"]) for source in sources if source["schema"] == "file"}:
+        if folder.resolve() in (each.resolve() for each in ours):
+            continue
+        for file in sorted(folder.glob("*/*.yaml")):
+            if (name := file.relative_to(folder)) in known:
+                raise UserError(
+                    f"{file}: {name.parent}={name.stem} shadows the built-in option: give yours another name, as in "
+                    f"{name.parent}={name.stem}_2"
+                )
 
 
 def conf_folder() -> Path:

@@ -7,22 +7,31 @@ values of the wrong type with the type that is wanted. What is out of range is t
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import inspect
 import logging
+import math
+import pkgutil
+import re
+import sys
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.utils import get_object
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from ablab.config.axes import replacement
+from ablab.config.axes import Axis, load, replacement
 from ablab.config.nearest import nearest
 from ablab.config.schema import Node
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 
+_TRACKERS = {"aim", "mlflow"}  # for which there are options, and no extra of the package
 _HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
 
 
@@ -35,7 +44,7 @@ def check_signature(name: str, node: Node, supplied: Collection[str] = ()) -> No
     Raises:
         UserError: the target cannot be imported, a key is unknown or missing, or a value has the wrong type.
     """
-    target = _import(name, str(node["_target_"]))
+    target = _import(name, node["_target_"])
     parameters = _parameters(target)
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     wanted = {
@@ -48,18 +57,68 @@ def check_signature(name: str, node: Node, supplied: Collection[str] = ()) -> No
         if instead := replacement(f"{name}.{key}"):
             raise UserError(f"{name}.{key}: is an axis of its own now; write {instead}")
         if key not in wanted and not open_ended:
-            raise UserError(f"{name}.{key}: no such setting of {name}{nearest(key, wanted)}")
+            raise UserError(
+                f"{name}.{key}: no such setting of {name}{nearest(key, wanted, see=f'ablab --cfg job -p {name}')}"
+            )
+    own = _own_parameters(target)
     if "_args_" not in node:
         for key, parameter in wanted.items():
             first = next(iter(parameters)) == key and "_partial_" in node  # what a factory is called with
-            if parameter.default is parameter.empty and key not in given and not first:
+            if parameter.default is parameter.empty and key in own and key not in given and not first:
                 raise UserError(f"{name}.{key} must be given: add {name}.{key}=... to the command")
+    hints = _all_hints(target)
+    for key, value in given.items():
+        if key in hints and not (isinstance(value, dict) and "_target_" in value):  # which builds what is wanted
+            check_type(f"{name}.{key}", value, hints[key])
+        if not _is_endless(getattr(parameters.get(key), "default", None)):
+            check_finite(f"{name}.{key}", value)
+
+
+def with_floats(axis: Axis, node: Node) -> Node:
+    """The option of an axis, or its several, with 1.0 for 1 where a setting is a float: they are one value.
+
+    What cannot be imported stays as it is: `check_signature` says so.
+    """
+    if axis.several:
+        return {key: _with_floats(each, {}) if isinstance(each, dict) else each for key, each in node.items()}
+    own = get_type_hints(load(axis.read_as)) if axis.read_as else {}
+    return _with_floats(node, own)
+
+
+def _with_floats(node: Node, own: Mapping[str, Any]) -> Node:
+    hints = {**_hints_of(str(node.get("_target_"))), **own}
+    made = {key: _as_float(value, hints[key]) if key in hints else value for key, value in node.items()}
+    return node if all(made[key] is value for key, value in node.items()) else made  # runs share their options
+
+
+def _as_float(value: Any, hint: Any) -> Any:
+    """The value as a float where the annotation has floats and no whole numbers; of a list each of its values."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if int in arguments:
+            return value
+        return next((made for each in arguments if (made := _as_float(value, each)) is not value), value)
+    if isinstance(value, list) and arguments:
+        made = [_as_float(each, arguments[0]) for each in value]
+        return value if all(one is other for one, other in zip(made, value, strict=True)) else made
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if hint is float and whole and abs(value) < 2**53 else value
+
+
+@cache
+def _hints_of(target: str) -> dict[str, Any]:
+    """The annotations of what a dotted name builds; none where it cannot be imported."""
+    try:
+        return _all_hints(_import("", target))
+    except (UserError, ValueError, TypeError):
+        return {}
+
+
+def _all_hints(target: Any) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for function in reversed(_constructors(target)):
         hints |= _hints(function)
-    for key, value in given.items():
-        if key in hints and not isinstance(value, dict):
-            check_type(f"{name}.{key}", value, hints[key])
+    return hints
 
 
 def takes(name: str, node: Node, parameter: str) -> bool:
@@ -68,7 +127,7 @@ def takes(name: str, node: Node, parameter: str) -> bool:
     Raises:
         UserError: the target cannot be imported.
     """
-    return parameter in _parameters(_import(name, str(node["_target_"])))
+    return parameter in _parameters(_import(name, node["_target_"]))
 
 
 def missing_package(error: BaseException) -> str | None:
@@ -82,17 +141,62 @@ def missing_package(error: BaseException) -> str | None:
     return None
 
 
-def _import(name: str, target: str) -> Any:
+def _import(name: str, target: object) -> Any:
+    if not isinstance(target, str) or "." not in target:
+        raise UserError(f"{name}._target_={_show(target)}: must be the dotted name of a class or function")
     hydra_log = logging.getLogger("hydra.utils")  # which would say the same at length
     muted, hydra_log.disabled = hydra_log.disabled, True
     try:
-        return get_object(target)
+        found = get_object(target)
     except Exception as error:  # whatever importing somebody's module may raise
-        if package := missing_package(error):
-            raise UserError(f"{name}._target_: {target} needs {package}: pip install {package}") from error
-        raise UserError(f"{name}._target_: {target} cannot be imported ({error})".replace("\n", " ")) from error
+        raise UserError(f"{name}._target_: {_why_not(target, error)}") from error
     finally:
         hydra_log.disabled = muted
+    if not callable(found):
+        raise UserError(f"{name}._target_: {target} is neither a class nor a function")
+    return found
+
+
+def _why_not(target: str, error: Exception) -> str:
+    """Why a dotted name cannot be imported: a package that is not installed, a misspelt name, or what its code says."""
+    package, first = missing_package(error), target.split(".")[0]
+    if package in _offered():
+        return f"{target} needs {package}: pip install {package}"
+    if package == first:
+        return f"{target}: there is no module {first}{_meant(first, packages_distributions())}"
+    if package is not None:
+        return f"{target} needs the module {package}, which is not installed"
+    parts = target.split(".")
+    known = next(".".join(parts[:n]) for n in range(len(parts), -1, -1) if ".".join(parts[:n]) in sys.modules or not n)
+    missing = target.removeprefix(known).lstrip(".").split(".")[0]
+    module = sys.modules.get(known)
+    if module is None or hasattr(module, missing) or not _says_missing(error, f"{known}.{missing}"):
+        return f"{target} cannot be imported ({one_line(error)})"
+    below = [each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))]
+    names = [each for each in {*vars(module), *below} if not each.startswith("_")]
+    return f"{known} has no {missing}{_meant(missing, names)}"
+
+
+def _says_missing(error: Exception, module: str) -> bool:
+    """Whether it is the module itself that was not found, and not what its code wanted or did."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ModuleNotFoundError):
+            return cause.name == module or cause.name is None or module.startswith(cause.name)
+        cause = cause.__cause__ or cause.__context__
+    return True
+
+
+def _meant(wrong: str, names: Collection[str]) -> str:
+    close = difflib.get_close_matches(wrong, list(names), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _offered() -> set[str]:
+    """The packages that ablab can do with and without, by the names of their modules."""
+    with contextlib.suppress(PackageNotFoundError):
+        return _TRACKERS | {re.split(r"[^\w-]", line)[0].replace("-", "_").lower() for line in requires("ablab") or ()}
+    return _TRACKERS
 
 
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:
@@ -107,6 +211,17 @@ def _parameters(target: Any) -> dict[str, inspect.Parameter]:
         own = list(inspect.signature(function).parameters.values())[1:]
         met |= {p.name: p for p in own if p.name not in met and (last or p.kind is not open_ended)}
     return met
+
+
+def _own_parameters(target: Any) -> set[str]:
+    """Those of its constructors in its own package.
+
+    What a base of another package asks for besides, the class may give it, as `defaults` of torch's Optimizer.
+    """
+    package = str(getattr(target, "__module__", "")).split(".")[0]
+    functions = _constructors(target)
+    own = [each for each in functions if str(getattr(each, "__module__", "")).split(".")[0] == package] or functions[:1]
+    return {name for function in own for name in inspect.signature(function).parameters}
 
 
 def _constructors(target: Any) -> list[Any]:
@@ -132,7 +247,9 @@ def _hints(function: Any) -> dict[str, Any]:
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
-    """Raises UserError where a value, the one at `name`, is not of the annotated type."""
+    """Raises UserError where a value, the one at `name`, is not of the annotated type, or a number beyond all sizes."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{name}: a number of {len(str(value))} digits is more than 2**63, and nothing has that size")
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
     except PydanticUserError:  # a model or dataclass brings a config of its own
@@ -142,6 +259,20 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     forms = [value, tuple(value)] if isinstance(value, list) else [value]  # YAML has no tuples
     if not any(_is_valid(adapter, form) for form in forms):
         raise UserError(f"{name}={_show(value)}: must be {type_name(hint)}")
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raises UserError for a number that is none, or has no end, in a value, the one at `name`, or anywhere in it."""
+    if isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            check_finite(f"{name}.{key}" if isinstance(value, dict) else f"{name}[{key}]", each)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}={value}: must be a finite number")
+
+
+def _is_endless(default: Any) -> bool:
+    """Whether the default of a setting says that it may have no end."""
+    return isinstance(default, float) and math.isinf(default)
 
 
 def _is_valid(adapter: TypeAdapter[Any], value: Any) -> bool:

@@ -13,7 +13,7 @@ Components take part by what they offer, not by their names: a core without `vis
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
 from ablab.config.axes import AXES, load
+from ablab.errors import one_line
 from ablab.model.initialisation import keyed_generator
 from ablab.model.protocols import Measured
 from ablab.model.ranks import of_tp_ranks
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 NUMBERS = 4  # by which an output is told from others
 Module = TypeVar("Module", bound=nn.Module)
+Answer = TypeVar("Answer")
 
 
 class Watcher:
@@ -43,10 +45,23 @@ class Watcher:
 
     def __init__(self, axis: str, layer: int | None, module: nn.Module) -> None:
         self.axis, self.layer, self.module = axis, layer, module
+        self.failed: Exception | None = None  # what ended the watching, and not the run
 
     def attach(self) -> list[RemovableHandle]:
         """Begin to watch."""
-        return [self.module.register_forward_hook(self.hook, with_kwargs=True)]
+        return [self.module.register_forward_hook(self.guarded(self.hook), with_kwargs=True)]
+
+    def guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """Return the hook so that what it raises ends the watching, and not the forward pass."""
+
+        def watch(*args: Any) -> None:
+            try:
+                if self.failed is None:
+                    hook(*args)
+            except Exception as error:  # of a component of anybody's
+                self.failed = error
+
+        return watch
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """See a forward pass of the component, with its arguments."""
@@ -67,19 +82,48 @@ class MechanismProbe:
 
     Args:
         pictured: also draw attention weights, for `pictures`.
+        strict: raise what a component raises when it is asked; else it is noted, and ends no run.
     """
 
-    def __init__(self, model: Transformer, *, pictured: bool = False) -> None:
-        self._model = model
+    def __init__(self, model: Transformer, *, pictured: bool = False, strict: bool = False) -> None:
+        self._model, self._strict = model, strict
         self._pictured = pictured
         self._watchers: list[Watcher] = []
         self._handles: list[RemovableHandle] = []
+        self.failures: dict[str, str] = {}  # axis -> why it was not watched to the end
 
     def attach(self) -> None:
         self.detach()
-        watches = [load(axis.mechanism) for axis in AXES.values() if axis.mechanism]
-        self._watchers = [watcher for watch in watches for watcher in watch(self._model, self._pictured)]
+        watches = {name: load(axis.mechanism) for name, axis in AXES.items() if axis.mechanism}
+        self._watchers = [watcher for name, watch in watches.items() for watcher in self._made(name, watch)]
+        self.look()
+
+    def look(self) -> None:
+        """Go on after `detach`, with what was seen before it."""
+        self.detach()
         self._handles = [handle for watcher in self._watchers for handle in watcher.attach()]
+
+    def _made(self, axis: str, watch: Callable[..., Iterable[Watcher]]) -> list[Watcher]:
+        try:
+            return list(watch(self._model, self._pictured))
+        except Exception as error:  # of a component of anybody's
+            self._note(axis, error)
+            return []
+
+    def _asked(self, watcher: Watcher, question: Callable[[], Answer], otherwise: Answer) -> Answer:
+        """The answer of a watcher; one that cannot give it is noted, and ends no run."""
+        try:
+            if watcher.failed is not None:
+                raise watcher.failed
+            return question()
+        except Exception as error:  # of a component of anybody's
+            self._note(watcher.axis, error)
+            return otherwise
+
+    def _note(self, axis: str, error: Exception) -> None:
+        if self._strict:
+            raise error
+        self.failures[axis] = one_line(error)
 
     def detach(self) -> None:
         """Stop watching; what was seen stays available to `metrics` and `pictures`."""
@@ -91,8 +135,9 @@ class MechanismProbe:
         """The metrics of what the model has processed since `attach`; only a component's own before any of it."""
         of_model: dict[str, float] = {}
         of_layers: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        none: dict[str, float] = {}
         for watcher in self._watchers:
-            for name, value in watcher.metrics().items():
+            for name, value in self._asked(watcher, watcher.metrics, none).items():
                 if watcher.layer is None:
                     of_model[f"{watcher.axis}/{name}"] = value
                 else:
@@ -106,7 +151,7 @@ class MechanismProbe:
         Of the first sequence without padding that this process has seen: all its queries, or 256 spread evenly over
         it. Layers whose core does not tell its weights have none.
         """
-        drawn = [(f"{watcher.axis}/layer_{watcher.layer}", watcher.picture()) for watcher in self._watchers]
+        drawn = [(f"{each.axis}/layer_{each.layer}", self._asked(each, each.picture, None)) for each in self._watchers]
         return {name: picture for name, picture in drawn if picture is not None}
 
 

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -21,7 +23,7 @@ from omegaconf import DictConfig
 
 from ablab.config.explain import moved
 from ablab.config.run_config import comparison_of
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from ablab.analysis.comparison import ComparisonSettings
@@ -101,13 +103,28 @@ def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str
     # Before the comparison, whose level depends on it.
     count_interim_analysis(folder, [record.seed for record in runs.records if record.status in ("ok", "diverged")])
     runs = replace(runs, interim_analyses=tuple(interim_analyses_of(map(Path, runs.paths))))
-    write_experiment(folder, runs.records)
+    with _shown_only("the event file of the study"):
+        write_experiment(folder, runs.records)
     context = ReportContext.of(runs, **comparison)
-    print(render(context), end="")
-    report = write_report(context, folder / REPORT_FILE)
+    text, report = render(context), folder / REPORT_FILE
+    try:
+        write_report(context, report)
+    except Exception as error:
+        print(text, end="")  # the comparison is shown all the same
+        raise error if isinstance(error, UserError) else UserError(f"{report}: {one_line(error)}") from error
+    print(text, end="")
     print(f"report: {report}")
     show_in_wandb(folder, context, report)
     return [record.status for record in runs.records]
+
+
+@contextlib.contextmanager
+def _shown_only(what: str) -> Iterator[None]:
+    """Within it, what fails is a line on stderr: no study is the worse for what shows it."""
+    try:
+        yield
+    except Exception as error:  # of records of odd values, of a disk
+        print(f"ablab: {what} could not be written: {one_line(error)}", file=sys.stderr)
 
 
 def compare_so_far(folder: Path, **comparison: Unpack[ComparisonSettings]) -> None:

@@ -1,6 +1,6 @@
 """Notes beside a verdict, in sentences: a function per kind of note.
 
-To say a new one: a dataclass in `ablab.analysis.notes`, and a function here that is registered for it.
+To say a new one: a dataclass in `ablab.analysis.notes` or `study_notes`, and a function here that is registered for it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import singledispatch
 
 from ablab.analysis import notes as known
+from ablab.analysis import study_notes as of_study
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.conditions import EQUAL_BUDGET, NEGLIGIBLE
 from ablab.analysis.estimates import LEVEL
@@ -140,13 +141,13 @@ def _(note: known.IncompleteSeed, item: Comparison) -> str:
 
 
 @singledispatch
-def study_note_text(note: known.StudyNote) -> str:
+def study_note_text(note: of_study.StudyNote) -> str:
     """Say a note on the comparison as a whole."""
     raise TypeError(f"no sentence for {note}")
 
 
 @study_note_text.register
-def _(note: known.InterimAnalyses) -> str:
+def _(note: of_study.InterimAnalyses) -> str:
     *before, last = note.seeds
     return (
         f"INTERIM ANALYSES  the study was analysed {len(note.seeds)} times "
@@ -157,28 +158,28 @@ def _(note: known.InterimAnalyses) -> str:
 
 
 @study_note_text.register
-def _(note: known.BaselineMissing) -> str:
+def _(note: of_study.BaselineMissing) -> str:
     return f"no run has the study's baseline {note.declared}: compared with {note.used}, the first variant."
 
 
 @study_note_text.register
-def _(note: known.BaselineNotRun) -> str:
+def _(note: of_study.BaselineNotRun) -> str:
     return f"{note.task}: the baseline {note.baseline} was not run on this task."
 
 
 @study_note_text.register
-def _(note: known.OfBaseline) -> str:
+def _(note: of_study.OfBaseline) -> str:
     return f"{_where(note.task)}baseline {_seed(note.note)}"
 
 
 @study_note_text.register
-def _(note: known.DirectionByName) -> str:
+def _(note: of_study.DirectionByName) -> str:
     better = "higher" if note.direction == "max" else "lower"
     return f"{note.metric}: {better} is taken as better, by its name."
 
 
 @study_note_text.register
-def _(note: known.KnownValues) -> str:
+def _(note: of_study.KnownValues) -> str:
     values = [f"{name} {value:.4g}" for name, value in (*note.values, *note.subsets)]
     if len(note.subsets) > _MOST_SUBSETS:
         every = [value for _, value in note.subsets]
@@ -187,27 +188,27 @@ def _(note: known.KnownValues) -> str:
 
 
 @study_note_text.register
-def _(note: known.OneVariant) -> str:
+def _(note: of_study.OneVariant) -> str:
     return "one variant: nothing to compare."
 
 
 @study_note_text.register
-def _(note: known.SharedMargin) -> str:
+def _(note: of_study.SharedMargin) -> str:
     return f"one margin, {note.margin:g}, is held against {' and '.join(note.metrics)}, each in its own unit."
 
 
 @study_note_text.register
-def _(note: known.AveragedEvaluations) -> str:
+def _(note: of_study.AveragedEvaluations) -> str:
     return f"{', '.join(note.metrics) or 'metric'}: the mean of the last {note.last_k} evaluations of each run."
 
 
 @study_note_text.register
-def _(note: known.NoSuiteVerdict) -> str:
+def _(note: of_study.NoSuiteVerdict) -> str:
     return f"no verdict on the {note.suite}: {no_suite_text(note.reason)}."
 
 
 @study_note_text.register
-def _(note: known.RestrictedRuns) -> str:
+def _(note: of_study.RestrictedRuns) -> str:
     return (
         f"{note.left:,} of {plural(note.runs, 'run')} are compared ({note.filters}); "
         "what is said holds only if they were chosen before looking."
@@ -215,7 +216,7 @@ def _(note: known.RestrictedRuns) -> str:
 
 
 @study_note_text.register
-def _(note: known.ShownComparisons) -> str:
+def _(note: of_study.ShownComparisons) -> str:
     return (
         f"{f'on the {note.suite}: ' if note.suite else ''}{note.shown:,} of {plural(note.comparisons, 'comparison')} "
         f"{'is' if note.shown == 1 else 'are'} shown ({note.filters}); "
@@ -223,7 +224,7 @@ def _(note: known.ShownComparisons) -> str:
     )
 
 
-def no_suite_text(reason: known.NoSuite) -> str:
+def no_suite_text(reason: of_study.NoSuite) -> str:
     """Say why the tasks make no suite."""
     tasks = ", ".join(reason.tasks)
     judged = ", ".join(f"{task} by {metric}" for task, metric in zip(reason.tasks, reason.metrics, strict=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +34,7 @@ def show_plan(preview: Preview, console: Console | None = None) -> int:
     for line in _some(preview.notes):
         console.print(Text(line))
     if preview.errors:
-        for line in _some([f"ablab: error: {error} [in the run {run}]" for run, error in preview.errors]):
+        for line in _some(_errors(preview.errors)):
             print(line, file=sys.stderr)
         console.print(f"{len(preview.errors)} of {preview.runs} runs cannot work; nothing has been started")
         return MISTAKE
@@ -41,6 +42,15 @@ def show_plan(preview: Preview, console: Console | None = None) -> int:
     for line in [*_numbers(preview), *_power(preview)]:
         console.print(Text(line))
     return 0
+
+
+def _errors(errors: Sequence[tuple[str, str]]) -> list[str]:
+    """A line for each error, with the first of the runs that have it."""
+    of_error: dict[str, list[str]] = defaultdict(list)
+    for run, error in errors:
+        of_error[error].append(run)
+    more = {error: f" and {len(runs) - 1} more" if len(runs) > 1 else "" for error, runs in of_error.items()}
+    return [f"ablab: error: {error} [in the run {runs[0]}{more[error]}]" for error, runs in of_error.items()]
 
 
 def _table(preview: Preview) -> Table:

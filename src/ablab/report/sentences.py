@@ -11,9 +11,9 @@ from collections.abc import Callable
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.estimates import FEWEST_SEEDS, Estimate, Interval, fisher, rate_bound
 from ablab.analysis.interactions import Interaction, Interactions
-from ablab.analysis.notes import OtherCorpus
 from ablab.analysis.power import MOST_SEEDS, detectable, seeds_needed
 from ablab.analysis.scaling import Exponent
+from ablab.analysis.study_notes import OtherCorpus
 from ablab.analysis.verdicts import Evidence, Verdict
 from ablab.config.axes import AXES
 from ablab.report.formatting import confidence, decimals_for, number, p_value, plural, share

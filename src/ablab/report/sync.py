@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablab.errors import UserError
+from ablab.errors import UserError, printable
 from ablab.report.wandb import SHOWN_FILE
 from ablab.results.kept import why_no_folder
 from ablab.results.store import RECORD_FILE
@@ -63,7 +64,7 @@ def sync(folder: Path) -> int:
         if _UNREACHED in why:  # as the next would be, a minute later
             raise UserError(f"W&B cannot be reached, {counts[UPLOADED]} uploaded; try again later ({why})")
         counts[outcome] += 1
-        print(f"{outcome:<15}{run.folder} ({run.identity}){': ' if why else ''}{why}", flush=True)
+        print(printable(f"{outcome:<15}{run.folder} ({run.identity}){': ' if why else ''}{why}"), flush=True)
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
     return int(counts[FAILED] > 0)
 
@@ -91,10 +92,12 @@ def _bring(run: OfflineRun) -> tuple[str, str]:
 
 def _upload(parts: list[Path]) -> str:
     """Upload parts of one run in order; what W&B said of it, in one line."""
+    home = tempfile.TemporaryDirectory()  # W&B reads settings, of its server too, from where it is started
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", *map(str, parts)],
+            [sys.executable, "-P", "-m", "wandb", "sync", *(str(part.resolve()) for part in parts)],
             env={"WANDB_X_GRAPHQL_RETRY_MAX": str(_RETRIES), **os.environ, "WANDB_SILENT": "false"},
+            cwd=home.name,
             stdin=subprocess.DEVNULL,  # nobody is asked for a key
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -103,6 +106,8 @@ def _upload(parts: list[Path]) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"not done after {_PATIENCE_S // 60} minutes"
+    finally:
+        home.cleanup()
     lines = [line.removeprefix("wandb: ").strip() for line in done.stdout.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR ") for line in lines if line.startswith(("ERROR ", "panic:"))]
     return [*errors[:1], *lines[-1:], f"wandb sync ended with status {done.returncode}"][0]

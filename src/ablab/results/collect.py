@@ -26,6 +26,7 @@ from ablab.results.store import RECORD_FILE, read_record
 
 # Folders of a sweep for runs that choose a learning rate or measure a speed, and are no part of what is compared.
 TUNING_FOLDER, PILOT_FOLDER = "tune", "pilot"
+_NOT_COMPARED = (TUNING_FOLDER, PILOT_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,22 @@ def record_files(folder: Path) -> list[Path]:
 
 def _record_files(folder: Path) -> list[Path]:
     files = []
-    for below, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if name not in (TUNING_FOLDER, PILOT_FOLDER)]
+    met = {_identity(place) for place in (folder.resolve(), *folder.resolve().parents)}
+    for below, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders[:] = _not_met(below, folders, met)
         if RECORD_FILE in names:
             files.append(Path(below, RECORD_FILE))
     return sorted(files, key=lambda path: path.parts)
+
+
+def _not_met(below: str, folders: list[str], met: set[object]) -> list[str]:
+    """The folders to go down into, links among them: each once, and none that leads to where it lies."""
+    new = []
+    for name in sorted(folders, key=lambda name: os.path.islink(os.path.join(below, name))):
+        if name not in _NOT_COMPARED and (place := _identity(Path(below, name))) not in met:
+            met.add(place)
+            new.append(name)
+    return new
 
 
 def _refuse(error: OSError) -> None:

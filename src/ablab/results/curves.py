@@ -33,6 +33,8 @@ def read_curves(path: Path, metrics: Collection[str]) -> dict[str, Curve]:
     Of a step that was logged twice the later value counts. A last row without an end was cut off in the writing, and is
     left out, as is any other row whose step is no number.
     """
+    if path.exists() and not path.is_file():  # a pipe, which would be waited for
+        return {}
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except NotADirectoryError:  # the run is one of a kept file

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ablab.errors import UserError
-from ablab.results.store import write_atomically
+from ablab.results.store import parse_json, write_atomically
 
 INTERIM_FILE = "looks.json"
 _DEPTH = 2  # of a run below its study: variant/seed
@@ -39,7 +39,7 @@ def read_interim_analyses(folder: Path) -> list[InterimAnalysis]:
     """
     path = folder / INTERIM_FILE
     try:
-        return as_interim_analyses(json.loads(path.read_text(encoding="utf-8")), path)
+        return as_interim_analyses(parse_json(path.read_bytes()), path)
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -91,8 +91,10 @@ def interim_analyses_of(runs: Iterable[Path]) -> list[InterimAnalysis]:
 
     def study_of(run: Path) -> Path | None:
         named = run.name not in ("", "..") and not run.is_symlink()
+        led = run.absolute()  # where a variant's folder is a link, its study is where the link lies
         run = resolved(run.parent) / run.name if named else run.resolve()
-        return next((folder for folder in [run, *run.parents][: _DEPTH + 1] if counted(folder)), None)
+        places = [run, *run.parents][: _DEPTH + 1] + [led, *led.parents][: _DEPTH + 1]
+        return next((resolved(folder) for folder in places if counted(folder)), None)
 
     studies = dict.fromkeys(study for run in runs if (study := study_of(run)))
     return max((read_interim_analyses(study) for study in studies), key=len, default=[])

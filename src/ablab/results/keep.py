@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from ablab.errors import UserError
 from ablab.results.collect import record_files
 from ablab.results.interim import interim_analyses_of
 from ablab.results.kept import KeptRun, write_kept
-from ablab.results.store import METRICS_FILE, PLAN_FILE, as_record, read_record_data
+from ablab.results.store import METRICS_FILE, PLAN_FILE, as_record, parse_json, read_record_data
 
 
 def keep(folder: Path, file: Path) -> str:
@@ -38,6 +37,8 @@ def _run(path: Path, study: Path) -> KeptRun:
 
 
 def _curves(path: Path) -> str | None:
+    if path.exists() and not path.is_file():  # a pipe, which would be waited for
+        raise UserError(f"{path}: holds no curves")
     try:
         return path.read_bytes().decode(errors="replace")
     except FileNotFoundError:
@@ -50,7 +51,7 @@ def _plan(folder: Path) -> Node | None:
     """The plan of the study in `folder` without the folders of the machine that made it; None if there is none."""
     path = folder / PLAN_FILE
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        plan = parse_json(path.read_bytes())
         here = Path(plan["working_folder"]).as_posix() + "/"  # "./" where it is not known
         command = [str(word).replace(here, "") for word in plan["command"]]
         return dict(plan) | {"command": command, "working_folder": "", "python_path": []}

@@ -23,12 +23,10 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic_core import from_json
-
 from ablab.config import Node
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.results.store import as_record, replacing
+from ablab.results.store import as_record, parse_json, replacing
 
 SUFFIX = ".jsonl.xz"
 _SCHEMA = 1
@@ -129,14 +127,16 @@ def _read(path: Path, *_version: int) -> KeptStudy:
         raise UserError(f"{path}: neither a folder of runs nor a file of kept results ({SUFFIX}, by `ablab keep`)")
     try:
         lines = _lines(path)
-        head = from_json(next(lines))
+        head = parse_json(next(lines))
+        if head["kept"] < 1:
+            raise ValueError(f"kept: {head['kept']}")
         if head["kept"] > _SCHEMA:
             raise UserError(f"{path}: kept by a later version of ablab: upgrade ablab to read it")
         study = KeptStudy(
             plan=_typed(head["plan"], dict, None), interim_analyses=_typed(head["interim_analyses"], list)
         )
         for line in lines:
-            _add(study, from_json(line), path)
+            _add(study, parse_json(line), path)
         if len(study.records) != head["runs"]:
             raise ValueError(f"{len(study.records)} of {head['runs']} runs")
     except _DAMAGE as error:

@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 KEPT_EVALUATIONS = 10  # of each metric, the last ones
 
 Status = Literal["ok", "diverged", "failed", "interrupted"]
-Cause = Literal["error", "refused", "killed", "memory", "timeout", "hung"]
+Cause = Literal["error", "refused", "killed", "memory", "disk", "timeout", "hung"]
 Direction = Literal["min", "max"]
 
 
@@ -106,7 +106,7 @@ class Record:
 
     status: Status
     reason: str | None = None  # one line, unless the status is "ok"
-    # Of a failure: an exception, one line to the user, a signal, no memory left, too long, no progress any more.
+    # Of a failure: an exception, one line to the user, a signal, no memory, a full disk, too long, no progress.
     cause: Cause | None = None
     traceback: str | None = None  # of a failure: where the process stood that failed, or that the others waited for
     attempts: int = 1  # that one supervisor made: a run that crashed is tried again, and goes on from its checkpoint
@@ -139,6 +139,7 @@ class Record:
     machine: Node = field(default_factory=dict)  # processor, threads, device, host platform
     started_at: str | None = None  # ISO 8601, UTC
     finished_at: str | None = None
+    curves_sha256: str | None = None  # of metrics.csv, when the run ended
     schema: int = SCHEMA_VERSION
 
     @property

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +29,8 @@ PROFILE_FOLDER = "profile"  # of what trainer.profiler found: tables, and traces
 PICTURE_FOLDER = "pictures"  # of what the trained model made, PNG
 PLAN_FILE = "plan.json"  # in a study's folder: every run of it, with its resolved config
 
+_LONG_NUMBER = re.compile(rb"\d{19}")
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` so that a crash leaves either the old file or the new one, never a part."""
@@ -36,8 +39,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes the place of `path` when the block ends, and is removed if it fails."""
+def replacing(path: Path, put: Callable[[Path, Path], object] | None = None) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes the place of `path` when the block ends, and is removed if it fails.
+
+    Args:
+        put: gives the file, which is on the disk by then, the name `path`; None: `os.replace`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -46,7 +53,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600, which colleagues could not read
-        os.replace(temporary, path)
+        (put or os.replace)(Path(temporary), path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -56,7 +63,7 @@ def remove_orphans(folder: Path, names: Iterable[str]) -> None:
     """Remove what a process that was killed meant to put in the place of the files or folders `names`."""
     for name in names:
         for orphan in [*folder.glob(f".{name}"), *folder.glob(f".{name}.*")]:
-            _remove(orphan)
+            remove(orphan)
 
 
 def write_record(folder: Path, record: Record) -> Path:
@@ -64,6 +71,25 @@ def write_record(folder: Path, record: Record) -> Path:
     path = folder / RECORD_FILE
     write_atomically(path, json.dumps(_finite(record.to_dict()), indent=1, allow_nan=False) + "\n")
     return path
+
+
+def parse_json(text: bytes) -> Any:
+    """Return what JSON holds. Raises ValueError for anything else: cut short, nested without end, not of this world.
+
+    A number that no variable of 64 bits can hold is damage: what counts with it later would stop at it.
+    """
+    data = from_json(text)  # a third of the time of the standard library's, for thousands of records
+    if _LONG_NUMBER.search(text):
+        _refuse_long_numbers(data)
+    return data
+
+
+def _refuse_long_numbers(value: Any) -> None:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _refuse_long_numbers(item)
+    elif isinstance(value, int) and abs(value) >= 2**64:
+        raise ValueError(f"a number of {len(f'{value:x}')} hexadecimal digits")
 
 
 def read_record(path: Path) -> Record:
@@ -78,7 +104,9 @@ def read_record(path: Path) -> Record:
 def read_record_data(path: Path) -> Any:
     """Return the content of a record's file as it was written. Raises UserError: no such file, or not JSON."""
     try:
-        return from_json(path.read_bytes())  # a third of the time of the standard library's, for thousands of records
+        if path.exists() and not path.is_file():  # a pipe, which would be waited for, or a device
+            raise UserError(f"{path}: not a record")
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -105,35 +133,31 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def check_ours(folder: Path) -> None:
-    """Raises UserError if `folder` cannot be a run's folder: it is a file, or holds such files of another program."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: a file is in the way of the run's folder; choose another name=...")
-    config = folder / CONFIG_FILE
-    ours = config.is_file() and "\naxes:" in "\n" + config.read_text(encoding="utf-8", errors="replace")
-    others = [name for name in (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FOLDER) if (folder / name).exists()]
-    if others and not ours:
-        raise UserError(f"{folder}: holds {others[0]}, which no run of ablab wrote; choose another name=...")
+def below(folder: Path, place: str) -> Path:
+    """Return the folder of a run in a study's `folder`. Raises ValueError for one outside of it, by links or not."""
+    path = folder / place
+    if ".." in path.parts[len(folder.parts) :] or folder.resolve() not in path.resolve().parents:
+        raise ValueError(f"a run outside the study: {place!r}")
+    return path
 
 
-def clear(folder: Path) -> None:
-    """Remove what an earlier run left in its folder, the record first. Files that no run writes are kept.
+def link_outside(folder: Path) -> Path | None:
+    """Return a link in `folder` or below that leads out of it, if there is any: what is written there lands elsewhere.
 
-    Raises:
-        UserError: as `check_ours` does; nothing has been removed.
+    W&B's own folders are not looked into: they have such links, which it makes anew.
     """
-    check_ours(folder)
-    (folder / RECORD_FILE).unlink(missing_ok=True)
-    kept = ("last.ckpt", "previous.ckpt", "best.ckpt", "last.full.ckpt", "best.full.ckpt", CHECKSUM_FILE)
-    checkpoints = [f"{CHECKPOINT_FOLDER}/{name}" for name in kept]
-    profiles = (f"{PROFILE_FOLDER}/*profile-*.txt", f"{PROFILE_FOLDER}/*profile-*.json")
-    others = ("events.out.tfevents.*", f"{PICTURE_FOLDER}/*.png", *profiles)
-    for name in (METRICS_FILE, CONFIG_FILE, LOG_FILE, WANDB_ID_FILE, *others, *checkpoints):
-        for path in folder.glob(name):
-            _remove(path)
+    home = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                return path
+        folders[:] = [name for name in folders if name != "wandb"]
+    return None
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

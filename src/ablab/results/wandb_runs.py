@@ -8,12 +8,14 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ablab.config import Node
+from ablab.config.redact import redact, redact_text
 from ablab.errors import UserError
 from ablab.results.store import WANDB_ID_FILE, write_atomically
 
@@ -51,6 +53,7 @@ def begin(
         raise UserError(f"W&B: wandb cannot be imported ({error}): pip install wandb") from error
     if not (offline or has_key()):
         raise UserError(f"W&B could not start ({NO_KEY}), or set logger.wandb.offline=true")
+    asked, sys.argv = sys.argv, redact(sys.argv)  # which W&B keeps
     try:
         return wandb.init(
             project=project,
@@ -62,8 +65,8 @@ def begin(
             name=name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 24]}...{name[-20:]}",
             group=group[:_LONGEST_NAME] or None,
             job_type=job_type,
-            tags=list(dict.fromkeys(tag[:_LONGEST_TAG] for tag in tags if tag)),
-            config=config,
+            tags=list(dict.fromkeys(redact_text(tag)[:_LONGEST_TAG] for tag in tags if tag)),
+            config=redact(config),
             reinit="create_new",
             settings=wandb.Settings(console="off", silent=True),
         )
@@ -72,6 +75,8 @@ def begin(
         raise UserError(
             f"W&B could not start ({reason}): log in with `wandb login`, or set logger.wandb.offline=true"
         ) from error
+    finally:
+        sys.argv = asked
 
 
 def run_id(folder: Path) -> str:

@@ -18,23 +18,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from ablab.config import fingerprint, resolve
-from ablab.config.schema import FOR_SWEEPS
+from ablab.config.schema import FOR_SWEEPS, refuse_shadowed
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.results.store import RECORD_FILE, check_ours, read_record
+from ablab.results.run_folder import check_ours
+from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.events import Observer
-from ablab.study.launch import finished_record, launch
+from ablab.study.launch import finished_record, launch, tell_damage
 from ablab.study.launched import check_place, refuse_sweep, run_together
 from ablab.study.plan_file import PlannedRun, find_run
 from ablab.study.planning import budget
 from ablab.study.planning.preflight import Preflight
-from ablab.study.planning.prepare import info_of
+from ablab.study.planning.prepare import info_of, refuse_devices
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
 from ablab.study.trials import tuning
+from ablab.training.begin import prepare_folder
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
-from ablab.training.run import execute, prepare_folder
+from ablab.training.run import execute
+from ablab.training.warm_start import check_steps_left
 from ablab.training.world import launched
 
 
@@ -76,25 +79,30 @@ def run_job(config: DictConfig) -> Record:
     if of_sweep and (planned := find_run(Path(hydra.runtime.cwd, hydra.sweep.dir), folder)):
         return _run_planned(planned)
     choices: Any = OmegaConf.to_container(hydra.runtime.choices)
+    words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # as they were written
     try:
-        asked = resolve(config, choices, list(hydra.overrides.task))
+        refuse_shadowed(hydra.runtime.config_sources)
+        asked = resolve(config, choices, words)
         budget.refuse_for_one_run(asked)
         tuning.refuse_for_one_run(asked)
         if not of_sweep:
-            _refuse_what_is_for_sweeps(list(hydra.overrides.task))
+            _refuse_what_is_for_sweeps(words)
+            refuse_devices(asked)
         preflight = Preflight()
         built = preflight.build(asked)
+        check_steps_left(asked, folder)
         check_place(asked)
         if of_sweep:  # of another sweeper than ours
             return _run_planned(PlannedRun(info=info_of(asked, 0), config=asked, folder=folder))
         record = finished_record(asked, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
         if record is None:
             _check_free(folder, fingerprint(asked))
-    except UserError:
+    except BaseException:
         _remove_if_empty(folder)
         raise
     if record is not None:
         print(f"finished already: {_shown(folder)}")
+        tell_damage(folder, record)
     else:
         with run_bar(f"seed={asked.seed}") as report:
             record = _run(built, folder, report)

@@ -11,6 +11,7 @@ from ablab.config import RunConfig, fingerprint
 from ablab.config.schema import ExecutionConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
+from ablab.results.run_folder import damage_of
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.events import Observer
 from ablab.study.launched import refuse_nodes
@@ -18,14 +19,15 @@ from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.code import freeze_code
 from ablab.study.supervision.lock import StudyLock
-from ablab.study.supervision.supervisor import Supervisor
+from ablab.study.supervision.supervisor import Supervisor, may_try_again
 
 
 def finished_record(config: RunConfig, folder: Path, preflight: Preflight, retry_failed: bool) -> Record | None:
     """The record in `folder` if it is of this very run, on the same data, and the run is done with, else None.
 
     A run that went well or diverged is: it would do the same again. One that was interrupted goes on. One that failed
-    is tried again only where that was asked for.
+    is tried again where that was asked for, where it has attempts left that its supervisor did not live to make, and
+    where a full disk stopped it.
     """
     try:
         record = read_record(folder / RECORD_FILE)
@@ -34,10 +36,19 @@ def finished_record(config: RunConfig, folder: Path, preflight: Preflight, retry
     done = ("ok", "diverged") if retry_failed else ("ok", "diverged", "failed")
     if record.fingerprint != fingerprint(config) or record.status not in done:
         return None
+    left = may_try_again(record.status, record.cause, record.attempts, config.execution.retries)
+    if left or (record.status == "failed" and record.cause == "disk"):
+        return None
     if record.corpus is None:  # it failed before its data were read
         return record
     # The config says where the corpus lies; whether it is still the same is for its hash to say.
     return record if record.corpus == preflight.task(config).corpus else None
+
+
+def tell_damage(folder: Path, record: Record) -> None:
+    """Say what of a finished run is damaged, in a line: it is not trained again, since its record is whole."""
+    if record.status in ("ok", "diverged") and (found := damage_of(folder, record)):
+        print(f"ablab: {folder}: finished, and {', '.join(found)}", file=sys.stderr)
 
 
 def launch(
@@ -69,6 +80,7 @@ def launch(
             if record is not None:
                 records[run.info.index] = record
                 observer.kept(run.info, record)
+                tell_damage(run.folder, record)
         left = [run for run in runs if run.info.index not in records]
         supervisor = Supervisor(settings, observer, heartbeat)
         for run in left:
@@ -79,14 +91,16 @@ def launch(
     finally:
         observer.close()
     if supervisor.stopped_by:
-        print(f"ablab: stopped, since {supervisor.stopped_by} failed (on_failure=stop)", file=sys.stderr)
+        print(f"ablab: stopped, since {supervisor.stopped_by}", file=sys.stderr)
     return records
 
 
 def resume(
     study: Path, runs: Sequence[PlannedRun], *, retry_failed: bool, jobs: int | None, observe: Callable[[], Observer]
-) -> None:
-    """Go on with the runs of the study that are not done with. What was edited since the plan was made changes none.
+) -> dict[int, Record]:
+    """Go on with the runs of the study that are not done with; the records, as `launch` returns them.
+
+    What was edited since the plan was made changes no run.
 
     Args:
         study: the folder.
@@ -101,4 +115,4 @@ def resume(
     settings = runs[0].config.execution
     settings = replace(settings, jobs=settings.jobs if jobs is None else jobs, retry="failed" if retry_failed else None)
     with StudyLock(study) as lock:
-        launch(runs, settings, observe(), heartbeat=lock.beat)
+        return launch(runs, settings, observe(), heartbeat=lock.beat)

@@ -23,10 +23,11 @@ from ablab.results.store import write_record
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.watchdog import OwnWatchdog
 from ablab.study.supervision.worker import print_to_log
+from ablab.training.begin import prepare_folder
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
 from ablab.training.failures import failures_in, first_cause, forget_failures, tell
-from ablab.training.run import execute, prepare_folder
+from ablab.training.run import execute
 from ablab.training.stacks import forget_stacks
 from ablab.training.world import World, launched
 
@@ -159,14 +160,15 @@ def _ask_the_others(record: Record, folder: Path, processes: int) -> None:
     """Whether another process has failed first; it may be about to say so."""
 
     def known() -> bool:
-        return first_cause(failures_in(folder)) is not None
+        accounts = failures_in(folder)
+        return first_cause(accounts) is not None or len(accounts) == processes
 
     if record.status == "failed":
         _wait_until(known, 3.0)
     failures = failures_in(folder)
     if (failure := first_cause(failures) or next(iter(failures), None)) is not None:
         tell(record, failure, processes)
-        if failure.lost:
+        if failure.lost and len(failures) < processes:
             record.cause = "killed"
             record.reason = f"a process ended without writing a record, as the launcher may tell; {record.reason}"
         write_record(folder, record)

@@ -10,15 +10,17 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ablab.config import ComparisonConfig, Node, RunConfig
-from ablab.errors import UserError
+from ablab.config.redact import filled_in, redact, secrets_in
+from ablab.config.trust import admit
+from ablab.errors import UserError, printable
 from ablab.results.kept import read_kept, why_no_folder
 from ablab.results.record import RunContext
 from ablab.results.shape import misshapen
-from ablab.results.store import PLAN_FILE, write_atomically
+from ablab.results.store import PLAN_FILE, below, link_outside, parse_json, write_atomically
 from ablab.study.events import RunOutline
 
 _SCHEMA = 2
@@ -50,7 +52,7 @@ def write_plan(study: Path, comparison: ComparisonConfig, runs: Sequence[Planned
     """Keep what this process's command asked for in the folder of the study."""
     data = {
         "schema": _SCHEMA,
-        "command": sys.argv[1:],
+        "command": redact(sys.argv[1:], frozenset().union(*(secrets_in(run.config.to_dict()) for run in runs or ()))),
         "working_folder": str(Path.cwd()),
         "python_path": [folder for folder in sys.path if folder],
         "comparison": asdict(comparison),
@@ -59,18 +61,31 @@ def write_plan(study: Path, comparison: ComparisonConfig, runs: Sequence[Planned
     write_atomically(study / PLAN_FILE, json.dumps(data) + "\n")
 
 
-def read_plan(study: Path) -> Plan:
-    """The plan in the folder of a study.
+def read_plan(study: Path, trust: bool = False) -> Plan:
+    """The plan in the folder of a study, which may be a stranger's.
+
+    Args:
+        trust: options of its runs that are not ablab's may run.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is none, or it cannot be read, or it names options of somebody's and `trust` is not given.
     """
     path = study / PLAN_FILE
     if not study.is_dir():
         raise UserError(why_no_folder(study))
     if not path.is_file():
         raise UserError(f"{study}: holds no study (no {PLAN_FILE} in it); give the folder of a sweep")
-    return _as_plan(_content(path), path, study)
+    plan = _as_plan(_content(path), path, study)
+    admit((run.config.to_dict() for run in plan.runs or ()), path, trust)
+    if not trust and (link := link_outside(study)) is not None:
+        raise UserError(f"{link}: leads out of the study, where nothing is written; if it is yours, add --trust")
+    return _filled_in(plan)
+
+
+def _filled_in(plan: Plan) -> Plan:
+    """The plan with the secrets of its runs, which its file has not. Raises UserError where they are nowhere else."""
+    runs = [replace(run, config=replace(run.config, options=filled_in(run.config.options))) for run in plan.runs or ()]
+    return plan if plan.runs is None else replace(plan, runs=runs)
 
 
 def find_plan(place: Path) -> Plan | None:
@@ -89,7 +104,7 @@ def find_plan(place: Path) -> Plan | None:
 
 def _content(path: Path) -> Node:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise _unreadable(path, error) from error
 
@@ -114,37 +129,45 @@ def _as_plan(data: Node, path: Path, study: Path) -> Plan:
             comparison=comparison,
             runs=None if runs is None else [_read(run, study) for run in runs],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _unreadable(path, error) from error
 
 
-def return_to(plan: Plan) -> None:
-    """Work where the command of the plan was given, as far as this machine has that place."""
+def return_to(plan: Plan, trust: bool = False) -> None:
+    """Work where the command of the plan was given, as far as this machine has that place.
+
+    Args:
+        trust: look for modules where that command did, too.
+    """
     if Path(plan.working_folder).is_dir():
         os.chdir(plan.working_folder)
-    sys.path += [folder for folder in plan.python_path if folder not in sys.path]
+    if trust:
+        sys.path += [folder for folder in plan.python_path if folder not in sys.path]
 
 
 def find_run(study: Path, folder: Path) -> PlannedRun | None:
     """The run of the study's plan that lies in `folder`; None where there is no plan, or not such a run in it."""
     if not (study / PLAN_FILE).is_file():
         return None
-    runs = read_plan(study).runs or []
+    path = study / PLAN_FILE  # which this very command wrote
+    runs = _filled_in(_as_plan(_content(path), path, study)).runs or []
     return next((run for run in runs if run.folder.resolve() == folder.resolve()), None)
 
 
 def _written(run: PlannedRun, study: Path) -> Node:
     place = str(run.folder.relative_to(study))
-    return {**asdict(run.info), "folder": place, "context": asdict(run.context), "config": run.config.to_dict()}
+    return {**asdict(run.info), "folder": place, "context": asdict(run.context), "config": run.config.shown()}
 
 
 def _read(data: Node, study: Path) -> PlannedRun:
     names = RunOutline.__dataclass_fields__
-    info = RunOutline(**{name: data[name] for name in names})
+    told: Node = {name: data[name] for name in names}
+    shown: Node = {name: printable(each) if isinstance(each, str) else each for name, each in told.items()}
+    info = RunOutline(**shown)
     context = RunContext.from_dict(data["context"] if "context" in data else _context_in(data["config"]))
-    return PlannedRun(
-        info=info, config=RunConfig.from_dict(data["config"]), folder=study / data["folder"], context=context
-    )
+    folder = below(study, str(data["folder"]))
+    config = RunConfig.from_dict(data["config"])
+    return PlannedRun(info=info, config=config, folder=folder, context=context)
 
 
 def _context_in(config: Node) -> Node:

@@ -39,7 +39,7 @@ def preview(study: Study, probe: bool) -> Preview:
     if probe:
         warm_up()
     prepared = study.prepare()
-    errors = [(asked(run), error) for run, error in prepared.errors]
+    errors = [(asked(run, prepared.runs), error) for run, error in prepared.errors]
     notes = [*prepared.excluded, *prepared.budgets]
     if errors:
         return Preview(folder=study.folder, runs=len(prepared.runs), errors=errors, notes=notes)

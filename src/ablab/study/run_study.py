@@ -12,23 +12,25 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from ablab.config.run_config import comparison_of
-from ablab.config.schema import ExecutionConfig
+from ablab.config.schema import ComparisonConfig, ExecutionConfig
 from ablab.errors import UserError
+from ablab.results.collect import Runs
 from ablab.results.record import Record
+from ablab.results.run_folder import check_study
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import Observer
-from ablab.study.launch import finished_record, launch
+from ablab.study.launch import finished_record, launch, tell_damage
 from ablab.study.launched import refuse_nodes, refuse_sweep
 from ablab.study.plan_file import PlannedRun, write_plan
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
-from ablab.study.planning.prepare import Prepared, info_of, make_folder, prepare
+from ablab.study.planning.prepare import Prepared, as_if_run, info_of, make_folder, prepare
 from ablab.study.supervision.code import freeze_for_jobs, warm_up
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.trials.pilot import match_time
 from ablab.study.trials.tuning import tune
-from ablab.training.run import new_record
+from ablab.training.begin import new_record
 
 Launch = Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]]
 
@@ -40,6 +42,7 @@ class Study:
         loader, config: Hydra's, of the multirun as a whole.
         arguments: overrides, swept or not.
         observe: makes what shows the progress of one launch.
+        check_comparison: raises UserError where the comparison that is declared cannot be made of the planned runs.
         foreign: launches lists of overrides by another launcher than ours; None: ours does it.
     """
 
@@ -49,18 +52,27 @@ class Study:
         config: DictConfig,
         arguments: Sequence[str],
         observe: Callable[[], Observer],
+        check_comparison: Callable[[ComparisonConfig, Runs], None] = lambda declared, planned: None,
         foreign: Launch | None = None,
     ) -> None:
         self.folder = Path(config.hydra.sweep.dir)
         self.comparison = comparison_of(config)
         self._arguments, self._observe, self._foreign = list(arguments), observe, foreign
+        self._check_comparison = check_comparison
         self._compose, self.preflight = Composer(loader, config), Preflight()
         self._copies: Path | None = None  # of code and configs, for jobs of another launcher
         self._left_alive = False  # perhaps: jobs of a launcher that gave up
 
     def prepare(self) -> Prepared:
-        """The plan, checked as a whole; nothing has been written."""
-        return prepare(self._compose, self._arguments, self.preflight)
+        """The plan, checked as a whole; nothing has been written.
+
+        Raises:
+            UserError: as `prepare` and the check of the comparison do.
+        """
+        prepared = prepare(self._compose, self._arguments, self.preflight)
+        if not prepared.errors:
+            self._check_comparison(self.comparison, as_if_run(self.planned(prepared.runs), self.preflight))
+        return prepared
 
     def planned(self, runs: Sequence[Run]) -> list[PlannedRun]:
         """The runs with their configs."""
@@ -92,6 +104,7 @@ class Study:
                 refuse_nodes(self._compose(run)[0])
         for line in [*prepared.excluded, *prepared.budgets]:
             print(line)
+        check_study(self.folder)
         make_folder(self.folder)
         with StudyLock(self.folder) as lock:
             if lock.taken_over:
@@ -131,6 +144,7 @@ class Study:
             record = finished_record(run.config, run.folder, self.preflight, retry_failed)
             if record is not None:
                 returns[place] = job_return(record)
+                tell_damage(run.folder, record)
         left = [place for place in range(len(runs)) if place not in returns]
         if not left:
             return [returns[place] for place in range(len(runs))]

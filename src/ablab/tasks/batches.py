@@ -77,6 +77,8 @@ def _order(seed: int, epoch: int, count: int) -> Rows:
 class SubsetBatches(Dataset[tuple[Inputs, torch.Tensor, int]]):
     """The samples of every subset once, in batches of one subset each: inputs, targets and the number of the subset.
 
+    A process without a sample left for one of its batches fills it with one whose targets are ignored.
+
     Args:
         subsets: of each what gives its samples, and how many there are (at least one).
         batch_size: samples in a batch of one process; the last batch of a subset may be smaller.
@@ -102,9 +104,10 @@ class SubsetBatches(Dataset[tuple[Inputs, torch.Tensor, int]]):
 
 
 def _share(first: int, size: int, count: int, rank: int, processes: int) -> Rows:
-    """Number at most `size` samples of one process, from its own `first` on; -1 where there is none left."""
+    """Number at most `size` samples of one process, from its own `first` on; a single -1 where there is none left."""
     own = np.arange(first, min(first + size, -(-count // processes))) * processes + rank
-    return np.where(own < count, own, -1)
+    left = own[own < count]
+    return left if len(left) else np.array([-1])
 
 
 class WindowBatches(Dataset[tuple[Tensor, Tensor]]):
@@ -161,17 +164,17 @@ class EvalWindowBatches(Dataset[tuple[Tensor, Tensor]]):
         count = windows if limit is None else min(windows, limit)
         starts = np.arange(count) * windows // count * seq_len
         self._mine = starts[rank::processes]
-        self._served = -(-count // processes)  # by each process, the filler included
+        self._served = -(-count // processes)  # by each process, a filler included where it has a batch of its own
 
     def __len__(self) -> int:
         return -(-self._served // self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets, each int64 (B, seq_len) with B <= batch_size, of batch `index` of this process."""
-        rows = min(self._batch_size, self._served - index * self._batch_size)
+        first = index * self._batch_size
+        rows = max(1, min(self._batch_size, len(self._mine) - first))
         inputs = torch.zeros(rows, self._seq_len, dtype=torch.int64)
         targets = torch.full((rows, self._seq_len), IGNORED, dtype=torch.int64)
-        first = index * self._batch_size
         for row, start in enumerate(self._mine[first : first + rows]):
             ids = torch.from_numpy(self._tokens[start : start + self._seq_len + 1].astype(np.int64))
             inputs[row, : len(ids) - 1] = ids[:-1]

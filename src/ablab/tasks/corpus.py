@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from ablab.errors import UserError
+from ablab.tasks.content import text_of
 
 # Of the standard library: what is not its source, and what differs between machines of one Python version.
 _STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
@@ -66,14 +67,15 @@ def read_stdlib(max_bytes: int | None) -> list[SourceFile]:
     return sorted((_read(path, root) for path in kept), key=_name)
 
 
-def read_path(path: str, *, any_bytes: bool) -> list[SourceFile]:
+def read_path(path: str, *, any_bytes: bool, binary: bool = False) -> list[SourceFile]:
     """The file `path`, the text files below the folder `path`, or those that match the glob `path`, sorted by name.
 
-    A relative path starts at the working directory. In a folder or a glob, hidden files and files that are not UTF-8
-    text are passed over, and how many is logged.
+    A relative path starts at the working directory. In a folder or a glob, hidden files and files that are not text
+    are passed over, and how many is logged.
 
     Args:
         any_bytes: whether a single file may hold anything, not just UTF-8 text.
+        binary: take its bytes as they are, packed ones and those of archives, too; else as `text_of` reads them.
 
     Raises:
         UserError: nothing is there, it is empty, cannot be read, or is not text.
@@ -81,6 +83,8 @@ def read_path(path: str, *, any_bytes: bool) -> list[SourceFile]:
     target = Path(path).expanduser()
     if target.is_file():
         files = [_read(target, target.parent)]
+        if not (any_bytes and binary):
+            files = [SourceFile(each.name, text_of(target, each.data)) for each in files]
         if not any_bytes and not _is_text(files[0].data):
             raise UserError(f"{path}: not UTF-8 text: convert it, or use task.tokenizer=bytes")
     elif target.is_dir():
@@ -174,15 +178,24 @@ def _read_text(path: str, found: Iterable[Path], root: Path) -> list[SourceFile]
     """Those of the files `found` that are text, by name."""
     kept, passed_over = [], 0
     for file in (_read(each, root) for each in found):
-        if _is_text(file.data):
-            kept.append(file)
-        else:
+        data = _text_of(root / file.name, file.data)
+        if data is None:
             passed_over += 1
+        else:
+            kept.append(SourceFile(file.name, data))
     if passed_over and not kept:
         raise UserError(f"{path}: none of its {passed_over} files is UTF-8 text: give a folder or glob of text files")
     if passed_over:
         _log.warning("%s: passed over %d files that are not UTF-8 text", path, passed_over)
     return sorted(kept, key=_name)
+
+
+def _text_of(path: Path, data: bytes) -> bytes | None:
+    try:
+        text = text_of(path, data)
+    except UserError:  # an archive, a picture
+        return None
+    return text if _is_text(text) else None
 
 
 def _name(file: SourceFile) -> str:

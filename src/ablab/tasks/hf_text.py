@@ -137,7 +137,8 @@ class HFText(LanguageTask):
     def _documents(self, source: DocumentSource, split: str) -> Iterator[str]:
         """Those of one of our splits, within the budget of bytes."""
         if not self._cut or split == "test":
-            setting = f"task.{split}_split" + (", or give null to cut it off training" if split == "val" else "")
+            setting = f"task.{split}_split"
+            setting += " (null cuts it off training; or one of these, as task.val_split=test)" if split == "val" else ""
             documents = source.documents(str(self.names[split]), setting)
         else:
             all_of_it = source.documents(str(self.names["train"]), "task.train_split")

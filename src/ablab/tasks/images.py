@@ -96,6 +96,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Images], int, Corpus]:
     """The sets that are there, "train", "test" or both."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder in {Path.cwd()}: mend task.path")
+    folder = _within(folder)
     found: dict[str, Images] = {}
     files: list[SourceFile] = []
     for kind, prefix in _PREFIXES.items():
@@ -118,6 +119,17 @@ def _read_folder(folder: Path) -> tuple[dict[str, Images], int, Corpus]:
         sizes = " and ".join(f"{height}x{width} pixels in {kind}" for kind, (height, width) in shapes.items())
         raise UserError(f"{folder}: images of {sizes}: give sets of one size")
     return found, _BYTE_LEVELS, _corpus(str(folder), files)
+
+
+def _within(folder: Path) -> Path:
+    """The folder itself, or the one in it that has the files, as torchvision lays them out: `MNIST/raw`."""
+    places = [folder, folder / "raw", *sorted(folder.glob("*/raw"))]
+    found = [
+        place for place in places if any(_find(place, prefix, what) for prefix in _PREFIXES.values() for what in _MAGIC)
+    ]
+    if len(found) > 1 and found[0] != folder:
+        raise UserError(f"{folder}: holds several sets ({', '.join(str(each) for each in found)}): give one of these")
+    return found[0] if found else folder
 
 
 def _names(prefix: str, what: str) -> list[str]:

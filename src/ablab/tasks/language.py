@@ -69,7 +69,7 @@ class LanguageTask(Task):
         """Read the corpus. A second call does nothing.
 
         Raises:
-            UserError: the corpus cannot be used, or a split is shorter than a window.
+            UserError: the corpus cannot be used, a split is shorter than a window, or there is nothing to learn.
         """
         if self._splits:
             return
@@ -81,6 +81,11 @@ class LanguageTask(Task):
                     f"{self.corpus.name}: {len(tokens)} tokens in the {name} split, a window needs {self.seq_len + 1}: "
                     f"shorten task.seq_len, give more text, or change task.val_fraction and task.test_fraction"
                 )
+        if (train := splits["train"])[0] == train[-1] and (train == train[0]).all():
+            raise UserError(
+                f"{self.corpus.name}: its training split is {tokenizer.decode([int(train[0])])!r} over and over: "
+                "there is nothing to learn; give another text"
+            )
         self._splits = splits
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -1,10 +1,13 @@
-"""Texts with labels from tables: CSV, TSV and JSON lines. What is wrong with a row is said with its number."""
+"""Texts with labels from tables: CSV, TSV, JSON and JSON lines. What is wrong with a row is said with its number."""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
-from collections.abc import Iterator
+import math
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,11 @@ from typing import Any
 import pandas as pd
 
 from ablab.errors import UserError, one_line
+from ablab.tasks.content import plain_suffix, text_of
 from ablab.tasks.corpus import SourceFile
 
 Row = dict[str, Any]  # of a table, by column
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-SUFFIXES = (*_SEPARATORS, ".jsonl")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")  # in any case, and packed: .csv.gz
 # What the file of each split is called in a folder of them.
 _NAMES = {"train": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
 
@@ -52,20 +55,21 @@ def read_table(path: Path, text_column: str, label_column: str) -> Table:
     """One file. Raises UserError as `read_tables` does."""
     try:
         data = path.read_bytes()
-        content = data.decode("utf-8-sig")
+        content = text_of(path, data).decode()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}): convert it") from error
-    if path.suffix not in SUFFIXES:
+    if (suffix := plain_suffix(path)) not in _READERS:
         raise UserError(f"{path}: of no known kind: give a file that ends in {', '.join(SUFFIXES)}")
-    rows = _json_lines(path, content) if path.suffix == ".jsonl" else _separated(path, content)
+    rows = _READERS[suffix](path, content)
     texts, labels = [], []
     for number, row in enumerate(rows, start=1):
         for column, setting in ((text_column, "text_column"), (label_column, "label_column")):
             if column not in row:
-                names = ", ".join(map(str, row))
-                raise UserError(f"{path}: row {number} has the columns {names}, not {column}: mend task.{setting}")
+                raise _no_column(path, number, row, column, setting)
+        if (row[text_column], row[label_column]) == (text_column, label_column):
+            raise UserError(f"{path}: row {number} is the header once more: leave it out")
         texts.append(_text(path, number, text_column, row[text_column]))
         labels.append(_label(path, number, label_column, row[label_column]))
     if not texts:
@@ -73,10 +77,23 @@ def read_table(path: Path, text_column: str, label_column: str) -> Table:
     return Table(SourceFile(path.name, data), texts, labels)
 
 
+def _no_column(path: Path, number: int, row: Row, column: str, setting: str) -> UserError:
+    names = list(map(str, row))
+    same = next((name for name in names if name.strip().casefold() == column.strip().casefold()), None)
+    shown = ", ".join(name if name.strip() == name else repr(name) for name in names)
+    meant = f"mend task.{setting}" if same is None else f"did you mean task.{setting}={_quoted(same)}?"
+    return UserError(f"{path}: row {number} has the columns {shown}, not {column}: {meant}")
+
+
+def _quoted(name: str) -> str:
+    return name if name.strip() == name else repr(name)
+
+
 def _files(folder: Path) -> dict[str, Path]:
+    there = sorted(path for path in folder.iterdir() if path.is_file() and plain_suffix(path) in SUFFIXES)
     found: dict[str, Path] = {}
     for split, names in _NAMES.items():
-        files = [path for name in names for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()]
+        files = [path for name in names for path in there if path.name.split(".")[0].lower() == name]
         if len(files) > 1:
             raise UserError(f"{folder}: both {files[0].name} and {files[1].name} may be the {split} split: keep one")
         if files:
@@ -88,9 +105,9 @@ def _files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _separated(path: Path, content: str) -> Iterator[Row]:
+def _comma_separated(path: Path, content: str) -> Iterator[Row]:
     try:
-        frame = pd.read_csv(io.StringIO(content), sep=_SEPARATORS[path.suffix], dtype=str, keep_default_na=False)
+        frame = pd.read_csv(io.StringIO(content), dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError:
         return
     except (ValueError, pd.errors.ParserError) as error:
@@ -98,6 +115,47 @@ def _separated(path: Path, content: str) -> Iterator[Row]:
     if not isinstance(frame.index, pd.RangeIndex):  # taken for names of rows
         raise UserError(f"{path}: its rows have more fields than its first line has names: quote them, or name all")
     yield from (dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None))
+
+
+def _tab_separated(path: Path, content: str) -> Iterator[Row]:
+    """Quotes count where they are as a writer of tables sets them. Where one is not, all are characters of the text.
+
+    So a stray one joins no lines: each line is a row then.
+    """
+    lines = content.replace("\r\n", "\n").split("\n")
+    csv.field_size_limit(sys.maxsize)  # of a text, which may be long
+    try:
+        rows = [row for row in csv.reader((f"{line}\n" for line in lines), delimiter="\t", strict=True) if row]
+    except csv.Error:
+        rows = []
+    plain = [line.split("\t") for line in lines if line.strip()]
+    if not plain:
+        return
+    joined = len(rows) < len(plain) and '"' not in lines[0]  # a file that quotes everything says so in its first line
+    if not rows or (joined and all(len(row) == len(plain[0]) for row in plain)):
+        rows = plain
+    header = rows[0]
+    for number, row in enumerate(rows[1:], start=1):
+        if len(row) != len(header):
+            raise UserError(
+                f"{path}: row {number} has {len(row)} fields, its first line names {len(header)}: mend that row"
+            )
+        yield dict(zip(header, row, strict=True))
+
+
+def _json(path: Path, content: str) -> Iterator[Row]:
+    """A list of objects; or what is one object a line, as other programs write under this name, too."""
+    try:
+        rows = json.loads(content)
+    except ValueError as error:
+        if not content.lstrip().startswith("{"):
+            raise UserError(f"{path}: not JSON ({one_line(error)}): mend it") from error
+        yield from _json_lines(path, content)
+        return
+    rows = [rows] if isinstance(rows, dict) else rows
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: not a list of JSON objects: give one, each with a text and its label")
+    yield from rows
 
 
 def _json_lines(path: Path, content: str) -> Iterator[Row]:
@@ -114,6 +172,15 @@ def _json_lines(path: Path, content: str) -> Iterator[Row]:
         yield row
 
 
+_READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+    ".csv": _comma_separated,
+    ".tsv": _tab_separated,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json,
+}
+
+
 def _text(path: Path, number: int, column: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise UserError(f"{path}: row {number} has no text in {column} (it holds {value!r}): mend it or leave it out")
@@ -125,7 +192,7 @@ def _text(path: Path, number: int, column: str, value: Any) -> str:
 
 
 def _label(path: Path, number: int, column: str, value: Any) -> str:
-    if isinstance(value, bool | int):
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return json.dumps(value)
     if not isinstance(value, str) or not value:
         raise UserError(f"{path}: row {number} has no label in {column} (it holds {value!r}): mend it or leave it out")

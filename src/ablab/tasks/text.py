@@ -62,6 +62,8 @@ class Text(LanguageTask):
 
     Args:
         path: the file, folder or glob; a relative one starts at the working directory.
+        binary: learn the bytes of a single file as they are; else one that is packed (.gz, .bz2, .xz) is unpacked, one
+            in UTF-16 is read as such, and one that is no text, such as an archive, is refused.
         tokenizer, bpe_vocab_size: as `TokenizerChoice` says; the vocabulary of "chars" is that of the whole corpus.
         val_fraction, test_fraction: shares of the single file, or expected shares of the files; the latter may be 0.
         (the others): as `LanguageTask` says.
@@ -75,6 +77,7 @@ class Text(LanguageTask):
         self,
         *,
         path: str,
+        binary: bool = False,
         tokenizer: str = "bytes",
         bpe_vocab_size: int = 4096,
         val_fraction: float = 0.1,
@@ -85,10 +88,13 @@ class Text(LanguageTask):
         if not path or path == "???":  # what OmegaConf calls a missing value
             raise UserError("task.path is missing: give a file, a folder or a glob, for example task.path=notes.txt")
         self.path, self.tokenizer = path, TokenizerChoice(tokenizer, bpe_vocab_size)
+        if binary and not self.tokenizer.any_bytes:
+            raise ValueError(f"task.binary=true: task.tokenizer={tokenizer} reads text; use task.tokenizer=bytes")
+        self.binary = binary
         self.fractions = checked_fractions(val_fraction, test_fraction)
 
     def _load(self) -> tuple[Tokenizer, dict[str, Ids], Corpus]:
-        files = read_path(self.path, any_bytes=self.tokenizer.any_bytes)
+        files = read_path(self.path, any_bytes=self.tokenizer.any_bytes, binary=self.binary)
         depends_on = {"files": fingerprint(files), "fractions": self.fractions}
         tokenizer, splits = tokenised(self.tokenizer, depends_on, lambda: self._tokenise(files))
         return tokenizer, splits, _corpus(self.path, files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import RunConfig
 from ablab.config.axes import Axis, called_by, load
-from ablab.errors import UserError
+from ablab.errors import UserError, named, one_line
 from ablab.model.modal_fusion.base import NOTHING_TO_FUSE
 from ablab.model.multimodal import EncoderFactory, FeatureEncoder, MultimodalTransformer, TextEncoder
 from ablab.model.protocols import NeedsModalities, misspelt
@@ -23,7 +23,7 @@ from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.results.record import Cost
 from ablab.tasks.base import Modality, Task
-from ablab.training.cost import count_active_parameters, count_flops, count_parameters
+from ablab.training.cost import count_active_parameters, count_parameters, flops_of
 
 
 def build_option(config: RunConfig, axis: str, **supplied: Any) -> Any:
@@ -34,8 +34,9 @@ def build_option(config: RunConfig, axis: str, **supplied: Any) -> Any:
     """
     try:
         return instantiate(config.options[axis], _convert_="all", **supplied)
-    except InstantiationException as error:
-        raise _refused(axis, error.__cause__ or error) from error
+    except Exception as error:  # whatever a constructor may raise, somebody else's included
+        known = isinstance(error, InstantiationException)
+        raise _refused(axis, error.__cause__ if known and error.__cause__ else error) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class BuiltRun:
 
     config: RunConfig
     task: Task
+    _spare: list[Transformer] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, config: RunConfig) -> BuiltRun:
@@ -61,12 +63,13 @@ class BuiltRun:
 
     @cached_property
     def cost(self) -> Cost:
-        """Parameters and FLOPs, counted before training."""
-        flops, uncounted = count_flops(self.shapes, self.task.loss, self.task.example())
+        """Parameters and FLOPs, counted before training; no FLOPs where they cannot be counted."""
+        flops, uncounted = flops_of(self.shapes, self.task, self.build_model)
+        samples = self.task.batch_size * self.config.trainer.accumulate_grad_batches
         return Cost(
             parameters=count_parameters(self.shapes),
             active_parameters=count_active_parameters(self.shapes),
-            flops_per_step=flops * self.task.batch_size * self.config.trainer.accumulate_grad_batches,
+            flops_per_step=None if flops is None else flops * samples,
             flops_uncounted=uncounted,
         )
 
@@ -84,7 +87,11 @@ class BuiltRun:
 
     def build_model(self) -> Transformer:
         """The model with its initial values."""
-        return build_model(self.config, self.task)
+        return self._spare.pop() if self._spare else build_model(self.config, self.task)
+
+    def offer(self, model: Transformer) -> None:
+        """Leave a model with its initial values to whoever asks for one next."""
+        self._spare.append(model)
 
     def build_strategy(self) -> Any:
         """What Lightning's Trainer takes as `strategy`; each Trainer takes one of its own."""
@@ -105,7 +112,7 @@ def build_task(config: RunConfig) -> Task:
     task: Task = build_option(config, "task", seed=config.seed)
     try:
         task.setup("fit")
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise _refused("task", error) from error
     return task
 
@@ -130,14 +137,14 @@ def build_model(config: RunConfig, task: Task, device: str = "cpu") -> Transform
             return build()
     except ClashError as clash:
         raise clashing(config, clash) from clash
-    except ValueError as error:
+    except Exception as error:  # sizes that no tensor can have, and what a component of the user's may raise
         raise _refused("model", error) from error
 
 
 def clashing(config: RunConfig, clash: ClashError) -> UserError:
     """What a user is told of options of two axes that do not work together."""
     one, other = config.chosen(clash.axis), config.chosen(clash.other)
-    return UserError(f"{one} does not work with {other}: {clash.reason}; choose another of either")
+    return UserError(f"{one} does not work with {other}: {clash.reason}; change one of the two")
 
 
 def _of_modalities(config: RunConfig, task: Task, factory: partial[Transformer]) -> Callable[[], Transformer]:
@@ -172,7 +179,7 @@ def component(axis: Axis, config: RunConfig) -> Callable[..., Any]:
         try:
             made = factory(*args, **kwargs)
             _check_kind(made, axis)
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # of somebody else's component
             raise _refused(axis.name, error) from error
         return made
 
@@ -190,6 +197,7 @@ def _check_kind(made: object, axis: Axis) -> None:
 
 
 def _refused(axis: str, error: BaseException) -> UserError:
-    text = " ".join(str(error).split())
-    named = text.startswith((f"{axis}.", f"{axis}=")) or isinstance(error, UserError)
-    return UserError(text if named else f"{axis}: {text}")
+    foreseen = isinstance(error, UserError | ValueError | TypeError | InstantiationException)
+    text = one_line(error, longest=500) if foreseen else named(error)
+    is_named = text.startswith((f"{axis}.", f"{axis}=")) or isinstance(error, UserError)
+    return UserError(text if is_named else f"{axis}: {text}")

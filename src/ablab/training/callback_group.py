@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -21,9 +22,13 @@ from torch.optim import Optimizer
 
 from ablab.config import Node
 from ablab.config.identity import OBSERVER
+from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.results.store import CHECKPOINT_FOLDER
+from ablab.training.checkpoint_files import check_readable
 from ablab.training.strategies.base import Parallel, parallel
+
+TRAIN_LOSS = "train_loss"  # what is logged beside an evaluation's metrics
 
 # Callbacks that change what the config says of a run, and what to use instead.
 _REFUSED: dict[type[Callback], str] = {
@@ -68,6 +73,8 @@ def check_callbacks(nodes: Node, strategy: Parallel) -> None:
             if isinstance(callback, kind):
                 raise UserError(f"callbacks.{name}: {why}")
         has_state = type(callback).state_dict is not Callback.state_dict
+        if has_state:
+            check_readable(f"callbacks.{name}", callback.state_dict())
         if has_state and (other := stateful.setdefault(callback.state_key, name)) != name:
             raise UserError(
                 f"callbacks.{name}: has the state_key of callbacks.{other}, under which a checkpoint holds one state: "
@@ -78,6 +85,25 @@ def check_callbacks(nodes: Node, strategy: Parallel) -> None:
                 f"callbacks.{name}: averages whole weights that are the same in every process, which the strategy does "
                 "not keep: use strategy=single or strategy=ddp"
             )
+
+
+def check_monitors(nodes: Node, metrics: Collection[str] | None) -> None:
+    """Check what callbacks of Lightning watch for against what there will be to watch.
+
+    Args:
+        metrics: names of those that a run has; None: they are not known.
+
+    Raises:
+        UserError: there is no such metric. One of somebody's own may log any.
+    """
+    callbacks = dict(zip(nodes, build_callbacks(nodes), strict=True))
+    if metrics is None or not all(type(each).__module__.startswith("lightning.") for each in callbacks.values()):
+        return
+    known = [TRAIN_LOSS, *(name for name in metrics if name.startswith("val_"))]
+    for name, callback in callbacks.items():
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor not in known:
+            raise UserError(f"callbacks.{name}.monitor={monitor}: no such metric{nearest(monitor, known)}")
 
 
 def _build(name: str, node: Node) -> Callback:

@@ -17,6 +17,7 @@ from torch.optim.optimizer import StateDict
 from ablab.errors import Diverged
 from ablab.model.mechanism import MechanismProbe
 from ablab.results.record import Metric
+from ablab.tasks.base import IGNORED
 from ablab.training.module import TrainingModule
 from ablab.training.pictures import painters
 from ablab.training.strategies.base import parallel
@@ -56,6 +57,16 @@ class Curves(Callback):
                 raise Diverged(name, float(value), trainer.global_step)
 
 
+class LateLoss(Callback):
+    """Gives the callbacks after it the loss of a batch where the strategy knows it only after the pass back."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        if (loss := parallel(trainer.strategy).batch_loss) is not None:
+            outputs["loss"].copy_(loss)
+
+
 class Mechanisms(Callback):
     """Measures, over each evaluation, whether the components do what they claim (a swap must take effect).
 
@@ -69,6 +80,7 @@ class Mechanisms(Callback):
     def __init__(self, *others: Callable[[], dict[str, float]]) -> None:
         self._others = others
         self.values: dict[str, float] = {}
+        self.failures: dict[str, str] = {}  # of the last evaluation: axis -> why it was not watched to the end
         self._probe: MechanismProbe | None = None
 
     def state_dict(self) -> StateDict:
@@ -83,6 +95,14 @@ class Mechanisms(Callback):
         self._probe = MechanismProbe(module.model, pictured=pictured)
         self._probe.attach()
 
+    def on_validation_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, *place: int) -> None:
+        if self._probe is None or trainer.world_size == 1:
+            return
+        if (batch[1] == IGNORED).all():  # of a process that has no sample left
+            self._probe.detach()
+        else:
+            self._probe.look()
+
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:  # after the module has its metrics
         if self._probe is None:
             return
@@ -94,6 +114,7 @@ class Mechanisms(Callback):
         for other in self._others:
             self.values |= other()
         pictures = self._probe.pictures()
+        self.failures = self._probe.failures
         self._probe.detach()
         self._probe = None
         for logger in trainer.loggers:

@@ -9,12 +9,13 @@ is a whole and listed one; in the moment in which a folder takes another's place
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
+import re
 import shutil
 import sys
-import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,11 +23,12 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch.optim.optimizer import StateDict
 
-from ablab.errors import UserError
-from ablab.results.store import CHECKSUM_FILE, remove_orphans, write_atomically
+from ablab.errors import UserError, one_line
+from ablab.results.store import CHECKSUM_FILE, parse_json, remove, remove_orphans, replacing, write_atomically
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 OWN = {"owner": "ablab"}  # given to Lightning as options of the storage: what the run itself writes
+_LISTED_BEST = 2  # of those with the best metric: the one that has the name, and one that may be about to
 _LISTED = 4  # the last ones; two of them are on the disk, and one may be about to be
 
 
@@ -44,6 +46,7 @@ class Entry(Origin):
 
     sha256: str
     step: int
+    best: bool = False  # whether it was named `best.ckpt`, and so outlives those that were written later
 
 
 @dataclass(frozen=True)
@@ -74,19 +77,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         own = storage_options is OWN or (self.folder is None and target.name == LAST)
         if not own and target.parent == self.folder and target.name in (LAST, PREVIOUS, BEST):
             raise UserError(f"{target}: is the run's own; give the callback that writes it another dirpath or filename")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                hashing = _write(checkpoint, file)
-            os.chmod(temporary, 0o644)
-            if not own:  # of a callback of the user's; runs do not go on from it
-                os.replace(temporary, target)
-                return
-            put_in_place(Path(temporary), target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        for name, state in checkpoint.get("callbacks", {}).items():
+            check_readable(f"callbacks, {name}", state)
+
+        def put(temporary: Path, target: Path) -> None:
+            put_in_place(temporary, target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())
+
+        # Runs do not go on from what a callback of the user's writes.
+        with replacing(target, put if own else None) as file:
+            hashing = _write(checkpoint, file)
+
+
+def check_readable(name: str, state: Any) -> None:
+    """Raises UserError for a state that holds what a checkpoint, which is read as data alone, could not give back."""
+    kept = io.BytesIO()
+    try:
+        torch.save(state, kept)
+        kept.seek(0)
+        torch.load(kept, weights_only=True)
+    except Exception as error:  # of whatever the state holds
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        held = f"it holds {found[1]}" if found else one_line(error)
+        raise UserError(
+            f"{name}: its state_dict cannot be kept in a checkpoint ({held}): give numbers, texts, lists, dicts and "
+            "tensors"
+        ) from error
 
 
 def put_in_place(temporary: Path, target: Path, origin: Origin, step: int, checksum: str | None = None) -> None:
@@ -98,8 +113,7 @@ def put_in_place(temporary: Path, target: Path, origin: Origin, step: int, check
         checksum: of what was written; None: to be computed.
     """
     entry = Entry(sha256=checksum or _sha256(temporary), step=step, **asdict(origin))
-    entries = [entry, *_listed(target.parent)][:_LISTED]
-    write_atomically(target.parent / CHECKSUM_FILE, json.dumps([asdict(each) for each in entries], indent=1))
+    _list(target.parent, [entry, *_listed(target.parent)])
     previous = target.with_name(PREVIOUS)
     if target.is_dir():
         _replace(target, previous)
@@ -110,19 +124,64 @@ def put_in_place(temporary: Path, target: Path, origin: Origin, step: int, check
     _replace(temporary, target)
 
 
+def name_best(folder: Path, step: int, checked: bool = True) -> None:
+    """Give the checkpoint of `step` the further name `best.ckpt`.
+
+    Args:
+        checked: find out which file that is; False: it is `last.ckpt`, written a moment ago.
+    """
+    entries = _listed(folder)
+    of_step = {entry.sha256 for entry in entries if entry.step == step}
+    names = [name for name in (LAST, PREVIOUS) if (folder / name).exists()]
+    name = next((each for each in names if _sha256(folder / each) in of_step), None) if checked else LAST
+    if name is not None:
+        _list(folder, [replace(entry, best=entry.best or entry.step == step) for entry in entries])
+        link(folder / name, folder / BEST)
+
+
+def _list(folder: Path, entries: Sequence[Entry]) -> None:
+    """Write the list of what was written, as far as it is on the disk or about to be."""
+    best = [entry for entry in entries if entry.best][:_LISTED_BEST]
+    kept = [entry for place, entry in enumerate(entries) if place < _LISTED or entry in best]
+    if (folder / CHECKSUM_FILE).is_dir():  # damage; nothing of a run's own
+        remove(folder / CHECKSUM_FILE)
+    write_atomically(folder / CHECKSUM_FILE, json.dumps([asdict(each) for each in kept], indent=1))
+
+
+def check_whole(path: Path) -> None:
+    """Raises UserError if a checkpoint is not what was written, as far as the list beside it tells.
+
+    Where there is no list, as in a folder that was copied without it, there is nothing to compare with.
+    """
+    checksums = path.with_name(CHECKSUM_FILE)
+    if not checksums.exists():
+        return
+    listed = _read_list(path.parent)
+    if listed is None:
+        raise UserError(f"{checksums}: damaged, so that {path.name} cannot be checked; remove it to use it unchecked")
+    # Versions before did not list the best one for good.
+    unknown = path.name == BEST and not any(entry.best for entry in listed)
+    if not unknown and _sha256(path) not in {entry.sha256 for entry in listed}:
+        raise UserError(f"{path}: a damaged checkpoint (its checksum is not that of what was written)")
+
+
+def newest_listed(folder: Path, run: str) -> int | None:
+    """The step of the newest checkpoint of a run that was written in `folder`; None if none is listed."""
+    return max((entry.step for entry in _listed(folder) if entry.run == run), default=None)
+
+
 def write_file(content: Any, path: Path) -> None:
     """Write beside the target, flush to disk and rename."""
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         _write(content, file)
-    temporary.replace(path)
 
 
 def _write(content: Any, file: IO[bytes]) -> _Hashing:
     hashing = _Hashing(file)
-    torch.save(content, hashing)  # type: ignore[arg-type] # it only writes
-    file.flush()
-    os.fsync(file.fileno())
+    try:
+        torch.save(content, hashing)  # type: ignore[arg-type] # it only writes
+    except RuntimeError as error:  # of torch's own words for whatever its file raised
+        raise (hashing.failed or error) from error
     return hashing
 
 
@@ -130,19 +189,12 @@ def _replace(source: Path, target: Path) -> None:
     """Rename, in place of whatever had the name."""
     if target.is_dir() or (source.is_dir() and target.exists()):
         old = target.with_name(f".{target.name}.old")
-        _remove(old)
+        remove(old)
         target.rename(old)
         source.rename(target)
-        _remove(old)
+        remove(old)
     else:
         source.replace(target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def newest_whole(folder: Path, origin: Origin) -> tuple[Found | None, list[str]]:
@@ -155,7 +207,7 @@ def newest_whole(folder: Path, origin: Origin) -> tuple[Found | None, list[str]]
     damaged: list[str] = []
     for name in (LAST, PREVIOUS):
         path = folder / name
-        if not path.exists():
+        if not (path.is_file() or path.is_dir()):
             continue
         entry = listed.get(_sha256(path))
         if entry is not None and (entry.run, entry.corpus) == (origin.run, origin.corpus):
@@ -171,7 +223,7 @@ def link(source: Path, target: Path) -> None:
     A file is there at any moment, the old one or the new one.
     """
     temporary = target.with_name(f".{target.name}")
-    _remove(temporary)
+    remove(temporary)
     if source.is_dir():
         shutil.copytree(source, temporary, copy_function=_link_file)
     else:
@@ -187,12 +239,22 @@ def _link_file(source: str | Path, target: str | Path) -> None:
 
 
 def _listed(folder: Path) -> list[Entry]:
-    path = folder / CHECKSUM_FILE
+    entries = _read_list(folder)
+    if entries is None:
+        print(f"{folder / CHECKSUM_FILE}: damaged, so no checkpoint beside it can be trusted", file=sys.stderr)
+    return entries or []
+
+
+def _read_list(folder: Path) -> list[Entry] | None:
+    """What is listed, nothing where there is no list; None where it is damaged."""
     try:
-        return [Entry(**each) for each in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
-    except (ValueError, TypeError):
-        print(f"{path}: damaged, so no checkpoint beside it can be trusted", file=sys.stderr)
+        found = parse_json((folder / CHECKSUM_FILE).read_bytes())
+        entries = [Entry(**each) for each in found]
+        return entries if all(type(entry.step) is int for entry in entries) else None
+    except FileNotFoundError:
         return []
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _sha256(path: Path) -> str:
@@ -210,10 +272,15 @@ class _Hashing:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._hash = hashlib.sha256()
+        self.failed: OSError | None = None
 
     def write(self, data: Any) -> int:
         self._hash.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failed = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()

@@ -23,8 +23,10 @@ from torch.distributed.checkpoint import CheckpointException
 from torch.optim.optimizer import StateDict
 
 from ablab.errors import UserError
-from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, check_ours
-from ablab.training.checkpoint_files import AtomicCheckpointIO, Origin, put_in_place, write_file
+from ablab.results.run_folder import check_ours
+from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
+from ablab.training.checkpoint_files import AtomicCheckpointIO, Origin, check_whole, put_in_place, write_file
+from ablab.training.shard_index import SafeReader
 
 REST = "rest.pt"
 _SHARD = "piece of"  # as files have called it from the beginning
@@ -52,7 +54,7 @@ class CheckpointFiles(AtomicCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> StateDict:
         if Path(path).is_dir():
             return read_folder(Path(path))
-        checkpoint: StateDict = super().load_checkpoint(path, map_location, weights_only)
+        checkpoint: StateDict = super().load_checkpoint(path, map_location, weights_only=True)  # whatever was asked
         return checkpoint
 
 
@@ -86,11 +88,11 @@ def read_folder(folder: Path, place: Place | None = None) -> StateDict:
     Raises:
         RuntimeError, OSError, EOFError, UnpicklingError, CheckpointException: it is damaged.
     """
-    rest = torch.load(folder / REST, map_location="cpu", weights_only=True)
+    rest = _load(folder / REST)
     shards: dict[str, Tensor] = {}
     _make_room(rest, shards, place or (lambda parameter, shape, dtype: torch.empty(shape, dtype=dtype)))
     with _quiet():
-        dcp.load(shards, storage_reader=dcp.FileSystemReader(folder), no_dist=place is None)
+        dcp.load(shards, storage_reader=SafeReader(folder), no_dist=place is None)
     checkpoint: StateDict = _put_back(rest, shards)
     return checkpoint
 
@@ -99,12 +101,13 @@ def read_checkpoint(path: Path) -> StateDict:
     """A checkpoint, whole, whether it is a file or a folder.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or not what was written.
     """
+    check_whole(path)
     try:
         if path.is_dir():
             return read_folder(path)
-        checkpoint: StateDict = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = _load(path)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, CheckpointException) as error:
         reason = (str(error) or "it ends too early").splitlines()[0]
         raise UserError(f"{path}: a damaged checkpoint ({reason})") from error
@@ -134,7 +137,7 @@ def find_checkpoint(run: Path, checkpoint: str) -> Path:
         raise UserError(f"{run}: not the folder of a run (no {CONFIG_FILE} in it)")
     check_ours(run)
     path = run / CHECKPOINT_FOLDER / f"{checkpoint}.ckpt"
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):
         raise UserError(f"{run}: has no checkpoint {checkpoint}.ckpt; did the run get to its first evaluation?")
     return path
 
@@ -153,7 +156,10 @@ def _taken_out(value: Any, shards: dict[str, Tensor], name: str) -> Any:
 
 def _make_room(value: Any, shards: dict[str, Tensor], place: Place) -> None:
     if isinstance(value, dict) and _SHARD in value:
-        shards[value["name"]] = place(value[_SHARD], torch.Size(value["shape"]), getattr(torch, value["dtype"]))
+        dtype = getattr(torch, value["dtype"], None)
+        if not isinstance(dtype, torch.dtype):
+            raise RuntimeError(f"{value['dtype']!r:.40} is no type of a tensor")
+        shards[value["name"]] = place(value[_SHARD], torch.Size(value["shape"]), dtype)
     elif isinstance(value, dict | list | tuple):
         for each in value.values() if isinstance(value, dict) else value:
             _make_room(each, shards, place)
@@ -169,10 +175,18 @@ def _put_back(value: Any, shards: dict[str, Tensor]) -> Any:
     return value
 
 
+def _load(path: Path) -> StateDict:
+    with _quiet():
+        content: StateDict = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         # Torch's own remarks: that no process group is meant to be there, and about a type of its own that is to go.
         warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
         warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated.*")
+        # Of a file that it then refuses.
+        warnings.filterwarnings("ignore", message=".*Detected pickle protocol.*")
         yield

@@ -20,7 +20,7 @@ from ablab.model.ranks import of_all_ranks
 from ablab.results.record import Metric
 from ablab.results.store import CHECKPOINT_FOLDER
 from ablab.training.callbacks import ends_step
-from ablab.training.checkpoint_files import BEST, LAST, OWN, link
+from ablab.training.checkpoint_files import LAST, OWN, name_best
 from ablab.training.strategies.base import ALONE, Parallel, parallel
 
 
@@ -71,7 +71,7 @@ class Checkpoints(Checkpoint):
         elif self._stopped:
             trainer.should_stop = True  # it has no step left to take
         if trainer.global_step:  # the run may have been killed after the checkpoint, before it was named the best
-            self._name_best(trainer)
+            self._name_best(trainer, checked=True)
 
     def state_dict(self) -> StateDict:
         return {"best": self._best, "best_step": self._best_step, "stopped": self._stopped}
@@ -84,9 +84,9 @@ class Checkpoints(Checkpoint):
         self._stopped = trainer.should_stop
         trainer.save_checkpoint(self._folder / LAST, storage_options=OWN)
 
-    def _name_best(self, trainer: Trainer) -> None:
+    def _name_best(self, trainer: Trainer, checked: bool = False) -> None:
         if trainer.is_global_zero and trainer.global_step == self._best_step:
-            link(self._folder / LAST, self._folder / BEST)
+            name_best(self._folder, self._best_step, checked)
 
     def _is_to_stop(self, trainer: Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(self._stop(), all=False)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import StateDict
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ablab.model.protocols import PartlyActive, offering
 from ablab.results.record import Cost
-from ablab.tasks.base import Batch
+from ablab.tasks.base import Batch, Task
+from ablab.training.checkpoints import generators, set_generators
 from ablab.training.dispatcher import every_operator
 
 
@@ -34,20 +38,58 @@ def count_active_parameters(model: nn.Module) -> int:
 def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], example: Batch) -> tuple[int, list[str]]:
     """FLOPs of forward and backward for one sample, and the operators that could not be counted.
 
-    Counted on the meta device, which computes nothing and where, unlike on the CPU, the count includes
-    `scaled_dot_product_attention`. A multiplication and an addition are two. Matrix products, convolutions and
-    attention are counted; of the rest, what is neither element by element nor a mere view is named.
+    A multiplication and an addition are two. Matrix products, convolutions and attention are counted; of the rest,
+    what is neither element by element nor a mere view is named.
 
     Args:
-        model: on the meta device.
+        model: best on the meta device, which computes nothing and where, unlike on the CPU, the count includes
+            `scaled_dot_product_attention` of every kind.
         example: inputs and targets of one sample.
     """
-    inputs, targets = move_data_to_device(example, "meta")
+    inputs, targets = move_data_to_device(example, next(model.parameters()).device)
     seen: set[Any] = set()
     with FlopCounterMode(display=False) as counter, every_operator(seen.add) as all_seen:
         loss(model(inputs), targets).backward()
     uncounted = {operator.overloadpacket.__name__ for operator in seen if _is_uncounted(operator)}
     return counter.get_total_flops(), sorted(uncounted - _MOVES_DATA_ONLY) if all_seen else [_NOT_SEEN]
+
+
+def flops_of(shapes: nn.Module, task: Task, build_model: Callable[[], nn.Module]) -> tuple[int | None, list[str]]:
+    """The same of a model for a task: on the meta device, else of what a real sample takes, else None.
+
+    A component that reads values (`.item()`, shapes that depend on its inputs) has none on the meta device.
+
+    Args:
+        shapes: the model on the meta device.
+        build_model: makes it with its values.
+    """
+    try:
+        return count_flops(shapes, task.loss, task.example())
+    except Exception:  # whatever a component makes of tensors without values
+        shapes.zero_grad()
+    with without_trace(), sdpa_kernel(SDPBackend.MATH):  # whose matrix products are counted on every device
+        try:
+            return count_flops(build_model(), task.loss, one_sample(task))
+        except Exception:  # on a CPU, where a kernel for GPUs need not work
+            return None, [_NOT_COUNTED]
+
+
+def one_sample(task: Task) -> Batch:
+    """The first training sample of a task, in a batch of its own."""
+    one = copy.copy(task)
+    one.batch_size, one.workers = 1, 0
+    batch: Batch = next(iter(one.train_dataloader()))
+    return batch
+
+
+@contextmanager
+def without_trace() -> Iterator[None]:
+    """Within it, nothing moves the global generators of random numbers."""
+    before = generators()
+    try:
+        yield
+    finally:
+        set_generators(before)
 
 
 def _is_uncounted(operator: Any) -> bool:
@@ -56,6 +98,7 @@ def _is_uncounted(operator: Any) -> bool:
 
 
 _NOT_SEEN = "not known with this version of torch"
+_NOT_COUNTED = "all of it: neither shapes nor a sample could be counted"
 # These allocate, copy or fill; they do no arithmetic.
 _MOVES_DATA_ONLY = frozenset(
     {

@@ -7,30 +7,34 @@ a small file in the run's folder, and whoever writes the record chooses among th
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.distributed.checkpoint import CheckpointException
 
+from ablab.config.redact import redact_text
 from ablab.errors import UserError
 from ablab.results.record import Cause, Record
-from ablab.results.store import write_atomically
-from ablab.training.stacks import shorter
+from ablab.results.store import parse_json, write_atomically
+from ablab.training.stacks import shorter, waits
 
 KEPT_LINES = 40  # of a traceback, the last ones
+NO_SPACE = "no space left on device"
+_FULL = (NO_SPACE, "disk quota exceeded", "unexpected pos ")
 _FILES = ".failure-{}.json"
 
-# What gloo, NCCL and torch's store say when another process is gone or does not answer.
-_LOST = (
-    *("connection closed by peer", "connection reset by peer", "connection refused", "broken pipe", "socket timeout"),
-    *("gloo/transport", "gloo error", "timed out waiting", "application timeout", "nccl", "failed to connect"),
-    *("failed to recv", "failed to send", "store timeout", "wait timeout", "socket error", "connection was likely"),
-)
+# Torch's allocators for the processor and for MPS raise plain RuntimeErrors: these words are all that tells them from
+# others. A test asks torch for them.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +49,13 @@ class Failure:
     lost: bool  # whether it is merely about another process that is gone, or does not answer
 
 
-def failure_of(error: BaseException, rank: int) -> Failure:
+def failure_of(error: BaseException, rank: int, secrets: frozenset[str] = frozenset()) -> Failure:
+    """Return what there is to say of an error, without `secrets` and those that their names tell."""
     return Failure(
         rank=rank,
-        reason=describe(error),
+        reason=redact_text(describe(error), secrets),
         cause=cause_of(error),
-        traceback="" if isinstance(error, UserError) else last_lines(_without_marks(error)),
+        traceback="" if isinstance(error, UserError) else redact_text(last_lines(_without_marks(error)), secrets),
         at=time.time(),
         lost=is_lost_connection(error),
     )
@@ -67,7 +72,7 @@ def failures_in(folder: Path) -> list[Failure]:
     found = []
     for path in folder.glob(_FILES.format("*")):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
+            found.append(Failure(**parse_json(path.read_bytes())))
     return sorted(found, key=lambda failure: failure.at)
 
 
@@ -102,28 +107,66 @@ def describe(error: BaseException) -> str:
     words = " ".join(str(error).split())[:300]
     if isinstance(error, UserError):
         return words
+    if _is_of_full_disk(error):
+        return f"{NO_SPACE}{where}"
     memory = "out of memory: " if cause_of(error) == "memory" else ""
     return f"{memory}{type(error).__name__}: {words}{where}"
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The kind of failure that an error is. On a CPU torch has no class of its own for want of memory."""
+    """The kind of failure that an error is."""
     if isinstance(error, UserError):
         return "refused"
-    allocators = ("can't allocate memory", "not enough memory", "out of memory")
+    if _is_of_full_disk(error):
+        return "disk"
     starved = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    told = isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in allocators)
-    return "memory" if starved or told else "error"
+    full = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return "memory" if starved or full or told else "error"
+
+
+def _is_of_full_disk(error: BaseException) -> bool:
+    """Whether a disk is full, or its owner's share of it, in whatever words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    words = str(error).lower()  # of torch's writers, of files and of shards
+    return isinstance(error, RuntimeError | OSError | CheckpointException) and any(each in words for each in _FULL)
+
+
+@contextlib.contextmanager
+def noted(what: str, notes: list[str], secrets: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Within it, what fails is noted, and told in the log; a run whose metrics are there does not fail for it.
+
+    Neither has `secrets` in it, or those that their names tell.
+    """
+    try:
+        yield
+    except Exception as error:  # of a component, a service or a disk
+        notes.append(redact_text(f"{what} failed: {describe(error)}", secrets))
+        with contextlib.suppress(OSError):
+            print(redact_text("".join(traceback.format_exception(error)), secrets), end="", file=sys.stderr)
+
+
+def ended_itself(error: SystemExit) -> bool:
+    """Whether a component called sys.exit. Where somebody asked the run to stop, a KeyboardInterrupt came before."""
+    before: BaseException | None = error
+    while before is not None and not isinstance(before, KeyboardInterrupt | SIGTERMException):
+        before = before.__context__
+    return before is None
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error says no more than that another process is gone, or does not answer."""
+    """Whether an error says no more than that another process is gone, or does not answer.
+
+    Gloo's are plain RuntimeErrors, and so are known by where they are raised: where a process waits for the others.
+    That may be an error of this process alone, as of its backward pass, which is then the cause if nothing else is.
+    """
     if cause_of(error) != "error":
         return False
     if dist.is_available() and isinstance(error, dist.DistError):
         return True
-    words = str(error).lower()
-    return isinstance(error, RuntimeError) and any(each in words for each in _LOST)
+    frames = traceback.extract_tb(error.__traceback__)
+    return type(error) is RuntimeError and waits([(each.filename, each.lineno or 0, each.name) for each in frames])
 
 
 def _without_marks(error: BaseException) -> str:

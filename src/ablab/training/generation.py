@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from ablab.config import RunConfig
-from ablab.errors import UserError
+from ablab.config.axes import called_by
+from ablab.config.trust import admit
+from ablab.errors import UserError, one_line
 from ablab.model.transformer import Transformer
+from ablab.results.run_folder import read_config
 from ablab.results.store import CONFIG_FILE
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_option
 from ablab.training.checkpoint_folders import find_checkpoint, read_checkpoint
+
+_MODEL = "model."  # how the names of its weights begin in a checkpoint
 
 
 def generate(
@@ -27,6 +30,7 @@ def generate(
     top_k: int | None = None,
     seed: int = 0,
     checkpoint: str = "best",
+    trust: bool = False,
 ) -> str:
     """The prompt and `tokens` more tokens.
 
@@ -35,6 +39,7 @@ def generate(
         temperature: divides the logits; 0 takes the likeliest token each time.
         top_k: sample among this many likeliest tokens; None: among all.
         checkpoint: "best" or "last".
+        trust: components that the run's config names and that are not ablab's may run.
 
     Raises:
         UserError: no run or checkpoint there, an empty prompt or one that the run's vocabulary cannot write, or a
@@ -50,7 +55,7 @@ def generate(
         raise UserError(f"--seed {seed}: must be at least 0 and less than 2**63")
     if not prompt:
         raise UserError("--prompt: must not be empty")
-    model, task = load_run(run, checkpoint)
+    model, task = load_run(run, checkpoint, trust)
     if task.pooled:
         raise UserError(f"{run}: its task asks for one answer to a whole sequence: there is nothing to continue")
     try:
@@ -61,23 +66,34 @@ def generate(
     return task.decode(continue_tokens(model, context, tokens, temperature, top_k, generator))
 
 
-def load_run(run: Path, checkpoint: str) -> tuple[Transformer, Task]:
+def load_run(run: Path, checkpoint: str, trust: bool = False) -> tuple[Transformer, Task]:
     """The trained model of a run, in evaluation mode, and its task, without the task's data.
 
+    Args:
+        trust: components that the run's config names and that are not ablab's may run.
+
     Raises:
-        UserError: the folder holds no run, or the run has no such checkpoint, or the checkpoint is damaged.
+        UserError: the folder holds no run, or the run has no such checkpoint, or the checkpoint is damaged, or the run
+            has a component of somebody's and `trust` is not given.
     """
     path = find_checkpoint(run, checkpoint)
-    data: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
-    config = RunConfig.from_dict(data)
+    config = read_config(run)
+    built = ("task", "model", *(axis.name for axis in called_by("model", "multimodal")))
+    admit([{axis: config.options.get(axis) for axis in built}], run / CONFIG_FILE, trust)
     state = read_checkpoint(path)
     task: Task = build_option(config, "task", seed=config.seed)
-    task.load_state_dict(state.get(type(task).__qualname__, {}))  # absent where a task has nothing to remember
-    model = build_model(config, task)
-    prefix = "model."
-    weights = {key.removeprefix(prefix): value for key, value in state["state_dict"].items() if key.startswith(prefix)}
-    model.load_state_dict(weights)
+    try:
+        task.load_state_dict(state.get(type(task).__qualname__, {}))  # absent where a task has nothing to remember
+        model = build_model(config, task)
+        model.load_state_dict({key.removeprefix(_MODEL): each for key, each in _weights(state)})
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = one_line(error)
+        raise UserError(f"{path}: a damaged checkpoint, or one of another run ({reason})") from error
     return model.eval(), task
+
+
+def _weights(state: Any) -> list[tuple[str, Tensor]]:
+    return [(key, value) for key, value in state["state_dict"].items() if key.startswith(_MODEL)]
 
 
 @torch.no_grad()

@@ -8,9 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -22,6 +20,7 @@ from ablab.model.ranks import sum_over_ranks
 from ablab.model.transformer import Transformer
 from ablab.results.record import KEPT_EVALUATIONS
 from ablab.tasks.base import IGNORED, Batch, EvalBatch, Inputs, Task
+from ablab.training.gradients import clip, parameters_of, ratio, unscale
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import parallel
 
@@ -119,42 +118,21 @@ class TrainingModule(LightningModule):
             assert optimizer_closure is not None
             loss = optimizer_closure()
             strategy.sync_gradients()
-            self._unscale(optimizer)
+            unscale(self, optimizer)
             if measured:
-                before.extend(p.detach().clone() for p in _parameters(optimizer))
+                before.extend(p.detach().clone() for p in parameters_of(optimizer))
             return loss
 
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
         self.model.after_step()
         if measured:
-            self.update_ratio = _ratio(before, _parameters(optimizer), strategy.global_norm)
-
-    def _unscale(self, optimizer: Optimizer | LightningOptimizer) -> None:
-        """Undo the scaling of float16 where Lightning does not: fused optimizers offer to do it in their step.
-
-        Callbacks and clipping come before the step, and see gradients in their own size. The step then finds nothing
-        left to undo.
-        """
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None and _is_fused(optimizer):
-            scaler.unscale_(optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer)
+            self.update_ratio = ratio(before, parameters_of(optimizer), strategy.global_norm)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip as Lightning does, by the norm over all processes where each holds a part of the gradient."""
-        strategy = parallel(self.trainer.strategy)
-        if not strategy.holds_all and gradient_clip_algorithm != "value":
-            if gradient_clip_val:
-                _clip(_parameters(optimizer), gradient_clip_val, strategy.global_norm)
-        elif _is_fused(optimizer):  # which mixed precision refuses, not knowing that gradients are unscaled by now
-            plugin, algorithm = self.trainer.precision_plugin, gradient_clip_algorithm or "norm"
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0, GradClipAlgorithmType(algorithm))
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        clip(self, optimizer, gradient_clip_val or 0, gradient_clip_algorithm or "norm")
 
     def on_validation_start(self) -> None:
         self._switch("eval")
@@ -265,30 +243,6 @@ class TrainingModule(LightningModule):
         for logger in self.loggers:
             logger.log_metrics(named, step=self.trainer.global_step)
         return named
-
-
-def _parameters(optimizer: Optimizer | LightningOptimizer) -> list[Tensor]:
-    """What the optimizer works on, which may be shards of the model's parameters."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _is_fused(optimizer: Optimizer | LightningOptimizer) -> bool:
-    return bool(getattr(optimizer, "defaults", {}).get("fused"))
-
-
-@torch.no_grad()
-def _clip(parameters: list[Tensor], most: float, global_norm: Callable[[Tensor], Tensor]) -> None:
-    """As `torch.nn.utils.clip_grad_norm_`, where each process may hold shards of the gradients only."""
-    if all(p.grad is None for p in parameters):  # in no process
-        return
-    norms = [p.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad) for p in parameters]
-    nn.utils.clip_grads_with_norm_(parameters, most, global_norm(torch.stack(norms)))
-
-
-@torch.no_grad()
-def _ratio(before: list[Tensor], after: list[Tensor], global_norm: Callable[[Tensor], Tensor]) -> Tensor:
-    moved = torch.stack([(new - old).float().norm() for new, old in zip(after, before, strict=True)])
-    return global_norm(moved) / global_norm(torch.stack([old.float().norm() for old in before]))
 
 
 def has_penalties(model: Transformer) -> bool:

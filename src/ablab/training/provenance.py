@@ -34,7 +34,9 @@ def git_state() -> Node | None:
         state: Node | None = json.loads(told)
         return state
     commit = _git("rev-parse", "HEAD")
-    return None if commit is None else {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(_git(*_without_programs(), "status", "--porcelain", "--ignore-submodules"))}
 
 
 def machine(device: torch.device) -> Node:
@@ -46,6 +48,14 @@ def machine(device: torch.device) -> Node:
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
+
+
+def _without_programs() -> list[str]:
+    """Options with which git starts none of the programs that a repository's own config names: it may be anybody's."""
+    filters = _git("config", "--local", "--name-only", "--get-regexp", r"^filter\.") or ""
+    names = sorted({line.rpartition(".")[0] for line in filters.splitlines()})
+    off = [f"{name}.{key}" for name in names for key in ("clean=", "process=", "required=false")]
+    return [word for each in ("core.fsmonitor=false", *off) for word in ("-c", each)]
 
 
 def _git(*arguments: str) -> str | None:

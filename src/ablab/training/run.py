@@ -2,52 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from ablab.config import RunConfig, fingerprint
+from ablab.config import RunConfig
+from ablab.config.redact import redact_text, secrets_in
 from ablab.errors import Diverged, Interrupted, UserError, one_line
 from ablab.model.mechanism import probe_outputs
 from ablab.results.hparams import write_hparams
-from ablab.results.record import BudgetReport, Record, RunContext
-from ablab.results.store import (
-    CHECKPOINT_FOLDER,
-    CONFIG_FILE,
-    METRICS_FILE,
-    RECORD_FILE,
-    check_ours,
-    clear,
-    read_record,
-    remove_orphans,
-    write_atomically,
-    write_record,
-)
+from ablab.results.record import Record, RunContext, Status
+from ablab.results.run_folder import curves_sha256
+from ablab.results.store import CHECKPOINT_FOLDER, write_record
 from ablab.tasks.base import Task
+from ablab.training.begin import new_record, now, set_aside_before
 from ablab.training.build import BuiltRun
 from ablab.training.callback_group import build_callbacks
-from ablab.training.callbacks import Heartbeat, Mechanisms, Progress, ReportProgress, seed_everything_else
+from ablab.training.callbacks import Heartbeat, LateLoss, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_files import Found, Origin, newest_whole
 from ablab.training.cost import CostMeter
-from ablab.training.failures import failure_of, forget_failures, leave
-from ablab.training.loggers import build_loggers, close_loggers, continue_loggers
+from ablab.training.failures import ended_itself, failure_of, leave, noted
+from ablab.training.loggers import build_loggers, close_loggers, continue_loggers, outlive
 from ablab.training.module import TrainingModule
 from ablab.training.optimizers.groups import describe_groups
 from ablab.training.pictures import leave_pictures
-from ablab.training.provenance import git_state, machine, versions
-from ablab.training.stacks import forget_stacks
+from ablab.training.provenance import machine
 from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import parallel
 from ablab.training.token_counts import TokenCounts
@@ -86,6 +71,7 @@ def execute(
     """
     place = world()
     record = new_record(config, context)
+    record.notes += set_aside_before(folder)
     loggers: list[Logger] = []
     try:
         loggers = build_loggers(
@@ -94,84 +80,43 @@ def execute(
             study=record.study,
             variant=record.variant,
             seed=record.seed,
-            config=config.to_dict(),
+            config=config.shown(),
         )
+        outlive(loggers, record.notes)
         with quiet_lightning(), stop_on_request() as stop:
             _train(config, built, folder, record, loggers, progress, stop, beat)
         record.status, record.reason, record.cause = "ok", None, None
     except Diverged as outcome:
         record.status, record.reason, record.cause = "diverged", str(outcome), None
-    except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into SystemExit
-        record.status, record.reason, record.cause = "interrupted", "stopped before it was finished", None
-    except Exception as error:
+    except (Interrupted, KeyboardInterrupt):
+        record.status, record.reason, record.cause = _INTERRUPTED
+    except (Exception, SystemExit) as ended:
+        error: BaseException = ended
+        if isinstance(error, SystemExit) and not ended_itself(error):  # Lightning's, in the place of Ctrl-C
+            record.status, record.reason, record.cause = _INTERRUPTED
+            return record
         if isinstance(error, MisconfigurationException):  # by which Lightning tells users of their mistakes
             error = UserError(one_line(error))
-        failure = failure_of(error, place.rank)
+        hidden = secrets_in(config.to_dict())
+        failure = failure_of(error, place.rank, hidden)
         record.reason, record.cause, record.traceback = failure.reason, failure.cause, failure.traceback or None
         if place.size > 1:
             leave(folder, failure)
         if not isinstance(error, UserError):
-            traceback.print_exc()
+            print(redact_text(traceback.format_exc(), hidden), end="", file=sys.stderr)
     finally:
-        record.finished_at = _now()
-        try:
+        record.finished_at = now()
+        with noted("closing a logger", record.notes, secrets_in(config.to_dict())):
             close_loggers(loggers, record.status, record)
-        except Exception:  # of a service that shows results; the result stands without it
-            traceback.print_exc()
         if place.rank == 0:
-            write_hparams(folder, record)
+            with noted("the event file of hyper-parameters", record.notes):
+                write_hparams(folder, record)
+            record.curves_sha256 = curves_sha256(folder)
             write_record(folder, record)
     return record
 
 
-def prepare_folder(config: RunConfig, folder: Path) -> None:
-    """Make `folder` ready for the run. Done once, before any process of the run.
-
-    What an earlier attempt at this very run left is kept, so that it can go on; what another run left is removed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not _is_of(config, folder):
-        clear(folder)
-    (folder / RECORD_FILE).unlink(missing_ok=True)
-    forget_failures(folder)
-    forget_stacks(folder)
-    remove_orphans(folder, (CONFIG_FILE, METRICS_FILE, RECORD_FILE))
-    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
-
-
-def _is_of(config: RunConfig, folder: Path) -> bool:
-    """Whether an attempt at the run of `config` was made in `folder`, and did not come to an end of its own."""
-    check_ours(folder)
-    try:
-        earlier: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
-        same = fingerprint(RunConfig.from_dict(earlier)) == fingerprint(config)
-    except (OSError, ValueError, AttributeError, TypeError, UserError, YAMLError, OmegaConfBaseException):
-        return False
-    with contextlib.suppress(UserError):
-        return same and read_record(folder / RECORD_FILE).status not in ("ok", "diverged")
-    return same
-
-
-def new_record(config: RunConfig, context: RunContext | None = None) -> Record:
-    """The record of a run that has not done anything yet: it has failed, until it says otherwise."""
-    context = context or RunContext()
-    return Record(
-        status="failed",
-        reason="the process ended without writing a record",
-        cause="killed",
-        fingerprint=fingerprint(config),
-        study=config.name,
-        variant=context.variant or variant_of(config),
-        index=context.index,
-        seed=config.seed,
-        axes=config.axes,
-        config=config.to_dict(),
-        budget=asdict(config.budget) | asdict(context.budget or BudgetReport()) if config.budget.match else None,
-        tuning=asdict(config.tune) | asdict(context.tuning) if context.tuning else None,
-        versions=versions(),
-        git=git_state(),
-        started_at=_now(),
-    )
+_INTERRUPTED: tuple[Status, str, None] = ("interrupted", "stopped before it was finished", None)
 
 
 def _train(
@@ -194,12 +139,12 @@ def _train(
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
     told = [ReportProgress(progress, task.primary)] if progress else []
     theirs = build_callbacks(config.options["callbacks"], folder)
-    callbacks = [Watchers(traffic, meter, tokens, mechanisms, *heart, *told), *theirs]
+    callbacks = [Watchers(LateLoss(), traffic, meter, tokens, mechanisms, *heart, *told), *theirs]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(built, folder, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)
-    if checkpoint is not None:
-        continue_loggers(loggers, checkpoint.step)
+    own = checkpoint is not None and checkpoint.path.is_relative_to(folder)
+    record.notes += continue_loggers(loggers, checkpoint.step if checkpoint else 0, own)
     record.machine = machine(trainer.strategy.root_device)
     strategy = parallel(trainer.strategy)
     record.notes += strategy.notes(config.trainer.max_steps)
@@ -209,15 +154,28 @@ def _train(
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
         record.last = module.last
-        module.model = strategy.full_model(module.model, built.build_model)  # to ask it about itself
-        record.pictures = leave_pictures(trainer, module, task, folder)
-        record.responses = probe_outputs(module.model) | {"schedule": _trace(module.learning_rates)}
-        traffic.gather(trainer)
+        _look_back(built, trainer, module, folder, record)
+        with noted("counting the traffic", record.notes):
+            traffic.gather(trainer)
     finally:
+        trainer.profiler.teardown(stage=None)  # type: ignore[attr-defined]  # else torch's goes on in the process
         meter.measured(cost, trainer.global_step)
-        record.communication = traffic.communication
-        record.mechanism = mechanisms.values | traffic.mechanism(trainer)
-        record.parameter_groups = [group for each in trainer.optimizers for group in describe_groups(each)]
+        record.notes += [f"{axis} was not watched: {why}" for axis, why in mechanisms.failures.items()]
+        record.mechanism = mechanisms.values
+        with noted("what is told of traffic and parameters", record.notes):
+            record.communication = traffic.communication
+            record.mechanism = mechanisms.values | traffic.mechanism(trainer)
+            record.parameter_groups = [group for each in trainer.optimizers for group in describe_groups(each)]
+
+
+def _look_back(built: BuiltRun, trainer: Trainer, module: TrainingModule, folder: Path, record: Record) -> None:
+    """Ask the trained model about itself. The metrics are there: what fails from here on is noted, and no more."""
+    record.responses = {"schedule": _trace(module.learning_rates)}
+    with noted("asking the model about itself", record.notes):
+        module.model = parallel(trainer.strategy).full_model(module.model, built.build_model)
+        with noted("drawing pictures", record.notes):
+            record.pictures = leave_pictures(trainer, module, built.task, folder)
+        record.responses = probe_outputs(module.model) | record.responses
 
 
 def _checkpoint(config: RunConfig, folder: Path, origin: Origin, record: Record) -> Found | None:
@@ -247,13 +205,3 @@ def _evaluate(trainer: Trainer, module: TrainingModule, task: Task) -> dict[str,
 def _trace(rates: list[float]) -> list[float]:
     """The curve of the learning rate in a few numbers that no other curve of its length has by chance."""
     return [sum(rates), sum(rate * rate for rate in rates), sum(step * rate for step, rate in enumerate(rates))]
-
-
-def variant_of(config: RunConfig) -> str:
-    """What a run was asked for by, where no plan has given its variant a label."""
-    named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "hydra")
-    return ",".join(o for o in config.overrides if not o.startswith(named))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -17,7 +17,11 @@ _THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]+)")
 _INSTALLED = re.compile(r'^  File ".*/site-packages/')
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$')
 # What a process that waits for the others has as its innermost frame: a collective, or a backward pass that ends in it.
-_WAITS = ("torch/distributed/", "torch/autograd/", "torch/nn/parallel/", "torch/futures/")
+_WAITS = (
+    *("torch/distributed/", "torch/autograd/", "torch/nn/parallel/", "torch/futures/"),
+    *(f"ablab/training/{file}.py" for file in ("strategies/replicas", "strategies/compressed", "traffic/counter")),
+)
+_ON_THE_WAY = "torch/_ops.py"  # between a functional collective and what it calls
 
 _open: list[Any] = []  # faulthandler writes to files that must not be closed
 
@@ -73,7 +77,9 @@ def stack_of(folder: Path, rank: int) -> list[Frame]:
 
 def waits(stack: list[Frame]) -> bool:
     """Whether a process with this stack waits for the others."""
-    return bool(stack) and any(part in stack[-1][0].replace(os.sep, "/") for part in _WAITS)
+    files = [file.replace(os.sep, "/") for file, *_ in stack]
+    innermost = next((file for file in reversed(files) if not file.endswith(_ON_THE_WAY)), "")
+    return any(part in innermost for part in _WAITS)
 
 
 def shown(stack: list[Frame]) -> list[str]:

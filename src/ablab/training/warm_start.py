@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from ablab.config import EXECUTION_KEYS, IDENTITY_EXCLUDES, RunConfig, fingerprint
 from ablab.errors import UserError
-from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE, check_ours
-from ablab.training.checkpoint_files import Found, Origin, newest_whole
+from ablab.results.run_folder import check_ours, read_config
+from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
+from ablab.training.checkpoint_files import Found, Origin, newest_listed, newest_whole
 
 # What may differ: how the run is carried out, not what it computes.
 _MAY_DIFFER = frozenset(
@@ -35,6 +32,23 @@ def check_origin(config: RunConfig) -> None:
         _config_of(config)
 
 
+def check_steps_left(config: RunConfig, own: Path) -> None:
+    """Refuse a `continue_from` that has nothing left for a run in the folder `own`; only checksums are read.
+
+    A run that has a checkpoint of its own goes on from that, whatever has become of the other one.
+
+    Raises:
+        UserError: the other run has written no checkpoint, or none with steps left.
+    """
+    if config.continue_from is None or newest_listed(own / CHECKPOINT_FOLDER, fingerprint(config)) is not None:
+        return
+    other, folder = _config_of(config), Path(config.continue_from)
+    step = newest_listed(folder / CHECKPOINT_FOLDER, fingerprint(other))
+    if step is None:
+        raise UserError(f"continue_from={folder}: no checkpoint to go on from (none is listed that it has written)")
+    _refuse_finished(config, step)
+
+
 def origin_of(config: RunConfig, corpus: str) -> tuple[Found | None, str]:
     """The newest checkpoint to go on from, and a line that says whose it is; (None, "") if the run asks for none.
 
@@ -51,10 +65,16 @@ def origin_of(config: RunConfig, corpus: str) -> tuple[Found | None, str]:
     if found is None:
         why = "; ".join(damaged) or "it has not written any, or learned from other data"
         raise UserError(f"continue_from={config.continue_from}: no checkpoint to go on from ({why})")
-    if found.step >= (steps := config.trainer.max_steps):
-        raise UserError(f"continue_from={folder}: that run has taken all of its {steps} steps: nothing is left")
+    _refuse_finished(config, found.step)
     whose = f"{other.chosen('strategy')}, processes={other.processes}"
     return found, f"went on from step {found.step} of {folder} ({whose})"
+
+
+def _refuse_finished(config: RunConfig, step: int) -> None:
+    if step >= (steps := config.trainer.max_steps):
+        raise UserError(
+            f"continue_from={config.continue_from}: that run has taken all of its {steps} steps: nothing is left"
+        )
 
 
 def _config_of(config: RunConfig) -> RunConfig:
@@ -63,10 +83,9 @@ def _config_of(config: RunConfig) -> RunConfig:
         raise UserError(f"continue_from={folder}: not the folder of a run (no {CONFIG_FILE} in it)")
     check_ours(folder)
     try:
-        other: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
-        earlier = RunConfig.from_dict(other)
-    except (OSError, AttributeError, TypeError, UserError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"continue_from={folder}: {CONFIG_FILE} cannot be read") from error
+        earlier = read_config(folder)
+    except UserError as error:
+        raise UserError(f"continue_from={folder}: {error}") from error
     if (key := _difference(earlier.to_dict(), config.to_dict(), "")) is not None:
         raise UserError(
             f"continue_from={folder}: that run has another {key}; only strategy, trainer.devices, "

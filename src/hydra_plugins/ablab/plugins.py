@@ -56,6 +56,7 @@ class AblabSweeper(Sweeper):
             raise
 
     def _study(self, arguments: list[str]) -> "Study":
+        from ablab.analysis.declared import check_declared
         from ablab.report.live.screen import observer
         from ablab.study.run_study import Study
 
@@ -66,6 +67,7 @@ class AblabSweeper(Sweeper):
             self.config,
             [*given, *arguments],
             observe=observer,
+            check_comparison=check_declared,
             foreign=None if own else lambda runs: self._launcher.launch(runs, initial_job_idx=0),
         )
 

@@ -121,7 +121,7 @@ def test_a_combination_that_cannot_work_is_refused_in_one_line(tiny_config: Call
     with pytest.raises(UserError) as caught:
         Preflight().check(tiny_config("position=alibi", "attention=nsa"))
     assert str(caught.value) == (
-        "position=alibi does not work with attention=nsa: its scores take no bias by distance; choose another of either"
+        "position=alibi does not work with attention=nsa: its scores take no bias by distance; change one of the two"
     )
 
 

@@ -26,7 +26,8 @@ import json, os, signal, sys
 from pathlib import Path
 from ablab.config import RunConfig
 from ablab.training.callbacks import ReportProgress
-from ablab.training.run import execute, prepare_folder
+from ablab.training.begin import prepare_folder
+from ablab.training.run import execute
 
 def progress(step, steps, shown):
     if step >= 26:  # after the checkpoint of step 20

@@ -92,7 +92,7 @@ def test_values_compare_as_text() -> None:
     assert plain(0.001) == plain("0.001")
     assert plain([1, "a"]) == plain("[1,a]")
     assert plain("'x y'") == plain(r"x\ y") == plain("x y")
-    assert len({plain(value) for value in (1, 1.0, True, "one", None, "")}) == 6
+    assert len({plain(value) for value in (1, 1.0, True, "one", None, "")}) == 5  # 1 and 1.0 are one value
 
 
 RULES = Exclusions(

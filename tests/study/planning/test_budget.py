@@ -18,9 +18,9 @@ from ablab.results.record import BudgetReport, RunContext
 from ablab.study.planning.budget import meet_budgets, refuse_for_one_run
 from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
+from ablab.training.begin import new_record
 from ablab.training.build import build_model, build_task
 from ablab.training.cost import count_active_parameters, count_parameters
-from ablab.training.run import new_record
 
 TinyConfig = Callable[..., RunConfig]
 SIZES = ("model.d_model=64", "model.n_heads=4", "model.n_layers=2", "task.seq_len=64")

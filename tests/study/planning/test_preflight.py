@@ -48,14 +48,40 @@ TinyConfig = Callable[..., RunConfig]
         (["trainer.limit_val_batches=0"], r"trainer\.limit_val_batches=0: .* nothing to compare"),
         (["trainer.profiler=slow"], r"trainer\.profiler=slow: must be null, simple, advanced, pytorch"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
-        (["optimizer=muon", "optimizer.lr=-1"], "optimizer: lr=-1 must be at least 0"),
-        (["optimizer=muon", "optimizer.momentum=1"], "optimizer: momentum=1 must be at least 0 and less than 1"),
+        (["optimizer=muon", "optimizer.lr=-1"], "optimizer: lr=-1.0 must be at least 0"),
+        (["optimizer=muon", "optimizer.momentum=1"], "optimizer: momentum=1.0 must be at least 0 and less than 1"),
         (["optimizer=muon", "optimizer.ns_steps=100"], "optimizer: ns_steps=100 must be 1 to 99"),
-        (["optimizer=lion", "optimizer.weight_decay=-1"], "optimizer: weight_decay=-1 must be at least 0"),
-        (["optimizer=lion", "optimizer.betas=[0.9,1]"], r"optimizer: betas\[1\]=1 must be at least 0 and less than 1"),
-        (["optimizer=schedule_free", "optimizer.eps=-1"], "optimizer: eps=-1 must be at least 0"),
-        (["optimizer=schedule_free", "optimizer.betas=[0,0.9]"], r"optimizer: betas\[0\]=0 must be above 0"),
+        (["optimizer=lion", "optimizer.weight_decay=-1"], "optimizer: weight_decay=-1.0 must be at least 0"),
+        (
+            ["optimizer=lion", "optimizer.betas=[0.9,1]"],
+            r"optimizer: betas\[1\]=1.0 must be at least 0 and less than 1",
+        ),
+        (["optimizer=schedule_free", "optimizer.eps=-1"], "optimizer: eps=-1.0 must be at least 0"),
+        (["optimizer=schedule_free", "optimizer.betas=[0,0.9]"], r"optimizer: betas\[0\]=0.0 must be above 0"),
         (["schedule.min_factor=3"], "schedule: min_factor must lie between 0 and 1"),
+        (["trainer.limit_val_batches=0.001"], r"trainer\.limit_val_batches=0\.001: of 1 batches none is left"),
+        (["trainer.gradient_clip_val=-1"], r"trainer\.gradient_clip_val=-1\.0: must be at least 0, or null"),
+        (["trainer.gradient_clip_val=nan"], r"trainer\.gradient_clip_val=nan: must be a finite number"),
+        (["trainer.precision=16-mixed"], r"trainer\.precision=16-mixed: a CPU has no float16"),
+        (["trainer.devices=x"], r"trainer\.devices=x: must be a whole number"),
+        (["optimizer.lr=0"], r"optimizer\.lr=0: no step would change anything"),
+        (["optimizer.eps=inf"], r"optimizer\.eps=inf: must be a finite number"),
+        (["optimizer.betas=[0.9,nan]"], r"optimizer\.betas\[1\]=nan: must be a finite number"),
+        (["task.target=nan"], r"task\.target=nan: must be a finite number"),
+        (["schedule.warmup_share=nan"], r"schedule\.warmup_share=nan: must be a finite number"),
+        (["tune.lr=[0.1,nan]"], r"tune\.lr\[1\]=nan: must be a finite number"),
+        (["timeout=inf"], "timeout=inf: must be a finite number"),
+        (["model.bias={a:1}"], r"model\.bias={'a': 1}: must be true or false"),
+        (["attention=[full,lsh]"], r"attention=\[...\]: must be the name of one option"),
+        (["name=.."], r"name=\.\.: must be the name of a folder in outputs/"),
+        (["name=/tmp/x"], "name=/tmp/x: must be the name of a folder in outputs/"),
+        (["name=a/../../b"], r"name=a/\.\./\.\./b: must be the name of a folder in outputs/"),
+        (["callbacks=early_stopping", "callbacks.early_stopping.monitor=val_los"], "did you mean 'val_loss'"),
+        (
+            ["+callbacks.mine._target_=recording.Unreadable"],
+            r"callbacks\.mine: its state_dict cannot .*it holds pathlib",
+        ),
+        (["task.batch_size=10000000"], r"task\.batch_size=10000000: a training step keeps about \d+ GiB, and this"),
         (["seed=-1"], "seed=-1: must be at least 0"),
     ],
 )
@@ -63,6 +89,7 @@ def test_a_run_that_cannot_work_is_refused_in_one_line(
     tiny_config: TinyConfig, overrides: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "training")  # whose recording.py has callbacks
     with pytest.raises(UserError, match=line) as caught:
         Preflight().check(tiny_config(*overrides))
     assert "\n" not in str(caught.value)

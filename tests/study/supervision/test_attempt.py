@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,8 @@ def test_a_rank_that_dies_ends_its_run(
         ("raises", "failed", "error", "RuntimeError: the bulb is broken (faulty.py:"),
         ("diverges", "diverged", None, "train_loss became nan at step 4"),
         ("killed", "failed", "killed", "the process was killed by SIGKILL (see run.log)"),
+        ("leaves", "failed", "killed", "the process ended with exit status 3 (see run.log)"),
+        ("quits", "failed", "error", "SystemExit: 3 (faulty.py:"),
         ("hungry", "failed", "memory", "out of memory: OutOfMemoryError: CUDA out of memory."),
     ],
 )
@@ -93,3 +96,12 @@ def test_a_kill_while_the_kernel_counts_one_for_want_of_memory(
 )
 def test_why_a_process_died(exit_status: int | None, words: str) -> None:
     assert why("rank", exit_status) == words
+
+
+def test_a_run_of_one_process_that_hangs_is_ended(tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path) -> None:
+    record = supervised(tiny_config("hang_timeout=2").with_values({"activation": faulty("hangs")}), tmp_path)
+    assert (record.status, record.cause) == ("failed", "hung")
+    assert re.fullmatch(
+        r"the process hangs in fault \(faulty.py:\d+\): nothing went on for 2 s \(hang_timeout=2\)", str(record.reason)
+    )
+    assert "in fault" in str(record.traceback)

@@ -55,6 +55,26 @@ def failed(rank: int, at: float, lost: bool = False) -> Failure:
             Ending(exits=[TERM, 3], first=[1], sent=frozenset({15})),
             *("process 1 of 2 ended with exit status 3 (see run.log)", "killed", None),
         ),
+        # All have left an account, and so none has ended without a word: it is the first, wherever that was raised.
+        (
+            Ending(
+                exits=[1, 1],
+                first=[0, 1],
+                failures=[failed(1, 1.0, lost=True), failed(0, 2.0, lost=True)],
+                reports=[StackReport(0, WAITING), StackReport(1, [], ended=True)],
+            ),
+            *("process 1 of 2: Error of 1", "error", "of 1"),
+        ),
+        # Whoever goes without a word is what the others lost, whatever they say.
+        (
+            Ending(
+                exits=[1, 3],
+                first=[1],
+                failures=[failed(0, 1.0, lost=True)],
+                reports=[StackReport(rank=0, stack=WORKING)],
+            ),
+            *("process 1 of 2 ended with exit status 3 (see run.log)", "killed", None),
+        ),
         # The time limit of the connection came before our own.
         (
             Ending(

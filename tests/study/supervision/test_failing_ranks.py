@@ -119,9 +119,9 @@ WAYS = {
     "Killed": (("failed", "killed"), r"process 1 of 2 was killed by SIGKILL \(see run.log\)", None),
     "Crashes": (("failed", "killed"), r"process 1 of 2 was killed by SIGSEGV \(see run.log\)", r"line \d+, in fault$"),
     "Leaves": (
-        ("failed", "killed"),
-        r"process 1 of 2 has ended, and the others wait for it; process 0 of 2: RuntimeError: .*",
-        None,
+        ("failed", "error"),
+        r"process 1 of 2: SystemExit: .*",
+        r"in fault\n    sys.exit\(0\)\nSystemExit: 0$",
     ),
     "Fine": (("ok", None), None, None),
 }

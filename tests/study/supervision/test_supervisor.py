@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ from ablab.config import RunConfig
 from ablab.config.schema import ExecutionConfig
 from ablab.results.communication import MEASURED
 from ablab.results.record import Record
-from ablab.results.store import CHECKPOINT_FOLDER, RECORD_FILE, read_record
+from ablab.results.store import CHECKPOINT_FOLDER, RECORD_FILE, read_record, write_record
 from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
 from ablab.study.supervision import attempt, supervisor
+from ablab.study.supervision.code import warm_up
 from ablab.study.supervision.supervisor import Supervisor, side_by_side
+from ablab.training.begin import new_record
 
 TinyConfig = Callable[..., RunConfig]
 Faulty = Callable[[str], dict[str, object]]
@@ -135,7 +139,7 @@ def test_the_first_failure_ends_a_study_that_asks_for_it(
     made = Supervisor(ExecutionConfig(retries=0, on_failure="stop"), told := Told())
     assert list(made.run(planned(tmp_path, *configs))) == [0]
     assert told.events == ["started 0 1", "ended 0 failed", "stopping"]
-    assert made.stopped_by == "default seed=0"
+    assert made.stopped_by == "default seed=0 failed (on_failure=stop)"
 
 
 def test_ctrl_c_once_lets_runs_save_themselves(tiny_config: TinyConfig, tmp_path: Path) -> None:
@@ -194,6 +198,7 @@ def test_runs_have_devices_of_their_own(
         started = 0.0
         handles: list[Any] = []  # noqa: RUF012
         ended = True
+        orphaned = False
 
         def __init__(self, run: PlannedRun, placement: Any, hang_timeout: Any) -> None:
             placed.append(placement.devices)
@@ -219,3 +224,53 @@ def test_runs_have_devices_of_their_own(
 def once(act: Callable[[], None]) -> Callable[[], None]:
     left = [act]
     return lambda: left.pop()() if left else None
+
+
+def test_the_death_of_what_runs_are_forked_from_costs_no_attempt(
+    tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config().with_values({"activation": faulty("kills_parent_once")})
+    records = Supervisor(ExecutionConfig(retries=0), told := Told()).run(planned(tmp_path, config))
+    assert (tmp_path / "killed-parent").exists()
+    assert [event for event in told.events if "waiting" not in event] == ["started 0 1", "started 0 1", "ended 0 ok"]
+    assert records[0].attempts == 1
+
+
+def test_what_runs_are_forked_from_is_killed_while_one_starts(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    """Before it has said which process it has made."""
+    warm_up()
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # Python has no public name for it
+    os.kill(server, signal.SIGSTOP)
+    killer = threading.Timer(0.5, os.kill, (server, signal.SIGKILL))
+    killer.start()
+    records = Supervisor(ExecutionConfig(retries=0), told := Told()).run(planned(tmp_path, tiny_config()))
+    killer.join()
+    assert records[0].reason is None
+    assert told.events == ["started 0 1", "ended 0 ok"]
+    assert records[0].status == "ok"
+
+
+def test_attempts_of_a_supervisor_that_died_count(tiny_config: TinyConfig, faulty: Faulty, tmp_path: Path) -> None:
+    """Of a run that was tried once, and failed, when the supervisor was killed, too."""
+    [run] = planned(tmp_path, tiny_config().with_values({"activation": faulty("raises")}))
+    left = new_record(run.config)
+    left.attempts = 1
+    write_record(run.folder, left)
+    records = Supervisor(ExecutionConfig(retries=1), told := Told()).run([run])
+    assert told.events == ["started 0 2", "ended 0 failed"]
+    assert records[0].attempts == 2
+
+
+def test_a_full_disk_ends_the_study(tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is queued would fail, too, and nothing is tried again."""
+
+    def full(*args: object) -> object:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(supervisor, "Attempt", full)
+    made = Supervisor(ExecutionConfig(retries=3), told := Told())
+    records = made.run(planned(tmp_path, tiny_config(), tiny_config()))
+    assert told.events == ["started 0 1", "ended 0 failed", "stopping"]
+    assert (records[0].cause, str(records[0].reason)[:25]) == ("disk", "no space left on device (")
+    assert made.stopped_by == "default seed=0 failed (there is no space left on device)"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.io import wavfile
 
 from ablab.errors import UserError
@@ -171,6 +174,41 @@ def test_whatever_wav_it_is_the_sound_is_the_same(dtype: type, tmp_path: Path) -
     wave = read_wave(tmp_path / "a.wav")
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4_000) / RATE)
     np.testing.assert_allclose(wave[200:-200], expected[200:-200], atol=0.02)
+
+
+def wav(samples: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    wavfile.write(file, RATE, samples)
+    return file.getvalue()
+
+
+TONE = np.sin(np.arange(800) / 3).astype(np.float32)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 8, 13, 21, 30, 40, 44, 45, 400, 1500])
+@pytest.mark.filterwarnings("error")
+def test_a_recording_that_was_cut_off_is_named(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav((TONE * 20000).astype(np.int16))[:kept])
+    with pytest.raises(UserError, match=r"a\.wav: (not a WAV file that can be read|holds no sound)") as caught:
+        read_wave(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("samples", "says"),
+    [
+        (np.zeros(800, np.int16), "is silent from beginning to end"),
+        (np.full(800, 128, np.uint8), "is silent"),
+        (np.where(np.arange(800) == 5, np.nan, TONE).astype(np.float32), "holds samples that are no numbers"),
+        (np.where(np.arange(800) == 5, np.inf, TONE).astype(np.float32), "holds samples that are no numbers"),
+        (TONE[:0], "holds no sound"),
+    ],
+)
+def test_a_recording_of_nothing_is_named(tmp_path: Path, samples: NDArray[Any], says: str) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(samples))
+    with pytest.raises(UserError, match=says):
+        read_wave(tmp_path / "a.wav")
 
 
 def test_bad_folders_are_told_in_one_line(tmp_path: Path) -> None:

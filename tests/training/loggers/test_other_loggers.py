@@ -71,7 +71,7 @@ def test_it_is_told_that_a_run_failed(tiny_config: TinyConfig, run: Run, tmp_pat
     [
         (
             {"_target_": "nowhere_to_be_found.Logger"},
-            "nowhere_to_be_found.Logger needs nowhere_to_be_found: pip install",
+            "nowhere_to_be_found.Logger: there is no module nowhere_to_be_found",
         ),
         ({**PLAIN, "save_dri": "x"}, r"logger.mine could not be begun .*unexpected keyword argument 'save_dri'"),
     ],
@@ -85,7 +85,7 @@ def test_one_that_cannot_be_built(tmp_path: Path, node: dict[str, Any], says: st
 def test_what_is_missing_is_said_before_anything_runs(tiny_config: TinyConfig) -> None:
     config = tiny_config()
     config.options["logger"] = {"mine": {"_target_": "nowhere_to_be_found.Logger"}}
-    with pytest.raises(UserError, match=r"logger.mine._target_: .* needs nowhere_to_be_found: pip install"):
+    with pytest.raises(UserError, match=r"logger.mine._target_: .* there is no module nowhere_to_be_found"):
         Preflight().check(config)
 
 

@@ -19,7 +19,8 @@ from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.study.supervision.code import CONTEXT, warm_up
 from ablab.training import trainer as trainers
-from ablab.training.run import execute, prepare_folder
+from ablab.training.begin import prepare_folder
+from ablab.training.run import execute
 
 
 def together(function: Callable[..., Any], processes: int, *args: Any, group: bool = True) -> list[Any]:

@@ -54,8 +54,7 @@ def test_two_processes_learn_what_one_does(
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
     assert two.metrics == pytest.approx(one.metrics, rel=1e-5)
     for name, value in one.mechanism.items():
-        # A process without samples left evaluates one that counts for nothing, and how large it is is seen, too.
-        assert two.mechanism[name] == pytest.approx(value, rel=0.02 if "_rms" in name else 1e-3), name
+        assert two.mechanism[name] == pytest.approx(value, rel=1e-4), name
     for name in ("parameters", "flops_per_step", "flops_total", "steps", "tokens"):
         assert getattr(two.cost, name) == getattr(one.cost, name), name
 
@@ -100,7 +99,7 @@ def test_every_target_counts_the_same_whichever_process_has_it(
     one = run(tiny_config(*settings), tmp_path / "one")
     two = supervise(tiny_config(*settings, "strategy=ddp"), tmp_path / "two", lambda step, steps, shown: None)
     assert (one.status, two.status) == ("ok", "ok"), (one.reason, two.reason)
-    first, second = (load_run(tmp_path / name, "last")[0].state_dict() for name in ("one", "two"))
+    first, second = (load_run(tmp_path / name, "last", trust=True)[0].state_dict() for name in ("one", "two"))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
 

@@ -18,9 +18,9 @@ from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, CHECKSUM_FILE, LOG_FILE, METRICS_FILE
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.supervisor import supervise
+from ablab.training.begin import prepare_folder
 from ablab.training.checkpoint_folders import consolidate, read_checkpoint
 from ablab.training.generation import load_run
-from ablab.training.run import prepare_folder
 from ablab.training.strategies.mesh_options import FullySharded, Hybrid, TensorParallel
 
 TinyConfig = Callable[..., RunConfig]
@@ -86,11 +86,6 @@ def assert_close(one: Any, other: Any, atol: float) -> None:
         assert one == other
 
 
-def _tolerance(metric: str) -> float:
-    """Of means over all samples that are looked at, or over the same few."""
-    return 0.02 if "share" in metric or "_rms" in metric else 1e-3
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_processes_with_shards_learn_what_one_does_with_all(
@@ -120,10 +115,8 @@ def test_processes_with_shards_learn_what_one_does_with_all(
         assert one.responses is not None
         assert_close(one.responses, several.responses, 1e-4)
         assert several.pictures == one.pictures
-        # A process without samples left evaluates some that count for nothing, and these are looked at, too.
-        loose = {name: value for name, value in one.mechanism.items() if not name.startswith("activation/dead")}
-        for name, value in loose.items():
-            assert several.mechanism[name] == pytest.approx(value, rel=_tolerance(name), abs=1e-6), name
+        for name, value in one.mechanism.items():
+            assert several.mechanism[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
         if place == "tensor":
             figures = {name: several.mechanism[name] for name in one.mechanism}
             assert figures == pytest.approx(one.mechanism, rel=1e-4)
@@ -148,7 +141,7 @@ def test_a_run_that_failed_goes_on_as_if_it_had_not(
     assert gone_on.metrics == whole.metrics
     best = consolidate(tmp_path / "run")
     assert best.name == ("best.full.ckpt" if form == "sharded" else "best.ckpt")
-    model, _ = load_run(tmp_path / "run", "best")
+    model, _ = load_run(tmp_path / "run", "best", trust=True)
     assert_close(
         torch.load(best, weights_only=True)["state_dict"]["model.norm.weight"], model.state_dict()["norm.weight"], 0
     )
@@ -248,8 +241,14 @@ def test_a_damaged_piece_is_noticed_and_the_checkpoint_before_it_used(tiny_confi
             ("strategy=hybrid", "trainer.devices=4", "task.batch_size=3"),
             r"task\.batch_size=3 cannot be shared equally by 2 processes that see different samples, of 4",
         ),
-        (("strategy=fsdp", "optimizer=muon"), r"strategy=fsdp does not work with optimizer=muon: .*; choose another"),
-        (("strategy=tensor", "attention=nsa"), r"strategy=tensor does not work with attention=nsa: .*; choose another"),
+        (
+            ("strategy=fsdp", "optimizer=muon"),
+            r"strategy=fsdp does not work with optimizer=muon: .*; change one",
+        ),
+        (
+            ("strategy=tensor", "attention=nsa"),
+            r"strategy=tensor does not work with attention=nsa: .*; change one",
+        ),
         (("strategy=tensor", "attention=dynamic"), r"strategy=tensor does not work with attention=dynamic"),
         (("strategy=tensor", "attention=mla"), r"strategy=tensor does not work with attention=mla"),
         (("strategy=tensor", "activation=swiglu"), r"strategy=tensor does not work with activation=swiglu"),
@@ -259,7 +258,7 @@ def test_a_damaged_piece_is_noticed_and_the_checkpoint_before_it_used(tiny_confi
             r"strategy=tensor does not work with activation=dynamic_sparse",
         ),
         (("strategy=fsdp", "attention=dynamic"), r"strategy=fsdp does not work with attention=dynamic: its penalty"),
-        (("strategy=fsdp", "trainer.precision=16-mixed"), r"precision='16-mixed'"),
+        (("strategy=fsdp", "trainer.precision=16-mixed"), r"precision=16-mixed"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(

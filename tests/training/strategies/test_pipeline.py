@@ -45,17 +45,31 @@ def test_stages_learn_what_one_process_does(
     tiny_config: TinyConfig, run: Run, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     shared = [option for option in options if not option.startswith(("strategy", "trainer.devices"))]
-    one = run(tiny_config(*SETTINGS, *shared), tmp_path / "one")
-    config = tiny_config(*SETTINGS, "strategy=pipeline", *options)
+    one = run(tiny_config(*SETTINGS, *shared, *losses(tmp_path / "of_one")), tmp_path / "one")
+    config = tiny_config(*SETTINGS, "strategy=pipeline", *options, *losses(tmp_path / "of_stages"))
     stages = supervise(config, tmp_path / "stages", lambda step, steps, shown: None)
     assert (one.status, stages.status) == ("ok", "ok"), (one.reason, stages.reason)
-    first, second = (load_run(tmp_path / name, "last")[0].state_dict() for name in ("one", "stages"))
+    first, second = (load_run(tmp_path / name, "last", trust=True)[0].state_dict() for name in ("one", "stages"))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
     assert stages.metrics == pytest.approx(one.metrics, rel=1e-5)
     assert stages.evaluated == one.evaluated
     for name, figure in one.mechanism.items():
         assert stages.mechanism[name] == pytest.approx(figure, rel=1e-3, abs=0.02), name  # units die by a hair
+    (alone,) = losses_in(tmp_path / "of_one")
+    for each in losses_in(tmp_path / "of_stages"):
+        assert each == pytest.approx(alone, abs=1e-5)
+
+
+def losses(folder: Path) -> list[str]:
+    """For a callback that writes into `folder` what it is given as the loss of each batch."""
+    folder.mkdir()
+    return ["+callbacks.losses._target_=recording.Losses", f"+callbacks.losses.folder={folder}"]
+
+
+def losses_in(folder: Path) -> list[list[float]]:
+    """The same by process."""
+    return [[float(line) for line in path.read_text().splitlines()] for path in sorted(folder.iterdir())]
 
 
 @pytest.mark.slow

@@ -15,8 +15,10 @@ from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.supervisor import supervise
+from ablab.training.begin import prepare_folder
 from ablab.training.generation import load_run
-from ablab.training.run import execute, prepare_folder
+from ablab.training.run import execute
+from ablab.training.warm_start import check_steps_left
 
 TinyConfig = Callable[..., RunConfig]
 Run = Callable[[RunConfig, Path], Record]
@@ -60,7 +62,10 @@ def test_what_cannot_be_gone_on_from_is_refused_in_one_line(tiny_config: TinyCon
     other = tiny_config(*STEPS, "model.d_ff=8", "strategy=ddp", f"continue_from={tmp_path / 'run'}")
     with pytest.raises(UserError, match=r"continue_from=.*: that run has another model\.d_ff; only strategy"):
         Preflight().check(other)
-    finished = run(tiny_config(*STEPS, f"continue_from={tmp_path / 'run'}"), tmp_path / "nothing left")
+    nothing = tiny_config(*STEPS, f"continue_from={tmp_path / 'run'}")
+    with pytest.raises(UserError, match=r"that run has taken all of its 12 steps: nothing is left"):
+        check_steps_left(nothing, tmp_path / "nothing left")
+    finished = run(nothing, tmp_path / "nothing left")
     assert finished.reason is not None
     assert "that run has taken all of its 12 steps: nothing is left" in finished.reason
     for checkpoint in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
@@ -90,6 +95,7 @@ def test_what_has_a_checkpoint_of_its_own_needs_the_other_no_more(tiny_config: T
     config = tiny_config(*STEPS, f"continue_from={tmp_path / 'one'}")
     assert (first := interrupted(config, tmp_path / "two", 10)).status == "interrupted", first.reason
     (tmp_path / "one").rename(tmp_path / "away")
+    check_steps_left(config, tmp_path / "two")
     prepare_folder(config, tmp_path / "two")
     record = execute(config, tmp_path / "two")
     assert (record.status, record.notes, record.cost.steps) == ("ok", [], 12), record.reason

@@ -9,6 +9,7 @@ the bytes and the overlap that the record holds; the others are predicted.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from ablab.results.record import Record
 from ablab.results.step_time import Step, step
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.planning.preflight import Preflight
-from ablab.training.run import prepare_folder
+from ablab.training.begin import prepare_folder
 from ablab.training.traffic.callback import is_timed
 
 STRATEGIES = ("ddp", "ddp_bf16", "ddp_powersgd", "local_sgd")
@@ -147,10 +148,11 @@ def _checked(request: Request) -> dict[str, RunConfig]:
     for name in ("steps", "rounds"):
         if getattr(request, name) < 1:
             raise UserError(f"--{name} {getattr(request, name)}: must be at least 1")
-    if not request.rates or min(request.rates) <= 0:
-        raise UserError("--rates: must be positive, in Mbit/s")
-    if request.delay_ms < 0:
-        raise UserError(f"--delay {request.delay_ms:g}: must not be negative")
+    for rate in request.rates:
+        if not 0 < rate < math.inf:
+            raise UserError(f"--rates {rate:g}: must be above 0, in Mbit/s")
+    if not 0 <= request.delay_ms < math.inf:
+        raise UserError(f"--delay {request.delay_ms:g}: must be at least 0, in milliseconds")
     if request.output is not None and not request.output.parent.is_dir():
         raise UserError(f"--json {request.output}: no such folder")
     total = request.steps * len(blocks([*request.rates], request.rounds))

@@ -9,7 +9,7 @@ projections (`mla`, `nsa`) is a whole layer instead.
 * `operators`: local and hashed attention as one operator, made of `local` (by `band`, around the diagonal), `hashed`
   (among items of one bucket) and `kernel` (dense attention that can be merged, by log-sum-exp)
 * `flex`: the engine for windows on CUDA
-* `hashing`, `buckets`, `blocks`: what decides whom a query sees
+* `hashing`, `buckets`, `limits`, `blocks`: what decides whom a query sees
 * `dense`: masked attention for short sequences, and what goes through long ones slice by slice
 * `probe`: which keys a core looks at, as metrics and pictures
 """

@@ -12,22 +12,19 @@ another copy of the stretch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, embedding_bag, pad
 
-from ablab.model.attention.buckets import Buckets, InOrder, sort
+from ablab.model.attention.buckets import Buckets, sort
 from ablab.model.attention.dense import at_once
-from ablab.model.attention.kernel import FLOOR, attend, attend_backward
+from ablab.model.attention.kernel import attend, attend_backward
+from ablab.model.attention.limits import HIDDEN, Limit, by_item, earlier, near, tilt
 
 STEP = 32  # keys from one stretch to the next
 SEATS = 48  # queries of a block, where queries and keys have buckets of their own
 SLICE = 2**19  # scores computed by one call, so that all it needs stays in the cache
-# Slots and positions are compared by squares, whose differences are at least 1/4 and, within 2^20 tokens, below 2^40.
-# Times this, the smallest hides a score as FLOOR does, and the largest is still finite in single precision.
-HIDDEN = -4 * FLOOR
 
 
 def hashed_forward(
@@ -105,14 +102,6 @@ def _columns(back: int, ahead: int) -> int:
     return (-(-(back + ahead) // STEP) + 1) * STEP
 
 
-@dataclass(frozen=True)
-class _Limit:
-    """A query sees only keys whose value differs from its own by more than a margin."""
-
-    keys: Tensor  # (N,) values
-    queries: Tensor  # (N, 2) values, and the squared margins times -HIDDEN
-
-
 class _Run:
     """One pass over all rounds.
 
@@ -131,7 +120,7 @@ class _Run:
         length = before + self.stretches * STEP + buckets.ahead
         self.keys = pad(order.keys, (before, length - before - N))  # (rounds, length), items
         slots = torch.arange(self.keys.numel(), device=q.device).view(self.keys.shape)[:, before : before + N]
-        self.slot = _by_item(order.keys, slots).t().contiguous()  # (N, rounds), counted through all rounds
+        self.slot = by_item(order.keys, slots).t().contiguous()  # (N, rounds), counted through all rounds
 
         self.rows = STEP if together else SEATS
         if together:
@@ -140,7 +129,7 @@ class _Run:
         else:
             seat, self.further = _seat(order.place, self.stretches)
         self.seats = (self.rounds * self.stretches + sum(len(each) for each in self.further)) * self.rows
-        self.seat = _by_item(order.queries, seat).t().contiguous()  # (N, rounds)
+        self.seat = by_item(order.queries, seat).t().contiguous()  # (N, rounds)
 
         # Slots are counted from the stretch's or the sequence's first, so that single precision holds them.
         first = order.place // STEP * STEP - before
@@ -150,9 +139,9 @@ class _Run:
         self.items = self._seated(order.queries, seat, 0)
         self.middle = self._seated(middle, seat, 0)
         self.reach = self._seated(reach, seat, -HIDDEN)
-        self.earlier = _earlier(order, reach, q.shape[1])
-        self.near = _near(buckets, q)
-        self.tilt: _Limit | None = None if slopes is None else _tilt(q, slopes)
+        self.earlier = earlier(order, reach, q.shape[1])
+        self.near = near(buckets, q)
+        self.tilt: Limit | None = None if slopes is None else tilt(q, slopes)
 
     def _seated(self, values: Tensor, seat: Tensor, unused: float) -> Tensor:
         """(rounds, N) in order -> (seats,)."""
@@ -234,11 +223,6 @@ class _Part:
         return room
 
 
-def _by_item(items: Tensor, values: Tensor) -> Tensor:
-    """(..., N) in the order of `items` -> (..., N)."""
-    return torch.empty_like(values, memory_format=torch.contiguous_format).scatter_(-1, items, values)
-
-
 def _seat(place: Tensor, stretches: int) -> tuple[Tensor, list[Tensor]]:
     """A seat for each query, in blocks of SEATS.
 
@@ -261,40 +245,3 @@ def _seat(place: Tensor, stretches: int) -> tuple[Tensor, list[Tensor]]:
     of_rounds = further.view(rounds, -1).sum(1).tolist()
     beside = (numbers % stretches).repeat_interleave(further).split(of_rounds)
     return (block * SEATS + among % SEATS).view(rounds, -1), list(beside)
-
-
-def _earlier(order: InOrder, reach: Tensor, length: int) -> list[_Limit]:
-    """For each round but the last: what it brings is not seen again.
-
-    Args:
-        reach: (rounds, N), half of the interval's length, squared, times HIDDEN.
-    """
-    slots = torch.arange(order.keys.shape[1], device=order.keys.device)
-    first = slots // length * length  # of the sequence
-    slot = (slots - first).to(reach.dtype)
-    found = []
-    for keys, queries, lower, upper, margin in zip(
-        order.keys[:-1], order.queries, order.lower, order.upper, reach, strict=False
-    ):
-        middle = (lower + upper - 2 * first).to(reach.dtype) / 2
-        of_queries = torch.stack([_by_item(queries, middle), _by_item(queries, -margin)], -1)
-        found.append(_Limit(_by_item(keys, slot), of_queries))
-    return found
-
-
-def _near(buckets: Buckets, q: Tensor) -> list[_Limit]:
-    """Positions too near to be seen; without `beyond` and where causal, the intervals know."""
-    if buckets.beyond is None and not buckets.ahead:
-        return []
-    B, T, H, _ = q.shape
-    positions = torch.arange(T, device=q.device).view(1, T, 1).expand(B, T, H).to(q.dtype)
-    beyond = torch.ones((), device=q.device) if buckets.beyond is None else buckets.beyond.expand(B, H, T).mT
-    margin = (beyond.to(q.dtype) - 0.5).square().mul(-HIDDEN).expand(B, T, H)
-    return [_Limit(positions.flatten(), torch.stack([positions, margin], -1).flatten(0, 2))]
-
-
-def _tilt(q: Tensor, slopes: Tensor) -> _Limit:
-    """Positions, and in the place of margins the slopes."""
-    B, T, H, _ = q.shape
-    positions = torch.arange(T, device=q.device).view(1, T, 1).expand(B, T, H).to(q.dtype)
-    return _Limit(positions.flatten(), torch.stack([positions, slopes.expand(B, T, H)], -1).flatten(0, 2))

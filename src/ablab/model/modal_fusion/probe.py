@@ -42,9 +42,9 @@ class ModalFusionWatcher(Watcher):
         self._sums = torch.zeros(shape, dtype=torch.float64, device=model.head.weight.device)
 
     def attach(self) -> list[RemovableHandle]:
-        handles = [self._model.embedding.register_forward_hook(self._begin)]
+        handles = [self._model.embedding.register_forward_hook(self.guarded(self._begin))]
         for layer, block in self._model.layers():
-            hook = partial(self._look, layer)
+            hook = self.guarded(partial(self._look, layer))
             handles.append(block.attention.core.register_forward_hook(hook, with_kwargs=True))
         return handles
 

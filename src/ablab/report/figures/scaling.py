@@ -57,8 +57,8 @@ def power_laws(figures: Sequence[Sequence[Exponent]], of_variants: Mapping[str, 
 def _line(axes: Axes, one: Exponent, style: Style) -> None:
     x = np.array(one.x)
     axes.plot(x, one.y, style.marker, color=style.colour, markersize=6, label=one.series)
-    if one.alpha is not None and one.scale is not None:
-        axes.plot(x, one.scale * x**one.alpha, "-", color=style.colour, linewidth=1.2)
+    if one.alpha is not None and one.log_scale is not None:
+        axes.plot(x, np.exp(one.log_scale + one.alpha * np.log(x)), "-", color=style.colour, linewidth=1.2)
 
 
 def _logarithmic(axes: Axes, found: Sequence[Exponent]) -> None:

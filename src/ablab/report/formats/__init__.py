@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from ablab.errors import UserError
+from ablab.errors import UserError, printable
 from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By, parts
 from ablab.report.formats.latex import latex
@@ -29,4 +29,5 @@ def render(context: ReportContext, format: str = "terminal", by: By | None = Non
     if format not in _WRITERS:
         raise UserError(f"format {format}: choose one of {', '.join(get_args(Format))}")
     parts(context.comparisons, by)  # refuses what is not there, whatever the format
-    return _WRITERS[format](context, by).rstrip("\n") + "\n"
+    text = _WRITERS[format](context, by).rstrip("\n") + "\n"
+    return text if format == "terminal" else printable(text)  # the terminal's has colours, and is clean otherwise

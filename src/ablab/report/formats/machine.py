@@ -37,9 +37,19 @@ def csv(context: ReportContext, by: By | None = None) -> str:
     rows += [{"row": "run", **run} for run in unhealthy(context.run_rows).to_dict("records")]
     rows += [{"row": "note", "sentence": note} for note in study_notes(comparisons)]
     columns = ["row", *dict.fromkeys(name for found in kinds.values() for name in found.columns)]
-    return str(
-        pd.DataFrame(rows, columns=[*columns, "seed", "reason", "sentence"]).to_csv(index=False, lineterminator="\n")
-    )
+    table = pd.DataFrame(rows, columns=[*columns, "seed", "reason", "sentence"]).map(_no_formula)
+    return str(table.rename(columns=_no_formula).to_csv(index=False, lineterminator="\n"))
+
+
+def _no_formula(cell: Any) -> Any:
+    """A cell that a spreadsheet takes as text, where it is text: names in it may be anybody's."""
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def json(context: ReportContext, by: By | None = None) -> str:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ablab.analysis.comparison import Comparisons
 from ablab.analysis.verdicts import RESOLVED
+from ablab.errors import printable
 from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By, sections, verdict_lines
 
@@ -34,7 +35,7 @@ def terminal(context: ReportContext, by: By | None = None) -> str:
         needed = Measurement.get(probe := _console(text, _WIDE, is_terminal), probe.options, shown).minimum
         _console(text, max(width, needed), is_terminal).print(shown)
         text.write("\n")
-    return text.getvalue() + "\n".join(verdict_lines(context.comparisons, by))
+    return text.getvalue() + printable("\n".join(verdict_lines(context.comparisons, by)))
 
 
 def _console(text: io.StringIO, width: int, terminal: bool) -> Console:
@@ -42,8 +43,8 @@ def _console(text: io.StringIO, width: int, terminal: bool) -> Console:
 
 
 def _rich(title: str, frame: pd.DataFrame) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    cells = {str(name): [str(cell) for cell in frame[name]] for name in frame.columns}
+    table = Table(title=Text(printable(title)), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    cells = {printable(str(name)): [printable(str(cell)) for cell in frame[name]] for name in frame.columns}
     for name, column in cells.items():
         text = name in ("variant", "reason", "task", "verdict", "runs", "status")
         folded = name in ("variant", "reason", "task")

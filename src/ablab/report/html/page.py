@@ -7,6 +7,7 @@ own, and an entry in `SECTIONS`.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,12 +45,33 @@ _BREAK = Markup("<wbr>")
 
 
 def write_report(context: ReportContext, path: Path) -> Path:
-    """Write the report into the file `path`, and return it. Raises UserError if it cannot be written there."""
+    """Write the report into the file `path`, and return it.
+
+    Raises:
+        UserError: it cannot be written there, or there is something else of that name than a report.
+    """
     try:
+        _check_replaceable(path)
         write_atomically(path, page(context))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give another --output") from error
     return path
+
+
+_BEGINNING = 4096  # bytes in which a report says what it is
+_MARKS = ('<meta name="generator" content="ablab">', ": ablation report</title>")  # the second of earlier versions
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises UserError unless `path` is free, or names an empty file or an earlier report: nothing else is replaced."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_file():
+        raise UserError(f"{path}: is no plain file, and is left as it is; give another --output")
+    with path.open("rb") as file:
+        beginning = file.read(_BEGINNING).decode(errors="replace")
+    if beginning and not any(mark in beginning for mark in _MARKS):
+        raise UserError(f"{path}: is no report of ablab's, and is left as it is; give another --output")
 
 
 def page(context: ReportContext) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from ablab.errors import printable
 from ablab.report.live import remaining
 from ablab.report.live.state import StudyState
 from ablab.results.record import Record
@@ -95,4 +96,4 @@ def _outcome(record: Record) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from ablab.config.nearest import nearest
+from ablab.config.overrides import canonical
 from ablab.errors import UserError
 
 Level = dict[str, str]  # key -> value, as Hydra writes overrides: {"model.d_model": "64"}
@@ -105,12 +106,7 @@ def in_words(choice: Mapping[str, str]) -> str:
 
 def plain(value: object) -> str:
     """A value as text to compare: however it was quoted or written, `True` is `true` and `'x y'` is `x y`."""
-    if not isinstance(value, str):
-        return written(value)
-    if value.lower() in _WORDS:
-        return value.lower()
-    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    return re.sub(r"\\(.)", r"\1", value[1:-1] if quoted else value)
+    return canonical(value)
 
 
 def written(value: object) -> str:

@@ -6,10 +6,11 @@ is met here, before anything is written; time has to be measured, which `ablab.s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ablab.config import RunConfig
+from ablab.config.overrides import BETWEEN_OVERRIDES, canonical
 from ablab.config.schema import BudgetConfig
 from ablab.errors import UserError
 from ablab.results.record import BudgetReport
@@ -17,7 +18,7 @@ from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.tasks.base import Task
 from ablab.training.build import build_model
-from ablab.training.cost import count_active_parameters, count_flops, count_parameters
+from ablab.training.cost import count_active_parameters, count_parameters, flops_of
 
 TOLERANCE = 0.02  # of the reference's budget
 WIDEST = 64  # times the hidden units that a variant has by itself
@@ -81,14 +82,19 @@ def references_of(plan: Sequence[Run], configs: Sequence[RunConfig]) -> dict[tup
         UserError: there is none.
     """
     wanted = str(configs[0].budget.reference or "")
-    parts = {part.strip() for part in wanted.split(",") if part}
+    parts = _values(BETWEEN_OVERRIDES.split(wanted) if wanted else [])
     references: dict[tuple[str, ...], tuple[Run, RunConfig]] = {}
     for run, config in zip(plan, configs, strict=True):
-        if parts <= set(run.overrides):
+        if parts <= _values(run.overrides):
             references.setdefault(task_of(run), (run, config))
     if {task_of(run) for run in plan} - set(references):
         raise UserError(f"budget.reference={wanted}: no run of the sweep has these overrides")
     return references
+
+
+def _values(overrides: Iterable[str]) -> set[tuple[str, str]]:
+    pairs = (override.partition("=") for override in overrides)
+    return {(key.strip(), canonical(value.strip())) for key, _, value in pairs}
 
 
 def task_of(run: Run) -> tuple[str, ...]:
@@ -198,7 +204,9 @@ def _active_parameters(config: RunConfig, task: Task) -> int:
 
 def _flops(config: RunConfig, task: Task) -> int:
     model = build_model(config, task, device="meta")
-    per_sequence = count_flops(model, task.loss, task.example())[0]
+    per_sequence, _ = flops_of(model, task, lambda: build_model(config, task))
+    if per_sequence is None:
+        raise UserError("budget.match=flops: the FLOPs of a variant cannot be counted: use params, tokens or time")
     return per_sequence * task.batch_size * _batches(config)
 
 

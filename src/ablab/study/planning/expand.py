@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
-from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.config.overrides import BETWEEN_OVERRIDES, same_value
+from ablab.config.redact import is_secret, redact_text
 from ablab.config.schema import OF_THE_STUDY
 from ablab.errors import UserError
 from ablab.results.record import BudgetReport, RunContext, TuningReport
@@ -85,7 +86,7 @@ def expand(overrides: Sequence[Override], design: Design, baseline: str | None =
             for name, variant in zip(names, designed.variants, strict=True):
                 chosen = {key: f"{key}={value}" for key, value in (dict(variant) | task).items()}
                 parts = [*(chosen[key] for key in task), name] if name else _in_order(chosen, choices)
-                label = ",".join(parts)
+                label = redact_text(",".join(parts))
                 if seed is not None:
                     chosen["seed"] = f"seed={seed}"
                 run = Run(
@@ -128,9 +129,13 @@ def _choices(overrides: Sequence[Override], zipped: Collection[str]) -> dict[str
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
                 raise UserError(f"{override.input_line}: needs a list of values, such as {key}=1,2,3")
+            if is_secret(key, "text"):
+                raise UserError(f"{key}: is a secret, and no variant: give it one value, or leave it out")
             if key == "name":
                 raise UserError(f"{override.input_line}: a sweep is one study, and has one name")
             values = [str(value) for value in override.sweep_string_iterator()]
+            if not values:
+                raise UserError(f"{override.input_line}: gives no value at all; write {key}=1,2,3, or one value")
             values = values if key in zipped else list(dict.fromkeys(values))
             if key.split(".")[0] in OF_THE_STUDY and len(values) > 1:
                 raise UserError(f"{override.input_line}: holds for the study as a whole, and cannot be swept over")
@@ -171,10 +176,16 @@ def _declared(baseline: str | None, factors: Sequence[Factor], design: Design) -
     declared = {key.strip(): value.strip() for key, equals, value in pairs if equals}
     levels = [level for factor in factors for level in factor.levels]
     named = getattr(design, "variants", None) or {}
-    levels += [{str(key): str(value) for key, value in each.items()} for each in named.values()]
-    if baseline in named:
+    levels += [
+        {str(key): str(value) for key, value in each.items()} for each in named.values() if isinstance(each, Mapping)
+    ]
+    if baseline in named and isinstance(named[baseline], Mapping):
         return {str(key): str(value) for key, value in named[baseline].items()}
-    return {key: value for key, value in declared.items() if any(level.get(key) == value for level in levels)}
+    return {
+        key: value
+        for key, value in declared.items()
+        if any(key in level and same_value(level[key], value) for level in levels)
+    }
 
 
 def _in_order(chosen: Mapping[str, str], choices: Mapping[str, _Values]) -> list[str]:

@@ -8,22 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import Node, RunConfig, fingerprint
-from ablab.config.axes import AXES, Axis, load
+from ablab.config.axes import AXES, Axis, called_by, load
 from ablab.config.signature import check_signature
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 from ablab.model.spec import ClashError
 from ablab.tasks.base import Task
 from ablab.training.build import BuiltRun, build_strategy, build_task, clashing
-from ablab.training.callback_group import check_callbacks
+from ablab.training.callback_group import check_callbacks, check_monitors
 from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.optimizers.groups import build_optimizer
+from ablab.training.rehearsal import rehearse
 from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.trainer import build_profiler, quiet_lightning, trainer_settings
 from ablab.training.warm_start import check_origin
@@ -36,6 +36,7 @@ class Preflight:
     def __init__(self) -> None:
         self._tasks: dict[str, tuple[int, Task]] = {}  # by their settings, each with the seed of the first such run
         self._passed: set[str] = set()  # identities, without the seed
+        self._metrics: dict[str, set[str] | None] = {}  # of what was tried, by the options that make the model
 
     def check(self, config: RunConfig) -> None:
         """Check the run, unless one has passed that differs from it in nothing but its seed.
@@ -47,13 +48,22 @@ class Preflight:
         watching = [config.options[axis] for axis in ("logger", "callbacks")]
         identity = fingerprint(replace(config, seed=0)) + json.dumps(watching, sort_keys=True)
         if identity not in self._passed:
-            self._build(config, self.task)
+            built = self._build(config, self.task)
+            if (tried := _tried(config)) not in self._metrics:
+                self._metrics[tried] = rehearse(built)
+            check_monitors(config.options["callbacks"], self._metrics[tried])
             self._passed.add(identity)
 
     def build(self, config: RunConfig) -> BuiltRun:
         """The run, checked, to be trained in this process. Raises UserError with one line if it cannot work."""
         _check_seed(config)
-        return self._build(config, self._own_task)
+        built = self._build(config, self._own_task)
+        check_monitors(config.options["callbacks"], rehearse(built, keep_model=True))
+        return built
+
+    def metrics(self, config: RunConfig) -> set[str] | None:
+        """The names of the metrics that a run which was checked will have; None where that is not known."""
+        return self._metrics.get(_tried(config))
 
     def task(self, config: RunConfig) -> Task:
         """The task of the config, with its data; for any seed."""
@@ -67,6 +77,7 @@ class Preflight:
         check_callbacks(config.options["callbacks"], strategy)
         built = BuiltRun(config=config, task=task_of(config))
         self._check_shares(config, built.task, strategy)
+        _check_evaluations(config, built.task)
         built.shapes  # noqa: B018 (it is built here for the first time)
         schedule = self._check_optimizer(config)
         self._check_strategy(built, strategy)
@@ -111,12 +122,11 @@ class Preflight:
         target, settings = config.options["trainer"]["_target_"], trainer_settings(config)
         if target != "lightning.Trainer":
             raise UserError(f"trainer._target_={target}: only lightning.Trainer is used")
-        if settings.get("limit_val_batches") == 0:
-            raise UserError("trainer.limit_val_batches=0: without an evaluation there is nothing to compare")
         config.trainer  # noqa: B018 (reading it is the check)
         build_profiler(settings.pop("profiler", None), Path("profile"))  # writes nothing before it is used
         strategy = build_strategy(config)
         _check_devices(config)
+        _check_precision(config, parallel(strategy))
         try:
             with quiet_lightning():
                 Trainer(
@@ -126,20 +136,29 @@ class Preflight:
                     plugins=[FixedClusterEnvironment(World())],
                     enable_checkpointing=False,
                 )
-        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        except Exception as error:  # of whatever an accelerator or a plugin needs
+            raise UserError(f"trainer: {one_line(error)}") from error
         return parallel(strategy)
 
     @staticmethod
     def _check_optimizer(config: RunConfig) -> LRScheduler:
         tiny = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1)  # a matrix and a vector, grouped as a model's are
+        for parameter in tiny.parameters():
+            parameter.data.fill_(1.0)
         axis = "optimizer"
         try:
             optimizer = build_optimizer(instantiate(config.options["optimizer"], _convert_="all"), tiny)
             axis = "schedule"
             schedule: LRScheduler = instantiate(config.options["schedule"], _convert_="all")(optimizer)
-        except (ValueError, TypeError, RuntimeError, InstantiationException) as error:
-            raise UserError(f"{axis}: {' '.join(str(error).split())}") from error
+            _take_steps(optimizer, schedule, min(3, config.trainer.max_steps))
+            if not any(group["initial_lr"] for group in optimizer.param_groups):
+                raise UserError("optimizer.lr=0: no step would change anything; give a learning rate above 0")
+        except ArithmeticError as error:  # as a division by a setting that is 0
+            raise UserError(f"{axis}: cannot take its first steps ({one_line(error)}): mend its settings") from error
+        except UserError:
+            raise
+        except Exception as error:  # of somebody else's class, too
+            raise UserError(f"{axis}: {one_line(error)}") from error
         return schedule
 
     @staticmethod
@@ -149,7 +168,7 @@ class Preflight:
         if not strategy.shares_gradients and getattr(schedule, "reads_gradients", False):
             raise UserError(
                 f"{option} does not work with {chosen}: the schedule reads gradients, which each "
-                "process has for itself, so that their learning rates would part; choose another of either"
+                "process has for itself, so that their learning rates would part; change one of the two"
             )
         precision = config.trainer.precision
         if not strategy.takes_scaled and precision in ("16", "16-mixed", 16):
@@ -157,6 +176,24 @@ class Preflight:
                 f"trainer.precision={precision} scales gradients by a factor that changes between steps, which "
                 f"{option} cannot follow: use trainer.precision=bf16-mixed"
             )
+
+
+def _take_steps(optimizer: Optimizer, schedule: LRScheduler, steps: int) -> None:
+    """A few steps as a run takes them, in case one of the two cannot."""
+    getattr(optimizer, "train", lambda: None)()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.full_like(parameter, 1.0 + step)
+        optimizer.step()
+        schedule.step()
+    getattr(schedule, "mechanism", dict)()
+
+
+def _tried(config: RunConfig) -> str:
+    """The options that a model is made of, and its task: runs that share them are tried once."""
+    names = ["task", "model", *(axis.name for axis in called_by("model", "multimodal"))]
+    return json.dumps([config.options[name] for name in names], sort_keys=True)
 
 
 def check_options(axis: Axis, options: dict[str, Node]) -> None:
@@ -172,6 +209,11 @@ def check_options(axis: Axis, options: dict[str, Node]) -> None:
     if axis.several:
         chosen = {f"{axis.name}.{key}": each for key, each in options[axis.name].items()}
     for name, option in chosen.items():
+        if isinstance(option, str):  # as a study file may say it
+            raise UserError(
+                f"{name}: {option} is no option but a text; write {name}={option} in a command, or a line "
+                f"'- override /{name}: {option}' in the defaults of a file"
+            )
         if not isinstance(option, dict) or "_target_" not in option:
             raise UserError(f"{name}: the option has no _target_, the class or function that builds it")
         refused: dict[str, str] = load(axis.refused) if axis.refused else {}
@@ -182,13 +224,44 @@ def check_options(axis: Axis, options: dict[str, Node]) -> None:
         check_signature(name, own, (*axis.supplied, *refused))
 
 
+def _check_evaluations(config: RunConfig, task: Task) -> None:
+    """Raises UserError where so few batches are to be evaluated that there is none."""
+    loaders = {"val": task.val_dataloader(), "test": task.test_dataloader() if task.primary.split == "test" else []}
+    for split, found in loaders.items():
+        name = f"limit_{split}_batches"
+        limit = config.options["trainer"].get(name)
+        for loader in found if isinstance(found, list) else [found]:
+            batches = len(loader)
+            share = isinstance(limit, float)
+            if limit is not None and not (int(batches * limit) if share else limit) > 0:
+                of = f"of {batches} batches none is left, and " if limit else ""
+                raise UserError(f"trainer.{name}={limit}: {of}without an evaluation there is nothing to compare")
+
+
 def _check_seed(config: RunConfig) -> None:
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed}: must be at least 0 and less than 2**63")
 
 
+def _check_precision(config: RunConfig, strategy: Parallel) -> None:
+    precision, scaled = config.trainer.precision, ("16", "16-mixed", 16)
+    if precision in scaled and strategy.takes_scaled and _on_cpu(config.trainer.accelerator):
+        raise UserError(
+            f"trainer.precision={precision}: a CPU has no float16 to mix with, and Lightning would take bfloat16 "
+            "instead: use trainer.precision=bf16-mixed"
+        )
+
+
+def _on_cpu(accelerator: str) -> bool:
+    others = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return accelerator == "cpu" or (accelerator == "auto" and not others)
+
+
 def _check_devices(config: RunConfig) -> None:
     """Raises UserError for more GPUs than there are. On CPUs there are as many processes as one likes."""
+    devices = config.options["trainer"].get("devices", 1)
+    if type(devices) is not int or devices < 1:
+        raise UserError(f"trainer.devices={devices}: must be a whole number, at least 1")
     wanted, accelerator = config.processes, config.trainer.accelerator
     there = torch.cuda.device_count()
     if accelerator not in ("auto", "gpu", "cuda") or not there or type(wanted) is not int or wanted <= there:

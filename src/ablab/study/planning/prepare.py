@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,29 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ablab.config import RunConfig
+from ablab.config import RunConfig, fingerprint
 from ablab.config.explain import ConfigErrors, explain
+from ablab.config.overrides import canonical
+from ablab.config.schema import refuse_shadowed
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
-from ablab.results.store import RECORD_FILE, check_ours, read_record
+from ablab.results.collect import Runs, tabulate
+from ablab.results.record import KEPT_EVALUATIONS, Cost, Record
+from ablab.results.run_folder import check_ours
+from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.designs import Design
 from ablab.study.events import RunOutline
+from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.budget import meet_budgets
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, expand
 from ablab.study.planning.preflight import Preflight
 from ablab.study.trials.tuning import check_tuning
-from ablab.training.run import variant_of
+from ablab.training.begin import variant_of
+from ablab.training.warm_start import check_steps_left
 from ablab.version import __version__
+
+_IN_WORDS = ("flops_uncounted", "peak_memory_method")  # of a cost, what is no number
 
 
 @dataclass
@@ -40,7 +50,7 @@ class Prepared:
         """Raises UserError with the first of the errors, if there is any."""
         if self.errors:
             run, error = self.errors[0]
-            where = f" [in the run {asked(run)}]" if len(self.runs) > 1 else ""
+            where = f" [in the run {asked(run, self.runs)}]" if len(self.runs) > 1 else ""
             rest = len(self.errors) - 1
             raise UserError(f"{error}{where}" + (f" (nor can {rest} more work: ablab plan shows them)" if rest else ""))
 
@@ -55,6 +65,7 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
         UserError: there is no plan to speak of: the design, the budget or the tuning is refused. Runs that cannot
             work are listed instead, and nothing is then adjusted to a budget.
     """
+    refuse_shadowed(compose.config.hydra.runtime.config_sources)
     design = _design(compose.config)
     parser = OverridesParser.create(config_loader=compose.loader)
     expansion = expand(parser.parse_overrides(list(arguments)), design, compose.config.comparison.baseline)
@@ -67,9 +78,11 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
     return prepared
 
 
-def asked(run: Run) -> str:
-    """The overrides that a run was asked for by."""
-    return " ".join(o for o in run.overrides if not o.startswith("hydra."))
+def asked(run: Run, among: Sequence[Run] = ()) -> str:
+    """The overrides that a run was asked for by, without those that all of several runs share."""
+    own = [o for o in run.overrides if not o.startswith("hydra.")]
+    shared = set(own).intersection(*(each.overrides for each in among)) if len(among) > 1 else set()
+    return " ".join(o for o in own if o not in shared)
 
 
 def info_of(config: RunConfig, index: int, variant: str | None = None) -> RunOutline:
@@ -81,6 +94,42 @@ def info_of(config: RunConfig, index: int, variant: str | None = None) -> RunOut
         seed=config.seed,
         steps=config.trainer.max_steps,
     )
+
+
+def as_if_run(planned: Sequence[PlannedRun], preflight: Preflight) -> Runs:
+    """One run of each variant on each task as it will have been, so that the comparison can be asked for it.
+
+    Its metrics have the names that it will have, and no values that mean anything.
+    """
+    firsts = {(run.config.axes.get("task"), run.info.variant): run for run in reversed(planned)}
+    runs = sorted(firsts.values(), key=lambda run: run.info.index)
+    return tabulate([(run.folder, _outcome(run, preflight)) for run in runs])
+
+
+def _outcome(run: PlannedRun, preflight: Preflight) -> Record:
+    config, task = run.config, preflight.task(run.config)
+    names = preflight.metrics(config) or set()
+    evaluations = min(math.ceil(config.trainer.max_steps / config.trainer.val_check_interval), KEPT_EVALUATIONS)
+    return Record(
+        status="ok",
+        fingerprint="",
+        study=config.name,
+        variant=run.context.variant or run.info.variant,
+        index=run.info.index,
+        seed=config.seed,
+        axes=config.axes,
+        config=config.to_dict(),
+        metrics={name: 0.0 for name in names if "/" not in name or name.startswith(("val_", "test_"))},
+        mechanism={name: 0.0 for name in names if "/" in name},
+        last={name: [0.0] * evaluations for name in names if name.startswith("val_")},
+        cost=_every_cost(),
+        primary=task.primary,
+    )
+
+
+def _every_cost() -> Cost:
+    numbers: dict[str, Any] = {each.name: 0 for each in fields(Cost) if each.name not in _IN_WORDS}
+    return Cost(**numbers)
 
 
 def make_folder(folder: Path) -> None:
@@ -99,10 +148,13 @@ def make_folder(folder: Path) -> None:
 def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[RunConfig]:
     """The configs of all runs; what is wrong with them is added to `prepared`."""
     configs = []
+    met: dict[tuple[str, int, frozenset[str]], Run] = {}
     for run in prepared.runs:
         try:
             frozen, folder = compose(run)
             preflight.check(frozen)
+            check_steps_left(frozen, folder)
+            _refuse_repeated(met.setdefault(_value(run, frozen), run), run)
             check_ours(folder)
             _refuse_older(folder)
         except UserError as error:
@@ -111,7 +163,32 @@ def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[
             prepared.errors.append((run, explain(error)))
         else:
             configs.append(frozen)
+    if configs and not any(config.processes > 1 for config in configs):
+        refuse_devices(configs[0])
     return configs
+
+
+def refuse_devices(config: RunConfig) -> None:
+    """Raises UserError where a command gives a number of devices, and a strategy of one process takes no notice."""
+    devices = config.options["trainer"].get("devices")
+    given = any(override.lstrip("+").startswith("trainer.devices=") for override in config.overrides)
+    if given and config.processes == 1 and devices != 1:
+        raise UserError(
+            f"trainer.devices={devices}: {config.chosen('strategy')} runs one process; choose strategy=ddp or another "
+            "of several, or leave it out"
+        )
+
+
+def _value(run: Run, config: RunConfig) -> tuple[str, int, frozenset[str]]:
+    """What is the same for runs that differ in the spelling of their values alone."""
+    pairs = (override.partition("=") for override in run.overrides)
+    return fingerprint(config), config.seed, frozenset(f"{key}={canonical(value)}" for key, _, value in pairs)
+
+
+def _refuse_repeated(first: Run, run: Run) -> None:
+    """Raises UserError where the values of an earlier run are those of this one, in another spelling."""
+    if first is not run:
+        raise UserError(f"{run.variant}: the same run as {first.variant}, with a value in another spelling; drop one")
 
 
 def _refuse_older(folder: Path) -> None:
@@ -129,6 +206,8 @@ def _refuse_older(folder: Path) -> None:
 
 
 def _design(config: DictConfig) -> Design:
+    if not isinstance(config.design, DictConfig) or "_target_" not in config.design:
+        raise UserError("design: is no option; choose one by design=..., or '- override /design: ...' in a file")
     node: Any = OmegaConf.to_container(config.design, resolve=True)
     check_signature("design", node)
     design = instantiate(node, _convert_="all")

@@ -23,8 +23,8 @@ from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.resources import Placement, Rendezvous, oom_kills, peak_memory_of
 from ablab.study.supervision.watchdog import StackReport, Watchdog, at_fault, stack_traces
 from ablab.study.supervision.worker import WorkerArgs, work
-from ablab.training.failures import failures_in, forget_failures, last_lines
-from ablab.training.run import new_record, prepare_folder
+from ablab.training.begin import new_record, prepare_folder
+from ablab.training.failures import cause_of, describe, failures_in, forget_failures, last_lines, noted
 from ablab.training.stacks import ASK, ask, forget_stacks, is_stopped, shown, stack_of
 from ablab.training.world import World
 
@@ -32,6 +32,9 @@ from ablab.training.world import World
 GRACE_S = 60.0
 # The same for one that took too long, and for the others when one process of a run has died: they may wait forever.
 FAREWELL_S = 15.0
+_STARTS = 6  # of one process
+_DYING_S = 0.05  # in which a process that was killed may have closed its sockets, and not yet be known for dead
+ORPHANED = 255  # the exit status that multiprocessing gives to those whose parent was killed
 ANSWER_S = 1.0  # for processes that were asked where they stand
 
 
@@ -42,7 +45,7 @@ class Attempt:
     dies, the others, which would wait for it forever, are ended. When none goes on any more, all are.
 
     Args:
-        hang_timeout: seconds without progress after which several processes are ended; None: never.
+        hang_timeout: seconds without progress after which the processes are ended; None: never.
 
     Raises:
         UserError: another process works in the folder.
@@ -66,7 +69,7 @@ class Attempt:
         self._processes: list[ForkServerProcess] = []
         size = self.config.processes
         self._beats = CONTEXT.RawArray("q", size)
-        self._watch = Watchdog(self._beats, hang_timeout if size > 1 else None)
+        self._watch = Watchdog(self._beats, hang_timeout)
         self._rendezvous = Rendezvous() if size > 1 else None
         self._lifeline, self._progress = self._start()
         self.started = time.monotonic()  # the first of all has waited until there was a process to be forked from
@@ -89,9 +92,7 @@ class Attempt:
                     progress=None if rank else progress_writer,
                     beats=self._beats,
                 )
-                process = CONTEXT.Process(target=work, args=(args,))
-                process.start()
-                self._processes.append(process)
+                self._processes.append(_started(args))
         except BaseException:
             self.kill()
             raise
@@ -129,6 +130,11 @@ class Attempt:
     @property
     def ended(self) -> bool:
         return not any(process.is_alive() for process in self._processes)
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the process that this one's were forked from was killed: that says nothing about the run."""
+        return all(process.exitcode == ORPHANED for process in self._processes)
 
     def stop(self, cause: Cause | None = None, reason: str = "stopped before it was finished") -> None:
         """Ask the run to save itself and end.
@@ -181,12 +187,11 @@ class Attempt:
 
     def _ask(self) -> None:
         """Ask those that live where they stand."""
-        if len(self._processes) > 1:
-            self._sent.add(ASK)  # it ends a process that is about to exit
-            alive = {rank: process.pid or 0 for rank, process in enumerate(self._processes) if process.is_alive()}
-            self._stopped = {rank for rank, pid in alive.items() if is_stopped(pid)}
-            for pid in alive.values():
-                ask(pid)
+        self._sent.add(ASK)  # it ends a process that is about to exit
+        alive = {rank: process.pid or 0 for rank, process in enumerate(self._processes) if process.is_alive()}
+        self._stopped = {rank for rank, pid in alive.items() if is_stopped(pid)}
+        for pid in alive.values():
+            ask(pid)
 
     def _judge(self) -> None:
         """End a run that stands still, unless it has gone on by itself meanwhile."""
@@ -247,6 +252,29 @@ class Attempt:
         record.finished_at = datetime.now(UTC).isoformat(timespec="seconds")
         record.cost.wall_time_s = record.cost.wall_time_s or round(time.monotonic() - self.started, 3)
         record.cost.peak_memory_bytes = record.cost.peak_memory_bytes or self._peak_memory or None
-        write_hparams(self.folder, record)
-        write_record(self.folder, record)
+        with noted("the event file of hyper-parameters", record.notes):
+            write_hparams(self.folder, record)
+        try:
+            write_record(self.folder, record)
+        except OSError as error:  # as the run itself could not
+            record.cause, record.reason = cause_of(error), describe(error)
         return record
+
+
+def _started(args: WorkerArgs) -> ForkServerProcess:
+    """A process of a run. Where that which it is to be forked from was killed meanwhile, another one takes its place.
+
+    Raises:
+        OSError, EOFError: it cannot be started, however often that is tried.
+    """
+    for attempt in range(_STARTS):
+        process = CONTEXT.Process(target=work, args=(args,))
+        try:
+            process.start()
+            break
+        except (EOFError, ConnectionError):
+            if attempt + 1 == _STARTS:
+                raise
+            time.sleep(_DYING_S * 2**attempt)
+            warm_up()
+    return process

@@ -43,7 +43,7 @@ def warm_up() -> None:
         multiprocessing.set_start_method("forkserver", force=True)
     CONTEXT.set_forkserver_preload(["ablab.study.supervision.preload"])
     # Unlike its children, it is not told where this process looks for modules.
-    os.environ[WANTED] = json.dumps({"path": sys.path, "modules": sorted(_known)})
+    os.environ[WANTED] = json.dumps({"path": sys.path, "modules": sorted(_known), "parent": os.getpid()})
     resource_tracker.ensure_running()  # else the next line starts it, and it changes the mask
     # Runs unblock it when they are ready for it: Ctrl-C on a terminal goes to every process that was started there.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

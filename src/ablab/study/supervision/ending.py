@@ -56,6 +56,8 @@ class Ending:
             tell(record, failure, processes)
         elif (killed := self._killed()) is not None:
             self._tell_of_death(record, killed)
+        elif (left := self._left_without_a_word()) is not None:
+            self._tell_of_death(record, left)
         elif self.failures:
             self._tell_who_was_waited_for(record, self.failures[0])
         elif written and not any(self.exits):
@@ -78,6 +80,11 @@ class Ending:
         ]
         return next(iter([*first, *others]), None)
 
+    def _left_without_a_word(self) -> int | None:
+        """The first process to go, where it said nothing: the others can but say that they have lost it."""
+        told = {failure.rank for failure in self.failures}
+        return next((rank for rank in self.first if rank not in told), None) if self.failures else None
+
     def _by_kernel(self, rank: int) -> bool:
         return self.out_of_memory and self.exits[rank] == -signal.SIGKILL
 
@@ -85,8 +92,9 @@ class Ending:
         """All that the processes have to say is that they lost each other."""
         processes = len(self.exits)
         tell(record, failure, processes)
+        accounts = {each.rank for each in self.failures}  # who has left one is known to have ended, and why
         standing = at_fault(self.reports) if self.reports else None
-        if standing is not None and not standing.waits:
+        if standing is not None and not standing.waits and standing.rank not in accounts:
             record.cause, record.traceback = "killed" if standing.ended else "hung", stack_traces(self.reports)
             record.reason = f"{standing.described(processes)}; {record.reason}"
 

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ablab.errors import UserError
-from ablab.results.store import write_atomically
+from ablab.results.store import parse_json, write_atomically
 
 LOCK_FILE = ".lock"  # held by the operating system for the process that opened it, and let go when that dies
 OWNER_FILE = ".owner.json"  # who that is, for people and for machines to which the operating system's lock is not told
@@ -99,7 +99,7 @@ class StudyLock:
 
     def _owner(self) -> Owner | None:
         try:
-            owner = json.loads((self._folder / OWNER_FILE).read_text(encoding="utf-8"))
+            owner = parse_json((self._folder / OWNER_FILE).read_bytes())
             return Owner(host=str(owner["host"]), pid=int(owner["pid"]), beat=float(owner["beat"]))
         except (OSError, ValueError, TypeError, KeyError):
             return None

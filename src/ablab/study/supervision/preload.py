@@ -7,13 +7,38 @@ import importlib
 import json
 import os
 import pkgutil
+import signal
 import sys
+from collections.abc import Iterator
 
 # Environment variables: where to look for modules, and which to import beside our own; and where copies of them lie.
 WANTED = "ABLAB_PRELOAD"
 SNAPSHOT = "ABLAB_SNAPSHOT"
 
 _OURS = ("ablab.model", "ablab.tasks", "ablab.training", "ablab.study.supervision.worker")
+
+
+_LOOK_S = 0.5  # how often to see whether the parent lives
+
+
+@contextlib.contextmanager
+def _for(parent: int) -> Iterator[None]:
+    """Within it, end with the parent: whoever imports for seconds or, on a busy machine, minutes hears of nothing else.
+
+    By a timer's signal, not by a thread: the processes of runs are forked from this one.
+    """
+
+    def look(*_: object) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _import_all(path: list[str], modules: list[str]) -> None:
@@ -29,5 +54,7 @@ def _import_all(path: list[str], modules: list[str]) -> None:
 
 
 if WANTED in os.environ:
-    _import_all(**json.loads(os.environ.pop(WANTED)))
-    importlib.import_module("ablab.training.provenance").git_state()  # of the code as it was read; kept for all runs
+    _wanted = json.loads(os.environ.pop(WANTED))
+    with _for(_wanted.pop("parent", os.getppid())):
+        _import_all(**_wanted)
+        importlib.import_module("ablab.training.provenance").git_state()  # of the code as it was read; for all runs

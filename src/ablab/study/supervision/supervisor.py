@@ -13,27 +13,30 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from ablab.config import RunConfig
+from ablab.config import RunConfig, fingerprint
 from ablab.config.schema import ExecutionConfig
 from ablab.errors import UserError
-from ablab.results.record import Record
-from ablab.results.store import write_record
+from ablab.results.record import Cause, Record, Status
+from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
 from ablab.study.supervision.attempt import Attempt
 from ablab.study.supervision.resources import DevicePool, Placement, devices_of, threads_for, visible_devices
+from ablab.training.begin import new_record
 from ablab.training.callbacks import Progress
-from ablab.training.run import new_record
+from ablab.training.failures import NO_SPACE, cause_of, describe
 
 BACK_OFF_S = 1.0  # before the first retry; twice as long before each further one
 POLL_S = 0.2  # the longest time between two looks at what runs
-NOT_AGAIN = frozenset({"refused", "timeout"})  # causes of a failure that would only come back
+NOT_AGAIN = frozenset({"refused", "timeout", "disk"})  # causes of a failure that would only come back
+_ORPHANED = 3  # starts of a run that count as none, since the process that it was forked from was killed
 
 
 @dataclass
 class _Job:
     run: PlannedRun
-    attempts: int = 0
+    attempts: int  # that were made, by an earlier supervisor, too
+    orphaned: int = 0  # attempts that count as none
     not_before: float = 0.0
     first_started: float = 0.0
 
@@ -59,7 +62,7 @@ class Supervisor:
     observer: Observer
     heartbeat: Callable[[], None] = lambda: None
     names: Sequence[str] | None = None
-    stopped_by: str | None = None  # the run whose failure ended the study, where that was asked for
+    stopped_by: str | None = None  # the failure that ended the study: the run's, and why it did
     _interrupts: int = 0
     _passed_on: bool = False
     _running: list[_Running] = field(default_factory=list)
@@ -75,7 +78,8 @@ class Supervisor:
         needs = {run.info.index: devices_of(run.config, len(names)) for run in runs}
         pool = DevicePool(names, self.settings.runs_per_device)
         jobs = side_by_side([run.config for run in runs], self.settings, len(names))
-        queue = deque(_Job(run) for run in runs)
+        again = self.settings.retry == "failed"  # with all the attempts that a run has
+        queue = deque(_Job(run, 0 if again else _attempts_left_behind(run)) for run in runs)
         records: dict[int, Record] = {}
         with self._interruptible():
             try:
@@ -97,7 +101,7 @@ class Supervisor:
             queue.clear()
         now = time.monotonic()
         for job in [job for job in queue if job.not_before <= now]:
-            if len(self._running) >= jobs:
+            if self._stopping or len(self._running) >= jobs:
                 return
             devices = pool.take(needs[job.run.info.index])
             if devices is None:
@@ -109,7 +113,7 @@ class Supervisor:
             self.observer.started(job.run.info, job.attempts)
             try:
                 attempt = Attempt(job.run, placement, self.settings.hang_timeout)
-            except (UserError, OSError) as error:
+            except (UserError, OSError, EOFError) as error:
                 pool.give_back(devices)
                 self._end(job, _not_started(job.run, error), records)
             else:
@@ -136,12 +140,15 @@ class Supervisor:
             if attempt.ended:
                 self._running.remove(running)
                 pool.give_back(running.devices)
-                self._judge(job, attempt.close(), queue, records)
+                record = attempt.close()
+                if attempt.orphaned and record.status == "failed" and job.orphaned < _ORPHANED:
+                    job.orphaned, job.attempts = job.orphaned + 1, job.attempts - 1
+                self._judge(job, record, queue, records)
 
     def _judge(self, job: _Job, record: Record, queue: deque[_Job], records: dict[int, Record]) -> None:
-        again = record.status == "failed" and record.cause not in NOT_AGAIN and job.attempts <= self.settings.retries
+        again = may_try_again(record.status, record.cause, job.attempts, self.settings.retries)
         if again and not self._stopping:
-            pause = BACK_OFF_S * 2 ** (job.attempts - 1)
+            pause = BACK_OFF_S * 2 ** max(job.attempts - 1, 0)
             job.not_before = time.monotonic() + pause
             queue.appendleft(job)
             self.observer.waiting(job.run.info, record.reason or record.status, pause)
@@ -156,8 +163,10 @@ class Supervisor:
         records[job.run.info.index] = record
         seconds = time.monotonic() - job.first_started if job.first_started else 0.0
         self.observer.ended(job.run.info, record, seconds)
-        if record.status == "failed" and self.settings.on_failure == "stop" and not self._stopping:
-            self.stopped_by = job.run.info.label
+        full = record.status == "failed" and record.cause == "disk"  # as it is for all that are queued
+        if (full or (record.status == "failed" and self.settings.on_failure == "stop")) and not self._stopping:
+            why = f"there is {NO_SPACE}" if full else "on_failure=stop"
+            self.stopped_by = f"{job.run.info.label} failed ({why})"
 
     @property
     def _stopping(self) -> bool:
@@ -200,7 +209,7 @@ def supervise(config: RunConfig, folder: Path, progress: Progress) -> Record:
     """
     info = RunOutline(index=0, variant="", task="", seed=config.seed, steps=config.trainer.max_steps)
     run = PlannedRun(info=info, config=config, folder=folder)
-    settings = ExecutionConfig(retries=0, hang_timeout=config.execution.hang_timeout)
+    settings = ExecutionConfig(retries=0, retry="failed", hang_timeout=config.execution.hang_timeout)
     return Supervisor(settings, _Only(progress)).run([run])[0]
 
 
@@ -227,11 +236,26 @@ def side_by_side(configs: Sequence[RunConfig], settings: ExecutionConfig, device
     return max(1, devices * settings.runs_per_device // max(using)) if using else 1
 
 
+def may_try_again(status: Status, cause: Cause | None, attempts: int, retries: int) -> bool:
+    """Whether a run of so many attempts is tried once more after one that ended like this."""
+    return status == "failed" and cause not in NOT_AGAIN and attempts <= retries
+
+
+def _attempts_left_behind(run: PlannedRun) -> int:
+    """How many attempts at the run its record tells of: an earlier supervisor may have died before the next one."""
+    try:
+        record = read_record(run.folder / RECORD_FILE)
+    except UserError:
+        return 0
+    own = record.status == "failed" and record.cause != "disk" and record.fingerprint == fingerprint(run.config)
+    return max(record.attempts, 0) if own else 0
+
+
 def _not_started(run: PlannedRun, error: Exception) -> Record:
     """The record of a run whose processes could not even be started. It may not be possible to keep it."""
     record = new_record(run.config, run.context)
-    record.status, record.cause = "failed", "refused" if isinstance(error, UserError) else "error"
-    record.reason = str(error)
+    record.status, record.cause = "failed", cause_of(error)
+    record.reason = describe(error)
     if not isinstance(error, UserError):  # a UserError means that the folder is another's
         with contextlib.suppress(OSError):
             write_record(run.folder, record)

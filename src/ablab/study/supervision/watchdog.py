@@ -1,4 +1,4 @@
-"""Watchdogs over runs of several processes: whether any goes on, and which of them the others wait for."""
+"""Watchdogs over runs: whether any of their processes goes on, and which of several the others wait for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ablab.config import RunConfig
 from ablab.results.store import write_record
+from ablab.training.begin import new_record
 from ablab.training.failures import KEPT_LINES, forget_failures, named
-from ablab.training.run import new_record
 from ablab.training.stacks import Frame, answer, answer_in, forget_stacks, shown, stack_of, waits
 from ablab.training.world import World
 
@@ -65,6 +65,8 @@ class StackReport:
 
     def described(self, processes: int) -> str:
         who = named(self.rank, processes)
+        if processes == 1:
+            return self._alone(who)
         if self.ended:
             return f"{who} has ended, and the others wait for it"
         if self.stopped:
@@ -73,8 +75,16 @@ class StackReport:
             return f"{who} does not answer, and the others wait for it"
         if self.waits:
             return f"all {processes} processes wait for each other"
+        return f"{who} {self._where()}"
+
+    def _alone(self, who: str) -> str:
+        if self.stopped:
+            return f"{who} was stopped (SIGSTOP)"
+        return f"{who} {self._where() if self.stack else 'does not answer'}"
+
+    def _where(self) -> str:
         file, line, function = self.stack[-1]
-        return f"{who} hangs in {function} ({file.rpartition('/')[2]}:{line})"
+        return f"hangs in {function} ({file.rpartition('/')[2]}:{line})"
 
 
 def at_fault(reports: Sequence[StackReport]) -> StackReport:

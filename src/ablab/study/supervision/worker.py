@@ -17,6 +17,7 @@ import torch
 from ablab.config import RunConfig
 from ablab.results.record import RunContext
 from ablab.results.store import LOG_FILE
+from ablab.streams import lasting_output
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.resources import Placement, die_first
 from ablab.training.run import execute
@@ -73,8 +74,7 @@ def work(args: WorkerArgs) -> None:
         signal.signal(schedulers_own, signal.SIG_IGN)  # meant for the supervisor, and would end this process
     die_first()
     print_to_log(folder)
-    if place.size > 1:
-        answer(folder, place.rank)
+    answer(folder, place.rank)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     place.enter()
@@ -91,8 +91,8 @@ def work(args: WorkerArgs) -> None:
         args.beats[place.rank] += 1
 
     beat()
-    with run_lock(folder) if place.rank == 0 else contextlib.nullcontext():
-        record = execute(args.config, folder, args.context, report, beat if place.size > 1 else None)
+    with lasting_output(), run_lock(folder) if place.rank == 0 else contextlib.nullcontext():
+        record = execute(args.config, folder, args.context, report, beat)
     if record.status == "failed":
         sys.exit(1)  # so that the supervisor ends the other ranks, which may wait for this one forever
 

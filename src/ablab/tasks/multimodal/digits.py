@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import warnings
 from math import gcd
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.io import wavfile
 from scipy.signal import resample_poly
 
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 from ablab.tasks.cache import Arrays, cached
 from ablab.tasks.corpus import SourceFile, fingerprint, unit_hash
 from ablab.tasks.images import Images, load_images
@@ -19,6 +21,8 @@ from ablab.tasks.multimodal.sounds import RATE, Spectrogram
 
 _NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)\.wav")
 _SPLITS = ("val", "test", "train")
+_CUT_OFF = (wavfile.WavFileWarning, struct.error, EOFError)
+_CHECKED = 2  # what is checked of recordings; with more, those that are kept are read anew
 
 
 class Handwriting:
@@ -89,6 +93,7 @@ class Speech:
         self.size_bytes = sum(len(file.data) for file in files)
         settings = {
             "sha256": self.sha256,
+            "checked": _CHECKED,
             "seconds": spectrogram.seconds,
             "frames": spectrogram.frames,
             "n_fft": spectrogram.n_fft,
@@ -164,14 +169,22 @@ def read_wave(path: Path) -> NDArray[np.float32]:
     """Read the sound in a WAV file, within [-1, 1], at `RATE` samples a second; channels are averaged.
 
     Raises:
-        UserError: it is damaged, or empty.
+        UserError: it is damaged, empty or silent.
     """
-    try:
-        rate, data = wavfile.read(path)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}: not a WAV file that can be read ({error}): replace or remove it") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of chunks that hold no sound
+        warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)
+        try:
+            rate, data = wavfile.read(path)
+        except Exception as error:  # of a damaged header nearly anything
+            reason = "it ends too early" if isinstance(error, _CUT_OFF) else one_line(error)
+            raise UserError(f"{path}: not a WAV file that can be read ({reason}): replace or remove it") from error
     if not data.size:
         raise UserError(f"{path}: holds no sound: replace or remove it")
+    if not np.isfinite(data).all():
+        raise UserError(f"{path}: holds samples that are no numbers: replace or remove it")
+    if data.min() == data.max():
+        raise UserError(f"{path}: is silent from beginning to end: replace or remove it")
     wave = data.astype(np.float64)
     if data.dtype == np.uint8:
         wave = wave / 128 - 1

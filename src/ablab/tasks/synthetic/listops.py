@@ -82,7 +82,7 @@ class ListOps(UnequalLengths, SyntheticTask):
         for name, value in {"max_depth": max_depth, "max_args": max_args}.items():
             if value < 2:
                 raise ValueError(f"task.{name}={value}: must be at least 2")
-        if not 1 <= min_length < self.seq_len - 1:
+        if path is None and not 1 <= min_length < self.seq_len - 1:  # of files nothing is drawn
             raise ValueError(
                 f"task.min_length={min_length}: must be at least 1, and two below task.seq_len={self.seq_len} or less"
             )

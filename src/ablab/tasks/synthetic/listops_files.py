@@ -6,6 +6,7 @@ dropped, as they are in the Arena's own input pipeline.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ def read_expressions(path: Path, checksum: str, seq_len: int) -> Arrays:
 def _lines(path: Path) -> Iterator[tuple[Bytes, int]]:
     """The tokens and the value of each line."""
     with path.open("rb") as file:
-        columns = file.readline().split()
+        columns = file.readline().removeprefix(codecs.BOM_UTF8).split()
         if not {b"Source", b"Target"} <= set(columns):
             raise UserError(f"{path}: its first line must name the columns Source and Target: fetch the file again")
         source, target = columns.index(b"Source"), columns.index(b"Target")

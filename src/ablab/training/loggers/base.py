@@ -66,8 +66,16 @@ class TakesPictures(ABC):
         """Log a grey picture, uint8 (height, width), as `name` ("attention/layer_0"). Called in the first process."""
 
 
+class KeepsCurves(ABC):
+    """A logger whose curves an earlier attempt has left, and that can tell whether they are whole."""
+
+    @abstractmethod
+    def check(self, step: int) -> list[str]:
+        """Put right what can be, before the first entry; a line on each thing that was lost up to `step`."""
+
+
 class ContinuesCurves(ABC):
-    """A logger that has to be told before its first entry that the run goes on from a checkpoint."""
+    """A logger that has to be told before its first entry from which step the run goes on."""
 
     @abstractmethod
     def continue_from(self, step: int) -> None:

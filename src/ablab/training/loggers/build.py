@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ablab.config import Node
 from ablab.errors import UserError
 from ablab.results.hparams import final_metrics
 from ablab.results.record import Record, Status
-from ablab.training.loggers.base import ContinuesCurves, EndsWithStatus, RunInfo, ShowsRecord
+from ablab.training.loggers.base import ContinuesCurves, EndsWithStatus, KeepsCurves, RunInfo, ShowsRecord
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -34,7 +35,8 @@ def build_loggers(logger_cfg: Node, run_dir: Path, study: str, variant: str, see
 
     run_dir.mkdir(parents=True, exist_ok=True)
     run = RunInfo(folder=run_dir, study=study, variant=variant, seed=seed, config=config)
-    loggers: list[Logger] = [CurvesLogger(run_dir)]
+    every = config.get("trainer", {}).get("log_every_n_steps")
+    loggers: list[Logger] = [CurvesLogger(run_dir, every)]
     for name, node in logger_cfg.items():
         try:
             loggers.append(build_logger(name, node, run))
@@ -50,11 +52,43 @@ def build_loggers(logger_cfg: Node, run_dir: Path, study: str, variant: str, see
     return loggers
 
 
-def continue_loggers(loggers: list[Logger], step: int) -> None:
-    """Tell the loggers that the run goes on from its checkpoint of `step`."""
+def outlive(loggers: list[Logger], notes: list[str]) -> None:
+    """Let whatever the loggers raise from now on be noted, and end no run: all but the first, the run's own curves."""
+    for logger in loggers[1:]:
+        told: set[str] = set()  # one note for each logger and method
+        for name in _METHODS:
+            if callable(method := getattr(logger, name, None)):
+                setattr(logger, name, _outlived(method, f"logger {type(logger).__name__}.{name}", notes, told))
+
+
+_METHODS = ("log_metrics", "log_hyperparams", "log_graph", "log_picture", "save", "after_save_checkpoint", "finalize")
+
+
+def _outlived(method: Callable[..., Any], what: str, notes: list[str], told: set[str]) -> Callable[..., Any]:
+    from ablab.training.failures import noted
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        mine: list[str] = []
+        with noted(what, mine):
+            return method(*args, **kwargs)
+        notes.extend([] if what in told else mine)
+        told.add(what)
+        return None
+
+    return call
+
+
+def continue_loggers(loggers: list[Logger], step: int, own: bool) -> list[str]:
+    """Tell the loggers that the run goes on from `step`, 0 where there is no checkpoint; what is to be noted.
+
+    Args:
+        own: whether the checkpoint is the run's own, and its curves are there up to it.
+    """
     for logger in loggers:
         if isinstance(logger, ContinuesCurves):
             logger.continue_from(step)
+    return [line for logger in loggers if isinstance(logger, KeepsCurves) for line in logger.check(step if own else 0)]
 
 
 def close_loggers(loggers: list[Logger], status: Status, record: Record | None = None) -> None:

@@ -53,9 +53,10 @@ class GradientVariance(LRScheduler):
         max_factor: float = 2.0,
         per_group: bool = False,
     ) -> None:
-        for name, value in (("beta", beta), ("smoothing", smoothing)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
+        if not 0 < beta < 1:
+            raise ValueError(f"beta must be above 0 and less than 1, got {beta}: one gradient alone has no variance")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be at least 0 and less than 1, got {smoothing}")
         if not 0 < min_factor <= 1 <= max_factor:
             raise ValueError(f"min_factor={min_factor} and max_factor={max_factor} must enclose 1, and be positive")
         self.warmup = warmup_steps(total_steps, warmup_share)

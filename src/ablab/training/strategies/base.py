@@ -24,11 +24,13 @@ class Parallel:
         shares_gradients: every process takes each step by the same gradient.
         holds_all: every process has the whole gradient of every parameter when a step is taken.
         takes_scaled: gradients may be scaled for float16, by a factor that changes between steps.
+        batch_loss: of the last batch, where `training_step` could not know it yet.
     """
 
     shares_gradients = True
     holds_all = True
     takes_scaled = True
+    batch_loss: Tensor | None = None
 
     def mechanism(self) -> dict[str, float]:
         """What the strategy says of itself, by name."""

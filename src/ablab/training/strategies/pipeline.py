@@ -52,7 +52,7 @@ class Pipeline(Replicas):
     own to all; evaluation is then shared out by samples, as in data parallel training.
 
     Passes forward and back alternate, so both happen where Lightning asks for the one back, and a callback that looks
-    at the loss of a batch before that, or at `outputs["loss"]`, finds NaN. The loss is in `module.train_loss`.
+    at the loss of a batch before that finds NaN.
 
     Args:
         processes: stages; at least 2, and not more than layers.
@@ -155,9 +155,11 @@ class Pipeline(Replicas):
             passes.step(*first, target=targets, losses=losses, return_outputs=False, inputs=inputs)
         for each in followers:
             each.end_microbatches()
-        # The others do not know it. The mean over processes, which is what is logged, is the loss.
         known = torch.stack(losses).sum() if losses else torch.zeros((), device=self.root_device)
-        self.module.count_loss(known.detach() * self._stages / scale)
+        self.batch_loss = known.detach().float()
+        # The last stage alone knows it. As whole numbers, which are not counted as traffic: they are bookkeeping.
+        dist.broadcast(self.batch_loss.view(torch.int32), src=self._stages - 1)
+        self.module.count_loss(self.batch_loss / scale)
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:

@@ -21,8 +21,7 @@ from ablab.report.context import ReportContext
 from ablab.report.figures.canvas import Drawing
 from ablab.report.figures.curves import Panel, curves
 from ablab.report.formatting import metric_text
-from ablab.report.html.blocks import Block, Section, per_task, svg
-from ablab.report.html.heatmap import Heatmap, Scale, heatmap
+from ablab.report.html.blocks import Block, Heatmap, Scale, Section, heatmap, per_task, svg
 from ablab.report.rows import mean_sd, records_of
 from ablab.results.collect import Runs
 from ablab.results.record import Record

@@ -12,8 +12,7 @@ from ablab.analysis.pairing import variants
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.report.context import ReportContext
 from ablab.report.formatting import metric_text
-from ablab.report.html.blocks import Block, Section, per_task
-from ablab.report.html.heatmap import Heatmap, Scale, heatmap, scale_of
+from ablab.report.html.blocks import Block, Heatmap, Scale, Section, heatmap, per_task, scale_of
 from ablab.report.rows import mean_sd, records_of
 from ablab.results.collect import Runs
 from ablab.results.record import Record

@@ -1,0 +1,45 @@
+"""Whether the comparison that a study declares can be made of the runs that it plans, asked before it is paid for."""
+
+from __future__ import annotations
+
+from ablab.analysis.comparison import check_margin
+from ablab.analysis.metrics import check_last, choose_metric
+from ablab.analysis.pairing import choose_baseline
+from ablab.config import ComparisonConfig
+from ablab.config.axes import AXES
+from ablab.errors import UserError
+from ablab.results.collect import Runs
+
+
+def check_declared(declared: ComparisonConfig, planned: Runs) -> None:
+    """Ask of planned runs what the comparison will ask of finished ones.
+
+    Args:
+        planned: runs as they will have been, with every metric that is known of; without metrics where none is.
+
+    Raises:
+        UserError: an unknown baseline or metric, a margin that is not positive, or more evaluations than there will be.
+    """
+    check_margin(declared.margin)
+    choose_baseline(planned, declared.baseline)
+    for task in planned.tasks:
+        _check_metric(declared, planned, task)
+
+
+def _check_metric(declared: ComparisonConfig, planned: Runs, task: str) -> None:
+    metrics_known = any(record.metrics for record in planned.records)
+    wanted = declared.metric if metrics_known and not _told_in_training(declared.metric) else None
+    metric, _, _ = choose_metric(planned, task, wanted)
+    check_last(planned, metric, declared.last_k)
+    most = max((len(record.last.get(metric, ())) for record in planned.records), default=0)
+    if metrics_known and 0 < most < declared.last_k:
+        raise UserError(
+            f"comparison.last_k={declared.last_k}: each run is evaluated {most} times; give fewer, or a smaller "
+            "trainer.val_check_interval"
+        )
+
+
+def _told_in_training(metric: str | None) -> bool:
+    """Whether a metric is of those that only training can tell the names of."""
+    axis = AXES.get((metric or "").partition("/")[0])
+    return axis is not None and axis.mechanism is None

@@ -1,0 +1,144 @@
+"""Notes on a comparison as a whole, as facts. `ablab.report.notes` says each of them in a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ablab.analysis.notes import SeedNote
+from ablab.results.record import Direction
+
+
+@dataclass(frozen=True)
+class OtherCorpus:
+    """Why two variants cannot be compared: they learned from different data."""
+
+    own: tuple[str, str]  # (name, SHA-256)
+    baseline: tuple[str, str]
+    seed: int
+    task: str = ""  # of a suite
+
+
+@dataclass(frozen=True)
+class InterimAnalyses:
+    """A study that was analysed more than once."""
+
+    seeds: tuple[int, ...]  # how many each analysis had
+    level: float  # of each test and interval, now
+
+
+@dataclass(frozen=True)
+class BaselineMissing:
+    """The study's own baseline was not run; the first variant stands in for it."""
+
+    declared: str
+    used: str
+
+
+@dataclass(frozen=True)
+class BaselineNotRun:
+    """A task that the baseline was not run on."""
+
+    task: str
+    baseline: str
+
+
+@dataclass(frozen=True)
+class OfBaseline:
+    """A note on one of the baseline's seeds."""
+
+    task: str  # "" where there is one alone
+    note: SeedNote
+
+
+@dataclass(frozen=True)
+class DirectionByName:
+    """A metric that no task has declared, judged by its name."""
+
+    metric: str
+    direction: Direction
+
+
+@dataclass(frozen=True)
+class KnownValues:
+    """Values that a task's oracle gives for a metric: chance, ceiling, windows of variants, then subsets."""
+
+    task: str  # "" where there is one alone
+    metric: str
+    values: tuple[tuple[str, float], ...]
+    subsets: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class OneVariant:
+    """Nothing to compare."""
+
+
+@dataclass(frozen=True)
+class SharedMargin:
+    """One margin that is held against several metrics, each in its own unit."""
+
+    margin: float
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AveragedEvaluations:
+    """Values that are means of several last evaluations."""
+
+    metrics: tuple[str, ...]
+    last_k: int
+
+
+@dataclass(frozen=True)
+class NoSuite:
+    """Why the tasks make no suite."""
+
+    why: Literal["one task", "no metric", "different metrics", "mixed directions", "no baseline", "filtered"]
+    tasks: tuple[str, ...] = ()  # that lack a metric, or the baseline; or all, with `metrics`
+    metrics: tuple[str, ...] = ()  # of each of `tasks`
+    filters: str = ""
+    left: tuple[int, int] = (0, 0)  # tasks that the filters leave, of how many
+
+
+@dataclass(frozen=True)
+class NoSuiteVerdict:
+    """Several tasks without a verdict on all of them."""
+
+    suite: str
+    reason: NoSuite
+
+
+@dataclass(frozen=True)
+class RestrictedRuns:
+    """Filters that left some runs out before anything was compared."""
+
+    filters: str
+    left: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class ShownComparisons:
+    """Filters that hide some comparisons, for all of which p is adjusted all the same."""
+
+    filters: str
+    shown: int
+    comparisons: int
+    suite: str = ""  # its name, where they are those on the suite
+
+
+StudyNote = (
+    InterimAnalyses
+    | BaselineMissing
+    | BaselineNotRun
+    | OfBaseline
+    | DirectionByName
+    | KnownValues
+    | OneVariant
+    | SharedMargin
+    | AveragedEvaluations
+    | NoSuiteVerdict
+    | RestrictedRuns
+    | ShownComparisons
+)

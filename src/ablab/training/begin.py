@@ -1,0 +1,109 @@
+"""A run before its first step: its folder made ready, and its record, which says failed until something else is so."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from ablab.config import RunConfig, fingerprint
+from ablab.config.redact import redact_text
+from ablab.errors import UserError
+from ablab.results.record import BudgetReport, Record, RunContext
+from ablab.results.run_folder import DAMAGED_FOLDER, check_ours, clear, read_config, set_aside
+from ablab.results.store import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    RECORD_FILE,
+    read_record,
+    remove,
+    remove_orphans,
+    write_atomically,
+)
+from ablab.training.failures import forget_failures
+from ablab.training.provenance import git_state, versions
+from ablab.training.stacks import forget_stacks
+
+
+def prepare_folder(config: RunConfig, folder: Path) -> None:
+    """Make `folder` ready for the run. Done once, before any process of the run.
+
+    What an earlier attempt at this very run left is kept, so that it can go on; what another run left is removed. What
+    cannot be told, since the config is damaged, is moved aside.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    check_ours(folder)
+    if (damage := _damage(folder)) is not None:
+        aside = set_aside(folder)
+        print(f"{folder}: begins anew, since {damage}; what was there lies in {aside.name}", file=sys.stderr)
+    elif not _is_of(config, folder):
+        clear(folder)
+    remove(folder / RECORD_FILE)
+    forget_failures(folder)
+    forget_stacks(folder)
+    remove_orphans(folder, (CONFIG_FILE, METRICS_FILE, RECORD_FILE))
+    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config.shown())))
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with the config that an earlier attempt left; None where nothing is, or there is no such."""
+    if not (folder / CONFIG_FILE).exists():
+        return None
+    try:
+        read_config(folder)
+    except UserError as error:
+        return str(error).removeprefix(f"{folder}/")
+    return None
+
+
+def _is_of(config: RunConfig, folder: Path) -> bool:
+    """Whether an attempt at the run of `config` was made in `folder`, and did not come to an end of its own."""
+    try:
+        same = fingerprint(read_config(folder)) == fingerprint(config)
+    except UserError:
+        return False
+    with contextlib.suppress(UserError):
+        return same and read_record(folder / RECORD_FILE).status not in ("ok", "diverged")
+    return same
+
+
+def new_record(config: RunConfig, context: RunContext | None = None) -> Record:
+    """The record of a run that has not done anything yet: it has failed, until it says otherwise."""
+    context = context or RunContext()
+    return Record(
+        status="failed",
+        reason="the process ended without writing a record",
+        cause="killed",
+        fingerprint=fingerprint(config),
+        study=config.name,
+        variant=context.variant or variant_of(config),
+        index=context.index,
+        seed=config.seed,
+        axes=config.axes,
+        config=config.shown(),
+        budget=asdict(config.budget) | asdict(context.budget or BudgetReport()) if config.budget.match else None,
+        tuning=asdict(config.tune) | asdict(context.tuning) if context.tuning else None,
+        versions=versions(),
+        git=git_state(),
+        started_at=now(),
+    )
+
+
+def set_aside_before(folder: Path) -> list[str]:
+    """A note for each attempt whose files were moved aside."""
+    places = sorted(folder.glob(f"{DAMAGED_FOLDER}-*"))
+    return [f"began anew, since {CONFIG_FILE} was damaged; what was there lies in {place.name}" for place in places]
+
+
+def variant_of(config: RunConfig) -> str:
+    """What a run was asked for by, where no plan has given its variant a label."""
+    named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "hydra")
+    return ",".join(redact_text(o) for o in config.overrides if not o.startswith(named))
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,47 @@
+"""Where a report is written: over an earlier one, and over nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from synthetic import record
+
+from ablab.errors import UserError
+from ablab.report.commands import report_command
+from ablab.results.store import write_record
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    write_record(tmp_path / "study" / "run", record(1))
+    return tmp_path / "study"
+
+
+def test_an_earlier_report_and_an_empty_file_are_replaced(study: Path) -> None:
+    path = report_command([study])
+    before = path.stat().st_ino
+    assert report_command([study]) == path
+    assert path.stat().st_ino != before
+    path.write_text("")
+    report_command([study])
+    assert path.read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize("kind", ["folder", "record", "page", "fifo", "nowhere"])
+def test_nothing_else_is(study: Path, tmp_path: Path, kind: str) -> None:
+    path = study / "run" / "record.json" if kind == "record" else tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "page":
+        path.write_text("<!DOCTYPE html><title>mine</title>")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "nowhere":
+        path.symlink_to(tmp_path / "gone")
+    before = path.lstat()
+    with pytest.raises(UserError, match="is left as it is; give another --output"):
+        report_command([study], output=path)
+    assert path.lstat().st_mtime_ns == before.st_mtime_ns
+    assert path.lstat().st_ino == before.st_ino
