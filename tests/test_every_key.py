@@ -83,7 +83,7 @@ def made_of(config: RunConfig, axis: str) -> Any:
 
 
 def of_model(built: BuiltRun) -> Any:
-    """Parameters, loss and outputs before and after a step."""
+    """Loss, and parameters, states and outputs after a step."""
     torch.manual_seed(0)
     model, task = built.build_model().train(), copy.copy(built.task)
     task.batch_size = 2
@@ -92,8 +92,9 @@ def of_model(built: BuiltRun) -> Any:
     loss = task.loss(model(inputs), targets) + model.penalty()
     loss.backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
+    model.after_step()
     model.resample(1)
-    return [loss, dict(model.named_parameters()), model(inputs), model.eval()(inputs)]
+    return [loss, model.state_dict(), model(inputs), model.eval()(inputs)]
 
 
 def of_task(built: BuiltRun) -> Any:

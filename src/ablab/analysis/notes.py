@@ -66,7 +66,7 @@ class TunedRates:
 class UnequalCost:
     """A cost that differs by more than counts as equal."""
 
-    quantity: Literal["FLOPs", "parameters", "tokens"]
+    quantity: Literal["FLOPs", "parameters", "active parameters", "tokens"]
     difference: float  # relative
     comparable: bool
 

@@ -85,7 +85,7 @@ class MixtureOfExperts(FeedForward):
         routing = self.router(x, key_padding_mask, self._given(ids))
         if self.balance is not None and self.training:
             self.balance(routing, key_padding_mask)
-        routed = self.experts(x, routing)
+        routed: Tensor = self.experts(x, routing)
         return routed if self.shared is None else routed + self.shared(x)
 
     def activations(self) -> Iterator[tuple[nn.Module, int]]:

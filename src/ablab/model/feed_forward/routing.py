@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import softplus
 from ablab.model.ranks import sum_over_data
 
 Score = Literal["softmax", "sigmoid", "sqrtsoftplus"]
-_SCORES = {
+_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(-1),
     "sigmoid": torch.sigmoid,
     "sqrtsoftplus": lambda logits: softplus(logits).sqrt(),
