@@ -61,7 +61,7 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "_summarise", lambda *_: None)
 
 
-@tried(25)
+@tried(8)
 @given(words=overrides(), more=st.lists(overrides(), max_size=1), mode=st.sampled_from(["run", "plan", "show"]))
 def test_any_value_of_any_key(
     folder: Path, nothing_is_trained: None, words: list[str], more: list[list[str]], mode: str
@@ -70,14 +70,14 @@ def test_any_value_of_any_key(
     check_end(end(folder, [*start, *SMALL, *words, *(word for each in more for word in each)]))
 
 
-@tried(30)
+@tried(12)
 @given(words=st.lists(st.sampled_from(FLAGS), min_size=1, max_size=3))
 def test_any_flags(folder: Path, nothing_is_trained: None, words: list[str]) -> None:
     run_at_all = "-m" not in words  # a sweep would be trained
     check_end(end(folder, [*words, *SMALL, *([] if run_at_all else ["attention=ful"])]))
 
 
-@tried(20)
+@tried(5)
 @given(text=STUDIES)
 def test_any_study_file(folder: Path, text: str) -> None:
     (folder / "c" / "study" / "mine.yaml").write_text(text, encoding="utf-8")
@@ -107,13 +107,13 @@ COMMANDS = st.one_of(
     st.tuples(
         st.just("bench"),
         st.sampled_from(["loop", "runs", "strategies", "links", "attention", "nope"]),
-        st.sampled_from(["--steps", "--rounds", "--rates", "--delay", "--json", "--lengths", "--budget", "--batch"]),
+        st.sampled_from(["--steps", "--rounds", "--rates", "--delay", "--lengths", "--budget", "--batch"]),
         st.sampled_from(["nan", "-1", "0", "x", "", "inf", "{}"]),
     ),
 )
 
 
-@tried(60)
+@tried(40)
 @given(words=COMMANDS)
 def test_any_words_of_the_other_commands(folder: Path, words: tuple[str, ...]) -> None:
     if words[:2] in (("bench", "runs"), ("bench", "attention")) and words[-1] == "inf":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,19 @@ def options(axis: str) -> list[str]:
     return sorted(path.stem for path in (CONF / axis).glob("*.yaml"))
 
 
+@cache
+def _read(axis: str, option: str) -> Any:
+    return OmegaConf.load(CONF / axis / f"{option}.yaml")
+
+
+@cache
+def _unchanged(axis: str, option: str) -> Any:
+    return instantiate(_read(axis, option))
+
+
 def load(axis: str, option: str, **changes: Any) -> Any:
-    return instantiate(OmegaConf.merge(OmegaConf.load(CONF / axis / f"{option}.yaml"), changes))
+    """The option's factory, read once: reading YAML takes longer than making a small model."""
+    return instantiate(OmegaConf.merge(_read(axis, option), changes)) if changes else _unchanged(axis, option)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
