@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import typing
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,8 +78,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
 VALUES: dict[str, list[Any]] = {"task.bpe_vocab_size": [270], "task.segments": [[[64, 4]]]}
 
 
-def made_of(config: RunConfig, axis: str) -> Any:
-    built = BuiltRun.of(config)
+def made_of(built: BuiltRun, axis: str) -> Any:
     return {"optimizer": of_steps, "schedule": of_steps, "task": of_task}.get(axis, of_model)(built)
 
 
@@ -183,18 +183,19 @@ def test_each_key_has_an_effect(axis: str, option: str, tiny_config: TinyConfig)
     chosen = f"{axis}={option}"
     base = (chosen, *BESIDE.get(axis, ()), *BESIDE.get(chosen, ()))
     node = tiny_config(*base).options[axis]
-    before: dict[tuple[str, ...], str] = {}
+    before: dict[tuple[str, ...], tuple[BuiltRun, str]] = {}
     idle = []
     for key in node:
         if key.startswith("_") or f"{axis}.{key}" in ELSEWHERE or f"{chosen}.{key}" in ELSEWHERE:
             continue
         words = (*base, *BESIDE.get(f"{axis}.{key}", ()), *BESIDE.get(f"{chosen}.{key}", ()))
         if words not in before:
-            before[words] = digest(made_of(tiny_config(*words), axis))
-        tried = VALUES.get(f"{axis}.{key}") or others(tiny_config(*words).options[axis][key], _hint(node, key))
-        digests = (_with(tiny_config, words, axis, key, other) for other in tried)
-        valid = list(_until(digests, before[words]))
-        if valid and valid[-1] == before[words]:
+            built = BuiltRun.of(tiny_config(*words))
+            before[words] = built, digest(made_of(built, axis))
+        built, unchanged = before[words]
+        tried = VALUES.get(f"{axis}.{key}") or others(built.config.options[axis][key], _hint(node, key))
+        valid = list(_until((_with(built, axis, key, other) for other in tried), unchanged))
+        if valid and valid[-1] == unchanged:
             idle.append(key)
     assert idle == []
 
@@ -207,12 +208,13 @@ def _until(digests: Iterator[str | None], before: str) -> Iterator[str]:
                 return
 
 
-def _with(tiny_config: TinyConfig, words: tuple[str, ...], axis: str, key: str, other: Any) -> str | None:
+def _with(before: BuiltRun, axis: str, key: str, other: Any) -> str | None:
     """The digest of the run with another value of the key; None where the value is refused."""
-    config = tiny_config(*words).with_values({f"{axis}.{key}": other})
+    config = before.config.with_values({f"{axis}.{key}": other})
     try:
         check_options(AXES[axis], config.options)
-        return digest(made_of(config, axis))
+        built = BuiltRun.of(config) if axis == "task" else replace(before, config=config)  # of the same data
+        return digest(made_of(built, axis))
     except (UserError, ValueError):
         return None
 

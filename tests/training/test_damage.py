@@ -120,7 +120,7 @@ UNHURRIED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
 # Each example reads a whole folder, so that to look for the smallest that fails would take minutes.
-@settings(max_examples=40, phases=[Phase.explicit, Phase.generate], suppress_health_check=UNHURRIED)
+@settings(max_examples=20, phases=[Phase.explicit, Phase.generate], suppress_health_check=UNHURRIED)
 @given(st.sampled_from(FILES), st.sampled_from(sorted(KINDS)), st.floats(0, 1))
 def test_nothing_but_one_line_comes_of_damage(
     finished: Any, preflight: Preflight, file: str, kind: str, place: float

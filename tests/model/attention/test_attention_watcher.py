@@ -149,7 +149,7 @@ def test_full_attention_captures_everything(
     assert found["mass_captured"] == pytest.approx(1, abs=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 100), st.integers(0, 99), st.sampled_from([(2, 1), (4, 2), (2, 2)]))
 def test_figures_are_those_of_loops_over_queries_and_keys(
     length: int, reach: int, seed: int, heads: tuple[int, int]

@@ -251,7 +251,10 @@ def test_dropped_weights_come_out_the_same_in_the_backward_pass(
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_compiles_in_one_graph(make_spec: Spec, sparse_at_any_length: None, causal: bool) -> None:
+def test_compiles_in_one_graph(
+    make_spec: Spec, sparse_at_any_length: None, monkeypatch: pytest.MonkeyPatch, causal: bool
+) -> None:
+    monkeypatch.setattr(block_sparse, "SLICE", 2000)  # two blocks at one time: each slice is compiled
     inputs = [random(1, 2, 17, 8, seed=seed).requires_grad_() for seed in range(3)]
     core = BlockSparseAttention(make_spec(causal=causal), block=4, stride=2, global_blocks=1, random_blocks=1)
     compiled = torch.compile(core, fullgraph=True, backend="aot_eager")
