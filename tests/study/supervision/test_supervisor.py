@@ -159,19 +159,23 @@ def test_ctrl_c_twice_ends_them_at_once(
 ) -> None:
     """A run that hangs would have a minute's grace."""
     config = tiny_config().with_values({"activation": faulty("hangs")})
+    ended = threading.Event()
 
     def interrupt() -> None:
         while not (tmp_path / "0" / "run.log").exists():
             time.sleep(0.01)
-        for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        if not ended.wait(0.5):  # else the run was asked before it could hang; a second one would hit another test
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.5)
 
-    threading.Thread(target=interrupt).start()
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         Supervisor(ExecutionConfig(), Told()).run(planned(tmp_path, config))
     assert time.monotonic() - begun < attempt.GRACE_S / 2
+    ended.set()
+    interrupting.join()
     assert read_record(tmp_path / "0" / RECORD_FILE).status == "interrupted"
 
 
