@@ -57,10 +57,12 @@ class AblabSweeper(Sweeper):
 
     def _study(self, arguments: list[str]) -> "Study":
         from ablab.analysis.declared import check_declared
+        from ablab.config.run_config import to_plain
         from ablab.report.live.screen import observer
+        from ablab.study.planning.parameters import overrides_of
         from ablab.study.run_study import Study
 
-        given = [f"{key}={value}" for key, value in self._params.items()]
+        given = overrides_of(to_plain(self._params), self.config)
         own = isinstance(self._launcher, AblabLauncher)
         return Study(
             self._context.config_loader,
