@@ -105,7 +105,7 @@ def check_monitors(nodes: Node, metrics: Collection[str] | None) -> None:
         return
     callbacks = dict(zip(nodes, build_callbacks(nodes), strict=True))
     known = [TRAIN_LOSS, *(name for name in metrics if name.startswith("val_"))]
-    own = [type(each) for each in callbacks.values() if not type(each).__module__.startswith("lightning.")]
+    own = [type(each) for each in callbacks.values() if not _is_lightnings(each)]
     for name, callback in callbacks.items():
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str) and monitor not in known and not _may_be_logged(monitor, own, known):
@@ -130,7 +130,6 @@ def _code_beside(kind: type) -> str:
 
 def check_setup(nodes: Node, module: LightningModule, trainer_of: Callable[[list[Callback]], Trainer]) -> None:
     """Set every callback up, as Lightning does before the first step, and let it clean up after itself.
-
     Args:
         trainer_of: makes a Trainer that trains nothing, with these callbacks.
 
@@ -141,6 +140,7 @@ def check_setup(nodes: Node, module: LightningModule, trainer_of: Callable[[list
         callbacks = dict(zip(nodes, build_callbacks(nodes, Path(nowhere)), strict=True))
         trainer = trainer_of(list(callbacks.values()))
         trainer.strategy.connect(module)
+        module.trainer = trainer
         for name, callback in callbacks.items():
             try:
                 callback.setup(trainer, module, "fit")
@@ -152,6 +152,10 @@ def check_setup(nodes: Node, module: LightningModule, trainer_of: Callable[[list
 def has_setup(nodes: Node) -> bool:
     """Whether one of the callbacks does something before a run's first step."""
     return any(type(each).setup is not Callback.setup for each in build_callbacks(nodes))
+
+
+def _is_lightnings(callback: Callback) -> bool:
+    return type(callback).__module__.startswith("lightning.")
 
 
 def _build(name: str, node: Node) -> Callback:
