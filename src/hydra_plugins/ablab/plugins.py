@@ -70,8 +70,15 @@ class AblabSweeper(Sweeper):
             [*given, *arguments],
             observe=observer,
             check_comparison=check_declared,
-            foreign=None if own else lambda runs: self._launcher.launch(runs, initial_job_idx=0),
+            foreign=None if own else self._launch_elsewhere,
         )
+
+    def _launch_elsewhere(self, runs: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+        from ablab.config.redact import redact_text
+        from ablab.study.supervision.code import hidden_secrets
+
+        with hidden_secrets(self._launcher):
+            return self._launcher.launch([[*map(redact_text, run)] for run in runs], initial_job_idx=0)
 
 
 class AblabPlanner(AblabSweeper):
