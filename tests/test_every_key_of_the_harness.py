@@ -21,6 +21,7 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
+from other_values import hint_of, others
 from synthetic import record, study
 
 from ablab.analysis.comparison import compare
@@ -48,7 +49,6 @@ from ablab.training.loggers import wandb
 from ablab.training.loggers.base import RunInfo
 from ablab.training.loggers.others import build_logger
 from ablab.training.strategies.base import Parallel
-from test_every_key import _hint, others
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -67,7 +67,7 @@ VALUES: dict[str, list[Any]] = {
     "trainer.profiler": ["simple"],
     "callbacks.early_stopping.monitor": ["val_accuracy"],
     "callbacks.early_stopping.mode": ["max"],
-    "callbacks.learning_rate_monitor.logging_interval": ["epoch"],
+    "callbacks.learning_rate_monitor.logging_interval": [None],
     "logger.wandb.tags": [["a"]],
     "logger.mlflow.tags": [{"a": "b"}],
 }
@@ -130,7 +130,7 @@ def test_each_key_of_a_strategy(option: str, tiny_config: TinyConfig) -> None:
         return state(build_strategy(config.with_values({f"strategy.{key}": value})))
 
     node = {key: value for key, value in config.options["strategy"].items() if key != "processes"}
-    idle = idle_keys(node, "strategy", make, state(built), lambda key: _hint(node, key))
+    idle = idle_keys(node, "strategy", make, state(built), lambda key: hint_of(node, key))
     assert list(idle) == []
     if not isinstance(built, Parallel):  # one of Lightning's, by name
         return
@@ -142,7 +142,7 @@ def test_each_key_of_a_strategy(option: str, tiny_config: TinyConfig) -> None:
 
 
 def _taken(make: Callable[[str, Any], Any], key: str, node: dict[str, Any]) -> Iterator[Any]:
-    for other in VALUES.get(f"strategy.{key}") or others(node[key], _hint(node, key)):
+    for other in VALUES.get(f"strategy.{key}") or others(node[key], hint_of(node, key)):
         try:
             make(key, other)
         except (UserError, ValueError):
@@ -163,7 +163,7 @@ def test_each_key_of_the_trainer(tiny_config: TinyConfig, tmp_path: Path, monkey
         return arguments(config.with_values({f"trainer.{key}": value}))
 
     node = config.options["trainer"]
-    assert list(idle_keys(node, "trainer", make, arguments(config), lambda key: _hint(node, key))) == []
+    assert list(idle_keys(node, "trainer", make, arguments(config), lambda key: hint_of(node, key))) == []
 
 
 def test_devices_are_those_of_a_strategy_of_several(tiny_config: TinyConfig) -> None:
@@ -193,7 +193,7 @@ def test_each_key_of_a_logger(
         return state(build_logger(option, {**node, key: value}, run))
 
     before = state(build_logger(option, node, run))
-    assert list(idle_keys(node, f"logger.{option}", make, before, lambda key: _hint(node, key))) == []
+    assert list(idle_keys(node, f"logger.{option}", make, before, lambda key: hint_of(node, key))) == []
 
 
 @pytest.mark.parametrize("option", names("callbacks", "none"))
@@ -205,7 +205,7 @@ def test_each_key_of_a_callback(option: str, tiny_config: TinyConfig) -> None:
         return state(build_callbacks({option: {**node, key: value}}), 12)
 
     before = state(build_callbacks(nodes), 12)
-    assert list(idle_keys(node, f"callbacks.{option}", make, before, lambda key: _hint(node, key))) == []
+    assert list(idle_keys(node, f"callbacks.{option}", make, before, lambda key: hint_of(node, key))) == []
 
 
 def test_an_observer_is_no_part_of_the_identity(tiny_config: TinyConfig) -> None:

@@ -262,6 +262,14 @@ MINE = "+callbacks.mine._target_"
             [f"{MINE}=lightning.pytorch.callbacks.BackboneFinetuning"],
             "callbacks.mine: cannot be set up (AttributeError: 'TrainingModule' object has no attribute 'backbone'",
         ),
+        (
+            ["callbacks=early_stopping", "+callbacks.early_stopping.check_on_train_epoch_end=true"],
+            "callbacks.early_stopping.check_on_train_epoch_end=true: a run has no epochs",
+        ),
+        (
+            ["callbacks=learning_rate_monitor", "callbacks.learning_rate_monitor.logging_interval=epoch"],
+            "logging_interval=epoch: a run has no epochs",
+        ),
         (["+callbacks.mine.patience=3"], "callbacks.mine: the option has no _target_"),
         (["callbacks=ema", "+callbacks.ema.observer=maybe"], "callbacks.ema.observer=maybe: must be true or false"),
     ],

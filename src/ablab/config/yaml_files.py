@@ -126,7 +126,8 @@ def _check_names(file: str, prefix: str, node: MappingNode) -> None:
 def _check_name(file: str, key: str, node: Node) -> None:
     if not isinstance(node, ScalarNode) or node.style is not None:  # quoted
         return
-    read = OmegaConf.to_container(OmegaConf.create(f"x: {node.value}"), resolve=False)["x"]  # as Hydra reads it
+    both: Any = OmegaConf.to_container(OmegaConf.create(f"x: {node.value}"), resolve=False)  # as Hydra reads it
+    read = both["x"]
     if isinstance(read, bool | int | float) and str(read) != node.value:
         raise UserError(
             f"{file}, line {node.start_mark.line + 1}: {key}: {node.value} would be read as {read}; put it in quotes, "

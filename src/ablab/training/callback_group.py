@@ -44,6 +44,15 @@ _REFUSED: dict[type[Callback], str] = {
 }
 
 
+# Settings of Lightning's callbacks by which they wait for the end of an epoch, which a run has at its own end alone.
+_OF_EPOCHS = {
+    "check_on_train_epoch_end": True,
+    "save_on_train_epoch_end": True,
+    "logging_interval": "epoch",
+    "interval": "epoch",
+}
+
+
 def build_callbacks(nodes: Node, folder: Path | None = None) -> list[Callback]:
     """The callbacks that a config asks for, in its order.
 
@@ -77,6 +86,12 @@ def check_callbacks(nodes: Node, strategy: Parallel) -> None:
         for kind, why in _REFUSED.items():
             if isinstance(callback, kind):
                 raise UserError(f"callbacks.{name}: {why}")
+        for key, value in _OF_EPOCHS.items():
+            if _is_lightnings(callback) and nodes[name].get(key) == value:
+                raise UserError(
+                    f"callbacks.{name}.{key}={str(value).lower()}: a run has no epochs, so that it would do nothing "
+                    "before its end: leave it out"
+                )
         has_state = type(callback).state_dict is not Callback.state_dict
         if has_state:
             check_readable(f"callbacks.{name}", callback.state_dict())

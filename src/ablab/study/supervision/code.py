@@ -25,7 +25,6 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf, open_dict, read_write
 
 from ablab import version
@@ -144,8 +143,12 @@ def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[RunConf
 
 
 @contextlib.contextmanager
-def hidden_secrets(launcher: Launcher) -> Iterator[None]:
-    """Within it, what a launcher pickles for its jobs holds no secrets: they find their runs in the plan."""
+def hidden_secrets(launcher: Any) -> Iterator[None]:
+    """Within it, what a launcher pickles for its jobs holds no secrets: they find their runs in the plan.
+
+    Args:
+        launcher: of Hydra's, which keeps the config of the study.
+    """
     hydra = HydraConfig.instance()
     before = launcher.config, hydra.cfg
     launcher.config, hydra.cfg = map(_without_secrets, before)
