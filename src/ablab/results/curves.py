@@ -7,7 +7,6 @@ into numbers.
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablab.results.kept import kept_curves
+from ablab.results.record import LARGEST
 from ablab.results.store import METRICS_FILE
 
 
@@ -84,9 +84,9 @@ def _rows(lines: list[str], last: int) -> Iterable[list[str]]:
 
 def _add(points: dict[int, float], step: str, value: str) -> None:
     try:
-        number = float(value)
-        if math.isfinite(number):
-            points[int(step)] = number
+        number, at = float(value), int(step)
+        if abs(number) <= LARGEST and abs(at) < 2**63:  # no NaN
+            points[at] = number
     except ValueError:
         return
 

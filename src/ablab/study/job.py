@@ -19,6 +19,7 @@ from rich.progress import Progress as Bar
 
 from ablab.config import fingerprint, resolve
 from ablab.config.schema import FOR_SWEEPS, refuse_shadowed
+from ablab.config.yaml_files import refuse_misread
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.run_folder import check_ours
@@ -82,6 +83,7 @@ def run_job(config: DictConfig) -> Record:
     words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # as they were written
     try:
         refuse_shadowed(hydra.runtime.config_sources)
+        refuse_misread(hydra.runtime.config_sources, choices)
         asked = resolve(config, choices, words)
         budget.refuse_for_one_run(asked)
         tuning.refuse_for_one_run(asked)

@@ -11,6 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
+from ablab.config.redact import hand_over
 from ablab.config.run_config import comparison_of
 from ablab.config.schema import ComparisonConfig, ExecutionConfig
 from ablab.errors import UserError
@@ -152,6 +153,8 @@ class Study:
         if self._copies is None:
             configs = [run.config for run in planned]
             self._copies = freeze_for_jobs(self.folder, self._compose.loader, configs)
+        for place in left:
+            hand_over(planned[place].config.options)
         gave_up = ""
         try:
             self._foreign([runs[place].hydra_overrides for place in left])

@@ -97,7 +97,7 @@ class DocumentSource:
                         f"{self.path}: the column {self.column} holds {type(text).__name__}, not text: "
                         "mend task.text_column"
                     )
-                if text:
+                if text := (text or "").removeprefix("\ufeff"):  # a byte order mark, which is no character
                     yield text
         except UserError:
             raise

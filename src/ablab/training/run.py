@@ -71,7 +71,7 @@ def execute(
     """
     place = world()
     record = new_record(config, context)
-    record.notes += set_aside_before(folder)
+    record.notes += set_aside_before(folder, record.fingerprint)
     loggers: list[Logger] = []
     try:
         loggers = build_loggers(
