@@ -128,6 +128,15 @@ def test_soap_without_bases_is_adamw() -> None:
     torch.testing.assert_close(whole, rest)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_weights_in_bfloat16_are_trained(rule: str) -> None:
+    gradients = [drawn(3, 6, 4, seed=step, dtype=torch.bfloat16) for step in range(1, 6)]
+    moved = trained(RULES[rule][0], torch.ones(3, 6, 4, dtype=torch.bfloat16), gradients, "experts")
+    assert moved.dtype == torch.bfloat16
+    assert moved.isfinite().all()
+    assert not (moved == 1).all(-1).any()
+
+
 @pytest.mark.parametrize(("option", "rule"), [("muon", "Muon"), ("normuon", "NorMuon"), ("soap", "Soap")])
 def test_experts_are_matrices_and_tables_and_kernels_are_not(
     option: str, rule: str, tiny_config: Callable[..., RunConfig]

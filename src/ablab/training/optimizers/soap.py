@@ -69,7 +69,13 @@ def _begin(gradient: Tensor, state: State, beta: float, max_size: int) -> None:
     for side, dimension in _SIDES.items():
         if gradient.shape[dimension] <= max_size:
             state[side] = _gram(gradient, side) * (1 - beta)
-            state[f"{side}_basis"] = torch.linalg.eigh(state[side] + _ranking(state[side])).eigenvectors.flip(-1)
+            full = _in_full(state[side])
+            state[f"{side}_basis"] = torch.linalg.eigh(full + _ranking(full)).eigenvectors.flip(-1).to(gradient.dtype)
+
+
+def _in_full(matrix: Tensor) -> Tensor:
+    """In numbers that decompositions exist for."""
+    return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
 
 
 def _ranking(gram: Tensor) -> Tensor:
@@ -110,7 +116,8 @@ def _refresh(state: State) -> None:
             basis = state[f"{side}_basis"]
             moved = state[side] @ basis
             order = (basis * moved).sum(-2).argsort(dim=-1, descending=True, stable=True)
-            state[f"{side}_basis"] = torch.linalg.qr(torch.take_along_dim(moved, order.unsqueeze(-2), -1)).Q
+            ordered = torch.take_along_dim(moved, order.unsqueeze(-2), -1)
+            state[f"{side}_basis"] = torch.linalg.qr(_in_full(ordered)).Q.to(basis.dtype)
             along = order.unsqueeze(-1 if side == "rows" else -2)
             state["exp_avg_sq"] = torch.take_along_dim(state["exp_avg_sq"], along, dimension)
 
