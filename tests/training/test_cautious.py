@@ -79,10 +79,5 @@ def test_no_step_grows_without_bound() -> None:
     parameter.grad = torch.ones(5000)
     parameter.grad[0] = -1.0
 
-    class Up(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:
-            with torch.no_grad():
-                parameter.add_(1.0)
-
-    Caution(update=True).step(Up([parameter], lr=1.0))
+    Caution(update=True).step(torch.optim.SGD([parameter], lr=1.0), lambda: parameter.data.add_(1.0))
     assert parameter.detach().tolist() == pytest.approx([1000.0, *[0.0] * 4999])
