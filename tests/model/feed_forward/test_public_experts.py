@@ -23,8 +23,14 @@ SPEC = LayerSpec(
     d_model=WIDTH, n_heads=2, d_ff=32, layer_index=1, n_layers=2, max_length=64, causal=True, seed=5, bias=False
 )
 COMMON = {
-    "vocab_size": WORDS, "hidden_size": WIDTH, "intermediate_size": 32, "moe_intermediate_size": UNITS,
-    "num_experts_per_tok": TOP_K, "hidden_act": "silu", "num_hidden_layers": 2, "num_attention_heads": 2,
+    "vocab_size": WORDS,
+    "hidden_size": WIDTH,
+    "intermediate_size": 32,
+    "moe_intermediate_size": UNITS,
+    "num_experts_per_tok": TOP_K,
+    "hidden_act": "silu",
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
 }
 DEEPSEEK = {"n_routed_experts": EXPERTS, "n_group": 1, "topk_group": 1}
 DEEPSEEK_V4 = {"n_routed_experts": EXPERTS, "scoring_func": "sqrtsoftplus", "routed_scaling_factor": 1.5}

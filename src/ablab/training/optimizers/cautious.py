@@ -54,15 +54,15 @@ class Caution:
     @torch.no_grad()
     def _keep(self, parameter: Tensor, weight: Tensor, decay: float) -> None:
         """Set a parameter, which was `weight` before the step, to what is kept of the step."""
-        change = parameter - weight  # -lr u
         assert parameter.grad is not None
-        shrinks = change * weight <= 0
+        change = parameter.sub_(weight)  # -lr u, where the parameter is
+        shrinks = change * weight <= 0 if self.decay and decay else None
         if self.update:
-            agrees = (change * parameter.grad < 0).to(change.dtype)
-            change = change * agrees / agrees.mean().clamp(min=_LEAST_SHARE)
+            agrees = change * parameter.grad < 0
+            change.mul_(agrees).div_(agrees.mean(dtype=change.dtype).clamp(min=_LEAST_SHARE))
         if decay:
-            change = change - decay * weight * (shrinks if self.decay else 1.0)
-        parameter.copy_(weight + change)
+            change.sub_(weight if shrinks is None else weight * shrinks, alpha=decay)
+        change.add_(weight)
 
 
 class CautiousAdamW(AdamW):
