@@ -118,9 +118,12 @@ OPTIONS = [
     ("schedule=plateau", "optimizer=lion"),
     ("schedule=cyclic_restarts", "optimizer=sgd", "layer_fusion=adaptive", "model.n_layers=2"),
     ("schedule=constant", "optimizer=schedule_free"),
-    ("attention=lsh", "attention.dense_below=0", "trainer.accumulate_grad_batches=2", "feed_forward=moe"),
-    ("attention=dynamic", "attention.dense_below=0", "task.workers=2"),
-    ("task=recall", "task.workers=1", "trainer.val_check_interval=7"),
+    (
+        *("attention=lsh", "attention.dense_below=0", "trainer.accumulate_grad_batches=2", "feed_forward=moe"),
+        "optimizer=normuon",
+    ),
+    ("attention=dynamic", "attention.dense_below=0", "task.workers=2", "optimizer=soap", "optimizer.frequency=4"),
+    ("task=recall", "task.workers=1", "trainer.val_check_interval=7", "optimizer=cautious_adamw"),
 ]
 
 

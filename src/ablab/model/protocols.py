@@ -68,6 +68,13 @@ class PartlyActive(Protocol):
 
 
 @runtime_checkable
+class StacksMatrices(Protocol):
+    """Says that its own parameters of three dimensions are matrices (inputs, outputs) side by side, E of them."""
+
+    stacks_matrices: bool
+
+
+@runtime_checkable
 class NeedsIds(Protocol):
     """Works on the tokens that went into the model, and not on what was made of them alone."""
 
@@ -112,7 +119,7 @@ class NeedsModalities(Protocol):
 
 OFFERS = (
     *(Measured, Penalised, Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
-    *(PartlyActive, NeedsIds, SizesItself, WorksByUnit),
+    *(PartlyActive, StacksMatrices, NeedsIds, SizesItself, WorksByUnit),
 )
 
 
