@@ -110,8 +110,7 @@ USED = {
         "        self.addition = addition(spec)\n",
         "norm.after(x + self.dropout(attend(norm.before(x))))": "norm.after(self.addition(x, self.dropout("
         "attend(norm.before(x)))))",
-        "norm.after(x + self.dropout(self.feed_forward(norm.before(x), key_padding_mask, ids)))": "norm.after("
-        "self.addition(x, self.dropout(self.feed_forward(norm.before(x), key_padding_mask, ids))))",
+        "norm.after(x + self.dropout(added))": "norm.after(self.addition(x, self.dropout(added)))",
     },
 }
 SETTINGS = (

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ablab.model.attention.layer import Rotate, attention_layer
+from ablab.model.attention.layer import attention_layer
+from ablab.model.context import LayerContext
 from ablab.model.feed_forward.base import FeedForward
 from ablab.model.norm import Norm
 from ablab.model.spec import LayerSpec
@@ -42,26 +43,17 @@ class Block(nn.Module):
         self.feed_forward = feed_forward(spec)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None, ids: Tensor | None = None
-    ) -> Tensor:
-        """Mix the stream over positions, then transform each token.
-
-        Args:
-            x: (B, T, d_model).
-            rotate: the position's, for queries and keys.
-            key_padding_mask: (B, T) bool, true where no token is.
-            ids: the tokens that went into the model, (B, T) int64; None where it was given something else.
-        """
-        mixed = self.mix(x, lambda y: self.attention(y, rotate, key_padding_mask))
-        return self.transform(mixed, key_padding_mask, ids)
+    def forward(self, x: Tensor, context: LayerContext) -> Tensor:
+        """Mix the stream (B, T, d_model) over positions, then transform each token."""
+        return self.transform(self.mix(x, lambda y: self.attention.within(y, context)), context)
 
     def mix(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """The first half: the stream with what `attend`, the block's attention in some way, adds to it."""
         norm = self.attention_norm
         return norm.after(x + self.dropout(attend(norm.before(x))))
 
-    def transform(self, x: Tensor, key_padding_mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+    def transform(self, x: Tensor, context: LayerContext) -> Tensor:
         """The second half: the stream with what the feed-forward part adds to it."""
         norm = self.feed_forward_norm
-        return norm.after(x + self.dropout(self.feed_forward(norm.before(x), key_padding_mask, ids)))
+        added = self.feed_forward(norm.before(x), context.key_padding_mask, context.ids)
+        return norm.after(x + self.dropout(added))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from ablab.model.block import Block
+from ablab.model.context import LayerContext
 from ablab.model.modal_fusion.base import Layout, ModalFusion, block_of, blocks_of
 from ablab.model.protocols import NeedsIds, offering
 from ablab.model.spec import ClashError, LayerSpec
@@ -87,8 +88,8 @@ class MultimodalTransformer(Transformer):
     ) -> tuple[Tensor, Tensor | None]:
         return self.modal_fusion.enter(*super().enter(inputs, key_padding_mask))
 
-    def call_layer(self, layer: int, x: Tensor, mask: Tensor | None, ids: Tensor | None) -> Tensor:
-        return self.modal_fusion.layer(layer, self.blocks[layer], x, self.position.rotate, mask)
+    def call_layer(self, layer: int, x: Tensor, context: LayerContext) -> Tensor:
+        return self.modal_fusion.layer(layer, self.blocks[layer], x, context)
 
     def leave(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         x, mask = self.modal_fusion.leave(self.norm(self.layer_fusion(streams, mask)), mask)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.block import Block
+from ablab.model.context import LayerContext
 from ablab.model.feed_forward.base import Dense, FeedForward
 from ablab.model.initialisation import initialise, keyed_generator
 from ablab.model.layer_fusion.base import LastLayer, LayerFusion
@@ -149,7 +150,7 @@ class Transformer(nn.Module):
             ValueError: T is more than `max_length`, the mask is not one of the tokens, or a sample has no modality.
         """
         x, mask = self.enter(inputs, key_padding_mask)
-        streams = self.through(range(len(self.blocks)), [x], mask, self.ids_of(inputs))
+        streams = self.through(range(len(self.blocks)), [x], self.context(inputs, mask))
         return self.leave(streams, mask)
 
     def enter(
@@ -159,19 +160,22 @@ class Transformer(nn.Module):
         mask = self.mask_of(inputs, key_padding_mask)
         return self.dropout(self.position.add(self.embedding(inputs))), mask
 
-    def through(
-        self, layers: Iterable[int], streams: Sequence[Tensor], mask: Tensor | None, ids: Tensor | None
-    ) -> list[Tensor]:
+    def context(self, inputs: Tensor | Mapping[str, Tensor], mask: Tensor | None) -> LayerContext:
+        """What a pass gives to its layers, of the inputs and the mask that `enter` made of them."""
+        ids = inputs if isinstance(inputs, Tensor) else None
+        return LayerContext(rotate=self.position.rotate, key_padding_mask=mask, ids=ids)
+
+    def through(self, layers: Iterable[int], streams: Sequence[Tensor], context: LayerContext) -> list[Tensor]:
         """The middle part: `streams`, what went into the first layer and came out of each so far, and what comes out
-        of `layers`, which are those that follow. `ids` are the tokens (B, T); None where inputs are none."""
+        of `layers`, which are those that follow."""
         streams = list(streams)
         for layer in layers:
-            streams.append(self.call_layer(layer, self.layer_fusion.feed(streams), mask, ids))
+            streams.append(self.call_layer(layer, self.layer_fusion.feed(streams), context))
         return streams
 
-    def call_layer(self, layer: int, x: Tensor, mask: Tensor | None, ids: Tensor | None) -> Tensor:
+    def call_layer(self, layer: int, x: Tensor, context: LayerContext) -> Tensor:
         """One layer: the stream (B, T, d_model) -> the same shape."""
-        out: Tensor = self.blocks[layer](x, self.position.rotate, mask, ids)
+        out: Tensor = self.blocks[layer](x, context)
         return out
 
     def leave(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
@@ -200,10 +204,6 @@ class Transformer(nn.Module):
                 f"{tuple(key_padding_mask.shape)}"
             )
         return key_padding_mask
-
-    def ids_of(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor | None:
-        """The tokens (B, T) that inputs are; None for those of several modalities."""
-        return inputs if isinstance(inputs, Tensor) else None
 
     def layers(self) -> Iterator[tuple[int, Block]]:
         """Every block with the index of its layer; a layer has several where each modality has its own."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ablab.model.attention.base import AttentionCore
+from ablab.model.context import LayerContext
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec
 
@@ -40,6 +41,11 @@ class AttentionLayer(nn.Module):
             (B, T, d_model).
         """
         raise NotImplementedError
+
+    def within(self, x: Tensor, context: LayerContext) -> Tensor:
+        """`forward` as a block calls it. A layer that needs more of the context than `forward` takes overrides it."""
+        mixed: Tensor = self(x, context.rotate, context.key_padding_mask)
+        return mixed
 
     def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
         """The stream mixed under one mask after the other, (B, T, d_model).

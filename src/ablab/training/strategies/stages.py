@@ -42,7 +42,7 @@ class Stage(nn.Module):
         else:
             mask = model.mask_of(inputs)
             streams = list(given)
-        streams = model.through(self.layers, streams, mask, model.ids_of(inputs))
+        streams = model.through(self.layers, streams, model.context(inputs, mask))
         if last:
             return model.leave(streams, mask).float()  # a schedule must know the type, and autocast may choose another
         return tuple(streams) if self._sends_all else streams[-1]
