@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,14 @@ class LayerContext:
         rotate: the position's, for queries and keys.
         key_padding_mask: (B, T) bool, true where there is no token; None: there is one everywhere.
         ids: the tokens that went into the model, (B, T) int64; None where it was given something else.
+        values: what is made of an attention's values (B, heads, T, size) before it mixes them; None: nothing.
         shared: what a layer leaves to those behind it, by name; empty at the start of each pass.
     """
 
     rotate: Rotate = unrotated
     key_padding_mask: Tensor | None = None
     ids: Tensor | None = None
+    values: Callable[[Tensor], Tensor] | None = None
     shared: dict[str, Tensor] = field(default_factory=dict)
 
 

@@ -61,6 +61,10 @@ class MultimodalTransformer(Transformer):
         super().__init__(**settings)
         if any(True for _ in offering(self, NeedsIds)):
             raise ClashError("feed_forward", "task", "it goes by tokens, and not all of the task's modalities have any")
+        if not self.each_block_once and next(self.layers())[1].attention_residual.shares:
+            raise ClashError(
+                "residual", "modal_fusion", "each modality passes the layers by itself, with its own values"
+            )
 
     def _embed(self, spec: LayerSpec) -> None:
         embedding = ModalEmbedding(spec.d_model, encoders=self._encoders)
@@ -92,7 +96,7 @@ class MultimodalTransformer(Transformer):
         return self.modal_fusion.layer(layer, self.blocks[layer], x, context)
 
     def leave(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        x, mask = self.modal_fusion.leave(self.norm(self.layer_fusion(streams, mask)), mask)
+        x, mask = self.modal_fusion.leave(self.norm(self.layer_fusion(self.read(streams), mask)), mask)
         assert self.readout is not None
         return cast(Tensor, self.head(self.readout(x, mask)))
 

@@ -98,7 +98,7 @@ class ModalFusion(nn.Module):
         return x, mask
 
     def layer(self, layer: int, blocks: nn.Module, x: Tensor, context: LayerContext) -> Tensor:
-        """One layer: the stream (B, T + extra, d_model) -> the same shape.
+        """One layer: the stream (B, T + extra, d_model), or what the residual has in its place.
 
         Args:
             blocks: as `blocks` made them.

@@ -80,7 +80,7 @@ class BottleneckFusion(Towers):
             there.append(x.new_ones(len(x)) if mask is None else (~mask[:, place]).any(1).to(x.dtype))
         shares = torch.stack(there, -1)  # (B, modalities)
         shares = shares / shares.sum(-1, keepdim=True).clamp(min=1)
-        mean = torch.einsum("mbtd,bm->btd", torch.stack(updates), shares)
+        mean = torch.einsum("mbt...,bm->bt...", torch.stack(updates), shares)
         return torch.cat([*parts, mean], 1)
 
     def reach(self, layer: int) -> list[list[float]]:
