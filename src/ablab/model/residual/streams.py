@@ -147,7 +147,7 @@ class ManifoldHyperConnections(Streams):
 
     Args:
         rounds: of Sinkhorn-Knopp, each over rows and columns.
-        eps: added to collapse, to the exponential and to sums before they divide, at least 0 (DeepSeek-V4: 1e-6).
+        eps: added to collapse, to the exponential and to sums before they divide, at least 0.
         own: the share of a stream in itself, in the mix, and of the stream that is read in what is read, both at the
             start; above 1 / streams and below 1.
 
@@ -162,7 +162,7 @@ class ManifoldHyperConnections(Streams):
         place: int,
         streams: int = 4,
         rounds: int = 20,
-        eps: float = 1e-8,
+        eps: float = 1e-6,
         own: float = 0.9,
     ) -> None:
         super().__init__(spec, place=place, streams=streams)
