@@ -29,7 +29,17 @@ from ablab.training.optimizers.groups import build_optimizer
 TinyConfig = Callable[..., RunConfig]
 
 STEPS = 40  # of an optimizer and its schedule
-COMPONENTS = ("attention", "activation", "norm", "feed_forward", "position", "layer_fusion", "modal_fusion", "model")
+COMPONENTS = (
+    "attention",
+    "activation",
+    "norm",
+    "feed_forward",
+    "residual",
+    "position",
+    "layer_fusion",
+    "modal_fusion",
+    "model",
+)
 OPTIONS = [
     (axis, path.stem)
     for axis in (*COMPONENTS, "task", "optimizer", "schedule")
@@ -61,6 +71,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "attention.ramp": ("attention.initial_span=4",),
     "layer_fusion": ("model.n_layers=3",),
     "modal_fusion": ("task=spoken_arithmetic", "model.n_layers=4"),
+    "residual": ("model.n_layers=2",),
     "schedule": (f"trainer.max_steps={STEPS}",),
     "schedule=gradient_variance.min_factor": ("schedule.smoothing=0.1", "schedule.beta=0.5"),
     "schedule=gradient_variance.max_factor": (

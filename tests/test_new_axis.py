@@ -1,6 +1,6 @@
 """A whole new axis, added as a contributor would: what it takes, and that everything else follows from it.
 
-The house is copied to a temporary folder, and the axis `addition` (how a part of a block is added to the stream) is
+The house is copied to a temporary folder, and the axis `addition` (what of a part is added to the stream) is
 built into the copy. It lies first on the path of every process of a study that varies the axis.
 """
 
@@ -21,7 +21,7 @@ HOUSE = Path(__file__).parents[1]
 D_MODEL, LAYERS, LENGTH, BATCH = 16, 2, 32, 4
 
 OPTIONS = '''
-"""The axis `addition`: how what a part of a block gives is added to the stream."""
+"""The axis `addition`: what of a part of a block is added to the stream."""
 
 import torch
 from torch import nn
@@ -30,13 +30,13 @@ from ablab.model.mechanism import Watcher, answer, drawn, projected
 
 
 class Addition(nn.Module):
-    """Adds what a part gives, y, to the stream x, both (B, T, d_model)."""
+    """What is added to the stream x of what a part gives, y, both (B, T, d_model)."""
 
     def __init__(self, spec, *, note=""):
         super().__init__()
 
     def forward(self, x, y):
-        return x + y
+        return y
 
 
 class Projected(Addition):
@@ -45,7 +45,7 @@ class Projected(Addition):
         self.project = nn.Linear(spec.d_model, spec.d_model, bias=False)
 
     def forward(self, x, y):
-        return x + self.project(y)
+        return self.project(y)
 
 
 class Misspelt(Addition):
@@ -58,7 +58,7 @@ class SizeWatcher(Watcher):
 
     @torch.no_grad()
     def hook(self, module, args, kwargs, output):
-        self.seen = ((output - args[0]).norm() / args[0].norm()).item()
+        self.seen = (output.norm() / args[0].norm()).item()
 
     def metrics(self):
         return {"size": self.seen}
@@ -81,7 +81,7 @@ ENTRY = """
         caller="model",
         kinds=("ablab.model.addition.Addition",),
         supplied=("spec",),
-        governs="how parts are added to the stream",
+        governs="what parts add to the stream",
         mechanism="ablab.model.addition.watch",
         probe_outputs="ablab.model.addition.probe_outputs",
     ),
@@ -108,10 +108,8 @@ USED = {
         "        dropout: float,\n": "        dropout: float,\n        addition: Callable[[LayerSpec], nn.Module],\n",
         "        self.dropout = nn.Dropout(dropout)\n": "        self.dropout = nn.Dropout(dropout)\n"
         "        self.addition = addition(spec)\n",
-        "norm.after(x + self.dropout(attend(norm.before(x))))": "norm.after(self.addition(x, self.dropout("
-        "attend(norm.before(x)))))",
-        "norm.after(x + self.dropout(self.feed_forward(norm.before(x), key_padding_mask, ids)))": "norm.after("
-        "self.addition(x, self.dropout(self.feed_forward(norm.before(x), key_padding_mask, ids))))",
+        "self.dropout(attend(norm.before(y)))": "self.dropout(self.addition(y, attend(norm.before(y))))",
+        "self.dropout(added)": "self.dropout(self.addition(y, added))",
     },
 }
 SETTINGS = (
@@ -214,7 +212,7 @@ def test_it_is_compared_guarded_against_no_effect_and_reported(
     for text in (said, compared):
         verdict = next(line for line in text.splitlines() if "NO EFFECT" in line)
         assert "addition=renamed" in verdict
-        assert "how parts are added to the stream" in text
+        assert "what parts add to the stream" in text
         assert not any("NO EFFECT" in line and "projected" in line for line in text.splitlines())
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<h3>addition</h3>" in page

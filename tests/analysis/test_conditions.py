@@ -94,6 +94,25 @@ def test_other_machines_are_said_and_their_speeds_not_compared() -> None:
 THREE = [1.00, 1.02, 0.97]
 
 
+@pytest.mark.parametrize(
+    ("spread", "distance", "said"),
+    [
+        ([1e-4, 3e-4, 2e-4], 0.1, "the streams differ from their mean by 0.0003, less than 0.001, in every run; as "
+         "trained, they are one stream."),
+        ([0.1] * 3, 5e-4, "the mix of the streams differs from the identity by 0.0005, less than 0.001, in every run; "
+         "as trained, each is led past the layers by itself."),
+        ([1e-4, 0.2, 1e-4], 0.1, None),
+    ],
+)  # fmt: skip
+def test_streams_that_are_never_mixed_are_said_to_be(spread: list[float], distance: float, said: str | None) -> None:
+    records = study({"plain": THREE, "hyper": [loss - 0.1 for loss in THREE]}, axis="residual")
+    for record, measured in zip(records[3:], spread, strict=True):
+        record.mechanism = {"residual/stream_spread": measured, "residual/mix_distance": distance}
+    (item,) = compare(runs_of(records)).items
+    notes = [note for note in notes_of(item) if note.startswith("UNMIXED")]
+    assert notes == ([f"UNMIXED  hyper: {said}"] if said else [])
+
+
 def independent_notes(variations: list[float | None]) -> list[str]:
     records = study({"last": THREE, "adaptive": [loss - 0.1 for loss in THREE]}, axis="layer_fusion")
     for record, variation in zip(records, [None, None, None, *variations], strict=True):

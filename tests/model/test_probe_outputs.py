@@ -42,7 +42,8 @@ def test_options_that_do_something_else_answer_otherwise(
 ) -> None:
     for axis, options in menu.items():  # at a length at which all of them leave something out
         # These start as ReLU, as the plain transformer and as the mean.
-        alike = {"activation": {"dynamic_sparse"}, "layer_fusion": {"dense", "static"}}.get(axis, set())
+        starts = {"activation": {"dynamic_sparse"}, "layer_fusion": {"dense", "static"}, "residual": {"hyper", "mhc"}}
+        alike = starts.get(axis, set())
         options = [option for option in options if option not in alike]
         make = build_modal if axis == "modal_fusion" else build
         answers = {option: tuple(of_axis(make(**{axis: option}, max_length=320), axis)) for option in options}

@@ -22,6 +22,7 @@ from ablab.analysis.notes import (
     UncountedFlops,
     UnequalCost,
     UnequalEvaluation,
+    Unmixed,
 )
 from ablab.analysis.pairing import Pairing
 from ablab.analysis.study_notes import OtherCorpus
@@ -33,6 +34,7 @@ EQUAL_SIZE = 0.05  # of the parameters; up to this the difference is said, and t
 EQUAL_SPEED = 0.05  # a relative difference up to this counts as the noise of timing
 NEGLIGIBLE = 1e-3  # of weights that add up to 1
 VARIATION = "layer_fusion/weight_variation"  # standard deviation of a layer's weight over inputs
+SPREAD, MIXING = "residual/stream_spread", "residual/mix_distance"  # of streams from their mean, mixes from identity
 _OF_THE_MACHINE = ("device", "processor", "cores", "threads")
 
 Pairs = list[tuple[Record, Record]]
@@ -43,6 +45,7 @@ def notes(pairing: Pairing) -> list[Note]:
     """Each unequal condition of the complete pairs, and each thing to know before reading the verdict."""
     found = [
         input_independent(pairing),
+        unmixed(pairing),
         oracle.window_ceiling(pairing),
         slow_training(pairing),
         *unequal(pairing.pairs),
@@ -95,6 +98,15 @@ def input_independent(pairing: Pairing) -> InputIndependent | None:
     """A layer fusion whose weights are said to depend on the input and in no run do."""
     measured = [own.mechanism[VARIATION] for own, _ in pairing.pairs if VARIATION in own.mechanism]
     return InputIndependent(max(measured)) if measured and max(measured) < NEGLIGIBLE else None
+
+
+def unmixed(pairing: Pairing) -> Unmixed | None:
+    """Streams that are one and the same in every run, or that are mixed by the identity."""
+    for name in (SPREAD, MIXING):
+        measured = [own.mechanism[name] for own, _ in pairing.pairs if name in own.mechanism]
+        if measured and max(measured) < NEGLIGIBLE:
+            return Unmixed(name == SPREAD, max(measured))
+    return None
 
 
 def slow_training(pairing: Pairing) -> SlowTraining | None:

@@ -26,6 +26,19 @@ class InputIndependent:
 
 
 @dataclass(frozen=True)
+class Unmixed:
+    """Residual streams that could mix and in no run do.
+
+    Attributes:
+        alike: they are all the same; else each is led past the layers by itself.
+        measure: the largest of all runs, relative to the streams or to the identity.
+    """
+
+    alike: bool
+    measure: float
+
+
+@dataclass(frozen=True)
 class WindowCeiling:
     """The ceiling of the variant's window, by theory, beside the mean that was measured."""
 
@@ -158,6 +171,7 @@ SeedNote = NoValue | RepeatedSeed | RunNote  # about one side
 Note = (
     WithinMargin
     | InputIndependent
+    | Unmixed
     | WindowCeiling
     | SlowTraining
     | MatchedBudget

@@ -95,6 +95,15 @@ _COMPONENTS = (
         probe_outputs="ablab.model.activation.probe.probe_outputs",
     ),
     Axis(
+        name="residual",
+        caller="model",
+        kinds=("ablab.model.residual.base.Residual",),
+        supplied=("spec", "place"),
+        governs="how layers add to the stream",
+        mechanism="ablab.model.residual.probe.watch",
+        probe_outputs="ablab.model.residual.probe.probe_outputs",
+    ),
+    Axis(
         name="position",
         caller="model",
         kinds=("ablab.model.position.Position",),

@@ -1,28 +1,32 @@
 """One layer of the transformer: attention and feed-forward part, each added to the stream, and norms.
 
-Where the norms stand is the norm's own setting. Dropout acts on what is added to the stream; whether it also acts
-inside the attention is that option's, since not every core has weights to drop.
+How they are added is the residual's; where the norms stand is the norm's own setting. Dropout acts on what is added;
+whether it also acts inside the attention is that option's, since not every core has weights to drop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
-from ablab.model.attention.layer import Rotate, attention_layer
+from ablab.model.attention.layer import attention_layer
+from ablab.model.context import LayerContext
 from ablab.model.feed_forward.base import FeedForward
 from ablab.model.norm import Norm
-from ablab.model.spec import LayerSpec
+from ablab.model.residual.base import Residual
+from ablab.model.spec import ClashError, LayerSpec
 
 
 class Block(nn.Module):
-    """One layer, (B, T, d_model) -> (B, T, d_model).
+    """One layer, which leaves the stream in the shape that it has.
 
     Args:
         attention: makes the attention core, or the whole of the attention.
         feed_forward: makes the feed-forward part, with its activation.
         norm: makes each of the two norms.
+        residual: makes each of the two residual connections, which are told their place among all of the model.
         dropout: probability, on what each half adds to the stream.
     """
 
@@ -33,6 +37,7 @@ class Block(nn.Module):
         attention: Callable[[LayerSpec], nn.Module],
         feed_forward: Callable[[LayerSpec], FeedForward],
         norm: Callable[[LayerSpec], Norm],
+        residual: Callable[..., Residual],
         dropout: float,
     ) -> None:
         super().__init__()
@@ -40,28 +45,42 @@ class Block(nn.Module):
         self.attention = attention_layer(spec, attention)
         self.feed_forward_norm = norm(spec)
         self.feed_forward = feed_forward(spec)
+        self.attention_residual = residual(spec, place=2 * spec.layer_index)
+        self.feed_forward_residual = residual(spec, place=2 * spec.layer_index + 1)
         self.dropout = nn.Dropout(dropout)
+        self._check()
 
-    def forward(
-        self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None, ids: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: LayerContext) -> Tensor:
         """Mix the stream over positions, then transform each token.
 
         Args:
-            x: (B, T, d_model).
-            rotate: the position's, for queries and keys.
-            key_padding_mask: (B, T) bool, true where no token is.
-            ids: the tokens that went into the model, (B, T) int64; None where it was given something else.
+            x: the stream (B, T, d_model), or what the residual has in its place, (B, T, ..., d_model).
         """
-        mixed = self.mix(x, lambda y: self.attention(y, rotate, key_padding_mask))
-        return self.transform(mixed, key_padding_mask, ids)
+        given = self.attention_residual.given(context)
+        return self.transform(self.mix(x, lambda y: self.attention.within(y, given)), context)
 
     def mix(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """The first half: the stream with what `attend`, the block's attention in some way, adds to it."""
         norm = self.attention_norm
-        return norm.after(x + self.dropout(attend(norm.before(x))))
 
-    def transform(self, x: Tensor, key_padding_mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+        def part(y: Tensor) -> Tensor:
+            return cast(Tensor, self.dropout(attend(norm.before(y))))
+
+        return norm.after(self.attention_residual(x, part))
+
+    def transform(self, x: Tensor, context: LayerContext) -> Tensor:
         """The second half: the stream with what the feed-forward part adds to it."""
         norm = self.feed_forward_norm
-        return norm.after(x + self.dropout(self.feed_forward(norm.before(x), key_padding_mask, ids)))
+
+        def part(y: Tensor) -> Tensor:
+            added = self.feed_forward(norm.before(y), context.key_padding_mask, context.ids)
+            return cast(Tensor, self.dropout(added))
+
+        return norm.after(self.feed_forward_residual(x, part))
+
+    def _check(self) -> None:
+        residual = self.attention_residual
+        if residual.shares and not self.attention.takes_values:
+            raise ClashError("residual", "attention", "it has no values of its own that another layer's could go into")
+        if not residual.is_stream and self.attention_norm.placement == "post":
+            raise ClashError("residual", "norm", "a norm behind the addition needs one stream to normalise")

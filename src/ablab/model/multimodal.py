@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from ablab.model.block import Block
+from ablab.model.context import LayerContext
 from ablab.model.modal_fusion.base import Layout, ModalFusion, block_of, blocks_of
 from ablab.model.protocols import NeedsIds, offering
 from ablab.model.spec import ClashError, LayerSpec
@@ -60,6 +61,10 @@ class MultimodalTransformer(Transformer):
         super().__init__(**settings)
         if any(True for _ in offering(self, NeedsIds)):
             raise ClashError("feed_forward", "task", "it goes by tokens, and not all of the task's modalities have any")
+        if not self.each_block_once and next(self.layers())[1].attention_residual.shares:
+            raise ClashError(
+                "residual", "modal_fusion", "each modality passes the layers by itself, with its own values"
+            )
 
     def _embed(self, spec: LayerSpec) -> None:
         embedding = ModalEmbedding(spec.d_model, encoders=self._encoders)
@@ -87,11 +92,11 @@ class MultimodalTransformer(Transformer):
     ) -> tuple[Tensor, Tensor | None]:
         return self.modal_fusion.enter(*super().enter(inputs, key_padding_mask))
 
-    def call_layer(self, layer: int, x: Tensor, mask: Tensor | None, ids: Tensor | None) -> Tensor:
-        return self.modal_fusion.layer(layer, self.blocks[layer], x, self.position.rotate, mask)
+    def call_layer(self, layer: int, x: Tensor, context: LayerContext) -> Tensor:
+        return self.modal_fusion.layer(layer, self.blocks[layer], x, context)
 
     def leave(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        x, mask = self.modal_fusion.leave(self.norm(self.layer_fusion(streams, mask)), mask)
+        x, mask = self.modal_fusion.leave(self.norm(self.layer_fusion(self.read(streams), mask)), mask)
         assert self.readout is not None
         return cast(Tensor, self.head(self.readout(x, mask)))
 

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.block import Block
+from ablab.model.context import LayerContext
 from ablab.model.feed_forward.base import Dense, FeedForward
 from ablab.model.initialisation import initialise, keyed_generator
 from ablab.model.layer_fusion.base import LastLayer, LayerFusion
 from ablab.model.norm import LayerNorm, Norm
 from ablab.model.position import Position
 from ablab.model.protocols import FollowsSteps, Penalised, Resampled, offering
+from ablab.model.residual.base import Residual
 from ablab.model.spec import ClashError, LayerSpec, require_at_least
 
 
@@ -47,6 +49,7 @@ class Transformer(nn.Module):
         position: makes the position, one for all layers; see `ablab.model.position`.
         norm: makes each norm; see `ablab.model.norm`. There is a last one before the head where norms come first.
         feed_forward: makes a layer's feed-forward part, of the spec and `activation`; see `ablab.model.feed_forward`.
+        residual: makes each residual connection, two for each block; see `ablab.model.residual`.
         layer_fusion: makes what joins the layers' outputs for the head; see `ablab.model.layer_fusion`.
 
     Attributes:
@@ -83,6 +86,7 @@ class Transformer(nn.Module):
         position: Callable[[LayerSpec], Position],
         norm: Callable[[LayerSpec], Norm] = LayerNorm,
         feed_forward: Callable[..., FeedForward] = Dense,
+        residual: Callable[..., Residual] = Residual,
         layer_fusion: Callable[[LayerSpec], LayerFusion] = LastLayer,
     ) -> None:
         super().__init__()
@@ -119,9 +123,11 @@ class Transformer(nn.Module):
                 attention=attention,
                 feed_forward=partial(feed_forward, activation=activation),
                 norm=norm,
+                residual=residual,
                 dropout=dropout,
             )
             self.blocks = nn.ModuleList(self._make_layer(i, partial(make, spec(i))) for i in range(n_layers))
+            self.ends = next(self.layers())[1].attention_residual.ends(spec(n_layers - 1))
             self.layer_fusion = layer_fusion(spec(n_layers - 1))
             last = norm(spec(n_layers - 1))
             self.norm = last if last.placement == "pre" else nn.Identity()
@@ -129,6 +135,7 @@ class Transformer(nn.Module):
             self.head = nn.Linear(d_model, vocab_size if n_outputs is None else n_outputs, bias=False)
         if tie_embeddings and n_outputs is None and isinstance(self.embedding, nn.Embedding):
             self.head.weight = self.embedding.weight
+        self._check_residual()
         if self.position.slopes is not None:
             self._weigh_down(self.position.slopes)
         # Found once: looking for them takes longer than a small step has time for.
@@ -149,7 +156,7 @@ class Transformer(nn.Module):
             ValueError: T is more than `max_length`, the mask is not one of the tokens, or a sample has no modality.
         """
         x, mask = self.enter(inputs, key_padding_mask)
-        streams = self.through(range(len(self.blocks)), [x], mask, self.ids_of(inputs))
+        streams = self.through(range(len(self.blocks)), [self.ends.begin(x)], self.context(inputs, mask))
         return self.leave(streams, mask)
 
     def enter(
@@ -159,26 +166,35 @@ class Transformer(nn.Module):
         mask = self.mask_of(inputs, key_padding_mask)
         return self.dropout(self.position.add(self.embedding(inputs))), mask
 
-    def through(
-        self, layers: Iterable[int], streams: Sequence[Tensor], mask: Tensor | None, ids: Tensor | None
-    ) -> list[Tensor]:
+    def context(self, inputs: Tensor | Mapping[str, Tensor], mask: Tensor | None) -> LayerContext:
+        """What a pass gives to its layers, of the inputs and the mask that `enter` made of them."""
+        ids = inputs if isinstance(inputs, Tensor) else None
+        return LayerContext(rotate=self.position.rotate, key_padding_mask=mask, ids=ids)
+
+    def through(self, layers: Iterable[int], streams: Sequence[Tensor], context: LayerContext) -> list[Tensor]:
         """The middle part: `streams`, what went into the first layer and came out of each so far, and what comes out
-        of `layers`, which are those that follow. `ids` are the tokens (B, T); None where inputs are none."""
+        of `layers`, which are those that follow. Each is as the residual has it, (B, T, ..., d_model)."""
         streams = list(streams)
         for layer in layers:
-            streams.append(self.call_layer(layer, self.layer_fusion.feed(streams), mask, ids))
+            streams.append(self.call_layer(layer, self.layer_fusion.feed(streams), context))
         return streams
 
-    def call_layer(self, layer: int, x: Tensor, mask: Tensor | None, ids: Tensor | None) -> Tensor:
-        """One layer: the stream (B, T, d_model) -> the same shape."""
-        out: Tensor = self.blocks[layer](x, self.position.rotate, mask, ids)
+    def call_layer(self, layer: int, x: Tensor, context: LayerContext) -> Tensor:
+        """One layer: the stream (B, T, d_model), or what the residual has in its place."""
+        out: Tensor = self.blocks[layer](x, context)
         return out
 
     def leave(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """The last part: logits, of what went into the first layer and came out of every one."""
-        x = self.norm(self.layer_fusion(streams, mask))
+        x = self.norm(self.layer_fusion(self.read(streams), mask))
         logits: Tensor = self.head(x if self.readout is None else self.readout(x, mask))
         return logits
+
+    def read(self, streams: Sequence[Tensor]) -> list[Tensor]:
+        """What a layer fusion is given: what is read of each, (B, T, d_model). One that takes the last alone is given
+        the others as they are."""
+        first = 0 if self.layer_fusion.weighs else len(streams) - 1
+        return [*streams[:first], *(self.ends(stream) for stream in streams[first:])]
 
     def mask_of(self, inputs: Tensor | Mapping[str, Tensor], key_padding_mask: Tensor | None = None) -> Tensor | None:
         """The mask (B, T) bool, true where `inputs` have no token; None if they have one everywhere.
@@ -200,10 +216,6 @@ class Transformer(nn.Module):
                 f"{tuple(key_padding_mask.shape)}"
             )
         return key_padding_mask
-
-    def ids_of(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor | None:
-        """The tokens (B, T) that inputs are; None for those of several modalities."""
-        return inputs if isinstance(inputs, Tensor) else None
 
     def layers(self) -> Iterator[tuple[int, Block]]:
         """Every block with the index of its layer; a layer has several where each modality has its own."""
@@ -240,6 +252,11 @@ class Transformer(nn.Module):
 
     def _make_readout(self, pooled: bool, d_model: int) -> nn.Module | None:
         return MeanOfTokens() if pooled else None
+
+    def _check_residual(self) -> None:
+        residual = next(self.layers())[1].attention_residual
+        if not residual.is_stream and type(self.layer_fusion).feed is not LayerFusion.feed:
+            raise ClashError("residual", "layer_fusion", "what goes from layer to layer is no single stream to sum up")
 
     def _weigh_down(self, slopes: Tensor) -> None:
         for _, block in self.layers():

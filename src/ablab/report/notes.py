@@ -48,6 +48,16 @@ def _(note: known.InputIndependent, item: Comparison) -> str:
 
 
 @note_text.register
+def _(note: known.Unmixed, item: Comparison) -> str:
+    what = "streams differ from their mean" if note.alike else "mix of the streams differs from the identity"
+    end = "they are one stream" if note.alike else "each is led past the layers by itself"
+    return (
+        f"UNMIXED  {item.label}: the {what} by {note.measure:.1g}, less than {NEGLIGIBLE:g}, in every run; "
+        f"as trained, {end}."
+    )
+
+
+@note_text.register
 def _(note: known.WindowCeiling, item: Comparison) -> str:
     return (
         f"By theory a window of {note.window} tokens reaches {item.metric} {note.ceiling:.4g} at most in one layer; "

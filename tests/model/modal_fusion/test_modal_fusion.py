@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ablab.errors import UserError
+from ablab.model.context import LayerContext
 from ablab.model.initialisation import keyed_generator
 from ablab.model.modal_fusion.base import Layout, block_of
 from ablab.model.spec import LayerSpec
@@ -170,7 +171,7 @@ def test_a_late_tower_is_the_layers_alone_on_their_modality(build_modal: Build, 
         for name, place in places_of(model).items():
             x, mask = embedded[:, place], inputs["padding"][:, place]
             for layer in model.blocks:
-                x = block_of(layer, name)(x, model.position.rotate, mask)
+                x = block_of(layer, name)(x, LayerContext(rotate=model.position.rotate, key_padding_mask=mask))
             torch.testing.assert_close(x, end[:, place])
 
 
@@ -217,7 +218,8 @@ def test_shared_tokens_become_the_mean_over_the_modalities_that_are_there(
         for name, place in places.items():
             x = torch.cat([embedded[:, place], shared], 1)
             mask = torch.cat([inputs["padding"][:, place], torch.zeros(2, 2, dtype=torch.bool)], 1)
-            updates[name] = block_of(model.blocks[0], name)(x, model.position.rotate, mask)[:, -2:]
+            context = LayerContext(rotate=model.position.rotate, key_padding_mask=mask)
+            updates[name] = block_of(model.blocks[0], name)(x, context)[:, -2:]
     torch.testing.assert_close(first[0, -2:], sum(each[0] for each in updates.values()) / 3)
     torch.testing.assert_close(first[1, -2:], (updates["image"][1] + updates["text"][1]) / 2)
 

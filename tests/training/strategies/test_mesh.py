@@ -252,6 +252,10 @@ def test_a_damaged_piece_is_noticed_and_the_checkpoint_before_it_used(tiny_confi
             ("strategy=tensor", "attention=nsa"),
             r"strategy=tensor does not work with attention=nsa: .*; change one",
         ),
+        (
+            ("strategy=tensor", "residual=value", "model.n_layers=2"),
+            r"strategy=tensor does not work with residual=value",
+        ),
         (("strategy=tensor", "attention=dynamic"), r"strategy=tensor does not work with attention=dynamic"),
         (("strategy=tensor", "attention=mla"), r"strategy=tensor does not work with attention=mla"),
         (("strategy=tensor", "activation=swiglu"), r"strategy=tensor does not work with activation=swiglu"),

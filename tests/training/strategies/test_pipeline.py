@@ -105,9 +105,10 @@ def test_every_parameter_has_an_owner(tiny_config: TinyConfig) -> None:
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("residual", ["plain", "mhc", "attention"])
 @pytest.mark.parametrize("fusion", ["last", "adaptive"])
-def test_a_stage_gives_what_it_says(tiny_config: TinyConfig, fusion: str, mixed: bool) -> None:
-    config = tiny_config("model.n_layers=3", f"layer_fusion={fusion}")
+def test_a_stage_gives_what_it_says(tiny_config: TinyConfig, fusion: str, residual: str, mixed: bool) -> None:
+    config = tiny_config("model.n_layers=3", f"layer_fusion={fusion}", f"residual={residual}")
     task: Task = build_task(config)
     model: Transformer = build_model(config, task)
     first, last = Stage(model, range(2)), Stage(model, range(2, 3))
@@ -139,6 +140,7 @@ def test_states_of_stages_become_one() -> None:
         (("model.n_layers=2", "strategy.microbatches=1"), "microbatches=1: 1f1b needs at least as many as stages"),
         (("model.n_layers=2", "strategy.microbatches=3", "strategy.schedule=gpipe"), "microbatches=3 does not divide"),
         (("model.n_layers=2", "attention=dynamic"), "asks for a penalty, and the last stage alone"),
+        (("model.n_layers=2", "residual=value"), "strategy=pipeline does not work with residual=value: what the first"),
         (("task=spoken_arithmetic", "model.n_layers=2"), "strategy=pipeline does not work with task=spoken_arithmetic"),
     ],
 )

@@ -14,18 +14,25 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ablab.model.attention.base import AttentionCore
+from ablab.model.context import LayerContext
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec
 
 Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Values = Callable[[Tensor], Tensor]
 View = tuple[slice, Tensor]
 
 SHORTEST = 1e-6  # a query shorter than this is not stretched to length one; above zero even in float16
 
 
 class AttentionLayer(nn.Module):
-    """Mixes the stream over positions. Whatever it does, the mixing itself is done by its `core`."""
+    """Mixes the stream over positions. Whatever it does, the mixing itself is done by its `core`.
 
+    Attributes:
+        takes_values: `LayerContext.values` acts on its values.
+    """
+
+    takes_values = False
     core: AttentionCore
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
@@ -40,6 +47,11 @@ class AttentionLayer(nn.Module):
             (B, T, d_model).
         """
         raise NotImplementedError
+
+    def within(self, x: Tensor, context: LayerContext) -> Tensor:
+        """`forward` as a block calls it. A layer that needs more of the context than `forward` takes overrides it."""
+        mixed: Tensor = self(x, context.rotate, context.key_padding_mask)
+        return mixed
 
     def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
         """The stream mixed under one mask after the other, (B, T, d_model).
@@ -59,6 +71,8 @@ class MultiHeadAttention(AttentionLayer):
     the core shares queries and keys there is no projection of keys: they are the rotated queries at length one.
     """
 
+    takes_values = True
+
     def __init__(self, spec: LayerSpec, *, core: AttentionCore) -> None:
         super().__init__()
         width = spec.kv_heads * spec.head_size
@@ -70,8 +84,15 @@ class MultiHeadAttention(AttentionLayer):
         self.core = core
         self.output = ResidualLinear(spec.d_model, spec.d_model, bias=spec.bias, n_layers=spec.n_layers)
 
-    def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
-        mixed: Tensor = self.output(join_heads(self.core(*self._projected(x, rotate), key_padding_mask)))
+    def forward(
+        self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None, values: Values | None = None
+    ) -> Tensor:
+        q, k, v = self._projected(x, rotate)
+        mixed: Tensor = self.output(join_heads(self.core(q, k, v if values is None else values(v), key_padding_mask)))
+        return mixed
+
+    def within(self, x: Tensor, context: LayerContext) -> Tensor:
+        mixed: Tensor = self(x, context.rotate, context.key_padding_mask, context.values)
         return mixed
 
     def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ablab.model.context import full_precision
 from ablab.model.ranks import sum_over_data
 
 Score = Literal["softmax", "sigmoid", "sqrtsoftplus"]
@@ -76,7 +76,7 @@ class Router(nn.Module):
         Args:
             given: (B, T, K), the experts of each token where they are not chosen by their scores.
         """
-        with _in_full(x.device.type):
+        with full_precision(x.device.type):
             exact = torch.promote_types(x.dtype, torch.float32)
             scores = self._score(x.to(exact) @ self.weight.to(exact).T)
         with torch.no_grad():
@@ -96,12 +96,6 @@ class Router(nn.Module):
             load = sum_over_data(torch.zeros_like(self.bias) if self._load is None else self._load)
             self.bias += self.bias_speed * (load.mean() - load).sign()
             self._load = None
-
-
-def _in_full(device: str) -> contextlib.AbstractContextManager[Any]:
-    """Within it nothing is computed in fewer bits than it comes in."""
-    available = torch.amp.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
 
 
 def loads(chosen: Tensor, n_experts: int, key_padding_mask: Tensor | None) -> Tensor:

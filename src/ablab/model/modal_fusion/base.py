@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from ablab.model.attention.layer import Rotate
 from ablab.model.block import Block
+from ablab.model.context import LayerContext
 from ablab.model.spec import LayerSpec
 
 Weights = Literal["own", "shared"]
@@ -97,13 +97,12 @@ class ModalFusion(nn.Module):
         """The modalities (B, T, d_model) and their mask, of what came out of the last layer."""
         return x, mask
 
-    def layer(self, layer: int, blocks: nn.Module, x: Tensor, rotate: Rotate, mask: Tensor | None) -> Tensor:
-        """One layer: the stream (B, T + extra, d_model) -> the same shape.
+    def layer(self, layer: int, blocks: nn.Module, x: Tensor, context: LayerContext) -> Tensor:
+        """One layer: the stream (B, T + extra, d_model), or what the residual has in its place.
 
         Args:
             blocks: as `blocks` made them.
-            rotate: the position's, for queries and keys.
-            mask: (B, T + extra), true where there is no token.
+            context: with the mask of the whole stream, (B, T + extra).
         """
         raise NotImplementedError
 
@@ -111,17 +110,17 @@ class ModalFusion(nn.Module):
         """1 where the queries of a modality (row) may see the keys of another (column) in that layer, else 0."""
         raise NotImplementedError
 
-    def together(self, blocks: nn.Module, x: Tensor, rotate: Rotate, mask: Tensor | None) -> Tensor:
+    def together(self, blocks: nn.Module, x: Tensor, context: LayerContext) -> Tensor:
         """A layer in which everybody sees everybody."""
         self.view = View(self.layout.places, self.layout.names)
-        return cast(Tensor, blocks(x, rotate, mask))
+        return cast(Tensor, blocks(x, context))
 
-    def apart(self, blocks: nn.Module, x: Tensor, rotate: Rotate, mask: Tensor | None) -> Tensor:
+    def apart(self, blocks: nn.Module, x: Tensor, context: LayerContext) -> Tensor:
         """A layer in which each modality sees itself alone."""
         parts = []
         for name, place in self.layout.places.items():
             self.view = View({name: slice(0, self.layout.lengths[name])}, [name])
-            parts.append(block_of(blocks, name)(x[:, place], rotate, None if mask is None else mask[:, place]))
+            parts.append(block_of(blocks, name)(x[:, place], masked(context, place)))
         return torch.cat(parts, 1)
 
     def _everybody(self) -> list[list[float]]:
@@ -152,11 +151,19 @@ class Towers(ModalFusion):
     def has_own_blocks(self, layer: int) -> bool:
         return self.weights == "own" and self.is_apart(layer)
 
-    def layer(self, layer: int, blocks: nn.Module, x: Tensor, rotate: Rotate, mask: Tensor | None) -> Tensor:
-        return (self.apart if self.is_apart(layer) else self.together)(blocks, x, rotate, mask)
+    def layer(self, layer: int, blocks: nn.Module, x: Tensor, context: LayerContext) -> Tensor:
+        return (self.apart if self.is_apart(layer) else self.together)(blocks, x, context)
 
     def reach(self, layer: int) -> list[list[float]]:
         return self._itself() if self.is_apart(layer) else self._everybody()
+
+
+def masked(context: LayerContext, *places: slice) -> LayerContext:
+    """The context of a sequence made of these places of the whole."""
+    mask = context.key_padding_mask
+    if mask is None:
+        return context
+    return replace(context, key_padding_mask=torch.cat([mask[:, place] for place in places], 1))
 
 
 def block_of(blocks: nn.Module, name: str) -> Block:

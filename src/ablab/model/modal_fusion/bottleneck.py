@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ablab.model.attention.layer import Rotate
-from ablab.model.modal_fusion.base import Layout, Towers, View, Weights, block_of
+from ablab.model.context import LayerContext
+from ablab.model.modal_fusion.base import Layout, Towers, View, Weights, block_of, masked
 from ablab.model.spec import LayerSpec, require_at_least
 
 BOTTLENECK = "bottleneck"  # what the tokens of the exchange are called
@@ -63,28 +63,24 @@ class BottleneckFusion(Towers):
     def leave(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return x[:, : -self.extra], None if mask is None else mask[:, : -self.extra]
 
-    def layer(self, layer: int, blocks: nn.Module, x: Tensor, rotate: Rotate, mask: Tensor | None) -> Tensor:
-        own, own_mask = self.leave(x, mask)
-        shared = x[:, -self.extra :]
+    def layer(self, layer: int, blocks: nn.Module, x: Tensor, context: LayerContext) -> Tensor:
+        mask, exchange = context.key_padding_mask, slice(-self.extra, None)
+        own, shared = x[:, : -self.extra], x[:, exchange]
         if layer < self.exchange_from:
-            return torch.cat([self.apart(blocks, own, rotate, own_mask), shared], 1)
+            return torch.cat([self.apart(blocks, own, context), shared], 1)
         parts, updates, there = [], [], []
         for name, place in self.layout.places.items():
             length = self.layout.lengths[name]
             self.view = View(
                 {name: slice(0, length), BOTTLENECK: slice(length, length + self.extra)}, [name, BOTTLENECK]
             )
-            out = block_of(blocks, name)(
-                torch.cat([own[:, place], shared], 1),
-                rotate,
-                None if mask is None else torch.cat([mask[:, place], mask[:, -self.extra :]], 1),
-            )
+            out = block_of(blocks, name)(torch.cat([own[:, place], shared], 1), masked(context, place, exchange))
             parts.append(out[:, :length])
             updates.append(out[:, length:])
             there.append(x.new_ones(len(x)) if mask is None else (~mask[:, place]).any(1).to(x.dtype))
         shares = torch.stack(there, -1)  # (B, modalities)
         shares = shares / shares.sum(-1, keepdim=True).clamp(min=1)
-        mean = torch.einsum("mbtd,bm->btd", torch.stack(updates), shares)
+        mean = torch.einsum("mbt...,bm->bt...", torch.stack(updates), shares)
         return torch.cat([*parts, mean], 1)
 
     def reach(self, layer: int) -> list[list[float]]:

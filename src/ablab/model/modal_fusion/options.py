@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ablab.model.attention.layer import Rotate
 from ablab.model.block import Block
+from ablab.model.context import LayerContext
 from ablab.model.modal_fusion.base import Layout, ModalFusion, Towers, View, Weights
 from ablab.model.spec import LayerSpec
 
@@ -22,8 +22,8 @@ class EarlyFusion(ModalFusion):
     needs_several = False
     each_block_once = True
 
-    def layer(self, layer: int, blocks: nn.Module, x: Tensor, rotate: Rotate, mask: Tensor | None) -> Tensor:
-        return self.together(blocks, x, rotate, mask)
+    def layer(self, layer: int, blocks: nn.Module, x: Tensor, context: LayerContext) -> Tensor:
+        return self.together(blocks, x, context)
 
     def reach(self, layer: int) -> list[list[float]]:
         return self._everybody()
@@ -98,14 +98,15 @@ class CrossFusion(ModalFusion):
         """Whether that layer looks at the other modalities."""
         return (layer % 2 == 0) == self.across_first
 
-    def layer(self, layer: int, blocks: nn.Module, x: Tensor, rotate: Rotate, mask: Tensor | None) -> Tensor:
+    def layer(self, layer: int, blocks: nn.Module, x: Tensor, context: LayerContext) -> Tensor:
         if not self.is_across(layer):
-            return self.apart(blocks, x, rotate, mask)
+            return self.apart(blocks, x, context)
         assert isinstance(blocks, Block)
+        mask = context.key_padding_mask
         hidden = x.new_zeros(x.shape[:2], dtype=torch.bool) if mask is None else mask
         attention = blocks.attention
-        mixed = blocks.mix(x, lambda y: attention.attend_each(y, rotate, self._others(hidden)))
-        return blocks.transform(mixed, mask)
+        mixed = blocks.mix(x, lambda y: attention.attend_each(y, context.rotate, self._others(hidden)))
+        return blocks.transform(mixed, context)
 
     def _others(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield where each modality is, and what is hidden from it: its own tokens, and what is for everybody."""

@@ -94,6 +94,8 @@ class Pipeline(Replicas):
         assert isinstance(model, Transformer)
         if len(model.modalities) > 1:
             raise ClashError("strategy", "task", "layers of several modalities do not follow each other in one line")
+        if next(model.layers())[1].attention_residual.shares:
+            raise ClashError("strategy", "residual", "what the first layer leaves to the others stays in its stage")
         for name, _ in offering(model, Penalised):
             raise ValueError(f"{name} asks for a penalty, and the last stage alone knows the loss that it adds to")
         if len(model.blocks) < self._stages:

@@ -40,6 +40,8 @@ def check_tensor_parallel(model: Transformer, count: int) -> None:
         if not feed_forward.by_unit:
             raise ClashError("strategy", "activation", "its hidden units do not work apart from one another")
         heads, kv_heads = model.n_heads, layer.value.out_features // layer.head_size
+        if block.attention_residual.shares:
+            raise ClashError("strategy", "residual", "its weights see the values of some heads only in each process")
         sizes = {
             "model.n_heads": heads,
             "model.n_kv_heads": kv_heads,

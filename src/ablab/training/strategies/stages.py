@@ -16,8 +16,8 @@ class Stage(nn.Module):
     """Some consecutive layers of a model, as one process calls them.
 
     The first stage also embeds, and the last one also fuses the layers and gives logits. Between stages goes the
-    stream, or where the layer fusion asks for them the streams of all layers so far. The mask each stage makes for
-    itself, of the same inputs.
+    stream, or what the residual has in its place; where the layer fusion asks for them, those of all layers so far. The
+    mask each stage makes for itself, of the same inputs.
     """
 
     def __init__(self, model: Transformer, layers: range) -> None:
@@ -38,11 +38,11 @@ class Stage(nn.Module):
         model, first, last = self.model, self.layers.start == 0, self.layers.stop == len(self.model.blocks)
         if first:
             x, mask = model.enter(inputs)
-            streams = [x]
+            streams = [model.ends.begin(x)]
         else:
             mask = model.mask_of(inputs)
             streams = list(given)
-        streams = model.through(self.layers, streams, mask, model.ids_of(inputs))
+        streams = model.through(self.layers, streams, model.context(inputs, mask))
         if last:
             return model.leave(streams, mask).float()  # a schedule must know the type, and autocast may choose another
         return tuple(streams) if self._sends_all else streams[-1]
@@ -50,8 +50,9 @@ class Stage(nn.Module):
     def streams(self, microbatch: Tensor, layer: int) -> tuple[Tensor, ...]:
         """Tensors on the device "meta" like those that go into `layer`, for a microbatch (B, T) of a batch."""
         like = self.model.head.weight
-        one = torch.empty(*microbatch.shape[:2], like.shape[1], dtype=like.dtype, device="meta", requires_grad=True)
-        return tuple(torch.empty_like(one, requires_grad=True) for _ in range(layer + 1 if self._sends_all else 1))
+        one = torch.empty(*microbatch.shape[:2], like.shape[1], dtype=like.dtype, device="meta")
+        sent = range(layer + 1) if self._sends_all else [layer]
+        return tuple(self.model.ends.like(one, each).requires_grad_() for each in sent)
 
     def logits(self, microbatch: Tensor) -> Tensor:
         """A tensor on the device "meta" like the logits of a microbatch (B, T) of a batch."""
