@@ -53,7 +53,9 @@ def test_a_probe_that_failed_says_why(tmp_path: Path) -> None:
 
 def test_a_plan_writes_nothing_and_lists_runs_and_failed_probes(lab: Lab) -> None:
     ended = lab.ablab("plan", *lab.words("activation=relu,raises", "seed=0,1,2", "name=planning"))
-    assert ended.status == 0, ended.err
+    assert ended.status == 1
+    assert ended.err.startswith("ablab: the probe of activation=raises failed: RuntimeError: the bulb is broken")
+    assert len(ended.err.splitlines()) == 1
     lines = ended.out.splitlines()
     assert any(line.startswith("activation=relu") and " s " in line for line in lines)
     assert any(line.startswith("activation=raises") and "RuntimeError: the bulb is broken" in line for line in lines)
