@@ -60,6 +60,7 @@ class Killed(Fault):
 class Slow(Fault):
     def fault(self, x):
         if os.path.exists("slow"):  # in the folder that the sweep was started in
+            open("slow-began", "w").close()
             time.sleep(0.5)
         return torch.relu(x)
 

@@ -79,7 +79,9 @@ def _run(words: list[str]) -> int:
             status = run_hydra(words)
     except KeyboardInterrupt:
         # Without a name its folder has the time of day as its name.
-        named = words[:1] == ["resume"] or any(word.startswith(("name=", "study=")) for word in words)
+        first = words[0] if words else ""
+        named = any(word.startswith(("name=", "study=")) for word in words) and first not in ("plan", *COMMANDS)
+        named = named or first == "resume"
         rest = "; the same command goes on with the runs that are left" if named else ""
         print(f"\nablab: interrupted{rest}", file=sys.stderr)
         status = 130
