@@ -18,7 +18,10 @@ from ablab.study.supervision.lock import run_lock
 if TYPE_CHECKING:
     from conftest import Lab
 
+pytestmark = pytest.mark.slow
+
 STUDY = ("name=ends", "activation=relu,gelu", "trainer.max_steps=2")
+OTHER_RATE = "optimizer.lr=0.002"  # makes other runs
 RELU, GELU = (Path(f"outputs/ends/activation={option}/seed=0") for option in ("relu", "gelu"))
 
 
@@ -79,16 +82,27 @@ def test_a_study_does_not_go_on_with_other_data(lab: Lab, text: Path) -> None:
     assert [run[0] for run in lab.ablab("resume", "outputs/ends").runs] == ["kept", "ok"]
 
 
-def test_the_command_of_a_study_trains_all_of_it_on_the_data_that_there_are(lab: Lab, text: Path) -> None:
-    before = changed(text, "One line more.\n")
-    try:
-        ended = lab.sweep(*STUDY, f"task.path={text}")
-    finally:
-        text.write_text(before, encoding="utf-8")
-    assert ended.status == 0
-    assert ended.err == f"ablab: {RELU} and 1 more: trained again, since the data have changed\n"
-    assert [run[0] for run in ended.runs] == ["ok", "ok"]
-    assert lab.sweep(*STUDY, f"task.path={text}").status == 0
+def test_a_report_that_cannot_be_written_costs_no_metrics(
+    lab: Lab, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def raises(*_: object) -> None:
+        raise ZeroDivisionError("in a template")
+
+    kept = (lab.folder / RELU / RECORD_FILE).read_bytes()
+    for fault, words, command in (
+        (full, "[Errno 28] No space left on device", ["resume", "outputs/ends"]),
+        (raises, "in a template", lab.words("-m", *STUDY, f"task.path={text}")),
+    ):
+        monkeypatch.setattr(page, "write_report", fault)
+        ended = lab.ablab(*command)
+        assert ended.status == 2
+        assert ended.err.endswith(f"outputs/ends/report.html: {words}\n")
+        assert len(ended.err.splitlines()) == 1
+        assert "activation=gelu" in ended.out, "the comparison is not shown"
+    assert (lab.folder / RELU / RECORD_FILE).read_bytes() == kept
 
 
 def test_data_that_change_while_a_study_is_under_way(lab: Lab, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +116,7 @@ def test_data_that_change_while_a_study_is_under_way(lab: Lab, text: Path, monke
 
     monkeypatch.setattr(attempt, "prepare_folder", edited)
     try:
-        ended = lab.sweep(*STUDY, f"task.path={text}", "optimizer.lr=0.002")
+        ended = lab.sweep(*STUDY, f"task.path={text}", OTHER_RATE)
     finally:
         text.write_text(before, encoding="utf-8")
     assert ended.status == 1
@@ -114,26 +128,15 @@ def test_data_that_change_while_a_study_is_under_way(lab: Lab, text: Path, monke
     assert [run[0] for run in lab.ablab("resume", "outputs/ends").runs] == ["kept", "ok"]
 
 
-def test_a_report_that_cannot_be_written_costs_no_metrics(
-    lab: Lab, text: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    def raises(*_: object) -> None:
-        raise ZeroDivisionError("in a template")
-
-    lab.sweep(*STUDY, f"task.path={text}")
-    kept = (lab.folder / RELU / RECORD_FILE).read_bytes()
-    for fault, words in ((full, "[Errno 28] No space left on device"), (raises, "in a template")):
-        monkeypatch.setattr(page, "write_report", fault)
-        for command in (lab.words("-m", *STUDY, f"task.path={text}"), ["resume", "outputs/ends"]):
-            ended = lab.ablab(*command)
-            assert ended.status == 2
-            assert ended.err.endswith(f"outputs/ends/report.html: {words}\n")
-            assert len(ended.err.splitlines()) == 1
-            assert "activation=gelu" in ended.out, "the comparison is not shown"
-    assert (lab.folder / RELU / RECORD_FILE).read_bytes() == kept
+def test_the_command_of_a_study_trains_all_of_it_on_the_data_that_there_are(lab: Lab, text: Path) -> None:
+    before = changed(text, "One line more.\n")
+    try:
+        ended = lab.sweep(*STUDY, f"task.path={text}", OTHER_RATE)
+    finally:
+        text.write_text(before, encoding="utf-8")
+    assert ended.status == 0
+    assert ended.err == f"ablab: {RELU} and 1 more: trained again, since the data have changed\n"
+    assert [run[0] for run in ended.runs] == ["ok", "ok"]
 
 
 def test_more_devices_than_processes_is_refused_in_a_line(lab: Lab) -> None:
