@@ -44,7 +44,7 @@ from ablab.study.trials import pilot, tuning
 from ablab.training import trainer as trainers
 from ablab.training.build import BuiltRun, build_strategy
 from ablab.training.callback_group import build_callbacks
-from ablab.training.checkpoint_files import Origin
+from ablab.training.checkpoint_list import Origin
 from ablab.training.loggers import wandb
 from ablab.training.loggers.base import RunInfo
 from ablab.training.loggers.others import build_logger

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
 import pytest
 from fuzzing import SMALL, end
 
+from ablab.cli import entry
 from ablab.cli.flags import command_first
 
 PACKAGE = "# @package _global_\n"
@@ -132,3 +134,22 @@ def test_spellings_of_a_baseline(tmp_path: Path) -> None:
     for baseline in ("optimizer.lr=3e-3", "optimizer.lr=0.0030", "optimizer.lr=.003"):
         words = ["plan", "--no-probe", *SMALL, "optimizer.lr=1e-3,0.003", f'comparison.baseline="{baseline}"']
         assert end(tmp_path, words).status == 0
+
+
+@pytest.mark.parametrize(("home", "lent"), [("nowhere", "HOME"), ("locked", "MPLCONFIGDIR"), ("mine", None)])
+def test_who_has_no_home_is_lent_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, lent: str | None
+) -> None:
+    """While the command takes: packages ask for one in many ways, and each says in its own that there is none."""
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("locked") and access(path, mode))
+    for name in ("locked", "mine"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / home))
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    before = dict(os.environ)
+    with entry._home_for_packages():
+        changed = {name for name in os.environ if os.environ[name] != before.get(name)}
+        assert changed == ({lent} if lent else set())
+        assert all(Path(os.environ[name]).is_dir() for name in changed)
+    assert dict(os.environ) == before

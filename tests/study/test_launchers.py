@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hydra.core.plugins import Plugins
-from processes import wait_for
+from processes import processes_in, wait_for
 from slurm import NotHereError, jobs_of, slurm
 
 from ablab.results.store import RECORD_FILE, read_record
@@ -43,19 +43,32 @@ def test_submitit_has_every_reason_and_is_resumed(lab: Lab) -> None:
     assert [run[0] for run in ended.runs] == ["failed"]
 
 
-def test_joblib_runs_what_is_left(lab: Lab) -> None:
+@pytest.mark.timeout(600)
+def test_joblib_is_ended_with_its_jobs_and_then_runs_what_is_left(lab: Lab) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra `launchers`")
-    assert lab.sweep("name=joblib", "activation=relu,gelu").status == 0
-    study = lab.folder / "outputs" / "joblib"
-    (study / "activation=gelu" / "seed=0" / RECORD_FILE).unlink()
-    kept = (study / "activation=relu" / "seed=0" / RECORD_FILE).stat().st_mtime_ns
-    words = lab.words("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "name=joblib", "activation=relu,gelu")
-    process = lab.start(*words)
+    words = lab.words("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "name=joblib", "activation=relu,slow")
+    study, before = lab.folder / "outputs" / "joblib", set(processes_in(lab.folder))
+    relu, slow = (study / f"activation={option}" / "seed=0" for option in ("relu", "slow"))
+    (lab.folder / "slow").touch()
+    process = lab.start(*words, "trainer.max_steps=20")
+    wait_for(
+        lambda: process.poll() is not None or ((relu / RECORD_FILE).exists() and any(slow.rglob("last.ckpt"))), 240.0
+    )
+    process.terminate()
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, "Traceback" in err) == (130, False), err
+    assert "1/1 ok" in out, "the table so far is not printed"
+    wait_for(lambda: set(processes_in(lab.folder)) <= before)
+    assert statuses(study) == {"activation=relu/seed=0": "ok"}
+
+    (lab.folder / "slow").unlink()
+    kept = (relu / RECORD_FILE).stat().st_mtime_ns
+    process = lab.start(*words, "trainer.max_steps=20")
     out, err = process.communicate(timeout=250)
     assert process.returncode == 0, err
     assert "1 of 2 runs are done with; 1 are launched" in out
-    assert statuses(study) == {"activation=gelu/seed=0": "ok", "activation=relu/seed=0": "ok"}
-    assert (study / "activation=relu" / "seed=0" / RECORD_FILE).stat().st_mtime_ns == kept
+    assert statuses(study) == {"activation=relu/seed=0": "ok", "activation=slow/seed=0": "ok"}
+    assert (relu / RECORD_FILE).stat().st_mtime_ns == kept
 
 
 def test_a_job_runs_what_the_plan_says_and_not_what_has_been_edited(lab: Lab) -> None:

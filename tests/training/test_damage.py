@@ -26,8 +26,8 @@ from ablab.study.launch import finished_record
 from ablab.study.plan_file import find_plan, read_plan
 from ablab.study.planning.preflight import Preflight
 from ablab.training.begin import prepare_folder, set_aside_before
-from ablab.training.checkpoint_files import Origin, newest_whole
 from ablab.training.checkpoint_folders import consolidate
+from ablab.training.checkpoint_list import Origin, newest_whole
 from ablab.training.generation import load_run
 from ablab.training.loggers.csv import CurvesLogger
 from ablab.training.warm_start import check_origin

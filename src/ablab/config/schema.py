@@ -32,7 +32,7 @@ class ExecutionConfig:
     retries: int = 1  # of a run that crashed or was killed
     retry: str | None = None  # "failed": what an earlier supervisor left; None: nothing
     timeout: float | None = None  # seconds that an attempt at a run may take
-    hang_timeout: float | None = 600.0  # seconds without progress that a run of several processes may take
+    hang_timeout: float | None = 600.0  # seconds without progress after which a run is ended; None: never
     on_failure: str = "continue"  # or "stop"
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class ExecutionConfig:
 
 
 EXECUTION_KEYS = tuple(each.name for each in fields(ExecutionConfig))
-FOR_SWEEPS = frozenset({"design", *EXECUTION_KEYS}) - {"hang_timeout"}  # which one run of several processes has, too
+FOR_SWEEPS = frozenset({"design", *EXECUTION_KEYS}) - {"hang_timeout"}  # which one run by itself has, too
 # Keys of a study as a whole, which cannot differ between its runs.
 OF_THE_STUDY = FOR_SWEEPS | {"hang_timeout", "name", "question", "comparison", "tune", "budget"}
 

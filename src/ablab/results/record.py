@@ -91,6 +91,7 @@ class RunContext:
     index: int | None = None  # None: in no plan
     budget: BudgetReport | None = None
     tuning: TuningReport | None = None
+    corpus: str | None = None  # the hash of the data that the study was planned with; None: whatever is there
 
     @classmethod
     def from_dict(cls, data: Node) -> RunContext:
@@ -99,6 +100,7 @@ class RunContext:
             index=data["index"],
             budget=_nested(BudgetReport, data["budget"]),
             tuning=_nested(TuningReport, data["tuning"]),
+            corpus=data.get("corpus"),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -20,7 +21,7 @@ from ablab.results.record import Record
 from ablab.results.run_folder import check_study
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import Observer
-from ablab.study.launch import finished_record, launch, tell_damage
+from ablab.study.launch import finished_record, launch, tell_damage, tell_outdated
 from ablab.study.launched import refuse_nodes, refuse_sweep
 from ablab.study.plan_file import PlannedRun, write_plan
 from ablab.study.planning.compose import Composer
@@ -80,7 +81,10 @@ class Study:
         composed = [self._compose(run) for run in runs]
         return [
             PlannedRun(
-                info=info_of(config, index, run.context.variant), config=config, folder=folder, context=run.context
+                info=info_of(config, index, run.context.variant),
+                config=config,
+                folder=folder,
+                context=replace(run.context, corpus=self.preflight.task(config).corpus.sha256),
             )
             for index, (run, (config, folder)) in enumerate(zip(runs, composed, strict=True))
         ]
@@ -141,11 +145,13 @@ class Study:
         """Hand the runs that are left to another launcher; each of its jobs finds its run in the plan on the disk."""
         assert self._foreign is not None
         returns = {}
+        outdated: list[Path] = []
         for place, run in enumerate(planned):
-            record = finished_record(run.config, run.folder, self.preflight, retry_failed)
+            record = finished_record(run.config, run.folder, self.preflight, retry_failed, outdated)
             if record is not None:
                 returns[place] = job_return(record)
                 tell_damage(run.folder, record)
+        tell_outdated(outdated)
         left = [place for place in range(len(runs)) if place not in returns]
         if not left:
             return [returns[place] for place in range(len(runs))]

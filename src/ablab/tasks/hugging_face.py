@@ -55,7 +55,7 @@ class DocumentSource:
 
     def __init__(self, path: str, *, name: str | None, revision: str | None, column: str) -> None:
         self.path, self.name, self.revision, self.column = path, name, revision, column
-        self.folder = Path(path).expanduser()
+        self.folder = Path(os.path.expanduser(path))
         self._local = self.folder.is_dir()
         if self.folder.is_file():
             raise UserError(f"{path}: a file: give the folder that it lies in as task.path")

@@ -108,6 +108,14 @@ def set_aside_before(folder: Path, identity: str) -> list[str]:
     ]
 
 
+def changed_data(name: str) -> str:
+    """In words, that the data of a study are not those that it was planned with, and what to do."""
+    return (
+        f"{name}: the data have changed since the study was planned; put them back and resume, or give the command of "
+        "the study again to train all of it on what is there now"
+    )
+
+
 def variant_of(config: RunConfig) -> str:
     """What a run was asked for by, where no plan has given its variant a label."""
     named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "hydra")

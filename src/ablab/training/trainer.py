@@ -22,8 +22,8 @@ from ablab.errors import UserError
 from ablab.results.store import CHECKPOINT_FOLDER, PROFILE_FOLDER
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Curves
-from ablab.training.checkpoint_files import Origin
 from ablab.training.checkpoint_folders import CheckpointFiles
+from ablab.training.checkpoint_list import Origin
 from ablab.training.checkpoints import Checkpoints, ParallelState, Randomness
 from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.module import TrainingModule
