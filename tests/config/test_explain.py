@@ -17,7 +17,9 @@ def explained(*overrides: str) -> str:
     return explain(caught.value)
 
 
-ATTENTION = "block_sparse, dynamic, full, lsh, mla, nsa, topk, windowed"  # the menu of conf/attention
+ATTENTION = (
+    "block_sparse, dynamic, full, gated_delta, lsh, mamba2, mla, nsa, topk, windowed"  # the menu of conf/attention
+)
 
 
 @pytest.mark.parametrize(

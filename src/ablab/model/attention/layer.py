@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ablab.model.attention.base import AttentionCore
+from ablab.model.attention.recurrence import Recurrence
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec
 
@@ -24,9 +25,14 @@ SHORTEST = 1e-6  # a query shorter than this is not stretched to length one; abo
 
 
 class AttentionLayer(nn.Module):
-    """Mixes the stream over positions. Whatever it does, the mixing itself is done by its `core`."""
+    """Mixes the stream over positions. Whatever it does, the mixing itself is done by its `core`.
 
-    core: AttentionCore
+    Attributes:
+        rotates: whether it has queries and keys for the position to rotate.
+    """
+
+    core: AttentionCore | Recurrence
+    rotates: bool = True
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
         """Mix the stream.
@@ -58,6 +64,8 @@ class MultiHeadAttention(AttentionLayer):
     Heads of keys and values may be fewer than those of queries (Ainslie et al. 2023, grouped-query attention). Where
     the core shares queries and keys there is no projection of keys: they are the rotated queries at length one.
     """
+
+    core: AttentionCore
 
     def __init__(self, spec: LayerSpec, *, core: AttentionCore) -> None:
         super().__init__()
