@@ -71,7 +71,7 @@ class GatedDeltaNet(LinearAttention):
         self.value_size = spec.head_size if value_size is None else value_size
         require_at_least(1, "key_size", self.key_size)
         require_at_least(1, "value_size", self.value_size)
-        self.strongest = 2.0 if negative_eigenvalues else 1.0
+        self.heads, self.strongest = heads, 2.0 if negative_eigenvalues else 1.0
         keys, values = key_heads * self.key_size, heads * self.value_size
         self.widths = [keys, keys, values]
         self.query = nn.Linear(d, keys, bias=spec.bias)
@@ -83,6 +83,10 @@ class GatedDeltaNet(LinearAttention):
         self.convolution = ShortConvolution(sum(self.widths), conv_size, bias=False)
         self.norm = FeatureNorm(self.value_size, eps=EPS)
         self.output = ResidualLinear(values, d, bias=spec.bias, n_layers=spec.n_layers)
+
+    @property
+    def state_numbers(self) -> int:
+        return self.heads * self.key_size * self.value_size
 
     def streams(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         content = torch.cat([self.query(x), self.key(x), self.value(x)], -1)

@@ -38,6 +38,7 @@ class LinearAttention(AttentionLayer):
 
     rotates = False
     core: Recurrence
+    convolution: ShortConvolution
 
     def __init__(self, spec: LayerSpec, *, core: Recurrence, dropout: float) -> None:
         super().__init__()
@@ -72,6 +73,17 @@ class LinearAttention(AttentionLayer):
     def leave(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Norm, gate and output projection: (B, T, d_model)."""
         raise NotImplementedError
+
+    @property
+    def state_numbers(self) -> int:
+        """Of the states of all heads."""
+        raise NotImplementedError
+
+    def mechanism(self) -> dict[str, float]:
+        """`state_bytes`: what generating one sequence keeps of it, however long: the state, and the convolution's last
+        inputs, in single precision."""
+        channels, taps = self.convolution.weight.shape
+        return {"state_bytes": 4.0 * (self.state_numbers + channels * (taps - 1))}
 
     def drop(self, mixed: Tensor) -> Tensor:
         """Features with dropout."""

@@ -68,6 +68,10 @@ class Mamba2(LinearAttention):
         self.norm = FeatureNorm(inner, eps=EPS)
         self.output = ResidualLinear(inner, d, bias=spec.bias, n_layers=spec.n_layers)
 
+    @property
+    def state_numbers(self) -> int:
+        return self.state_size * self.norm.weight.numel()
+
     def streams(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         step, log_decay = self.decay(x)
         return torch.cat([self.value(x), self.key(x), self.query(x)], -1), log_decay.mT, step.mT

@@ -24,6 +24,8 @@ from ablab.model.attention.base import repeat_heads
 from ablab.model.attention.kernel import without_autocast, working_dtype
 from ablab.model.spec import require_at_least
 
+VALUES = 256  # that are followed at one time
+
 
 class Recurrence(nn.Module):
     """Mixes values over positions through a state. It has no scores, and no keys that a query visits or does not.
@@ -75,6 +77,19 @@ class Recurrence(nn.Module):
             decay, b = (_chunks(pad(x.to(dtype), (0, missing)).unsqueeze(-1), size) for x in (log_decay, write))
             out = self.mix(q, k, v_, decay, b)
         return out.flatten(2, 3)[:, :, :length].to(v.dtype)
+
+    def influence(self, q: Tensor, k: Tensor, log_decay: Tensor, write: Tensor, positions: Tensor) -> Tensor:
+        """The matrix by which the values are mixed, at the S rows of `positions` (S,): (B, H, S, T), of any sign.
+
+        Arguments are as in `forward`. For measurements: time grows as the square of the length.
+        """
+        (B, H, T), parts = log_decay.shape, []
+        for start in range(0, T, VALUES):  # what comes before is not moved by values from here on
+            rows = (each[:, :, start:] for each in (q, k))
+            v = torch.eye(T - start, min(VALUES, T - start), dtype=working_dtype(q), device=q.device)
+            out = self(*rows, v.expand(B, H, -1, -1), log_decay[:, :, start:], write[:, :, start:])
+            parts.append(pad(out, (0, 0, start, 0))[:, :, positions])
+        return torch.cat(parts, -1)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor) -> Tensor:
         """Outputs of whole chunks (B, H, N, C, Dv), given N chunks of C tokens each: all (B, heads, N, C, ...)."""
