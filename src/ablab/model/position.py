@@ -210,7 +210,9 @@ def idle_position(model: Transformer) -> list[str]:
         return []
     if any(block.attention.rotates for _, block in model.layers()):
         return []
-    return [f"the position ({position.__name__}) has nothing to do: no layer's attention has queries and keys to rotate"]
+    return [
+        f"the position ({position.__name__}) has nothing to do: no layer's attention has queries and keys to rotate"
+    ]
 
 
 def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
