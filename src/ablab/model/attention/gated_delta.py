@@ -28,8 +28,8 @@ class GatedDeltaNet(LinearAttention):
     one, and queries by 1 / sqrt(key_size) more. What a head reads is normalised by its root mean square and multiplied
     by SiLU of a projection of the input.
 
-    Deviations: head sizes are the model's (the paper's keys are 3/4 of that, its values 3/2: `key_size`, `value_size`),
-    and rates of forgetting are drawn from 1 to 16, not from 0.
+    Deviations: head sizes are the model's (in the released layer keys are 3/4 as wide as the stream in all, and values
+    3/2: `key_size`, `value_size`), and rates of forgetting are drawn from 1 to 16, not from 0.
 
     Args:
         key_heads: heads of queries and keys, each of which serves neighbouring heads of values; None: as many.
