@@ -185,25 +185,29 @@ def test_influences_are_the_matrix_that_mixes_the_values(kind: Kind, monkeypatch
 class _Counting(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch says no types here
-        self.calls = 0
+        self.calls = self.numbers = 0
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = operator(*args, **(kwargs or {}))
         self.calls += 1
-        return operator(*args, **(kwargs or {}))
+        self.numbers += made.numel() if isinstance(made, Tensor) and not operator.is_view else 0
+        return made
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_done_token_by_token_and_work_grows_as_the_length(kind: Kind) -> None:
-    calls, flops = [], []
+    calls, numbers, flops = [], [], []
     for chunks in (4, 8, 16):
         inputs = [x.requires_grad_() for x in drawn(64 * chunks)]
         with _Counting() as counting, FlopCounterMode(display=False) as counter:
             kind(chunk=64)(*inputs).sum().backward()
         calls.append(counting.calls)
+        numbers.append(counting.numbers)
         flops.append(counter.get_total_flops())
     assert calls[1] - calls[0] <= 4 * 20  # operators of a chunk
-    assert flops[2] - flops[1] == pytest.approx(2 * (flops[1] - flops[0]))
-    assert flops[2] < 2.2 * flops[1]
+    for each in (numbers, flops):
+        assert each[2] - each[1] == pytest.approx(2 * (each[1] - each[0]))
+        assert each[2] < 2.2 * each[1]
 
 
 @pytest.mark.parametrize(("kind", "triangle"), [(StateSpace, 0), (DeltaRule, 1)])

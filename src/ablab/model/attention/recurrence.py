@@ -109,7 +109,7 @@ class StateSpace(Recurrence):
         scores = fade.between.unflatten(1, (K, H // K)) * (q @ k.mT).unsqueeze(2)
         written = k.mT @ _side_by_side(fade.to_end * v, K)  # (B, K, N, D, H / K * Dv)
         whole = _side_by_side(fade.whole.expand(-1, -1, -1, -1, Dv), K)
-        states = _states(written, lambda n, state: whole[:, :, n] * state)
+        states = _states(written, whole, torch.mul)
         return scores.flatten(1, 2) @ v + fade.from_start * _apart(q @ states, H)
 
 
@@ -132,7 +132,7 @@ class DeltaRule(Recurrence):
         seen = (fade.between * (q @ k.mT)) @ solved  # (B, H, N, C, Dv + D)
         kept = (fade.to_end * k).mT @ solved  # (B, H, N, D, Dv + D)
         onward = fade.whole * torch.eye(D, dtype=k.dtype, device=k.device) - kept[..., Dv:]
-        states = _states(kept[..., :Dv], lambda n, state: onward[:, :, n] @ state)
+        states = _states(kept[..., :Dv], onward, torch.matmul)
         return seen[..., :Dv] + (fade.from_start * q - seen[..., Dv:]) @ states
 
 
@@ -159,17 +159,18 @@ class _Fading:
         self.to_end = self.between[..., -1:, :].mT
 
 
-def _states(written: Tensor, onward: Callable[[int, Tensor], Tensor]) -> Tensor:
+def _states(written: Tensor, onward: Tensor, times: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The state before each chunk, (B, heads, N, ...), the first of which is 0.
 
     Args:
         written: (B, heads, N, ...), what each chunk adds to it.
-        onward: what is left of a state after chunk n.
+        onward: (B, heads, N, ...), what each chunk multiplies it with.
+        times: how.
     """
-    *before, _ = written.unbind(2)
-    states = [torch.zeros_like(written[:, :, 0])]
-    for n, added in enumerate(before):
-        states.append(added + onward(n, states[-1]) if n else added)
+    *before, _ = written.unbind(2)  # whose gradient is put together once; that of an index, each time
+    states = [torch.zeros_like(written[:, :, 0]), *before[:1]]
+    for added, factor in zip(before[1:], onward.unbind(2)[1:], strict=False):
+        states.append(added + times(factor, states[-1]))
     return torch.stack(states, 2)
 
 
