@@ -202,6 +202,19 @@ def _turned(x: Tensor) -> Tensor:
     return torch.cat([x[:, :-1].flip(1), x[:, -1:]], 1)
 
 
+def idle_position(model: Transformer) -> list[str]:
+    """A line where the position has nothing to do: it rotates queries and keys, and no layer has any to rotate."""
+    position = type(model.position)
+    works_elsewhere = position.add is not Position.add or model.position.slopes is not None
+    if position.rotate is Position.rotate or works_elsewhere:
+        return []
+    if any(block.attention.rotates for _, block in model.layers()):
+        return []
+    return [
+        f"the position ({position.__name__}) has nothing to do: no layer's attention has queries and keys to rotate"
+    ]
+
+
 def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
     """The position, which all layers share."""
     yield PositionWatcher(model)

@@ -2,7 +2,7 @@
 
 An option is a core, `Core(spec, *, own_option, ...)`, which mixes values of (B, H, T, D) and has no parameters of its
 own unless that is its point; `ablab.model.attention.layer` puts projections around it. An option whose point is the
-projections (`mla`, `nsa`) is a whole layer instead.
+projections (`mla`, `nsa`), or that has no keys that are looked at (`gated_delta`, `mamba2`), is a whole layer instead.
 
 * `base`, `layer`: the contracts, and what all cores share
 * `full`, `windowed`, `lsh`, `dynamic`, `block_sparse`, `topk`, `mla`, `nsa`: the options, one file each
@@ -10,6 +10,7 @@ projections (`mla`, `nsa`) is a whole layer instead.
   (among items of one bucket) and `kernel` (dense attention that can be merged, by log-sum-exp)
 * `flex`: the engine for windows on CUDA
 * `hashing`, `buckets`, `limits`, `blocks`: what decides whom a query sees
+* `gated_delta`, `mamba2`: the linear options, made of `linear` (what is around) and `recurrence` (what mixes)
 * `dense`: masked attention for short sequences, and what goes through long ones slice by slice
-* `probe`: which keys a core looks at, as metrics and pictures
+* `probe`, `recurrence_probe`, `pictures`: which keys a core looks at, what a state remembers, and how it is drawn
 """

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ablab.model.attention.base import AttentionCore
+from ablab.model.attention.recurrence import Recurrence
 from ablab.model.context import LayerContext
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec
@@ -30,10 +31,12 @@ class AttentionLayer(nn.Module):
 
     Attributes:
         takes_values: `LayerContext.values` acts on its values.
+        rotates: whether it has queries and keys for the position to rotate.
     """
 
     takes_values = False
-    core: AttentionCore
+    core: AttentionCore | Recurrence
+    rotates: bool = True
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
         """Mix the stream.
@@ -72,6 +75,7 @@ class MultiHeadAttention(AttentionLayer):
     """
 
     takes_values = True
+    core: AttentionCore
 
     def __init__(self, spec: LayerSpec, *, core: AttentionCore) -> None:
         super().__init__()

@@ -45,6 +45,8 @@ class LatentAttention(AttentionLayer):
         ValueError: a size is out of its range, or the model groups its heads of keys.
     """
 
+    rotates = False
+
     def __init__(
         self,
         spec: LayerSpec,

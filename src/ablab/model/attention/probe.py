@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool1d
 
 from ablab.model.attention.base import AttentionCore, scores_of, self_only_if_alone
 from ablab.model.attention.layer import MultiHeadAttention
-from ablab.model.mechanism import Watcher, drawn, place_of, projected
+from ablab.model.attention.linear import LinearAttention
+from ablab.model.attention.pictures import columns_of, picture, spread
+from ablab.model.attention.recurrence import Recurrence
+from ablab.model.attention.recurrence_probe import RecurrenceWatcher
+from ablab.model.mechanism import Watcher, answer, drawn, place_of, projected
 from ablab.model.protocols import Penalised, TellsVisited, TellsWeights
 from ablab.model.ranks import cat_over_tp_ranks, sum_over_ranks
 
@@ -24,8 +27,7 @@ Asked = Callable[[Tensor, Tensor, Tensor], Tensor]
 SAMPLED_SEQUENCES = 4
 SAMPLED_QUERIES = 64
 PICTURED_QUERIES = 256
-MOST_COLUMNS = 256
-FRAME = 96  # brightness of the lines between heads: no weight's own black or white
+ASKED_TOKENS = 128
 QUERIES = 8  # of the longest sequence, the last one among them, that probe outputs are of
 
 
@@ -60,7 +62,7 @@ class AttentionWatcher(Watcher):
         self.seen = True
         with torch.autocast(sample[0].device.type, enabled=False):  # the measure's own rounding is not to be measured
             q, k = (x[:SAMPLED_SEQUENCES].to(torch.promote_types(x.dtype, torch.float32)) for x in sample)
-            positions = _spread(q.shape[2], SAMPLED_QUERIES, q.device)
+            positions = spread(q.shape[2], SAMPLED_QUERIES, q.device)
             for one in range(len(q)):  # one after the other: the dense weights of all would be a peak of memory
                 self.sums += self._measure(q[one : one + 1], k[one : one + 1], positions)
             if self.pictured and self.weights is not None:
@@ -81,7 +83,7 @@ class AttentionWatcher(Watcher):
         return sums
 
     def _picture(self, weights: Asked, q: Tensor, k: Tensor) -> Tensor:
-        positions = _spread(q.shape[2], PICTURED_QUERIES, q.device)
+        positions = spread(q.shape[2], PICTURED_QUERIES, q.device)
         slices = [columns_of(weights(q, k, some)[0]) for some in positions.split(SAMPLED_QUERIES)]
         return picture(cat_over_tp_ranks(torch.cat(slices, dim=1), 0)).cpu()
 
@@ -139,62 +141,29 @@ def _told(core: nn.Module) -> tuple[Asked | None, Asked | None]:
     return (core.visited if described else None), (core.weights if weighs else None)
 
 
-def _spread(length: int, most: int, device: torch.device) -> Tensor:
-    """At most `most` positions, evenly from the first to the last, so that their mean is close to that of all."""
-    places = torch.linspace(0, length - 1, min(length, most), device="cpu", dtype=torch.float64)
-    return places.round().long().to(device)
-
-
-def columns_of(weights: Tensor) -> Tensor:
-    """Weights (H, S, T) with at most `MOST_COLUMNS` columns: of neighbouring keys the heaviest, so that single far keys
-    stay visible."""
-    return weights if weights.shape[-1] <= MOST_COLUMNS else adaptive_max_pool1d(weights, MOST_COLUMNS)
-
-
-def picture(weights: Tensor) -> Tensor:
-    """Attention weights (H, S, C), at least 0, as a grey picture: uint8 (height, width).
-
-    Heads lie side by side in reading order, a row per query from the top and a column per key. White is the heaviest
-    key of each query, and brightness the square root of a weight relative to it: a key with a hundredth of that weight
-    is still a tenth as bright, and queries that attend to many keys are as visible as those that attend to few.
-    Brightness can be compared along a row, not between rows.
-    """
-    heads, rows, columns = weights.shape
-    heaviest = weights.amax(-1, keepdim=True)
-    share = torch.where(heaviest > 0, weights / heaviest, 0.0)
-    pixels = (share.sqrt() * 255).round().to(torch.uint8)
-    across = math.ceil(math.sqrt(heads))
-    down = math.ceil(heads / across)
-    grid = pixels.new_full((down * (rows + 1) - 1, across * (columns + 1) - 1), FRAME)
-    for head in range(heads):
-        top, left = head // across * (rows + 1), head % across * (columns + 1)
-        grid[top : top + rows, left : left + columns] = pixels[head]
-    return grid
-
-
 def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
     """Every layer's attention, and its core."""
     for layer, block in model.layers():
         yield Watcher("attention", layer, block.attention)
-        yield AttentionWatcher(
-            "attention",
-            layer,
-            block.attention.core,
-            device=model.head.weight.device,
-            causal=model.causal,
-            pictured=pictured,
-        )
+        core, device = block.attention.core, model.head.weight.device
+        if isinstance(core, Recurrence):
+            yield RecurrenceWatcher("attention", layer, core, heads=model.n_heads, device=device, pictured=pictured)
+        else:
+            yield AttentionWatcher("attention", layer, core, device=device, causal=model.causal, pictured=pictured)
 
 
 def probe_outputs(model: Transformer) -> dict[str, list[float]]:
     """For each layer, projections of the weights that a few queries give to all keys, and what acts in training alone.
 
-    Attention that projects its inputs in a way of its own (latent attention, say) has none.
+    Linear attention has no weights, and is asked as a whole. Softmax attention that projects its inputs in a way of its
+    own (latent attention, say) has none.
     """
     found = {}
     for place, (layer, block) in enumerate(model.layers()):
         if isinstance(block.attention, MultiHeadAttention):
             found[place_of(layer, place)] = _core_outputs(model, block.attention.core)
+        elif isinstance(block.attention, LinearAttention):
+            found[place_of(layer, place)] = _layer_outputs(model, block.attention)
     return found
 
 
@@ -209,3 +178,9 @@ def _core_outputs(model: Transformer, core: AttentionCore) -> list[float]:
     if isinstance(core, Penalised):
         in_training.append(float(core.penalty()))
     return [*projected(weights), *in_training]
+
+
+def _layer_outputs(model: Transformer, layer: LinearAttention) -> list[float]:
+    like = model.head.weight
+    x = drawn("stream", (1, min(model.max_length, ASKED_TOKENS), like.shape[1]), like)
+    return [*projected(answer(layer, x, None)), layer.dropout]  # it leaves the rotation, None, aside
