@@ -108,10 +108,9 @@ USED = {
         "        dropout: float,\n": "        dropout: float,\n        addition: Callable[[LayerSpec], nn.Module],\n",
         "        self.dropout = nn.Dropout(dropout)\n": "        self.dropout = nn.Dropout(dropout)\n"
         "        self.addition = addition(spec)\n",
-        "norm.after(x + self.dropout(attend(norm.before(x))))": "norm.after(self.addition(x, self.dropout("
-        "attend(norm.before(x)))))",
-        "norm.after(x + self.dropout(self.feed_forward(norm.before(x), key_padding_mask, ids)))": "norm.after("
-        "self.addition(x, self.dropout(self.feed_forward(norm.before(x), key_padding_mask, ids))))",
+        "norm.after(x + self.dropout(self.attention_added_norm(attend(norm.before(x)))))": "norm.after("
+        "self.addition(x, self.dropout(self.attention_added_norm(attend(norm.before(x))))))",
+        "norm.after(x + self.dropout(added))": "norm.after(self.addition(x, self.dropout(added)))",
     },
 }
 SETTINGS = (

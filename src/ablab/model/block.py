@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ablab.model.attention.layer import Rotate, attention_layer
 from ablab.model.feed_forward.base import FeedForward
-from ablab.model.norm import Norm
+from ablab.model.norm import Norm, norm_of_added
 from ablab.model.spec import LayerSpec
 
 
@@ -22,7 +22,7 @@ class Block(nn.Module):
     Args:
         attention: makes the attention core, or the whole of the attention.
         feed_forward: makes the feed-forward part, with its activation.
-        norm: makes each of the two norms.
+        norm: makes each of the two norms, or four where they stand on both sides of a part.
         dropout: probability, on what each half adds to the stream.
     """
 
@@ -37,8 +37,10 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.attention_norm = norm(spec)
+        self.attention_added_norm = norm_of_added(norm, spec)
         self.attention = attention_layer(spec, attention)
         self.feed_forward_norm = norm(spec)
+        self.feed_forward_added_norm = norm_of_added(norm, spec)
         self.feed_forward = feed_forward(spec)
         self.dropout = nn.Dropout(dropout)
 
@@ -59,9 +61,10 @@ class Block(nn.Module):
     def mix(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """The first half: the stream with what `attend`, the block's attention in some way, adds to it."""
         norm = self.attention_norm
-        return norm.after(x + self.dropout(attend(norm.before(x))))
+        return norm.after(x + self.dropout(self.attention_added_norm(attend(norm.before(x)))))
 
     def transform(self, x: Tensor, key_padding_mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
         """The second half: the stream with what the feed-forward part adds to it."""
         norm = self.feed_forward_norm
-        return norm.after(x + self.dropout(self.feed_forward(norm.before(x), key_padding_mask, ids)))
+        added = self.feed_forward_added_norm(self.feed_forward(norm.before(x), key_padding_mask, ids))
+        return norm.after(x + self.dropout(added))
