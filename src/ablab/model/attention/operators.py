@@ -15,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ablab.model.attention.buckets import Buckets
 from ablab.model.attention.hashed import hashed_backward, hashed_forward, hashed_scores
-from ablab.model.attention.kernel import NOBODY, merge, without_autocast, working_dtype
+from ablab.model.attention.kernel import NOBODY, Scale, merge, without_autocast, working_dtype
 from ablab.model.attention.local import Local, Spans, local_backward, local_forward, local_scores
 
 _Shape = torch.Size
@@ -30,6 +30,8 @@ def sparse_attention(
     spans: Spans | None = None,
     buckets: Buckets | None = None,
     slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    softcap: float | None = None,
     key_padding_mask: Tensor | None = None,
     own_if_alone: bool = False,
 ) -> Tensor:
@@ -38,6 +40,8 @@ def sparse_attention(
     Args:
         q: (B, H, T, D), as k; v is (B, H, T, Dv). Any strides; (B, T, H, D) in memory costs no copy.
         slopes: (H,); a score falls by so much per token of distance. Not differentiated.
+        sinks: (H,), a logit in each softmax that has no value.
+        softcap: bounds the scores before slopes are taken from them.
         key_padding_mask: (B, T) bool, true where there is no token.
         own_if_alone: a query that sees nothing sees its own key, unless that is padded.
 
@@ -56,9 +60,11 @@ def sparse_attention(
         apart,
         None if buckets is None else buckets.beyond,
         slopes,
+        sinks,
         [] if local is None else local.packed(),
         [] if buckets is None else [buckets.count, buckets.back, buckets.ahead],
         0.0 if spans is None else float(spans.ramp),
+        softcap,
         own_if_alone,
     )
     return out
@@ -79,15 +85,20 @@ def _forward(
     k_buckets: Tensor | None,
     beyond: Tensor | None,
     slopes: Tensor | None,
+    sinks: Tensor | None,
     local: list[int],
     bucket: list[int],
     ramp: float,
+    softcap: float | None,
     own_if_alone: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The output (B, H, T, Dv), and the log-sum-exp (B, H, T), infinite where a query sees nothing."""
+    """The output (B, H, T, Dv), and the log-sum-exp (B, H, T), infinite where a query sees nothing.
+
+    With sinks both are of the sink, too, so that the backward pass of the keys needs to know nothing of it.
+    """
     with without_autocast(q.device):
         queries, keys, values = (_rows(x) for x in (q, k, v))
-        scale = 1 / math.sqrt(q.shape[-1])
+        scale = Scale(1 / math.sqrt(q.shape[-1]), softcap)
         slopes = None if slopes is None else slopes.to(queries.dtype)
         found = []
         if local:
@@ -99,6 +110,7 @@ def _forward(
         out, lse = found[0]
         for other in found[1:]:
             out, lse = merge(out, lse, *other)
+        nobody = None
         everybody = bool(local) and bool(local[2]) and padding is None  # sees at least itself
         if not everybody:
             nobody = (lse < NOBODY).nonzero(as_tuple=True)  # few, if any
@@ -107,7 +119,16 @@ def _forward(
                 alone = values[nobody]
                 if padding is not None:
                     alone = alone.masked_fill(padding[nobody[:2]].unsqueeze(-1), 0)
+                if sinks is not None:
+                    alone = alone * _own_weight(queries, keys, sinks, nobody, scale).unsqueeze(-1)
             out[nobody] = alone
+        if sinks is not None:
+            total = torch.logaddexp(lse, sinks.to(lse.dtype))
+            kept = (lse - total).exp()
+            if nobody is not None:
+                kept[nobody] = 1  # what they have is final
+            out, lse = out * kept.unsqueeze(-1), total
+        if nobody is not None:
             lse[nobody] = math.inf
     return out.to(v.dtype).transpose(1, 2), lse.transpose(1, 2)
 
@@ -133,16 +154,18 @@ def _backward(
     k_buckets: Tensor | None,
     beyond: Tensor | None,
     slopes: Tensor | None,
+    sinks: Tensor | None,
     local: list[int],
     bucket: list[int],
     ramp: float,
+    softcap: float | None,
     own_if_alone: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and of the spans (empty without spans)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, of the spans and of the sinks (empty without them)."""
     with without_autocast(q.device):
         grads, queries, keys, values, outs = (_rows(x) for x in (grad, q, k, v, out))
         sums = _rows(lse)
-        scale = 1 / math.sqrt(q.shape[-1])
+        scale = Scale(1 / math.sqrt(q.shape[-1]), softcap)
         slopes = None if slopes is None else slopes.to(queries.dtype)
         found = []
         grad_spans = sums.new_empty(0)
@@ -159,44 +182,67 @@ def _backward(
         for others in found[1:]:
             for total, other in zip(found[0], others, strict=True):
                 total += other
+        grad_sinks = sums.new_empty(0)
+        if sinks is not None:  # of value zero, so that the gradient of a score is the weight times -grad . out
+            weights = (sinks.to(sums.dtype) - sums).exp()
+            grad_sinks = -(weights * (grads * outs).sum(-1)).sum((0, 1))
         if own_if_alone:
             alone = sums.isinf()
             if padding is not None:
                 alone &= ~padding[:, :, None]
             rows = alone.nonzero(as_tuple=True)
-            grad_v[rows] += grads[rows]
+            if sinks is None:
+                grad_v[rows] += grads[rows]
+            else:
+                weight = _own_weight(queries, keys, sinks, rows, scale)
+                grad_v[rows] += grads[rows] * weight.unsqueeze(-1)
+                grad_own = (grads[rows] * values[rows]).sum(-1) * weight * (1 - weight)
+                grad_sinks.index_add_(0, rows[2], -grad_own)
+                scores = scale.of_pairs(queries[rows], keys[rows])
+                grad_own = (grad_own * scale.slopes(scores)).unsqueeze(-1)
+                grad_q[rows] += grad_own * keys[rows]
+                grad_k[rows] += grad_own * queries[rows]
     grad_q, grad_k, grad_v = (x.to(q.dtype).transpose(1, 2) for x in (grad_q, grad_k, grad_v))
-    return grad_q, grad_k, grad_v, grad_spans
+    return grad_q, grad_k, grad_v, grad_spans, grad_sinks
 
 
 @_backward.register_fake
 def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, padding: Tensor | None,
-    spans: Tensor | None, *others: object,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    spans: Tensor | None, q_buckets: object, k_buckets: object, beyond: object, slopes: object, sinks: Tensor | None,
+    *others: object,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     def like(x: Tensor) -> Tensor:
         return x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
 
-    return like(q), like(k), like(v), q.new_empty(0) if spans is None else spans.new_empty(spans.shape)
+    of_spans = lse.new_empty(0) if spans is None else spans.new_empty(spans.shape)
+    return like(q), like(k), like(v), of_spans, lse.new_empty(0 if sinks is None else len(sinks))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, local, bucket, ramp, own_if_alone = inputs
+    *tensors, local, bucket, ramp, softcap, own_if_alone = inputs
     q, k, v, *given = tensors
     ctx.save_for_backward(q, k, v, *output, *given)
-    ctx.settings = (local, bucket, ramp, own_if_alone)
+    ctx.settings = (local, bucket, ramp, softcap, own_if_alone)
     ctx.mark_non_differentiable(output[1])
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    spans = ctx.saved_tensors[6]
-    grad_q, grad_k, grad_v, grad_spans = torch.ops.ablab.sparse_attention_backward(
+    spans, sinks = ctx.saved_tensors[6], ctx.saved_tensors[11]
+    grad_q, grad_k, grad_v, grad_spans, grad_sinks = torch.ops.ablab.sparse_attention_backward(
         grad, *ctx.saved_tensors, *ctx.settings
     )
-    return grad_q, grad_k, grad_v, None, None if spans is None else grad_spans, *[None] * 8
+    of_spans = None if spans is None else grad_spans
+    of_sinks = None if sinks is None else grad_sinks.to(sinks.dtype)
+    return grad_q, grad_k, grad_v, None, of_spans, *[None] * 4, of_sinks, *[None] * 5
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def _own_weight(q: Tensor, k: Tensor, sinks: Tensor, rows: tuple[Tensor, ...], scale: Scale) -> Tensor:
+    """What the sinks leave of a softmax over a query's own key, for the queries at `rows` of (B, T, H)."""
+    return (scale.of_pairs(q[rows], k[rows]) - sinks.to(q.dtype)[rows[2]]).sigmoid()
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -228,8 +274,8 @@ def _scores(q: _Shape, q_buckets: _Shape | None, k_buckets: _Shape | None, local
 @register_flop_formula(torch.ops.ablab.sparse_attention)
 def _forward_flops(
     q: _Shape, k: _Shape, v: _Shape, padding: object, spans: object, q_buckets: _Shape | None,
-    k_buckets: _Shape | None, beyond: object, slopes: object, local: list[int], bucket: list[int], *others: object,
-    **kwargs: object,
+    k_buckets: _Shape | None, beyond: object, slopes: object, sinks: object, local: list[int], bucket: list[int],
+    *others: object, **kwargs: object,
 ) -> int:  # fmt: skip
     return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (q[-1] + v[-1])
 
@@ -237,8 +283,8 @@ def _forward_flops(
 @register_flop_formula(torch.ops.ablab.sparse_attention_backward)
 def _backward_flops(
     grad: _Shape, q: _Shape, k: _Shape, v: _Shape, out: _Shape, lse: _Shape, padding: object, spans: object,
-    q_buckets: _Shape | None, k_buckets: _Shape | None, beyond: object, slopes: object, local: list[int],
-    bucket: list[int], *others: object, **kwargs: object,
+    q_buckets: _Shape | None, k_buckets: _Shape | None, beyond: object, slopes: object, sinks: object,
+    local: list[int], bucket: list[int], *others: object, **kwargs: object,
 ) -> int:  # fmt: skip
     # Scores once more, then the gradients of weights, values, queries and keys.
     return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (3 * q[-1] + 2 * v[-1])
