@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ablab.model.attention.layer import AttentionLayer, MultiHeadAttention
 from ablab.model.mechanism import Watcher, answer, drawn, projected
@@ -46,15 +47,18 @@ class HeadNormWatcher(Watcher):
 
     @torch.no_grad()
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
-        lengths = [x.float().norm(dim=-1) for x in (args[0], output)]
-        self.sums += torch.stack(
-            [*(each.sum() for each in lengths), lengths[0].new_tensor(lengths[0].numel())]
-        ).double()
+        before, after = (_own_part(x).float().norm(dim=-1) for x in (args[0], output))
+        self.sums += torch.stack([before.sum(), after.sum(), before.new_tensor(before.numel())]).double()
 
     def metrics(self) -> dict[str, float]:
         """`query_norm_before` and `query_norm_after`, or `key_...`: mean Euclidean norms over heads and tokens."""
         before, after, count = sum_over_ranks(self.sums.clone()).tolist()
         return {f"{self.name}_before": before / count, f"{self.name}_after": after / count} if count else {}
+
+
+def _own_part(x: Tensor) -> Tensor:
+    """What this process has of heads that are shared out."""
+    return x.to_local() if isinstance(x, DTensor) else x
 
 
 def watch_switches(layer: int, attention: AttentionLayer, device: torch.device) -> Iterator[Watcher]:
