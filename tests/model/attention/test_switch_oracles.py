@@ -157,9 +157,9 @@ def test_gate_norms_and_rotation_of_a_share_are_those_of_qwen_3_next(make_spec: 
     ours, theirs = MultiHeadAttention(spec, core=core), oracle("qwen3_next", "Qwen3Next")
     queries, gates = theirs.q_proj.weight.unflatten(0, (HEADS, 2, SIZE)).unbind(1)
     with torch.no_grad():
-        assert ours.gate is not None
+        assert ours.output_gate is not None
         ours.query.weight.copy_(queries.flatten(0, 1))
-        ours.gate.weight.copy_(gates.flatten(0, 1))
+        ours.output_gate.weight.copy_(gates.flatten(0, 1))
         for own, other in ((ours.query_norm, theirs.q_norm), (ours.key_norm, theirs.k_norm)):
             assert own is not None
             own.weight.copy_(1 + other.weight)  # which they learn as the difference from 1

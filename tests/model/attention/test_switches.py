@@ -274,8 +274,8 @@ def test_the_gate_weighs_what_the_core_returns(make_spec: Spec, kind: Any) -> No
     layer, spy = spied(spec, output_gate=kind)
     x, rotate = random(2, 7, 16), NoPosition(spec).rotate
     out = layer(x, rotate)
-    assert layer.gate is not None
-    gates = layer.gate(x).sigmoid()
+    assert layer.output_gate is not None
+    gates = layer.output_gate(x).sigmoid()
     if kind == "head":
         gates = gates.repeat_interleave(4, dim=-1)
     mixed = spy.given[2].repeat_interleave(2, dim=1).transpose(1, 2).flatten(2)
@@ -292,15 +292,15 @@ def test_latent_attention_has_them_too(make_spec: Spec, kind: Any) -> None:
     layer = LatentAttention(make_spec(), output_gate=kind, sinks=True, softcap=0.5)
     initialise(layer, 0)
     layer, plain = layer.double(), plain.double()
-    assert layer.gate is not None
+    assert layer.output_gate is not None
     assert layer.core.sinks is not None
     seen: list[Tensor] = []
     layer.core.register_forward_hook(lambda core, args, out: seen.append(out))
     out = layer(x, rotate)
-    gates = layer.gate(x).sigmoid().unflatten(-1, (2, -1)).transpose(1, 2)
+    gates = layer.output_gate(x).sigmoid().unflatten(-1, (2, -1)).transpose(1, 2)
     torch.testing.assert_close(out, layer.output((seen[0] * gates).transpose(1, 2).flatten(2)))
     nn.init.constant_(layer.core.sinks, -1e9)
-    layer.core.softcap, layer.gate = None, None
+    layer.core.softcap, layer.output_gate = None, None
     torch.testing.assert_close(layer(x, rotate), plain(x, rotate), rtol=1e-9, atol=1e-12)
 
 
@@ -315,13 +315,11 @@ def test_off_they_add_nothing_and_on_they_move_no_other_parameter(
 
     on = {"output_gate": "feature", "sinks": True, "softcap": 3.0} | ({} if name == "mla" else {"qk_norm": True})
     off, switched = values(), values(**on)
-    added = {"gate.weight", "gate.bias", "core.sinks"} | (set() if name == "mla" else {f"{x}_norm.weight" for x in QK})
+    norms = set() if name == "mla" else {"query_norm.weight", "key_norm.weight"}
+    added = {"output_gate.weight", "output_gate.bias", "core.sinks"} | norms
     assert switched.keys() - off.keys() == added
     assert all(torch.equal(off[key], switched[key]) for key in off)
     assert not switched["core.sinks"].any()
-
-
-QK = ("query", "key")
 
 
 def test_what_is_switched_shows_in_answers_to_fixed_inputs(build: Build, load_option: Load) -> None:
@@ -352,7 +350,7 @@ def test_metrics_are_counted_by_hand(
     model: Any = build(attention=load_option("attention", "full", **on), n_layers=1).eval()
     layer, ids = model.blocks[0].attention, tokens(2, 9)
     nn.init.constant_(layer.core.sinks, 0.5)
-    nn.init.normal_(layer.gate.weight, generator=torch.Generator().manual_seed(0))
+    nn.init.normal_(layer.output_gate.weight, generator=torch.Generator().manual_seed(0))
     metrics = watch(model, ids)
     x = model.blocks[0].attention_norm(model.position.add(model.embedding(ids)))
     q = layer.query(x).unflatten(-1, (2, 8)).transpose(1, 2)
@@ -360,7 +358,7 @@ def test_metrics_are_counted_by_hand(
     assert metrics["attention/query_norm_after"] == pytest.approx(layer.query_norm(q).norm(dim=-1).mean().item())
     q, k, _ = layer._projected(x, model.position.rotate)
     assert metrics["attention/key_norm_after"] == pytest.approx(k.norm(dim=-1).mean().item(), rel=1e-5)
-    gates = layer.gate(x).sigmoid()
+    gates = layer.output_gate(x).sigmoid()
     assert metrics["attention/gate_mean"] == pytest.approx(gates.mean().item(), rel=1e-5)
     assert metrics["attention/gate_spread"] == pytest.approx(gates.std(correction=0).item(), rel=1e-4)
     seen = torch.ones(9, 9).tril().bool()
@@ -386,3 +384,17 @@ def test_settings_out_of_range(make_spec: Spec, changes: dict[str, Any], message
     for option in (FullAttention, LatentAttention):
         with pytest.raises(ValueError, match=message):
             option(make_spec(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("mla", {"qk_norm": True}, r"attention.qk_norm=true: latent attention .*: use attention.qk_norm=false"),
+        ("nsa", {"output_gate": "head"}, r"attention.output_gate=head: native .*: use attention.output_gate=none"),
+    ],
+)
+def test_what_an_option_cannot_have(
+    make_spec: Spec, load_option: Load, name: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_option("attention", name, **changes)(make_spec())

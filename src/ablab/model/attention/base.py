@@ -130,6 +130,10 @@ class AttentionCore(nn.Module):
         """
         raise NotImplementedError
 
+    def scores(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        """The products of queries at `positions` (S,) and keys over sqrt(D), before they are bounded: (B, H, S, T)."""
+        return scores_of(q, k, positions)
+
     def weights(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         """The attention weights of the queries at `positions` (S,), dense: (B, H, S, T).
 

@@ -76,25 +76,25 @@ class MultiHeadAttention(AttentionLayer):
         self.query_norm = HeadNorm(spec.head_size, eps=1e-6) if core.qk_norm else None
         self.key_norm = HeadNorm(spec.head_size, eps=1e-6) if core.qk_norm and not self.share_qk else None
         self.core = core
-        self.gate = gate_of(spec, core)
+        self.output_gate = gate_of(spec, core)
         self.output = ResidualLinear(spec.d_model, spec.d_model, bias=spec.bias, n_layers=spec.n_layers)
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
-        mixed = gated(self.core(*self._projected(x, rotate), key_padding_mask), x, self.gate)
+        mixed = gated(self.core(*self._projected(x, rotate), key_padding_mask), x, self.output_gate)
         return cast(Tensor, self.output(join_heads(mixed)))
 
     def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
         q, k, v = self._projected(x, rotate)  # once for all of them
         mixed = torch.cat([self.core(q, k, v, mask)[:, :, place] for place, mask in views], 2)
-        return cast(Tensor, self.output(join_heads(gated(mixed, x, self.gate))))
+        return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))
 
     def _projected(self, x: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor, Tensor]:
-        q = _normed(split_heads(self.query(x), self.head_size), self.query_norm)
+        q = normed(split_heads(self.query(x), self.head_size), self.query_norm)
         if self.share_qk:
             q, _ = rotate(q, q)
             k = normalize(q, dim=-1, eps=SHORTEST)
         else:
-            q, k = rotate(q, _normed(split_heads(self.key(x), self.head_size), self.key_norm))
+            q, k = rotate(q, normed(split_heads(self.key(x), self.head_size), self.key_norm))
         return q, k, split_heads(self.value(x), self.head_size)
 
 
@@ -105,7 +105,8 @@ class HeadNorm(nn.RMSNorm):
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
-def _normed(x: Tensor, norm: nn.Module | None) -> Tensor:
+def normed(x: Tensor, norm: nn.Module | None) -> Tensor:
+    """What a norm makes of x; x as it is without one."""
     return x if norm is None else norm(x)
 
 

@@ -77,8 +77,8 @@ class AttentionWatcher(Watcher):
             full = self._full(q, k, positions)
             mask = self.visited(q, k, positions).expand(full.shape)
             sums[:3] = torch.stack([mask.sum(), (full * mask).sum(), full.new_tensor(full[..., 0].numel())])
-            if self.softcap is not None:
-                sums[6] = (mask & (scores_of(q, k, positions).abs() >= self.softcap)).sum()
+            if isinstance(self.module, AttentionCore) and self.softcap is not None:
+                sums[6] = (mask & (self.module.scores(q, k, positions).abs() >= self.softcap)).sum()
         if self.weights is not None:
             weights = self.weights(q, k, positions)
             keys = torch.arange(weights.shape[-1], device=weights.device)

@@ -67,7 +67,7 @@ def watch_switches(layer: int, attention: AttentionLayer, device: torch.device) 
         norm = getattr(attention, name, None)
         if norm is not None:
             yield HeadNormWatcher("attention", layer, norm, device, name)
-    gate = getattr(attention, "gate", None)
+    gate = getattr(attention, "output_gate", None)
     if gate is not None:
         yield GateWatcher("attention", layer, gate, device)
 
@@ -79,7 +79,8 @@ def switch_outputs(attention: MultiHeadAttention, like: Tensor) -> list[float]:
         norm = getattr(attention, name)
         if norm is not None:
             found += projected(answer(norm, 3 * drawn("heads", (1, ROWS, attention.head_size), like)))
-    if attention.gate is not None:
-        gates = answer(attention.gate, drawn("tokens", (1, ROWS, attention.gate.in_features), like)).sigmoid()
+    gate = attention.output_gate
+    if gate is not None:
+        gates = answer(gate, drawn("tokens", (1, ROWS, gate.in_features), like)).sigmoid()
         found += [*projected(gates), float(gates.shape[-1])]
     return found

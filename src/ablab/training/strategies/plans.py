@@ -62,7 +62,7 @@ def share_layers_out(model: Transformer, mesh: DeviceMesh) -> None:
         attention, feed_forward = block.attention, block.feed_forward
         assert isinstance(attention, MultiHeadAttention)
         to_heads = ("query", "value") if attention.share_qk else ("query", "key", "value")
-        to_heads = to_heads if attention.gate is None else (*to_heads, "gate")
+        to_heads = to_heads if attention.output_gate is None else (*to_heads, "output_gate")
         columns: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in to_heads}
         # Factors that all heads share: each process sees its own heads, and gradients are summed.
         norms = {name: SequenceParallel(sequence_dim=1, use_local_output=True) for name in _norms_of(attention)}
