@@ -250,7 +250,7 @@ def test_importance_goes_by_overlap(
     make_spec: Spec, compress_block: int, select_block: int, overlaps: list[list[int]]
 ) -> None:
     core: Any = build(make_spec(), compress_block=compress_block, select_block=select_block).core
-    found = core._by_block(torch.eye(4, dtype=torch.float64), len(overlaps)).T
+    found = core.compress_key.shares_of(torch.eye(4, dtype=torch.float64), core.select_block, len(overlaps)).T
     assert found.tolist() == overlaps
 
 

@@ -56,25 +56,25 @@ def multiples(plain: AttentionCore, problem: Any, share_qk: bool) -> Tensor:
     q, k, _ = (x.detach() for x in problem.inputs(share_qk=share_qk))
     values = torch.eye(problem.length, dtype=q.dtype).expand(*k.shape[:2], -1, -1)
     weights = plain(q, k, values, problem.padding()).double()
-    each = (weights.log() - products(q.double(), k.double())).masked_fill(weights == 0, -math.inf)
-    return (each - each.amax(-1, keepdim=True)).exp().nan_to_num(0.0)
+    each: Tensor = (weights.log() - products(q.double(), k.double())).masked_fill(weights == 0, -math.inf)
+    shares: Tensor = (each - each.amax(-1, keepdim=True)).exp().nan_to_num(0.0)
+    return shares
 
 
 def products(q: Tensor, k: Tensor) -> Tensor:
     return q @ repeat_heads(k, q.shape[1]).transpose(-1, -2) / math.sqrt(q.shape[-1])
 
 
-def reference(
-    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *, multiples: Tensor, softcap: float | None
-) -> Tensor:
+def reference(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *, seen: Tensor, softcap: float | None) -> Tensor:
     scores = products(q, k)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    unnormalised = multiples * scores.exp()
+    unnormalised = seen * scores.exp()
     total = unnormalised.sum(-1, keepdim=True)
     if sinks is not None:
         total = total + sinks[:, None, None].exp()
-    return unnormalised / total.clamp(min=1e-300) @ repeat_heads(v, q.shape[1])
+    mixed: Tensor = unnormalised / total.clamp(min=1e-300) @ repeat_heads(v, q.shape[1])
+    return mixed
 
 
 @pytest.mark.parametrize("dense_below", [0, 384])
@@ -105,7 +105,8 @@ def test_outputs_and_gradients_are_those_of_the_definition(
         exact = [x.detach().double().requires_grad_() for x in leaves]
         out = core(*inputs, padding)
         sinks = exact[3] if len(exact) > 3 else None
-        expected = reference(*exact[:3], sinks, multiples=seen, softcap=core.softcap)
+        q, k, v = exact[:3]
+        expected = reference(q, k, v, sinks, seen=seen, softcap=core.softcap)
         direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         if padding is not None:  # what is made of padded queries means nothing
             direction = direction.masked_fill(padding[:, None, :, None], 0)

@@ -7,9 +7,9 @@ projections (`mla`, `nsa`) is a whole layer instead.
 * `base`, `layer`: the contracts, and what all cores share
 * `full`, `windowed`, `lsh`, `dynamic`, `block_sparse`, `topk`, `mla`, `nsa`: the options, one file each
 * `operators`: local and hashed attention as one operator, made of `local` (by `band`, around the diagonal), `hashed`
-  (among items of one bucket) and `kernel` (dense attention that can be merged, by log-sum-exp)
+  (among items of one bucket), `kernel` (dense attention that can be merged, by log-sum-exp) and `rest` (what is left)
 * `flex`: the engine for windows on CUDA
 * `hashing`, `buckets`, `limits`, `blocks`: what decides whom a query sees
-* `dense`: masked attention for short sequences, and what goes through long ones slice by slice
-* `probe`: which keys a core looks at, as metrics and pictures
+* `dense`: the softmax over whole matrices of scores, and what goes through long ones slice by slice
+* `probe`, `switch_probe`: which keys a core looks at, as metrics and pictures; what is switched on
 """

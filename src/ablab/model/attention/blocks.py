@@ -48,6 +48,28 @@ class Compression(nn.Module):
         """Blocks that cover `length` tokens, at least one."""
         return 1 + max(0, -((self.block - length) // self.stride))
 
+    def seen(self, positions: Tensor, there: Tensor, causal: bool) -> Tensor:
+        """(B, 1, S, N): which blocks queries at `positions` (S,) see, of tokens that are `there` (B, T)."""
+        n = self.count(there.shape[1])
+        length = self.block + (n - 1) * self.stride
+        some = pad(there, (0, length - there.shape[1])).unfold(1, self.block, self.stride).any(-1)[:, None, None, :]
+        if not causal:
+            return some.expand(-1, -1, len(positions), -1)
+        ends = torch.arange(n, device=there.device) * self.stride + self.block - 1
+        return some & (ends <= positions[:, None])
+
+    def shares_of(self, share: Tensor, size: int, count: int) -> Tensor:
+        """Weights of the blocks (..., N), added up over larger or smaller ones (..., J) that they overlap.
+
+        Block i begins at i strides; the `count` others of `size` tokens, a multiple of the stride, lie side by side. The
+        sum goes over the `outer` + `inner` - 1 blocks that meet one of them, each times the strides that both have.
+        """
+        outer, inner = self.block // self.stride, size // self.stride
+        width = outer + inner - 1
+        overlap = torch.tensor([min(i + 1, outer, inner, width - i) for i in range(width)])
+        missing = (count - 1) * inner + width - (outer - 1) - share.shape[-1]  # negative: beyond the last block
+        return pad(share, (outer - 1, missing)).unfold(-1, width, inner) @ overlap.to(share)
+
 
 class _Linear(nn.Linear):
     """With initial values that keep the variance: a compressed key starts about as large as a key."""

@@ -90,15 +90,9 @@ def _with_sink(
 
 
 def _written_out(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    causal: bool,
-    dropout: float,
-    sinks: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float, sinks: Tensor | None,
     softcap: float,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Slices of queries one after the other, computed again in the backward pass where there are several."""
     (N, H, S, _), T = q.shape, k.shape[2]
     rows = max(1, at_once(SLICE, q.device) // max(1, N * H * T))
@@ -117,15 +111,9 @@ def _written_out(
 
 
 def _rows_of(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    first: int | None,
-    dropout: float,
-    sinks: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, first: int | None, dropout: float, sinks: Tensor | None,
     softcap: float,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """`softmax_attention` for a slice of queries, where causal the ones from place `first` on."""
     if first is not None:
         keys = torch.arange(k.shape[2], device=k.device)

@@ -203,7 +203,7 @@ class NativeSparseCore(AttentionCore):
         there: Tensor, reach: int,
     ) -> Tensor:  # fmt: skip
         """The compressed and the selected branch for the queries at `positions`, which see no token from `reach` on."""
-        seen = self._compressed_seen(positions, there)
+        seen = self.compress_key.seen(positions, there, self.causal)
         if self.causal:
             n = max(1, (reach - self.compress_block) // self.compress_stride + 1)
             k_c, v_c, seen = k_c[:, :, :n], v_c[:, :, :n], seen[..., :n]
@@ -217,17 +217,6 @@ class NativeSparseCore(AttentionCore):
         )
         return torch.cat([compressed, selected], dim=-1)
 
-    def _compressed_seen(self, positions: Tensor, there: Tensor) -> Tensor:
-        """(B, 1, S, N): which compressed blocks queries see, of tokens that are `there` (B, T)."""
-        block, stride = self.compress_block, self.compress_stride
-        length = there.shape[1]
-        n = self.compress_key.count(length)
-        some = pad(there, (0, block + (n - 1) * stride - length)).unfold(1, block, stride).any(-1)[:, None, None, :]
-        if not self.causal:
-            return some.expand(-1, -1, len(positions), -1)
-        ends = torch.arange(n, device=there.device) * stride + block - 1
-        return some & (ends <= positions[:, None])
-
     @torch.no_grad()
     def _choose(self, q_c: Tensor, k_c: Tensor, seen: Tensor, positions: Tensor, there: Tensor) -> Tensor:
         """The blocks that queries (B, H, S, D) at `positions` select: (B, K, S, J)."""
@@ -238,7 +227,7 @@ class NativeSparseCore(AttentionCore):
             scores = q_c.to(exact) @ repeat_heads(k_c, H).to(exact).transpose(-1, -2) * q_c.shape[-1] ** -0.5
             scores = bounded(scores, self.softcap).masked_fill(~seen, float("-inf"))
             share = softmax_of(scores, by_query(self.sinks)).nan_to_num(0.0)
-            importance = self._by_block(share.unflatten(1, (K, H // K)).sum(2), blocks)
+            importance = self.compress_key.shares_of(share.unflatten(1, (K, H // K)).sum(2), block, blocks)
         index, own = torch.arange(blocks, device=q_c.device), positions[:, None] // block
         always = (index == 0) | (index == own) | (index == own - 1)
         some = pad(there, (0, blocks * block - there.shape[1])).unflatten(1, (blocks, block)).any(-1)[:, None, None, :]
@@ -248,25 +237,12 @@ class NativeSparseCore(AttentionCore):
             always = always | (index == own + 1)
         return highest(importance.masked_fill(always, float("inf")), some, self.selected_blocks)
 
-    def _by_block(self, share: Tensor, blocks: int) -> Tensor:
-        """Weights of compressed blocks (..., N) added up over the blocks of the selection (..., J) that they overlap.
-
-        Compressed block i begins at i strides, block j of the selection at j * inner strides; the sum goes over the
-        `outer` + `inner` - 1 compressed blocks that meet block j, each times the number of strides that they share.
-        """
-        outer, inner = self.compress_block // self.compress_stride, self.select_block // self.compress_stride
-        width = outer + inner - 1
-        overlap = torch.tensor([min(i + 1, outer, inner, width - i) for i in range(width)])
-        overlap = overlap.to(share)
-        missing = (blocks - 1) * inner + width - (outer - 1) - share.shape[-1]  # negative: beyond the last block
-        return pad(share, (outer - 1, missing)).unfold(-1, width, inner) @ overlap
-
     def _selected(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         """(B, H, S, T): the tokens that the selected branch sees of a sequence without padding."""
         q_c, k_c = self._parts(q)[0], self._parts(k)[0]
         T = k.shape[2]
         there = torch.ones(len(k), T, dtype=torch.bool, device=k.device)
-        seen = self._compressed_seen(positions, there)
+        seen = self.compress_key.seen(positions, there, self.causal)
         chosen = self._choose(q_c[:, :, positions], self.compress_key(k_c, there), seen, positions, there)
         tokens = repeat_heads(tokens_of(chosen, self.select_block, T), q.shape[1])
         return tokens & (torch.arange(T, device=k.device) <= positions[:, None]) if self.causal else tokens

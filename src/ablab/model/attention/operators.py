@@ -15,8 +15,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ablab.model.attention.buckets import Buckets
 from ablab.model.attention.hashed import hashed_backward, hashed_forward, hashed_scores
-from ablab.model.attention.kernel import NOBODY, Scale, merge, without_autocast, working_dtype
+from ablab.model.attention.kernel import Scale, merge, without_autocast, working_dtype
 from ablab.model.attention.local import Local, Spans, local_backward, local_forward, local_scores
+from ablab.model.attention.rest import Rest
 
 _Shape = torch.Size
 
@@ -110,26 +111,10 @@ def _forward(
         out, lse = found[0]
         for other in found[1:]:
             out, lse = merge(out, lse, *other)
-        nobody = None
         everybody = bool(local) and bool(local[2]) and padding is None  # sees at least itself
-        if not everybody:
-            nobody = (lse < NOBODY).nonzero(as_tuple=True)  # few, if any
-            alone = values.new_zeros(())
-            if own_if_alone:
-                alone = values[nobody]
-                if padding is not None:
-                    alone = alone.masked_fill(padding[nobody[:2]].unsqueeze(-1), 0)
-                if sinks is not None:
-                    alone = alone * _own_weight(queries, keys, sinks, nobody, scale).unsqueeze(-1)
-            out[nobody] = alone
-        if sinks is not None:
-            total = torch.logaddexp(lse, sinks.to(lse.dtype))
-            kept = (lse - total).exp()
-            if nobody is not None:
-                kept[nobody] = 1  # what they have is final
-            out, lse = out * kept.unsqueeze(-1), total
-        if nobody is not None:
-            lse[nobody] = math.inf
+        out, lse = Rest(queries, keys, values, padding, sinks, scale, own_if_alone).finish(
+            out, lse, everybody=everybody
+        )
     return out.to(v.dtype).transpose(1, 2), lse.transpose(1, 2)
 
 
@@ -182,26 +167,8 @@ def _backward(
         for others in found[1:]:
             for total, other in zip(found[0], others, strict=True):
                 total += other
-        grad_sinks = sums.new_empty(0)
-        if sinks is not None:  # of value zero, so that the gradient of a score is the weight times -grad . out
-            weights = (sinks.to(sums.dtype) - sums).exp()
-            grad_sinks = -(weights * (grads * outs).sum(-1)).sum((0, 1))
-        if own_if_alone:
-            alone = sums.isinf()
-            if padding is not None:
-                alone &= ~padding[:, :, None]
-            rows = alone.nonzero(as_tuple=True)
-            if sinks is None:
-                grad_v[rows] += grads[rows]
-            else:
-                weight = _own_weight(queries, keys, sinks, rows, scale)
-                grad_v[rows] += grads[rows] * weight.unsqueeze(-1)
-                grad_own = (grads[rows] * values[rows]).sum(-1) * weight * (1 - weight)
-                grad_sinks.index_add_(0, rows[2], -grad_own)
-                scores = scale.of_pairs(queries[rows], keys[rows])
-                grad_own = (grad_own * scale.slopes(scores)).unsqueeze(-1)
-                grad_q[rows] += grad_own * keys[rows]
-                grad_k[rows] += grad_own * queries[rows]
+        rest = Rest(queries, keys, values, padding, sinks, scale, own_if_alone)
+        grad_sinks = rest.backward(grads, outs, sums, found[0])
     grad_q, grad_k, grad_v = (x.to(q.dtype).transpose(1, 2) for x in (grad_q, grad_k, grad_v))
     return grad_q, grad_k, grad_v, grad_spans, grad_sinks
 
@@ -238,11 +205,6 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
-
-
-def _own_weight(q: Tensor, k: Tensor, sinks: Tensor, rows: tuple[Tensor, ...], scale: Scale) -> Tensor:
-    """What the sinks leave of a softmax over a query's own key, for the queries at `rows` of (B, T, H)."""
-    return (scale.of_pairs(q[rows], k[rows]) - sinks.to(q.dtype)[rows[2]]).sigmoid()
 
 
 def _rows(x: Tensor) -> Tensor:
