@@ -61,8 +61,8 @@ class Compression(nn.Module):
     def shares_of(self, share: Tensor, size: int, count: int) -> Tensor:
         """Weights of the blocks (..., N), added up over larger or smaller ones (..., J) that they overlap.
 
-        Block i begins at i strides; the `count` others of `size` tokens, a multiple of the stride, lie side by side. The
-        sum goes over the `outer` + `inner` - 1 blocks that meet one of them, each times the strides that both have.
+        Block i begins at i strides; the `count` others of `size` tokens, a multiple of the stride, lie side by side.
+        The sum goes over the `outer` + `inner` - 1 blocks that meet one of them, times the strides that both have.
         """
         outer, inner = self.block // self.stride, size // self.stride
         width = outer + inner - 1
