@@ -221,5 +221,9 @@ def _with(before: BuiltRun, axis: str, key: str, other: Any) -> str | None:
 
 def _hint(node: Any, key: str) -> Any:
     target = load(node["_target_"])
-    function = vars(target).get("__init__") if isinstance(target, type) else target
-    return typing.get_type_hints(function).get(key) if function else None
+    made_by = (
+        [vars(cls)["__init__"] for cls in target.__mro__ if "__init__" in vars(cls)]
+        if isinstance(target, type)
+        else [target]
+    )
+    return next((hints[key] for each in made_by if key in (hints := typing.get_type_hints(each))), None)
