@@ -282,7 +282,8 @@ def test_norms_stand_where_they_are_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"), [({"placement": "middle"}, "must be pre or post"), ({"eps": 0.0}, "must be above 0")]
+    ("settings", "words"),
+    [({"placement": "middle"}, "must be pre, post or sandwich"), ({"eps": 0.0}, "must be above 0")],
 )
 def test_norms_that_cannot_be(
     build: Build, load_option: Callable[..., Any], settings: dict[str, Any], words: str

@@ -52,8 +52,12 @@ def test_ours_are_not_full_attention(name: str, monkeypatch: pytest.MonkeyPatch)
     def everything(self: Any, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         return definitions.everything(positions, q.shape[2], causal=self.core.causal)
 
+    def plain(self: Any, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Any:
+        return definitions.weighted(q, k, v, positions, definitions.everything(positions, q.shape[2], causal=True))
+
     for each in (ours._Windowed, ours._LSH, ours._Dynamic):
         monkeypatch.setattr(each, "seen", everything)
+    monkeypatch.setattr(ours._Full, "expected", plain)
     with pytest.raises(WrongResultError):
         verify(named(name), 448)
 
@@ -158,6 +162,7 @@ def test_names() -> None:
     found, _ = catalogue(SETTING)
     assert len({each.name for each in found}) == len(found)
     assert [each.name for each in chosen(found, ["sdpa", "full"])] == ["full", "sdpa"]
-    assert chosen(found, []) == found
+    assert {"full-sinks", "windowed-softcap"} <= {each.name for each in found}
+    assert chosen(found, []) == [each for each in found if not each.name.endswith(("-sinks", "-softcap"))]
     with pytest.raises(UserError, match=r"--implementations sdpb: there are full, .*sdpa"):
         chosen(found, ["sdpa", "sdpb"])

@@ -49,7 +49,7 @@ def catalogue(setting: Setting) -> tuple[list[Implementation], list[Missing]]:
 
 
 def chosen(found: Sequence[Implementation], names: Sequence[str]) -> list[Implementation]:
-    """Those named, in the order of the catalogue; all where none is.
+    """Those named, in the order of the catalogue; all but the extra ones where none is.
 
     Raises:
         UserError: a name is unknown.
@@ -58,7 +58,7 @@ def chosen(found: Sequence[Implementation], names: Sequence[str]) -> list[Implem
     for name in names:
         if name not in known:
             raise UserError(f"--implementations {name}: there are {', '.join(known)}")
-    return [each for each in found if not names or each.name in names]
+    return [each for each in found if (each.name in names if names else not each.extra)]
 
 
 def _reason(name: str, error: Exception) -> str:

@@ -106,6 +106,7 @@ class Implementation:
     heads_first: bool = True  # the memory layout that it likes best, and is given
     no_backward: str = ""  # why it cannot be differentiated, where it cannot
     quadratic_memory: bool = False  # whether it holds all scores at once
+    extra: bool = False  # measured where it is named, and not where all are
 
 
 @dataclass(frozen=True)

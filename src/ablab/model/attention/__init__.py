@@ -7,10 +7,11 @@ projections (`mla`, `nsa`), or that has no keys that are looked at (`gated_delta
 * `base`, `layer`: the contracts, and what all cores share
 * `full`, `windowed`, `lsh`, `dynamic`, `block_sparse`, `topk`, `mla`, `nsa`: the options, one file each
 * `operators`: local and hashed attention as one operator, made of `local` (by `band`, around the diagonal), `hashed`
-  (among items of one bucket) and `kernel` (dense attention that can be merged, by log-sum-exp)
+  (among items of one bucket), `kernel` (dense attention that can be merged, by log-sum-exp) and `rest` (what is left)
 * `flex`: the engine for windows on CUDA
 * `hashing`, `buckets`, `limits`, `blocks`: what decides whom a query sees
 * `gated_delta`, `mamba2`: the linear options, made of `linear` (what is around) and `recurrence` (what mixes)
-* `dense`: masked attention for short sequences, and what goes through long ones slice by slice
-* `probe`, `recurrence_probe`, `pictures`: which keys a core looks at, what a state remembers, and how it is drawn
+* `dense`: the softmax over whole matrices of scores, and what goes through long ones slice by slice
+* `probe`, `switch_probe`, `recurrence_probe`, `pictures`: which keys a core looks at, what is switched on, what a state
+  remembers, and how it is drawn
 """

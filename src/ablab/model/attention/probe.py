@@ -15,6 +15,7 @@ from ablab.model.attention.linear import LinearAttention
 from ablab.model.attention.pictures import columns_of, picture, spread
 from ablab.model.attention.recurrence import Recurrence
 from ablab.model.attention.recurrence_probe import RecurrenceWatcher
+from ablab.model.attention.switch_probe import switch_outputs, watch_switches
 from ablab.model.mechanism import Watcher, answer, drawn, place_of, projected
 from ablab.model.protocols import Penalised, TellsVisited, TellsWeights
 from ablab.model.ranks import cat_over_tp_ranks, sum_over_ranks
@@ -49,7 +50,10 @@ class AttentionWatcher(Watcher):
         self.causal, self.share_qk = causal, isinstance(module, AttentionCore) and module.share_qk
         self.pictured = pictured
         self.seen = False
-        self.sums = torch.zeros(5, device=device)  # keys visited, mass captured, queries; distance, weight
+        # Keys visited, mass captured, queries; distance, weight; mass on sinks, capped scores.
+        self.sums = torch.zeros(7, device=device)
+        self.softcap = module.softcap if isinstance(module, AttentionCore) else None
+        self.has_sinks = isinstance(module, AttentionCore) and module.sinks is not None
         self.drawn: Tensor | None = None
 
     @torch.no_grad()
@@ -69,17 +73,21 @@ class AttentionWatcher(Watcher):
                 self.drawn = self._picture(self.weights, q[:1], k[:1])
 
     def _measure(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
-        """The five sums over the queries of one sequence."""
-        sums = self.sums.new_zeros(5)
+        """The sums over the queries of one sequence."""
+        sums = self.sums.new_zeros(len(self.sums))
         if self.visited is not None:
             full = self._full(q, k, positions)
             mask = self.visited(q, k, positions).expand(full.shape)
             sums[:3] = torch.stack([mask.sum(), (full * mask).sum(), full.new_tensor(full[..., 0].numel())])
+            if isinstance(self.module, AttentionCore) and self.softcap is not None:
+                sums[6] = (mask & (self.module.scores(q, k, positions).abs() >= self.softcap)).sum()
         if self.weights is not None:
             weights = self.weights(q, k, positions)
             keys = torch.arange(weights.shape[-1], device=weights.device)
             distance = (positions[:, None] - keys).abs()
-            sums[3:] = torch.stack([(weights * distance).sum(), weights.sum()])
+            sums[3:5] = torch.stack([(weights * distance).sum(), weights.sum()])
+            if self.has_sinks:
+                sums[5] = (1 - weights.sum(-1)).sum()
         return sums
 
     def _picture(self, weights: Asked, q: Tensor, k: Tensor) -> Tensor:
@@ -88,23 +96,28 @@ class AttentionWatcher(Watcher):
         return picture(cat_over_tp_ranks(torch.cat(slices, dim=1), 0)).cpu()
 
     def _full(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
-        """The weights that full attention would give to the same queries and keys."""
+        """The weights that full attention would give to the same queries and keys, sinks aside."""
         keys = torch.arange(k.shape[2], device=q.device)
         allowed = keys <= positions[:, None] if self.causal else torch.ones_like(keys <= positions[:, None])
         if self.share_qk:  # as full attention has it then, or a query's own key would hold most of the mass
             allowed = self_only_if_alone(allowed, positions)
-        return scores_of(q, k, positions).masked_fill(~allowed, -math.inf).softmax(-1)
+        scores = scores_of(q, k, positions, softcap=self.softcap)
+        return scores.masked_fill(~allowed, -math.inf).softmax(-1)
 
     def metrics(self) -> dict[str, float]:
         metrics = super().metrics()
         if self.visited is None and self.weights is None:
             return metrics
         # Summed even by a process that saw nothing: the others wait for it.
-        keys, mass, queries, distance, weight = sum_over_ranks(self.sums.clone()).tolist()
+        keys, mass, queries, distance, weight, sunk, capped = sum_over_ranks(self.sums.clone()).tolist()
         if queries:
             metrics |= {"keys_visited": keys / queries, "mass_captured": mass / queries}
         if weight:
             metrics["effective_context"] = distance / weight
+        if self.has_sinks and queries:
+            metrics["sink_share"] = sunk / queries
+        if self.softcap is not None and keys:
+            metrics["capped_share"] = capped / keys
         return metrics
 
     def picture(self) -> Tensor | None:
@@ -145,6 +158,7 @@ def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
     """Every layer's attention, and its core."""
     for layer, block in model.layers():
         yield Watcher("attention", layer, block.attention)
+        yield from watch_switches(layer, block.attention, model.head.weight.device)
         core, device = block.attention.core, model.head.weight.device
         if isinstance(core, Recurrence):
             yield RecurrenceWatcher("attention", layer, core, heads=model.n_heads, device=device, pictured=pictured)
@@ -161,10 +175,22 @@ def probe_outputs(model: Transformer) -> dict[str, list[float]]:
     found = {}
     for place, (layer, block) in enumerate(model.layers()):
         if isinstance(block.attention, MultiHeadAttention):
-            found[place_of(layer, place)] = _core_outputs(model, block.attention.core)
+            own = switch_outputs(block.attention, model.head.weight)
+            found[place_of(layer, place)] = _core_outputs(model, block.attention.core) + own
         elif isinstance(block.attention, LinearAttention):
             found[place_of(layer, place)] = _layer_outputs(model, block.attention)
     return found
+
+
+class _Asked(nn.Module):
+    """A core that is asked for its weights where others are called."""
+
+    def __init__(self, core: AttentionCore) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        return self.core.weights(q, k, positions)
 
 
 def _core_outputs(model: Transformer, core: AttentionCore) -> list[float]:
@@ -172,7 +198,8 @@ def _core_outputs(model: Transformer, core: AttentionCore) -> list[float]:
     shape = 1, heads, model.max_length, like.shape[1] // heads
     q, k = drawn("queries", shape, like), drawn("keys", shape, like)
     positions = torch.linspace(0, model.max_length - 1, QUERIES, device=like.device).round().long().unique()
-    weights = core.weights(q, k, positions)
+    # Sinks differ between runs as all that is trained does, and others stand in for them.
+    weights = core.weights(q, k, positions) if core.sinks is None else answer(_Asked(core), q, k, positions)
     weights = weights.expand(1, heads, len(positions), model.max_length)
     in_training = [core.dropout, core.dropout * (core.dropout_on == "weights")]  # what evaluation does not show
     if isinstance(core, Penalised):
