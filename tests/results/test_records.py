@@ -19,6 +19,7 @@ from ablab.results.store import (
     CONFIG_FILE,
     METRICS_FILE,
     RECORD_FILE,
+    add_record,
     read_record,
     write_atomically,
     write_record,
@@ -134,6 +135,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_record_is_added_only_where_there_is_none(tmp_path: Path) -> None:
+    add_record(tmp_path, first := record(3, 0.9))
+    with pytest.raises(FileExistsError):
+        add_record(tmp_path, record(4, 0.8))
+    assert read_record(tmp_path / RECORD_FILE) == first
+    assert os.listdir(tmp_path) == [RECORD_FILE]
 
 
 def test_colleagues_can_read_the_file(tmp_path: Path) -> None:

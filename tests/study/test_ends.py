@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ablab.config import RunConfig
 from ablab.report.html import page
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.supervision import attempt
 from ablab.study.supervision.lock import run_lock
+from ablab.training.begin import prepare_folder
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -107,12 +109,12 @@ def test_a_report_that_cannot_be_written_costs_no_metrics(
 
 def test_data_that_change_while_a_study_is_under_way(lab: Lab, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After its plan was made and before its last run has read them."""
-    begin, before = attempt.prepare_folder, text.read_text(encoding="utf-8")
+    before = text.read_text(encoding="utf-8")
 
-    def edited(config: object, folder: Path) -> None:
+    def edited(config: RunConfig, folder: Path) -> None:
         if "gelu" in str(folder):
             changed(text, "One line more.\n")
-        begin(config, folder)  # type: ignore[arg-type]
+        prepare_folder(config, folder)
 
     monkeypatch.setattr(attempt, "prepare_folder", edited)
     try:

@@ -137,10 +137,11 @@ def test_stopped_and_gone_on(
     tiny_config: TinyConfig, run: Run, tmp_path: Path, options: tuple[str, ...], step: int
 ) -> None:
     config = tiny_config(*STEPS, *options)
-    assert run(config, tmp_path / "whole").status == "ok"
+    whole = run(config, tmp_path / "whole")
+    assert whole.status == "ok"
     first = interrupted(config, tmp_path / "parts", step)
     assert (first.status, first.reason) == ("interrupted", "stopped before it was finished")
-    run(config, tmp_path / "parts")
+    assert run(config, tmp_path / "parts").notes == whole.notes, "something is said to be damaged"
     assert_same(left_behind(tmp_path / "parts"), left_behind(tmp_path / "whole"))
 
 

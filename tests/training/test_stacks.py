@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ablab.training.stacks import Frame, ask, forget_stacks, is_stopped, shown, stack_of, waits
+from ablab.training.stacks import Frame, ask, forget_stacks, in_debugger, is_stopped, shown, stack_of, waits
 
 SCRIPT = """
 import sys, threading, time
@@ -52,3 +52,26 @@ def test_a_process_that_never_pauses_tells_where_its_main_thread_is(tmp_path: Pa
     assert stack_of(tmp_path, 4) == []
     forget_stacks(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_stands_at_a_breakpoint_takes_their_time(tmp_path: Path) -> None:
+    """By the stack of a process that waits for what is typed."""
+    script = """
+import faulthandler, sys
+from pathlib import Path
+from ablab.training.stacks import answer_in, open_answers
+file = open_answers(Path(sys.argv[1]), 0)
+answer_in(0.2, file)
+breakpoint()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
+        try:
+            stack: list[Frame] = []
+            while process.poll() is None and not (stack and stack[0][2] == "<module>"):
+                stack = stack_of(tmp_path, 0)
+        finally:
+            process.kill()
+    assert in_debugger(stack)
+    assert not in_debugger([("/home/mine/pdbs.py", 3, "loop")])

@@ -122,6 +122,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
         ends[name] = (state, record)
     (one, ours), (other, theirs) = ends.values()
     assert ours.metrics == theirs.metrics
+    assert ours.notes == theirs.notes
     one_way, other_way = (
         {name: value for name, value in record.mechanism.items() if name not in MEASURED} for record in (ours, theirs)
     )
