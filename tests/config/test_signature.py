@@ -76,6 +76,10 @@ def test_what_fits_passes(node: dict[str, Any]) -> None:
         ({"size": 3, "loud": 1}, r"^widget\.loud=1: must be true or false$"),
         ({"size": 3, "kind": "oval"}, r"^widget\.kind='oval': must be one of round, square$"),
         ({"size": 3, "pair": [1.0]}, r"^widget\.pair=\[1\.0\]: must be a list of a number, a number$"),
+        (
+            {"size": [3, 4]},
+            r"^widget\.size=\[3, 4\]: must be a whole number; -m sweeps over .* written widget\.size=A,B",
+        ),
         ({"size": 3, "limit": "x"}, r"^widget\.limit='x': must be a whole number or null$"),
     ],
 )

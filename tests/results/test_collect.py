@@ -211,3 +211,12 @@ def test_a_setting_that_an_older_version_did_not_know_tells_no_variants_apart() 
     assert set(runs_of([old, new]).table["variant"]) == {"default"}
     new.versions = old.versions
     assert len(set(runs_of([old, new]).table["variant"])) == 2
+
+
+def test_a_value_is_printed_in_one_way() -> None:
+    """As plans print it, whether a config holds it as 1 or as 1.0."""
+    for value, other in ((1, 0.5), (1.0, 0.5)):
+        runs = runs_of([record(settings={"trainer": {"gradient_clip_val": each}}) for each in (value, other)])
+        assert runs.variants == ["trainer.gradient_clip_val=1", "trainer.gradient_clip_val=0.5"]
+    runs = runs_of([record(settings={"optimizer": {"betas": each, "fused": True}}) for each in ([0.9, 1.0], [0.5, 1])])
+    assert runs.variants == ["optimizer.betas=[0.9,1]", "optimizer.betas=[0.5,1]"]

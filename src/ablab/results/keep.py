@@ -40,11 +40,14 @@ def _curves(path: Path) -> str | None:
     if path.exists() and not path.is_file():  # a pipe, which would be waited for
         raise UserError(f"{path}: holds no curves")
     try:
-        return path.read_bytes().decode(errors="replace")
+        text = path.read_bytes().decode(errors="replace")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if text and "step" not in text.partition("\n")[0].split(","):  # what a link leads to may be anything
+        raise UserError(f"{path}: holds no curves, and is not kept; remove it to keep the run without")
+    return text
 
 
 def _plan(folder: Path) -> Node | None:
