@@ -25,7 +25,7 @@ SPEC = LayerSpec(
 COMMON = {
     "vocab_size": WORDS,
     "hidden_size": WIDTH,
-    "intermediate_size": 32,
+    "num_key_value_heads": 2,
     "moe_intermediate_size": UNITS,
     "num_experts_per_tok": TOP_K,
     "hidden_act": "silu",
@@ -193,18 +193,17 @@ class InDouble:
 def test_the_same_to_the_last_digits_in_double(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs, ours = made(LAYERS[name])
     monkeypatch.setattr(LAYERS[name].module, "torch", InDouble())
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     check(theirs.double(), ours.double(), torch.float64, 1e-9)
 
 
 def test_the_balance_loss_is_theirs_for_each_choice() -> None:
     """`transformers` leaves out the division by the choices of a token, which Lepikhin et al. have."""
-    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-
     _, ours = made(LAYERS["mixtral"])
     x, mask = torch.randn(3, 9, WIDTH, generator=torch.Generator().manual_seed(1)), torch.zeros(3, 9, dtype=torch.bool)
     mask[1, 5:] = True
     logits = nn.functional.linear(x, ours.router.weight).flatten(0, 1)
     loss = BalanceLoss(weight=1.0, sequence_weight=0.0)
     loss(ours.router(x, mask), mask)
-    theirs = load_balancing_loss_func((logits,), EXPERTS, TOP_K, (~mask).long())
+    theirs = LAYERS["mixtral"].module.load_balancing_loss_func((logits,), EXPERTS, TOP_K, (~mask).long())
     torch.testing.assert_close(loss.penalty() * TOP_K, theirs)
