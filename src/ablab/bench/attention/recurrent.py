@@ -171,5 +171,6 @@ class _TransformersStateSpace(_Recurrent):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         step = torch.log(torch.expm1(self.step)).transpose(1, 2)  # before softplus
         streams = (x.transpose(1, 2).flatten(2) for x in (v, k, self.scale * q))
-        out: Tensor = self.layer.torch_forward(torch.cat([self.gate, *streams, step], -1))
-        return out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
+        out = self.layer.torch_forward(torch.cat([self.gate, *streams, step], -1))
+        heads: Tensor = out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
+        return heads
