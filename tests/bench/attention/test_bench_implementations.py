@@ -62,6 +62,20 @@ def test_ours_are_not_full_attention(name: str, monkeypatch: pytest.MonkeyPatch)
         verify(named(name), 448)
 
 
+@pytest.mark.parametrize("delta", [False, True])
+def test_the_definition_of_linear_attention_is_the_recurrence(delta: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent, "BLOCK", 16)
+    q, k, v, decay, write = torch.randn(5, 2, 3, 50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    k, decay, write = k / 4, -decay[..., :1].square(), write[..., :1].sigmoid()
+    state, rows = torch.zeros(2, 3, 4, 4, dtype=torch.float64), []
+    for t in range(50):
+        state = decay[:, :, t, :, None].exp() * state
+        new = v[:, :, t, None] - k[:, :, t, None] @ state if delta else v[:, :, t, None]
+        state = state + write[:, :, t, :, None] * k[:, :, t, :, None] * new
+        rows.append(q[:, :, t, None] @ state)
+    torch.testing.assert_close(recurrent.by_block(q, k, v, decay, write, delta=delta), torch.cat(rows, 2))
+
+
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_two_recurrences_are_not_each_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     attention: Any = named(name).build(SETTING, 100)

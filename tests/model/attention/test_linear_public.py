@@ -118,8 +118,8 @@ def mamba_weights(theirs: Any) -> dict[str, Tensor]:
 def agree(ours: Any, theirs: Any, length: int) -> None:
     """Outputs, and gradients of the input; the second sequence begins with padding."""
     x = random(2, length, WIDTH, seed=length).requires_grad_()
-    padding = torch.stack([torch.zeros(length, dtype=torch.bool), torch.arange(length) < length // 3])
-    padding = padding if length > 1 else None
+    before = torch.stack([torch.zeros(length, dtype=torch.bool), torch.arange(length) < length // 3])
+    padding = before if length > 1 else None
     found = ours(x, None, padding)
     expected = theirs(x, attention_mask=None if padding is None else (~padding).long())
     seen = torch.ones(2, length, 1) if padding is None else (~padding).float()[..., None]

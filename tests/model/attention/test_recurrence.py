@@ -51,7 +51,9 @@ def holes(length: int, kind: str | None) -> Tensor | None:
     return None if kind is None else kinds[kind]
 
 
-def by_token(kind: type, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor, padding: Any) -> Tensor:
+def by_token(
+    kind: Kind, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor, padding: Tensor | None
+) -> Tensor:
     """The recurrence as it is written down; a token that is none is passed over."""
     B, H, T, Dv = v.shape
     q, k = (x.repeat_interleave(H // x.shape[1], 1) for x in (q, k))
@@ -78,11 +80,12 @@ def by_token(kind: type, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, wri
     seed=st.integers(0, 1000),
 )
 def test_chunks_give_what_the_tokens_do(
-    kind: type, length: int, chunk: int, heads: Any, sizes: Any, padded: str | None, fastest: float, seed: int
+    kind: Kind, length: int, chunk: int, heads: Any, sizes: Any, padded: str | None, fastest: float, seed: int
 ) -> None:
     inputs = [x.requires_grad_() for x in drawn(length, heads=heads, sizes=sizes, fastest=fastest, seed=seed)]
     padding = holes(length, padded)
-    out, expected = kind(chunk=chunk)(*inputs, padding), by_token(kind, *inputs, padding)
+    q, k, v, log_decay, write = inputs
+    out, expected = kind(chunk=chunk)(*inputs, padding), by_token(kind, q, k, v, log_decay, write, padding)
     torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
     direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     for ours, theirs in zip(*(torch.autograd.grad(x, inputs, direction) for x in (out, expected)), strict=True):
@@ -210,8 +213,8 @@ def test_nothing_is_done_token_by_token_and_work_grows_as_the_length(kind: Kind)
         assert each[2] < 2.2 * each[1]
 
 
-@pytest.mark.parametrize(("kind", "triangle"), [(StateSpace, 0), (DeltaRule, 1)])
-def test_flops_in_closed_form(kind: Kind, triangle: int) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_flops_in_closed_form(kind: Kind) -> None:
     """Products of a chunk, with heads side by side for the state space; half a product for the triangular system."""
     (K, H), (D, Dv), C, N, B = (2, 4), (8, 16), 32, 5, 2
     with FlopCounterMode(display=False) as counter:
@@ -219,7 +222,7 @@ def test_flops_in_closed_form(kind: Kind, triangle: int) -> None:
     if kind is StateSpace:
         expected = 2 * N * B * (K * C * C * D + H * C * C * Dv + 2 * H * C * D * Dv)
     else:
-        overlap, solved, seen, kept = 2 * C * C * D, C * C * (D + Dv) / 2, C * C * (D + Dv), C * D * (D + Dv)
+        overlap, solved, seen, kept = 2 * C * C * D, C * C * (D + Dv) // 2, C * C * (D + Dv), C * D * (D + Dv)
         expected = 2 * B * H * (N * (overlap + solved + seen + kept + C * D * Dv) + (N - 2) * D * D * Dv)
     assert counter.get_total_flops() == expected
 

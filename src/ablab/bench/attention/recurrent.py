@@ -22,7 +22,7 @@ from ablab.bench.attention.implementation import Attention, Expected, Family, Im
 from ablab.config import conf_folder
 from ablab.model.spec import LayerSpec
 
-SEGMENT = 256  # tokens whose states the definition keeps at one time
+BLOCK = 256  # tokens that the definition takes at one time
 STEPS = (1e-3, 1e-1)  # sizes that are drawn, as the options' own are at first
 
 
@@ -65,32 +65,37 @@ class _Recurrent(Attention):
         half as many more where the state is read before it is written to."""
         k = normalize(k, dim=-1) if self.delta else k
         write = self.write if self.delta else self.step
-        rows = (x.double().transpose(0, 2) for x in (self.scale * q, k, v, (-self.step).exp(), write))
-        out = by_token(*rows, delta=self.delta).transpose(0, 2)[:, :, positions]
+        given = (self.scale * q, k, v, -self.step.unsqueeze(-1), write.unsqueeze(-1))
+        out = by_block(*(x.double() for x in given), delta=self.delta)[:, :, positions]
         alone = torch.zeros((), dtype=torch.bool, device=q.device)
         return Expected(out=out, keys=q.shape[-1] * (1.5 if self.delta else 1.0), alone=alone)
 
 
-def by_token(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, write: Tensor, *, delta: bool) -> Tensor:
-    """The recurrence as it is written down, all (T, H, B, ...); segments are computed again in the backward pass."""
-    state, out = v.new_zeros(*v.shape[1:3], k.shape[-1], v.shape[-1]), []
-    for start in range(0, len(q), SEGMENT):
-        rows = (x[start : start + SEGMENT] for x in (q, k, v, decay, write))
-        read, state = checkpoint(_segment, state, *rows, delta, use_reentrant=False)
+def by_block(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor, *, delta: bool) -> Tensor:
+    """The recurrence, all (B, H, T, ...): in each block what every token writes, by a general solver, and what is read.
+
+    Token by token it would take minutes. Blocks are computed again in the backward pass.
+    """
+    state, out = v.new_zeros(*v.shape[:2], k.shape[-1], v.shape[-1]), []
+    for start in range(0, q.shape[2], BLOCK):
+        rows = (x[:, :, start : start + BLOCK] for x in (q, k, v, log_decay, write))
+        read, state = checkpoint(_block, state, *rows, delta, use_reentrant=False)
         out.append(read)
-    return torch.cat(out)
+    return torch.cat(out, 2)
 
 
-def _segment(
-    state: Tensor, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, write: Tensor, delta: bool
+def _block(
+    state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor, delta: bool
 ) -> tuple[Tensor, Tensor]:
-    read = []
-    for q_t, k_t, v_t, decay_t, write_t in zip(q, k, v, decay, write, strict=True):
-        state = decay_t[..., None, None] * state
-        new = v_t - (k_t.unsqueeze(-2) @ state).squeeze(-2) if delta else v_t
-        state = state + k_t.unsqueeze(-1) * (write_t.unsqueeze(-1) * new).unsqueeze(-2)
-        read.append((q_t.unsqueeze(-2) @ state).squeeze(-2))
-    return torch.stack(read), state
+    since = log_decay.cumsum(2)
+    left = (since - since.mT).tril().exp().tril()
+    new = write * v
+    if delta:
+        system = torch.eye(v.shape[2], dtype=v.dtype, device=v.device) + (write * left * (k @ k.mT)).tril(-1)
+        new = torch.linalg.solve(system, write * (v - (since.exp() * k) @ state))
+    read = (since.exp() * q) @ state + (left * (q @ k.mT)) @ new
+    last = since[:, :, -1:]
+    return read, last.exp() * state + ((last - since).exp() * k).mT @ new
 
 
 class _Ours(_Recurrent):
@@ -166,5 +171,6 @@ class _TransformersStateSpace(_Recurrent):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         step = torch.log(torch.expm1(self.step)).transpose(1, 2)  # before softplus
         streams = (x.transpose(1, 2).flatten(2) for x in (v, k, self.scale * q))
-        out: Tensor = self.layer.torch_forward(torch.cat([self.gate, *streams, step], -1))
-        return out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
+        out = self.layer.torch_forward(torch.cat([self.gate, *streams, step], -1))
+        heads: Tensor = out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
+        return heads

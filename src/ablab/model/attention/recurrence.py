@@ -110,7 +110,8 @@ class StateSpace(Recurrence):
         written = k.mT @ _side_by_side(fade.to_end * v, K)  # (B, K, N, D, H / K * Dv)
         whole = _side_by_side(fade.whole.expand(-1, -1, -1, -1, Dv), K)
         states = _states(written, whole, torch.mul)
-        return scores.flatten(1, 2) @ v + fade.from_start * _apart(q @ states, H)
+        out: Tensor = scores.flatten(1, 2) @ v + fade.from_start * _apart(q @ states, H)
+        return out
 
 
 class DeltaRule(Recurrence):
@@ -133,7 +134,8 @@ class DeltaRule(Recurrence):
         kept = (fade.to_end * k).mT @ solved  # (B, H, N, D, Dv + D)
         onward = fade.whole * torch.eye(D, dtype=k.dtype, device=k.device) - kept[..., Dv:]
         states = _states(kept[..., :Dv], onward, torch.matmul)
-        return seen[..., :Dv] + (fade.from_start * q - seen[..., Dv:]) @ states
+        out: Tensor = seen[..., :Dv] + (fade.from_start * q - seen[..., Dv:]) @ states
+        return out
 
 
 class _Fading:
@@ -182,13 +184,14 @@ def _chunks(x: Tensor, size: int) -> Tensor:
 
 def _side_by_side(x: Tensor, groups: int) -> Tensor:
     """(B, H, N, C, Dv) -> (B, groups, N, C, H / groups * Dv): each group's heads in one."""
-    return x.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2, 5).flatten(-2)
+    apart: Tensor = x.unflatten(1, (groups, -1))
+    return apart.permute(0, 1, 3, 4, 2, 5).flatten(-2)
 
 
 def _apart(x: Tensor, heads: int) -> Tensor:
     """(B, groups, N, C, heads / groups * Dv) -> (B, heads, N, C, Dv)."""
-    each = heads // x.shape[1]
-    return x.unflatten(-1, (each, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
+    apart: Tensor = x.unflatten(-1, (heads // x.shape[1], -1))
+    return apart.permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
 
 
 def _solve_flops(matrix: Sequence[int], given: Sequence[int], *, left: bool = True, **others: object) -> int:

@@ -46,11 +46,11 @@ class RecurrenceWatcher(Watcher):
             return
         self.seen = True
         names = ("q", "k", "v", "log_decay", "write", "key_padding_mask")
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        q, k, log_decay, write, padding = (given.get(name) for name in names if name != "v")
+        given: dict[str, Any] = {"key_padding_mask": None, **dict(zip(names, args, strict=False)), **kwargs}
+        q, k, _, log_decay, write, padding = (given[name] for name in names)
         there = torch.ones_like(log_decay[:, 0], dtype=torch.bool) if padding is None else ~padding
         for row, each in zip(self.of_heads, (log_decay.exp(), -log_decay, write), strict=True):
-            row += (each * there[:, None]).sum((0, 2))
+            row += (each.to(row.dtype) * there[:, None]).sum((0, 2))
         self.sums[:2] += torch.stack([there.sum(), there.any(1).sum()])
         first = there[0]  # its tokens: what is none leaves no trace in the state
         if first.any():
