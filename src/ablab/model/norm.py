@@ -102,6 +102,10 @@ class DynamicTanh(Norm):
 
     No statistic is taken: alpha, one number to learn, is all that scales a token. The others' factor and offset stay.
 
+    Deviation: for language models the paper also multiplies the embedding by a learned number that starts at
+    sqrt(d_model). Here embeddings stay as small as for every other option, and a larger `initial_alpha` does the same
+    for what the norms make of them.
+
     Args:
         initial_alpha: what alpha is before training, above 0.
     """

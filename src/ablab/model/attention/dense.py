@@ -27,7 +27,7 @@ from ablab.model.attention.base import bounded, by_query, repeat_heads, scores_o
 DENSE_BELOW = 384
 GPU_SLICES = 64  # times as much at one time on a GPU as on a CPU
 SLICE = 2**22  # scores that are written out at one time
-WIDTHS = 8  # fused kernels want sizes of heads to be multiples of it
+GPU_WIDTHS = 8  # fused kernels on a GPU want sizes of heads to be multiples of it
 
 
 def softmax_attention(
@@ -61,7 +61,7 @@ def softmax_attention(
         return scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=grouped
         )
-    narrower = q.shape[-1] - v.shape[-1]
+    width = v.shape[-1]
     scale, place = 1 / math.sqrt(q.shape[-1]), 1 if causal else 0
     q, k, v = _with_sink(q, k, v, sinks, scale, causal)
     if mask is not None:
@@ -69,7 +69,7 @@ def softmax_attention(
     out = scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=grouped, scale=scale
     )
-    return out[:, :, place:, : q.shape[-1] - WIDTHS - narrower]
+    return out[:, :, place:, :width]
 
 
 def _with_sink(
@@ -82,11 +82,12 @@ def _with_sink(
     """
     logit = (sinks / scale).to(q.dtype).expand(q.shape[:3]).unsqueeze(-1)
     first = 1 if causal else 0
-    q = pad(torch.cat([q, logit], -1), (0, WIDTHS - 1, first, 0))
-    sink = k.new_zeros(k.shape[-1] + WIDTHS)
+    more = GPU_WIDTHS if q.device.type == "cuda" else 1
+    q = pad(torch.cat([q, logit], -1), (0, more - 1, first, 0))
+    sink = k.new_zeros(k.shape[-1] + more)
     sink[k.shape[-1]] = 1
-    k = torch.cat([sink.expand(*k.shape[:2], 1, -1), pad(k, (0, WIDTHS))], 2)
-    return q, k, pad(v, (0, q.shape[-1] - v.shape[-1], 1, 0))
+    k = torch.cat([sink.expand(*k.shape[:2], 1, -1), pad(k, (0, more))], 2)
+    return q, k, pad(v, (0, max(0, q.shape[-1] - v.shape[-1]), 1, 0))
 
 
 def _written_out(
