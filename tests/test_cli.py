@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from commands import Command
 
 from ablab.cli import main
 from ablab.cli.application import overrides_last
@@ -347,17 +348,13 @@ def test_the_readmes_component_of_ones_own_works_as_written(tmp_path: Path, corp
     small = ["task=text", f"task.path={corpus}", "task.seq_len=32", "task.batch_size=4", "task.eval_tokens=256"]
     small += ["model.d_model=16", "trainer.max_steps=4", "trainer.val_check_interval=2", "logger=csv", "seed=0,1"]
     words = [word for word in words[1:] if not word.startswith("seed=")]
-    ran = subprocess.run(
-        [sys.executable, "-m", "ablab", *words, *small],
-        cwd=work if elsewhere else home,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    folder = (work if elsewhere else home) / "outputs" / "sine"
+    place = work if elsewhere else home
+    command = Command([*words, *small], place, dict(os.environ))
+    out, err = command.communicate()
+    assert command.returncode == 0, err
+    folder = place / "outputs" / "sine"
     records = [json.loads(path.read_text()) for path in folder.rglob(RECORD_FILE)]
     assert sorted(record["axes"]["activation"] for record in records) == ["relu", "relu", "sine", "sine"]
     assert {record["status"] for record in records} == {"ok"}
     assert len({record["metrics"]["val_loss"] for record in records}) == 4
-    assert "sine" in ran.stdout
+    assert "sine" in out

@@ -10,17 +10,17 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-import typing
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from other_values import hint_of, others
 from torch import Tensor
 
 from ablab.config import RunConfig, conf_folder
-from ablab.config.axes import AXES, load
+from ablab.config.axes import AXES
 from ablab.errors import UserError
 from ablab.study.planning.preflight import check_options
 from ablab.training.build import BuiltRun
@@ -178,26 +178,6 @@ def parts(made: Any) -> Iterator[bytes]:
         yield repr(made).encode()
 
 
-def others(value: Any, hint: Any) -> list[Any]:
-    """Values of the same kind, one of which should do."""
-    literals = [each for kind in (hint, *typing.get_args(hint)) for each in _literals(kind) if each != value]
-    if literals:
-        return literals
-    if isinstance(value, bool):
-        return [not value]
-    if isinstance(value, int):
-        return [each for each in (value * 2, value // 2, value + 1, value - 1, value * 4, 3, 0, 999) if each != value]
-    if isinstance(value, float):
-        return [each for each in (value / 2, value * 1.5, 0.5, 0.25, 0.0, 0.9, value * 4) if each != value]
-    if isinstance(value, list):
-        return [[each * 0.5 for each in value], [each * 2 for each in value], [0.8, 0.7], [16], [1]]
-    return [1, 2, 3, 4, 0.5, 50, 0.1, True]
-
-
-def _literals(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
-
-
 @pytest.mark.parametrize(("axis", "option"), OPTIONS, ids=[f"{axis}={option}" for axis, option in OPTIONS])
 @pytest.mark.filterwarnings("ignore")
 def test_each_key_has_an_effect(axis: str, option: str, tiny_config: TinyConfig) -> None:
@@ -214,7 +194,7 @@ def test_each_key_has_an_effect(axis: str, option: str, tiny_config: TinyConfig)
             built = BuiltRun.of(tiny_config(*words))
             before[words] = built, digest(made_of(built, axis))
         built, unchanged = before[words]
-        tried = VALUES.get(f"{axis}.{key}") or others(built.config.options[axis][key], _hint(node, key))
+        tried = VALUES.get(f"{axis}.{key}") or others(built.config.options[axis][key], hint_of(node, key))
         valid = list(_until((_with(built, axis, key, other) for other in tried), unchanged))
         if valid and valid[-1] == unchanged:
             idle.append(key)
@@ -238,9 +218,3 @@ def _with(before: BuiltRun, axis: str, key: str, other: Any) -> str | None:
         return digest(made_of(built, axis))
     except (UserError, ValueError):
         return None
-
-
-def _hint(node: Any, key: str) -> Any:
-    target = load(node["_target_"])
-    function = vars(target).get("__init__") if isinstance(target, type) else target
-    return typing.get_type_hints(function).get(key) if function else None

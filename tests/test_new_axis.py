@@ -124,7 +124,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the program with one axis more."""
     folder = tmp_path_factory.mktemp("house")
     for name in ("src", "conf"):
-        shutil.copytree(HOUSE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(HOUSE / name, folder / name)  # what is compiled of it, too
     for path, text in NEW.items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -57,8 +59,9 @@ def train(
     run: Callable[[RunConfig, Path], Record],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Trained]:
+    met: dict[str, tuple[Record, Path]] = {}  # the default option of most axes makes one and the same run
+
     def make(axis: str, option: str) -> Trained:
-        folder = tmp_path_factory.mktemp("run")
         task = option if axis == "task" else TASK_OF.get(axis, "text")
         long = (
             [f"task.seq_len={LENGTH}"] if "seq_len" in OmegaConf.load(conf_folder() / "task" / f"{task}.yaml") else []
@@ -67,10 +70,14 @@ def train(
         config = tiny_config(
             *SETTINGS, *long, f"task={task}", *([] if axis == "task" else [f"{axis}={option}"]), *devices
         )
-        if config.processes > 1:
-            record = supervise(config, folder, lambda step, steps, shown: None)
-        else:
-            record = run(config, folder)
+        identity = json.dumps(config.to_dict(), sort_keys=True)
+        if identity not in met:
+            folder = tmp_path_factory.mktemp("run")
+            if config.processes > 1:
+                met[identity] = supervise(config, folder, lambda step, steps, shown: None), folder
+            else:
+                met[identity] = run(config, folder), folder
+        record, folder = met[identity]
         assert (record.status, record.reason) == ("ok", None)
         return record, *load_run(folder, "last")
 
@@ -80,14 +87,7 @@ def train(
 @pytest.fixture(scope="module")
 def baseline(train: Callable[..., Trained]) -> Callable[[str], Trained]:
     """The same two steps with the default option of an axis: as it is, except that it has its own task's text."""
-    met: dict[str, Trained] = {}
-
-    def make(axis: str) -> Trained:
-        if axis not in met:
-            met[axis] = train(axis, BASELINE[axis])
-        return met[axis]
-
-    return make
+    return functools.cache(lambda axis: train(axis, BASELINE[axis]))
 
 
 def inputs(task: Task) -> Inputs:

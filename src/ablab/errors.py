@@ -41,7 +41,7 @@ class Diverged(Exception):  # noqa: N818 (an outcome of an experiment, not a pro
 
 
 class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
-    """The run was asked to stop, has written a checkpoint, and can go on from there."""
+    """The run was asked to stop, has written a checkpoint, and can go on from there; or may not begin, and says why."""
 
 
 def require_at_least(least: float, **values: float) -> None:

@@ -193,6 +193,32 @@ def test_five_percent_of_parameters_is_where_size_becomes_unequal(parameters: in
     assert notes_of(compared(records)) == ((noted,) if noted else ())
 
 
+@pytest.mark.parametrize(
+    ("active", "noted"),
+    [
+        (12_345, ("the gain is not at equal size, but at equal active parameters (exactly).",)),
+        (12_500, ("the gain is not at equal size, but at equal active parameters (+1.3%).",)),
+        (
+            15_000,
+            (
+                "the gain is not at equal size.",
+                "NOT COMPARABLE  +22% active parameters against the baseline; the gain is not at equal size.",
+            ),
+        ),
+    ],
+)
+def test_where_size_is_unequal_and_active_parameters_are_equal_both_are_said(
+    active: int, noted: tuple[str, ...]
+) -> None:
+    records = study({"relu": BASE, "gelu": shifted(-0.1)})
+    for item in records[:5]:
+        item.cost = cost(item, active_parameters=12_345)
+    for item in records[5:]:
+        item.cost = cost(item, parameters=30_000, active_parameters=active)
+    first = f"NOT COMPARABLE  +143% parameters against the baseline; {noted[0]}"
+    assert notes_of(compared(records)) == (first, *noted[1:])
+
+
 def test_unequal_samples_are_noted_once_for_all_pairs() -> None:
     records = study({"relu": BASE, "gelu": shifted(-0.1)})
     for item in records:

@@ -45,7 +45,7 @@ def runs() -> Runs:
         ("seed=range(0,3)", "seed", ("0", "1", "2")),
         ("optimizer.lr=1e-3,null,true", "optimizer.lr", ("0.001", "null", "true")),
         ("activation='活性化 $x$'", "activation", ("活性化 $x$",)),
-        ("betas=[0.9,'0.95']", "betas", ("[0.9, '0.95']",)),
+        ("betas=[0.9,'0.95']", "betas", ("[0.9,0.95]",)),
     ],
 )
 def test_hydras_syntax(word: str, key: str, values: tuple[str, ...]) -> None:

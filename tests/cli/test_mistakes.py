@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
 import pytest
 from fuzzing import SMALL, end
 
+from ablab.cli import entry
 from ablab.cli.flags import command_first
 
 PACKAGE = "# @package _global_\n"
@@ -50,6 +52,20 @@ LINES = {
     "optimizer._target_=torch.optim.Adamm": "torch.optim has no Adamm; did you mean Adam",
     "optimizer._target_=nope": "optimizer._target_='nope': must be the dotted name of a class or function",
     "-m trainer.gradient_clip_val=1,1.0": "the same run as trainer.gradient_clip_val=1, with a value",
+    "lr=0.1": "lr: no such setting; did you mean 'optimizer.lr' or 'tune.lr'?",
+    "-m lr=0.1,0.2": "lr: no such setting; did you mean 'optimizer.lr' or 'tune.lr'?",
+    "+lr=0.1": "lr: no such setting; did you mean 'optimizer.lr' or 'tune.lr'?",
+    "--lr 0.1": "--lr: settings are given without dashes; write optimizer.lr=0.1",
+    "d_model=64": "d_model: no such setting; did you mean 'model.d_model'?",
+    "d_modle=64": "d_modle: no such setting; did you mean 'model.d_model'?",
+    "window=64": "window: no such setting; did you mean 'attention.window'?",
+    "attention.window=64": "window: no such setting of attention; attention=dynamic, ",
+    "seeds=3": "seeds: no such setting; did you mean 'seed' or 'tune.seeds'?",
+    "-m variant=a,b": "variant: is no setting: a variant is what is swept over, as in attention=full,lsh",
+    "variant=a": "variant: is no setting: a variant is what is swept over",
+    "-m attention=[full,lsh]": "must be the name of one option; -m sweeps over several, written attention=A,B",
+    "-m model.d_model=[64,128]": "model.d_model=[64, 128]: must be a whole number; -m sweeps over several values",
+    "-m trainer.limit_val_batches=1,1.0": "trainer.limit_val_batches=1.0: is printed like trainer.limit_val_batches=1",
     "-m optimizer.lr=3e-3,1e-3 'comparison.baseline=\"optimizer.lr=4e-3\"' attention=ful": "attention=ful",
 }
 
@@ -78,6 +94,17 @@ FILES = {
     PACKAGE + "defaults:\n  - attention: full\n": "chosen by a line such as '- override /attention: full'",
     PACKAGE + "attention: lsh\n": "attention: lsh is no option but a text; write attention=lsh in a command",
     PACKAGE + "design: pairwise\n": "design: is no option; choose one by design=...",
+    PACKAGE
+    + "name: 2024_01_15\n": "line 2: name: 2024_01_15 would be read as 20240115; put it in quotes, '2024_01_15'",
+    PACKAGE + "question: on\n": "study/mine.yaml, line 2: question: on would be read as True",
+    PACKAGE
+    + "comparison:\n  baseline: 1e3\n": "study/mine.yaml, line 3: comparison.baseline: 1e3 would be read as 1000",
+    PACKAGE + "design:\n  variants:\n    on: {}\n": "study/mine.yaml, line 4: design.variants.on: on would be read as",
+    PACKAGE + "hydra: {sweeper: {params: {name: 0x10}}}\n": "study/mine.yaml, line 2: name: 0x10 would be read as 16",
+    PACKAGE + "hydra: {sweeper: {params: {model: {d_model: 1}}}}\n": "params.model: holds settings, not values",
+    PACKAGE
+    + "hydra: {sweeper: {params: {variant: 'a,b'}}}\n": "variant: is no setting: a variant is what is swept over",
+    PACKAGE + "trainer: {max_time: 1e3}\n": "trainer.max_time=1000.0: must be ",
     PACKAGE + "hydra:\n": "the config cannot be put together",
     PACKAGE + "question: \xe9\n": "study/mine.yaml: is no UTF-8 text",
 }
@@ -107,3 +134,22 @@ def test_spellings_of_a_baseline(tmp_path: Path) -> None:
     for baseline in ("optimizer.lr=3e-3", "optimizer.lr=0.0030", "optimizer.lr=.003"):
         words = ["plan", "--no-probe", *SMALL, "optimizer.lr=1e-3,0.003", f'comparison.baseline="{baseline}"']
         assert end(tmp_path, words).status == 0
+
+
+@pytest.mark.parametrize(("home", "lent"), [("nowhere", "HOME"), ("locked", "MPLCONFIGDIR"), ("mine", None)])
+def test_who_has_no_home_is_lent_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, lent: str | None
+) -> None:
+    """While the command takes: packages ask for one in many ways, and each says in its own that there is none."""
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("locked") and access(path, mode))
+    for name in ("locked", "mine"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / home))
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    before = dict(os.environ)
+    with entry._home_for_packages():
+        changed = {name for name in os.environ if os.environ[name] != before.get(name)}
+        assert changed == ({lent} if lent else set())
+        assert all(Path(os.environ[name]).is_dir() for name in changed)
+    assert dict(os.environ) == before

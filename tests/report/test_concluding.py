@@ -1,5 +1,6 @@
 """The end of a sweep, what is said before it, and the two commands."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ablab.errors import UserError
 from ablab.report.commands import compare_command, report_command
 from ablab.report.conclude import ConcludeSweep, compare_so_far
 from ablab.report.conclude import conclude as conclude_study
+from ablab.report.conclude import conclude_study as conclude_with_status
 from ablab.results.interim import INTERIM_FILE, count_interim_analysis, read_interim_analyses
 
 RECORDS = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22]}
@@ -43,6 +45,15 @@ def test_a_sweep_with_a_failed_run_says_so_and_exits_with_1(tmp_path: Path, caps
     printed = capsys.readouterr()
     assert printed.err == "ablab: 2 of 10 runs did not end well; see the run health\n"
     assert "report: " in printed.out
+
+
+def test_a_planned_run_without_a_record_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_runs(tmp_path, study(RECORDS))
+    plan = {"schema": 2, "command": [], "working_folder": "/", "python_path": [], "comparison": {}}
+    for runs, status, lines in ((["0", "1"], 0, ""), (["0", "a", "b"], 1, f"{folder / 'a'} and 1 more\n")):
+        (folder / "plan.json").write_text(json.dumps(plan | {"runs": [{"folder": each} for each in runs]}))
+        assert conclude_with_status(folder) == status
+        assert capsys.readouterr().err == (f"ablab: no record of the planned run {lines}" if lines else "")
 
 
 @pytest.mark.parametrize(("arguments", "message"), [({}, "no runs here"), ({"metric": "zzz"}, "zzz")])

@@ -225,6 +225,20 @@ def test_growth_is_drawn_in_the_looks_of_the_variants() -> None:
     assert power_laws([[dataclasses.replace(one, series="text: attention=full")]], own) is not None
 
 
+def test_a_steep_growth_is_drawn_without_overflow() -> None:
+    """Of such a fit neither the factor in front nor its inverse is a float; warnings are errors here."""
+    alpha, middle = 500.0, math.log(100.0)
+    one = Exponent(
+        series="a", x_name="seq_len", y_name="flops_per_step", x=(100, 101), y=(1.0, math.exp(alpha * math.log(1.01))),
+        alpha=alpha, log_scale=-alpha * middle, interval=None, basis=None, seeds=1,
+    )  # fmt: skip
+    with pytest.raises(OverflowError):
+        math.exp(alpha * middle)
+    axes = axes_of(power_laws([[one], [dataclasses.replace(one, alpha=-alpha, log_scale=alpha * middle)]], {}))
+    assert axes[0].lines[1].get_ydata() == pytest.approx(one.y)
+    assert np.isfinite(np.asarray(axes[1].lines[1].get_ydata())).all()
+
+
 def test_names_in_a_figure_stay_what_they_are() -> None:
     items, found = compared(LOSSES)
     name = f'{TEXT} id="a" url(#b) xlink:href="#c" 1.23456 $x$ <b>'

@@ -56,9 +56,13 @@ def test_the_time_left_is_that_of_the_runs_that_are_not_done_with(tmp_path: Path
     assert "time left: about 1 min 20 s, 2 side by side; 6 MiB at most (from a few steps of each variant)" in lines
 
 
-def test_a_probe_that_failed_is_a_row_with_its_reason(tmp_path: Path) -> None:
+def test_a_probe_that_failed_is_a_row_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row(0, "a=1", [0], probe=Probe(seconds=1.0)), row(1, "a=2", [0], probe=Probe(error="out of memory"))]
-    _, lines = shown(preview(tmp_path, rows))
+    assert shown(preview(tmp_path, rows[:1]))[0] == 0
+    assert capsys.readouterr().err == ""
+    status, lines = shown(preview(tmp_path, rows))
+    assert status == 1
+    assert capsys.readouterr().err == "ablab: the probe of a=2 failed: out of memory\n"
     assert any("failed: out of memory" in line for line in lines)
     assert any("unknown, since a probe failed" in line for line in lines)
 

@@ -255,6 +255,9 @@ def rewritten(file: Path, change: Any) -> Path:
         (lambda lines: lines[0].update(interim_analyses=[{"seeds": "x"}]), "damaged"),
         (lambda lines: lines[0].update(kept=2), "kept by a later version of ablab: upgrade ablab to read it"),
         (lambda lines: lines[0].update(kept="1"), "damaged kept results"),
+        (lambda lines: lines[0].update(kept=-1), "damaged kept results (kept: -1)"),
+        (lambda lines: lines[0].update(kept=0), "damaged kept results (kept: 0)"),
+        (lambda lines: lines[0].update(runs=-1), "damaged kept results (6 of -1 runs)"),
         (lambda lines: lines.insert(0, {"hello": 1}), "neither a folder of runs nor a file of kept results"),
     ],
 )

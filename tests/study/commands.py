@@ -2,7 +2,7 @@
 
 Behind the fork all is as for `python -m ablab`: working folder, environment, where Python looks for modules, signals,
 the processes that the command starts itself. The process that its runs are forked from is forked, too, from one that
-has seen nothing of the command (`Spare`). `tests/test_cli.py` and torchrun start commands in full.
+has seen nothing of the command (`Spare`). `tests/test_new_axis.py` and torchrun start commands in full.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ class Killed(Fault):
 class Slow(Fault):
     def fault(self, x):
         if os.path.exists("slow"):  # in the folder that the sweep was started in
+            open("slow-began", "w").close()
             time.sleep(0.5)
         return torch.relu(x)
 
@@ -81,6 +82,13 @@ class RankRaises(Fault):
 class Leaves(Fault):
     def fault(self, x):
         os._exit(3)
+
+
+class Aborts(Fault):
+    # As C++ does with an exception that nobody catches.
+    def fault(self, x):
+        os.write(2, b"terminate called after throwing an instance of 'Bulb'\\n  what():  it is broken\\n")
+        os.abort()
 
 
 class Quits(Fault):
@@ -122,7 +130,7 @@ class Hungry(Fault):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1000 GiB.")
 """
 OPTIONS = {"raises": "Raises", "diverges": "Diverges", "killed": "Killed", "slow": "Slow", "rank_dies": "RankDies"}
-OPTIONS |= {"leaves": "Leaves", "quits": "Quits", "kills_parent_once": "KillsParentOnce"}
+OPTIONS |= {"aborts": "Aborts", "leaves": "Leaves", "quits": "Quits", "kills_parent_once": "KillsParentOnce"}
 OPTIONS |= {"hangs": "Hangs", "killed_once": "KilledOnce", "hungry": "Hungry", "rank_raises": "RankRaises"}
 
 TINY = (

@@ -57,6 +57,7 @@ class Slurm:
             "LD_LIBRARY_PATH": f"{self._lib}:{self._lib / 'slurm-wlm'}",
             "PATH": f"{folder / 'bin'}:{self._root / 'usr/bin'}:{os.environ['PATH']}",
         }
+        self._environ = os.environ | self.env  # other tests change theirs meanwhile
 
     def unpack(self) -> None:
         """Raises NotHereError if the packages cannot be had."""
@@ -160,7 +161,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         return found
 
     def ask(self, *words: str) -> str:
-        done = subprocess.run(words, env=os.environ | self.env, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(words, env=self._environ, capture_output=True, text=True, timeout=20, check=False)
         return done.stdout
 
     def stop(self) -> None:
@@ -177,7 +178,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         with (self.folder / f"{name}.out").open("ab") as out:
             subprocess.run(
                 [str(self._root / "usr/sbin" / name), "-f", str(self._conf), *words],
-                env=os.environ | self.env,
+                env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

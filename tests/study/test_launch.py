@@ -89,7 +89,9 @@ def test_the_same_run_on_other_data_is_not_finished(tiny_config: TinyConfig, tmp
     text = corpus.read_text()
     try:
         corpus.write_text(text + "one line more\n")
-        assert finished_record(config, tmp_path, Preflight(), retry_failed=True) is None
+        outdated: list[Path] = []
+        assert finished_record(config, tmp_path, Preflight(), retry_failed=True, outdated=outdated) is None
+        assert outdated == [tmp_path]
     finally:
         corpus.write_text(text)
     assert finished_record(config, tmp_path, Preflight(), retry_failed=True) is not None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hydra.core.plugins import Plugins
-from processes import wait_for
-from slurm import NotHereError, Slurm, jobs_of, slurm
+from processes import processes_in, wait_for
+from slurm import NotHereError, jobs_of, slurm
 
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.run_study import objective
@@ -26,6 +27,7 @@ def statuses(study: Path) -> dict[str, str]:
     return {str(path.parent.relative_to(study)): read_record(path).status for path in sorted(study.rglob(RECORD_FILE))}
 
 
+@pytest.mark.usefixtures("on_slurm")
 def test_submitit_has_every_reason_and_is_resumed(lab: Lab) -> None:
     """Its local executor, which starts jobs as SLURM's does."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `launchers`")
@@ -41,19 +43,32 @@ def test_submitit_has_every_reason_and_is_resumed(lab: Lab) -> None:
     assert [run[0] for run in ended.runs] == ["failed"]
 
 
-def test_joblib_runs_what_is_left(lab: Lab) -> None:
+@pytest.mark.timeout(600)
+def test_joblib_is_ended_with_its_jobs_and_then_runs_what_is_left(lab: Lab) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra `launchers`")
-    assert lab.sweep("name=joblib", "activation=relu,gelu").status == 0
-    study = lab.folder / "outputs" / "joblib"
-    (study / "activation=gelu" / "seed=0" / RECORD_FILE).unlink()
-    kept = (study / "activation=relu" / "seed=0" / RECORD_FILE).stat().st_mtime_ns
-    words = lab.words("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "name=joblib", "activation=relu,gelu")
-    process = lab.start(*words)
+    words = lab.words("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "name=joblib", "activation=relu,slow")
+    study, before = lab.folder / "outputs" / "joblib", set(processes_in(lab.folder))
+    relu, slow = (study / f"activation={option}" / "seed=0" for option in ("relu", "slow"))
+    (lab.folder / "slow").touch()
+    process = lab.start(*words, "trainer.max_steps=20")
+    wait_for(
+        lambda: process.poll() is not None or ((relu / RECORD_FILE).exists() and any(slow.rglob("last.ckpt"))), 240.0
+    )
+    process.terminate()
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, "Traceback" in err) == (130, False), err
+    assert "1/1 ok" in out, "the table so far is not printed"
+    wait_for(lambda: set(processes_in(lab.folder)) <= before)
+    assert statuses(study) == {"activation=relu/seed=0": "ok"}
+
+    (lab.folder / "slow").unlink()
+    kept = (relu / RECORD_FILE).stat().st_mtime_ns
+    process = lab.start(*words, "trainer.max_steps=20")
     out, err = process.communicate(timeout=250)
     assert process.returncode == 0, err
     assert "1 of 2 runs are done with; 1 are launched" in out
-    assert statuses(study) == {"activation=gelu/seed=0": "ok", "activation=relu/seed=0": "ok"}
-    assert (study / "activation=relu" / "seed=0" / RECORD_FILE).stat().st_mtime_ns == kept
+    assert statuses(study) == {"activation=relu/seed=0": "ok", "activation=slow/seed=0": "ok"}
+    assert (relu / RECORD_FILE).stat().st_mtime_ns == kept
 
 
 def test_a_job_runs_what_the_plan_says_and_not_what_has_been_edited(lab: Lab) -> None:
@@ -114,39 +129,49 @@ def test_a_search_is_told_the_primary_metric(lab: Lab) -> None:
     assert [objective(record) for record in records] == [record.metrics["val_loss"] for record in records]
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `launchers`")
+def test_a_study_on_slurm_outlives_the_death_of_its_node(lab: Lab, on_slurm: Future[tuple[int, str, str]]) -> None:
     try:
-        with slurm(tmp_path_factory.mktemp("slurm")) as running:
-            yield running
+        status, out, err = on_slurm.result()
     except NotHereError as error:
         pytest.skip(f"no SLURM: {error}")
+    assert status == 0, err
+    study = lab.folder / "outputs" / "cluster"
+    assert statuses(study) == {"activation=relu/seed=0": "ok", "activation=slow/seed=0": "ok"}
+    assert "2 are launched" in out
 
 
-def test_a_study_on_slurm_outlives_the_death_of_its_node(lab: Lab, cluster: Slurm) -> None:
+@pytest.fixture(scope="module")
+def on_slurm(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[tuple[int, str, str]]]:
+    """What becomes of a study whose node dies. Most of its time it waits, and other tests run meanwhile."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `launchers`")
+    folder = tmp_path_factory.mktemp("slurm")
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(_lose_the_node, lab, folder)
+
+
+def _lose_the_node(lab: Lab, folder: Path) -> tuple[int, str, str]:
     (lab.folder / "slow").touch()
     words = lab.words(
         *("-m", "name=cluster", "activation=slow,relu", "trainer.max_steps=30", "hydra/launcher=submitit_slurm"),
         *("hydra.launcher.partition=main", "hydra.launcher.timeout_min=30", "hydra.launcher.mem_gb=1"),
     )
     study = lab.folder / "outputs" / "cluster"
-    environment: Any = cluster.env
-    process = lab.start(*words, **environment)
-    try:
-        wait_for(lambda: bool(list(study.rglob("last.ckpt"))) or process.poll() is not None)
-        assert process.poll() is None, process.communicate()[1]
-        cluster.crash_node()
-        (lab.folder / "slow").unlink()
-        cluster.ask("scontrol", "update", "nodename=n1", "state=down", "reason=died")
-        cluster.start_node(rebooted=True)
-        # It would begin two minutes later by itself.
-        wait_for(lambda: "PENDING" in cluster.ask("squeue", "-h", "-o", "%i %T"))
-        for job in jobs_of(cluster.ask("squeue", "-h", "-o", "%i %T")):
-            cluster.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
-        out, err = process.communicate(timeout=240)
-    finally:
-        process.kill()
-    assert process.returncode == 0, err
-    assert statuses(study) == {"activation=relu/seed=0": "ok", "activation=slow/seed=0": "ok"}
-    assert "2 are launched" in out
+    with slurm(folder) as cluster:
+        environment: Any = cluster.env
+        process = lab.start(*words, **environment)
+        try:
+            wait_for(lambda: bool(list(study.rglob("last.ckpt"))) or process.poll() is not None)
+            assert process.poll() is None, process.communicate()[1]
+            cluster.crash_node()
+            (lab.folder / "slow").unlink()
+            cluster.ask("scontrol", "update", "nodename=n1", "state=down", "reason=died")
+            cluster.start_node(rebooted=True)
+            # It would begin two minutes later by itself.
+            wait_for(lambda: "PENDING" in cluster.ask("squeue", "-h", "-o", "%i %T"))
+            for job in jobs_of(cluster.ask("squeue", "-h", "-o", "%i %T")):
+                cluster.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
+            out, err = process.communicate(timeout=240)
+        finally:
+            process.kill()
+    assert process.returncode is not None
+    return process.returncode, out, err

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from processes import processes_in, wait_for
 
 from ablab.config import RunConfig
 from ablab.results.record import Cost, Record
@@ -13,8 +16,6 @@ from ablab.study.plan_file import PlannedRun
 from ablab.study.preview_study import STEPS, _measured
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from conftest import Lab
 
 
@@ -53,12 +54,30 @@ def test_a_probe_that_failed_says_why(tmp_path: Path) -> None:
 
 def test_a_plan_writes_nothing_and_lists_runs_and_failed_probes(lab: Lab) -> None:
     ended = lab.ablab("plan", *lab.words("activation=relu,raises", "seed=0,1,2", "name=planning"))
-    assert ended.status == 0, ended.err
+    assert ended.status == 1
+    assert ended.err.startswith("ablab: the probe of activation=raises failed: RuntimeError: the bulb is broken")
+    assert len(ended.err.splitlines()) == 1
     lines = ended.out.splitlines()
     assert any(line.startswith("activation=relu") and " s " in line for line in lines)
     assert any(line.startswith("activation=raises") and "RuntimeError: the bulb is broken" in line for line in lines)
     assert "6 runs: 2 variants x 3 seeds; 0 are done with" in lines
     assert not (lab.folder / "outputs" / "planning").exists()
+
+
+def test_a_plan_that_is_ended_leaves_nothing(lab: Lab) -> None:
+    """By a scheduler's SIGTERM, while a variant is tried."""
+    before = set(processes_in(lab.folder))
+    (lab.folder / "slow").touch()
+    process = lab.start("plan", *lab.words("activation=slow", "name=ended"))
+    wait_for(lambda: process.poll() is not None or (lab.folder / "slow-began").exists())
+    process.terminate()
+    out, err = process.communicate()
+    (lab.folder / "slow").unlink()
+    assert (process.returncode, out, err) == (130, "", "\nablab: interrupted\n")
+    assert not (lab.folder / "outputs" / "ended").exists()
+    configs = Path(tempfile.gettempdir()).glob("ablab-probe-*/*/config.yaml")  # of other tests, perhaps
+    assert not any("name: ended" in path.read_text() for path in configs)
+    wait_for(lambda: set(processes_in(lab.folder)) <= before)
 
 
 def test_what_is_done_with_is_counted(lab: Lab) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,37 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(
     monkeypatch.setattr(np, "save", full)
     assert cached("tests", {}, lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
     assert "cannot be kept (No space left on device)" in caplog.text
+
+
+def test_a_file_where_the_cache_would_be_costs_the_cache_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a folder that cannot be written to, or not even be looked into."""
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("ABLAB_CACHE", str(place))
+        caplog.clear()
+        assert cached("tests", {}, lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
+        assert "cannot be kept (" in caplog.text
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.delenv("ABLAB_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user whom the system does not know
+    assert cached("tests", {}, lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
+    assert caplog.messages == ["~/.cache/ablab: cannot be kept (there is no home folder; set ABLAB_CACHE)"]
+    assert not Path("~").exists()
+
+
+def test_a_cache_that_cannot_be_looked_into_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: object, **how: object) -> os.stat_result:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refused)
+        found = cached("tests", {}, lambda: {"a": np.arange(3)})
+    assert found["a"].tolist() == [0, 1, 2]
 
 
 def _make_slowly(queue: multiprocessing.Queue[list[int]], barrier: object) -> None:

@@ -109,6 +109,21 @@ def test_text_files_give_their_lines(tmp_path: Path) -> None:
     assert documents(task, "val") == ["what is asked"]
 
 
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        ("txt", "one\r\nanother\r\n"),
+        ("csv", "text,more\r\none,1\r\nanother,2\r\n"),
+        ("jsonl", '{"text": "one"}\r\n{"text": "another"}\r\n'),
+    ],
+)
+def test_a_byte_order_mark_and_ends_of_lines_are_no_text(tmp_path: Path, suffix: str, text: str) -> None:
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.{suffix}").write_bytes(("\ufeff" + text).encode())
+    task = hf_text(tmp_path, seq_len=4)
+    assert (documents(task, "train"), documents(task, "val")) == (["one", "another"], ["one", "another"])
+
+
 def test_equal_documents_are_in_one_split(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", "parquet", {"train": TRAIN * 2})
     task = hf_text(folder, val_split=None, val_fraction=0.5)

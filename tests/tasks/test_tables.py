@@ -139,6 +139,9 @@ def test_lines_end_as_they_do_elsewhere(tmp_path: Path) -> None:
         ("a.json", '{"text": "x", "label": 1.0}\n'),
         ("a.csv.gz", "text,label\nx,1.0\n"),
         ("a.csv", "\ufefftext,label\r\n\r\nx,1.0\r\n"),
+        ("a.tsv", "\ufefftext\tlabel\r\nx\t1.0\r\n"),
+        ("a.jsonl", '\ufeff{"text": "x", "label": 1.0}\r\n'),
+        ("a.json", '\ufeff[{"text": "x",\r\n"label": 1.0}]\r\n'),
     ],
 )
 def test_a_table_is_read_by_what_its_name_says(tmp_path: Path, name: str, content: str) -> None:

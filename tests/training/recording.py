@@ -72,3 +72,17 @@ class Counting(Callback):
 
     def state_dict(self) -> dict[str, int]:
         return {"count": 1}
+
+
+class NoServer(Callback):
+    """Cannot be set up."""
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        raise RuntimeError("no server here")
+
+
+class Surprise(Callback):
+    """Logs a metric of its own."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        module.log("surprise", 1.0)

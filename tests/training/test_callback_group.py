@@ -223,6 +223,9 @@ def test_callbacks_count_where_they_compute(tiny_config: TinyConfig) -> None:
     assert fingerprint(tiny_config("+callbacks.mine._target_=recording.Recorder")) != plain
 
 
+MINE = "+callbacks.mine._target_"
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -246,6 +249,27 @@ def test_callbacks_count_where_they_compute(tiny_config: TinyConfig) -> None:
             "use trainer.accumulate_grad_batches",
         ),
         (["+callbacks.mine._target_=lightning.pytorch.callbacks.BatchSizeFinder"], "use task.batch_size"),
+        (["callbacks=early_stopping", "callbacks.early_stopping.monitor=val_los"], "did you mean 'val_loss'?"),
+        (
+            ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val_los", f"{MINE}=recording.Recorder"],
+            "callbacks.early_stopping.monitor=val_los: no such metric; did you mean 'val_loss'?",
+        ),
+        (
+            [f"{MINE}=recording.NoServer"],
+            "callbacks.mine: cannot be set up (RuntimeError: no server here (recording.py:",
+        ),
+        (
+            [f"{MINE}=lightning.pytorch.callbacks.BackboneFinetuning"],
+            "callbacks.mine: cannot be set up (AttributeError: 'TrainingModule' object has no attribute 'backbone'",
+        ),
+        (
+            ["callbacks=early_stopping", "+callbacks.early_stopping.check_on_train_epoch_end=true"],
+            "callbacks.early_stopping.check_on_train_epoch_end=true: a run has no epochs",
+        ),
+        (
+            ["callbacks=learning_rate_monitor", "callbacks.learning_rate_monitor.logging_interval=epoch"],
+            "logging_interval=epoch: a run has no epochs",
+        ),
         (["+callbacks.mine.patience=3"], "callbacks.mine: the option has no _target_"),
         (["callbacks=ema", "+callbacks.ema.observer=maybe"], "callbacks.ema.observer=maybe: must be true or false"),
     ],
@@ -258,3 +282,29 @@ def test_what_cannot_be_is_refused_before_the_run(
         Preflight().check(tiny_config(*overrides))
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["callbacks=[early_stopping,ema,learning_rate_monitor,device_stats_monitor,gradient_norms]"],
+        ["callbacks=early_stopping", "callbacks.early_stopping.monitor=surprise", f"{MINE}=recording.Surprise"],
+        [f"{MINE}=lightning.pytorch.callbacks.ModelCheckpoint", "+callbacks.mine.monitor=val_loss"],
+        [f"{MINE}=lightning.pytorch.callbacks.RichModelSummary"],
+        [f"{MINE}=lightning.pytorch.callbacks.Timer", "+callbacks.mine.duration='00:01:00:00'"],
+    ],
+)
+def test_what_can_be_is_set_up_without_a_trace(
+    overrides: list[str],
+    tiny_config: TinyConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_rng_state()
+    Preflight().check(tiny_config(*overrides))
+    assert torch.equal(before, torch.get_rng_state())
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")

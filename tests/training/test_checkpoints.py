@@ -5,25 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 import torch
 
 from ablab.config import RunConfig
+from ablab.errors import UserError
 from ablab.results.record import Metric, Record
 from ablab.training.checkpoint_files import (
     AtomicCheckpointIO,
-    Found,
-    Origin,
+    check_readable,
     link,
-    newest_whole,
     put_in_place,
     write_file,
 )
+from ablab.training.checkpoint_list import Found, Origin, newest_whole
 from ablab.training.checkpoints import Checkpoints
 from ablab.training.generation import load_run
 from ablab.training.module import TrainingModule
@@ -148,8 +150,9 @@ def test_files_and_folders_take_each_other_s_place(
 
 def test_only_checkpoints_of_the_run_and_its_data_are_found(tmp_path: Path) -> None:
     write(tmp_path / "last.ckpt", 1)
-    for other in (Origin(run="other", corpus="corpus"), Origin(run="run", corpus="other")):
-        assert newest_whole(tmp_path, other) == (None, [])
+    assert newest_whole(tmp_path, Origin(run="other", corpus="corpus")) == (None, [])
+    line = f"{tmp_path.name}/last.ckpt is of other data than there are now"  # as nothing else of the run is other
+    assert newest_whole(tmp_path, Origin(run="run", corpus="other")) == (None, [line])
     (tmp_path / "checksums.json").write_text("{")
     found, damaged = newest_whole(tmp_path, ORIGIN)
     assert found is None
@@ -258,6 +261,26 @@ def test_last_is_the_final_model_and_best_the_best_evaluated(
     for name, index in (("last", 2), ("best", best)):
         weights = load_run(tmp_path, name)[0].state_dict()
         assert all(torch.equal(value, evaluated[index][1][key]) for key, value in weights.items())
+
+
+def test_whether_a_state_can_be_read_is_tried_without_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its types are what counts; writing a copy of averaged weights at each checkpoint would take as long as those."""
+    sizes: list[int] = []
+    save = torch.save
+
+    def measured(state: Any, file: Any) -> None:
+        save(state, file)
+        sizes.append(file.tell())
+
+    monkeypatch.setattr(torch, "save", measured)
+    big = torch.zeros(1_000_000)
+    state = {"a": big, "b": [torch.nn.Parameter(big), OrderedDict(c=(big.to(torch.bfloat16), "text", 1, None))]}
+    check_readable("mine", state)
+    assert sizes[0] < 10_000
+    assert state["a"] is big
+    for held in (Path("x"), SimpleNamespace(a=1), np.zeros(3)):
+        with pytest.raises(UserError, match=r"^mine: its state_dict cannot be kept in a checkpoint \("):
+            check_readable("mine", {"a": [{"b": (big, held)}]})
 
 
 def test_checkpoints_load_without_running_code(finished: Any) -> None:

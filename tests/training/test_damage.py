@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from ablab.config import RunConfig
+from ablab.config import RunConfig, fingerprint
 from ablab.errors import UserError
 from ablab.report.commands import compare_command
 from ablab.results.curves import read_curves
@@ -25,9 +25,9 @@ from ablab.results.store import read_record
 from ablab.study.launch import finished_record
 from ablab.study.plan_file import find_plan, read_plan
 from ablab.study.planning.preflight import Preflight
-from ablab.training.begin import prepare_folder
-from ablab.training.checkpoint_files import Origin, newest_whole
+from ablab.training.begin import prepare_folder, set_aside_before
 from ablab.training.checkpoint_folders import consolidate
+from ablab.training.checkpoint_list import Origin, newest_whole
 from ablab.training.generation import load_run
 from ablab.training.loggers.csv import CurvesLogger
 from ablab.training.warm_start import check_origin
@@ -185,6 +185,11 @@ def test_an_interrupted_run_of_a_damaged_config_begins_anew_and_keeps_what_was_t
         assert (folder / "damaged-1" / "metrics.csv").exists()
         assert not (folder / "metrics.csv").exists()
         assert read_config(folder) == finished.config
+        [note] = set_aside_before(folder, fingerprint(finished.config))
+        assert "damaged-1, which may be removed" in note
+        assert set_aside_before(folder, "another run's, which takes the folder") == []
+        shutil.rmtree(folder / "damaged-1")
+        assert set_aside_before(folder, fingerprint(finished.config)) == []
     assert "begins anew, since config.yaml: damaged" in capsys.readouterr().err
 
 

@@ -102,23 +102,10 @@ def naive_schedule_free(
     return x
 
 
-def naive_muon(
-    w: Tensor,
-    given: list[Tensor],
-    *,
-    lr: float,
-    weight_decay: float,
-    momentum: float,
-    ns_steps: int,
-    betas: list[float],
-    eps: float,
-    **rest: Any,
-) -> Tensor:
-    """Jordan et al. 2024 for a matrix, with the size of Liu et al. 2025, section 2.2; AdamW for a vector."""
-    if w.dim() < 2:
-        return naive_adamw(w, given, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
-    a, b, c = 3.4445, -4.7750, 2.0315  # as published
-    m = torch.zeros_like(w)
+def orthogonalised(given: list[Tensor], momentum: float, ns_steps: int) -> list[Tensor]:
+    """Jordan et al. 2024: the momentum after each step, orthogonalised with the published coefficients."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    m, found = torch.zeros_like(given[0]), []
     for g in given:
         m = momentum * m + (1 - momentum) * g
         u = (1 - momentum) * g + momentum * m
@@ -126,18 +113,86 @@ def naive_muon(
         for _ in range(ns_steps):
             square = u @ u.T
             u = a * u + (b * square + c * square @ square) @ u
+        found.append(u)
+    return found
+
+
+def naive_muon(
+    w: Tensor, given: list[Tensor], *, lr: float, weight_decay: float, momentum: float, ns_steps: int, **rest: Any
+) -> Tensor:
+    """For a matrix, with the size of Liu et al. 2025, section 2.2; AdamW for a vector."""
+    if w.dim() < 2:
+        return naive_adamw(w, given, lr=lr, weight_decay=weight_decay, betas=rest["betas"], eps=rest["eps"])
+    for u in orthogonalised(given, momentum, ns_steps):
         w = w - lr * (0.2 * max(w.shape) ** 0.5 * u + weight_decay * w)
     return w
 
 
-# PyTorch's Muon iterates in bfloat16, whose numbers have 8 binary digits.
+def naive_normuon(
+    w: Tensor,
+    given: list[Tensor],
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    beta2: float,
+    ns_steps: int,
+    **rest: Any,
+) -> Tensor:
+    """Li et al. 2025, algorithm 1, for a matrix; AdamW for a vector."""
+    if w.dim() < 2:
+        return naive_adamw(w, given, lr=lr, weight_decay=weight_decay, betas=rest["betas"], eps=rest["eps"])
+    v = torch.zeros(len(w), dtype=w.dtype)
+    for u in orthogonalised(given, momentum, ns_steps):
+        v = beta2 * v + (1 - beta2) * u.square().mean(1)
+        u = u / v.sqrt()[:, None]
+        w = w - lr * (0.2 * w.numel() ** 0.5 * u / u.norm() + weight_decay * w)
+    return w
+
+
+def naive_soap(w: Tensor, given: list[Tensor], *, lr: float, weight_decay: float, **rest: Any) -> Tensor:
+    """Vyas et al. 2024, algorithm 3, for a matrix, before the bases change; AdamW for a vector."""
+    betas, eps = rest["betas"], rest["eps"]
+    if w.dim() < 2:
+        return naive_adamw(w, given, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
+    grams = [
+        gram + 1e-3 * gram.diagonal().mean() * torch.linspace(1, 0, len(gram)).double().diag()
+        for gram in (given[0] @ given[0].T, given[0].T @ given[0])
+    ]
+    u, v = (torch.linalg.eigh(gram).eigenvectors for gram in grams)
+    w = w * (1 - lr * weight_decay)
+    moments: list[Tensor] = [torch.zeros_like(w), torch.zeros_like(w)]
+    for step, g in enumerate(given[1:], start=1):
+        g = u.T @ g @ v
+        moments = [b * old + (1 - b) * new for b, old, new in zip(betas, moments, (g, g**2), strict=True)]
+        m, s = (moment / (1 - b**step) for b, moment in zip(betas, moments, strict=True))
+        w = w - lr * (u @ (m / (s.sqrt() + eps)) @ v.T + weight_decay * w)
+    return w
+
+
+def naive_cautious_adamw(w: Tensor, given: list[Tensor], *, lr: float, weight_decay: float, **rest: Any) -> Tensor:
+    """Liang et al. 2024, algorithm 1, and Chen et al. 2025, algorithm 1, with Adam's step."""
+    betas, eps = rest["betas"], rest["eps"]
+    m, v = torch.zeros_like(w), torch.zeros_like(w)
+    for step, g in enumerate(given, start=1):
+        m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g**2
+        u = (m / (1 - betas[0] ** step)) / ((v / (1 - betas[1] ** step)).sqrt() + eps)
+        agrees, shrinks = (u * g > 0).double(), (u * w >= 0).double()
+        w = w - lr * (u * agrees / agrees.mean() + weight_decay * w * shrinks)
+    return w
+
+
+# Muon iterates in bfloat16, whose numbers have 8 binary digits.
 RULES: dict[str, tuple[Naive, float]] = {
     "adam": (naive_adam, 1e-9),
     "adamw": (naive_adamw, 1e-9),
+    "cautious_adamw": (naive_cautious_adamw, 1e-9),
     "lion": (naive_lion, 1e-9),
     "muon": (naive_muon, 0.03),
+    "normuon": (naive_normuon, 0.03),
     "schedule_free": (naive_schedule_free, 1e-9),
     "sgd": (naive_sgd, 1e-9),
+    "soap": (naive_soap, 1e-6),
 }
 
 

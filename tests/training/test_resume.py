@@ -118,9 +118,12 @@ OPTIONS = [
     ("schedule=plateau", "optimizer=lion"),
     ("schedule=cyclic_restarts", "optimizer=sgd", "layer_fusion=adaptive", "model.n_layers=2"),
     ("schedule=constant", "optimizer=schedule_free"),
-    ("attention=lsh", "attention.dense_below=0", "trainer.accumulate_grad_batches=2", "feed_forward=moe"),
-    ("attention=dynamic", "attention.dense_below=0", "task.workers=2"),
-    ("task=recall", "task.workers=1", "trainer.val_check_interval=7"),
+    (
+        *("attention=lsh", "attention.dense_below=0", "trainer.accumulate_grad_batches=2", "feed_forward=moe"),
+        "optimizer=normuon",
+    ),
+    ("attention=dynamic", "attention.dense_below=0", "task.workers=2", "optimizer=soap", "optimizer.frequency=4"),
+    ("task=recall", "task.workers=1", "trainer.val_check_interval=7", "optimizer=cautious_adamw"),
 ]
 
 
@@ -179,7 +182,11 @@ def test_the_checkpoint_of_another_run_is_not_gone_on_from(tiny_config: TinyConf
     config = tiny_config(*STEPS, f"task.path={text}")
     interrupted(config, tmp_path / "changed", 15)
     text.write_text("".join(f"{n} or {n * n}\n" for n in range(2000)))
-    run(config, tmp_path / "changed")
+    record = run(config, tmp_path / "changed")
+    assert record.notes == [
+        f"checkpoints/{name}.ckpt is of other data than there are now: went on from the start"
+        for name in ("last", "previous")
+    ]
     run(config, tmp_path / "anew")
     assert_same(left_behind(tmp_path / "changed"), left_behind(tmp_path / "anew"))
 
@@ -244,6 +251,28 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_has_one_curve(
     points = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload().Scalars("train_loss")
     assert [point.step for point in points] == [1, 2, 3, 4]
     assert max(point.value for point in points) < 50
+
+
+@pytest.mark.parametrize("edit", [("train_loss", 1), ("val_loss", 1), (None, 0)])
+def test_a_changed_digit_of_the_curves_is_in_the_record(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path, edit: tuple[str | None, int]
+) -> None:
+    """In any row that was there at the checkpoint; a column that came later is no change."""
+    config = tiny_config(*STEPS)
+    interrupted(config, tmp_path, 15)
+    path = tmp_path / METRICS_FILE
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    column, expected = edit
+    if column is not None:
+        row = [row for row in rows if row[column]][-1]
+        row[column] = row[column][:-1] + str((int(row[column][-1]) + 1) % 10)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["step", "later", *(name for name in rows[0] if name != "step")], restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    notes = run(config, tmp_path).notes
+    assert notes == ["metrics.csv was changed: its rows up to step 15 are not those that the run wrote"][:expected]
 
 
 def test_rows_that_were_lost_are_in_the_record(

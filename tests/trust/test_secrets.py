@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
 from strangers import Ended
+
+from ablab.config import conf_folder
+from ablab.config.redact import redact_yaml
+from ablab.study.supervision.preload import SNAPSHOT
+from ablab.training.provenance import TOLD_GIT_STATE
 
 KEYED = """
 from ablab.model.activation.stateless import ReLU
@@ -50,6 +61,46 @@ def test_no_file_holds_a_secret(
     assert (refused.status, "ACTIVATION_API_KEY" in refused.err) == (2, True)
     monkeypatch.setenv("ACTIVATION_API_KEY", KEY)
     assert ablab("resume", str(study), "--trust").status == 0
+
+
+def test_jobs_of_another_launcher_have_a_secret_from_their_environment(
+    ablab: Callable[..., Ended], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it pickles for them, and the copies of code and configs that they read, hold none."""
+    here = tmp_path / "here"
+    (here / "mine" / "study").mkdir(parents=True)
+    (here / "keyed.py").write_text(KEYED.replace(f'"{KEY}"', "'-'.join(['correct', 'horse', '1'])"))
+    (here / "mine" / "study" / "keyed.yaml").write_text(f"# @package _global_\nactivation:\n  api_key: {KEY}\n")
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", ENVIRONMENT)
+    for name in ("ACTIVATION_API_KEY", "PYTHONPATH", SNAPSHOT, TOLD_GIT_STATE):  # which it sets for its jobs
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    pickled: list[bytes] = []
+
+    def launch(self: Any, job_overrides: Any, initial_job_idx: int) -> Any:
+        configs = [OmegaConf.to_yaml(each) for each in (self.config, HydraConfig.instance().cfg)]
+        pickled.append("".join([*configs, str(job_overrides)]).encode())
+        raise RuntimeError("no job is started")
+
+    Plugins.instance()  # loads it
+    basic = sys.modules["hydra._internal.core_plugins.basic_launcher"].BasicLauncher
+    monkeypatch.setattr(basic, "launch", launch)
+    words = ("-m", "--config-dir", "mine", "study=keyed", "hydra/launcher=basic", "name=keyed", f"task.path={corpus}")
+    ended = ablab(*words, *TINY, *STEPS, "logger=csv", "activation._target_=keyed.Keyed", "seed=0")
+    assert "no job is started" in ended.err, ended
+    files = [path for path in (here / "outputs").rglob("*") if path.is_file()]
+    [copied] = [path for path in files if path.name == "keyed.yaml"]
+    assert copied.read_text().splitlines()[-1] == "  api_key: '***'"
+    assert len(pickled) == 1
+    for content in [*pickled, *(path.read_bytes() for path in files)]:
+        assert KEY.encode() not in content
+        assert ENVIRONMENT.encode() not in content
+    assert os.environ["ACTIVATION_API_KEY"] == KEY
+
+
+def test_the_configs_of_the_menu_have_no_secrets() -> None:
+    for path in conf_folder().rglob("*.yaml"):
+        assert redact_yaml(path.read_text()) == path.read_text(), path
 
 
 def test_a_secret_is_no_variant(ablab: Callable[..., Ended], corpus: Path) -> None:

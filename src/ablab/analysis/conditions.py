@@ -181,17 +181,28 @@ def _flops(pairs: Pairs) -> UnequalCost | None:
 
 def _parameters(pairs: Pairs) -> UnequalCost | None:
     difference = relative_difference(pairs, lambda record: record.cost.parameters)
-    return UnequalCost("parameters", difference, comparable=abs(difference) <= EQUAL_SIZE) if difference else None
+    if not difference:
+        return None
+    if abs(difference) <= EQUAL_SIZE:
+        return UnequalCost("parameters", difference, comparable=True)
+    active = _active_difference(pairs)
+    equal = active is not None and abs(active) <= EQUAL_SIZE
+    return UnequalCost("parameters", difference, comparable=False, active=active if equal else None)
 
 
 def _active_parameters(pairs: Pairs) -> UnequalCost | None:
-    """Where some of the parameters are not; else they differ as all of them do."""
+    """Unless `_parameters` says it."""
+    difference = _active_difference(pairs)
+    if not difference or ((total := _parameters(pairs)) and total.active is not None):
+        return None
+    return UnequalCost("active parameters", difference, comparable=abs(difference) <= EQUAL_SIZE)
+
+
+def _active_difference(pairs: Pairs) -> float | None:
+    """Where some of the parameters are inactive; else they differ as all of them do."""
     if all(record.cost.active_parameters == record.cost.parameters for pair in pairs for record in pair):
         return None
-    difference = relative_difference(pairs, lambda record: record.cost.active_parameters)
-    return (
-        UnequalCost("active parameters", difference, comparable=abs(difference) <= EQUAL_SIZE) if difference else None
-    )
+    return relative_difference(pairs, lambda record: record.cost.active_parameters)
 
 
 def _tokens(pairs: Pairs) -> UnequalCost | None:

@@ -82,6 +82,7 @@ class UnequalCost:
     quantity: Literal["FLOPs", "parameters", "active parameters", "tokens"]
     difference: float  # relative
     comparable: bool
+    active: float | None = None  # of unequal parameters, the difference of the active ones, where these are equal
 
 
 @dataclass(frozen=True)

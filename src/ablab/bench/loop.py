@@ -29,7 +29,7 @@ from ablab.study.job import run_bar
 from ablab.study.planning.preflight import Preflight
 from ablab.training.build import BuiltRun, build_task
 from ablab.training.callbacks import Mechanisms, Progress, ReportProgress
-from ablab.training.checkpoint_files import Origin
+from ablab.training.checkpoint_list import Origin
 from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning

@@ -75,7 +75,7 @@ def _undecodable() -> str:
 PLAN_HELP = """\
 Shows what `ablab -m ...` would do, before anything is trained: the runs, how long they take and how much memory (from
 a few steps of each variant, which --no-probe leaves out), the smallest effect that the seeds could show, and every
-error of every run."""
+error of every run. Exit status: 2 if a run cannot work, 1 if the few steps of a variant did not end well."""
 
 
 def run_hydra(words: list[str]) -> int:

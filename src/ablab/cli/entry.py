@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ablab.cli.application import refuse, run_hydra, show_plan
@@ -21,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     1 also where standard output could not be written, though all else is done. That nobody reads on is no failure.
     """
     words = command_first(sys.argv[1:] if arguments is None else arguments, ["plan", *COMMANDS])
-    with lasting_output() as out:
+    with lasting_output() as out, _home_for_packages():
         try:
             status = _run(words)
         except SystemExit as ended:  # with one line on stderr, or of Hydra's
@@ -31,6 +33,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"ablab: standard output could not be written ({out.failed.strerror})", file=sys.stderr)
             status = status or 1
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def _home_for_packages() -> Iterator[None]:
+    """Lend the packages that insist on a home folder one, for as long as the command takes, where the user has none.
+
+    Where it cannot be written to, Matplotlib alone gets a folder: each process would hear of it at length.
+    """
+    home = os.path.expanduser("~")
+    name = "MPLCONFIGDIR" if os.path.isdir(home) else "HOME"
+    if os.access(home, os.W_OK) or (name == "MPLCONFIGDIR" and name in os.environ):
+        yield
+        return
+    before = os.environ.get(name)
+    with tempfile.TemporaryDirectory(prefix="ablab-home-", ignore_cleanup_errors=True) as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 def _run(words: list[str]) -> int:
@@ -57,7 +79,9 @@ def _run(words: list[str]) -> int:
             status = run_hydra(words)
     except KeyboardInterrupt:
         # Without a name its folder has the time of day as its name.
-        named = words[:1] == ["resume"] or any(word.startswith(("name=", "study=")) for word in words)
+        first = words[0] if words else ""
+        named = any(word.startswith(("name=", "study=")) for word in words) and first not in ("plan", *COMMANDS)
+        named = named or first == "resume"
         rest = "; the same command goes on with the runs that are left" if named else ""
         print(f"\nablab: interrupted{rest}", file=sys.stderr)
         status = 130

@@ -8,7 +8,7 @@ from typing import get_type_hints
 
 from ablab.config.axes import AXES
 from ablab.config.nearest import nearest
-from ablab.config.schema import Config, conf_folder
+from ablab.config.schema import Config, conf_folder, known_settings
 from ablab.errors import UserError
 
 
@@ -134,6 +134,8 @@ def _unknown(word: str, after: str | None) -> str:
     key = name.replace("-", "_")
     if "--experimental-rerun".startswith(word.partition("=")[0]) and len(name) > 2:  # it would unpickle a file
         return f"{word}: ablab does not take it; give the same command again to go on with its runs"
+    if key not in _settings() and "." not in key:
+        key = next(iter(each for each in known_settings() if each.endswith(f".{key}")), key)
     if key in _settings() or "." in key:
         value = value or (after if after and "=" not in after and not after.startswith("-") else "...")
         return f"{word}: settings are given without dashes; write {key}={value}"

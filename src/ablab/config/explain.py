@@ -9,9 +9,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from ablab.config.axes import replacement
+from ablab.config.axes import AXES, replacement
 from ablab.config.nearest import nearest
-from ablab.config.schema import conf_folder, type_at
+from ablab.config.schema import conf_folder, known_settings, type_at
 from ablab.config.signature import type_name
 from ablab.config.yaml_files import explain_file
 from ablab.errors import UserError
@@ -25,6 +25,11 @@ _MOVED = {
     "baseline": "comparison.baseline",
     **{f"hydra.callbacks.conclude.{name}": f"comparison.{name}" for name in ("baseline", "metric", "margin", "last_k")},
 }
+_VARIANT = (
+    "is no setting: a variant is what is swept over, as in attention=full,lsh; variants with names are listed, as in "
+    "design=explicit 'design.variants={a: {attention: full}, b: {attention: lsh}}'"
+)
+_FEW = 4  # options that are named
 
 
 def explain(error: Exception) -> str:
@@ -62,7 +67,9 @@ def explain(error: Exception) -> str:
 
 
 def moved(key: str) -> str | None:
-    """The line that says what is written now instead of a key of an earlier version; None for any other key."""
+    """The line that says what is written instead of a key of an earlier version, or of none; None for any other key."""
+    if key.lstrip("+") in ("variant", "variants"):
+        return f"{key}: {_VARIANT}"
     if instead := replacement(key):
         return f"{key}: is an axis of its own now; write {instead}"
     if (now := _MOVED.get(key)) is None:
@@ -118,4 +125,13 @@ def _unknown_key(key: str, error: Exception) -> str:
         known = [str(name) for name in node if not str(name).startswith("_")]
     where = f" of {parent}" if parent else ""
     names = [name for name in known if name != "hydra"]
-    return f"{key}: no such setting{where}{nearest(last, names, see='ablab --cfg job')}"
+    everywhere = [] if parent else known_settings()
+    others = _options_with(parent, last)
+    has_it = f"; {', '.join(others[:_FEW])} {'has' if len(others) == 1 else 'have'} it" if others else ""
+    return f"{key}: no such setting{where}{has_it}{nearest(last, [*names, *everywhere], names, see='ablab --cfg job')}"
+
+
+def _options_with(axis: str, key: str) -> list[str]:
+    """The options of an axis that have a setting which the chosen one has not, as "attention=windowed"."""
+    files = sorted((conf_folder() / axis).glob("*.yaml")) if axis in AXES else []
+    return [f"{axis}={path.stem}" for path in files if f"\n{key}:" in path.read_text(encoding="utf-8")]

@@ -49,6 +49,12 @@ def canonical(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def alike(override: str) -> str:
+    """Return an override, or a name, with its value as labels and tables print it: `lr=3e-3` is `lr=0.003`."""
+    key, equals, value = override.partition("=")
+    return f"{key}={canonical(value)}" if equals else override
+
+
 def same_value(one: object, other: object) -> bool:
     """Tell whether two values are equal, however each is written."""
     return canonical(one) == canonical(other)

@@ -62,6 +62,19 @@ def redact(data: Any, known: frozenset[str] = frozenset()) -> Any:
     return _redacted("", data, known | _of_environment() | secrets_in(data))
 
 
+_LINE = re.compile(r"^(?P<start>[\s-]*)(?P<key>[\w.-]+):[ \t]+(?P<value>[^\s#{\[|>&*!][^\n]*)$", re.MULTILINE)
+
+
+def redact_yaml(text: str) -> str:
+    """A config file without secrets, be they in lines of their own or within one."""
+
+    def without(line: re.Match[str]) -> str:
+        value = line["value"].strip().strip("'\"")
+        return f"{line['start']}{line['key']}: '{HIDDEN}'" if is_secret(line["key"], value) else line[0]
+
+    return redact_text(_LINE.sub(without, text))
+
+
 def secrets_in(data: Any) -> frozenset[str]:
     """The secrets of plain data that are long enough to be looked for elsewhere."""
     found = (str(value) for key, value in _leaves("", data) if is_secret(key, value))
@@ -86,6 +99,18 @@ def filled_in(options: dict[str, Node]) -> dict[str, Node]:
     return {axis: _filled(axis, node, 2 if AXES[axis].several else 1) for axis, node in options.items()}
 
 
+def hand_over(options: dict[str, Node]) -> None:
+    """Put the secrets of a run's options where `filled_in` finds them, for processes that this one starts."""
+    for axis, node in options.items():
+        for key, value in _leaves(axis, node):
+            if is_secret(key, value) and isinstance(value, str):
+                os.environ.setdefault(_variable(key), value)
+
+
+def _variable(key: str) -> str:
+    return "_".join(key.upper().split("."))
+
+
 def _filled(key: str, node: Any, depth: int) -> Any:
     """Down to the settings of options; what lies deeper is not for a folder to ask for."""
     if isinstance(node, dict):
@@ -97,7 +122,9 @@ def _filled(key: str, node: Any, depth: int) -> Any:
     asked = names if depth == 0 and node == HIDDEN else []
     found = next((os.environ[name] for name in asked if name in os.environ), None)
     if found is None:
-        raise UserError(f"{key}: is a secret, which no folder keeps: set the environment variable {names[0]} to it")
+        raise UserError(
+            f"{key}: is a secret, which no folder keeps: set the environment variable {_variable(key)} to it"
+        )
     return found
 
 

@@ -23,6 +23,7 @@ from ablab.config.schema import (
     ExecutionConfig,
     Node,
     TuneConfig,
+    known_settings,
 )
 from ablab.errors import UserError
 
@@ -182,7 +183,8 @@ def resolve(
     keys = [str(key) for key in config if key != "hydra"]
     for key in keys:
         if key not in known:  # Hydra's +key=value adds whatever it is given
-            raise UserError(f"{key}: no such setting{nearest(key, known, see='ablab --cfg job')}")
+            named = nearest(key, [*known, *known_settings()], known, see="ablab --cfg job")
+            raise UserError(f"{key}: no such setting{named}")
     try:
         values = settled or {}
         data = {key: values[key] if key in values else to_plain(config[key]) for key in keys}
@@ -196,7 +198,8 @@ def resolve(
         several = not AXES[axis].several and any(override.startswith(f"{axis}=[") for override in overrides)
         if several or not isinstance(choices.get(axis), str | None):
             raise UserError(
-                f"{axis}={choices.get(axis) or '[...]'}: must be the name of one option; add -m to sweep over several"
+                f"{axis}={choices.get(axis) or '[...]'}: must be the name of one option; -m sweeps over several, "
+                f"written {axis}=A,B without brackets"
             )
     from ablab.config.signature import with_floats  # pydantic, which readers of records do without
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
@@ -31,7 +32,7 @@ class ExecutionConfig:
     retries: int = 1  # of a run that crashed or was killed
     retry: str | None = None  # "failed": what an earlier supervisor left; None: nothing
     timeout: float | None = None  # seconds that an attempt at a run may take
-    hang_timeout: float | None = 600.0  # seconds without progress that a run of several processes may take
+    hang_timeout: float | None = 600.0  # seconds without progress after which a run is ended; None: never
     on_failure: str = "continue"  # or "stop"
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ class ExecutionConfig:
 
 
 EXECUTION_KEYS = tuple(each.name for each in fields(ExecutionConfig))
-FOR_SWEEPS = frozenset({"design", *EXECUTION_KEYS}) - {"hang_timeout"}  # which one run of several processes has, too
+FOR_SWEEPS = frozenset({"design", *EXECUTION_KEYS}) - {"hang_timeout"}  # which one run by itself has, too
 # Keys of a study as a whole, which cannot differ between its runs.
 OF_THE_STUDY = FOR_SWEEPS | {"hang_timeout", "name", "question", "comparison", "tune", "budget"}
 
@@ -120,6 +121,24 @@ def type_at(key: str) -> Any:
     for name in re.sub(r"\[\d+\]", "", key).split("."):
         hint = get_type_hints(hint).get(name) if is_dataclass(hint) else None
     return None if hint is Any else hint
+
+
+def known_settings() -> list[str]:
+    """Every setting below the top by its dotted key: of the options in conf/, then of the sections of the schema.
+
+    Somebody may know one by its last part alone. Reads all of conf/, so it is for what has failed.
+    """
+    found: dict[str, None] = {}
+    for axis in AXES.values():
+        for path in sorted((conf_folder() / axis.name).glob("*.yaml")):
+            node = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            nodes = {f"{axis.name}.{name}": each for name, each in node.items()} if axis.several else {axis.name: node}
+            found |= {f"{name}.{key}": None for name, each in nodes.items() for key in each if key not in _NO_SETTINGS}
+    sections = {name: hint for name, hint in get_type_hints(Config).items() if is_dataclass(hint)}
+    return [*found, *(f"{name}.{each.name}" for name, hint in sections.items() for each in fields(hint))]
+
+
+_NO_SETTINGS = ("_target_", "_partial_", "_recursive_", "_convert_", "defaults")  # keys of an option's file
 
 
 def register_schema() -> None:

@@ -86,7 +86,7 @@ def with_floats(axis: Axis, node: Node) -> Node:
 
 
 def _with_floats(node: Node, own: Mapping[str, Any]) -> Node:
-    hints = {**_hints_of(str(node.get("_target_"))), **own}
+    hints = {**hints_of(str(node.get("_target_"))), **own}
     made = {key: _as_float(value, hints[key]) if key in hints else value for key, value in node.items()}
     return node if all(made[key] is value for key, value in node.items()) else made  # runs share their options
 
@@ -106,7 +106,7 @@ def _as_float(value: Any, hint: Any) -> Any:
 
 
 @cache
-def _hints_of(target: str) -> dict[str, Any]:
+def hints_of(target: str) -> dict[str, Any]:
     """The annotations of what a dotted name builds; none where it cannot be imported."""
     try:
         return _all_hints(_import("", target))
@@ -258,7 +258,16 @@ def check_type(name: str, value: Any, hint: Any) -> None:
         return
     forms = [value, tuple(value)] if isinstance(value, list) else [value]  # YAML has no tuples
     if not any(_is_valid(adapter, form) for form in forms):
-        raise UserError(f"{name}={_show(value)}: must be {type_name(hint)}")
+        raise UserError(f"{name}={_show(value)}: must be {type_name(hint)}{_instead(name, value, hint)}")
+
+
+def _instead(name: str, value: Any, hint: Any) -> str:
+    """How to write what may have been meant by a value of the wrong type."""
+    if isinstance(value, list) and "a list" not in type_name(hint):
+        return f"; -m sweeps over several values, written {name}=A,B without brackets"
+    if isinstance(value, bool | int | float) and str in (hint, *typing.get_args(hint)):
+        return "; in quotes it is a text"
+    return ""
 
 
 def check_finite(name: str, value: Any) -> None:

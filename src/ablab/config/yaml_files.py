@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, ValidationError
-from yaml import MarkedYAMLError, YAMLError
+from yaml import MappingNode, MarkedYAMLError, Node, ScalarNode, SequenceNode, YAMLError
 from yaml.reader import ReaderError
 
 from ablab.config.nearest import nearest
-from ablab.config.schema import Config
+from ablab.config.schema import Config, conf_folder, type_at
+from ablab.errors import UserError
 
 _PACKAGE_LINE = "# @package _global_"
 _SECTIONS: dict[str, Any] = {name: hint for name, hint in get_type_hints(Config).items() if is_dataclass(hint)}
@@ -73,3 +77,59 @@ def _wrong_key(key: str, group: str, known_by: object) -> str:
 def _example(name: str) -> str:
     hint = _SECTIONS.get(name)
     return f", as in {name}: {{{fields(hint)[0].name}: ...}}" if hint is not None else ""
+
+
+def refuse_misread(sources: Iterable[Any], choices: Mapping[str, Any]) -> None:
+    """Raise UserError for a name in a file of the user's that YAML reads as a number or a truth value: 2024_01_15, on.
+
+    Args:
+        sources: Hydra's `runtime.config_sources`.
+        choices: the option of each group.
+    """
+    folders = [Path(source["path"]) for source in sources if source["schema"] == "file"]
+    left = [f"{group}/{option}" for group, option in choices.items() if option and not group.startswith("hydra")]
+    met: set[str] = set()
+    while left:
+        met.add(name := left.pop())
+        for file in (path for folder in folders if (path := folder / f"{name}.yaml").is_file()):
+            if file.parent.parent == conf_folder():  # ours
+                continue
+            text, group = file.read_text(encoding="utf-8"), name.split("/")[0]
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            if isinstance(root, MappingNode):
+                _check_names(f"{name}.yaml", "" if text.startswith(_PACKAGE_LINE) else f"{group}.", root)
+                left += [base for base in _bases(group, root) if base not in met]
+
+
+_PARAMS, _VARIANTS = "hydra.sweeper.params", "design.variants"  # keys in the first are those of the config
+
+
+def _bases(group: str, root: MappingNode) -> Iterator[str]:
+    """The other files of the group that a file builds on, by its defaults."""
+    found = next((value for key, value in root.value if key.value == "defaults"), None)
+    for each in found.value if isinstance(found, SequenceNode) else ():
+        if isinstance(each, ScalarNode) and each.value != "_self_":
+            yield each.value.lstrip("/") if "/" in each.value else f"{group}/{each.value}"
+
+
+def _check_names(file: str, prefix: str, node: MappingNode) -> None:
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if prefix == f"{_VARIANTS}.":
+            _check_name(file, name, key)
+        if isinstance(value, MappingNode):
+            _check_names(file, "" if name == _PARAMS else f"{name}.", value)
+        elif type_at(name) in (str, str | None):
+            _check_name(file, name, value)
+
+
+def _check_name(file: str, key: str, node: Node) -> None:
+    if not isinstance(node, ScalarNode) or node.style is not None:  # quoted
+        return
+    both: Any = OmegaConf.to_container(OmegaConf.create(f"x: {node.value}"), resolve=False)  # as Hydra reads it
+    read = both["x"]
+    if isinstance(read, bool | int | float) and str(read) != node.value:
+        raise UserError(
+            f"{file}, line {node.start_mark.line + 1}: {key}: {node.value} would be read as {read}; put it in quotes, "
+            f"'{node.value}'"
+        )

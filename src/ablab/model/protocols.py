@@ -68,6 +68,13 @@ class PartlyActive(Protocol):
 
 
 @runtime_checkable
+class StacksMatrices(Protocol):
+    """Says that its own parameters of three dimensions are matrices (inputs, outputs) side by side, E of them."""
+
+    stacks_matrices: bool
+
+
+@runtime_checkable
 class NeedsIds(Protocol):
     """Works on the tokens that went into the model, and not on what was made of them alone."""
 
@@ -112,19 +119,25 @@ class NeedsModalities(Protocol):
 
 OFFERS = (
     *(Measured, Penalised, Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
-    *(PartlyActive, NeedsIds, SizesItself, WorksByUnit),
+    *(PartlyActive, StacksMatrices, NeedsIds, SizesItself, WorksByUnit),
 )
-NAMES = {
-    name for offer in OFFERS for name in (*vars(offer), *inspect.get_annotations(offer)) if not name.startswith("_")
-}
+
+
+@cache
+def _asked(offer: type) -> tuple[str, ...]:
+    return tuple(name for name in (*vars(offer), *inspect.get_annotations(offer)) if not name.startswith("_"))
+
+
+NAMES = {name for offer in OFFERS for name in _asked(offer)}
 
 Offer = TypeVar("Offer")
 
 
 def offering(model: nn.Module, offer: Callable[..., Offer]) -> Iterator[tuple[str, Offer]]:
     """The components of `model`, by their qualified names, that have what the protocol asks for; not `model` itself."""
+    asked = _asked(cast(type, offer))  # `isinstance` finds the same, in ten times the time
     for name, module in model.named_modules():
-        if module is not model and isinstance(module, cast(type, offer)):
+        if module is not model and all(hasattr(module, each) for each in asked):
             yield name, cast(Offer, module)
 
 

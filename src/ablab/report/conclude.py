@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from ablab.config.explain import moved
 from ablab.config.run_config import comparison_of
 from ablab.errors import UserError, one_line
+from ablab.results.store import RECORD_FILE
 
 if TYPE_CHECKING:
     from ablab.analysis.comparison import ComparisonSettings
@@ -66,16 +67,26 @@ class ConcludeSweep(Callback):
 
 
 def conclude_study(folder: Path, **comparison: Unpack[ComparisonSettings]) -> int:
-    """Conclude, and say how many runs did not end well; the exit status of the sweep.
+    """Conclude, and say how many runs did not end well or left no record; the exit status of the sweep.
 
     Raises:
         UserError: as `conclude` does.
     """
     statuses = conclude(folder, **comparison)
-    unwell = sum(status != "ok" for status in statuses)
+    unwell, missing = sum(status != "ok" for status in statuses), _without_record(folder)
     if unwell:
         print(f"ablab: {unwell} of {len(statuses)} runs did not end well; see the run health", file=sys.stderr)
-    return RUNS_NOT_OK if unwell else 0
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        print(f"ablab: no record of the planned run {missing[0]}{more}", file=sys.stderr)
+    return RUNS_NOT_OK if unwell or missing else 0
+
+
+def _without_record(study: Path) -> list[Path]:
+    """The folders of the plan's runs that have none: they were never started, or others' files were in the way."""
+    from ablab.study.plan_file import folders_of
+
+    return [folder for folder in folders_of(study) if not (folder / RECORD_FILE).exists()]
 
 
 def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str]:

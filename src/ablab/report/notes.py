@@ -99,7 +99,8 @@ def _(note: known.UnequalCost, item: Comparison) -> str:
     if note.comparable:
         return f"{said}."
     equal = "compute" if note.quantity == "FLOPs" else "size"
-    return f"NOT COMPARABLE  {said}; the {_found(item)} is not at equal {equal}."
+    active = "" if note.active is None else f", but at equal active parameters ({_exactly(note.active)})"
+    return f"NOT COMPARABLE  {said}; the {_found(item)} is not at equal {equal}{active}."
 
 
 @note_text.register
@@ -267,6 +268,10 @@ def no_value_text(note: known.NoValue) -> str:
 def _found(item: Comparison) -> str:
     """Name what the verdict found, which a note says more of."""
     return {Verdict.BETTER: "gain", Verdict.WORSE: "loss"}.get(item.verdict, "difference")
+
+
+def _exactly(difference: float) -> str:
+    return percent(difference) if difference else "exactly"
 
 
 def _where(task: str) -> str:

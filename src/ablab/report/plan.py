@@ -15,8 +15,8 @@ from ablab.analysis.comparison import Comparisons, compare
 from ablab.analysis.estimates import FEWEST_SEEDS, Estimate
 from ablab.analysis.power import POWER, detectable
 from ablab.config.overrides import BETWEEN_OVERRIDES
-from ablab.errors import UserError
-from ablab.report.conclude import MISTAKE
+from ablab.errors import UserError, printable
+from ablab.report.conclude import MISTAKE, RUNS_NOT_OK
 from ablab.report.formatting import duration, memory, metric_text, plural
 from ablab.results.collect import collect
 from ablab.study.preview import Preview, Row
@@ -25,7 +25,7 @@ _SHOWN = 20  # lines of one kind; the rest is counted
 
 
 def show_plan(preview: Preview, console: Console | None = None) -> int:
-    """Print the preview of a study; the exit status: that of a mistake if a run cannot work."""
+    """Print the preview of a study; the exit status: 2 if a run cannot work, 1 if a probe did not end well."""
     console = console or Console(soft_wrap=True, highlight=False)
     if not console.is_terminal:
         console.width = 200  # a file has no edge
@@ -41,7 +41,21 @@ def show_plan(preview: Preview, console: Console | None = None) -> int:
     console.print(_table(preview))
     for line in [*_numbers(preview), *_power(preview)]:
         console.print(Text(line))
-    return 0
+    failed = _failed_probes(preview.rows)
+    for line in _some(failed):
+        print(line, file=sys.stderr)
+    return RUNS_NOT_OK if failed else 0
+
+
+def _failed_probes(rows: list[Row]) -> list[str]:
+    """A line for each variant whose probe did not end well: its runs would not either."""
+    names = _names(rows)
+    tasks = len({row.first.task for row in rows}) > 1
+    return [
+        printable(f"ablab: the probe of {names[key]}{f' on {key[0]}' if tasks else ''} failed: {row.probe.error}")
+        for row in rows
+        if row.probe and row.probe.error and (key := (row.first.task, row.first.variant))
+    ]
 
 
 def _errors(errors: Sequence[tuple[str, str]]) -> list[str]:

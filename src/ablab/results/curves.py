@@ -7,15 +7,17 @@ into numbers.
 from __future__ import annotations
 
 import csv
-import math
+import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ablab.results.kept import kept_curves
+from ablab.results.record import LARGEST
 from ablab.results.store import METRICS_FILE
 
 
@@ -56,6 +58,25 @@ def read_curves(path: Path, metrics: Collection[str]) -> dict[str, Curve]:
     return {name: _curve(points) for name, points in found.items() if points}
 
 
+def rows_sha256(path: Path, rows: int | None = None) -> tuple[int, str]:
+    """Return how many rows the file has, and a checksum of the first `rows` of them; 0 where there is no file.
+
+    Columns that come later, and where they stand, change nothing of it.
+    """
+    digest, count = hashlib.sha256(), 0
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        table = csv.reader(lines)
+        header = next(table, [])
+        for row in table if rows is None else islice(table, rows):
+            cells = sorted(f"{name}={cell}" for name, cell in zip(header, row, strict=False) if cell)
+            digest.update("\n".join([*cells, ""]).encode())
+            count += 1
+    except (OSError, csv.Error):
+        return 0, ""
+    return count, digest.hexdigest()
+
+
 class CurveCache:
     """Reads each run's file once, however many curves of it are asked for.
 
@@ -84,9 +105,9 @@ def _rows(lines: list[str], last: int) -> Iterable[list[str]]:
 
 def _add(points: dict[int, float], step: str, value: str) -> None:
     try:
-        number = float(value)
-        if math.isfinite(number):
-            points[int(step)] = number
+        number, at = float(value), int(step)
+        if abs(number) <= LARGEST and abs(at) < 2**63:  # no NaN
+            points[at] = number
     except ValueError:
         return
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ablab.config import IDENTITY_EXCLUDES, Node
+from ablab.config.overrides import canonical
 from ablab.results.record import Record
 
 # Choices of these groups say what is learned and where results go, not what is compared.
@@ -119,5 +120,5 @@ def _flatten(config: Node, prefix: str = "") -> Settings:
 
 
 def text_of(value: Any) -> str:
-    """Return a value as it is written in an override: "null", "true", "0.1"."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    """Return a value as labels and tables print it, in one way for all its spellings: "null", "true", "0.1", "1"."""
+    return value if isinstance(value, str) else canonical(value)

@@ -19,6 +19,8 @@ from ablab.results.communication import Collective, Communication, Process
 from ablab.results.shape import misshapen
 
 SCHEMA_VERSION = 1
+LONGEST_REASON, LONGEST_TRACEBACK = 2000, 50_000  # characters; of more, which no run writes, the beginning is read
+LARGEST = 1e100  # of a number that is counted with: the square of a much larger one is none any more
 KEPT_EVALUATIONS = 10  # of each metric, the last ones
 
 Status = Literal["ok", "diverged", "failed", "interrupted"]
@@ -89,6 +91,7 @@ class RunContext:
     index: int | None = None  # None: in no plan
     budget: BudgetReport | None = None
     tuning: TuningReport | None = None
+    corpus: str | None = None  # the hash of the data that the study was planned with; None: whatever is there
 
     @classmethod
     def from_dict(cls, data: Node) -> RunContext:
@@ -97,6 +100,7 @@ class RunContext:
             index=data["index"],
             budget=_nested(BudgetReport, data["budget"]),
             tuning=_nested(TuningReport, data["tuning"]),
+            corpus=data.get("corpus"),
         )
 
 
@@ -170,6 +174,8 @@ class Record:
             record = cls(
                 **{
                     **_known(cls, {"notes": data.get("remarks") or [], **data}),  # their former name
+                    "reason": _cut(data.get("reason"), LONGEST_REASON),
+                    "traceback": _cut(data.get("traceback"), LONGEST_TRACEBACK),
                     "metrics": _numbers(data.get("metrics")),
                     "mechanism": _numbers(data.get("mechanism")),
                     "oracle": _numbers(data.get("oracle")),
@@ -183,18 +189,35 @@ class Record:
             )
         except (TypeError, AttributeError) as error:
             raise UserError(f"a damaged record: {error}") from error
-        if wrong := misshapen(record):
+        if wrong := misshapen(record) or _endless(record.cost):
             raise UserError(f"a damaged record: {wrong}")
         return record
 
 
+def _cut(text: Any, longest: int) -> Any:
+    return f"{text[:longest]}..." if isinstance(text, str) and len(text) > longest else text
+
+
 def _numbers(data: dict[str, float | None] | None) -> dict[str, float]:
     """Metrics as written: NaN and infinity have become null, since JSON has neither."""
-    return {name: math.nan if value is None else value for name, value in (data or {}).items()}
+    return {name: _number(value) for name, value in (data or {}).items()}
 
 
 def _finite(values: list[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
+    return [_number(value) for value in values]
+
+
+def _number(value: float | None) -> float:
+    """A number to count with; NaN for none, and for one so large that it is as good as infinite."""
+    if value is None or (isinstance(value, int | float) and abs(value) > LARGEST):
+        return math.nan
+    return value
+
+
+def _endless(cost: Cost) -> str | None:
+    """The first of the costs that is larger than any can be."""
+    told = ((name, value) for name, value in vars(cost).items() if isinstance(value, int | float))
+    return next((f"cost.{name} is {value:g}" for name, value in told if abs(value) > LARGEST), None)
 
 
 def _known(cls: type, data: Node) -> Node:

@@ -69,8 +69,23 @@ def remove_orphans(folder: Path, names: Iterable[str]) -> None:
 def write_record(folder: Path, record: Record) -> Path:
     """Write `record` into the run's folder, atomically. NaN and infinity become null, since JSON has neither."""
     path = folder / RECORD_FILE
-    write_atomically(path, json.dumps(_finite(record.to_dict()), indent=1, allow_nan=False) + "\n")
+    write_atomically(path, _as_text(record))
     return path
+
+
+def add_record(folder: Path, record: Record) -> None:
+    """Write `record` where there is none. Raises FileExistsError where there is: it may have been written just now."""
+    with replacing(folder / RECORD_FILE, _add) as file:
+        file.write(_as_text(record).encode())
+
+
+def _add(temporary: Path, path: Path) -> None:
+    path.hardlink_to(temporary)  # what has the name keeps it
+    temporary.unlink()
+
+
+def _as_text(record: Record) -> str:
+    return json.dumps(_finite(record.to_dict()), indent=1, allow_nan=False) + "\n"
 
 
 def parse_json(text: bytes) -> Any:

@@ -19,12 +19,13 @@ from rich.progress import Progress as Bar
 
 from ablab.config import fingerprint, resolve
 from ablab.config.schema import FOR_SWEEPS, refuse_shadowed
+from ablab.config.yaml_files import refuse_misread
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.run_folder import check_ours
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.events import Observer
-from ablab.study.launch import finished_record, launch, tell_damage
+from ablab.study.launch import finished_record, launch, tell_damage, tell_outdated
 from ablab.study.launched import check_place, refuse_sweep, run_together
 from ablab.study.plan_file import PlannedRun, find_run
 from ablab.study.planning import budget
@@ -32,13 +33,15 @@ from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import info_of, refuse_devices
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.supervisor import supervise
+from ablab.study.supervision.watchdog import OwnWatchdog
 from ablab.study.trials import tuning
 from ablab.training.begin import prepare_folder
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
 from ablab.training.run import execute
+from ablab.training.stacks import forget_stacks
 from ablab.training.warm_start import check_steps_left
-from ablab.training.world import launched
+from ablab.training.world import World, launched
 
 
 @contextlib.contextmanager
@@ -82,6 +85,7 @@ def run_job(config: DictConfig) -> Record:
     words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # as they were written
     try:
         refuse_shadowed(hydra.runtime.config_sources)
+        refuse_misread(hydra.runtime.config_sources, choices)
         asked = resolve(config, choices, words)
         budget.refuse_for_one_run(asked)
         tuning.refuse_for_one_run(asked)
@@ -94,7 +98,10 @@ def run_job(config: DictConfig) -> Record:
         check_place(asked)
         if of_sweep:  # of another sweeper than ours
             return _run_planned(PlannedRun(info=info_of(asked, 0), config=asked, folder=folder))
-        record = finished_record(asked, folder, preflight, retry_failed=True)  # asking for a run is asking for it again
+        outdated: list[Path] = []
+        # Asking for a run is asking for it again.
+        record = finished_record(asked, folder, preflight, retry_failed=True, outdated=outdated)
+        tell_outdated([Path(_shown(each)) for each in outdated])
         if record is None:
             _check_free(folder, fingerprint(asked))
     except BaseException:
@@ -128,7 +135,19 @@ def _run(built: BuiltRun, folder: Path, report: Progress) -> Record:
         return supervise(config, folder, report)
     with run_lock(folder, wait_s=1.0):
         prepare_folder(config, folder)
-        return execute(config, folder, progress=report, built=built)
+        watch = OwnWatchdog(World(), config, folder, lambda record: _tell_end(record, folder))
+        try:
+            return execute(config, folder, progress=report, beat=watch.beat, built=built)
+        finally:
+            watch.close()
+            forget_stacks(folder)
+
+
+def _tell_end(record: Record, folder: Path) -> None:
+    """Say how a run ended whose process ends at once, and give the terminal back, whose cursor the bar has hidden."""
+    Console().show_cursor()
+    _summarise(record, folder)
+    sys.stderr.flush()
 
 
 def _refuse_what_is_for_sweeps(asked: list[str]) -> None:

@@ -20,14 +20,20 @@ from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.code import freeze_code
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.supervision.supervisor import Supervisor, may_try_again
+from ablab.training.begin import changed_data
 
 
-def finished_record(config: RunConfig, folder: Path, preflight: Preflight, retry_failed: bool) -> Record | None:
+def finished_record(
+    config: RunConfig, folder: Path, preflight: Preflight, retry_failed: bool, outdated: list[Path] | None = None
+) -> Record | None:
     """The record in `folder` if it is of this very run, on the same data, and the run is done with, else None.
 
     A run that went well or diverged is: it would do the same again. One that was interrupted goes on. One that failed
     is tried again where that was asked for, where it has attempts left that its supervisor did not live to make, and
     where a full disk stopped it.
+
+    Args:
+        outdated: takes the folder of a run that would be done with, had its data not changed.
     """
     try:
         record = read_record(folder / RECORD_FILE)
@@ -42,7 +48,18 @@ def finished_record(config: RunConfig, folder: Path, preflight: Preflight, retry
     if record.corpus is None:  # it failed before its data were read
         return record
     # The config says where the corpus lies; whether it is still the same is for its hash to say.
-    return record if record.corpus == preflight.task(config).corpus else None
+    if record.corpus == preflight.task(config).corpus:
+        return record
+    if outdated is not None:
+        outdated.append(folder)
+    return None
+
+
+def tell_outdated(folders: Sequence[Path]) -> None:
+    """Say in a line that finished runs are trained again, since their data are not what they were."""
+    if folders:
+        more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
+        print(f"ablab: {folders[0]}{more}: trained again, since the data have changed", file=sys.stderr)
 
 
 def tell_damage(folder: Path, record: Record) -> None:
@@ -75,12 +92,14 @@ def launch(
     try:
         observer.planned([run.info for run in runs])
         records: dict[int, Record] = {}
+        outdated: list[Path] = []
         for run in runs:
-            record = finished_record(run.config, run.folder, preflight, retry_failed=settings.retry == "failed")
+            record = finished_record(run.config, run.folder, preflight, settings.retry == "failed", outdated)
             if record is not None:
                 records[run.info.index] = record
                 observer.kept(run.info, record)
                 tell_damage(run.folder, record)
+        tell_outdated(outdated)
         left = [run for run in runs if run.info.index not in records]
         supervisor = Supervisor(settings, observer, heartbeat)
         for run in left:
@@ -109,10 +128,22 @@ def resume(
         jobs: runs side by side; None: as the plan says.
 
     Raises:
-        UserError: another process works on the study.
+        UserError: another process works on the study, or its data are not those that it was planned with.
         KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
     """
     settings = runs[0].config.execution
     settings = replace(settings, jobs=settings.jobs if jobs is None else jobs, retry="failed" if retry_failed else None)
+    preflight = Preflight()
     with StudyLock(study) as lock:
-        return launch(runs, settings, observe(), heartbeat=lock.beat)
+        _check_data(study, runs, preflight)
+        return launch(runs, settings, observe(), preflight, lock.beat)
+
+
+def _check_data(study: Path, runs: Sequence[PlannedRun], preflight: Preflight) -> None:
+    """Raises UserError where runs would be trained on other data than those that are done: nothing is lost yet."""
+    for run in runs:
+        if (
+            run.context.corpus is not None
+            and (corpus := preflight.task(run.config).corpus).sha256 != run.context.corpus
+        ):
+            raise UserError(f"{study}: {changed_data(corpus.name)}")

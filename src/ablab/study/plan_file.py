@@ -102,6 +102,20 @@ def find_plan(place: Path) -> Plan | None:
     return None if data is None else _as_plan(data | {"runs": None}, path, place)
 
 
+def folders_of(study: Path) -> list[Path]:
+    """The folders of the runs in the plan of a study; none where there is no plan, or it is not made yet.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = study / PLAN_FILE
+    try:
+        runs = (_content(path) if path.is_file() else {}).get("runs") or []
+        return [below(study, str(run["folder"])) for run in runs]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(path, error) from error
+
+
 def _content(path: Path) -> Node:
     try:
         return dict(parse_json(path.read_bytes()))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
+from ablab.config.redact import hand_over
 from ablab.config.run_config import comparison_of
 from ablab.config.schema import ComparisonConfig, ExecutionConfig
 from ablab.errors import UserError
@@ -19,7 +21,7 @@ from ablab.results.record import Record
 from ablab.results.run_folder import check_study
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import Observer
-from ablab.study.launch import finished_record, launch, tell_damage
+from ablab.study.launch import finished_record, launch, tell_damage, tell_outdated
 from ablab.study.launched import refuse_nodes, refuse_sweep
 from ablab.study.plan_file import PlannedRun, write_plan
 from ablab.study.planning.compose import Composer
@@ -79,7 +81,10 @@ class Study:
         composed = [self._compose(run) for run in runs]
         return [
             PlannedRun(
-                info=info_of(config, index, run.context.variant), config=config, folder=folder, context=run.context
+                info=info_of(config, index, run.context.variant),
+                config=config,
+                folder=folder,
+                context=replace(run.context, corpus=self.preflight.task(config).corpus.sha256),
             )
             for index, (run, (config, folder)) in enumerate(zip(runs, composed, strict=True))
         ]
@@ -140,11 +145,13 @@ class Study:
         """Hand the runs that are left to another launcher; each of its jobs finds its run in the plan on the disk."""
         assert self._foreign is not None
         returns = {}
+        outdated: list[Path] = []
         for place, run in enumerate(planned):
-            record = finished_record(run.config, run.folder, self.preflight, retry_failed)
+            record = finished_record(run.config, run.folder, self.preflight, retry_failed, outdated)
             if record is not None:
                 returns[place] = job_return(record)
                 tell_damage(run.folder, record)
+        tell_outdated(outdated)
         left = [place for place in range(len(runs)) if place not in returns]
         if not left:
             return [returns[place] for place in range(len(runs))]
@@ -152,6 +159,8 @@ class Study:
         if self._copies is None:
             configs = [run.config for run in planned]
             self._copies = freeze_for_jobs(self.folder, self._compose.loader, configs)
+        for place in left:
+            hand_over(planned[place].config.options)
         gave_up = ""
         try:
             self._foreign([runs[place].hydra_overrides for place in left])

@@ -6,6 +6,8 @@ checksum of every array comes with it; an entry that does not agree with it is m
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -27,11 +29,17 @@ _log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """`$ABLAB_CACHE`, or `ablab` in the user's cache folder (`$XDG_CACHE_HOME`, `~/.cache`)."""
+    """`$ABLAB_CACHE`, or `ablab` in the user's cache folder (`$XDG_CACHE_HOME`, `~/.cache`).
+
+    Raises:
+        FileNotFoundError: the user has no home, and no other place is named.
+    """
     own = os.environ.get("ABLAB_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ablab"
+    folder = own or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ablab")
+    found = os.path.expanduser(folder)
+    if found.startswith("~"):
+        raise FileNotFoundError(errno.ENOENT, "there is no home folder; set ABLAB_CACHE", folder)
+    return Path(found)
 
 
 def cached(kind: str, depends_on: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
@@ -46,22 +54,23 @@ def cached(kind: str, depends_on: Mapping[str, Any], make: Callable[[], Arrays])
         Arrays that cannot be written to. Large ones stay on the disk until they are looked at.
     """
     described = json.dumps([_FORMAT, kind, depends_on], sort_keys=True)
-    folder = cache_folder() / kind / hashlib.sha256(described.encode()).hexdigest()[:24]
-    arrays = _read(folder)
-    if arrays is None:
-        made = make()
-        try:
-            _write(folder, made)
-            arrays = _read(folder)
-        except OSError as error:  # a full or read-only disk costs time the next time, and nothing else
-            _log.warning("%s: cannot be kept (%s)", folder, error.strerror)
-        arrays = made if arrays is None else arrays
-    return arrays
+    place = f"{kind}/{hashlib.sha256(described.encode()).hexdigest()[:24]}"
+    with contextlib.suppress(FileNotFoundError):
+        if (arrays := _read(cache_folder() / place)) is not None:
+            return arrays
+    made = make()
+    try:
+        folder = cache_folder() / place
+        _write(folder, made)
+        return _read(folder) or made
+    except OSError as error:  # a full or read-only disk costs time the next time, and nothing else
+        _log.warning("%s: cannot be kept (%s)", error.filename or place, error.strerror)
+    return made
 
 
 def _read(folder: Path) -> Arrays | None:
     """The entry; None if there is none, or it is damaged."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False of what may not be looked into, too
         return None
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))

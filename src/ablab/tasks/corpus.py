@@ -80,7 +80,7 @@ def read_path(path: str, *, any_bytes: bool, binary: bool = False) -> list[Sourc
     Raises:
         UserError: nothing is there, it is empty, cannot be read, or is not text.
     """
-    target = Path(path).expanduser()
+    target = Path(os.path.expanduser(path))
     if target.is_file():
         files = [_read(target, target.parent)]
         if not (any_bytes and binary):

@@ -55,7 +55,7 @@ class DocumentSource:
 
     def __init__(self, path: str, *, name: str | None, revision: str | None, column: str) -> None:
         self.path, self.name, self.revision, self.column = path, name, revision, column
-        self.folder = Path(path).expanduser()
+        self.folder = Path(os.path.expanduser(path))
         self._local = self.folder.is_dir()
         if self.folder.is_file():
             raise UserError(f"{path}: a file: give the folder that it lies in as task.path")
@@ -97,7 +97,7 @@ class DocumentSource:
                         f"{self.path}: the column {self.column} holds {type(text).__name__}, not text: "
                         "mend task.text_column"
                     )
-                if text:
+                if text := (text or "").removeprefix("\ufeff"):  # a byte order mark, which is no character
                     yield text
         except UserError:
             raise

@@ -7,6 +7,7 @@ endian integers, then one unsigned byte for each pixel or label. Fashion-MNIST, 
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def load_images(path: str | None, val_fraction: float, test_fraction: float) -> 
     Raises:
         UserError: a file is missing or damaged, or a split gets no image.
     """
-    found, levels, corpus = _digits() if path is None else _read_folder(Path(path).expanduser())
+    found, levels, corpus = _digits() if path is None else _read_folder(Path(os.path.expanduser(path)))
     if len(found) == 2:
         splits = _split(found["train"], val_fraction, 0.0) | {"test": found["test"]}
     else:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def read_tables(path: str, text_column: str, label_column: str) -> dict[str, Tab
     Raises:
         UserError: nothing is there, a file or a row of it cannot be used, or a column is missing.
     """
-    target = Path(path).expanduser()
+    target = Path(os.path.expanduser(path))
     if target.is_dir():
         return {split: read_table(file, text_column, label_column) for split, file in _files(target).items()}
     if not target.is_file():

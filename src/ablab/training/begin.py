@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ablab.config import RunConfig, fingerprint
+from ablab.config.overrides import alike
 from ablab.config.redact import redact_text
 from ablab.errors import UserError
 from ablab.results.record import BudgetReport, Record, RunContext
@@ -39,6 +40,7 @@ def prepare_folder(config: RunConfig, folder: Path) -> None:
     check_ours(folder)
     if (damage := _damage(folder)) is not None:
         aside = set_aside(folder)
+        write_atomically(aside / _OF_RUN, fingerprint(config))
         print(f"{folder}: begins anew, since {damage}; what was there lies in {aside.name}", file=sys.stderr)
     elif not _is_of(config, folder):
         clear(folder)
@@ -93,16 +95,31 @@ def new_record(config: RunConfig, context: RunContext | None = None) -> Record:
     )
 
 
-def set_aside_before(folder: Path) -> list[str]:
-    """A note for each attempt whose files were moved aside."""
-    places = sorted(folder.glob(f"{DAMAGED_FOLDER}-*"))
-    return [f"began anew, since {CONFIG_FILE} was damaged; what was there lies in {place.name}" for place in places]
+_OF_RUN = "began-anew"  # in a folder of files that were moved aside: the identity of the run that then began
+
+
+def set_aside_before(folder: Path, identity: str) -> list[str]:
+    """A note for each time that the run of that identity began anew, as long as what was moved aside is there."""
+    marks = sorted(folder.glob(f"{DAMAGED_FOLDER}-*/{_OF_RUN}"))
+    return [
+        f"began anew, since {CONFIG_FILE} was damaged; what was there lies in {mark.parent.name}, which may be removed"
+        for mark in marks
+        if mark.read_text(encoding="utf-8") == identity
+    ]
+
+
+def changed_data(name: str) -> str:
+    """In words, that the data of a study are not those that it was planned with, and what to do."""
+    return (
+        f"{name}: the data have changed since the study was planned; put them back and resume, or give the command of "
+        "the study again to train all of it on what is there now"
+    )
 
 
 def variant_of(config: RunConfig) -> str:
     """What a run was asked for by, where no plan has given its variant a label."""
     named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "hydra")
-    return ",".join(redact_text(o) for o in config.overrides if not o.startswith(named))
+    return ",".join(redact_text(alike(o)) for o in config.overrides if not o.startswith(named))
 
 
 def now() -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+import inspect
+import tempfile
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -23,12 +26,14 @@ from torch.optim import Optimizer
 from ablab.config import Node
 from ablab.config.identity import OBSERVER
 from ablab.config.nearest import nearest
-from ablab.errors import UserError
+from ablab.errors import UserError, named
 from ablab.results.store import CHECKPOINT_FOLDER
 from ablab.training.checkpoint_files import check_readable
 from ablab.training.strategies.base import Parallel, parallel
 
 TRAIN_LOSS = "train_loss"  # what is logged beside an evaluation's metrics
+
+_SLIP = 0.85  # how near a name is to another where it is one
 
 # Callbacks that change what the config says of a run, and what to use instead.
 _REFUSED: dict[type[Callback], str] = {
@@ -36,6 +41,15 @@ _REFUSED: dict[type[Callback], str] = {
     BatchSizeFinder: "the size of a batch is the task's, and the same for every variant: use task.batch_size",
     LearningRateFinder: "every variant gets the same grid of rates, on seeds of its own: use tune.lr=[...]",
     StochasticWeightAveraging: "it counts epochs, and a run has none: use callbacks=weight_averaging",
+}
+
+
+# Settings of Lightning's callbacks by which they wait for the end of an epoch, which a run has at its own end alone.
+_OF_EPOCHS = {
+    "check_on_train_epoch_end": True,
+    "save_on_train_epoch_end": True,
+    "logging_interval": "epoch",
+    "interval": "epoch",
 }
 
 
@@ -72,6 +86,12 @@ def check_callbacks(nodes: Node, strategy: Parallel) -> None:
         for kind, why in _REFUSED.items():
             if isinstance(callback, kind):
                 raise UserError(f"callbacks.{name}: {why}")
+        for key, value in _OF_EPOCHS.items():
+            if _is_lightnings(callback) and nodes[name].get(key) == value:
+                raise UserError(
+                    f"callbacks.{name}.{key}={str(value).lower()}: a run has no epochs, so that it would do nothing "
+                    "before its end: leave it out"
+                )
         has_state = type(callback).state_dict is not Callback.state_dict
         if has_state:
             check_readable(f"callbacks.{name}", callback.state_dict())
@@ -94,16 +114,63 @@ def check_monitors(nodes: Node, metrics: Collection[str] | None) -> None:
         metrics: names of those that a run has; None: they are not known.
 
     Raises:
-        UserError: there is no such metric. One of somebody's own may log any.
+        UserError: there is no such metric. Callbacks of somebody's own may log one, if its name is near no other.
     """
-    callbacks = dict(zip(nodes, build_callbacks(nodes), strict=True))
-    if metrics is None or not all(type(each).__module__.startswith("lightning.") for each in callbacks.values()):
+    if metrics is None:
         return
+    callbacks = dict(zip(nodes, build_callbacks(nodes), strict=True))
     known = [TRAIN_LOSS, *(name for name in metrics if name.startswith("val_"))]
+    own = [type(each) for each in callbacks.values() if not _is_lightnings(each)]
     for name, callback in callbacks.items():
         monitor = getattr(callback, "monitor", None)
-        if isinstance(monitor, str) and monitor not in known:
+        if isinstance(monitor, str) and monitor not in known and not _may_be_logged(monitor, own, known):
             raise UserError(f"callbacks.{name}.monitor={monitor}: no such metric{nearest(monitor, known)}")
+
+
+def _may_be_logged(metric: str, by: Collection[type[Callback]], known: Collection[str]) -> bool:
+    """Whether callbacks of somebody's own may log it: it is no slip of the pen, or their code names it."""
+    if not by:
+        return False
+    return not difflib.get_close_matches(metric, known, cutoff=_SLIP) or any(
+        metric in _code_beside(each) for each in by
+    )
+
+
+def _code_beside(kind: type) -> str:
+    try:
+        return inspect.getsource(inspect.getmodule(kind) or kind)
+    except (OSError, TypeError):  # defined nowhere that can be read
+        return ""
+
+
+def check_setup(nodes: Node, module: LightningModule, trainer_of: Callable[[list[Callback]], Trainer]) -> None:
+    """Set every callback up, as Lightning does before the first step, and let it clean up after itself.
+    Args:
+        trainer_of: makes a Trainer that trains nothing, with these callbacks.
+
+    Raises:
+        UserError: one cannot be set up; the message names it.
+    """
+    with tempfile.TemporaryDirectory() as nowhere:
+        callbacks = dict(zip(nodes, build_callbacks(nodes, Path(nowhere)), strict=True))
+        trainer = trainer_of(list(callbacks.values()))
+        trainer.strategy.connect(module)
+        module.trainer = trainer
+        for name, callback in callbacks.items():
+            try:
+                callback.setup(trainer, module, "fit")
+                callback.teardown(trainer, module, "fit")
+            except Exception as error:  # of somebody's own, whatever it may be
+                raise UserError(f"callbacks.{name}: cannot be set up ({named(error)})") from error
+
+
+def has_setup(nodes: Node) -> bool:
+    """Whether one of the callbacks does something before a run's first step."""
+    return any(type(each).setup is not Callback.setup for each in build_callbacks(nodes))
+
+
+def _is_lightnings(callback: Callback) -> bool:
+    return type(callback).__module__.startswith("lightning.")
 
 
 def _build(name: str, node: Node) -> Callback:

@@ -25,7 +25,8 @@ from torch.optim.optimizer import StateDict
 from ablab.errors import UserError
 from ablab.results.run_folder import check_ours
 from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
-from ablab.training.checkpoint_files import AtomicCheckpointIO, Origin, check_whole, put_in_place, write_file
+from ablab.training.checkpoint_files import AtomicCheckpointIO, put_in_place, write_file
+from ablab.training.checkpoint_list import Origin, check_whole
 from ablab.training.shard_index import SafeReader
 
 REST = "rest.pt"

@@ -20,7 +20,8 @@ from ablab.model.ranks import of_all_ranks
 from ablab.results.record import Metric
 from ablab.results.store import CHECKPOINT_FOLDER
 from ablab.training.callbacks import ends_step
-from ablab.training.checkpoint_files import LAST, OWN, name_best
+from ablab.training.checkpoint_files import OWN, name_best
+from ablab.training.checkpoint_list import LAST
 from ablab.training.strategies.base import ALONE, Parallel, parallel
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
 from ablab.config import RunConfig
@@ -23,8 +25,11 @@ from ablab.model.mechanism import MechanismProbe, probe_outputs
 from ablab.model.protocols import Measured, offering
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Batch, Task
-from ablab.training.build import BuiltRun
+from ablab.training.build import BuiltRun, build_strategy
+from ablab.training.callback_group import check_monitors, check_setup, has_setup
 from ablab.training.cost import count_parameters, one_sample, without_trace
+from ablab.training.module import TrainingModule
+from ablab.training.trainer import idle_trainer
 
 MOST_PARAMETERS = 50_000_000  # of a model that is tried as a whole; of a larger one, fewer layers
 FEWEST_LAYERS = 2
@@ -61,6 +66,31 @@ def rehearse(built: BuiltRun, *, keep_model: bool = False) -> set[str] | None:
             if _on_gpu(config) and not isinstance(error, _MISWRITTEN):
                 return None  # on a CPU, where a kernel for GPUs need not work
             raise UserError(_told(config, error, stage)) from error
+
+
+def rehearse_callbacks(built: BuiltRun, metrics: Collection[str] | None) -> None:
+    """Look at what the callbacks of a run watch for, and set them up as Lightning does before the first step.
+
+    Args:
+        metrics: the names of those that the run will have; None: they are not known.
+
+    Raises:
+        UserError: one watches for what is never there, or cannot be set up; the message names it.
+    """
+    config, nodes = built.config, built.config.options["callbacks"]
+    check_monitors(nodes, metrics)
+    if not has_setup(nodes):
+        return
+
+    def trainer_of(callbacks: list[Callback]) -> Trainer:
+        more = {"callbacks": callbacks, "logger": [DummyLogger()], "enable_checkpointing": True}
+        return idle_trainer(config, build_strategy(config), **more)
+
+    fresh = replace(built)  # without the model that is left for the run
+    with without_trace(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = TrainingModule(_model_of(fresh, keep_model=False), built.task, built.optimizer, built.schedule)
+        check_setup(nodes, module, trainer_of)
 
 
 def _model_of(built: BuiltRun, keep_model: bool) -> Transformer:

@@ -21,11 +21,11 @@ from ablab.results.record import Record, RunContext, Status
 from ablab.results.run_folder import curves_sha256
 from ablab.results.store import CHECKPOINT_FOLDER, write_record
 from ablab.tasks.base import Task
-from ablab.training.begin import new_record, now, set_aside_before
+from ablab.training.begin import changed_data, new_record, now, set_aside_before
 from ablab.training.build import BuiltRun
 from ablab.training.callback_group import build_callbacks
 from ablab.training.callbacks import Heartbeat, LateLoss, Mechanisms, Progress, ReportProgress, seed_everything_else
-from ablab.training.checkpoint_files import Found, Origin, newest_whole
+from ablab.training.checkpoint_list import Found, Origin, newest_whole
 from ablab.training.cost import CostMeter
 from ablab.training.failures import ended_itself, failure_of, leave, noted
 from ablab.training.loggers import build_loggers, close_loggers, continue_loggers, outlive
@@ -71,7 +71,7 @@ def execute(
     """
     place = world()
     record = new_record(config, context)
-    record.notes += set_aside_before(folder)
+    record.notes += set_aside_before(folder, record.fingerprint)
     loggers: list[Logger] = []
     try:
         loggers = build_loggers(
@@ -84,12 +84,15 @@ def execute(
         )
         outlive(loggers, record.notes)
         with quiet_lightning(), stop_on_request() as stop:
+            built = built or BuiltRun.of(config)
+            _check_data(built.task, context)
             _train(config, built, folder, record, loggers, progress, stop, beat)
         record.status, record.reason, record.cause = "ok", None, None
     except Diverged as outcome:
         record.status, record.reason, record.cause = "diverged", str(outcome), None
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt) as stopped:
         record.status, record.reason, record.cause = _INTERRUPTED
+        record.reason = str(stopped) or record.reason
     except (Exception, SystemExit) as ended:
         error: BaseException = ended
         if isinstance(error, SystemExit) and not ended_itself(error):  # Lightning's, in the place of Ctrl-C
@@ -119,9 +122,15 @@ def execute(
 _INTERRUPTED: tuple[Status, str, None] = ("interrupted", "stopped before it was finished", None)
 
 
+def _check_data(task: Task, context: RunContext | None) -> None:
+    """Raises Interrupted where the data are not those that the study of the run was planned with."""
+    if context is not None and context.corpus not in (None, task.corpus.sha256):
+        raise Interrupted(changed_data(task.corpus.name))
+
+
 def _train(
     config: RunConfig,
-    built: BuiltRun | None,
+    built: BuiltRun,
     folder: Path,
     record: Record,
     loggers: list[Logger],
@@ -131,7 +140,6 @@ def _train(
 ) -> None:
     heart = [] if beat is None else [Heartbeat(beat)]
     accumulate = config.trainer.accumulate_grad_batches
-    built = built or BuiltRun.of(config)
     task = built.task
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = replace(built.cost)
@@ -144,7 +152,8 @@ def _train(
     trainer = build_trainer(built, folder, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)
     own = checkpoint is not None and checkpoint.path.is_relative_to(folder)
-    record.notes += continue_loggers(loggers, checkpoint.step if checkpoint else 0, own)
+    changed = checkpoint.changed_curves(folder) if checkpoint and own else []
+    record.notes += continue_loggers(loggers, checkpoint.step if checkpoint else 0, own) or changed
     record.machine = machine(trainer.strategy.root_device)
     strategy = parallel(trainer.strategy)
     record.notes += strategy.notes(config.trainer.max_steps)

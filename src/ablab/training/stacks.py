@@ -9,7 +9,7 @@ import re
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 ASK = signal.SIGUSR2  # schedulers send it, too: then there is an answer that nobody reads
 _FILES = ".stack-{}.txt"
@@ -23,24 +23,31 @@ _WAITS = (
 )
 _ON_THE_WAY = "torch/_ops.py"  # between a functional collective and what it calls
 
-_open: list[Any] = []  # faulthandler writes to files that must not be closed
+_open: list[TextIO] = []  # faulthandler writes to files that must not be closed
 
 Frame = tuple[str, int, str]  # file, line, function
 
 
-def answer(folder: Path, rank: int) -> None:
-    """From now on this process writes its stack to a file in `folder` when it is asked to, or crashes."""
-    file = (folder / _FILES.format(rank)).open("w", encoding="utf-8")
-    file.write(f"{threading.main_thread().ident:#018x}\n")
-    file.flush()
+def answer(folder: Path, rank: int) -> TextIO:
+    """From now on this process writes its stack to a file in `folder` when it is asked to, or crashes; the file."""
+    file = open_answers(folder, rank)
     _open.append(file)
     faulthandler.enable(file, all_threads=True)
     faulthandler.register(ASK, file, all_threads=True)
+    return file
 
 
-def answer_in(seconds: float) -> None:
+def open_answers(folder: Path, rank: int) -> TextIO:
+    """Open the file for the stack of this process."""
+    file = (folder / _FILES.format(rank)).open("w", encoding="utf-8")
+    file.write(f"{threading.main_thread().ident:#018x}\n")
+    file.flush()
+    return file
+
+
+def answer_in(seconds: float, file: TextIO) -> None:
     """Write the stack in so many seconds, without having been asked. Each call puts off what the one before began."""
-    faulthandler.dump_traceback_later(seconds, file=_open[-1])
+    faulthandler.dump_traceback_later(seconds, file=file)
 
 
 def ask(pid: int) -> None:
@@ -80,6 +87,11 @@ def waits(stack: list[Frame]) -> bool:
     files = [file.replace(os.sep, "/") for file, *_ in stack]
     innermost = next((file for file in reversed(files) if not file.endswith(_ON_THE_WAY)), "")
     return any(part in innermost for part in _WAITS)
+
+
+def in_debugger(stack: list[Frame]) -> bool:
+    """Whether a process with this stack stands at a breakpoint, where somebody takes their time."""
+    return any(Path(file).name in ("pdb.py", "bdb.py") or "pydevd" in file for file, *_ in stack)
 
 
 def shown(stack: list[Frame]) -> list[str]:

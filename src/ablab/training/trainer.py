@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
@@ -21,14 +22,14 @@ from ablab.errors import UserError
 from ablab.results.store import CHECKPOINT_FOLDER, PROFILE_FOLDER
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Curves
-from ablab.training.checkpoint_files import Origin
 from ablab.training.checkpoint_folders import CheckpointFiles
+from ablab.training.checkpoint_list import Origin
 from ablab.training.checkpoints import Checkpoints, ParallelState, Randomness
 from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.module import TrainingModule
 from ablab.training.stopping import OwnSigterm
 from ablab.training.watchers import Watchers
-from ablab.training.world import world
+from ablab.training.world import World, world
 
 PROFILERS: dict[str, Callable[..., Profiler]] = {
     "simple": SimpleProfiler,
@@ -97,6 +98,18 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # tasks share their data among the processes themselves
     )
+
+
+def idle_trainer(config: RunConfig, strategy: Any, **more: Any) -> Trainer:
+    """A Trainer with the settings of a run, made to see whether it can be: it trains and writes nothing.
+
+    Raises:
+        Whatever an accelerator or a plugin raises that is not there.
+    """
+    settings: Node = {**_OBSERVING, **trainer_settings(config), "logger": False, "enable_checkpointing": False, **more}
+    settings.pop("profiler", None)
+    with quiet_lightning():
+        return Trainer(**settings, strategy=strategy, plugins=[FixedClusterEnvironment(World())])
 
 
 def build_profiler(asked: str | Node | None, folder: Path) -> Profiler | None:

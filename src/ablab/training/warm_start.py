@@ -9,7 +9,7 @@ from ablab.config import EXECUTION_KEYS, IDENTITY_EXCLUDES, RunConfig, fingerpri
 from ablab.errors import UserError
 from ablab.results.run_folder import check_ours, read_config
 from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
-from ablab.training.checkpoint_files import Found, Origin, newest_listed, newest_whole
+from ablab.training.checkpoint_list import Found, Origin, newest_listed, newest_whole
 
 # What may differ: how the run is carried out, not what it computes.
 _MAY_DIFFER = frozenset(

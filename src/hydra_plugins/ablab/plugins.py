@@ -57,10 +57,12 @@ class AblabSweeper(Sweeper):
 
     def _study(self, arguments: list[str]) -> "Study":
         from ablab.analysis.declared import check_declared
+        from ablab.config.run_config import to_plain
         from ablab.report.live.screen import observer
+        from ablab.study.planning.parameters import overrides_of
         from ablab.study.run_study import Study
 
-        given = [f"{key}={value}" for key, value in self._params.items()]
+        given = overrides_of(to_plain(self._params), self.config)
         own = isinstance(self._launcher, AblabLauncher)
         return Study(
             self._context.config_loader,
@@ -68,8 +70,15 @@ class AblabSweeper(Sweeper):
             [*given, *arguments],
             observe=observer,
             check_comparison=check_declared,
-            foreign=None if own else lambda runs: self._launcher.launch(runs, initial_job_idx=0),
+            foreign=None if own else self._launch_elsewhere,
         )
+
+    def _launch_elsewhere(self, runs: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+        from ablab.config.redact import redact_text
+        from ablab.study.supervision.code import hidden_secrets
+
+        with hidden_secrets(self._launcher):
+            return self._launcher.launch([[*map(redact_text, run)] for run in runs], initial_job_idx=0)
 
 
 class AblabPlanner(AblabSweeper):

@@ -98,6 +98,7 @@ def until(ask: Callable[[], T], true: Callable[[T], object] = bool) -> T:
             if true(answer := ask()):
                 return answer
         assert time.monotonic() < limit, "TensorBoard does not come to it"
+        time.sleep(0.05)  # whoever is asked all the time has none to read in
 
 
 def end(served: Board) -> tuple[int, str]:

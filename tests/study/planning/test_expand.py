@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from synthetic import record
 
 from ablab.config import conf_folder, register_schema
+from ablab.config.overrides import alike, canonical
 from ablab.errors import UserError
 from ablab.results.store import write_record
 from ablab.study.designs import Design, Explicit, Factorial, LeaveOneOut, OneFactor
@@ -64,7 +65,7 @@ def test_the_plan_is_the_whole_product_in_order(swept: dict[str, list[str]]) -> 
 def test_the_variant_names_what_varies_but_the_seed(swept: dict[str, list[str]]) -> None:
     varied = [key for key, values in swept.items() if key != "seed" and len(set(values)) > 1]
     for run in plan("strategy=single", *(f"{key}={','.join(values)}" for key, values in swept.items())):
-        assert run.variant == ",".join(o for o in asked(run) if o.split("=")[0] in varied)
+        assert run.variant == ",".join(alike(o) for o in asked(run) if o.split("=")[0] in varied)
 
 
 @given(SWEPT)
@@ -91,7 +92,16 @@ def test_folder_names_that_only_differ_where_they_are_changed_or_cut() -> None:
 def test_a_variant_comes_through_hydra_as_it_was(text: str) -> None:
     value = QuotedString(text=text, quote=Quote.single).with_quotes()
     [one, _] = plan(f"task.path={value},other")
-    assert one.variant == f"task.path={value}"
+    assert one.variant == f"task.path={canonical(value)}"
+
+
+def test_a_variant_is_printed_alike_however_it_is_written_and_keeps_its_folder() -> None:
+    runs = plan("optimizer.lr=1.0,3e-3", "optimizer.fused=True,false")
+    assert runs[0].variant == "optimizer.lr=1,optimizer.fused=true"
+    assert (runs[0].folder or "").startswith("optimizer.lr=1.0,")
+    assert "optimizer.lr=1.0" in asked(runs[0])
+    named = plan("seed=0", design=Explicit(variants={"a=1.0": {"seed": 1}, "b": {"attention": "lsh"}}))
+    assert [run.variant for run in named] == ["a=1.0", "b"]
 
 
 def test_the_later_override_of_a_key_counts() -> None:

@@ -51,6 +51,11 @@ def test_a_rank_that_dies_ends_its_run(
         ("raises", "failed", "error", "RuntimeError: the bulb is broken (faulty.py:"),
         ("diverges", "diverged", None, "train_loss became nan at step 4"),
         ("killed", "failed", "killed", "the process was killed by SIGKILL (see run.log)"),
+        (
+            *("aborts", "failed", "killed"),
+            "the process was killed by SIGABRT: terminate called after throwing an instance of 'Bulb' what(): it is "
+            "broken (see run.log)",
+        ),
         ("leaves", "failed", "killed", "the process ended with exit status 3 (see run.log)"),
         ("quits", "failed", "error", "SystemExit: 3 (faulty.py:"),
         ("hungry", "failed", "memory", "out of memory: OutOfMemoryError: CUDA out of memory."),

@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from ablab.config import RunConfig, conf_folder, register_schema
 from ablab.study.supervision import code
 from ablab.study.supervision.code import CONTEXT, SNAPSHOT_FOLDER, freeze_code, freeze_for_jobs, warm_up
+from ablab.study.supervision.preload import _for
 
 # As the process does that runs are forked from.
 SEEN = """
@@ -28,6 +29,23 @@ import ablab, ablab.config, users_own, hydra_plugins.ablab.plugins as plugins
 from ablab.training.provenance import git_state
 print(ablab.__file__, ablab.config.conf_folder(), plugins.__file__, users_own.VALUE, git_state(), sep="\\n")
 """
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_imports_ends_with_its_parent() -> None:
+    """Else it would hear of the end of a command, which may be killed while it plans, only when it has imported all."""
+    reader, writer = os.pipe()
+    if (parent := os.fork()) == 0:
+        place = os.getpid()
+        if os.fork() == 0:
+            with _for(place):
+                sum(sum(range(1000)) for _ in range(10**6))  # as if it imported, for half a minute
+            os.write(writer, b"all")
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(parent, 0)
+    assert os.read(reader, 3) == b"", "it has imported all"
+    os.close(reader)
 
 
 def test_code_and_configs_are_those_of_the_beginning(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 
 from ablab.results.record import Record
-from ablab.study.supervision.ending import Ending
+from ablab.study.supervision.ending import Ending, last_words, printed_since
 from ablab.study.supervision.resources import Rendezvous
 from ablab.study.supervision.watchdog import StackReport
 from ablab.training.failures import Failure
@@ -54,6 +55,18 @@ def failed(rank: int, at: float, lost: bool = False) -> Failure:
         (
             Ending(exits=[TERM, 3], first=[1], sent=frozenset({15})),
             *("process 1 of 2 ended with exit status 3 (see run.log)", "killed", None),
+        ),
+        # What native code said before it ended the process; of one that was killed, nothing that it printed tells why.
+        (
+            Ending(
+                exits=[0, ABORT], first=[1], printed="step 3\nterminate called after throwing 'X'\n  what():  boom\n"
+            ),
+            "process 1 of 2 was killed by SIGABRT: terminate called after throwing 'X' what(): boom (see run.log)",
+            *("killed", None),
+        ),
+        (
+            Ending(exits=[0, KILL], first=[1], printed="Fatal: not of this end\n"),
+            *("process 1 of 2 was killed by SIGKILL (see run.log)", "killed", None),
         ),
         # All have left an account, and so none has ended without a word: it is the first, wherever that was raised.
         (
@@ -116,6 +129,34 @@ def test_the_first_process_knows_best(ending: Ending, written: Record) -> None:
     before = written.to_dict()
     assert not ending.tell(written, True)
     assert written.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("printed", "words"),
+    [
+        ("", ""),
+        ("epoch 1: loss 2.5\nUserWarning: slow\n", ""),
+        ("free(): invalid pointer\n", "free(): invalid pointer"),
+        ("x\npython: a.c:1: f: Assertion `n > 0' failed.\n", "python: a.c:1: f: Assertion `n > 0' failed."),
+        (
+            "terminate called\n  what():  CUDA error\nException raised from f (at 0x7f)\n",
+            "terminate called what(): CUDA error",
+        ),
+        (f"Fatal \x1b[31m{'x' * 300}\n", f"Fatal ?[31m{'x' * 189}..."),
+        ("Fatal: of long ago\n" + "line\n" * 30, ""),
+    ],
+)
+def test_the_last_words_of_native_code(printed: str, words: str) -> None:
+    assert last_words(printed) == words
+
+
+def test_the_log_of_this_attempt(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    assert printed_since(log, 0) == ""
+    log.write_bytes(b"of an earlier one\n" + b"\xff of this\n")
+    assert printed_since(log, 18) == "\ufffd of this\n"
+    log.write_bytes(b"x" * 100_000)
+    assert 0 < len(printed_since(log, 0)) < 10_000
 
 
 def test_a_run_that_was_stopped_has_no_cause() -> None:

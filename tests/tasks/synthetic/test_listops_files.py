@@ -113,6 +113,23 @@ def test_what_was_read_once_is_kept_until_the_file_changes(folder: Path, monkeyp
     assert (make(folder).decode(torch.from_numpy(inputs[0])), answers.tolist()) == ("[MAX 2 9 ]", [[9]])
 
 
+def test_a_byte_order_mark_and_ends_of_lines_say_nothing(folder: Path) -> None:
+    plain = make(folder).samples("val")
+    for path in folder.glob("basic_*.tsv"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        path.write_bytes("\r\n".join(["\ufeff" + lines[0], *lines[1:], ""]).encode())
+    for one, other in zip(make(folder).samples("val"), plain, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_of_files_nothing_is_drawn_so_that_no_length_is_asked_for(folder: Path) -> None:
+    task = make(folder, min_length=500)
+    task.setup()
+    assert len(task.samples("val")[0]) == COUNTS["val"]
+    with pytest.raises(ValueError, match=r"task\.min_length=500: must be"):
+        make(folder, path=None, min_length=500)
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -65,6 +65,7 @@ def test_two_processes_learn_what_one_does(
     [
         ("schedule=gradient_variance", "schedule.per_group=true", "schedule.warmup_share=0.25", "optimizer=sgd"),
         ("schedule=plateau", "schedule.patience=0", "schedule.threshold=10", "optimizer=muon"),
+        ("schedule=linear", "feed_forward=moe", "optimizer=soap", "optimizer.cautious_update=true"),
         ("schedule=constant", "optimizer=schedule_free", "layer_fusion=adaptive", "model.n_layers=2"),
         ("schedule=cosine", "optimizer=lion", "layer_fusion=dense", "activation=topk"),
     ],

@@ -241,9 +241,12 @@ def test_a_damaged_piece_is_noticed_and_the_checkpoint_before_it_used(tiny_confi
             ("strategy=hybrid", "trainer.devices=4", "task.batch_size=3"),
             r"task\.batch_size=3 cannot be shared equally by 2 processes that see different samples, of 4",
         ),
-        (
-            ("strategy=fsdp", "optimizer=muon"),
-            r"strategy=fsdp does not work with optimizer=muon: .*; change one",
+        *(
+            (
+                ("strategy=fsdp", f"optimizer={optimizer}"),
+                rf"strategy=fsdp does not work with optimizer={optimizer}: .*; change one",
+            )
+            for optimizer in ("muon", "normuon", "soap", "cautious_adamw")
         ),
         (
             ("strategy=tensor", "attention=nsa"),

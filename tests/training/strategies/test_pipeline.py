@@ -76,7 +76,8 @@ def losses_in(folder: Path) -> list[list[float]]:
 def test_stopped_and_gone_on(tiny_config: TinyConfig, tmp_path: Path) -> None:
     """In the middle of a block, with a state of the optimizer and of the schedule in each stage."""
     steps = ("trainer.max_steps=12", "trainer.val_check_interval=6", "trainer.log_every_n_steps=3", "model.dropout=0.1")
-    config = tiny_config(*steps, "strategy=pipeline", "model.n_layers=2", "schedule=gradient_variance")
+    options = ("model.n_layers=2", "schedule=gradient_variance", "optimizer=soap", "optimizer.frequency=4")
+    config = tiny_config(*steps, "strategy=pipeline", *options)
     assert supervise(config, tmp_path / "whole", lambda step, steps, shown: None).status == "ok"
     interrupt(config, tmp_path / "parts", step=9)
     assert supervise(config, tmp_path / "parts", lambda step, steps, shown: None).status == "ok"

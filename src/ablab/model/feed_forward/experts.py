@@ -154,6 +154,8 @@ class Experts(nn.Module):
     per expert over its own rows on a CPU.
     """
 
+    stacks_matrices = True
+
     def __init__(self, spec: LayerSpec, n_experts: int, *, activation: Callable[[LayerSpec], nn.Module]) -> None:
         super().__init__()
         core = activation(spec)

@@ -116,11 +116,16 @@ def _launch(folder: Path, port: int) -> str:
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(why_no_folder(folder))
-    if next(folder.rglob("*tfevents*"), None) is not None:
+    if _has_below(folder, "*tfevents*"):
         return
-    if next(folder.rglob(RECORD_FILE), None) is not None:
+    if _has_below(folder, RECORD_FILE):
         raise UserError(f"{folder}: its runs have no TensorBoard files: train with logger=tensorboard, or use `report`")
     raise UserError(f"{folder}: no runs here or below; give the folder of a run or a study")
+
+
+def _has_below(folder: Path, name: str) -> bool:
+    with contextlib.closing(folder.rglob(name)) as found:
+        return next(found, None) is not None
 
 
 def _check_port(port: int) -> None:

@@ -118,6 +118,9 @@ def write_view(folder: Path, view: View, columns: set[Path]) -> None:
 
 
 def _check_ours(place: Path) -> None:
+    """Raises UserError where something else lies there, or a link: nothing is removed or written elsewhere."""
+    if linked := next((path for path in [place, *place.rglob("*")] if path.is_symlink()), None):
+        raise UserError(f"{linked} is a link, which may lead elsewhere: remove it")
     foreign = [path for path in place.rglob("*") if path.is_file() and not path.name.endswith(_SUFFIX)]
     if foreign or (place.exists() and not place.is_dir()):
         raise UserError(f"{place} holds something else ({(foreign or [place])[0].name})")

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
-from ablab.config.overrides import BETWEEN_OVERRIDES, same_value
+from ablab.config.explain import moved
+from ablab.config.overrides import BETWEEN_OVERRIDES, alike, same_value
 from ablab.config.redact import is_secret, redact_text
 from ablab.config.schema import OF_THE_STUDY
 from ablab.errors import UserError
@@ -85,13 +86,14 @@ def expand(overrides: Sequence[Override], design: Design, baseline: str | None =
         for seed in seeds:
             for name, variant in zip(names, designed.variants, strict=True):
                 chosen = {key: f"{key}={value}" for key, value in (dict(variant) | task).items()}
-                parts = [*(chosen[key] for key in task), name] if name else _in_order(chosen, choices)
-                label = redact_text(",".join(parts))
+                parts = [chosen[key] for key in task] if name else _in_order(chosen, choices)
+                ends = [name] if name else []
+                label, shown = (redact_text(",".join([*own, *ends])) for own in (parts, map(alike, parts)))
                 if seed is not None:
                     chosen["seed"] = f"seed={seed}"
                 run = Run(
                     overrides=_in_order(kept | chosen, choices),
-                    context=RunContext(variant=label, index=len(runs)),
+                    context=RunContext(variant=shown, index=len(runs)),
                     folder=_folder(label, chosen.get("seed") or kept.get("seed")),
                 )
                 runs.append(run)
@@ -125,6 +127,8 @@ def _choices(overrides: Sequence[Override], zipped: Collection[str]) -> dict[str
     choices: dict[str, _Values] = {}
     for override in overrides:
         key = override.get_key_element()
+        if said := moved(key):
+            raise UserError(said)
         choices.pop(key, None)
         if override.is_sweep_override():
             if not override.is_discrete_sweep():

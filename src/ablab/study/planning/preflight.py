@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from lightning import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -20,14 +19,13 @@ from ablab.errors import UserError, one_line
 from ablab.model.spec import ClashError
 from ablab.tasks.base import Task
 from ablab.training.build import BuiltRun, build_strategy, build_task, clashing
-from ablab.training.callback_group import check_callbacks, check_monitors
-from ablab.training.environment import FixedClusterEnvironment
+from ablab.training.callback_group import check_callbacks
 from ablab.training.optimizers.groups import build_optimizer
-from ablab.training.rehearsal import rehearse
+from ablab.training.rehearsal import rehearse, rehearse_callbacks
 from ablab.training.strategies.base import Parallel, parallel
-from ablab.training.trainer import build_profiler, quiet_lightning, trainer_settings
+from ablab.training.trainer import build_profiler, idle_trainer, trainer_settings
 from ablab.training.warm_start import check_origin
-from ablab.training.world import World, launched
+from ablab.training.world import launched
 
 
 class Preflight:
@@ -51,14 +49,14 @@ class Preflight:
             built = self._build(config, self.task)
             if (tried := _tried(config)) not in self._metrics:
                 self._metrics[tried] = rehearse(built)
-            check_monitors(config.options["callbacks"], self._metrics[tried])
+            rehearse_callbacks(built, self._metrics[tried])
             self._passed.add(identity)
 
     def build(self, config: RunConfig) -> BuiltRun:
         """The run, checked, to be trained in this process. Raises UserError with one line if it cannot work."""
         _check_seed(config)
         built = self._build(config, self._own_task)
-        check_monitors(config.options["callbacks"], rehearse(built, keep_model=True))
+        rehearse_callbacks(built, rehearse(built, keep_model=True))
         return built
 
     def metrics(self, config: RunConfig) -> set[str] | None:
@@ -123,19 +121,12 @@ class Preflight:
         if target != "lightning.Trainer":
             raise UserError(f"trainer._target_={target}: only lightning.Trainer is used")
         config.trainer  # noqa: B018 (reading it is the check)
-        build_profiler(settings.pop("profiler", None), Path("profile"))  # writes nothing before it is used
+        build_profiler(settings.get("profiler"), Path("profile"))  # writes nothing before it is used
         strategy = build_strategy(config)
         _check_devices(config)
         _check_precision(config, parallel(strategy))
         try:
-            with quiet_lightning():
-                Trainer(
-                    **{"enable_progress_bar": False, "enable_model_summary": False, **settings},
-                    logger=False,
-                    strategy=strategy,
-                    plugins=[FixedClusterEnvironment(World())],
-                    enable_checkpointing=False,
-                )
+            idle_trainer(config, strategy)
         except Exception as error:  # of whatever an accelerator or a plugin needs
             raise UserError(f"trainer: {one_line(error)}") from error
         return parallel(strategy)

@@ -17,6 +17,7 @@ from ablab.config.explain import ConfigErrors, explain
 from ablab.config.overrides import canonical
 from ablab.config.schema import refuse_shadowed
 from ablab.config.signature import check_signature
+from ablab.config.yaml_files import refuse_misread
 from ablab.errors import UserError
 from ablab.results.collect import Runs, tabulate
 from ablab.results.record import KEPT_EVALUATIONS, Cost, Record
@@ -65,7 +66,7 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
         UserError: there is no plan to speak of: the design, the budget or the tuning is refused. Runs that cannot
             work are listed instead, and nothing is then adjusted to a budget.
     """
-    refuse_shadowed(compose.config.hydra.runtime.config_sources)
+    _refuse_files(compose.config.hydra.runtime)
     design = _design(compose.config)
     parser = OverridesParser.create(config_loader=compose.loader)
     expansion = expand(parser.parse_overrides(list(arguments)), design, compose.config.comparison.baseline)
@@ -149,12 +150,14 @@ def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[
     """The configs of all runs; what is wrong with them is added to `prepared`."""
     configs = []
     met: dict[tuple[str, int, frozenset[str]], Run] = {}
+    shown: dict[tuple[str, int, str | None], Run] = {}
     for run in prepared.runs:
         try:
             frozen, folder = compose(run)
             preflight.check(frozen)
             check_steps_left(frozen, folder)
             _refuse_repeated(met.setdefault(_value(run, frozen), run), run)
+            _refuse_alike(shown.setdefault((run.variant, frozen.seed, frozen.axes.get("task")), run), run)
             check_ours(folder)
             _refuse_older(folder)
         except UserError as error:
@@ -191,6 +194,12 @@ def _refuse_repeated(first: Run, run: Run) -> None:
         raise UserError(f"{run.variant}: the same run as {first.variant}, with a value in another spelling; drop one")
 
 
+def _refuse_alike(first: Run, run: Run) -> None:
+    """Raises UserError where no table could tell a run from another, as 1 and 1.0 where they are not the same."""
+    if first is not run:
+        raise UserError(f"{asked(run, [run, first])}: is printed like {asked(first, [run, first])}; drop one")
+
+
 def _refuse_older(folder: Path) -> None:
     """Raise UserError where a run of another version has ended well: it would be replaced, not re-used."""
     try:
@@ -203,6 +212,12 @@ def _refuse_older(folder: Path) -> None:
             f"{folder}: holds a run of ablab {made_by}, and this is {__version__}: give the study another name=..., or "
             "move the folder away"
         )
+
+
+def _refuse_files(runtime: DictConfig) -> None:
+    """Raises UserError where a file of the user's would be something else than it says."""
+    refuse_shadowed(runtime.config_sources)
+    refuse_misread(runtime.config_sources, runtime.choices)
 
 
 def _design(config: DictConfig) -> Design:

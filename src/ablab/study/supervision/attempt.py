@@ -12,13 +12,14 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from ablab.config.redact import redact_text, secrets_in
 from ablab.errors import UserError
 from ablab.results.hparams import write_hparams
 from ablab.results.record import Cause, Record
-from ablab.results.store import RECORD_FILE, read_record, write_record
+from ablab.results.store import LOG_FILE, RECORD_FILE, read_record, write_record
 from ablab.study.plan_file import PlannedRun
 from ablab.study.supervision.code import CONTEXT, warm_up
-from ablab.study.supervision.ending import Ending
+from ablab.study.supervision.ending import Ending, printed_since
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.resources import Placement, Rendezvous, oom_kills, peak_memory_of
 from ablab.study.supervision.watchdog import StackReport, Watchdog, at_fault, stack_traces
@@ -57,6 +58,8 @@ class Attempt:
         self._context = run.context
         with run_lock(self.folder):
             prepare_folder(self.config, self.folder)
+        log = self.folder / LOG_FILE
+        self._log_start = log.stat().st_size if log.is_file() else 0  # what earlier attempts have printed
         self._oom_kills = oom_kills()
         self._peak_memory = 0
         # Of an end that the supervisor brought about: cause, reason, and where the processes stood.
@@ -246,6 +249,9 @@ class Attempt:
             reports=self._standings(),
             crashed={rank: last_lines("\n".join(shown(stack))) for rank, stack in stacks.items() if stack},
             out_of_memory=oom_kills() > self._oom_kills,
+            printed=redact_text(
+                printed_since(self.folder / LOG_FILE, self._log_start), secrets_in(self.config.to_dict())
+            ),
         )
         if not ending.tell(record, written):
             return record

@@ -7,6 +7,8 @@ may start hours later, read copies of the code and the configs.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import multiprocessing
 import os
@@ -15,16 +17,19 @@ import signal
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict, read_write
 
 from ablab import version
 from ablab.config import RunConfig, conf_folder, studies_folder
+from ablab.config.redact import redact, redact_yaml
 from ablab.study.supervision.preload import SNAPSHOT, WANTED
 from ablab.training.provenance import TOLD_GIT_STATE, git_state
 
@@ -122,19 +127,66 @@ def freeze_for_jobs(study: Path, loader: ConfigLoader, configs: Iterable[RunConf
     """
     parent = study / SNAPSHOT_FOLDER
     parent.mkdir(exist_ok=True)
-    copy = Path(tempfile.mkdtemp(dir=parent, prefix="at-")).resolve()  # an earlier one may still be needed
-    copy.chmod(0o755)
-    _copy_package(copy)
+    place = Path(tempfile.mkdtemp(dir=parent, prefix="at-")).resolve()  # an earlier one may still be needed
+    place.chmod(0o755)
+    _copy_package(place)
     for module in {name.split(".")[0] for config in configs for name in modules_of(config.to_dict())}:
-        _copy_module(module, copy)
+        _copy_module(module, place)
     for number, source in enumerate(loader.get_sources()):
         if source.scheme() == "file" and Path(source.path).is_dir():
-            shutil.copytree(source.path, copy / f"conf-{number}", ignore=_all_but_configs)
-            source.path = str(copy / f"conf-{number}")
-    os.environ[SNAPSHOT] = str(copy)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(copy), os.environ.get("PYTHONPATH")]))
+            shutil.copytree(source.path, place / f"conf-{number}", ignore=_all_but_configs, copy_function=_copy_config)
+            source.path = str(place / f"conf-{number}")
+    os.environ[SNAPSHOT] = str(place)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")]))
     os.environ[TOLD_GIT_STATE] = json.dumps(git_state())
-    return copy
+    return place
+
+
+@contextlib.contextmanager
+def hidden_secrets(launcher: Any) -> Iterator[None]:
+    """Within it, what a launcher pickles for its jobs holds no secrets: they find their runs in the plan.
+
+    Args:
+        launcher: of Hydra's, which keeps the config of the study.
+    """
+    hydra = HydraConfig.instance()
+    before = launcher.config, hydra.cfg
+    launcher.config, hydra.cfg = map(_without_secrets, before)
+    try:
+        yield
+    finally:
+        launcher.config, hydra.cfg = before
+
+
+def _without_secrets(config: Any) -> Any:
+    """A copy of a config as Hydra composed it."""
+    if config is None:
+        return None
+    copied = copy.deepcopy(config)
+    plain = OmegaConf.to_container(copied, resolve=False)
+    with read_write(copied), open_dict(copied):
+        for place, value in _differing(plain, redact(plain)):
+            OmegaConf.update(copied, place, value, merge=False)
+    return copied
+
+
+def _differing(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the places where plain data differ, each with the other's value; a list is one value."""
+    if not isinstance(one, dict):
+        if one != other:
+            yield place, other
+        return
+    for key, value in one.items():
+        yield from _differing(value, other[key], f"{place}.{key}" if place else str(key))
+
+
+def _copy_config(source: str, target: str) -> str:
+    """Without the secrets in it, which a job has from its environment."""
+    shutil.copy2(source, target)
+    with contextlib.suppress(UnicodeDecodeError):
+        text = Path(source).read_text(encoding="utf-8")
+        Path(target).write_text(redact_yaml(text), encoding="utf-8")
+    return target
 
 
 def _all_but_configs(folder: str, names: list[str]) -> set[str]:
@@ -142,23 +194,23 @@ def _all_but_configs(folder: str, names: list[str]) -> set[str]:
     return {name for name in names if not name.endswith(".yaml") and not Path(folder, name).is_dir()}
 
 
-def _copy_package(copy: Path) -> None:
+def _copy_package(place: Path) -> None:
     """This package as it is when installed, with its configs inside, and the plugins that Hydra looks for."""
     package = Path(version.__file__).parent
-    shutil.copytree(package, copy / "ablab", ignore=_IGNORED)
-    shutil.copytree(package.parent / "hydra_plugins" / "ablab", copy / "hydra_plugins" / "ablab", ignore=_IGNORED)
-    shutil.copytree(conf_folder(), copy / "ablab" / "conf", ignore=_IGNORED, dirs_exist_ok=True)
+    shutil.copytree(package, place / "ablab", ignore=_IGNORED)
+    shutil.copytree(package.parent / "hydra_plugins" / "ablab", place / "hydra_plugins" / "ablab", ignore=_IGNORED)
+    shutil.copytree(conf_folder(), place / "ablab" / "conf", ignore=_IGNORED, dirs_exist_ok=True)
     if (studies := studies_folder()) is not None:
-        shutil.copytree(studies / "study", copy / "ablab" / "conf" / "study", ignore=_IGNORED, dirs_exist_ok=True)
+        shutil.copytree(studies / "study", place / "ablab" / "conf" / "study", ignore=_IGNORED, dirs_exist_ok=True)
 
 
-def _copy_module(name: str, copy: Path) -> None:
+def _copy_module(name: str, place: Path) -> None:
     """A module of the user's; what is installed is left where it is."""
     file = getattr(sys.modules.get(name), "__file__", None)
     installed = [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib")]
-    if name == "ablab" or file is None or any(Path(file).is_relative_to(place) for place in installed):
+    if name == "ablab" or file is None or any(Path(file).is_relative_to(each) for each in installed):
         return
     if Path(file).name == "__init__.py":
-        shutil.copytree(Path(file).parent, copy / name, ignore=_IGNORED)
+        shutil.copytree(Path(file).parent, place / name, ignore=_IGNORED)
     else:
-        shutil.copy(file, copy)
+        shutil.copy(file, place)

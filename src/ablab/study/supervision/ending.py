@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from ablab.errors import printable
 from ablab.results.record import Cause, Record
 from ablab.results.store import LOG_FILE
 from ablab.study.supervision.watchdog import StackReport, at_fault, stack_traces
@@ -25,6 +28,7 @@ class Ending:
         reports: of those that lived on when the first had died.
         crashed: where processes stood that crashed in native code.
         out_of_memory: whether the kernel has killed for want of memory meanwhile.
+        printed: the end of what the processes printed to their log.
     """
 
     exits: Sequence[int | None]
@@ -35,6 +39,7 @@ class Ending:
     reports: Sequence[StackReport] = field(default_factory=list)
     crashed: Mapping[int, str] = field(default_factory=dict)
     out_of_memory: bool = False
+    printed: str = ""
 
     def tell(self, record: Record, written: bool) -> bool:
         """Let the record say how the run ended; whether it has to, since it does not say so already.
@@ -69,7 +74,8 @@ class Ending:
 
     def _tell_of_death(self, record: Record, rank: int) -> None:
         record.status, record.cause = "failed", "memory" if self._by_kernel(rank) else "killed"
-        record.reason = why(named(rank, len(self.exits)), self.exits[rank], self._by_kernel(rank))
+        words = last_words(self.printed) if self.exits[rank] in _CRASHES else ""
+        record.reason = why(named(rank, len(self.exits)), self.exits[rank], self._by_kernel(rank), words)
         record.traceback = self.crashed.get(rank)
 
     def _killed(self) -> int | None:
@@ -99,12 +105,45 @@ class Ending:
             record.reason = f"{standing.described(processes)}; {record.reason}"
 
 
-def why(who: str, exit_status: int | None, out_of_memory: bool = False) -> str:
-    """One line on a process that ended without writing a record."""
+_CRASHES = frozenset(-each for each in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL))
+_LAST_LINES, _LAST_BYTES = 20, 8192
+# How C++, glibc, LLVM and CUDA begin to say why they end the process.
+_LAST_WORDS = re.compile(
+    r"^(terminate called|what\(\):|libc\+\+abi|.*[Aa]ssert|.*CHECK failed|Check failed|F\d{4} |Fatal|\*\*\* |LLVM ERROR"
+    r"|free\(|double free|malloc|munmap_chunk|realloc|corrupted|.*(CUDA|NCCL|cuda|nccl) ?.*[Ee]rror)"
+)
+
+
+def last_words(printed: str, longest: int = 200) -> str:
+    """Return in one line what native code printed before it ended its process; "" where it said nothing of it."""
+    lines = [line.strip() for line in printed.splitlines()[-_LAST_LINES:]]
+    first = next((place for place, line in enumerate(lines) if _LAST_WORDS.match(line)), len(lines))
+    said = " ".join(lines[first:]).partition("Exception raised from")[0]  # torch goes on with addresses
+    words = printable(" ".join(said.split()))
+    return words if len(words) <= longest else f"{words[:longest]}..."
+
+
+def printed_since(log: Path, start: int) -> str:
+    """Return the end of what was written to a log behind byte `start`; "" where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, log.stat().st_size - _LAST_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def why(who: str, exit_status: int | None, out_of_memory: bool = False, words: str = "") -> str:
+    """One line on a process that ended without writing a record.
+
+    Args:
+        words: its last ones.
+    """
     if exit_status is None or exit_status == 0:
         return f"{who} ended without a record (see {LOG_FILE})"
     if exit_status > 0:
         return f"{who} ended with exit status {exit_status} (see {LOG_FILE})"
     if out_of_memory:
         return f"out of memory: {who} was killed by the kernel"
-    return f"{who} was killed by {signal.Signals(-exit_status).name} (see {LOG_FILE})"
+    said = f": {words}" if words else ""
+    return f"{who} was killed by {signal.Signals(-exit_status).name}{said} (see {LOG_FILE})"

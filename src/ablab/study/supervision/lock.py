@@ -23,12 +23,16 @@ BEAT_S = 10.0  # how often an owner says that it lives
 STALE_S = 60.0  # silence after which an owner on another machine is taken for dead
 
 
+class LockedError(UserError):
+    """Another process works in the folder of a run."""
+
+
 @contextlib.contextmanager
 def run_lock(folder: Path, wait_s: float = 30.0) -> Iterator[None]:
     """Hold the folder of a run. What an earlier supervisor left behind may need a moment to die.
 
     Raises:
-        UserError: another process works there.
+        LockedError: another process works there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE, timeout=wait_s)
@@ -36,7 +40,7 @@ def run_lock(folder: Path, wait_s: float = 30.0) -> Iterator[None]:
         with contextlib.suppress(NotImplementedError):  # a file system without locks
             lock.acquire()
     except Timeout as error:
-        raise UserError(f"{folder}: another process works on this run; wait for it, or end it") from error
+        raise LockedError(f"{folder}: another process works on this run; wait for it, or end it") from error
     try:
         yield
     finally:

@@ -17,10 +17,11 @@ from ablab.config import RunConfig, fingerprint
 from ablab.config.schema import ExecutionConfig
 from ablab.errors import UserError
 from ablab.results.record import Cause, Record, Status
-from ablab.results.store import RECORD_FILE, read_record, write_record
+from ablab.results.store import RECORD_FILE, add_record, read_record, write_record
 from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
 from ablab.study.supervision.attempt import Attempt
+from ablab.study.supervision.lock import LockedError
 from ablab.study.supervision.resources import DevicePool, Placement, devices_of, threads_for, visible_devices
 from ablab.training.begin import new_record
 from ablab.training.callbacks import Progress
@@ -256,7 +257,10 @@ def _not_started(run: PlannedRun, error: Exception) -> Record:
     record = new_record(run.config, run.context)
     record.status, record.cause = "failed", cause_of(error)
     record.reason = describe(error)
-    if not isinstance(error, UserError):  # a UserError means that the folder is another's
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if isinstance(error, LockedError):  # the run goes on another time, and who works on it leaves a record, too
+            record.status, record.cause = "interrupted", None
+            add_record(run.folder, record)
+        elif not isinstance(error, UserError):  # else the folder is another program's
             write_record(run.folder, record)
     return record

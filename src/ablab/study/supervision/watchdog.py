@@ -12,10 +12,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ablab.config import RunConfig
+from ablab.results.record import Record
 from ablab.results.store import write_record
 from ablab.training.begin import new_record
 from ablab.training.failures import KEPT_LINES, forget_failures, named
-from ablab.training.stacks import Frame, answer, answer_in, forget_stacks, shown, stack_of, waits
+from ablab.training.stacks import (
+    Frame,
+    answer,
+    answer_in,
+    forget_stacks,
+    in_debugger,
+    open_answers,
+    shown,
+    stack_of,
+    waits,
+)
 from ablab.training.world import World
 
 _LONGEST_LOOK_S = 1.0  # a longer time between two looks means that the supervisor itself stood still
@@ -111,17 +122,24 @@ _LAST_S = 10.0  # after which the other processes end by themselves, if the firs
 class OwnWatchdog:
     """Ends this process when it has not gone on for `hang_timeout`; the first one leaves the record.
 
-    Where a process stands is written by a thread that needs nothing of Python's, and read from the shared folder.
+    Where a process stands is written by a thread that needs nothing of Python's, and read from the shared folder. One
+    that waits in a debugger does not hang.
+
+    Args:
+        tell: called with the record before the end.
     """
 
-    def __init__(self, place: World, config: RunConfig, folder: Path) -> None:
-        self._place, self._config, self._folder = place, config, folder
+    def __init__(
+        self, place: World, config: RunConfig, folder: Path, tell: Callable[[Record], None] = lambda record: None
+    ) -> None:
+        self._place, self._config, self._folder, self._tell = place, config, folder, tell
         self._limit = config.execution.hang_timeout
         self._beats = [0]
         self._wound = 0.0
         self._closed = threading.Event()
         if self._limit is not None:
-            answer(folder, place.rank)
+            # Signals, and what a crash prints, are the user's own where they started this process themselves.
+            self._file = answer(folder, place.rank) if place.launcher else open_answers(folder, place.rank)
             self.beat()
             self._thread = threading.Thread(target=self._look, daemon=True)
             self._thread.start()
@@ -132,19 +150,21 @@ class OwnWatchdog:
         now = time.monotonic()
         if self._limit is not None and now - self._wound > min(_AGAIN_S, self._limit / 4):
             self._wound = now
-            answer_in(self._limit)
+            answer_in(self._limit, self._file)
 
     def close(self) -> None:
         self._closed.set()
         if self._limit is not None:
             faulthandler.cancel_dump_traceback_later()
             self._thread.join()
+            if not self._place.launcher:
+                self._file.close()
 
     def _look(self) -> None:
         assert self._limit is not None
         watch = Watchdog(self._beats, self._limit + (_SLACK_S if self._place.rank == 0 else _LAST_S))
         while not self._closed.wait(0.2):
-            if watch.is_stuck():
+            if watch.is_stuck() and not in_debugger(stack_of(self._folder, self._place.rank)):
                 if self._place.rank == 0:
                     self._leave_record(self._limit)
                 os._exit(1)
@@ -160,3 +180,4 @@ class OwnWatchdog:
         write_record(self._folder, record)
         forget_failures(self._folder)
         forget_stacks(self._folder)
+        self._tell(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import warnings
@@ -88,7 +89,7 @@ class Speech:
 
     def __init__(self, folder: str, spectrogram: Spectrogram) -> None:
         self._spectrogram = spectrogram
-        files = _read(Path(folder).expanduser())
+        files = _read(Path(os.path.expanduser(folder)))
         self.sha256, self.files = fingerprint(files), len(files)
         self.size_bytes = sum(len(file.data) for file in files)
         settings = {
@@ -99,7 +100,7 @@ class Speech:
             "n_fft": spectrogram.n_fft,
             "hop": spectrogram.hop,
         }
-        root = Path(folder).expanduser()
+        root = Path(os.path.expanduser(folder))
         arrays = cached("spectrograms", settings, lambda: _analysed(root, files, spectrogram))
         self._tokens, self._padding = arrays["tokens"], arrays["padding"]
         named = [_parts(file.name) for file in files]

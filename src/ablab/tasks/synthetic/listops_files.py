@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ _RUN_TOGETHER = re.compile(rb"[^() ]{2}")  # tokens without a space between
 
 def file_of(folder: str, split: Split) -> Path:
     """The file of a split. Raises UserError if there is none."""
-    path = Path(folder).expanduser() / f"basic_{split}.tsv"
+    path = Path(os.path.expanduser(folder)) / f"basic_{split}.tsv"
     if not path.is_file():
         raise UserError(
             f"{path}: no such file: task.path={folder} must be a folder with the basic_train.tsv, basic_val.tsv and "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,7 +95,7 @@ class TokenizerChoice:
 
     @cached_property
     def _pretrained(self) -> SubwordTokenizer:
-        path = Path(self.name).expanduser()
+        path = Path(os.path.expanduser(self.name))
         path = path / "tokenizer.json" if path.is_dir() else path
         if path.is_file():
             return _of_file(path)

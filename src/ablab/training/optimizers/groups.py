@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from ablab.config import Node
 from ablab.model.position import Position
+from ablab.model.protocols import StacksMatrices
 
 
 def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
@@ -17,11 +18,15 @@ def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Opti
 
     Norms, biases and embeddings are not decayed: shrinking them does not regularise what the model computes, and
     embeddings of rare tokens would fade. A tied embedding counts as an embedding, and so does a table of positions. The
-    groups have names: "matrices" (of the blocks), "head" (where it is a matrix of its own) and "not_decayed".
+    groups have names: "matrices" (of the blocks), "experts" (stacks of matrices, where there are any), "head" (where it
+    is a matrix of its own) and "not_decayed".
     """
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding | Position)]
     embeddings = {id(parameter) for table in tables for parameter in table.parameters(recurse=False)}
+    stacks = [module for module in model.modules() if isinstance(module, StacksMatrices) and module.stacks_matrices]
+    stacked = {id(parameter) for stack in stacks for parameter in stack.parameters(recurse=False)}
     matrices: list[nn.Parameter] = []
+    experts: list[nn.Parameter] = []
     head: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -29,10 +34,13 @@ def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Opti
             continue
         if parameter.dim() < 2 or id(parameter) in embeddings:
             kept.append(parameter)
+        elif id(parameter) in stacked and parameter.dim() == 3:
+            experts.append(parameter)
         else:
             (head if name == "head.weight" else matrices).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": matrices, "name": "matrices"},
+        {"params": experts, "name": "experts"},
         {"params": head, "name": "head"},
         {"params": kept, "name": "not_decayed", "weight_decay": 0.0},
     ]

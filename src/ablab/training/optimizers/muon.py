@@ -1,26 +1,105 @@
-"""Muon for the matrices of the blocks, AdamW for all else."""
+"""Muon and NorMuon for the matrices of the blocks, AdamW for all else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import torch
-from torch.optim import AdamW, Muon, Optimizer
-from torch.optim.optimizer import StateDict
+from torch import Tensor
 
-from ablab.errors import require_at_least, require_shares
+from ablab.errors import require_shares
+from ablab.training.optimizers.cautious import Caution
+from ablab.training.optimizers.with_adamw import MatrixRule, WithAdamW
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
+_RMS = 0.2  # of an update, as AdamW's have it: Liu et al. 2025, section 2.2
+_TINY = 1e-7
 
 
-class MuonWithAdamW(Optimizer):
-    """Orthogonalised momentum (Jordan et al. 2024, "Muon"; PyTorch's `Muon`) where a matrix maps features to features.
+def orthogonalised(matrices: Tensor, steps: int) -> Tensor:
+    """Each matrix of (..., m, n) with singular values brought near 1, in bfloat16: `steps` Newton-Schulz iterations.
 
-    Embeddings, heads, norms and biases go to PyTorch's `AdamW`, as the source has it. Updates of matrices are scaled to
-    the size that AdamW's have (Liu et al. 2025, "Muon is Scalable", section 2.2), so that one learning rate and one
-    weight decay serve both.
+    The same for a matrix among others as for it alone, to rounding. Of a matrix of zeros zeros.
+    """
+    a, b, c = _COEFFICIENTS
+    wide = matrices.size(-2) <= matrices.size(-1)
+    x = matrices if wide else matrices.mT
+    x = x.bfloat16()
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=_TINY)  # no singular value above 1
+    combine = torch.addmm if x.dim() == 2 else torch.baddbmm
+    for _ in range(steps):
+        square = x @ x.mT
+        x = combine(x, combine(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.mT
+
+
+class Muon(MatrixRule):
+    """Orthogonalised momentum: as PyTorch's `Muon` with `adjust_lr_fn="match_rms_adamw"`, and for stacks of matrices.
+
+    Jordan et al. 2024 ("Muon"), with updates of the size that AdamW's have (Liu et al. 2025, "Muon is Scalable",
+    section 2.2). Each expert's matrix is orthogonalised by itself.
 
     Args:
-        params: groups of parameters; Muon gets those of the group named "matrices" that have two dimensions.
+        params: groups of parameters, with their learning rates and weight decays.
+        momentum: weight of the past.
+        nesterov: look ahead along the momentum.
+        ns_steps: Newton-Schulz iterations.
+    """
+
+    def __init__(self, params: Iterable[Any], *, momentum: float, nesterov: bool, ns_steps: int) -> None:
+        super().__init__(params, {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps})
+
+    def update(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> tuple[Tensor, float]:
+        return self.orthogonal(gradient, state, group), _RMS * math.sqrt(max(gradient.shape[-2:]))
+
+    def orthogonal(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+        """The orthogonalised momentum, in bfloat16."""
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
+        past, momentum = state["momentum_buffer"], group["momentum"]
+        past.lerp_(gradient, 1 - momentum)
+        ahead = gradient.lerp(past, momentum) if group["nesterov"] else past
+        return orthogonalised(ahead, group["ns_steps"])
+
+
+class NorMuon(Muon):
+    """Muon whose updates are divided by the root mean square of each output's, averaged over the steps.
+
+    Li et al. 2025 ("NorMuon", algorithm 1). An output, or neuron, is a row of (outputs, inputs), and a column of an
+    expert's (inputs, outputs). The update of a matrix has AdamW's size exactly.
+
+    Args:
+        beta2: weight of the past in the average over the steps.
+        params, momentum, nesterov, ns_steps: as of `Muon`.
+    """
+
+    def __init__(self, params: Iterable[Any], *, momentum: float, nesterov: bool, ns_steps: int, beta2: float) -> None:
+        super().__init__(params, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps)
+        for group in self.param_groups:
+            group["beta2"] = beta2
+
+    def update(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> tuple[Tensor, float]:
+        update = self.orthogonal(gradient, state, group).to(gradient.dtype)
+        over_inputs = -1 if update.dim() == 2 else -2
+        squares = update.square().mean(over_inputs, keepdim=True)
+        if "square_buffer" not in state:
+            state["square_buffer"] = torch.zeros_like(squares)
+        average = state["square_buffer"].lerp_(squares, 1 - group["beta2"])
+        update = update / (average.sqrt() + _TINY)
+        size = update.square().mean((-2, -1), keepdim=True).sqrt()
+        return update / size.clamp(min=_TINY), _RMS
+
+
+class MuonWithAdamW(WithAdamW):
+    """Muon where a matrix maps features to features, each expert's included, and AdamW for all else.
+
+    One learning rate and one weight decay serve both, since Muon's updates are scaled to the size of AdamW's.
+
+    Args:
+        params: groups of parameters.
         lr: at least 0.
         weight_decay: at least 0, decoupled, of both.
         momentum: of Muon, in [0, 1).
@@ -28,6 +107,7 @@ class MuonWithAdamW(Optimizer):
         ns_steps: Newton-Schulz iterations, 1 to 99.
         betas: of AdamW, each in [0, 1).
         eps: of AdamW, at least 0.
+        cautious_update, cautious_decay: as `update` and `decay` of `Caution`, for both.
 
     Raises:
         ValueError: a value is out of its range, whether or not the model has parameters that it concerns.
@@ -44,54 +124,50 @@ class MuonWithAdamW(Optimizer):
         ns_steps: int = 5,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
+        cautious_update: bool = False,
+        cautious_decay: bool = False,
     ) -> None:
-        require_at_least(0, lr=lr, weight_decay=weight_decay, eps=eps)
-        require_shares(momentum=momentum, **{"betas[0]": betas[0], "betas[1]": betas[1]})
-        if not 1 <= ns_steps < 100:
-            raise ValueError(f"ns_steps={ns_steps} must be 1 to 99: PyTorch's Muon takes no more")
-        given = list(params)
-        groups = given if given and isinstance(given[0], dict) else [{"params": given}]
-        matrices, others = [], []
-        for group in groups:
-            flat = [p for p in group["params"] if p.dim() != 2 or group.get("name") != "matrices"]
-            chosen = [p for p in group["params"] if p.dim() == 2 and group.get("name") == "matrices"]
-            if chosen:
-                matrices.append({**group, "params": chosen, "rule": "Muon"})
-            if flat:
-                others.append({**group, "params": flat, "rule": "AdamW"})
-        self.parts: list[Optimizer] = []
-        if matrices:
-            rule: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps}
-            scaled = "match_rms_adamw"
-            self.parts.append(Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn=scaled, **rule))
-        if others:
-            self.parts.append(AdamW(others, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay))
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
-        self._join()
+        _check(momentum, ns_steps)
+        rule = partial(Muon, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps)
+        caution = Caution(cautious_update, cautious_decay)
+        super().__init__(params, rule, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, caution=caution)
 
-    @overload
-    def step(self, closure: None = ...) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for part in self.parts:
-            part.step()
-        return loss
 
-    def state_dict(self) -> StateDict:
-        """Those of both, in their order."""
-        return {"parts": [part.state_dict() for part in self.parts]}
+class NorMuonWithAdamW(WithAdamW):
+    """NorMuon where a matrix maps features to features, each expert's included, and AdamW for all else.
 
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
-        self._join()
+    Args:
+        beta2: of NorMuon's average over the steps, in [0, 1).
+        params, lr, weight_decay, momentum, nesterov, ns_steps, betas, eps: as of `MuonWithAdamW`.
+        cautious_update, cautious_decay: likewise.
 
-    def _join(self) -> None:
-        """Groups and state are those of the parts themselves, so that a schedule reaches both."""
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
-        self.state: Any = {parameter: state for part in self.parts for parameter, state in part.state.items()}
+    Raises:
+        ValueError: a value is out of its range, whether or not the model has parameters that it concerns.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        beta2: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        cautious_update: bool = False,
+        cautious_decay: bool = False,
+    ) -> None:
+        _check(momentum, ns_steps)
+        require_shares(beta2=beta2)
+        rule = partial(NorMuon, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps, beta2=beta2)
+        caution = Caution(cautious_update, cautious_decay)
+        super().__init__(params, rule, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, caution=caution)
+
+
+def _check(momentum: float, ns_steps: int) -> None:
+    require_shares(momentum=momentum)
+    if not 1 <= ns_steps < 100:
+        raise ValueError(f"ns_steps={ns_steps} must be 1 to 99")
