@@ -17,14 +17,14 @@ def explained(*overrides: str) -> str:
     return explain(caught.value)
 
 
-ATTENTION = "block_sparse, dynamic, full, lsh, mla, nsa, topk, windowed"  # the menu of conf/attention
+POSITION = ", ".join(sorted(path.stem for path in (conf_folder() / "position").glob("*.yaml")))
 
 
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("attention=ful", f"attention=ful: no such option; did you mean 'full'? (there are: {ATTENTION})"),
-        ("attention=", f"attention=: no such option (there are: {ATTENTION})"),
+        ("position=rop", f"position=rop: no such option; did you mean 'rope'? (there are: {POSITION})"),
+        ("position=", f"position=: no such option (there are: {POSITION})"),
         ("seed=x", "seed=x: must be a whole number"),
         ("jobs=1.5", "jobs=1.5: must be a whole number or null"),
         ("timeout=long", "timeout=long: must be a number or null"),
