@@ -51,6 +51,7 @@ OPTIONS = [
 ELSEWHERE = {
     "task.workers": "speed",
     "task.eval_batch_size": "speed and memory of an evaluation",
+    "attention.chunk": "speed and memory; results by rounding alone",
     "task=text.binary": "how a file is read that is packed or no text",
     "optimizer.foreach": "speed",
     "optimizer.fused": "speed",

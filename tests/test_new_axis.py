@@ -108,8 +108,10 @@ USED = {
         "        dropout: float,\n": "        dropout: float,\n        addition: Callable[[LayerSpec], nn.Module],\n",
         "        self.dropout = nn.Dropout(dropout)\n": "        self.dropout = nn.Dropout(dropout)\n"
         "        self.addition = addition(spec)\n",
-        "self.dropout(attend(norm.before(y)))": "self.dropout(self.addition(y, attend(norm.before(y))))",
-        "self.dropout(added)": "self.dropout(self.addition(y, added))",
+        "self.dropout(self.attention_added_norm(attend(norm.before(y))))": "self.dropout("
+        "self.addition(y, self.attention_added_norm(attend(norm.before(y)))))",
+        "self.dropout(self.feed_forward_added_norm(added))": "self.dropout("
+        "self.addition(y, self.feed_forward_added_norm(added)))",
     },
 }
 SETTINGS = (

@@ -5,6 +5,7 @@ from hydra import compose, initialize_config_dir
 
 from ablab.config import conf_folder, register_schema
 from ablab.config.explain import ConfigErrors, explain
+from ablab.config.nearest import nearest
 
 
 def explained(*overrides: str) -> str:
@@ -17,14 +18,16 @@ def explained(*overrides: str) -> str:
     return explain(caught.value)
 
 
-POSITION = ", ".join(sorted(path.stem for path in (conf_folder() / "position").glob("*.yaml")))
+def of_attention(wrong: str) -> str:
+    """What the line says of the menu of conf/attention."""
+    return nearest(wrong, [path.stem for path in (conf_folder() / "attention").glob("*.yaml")], see="ablab --help")
 
 
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("position=rop", f"position=rop: no such option; did you mean 'rope'? (there are: {POSITION})"),
-        ("position=", f"position=: no such option (there are: {POSITION})"),
+        ("attention=ful", f"attention=ful: no such option{of_attention('ful')}"),
+        ("attention=", f"attention=: no such option{of_attention('')}"),
         ("seed=x", "seed=x: must be a whole number"),
         ("jobs=1.5", "jobs=1.5: must be a whole number or null"),
         ("timeout=long", "timeout=long: must be a number or null"),

@@ -229,7 +229,7 @@ def test_tied_weights_are_counted_once_and_bias_can_be_left_out(build: Build) ->
 def test_attention_adds_no_parameters_and_no_state(build: Build, attention_option: str) -> None:
     model = build(attention=attention_option)
     same = build(attention="full").state_dict().keys() == model.state_dict().keys()
-    assert same == (attention_option not in {"dynamic", "mla", "nsa"})  # whose point they are
+    assert same == (attention_option not in {"dynamic", "mla", "nsa", "gated_delta", "mamba2"})  # whose point they are
 
 
 class Resampled(FullAttention):
@@ -282,7 +282,8 @@ def test_norms_stand_where_they_are_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"), [({"placement": "middle"}, "must be pre or post"), ({"eps": 0.0}, "must be above 0")]
+    ("settings", "words"),
+    [({"placement": "middle"}, "must be pre, post or sandwich"), ({"eps": 0.0}, "must be above 0")],
 )
 def test_norms_that_cannot_be(
     build: Build, load_option: Callable[..., Any], settings: dict[str, Any], words: str
@@ -316,7 +317,7 @@ def test_who_cannot_do_with_whom(build: Build, menu: dict[str, list[str]]) -> No
                 build(attention=attention, position=position)
             except ClashError:
                 refused.add((position, attention))
-    assert refused == {("alibi", "block_sparse"), ("alibi", "nsa")}
+    assert refused == {("alibi", attention) for attention in ("block_sparse", "nsa", "gated_delta", "mamba2")}
 
 
 @pytest.mark.parametrize("causal", [True, False])

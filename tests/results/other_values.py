@@ -29,7 +29,8 @@ def _literals(kind: Any) -> tuple[Any, ...]:
 
 
 def hint_of(node: Any, key: str) -> Any:
-    """The annotation of a key of an option, None where it has none."""
+    """The annotation of a key of an option, in its own constructor or in that of a base; None where it has none."""
     target = load(node["_target_"])
-    function = vars(target).get("__init__") if isinstance(target, type) else target
-    return typing.get_type_hints(function).get(key) if function else None
+    bases = target.__mro__ if isinstance(target, type) else []
+    made_by = [vars(cls)["__init__"] for cls in bases if "__init__" in vars(cls)] or [target]
+    return next((hints[key] for each in made_by if key in (hints := typing.get_type_hints(each))), None)

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ablab.config import RunConfig
 from ablab.errors import Diverged
-from ablab.model.attention.probe import picture
+from ablab.model.attention.pictures import picture
 from ablab.results.record import Metric, Record
 from ablab.training import callbacks, pictures
 from ablab.training.begin import prepare_folder

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ablab.model.attention.layer import attention_layer
 from ablab.model.context import LayerContext
 from ablab.model.feed_forward.base import FeedForward
-from ablab.model.norm import Norm
+from ablab.model.norm import Norm, norm_of_added
 from ablab.model.residual.base import Residual
 from ablab.model.spec import ClashError, LayerSpec
 
@@ -25,7 +25,7 @@ class Block(nn.Module):
     Args:
         attention: makes the attention core, or the whole of the attention.
         feed_forward: makes the feed-forward part, with its activation.
-        norm: makes each of the two norms.
+        norm: makes each of the two norms, or four where they stand on both sides of a part.
         residual: makes each of the two residual connections, which are told their place among all of the model.
         dropout: probability, on what each half adds to the stream.
     """
@@ -42,8 +42,10 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.attention_norm = norm(spec)
+        self.attention_added_norm = norm_of_added(norm, spec)
         self.attention = attention_layer(spec, attention)
         self.feed_forward_norm = norm(spec)
+        self.feed_forward_added_norm = norm_of_added(norm, spec)
         self.feed_forward = feed_forward(spec)
         self.attention_residual = residual(spec, place=2 * spec.layer_index)
         self.feed_forward_residual = residual(spec, place=2 * spec.layer_index + 1)
@@ -64,7 +66,7 @@ class Block(nn.Module):
         norm = self.attention_norm
 
         def part(y: Tensor) -> Tensor:
-            return cast(Tensor, self.dropout(attend(norm.before(y))))
+            return cast(Tensor, self.dropout(self.attention_added_norm(attend(norm.before(y)))))
 
         return norm.after(self.attention_residual(x, part))
 
@@ -74,7 +76,7 @@ class Block(nn.Module):
 
         def part(y: Tensor) -> Tensor:
             added = self.feed_forward(norm.before(y), context.key_padding_mask, context.ids)
-            return cast(Tensor, self.dropout(added))
+            return cast(Tensor, self.dropout(self.feed_forward_added_norm(added)))
 
         return norm.after(self.feed_forward_residual(x, part))
 

@@ -97,41 +97,58 @@ class Sinusoidal(Position):
 class Rope(Position):
     """Rotary positions (Su et al. 2021, section 3.2.2), by which scores see distances only.
 
-    Pair i of each query and key at position t is rotated by t * base^(-2i / D).
+    Pair i of each query and key at position t is rotated by t * base^(-2i / D). With a `share` below 1 only the D
+    leading coordinates of each head are rotated (Black et al. 2022, GPT-NeoX-20B, section 2.1).
 
     Deviation: coordinate i is paired with i + D/2 instead of 2i with 2i + 1 (equation 34). The two differ by a fixed
     permutation of the coordinates, which the projections before absorb; halves need no interleaving in memory.
 
     Args:
         base: of the wavelengths, which run from 2 pi to 2 pi base; above 1.
+        share: of each head's coordinates that are rotated, above 0 and at most 1.
 
     Raises:
-        ValueError: the head size is odd, so that its coordinates cannot be paired.
+        ValueError: a value is out of its range, or the rotated coordinates are an odd number and cannot be paired.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, spec: LayerSpec, *, base: float) -> None:
+    def __init__(self, spec: LayerSpec, *, base: float, share: float = 1.0) -> None:
         super().__init__()
         if base <= 1:
             raise ValueError(f"base must be above 1, got {base}")
+        if not 0 < share <= 1:
+            raise ValueError(f"position.share must be above 0 and at most 1, got {share}")
         if spec.head_size % 2:
             raise ValueError(
                 f"rotary positions need an even head size, but model.d_model={spec.d_model} over "
                 f"model.n_heads={spec.n_heads} is {spec.head_size}: choose other sizes"
             )
-        pair = torch.arange(0, spec.head_size, 2, dtype=torch.float64)
-        angle = torch.arange(spec.max_length, dtype=torch.float64)[:, None] * base ** (-pair / spec.head_size)
+        size = round(share * spec.head_size)
+        if size < 2 or size % 2:
+            raise ValueError(
+                f"position.share={share} rotates {size} of a head's {spec.head_size} coordinates: choose a share that "
+                "makes it an even number, at least 2"
+            )
+        pair = torch.arange(0, size, 2, dtype=torch.float64)
+        angle = torch.arange(spec.max_length, dtype=torch.float64)[:, None] * base ** (-pair / size)
         dtype = torch.get_default_dtype()
         self.register_buffer("cos", torch.cat([angle.cos(), angle.cos()], dim=-1).to(dtype), persistent=False)
         self.register_buffer("sin", torch.cat([-angle.sin(), angle.sin()], dim=-1).to(dtype), persistent=False)
 
     def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = (rows(table, 0, q.shape[2]).to(q.dtype) for table in (self.cos, self.sin))
-        half = q.shape[3] // 2
-        # Rolling by half swaps the two members of each pair; `sin` carries the minus sign of the first.
-        return q * cos + q.roll(half, -1) * sin, k * cos + k.roll(half, -1) * sin
+        return _turn(q, cos, sin), _turn(k, cos, sin)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (..., T, D), of which the leading coordinates are rotated by tables (T, as many)."""
+    size = cos.shape[-1]
+    if size < x.shape[-1]:
+        return torch.cat([_turn(x[..., :size], cos, sin), x[..., size:]], -1)
+    # Rolling by half swaps the two members of each pair; `sin` carries the minus sign of the first.
+    return x * cos + x.roll(size // 2, -1) * sin
 
 
 class ALiBi(Position):
@@ -200,6 +217,19 @@ class PositionWatcher(Watcher):
 
 def _turned(x: Tensor) -> Tensor:
     return torch.cat([x[:, :-1].flip(1), x[:, -1:]], 1)
+
+
+def idle_position(model: Transformer) -> list[str]:
+    """A line where the position has nothing to do: it rotates queries and keys, and no layer has any to rotate."""
+    position = type(model.position)
+    works_elsewhere = position.add is not Position.add or model.position.slopes is not None
+    if position.rotate is Position.rotate or works_elsewhere:
+        return []
+    if any(block.attention.rotates for _, block in model.layers()):
+        return []
+    return [
+        f"the position ({position.__name__}) has nothing to do: no layer's attention has queries and keys to rotate"
+    ]
 
 
 def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:

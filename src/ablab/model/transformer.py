@@ -47,7 +47,7 @@ class Transformer(nn.Module):
         attention: makes a layer's attention core, or the whole of its attention; see `ablab.model.attention`.
         activation: makes the activation of a feed-forward part; see `ablab.model.activation`.
         position: makes the position, one for all layers; see `ablab.model.position`.
-        norm: makes each norm; see `ablab.model.norm`. There is a last one before the head where norms come first.
+        norm: makes each norm; see `ablab.model.norm`. There is a last one before the head unless norms come last.
         feed_forward: makes a layer's feed-forward part, of the spec and `activation`; see `ablab.model.feed_forward`.
         residual: makes each residual connection, two for each block; see `ablab.model.residual`.
         layer_fusion: makes what joins the layers' outputs for the head; see `ablab.model.layer_fusion`.
@@ -130,7 +130,7 @@ class Transformer(nn.Module):
             self.ends = next(self.layers())[1].attention_residual.ends(spec(n_layers - 1))
             self.layer_fusion = layer_fusion(spec(n_layers - 1))
             last = norm(spec(n_layers - 1))
-            self.norm = last if last.placement == "pre" else nn.Identity()
+            self.norm = nn.Identity() if last.placement == "post" else last
             self.readout = self._make_readout(pooled, d_model)
             self.head = nn.Linear(d_model, vocab_size if n_outputs is None else n_outputs, bias=False)
         if tie_embeddings and n_outputs is None and isinstance(self.embedding, nn.Embedding):

@@ -16,6 +16,7 @@ from ablab.config import RunConfig
 from ablab.config.redact import redact_text, secrets_in
 from ablab.errors import Diverged, Interrupted, UserError, one_line
 from ablab.model.mechanism import probe_outputs
+from ablab.model.position import idle_position
 from ablab.results.hparams import write_hparams
 from ablab.results.record import Record, RunContext, Status
 from ablab.results.run_folder import curves_sha256
@@ -156,7 +157,7 @@ def _train(
     record.notes += continue_loggers(loggers, checkpoint.step if checkpoint else 0, own) or changed
     record.machine = machine(trainer.strategy.root_device)
     strategy = parallel(trainer.strategy)
-    record.notes += strategy.notes(config.trainer.max_steps)
+    record.notes += strategy.notes(config.trainer.max_steps) + idle_position(built.shapes)
     seed_everything_else(config.seed, strategy.dp_rank(trainer.global_rank))
     module = build_module(built)
     try:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablab.bench.attention import definitions, ours, package_peers, torch_peers
+from ablab.bench.attention import definitions, ours, package_peers, recurrent, torch_peers
 from ablab.bench.attention.command import catalogue, chosen
 from ablab.bench.attention.definitions import WrongResultError, check
 from ablab.bench.attention.implementation import Implementation, Setting
 from ablab.errors import UserError
+from ablab.model.attention.recurrence import DeltaRule, StateSpace
 
 SETTING = Setting(batch=2, heads=2, head_size=8, window=16, chunk=8)
 ABSENT = not all(find_spec(name) for name in ("local_attention", "reformer_pytorch", "transformers"))
@@ -34,11 +35,12 @@ def verify(implementation: Implementation, length: int, setting: Setting = SETTI
 
 
 OURS = [each.name for each in ours.implementations(SETTING)]
+LINEAR = [each.name for each in recurrent.implementations(SETTING)]
 OF_TORCH = [each.name for each in torch_peers.implementations(SETTING) if each.name != "flex-attention"]
 
 
 @pytest.mark.parametrize("length", [32, 448])
-@pytest.mark.parametrize("name", [*OURS, *OF_TORCH])
+@pytest.mark.parametrize("name", [*OURS, *LINEAR, *OF_TORCH])
 def test_ours_and_those_of_torch(name: str, length: int) -> None:
     verify(named(name), length)
 
@@ -50,10 +52,26 @@ def test_ours_are_not_full_attention(name: str, monkeypatch: pytest.MonkeyPatch)
     def everything(self: Any, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         return definitions.everything(positions, q.shape[2], causal=self.core.causal)
 
+    def plain(self: Any, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Any:
+        return definitions.weighted(q, k, v, positions, definitions.everything(positions, q.shape[2], causal=True))
+
     for each in (ours._Windowed, ours._LSH, ours._Dynamic):
         monkeypatch.setattr(each, "seen", everything)
+    monkeypatch.setattr(ours._Full, "expected", plain)
     with pytest.raises(WrongResultError):
         verify(named(name), 448)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_two_recurrences_are_not_each_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention: Any = named(name).build(SETTING, 100)
+    monkeypatch.setattr(attention.core, "mix", recurrent_of(not attention.delta).mix)
+    with pytest.raises(WrongResultError):
+        check(attention, *SETTING.draw(100, heads_first=False), backward=False)
+
+
+def recurrent_of(delta: bool) -> Any:
+    return (DeltaRule if delta else StateSpace)(chunk=8)
 
 
 def test_ours_compute_in_half_precision_too() -> None:
@@ -72,6 +90,8 @@ def test_ours_compute_in_half_precision_too() -> None:
         "transformers-reformer-lsh",
         "transformers-reformer-lsh-factored",
         "transformers-longformer",
+        "transformers-gated-delta",
+        "transformers-mamba2",
     ],
 )
 def test_peers(name: str) -> None:
@@ -142,6 +162,7 @@ def test_names() -> None:
     found, _ = catalogue(SETTING)
     assert len({each.name for each in found}) == len(found)
     assert [each.name for each in chosen(found, ["sdpa", "full"])] == ["full", "sdpa"]
-    assert chosen(found, []) == found
+    assert {"full-sinks", "windowed-softcap"} <= {each.name for each in found}
+    assert chosen(found, []) == [each for each in found if not each.name.endswith(("-sinks", "-softcap"))]
     with pytest.raises(UserError, match=r"--implementations sdpb: there are full, .*sdpa"):
         chosen(found, ["sdpa", "sdpb"])

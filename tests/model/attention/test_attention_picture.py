@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ablab.model.attention.probe import FRAME, MOST_COLUMNS, columns_of, picture
+from ablab.model.attention.pictures import FRAME, MOST_COLUMNS, columns_of, picture
 from ablab.model.mechanism import MechanismProbe
 from ablab.model.transformer import Transformer
 

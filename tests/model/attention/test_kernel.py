@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ablab.model.attention import kernel
-from ablab.model.attention.kernel import FLOOR, NOBODY, attend, attend_backward, flash_works, working_dtype
+from ablab.model.attention.kernel import FLOOR, NOBODY, Scale, attend, attend_backward, flash_works, working_dtype
 from ablab.model.attention.lsh import LSHAttention
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
@@ -84,12 +84,12 @@ def test_both_passes_are_what_autograd_makes_of_the_definition(
     with pytest.MonkeyPatch.context() as patch:
         if public:
             patch.setattr(kernel, "flash_works", lambda: False)
-        out, lse = attend(q, k, v, bias, 0.4)
+        out, lse = attend(q, k, v, bias, Scale(0.4))
         expected, expected_lse = defined(exact[0], exact[1], exact[2], bias, 0.4)
         near(out, expected, dtype)
         near(lse, expected_lse, dtype)
         grad = draw(*out.shape, seed=seed + 5, dtype=dtype)
-        found = attend_backward(grad, q, k, v, out, lse, bias, 0.4)
+        found = attend_backward(grad, q, k, v, out, lse, bias, Scale(0.4))
     for ours, theirs in zip(found, torch.autograd.grad(expected, exact, grad.double()), strict=True):
         near(ours, theirs, dtype)
 
@@ -100,16 +100,18 @@ def test_both_passes_are_what_autograd_makes_of_the_definition(
 def test_parts_merge_into_the_whole(dtype: torch.dtype, cut: int) -> None:
     """Forward by their log-sum-exp; backward each part makes its share from the output of the whole."""
     q, k, v, bias = problem((2, 3, 33, 50, 8), dtype, 7, strided=False, apart=True)
-    out, lse = attend(q, k, v, bias, 0.4)
+    out, lse = attend(q, k, v, bias, Scale(0.4))
     parts = [(k[:, :, keys], v[:, :, keys], bias[..., keys]) for keys in (slice(cut), slice(cut, None))]
-    (first, first_lse), (other, other_lse) = (attend(q, *part, 0.4) for part in parts)
+    (first, first_lse), (other, other_lse) = (attend(q, *part, Scale(0.4)) for part in parts)
     total = torch.logaddexp(first_lse, other_lse)
     near(total, lse, dtype)
     merged = first * (first_lse - total).exp().unsqueeze(-1) + other * (other_lse - total).exp().unsqueeze(-1)
     near(merged, out, dtype)
     grad = draw(*out.shape, seed=3, dtype=dtype)
-    whole = attend_backward(grad, q, k, v, out, lse, bias, 0.4)
-    shares = [attend_backward(grad, q, part_k, part_v, out, lse, part_bias, 0.4) for part_k, part_v, part_bias in parts]
+    whole = attend_backward(grad, q, k, v, out, lse, bias, Scale(0.4))
+    shares = [
+        attend_backward(grad, q, part_k, part_v, out, lse, part_bias, Scale(0.4)) for part_k, part_v, part_bias in parts
+    ]
     near(shares[0][0] + shares[1][0], whole[0], dtype)
     for which in (1, 2):
         near(torch.cat([share[which] for share in shares], 2), whole[which], dtype)
@@ -121,17 +123,17 @@ def test_a_query_that_sees_nothing_is_told_by_its_log_sum_exp_and_contributes_no
     q, k, v, bias = problem((2, 2, 33, 40, 8), dtype, 5, strided=False, apart=False)
     q[:, :, ::2] *= 1e6  # scores that would shine through, if the floor were one that any score could lift
     bias[::2] = FLOOR
-    out, lse = attend(q, k, v, bias, 0.4)
+    out, lse = attend(q, k, v, bias, Scale(0.4))
     assert out.isfinite().all()
     assert (lse[:, :, ::2] < NOBODY).all()
     assert (lse[:, :, 1::2] > NOBODY).all()
     lse = lse.masked_fill(lse < NOBODY, math.inf)
     grad = draw(*out.shape, seed=3, dtype=dtype)
-    found = attend_backward(grad, q, k, v, out, lse, bias, 0.4)
+    found = attend_backward(grad, q, k, v, out, lse, bias, Scale(0.4))
     assert not found[0][:, :, ::2].any()
     seen = slice(1, None, 2)
     given = (grad[:, :, seen], q[:, :, seen], k, v, out[:, :, seen], lse[:, :, seen], bias[seen])
-    for ours, theirs in zip((found[0][:, :, seen], *found[1:]), attend_backward(*given, 0.4), strict=True):
+    for ours, theirs in zip((found[0][:, :, seen], *found[1:]), attend_backward(*given, Scale(0.4)), strict=True):
         near(ours, theirs, dtype)
 
 
@@ -179,7 +181,7 @@ def test_a_private_operator_that_has_changed_is_not_used(
     monkeypatch.setattr(torch.ops.aten, name, changed[change])
     assert not flash_works()
     q, k, v, bias = problem((1, 1, 5, 6, 8), torch.float64, 1, strided=False, apart=False)
-    near(attend(q, k, v, bias, 0.4)[0], defined(q, k, v, bias, 0.4)[0], torch.float64)
+    near(attend(q, k, v, bias, Scale(0.4))[0], defined(q, k, v, bias, 0.4)[0], torch.float64)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from torch import Tensor
 from ablab.model.attention.buckets import Buckets, stable_order
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.hashed import hashed_forward
+from ablab.model.attention.kernel import Scale
 from ablab.model.attention.lsh import LSHAttention
 
 Agree = Callable[..., None]
@@ -361,6 +362,6 @@ def test_long_sequences_keep_their_precision() -> None:
     count = T // 16
     queries, keys = (torch.randint(count, (3, B, H, T), generator=generator) for _ in range(2))
     buckets = Buckets(queries=queries, keys=keys, count=count, back=16, ahead=16)
-    single = hashed_forward(q, k, v, buckets, 0.5)
-    double = hashed_forward(q.double(), k.double(), v.double(), buckets, 0.5)
+    single = hashed_forward(q, k, v, buckets, Scale(0.5))
+    double = hashed_forward(q.double(), k.double(), v.double(), buckets, Scale(0.5))
     torch.testing.assert_close(single, double, rtol=1e-4, atol=1e-5, check_dtype=False)

@@ -54,10 +54,21 @@ def compressed(x: Tensor, there: Sequence[bool], start: int, network: Compressio
     return linear(gelu(linear(torch.cat(tokens), network.into)), network.out)
 
 
-def attended(q: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-    if not keys:
-        return torch.zeros_like(q)
-    return (torch.stack(keys) @ q / math.sqrt(len(q))).softmax(0) @ torch.stack(values)
+def shares(q: Tensor, keys: list[Tensor], sink: Tensor | None, softcap: float | None) -> Tensor:
+    """Weights of one query's keys, of which there are some."""
+    scores = torch.stack(keys) @ q / math.sqrt(len(q))
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
+    return scores.exp() / (scores.exp().sum() + (0 if sink is None else sink.exp()))
+
+
+def attended(q: Tensor, keys: list[Tensor], values: list[Tensor], sink: Tensor | None, softcap: float | None) -> Tensor:
+    return shares(q, keys, sink, softcap) @ torch.stack(values) if keys else torch.zeros_like(q)
+
+
+def scaled(x: Tensor, norm: Any) -> Tensor:
+    """x (..., D) with the norm of its heads, if any."""
+    return x if norm is None else x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
 
 
 def selected_blocks(importance: dict[int, float], own: int, count: int, causal: bool) -> list[int]:
@@ -84,8 +95,8 @@ def by_definition(
     for b in range(len(x)):
         there = [padding is None or not bool(padding[b, t]) for t in range(T)]
         present = {j for j in range(math.ceil(T / block)) if any(there[j * block : (j + 1) * block])}
-        q = linear(x[b], layer.query).view(T, H, D)
-        k = linear(x[b], layer.key).view(T, K, 3, D)
+        q = scaled(linear(x[b], layer.query).view(T, H, D), layer.query_norm)
+        k = scaled(linear(x[b], layer.key).view(T, K, 3, D), layer.key_norm)
         v = linear(x[b], layer.value).view(T, K, 3, D)
         gates = linear(gelu(linear(x[b], gate[0])), gate[2]).sigmoid().view(T, H, 3)
         turned, _ = stretch(q.transpose(0, 1)[None], q.transpose(0, 1)[None])
@@ -107,8 +118,9 @@ def by_definition(
                 for h in heads:
                     if not seen:
                         continue
-                    scores = torch.stack([small_k[i] @ q[t, h] / math.sqrt(D) for i in seen])
-                    share = dict(zip(seen, scores.softmax(0).tolist(), strict=True))
+                    sink = None if core.sinks is None else core.sinks[h]
+                    weights = shares(q[t, h], [small_k[i] for i in seen], sink, core.softcap)
+                    share = dict(zip(seen, weights.tolist(), strict=True))
                     for j in candidates:
                         for m in range(block // stride):
                             for n in range(length // stride):
@@ -121,10 +133,12 @@ def by_definition(
                 if visited is not None:
                     visited[b, g, t, tokens + near] = True
                 for h in heads:
+                    sinks = (None, None) if core.sinks is None else (core.sinks[h], core.window.sinks[h])
+                    how, last = (sinks[0], core.softcap), (sinks[1], core.softcap)
                     branches = [
-                        attended(q[t, h], [small_k[i] for i in seen], [small_v[i] for i in seen]),
-                        attended(turned[t, h], [k_s[s] for s in tokens], [v[s, g, 1] for s in tokens]),
-                        attended(turned[t, h], [k_w[s] for s in near], [v[s, g, 2] for s in near]),
+                        attended(q[t, h], [small_k[i] for i in seen], [small_v[i] for i in seen], *how),
+                        attended(turned[t, h], [k_s[s] for s in tokens], [v[s, g, 1] for s in tokens], *how),
+                        attended(turned[t, h], [k_w[s] for s in near], [v[s, g, 2] for s in near], *last),
                     ]
                     mixed[t, h] = sum(gate * branch for gate, branch in zip(gates[t, h], branches, strict=True))
         rows.append(linear(mixed.flatten(1), layer.output))
@@ -142,6 +156,7 @@ def by_definition(
     padded=st.sampled_from([None, 0.4]),
     gather_from=st.sampled_from([0, 16]),
     at_once=st.sampled_from([1, 3000, 10**7]),
+    switches=st.sampled_from([{}, {"qk_norm": True}, {"sinks": True}, {"softcap": 0.8, "sinks": True}]),
     seed=st.integers(0, 1000),
 )
 def test_outputs_and_gradients_are_those_of_the_definition(
@@ -155,12 +170,13 @@ def test_outputs_and_gradients_are_those_of_the_definition(
     padded: float | None,
     gather_from: int,
     at_once: int,
+    switches: dict[str, Any],
     seed: int,
 ) -> None:
     spec = make_spec(d_model=4 * heads[0], n_heads=heads[0], n_kv_heads=heads[1], causal=causal)
     names = ("compress_block", "compress_stride", "select_block", "selected_blocks", "window")
     sizes = dict(zip(names, (*blocks, selected, window), strict=True))
-    layer = build(spec, **sizes)
+    layer = build(spec, **sizes, **switches)
     x = random(1, length, spec.d_model, seed=seed).requires_grad_()
     padding = None if padded is None else random(1, length, seed=seed).sigmoid() < padded
     inputs = [x, *layer.parameters()]
@@ -234,7 +250,7 @@ def test_importance_goes_by_overlap(
     make_spec: Spec, compress_block: int, select_block: int, overlaps: list[list[int]]
 ) -> None:
     core: Any = build(make_spec(), compress_block=compress_block, select_block=select_block).core
-    found = core._by_block(torch.eye(4, dtype=torch.float64), len(overlaps)).T
+    found = core.compress_key.shares_of(torch.eye(4, dtype=torch.float64), core.select_block, len(overlaps)).T
     assert found.tolist() == overlaps
 
 

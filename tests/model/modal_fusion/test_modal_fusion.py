@@ -13,7 +13,7 @@ from ablab.errors import UserError
 from ablab.model.context import LayerContext
 from ablab.model.initialisation import keyed_generator
 from ablab.model.modal_fusion.base import Layout, block_of
-from ablab.model.spec import LayerSpec
+from ablab.model.spec import ClashError, LayerSpec
 from ablab.model.transformer import Transformer
 from ablab.study.planning.preflight import Preflight
 
@@ -256,7 +256,12 @@ def test_what_cannot_be_is_refused(
 def test_every_attention_trains_in_every_fusion(
     attention_option: str, modal_fusion_option: str, build_modal: Build, modal_inputs: Inputs
 ) -> None:
-    model = build_modal(attention=attention_option, modal_fusion=modal_fusion_option, n_layers=2)
+    try:
+        model = build_modal(attention=attention_option, modal_fusion=modal_fusion_option, n_layers=2)
+    except ClashError:
+        assert modal_fusion_option == "cross"
+        assert attention_option in {"gated_delta", "mamba2"}  # which have no keys for others to look at
+        return
     answer = model(modal_inputs())
     answer.square().sum().backward()
     assert answer.isfinite().all()

@@ -54,6 +54,20 @@ def test_rope_turns_each_pair_by_its_angle(make_spec: Spec) -> None:
             torch.testing.assert_close(after, before * torch.polar(torch.tensor(1.0), angle), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_a_share_of_rope_is_rope_of_narrower_heads(make_spec: Spec, share: float) -> None:
+    """As in GPT-NeoX: leading coordinates are rotated as if the head had no others, and these stay as they are."""
+    spec = make_spec(d_model=32, n_heads=4)
+    size = int(share * 8)
+    narrow = Rope(make_spec(d_model=size, n_heads=1), base=100.0).double()
+    q, k = random(2, 4, 6, 8), random(2, 2, 6, 8, seed=1)
+    turned = Rope(spec, base=100.0, share=share).double().rotate(q, k)
+    expected = narrow.rotate(q[..., :size], k[..., :size])
+    for own, leading, before in zip(turned, expected, (q, k), strict=True):
+        torch.testing.assert_close(own, torch.cat([leading, before[..., size:]], -1), rtol=0, atol=1e-12)
+    assert torch.equal(Rope(spec, base=100.0, share=1.0).rotate(q, k)[0], Rope(spec, base=100.0).rotate(q, k)[0])
+
+
 def test_rope_needs_an_even_head_size(make_spec: Spec) -> None:
     with pytest.raises(ValueError, match=r"model.d_model=9 over model.n_heads=3 is 3: choose other sizes"):
         Rope(make_spec(d_model=9, n_heads=3), base=10000.0)
@@ -107,3 +121,9 @@ def test_options_out_of_range(make_spec: Spec) -> None:
         Sinusoidal(make_spec(), scale=0.0)
     with pytest.raises(ValueError, match="base must be above 1, got 1"):
         Rope(make_spec(), base=1.0)
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match=f"position.share must be above 0 and at most 1, got {share}"):
+            Rope(make_spec(), base=10.0, share=share)
+    for share, size in ((0.1, 1), (0.4, 3)):
+        with pytest.raises(ValueError, match=f"share={share} rotates {size} of a head's 8 coordinates: choose a share"):
+            Rope(make_spec(), base=10.0, share=share)

@@ -46,6 +46,7 @@ KINDS = {
     ),
     "heads": (
         *("optimizer=adamw", "attention=lsh", "attention.bucket_size=8", "model.n_kv_heads=2", "position=alibi"),
+        *("attention.qk_norm=true", "attention.output_gate=head"),
         *("activation=relu_squared", "norm=rms", "model.tie_embeddings=false"),
         # Dropped alike by all processes of the same samples, as by one process, where these are all of them.
         "model.dropout=0.1",
@@ -258,6 +259,10 @@ def test_a_damaged_piece_is_noticed_and_the_checkpoint_before_it_used(tiny_confi
         ),
         (("strategy=tensor", "attention=dynamic"), r"strategy=tensor does not work with attention=dynamic"),
         (("strategy=tensor", "attention=mla"), r"strategy=tensor does not work with attention=mla"),
+        (
+            ("strategy=tensor", "attention.sinks=true"),
+            r"strategy=tensor does not work with attention=full: attention.sinks=true",
+        ),
         (("strategy=tensor", "activation=swiglu"), r"strategy=tensor does not work with activation=swiglu"),
         (("strategy=tensor", "activation=topk"), r"strategy=tensor does not work with activation=topk"),
         (

@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 
-from ablab.bench.attention import ours, torch_peers, transformers_peers
+from ablab.bench.attention import ours, recurrent, torch_peers, transformers_peers
 from ablab.bench.attention.cost import MatmulPeak
 from ablab.bench.attention.figure import SUFFIXES, draw
 from ablab.bench.attention.implementation import PASSES, Implementation, Missing, Pass, Setting
@@ -27,12 +27,17 @@ _PEERS = {
     "local-attention": local_attention,
     "reformer-pytorch": reformer,
     "transformers": transformers_peers.implementations,
+    "transformers (linear attention)": recurrent.peers,
 }
 
 
 def catalogue(setting: Setting) -> tuple[list[Implementation], list[Missing]]:
     """The implementations that are there, ours first, and those that are missing, with the reason."""
-    found = [*ours.implementations(setting), *torch_peers.implementations(setting)]
+    found = [
+        *ours.implementations(setting),
+        *recurrent.implementations(setting),
+        *torch_peers.implementations(setting),
+    ]
     missing = []
     peers = _PEERS | ({"flash-attn": flash_attn} if setting.device == "cuda" else {})
     for name, implementations in peers.items():
@@ -44,7 +49,7 @@ def catalogue(setting: Setting) -> tuple[list[Implementation], list[Missing]]:
 
 
 def chosen(found: Sequence[Implementation], names: Sequence[str]) -> list[Implementation]:
-    """Those named, in the order of the catalogue; all where none is.
+    """Those named, in the order of the catalogue; all but the extra ones where none is.
 
     Raises:
         UserError: a name is unknown.
@@ -53,7 +58,7 @@ def chosen(found: Sequence[Implementation], names: Sequence[str]) -> list[Implem
     for name in names:
         if name not in known:
             raise UserError(f"--implementations {name}: there are {', '.join(known)}")
-    return [each for each in found if not names or each.name in names]
+    return [each for each in found if (each.name in names if names else not each.extra)]
 
 
 def _reason(name: str, error: Exception) -> str:

@@ -16,16 +16,34 @@ from ablab.bench.attention.implementation import Attention, Expected
 
 
 def weighted(
-    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, weights: Tensor, *, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    weights: Tensor,
+    *,
+    scale: float | None = None,
+    sinks: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Expected:
-    """sum_j m_ij exp(s_ij) v_j / sum_j m_ij exp(s_ij) with s = scale q k^T, by default 1 / sqrt(D)."""
+    """sum_j m_ij exp(s_ij) v_j / sum_j m_ij exp(s_ij) with s = scale q k^T, by default 1 / sqrt(D).
+
+    Args:
+        sinks: (H,), each adds its exp to the sums below of its head.
+        softcap: bounds s by softcap tanh(s / softcap).
+    """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     rows = q[:, :, positions].double()
     scores = scale * rows @ k.double().transpose(-1, -2)
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
     seen = (weights > 0).expand_as(scores)
     most = scores.detach().masked_fill(~seen, -math.inf).amax(-1, keepdim=True)
     unnormalised = weights * (scores - most).masked_fill(~seen, -math.inf).exp()
-    out = unnormalised @ v.double() / unnormalised.sum(-1, keepdim=True)
+    total = unnormalised.sum(-1, keepdim=True)
+    if sinks is not None:
+        total = total + (sinks.detach().double()[:, None, None] - most).exp()
+    out = unnormalised @ v.double() / total
     keys = seen.sum(-1)
     return Expected(out=out, keys=keys.double().mean().item(), alone=keys == 1)
 

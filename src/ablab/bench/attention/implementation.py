@@ -63,7 +63,7 @@ class Setting:
         return q, k, v, grad
 
 
-Family = Literal["full", "windowed", "lsh", "dynamic"]
+Family = Literal["full", "windowed", "lsh", "dynamic", "gated_delta", "mamba2"]
 Pass = Literal["forward", "forward_backward"]
 PASSES: tuple[Pass, ...] = ("forward", "forward_backward")
 
@@ -106,6 +106,7 @@ class Implementation:
     heads_first: bool = True  # the memory layout that it likes best, and is given
     no_backward: str = ""  # why it cannot be differentiated, where it cannot
     quadratic_memory: bool = False  # whether it holds all scores at once
+    extra: bool = False  # measured where it is named, and not where all are
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from ablab.model.spec import LayerSpec
 
 
 def implementations(setting: Setting) -> list[Implementation]:
-    """The options that have public peers, and `dynamic`, which has none."""
+    """The options that have public peers, and `dynamic`, which has none; by name alone, what switches of them cost."""
+    switches: dict[str, Any] = {"sinks": {"sinks": True}, "softcap": {"softcap": 5.0}}
     hashed: dict[str, Any] = {"rounds": setting.hash_rounds, "bucket_size": setting.chunk}
     return [
         _ours("full", "full", _Full),
@@ -41,14 +42,23 @@ def implementations(setting: Setting) -> list[Implementation]:
             )
             for rounds in (1, 2)
         ),
+        *(_ours(f"full-{name}", "full", _Full, extra=True, **each) for name, each in switches.items()),
+        *(
+            _ours(f"windowed-{name}", "windowed", _Windowed, extra=True, window=setting.window, **each)
+            for name, each in switches.items()
+        ),
     ]
 
 
-def _ours(name: str, option: Family, made_of: type[_Core], *, causal: bool = True, **overrides: Any) -> Implementation:
+def _ours(
+    name: str, option: Family, made_of: type[_Core], *, causal: bool = True, extra: bool = False, **overrides: Any
+) -> Implementation:
     def build(setting: Setting, length: int) -> Attention:
         return made_of(_core(option, setting, length, causal=causal, **overrides), setting)
 
-    return Implementation(name=name, ours=True, family=option, build=build, causal=causal, heads_first=False)
+    return Implementation(
+        name=name, ours=True, family=option, build=build, causal=causal, heads_first=False, extra=extra
+    )
 
 
 def _core(option: str, setting: Setting, length: int, *, causal: bool, **overrides: Any) -> AttentionCore:
@@ -82,7 +92,8 @@ class _Core(Attention):
     def expected(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Expected:
         with torch.no_grad():
             weights = self.seen(q, k, positions)
-        return definitions.weighted(q, k, v, positions, weights)
+        core = self.core
+        return definitions.weighted(q, k, v, positions, weights, sinks=core.sinks, softcap=core.softcap)
 
     def seen(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         """The weights beside exp(score): broadcastable to (B, H, S, T)."""

@@ -2,14 +2,16 @@
 
 An option is a core, `Core(spec, *, own_option, ...)`, which mixes values of (B, H, T, D) and has no parameters of its
 own unless that is its point; `ablab.model.attention.layer` puts projections around it. An option whose point is the
-projections (`mla`, `nsa`) is a whole layer instead.
+projections (`mla`, `nsa`), or that has no keys that are looked at (`gated_delta`, `mamba2`), is a whole layer instead.
 
 * `base`, `layer`: the contracts, and what all cores share
 * `full`, `windowed`, `lsh`, `dynamic`, `block_sparse`, `topk`, `mla`, `nsa`: the options, one file each
 * `operators`: local and hashed attention as one operator, made of `local` (by `band`, around the diagonal), `hashed`
-  (among items of one bucket) and `kernel` (dense attention that can be merged, by log-sum-exp)
+  (among items of one bucket), `kernel` (dense attention that can be merged, by log-sum-exp) and `rest` (what is left)
 * `flex`: the engine for windows on CUDA
 * `hashing`, `buckets`, `limits`, `blocks`: what decides whom a query sees
-* `dense`: masked attention for short sequences, and what goes through long ones slice by slice
-* `probe`: which keys a core looks at, as metrics and pictures
+* `gated_delta`, `mamba2`: the linear options, made of `linear` (what is around) and `recurrence` (what mixes)
+* `dense`: the softmax over whole matrices of scores, and what goes through long ones slice by slice
+* `probe`, `switch_probe`, `recurrence_probe`, `pictures`: which keys a core looks at, what is switched on, what a state
+  remembers, and how it is drawn
 """

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ablab.model.attention.dense import at_once
-from ablab.model.attention.kernel import FLOOR, attend, attend_backward
+from ablab.model.attention.kernel import FLOOR, Scale, attend, attend_backward
 
 BLOCK = 32  # queries that share one stretch of keys
 BACKWARD_BLOCK = 64  # keys that share one stretch of queries
@@ -103,7 +103,7 @@ def band_forward(
     lse: Tensor,
     *,
     band: Band,
-    scale: float,
+    scale: Scale,
     padding: Tensor | None = None,
     edge: Edge | None = None,
     slopes: Tensor | None = None,
@@ -135,7 +135,7 @@ def band_backward(
     grad_v: Tensor,
     *,
     band: Band,
-    scale: float,
+    scale: Scale,
     padding: Tensor | None = None,
     edge: Edge | None = None,
     slopes: Tensor | None = None,
@@ -174,7 +174,7 @@ def span_gradient(
     grad_spans: Tensor,
     *,
     band: Band,
-    scale: float,
+    scale: Scale,
     padding: Tensor | None,
     edge: Edge,
     slopes: Tensor | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,16 @@ from torch import Tensor, nn
 from ablab.model.spec import LayerSpec
 
 DropoutPlace = Literal["output", "weights"]
+GateKind = Literal["none", "head", "feature"]
+
+
+class Switches(TypedDict, total=False):
+    """What every softmax attention may take beside its own settings; see `AttentionCore`."""
+
+    qk_norm: bool
+    output_gate: GateKind
+    sinks: bool
+    softcap: float | None
 
 
 class AttentionCore(nn.Module):
@@ -23,10 +33,15 @@ class AttentionCore(nn.Module):
         share_qk: keys are the normalised queries (Reformer: Kitaev et al. 2020, section 2, "Shared-QK attention"),
             and a query attends to itself only where it has nothing else. The attention layer then has no projection
             of keys; where a core is called directly, the caller passes such keys.
+        qk_norm: the attention layer normalises queries and keys, as `ablab.model.attention.layer` says.
+        output_gate: the attention layer weighs what the core returns, a number for each head or each of its features.
+        sinks: a logit to learn for each head takes part in the softmax and has no value, so that the weights of a query
+            sum to less than 1; see `ablab.model.attention.dense`.
+        softcap: bounds each score s by softcap tanh(s / softcap), before a bias by distance; above 0, None: not at all.
 
     Raises:
-        ValueError: dropout outside [0, 1), dropout on weights that the core never has in one piece, or shared queries
-            and keys with fewer heads of keys than of queries.
+        ValueError: a setting is out of its range, dropout on weights that the core never has in one piece, or shared
+            queries and keys with fewer heads of keys than of queries.
     """
 
     drops_weights = False  # whether the core can drop attention weights
@@ -37,9 +52,22 @@ class AttentionCore(nn.Module):
     slopes: Tensor | None
 
     def __init__(
-        self, spec: LayerSpec, *, dropout: float = 0.0, dropout_on: DropoutPlace = "output", share_qk: bool = False
+        self,
+        spec: LayerSpec,
+        *,
+        dropout: float = 0.0,
+        dropout_on: DropoutPlace = "output",
+        share_qk: bool = False,
+        qk_norm: bool = False,
+        output_gate: GateKind = "none",
+        sinks: bool = False,
+        softcap: float | None = None,
     ) -> None:
         super().__init__()
+        if output_gate not in get_args(GateKind):
+            raise ValueError(f"attention.output_gate={output_gate}: must be none, head or feature")
+        if softcap is not None and not softcap > 0:
+            raise ValueError(f"attention.softcap must be above 0, or null for no bound, got {softcap}")
         if not 0 <= dropout < 1:
             raise ValueError(f"attention.dropout must be at least 0 and below 1, got {dropout}")
         if dropout_on == "weights" and not self.drops_weights:
@@ -55,6 +83,8 @@ class AttentionCore(nn.Module):
         self.causal = spec.causal
         self.register_buffer("slopes", None, persistent=False)
         self.dropout, self.dropout_on, self.share_qk = dropout, dropout_on, share_qk
+        self.qk_norm, self.output_gate, self.softcap = qk_norm, output_gate, softcap
+        self.sinks = nn.Parameter(torch.zeros(spec.n_heads)) if sinks else None
 
     def weigh_down(self, slopes: Tensor) -> None:
         """From now on subtract slopes[h] times the distance between query and key, in tokens, from their score.
@@ -100,22 +130,55 @@ class AttentionCore(nn.Module):
         """
         raise NotImplementedError
 
+    def scores(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        """The products of queries at `positions` (S,) and keys over sqrt(D), before they are bounded: (B, H, S, T)."""
+        return scores_of(q, k, positions)
+
     def weights(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
-        """The attention weights of the queries at `positions` (S,), dense: (B, H, S, T), rows sum to 1 or are 0.
+        """The attention weights of the queries at `positions` (S,), dense: (B, H, S, T).
 
-        The softmax over the visited keys; cores that weigh otherwise override it.
+        Rows sum to 1 or are 0, and with sinks to what these leave. The softmax over the visited keys; cores that weigh
+        otherwise override it.
         """
-        scores = scores_of(q, k, positions, self.slopes).masked_fill(~self.visited(q, k, positions), -math.inf)
-        return scores.softmax(-1).nan_to_num(0.0)
+        scores = scores_of(q, k, positions, self.slopes, self.softcap)
+        scores = scores.masked_fill(~self.visited(q, k, positions), -math.inf)
+        return softmax_of(scores, by_query(self.sinks)).nan_to_num(0.0)
 
 
-def scores_of(q: Tensor, k: Tensor, positions: Tensor, slopes: Tensor | None = None) -> Tensor:
+def by_query(sinks: Tensor | None) -> Tensor | None:
+    """Sinks (H,) as the same for all queries, (H, 1)."""
+    return None if sinks is None else sinks.unsqueeze(-1)
+
+
+def softmax_of(scores: Tensor, sinks: Tensor | None = None) -> Tensor:
+    """The softmax of each row (..., T), zero where all scores of a row are minus infinity.
+
+    Args:
+        sinks: broadcastable to (...), a logit for each row that takes its share.
+    """
+    if sinks is None:
+        nothing = scores.detach().amax(-1, keepdim=True) == -math.inf
+        return scores.masked_fill(nothing, 0).softmax(-1).masked_fill(nothing, 0)
+    logits = sinks.to(scores.dtype).expand(scores.shape[:-1]).unsqueeze(-1)
+    return torch.cat([scores, logits], -1).softmax(-1)[..., :-1]
+
+
+def bounded(scores: Tensor, softcap: float | None) -> Tensor:
+    """cap tanh(scores / cap); the scores as they are without a cap."""
+    return scores if softcap is None else softcap * (scores / softcap).tanh()
+
+
+def scores_of(
+    q: Tensor, k: Tensor, positions: Tensor, slopes: Tensor | None = None, softcap: float | None = None
+) -> Tensor:
     """q k^T / sqrt(D) for the queries at `positions` (S,), with grouped heads of keys: (B, H, S, T).
 
     Args:
         slopes: (H,), of `AttentionCore.weigh_down`.
+        softcap: bounds what the slopes are then taken from.
     """
     scores = q[:, :, positions] @ repeat_heads(k, q.shape[1]).transpose(-1, -2) / math.sqrt(q.shape[-1])
+    scores = bounded(scores, softcap)
     return scores if slopes is None else scores + tilt(slopes, positions, k.shape[2], scores.dtype)
 
 

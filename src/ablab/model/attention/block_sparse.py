@@ -9,13 +9,14 @@ the union of the patterns in every head, where Child et al. give different patte
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, self_only_if_alone
-from ablab.model.attention.dense import DENSE_BELOW, dense_attention, recomputed
+from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by_query, self_only_if_alone
+from ablab.model.attention.dense import DENSE_BELOW, dense_attention, recomputed, softmax_attention
 from ablab.model.initialisation import keyed_generator
 from ablab.model.spec import LayerSpec, require_at_least
 
@@ -57,8 +58,9 @@ class BlockSparseAttention(AttentionCore):
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
         share_qk: bool = False,
+        **switches: Unpack[Switches],
     ) -> None:
-        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk)
+        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk, **switches)
         require_at_least(1, "block", block)
         require_at_least(1, "local_blocks", local_blocks)
         require_at_least(0, "global_blocks", global_blocks)
@@ -82,7 +84,10 @@ class BlockSparseAttention(AttentionCore):
             mask = self._mask(positions, T)
             if self.share_qk:
                 mask = mask & (positions[:, None] != positions)
-            return dense_attention(q, k, v, mask, key_padding_mask, own_if_alone=self.share_qk, dropout=self._dropped())
+            return dense_attention(
+                q, k, v, mask, key_padding_mask,
+                own_if_alone=self.share_qk, dropout=self._dropped(), sinks=self.sinks, softcap=self.softcap,
+            )  # fmt: skip
         missing = -T % self.block
         # With heads behind positions a block is contiguous in memory, as it is where heads are a view of a projection.
         queries, keys, values = (pad(x.transpose(1, 2), (0, 0, 0, 0, 0, missing)) for x in (q, k, v))
@@ -131,13 +136,14 @@ class BlockSparseAttention(AttentionCore):
             own = key == query
             others = mask & ~own
             mask = others | (mask & own & ~others.any(-1, keepdim=True))
-        out = scaled_dot_product_attention(
+        out = softmax_attention(
             q.unflatten(0, (-1, c)).transpose(1, 2),
             gathered(k),
             gathered(v),
-            attn_mask=mask.unsqueeze(1),
-            dropout_p=self._dropped(),
-            enable_gqa=k.shape[1] != q.shape[1],
+            mask=mask.unsqueeze(1),
+            dropout=self._dropped(),
+            sinks=by_query(self.sinks),
+            softcap=self.softcap,
         )
         return out.transpose(1, 2).flatten(0, 1)
 

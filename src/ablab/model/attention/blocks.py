@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, gelu, pad, scaled_dot_product_attention
+from torch.nn.functional import embedding, gelu, pad
 
-from ablab.model.attention.base import repeat_heads
+from ablab.model.attention.base import by_query, repeat_heads
+from ablab.model.attention.dense import softmax_attention
 from ablab.model.spec import LayerSpec
 
 # Where a query chooses fewer than one key in so many, its keys are gathered; else the others are hidden, which costs
@@ -47,6 +48,28 @@ class Compression(nn.Module):
         """Blocks that cover `length` tokens, at least one."""
         return 1 + max(0, -((self.block - length) // self.stride))
 
+    def seen(self, positions: Tensor, there: Tensor, causal: bool) -> Tensor:
+        """(B, 1, S, N): which blocks queries at `positions` (S,) see, of tokens that are `there` (B, T)."""
+        n = self.count(there.shape[1])
+        length = self.block + (n - 1) * self.stride
+        some = pad(there, (0, length - there.shape[1])).unfold(1, self.block, self.stride).any(-1)[:, None, None, :]
+        if not causal:
+            return some.expand(-1, -1, len(positions), -1)
+        ends = torch.arange(n, device=there.device) * self.stride + self.block - 1
+        return some & (ends <= positions[:, None])
+
+    def shares_of(self, share: Tensor, size: int, count: int) -> Tensor:
+        """Weights of the blocks (..., N), added up over larger or smaller ones (..., J) that they overlap.
+
+        Block i begins at i strides; the `count` others of `size` tokens, a multiple of the stride, lie side by side.
+        The sum goes over the `outer` + `inner` - 1 blocks that meet one of them, times the strides that both have.
+        """
+        outer, inner = self.block // self.stride, size // self.stride
+        width = outer + inner - 1
+        overlap = torch.tensor([min(i + 1, outer, inner, width - i) for i in range(width)])
+        missing = (count - 1) * inner + width - (outer - 1) - share.shape[-1]  # negative: beyond the last block
+        return pad(share, (outer - 1, missing)).unfold(-1, width, inner) @ overlap.to(share)
+
 
 class _Linear(nn.Linear):
     """With initial values that keep the variance: a compressed key starts about as large as a key."""
@@ -59,8 +82,9 @@ class _Linear(nn.Linear):
 
 
 def selected_attention(
-    q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int, count: int, there: Tensor, last: Tensor | None
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int, count: int, there: Tensor, last: Tensor | None,
+    sinks: Tensor | None = None, softcap: float | None = None,
+) -> Tensor:  # fmt: skip
     """Softmax attention to the keys of chosen blocks.
 
     Args:
@@ -69,12 +93,14 @@ def selected_attention(
         block: keys per block; the last one may be shorter.
         there: (B, T) bool, false for padding.
         last: (S,) the last key that each query may see; None: no limit.
+        sinks: (H,), a logit in each softmax that has no value.
+        softcap: bounds the scores.
 
     Returns:
         (B, H, S, Dv), zero where a query sees nothing.
     """
     few = chosen.shape[-1] >= GATHER_FROM * count
-    return (_gathered if few else _hidden)(q, k, v, chosen, block, count, there, last)
+    return (_gathered if few else _hidden)(q, k, v, chosen, block, count, there, last, sinks, softcap)
 
 
 def tokens_of(chosen: Tensor, block: int, length: int) -> Tensor:
@@ -83,19 +109,21 @@ def tokens_of(chosen: Tensor, block: int, length: int) -> Tensor:
 
 
 def _hidden(
-    q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int, count: int, there: Tensor, last: Tensor | None
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int, count: int, there: Tensor, last: Tensor | None,
+    sinks: Tensor | None, softcap: float | None,
+) -> Tensor:  # fmt: skip
     length = k.shape[2]
     mask = tokens_of(chosen, block, length) & there[:, None, None, :]
     if last is not None:
         mask = mask & (torch.arange(length, device=k.device) <= last[:, None])
-    grouped = k.shape[1] != q.shape[1]
-    return scaled_dot_product_attention(q, k, v, attn_mask=repeat_heads(mask, q.shape[1]), enable_gqa=grouped)
+    mask = repeat_heads(mask, q.shape[1])
+    return softmax_attention(q, k, v, mask=mask, sinks=by_query(sinks), softcap=softcap)
 
 
 def _gathered(
-    q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int, count: int, there: Tensor, last: Tensor | None
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int, count: int, there: Tensor, last: Tensor | None,
+    sinks: Tensor | None, softcap: float | None,
+) -> Tensor:  # fmt: skip
     (B, H, S, D), (K, T), J = q.shape, k.shape[1:3], chosen.shape[-1]
     found, index = chosen.int().topk(min(count, J), sorted=False)  # (B, K, S, n)
     rows = torch.arange(B * K, device=q.device).view(B, K, 1, 1) * J + index
@@ -110,5 +138,8 @@ def _gathered(
     if last is not None:
         mask = mask & (key <= last[:, None])
     group = q.unflatten(1, (K, H // K)).transpose(2, 3).reshape(B * K * S, 1, H // K, D)
-    out = scaled_dot_product_attention(group, blocks_of(k), blocks_of(v), attn_mask=mask.reshape(B * K * S, 1, 1, -1))
+    if sinks is not None:  # the heads of a group stand where others have queries
+        sinks = sinks.view(1, K, 1, H // K).expand(B, K, S, -1).reshape(B * K * S, 1, -1)
+    mask = mask.reshape(B * K * S, 1, 1, -1)
+    out = softmax_attention(group, blocks_of(k), blocks_of(v), mask=mask, sinks=sinks, softcap=softcap)
     return out.view(B, K, S, H // K, -1).transpose(2, 3).flatten(1, 2)

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, scores_of
+from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, repeat_heads, scores_of
 from ablab.model.attention.buckets import Buckets, seen_in_buckets
 from ablab.model.attention.dense import weighted_attention
-from ablab.model.attention.full import FullAttention
+from ablab.model.attention.full import full_attention
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
 from ablab.model.attention.local import Local, Spans
 from ablab.model.attention.operators import sparse_attention
@@ -68,8 +69,9 @@ class DynamicAttention(AttentionCore):
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
         share_qk: bool = False,
+        **switches: Unpack[Switches],
     ) -> None:
-        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk)
+        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk, **switches)
         require_at_least(1, "window", window)
         require_at_least(0, "dense_below", dense_below)
         if not (adapt_size or adapt_position):
@@ -93,7 +95,6 @@ class DynamicAttention(AttentionCore):
         self.hash: RotationHash | None = None
         if adapt_position:
             self.hash = RotationHash(spec, rounds=rounds, bucket_size=bucket_size, buckets=buckets, factored=factored)
-        self.full = FullAttention(spec, share_qk=share_qk)
         self._figures: dict[str, float] = {}
 
     def resample(self, step: int) -> None:
@@ -112,12 +113,12 @@ class DynamicAttention(AttentionCore):
         T = q.shape[2]
         if self.dense_below > T:
             if self.span is None:
-                attended: Tensor = self.full(q, k, v, key_padding_mask)
-                return attended
+                return full_attention(self, q, k, v, key_padding_mask)
             weights = self._weigh(q, None, torch.arange(T, device=q.device))
             return weighted_attention(
-                q, k, v, weights, key_padding_mask, own_if_alone=self.share_qk, slopes=self.slopes
-            )
+                q, k, v, weights, key_padding_mask,
+                own_if_alone=self.share_qk, slopes=self.slopes, sinks=self.sinks, softcap=self.softcap,
+            )  # fmt: skip
         spans: Tensor | None = None if self.span is None else self.span(q)
         return sparse_attention(
             q,
@@ -125,6 +126,8 @@ class DynamicAttention(AttentionCore):
             repeat_heads(v, q.shape[1]),
             local=self.local,
             slopes=self.slopes,
+            sinks=self.sinks,
+            softcap=self.softcap,
             spans=None if spans is None or self.span is None else Spans(tokens=spans, ramp=self.span.ramp),
             buckets=self._buckets(q, k, spans, key_padding_mask),
             key_padding_mask=key_padding_mask,
@@ -182,9 +185,11 @@ class DynamicAttention(AttentionCore):
 
     def weights(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         beside = self._weigh_sampled(q, k, positions)
-        scores = scores_of(q, k, positions, self.slopes).masked_fill(beside == 0, -math.inf)
-        weights = beside * (scores - scores.amax(-1, keepdim=True)).exp()
-        return weights / weights.sum(-1, keepdim=True)
+        scores = scores_of(q, k, positions, self.slopes, self.softcap).masked_fill(beside == 0, -math.inf)
+        most = scores.amax(-1, keepdim=True)
+        weights = beside * (scores - most).exp()
+        total = weights.sum(-1, keepdim=True)
+        return weights / (total if self.sinks is None else total + (self.sinks[:, None, None] - most).exp())
 
     def mechanism(self) -> dict[str, float]:
         """Spans in tokens and sizes of buckets, as they were when the core was last measured."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 
-from ablab.model.attention.base import AttentionCore, self_only_if_alone, tilt
-from ablab.model.attention.dense import dense_attention
+from ablab.model.attention.base import AttentionCore, by_query, self_only_if_alone, tilt
+from ablab.model.attention.dense import dense_attention, softmax_attention
 
 
 class FullAttention(AttentionCore):
     """softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, section 3.2.1), by PyTorch's fused kernel.
 
     Time grows as T^2. Memory grows as T, except that it takes T^2 for the mask of a padded causal sequence, for that of
-    shared queries and keys, for a bias by distance, and on a CPU for dropping weights.
+    shared queries and keys, for a bias by distance, and on a CPU for dropping weights. With `softcap` the
+    scores are written out, for slices of queries one after the other, and again in the backward pass.
     """
 
     by_head = True
@@ -30,21 +31,41 @@ class FullAttention(AttentionCore):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         dropout = self.dropout if self.training and self.dropout_on == "weights" else 0.0
-        if key_padding_mask is None and not self.share_qk and self.slopes is None:
-            grouped = k.shape[1] != q.shape[1]
-            return scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal, enable_gqa=grouped)
-        positions = torch.arange(q.shape[2], device=q.device)
-        mask = self._allowed(positions, k.shape[2])
-        if self.share_qk:
-            mask = mask & (positions[:, None] != positions)
-        bias = None if self.slopes is None else tilt(self.slopes, positions, k.shape[2], q.dtype)
-        return dense_attention(q, k, v, mask, key_padding_mask, own_if_alone=self.share_qk, dropout=dropout, bias=bias)
+        return full_attention(self, q, k, v, key_padding_mask, dropout)
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
-        mask = self._allowed(positions, k.shape[2])
-        return self_only_if_alone(mask, positions) if self.share_qk else mask
+        return all_visited(self, positions, k.shape[2])
 
-    def _allowed(self, positions: Tensor, length: int) -> Tensor:
-        """(S, T), or (1, T) where every query sees the same keys."""
-        keys = torch.arange(length, device=positions.device)
-        return keys <= positions[:, None] if self.causal else torch.ones_like(keys, dtype=torch.bool)[None]
+
+def full_attention(
+    core: AttentionCore, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, dropout: float = 0.0
+) -> Tensor:
+    """Full attention with the settings of any core: causal or not, its slopes, sinks and bound of scores.
+
+    Args:
+        dropout: probability, on the weights.
+    """
+    if key_padding_mask is None and not core.share_qk and core.slopes is None:
+        return softmax_attention(
+            q, k, v, causal=core.causal, dropout=dropout, sinks=by_query(core.sinks), softcap=core.softcap
+        )
+    positions = torch.arange(q.shape[2], device=q.device)
+    mask = _allowed(core, positions, k.shape[2])
+    if core.share_qk:
+        mask = mask & (positions[:, None] != positions)
+    bias = None if core.slopes is None else tilt(core.slopes, positions, k.shape[2], q.dtype)
+    return dense_attention(
+        q, k, v, mask, key_padding_mask,
+        own_if_alone=core.share_qk, dropout=dropout, bias=bias, sinks=core.sinks, softcap=core.softcap,
+    )  # fmt: skip
+
+
+def all_visited(core: AttentionCore, positions: Tensor, length: int) -> Tensor:
+    """What full attention with the settings of a core visits: (S, T), or (1, T) where every query sees the same."""
+    mask = _allowed(core, positions, length)
+    return self_only_if_alone(mask, positions) if core.share_qk else mask
+
+
+def _allowed(core: AttentionCore, positions: Tensor, length: int) -> Tensor:
+    keys = torch.arange(length, device=positions.device)
+    return keys <= positions[:, None] if core.causal else torch.ones_like(keys, dtype=torch.bool)[None]

@@ -19,7 +19,7 @@ from torch.nn.functional import embedding, embedding_bag, pad
 
 from ablab.model.attention.buckets import Buckets, sort
 from ablab.model.attention.dense import at_once
-from ablab.model.attention.kernel import attend, attend_backward
+from ablab.model.attention.kernel import Scale, attend, attend_backward
 from ablab.model.attention.limits import HIDDEN, Limit, by_item, earlier, near, tilt
 
 STEP = 32  # keys from one stretch to the next
@@ -28,7 +28,7 @@ SLICE = 2**19  # scores computed by one call, so that all it needs stays in the 
 
 
 def hashed_forward(
-    q: Tensor, k: Tensor, v: Tensor, buckets: Buckets, scale: float, slopes: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, buckets: Buckets, scale: Scale, slopes: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention over the union of what the rounds bring.
 
@@ -61,7 +61,7 @@ def hashed_backward(
     out: Tensor,
     lse: Tensor,
     buckets: Buckets,
-    scale: float,
+    scale: Scale,
     slopes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v; `out` and `lse` may be those of more keys than these."""

@@ -7,12 +7,13 @@ Sub-quadratic attention is many small dense attentions whose results are merged.
   backward pass computes its exact share, so a branch is given the merged output and log-sum-exp.
 
 On a CPU both passes are a private operator of PyTorch, behind `scaled_dot_product_attention`; where it is missing or
-has changed, and on other devices, public operators do the same.
+has changed, where scores are bounded, and on other devices, public operators do the same.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -24,8 +25,36 @@ FLOOR = -(2.0**80)
 NOBODY = FLOOR / 2
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """softmax(scale q k^T + bias) v and the log-sum-exp of its rows.
+@dataclass(frozen=True)
+class Scale:
+    """How the product of a query and a key becomes their score: times `factor`, then bounded by cap tanh(score / cap).
+
+    Gemma 2 (arXiv 2408.00118, section 2, "Logit soft-capping"); without a cap, `factor` alone.
+    """
+
+    factor: float
+    cap: float | None = None
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """q (..., R, D) and k (..., K, D) -> (..., R, K)."""
+        return self._bounded((q @ k.transpose(-1, -2)).mul_(self.factor))
+
+    def of_pairs(self, q: Tensor, k: Tensor) -> Tensor:
+        """q and k (..., D) -> (...), each query with its own key."""
+        return self._bounded((q * k).sum(-1).mul_(self.factor))
+
+    def slopes(self, scores: Tensor) -> Tensor | float:
+        """The derivative of scores by products, given the scores."""
+        return self.factor if self.cap is None else self.factor * (1 - (scores / self.cap).square())
+
+    def _bounded(self, scores: Tensor) -> Tensor:
+        return scores if self.cap is None else scores.div_(self.cap).tanh_().mul_(self.cap)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+    """softmax(scores + bias) v and the log-sum-exp of its rows.
+
+    PyTorch's operator knows no cap; the public operators compute what has one.
 
     Args:
         q: (N, H, R, D), of any strides, as k (N, H, K, D) and v (N, H, K, Dv).
@@ -34,31 +63,33 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> tuple
     Returns:
         (N, H, R, Dv) and (N, H, R).
     """
-    if _has_flash(q, v):
+    if _has_flash(q, v, scale):
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, False, attn_mask=bias, scale=scale
+            q, k, v, 0.0, False, attn_mask=bias, scale=scale.factor
         )
         return out, lse
-    scores = (q @ k.transpose(-1, -2)).mul_(scale).add_(bias)
+    scores = scale.scores(q, k).add_(bias)
     lse = scores.logsumexp(-1)
     return scores.sub_(lse.unsqueeze(-1)).exp_() @ v, lse
 
 
 def attend_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, bias: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, bias: Tensor, scale: Scale
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, given the output and log-sum-exp of the whole row, of which k may be only a part.
 
     A row whose `lse` is infinite contributes nothing.
     """
-    if _has_flash(q, v):
+    if _has_flash(q, v, scale):
         gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, q, k, v, out, lse, 0.0, False, attn_mask=bias, scale=scale
+            grad, q, k, v, out, lse, 0.0, False, attn_mask=bias, scale=scale.factor
         )
         return gradients
-    weights = (q @ k.transpose(-1, -2)).mul_(scale).add_(bias).sub_(lse.unsqueeze(-1)).exp_()
+    scores = scale.scores(q, k)
+    slopes = scale.slopes(scores)
+    weights = scores.add_(bias).sub_(lse.unsqueeze(-1)).exp_()
     grad_v = weights.transpose(-1, -2) @ grad
-    grad_scores = (grad @ v.transpose(-1, -2)).sub_((grad * out).sum(-1, keepdim=True)).mul_(weights).mul_(scale)
+    grad_scores = (grad @ v.transpose(-1, -2)).sub_((grad * out).sum(-1, keepdim=True)).mul_(weights).mul_(slopes)
     return grad_scores @ k, grad_scores.transpose(-1, -2) @ q, grad_v
 
 
@@ -84,8 +115,8 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
-def _has_flash(q: Tensor, v: Tensor) -> bool:
-    return q.device.type == "cpu" and q.shape[-1] == v.shape[-1] and flash_works()
+def _has_flash(q: Tensor, v: Tensor, scale: Scale) -> bool:
+    return q.device.type == "cpu" and q.shape[-1] == v.shape[-1] and scale.cap is None and flash_works()
 
 
 @cache

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ablab.model.attention.base import AttentionCore
+from ablab.model.attention.recurrence import Recurrence
 from ablab.model.context import LayerContext
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec
@@ -30,10 +31,12 @@ class AttentionLayer(nn.Module):
 
     Attributes:
         takes_values: `LayerContext.values` acts on its values.
+        rotates: whether it has queries and keys for the position to rotate.
     """
 
     takes_values = False
-    core: AttentionCore
+    core: AttentionCore | Recurrence
+    rotates: bool = True
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
         """Mix the stream.
@@ -69,9 +72,16 @@ class MultiHeadAttention(AttentionLayer):
     Query, key and value are layers of their own, so that each has its own name, and with it its own initial value.
     Heads of keys and values may be fewer than those of queries (Ainslie et al. 2023, grouped-query attention). Where
     the core shares queries and keys there is no projection of keys: they are the rotated queries at length one.
+
+    Two switches of cores are the layer's to carry out. With `qk_norm` each head's queries and keys are divided by their
+    root mean square before they are rotated, with factors that all heads of a layer share (Qwen3, arXiv 2505.09388,
+    section 2; OLMo 2, arXiv 2501.00656, section 3.3, norms all heads of a token together instead). With `output_gate`
+    what the core returns is multiplied by a sigmoid of a projection of the layer's input, one number for each head or
+    one for each of its features (Qiu et al. 2025, arXiv 2505.06708, section 2.2, position G1).
     """
 
     takes_values = True
+    core: AttentionCore
 
     def __init__(self, spec: LayerSpec, *, core: AttentionCore) -> None:
         super().__init__()
@@ -81,15 +91,18 @@ class MultiHeadAttention(AttentionLayer):
         if not self.share_qk:
             self.key = nn.Linear(spec.d_model, width, bias=spec.bias)
         self.value = nn.Linear(spec.d_model, width, bias=spec.bias)
+        self.query_norm = HeadNorm(spec.head_size, eps=1e-6) if core.qk_norm else None
+        self.key_norm = HeadNorm(spec.head_size, eps=1e-6) if core.qk_norm and not self.share_qk else None
         self.core = core
+        self.output_gate = gate_of(spec, core)
         self.output = ResidualLinear(spec.d_model, spec.d_model, bias=spec.bias, n_layers=spec.n_layers)
 
     def forward(
         self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None, values: Values | None = None
     ) -> Tensor:
         q, k, v = self._projected(x, rotate)
-        mixed: Tensor = self.output(join_heads(self.core(q, k, v if values is None else values(v), key_padding_mask)))
-        return mixed
+        mixed = gated(self.core(q, k, v if values is None else values(v), key_padding_mask), x, self.output_gate)
+        return cast(Tensor, self.output(join_heads(mixed)))
 
     def within(self, x: Tensor, context: LayerContext) -> Tensor:
         mixed: Tensor = self(x, context.rotate, context.key_padding_mask, context.values)
@@ -98,16 +111,43 @@ class MultiHeadAttention(AttentionLayer):
     def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
         q, k, v = self._projected(x, rotate)  # once for all of them
         mixed = torch.cat([self.core(q, k, v, mask)[:, :, place] for place, mask in views], 2)
-        return cast(Tensor, self.output(join_heads(mixed)))
+        return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))
 
     def _projected(self, x: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor, Tensor]:
-        q = split_heads(self.query(x), self.head_size)
+        q = normed(split_heads(self.query(x), self.head_size), self.query_norm)
         if self.share_qk:
             q, _ = rotate(q, q)
             k = normalize(q, dim=-1, eps=SHORTEST)
         else:
-            q, k = rotate(q, split_heads(self.key(x), self.head_size))
+            q, k = rotate(q, normed(split_heads(self.key(x), self.head_size), self.key_norm))
         return q, k, split_heads(self.value(x), self.head_size)
+
+
+class HeadNorm(nn.RMSNorm):
+    """Of each head's features, in the precision of its weights: under autocast its input has less."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+def normed(x: Tensor, norm: nn.Module | None) -> Tensor:
+    """What a norm makes of x; x as it is without one."""
+    return x if norm is None else norm(x)
+
+
+def gate_of(spec: LayerSpec, core: AttentionCore) -> nn.Linear | None:
+    """The projection from a layer's input to the logits of its output gate; None where the core has none."""
+    if core.output_gate == "none":
+        return None
+    return nn.Linear(spec.d_model, spec.n_heads if core.output_gate == "head" else spec.d_model, bias=spec.bias)
+
+
+def gated(mixed: Tensor, x: Tensor, gate: nn.Module | None) -> Tensor:
+    """What a core returned (B, H, T, Dv), multiplied by the gates for the layer's input x (B, T, d_model)."""
+    if gate is None:
+        return mixed
+    logits: Tensor = gate(x)
+    return mixed * split_heads(logits.sigmoid(), logits.shape[-1] // mixed.shape[1])
 
 
 def attention_layer(spec: LayerSpec, option: Callable[[LayerSpec], nn.Module]) -> AttentionLayer:

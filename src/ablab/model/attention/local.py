@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ablab.model.attention.band import Band, Edge, band_backward, band_forward, band_scores, span_gradient
-from ablab.model.attention.kernel import FLOOR, attend, attend_backward, merge
+from ablab.model.attention.kernel import FLOOR, Scale, attend, attend_backward, merge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def local_forward(
     k: Tensor,
     v: Tensor,
     local: Local,
-    scale: float,
+    scale: Scale,
     padding: Tensor | None,
     spans: Spans | None,
     slopes: Tensor | None = None,
@@ -93,7 +93,7 @@ def local_backward(
     out: Tensor,
     lse: Tensor,
     local: Local,
-    scale: float,
+    scale: Scale,
     padding: Tensor | None,
     spans: Spans | None,
     slopes: Tensor | None = None,
@@ -134,7 +134,7 @@ def _around(
     b: int,
     q: Tensor,
     local: Local,
-    scale: float,
+    scale: Scale,
     padding: Tensor | None,
     spans: Spans | None,
     slopes: Tensor | None,
@@ -154,7 +154,7 @@ class _Around:
     """The settings of local attention beside its tensors, for one sequence."""
 
     local: Local
-    scale: float
+    scale: Scale
     padding: Tensor | None
     edge: Edge | None
     slopes: Tensor | None  # (H,)
@@ -229,7 +229,7 @@ def _backward(
         grad_v[columns] += dv
 
 
-def _dense(attention: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, bias: Tensor, scale: float) -> list[Tensor]:
+def _dense(attention: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, bias: Tensor, scale: Scale) -> list[Tensor]:
     """A pass of the kernel over one sequence, (T, H, ...) in and out."""
     found = attention(*(x.transpose(0, 1).unsqueeze(0) for x in tensors), bias, scale)
     return [x.squeeze(0).transpose(0, 1) for x in found]

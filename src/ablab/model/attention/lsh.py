@@ -18,11 +18,13 @@ one chunk and one back, which closes that leak: a causal model's outputs do not 
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, self_only_if_alone
+from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, repeat_heads, self_only_if_alone
 from ablab.model.attention.buckets import seen_in_buckets
-from ablab.model.attention.full import FullAttention
+from ablab.model.attention.full import all_visited, full_attention
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
 from ablab.model.attention.operators import sparse_attention
 from ablab.model.spec import LayerSpec, require_at_least
@@ -54,10 +56,10 @@ class LSHAttention(AttentionCore):
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
         share_qk: bool = False,
+        **switches: Unpack[Switches],
     ) -> None:
-        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk)
+        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk, **switches)
         self.hash = RotationHash(spec, rounds=rounds, bucket_size=bucket_size, buckets=buckets, factored=factored)
-        self.full = FullAttention(spec, share_qk=share_qk)
         require_at_least(0, "dense_below", dense_below)
         self.dense_below = dense_below
         self._figures: dict[str, float] = {}
@@ -68,17 +70,18 @@ class LSHAttention(AttentionCore):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         if q.shape[2] < self.dense_below:
-            attended: Tensor = self.full(q, k, v, key_padding_mask)
-            return attended
+            return full_attention(self, q, k, v, key_padding_mask)
         buckets = hash_buckets(self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk)
         k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
         return sparse_attention(
-            q, k, v, buckets=buckets, slopes=self.slopes, key_padding_mask=key_padding_mask, own_if_alone=True
-        )
+            q, k, v, buckets=buckets,
+            slopes=self.slopes, sinks=self.sinks, softcap=self.softcap,
+            key_padding_mask=key_padding_mask, own_if_alone=True,
+        )  # fmt: skip
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         if q.shape[2] < self.dense_below:
-            return self.full.visited(q, k, positions)
+            return all_visited(self, positions, k.shape[2])
         buckets = hash_buckets(self.hash, q, k, None, causal=self.causal, share_qk=self.share_qk)
         self._figures = bucket_figures(buckets)
         return self_only_if_alone(seen_in_buckets(buckets, positions), positions)

@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ablab.model.attention.base import DropoutPlace
+from ablab.model.attention.base import DropoutPlace, GateKind
 from ablab.model.attention.full import FullAttention
-from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads, split_heads
+from ablab.model.attention.layer import AttentionLayer, Rotate, gate_of, gated, join_heads, split_heads
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.position import Rope
 from ablab.model.spec import LayerSpec, require_at_least
@@ -40,10 +40,14 @@ class LatentAttention(AttentionLayer):
         rope_base: of the rotation's wavelengths; see `ablab.model.position`.
         dropout: probability.
         dropout_on: features of the output, or attention weights.
+        qk_norm: must be false: the latents that queries and keys come from are normalised instead.
+        output_gate: as `sinks` and `softcap` a switch of `AttentionCore`.
 
     Raises:
         ValueError: a size is out of its range, or the model groups its heads of keys.
     """
+
+    rotates = False
 
     def __init__(
         self,
@@ -55,12 +59,21 @@ class LatentAttention(AttentionLayer):
         rope_base: float = 10000.0,
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
+        qk_norm: bool = False,
+        output_gate: GateKind = "none",
+        sinks: bool = False,
+        softcap: float | None = None,
     ) -> None:
         super().__init__()
         if spec.kv_heads != spec.n_heads:
             raise ValueError(
                 f"model.n_kv_heads={spec.n_kv_heads}: latent attention has one latent for the keys and values of all "
                 "heads and groups none: use model.n_kv_heads=null"
+            )
+        if qk_norm:
+            raise ValueError(
+                "attention.qk_norm=true: latent attention normalises the latents that queries and keys come from, and "
+                "nothing beside: use attention.qk_norm=false"
             )
         d, size, heads = spec.d_model, spec.head_size, spec.n_heads
         kv_rank = max(1, min(LATENT_HEADS * size, d // 2)) if kv_rank is None else kv_rank
@@ -80,7 +93,10 @@ class LatentAttention(AttentionLayer):
         self.rotated_key = nn.Linear(d, rope_size, bias=spec.bias)
         self.value = nn.Linear(kv_rank, d, bias=spec.bias)
         self.rope = Rope(replace(spec, d_model=rope_size, n_heads=1, n_kv_heads=None), base=rope_base)
-        self.core = FullAttention(spec, dropout=dropout, dropout_on=dropout_on)
+        self.core = FullAttention(
+            spec, dropout=dropout, dropout_on=dropout_on, output_gate=output_gate, sinks=sinks, softcap=softcap
+        )
+        self.output_gate = gate_of(spec, self.core)
         self.output = ResidualLinear(d, d, bias=spec.bias, n_layers=spec.n_layers)
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
@@ -91,7 +107,7 @@ class LatentAttention(AttentionLayer):
         k, v = (split_heads(project(latent), self.head_size) for project in (self.key, self.value))
         q = torch.cat([q, q_rotated], dim=-1)
         k = torch.cat([k, k_rotated.expand(-1, k.shape[1], -1, -1)], dim=-1)
-        mixed: Tensor = self.output(join_heads(self.core(q, k, v, key_padding_mask)))
+        mixed: Tensor = self.output(join_heads(gated(self.core(q, k, v, key_padding_mask), x, self.output_gate)))
         return mixed
 
 

@@ -9,15 +9,26 @@ Three attentions side by side, each with keys and values of its own, weighed by 
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, scores_of
+from ablab.model.attention.base import (
+    AttentionCore,
+    DropoutPlace,
+    Switches,
+    bounded,
+    by_query,
+    repeat_heads,
+    scores_of,
+    softmax_of,
+)
 from ablab.model.attention.blocks import Compression, selected_attention, tokens_of
-from ablab.model.attention.dense import highest, recomputed
+from ablab.model.attention.dense import highest, recomputed, softmax_attention
 from ablab.model.attention.kernel import without_autocast
-from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads, split_heads
+from ablab.model.attention.layer import AttentionLayer, HeadNorm, Rotate, join_heads, normed, split_heads
 from ablab.model.attention.windowed import WindowedAttention
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec, require_at_least
@@ -44,8 +55,14 @@ class NativeSparseAttention(AttentionLayer):
         window: int,
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
+        **switches: Unpack[Switches],
     ) -> None:
         super().__init__()
+        if switches.get("output_gate", "none") != "none":
+            raise ValueError(
+                f"attention.output_gate={switches['output_gate']}: native sparse attention has gates of its own, one "
+                "for each branch of each head: use attention.output_gate=none"
+            )
         d, branches = spec.d_model, len(BRANCHES)
         self.head_size = spec.head_size
         self.query = nn.Linear(d, d, bias=spec.bias)
@@ -64,13 +81,17 @@ class NativeSparseAttention(AttentionLayer):
             window=window,
             dropout=dropout,
             dropout_on=dropout_on,
+            **switches,
         )
+        self.query_norm = HeadNorm(spec.head_size, eps=1e-6) if self.core.qk_norm else None
+        self.key_norm = HeadNorm(spec.head_size, eps=1e-6) if self.core.qk_norm else None
         self.output = ResidualLinear(d, d, bias=spec.bias, n_layers=spec.n_layers)
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
         branches = len(BRANCHES)
-        q = split_heads(self.query(x), self.head_size)
-        compressed, *others = split_heads(self.key(x), branches * self.head_size).chunk(branches, dim=-1)
+        q = normed(split_heads(self.query(x), self.head_size), self.query_norm)
+        keys = split_heads(self.key(x), branches * self.head_size).unflatten(-1, (branches, self.head_size))
+        compressed, *others = normed(keys, self.key_norm).unbind(-2)
         turned, keys = rotate(q, torch.cat(others, dim=1))
         k = torch.cat([compressed, *keys.chunk(len(others), dim=1)], dim=-1)
         v = split_heads(self.value(x), branches * self.head_size)
@@ -100,6 +121,9 @@ class NativeSparseCore(AttentionCore):
     Time grows as T^2 / compress_stride for the compressed branch, and as T for the others. Memory grows as T: a slice
     of queries is attended at a time, and again in the backward pass.
 
+    With sinks the softmaxes of the compressed and of the selected branch have one logit for each head, and that of the
+    window another (the paper has none).
+
     What it says of itself (`visited`, `weights`) is about tokens seen one by one: the selected ones and the window's.
 
     Args:
@@ -121,8 +145,9 @@ class NativeSparseCore(AttentionCore):
         window: int,
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
+        **switches: Unpack[Switches],
     ) -> None:
-        super().__init__(spec, dropout=dropout, dropout_on=dropout_on)
+        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, **switches)
         require_at_least(1, "compress_stride", compress_stride)
         for name, block in (("compress_block", compress_block), ("select_block", select_block)):
             require_at_least(1, name, block)
@@ -133,7 +158,8 @@ class NativeSparseCore(AttentionCore):
         self.select_block, self.selected_blocks = select_block, selected_blocks
         self.compress_key = Compression(spec, block=compress_block, stride=compress_stride)
         self.compress_value = Compression(spec, block=compress_block, stride=compress_stride)
-        self.window = WindowedAttention(spec, window=window)
+        own = self.sinks is not None
+        self.window = WindowedAttention(spec, window=window, sinks=own, softcap=self.softcap)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         (B, H, T, _), K = q.shape, k.shape[1]
@@ -156,12 +182,16 @@ class NativeSparseCore(AttentionCore):
         _, k_w = self._parts(k)[1:]
         return self._selected(q, k, positions) | self.window.visited(q_w, k_w, positions)
 
+    def scores(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        """Those of the selected branch."""
+        return scores_of(self._parts(q)[1], self._parts(k)[1], positions)
+
     def weights(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         """The mean of the weights in the selected branch and in the window."""
-        _, q_s, q_w = self._parts(q)
-        _, k_s, k_w = self._parts(k)
-        scores = scores_of(q_s, k_s, positions).masked_fill(~self._selected(q, k, positions), float("-inf"))
-        return (scores.softmax(-1) + self.window.weights(q_w, k_w, positions)) / 2
+        q_w, k_w = self._parts(q)[2], self._parts(k)[2]
+        scores = bounded(self.scores(q, k, positions), self.softcap)
+        scores = scores.masked_fill(~self._selected(q, k, positions), float("-inf"))
+        return (softmax_of(scores, by_query(self.sinks)) + self.window.weights(q_w, k_w, positions)) / 2
 
     @staticmethod
     def _parts(x: Tensor) -> tuple[Tensor, ...]:
@@ -173,28 +203,19 @@ class NativeSparseCore(AttentionCore):
         there: Tensor, reach: int,
     ) -> Tensor:  # fmt: skip
         """The compressed and the selected branch for the queries at `positions`, which see no token from `reach` on."""
-        seen = self._compressed_seen(positions, there)
+        seen = self.compress_key.seen(positions, there, self.causal)
         if self.causal:
             n = max(1, (reach - self.compress_block) // self.compress_stride + 1)
             k_c, v_c, seen = k_c[:, :, :n], v_c[:, :, :n], seen[..., :n]
-        grouped = k_c.shape[1] != q_c.shape[1]
-        compressed = scaled_dot_product_attention(q_c, k_c, v_c, attn_mask=seen, enable_gqa=grouped)
+        sinks = by_query(self.sinks)
+        compressed = softmax_attention(q_c, k_c, v_c, mask=seen, sinks=sinks, softcap=self.softcap)
         k_s, v_s, there = k_s[:, :, :reach], v_s[:, :, :reach], there[:, :reach]
         chosen = self._choose(q_c, k_c, seen, positions, there)
         last = positions if self.causal else None
-        selected = selected_attention(q_s, k_s, v_s, chosen, self.select_block, self.selected_blocks, there, last)
+        selected = selected_attention(
+            q_s, k_s, v_s, chosen, self.select_block, self.selected_blocks, there, last, self.sinks, self.softcap
+        )
         return torch.cat([compressed, selected], dim=-1)
-
-    def _compressed_seen(self, positions: Tensor, there: Tensor) -> Tensor:
-        """(B, 1, S, N): which compressed blocks queries see, of tokens that are `there` (B, T)."""
-        block, stride = self.compress_block, self.compress_stride
-        length = there.shape[1]
-        n = self.compress_key.count(length)
-        some = pad(there, (0, block + (n - 1) * stride - length)).unfold(1, block, stride).any(-1)[:, None, None, :]
-        if not self.causal:
-            return some.expand(-1, -1, len(positions), -1)
-        ends = torch.arange(n, device=there.device) * stride + block - 1
-        return some & (ends <= positions[:, None])
 
     @torch.no_grad()
     def _choose(self, q_c: Tensor, k_c: Tensor, seen: Tensor, positions: Tensor, there: Tensor) -> Tensor:
@@ -204,8 +225,9 @@ class NativeSparseCore(AttentionCore):
         with without_autocast(q_c.device):
             exact = torch.promote_types(q_c.dtype, torch.float32)
             scores = q_c.to(exact) @ repeat_heads(k_c, H).to(exact).transpose(-1, -2) * q_c.shape[-1] ** -0.5
-            share = scores.masked_fill(~seen, float("-inf")).softmax(-1).nan_to_num(0.0)
-            importance = self._by_block(share.unflatten(1, (K, H // K)).sum(2), blocks)
+            scores = bounded(scores, self.softcap).masked_fill(~seen, float("-inf"))
+            share = softmax_of(scores, by_query(self.sinks)).nan_to_num(0.0)
+            importance = self.compress_key.shares_of(share.unflatten(1, (K, H // K)).sum(2), block, blocks)
         index, own = torch.arange(blocks, device=q_c.device), positions[:, None] // block
         always = (index == 0) | (index == own) | (index == own - 1)
         some = pad(there, (0, blocks * block - there.shape[1])).unflatten(1, (blocks, block)).any(-1)[:, None, None, :]
@@ -215,25 +237,12 @@ class NativeSparseCore(AttentionCore):
             always = always | (index == own + 1)
         return highest(importance.masked_fill(always, float("inf")), some, self.selected_blocks)
 
-    def _by_block(self, share: Tensor, blocks: int) -> Tensor:
-        """Weights of compressed blocks (..., N) added up over the blocks of the selection (..., J) that they overlap.
-
-        Compressed block i begins at i strides, block j of the selection at j * inner strides; the sum goes over the
-        `outer` + `inner` - 1 compressed blocks that meet block j, each times the number of strides that they share.
-        """
-        outer, inner = self.compress_block // self.compress_stride, self.select_block // self.compress_stride
-        width = outer + inner - 1
-        overlap = torch.tensor([min(i + 1, outer, inner, width - i) for i in range(width)])
-        overlap = overlap.to(share)
-        missing = (blocks - 1) * inner + width - (outer - 1) - share.shape[-1]  # negative: beyond the last block
-        return pad(share, (outer - 1, missing)).unfold(-1, width, inner) @ overlap
-
     def _selected(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         """(B, H, S, T): the tokens that the selected branch sees of a sequence without padding."""
         q_c, k_c = self._parts(q)[0], self._parts(k)[0]
         T = k.shape[2]
         there = torch.ones(len(k), T, dtype=torch.bool, device=k.device)
-        seen = self._compressed_seen(positions, there)
+        seen = self.compress_key.seen(positions, there, self.causal)
         chosen = self._choose(q_c[:, :, positions], self.compress_key(k_c, there), seen, positions, there)
         tokens = repeat_heads(tokens_of(chosen, self.select_block, T), q.shape[1])
         return tokens & (torch.arange(T, device=k.device) <= positions[:, None]) if self.causal else tokens

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ablab.model.attention.buckets import Buckets
 from ablab.model.attention.hashed import hashed_backward, hashed_forward, hashed_scores
-from ablab.model.attention.kernel import NOBODY, merge, without_autocast, working_dtype
+from ablab.model.attention.kernel import Scale, merge, without_autocast, working_dtype
 from ablab.model.attention.local import Local, Spans, local_backward, local_forward, local_scores
+from ablab.model.attention.rest import Rest
 
 _Shape = torch.Size
 
@@ -30,6 +31,8 @@ def sparse_attention(
     spans: Spans | None = None,
     buckets: Buckets | None = None,
     slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    softcap: float | None = None,
     key_padding_mask: Tensor | None = None,
     own_if_alone: bool = False,
 ) -> Tensor:
@@ -38,6 +41,8 @@ def sparse_attention(
     Args:
         q: (B, H, T, D), as k; v is (B, H, T, Dv). Any strides; (B, T, H, D) in memory costs no copy.
         slopes: (H,); a score falls by so much per token of distance. Not differentiated.
+        sinks: (H,), a logit in each softmax that has no value.
+        softcap: bounds the scores before slopes are taken from them.
         key_padding_mask: (B, T) bool, true where there is no token.
         own_if_alone: a query that sees nothing sees its own key, unless that is padded.
 
@@ -56,9 +61,11 @@ def sparse_attention(
         apart,
         None if buckets is None else buckets.beyond,
         slopes,
+        sinks,
         [] if local is None else local.packed(),
         [] if buckets is None else [buckets.count, buckets.back, buckets.ahead],
         0.0 if spans is None else float(spans.ramp),
+        softcap,
         own_if_alone,
     )
     return out
@@ -79,15 +86,20 @@ def _forward(
     k_buckets: Tensor | None,
     beyond: Tensor | None,
     slopes: Tensor | None,
+    sinks: Tensor | None,
     local: list[int],
     bucket: list[int],
     ramp: float,
+    softcap: float | None,
     own_if_alone: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The output (B, H, T, Dv), and the log-sum-exp (B, H, T), infinite where a query sees nothing."""
+    """The output (B, H, T, Dv), and the log-sum-exp (B, H, T), infinite where a query sees nothing.
+
+    With sinks both are of the sink, too, so that the backward pass of the keys needs to know nothing of it.
+    """
     with without_autocast(q.device):
         queries, keys, values = (_rows(x) for x in (q, k, v))
-        scale = 1 / math.sqrt(q.shape[-1])
+        scale = Scale(1 / math.sqrt(q.shape[-1]), softcap)
         slopes = None if slopes is None else slopes.to(queries.dtype)
         found = []
         if local:
@@ -100,15 +112,9 @@ def _forward(
         for other in found[1:]:
             out, lse = merge(out, lse, *other)
         everybody = bool(local) and bool(local[2]) and padding is None  # sees at least itself
-        if not everybody:
-            nobody = (lse < NOBODY).nonzero(as_tuple=True)  # few, if any
-            alone = values.new_zeros(())
-            if own_if_alone:
-                alone = values[nobody]
-                if padding is not None:
-                    alone = alone.masked_fill(padding[nobody[:2]].unsqueeze(-1), 0)
-            out[nobody] = alone
-            lse[nobody] = math.inf
+        out, lse = Rest(queries, keys, values, padding, sinks, scale, own_if_alone).finish(
+            out, lse, everybody=everybody
+        )
     return out.to(v.dtype).transpose(1, 2), lse.transpose(1, 2)
 
 
@@ -133,16 +139,18 @@ def _backward(
     k_buckets: Tensor | None,
     beyond: Tensor | None,
     slopes: Tensor | None,
+    sinks: Tensor | None,
     local: list[int],
     bucket: list[int],
     ramp: float,
+    softcap: float | None,
     own_if_alone: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and of the spans (empty without spans)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, of the spans and of the sinks (empty without them)."""
     with without_autocast(q.device):
         grads, queries, keys, values, outs = (_rows(x) for x in (grad, q, k, v, out))
         sums = _rows(lse)
-        scale = 1 / math.sqrt(q.shape[-1])
+        scale = Scale(1 / math.sqrt(q.shape[-1]), softcap)
         slopes = None if slopes is None else slopes.to(queries.dtype)
         found = []
         grad_spans = sums.new_empty(0)
@@ -159,41 +167,41 @@ def _backward(
         for others in found[1:]:
             for total, other in zip(found[0], others, strict=True):
                 total += other
-        if own_if_alone:
-            alone = sums.isinf()
-            if padding is not None:
-                alone &= ~padding[:, :, None]
-            rows = alone.nonzero(as_tuple=True)
-            grad_v[rows] += grads[rows]
+        rest = Rest(queries, keys, values, padding, sinks, scale, own_if_alone)
+        grad_sinks = rest.backward(grads, outs, sums, found[0])
     grad_q, grad_k, grad_v = (x.to(q.dtype).transpose(1, 2) for x in (grad_q, grad_k, grad_v))
-    return grad_q, grad_k, grad_v, grad_spans
+    return grad_q, grad_k, grad_v, grad_spans, grad_sinks
 
 
 @_backward.register_fake
 def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, padding: Tensor | None,
-    spans: Tensor | None, *others: object,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    spans: Tensor | None, q_buckets: object, k_buckets: object, beyond: object, slopes: object, sinks: Tensor | None,
+    *others: object,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     def like(x: Tensor) -> Tensor:
         return x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
 
-    return like(q), like(k), like(v), q.new_empty(0) if spans is None else spans.new_empty(spans.shape)
+    of_spans = lse.new_empty(0) if spans is None else spans.new_empty(spans.shape)
+    return like(q), like(k), like(v), of_spans, lse.new_empty(0 if sinks is None else len(sinks))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, local, bucket, ramp, own_if_alone = inputs
+    *tensors, local, bucket, ramp, softcap, own_if_alone = inputs
     q, k, v, *given = tensors
     ctx.save_for_backward(q, k, v, *output, *given)
-    ctx.settings = (local, bucket, ramp, own_if_alone)
+    ctx.settings = (local, bucket, ramp, softcap, own_if_alone)
     ctx.mark_non_differentiable(output[1])
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    spans = ctx.saved_tensors[6]
-    grad_q, grad_k, grad_v, grad_spans = torch.ops.ablab.sparse_attention_backward(
+    spans, sinks = ctx.saved_tensors[6], ctx.saved_tensors[11]
+    grad_q, grad_k, grad_v, grad_spans, grad_sinks = torch.ops.ablab.sparse_attention_backward(
         grad, *ctx.saved_tensors, *ctx.settings
     )
-    return grad_q, grad_k, grad_v, None, None if spans is None else grad_spans, *[None] * 8
+    of_spans = None if spans is None else grad_spans
+    of_sinks = None if sinks is None else grad_sinks.to(sinks.dtype)
+    return grad_q, grad_k, grad_v, None, of_spans, *[None] * 4, of_sinks, *[None] * 5
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
@@ -228,8 +236,8 @@ def _scores(q: _Shape, q_buckets: _Shape | None, k_buckets: _Shape | None, local
 @register_flop_formula(torch.ops.ablab.sparse_attention)
 def _forward_flops(
     q: _Shape, k: _Shape, v: _Shape, padding: object, spans: object, q_buckets: _Shape | None,
-    k_buckets: _Shape | None, beyond: object, slopes: object, local: list[int], bucket: list[int], *others: object,
-    **kwargs: object,
+    k_buckets: _Shape | None, beyond: object, slopes: object, sinks: object, local: list[int], bucket: list[int],
+    *others: object, **kwargs: object,
 ) -> int:  # fmt: skip
     return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (q[-1] + v[-1])
 
@@ -237,8 +245,8 @@ def _forward_flops(
 @register_flop_formula(torch.ops.ablab.sparse_attention_backward)
 def _backward_flops(
     grad: _Shape, q: _Shape, k: _Shape, v: _Shape, out: _Shape, lse: _Shape, padding: object, spans: object,
-    q_buckets: _Shape | None, k_buckets: _Shape | None, beyond: object, slopes: object, local: list[int],
-    bucket: list[int], *others: object, **kwargs: object,
+    q_buckets: _Shape | None, k_buckets: _Shape | None, beyond: object, slopes: object, sinks: object,
+    local: list[int], bucket: list[int], *others: object, **kwargs: object,
 ) -> int:  # fmt: skip
     # Scores once more, then the gradients of weights, values, queries and keys.
     return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (3 * q[-1] + 2 * v[-1])

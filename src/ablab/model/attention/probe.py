@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool1d
 
 from ablab.model.attention.base import AttentionCore, scores_of, self_only_if_alone
 from ablab.model.attention.layer import MultiHeadAttention
-from ablab.model.mechanism import Watcher, drawn, place_of, projected
+from ablab.model.attention.linear import LinearAttention
+from ablab.model.attention.pictures import columns_of, picture, spread
+from ablab.model.attention.recurrence import Recurrence
+from ablab.model.attention.recurrence_probe import RecurrenceWatcher
+from ablab.model.attention.switch_probe import switch_outputs, watch_switches
+from ablab.model.mechanism import Watcher, answer, drawn, place_of, projected
 from ablab.model.protocols import Penalised, TellsVisited, TellsWeights
 from ablab.model.ranks import cat_over_tp_ranks, sum_over_ranks
 
@@ -24,8 +28,7 @@ Asked = Callable[[Tensor, Tensor, Tensor], Tensor]
 SAMPLED_SEQUENCES = 4
 SAMPLED_QUERIES = 64
 PICTURED_QUERIES = 256
-MOST_COLUMNS = 256
-FRAME = 96  # brightness of the lines between heads: no weight's own black or white
+ASKED_TOKENS = 128
 QUERIES = 8  # of the longest sequence, the last one among them, that probe outputs are of
 
 
@@ -47,7 +50,10 @@ class AttentionWatcher(Watcher):
         self.causal, self.share_qk = causal, isinstance(module, AttentionCore) and module.share_qk
         self.pictured = pictured
         self.seen = False
-        self.sums = torch.zeros(5, device=device)  # keys visited, mass captured, queries; distance, weight
+        # Keys visited, mass captured, queries; distance, weight; mass on sinks, capped scores.
+        self.sums = torch.zeros(7, device=device)
+        self.softcap = module.softcap if isinstance(module, AttentionCore) else None
+        self.has_sinks = isinstance(module, AttentionCore) and module.sinks is not None
         self.drawn: Tensor | None = None
 
     @torch.no_grad()
@@ -60,49 +66,58 @@ class AttentionWatcher(Watcher):
         self.seen = True
         with torch.autocast(sample[0].device.type, enabled=False):  # the measure's own rounding is not to be measured
             q, k = (x[:SAMPLED_SEQUENCES].to(torch.promote_types(x.dtype, torch.float32)) for x in sample)
-            positions = _spread(q.shape[2], SAMPLED_QUERIES, q.device)
+            positions = spread(q.shape[2], SAMPLED_QUERIES, q.device)
             for one in range(len(q)):  # one after the other: the dense weights of all would be a peak of memory
                 self.sums += self._measure(q[one : one + 1], k[one : one + 1], positions)
             if self.pictured and self.weights is not None:
                 self.drawn = self._picture(self.weights, q[:1], k[:1])
 
     def _measure(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
-        """The five sums over the queries of one sequence."""
-        sums = self.sums.new_zeros(5)
+        """The sums over the queries of one sequence."""
+        sums = self.sums.new_zeros(len(self.sums))
         if self.visited is not None:
             full = self._full(q, k, positions)
             mask = self.visited(q, k, positions).expand(full.shape)
             sums[:3] = torch.stack([mask.sum(), (full * mask).sum(), full.new_tensor(full[..., 0].numel())])
+            if isinstance(self.module, AttentionCore) and self.softcap is not None:
+                sums[6] = (mask & (self.module.scores(q, k, positions).abs() >= self.softcap)).sum()
         if self.weights is not None:
             weights = self.weights(q, k, positions)
             keys = torch.arange(weights.shape[-1], device=weights.device)
             distance = (positions[:, None] - keys).abs()
-            sums[3:] = torch.stack([(weights * distance).sum(), weights.sum()])
+            sums[3:5] = torch.stack([(weights * distance).sum(), weights.sum()])
+            if self.has_sinks:
+                sums[5] = (1 - weights.sum(-1)).sum()
         return sums
 
     def _picture(self, weights: Asked, q: Tensor, k: Tensor) -> Tensor:
-        positions = _spread(q.shape[2], PICTURED_QUERIES, q.device)
+        positions = spread(q.shape[2], PICTURED_QUERIES, q.device)
         slices = [columns_of(weights(q, k, some)[0]) for some in positions.split(SAMPLED_QUERIES)]
         return picture(cat_over_tp_ranks(torch.cat(slices, dim=1), 0)).cpu()
 
     def _full(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
-        """The weights that full attention would give to the same queries and keys."""
+        """The weights that full attention would give to the same queries and keys, sinks aside."""
         keys = torch.arange(k.shape[2], device=q.device)
         allowed = keys <= positions[:, None] if self.causal else torch.ones_like(keys <= positions[:, None])
         if self.share_qk:  # as full attention has it then, or a query's own key would hold most of the mass
             allowed = self_only_if_alone(allowed, positions)
-        return scores_of(q, k, positions).masked_fill(~allowed, -math.inf).softmax(-1)
+        scores = scores_of(q, k, positions, softcap=self.softcap)
+        return scores.masked_fill(~allowed, -math.inf).softmax(-1)
 
     def metrics(self) -> dict[str, float]:
         metrics = super().metrics()
         if self.visited is None and self.weights is None:
             return metrics
         # Summed even by a process that saw nothing: the others wait for it.
-        keys, mass, queries, distance, weight = sum_over_ranks(self.sums.clone()).tolist()
+        keys, mass, queries, distance, weight, sunk, capped = sum_over_ranks(self.sums.clone()).tolist()
         if queries:
             metrics |= {"keys_visited": keys / queries, "mass_captured": mass / queries}
         if weight:
             metrics["effective_context"] = distance / weight
+        if self.has_sinks and queries:
+            metrics["sink_share"] = sunk / queries
+        if self.softcap is not None and keys:
+            metrics["capped_share"] = capped / keys
         return metrics
 
     def picture(self) -> Tensor | None:
@@ -139,63 +154,43 @@ def _told(core: nn.Module) -> tuple[Asked | None, Asked | None]:
     return (core.visited if described else None), (core.weights if weighs else None)
 
 
-def _spread(length: int, most: int, device: torch.device) -> Tensor:
-    """At most `most` positions, evenly from the first to the last, so that their mean is close to that of all."""
-    places = torch.linspace(0, length - 1, min(length, most), device="cpu", dtype=torch.float64)
-    return places.round().long().to(device)
-
-
-def columns_of(weights: Tensor) -> Tensor:
-    """Weights (H, S, T) with at most `MOST_COLUMNS` columns: of neighbouring keys the heaviest, so that single far keys
-    stay visible."""
-    return weights if weights.shape[-1] <= MOST_COLUMNS else adaptive_max_pool1d(weights, MOST_COLUMNS)
-
-
-def picture(weights: Tensor) -> Tensor:
-    """Attention weights (H, S, C), at least 0, as a grey picture: uint8 (height, width).
-
-    Heads lie side by side in reading order, a row per query from the top and a column per key. White is the heaviest
-    key of each query, and brightness the square root of a weight relative to it: a key with a hundredth of that weight
-    is still a tenth as bright, and queries that attend to many keys are as visible as those that attend to few.
-    Brightness can be compared along a row, not between rows.
-    """
-    heads, rows, columns = weights.shape
-    heaviest = weights.amax(-1, keepdim=True)
-    share = torch.where(heaviest > 0, weights / heaviest, 0.0)
-    pixels = (share.sqrt() * 255).round().to(torch.uint8)
-    across = math.ceil(math.sqrt(heads))
-    down = math.ceil(heads / across)
-    grid = pixels.new_full((down * (rows + 1) - 1, across * (columns + 1) - 1), FRAME)
-    for head in range(heads):
-        top, left = head // across * (rows + 1), head % across * (columns + 1)
-        grid[top : top + rows, left : left + columns] = pixels[head]
-    return grid
-
-
 def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
     """Every layer's attention, and its core."""
     for layer, block in model.layers():
         yield Watcher("attention", layer, block.attention)
-        yield AttentionWatcher(
-            "attention",
-            layer,
-            block.attention.core,
-            device=model.head.weight.device,
-            causal=model.causal,
-            pictured=pictured,
-        )
+        yield from watch_switches(layer, block.attention, model.head.weight.device)
+        core, device = block.attention.core, model.head.weight.device
+        if isinstance(core, Recurrence):
+            yield RecurrenceWatcher("attention", layer, core, heads=model.n_heads, device=device, pictured=pictured)
+        else:
+            yield AttentionWatcher("attention", layer, core, device=device, causal=model.causal, pictured=pictured)
 
 
 def probe_outputs(model: Transformer) -> dict[str, list[float]]:
     """For each layer, projections of the weights that a few queries give to all keys, and what acts in training alone.
 
-    Attention that projects its inputs in a way of its own (latent attention, say) has none.
+    Linear attention has no weights, and is asked as a whole. Softmax attention that projects its inputs in a way of its
+    own (latent attention, say) has none.
     """
     found = {}
     for place, (layer, block) in enumerate(model.layers()):
         if isinstance(block.attention, MultiHeadAttention):
-            found[place_of(layer, place)] = _core_outputs(model, block.attention.core)
+            own = switch_outputs(block.attention, model.head.weight)
+            found[place_of(layer, place)] = _core_outputs(model, block.attention.core) + own
+        elif isinstance(block.attention, LinearAttention):
+            found[place_of(layer, place)] = _layer_outputs(model, block.attention)
     return found
+
+
+class _Asked(nn.Module):
+    """A core that is asked for its weights where others are called."""
+
+    def __init__(self, core: AttentionCore) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+        return self.core.weights(q, k, positions)
 
 
 def _core_outputs(model: Transformer, core: AttentionCore) -> list[float]:
@@ -203,9 +198,16 @@ def _core_outputs(model: Transformer, core: AttentionCore) -> list[float]:
     shape = 1, heads, model.max_length, like.shape[1] // heads
     q, k = drawn("queries", shape, like), drawn("keys", shape, like)
     positions = torch.linspace(0, model.max_length - 1, QUERIES, device=like.device).round().long().unique()
-    weights = core.weights(q, k, positions)
+    # Sinks differ between runs as all that is trained does, and others stand in for them.
+    weights = core.weights(q, k, positions) if core.sinks is None else answer(_Asked(core), q, k, positions)
     weights = weights.expand(1, heads, len(positions), model.max_length)
     in_training = [core.dropout, core.dropout * (core.dropout_on == "weights")]  # what evaluation does not show
     if isinstance(core, Penalised):
         in_training.append(float(core.penalty()))
     return [*projected(weights), *in_training]
+
+
+def _layer_outputs(model: Transformer, layer: LinearAttention) -> list[float]:
+    like = model.head.weight
+    x = drawn("stream", (1, min(model.max_length, ASKED_TOKENS), like.shape[1]), like)
+    return [*projected(answer(layer, x, None)), layer.dropout]  # it leaves the rotation, None, aside

@@ -6,13 +6,13 @@ After Gupta et al. 2021 (Memory-efficient Transformers via Top-k Attention), the
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, scores_of, tilt
-from ablab.model.attention.dense import highest, recomputed
+from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by_query, scores_of, tilt
+from ablab.model.attention.dense import highest, recomputed, softmax_attention
 from ablab.model.attention.kernel import without_autocast
 from ablab.model.spec import LayerSpec, require_at_least
 
@@ -42,8 +42,9 @@ class TopKAttention(AttentionCore):
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
         share_qk: bool = False,
+        **switches: Unpack[Switches],
     ) -> None:
-        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk)
+        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk, **switches)
         require_at_least(1, "keys", keys)
         self.keys = keys
 
@@ -67,8 +68,9 @@ class TopKAttention(AttentionCore):
         mask = self._chosen(q, k, positions, padding)
         if self.slopes is not None:
             mask = torch.where(mask, tilt(self.slopes, positions, k.shape[2], q.dtype), -math.inf)
-        grouped = k.shape[1] != q.shape[1]
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self._dropped(), enable_gqa=grouped)
+        return softmax_attention(
+            q, k, v, mask=mask, dropout=self._dropped(), sinks=by_query(self.sinks), softcap=self.softcap
+        )
 
     @torch.no_grad()
     def _chosen(self, q: Tensor, k: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
@@ -81,7 +83,7 @@ class TopKAttention(AttentionCore):
         with without_autocast(q.device):
             exact = torch.promote_types(q.dtype, torch.float32)
             every = torch.arange(q.shape[2], device=q.device)
-            scores = scores_of(q.to(exact), k.to(exact), every)
+            scores = scores_of(q.to(exact), k.to(exact), every, softcap=self.softcap)
             if self.slopes is not None:
                 scores = scores + tilt(self.slopes, positions, k.shape[2], exact)
         if not self.share_qk:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, repeat_heads, self_only_if_alone, tilt
-from ablab.model.attention.dense import DENSE_BELOW, dense_attention
+from ablab.model.attention.base import (
+    AttentionCore,
+    DropoutPlace,
+    Switches,
+    by_query,
+    repeat_heads,
+    self_only_if_alone,
+    tilt,
+)
+from ablab.model.attention.dense import DENSE_BELOW, dense_attention, softmax_attention
 from ablab.model.attention.flex import flex_rule_attention
 from ablab.model.attention.local import Local
 from ablab.model.attention.operators import sparse_attention
@@ -41,8 +50,9 @@ class WindowedAttention(AttentionCore):
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
         share_qk: bool = False,
+        **switches: Unpack[Switches],
     ) -> None:
-        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk)
+        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, share_qk=share_qk, **switches)
         window = _of_layer(window, spec)
         require_at_least(1, "window", window)
         require_at_least(0, "global_tokens", global_tokens)
@@ -63,15 +73,17 @@ class WindowedAttention(AttentionCore):
         T = q.shape[2]
         everything = self.local.dilation == 1 and self.local.back >= T - 1
         if everything and not self.share_qk and key_padding_mask is None and self.slopes is None:
-            grouped = k.shape[1] != q.shape[1]
-            return scaled_dot_product_attention(q, k, v, is_causal=self.causal, enable_gqa=grouped)
+            return softmax_attention(q, k, v, causal=self.causal, sinks=by_query(self.sinks), softcap=self.softcap)
         if T < DENSE_BELOW:
             mask = self.dense_mask[:T, :T]
             bias = None
             if self.slopes is not None:
                 bias = tilt(self.slopes, torch.arange(T, device=q.device), T, q.dtype)
-            return dense_attention(q, k, v, mask, key_padding_mask, own_if_alone=self.share_qk, bias=bias)
-        if q.device.type == "cuda" and self.slopes is None:
+            return dense_attention(
+                q, k, v, mask, key_padding_mask,
+                own_if_alone=self.share_qk, bias=bias, sinks=self.sinks, softcap=self.softcap,
+            )  # fmt: skip
+        if q.device.type == "cuda" and self.slopes is None and self.sinks is None and self.softcap is None:
             return flex_rule_attention(q, k, v, self.local, key_padding_mask, own_if_alone=self.share_qk)
         return sparse_attention(
             q,
@@ -79,6 +91,8 @@ class WindowedAttention(AttentionCore):
             repeat_heads(v, q.shape[1]),
             local=self.local,
             slopes=self.slopes,
+            sinks=self.sinks,
+            softcap=self.softcap,
             key_padding_mask=key_padding_mask,
             own_if_alone=self.share_qk,
         )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from ablab.model.attention.recurrence import Recurrence
 from ablab.model.block import Block
 from ablab.model.context import LayerContext
 from ablab.model.modal_fusion.base import Layout, ModalFusion, Towers, View, Weights
-from ablab.model.spec import LayerSpec
+from ablab.model.spec import ClashError, LayerSpec
 
 
 class EarlyFusion(ModalFusion):
@@ -86,6 +87,7 @@ class CrossFusion(ModalFusion):
 
     Raises:
         ValueError: there are not two layers to take turns.
+        ClashError: the attention keeps a state and no keys, so that a token that is hidden cannot ask, either.
     """
 
     def __init__(self, spec: LayerSpec, *, layout: Layout, across_first: bool = False) -> None:
@@ -93,6 +95,12 @@ class CrossFusion(ModalFusion):
         if spec.n_layers < 2:
             raise ValueError("layers within and across modalities take turns: model.n_layers must be at least 2")
         self.across_first = across_first
+
+    def blocks(self, layer: int, make: Callable[[], Block]) -> nn.Module:
+        block = make()
+        if isinstance(block.attention.core, Recurrence):
+            raise ClashError("modal_fusion", "attention", "it keeps a state, and no keys for others to look at")
+        return block
 
     def is_across(self, layer: int) -> bool:
         """Whether that layer looks at the other modalities."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 from torch.distributed.tensor.parallel.style import ParallelStyle
 
 from ablab.config.axes import called_by, load
@@ -33,6 +33,8 @@ def check_tensor_parallel(model: Transformer, count: int) -> None:
     for _, block in model.layers():
         layer, feed_forward = block.attention, block.feed_forward
         # A kind of its own may have projections of its own.
+        if isinstance(layer.core, AttentionCore) and layer.core.sinks is not None:
+            raise ClashError("strategy", "attention", "attention.sinks=true has a number per head")
         if type(layer) is not MultiHeadAttention or not layer.core.by_head or list(layer.core.parameters()):
             raise ClashError("strategy", "attention", "its heads do not work apart from one another")
         if not isinstance(feed_forward, Dense):
@@ -62,13 +64,21 @@ def share_layers_out(model: Transformer, mesh: DeviceMesh) -> None:
         attention, feed_forward = block.attention, block.feed_forward
         assert isinstance(attention, MultiHeadAttention)
         to_heads = ("query", "value") if attention.share_qk else ("query", "key", "value")
+        to_heads = to_heads if attention.output_gate is None else (*to_heads, "output_gate")
         columns: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in to_heads}
-        parallelize_module(attention, mesh, {**columns, "output": RowwiseParallel()}, src_data_rank=None)
+        # Factors that all heads share: each process sees its own heads, and gradients are summed.
+        norms = {name: SequenceParallel(sequence_dim=1, use_local_output=True) for name in _norms_of(attention)}
+        parallelize_module(attention, mesh, {**columns, **norms, "output": RowwiseParallel()}, src_data_rank=None)
         parallelize_module(feed_forward, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()}, src_data_rank=None)
         attention.register_forward_pre_hook(partial(_distribute, mesh))
         _give_slopes(attention.core)
         if attention.core.dropout:
             _draw_apart(attention.core)
+
+
+def _norms_of(attention: MultiHeadAttention) -> list[str]:
+    norms = {"query_norm": attention.query_norm, "key_norm": attention.key_norm}
+    return [name for name, norm in norms.items() if norm is not None]
 
 
 def _distribute(mesh: DeviceMesh, module: nn.Module, args: Any) -> Any:

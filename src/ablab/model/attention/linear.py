@@ -1,0 +1,162 @@
+"""What linear attentions have in common: a short convolution, decays from the input, and a recurrence of a state."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, silu
+
+from ablab.model.attention.kernel import without_autocast, working_dtype
+from ablab.model.attention.layer import AttentionLayer, Rotate
+from ablab.model.attention.recurrence import Recurrence
+from ablab.model.spec import LayerSpec, require_at_least
+
+RATES = (1.0, 16.0)  # of forgetting, per unit of step size, as they are drawn at first
+STEPS = (1e-3, 1e-1)  # sizes of the first steps of an input of zero
+
+
+class LinearAttention(AttentionLayer):
+    """Projections, convolution and gates around a `Recurrence`. Subclasses implement `streams`, `mix` and `leave`.
+
+    The model's rotation of queries and keys is left aside, as in the papers: convolution and decay tell the order.
+
+    Where the model is not causal the recurrence goes through the sequence in both directions with the same weights, and
+    what they bring is added up (a bidirectional model of tied weights: Schiff et al. 2024, Caduceus, section 3.1). A
+    token counts itself in both.
+
+    A token that is padding is zero to the convolution and leaves the state as it is.
+
+    Args:
+        dropout: probability, on the features that go into the output projection.
+
+    Raises:
+        ValueError: dropout outside [0, 1), or the model groups its heads of keys and values: what shares here, and
+            with whom, is a setting of the option.
+    """
+
+    rotates = False
+    core: Recurrence
+    convolution: ShortConvolution
+
+    def __init__(self, spec: LayerSpec, *, core: Recurrence, dropout: float) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"attention.dropout must be at least 0 and below 1, got {dropout}")
+        if spec.kv_heads != spec.n_heads:
+            raise ValueError(
+                f"model.n_kv_heads={spec.n_kv_heads}: linear attention has no keys and values to keep, and groups its "
+                "heads by a setting of its own: use model.n_kv_heads=null"
+            )
+        self.causal, self.core, self.dropout = spec.causal, core, dropout
+
+    def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
+        content, log_decay, write = self.streams(x)
+        if key_padding_mask is not None:
+            content = content.masked_fill(key_padding_mask.unsqueeze(-1), 0.0)
+        mixed = self.mix(content, log_decay, write, key_padding_mask)
+        if not self.causal:
+            back = None if key_padding_mask is None else key_padding_mask.flip(1)
+            mixed = mixed + self.mix(content.flip(1), log_decay.flip(2), write.flip(2), back).flip(1)
+        return self.leave(x, mixed)
+
+    def streams(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each token by itself, of x (B, T, d_model): what is convolved (B, T, channels), the logarithm of the heads'
+        decay (B, H, T), and how strongly they write (B, H, T)."""
+        raise NotImplementedError
+
+    def mix(self, content: Tensor, log_decay: Tensor, write: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """The convolution and the recurrence: (B, T, width of all heads)."""
+        raise NotImplementedError
+
+    def leave(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Norm, gate and output projection: (B, T, d_model)."""
+        raise NotImplementedError
+
+    @property
+    def state_numbers(self) -> int:
+        """Of the states of all heads."""
+        raise NotImplementedError
+
+    def mechanism(self) -> dict[str, float]:
+        """`state_bytes`: what generating one sequence keeps of it, however long: the state, and the convolution's last
+        inputs, in single precision."""
+        channels, taps = self.convolution.weight.shape
+        return {"state_bytes": 4.0 * (self.state_numbers + channels * (taps - 1))}
+
+    def drop(self, mixed: Tensor) -> Tensor:
+        """Features with dropout."""
+        return nn.functional.dropout(mixed, self.dropout, self.training) if self.dropout else mixed
+
+
+class ShortConvolution(nn.Module):
+    """A causal convolution of each channel by itself, and SiLU: (B, T, channels) -> the same shape.
+
+    A sum of shifted sequences: for a few taps that is faster on a CPU than a convolution by groups.
+
+    Args:
+        size: taps, the token's own included.
+
+    Raises:
+        ValueError: there are none.
+    """
+
+    def __init__(self, channels: int, size: int, *, bias: bool) -> None:
+        super().__init__()
+        require_at_least(1, "conv_size", size)
+        self.weight = nn.Parameter(torch.empty(channels, size))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """As PyTorch's convolutions: the taps' variance is 1 / (3 size), whatever follows is of the input's size."""
+        if name == "weight":
+            bound = parameter.shape[1] ** -0.5
+            parameter.uniform_(-bound, bound, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, length = self.weight.shape[1], x.shape[1]
+        before = pad(x, (0, 0, size - 1, 0))
+        first, *others = self.weight.to(x.dtype).unbind(1)
+        mixed = before[:, :length] * first
+        for at, tap in enumerate(others, 1):
+            mixed = torch.addcmul(mixed, before[:, at : at + length], tap)
+        return silu(mixed if self.bias is None else mixed + self.bias.to(x.dtype))
+
+
+class Decay(nn.Module):
+    """The step size of each head and token, and how much it makes the state fade (Dao and Gu 2024, section 7).
+
+        step = softplus(W x + bias),   log decay = -exp(log_rate) step
+
+    Rates and the steps of an input of zero are drawn at first as Mamba-2's released code has it: rates uniformly, steps
+    uniformly in their logarithm.
+    """
+
+    def __init__(self, d_model: int, heads: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(d_model, heads, bias=False)
+        self.bias = nn.Parameter(torch.zeros(heads))
+        self.log_rate = nn.Parameter(torch.zeros(heads))
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Fill the two vectors."""
+        if name == "log_rate":
+            parameter.uniform_(*RATES, generator=generator).log_()
+        else:
+            step = parameter.uniform_(*map(math.log, STEPS), generator=generator).exp_()
+            parameter.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, T, d_model) -> step and log decay, (B, T, H) each, in single precision at least."""
+        projected, dtype = self.project(x), working_dtype(x)
+        with without_autocast(x.device):
+            step = torch.logaddexp(projected.to(dtype) + self.bias.to(dtype), self.bias.new_zeros((), dtype=dtype))
+            return step, -self.log_rate.to(dtype).exp() * step
+
+
+class FeatureNorm(nn.RMSNorm):
+    """In the precision of its weights: under autocast its input has less."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))

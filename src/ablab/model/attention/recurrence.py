@@ -1,0 +1,200 @@
+"""Linear recurrences over a sequence, in chunks: what mixes the positions in `gated_delta` and `mamba2`.
+
+A head keeps a matrix S, its state, which each token makes fade, writes to and reads:
+
+    state space: S_t = a_t S_{t-1} + b_t k_t v_t^T                             o_t = S_t^T q_t
+    delta rule:  S_t = a_t S_{t-1} + b_t k_t (v_t - a_t S_{t-1}^T k_t)^T       o_t = S_t^T q_t
+
+The sequence is cut into chunks. Within a chunk everything is matrix products; from chunk to chunk only the state goes
+on, so that time and memory grow as the length. The decay a is given as its logarithm, and only differences of its sums
+that are at most 0 are ever exponentiated: nothing overflows, however fast a head forgets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+from ablab.model.attention.base import repeat_heads
+from ablab.model.attention.kernel import without_autocast, working_dtype
+from ablab.model.spec import require_at_least
+
+VALUES = 256  # that are followed at one time
+
+
+class Recurrence(nn.Module):
+    """Mixes values over positions through a state. It has no scores, and no keys that a query visits or does not.
+
+    Args:
+        chunk: tokens that are computed together; it changes speed and memory, and results by rounding alone.
+
+    Raises:
+        ValueError: there is no token in a chunk.
+    """
+
+    def __init__(self, *, chunk: int) -> None:
+        super().__init__()
+        require_at_least(1, "chunk", chunk)
+        self.chunk = chunk
+
+    def weigh_down(self, slopes: Tensor) -> None:
+        """Raises ValueError, as attention cores do that cannot (`AttentionCore.weigh_down`)."""
+        raise ValueError("it keeps a state and has no scores that a bias by distance could be taken from")
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_decay: Tensor,
+        write: Tensor,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Mix the values; a position hears of itself and of those before it.
+
+        Args:
+            q: (B, K, T, D), as k; K divides H, and each of its heads serves H / K neighbours.
+            v: (B, H, T, Dv).
+            log_decay: (B, H, T), at most 0: the logarithm of a.
+            write: (B, H, T), b.
+            key_padding_mask: (B, T) bool, true where there is no token: the state passes such a position unchanged.
+
+        Returns:
+            (B, H, T, Dv), in the dtype of v. The state has at least single precision.
+        """
+        if key_padding_mask is not None:
+            log_decay, write = (x.masked_fill(key_padding_mask[:, None], 0.0) for x in (log_decay, write))
+        length, dtype = q.shape[2], working_dtype(v)
+        size = min(self.chunk, length)
+        missing = -length % size  # tokens that write nothing and let nothing fade
+        with without_autocast(v.device):
+            q, k, v_ = (_chunks(pad(x.to(dtype), (0, 0, 0, missing)), size) for x in (q, k, v))
+            decay, b = (_chunks(pad(x.to(dtype), (0, missing)).unsqueeze(-1), size) for x in (log_decay, write))
+            out = self.mix(q, k, v_, decay, b)
+        return out.flatten(2, 3)[:, :, :length].to(v.dtype)
+
+    def influence(self, q: Tensor, k: Tensor, log_decay: Tensor, write: Tensor, positions: Tensor) -> Tensor:
+        """The matrix by which the values are mixed, at the S rows of `positions` (S,): (B, H, S, T), of any sign.
+
+        Arguments are as in `forward`. For measurements: time grows as the square of the length.
+        """
+        (B, H, T), parts = log_decay.shape, []
+        for start in range(0, T, VALUES):  # what comes before is not moved by values from here on
+            rows = (each[:, :, start:] for each in (q, k))
+            v = torch.eye(T - start, min(VALUES, T - start), dtype=working_dtype(q), device=q.device)
+            out = self(*rows, v.expand(B, H, -1, -1), log_decay[:, :, start:], write[:, :, start:])
+            parts.append(pad(out, (0, 0, start, 0))[:, :, positions])
+        return torch.cat(parts, -1)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor) -> Tensor:
+        """Outputs of whole chunks (B, H, N, C, Dv), given N chunks of C tokens each: all (B, heads, N, C, ...)."""
+        raise NotImplementedError
+
+
+class StateSpace(Recurrence):
+    """Adds to the state (Dao and Gu 2024, section 6: the blocks of a semiseparable matrix).
+
+    Heads that share their keys lie side by side in what is multiplied with these: one product serves all of them.
+    """
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor) -> Tensor:
+        H, K, Dv = v.shape[1], k.shape[1], v.shape[-1]
+        fade = _Fading(log_decay)
+        v = write * v
+        scores = fade.between.unflatten(1, (K, H // K)) * (q @ k.mT).unsqueeze(2)
+        written = k.mT @ _side_by_side(fade.to_end * v, K)  # (B, K, N, D, H / K * Dv)
+        whole = _side_by_side(fade.whole.expand(-1, -1, -1, -1, Dv), K)
+        states = _states(written, whole, torch.mul)
+        return scores.flatten(1, 2) @ v + fade.from_start * _apart(q @ states, H)
+
+
+class DeltaRule(Recurrence):
+    """Replaces what the state holds under a key (Yang et al. 2024, arXiv 2412.06464, section 3.3).
+
+    In a chunk that begins with the state S, what is written under the keys is X_v - X_k S, where X solves one
+    triangular system for values and keys together. So the state at its end is M S + Z, which alone runs from chunk to
+    chunk.
+    """
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor) -> Tensor:
+        H, D, Dv = v.shape[1], k.shape[-1], v.shape[-1]
+        fade = _Fading(log_decay)
+        q, k = (repeat_heads(x.flatten(2), H).unflatten(2, x.shape[2:]) for x in (q, k))
+        overlap = (write * fade.between * (k @ k.mT)).tril(-1)
+        given = write * torch.cat([v, fade.from_start * k], -1)
+        # From the right, since that takes a CPU half of the time.
+        solved = torch.linalg.solve_triangular(overlap.mT, given.mT, upper=True, left=False, unitriangular=True).mT
+        seen = (fade.between * (q @ k.mT)) @ solved  # (B, H, N, C, Dv + D)
+        kept = (fade.to_end * k).mT @ solved  # (B, H, N, D, Dv + D)
+        onward = fade.whole * torch.eye(D, dtype=k.dtype, device=k.device) - kept[..., Dv:]
+        states = _states(kept[..., :Dv], onward, torch.matmul)
+        return seen[..., :Dv] + (fade.from_start * q - seen[..., Dv:]) @ states
+
+
+class _Fading:
+    """How much is left, of what is written at one token of a chunk, at another.
+
+    Args:
+        log_decay: (B, H, N, C, 1), of each token.
+
+    Attributes:
+        between: (B, H, N, C, C), from the column's token to the row's; 0 where that comes before it.
+        from_start: (B, H, N, C, 1), from before the chunk.
+        to_end: (B, H, N, C, 1), to the end of the chunk.
+        whole: (B, H, N, 1, 1), from before the chunk to its end.
+    """
+
+    def __init__(self, log_decay: Tensor) -> None:
+        # Sums over the tokens between, not differences of sums from the start: where a head has forgotten much, those
+        # would have few digits left.
+        C = log_decay.shape[-2]
+        self.between = log_decay.expand(*log_decay.shape[:-1], C).tril(-1).cumsum(-2).exp().tril()
+        from_start = log_decay.cumsum(-2)
+        self.from_start, self.whole = from_start.exp(), from_start[..., -1:, :].exp()
+        self.to_end = self.between[..., -1:, :].mT
+
+
+def _states(written: Tensor, onward: Tensor, times: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The state before each chunk, (B, heads, N, ...), the first of which is 0.
+
+    Args:
+        written: (B, heads, N, ...), what each chunk adds to it.
+        onward: (B, heads, N, ...), what each chunk multiplies it with.
+        times: how.
+    """
+    *before, _ = written.unbind(2)  # whose gradient is put together once; that of an index, each time
+    states = [torch.zeros_like(written[:, :, 0]), *before[:1]]
+    for added, factor in zip(before[1:], onward.unbind(2)[1:], strict=False):
+        states.append(added + times(factor, states[-1]))
+    return torch.stack(states, 2)
+
+
+def _chunks(x: Tensor, size: int) -> Tensor:
+    """(B, heads, N * size, D) -> (B, heads, N, size, D)."""
+    chunks: Tensor = x.unflatten(2, (-1, size))
+    return chunks
+
+
+def _side_by_side(x: Tensor, groups: int) -> Tensor:
+    """(B, H, N, C, Dv) -> (B, groups, N, C, H / groups * Dv): each group's heads in one."""
+    return x.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2, 5).flatten(-2)
+
+
+def _apart(x: Tensor, heads: int) -> Tensor:
+    """(B, groups, N, C, heads / groups * Dv) -> (B, heads, N, C, Dv)."""
+    each = heads // x.shape[1]
+    return x.unflatten(-1, (each, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
+
+
+def _solve_flops(matrix: Sequence[int], given: Sequence[int], *, left: bool = True, **others: object) -> int:
+    """Half of those of a product, where all of the matrix counts."""
+    return math.prod(given) * matrix[-1]
+
+
+if torch.ops.aten.linalg_solve_triangular not in flop_registry:
+    register_flop_formula(torch.ops.aten.linalg_solve_triangular)(_solve_flops)

@@ -1,0 +1,401 @@
+"""Sinks, bounded scores, gates and norms of queries and keys: with every core that takes them, as they are defined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import get_class
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from ablab.config import conf_folder
+from ablab.model.attention import block_sparse, dense, windowed
+from ablab.model.attention.base import AttentionCore, repeat_heads
+from ablab.model.attention.full import FullAttention
+from ablab.model.attention.layer import MultiHeadAttention, attention_layer
+from ablab.model.attention.mla import LatentAttention
+from ablab.model.initialisation import initialise
+from ablab.model.mechanism import probe_outputs
+from ablab.model.position import NoPosition, Rope
+from ablab.model.spec import LayerSpec
+from ablab.model.transformer import Transformer
+
+Spec = Callable[..., LayerSpec]
+MakeProblem = Callable[..., Any]
+Load = Callable[..., Any]
+Build = Callable[..., Transformer]
+
+FILES = {path.stem: OmegaConf.load(path) for path in sorted((conf_folder() / "attention").glob("*.yaml"))}
+CORES = [
+    name for name, node in FILES.items() if "sinks" in node and issubclass(get_class(node._target_), AttentionCore)
+]
+SMALL = {"window": 5, "bucket_size": 4, "rounds": 2, "ramp": 3.0, "block": 4, "keys": 3, "dense_below": 0}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
+def make(load_option: Load, name: str, problem: Any, **changes: Any) -> AttentionCore:
+    small = {key: value for key, value in SMALL.items() if key in FILES[name]}
+    core: AttentionCore = load_option("attention", name, **small | changes)(problem.spec)
+    if core.sinks is not None:
+        nn.init.normal_(core.sinks, generator=torch.Generator().manual_seed(5))
+    return core.to(problem.dtype).eval()
+
+
+def multiples(plain: AttentionCore, problem: Any, share_qk: bool) -> Tensor:
+    """What exp(score) is multiplied by in a core without switches, (B, H, T, T), told from its weights alone.
+
+    With the identity as values the output is the weights; over exp(score), and over the largest of a row, these are
+    1 for each key that is seen as any other, and less at a soft edge.
+    """
+    q, k, _ = (x.detach() for x in problem.inputs(share_qk=share_qk))
+    values = torch.eye(problem.length, dtype=q.dtype).expand(*k.shape[:2], -1, -1)
+    weights = plain(q, k, values, problem.padding()).double()
+    each: Tensor = (weights.log() - products(q.double(), k.double())).masked_fill(weights == 0, -math.inf)
+    shares: Tensor = (each - each.amax(-1, keepdim=True)).exp().nan_to_num(0.0)
+    return shares
+
+
+def products(q: Tensor, k: Tensor) -> Tensor:
+    return q @ repeat_heads(k, q.shape[1]).transpose(-1, -2) / math.sqrt(q.shape[-1])
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *, seen: Tensor, softcap: float | None) -> Tensor:
+    scores = products(q, k)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    unnormalised = seen * scores.exp()
+    total = unnormalised.sum(-1, keepdim=True)
+    if sinks is not None:
+        total = total + sinks[:, None, None].exp()
+    mixed: Tensor = unnormalised / total.clamp(min=1e-300) @ repeat_heads(v, q.shape[1])
+    return mixed
+
+
+@pytest.mark.parametrize("dense_below", [0, 384])
+@pytest.mark.parametrize("name", CORES)
+def test_outputs_and_gradients_are_those_of_the_definition(
+    name: str,
+    dense_below: int,
+    load_option: Load,
+    problems: st.SearchStrategy[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (windowed, block_sparse):
+        monkeypatch.setattr(module, "DENSE_BELOW", dense_below)
+    monkeypatch.setattr(dense, "SLICE", 2**12)  # so that slices are cut at these lengths
+
+    @settings(max_examples=12, deadline=None, derandomize=True)
+    @given(
+        problem=problems,
+        switches=st.sampled_from([{"sinks": True}, {"softcap": 0.8}, {"sinks": True, "softcap": 1.5}]),
+        share_qk=st.booleans(),
+    )
+    def check(problem: Any, switches: dict[str, Any], share_qk: bool) -> None:
+        share_qk = share_qk and problem.heads[0] == problem.heads[1] and problem.dtype == torch.float64
+        core = make(load_option, name, problem, share_qk=share_qk, **switches)
+        seen = multiples(make(load_option, name, problem, share_qk=share_qk), problem, share_qk)
+        inputs, padding = problem.inputs(share_qk=share_qk), problem.padding()
+        leaves = [*inputs, *([] if core.sinks is None else [core.sinks])]
+        exact = [x.detach().double().requires_grad_() for x in leaves]
+        out = core(*inputs, padding)
+        sinks = exact[3] if len(exact) > 3 else None
+        q, k, v = exact[:3]
+        expected = reference(q, k, v, sinks, seen=seen, softcap=core.softcap)
+        direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        if padding is not None:  # what is made of padded queries means nothing
+            direction = direction.masked_fill(padding[:, None, :, None], 0)
+        assert out.dtype == problem.dtype
+        ours = torch.autograd.grad(out, leaves, direction.to(out.dtype), allow_unused=True, materialize_grads=True)
+        theirs = torch.autograd.grad(expected, exact, direction, allow_unused=True, materialize_grads=True)
+        kept = direction != 0
+        for mine, other in zip((out * kept, *ours), (expected * kept, *theirs), strict=True):
+            size = TOLERANCE[problem.dtype] * max(1.0, other.abs().max().item())
+            torch.testing.assert_close(mine.double(), other, rtol=TOLERANCE[problem.dtype], atol=size)
+
+    check()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("softcap", [None, 0.8])
+@pytest.mark.parametrize("name", CORES)
+def test_weights_tell_the_truth_and_leave_the_sink_its_share(
+    name: str, softcap: float | None, causal: bool, load_option: Load, make_problem: MakeProblem
+) -> None:
+    problem = make_problem(length=40, heads=(4, 2), causal=causal)
+    core = make(load_option, name, problem, sinks=True, softcap=softcap)
+    q, k, v = (x.detach() for x in problem.inputs())
+    positions = torch.tensor([39, 0, 17])
+    weights, visited = core.weights(q, k, positions), core.visited(q, k, positions)
+    assert torch.equal(weights > 0, visited.expand_as(weights))
+    assert (weights.sum(-1) < 1).all()
+    torch.testing.assert_close(core(q, k, v)[:, :, positions], weights @ repeat_heads(v, 4), rtol=1e-9, atol=1e-9)
+    assert core.sinks is not None
+    nn.init.constant_(core.sinks, -1e9)  # takes nothing
+    bare = make(load_option, name, problem, softcap=softcap)
+    torch.testing.assert_close(core.weights(q, k, positions), bare.weights(q, k, positions), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_slopes_are_taken_from_bounded_scores(name: str, load_option: Load, make_problem: MakeProblem) -> None:
+    problem = make_problem(length=40)
+    core = make(load_option, name, problem, sinks=True, softcap=0.8)
+    if not core.takes_slopes:
+        pytest.skip("takes no slopes")
+    core.weigh_down(torch.tensor([0.5, 0.1], dtype=torch.float64))
+    q, k, v = (x.detach() for x in problem.inputs())
+    every = torch.arange(40)
+    expected = core.weights(q, k, every)
+    assert core.sinks is not None
+    scores = 0.8 * torch.tanh(products(q, k) / 0.8)
+    scores -= torch.tensor([0.5, 0.1])[:, None, None] * (every[:, None] - every).abs()
+    ratio = (expected[..., 39, :] / scores[..., 39, :].exp())[expected[..., 39, :] > 0]
+    if name != "dynamic":  # whose edge is soft
+        counted = (expected[..., 39, :] > 0).sum(-1).flatten().tolist()
+        assert all(torch.allclose(each, each[:1]) for each in ratio.split(counted))
+    torch.testing.assert_close(core(q, k, v), expected @ v, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("softcap", [None, 0.8])
+@pytest.mark.parametrize("name", CORES)
+def test_half_precision_compiled_and_measured_without_numbers(
+    name: str, softcap: float | None, load_option: Load, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windowed, "DENSE_BELOW", 0)
+    problem = make_problem(length=50, padded="left", dtype=torch.float32)
+    core, inputs = make(load_option, name, problem, sinks=True, softcap=softcap), problem.inputs()
+    padding = problem.padding()
+    out = core(*inputs, padding)
+    leaves = [*inputs, *core.parameters()]
+    expected = torch.autograd.grad(out.square().sum(), leaves, allow_unused=True, materialize_grads=True)
+    torch.compiler.reset()
+    compiled = torch.compile(core, fullgraph=True, backend="aot_eager")(*inputs, padding)
+    found = torch.autograd.grad(compiled.square().sum(), leaves, allow_unused=True, materialize_grads=True)
+    torch.testing.assert_close([compiled, *found], [out, *expected], rtol=1e-4, atol=1e-5)
+    half = core.bfloat16()(*(x.bfloat16() for x in inputs), padding)
+    assert half.dtype == torch.bfloat16
+    if name not in ("lsh", "topk"):  # where rounding changes who is seen
+        tokens = ~padding[:, None, :, None]
+        torch.testing.assert_close(half.float() * tokens, out * tokens, rtol=0.05, atol=0.05)
+    meta = core.float().to("meta")(*(x.detach().to("meta") for x in inputs), padding.to("meta"))
+    assert meta.shape == out.shape
+
+
+@pytest.mark.parametrize(("share_qk", "padded"), [(True, None), (True, "holes"), (False, None)])
+def test_the_operator_with_switches_is_what_pytorch_expects(
+    check_operators: Callable[..., set[str]],
+    load_option: Load,
+    make_problem: MakeProblem,
+    monkeypatch: pytest.MonkeyPatch,
+    share_qk: bool,
+    padded: str | None,
+) -> None:
+    monkeypatch.setattr(windowed, "DENSE_BELOW", 0)
+    problem = make_problem(length=50, padded=padded)
+    core = make(load_option, "windowed", problem, window=3, sinks=True, softcap=0.8, share_qk=share_qk)
+    assert len(check_operators(core, problem, share_qk=share_qk)) == 2
+
+
+def saved_elements(core: AttentionCore, problem: Any) -> int:
+    """The most elements of a tensor that backward keeps."""
+    most = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal most
+        most = max(most, tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        core(*problem.inputs())
+    return most
+
+
+@pytest.mark.parametrize("switches", [{"sinks": True}, {"softcap": 0.8, "sinks": True}])
+def test_neither_keeps_a_matrix_of_weights(
+    make_problem: MakeProblem, switches: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "SLICE", 2**14)
+    problem = make_problem(length=512, batch=1, heads=(1, 1), dtype=torch.float32)
+    assert saved_elements(FullAttention(problem.spec, **switches), problem) <= 513 * 16
+
+
+# The layer around the core.
+
+
+class Spy(AttentionCore):
+    """Keeps what it is given and returns the values, once for every query."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        self.given = q, k, v
+        return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def spied(spec: LayerSpec, **switches: Any) -> tuple[MultiHeadAttention, Spy]:
+    spy = Spy(spec, **switches)
+    layer = MultiHeadAttention(spec, core=spy).double()
+    with torch.no_grad():
+        for seed, parameter in enumerate(layer.parameters()):
+            parameter.copy_(random(*parameter.shape, seed=seed))
+    return layer, spy
+
+
+@pytest.mark.parametrize("share_qk", [True, False])
+def test_queries_and_keys_are_normalised_by_head_before_they_are_rotated(make_spec: Spec, share_qk: bool) -> None:
+    spec = make_spec(n_heads=4, n_kv_heads=4 if share_qk else 2)
+    layer, spy = spied(spec, qk_norm=True, share_qk=share_qk)
+    rope, x = Rope(spec, base=100.0).double(), random(2, 7, 16)
+    layer(x, rope.rotate)
+
+    def normed(projection: nn.Linear, norm: Any) -> Tensor:
+        heads = projection(x).unflatten(-1, (-1, 4)).transpose(1, 2)
+        scaled: Tensor = heads / (heads.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+        return scaled
+
+    q = normed(layer.query, layer.query_norm)
+    q, k = rope.rotate(q, q if share_qk else normed(layer.key, layer.key_norm))
+    if share_qk:
+        assert layer.key_norm is None
+        k = k / k.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(spy.given[0], q)
+    torch.testing.assert_close(spy.given[1], k)
+
+
+@pytest.mark.parametrize("kind", ["head", "feature"])
+def test_the_gate_weighs_what_the_core_returns(make_spec: Spec, kind: Any) -> None:
+    spec = make_spec(n_heads=4, n_kv_heads=2)
+    layer, spy = spied(spec, output_gate=kind)
+    x, rotate = random(2, 7, 16), NoPosition(spec).rotate
+    out = layer(x, rotate)
+    assert layer.output_gate is not None
+    gates = layer.output_gate(x).sigmoid()
+    if kind == "head":
+        gates = gates.repeat_interleave(4, dim=-1)
+    mixed = spy.given[2].repeat_interleave(2, dim=1).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(out, layer.output(mixed * gates))
+    views = [(slice(0, 3), torch.zeros(2, 7, dtype=torch.bool)), (slice(3, 7), torch.zeros(2, 7, dtype=torch.bool))]
+    torch.testing.assert_close(layer.attend_each(x, rotate, views), out)
+
+
+@pytest.mark.parametrize("kind", ["head", "feature"])
+def test_latent_attention_has_them_too(make_spec: Spec, kind: Any) -> None:
+    x, rotate = random(2, 7, 16), NoPosition(make_spec()).rotate
+    plain = LatentAttention(make_spec())
+    initialise(plain, 0)
+    layer = LatentAttention(make_spec(), output_gate=kind, sinks=True, softcap=0.5)
+    initialise(layer, 0)
+    layer, plain = layer.double(), plain.double()
+    assert layer.output_gate is not None
+    assert layer.core.sinks is not None
+    seen: list[Tensor] = []
+    layer.core.register_forward_hook(lambda core, args, out: seen.append(out))
+    out = layer(x, rotate)
+    gates = layer.output_gate(x).sigmoid().unflatten(-1, (2, -1)).transpose(1, 2)
+    torch.testing.assert_close(out, layer.output((seen[0] * gates).transpose(1, 2).flatten(2)))
+    nn.init.constant_(layer.core.sinks, -1e9)
+    layer.core.softcap, layer.output_gate = None, None
+    torch.testing.assert_close(layer(x, rotate), plain(x, rotate), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*CORES, "mla"])
+def test_off_they_add_nothing_and_on_they_move_no_other_parameter(
+    make_spec: Spec, load_option: Load, name: str
+) -> None:
+    def values(**changes: Any) -> dict[str, Tensor]:
+        layer = attention_layer(make_spec(), load_option("attention", name, **changes))
+        initialise(layer, 0)
+        return dict(layer.named_parameters())
+
+    on = {"output_gate": "feature", "sinks": True, "softcap": 3.0} | ({} if name == "mla" else {"qk_norm": True})
+    off, switched = values(), values(**on)
+    norms = set() if name == "mla" else {"query_norm.weight", "key_norm.weight"}
+    added = {"output_gate.weight", "output_gate.bias", "core.sinks"} | norms
+    assert switched.keys() - off.keys() == added
+    assert all(torch.equal(off[key], switched[key]) for key in off)
+    assert not switched["core.sinks"].any()
+
+
+def test_what_is_switched_shows_in_answers_to_fixed_inputs(build: Build, load_option: Load) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"qk_norm": True},
+        {"output_gate": "head"},
+        {"output_gate": "feature"},
+        {"sinks": True},
+        {"softcap": 1.0},
+        {"softcap": 2.0},
+    ]
+    answers = [
+        tuple(probe_outputs(build(attention=load_option("attention", "full", **each)))["attention/layer_0"])
+        for each in changes
+    ]
+    assert len(set(answers)) == len(answers)
+    model: Any = build(attention=load_option("attention", "full", sinks=True))
+    before = probe_outputs(model)
+    nn.init.constant_(model.blocks[0].attention.core.sinks, 3.0)
+    assert probe_outputs(model) == before  # trained sinks are the model's own, and not the option's
+
+
+def test_metrics_are_counted_by_hand(
+    build: Build, load_option: Load, tokens: Callable[..., Tensor], watch: Callable[..., dict[str, float]]
+) -> None:
+    on = {"qk_norm": True, "output_gate": "head", "sinks": True, "softcap": 0.5}
+    model: Any = build(attention=load_option("attention", "full", **on), n_layers=1).eval()
+    layer, ids = model.blocks[0].attention, tokens(2, 9)
+    nn.init.constant_(layer.core.sinks, 0.5)
+    nn.init.normal_(layer.output_gate.weight, generator=torch.Generator().manual_seed(0))
+    metrics = watch(model, ids)
+    x = model.blocks[0].attention_norm(model.position.add(model.embedding(ids)))
+    q = layer.query(x).unflatten(-1, (2, 8)).transpose(1, 2)
+    assert metrics["attention/query_norm_before"] == pytest.approx(q.norm(dim=-1).mean().item(), rel=1e-5)
+    assert metrics["attention/query_norm_after"] == pytest.approx(layer.query_norm(q).norm(dim=-1).mean().item())
+    q, k, _ = layer._projected(x, model.position.rotate)
+    assert metrics["attention/key_norm_after"] == pytest.approx(k.norm(dim=-1).mean().item(), rel=1e-5)
+    gates = layer.output_gate(x).sigmoid()
+    assert metrics["attention/gate_mean"] == pytest.approx(gates.mean().item(), rel=1e-5)
+    assert metrics["attention/gate_spread"] == pytest.approx(gates.std(correction=0).item(), rel=1e-4)
+    seen = torch.ones(9, 9).tril().bool()
+    scores = products(q, k)
+    capped = (scores[:, :, seen].abs() >= 0.5).double().mean().item()
+    assert 0 < capped < 1
+    assert metrics["attention/capped_share"] == pytest.approx(capped)
+    total = ((0.5 * (scores / 0.5).tanh()).exp() * seen).sum(-1)
+    assert metrics["attention/sink_share"] == pytest.approx((math.exp(0.5) / (math.exp(0.5) + total)).mean().item())
+    assert metrics["attention/mass_captured"] == pytest.approx(1)
+    names = {name.split("/")[1] for name in watch(build(), ids) if name.startswith("attention/")}
+    assert names == {"keys_visited", "mass_captured", "effective_context"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"softcap": 0.0}, r"attention.softcap must be above 0, or null for no bound, got 0.0"),
+        ({"output_gate": "token"}, r"attention.output_gate=token: must be none, head or feature"),
+    ],
+)
+def test_settings_out_of_range(make_spec: Spec, changes: dict[str, Any], message: str) -> None:
+    for option in (FullAttention, LatentAttention):
+        with pytest.raises(ValueError, match=message):
+            option(make_spec(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("mla", {"qk_norm": True}, r"attention.qk_norm=true: latent attention .*: use attention.qk_norm=false"),
+        ("nsa", {"output_gate": "head"}, r"attention.output_gate=head: native .*: use attention.output_gate=none"),
+    ],
+)
+def test_what_an_option_cannot_have(
+    make_spec: Spec, load_option: Load, name: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_option("attention", name, **changes)(make_spec())
