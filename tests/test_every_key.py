@@ -65,11 +65,14 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "attention=dynamic": ("attention.window=8", "attention.bucket_size=4", "attention.dense_below=0"),
     "attention=lsh": ("attention.bucket_size=4", "attention.dense_below=0"),
     "attention=nsa": ("attention.compress_block=4", "attention.compress_stride=2", "attention.select_block=4"),
+    "attention=pattern": ("attention.layers=[{windowed:{window:8}},full]", "model.n_layers=2"),
+    "attention=pattern.first": ("attention.layers=[{windowed:{window:8}}]",),
     "attention=topk": ("attention.keys=4",),
     "attention=windowed": ("attention.window=8",),
     "attention.dropout_on": ("attention.dropout=0.5",),
     "attention.fixed": ("attention.stride=3",),
     "attention.ramp": ("attention.initial_span=4",),
+    "feed_forward=pattern": ("model.n_layers=2",),
     "layer_fusion": ("model.n_layers=3",),
     "modal_fusion": ("task=spoken_arithmetic", "model.n_layers=4"),
     "residual": ("model.n_layers=2",),
@@ -87,7 +90,14 @@ BESIDE: dict[str, tuple[str, ...]] = {
 
 
 # Values to try, where not any other one will do.
-VALUES: dict[str, list[Any]] = {"task.bpe_vocab_size": [270], "task.segments": [[[64, 4]]]}
+VALUES: dict[str, list[Any]] = {
+    "task.bpe_vocab_size": [270],
+    "task.segments": [[[64, 4]]],
+    "attention.layers": [["full"]],
+    "attention.first": [["full"]],
+    "feed_forward.layers": [["dense"]],
+    "feed_forward.first": [[]],
+}
 
 
 def made_of(built: BuiltRun, axis: str) -> Any:

@@ -289,6 +289,9 @@ ATTENTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / 
 def test_every_attention_reads_images(
     tiny_config: Config, run: Run, tmp_path: Path, attention: str, objective: str
 ) -> None:
-    record = run(tiny_config("task=pixels", f"task.objective={objective}", f"attention={attention}"), tmp_path)
+    record = run(
+        tiny_config("task=pixels", f"task.objective={objective}", f"attention={attention}", "model.n_layers=2"),
+        tmp_path,
+    )
     assert (record.status, record.reason) == ("ok", None)
     assert all(map(math.isfinite, (record.metrics | record.mechanism).values()))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import get_class
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -25,9 +25,8 @@ Core = Callable[..., AttentionCore]
 Layer = Callable[..., AttentionLayer]
 
 OPTIONS = conf_folder() / "attention"
-CORES = sorted(
-    path.stem for path in OPTIONS.glob("*.yaml") if issubclass(get_class(OmegaConf.load(path)._target_), AttentionCore)
-)
+TARGETS = {path.stem: get_object(OmegaConf.load(path)._target_) for path in sorted(OPTIONS.glob("*.yaml"))}
+CORES = sorted(name for name, made in TARGETS.items() if isinstance(made, type) and issubclass(made, AttentionCore))
 # So small that they bite at the lengths below; an option takes those that its YAML has.
 SMALL = {"window": 5, "bucket_size": 4, "rounds": 2, "ramp": 3.0, "block": 4, "keys": 3, "dense_below": 0}
 LENGTH = 70
@@ -431,11 +430,10 @@ def test_dropout_on_the_weights_where_there_are_weights(make_core: Core, make_pr
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
-def test_dropout_out_of_range(
-    make_option: MakeOption, attention_option: str, make_problem: MakeProblem, dropout: float
-) -> None:
+@pytest.mark.parametrize("option", [name for name, made in TARGETS.items() if isinstance(made, type)])
+def test_dropout_out_of_range(make_option: MakeOption, option: str, make_problem: MakeProblem, dropout: float) -> None:
     with pytest.raises(ValueError, match=r"attention.dropout must be at least 0 and below 1, got"):
-        make_option(attention_option, make_problem().spec, dropout=dropout)
+        make_option(option, make_problem().spec, dropout=dropout)
 
 
 @pytest.mark.parametrize("padded", [None, "holes"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -50,11 +51,12 @@ def test_a_block_and_the_end(
 
     def of_oracle(state: Tensor) -> Tensor:
         expand, mix, collapsed = theirs(state)
-        return expand.unsqueeze(-1) * layer(collapsed).unsqueeze(-2) + mix.transpose(-1, -2) @ state
+        behind: Tensor = expand.unsqueeze(-1) * layer(collapsed).unsqueeze(-2) + mix.transpose(-1, -2) @ state
+        return behind
 
     state = torch.randn(2, length, streams, 16, dtype=dtype, requires_grad=True)
-    close = {"rtol": 0, "atol": 1e-5 if dtype == torch.float32 else 1e-9}
+    close = partial(torch.testing.assert_close, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-9)
     mine, its = end(ours(state, layer)), head(of_oracle(state))
-    torch.testing.assert_close(mine, its, **close)
+    close(mine, its)
     for own, other in zip(*(torch.autograd.grad(x.square().mean(), state) for x in (mine, its)), strict=True):
-        torch.testing.assert_close(own, other, **close)
+        close(own, other)
