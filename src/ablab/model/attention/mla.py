@@ -49,6 +49,8 @@ class LatentAttention(AttentionLayer):
 
     rotates = False
 
+    core: FullAttention
+
     def __init__(
         self,
         spec: LayerSpec,
