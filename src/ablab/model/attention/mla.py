@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ablab.model.attention.base import DropoutPlace
+from ablab.model.attention.base import AttentionCore, DropoutPlace
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads, split_heads
 from ablab.model.initialisation import ResidualLinear
@@ -46,6 +46,7 @@ class LatentAttention(AttentionLayer):
     """
 
     rotates = False
+    core: AttentionCore
 
     def __init__(
         self,

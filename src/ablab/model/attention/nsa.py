@@ -33,6 +33,8 @@ class NativeSparseAttention(AttentionLayer):
     block is told by the encoding of `Compression`. (The paper leaves this open.)
     """
 
+    core: NativeSparseCore
+
     def __init__(
         self,
         spec: LayerSpec,
