@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -63,9 +63,13 @@ def by_definition(layer: Any, x: Tensor, padding: Tensor | None, causal: bool) -
         mixed = mixed + one_way(layer, x.flip(1), None if padding is None else padding.flip(1)).flip(1)
     if isinstance(layer, Mamba2):
         y = mixed.flatten(-2) * silu(layer.gate(x))
-        return cast(Tensor, layer.output(rms_norm(y, (y.shape[-1],), layer.norm.weight, 1e-5)))
-    y = rms_norm(mixed, (mixed.shape[-1],), layer.norm.weight, 1e-6).flatten(-2)
-    return cast(Tensor, layer.output(y if layer.gate is None else y * silu(layer.gate(x))))
+        groups = y.unflatten(-1, (layer.norm.groups, -1))  # which have a norm each
+        y = layer.norm.weight * (groups / (groups.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten(-2)
+    else:
+        y = rms_norm(mixed, (mixed.shape[-1],), layer.norm.weight, 1e-6).flatten(-2)
+        y = y if layer.gate is None else y * silu(layer.gate(x))
+    out: Tensor = layer.output(y)
+    return out
 
 
 def one_way(layer: Any, x: Tensor, padding: Tensor | None) -> Tensor:
@@ -280,7 +284,7 @@ class Fixed(torch.nn.Module):
 def test_metrics_by_hand(build: Build, watch: Callable[..., dict[str, float]], padded: bool) -> None:
     """A state space of constant keys and queries: what a query reads falls by the decay with each token."""
     model = build(attention="mamba2", n_layers=1, padding=0 if padded else None).eval()
-    attention: Any = model.blocks[0].attention
+    attention: Any = next(model.layers())[1].attention
     attention.decay = Fixed([0.5, 0.9])
     with torch.no_grad():
         for parameter in (attention.key, attention.query):

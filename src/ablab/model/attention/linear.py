@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu
+from torch.nn.functional import pad, rms_norm, silu
 
 from ablab.model.attention.kernel import without_autocast, working_dtype
 from ablab.model.attention.layer import AttentionLayer, Rotate
@@ -156,7 +156,19 @@ class Decay(nn.Module):
 
 
 class FeatureNorm(nn.RMSNorm):
-    """In the precision of its weights: under autocast its input has less."""
+    """In the precision of its weights: under autocast its input has less.
+
+    Args:
+        groups: of neighbouring features, each with a root mean square of its own.
+    """
+
+    def __init__(self, width: int, *, eps: float, groups: int = 1) -> None:
+        super().__init__(width, eps=eps)
+        self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(self.weight.dtype))
+        x = x.to(self.weight.dtype)
+        if self.groups == 1:
+            return super().forward(x)
+        apart = x.unflatten(-1, (self.groups, -1))
+        return self.weight * rms_norm(apart, apart.shape[-1:], eps=self.eps).flatten(-2)

@@ -23,7 +23,7 @@ EPS = 1e-5  # of the norm
 class Mamba2(LinearAttention):
     """The paper's block (section 7.1, figure 6): all projections at the entrance, a gated norm at the exit.
 
-    Heads are the model's, `expand` times as wide. In the paper the block is a whole layer; here it stands where other
+    Heads are the model's, `expand` times as wide; each group of them has a norm of its own at the exit. In the paper the block is a whole layer; here it stands where other
     options have attention, before a feed-forward part.
 
     Args:
@@ -65,7 +65,7 @@ class Mamba2(LinearAttention):
         self.decay = Decay(d, heads)
         self.convolution = ShortConvolution(sum(self.widths), conv_size, bias=True)
         self.skip = nn.Parameter(torch.ones(heads))
-        self.norm = FeatureNorm(inner, eps=EPS)
+        self.norm = FeatureNorm(inner, eps=EPS, groups=groups)
         self.output = ResidualLinear(inner, d, bias=spec.bias, n_layers=spec.n_layers)
 
     @property

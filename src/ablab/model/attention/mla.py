@@ -13,7 +13,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+<<<<<<< HEAD
 from ablab.model.attention.base import DropoutPlace, GateKind
+=======
+from ablab.model.attention.base import AttentionCore, DropoutPlace
+>>>>>>> room-linear
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.layer import AttentionLayer, Rotate, gate_of, gated, join_heads, split_heads
 from ablab.model.initialisation import ResidualLinear
@@ -48,6 +52,7 @@ class LatentAttention(AttentionLayer):
     """
 
     rotates = False
+    core: AttentionCore
 
     core: FullAttention
 
