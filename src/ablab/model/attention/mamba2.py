@@ -23,8 +23,8 @@ EPS = 1e-5  # of the norm
 class Mamba2(LinearAttention):
     """The paper's block (section 7.1, figure 6): all projections at the entrance, a gated norm at the exit.
 
-    Heads are the model's, `expand` times as wide; each group of them has a norm of its own at the exit. In the paper the block is a whole layer; here it stands where other
-    options have attention, before a feed-forward part.
+    Heads are the model's, `expand` times as wide; each group of them has its norm at the exit. In the paper the
+    block is a whole layer; here it stands where other options have attention, before a feed-forward part.
 
     Args:
         expand: the width that is mixed, in widths of the stream.

@@ -13,11 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from ablab.model.attention.base import DropoutPlace, GateKind
-=======
-from ablab.model.attention.base import AttentionCore, DropoutPlace
->>>>>>> room-linear
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.layer import AttentionLayer, Rotate, gate_of, gated, join_heads, split_heads
 from ablab.model.initialisation import ResidualLinear
@@ -52,8 +48,6 @@ class LatentAttention(AttentionLayer):
     """
 
     rotates = False
-    core: AttentionCore
-
     core: FullAttention
 
     def __init__(
