@@ -45,8 +45,9 @@ def test_lists_are_repeated_until_every_layer_has_one(
         (5, ["2*full"], ["2*full"], r"model\.n_layers=5 leaves 3 behind the 2 of attention\.first, no multiple"),
         (2, ["full"], ["2*full"], r"attention\.first has 2 layers, which leaves none of model\.n_layers=2"),
         (2, [], [], r"attention\.layers names no option"),
-        (2, ["0*full"], [], r"attention\.layers: 0\*full is none of"),
-        (2, ["full"], [{"full": {}, "windowed": {}}], r"attention\.first: .* is none of"),
+        (2, ["0*full"], [], r"attention\.layers: '0\*full' must be OPTION, 3\*OPTION or"),
+        (2, ["99999999999*full"], [], r"attention\.layers: '99999999999\*full' must be OPTION"),
+        (2, ["full"], [{"full": {}, "windowed": {}}], r"attention\.first: .* must be OPTION"),
     ],
 )
 def test_patterns_that_do_not_fit(n_layers: int, layers: list[Any], first: list[Any], words: str) -> None:

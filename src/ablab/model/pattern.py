@@ -27,7 +27,7 @@ from ablab.model.spec import LayerSpec
 Entry = str | dict[str, dict[str, Any]]
 Choice = tuple[str, Mapping[str, Any]]  # an option, and the settings that are its own here
 
-_REPEATED = re.compile(r"(?:(\d+)\*)?(\w+)")
+_REPEATED = re.compile(r"(?:([1-9]\d{0,3})\*)?(\w+)")  # as many layers as anybody has
 
 
 def attention_pattern(spec: LayerSpec, *, layers: list[Entry], first: Sequence[Entry] = ()) -> nn.Module:
@@ -78,8 +78,8 @@ def _choices(key: str, entry: Entry) -> list[Choice]:
     """What an entry stands for."""
     name, settings = next(iter(entry.items())) if isinstance(entry, Mapping) and len(entry) == 1 else (entry, {})
     matched = _REPEATED.fullmatch(name) if isinstance(name, str) else None
-    if matched is None or matched[1] == "0" or not isinstance(settings, Mapping):
-        raise ValueError(f"{key}: {entry} is none of windowed, 3*windowed and {{windowed: {{window: 32}}}}")
+    if matched is None or not isinstance(settings, Mapping):
+        raise ValueError(f"{key}: {entry!r} must be OPTION, 3*OPTION or {{OPTION: {{SETTING: VALUE}}}}")
     return [(matched[2], settings)] * int(matched[1] or 1)
 
 

@@ -112,6 +112,7 @@ def test_weights_that_stay_at_their_start_answer_as_the_plain_residual(build: Bu
         expand += 0.1 * torch.arange(4)
         assert answers(model) != pytest.approx(plain, rel=1e-3), option
     assert answers(build(residual=load_option("residual", "value", initial=0.1))) != pytest.approx(plain, rel=1e-3)
+    assert answers(build(residual=load_option("residual", "value", initial=0.0))) == pytest.approx(plain)
 
 
 def test_values_are_mixed_with_the_first_layers(build: Build, load_option: Load, tokens: Callable[..., Tensor]) -> None:
