@@ -1,6 +1,7 @@
 """No key of a design or of a study is accepted without effect.
 
-The plan differs, the trials, what the supervisor does, or the comparison. Nothing is started: attempts are stand-ins that have taken a hundred seconds.
+The plan differs, the trials, what the supervisor does, or the comparison. Nothing is started: attempts
+are stand-ins that have taken a hundred seconds.
 """
 
 from __future__ import annotations
