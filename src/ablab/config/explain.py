@@ -27,7 +27,8 @@ _MOVED = {
 }
 _VARIANT = (
     "is no setting: a variant is what is swept over, as in attention=full,lsh; variants with names are listed, as in "
-    "design=explicit 'design.variants={a: {attention: full}, b: {attention: lsh}}'"
+    "design=explicit 'design.variants={a: {attention: full}, b: {attention: lsh}}', of which "
+    "'~design.variants.a' leaves one out"
 )
 _FEW = 4  # options that are named
 

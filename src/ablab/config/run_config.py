@@ -183,8 +183,8 @@ def resolve(
     keys = [str(key) for key in config if key != "hydra"]
     for key in keys:
         if key not in known:  # Hydra's +key=value adds whatever it is given
-            named = nearest(key, [*known, *known_settings()], known, see="ablab --cfg job")
-            raise UserError(f"{key}: no such setting{named}")
+            everywhere = [*known, *known_settings()]
+            raise UserError(f"{key}: no such setting{nearest(key, everywhere, known, see='ablab --cfg job')}")
     try:
         values = settled or {}
         data = {key: values[key] if key in values else to_plain(config[key]) for key in keys}
