@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu
+from torch.nn.functional import pad, rms_norm, silu
 
 from ablab.model.attention.kernel import without_autocast, working_dtype
 from ablab.model.attention.layer import AttentionLayer, Rotate
@@ -156,7 +156,12 @@ class Decay(nn.Module):
 
 
 class FeatureNorm(nn.RMSNorm):
-    """In the precision of its weights: under autocast its input has less."""
+    """Root mean squares of `groups` equal parts, in the precision of the weights: under autocast its input has less."""
+
+    def __init__(self, features: int, *, eps: float, groups: int = 1) -> None:
+        super().__init__(features, eps=eps)
+        self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(self.weight.dtype))
+        parts = x.to(self.weight.dtype).unflatten(-1, (self.groups, -1))
+        return rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight

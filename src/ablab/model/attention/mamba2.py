@@ -29,7 +29,8 @@ class Mamba2(LinearAttention):
     Args:
         expand: the width that is mixed, in widths of the stream.
         state_size: numbers that a state keeps for each feature of a head.
-        groups: of neighbouring heads that share what writes and reads (B and C); must divide the heads.
+        groups: of neighbouring heads that share what writes and reads (B and C) and are normalised together; must
+            divide the heads.
         conv_size: taps of the convolution, the token's own included; 1: none of it looks back.
         chunk: tokens that are computed together.
         dropout: probability, on the features that go into the output projection.
@@ -65,7 +66,7 @@ class Mamba2(LinearAttention):
         self.decay = Decay(d, heads)
         self.convolution = ShortConvolution(sum(self.widths), conv_size, bias=True)
         self.skip = nn.Parameter(torch.ones(heads))
-        self.norm = FeatureNorm(inner, eps=EPS)
+        self.norm = FeatureNorm(inner, eps=EPS, groups=groups)
         self.output = ResidualLinear(inner, d, bias=spec.bias, n_layers=spec.n_layers)
 
     @property
