@@ -63,8 +63,8 @@ def by_definition(layer: Any, x: Tensor, padding: Tensor | None, causal: bool) -
         mixed = mixed + one_way(layer, x.flip(1), None if padding is None else padding.flip(1)).flip(1)
     if isinstance(layer, Mamba2):
         y = mixed.flatten(-2) * silu(layer.gate(x))
-        groups = y.unflatten(-1, (layer.norm.groups, -1))  # which have a norm each
-        y = layer.norm.weight * (groups / (groups.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten(-2)
+        y = y.unflatten(-1, (layer.widths[1] // layer.state_size, -1))
+        y = (y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten(-2) * layer.norm.weight
     else:
         y = rms_norm(mixed, (mixed.shape[-1],), layer.norm.weight, 1e-6).flatten(-2)
         y = y if layer.gate is None else y * silu(layer.gate(x))

@@ -93,6 +93,19 @@ def test_chunks_give_what_the_tokens_do(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_segments_hand_their_state_on(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [x.requires_grad_() for x in drawn(50, heads=(1, 2))]
+    found = []
+    for segment in (1, 3, 100):
+        monkeypatch.setattr(recurrence, "SEGMENT", segment)
+        out = kind(chunk=4)(*inputs)
+        found.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    for each in found[:2]:
+        for ours, theirs in zip(each, found[2], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_token_might_as_well_not_stand_there(kind: Kind) -> None:
     inputs, padding = drawn(50), holes(50, "between")
     assert padding is not None
@@ -223,7 +236,7 @@ def test_flops_in_closed_form(kind: Kind) -> None:
         expected = 2 * N * B * (K * C * C * D + H * C * C * Dv + 2 * H * C * D * Dv)
     else:
         overlap, solved, seen, kept = 2 * C * C * D, C * C * (D + Dv) // 2, C * C * (D + Dv), C * D * (D + Dv)
-        expected = 2 * B * H * (N * (overlap + solved + seen + kept + C * D * Dv) + (N - 2) * D * D * Dv)
+        expected = 2 * B * H * (N * (overlap + solved + seen + kept + C * D * Dv) + (N - 1) * D * D * Dv)
     assert counter.get_total_flops() == expected
 
 

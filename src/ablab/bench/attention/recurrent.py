@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
@@ -138,39 +138,16 @@ class _TransformersDelta(_Recurrent):
         return out.transpose(1, 2)
 
 
-class _Given(nn.Module):
-    """In place of a module: returns what it was given first."""
-
-    def forward(self, x: Tensor, *others: object) -> Tensor:
-        return x
-
-
 class _TransformersStateSpace(_Recurrent):
-    """Mamba-2's layer, whose projections, convolution and norm hand on what they are given."""
+    """The function of Mamba-2's layer, with a rate of one for all heads."""
 
     def __init__(self, setting: Setting, length: int) -> None:
         super().__init__(setting, length)
-        config = import_module("transformers").Mamba2Config(
-            hidden_size=setting.width,
-            num_heads=setting.heads,
-            head_dim=setting.head_size,
-            state_size=setting.head_size,
-            n_groups=setting.heads,
-            expand=1,
-            chunk_size=setting.chunk,
-            num_hidden_layers=1,
-        )
         module = import_module("transformers.models.mamba2.modeling_mamba2")
-        self.layer: Any = module.Mamba2Mixer(config, layer_idx=0).to(setting.device).requires_grad_(False)
-        for name in ("in_proj", "conv1d", "act", "norm", "out_proj"):
-            setattr(self.layer, name, _Given())
-        for name in ("A_log", "D", "dt_bias"):  # a rate of one, no skip, and steps as they are given
-            getattr(self.layer, name).zero_()
-        self.gate = torch.zeros(setting.batch, length, setting.width, device=setting.device, dtype=setting.torch_dtype)
+        self.scan, self.chunk = module.mamba2_chunk_scan, setting.chunk
+        self.rates = -torch.ones(setting.heads, device=setting.device)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        step = torch.log(torch.expm1(self.step)).transpose(1, 2)  # before softplus
-        streams = (x.transpose(1, 2).flatten(2) for x in (v, k, self.scale * q))
-        out = self.layer.torch_forward(torch.cat([self.gate, *streams, step], -1))
-        heads: Tensor = out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
-        return heads
+        v, step, k, q = (x.transpose(1, 2) for x in (v, self.step, k, self.scale * q))
+        out: Tensor = self.scan(v, step, self.rates, k, q, chunk_size=self.chunk)
+        return out.transpose(1, 2)

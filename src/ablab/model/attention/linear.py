@@ -156,19 +156,12 @@ class Decay(nn.Module):
 
 
 class FeatureNorm(nn.RMSNorm):
-    """In the precision of its weights: under autocast its input has less.
+    """Root mean squares of `groups` equal parts, in the precision of the weights: under autocast its input has less."""
 
-    Args:
-        groups: of neighbouring features, each with a root mean square of its own.
-    """
-
-    def __init__(self, width: int, *, eps: float, groups: int = 1) -> None:
-        super().__init__(width, eps=eps)
+    def __init__(self, features: int, *, eps: float, groups: int = 1) -> None:
+        super().__init__(features, eps=eps)
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
-        if self.groups == 1:
-            return super().forward(x)
-        apart = x.unflatten(-1, (self.groups, -1))
-        return self.weight * rms_norm(apart, apart.shape[-1:], eps=self.eps).flatten(-2)
+        parts = x.to(self.weight.dtype).unflatten(-1, (self.groups, -1))
+        return rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight

@@ -29,7 +29,8 @@ class Mamba2(LinearAttention):
     Args:
         expand: the width that is mixed, in widths of the stream.
         state_size: numbers that a state keeps for each feature of a head.
-        groups: of neighbouring heads that share what writes and reads (B and C); must divide the heads.
+        groups: of neighbouring heads that share what writes and reads (B and C) and are normalised together; must
+            divide the heads.
         conv_size: taps of the convolution, the token's own included; 1: none of it looks back.
         chunk: tokens that are computed together.
         dropout: probability, on the features that go into the output projection.

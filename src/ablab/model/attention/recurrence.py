@@ -24,6 +24,9 @@ from ablab.model.attention.base import repeat_heads
 from ablab.model.attention.kernel import without_autocast, working_dtype
 from ablab.model.spec import require_at_least
 
+SEGMENT = (
+    32  # chunks at one time: what is computed of more would not fit a CPU's cache, and cost fresh memory each time
+)
 VALUES = 256  # that are followed at one time
 
 
@@ -75,8 +78,12 @@ class Recurrence(nn.Module):
         with without_autocast(v.device):
             q, k, v_ = (_chunks(pad(x.to(dtype), (0, 0, 0, missing)), size) for x in (q, k, v))
             decay, b = (_chunks(pad(x.to(dtype), (0, missing)).unsqueeze(-1), size) for x in (log_decay, write))
-            out = self.mix(q, k, v_, decay, b)
-        return out.flatten(2, 3)[:, :, :length].to(v.dtype)
+            parts, state = [], None
+            segments = [x.split(SEGMENT, 2) for x in (q, k, v_, decay, b)]
+            for queries, keys, values, decays, writes in zip(*segments, strict=True):
+                part, state = self.mix(queries, keys, values, decays, writes, state)
+                parts.append(part)
+        return torch.cat(parts, 2).flatten(2, 3)[:, :, :length].to(v.dtype)
 
     def influence(self, q: Tensor, k: Tensor, log_decay: Tensor, write: Tensor, positions: Tensor) -> Tensor:
         """The matrix by which the values are mixed, at the S rows of `positions` (S,): (B, H, S, T), of any sign.
@@ -91,8 +98,15 @@ class Recurrence(nn.Module):
             parts.append(pad(out, (0, 0, start, 0))[:, :, positions])
         return torch.cat(parts, -1)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor) -> Tensor:
-        """Outputs of whole chunks (B, H, N, C, Dv), given N chunks of C tokens each: all (B, heads, N, C, ...)."""
+    def mix(
+        self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs of whole chunks (B, H, N, C, Dv), and the state after them.
+
+        Args:
+            q: N chunks of C tokens each, (B, K, N, C, D), as all others up to `write`.
+            state: before them, as an earlier call has returned it; None: 0.
+        """
         raise NotImplementedError
 
 
@@ -102,16 +116,17 @@ class StateSpace(Recurrence):
     Heads that share their keys lie side by side in what is multiplied with these: one product serves all of them.
     """
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor) -> Tensor:
+    def mix(
+        self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         H, K, Dv = v.shape[1], k.shape[1], v.shape[-1]
         fade = _Fading(log_decay)
         v = write * v
         scores = fade.between.unflatten(1, (K, H // K)) * (q @ k.mT).unsqueeze(2)
         written = k.mT @ _side_by_side(fade.to_end * v, K)  # (B, K, N, D, H / K * Dv)
         whole = _side_by_side(fade.whole.expand(-1, -1, -1, -1, Dv), K)
-        states = _states(written, whole, torch.mul)
-        out: Tensor = scores.flatten(1, 2) @ v + fade.from_start * _apart(q @ states, H)
-        return out
+        states, last = _states(written, whole, torch.mul, state)
+        return scores.flatten(1, 2) @ v + fade.from_start * _apart(q @ states, H), last
 
 
 class DeltaRule(Recurrence):
@@ -122,7 +137,9 @@ class DeltaRule(Recurrence):
     chunk.
     """
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor) -> Tensor:
+    def mix(
+        self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         H, D, Dv = v.shape[1], k.shape[-1], v.shape[-1]
         fade = _Fading(log_decay)
         q, k = (repeat_heads(x.flatten(2), H).unflatten(2, x.shape[2:]) for x in (q, k))
@@ -133,9 +150,8 @@ class DeltaRule(Recurrence):
         seen = (fade.between * (q @ k.mT)) @ solved  # (B, H, N, C, Dv + D)
         kept = (fade.to_end * k).mT @ solved  # (B, H, N, D, Dv + D)
         onward = fade.whole * torch.eye(D, dtype=k.dtype, device=k.device) - kept[..., Dv:]
-        states = _states(kept[..., :Dv], onward, torch.matmul)
-        out: Tensor = seen[..., :Dv] + (fade.from_start * q - seen[..., Dv:]) @ states
-        return out
+        states, last = _states(kept[..., :Dv], onward, torch.matmul, state)
+        return seen[..., :Dv] + (fade.from_start * q - seen[..., Dv:]) @ states, last
 
 
 class _Fading:
@@ -161,19 +177,22 @@ class _Fading:
         self.to_end = self.between[..., -1:, :].mT
 
 
-def _states(written: Tensor, onward: Tensor, times: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The state before each chunk, (B, heads, N, ...), the first of which is 0.
+def _states(
+    written: Tensor, onward: Tensor, times: Callable[[Tensor, Tensor], Tensor], state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The state before each chunk, (B, heads, N, ...), and the one after the last.
 
     Args:
         written: (B, heads, N, ...), what each chunk adds to it.
         onward: (B, heads, N, ...), what each chunk multiplies it with.
         times: how.
+        state: before the first chunk; None: 0.
     """
-    *before, _ = written.unbind(2)  # whose gradient is put together once; that of an index, each time
-    states = [torch.zeros_like(written[:, :, 0]), *before[:1]]
-    for added, factor in zip(before[1:], onward.unbind(2)[1:], strict=False):
-        states.append(added + times(factor, states[-1]))
-    return torch.stack(states, 2)
+    states = [torch.zeros_like(written[:, :, 0]) if state is None else state]
+    # Unbound, since the gradient of that is put together once; that of an index, each time.
+    for n, (added, factor) in enumerate(zip(written.unbind(2), onward.unbind(2), strict=True)):
+        states.append(added if state is None and n == 0 else added + times(factor, states[-1]))
+    return torch.stack(states[:-1], 2), states[-1]
 
 
 def _chunks(x: Tensor, size: int) -> Tensor:
