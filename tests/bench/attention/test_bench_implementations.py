@@ -104,12 +104,18 @@ def test_ours_compute_in_half_precision_too() -> None:
         "transformers-reformer-lsh",
         "transformers-reformer-lsh-factored",
         "transformers-longformer",
-        "transformers-gated-delta",
-        "transformers-mamba2",
     ],
 )
 def test_peers(name: str) -> None:
     verify(named(name), 128)
+
+
+@foreign
+@pytest.mark.parametrize("length", [1, 100, 448])
+@pytest.mark.parametrize("name", ["transformers-gated-delta", "transformers-mamba2"])
+def test_peers_of_linear_attention(name: str, length: int) -> None:
+    pytest.importorskip("transformers", reason="the extra `bench` is not installed")
+    verify(named(name), length)
 
 
 @needs_peers
