@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -99,6 +100,8 @@ def test_the_furthest_from_one_is_told() -> None:
         ({"steps": 0}, "--steps 0: must be at least 1"),
         ({"rounds": 0}, "--rounds 0: must be at least 1"),
         ({"rates": (0.0,)}, "--rates .*: must be above 0"),
+        ({"rates": (math.nan,)}, "--rates .*: must be above 0"),
+        ({"delay_ms": math.nan}, "--delay nan: must be at least 0"),
         ({"delay_ms": -1.0}, "--delay -1: must be at least 0"),
         ({"strategies": ("single",)}, "--strategies single: has nothing to send"),
         ({"strategies": ("local_sgd",), "steps": 5}, "--steps 5: must be a multiple of 10"),

@@ -20,7 +20,7 @@ from ablab.errors import UserError
 from ablab.report.commands import compare_command
 from ablab.results.curves import read_curves
 from ablab.results.keep import keep
-from ablab.results.run_folder import check_ours, clear, damage_of, read_config, set_aside
+from ablab.results.run_folder import check_ours, check_study, clear, damage_of, read_config, set_aside
 from ablab.results.store import read_record
 from ablab.study.launch import finished_record
 from ablab.study.plan_file import find_plan, read_plan
@@ -242,3 +242,10 @@ def test_a_strangers_files_are_left_alone(tmp_path: Path, tiny_config: TinyConfi
             act(tmp_path)
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
     assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("text", ["precious", '{"resource_changes": []}', "[]"])
+def test_a_plan_of_another_program_is_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(UserError, match=r"plan.json: is no plan of ablab's; choose another name="):
+        check_study(tmp_path)

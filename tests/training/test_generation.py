@@ -75,7 +75,7 @@ def test_generating_neither_reads_nor_moves_the_global_generator(finished: Any) 
 @given(
     scores=st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=12),
     top_k=st.integers(1, 15),
-    temperature=st.sampled_from([1e-30, 0.5, 1.0, 100.0]),
+    temperature=st.sampled_from([1e-300, 1e-30, 0.5, 1.0, 100.0]),
     seed=st.integers(0, 100),
 )
 def test_top_k_never_takes_another(scores: list[float], top_k: int, temperature: float, seed: int) -> None:

@@ -51,8 +51,7 @@ def begin(
         import wandb
     except ImportError as error:
         raise UserError(f"W&B: wandb cannot be imported ({error}): pip install wandb") from error
-    if not (offline or has_key()):
-        raise UserError(f"W&B could not start ({NO_KEY}), or set logger.wandb.offline=true")
+    check_key(offline)
     asked, sys.argv = sys.argv, redact(sys.argv)  # which W&B keeps
     try:
         return wandb.init(
@@ -90,6 +89,12 @@ def run_id(folder: Path) -> str:
 def offline_folders(folder: Path, identity: str = "*") -> list[Path]:
     """Return the folders that W&B wrote offline in `folder`, in the order of time: of a run by its id, or of all."""
     return sorted(path for path in folder.glob(f"wandb/offline-run-*-{identity}") if path.is_dir())
+
+
+def check_key(offline: bool) -> None:
+    """Raises UserError where runs are to be uploaded at once, and there is no API key."""
+    if not (offline or has_key()):
+        raise UserError(f"W&B could not start ({NO_KEY}), or set logger.wandb.offline=true")
 
 
 def has_key() -> bool:

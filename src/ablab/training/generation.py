@@ -112,8 +112,8 @@ def continue_tokens(
             chosen = logits.argmax().reshape(1)
         else:
             likeliest = logits.topk(len(logits) if top_k is None else min(top_k, len(logits)))
-            # Relative to the largest, so that a temperature close to 0 makes no infinities.
-            scores = (likeliest.values - likeliest.values[0]) / temperature
+            # Relative to the largest, so that a temperature close to 0 makes no infinities; none is 0 in float32.
+            scores = (likeliest.values - likeliest.values[0]) / max(temperature, torch.finfo(torch.float32).tiny)
             chosen = likeliest.indices[torch.multinomial(scores.softmax(-1), 1, generator=generator)]
         context = torch.cat([context, chosen])
     return context

@@ -22,9 +22,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ablab.errors import UserError
+from ablab.results import wandb_runs
 from ablab.results.record import Cost, Record, Status
 from ablab.results.store import METRICS_FILE
-from ablab.training.loggers import TakesPictures, build_loggers, close_loggers
+from ablab.training.loggers import TakesPictures, build_loggers, check_loggers, close_loggers
 
 CONF = Path(__file__).parents[3] / "conf"
 PICTURE = torch.tensor([[0, 1, 2], [127, 128, 255]], dtype=torch.uint8)
@@ -244,3 +245,11 @@ def test_every_logger_is_closed_though_one_fails(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         close_loggers([first, second], "failed")
     assert second._file is None  # type: ignore[attr-defined]
+
+
+def test_a_key_that_is_missing_is_missed_before_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb_runs, "has_key", lambda: False)
+    node = {"_target_": "ablab.training.loggers.wandb.RunsLogger", "offline": True}
+    check_loggers({"wandb": node, "csv": {"_target_": "ablab.training.loggers.csv.CurvesLogger"}})
+    with pytest.raises(UserError, match=r"^W&B could not start \(no API key: .*logger.wandb.offline=true$"):
+        check_loggers({"wandb": node | {"offline": False}})

@@ -20,6 +20,7 @@ from ablab.model.spec import ClashError
 from ablab.tasks.base import Task
 from ablab.training.build import BuiltRun, build_strategy, build_task, clashing
 from ablab.training.callback_group import check_callbacks
+from ablab.training.loggers import check_loggers
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.rehearsal import rehearse, rehearse_callbacks
 from ablab.training.strategies.base import Parallel, parallel
@@ -73,6 +74,7 @@ class Preflight:
         check_origin(config)
         strategy = self._check_trainer(config)
         check_callbacks(config.options["callbacks"], strategy)
+        check_loggers(config.options["logger"])
         built = BuiltRun(config=config, task=task_of(config))
         self._check_shares(config, built.task, strategy)
         _check_evaluations(config, built.task)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablab.config import Node
+from ablab.config.axes import load
 from ablab.errors import UserError
 from ablab.results.hparams import final_metrics
 from ablab.results.record import Record, Status
@@ -50,6 +51,14 @@ def build_loggers(logger_cfg: Node, run_dir: Path, study: str, variant: str, see
                 f"logger.{name} could not be built ({reason}): mend conf/logger or use logger=csv"
             ) from error
     return loggers
+
+
+def check_loggers(logger_cfg: Node) -> None:
+    """Raises UserError if one of the chosen loggers says, before a run, that it could not start."""
+    for node in logger_cfg.values():
+        check = getattr(load(node["_target_"]), "check_start", None)
+        if check is not None:
+            check(node)
 
 
 def outlive(loggers: list[Logger], notes: list[str]) -> None:

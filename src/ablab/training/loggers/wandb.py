@@ -10,10 +10,11 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from ablab.config import Node
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.results.hparams import final_metrics
 from ablab.results.record import Record, Status
-from ablab.results.wandb_runs import begin
+from ablab.results.wandb_runs import begin, check_key
 from ablab.training.loggers.base import EndsWithStatus, RunInfo, ShowsRecord, TakesPictures
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class RunsLogger(WandbLogger, EndsWithStatus, ShowsRecord, TakesPictures):
         super().__init__(project=project, save_dir=run.folder, offline=offline, experiment=experiment)
         self.pictures = pictures
         self._run: wandb.Run | None = experiment  # until it is closed
+
+    @staticmethod
+    def check_start(node: Node) -> None:
+        """Raises UserError if a logger of these settings could not start."""
+        check_key(bool(node.get("offline", True)))
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
