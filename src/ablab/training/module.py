@@ -71,7 +71,7 @@ class TrainingModule(LightningModule):
         """The loss of one batch, penalties included."""
         self.begin_batch(batch_idx)
         inputs, targets = batch
-        loss = self.task.loss(self.model(inputs), targets)
+        loss = self.task.loss(self.model(inputs, targets=targets), targets)
         if (share := self._share(targets)) is not None:
             loss = loss * share
         self.count_loss(loss.detach())
@@ -217,7 +217,7 @@ class TrainingModule(LightningModule):
 
     def _add(self, batch: EvalBatch) -> None:
         inputs, targets, *subset = batch
-        totals = self.task.totals(self.model(inputs), targets)
+        totals = self.task.totals(self.model(inputs, targets=targets), targets)
         totals[_SAMPLES] = (targets != IGNORED).flatten(1).any(1).sum(dtype=torch.float64)
         sums = self._totals.setdefault(subset[0] if subset else 0, {})
         for name, value in totals.items():
