@@ -114,7 +114,7 @@ _MOVES_DATA_ONLY = frozenset(
         *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "zeros", "zeros_like", "new_zeros"),
         *("ones", "ones_like", "full", "full_like", "eye", "arange", "scalar_tensor", "fill_", "zero_", "tril", "triu"),
         *("_to_copy", "_unsafe_view", "clone", "copy_", "cat", "stack", "constant_pad_nd", "detach", "alias", "expand"),
-        *("slice_backward", "select_backward", "lift_fresh", "promote_types"),
+        *("slice_backward", "select_backward", "lift_fresh", "promote_types", "new_ones"),
     }
 )
 

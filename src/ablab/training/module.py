@@ -62,9 +62,9 @@ class TrainingModule(LightningModule):
         self.evaluated: dict[str, int] = {}  # samples of the last evaluation of each split, over all processes
         self._totals: dict[int, dict[str, Tensor]] = {}  # of each of the task's parts
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Inputs, targets: Tensor | None = None) -> Tensor:
         """Logits for what the task's loaders serve, in the shape of its targets and one dimension more."""
-        logits: Tensor = self.model(inputs)
+        logits: Tensor = self.model(inputs, targets=targets)
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -170,9 +170,11 @@ class TrainingModule(LightningModule):
         """One pass forward and back through `model`, which stands for this module's own, that leaves no trace."""
         training = self.model.training
         self.model.eval()  # components that follow their inputs stand still, and nothing is drawn at random
-        inputs, _ = self.trainer.strategy.batch_to_device(self.task.example())
-        logits: Tensor = model(inputs)
-        logits.sum().backward()
+        objective = self.model.objective
+        objective.training = True  # it alone: what it adds to a model takes part in training alone
+        inputs, targets = self.trainer.strategy.batch_to_device(self.task.example())
+        logits: Tensor = model(inputs, targets)
+        (logits.sum() + objective.penalty() if isinstance(objective, Penalised) else logits.sum()).backward()
         self.model.zero_grad()
         self.model.train(training)
 
