@@ -94,7 +94,7 @@ def check(model: Transformer, ids: Tensor, targets: Tensor, depth: int, weight: 
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     depth=st.integers(1, 3),
     length=st.integers(4, 12),
@@ -294,3 +294,18 @@ def test_values_out_of_range_are_refused(key: str, value: float, words: str, bui
 
 def test_targets_are_ignored_alike_everywhere() -> None:
     assert IGNORED == OF_TASKS
+
+
+def test_half_precision_and_compiled(build: Build, load_option: Load) -> None:
+    model, (ids, targets) = ahead(build, load_option, {"depth": 1}, n_layers=1).float(), batch(2, 12, 4)
+    model(ids, targets=targets)
+    whole = model.penalty().detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        model(ids, targets=targets)
+        halved = model.penalty()
+    halved.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.objective.parameters())
+    torch.testing.assert_close(halved.detach(), whole, rtol=0.05, atol=0)
+    torch.compiler.reset()
+    torch.compile(model, backend="aot_eager")(ids, targets=targets)
+    torch.testing.assert_close(model.penalty().detach(), whole, rtol=1e-4, atol=1e-5)
