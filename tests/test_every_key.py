@@ -37,6 +37,7 @@ COMPONENTS = (
     "residual",
     "position",
     "layer_fusion",
+    "objective",
     "modal_fusion",
     "model",
 )
@@ -51,6 +52,7 @@ OPTIONS = [
 ELSEWHERE = {
     "task.workers": "speed",
     "task.eval_batch_size": "speed and memory of an evaluation",
+    "objective.total_steps": "the step from which on another weight holds",
     "attention.chunk": "speed and memory; results by rounding alone",
     "task=text.binary": "how a file is read that is packed or no text",
     "optimizer.foreach": "speed",
@@ -75,6 +77,8 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "feed_forward=pattern": ("model.n_layers=2",),
     "layer_fusion": ("model.n_layers=3",),
     "modal_fusion": ("task=spoken_arithmetic", "model.n_layers=4"),
+    "objective.end_share": ("objective.weight_end=0.1",),
+    "objective.weight_end": ("objective.end_share=0.0",),
     "residual": ("model.n_layers=2",),
     "schedule": (f"trainer.max_steps={STEPS}",),
     "schedule=gradient_variance.min_factor": ("schedule.smoothing=0.1", "schedule.beta=0.5"),
@@ -94,6 +98,8 @@ VALUES: dict[str, list[Any]] = {
     "task.bpe_vocab_size": [270],
     "task.segments": [[[64, 4]]],
     "attention.layers": [["full"]],
+    "objective.end_share": [0.0],
+    "objective.weight_end": [0.1],
     "attention.first": [["full"]],
     "feed_forward.layers": [["dense"]],
     "feed_forward.first": [[]],
@@ -111,7 +117,7 @@ def of_model(built: BuiltRun) -> Any:
     task.batch_size = 2
     inputs, targets = next(iter(task.train_dataloader()))
     model.resample(0)
-    loss = task.loss(model(inputs), targets) + model.penalty()
+    loss = task.loss(model(inputs, targets=targets), targets) + model.penalty()
     loss.backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
     model.after_step()

@@ -39,7 +39,8 @@ def options(axis: str) -> list[str]:
 
 @cache
 def _read(axis: str, option: str) -> Any:
-    return OmegaConf.load(CONF / axis / f"{option}.yaml")
+    whole = OmegaConf.create({"trainer": {"max_steps": 100}, axis: OmegaConf.load(CONF / axis / f"{option}.yaml")})
+    return OmegaConf.create(OmegaConf.to_container(whole, resolve=True)[axis])
 
 
 @cache

@@ -123,7 +123,10 @@ OPTIONS = [
         "optimizer=normuon",
     ),
     ("attention=dynamic", "attention.dense_below=0", "task.workers=2", "optimizer=soap", "optimizer.frequency=4"),
-    ("task=recall", "task.workers=1", "trainer.val_check_interval=7", "optimizer=cautious_adamw"),
+    (
+        *("task=recall", "task.workers=1", "trainer.val_check_interval=7", "optimizer=cautious_adamw"),
+        *("objective=multi_token", "objective.depth=2", "objective.weight_end=0.1", "objective.z_loss=1e-3"),
+    ),
 ]
 
 

@@ -57,7 +57,7 @@ class BareLoop(Runner):
             self.transformer.resample(self.steps)
             for _ in range(self.accumulate):
                 inputs, targets = move_data_to_device(next(self.batches), self.device)
-                loss = self.task.loss(self.model(inputs), targets)
+                loss = self.task.loss(self.model(inputs, targets=targets), targets)
                 if self.penalised:
                     loss = loss + self.transformer.penalty()
                 (loss / self.accumulate).backward()
@@ -82,7 +82,7 @@ class PlainModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.model.resample(self.trainer.global_step)
         inputs, targets = batch
-        loss = self.task.loss(self.model(inputs), targets)
+        loss = self.task.loss(self.model(inputs, targets=targets), targets)
         self.log("train_loss", loss)
         return loss + self.model.penalty() if self.penalised else loss
 

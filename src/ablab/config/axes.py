@@ -122,6 +122,15 @@ _COMPONENTS = (
         probe_outputs="ablab.model.layer_fusion.probe.probe_outputs",
     ),
     Axis(
+        name="objective",
+        caller="model",
+        kinds=("ablab.model.objective.base.Objective",),
+        supplied=("spec", "block", "norm"),
+        governs="what training minimises",
+        mechanism="ablab.model.objective.probe.watch",
+        probe_outputs="ablab.model.objective.probe.probe_outputs",
+    ),
+    Axis(
         name="modal_fusion",
         caller="multimodal",
         kinds=("ablab.model.modal_fusion.base.ModalFusion",),

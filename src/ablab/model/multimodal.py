@@ -95,10 +95,10 @@ class MultimodalTransformer(Transformer):
     def call_layer(self, layer: int, x: Tensor, context: LayerContext) -> Tensor:
         return self.modal_fusion.layer(layer, self.blocks[layer], x, context)
 
-    def leave(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+    def hidden(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         x, mask = self.modal_fusion.leave(self.norm(self.layer_fusion(self.read(streams), mask)), mask)
         assert self.readout is not None
-        return cast(Tensor, self.head(self.readout(x, mask)))
+        return cast(Tensor, self.readout(x, mask))
 
     def mask_of(self, inputs: Tensor | Mapping[str, Tensor], key_padding_mask: Tensor | None = None) -> Tensor | None:
         assert not isinstance(inputs, Tensor)

@@ -32,7 +32,7 @@ class Penalised(Protocol):
 
 @runtime_checkable
 class Resampled(Protocol):
-    """Draws at random, anew before each optimizer step, as a function of the seed and the steps taken."""
+    """Draws at random, or changes, before each optimizer step, as a function of the seed and the steps taken."""
 
     def resample(self, step: int) -> None: ...
 

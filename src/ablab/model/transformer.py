@@ -18,6 +18,7 @@ from ablab.model.feed_forward.base import Dense, FeedForward
 from ablab.model.initialisation import initialise, keyed_generator
 from ablab.model.layer_fusion.base import LastLayer, LayerFusion
 from ablab.model.norm import LayerNorm, Norm
+from ablab.model.objective.base import Asked, Objective
 from ablab.model.position import Position
 from ablab.model.protocols import FollowsSteps, Penalised, Resampled, offering
 from ablab.model.residual.base import Residual
@@ -51,6 +52,7 @@ class Transformer(nn.Module):
         feed_forward: makes a layer's feed-forward part, of the spec and `activation`; see `ablab.model.feed_forward`.
         residual: makes each residual connection, two for each block; see `ablab.model.residual`.
         layer_fusion: makes what joins the layers' outputs for the head; see `ablab.model.layer_fusion`.
+        objective: makes what is asked for beside the task's loss; see `ablab.model.objective`.
 
     Attributes:
         modalities: names of those that an input has; none of tokens.
@@ -88,6 +90,7 @@ class Transformer(nn.Module):
         feed_forward: Callable[..., FeedForward] = Dense,
         residual: Callable[..., Residual] = Residual,
         layer_fusion: Callable[[LayerSpec], LayerFusion] = LastLayer,
+        objective: Callable[..., Objective] = Objective,
     ) -> None:
         super().__init__()
         require_at_least(1, "vocab_size", vocab_size)
@@ -133,9 +136,11 @@ class Transformer(nn.Module):
             self.norm = nn.Identity() if last.placement == "post" else last
             self.readout = self._make_readout(pooled, d_model)
             self.head = nn.Linear(d_model, vocab_size if n_outputs is None else n_outputs, bias=False)
+            self.objective = objective(spec(n_layers - 1), block=make, norm=norm)
         if tie_embeddings and n_outputs is None and isinstance(self.embedding, nn.Embedding):
             self.head.weight = self.embedding.weight
         self._check_residual()
+        self._check_objective(n_outputs)
         if self.position.slopes is not None:
             self._weigh_down(self.position.slopes)
         # Found once: looking for them takes longer than a small step has time for.
@@ -144,20 +149,40 @@ class Transformer(nn.Module):
         self._penalties = [module.penalty for _, module in offering(self, Penalised)]
         initialise(self, seed)
 
-    def forward(self, inputs: Tensor | Mapping[str, Tensor], key_padding_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        inputs: Tensor | Mapping[str, Tensor],
+        key_padding_mask: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:
         """Logits (B, T, vocab_size or n_outputs) of tokens; (B, 1, ...) where the model is `pooled`.
 
         Args:
             inputs: tokens (B, T) int64. Of several modalities each by its name, and "padding" in place of the mask.
             key_padding_mask: (B, T) bool, true where there is no token, as in `torch.nn.MultiheadAttention`. Nobody
                 attends to such a position; its own logits are finite and mean nothing. None: where `padding` stands.
+            targets: what is asked for, (B, T) int64. They change no logits: the objective alone looks at them, in
+                training for its `penalty`. None: it has nothing to do.
 
         Raises:
             ValueError: T is more than `max_length`, the mask is not one of the tokens, or a sample has no modality.
         """
         x, mask = self.enter(inputs, key_padding_mask)
-        streams = self.through(range(len(self.blocks)), [self.ends.begin(x)], self.context(inputs, mask))
-        return self.leave(streams, mask)
+        context = self.context(inputs, mask)
+        hidden = self.hidden(self.through(range(len(self.blocks)), [self.ends.begin(x)], context), mask)
+        logits = self.logits(hidden)
+        if targets is not None:
+            self.objective(
+                Asked(
+                    hidden=hidden,
+                    logits=logits,
+                    targets=targets,
+                    context=context,
+                    embed=self.embedding,
+                    head=self.logits,
+                )
+            )
+        return logits
 
     def enter(
         self, inputs: Tensor | Mapping[str, Tensor], key_padding_mask: Tensor | None = None
@@ -186,9 +211,16 @@ class Transformer(nn.Module):
 
     def leave(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """The last part: logits, of what went into the first layer and came out of every one."""
-        x = self.norm(self.layer_fusion(self.read(streams), mask))
-        logits: Tensor = self.head(x if self.readout is None else self.readout(x, mask))
-        return logits
+        return self.logits(self.hidden(streams, mask))
+
+    def hidden(self, streams: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        """What the head reads: (B, T, d_model), or (B, 1, d_model) where the model is `pooled`."""
+        x: Tensor = self.norm(self.layer_fusion(self.read(streams), mask))
+        return x if self.readout is None else self.readout(x, mask)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What the head makes of `hidden`."""
+        return self.objective.bound(self.head(hidden))
 
     def read(self, streams: Sequence[Tensor]) -> list[Tensor]:
         """What a layer fusion is given: what is read of each, (B, T, d_model). One that takes the last alone is given
@@ -258,8 +290,18 @@ class Transformer(nn.Module):
         if not residual.is_stream and type(self.layer_fusion).feed is not LayerFusion.feed:
             raise ClashError("residual", "layer_fusion", "what goes from layer to layer is no single stream to sum up")
 
+    def _check_objective(self, n_outputs: int | None) -> None:
+        if not self.objective.reach:
+            return
+        if not self.causal or self.readout is not None or n_outputs is not None:
+            raise ClashError(
+                "objective", "task", "it needs tokens at every position, told from those before them alone"
+            )
+        if next(self.layers())[1].attention_residual.shares:
+            raise ClashError("objective", "residual", "its blocks have no first layer whose values they could share")
+
     def _weigh_down(self, slopes: Tensor) -> None:
-        for _, block in self.layers():
+        for block in (module for module in self.modules() if isinstance(module, Block)):
             try:
                 block.attention.core.weigh_down(slopes)
             except ValueError as error:

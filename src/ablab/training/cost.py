@@ -19,6 +19,7 @@ from torch.optim.optimizer import StateDict
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ablab.model.protocols import PartlyActive, offering
+from ablab.model.transformer import Transformer
 from ablab.results.record import Cost
 from ablab.tasks.base import Batch, Task
 from ablab.training.checkpoints import generators, set_generators
@@ -49,9 +50,17 @@ def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], exam
     inputs, targets = move_data_to_device(example, next(model.parameters()).device)
     seen: set[Any] = set()
     with FlopCounterMode(display=False) as counter, every_operator(seen.add) as all_seen:
-        loss(model(inputs), targets).backward()
+        _asked_of(model, loss, inputs, targets).backward()
     uncounted = {operator.overloadpacket.__name__ for operator in seen if _is_uncounted(operator)}
     return counter.get_total_flops(), sorted(uncounted - _MOVES_DATA_ONLY) if all_seen else [_NOT_SEEN]
+
+
+def _asked_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], inputs: Any, targets: Tensor) -> Tensor:
+    """What training minimises of one batch."""
+    if not isinstance(model, Transformer):
+        return loss(model(inputs), targets)
+    asked = loss(model(inputs, targets=targets), targets)
+    return asked + model.penalty() if model.training else asked
 
 
 def flops_of(shapes: nn.Module, task: Task, build_model: Callable[[], nn.Module]) -> tuple[int | None, list[str]]:
@@ -105,7 +114,7 @@ _MOVES_DATA_ONLY = frozenset(
         *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "zeros", "zeros_like", "new_zeros"),
         *("ones", "ones_like", "full", "full_like", "eye", "arange", "scalar_tensor", "fill_", "zero_", "tril", "triu"),
         *("_to_copy", "_unsafe_view", "clone", "copy_", "cat", "stack", "constant_pad_nd", "detach", "alias", "expand"),
-        *("slice_backward", "select_backward", "lift_fresh", "promote_types"),
+        *("slice_backward", "select_backward", "lift_fresh", "promote_types", "new_ones"),
     }
 )
 

@@ -62,16 +62,16 @@ class TrainingModule(LightningModule):
         self.evaluated: dict[str, int] = {}  # samples of the last evaluation of each split, over all processes
         self._totals: dict[int, dict[str, Tensor]] = {}  # of each of the task's parts
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Inputs, targets: Tensor | None = None) -> Tensor:
         """Logits for what the task's loaders serve, in the shape of its targets and one dimension more."""
-        logits: Tensor = self.model(inputs)
+        logits: Tensor = self.model(inputs, targets=targets)
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, penalties included."""
         self.begin_batch(batch_idx)
         inputs, targets = batch
-        loss = self.task.loss(self.model(inputs), targets)
+        loss = self.task.loss(self.model(inputs, targets=targets), targets)
         if (share := self._share(targets)) is not None:
             loss = loss * share
         self.count_loss(loss.detach())
@@ -170,9 +170,11 @@ class TrainingModule(LightningModule):
         """One pass forward and back through `model`, which stands for this module's own, that leaves no trace."""
         training = self.model.training
         self.model.eval()  # components that follow their inputs stand still, and nothing is drawn at random
-        inputs, _ = self.trainer.strategy.batch_to_device(self.task.example())
-        logits: Tensor = model(inputs)
-        logits.sum().backward()
+        objective = self.model.objective
+        objective.training = True  # it alone: what it adds to a model takes part in training alone
+        inputs, targets = self.trainer.strategy.batch_to_device(self.task.example())
+        logits: Tensor = model(inputs, targets)
+        (logits.sum() + objective.penalty() if isinstance(objective, Penalised) else logits.sum()).backward()
         self.model.zero_grad()
         self.model.train(training)
 
@@ -217,7 +219,7 @@ class TrainingModule(LightningModule):
 
     def _add(self, batch: EvalBatch) -> None:
         inputs, targets, *subset = batch
-        totals = self.task.totals(self.model(inputs), targets)
+        totals = self.task.totals(self.model(inputs, targets=targets), targets)
         totals[_SAMPLES] = (targets != IGNORED).flatten(1).any(1).sum(dtype=torch.float64)
         sums = self._totals.setdefault(subset[0] if subset else 0, {})
         for name, value in totals.items():

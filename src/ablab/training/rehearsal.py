@@ -129,7 +129,7 @@ def _train(model: Transformer, task: Task, batch: Batch) -> int:
     model.train()
     model.resample(0)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = task.loss(model(inputs), targets) + model.penalty()
+        loss = task.loss(model(inputs, targets=targets), targets) + model.penalty()
     loss.backward()
     return sum(kept.values())
 
@@ -149,7 +149,9 @@ def _evaluate(model: Transformer, task: Task, batch: Batch) -> set[str]:
     probe = MechanismProbe(model, pictured=True, strict=True)
     probe.attach()
     with torch.no_grad():
-        totals = {name: float(value) for name, value in task.totals(model.eval()(inputs), targets).items()}
+        totals = {
+            name: float(value) for name, value in task.totals(model.eval()(inputs, targets=targets), targets).items()
+        }
     probe.detach()
     _check_numbers(model)
     mechanism = probe.metrics()

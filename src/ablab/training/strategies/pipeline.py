@@ -21,6 +21,7 @@ from ablab.model.protocols import FollowsBatches, Penalised, offering
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Batch, Task
+from ablab.training.strategies.plans import axis_of
 from ablab.training.strategies.replicas import Replicas
 from ablab.training.strategies.stages import Stage, merged, owners, share_layers_out, shared
 
@@ -97,7 +98,11 @@ class Pipeline(Replicas):
         if next(model.layers())[1].attention_residual.shares:
             raise ClashError("strategy", "residual", "what the first layer leaves to the others stays in its stage")
         for name, _ in offering(model, Penalised):
-            raise ValueError(f"{name} asks for a penalty, and the last stage alone knows the loss that it adds to")
+            raise ClashError(
+                "strategy",
+                axis_of(model, name),
+                "it asks for a penalty, and the last stage alone knows the loss that this adds to",
+            )
         if len(model.blocks) < self._stages:
             raise ValueError(
                 f"model.n_layers={len(model.blocks)} are fewer than the stages, trainer.devices={self._stages}"

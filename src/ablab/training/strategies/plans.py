@@ -137,11 +137,11 @@ def check_sharding(model: Transformer) -> None:
     """Raises ClashError if a component uses its weights outside of a pass through the model."""
     for name, _ in offering(model, Penalised):
         raise ClashError(
-            "strategy", _axis_of(model, name), "its penalty asks for weights that no process has in one piece"
+            "strategy", axis_of(model, name), "its penalty asks for weights that no process has in one piece"
         )
 
 
-def _axis_of(model: Transformer, name: str) -> str:
+def axis_of(model: Transformer, name: str) -> str:
     """Return the axis of the innermost component that the module of that name is, or is a part of."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
