@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import StateDict
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from ablab.model.protocols import PartlyActive, offering
+from ablab.model.protocols import PartlyActive, Penalised, offering
 from ablab.results.record import Cost
 from ablab.tasks.base import Batch, Task
 from ablab.training.checkpoints import generators, set_generators
@@ -36,7 +36,7 @@ def count_active_parameters(model: nn.Module) -> int:
 
 
 def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], example: Batch) -> tuple[int, list[str]]:
-    """FLOPs of forward and backward for one sample, and the operators that could not be counted.
+    """FLOPs of forward and backward for one sample, penalties included, and the operators that could not be counted.
 
     A multiplication and an addition are two. Matrix products, convolutions and attention are counted; of the rest,
     what is neither element by element nor a mere view is named.
@@ -49,7 +49,10 @@ def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], exam
     inputs, targets = move_data_to_device(example, next(model.parameters()).device)
     seen: set[Any] = set()
     with FlopCounterMode(display=False) as counter, every_operator(seen.add) as all_seen:
-        loss(model(inputs), targets).backward()
+        value = loss(model(inputs), targets)
+        if isinstance(model, Penalised):
+            value = value + model.penalty()
+        value.backward()
     uncounted = {operator.overloadpacket.__name__ for operator in seen if _is_uncounted(operator)}
     return counter.get_total_flops(), sorted(uncounted - _MOVES_DATA_ONLY) if all_seen else [_NOT_SEEN]
 
