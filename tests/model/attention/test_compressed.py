@@ -65,7 +65,7 @@ def turned(x: Tensor, place: int) -> Tensor:
 
 
 def entries_of(compressor: Any, x: Tensor, there: list[bool], block: int) -> dict[int, Tensor]:
-    """Equations 9 to 12 and 20 to 23, window by window: those that have any token."""
+    """Equations 9 to 12 and 20 to 23, window by window: those that have any token of their own."""
     D, T = compressor.size, len(x)
     content, gate = linear(x, compressor.content), linear(x, compressor.gate)
     found = {}
@@ -74,7 +74,7 @@ def entries_of(compressor: Any, x: Tensor, there: list[bool], block: int) -> dic
         if compressor.overlap and n:
             slots += [(s, 0) for s in range((n - 1) * block, n * block)]
         slots = [(s, half % content.shape[1]) for s, half in slots if there[s]]
-        if slots:
+        if any(there[n * block : (n + 1) * block]):
             own = [
                 (content[s, h : h + D], gate[s, h : h + D] + compressor.place[s % block, h : h + D]) for s, h in slots
             ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
-from ablab.model.attention.base import DropoutPlace, Switches
+from ablab.model.attention.base import DropoutPlace, GateKind, Switches
 from ablab.model.attention.compressed_core import CompressedCore
 from ablab.model.attention.compressor import Compressor, EntryIndexer, turned
 from ablab.model.attention.indexer import IndexLearning
@@ -154,7 +154,10 @@ class CompressedSparseAttention(CompressedAttention):
         rope_base: float = 10000.0,
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
-        **switches: Unpack[Switches],
+        qk_norm: bool = False,
+        output_gate: GateKind = "none",
+        sinks: bool = False,
+        softcap: float | None = None,
     ) -> None:
         super().__init__(
             spec,
@@ -169,7 +172,10 @@ class CompressedSparseAttention(CompressedAttention):
             rope_base=rope_base,
             dropout=dropout,
             dropout_on=dropout_on,
-            **switches,
+            qk_norm=qk_norm,
+            output_gate=output_gate,
+            sinks=sinks,
+            softcap=softcap,
         )
 
 
@@ -187,7 +193,10 @@ class HeavilyCompressedAttention(CompressedAttention):
         rope_base: float = 10000.0,
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
-        **switches: Unpack[Switches],
+        qk_norm: bool = False,
+        output_gate: GateKind = "none",
+        sinks: bool = False,
+        softcap: float | None = None,
     ) -> None:
         super().__init__(
             spec,
@@ -202,5 +211,8 @@ class HeavilyCompressedAttention(CompressedAttention):
             rope_base=rope_base,
             dropout=dropout,
             dropout_on=dropout_on,
-            **switches,
+            qk_norm=qk_norm,
+            output_gate=output_gate,
+            sinks=sinks,
+            softcap=softcap,
         )

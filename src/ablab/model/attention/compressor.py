@@ -42,7 +42,7 @@ class Compressor(nn.Module):
     def forward(self, x: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, d_model), and where there are tokens, bool (B, T): entries (B, 1, N, D), and which there are (B, N).
 
-        N windows cover the sequence.
+        N windows cover the sequence; those without any token of their own have no entry.
         """
         content, gate = (self._windows(project(x)) for project in (self.content, self.gate))
         there = self._windows(there.unsqueeze(-1))  # (B, N, block, 1)
@@ -53,7 +53,6 @@ class Compressor(nn.Module):
             gate = gate.masked_fill(~there, none)
             if self.overlap:
                 content, gate = self._with_last(content, 0.0), self._with_last(gate, none)
-                there = torch.cat([pad(there, (0, 0, 0, 0, 1, 0))[:, :-1], there], 2)
             entries = (gate.softmax(2) * content).sum(2)
         normed = self.norm(entries).to(x.dtype).unsqueeze(1)
         return turned(normed, self.rope, stride=self.block), there.any(2).squeeze(-1)
