@@ -48,7 +48,8 @@ def build(spec: LayerSpec, *, sparse: bool, **options: Any) -> Any:
 
 
 def linear(x: Tensor, layer: Any) -> Tensor:
-    return x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
+    y: Tensor = x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
+    return y
 
 
 def scaled(x: Tensor, weight: Tensor | float = 1.0) -> Tensor:

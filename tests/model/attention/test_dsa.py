@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ablab.model.attention import dsa
+from ablab.model.attention.base import scores_of, softmax_of
+from ablab.model.attention.dense import highest
 from ablab.model.attention.dsa import DeepSeekSparseAttention, IndexedAttention
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.index_probe import IndexWatcher
-from ablab.model.attention.indexer import Index, LightningIndexer, index_scores
+from ablab.model.attention.indexer import Index, LightningIndexer, divergence, index_scores
 from ablab.model.attention.layer import MultiHeadAttention, Rotate
 from ablab.model.context import unrotated
 from ablab.model.position import Rope
@@ -46,7 +48,8 @@ def build(spec: LayerSpec, made: type[DeepSeekSparseAttention] = DeepSeekSparseA
 
 
 def linear(x: Tensor, layer: Any) -> Tensor:
-    return x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
+    y: Tensor = x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
+    return y
 
 
 def rotated(x: Tensor, share: float) -> Tensor:
@@ -206,11 +209,11 @@ class _SeesTheFuture(IndexedAttention):
 
     def _learn_slice(self, *args: Any) -> tuple[Tensor, Tensor]:
         *given, positions, padding, _ = args
-        scores = dsa.index_scores(*given[3:])
-        seen = dsa.highest(scores, torch.ones_like(scores, dtype=torch.bool), self.keys)
+        scores = index_scores(*given[3:])
+        seen = highest(scores, torch.ones_like(scores, dtype=torch.bool), self.keys)
         seen = seen & self._allowed(positions, scores.shape[-1], padding)
-        weights = dsa.softmax_of(dsa.scores_of(given[0], given[1], positions).masked_fill(~seen[:, None], -math.inf))
-        return weights @ given[2], dsa.divergence(scores, weights, seen)
+        weights = softmax_of(scores_of(given[0], given[1], positions).masked_fill(~seen[:, None], -math.inf))
+        return weights @ given[2], divergence(scores, weights, seen)
 
 
 @pytest.mark.parametrize("wrong", [_Unlearned, _Unrotated, _Interleaved, _Attached])

@@ -170,7 +170,7 @@ class CompressedCore(AttentionCore):
         scores = scores_of(q, torch.cat([k, entries], 2), positions, softcap=self.softcap)
         mask = torch.cat([local, chosen], -1)[:, None]
         weights = softmax_of(scores.masked_fill(~mask, float("-inf")), by_query(self.sinks))
-        return *weights.split([k.shape[2], entries.shape[2]], -1), chosen  # type: ignore[return-value]
+        return *weights.split([k.shape[2], entries.shape[2]], -1), chosen
 
     @staticmethod
     def _scores(positions: Tensor, q: Tensor, weight: Tensor, k: Tensor) -> Tensor:
