@@ -64,6 +64,9 @@ ELSEWHERE = {
 BESIDE: dict[str, tuple[str, ...]] = {
     "attention": ("task.seq_len=64", "task.eval_tokens=256"),
     "attention=block_sparse": ("attention.block=4",),
+    "attention=csa": ("attention.keys=4", "attention.window=8"),
+    "attention=dsa": ("attention.keys=4",),
+    "attention=hca": ("attention.block=4", "attention.window=8"),
     "attention=dynamic": ("attention.window=8", "attention.bucket_size=4", "attention.dense_below=0"),
     "attention=lsh": ("attention.bucket_size=4", "attention.dense_below=0"),
     "attention=nsa": ("attention.compress_block=4", "attention.compress_stride=2", "attention.select_block=4"),
@@ -97,6 +100,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
 VALUES: dict[str, list[Any]] = {
     "task.bpe_vocab_size": [270],
     "task.segments": [[[64, 4]]],
+    "attention.warmup_steps": [0],
     "attention.layers": [["full"]],
     "objective.end_share": [0.0],
     "objective.weight_end": [0.1],

@@ -131,7 +131,8 @@ def test_option(
     if task.causal:
         with torch.no_grad():
             _check_causal(model.double(), task)
-    _check_gradients(model.float().train(axis == "objective"), task)
+    _check_gradients(model.float().train(), task)
+    model.eval()
 
     if axis not in SAME_RESULT and option != BASELINE[axis]:
         _, other, usual = baseline(axis)
@@ -154,8 +155,7 @@ def _check_causal(model: Transformer, task: Task) -> None:
 
 
 def _check_gradients(model: Transformer, task: Task) -> None:
-    asked = model(inputs(task), targets=task.example()[1]).square().sum()
-    (asked + model.penalty() if model.training else asked).backward()
+    (model(inputs(task), targets=task.example()[1]).square().sum() + model.penalty()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

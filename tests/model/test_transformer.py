@@ -169,7 +169,7 @@ def test_every_option_is_finite_and_trains_every_parameter(
         model = build(attention=sparse_attention, position=position_option, tie_embeddings=False)
     except ClashError:
         return
-    model(tokens(2, length)).square().sum().backward()
+    (model(tokens(2, length)).square().sum() + model.penalty()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -229,7 +229,8 @@ def test_tied_weights_are_counted_once_and_bias_can_be_left_out(build: Build) ->
 def test_attention_adds_no_parameters_and_no_state(build: Build, attention_option: str) -> None:
     model = build(attention=attention_option)
     same = build(attention="full").state_dict().keys() == model.state_dict().keys()
-    assert same == (attention_option not in {"dynamic", "mla", "nsa", "gated_delta", "mamba2"})  # whose point they are
+    whose_point_they_are = {"dynamic", "mla", "nsa", "dsa", "csa", "hca", "gated_delta", "mamba2"}
+    assert same == (attention_option not in whose_point_they_are)
 
 
 class Resampled(FullAttention):
@@ -317,7 +318,8 @@ def test_who_cannot_do_with_whom(build: Build, menu: dict[str, list[str]]) -> No
                 build(attention=attention, position=position)
             except ClashError:
                 refused.add((position, attention))
-    assert refused == {("alibi", attention) for attention in ("block_sparse", "nsa", "gated_delta", "mamba2")}
+    without_slopes = ("block_sparse", "nsa", "dsa", "csa", "hca", "gated_delta", "mamba2")
+    assert refused == {("alibi", attention) for attention in without_slopes}
 
 
 @pytest.mark.parametrize("causal", [True, False])

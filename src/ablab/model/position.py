@@ -141,6 +141,12 @@ class Rope(Position):
         cos, sin = (rows(table, 0, q.shape[2]).to(q.dtype) for table in (self.cos, self.sin))
         return _turn(q, cos, sin), _turn(k, cos, sin)
 
+    def turn(self, x: Tensor, *, stride: int = 1, back: bool = False) -> Tensor:
+        """Rotate x (..., T, D), of which one stands at every `stride`-th position; `back` takes a rotation away."""
+        length = stride * (x.shape[-2] - 1) + 1
+        cos, sin = (rows(table, 0, length)[::stride].to(x.dtype) for table in (self.cos, self.sin))
+        return _turn(x, cos, -sin if back else sin)
+
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x (..., T, D), of which the leading coordinates are rotated by tables (T, as many)."""

@@ -37,7 +37,7 @@ def count_active_parameters(model: nn.Module) -> int:
 
 
 def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], example: Batch) -> tuple[int, list[str]]:
-    """FLOPs of forward and backward for one sample, and the operators that could not be counted.
+    """FLOPs of forward and backward for one sample, penalties included, and the operators that could not be counted.
 
     A multiplication and an addition are two. Matrix products, convolutions and attention are counted; of the rest,
     what is neither element by element nor a mere view is named.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablab.bench.attention import definitions, ours, package_peers, recurrent, torch_peers
+from ablab.bench.attention import definitions, indexed, ours, package_peers, recurrent, torch_peers
 from ablab.bench.attention.command import catalogue, chosen
 from ablab.bench.attention.definitions import WrongResultError, check
 from ablab.bench.attention.implementation import Implementation, Setting
@@ -35,12 +35,13 @@ def verify(implementation: Implementation, length: int, setting: Setting = SETTI
 
 
 OURS = [each.name for each in ours.implementations(SETTING)]
+INDEXED = [each.name for each in indexed.implementations(SETTING)]
 LINEAR = [each.name for each in recurrent.implementations(SETTING)]
 OF_TORCH = [each.name for each in torch_peers.implementations(SETTING) if each.name != "flex-attention"]
 
 
 @pytest.mark.parametrize("length", [32, 448])
-@pytest.mark.parametrize("name", [*OURS, *LINEAR, *OF_TORCH])
+@pytest.mark.parametrize("name", [*OURS, *INDEXED, *LINEAR, *OF_TORCH])
 def test_ours_and_those_of_torch(name: str, length: int) -> None:
     verify(named(name), length)
 
@@ -60,6 +61,20 @@ def test_ours_are_not_full_attention(name: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ours._Full, "expected", plain)
     with pytest.raises(WrongResultError):
         verify(named(name), 448)
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_another_choice_of_keys_is_found_out(name: str) -> None:
+    attention: Any = named(name).build(SETTING, 448)
+    if attention.core.keys is None:
+        attention.core.block += 1
+    else:
+        attention.core.keys += 1
+    given = SETTING.draw(448, heads_first=False)
+    out = attention(*given[:3])
+    attention.core = named(name).build(SETTING, 448).core  # type: ignore[attr-defined]
+    places = torch.arange(400, 448)
+    assert not torch.allclose(out[:, :, places].double(), attention.expected(*given[:3], places).out, atol=1e-4)
 
 
 @pytest.mark.parametrize("delta", [False, True])

@@ -140,6 +140,7 @@ def test_states_of_stages_become_one() -> None:
         (("model.n_layers=2", "strategy.microbatches=1"), "microbatches=1: 1f1b needs at least as many as stages"),
         (("model.n_layers=2", "strategy.microbatches=3", "strategy.schedule=gpipe"), "microbatches=3 does not divide"),
         (("model.n_layers=2", "attention=dynamic"), "asks for a penalty, and the last stage alone"),
+        (("model.n_layers=2", "attention=dsa"), "asks for a penalty, and the last stage alone"),
         (("model.n_layers=2", "residual=value"), "strategy=pipeline does not work with residual=value: what the first"),
         (("task=spoken_arithmetic", "model.n_layers=2"), "strategy=pipeline does not work with task=spoken_arithmetic"),
     ],

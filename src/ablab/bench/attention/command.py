@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 
-from ablab.bench.attention import ours, recurrent, torch_peers, transformers_peers
+from ablab.bench.attention import indexed, ours, recurrent, torch_peers, transformers_peers
 from ablab.bench.attention.cost import MatmulPeak
 from ablab.bench.attention.figure import SUFFIXES, draw
 from ablab.bench.attention.implementation import PASSES, Implementation, Missing, Pass, Setting
@@ -35,6 +35,7 @@ def catalogue(setting: Setting) -> tuple[list[Implementation], list[Missing]]:
     """The implementations that are there, ours first, and those that are missing, with the reason."""
     found = [
         *ours.implementations(setting),
+        *indexed.implementations(setting),
         *recurrent.implementations(setting),
         *torch_peers.implementations(setting),
     ]

@@ -15,7 +15,17 @@ from ablab.bench.attention.scaling import exponent
 from ablab.bench.attention.tables import TITLES
 
 SUFFIXES = (".png", ".svg")
-COLOURS: dict[Family, str] = {"full": "#444444", "windowed": "#0072B2", "lsh": "#D55E00", "dynamic": "#009E73"}
+COLOURS: dict[Family, str] = {
+    "full": "#444444",
+    "windowed": "#0072B2",
+    "lsh": "#D55E00",
+    "dynamic": "#009E73",
+    "dsa": "#CC79A7",
+    "csa": "#E69F00",
+    "hca": "#7F3C8D",
+    "gated_delta": "#56B4E9",
+    "mamba2": "#8B5A2B",
+}
 MARKERS = "ovs^DPX*<>"
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ DENSE_BELOW = 384
 GPU_SLICES = 64  # times as much at one time on a GPU as on a CPU
 SLICE = 2**22  # scores that are written out at one time
 GPU_WIDTHS = 8  # fused kernels on a GPU want sizes of heads to be multiples of it
+
+Result = TypeVar("Result", Tensor, tuple[Tensor, Tensor])
 
 
 def softmax_attention(
@@ -212,7 +214,7 @@ def at_once(on_cpu: int, device: torch.device) -> int:
     return on_cpu if device.type == "cpu" else on_cpu * GPU_SLICES
 
 
-def recomputed(function: Callable[..., Tensor], *args: Any, random: bool = False) -> Tensor:
+def recomputed(function: Callable[..., Result], *args: Any, random: bool = False) -> Result:
     """function(*args); where a gradient is wanted, keeps the arguments alone and computes the rest again for it.
 
     Args:
@@ -220,8 +222,7 @@ def recomputed(function: Callable[..., Tensor], *args: Any, random: bool = False
     """
     if not torch.is_grad_enabled():
         return function(*args)
-    result: Tensor = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=random)
-    return result
+    return cast(Result, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=random))
 
 
 def highest(scores: Tensor, allowed: Tensor, count: int) -> Tensor:

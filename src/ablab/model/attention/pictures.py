@@ -43,3 +43,8 @@ def picture(weights: Tensor) -> Tensor:
         top, left = head // across * (rows + 1), head % across * (columns + 1)
         grid[top : top + rows, left : left + columns] = pixels[head]
     return grid
+
+
+def exact(x: Tensor) -> Tensor:
+    """Numbers in single precision at least; what is none stays as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.attention.base import AttentionCore, scores_of, self_only_if_alone
+from ablab.model.attention.compressed import CompressedAttention
+from ablab.model.attention.compressed_core import CompressedCore
+from ablab.model.attention.dsa import DeepSeekSparseAttention, IndexedAttention
+from ablab.model.attention.index_probe import IndexWatcher, compressed_outputs, indexed_outputs
 from ablab.model.attention.layer import MultiHeadAttention
 from ablab.model.attention.linear import LinearAttention
-from ablab.model.attention.pictures import columns_of, picture, spread
+from ablab.model.attention.pictures import columns_of, exact, picture, spread
 from ablab.model.attention.recurrence import Recurrence
 from ablab.model.attention.recurrence_probe import RecurrenceWatcher
 from ablab.model.attention.switch_probe import switch_outputs, watch_switches
@@ -23,7 +27,7 @@ from ablab.model.ranks import cat_over_tp_ranks, sum_over_ranks
 if TYPE_CHECKING:
     from ablab.model.transformer import Transformer
 
-Asked = Callable[[Tensor, Tensor, Tensor], Tensor]
+Asked = Callable[..., Tensor]
 
 SAMPLED_SEQUENCES = 4
 SAMPLED_QUERIES = 64
@@ -65,24 +69,24 @@ class AttentionWatcher(Watcher):
             return
         self.seen = True
         with torch.autocast(sample[0].device.type, enabled=False):  # the measure's own rounding is not to be measured
-            q, k = (x[:SAMPLED_SEQUENCES].to(torch.promote_types(x.dtype, torch.float32)) for x in sample)
-            positions = spread(q.shape[2], SAMPLED_QUERIES, q.device)
-            for one in range(len(q)):  # one after the other: the dense weights of all would be a peak of memory
-                self.sums += self._measure(q[one : one + 1], k[one : one + 1], positions)
+            sample = [exact(x[:SAMPLED_SEQUENCES]) for x in sample]
+            positions = spread(sample[0].shape[2], SAMPLED_QUERIES, sample[0].device)
+            for one in range(len(sample[0])):  # one by one: the dense weights of all would be a peak of memory
+                self.sums += self._measure(positions, *(x[one : one + 1] for x in sample))
             if self.pictured and self.weights is not None:
-                self.drawn = self._picture(self.weights, q[:1], k[:1])
+                self.drawn = self._picture(self.weights, *(x[:1] for x in sample))
 
-    def _measure(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+    def _measure(self, positions: Tensor, q: Tensor, k: Tensor, *index: Tensor) -> Tensor:
         """The sums over the queries of one sequence."""
         sums = self.sums.new_zeros(len(self.sums))
         if self.visited is not None:
             full = self._full(q, k, positions)
-            mask = self.visited(q, k, positions).expand(full.shape)
+            mask = self.visited(q, k, positions, *index).expand(full.shape)
             sums[:3] = torch.stack([mask.sum(), (full * mask).sum(), full.new_tensor(full[..., 0].numel())])
             if isinstance(self.module, AttentionCore) and self.softcap is not None:
                 sums[6] = (mask & (self.module.scores(q, k, positions).abs() >= self.softcap)).sum()
         if self.weights is not None:
-            weights = self.weights(q, k, positions)
+            weights = self.weights(q, k, positions, *index)
             keys = torch.arange(weights.shape[-1], device=weights.device)
             distance = (positions[:, None] - keys).abs()
             sums[3:5] = torch.stack([(weights * distance).sum(), weights.sum()])
@@ -90,9 +94,9 @@ class AttentionWatcher(Watcher):
                 sums[5] = (1 - weights.sum(-1)).sum()
         return sums
 
-    def _picture(self, weights: Asked, q: Tensor, k: Tensor) -> Tensor:
+    def _picture(self, weights: Asked, q: Tensor, k: Tensor, *index: Tensor) -> Tensor:
         positions = spread(q.shape[2], PICTURED_QUERIES, q.device)
-        slices = [columns_of(weights(q, k, some)[0]) for some in positions.split(SAMPLED_QUERIES)]
+        slices = [columns_of(weights(q, k, some, *index)[0]) for some in positions.split(SAMPLED_QUERIES)]
         return picture(cat_over_tp_ranks(torch.cat(slices, dim=1), 0)).cpu()
 
     def _full(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
@@ -124,16 +128,20 @@ class AttentionWatcher(Watcher):
         return self.drawn
 
 
-def _unpadded(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """Queries (B, H, T, D) and keys (B, K, T, D) of the sequences without padding; None if these are no such call."""
+def _unpadded(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor] | None:
+    """Queries (B, H, T, D), keys (B, K, T, D) and what there is of an index, of the sequences without padding.
+
+    None if these are no such call.
+    """
     given = {**dict(zip(("q", "k", "v", "key_padding_mask"), args, strict=False)), **kwargs}
     q, k, padding = (given.get(name) for name in ("q", "k", "key_padding_mask"))
     if not (isinstance(q, Tensor) and isinstance(k, Tensor) and _belong_together(q, k)):
         return None
+    sample = [q, k, *given.get("index", ())]
     if padding is not None:
         whole = ~padding.any(-1)
-        q, k = q[whole], k[whole]
-    return (q, k) if len(q) else None
+        sample = [x[whole] for x in sample]
+    return sample if len(sample[0]) else None
 
 
 def _belong_together(q: Tensor, k: Tensor) -> bool:
@@ -164,6 +172,8 @@ def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
             yield RecurrenceWatcher("attention", layer, core, heads=model.n_heads, device=device, pictured=pictured)
         else:
             yield AttentionWatcher("attention", layer, core, device=device, causal=model.causal, pictured=pictured)
+        if isinstance(core, IndexedAttention | CompressedCore):
+            yield IndexWatcher("attention", layer, core, device=device)
 
 
 def probe_outputs(model: Transformer) -> dict[str, list[float]]:
@@ -174,7 +184,11 @@ def probe_outputs(model: Transformer) -> dict[str, list[float]]:
     """
     found = {}
     for place, (layer, block) in enumerate(model.layers()):
-        if isinstance(block.attention, MultiHeadAttention):
+        if isinstance(block.attention, DeepSeekSparseAttention):
+            found[place_of(layer, place)] = indexed_outputs(model, block.attention)
+        elif isinstance(block.attention, CompressedAttention):
+            found[place_of(layer, place)] = compressed_outputs(model, block.attention)
+        elif isinstance(block.attention, MultiHeadAttention):
             own = switch_outputs(block.attention, model.head.weight)
             found[place_of(layer, place)] = _core_outputs(model, block.attention.core) + own
         elif isinstance(block.attention, LinearAttention):

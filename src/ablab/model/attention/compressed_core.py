@@ -1,0 +1,180 @@
+"""One softmax over the tokens next to a query and entries that stand for those before (DeepSeek-V4, section 2.3)."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as drop
+
+from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by_query, scores_of, softmax_of
+from ablab.model.attention.dense import at_once, highest, recomputed, softmax_attention
+from ablab.model.attention.indexer import COMPARED, IndexLearning, divergence, index_scores, recall
+from ablab.model.attention.kernel import working_dtype
+from ablab.model.spec import LayerSpec, require_at_least
+
+SLICE = 2**22  # scores that are there at one time
+QUERIES = 128  # attended at one time, where the window is shorter
+
+
+class CompressedCore(AttentionCore):
+    """One softmax over a window of tokens and entries, whose values are the keys themselves.
+
+    An entry is seen from the last token of its window on (where causal). With `keys` a query sees only so many entries,
+    those that an index gives the highest scores; the index learns as that of `ablab.model.attention.dsa` does, from the
+    weights of the entries alone.
+
+    Time grows as T (window + T / block); memory as T, since a slice of queries is attended at a time.
+
+    What it says of itself (`visited`, `weights`) is about tokens seen one by one, which are the window's.
+
+    Args:
+        window: see `ablab.model.attention.windowed.WindowedAttention`.
+        block: tokens of an entry's window.
+        keys: entries that a query sees, at least 1; None: all.
+        learning: what the index learns by, with `keys`.
+    """
+
+    drops_weights = True
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        *,
+        window: int,
+        block: int,
+        keys: int | None,
+        learning: IndexLearning | None,
+        dropout: float,
+        dropout_on: DropoutPlace,
+        **switches: Unpack[Switches],
+    ) -> None:
+        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, **switches)
+        require_at_least(1, "attention.window", window)
+        if keys is not None:
+            require_at_least(1, "attention.keys", keys)
+        self.window, self.block, self.keys, self.learning = window, block, keys, learning
+        self.compares = ("entries_visited", "entry_share", *(() if keys is None else COMPARED))
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None, index: tuple[Tensor, ...] = ()
+    ) -> Tensor:
+        """`AttentionCore.forward` with entries (B, 1, N, D), which there are (B, N), and the index of these, if any."""
+        out = self._attend_all(q, k, v, key_padding_mask, *index)
+        if self.dropout and self.dropout_on == "output":
+            out = drop(out, self.dropout, self.training)
+        return out
+
+    def _attend_all(
+        self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, entries: Tensor, there: Tensor, *index: Tensor
+    ) -> Tensor:
+        B, H, T, _ = q.shape
+        heads = H + (index[0].shape[1] if index else 0)
+        most = at_once(SLICE, q.device) // (B * heads * (2 * max(self.window, QUERIES) + entries.shape[2]))
+        rows = max(1, min(most, max(self.window, QUERIES)))
+        parts, lost = [], []
+        for start in range(0, T, rows):
+            positions = torch.arange(start, min(start + rows, T), device=q.device)
+            near = self._near(start, start + rows, T)
+            given = (q[:, :, start : start + rows], k[:, :, near], v[:, :, near], near.start, positions)
+            masked = None if padding is None else padding[:, near]
+            n = max(1, min(start + rows, T) // self.block) if self.causal else entries.shape[2]
+            own = (
+                [index[0][:, :, start : start + rows], index[1][:, :, start : start + rows], index[2][:, :, :n]]
+                if index
+                else []
+            )
+            part, loss = recomputed(
+                self._attend_slice, *given, masked, entries[:, :, :n], there[:, :n], *own, random=self._dropped() > 0
+            )
+            parts.append(part)
+            lost.append(loss)
+        if self.training and self.learning is not None:
+            self.learning.keep(torch.cat(lost, 1), padding)
+        return torch.cat(parts, 2)
+
+    def _attend_slice(
+        self, q: Tensor, k: Tensor, v: Tensor, first: int, positions: Tensor, padding: Tensor | None, entries: Tensor,
+        there: Tensor, *index: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The output for queries at `positions`, with tokens from place `first` on, and what the index loses (B, S)."""
+        local = self._local(positions, first, k.shape[2], padding)
+        allowed = self._allowed(positions, there)
+        scores = index_scores(*index) if index else None
+        warming = self.training and self.learning is not None and self.learning.warming
+        chosen = (
+            allowed if scores is None or self.keys is None or warming else highest(scores.detach(), allowed, self.keys)
+        )
+        mask = torch.cat([local.expand(len(q), -1, -1), chosen.expand(len(q), -1, -1)], -1)[:, None]
+        keys, values = torch.cat([k, entries], 2), torch.cat([v, entries], 2)
+        sinks = by_query(self.sinks)
+        if scores is None or not self.training:
+            out = softmax_attention(
+                q, keys, values, mask=mask, dropout=self._dropped(), sinks=sinks, softcap=self.softcap
+            )
+            return out, q.new_zeros(len(q), len(positions))
+        every = torch.arange(len(positions), device=q.device)
+        products = scores_of(q, keys, every, softcap=self.softcap).to(working_dtype(q))
+        weights = softmax_of(products.masked_fill(~mask, float("-inf")), sinks)
+        lost = divergence(scores, weights[..., k.shape[2] :], chosen)
+        return drop(weights, self._dropped()).to(values.dtype) @ values, lost
+
+    def _near(self, start: int, stop: int, length: int) -> slice:
+        """The tokens that queries from `start` to before `stop` see one by one."""
+        if self.causal:
+            return slice(max(0, start - self.window + 1), min(stop, length))
+        return slice(max(0, start - self.window), min(stop + self.window, length))
+
+    def _local(self, positions: Tensor, first: int, count: int, padding: Tensor | None) -> Tensor:
+        """(B or 1, S, count): which of the tokens from place `first` on are in the windows of queries."""
+        distance = positions[:, None] - torch.arange(first, first + count, device=positions.device)
+        local = (distance >= 0) & (distance < self.window) if self.causal else distance.abs() <= self.window
+        return local[None] if padding is None else local & ~padding[:, None, :]
+
+    def _allowed(self, positions: Tensor, there: Tensor) -> Tensor:
+        """(B, S, N): the entries that queries at `positions` may see."""
+        ends = (torch.arange(there.shape[1], device=there.device) + 1) * self.block - 1
+        past = ends <= positions[:, None] if self.causal else torch.ones_like(ends <= positions[:, None])
+        return past & there[:, None, :]
+
+    def visited(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> Tensor:
+        return self._local(positions, 0, k.shape[2], None)[None]
+
+    def weights(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> Tensor:
+        return self._split(q, k, positions, *index)[0]
+
+    def compared(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> dict[str, Tensor]:
+        """`compares` for the queries at `positions` (S,): (B, S) each."""
+        _, shares, chosen = self._split(q, k, positions, *index)
+        found = {"entries_visited": chosen.sum(-1), "entry_share": shares.sum(-1).mean(1)}
+        if self.keys is None:
+            return found
+        allowed = self._allowed(positions, index[1])
+        _, full, _ = self._split(q, k, positions, *index[:2])
+        best = highest(full.sum(1), allowed, self.keys)
+        lost = divergence(self._scores(positions, *index[2:]), shares, chosen)
+        return found | recall(chosen, best, allowed) | {"index_loss": lost}
+
+    def _split(
+        self, q: Tensor, k: Tensor, positions: Tensor, entries: Tensor, there: Tensor, *index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of tokens (B, H, S, T) and of entries (B, H, S, N), and which entries are chosen (B, S, N).
+
+        All of them are, where no index is given.
+        """
+        chosen = self._allowed(positions, there)
+        if index and self.keys is not None:
+            chosen = highest(self._scores(positions, *index), chosen, self.keys)
+        local = self._local(positions, 0, k.shape[2], None).expand(len(q), -1, -1)
+        scores = scores_of(q, torch.cat([k, entries], 2), positions, softcap=self.softcap)
+        mask = torch.cat([local, chosen], -1)[:, None]
+        weights = softmax_of(scores.masked_fill(~mask, float("-inf")), by_query(self.sinks))
+        return *weights.split([k.shape[2], entries.shape[2]], -1), chosen
+
+    @staticmethod
+    def _scores(positions: Tensor, q: Tensor, weight: Tensor, k: Tensor) -> Tensor:
+        return index_scores(q[:, :, positions], weight[:, :, positions], k)
+
+    def _dropped(self) -> float:
+        return self.dropout if self.training and self.dropout_on == "weights" else 0.0
