@@ -41,6 +41,8 @@ OTHERS = [
     "attention.keys",
     "global_tokens",
     "pad_token",
+    "next_token",
+    "multi_token",
     "task.text_key",
     "state_key",
     "tokens_per_second",

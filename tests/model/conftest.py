@@ -40,7 +40,8 @@ def options(axis: str) -> list[str]:
 @cache
 def _read(axis: str, option: str) -> Any:
     whole = OmegaConf.create({"trainer": {"max_steps": 100}, axis: OmegaConf.load(CONF / axis / f"{option}.yaml")})
-    return OmegaConf.create(OmegaConf.to_container(whole, resolve=True)[axis])
+    resolved: Any = OmegaConf.to_container(whole, resolve=True)
+    return OmegaConf.create(resolved[axis])
 
 
 @cache

@@ -25,7 +25,7 @@ _MOSTLY = frozenset({"key", "apikey", "token", "authorization"})
 _HARMLESS = frozenset(
     {
         *("bos", "cls", "end", "eos", "mask", "pad", "sep", "separator", "special", "start", "unk"),
-        *("each", "first", "last", "max", "min", "n", "num", "number", "per"),
+        *("each", "first", "last", "max", "min", "multi", "n", "next", "num", "number", "per"),
         *("column", "d", "data", "dict", "group", "image", "index", "input", "label", "output", "primary", "sort"),
         *("state", "target", "text"),
     }

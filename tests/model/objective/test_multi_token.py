@@ -52,6 +52,7 @@ def reference(model: Transformer, ids: Tensor, targets: Tensor, depth: int) -> T
     """Each position of each depth by itself, of the tokens up to it alone."""
     objective, found = model.objective, {}
     assert isinstance(objective, MultiToken)
+    assert isinstance(model.embedding, nn.Embedding)
     x, mask = model.enter(ids)
     context = model.context(ids, mask)
     whole = model.hidden(model.through(range(len(model.blocks)), [model.ends.begin(x)], context), mask)
@@ -172,7 +173,7 @@ def test_mistakes_are_found(wrong: type[MultiToken], build: Build, load_option: 
     model, (ids, targets) = ahead(build, load_option, {"depth": 2}), batch(2, 9, 1)
     check(model, ids, targets, 2, 0.3)
     model.objective.__class__ = wrong
-    model._penalties = [model.objective.penalty]  # type: ignore[operator, list-item]
+    model._penalties = [model.objective.penalty]  # type: ignore[list-item]
     with pytest.raises(AssertionError, match=r"not close|not equal"):
         check(model, ids, targets, 2, 0.3)
 
@@ -253,7 +254,10 @@ def test_depths_are_told_of_apart(build: Build, load_option: Load) -> None:
         for ids, targets in batches:
             model(ids, targets=targets)
     probe.detach()
-    found, nats, right, lengths = probe.metrics(), {1: [], 2: []}, {1: [], 2: []}, []
+    found = probe.metrics()
+    nats: dict[int, list[float]] = {1: [], 2: []}
+    right: dict[int, list[bool]] = {1: [], 2: []}
+    lengths: list[int] = []
     for ids, targets in batches:
         with torch.no_grad():
             terms, main = reference(model, ids, targets, depth), model(ids).argmax(-1)

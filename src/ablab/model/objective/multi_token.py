@@ -94,6 +94,7 @@ class MultiToken(Objective):
             raise ValueError(_too_deep(len(self.depths), ids.shape[1]))
         missing = nowhere
         for k, module in enumerate(self.depths, 1):
+            assert isinstance(module, DepthModule)
             later, targets = ids[:, k:], asked.targets[:, k:]
             if nowhere is not None and missing is not None:
                 missing = missing[:, :-1] | nowhere[:, k:]
