@@ -172,7 +172,8 @@ class TrainingModule(LightningModule):
         self.model.eval()  # components that follow their inputs stand still, and nothing is drawn at random
         inputs, _ = self.trainer.strategy.batch_to_device(self.task.example())
         logits: Tensor = model(inputs)
-        logits.sum().backward()
+        loss = logits.sum()
+        (loss + self.model.penalty() if self._penalised else loss).backward()  # which some parameters are in alone
         self.model.zero_grad()
         self.model.train(training)
 
