@@ -170,11 +170,11 @@ class TrainingModule(LightningModule):
         """One pass forward and back through `model`, which stands for this module's own, that leaves no trace."""
         training = self.model.training
         self.model.eval()  # components that follow their inputs stand still, and nothing is drawn at random
-        objective = self.model.objective
-        objective.training = True  # it alone: what it adds to a model takes part in training alone
+        self.model.objective.training = True  # it alone: what it adds to a model takes part in training alone
         inputs, targets = self.trainer.strategy.batch_to_device(self.task.example())
         logits: Tensor = model(inputs, targets)
-        (logits.sum() + objective.penalty() if isinstance(objective, Penalised) else logits.sum()).backward()
+        loss = logits.sum()
+        (loss + self.model.penalty() if self._penalised else loss).backward()  # which some parameters are in alone
         self.model.zero_grad()
         self.model.train(training)
 

@@ -168,7 +168,8 @@ def test_outputs_penalty_and_gradients_are_those_of_the_definition(
 def test_evaluation_gives_what_training_gives(make_spec: Spec, switches: dict[str, Any]) -> None:
     layer, x = build(make_spec(n_heads=4, n_kv_heads=2), **switches), random(2, 20, 16)
     padding = torch.arange(20).expand(2, -1) < 3
-    evaluated = layer.eval()(x, unrotated, padding)
+    with torch.no_grad():
+        evaluated = layer.eval()(x, unrotated, padding)
     assert layer.core.learning.penalty() == 0
     layer.core.dropout = 0.0
     torch.testing.assert_close(layer.train()(x, unrotated, padding), evaluated, rtol=1e-12, atol=1e-12)

@@ -90,7 +90,7 @@ class CompressedCore(AttentionCore):
             )
             parts.append(part)
             lost.append(loss)
-        if self.training and self.learning is not None:
+        if torch.is_grad_enabled() and self.learning is not None:
             self.learning.keep(torch.cat(lost, 1), padding)
         return torch.cat(parts, 2)
 
@@ -109,7 +109,7 @@ class CompressedCore(AttentionCore):
         mask = torch.cat([local.expand(len(q), -1, -1), chosen.expand(len(q), -1, -1)], -1)[:, None]
         keys, values = torch.cat([k, entries], 2), torch.cat([v, entries], 2)
         sinks = by_query(self.sinks)
-        if scores is None or not self.training:
+        if scores is None or not torch.is_grad_enabled():
             out = softmax_attention(
                 q, keys, values, mask=mask, dropout=self._dropped(), sinks=sinks, softcap=self.softcap
             )

@@ -76,7 +76,8 @@ class IndexedAttention(AttentionCore):
         """`forward` without dropout on the output; in training what the penalty will be is kept."""
         (B, H, T, _), (index_q, index_weight, index_k) = q.shape, index
         rows = max(1, at_once(SLICE, q.device) // (B * (H + index_q.shape[1]) * T))
-        parts, lost = [], []
+        parts, lost, learns = [], [], torch.is_grad_enabled()
+        warming = self.training and self.learning.warming
         for start in range(0, T, rows):
             stop = min(start + rows, T)
             reach = stop if self.causal else T
@@ -84,13 +85,13 @@ class IndexedAttention(AttentionCore):
             padding = None if key_padding_mask is None else key_padding_mask[:, :reach]
             of_index = index_q[:, :, start:stop], index_weight[:, :, start:stop], index_k[:, :, :reach]
             given = (q[:, :, start:stop], k[:, :, :reach], v[:, :, :reach], *of_index, positions, padding)
-            if self.training:
-                part, loss = recomputed(self._learn_slice, *given, self.learning.warming, random=self._dropped() > 0)
+            if learns:
+                part, loss = recomputed(self._learn_slice, *given, warming, random=self._dropped() > 0)
                 lost.append(loss)
             else:
                 part = recomputed(self._attend_slice, *given)
             parts.append(part)
-        if self.training:
+        if learns:
             self.learning.keep(torch.cat(lost, 1), key_padding_mask)
         return torch.cat(parts, dim=2)
 
