@@ -55,7 +55,8 @@ class CompressedCore(AttentionCore):
         if keys is not None:
             require_at_least(1, "attention.keys", keys)
         self.window, self.block, self.keys, self.learning = window, block, keys, learning
-        self.compares = ("entries_visited", "entry_share", *(() if keys is None else COMPARED))
+        own = ("entries_visited", "entry_share", *(() if self.sinks is None else ("sink_share",)))
+        self.compares = (*own, *(() if keys is None else COMPARED))
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None, index: tuple[Tensor, ...] = ()
@@ -146,8 +147,10 @@ class CompressedCore(AttentionCore):
 
     def compared(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> dict[str, Tensor]:
         """`compares` for the queries at `positions` (S,): (B, S) each."""
-        _, shares, chosen = self._split(q, k, positions, *index)
+        tokens, shares, chosen = self._split(q, k, positions, *index)
         found = {"entries_visited": chosen.sum(-1), "entry_share": shares.sum(-1).mean(1)}
+        if self.sinks is not None:
+            found["sink_share"] = (1 - tokens.sum(-1) - shares.sum(-1)).mean(1)
         if self.keys is None:
             return found
         allowed = self._allowed(positions, index[1])

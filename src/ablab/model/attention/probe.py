@@ -57,7 +57,9 @@ class AttentionWatcher(Watcher):
         # Keys visited, mass captured, queries; distance, weight; mass on sinks, capped scores.
         self.sums = torch.zeros(7, device=device)
         self.softcap = module.softcap if isinstance(module, AttentionCore) else None
-        self.has_sinks = isinstance(module, AttentionCore) and module.sinks is not None
+        # What a compressed core's tokens leave is also that of its entries: it tells of its sinks by itself.
+        sums_up = isinstance(module, AttentionCore) and not isinstance(module, CompressedCore)
+        self.has_sinks = sums_up and module.sinks is not None
         self.drawn: Tensor | None = None
 
     @torch.no_grad()
