@@ -64,8 +64,8 @@ def assert_refused(ended: Ended, *parts: str) -> None:
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "attention=ful": ([], ["attention=ful: no such option", "did you mean 'full'?", "full, lsh, mla"]),
     "callbacks=[ema,early_stoping]": ([], ["callbacks=early_stoping: no such option", "mean 'early_stopping'?"]),
-    "attention=null": ([], ["attention=null: each axis needs the name of an option", "full, lsh"]),
-    "attention=3": ([], ["attention=3: each axis needs the name of an option", "full, lsh"]),
+    "attention=null": ([], ["attention=null: each axis needs the name of an option", "the nearest of "]),
+    "attention=3": ([], ["attention=3: each axis needs the name of an option", "the nearest of "]),
     "~attention": ([], ["attention must be given"]),
     "model.d_modle=64": ([], ["model.d_modle: no such setting of model", "did you mean 'd_model'?"]),
     "model.n_heads=7": ([], ["model.n_heads=7 does not divide model.d_model=64", "1, 2, 4, 8, 16, 32, 64"]),
@@ -118,7 +118,10 @@ def test_a_mistake_in_a_run(ablab: Ablab, files: list[str], tmp_path: Path, mist
         (["trainer.max_steps=4,0"], ["trainer.max_steps=0: must be at least 1 [in the run trainer.max_steps=0]"]),
         (["strategy=single,ddp", "task.batch_size=3"], ["task.batch_size=3", "[in the run strategy=ddp]"]),
         (["optimizer.lr=interval(0,1)"], ["needs a list of values"]),
-        (["study=nope"], ["study=nope: no such option (there are: components, modal_fusion, parallelism, quickstart"]),
+        (
+            ["study=nope"],
+            ["study=nope: no such option (there are: components, ", "modal_fusion, objectives, parallelism"],
+        ),
         (["name=a,b"], ["a sweep is one study"]),
     ],
 )
@@ -290,9 +293,9 @@ def test_help(ablab: Ablab, words: list[str]) -> None:
 def test_help_lists_every_axis_with_its_options_and_every_command(ablab: Ablab) -> None:
     out = ablab("--help").out
     for line in (
-        "attention    block_sparse, dynamic, full",
+        "attention    block_sparse, csa, ",
         "strategy     async_ddp, ddp, ddp_bf16, ddp_fp16, ddp_powersgd, ddp_topk, diloco, fsdp, hybrid, local_sgd, ",
-        "study        components, modal_fusion, parallelism, quickstart",
+        "study        components, layer_patterns, modal_fusion, objectives, parallelism, quickstart",
     ):
         assert line in out
     assert all(f"ablab {name}" in out for name in COMMANDS)

@@ -69,7 +69,7 @@ def test_jobs_of_another_launcher_have_a_secret_from_their_environment(
     """What it pickles for them, and the copies of code and configs that they read, hold none."""
     here = tmp_path / "here"
     (here / "mine" / "study").mkdir(parents=True)
-    (here / "keyed.py").write_text(KEYED.replace(f'"{KEY}"', "'-'.join(['correct', 'horse', '1'])"))
+    (here / "keyed_by_parts.py").write_text(KEYED.replace(f'"{KEY}"', "'-'.join(['correct', 'horse', '1'])"))
     (here / "mine" / "study" / "keyed.yaml").write_text(f"# @package _global_\nactivation:\n  api_key: {KEY}\n")
     monkeypatch.setenv("SOME_SERVICE_TOKEN", ENVIRONMENT)
     for name in ("ACTIVATION_API_KEY", "PYTHONPATH", SNAPSHOT, TOLD_GIT_STATE):  # which it sets for its jobs
@@ -86,7 +86,7 @@ def test_jobs_of_another_launcher_have_a_secret_from_their_environment(
     basic = sys.modules["hydra._internal.core_plugins.basic_launcher"].BasicLauncher
     monkeypatch.setattr(basic, "launch", launch)
     words = ("-m", "--config-dir", "mine", "study=keyed", "hydra/launcher=basic", "name=keyed", f"task.path={corpus}")
-    ended = ablab(*words, *TINY, *STEPS, "logger=csv", "activation._target_=keyed.Keyed", "seed=0")
+    ended = ablab(*words, *TINY, *STEPS, "logger=csv", "activation._target_=keyed_by_parts.Keyed", "seed=0")
     assert "no job is started" in ended.err, ended
     files = [path for path in (here / "outputs").rglob("*") if path.is_file()]
     [copied] = [path for path in files if path.name == "keyed.yaml"]

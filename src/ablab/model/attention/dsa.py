@@ -32,8 +32,8 @@ class IndexedAttention(AttentionCore):
     attention learns nothing from it. In the first `warmup_steps` steps of training a query sees all keys, and so does
     the penalty; evaluation always chooses.
 
-    Every score of the index is computed, and every score of the attention: hiding those that are not chosen costs less
-    than moving keys. Time grows as T^2, and memory as T: a slice of queries is attended at a time, and again in the
+    Every score of the index is computed, and every score of the attention; those that are not chosen are hidden, and no
+    keys are moved. Time grows as T^2, and memory as T: a slice of queries is attended at a time, and again in the
     backward pass.
 
     Args:
