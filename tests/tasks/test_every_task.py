@@ -105,6 +105,6 @@ def test_every_attention_learns_it(option: str, tiny_config: TinyConfig) -> None
         attention = OmegaConf.to_container(OmegaConf.load(path))
         model = build_model(config.with_values({"attention": attention, "axes": {"attention": path.stem}}), task)
         loss = task.loss(model(inputs), targets)
-        loss.backward()
+        (loss + model.penalty()).backward()
         assert loss.isfinite(), path.stem
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()), path.stem
