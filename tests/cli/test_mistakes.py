@@ -55,7 +55,7 @@ LINES = {
     "lr=0.1": "lr: no such setting; did you mean 'optimizer.lr' or 'tune.lr'?",
     "--lr 0.1": "--lr: settings are given without dashes; write optimizer.lr=0.1",
     "window=64": "window: no such setting; did you mean 'attention.window'?",
-    "attention.window=64": "window: no such setting of attention; attention=dynamic, ",
+    "attention.window=64": "window: no such setting of attention; attention=csa, attention=dynamic, ",
     "-m variant=a,b": "variant: is no setting: a variant is what is swept over, as in attention=full,lsh",
     "-m attention=[full,lsh]": "must be the name of one option; -m sweeps over several, written attention=A,B",
     "-m trainer.limit_val_batches=1,1.0": "trainer.limit_val_batches=1.0: is printed like trainer.limit_val_batches=1",
