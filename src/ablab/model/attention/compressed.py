@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
-from ablab.model.attention.base import DropoutPlace, GateKind, Switches
+from ablab.model.attention.base import DropoutPlace, Switches
 from ablab.model.attention.compressed_core import CompressedCore
 from ablab.model.attention.compressor import Compressor, EntryIndexer, turned
 from ablab.model.attention.indexer import IndexLearning
@@ -154,10 +154,7 @@ class CompressedSparseAttention(CompressedAttention):
         rope_base: float = 10000.0,
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
-        qk_norm: bool = False,
-        output_gate: GateKind = "none",
-        sinks: bool = False,
-        softcap: float | None = None,
+        **switches: Unpack[Switches],
     ) -> None:
         super().__init__(
             spec,
@@ -172,10 +169,7 @@ class CompressedSparseAttention(CompressedAttention):
             rope_base=rope_base,
             dropout=dropout,
             dropout_on=dropout_on,
-            qk_norm=qk_norm,
-            output_gate=output_gate,
-            sinks=sinks,
-            softcap=softcap,
+            **switches,
         )
 
 
@@ -193,10 +187,7 @@ class HeavilyCompressedAttention(CompressedAttention):
         rope_base: float = 10000.0,
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
-        qk_norm: bool = False,
-        output_gate: GateKind = "none",
-        sinks: bool = False,
-        softcap: float | None = None,
+        **switches: Unpack[Switches],
     ) -> None:
         super().__init__(
             spec,
@@ -211,8 +202,5 @@ class HeavilyCompressedAttention(CompressedAttention):
             rope_base=rope_base,
             dropout=dropout,
             dropout_on=dropout_on,
-            qk_norm=qk_norm,
-            output_gate=output_gate,
-            sinks=sinks,
-            softcap=softcap,
+            **switches,
         )

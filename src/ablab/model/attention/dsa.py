@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, GateKind, Switches, by_query, scores_of, softmax_of
+from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by_query, scores_of, softmax_of
 from ablab.model.attention.dense import at_once, highest, recomputed, softmax_attention
 from ablab.model.attention.indexer import COMPARED, IndexLearning, LightningIndexer, divergence, index_scores, recall
 from ablab.model.attention.kernel import working_dtype
@@ -162,7 +162,7 @@ class DeepSeekSparseAttention(MultiHeadAttention):
         warmup_steps: optimizer steps in which the attention is full and the indexer learns from all of it.
         dropout: probability.
         dropout_on: features of the output, or attention weights.
-        qk_norm: as `output_gate`, `sinks` and `softcap` a switch of `AttentionCore`.
+        switches: `qk_norm`, `output_gate`, `sinks` and `softcap`, as of `AttentionCore`.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -180,10 +180,7 @@ class DeepSeekSparseAttention(MultiHeadAttention):
         warmup_steps: int = 0,
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
-        qk_norm: bool = False,
-        output_gate: GateKind = "none",
-        sinks: bool = False,
-        softcap: float | None = None,
+        **switches: Unpack[Switches],
     ) -> None:
         core = IndexedAttention(
             spec,
@@ -192,10 +189,7 @@ class DeepSeekSparseAttention(MultiHeadAttention):
             warmup_steps=warmup_steps,
             dropout=dropout,
             dropout_on=dropout_on,
-            qk_norm=qk_norm,
-            output_gate=output_gate,
-            sinks=sinks,
-            softcap=softcap,
+            **switches,
         )
         super().__init__(spec, core=core)
         self.indexer = LightningIndexer(spec, heads=index_heads)

@@ -138,8 +138,11 @@ class BalanceLoss(nn.Module):
         self._asked = self.weight * of_batch + self.sequence_weight * of_sequences.mean()
 
     def penalty(self) -> Tensor:
-        """What is added to the training loss, of the last pass in training; 0 before the first."""
-        return torch.zeros(()) if self._asked is None else self._asked
+        """What is added to the training loss, of the last pass; nothing outside of training, where none is kept."""
+        if not self.training:
+            return torch.zeros(())
+        assert self._asked is not None, "asked for before any pass"
+        return self._asked
 
 
 def hashed_experts(ids: Tensor, n_experts: int, top_k: int, seed: int) -> Tensor:
