@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict, Unpack
 
 import pytest
 import torch
 
-from ablab.config import signature
+from ablab.config import targets
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 
@@ -32,6 +32,22 @@ class Widget:
 class Gadget(Widget):
     def __init__(self, *, colour: str, **settings: Any) -> None:
         super().__init__(None, **settings)
+
+
+class PartSettings(TypedDict):
+    depth: int
+    shade: NotRequired[str]
+
+
+class Case:
+    def __init__(self, part: object, *, width: int = 1) -> None: ...
+
+
+class Housing(Case):
+    """Hands its keywords to a part of its own, and not to its base."""
+
+    def __init__(self, *, colour: str, **settings: Unpack[PartSettings]) -> None:
+        super().__init__(settings)
 
 
 class ThirdParty(torch.optim.Optimizer):
@@ -120,13 +136,13 @@ def test_a_target_that_is_not_there_is_named_with_the_nearest(target: str, line:
 
 
 def test_only_a_package_that_ablab_offers_is_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {"torch", "aim", "mlflow", "wandb"} <= signature._offered()
+    assert {"torch", "aim", "mlflow", "wandb"} <= targets._offered()
 
     def missing(target: str) -> object:
         raise ModuleNotFoundError("No module named 'aim'", name="aim")
 
-    monkeypatch.setattr(signature, "get_object", missing)
-    monkeypatch.setattr(signature, "find_spec", lambda name: None)
+    monkeypatch.setattr(targets, "get_object", missing)
+    monkeypatch.setattr(targets, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^widget\._target_: aim\.x needs aim: pip install aim$"):
         check_signature("widget", {"_target_": "aim.x"})
 
@@ -154,3 +170,15 @@ def test_keywords_that_are_handed_on_are_those_of_the_base() -> None:
         check(target="Gadget", colour="red")
     with pytest.raises(UserError, match=r"widget\.size='3': must be a whole number"):
         check(target="Gadget", colour="red", size="3")
+
+
+def test_keywords_that_name_their_settings_are_those_and_not_the_bases() -> None:
+    check(target="Housing", colour="red", depth=3, shade="dark")
+    with pytest.raises(UserError, match=r"widget\.width: no such setting of widget"):
+        check(target="Housing", colour="red", depth=3, width=2)
+    with pytest.raises(UserError, match=r"widget\.depht: no such setting of widget; did you mean 'depth'"):
+        check(target="Housing", colour="red", depht=3)
+    with pytest.raises(UserError, match=r"widget\.shade=4: must be a text"):
+        check(target="Housing", colour="red", depth=3, shade=4)
+    with pytest.raises(UserError, match=r"widget\.depth must be given"):
+        check(target="Housing", colour="red")

@@ -12,7 +12,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from ablab.config.axes import AXES, replacement
 from ablab.config.nearest import nearest
 from ablab.config.schema import conf_folder, known_settings, type_at
-from ablab.config.signature import type_name
+from ablab.config.value_types import type_name
 from ablab.config.yaml_files import explain_file
 from ablab.errors import UserError
 

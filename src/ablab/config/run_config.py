@@ -48,7 +48,7 @@ class TrainerConfig:
         Raises:
             UserError: one of them is missing, of another type, or less than 1 where it counts something.
         """
-        from ablab.config.signature import check_type  # pydantic, which readers of records do without
+        from ablab.config.value_types import check_type  # pydantic, which readers of records do without
 
         hints = get_type_hints(cls)
         given = {}
@@ -223,7 +223,7 @@ def _check_numbers(data: Node) -> None:
     """Raises UserError for a number at the top that is none; those of options are checked with their signatures."""
     for key, value in data.items():
         if key not in AXES and _has_numbers(value):
-            from ablab.config.signature import check_finite  # pydantic, which readers of records do without
+            from ablab.config.value_types import check_finite  # pydantic, which readers of records do without
 
             check_finite(key, value)
 

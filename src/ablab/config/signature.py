@@ -7,31 +7,21 @@ values of the wrong type with the type that is wanted. What is out of range is t
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import inspect
-import logging
 import math
-import pkgutil
-import re
-import sys
 import types
 import typing
 from collections.abc import Collection, Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
-from importlib.util import find_spec
 from typing import Any, get_type_hints
-
-from hydra.utils import get_object
-from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
 from ablab.config.axes import Axis, load, replacement
 from ablab.config.nearest import nearest
 from ablab.config.schema import Node
-from ablab.errors import UserError, one_line
+from ablab.config.targets import import_target
+from ablab.config.value_types import check_finite, check_type
+from ablab.errors import UserError
 
-_TRACKERS = {"aim", "mlflow"}  # for which there are options, and no extra of the package
 _HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
 
 
@@ -44,7 +34,7 @@ def check_signature(name: str, node: Node, supplied: Collection[str] = ()) -> No
     Raises:
         UserError: the target cannot be imported, a key is unknown or missing, or a value has the wrong type.
     """
-    target = _import(name, node["_target_"])
+    target = import_target(name, node["_target_"])
     parameters = _parameters(target)
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     wanted = {
@@ -72,6 +62,11 @@ def check_signature(name: str, node: Node, supplied: Collection[str] = ()) -> No
             check_type(f"{name}.{key}", value, hints[key])
         if not _is_endless(getattr(parameters.get(key), "default", None)):
             check_finite(f"{name}.{key}", value)
+
+
+def _is_endless(default: Any) -> bool:
+    """Whether the default of a setting says that it may have no end."""
+    return isinstance(default, float) and math.isinf(default)
 
 
 def with_floats(axis: Axis, node: Node) -> Node:
@@ -109,7 +104,7 @@ def _as_float(value: Any, hint: Any) -> Any:
 def hints_of(target: str) -> dict[str, Any]:
     """The annotations of what a dotted name builds; none where it cannot be imported."""
     try:
-        return _all_hints(_import("", target))
+        return _all_hints(import_target("", target))
     except (UserError, ValueError, TypeError):
         return {}
 
@@ -118,6 +113,7 @@ def _all_hints(target: Any) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for function in reversed(_constructors(target)):
         hints |= _hints(function)
+        hints |= {name: p.annotation for name, p in (_unpacked(function) or {}).items()}
     return hints
 
 
@@ -127,90 +123,49 @@ def takes(name: str, node: Node, parameter: str) -> bool:
     Raises:
         UserError: the target cannot be imported.
     """
-    return parameter in _parameters(_import(name, node["_target_"]))
-
-
-def missing_package(error: BaseException) -> str | None:
-    """The package for want of which `error` was raised, or None."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ModuleNotFoundError) and cause.name:
-            package = cause.name.split(".")[0]
-            return package if find_spec(package) is None else None
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
-def _import(name: str, target: object) -> Any:
-    if not isinstance(target, str) or "." not in target:
-        raise UserError(f"{name}._target_={_show(target)}: must be the dotted name of a class or function")
-    hydra_log = logging.getLogger("hydra.utils")  # which would say the same at length
-    muted, hydra_log.disabled = hydra_log.disabled, True
-    try:
-        found = get_object(target)
-    except Exception as error:  # whatever importing somebody's module may raise
-        raise UserError(f"{name}._target_: {_why_not(target, error)}") from error
-    finally:
-        hydra_log.disabled = muted
-    if not callable(found):
-        raise UserError(f"{name}._target_: {target} is neither a class nor a function")
-    return found
-
-
-def _why_not(target: str, error: Exception) -> str:
-    """Why a dotted name cannot be imported: a package that is not installed, a misspelt name, or what its code says."""
-    package, first = missing_package(error), target.split(".")[0]
-    if package in _offered():
-        return f"{target} needs {package}: pip install {package}"
-    if package == first:
-        return f"{target}: there is no module {first}{_meant(first, packages_distributions())}"
-    if package is not None:
-        return f"{target} needs the module {package}, which is not installed"
-    parts = target.split(".")
-    known = next(".".join(parts[:n]) for n in range(len(parts), -1, -1) if ".".join(parts[:n]) in sys.modules or not n)
-    missing = target.removeprefix(known).lstrip(".").split(".")[0]
-    module = sys.modules.get(known)
-    if module is None or hasattr(module, missing) or not _says_missing(error, f"{known}.{missing}"):
-        return f"{target} cannot be imported ({one_line(error)})"
-    below = [each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))]
-    names = [each for each in {*vars(module), *below} if not each.startswith("_")]
-    return f"{known} has no {missing}{_meant(missing, names)}"
-
-
-def _says_missing(error: Exception, module: str) -> bool:
-    """Whether it is the module itself that was not found, and not what its code wanted or did."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ModuleNotFoundError):
-            return cause.name == module or cause.name is None or module.startswith(cause.name)
-        cause = cause.__cause__ or cause.__context__
-    return True
-
-
-def _meant(wrong: str, names: Collection[str]) -> str:
-    close = difflib.get_close_matches(wrong, list(names), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _offered() -> set[str]:
-    """The packages that ablab can do with and without, by the names of their modules."""
-    with contextlib.suppress(PackageNotFoundError):
-        return _TRACKERS | {re.split(r"[^\w-]", line)[0].replace("-", "_").lower() for line in requires("ablab") or ()}
-    return _TRACKERS
+    return parameter in _parameters(import_target(name, node["_target_"]))
 
 
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:
-    """By name, without the object itself; open-ended if the last of the constructors is."""
+    """By name, without the object itself; open-ended if the last of the constructors is.
+
+    Keywords that a constructor hands on as `Unpack[Settings]` are those of `Settings`, whoever takes them.
+    """
     if not inspect.isclass(target):
         return dict(inspect.signature(target).parameters)
     met: dict[str, inspect.Parameter] = {}
+    named: Mapping[str, inspect.Parameter] | None = None  # what the constructors before hand on, where they say so
     open_ended = inspect.Parameter.VAR_KEYWORD
     constructors = _constructors(target)
     for function in constructors:
         last = function is constructors[-1]
         own = list(inspect.signature(function).parameters.values())[1:]
-        met |= {p.name: p for p in own if p.name not in met and (last or p.kind is not open_ended)}
-    return met
+        met |= {
+            p.name: p
+            for p in own
+            if p.name not in met
+            and (last or p.kind is not open_ended)
+            and (named is None or p.name in named or p.kind is open_ended)
+        }
+        handed = _unpacked(function)
+        named = named if handed is None else handed
+    return met | {name: p for name, p in (named or {}).items() if name not in met}
+
+
+def _unpacked(function: Any) -> dict[str, inspect.Parameter] | None:
+    """The keywords that a function takes as `Unpack` of a typed dictionary; None where it takes none in this way."""
+    handed = next((p for p in inspect.signature(function).parameters.values() if p.kind is p.VAR_KEYWORD), None)
+    hint = _hints(function).get(handed.name) if handed else None
+    if typing.get_origin(hint) is not typing.Unpack:
+        return None
+    (settings,) = typing.get_args(hint)
+    kind, no_default = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    return {
+        name: inspect.Parameter(
+            name, kind, default=no_default if name in settings.__required_keys__ else None, annotation=each
+        )
+        for name, each in get_type_hints(settings).items()
+    }
 
 
 def _own_parameters(target: Any) -> set[str]:
@@ -221,7 +176,7 @@ def _own_parameters(target: Any) -> set[str]:
     package = str(getattr(target, "__module__", "")).split(".")[0]
     functions = _constructors(target)
     own = [each for each in functions if str(getattr(each, "__module__", "")).split(".")[0] == package] or functions[:1]
-    return {name for function in own for name in inspect.signature(function).parameters}
+    return {name for each in own for name in (*inspect.signature(each).parameters, *(_unpacked(each) or ()))}
 
 
 def _constructors(target: Any) -> list[Any]:
@@ -244,70 +199,3 @@ def _hints(function: Any) -> dict[str, Any]:
         return typing.get_type_hints(function, include_extras=True)
     except NameError:  # names that exist for type checkers only
         return {}
-
-
-def check_type(name: str, value: Any, hint: Any) -> None:
-    """Raises UserError where a value, the one at `name`, is not of the annotated type, or a number beyond all sizes."""
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise UserError(f"{name}: a number of {len(str(value))} digits is more than 2**63, and nothing has that size")
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
-    except PydanticUserError:  # a model or dataclass brings a config of its own
-        adapter = TypeAdapter(hint)
-    except PydanticSchemaGenerationError:
-        return
-    forms = [value, tuple(value)] if isinstance(value, list) else [value]  # YAML has no tuples
-    if not any(_is_valid(adapter, form) for form in forms):
-        raise UserError(f"{name}={_show(value)}: must be {type_name(hint)}{_instead(name, value, hint)}")
-
-
-def _instead(name: str, value: Any, hint: Any) -> str:
-    """How to write what may have been meant by a value of the wrong type."""
-    if isinstance(value, list) and "a list" not in type_name(hint):
-        return f"; -m sweeps over several values, written {name}=A,B without brackets"
-    if isinstance(value, bool | int | float) and str in (hint, *typing.get_args(hint)):
-        return "; in quotes it is a text"
-    return ""
-
-
-def check_finite(name: str, value: Any) -> None:
-    """Raises UserError for a number that is none, or has no end, in a value, the one at `name`, or anywhere in it."""
-    if isinstance(value, dict | list):
-        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-            check_finite(f"{name}.{key}" if isinstance(value, dict) else f"{name}[{key}]", each)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name}={value}: must be a finite number")
-
-
-def _is_endless(default: Any) -> bool:
-    """Whether the default of a setting says that it may have no end."""
-    return isinstance(default, float) and math.isinf(default)
-
-
-def _is_valid(adapter: TypeAdapter[Any], value: Any) -> bool:
-    try:
-        adapter.validate_python(value)
-    except ValidationError:
-        return False
-    return True
-
-
-def _show(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def type_name(hint: Any) -> str:
-    """A type as a user knows it."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
-    if hint in words:
-        return words[hint]
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(type_name(argument) for argument in arguments)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(str(argument) for argument in arguments)
-    if origin is dict:
-        return "dict"
-    if origin is not None and arguments:
-        return f"a list of {', '.join(type_name(a) for a in arguments if a is not Ellipsis)}"
-    return getattr(hint, "__name__", str(hint))

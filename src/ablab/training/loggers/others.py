@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ablab.config import IDENTITY_EXCLUDES, Node
-from ablab.config.signature import missing_package, takes
+from ablab.config.signature import takes
+from ablab.config.targets import missing_package
 from ablab.errors import UserError
 from ablab.training.loggers.base import RunInfo
 
