@@ -100,6 +100,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
 VALUES: dict[str, list[Any]] = {
     "task.bpe_vocab_size": [270],
     "task.segments": [[[64, 4]]],
+    "activation.limit": [0.001],
     "attention.warmup_steps": [0],
     "attention.layers": [["full"]],
     "objective.end_share": [0.0],

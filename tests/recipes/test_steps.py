@@ -1,4 +1,4 @@
-"""Recipes, and the studies that go from one to the next by named steps: each step builds, and the last is the recipe."""
+"""Recipes, and the studies that go from one to the next by steps: each step builds, and the last is the recipe."""
 
 from __future__ import annotations
 

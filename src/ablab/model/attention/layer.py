@@ -32,9 +32,11 @@ class AttentionLayer(nn.Module):
     Attributes:
         takes_values: `LayerContext.values` acts on its values.
         rotates: whether it has queries and keys for the position to rotate.
+        groups_heads: whether heads of keys and values may be fewer than those of queries (`model.n_kv_heads`).
     """
 
     takes_values = False
+    groups_heads = True
     core: AttentionCore | Recurrence
     rotates: bool = True
 

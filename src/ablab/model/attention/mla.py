@@ -48,6 +48,7 @@ class LatentAttention(AttentionLayer):
     """
 
     rotates = False
+    groups_heads = False
     core: FullAttention
 
     def __init__(

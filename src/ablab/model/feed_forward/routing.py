@@ -39,6 +39,8 @@ class Router(nn.Module):
     Args:
         top_k: experts of a token.
         renormalise: the gates of a token add up to `scale`; else they are `scale` times the scores.
+        logit_bias: the product of token and expert has an offset to learn for each expert before it is made a score
+            (gpt-oss, arXiv 2508.10925, section 2).
         bias_speed: by how much the bias of an expert, which counts in the choice alone, is moved after each optimizer
             step: up if the expert got less than the mean load, down if it got more. 0: there is no bias.
 
@@ -58,11 +60,13 @@ class Router(nn.Module):
         renormalise: bool,
         scale: float,
         bias_speed: float,
+        logit_bias: bool = False,
     ) -> None:
         super().__init__()
         if score not in _SCORES:
             raise ValueError(f"score={score}: must be {', '.join(_SCORES)}")
         self.weight = nn.Parameter(torch.empty(n_experts, d_model))
+        self.logit_bias = nn.Parameter(torch.zeros(n_experts)) if logit_bias else None
         self.top_k, self.renormalise, self.scale, self.bias_speed = top_k, renormalise, scale, bias_speed
         self._score = _SCORES[score]
         self.register_buffer("bias", torch.zeros(n_experts))
@@ -78,7 +82,8 @@ class Router(nn.Module):
         """
         with full_precision(x.device.type):
             exact = torch.promote_types(x.dtype, torch.float32)
-            scores = self._score(x.to(exact) @ self.weight.to(exact).T)
+            logits = x.to(exact) @ self.weight.to(exact).T
+            scores = self._score(logits if self.logit_bias is None else logits + self.logit_bias.to(exact))
         with torch.no_grad():
             chosen = (scores + self.bias).topk(self.top_k, -1).indices if given is None else given
             if self.training and self.bias_speed:
