@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -45,6 +46,7 @@ class Public:
     ours: dict[str, Any]  # the settings of ours that make it the same
     option: Callable[..., MixtureOfExperts] = MixtureOfExperts
     arguments: tuple[Any, ...] = ()  # of the layer, after its config
+    activation: Callable[[LayerSpec], nn.Module] = SwiGLU
 
     def make(self) -> Any:
         model, name = self.layer.split(".")
@@ -66,6 +68,17 @@ LAYERS = {
         DEEPSEEK | {"n_shared_experts": 2, "routed_scaling_factor": 1.5, "topk_method": "greedy"},
         {"score": "softmax", "renormalise": False, "scale": 1.5, "n_shared": 2},
     ),
+    "deepseek_v2, limited to groups": Public(
+        "deepseek_v2.DeepseekV2Moe",
+        {"n_routed_experts": EXPERTS, "n_group": 4, "topk_group": 2, "n_shared_experts": 1}
+        | {"routed_scaling_factor": 1.0, "topk_method": "group_limited_greedy"},
+        {"score": "softmax", "renormalise": False, "n_shared": 1, "n_groups": 4, "top_groups": 2, "group_best": 1},
+    ),
+    "deepseek_v3, limited to groups": Public(
+        "deepseek_v3.DeepseekV3MoE",
+        {"n_routed_experts": EXPERTS, "n_group": 4, "topk_group": 2, "n_shared_experts": 1},
+        {"score": "sigmoid", "scale": 2.5, "n_shared": 1, "n_groups": 4, "top_groups": 2},
+    ),
     "deepseek_v3": Public(
         "deepseek_v3.DeepseekV3MoE",
         DEEPSEEK | {"n_shared_experts": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True},
@@ -81,6 +94,13 @@ LAYERS = {
         DEEPSEEK_V4 | {"mlp_layer_types": ["moe", "moe"]},
         {"score": "sqrtsoftplus", "scale": 1.5, "n_shared": 1},
         arguments=(1,),
+    ),
+    "deepseek_v4, beyond the limit": Public(
+        "deepseek_v4.DeepseekV4SparseMoeBlock",
+        DEEPSEEK_V4 | {"mlp_layer_types": ["moe", "moe"], "swiglu_limit": 0.5},
+        {"score": "sqrtsoftplus", "scale": 1.5, "n_shared": 1},
+        arguments=(1,),
+        activation=partial(SwiGLU, limit=0.5),
     ),
     "deepseek_v4, by the token": Public(
         "deepseek_v4.DeepseekV4SparseMoeBlock",
@@ -111,7 +131,7 @@ def made(public: Public) -> tuple[Any, MixtureOfExperts]:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
     # Three times the hidden units of a gated expert are twice those of a plain one.
     ours = public.option(
-        SPEC, activation=SwiGLU, n_experts=EXPERTS, top_k=TOP_K, d_expert=UNITS * 3 // 2, **public.ours
+        SPEC, activation=public.activation, n_experts=EXPERTS, top_k=TOP_K, d_expert=UNITS * 3 // 2, **public.ours
     )
     gate = theirs.gate
     with torch.no_grad():
