@@ -42,6 +42,16 @@ class GELU(Elementwise):
         return gelu(x)
 
 
+class TanhGELU(Elementwise):
+    """GELU with tanh in place of the distribution function, within 0.001 of it (Hendrycks and Gimpel 2016, section 2).
+
+    x/2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), as in GPT-2's released code.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(x, approximate="tanh")
+
+
 class SiLU(Elementwise):
     """x times the logistic function of x (Hendrycks and Gimpel 2016, section 2; "swish": Ramachandran et al. 2017)."""
 
