@@ -52,7 +52,9 @@ OTHER = {
 @pytest.mark.parametrize("option", OPTIONS)
 def test_each_key_of_a_design(option: str, tiny_config: TinyConfig) -> None:
     node = tiny_config(f"design={option}").design
-    own = {"variants": {"a": {"attention": "full"}, "b": {"attention": "lsh"}}} if option in ("explicit", "steps") else {}
+    own = (
+        {"variants": {"a": {"attention": "full"}, "b": {"attention": "lsh"}}} if option in ("explicit", "steps") else {}
+    )
     asked = ASKED[2:] if option in ("explicit", "steps") else ASKED
 
     def plan(**settings: Any) -> list[list[str]]:

@@ -65,20 +65,6 @@ def test_a_gate_multiplies_the_other_half(
     torch.testing.assert_close(core(x).tolist(), expected, rtol=1e-12, atol=1e-14)
 
 
-def test_a_limit_bounds_gates_from_above_and_values_on_both_sides(make_spec: Spec) -> None:
-    core = SwiGLU(make_spec(d_model=4, d_ff=6, bias=False), limit=3.0)
-    x = torch.tensor([[-30.0, 2.0, 30.0, 30.0, 1.0, -30.0, 30.0, -2.0]], dtype=torch.float64, requires_grad=True)
-    gates, values = [-30.0, 2.0, 3.0, 3.0], [1.0, -3.0, 3.0, -2.0]
-    expected = [gate * logistic(gate) * value for gate, value in zip(gates, values, strict=True)]
-    y = core(x)
-    torch.testing.assert_close(y[0].tolist(), expected, rtol=1e-12, atol=1e-14)
-    assert core.limited(x).tolist() == [[False, True, True, True]]
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    assert (gradient[0] == 0).tolist() == [False, False, True, True, False, True, True, False]
-    with pytest.raises(ValueError, match=r"activation.limit must be above 0, or null for no limit, got 0"):
-        SwiGLU(make_spec(), limit=0)
-
-
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(heads=st.integers(1, 8), size=st.integers(4, 64), factor=st.floats(1.5, 8), bias=st.booleans())
 def test_a_gated_part_has_as_many_parameters_as_one_without_a_gate(

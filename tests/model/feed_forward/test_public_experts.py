@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pytest
@@ -46,7 +45,6 @@ class Public:
     ours: dict[str, Any]  # the settings of ours that make it the same
     option: Callable[..., MixtureOfExperts] = MixtureOfExperts
     arguments: tuple[Any, ...] = ()  # of the layer, after its config
-    activation: Callable[[LayerSpec], nn.Module] = SwiGLU
 
     def make(self) -> Any:
         model, name = self.layer.split(".")
@@ -95,13 +93,6 @@ LAYERS = {
         {"score": "sqrtsoftplus", "scale": 1.5, "n_shared": 1},
         arguments=(1,),
     ),
-    "deepseek_v4, beyond the limit": Public(
-        "deepseek_v4.DeepseekV4SparseMoeBlock",
-        DEEPSEEK_V4 | {"mlp_layer_types": ["moe", "moe"], "swiglu_limit": 0.5},
-        {"score": "sqrtsoftplus", "scale": 1.5, "n_shared": 1},
-        arguments=(1,),
-        activation=partial(SwiGLU, limit=0.5),
-    ),
     "deepseek_v4, by the token": Public(
         "deepseek_v4.DeepseekV4SparseMoeBlock",
         DEEPSEEK_V4 | {"mlp_layer_types": ["moe", "hash_moe"]},
@@ -131,7 +122,7 @@ def made(public: Public) -> tuple[Any, MixtureOfExperts]:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
     # Three times the hidden units of a gated expert are twice those of a plain one.
     ours = public.option(
-        SPEC, activation=public.activation, n_experts=EXPERTS, top_k=TOP_K, d_expert=UNITS * 3 // 2, **public.ours
+        SPEC, activation=SwiGLU, n_experts=EXPERTS, top_k=TOP_K, d_expert=UNITS * 3 // 2, **public.ours
     )
     gate = theirs.gate
     with torch.no_grad():

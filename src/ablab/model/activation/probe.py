@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ablab.model.activation.stateless import SwiGLU
 from ablab.model.mechanism import Watcher, drawn, place_of, projected
 from ablab.model.protocols import SizesItself
 from ablab.model.ranks import sum_over_data, sum_over_tp_ranks, tp_size
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from ablab.model.transformer import Transformer
 
 ROWS = 64  # inputs that an activation is asked about
-LARGE = 32.0  # size of some of them, beyond where anything is bounded
 
 
 class ActivationWatcher(Watcher):
@@ -27,16 +25,11 @@ class ActivationWatcher(Watcher):
         super().__init__(axis, layer, module)
         # Of each unit that this process holds the zeros, then tokens.
         self.counts = torch.zeros(units // tp_size() + 1, dtype=torch.int64, device=device)
-        self.limit = module if isinstance(module, SwiGLU) and module.limit is not None else None
-        self.limited = torch.zeros(2, dtype=torch.int64, device=device)  # units that a limit changes, and all
 
     @torch.no_grad()
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         self.counts[:-1] += (output == 0).flatten(0, -2).sum(0)
         self.counts[-1] += output.shape[:-1].numel()
-        if self.limit is not None:
-            changed = self.limit.limited(args[0])
-            self.limited += torch.stack([changed.sum(), changed.new_tensor(changed.numel(), dtype=torch.int64)])
 
     def metrics(self) -> dict[str, float]:
         metrics = super().metrics()
@@ -47,13 +40,7 @@ class ActivationWatcher(Watcher):
         if tokens:
             metrics["zero_share"] = zero / (tokens * units)
             metrics["dead_share"] = dead / units
-        return metrics | self._share_limited()
-
-    def _share_limited(self) -> dict[str, float]:
-        if self.limit is None:
-            return {}
-        changed, all_units = sum_over_data(self.limited.clone()).tolist()
-        return {"limited_share": changed / all_units} if all_units else {}
+        return metrics
 
 
 def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
@@ -64,7 +51,7 @@ def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
 
 
 def probe_outputs(model: Transformer) -> dict[str, list[float]]:
-    """Projections of the outputs for ordinary inputs and for large ones, for each layer."""
+    """Projections of the outputs, for each layer."""
     found = {}
     for place, (layer, block) in enumerate(model.layers()):
         outputs = [number for each in block.feed_forward.activations() for number in _outputs(model, *each)]
@@ -74,5 +61,4 @@ def probe_outputs(model: Transformer) -> dict[str, list[float]]:
 
 def _outputs(model: Transformer, activation: nn.Module, width: int) -> list[float]:
     inputs = activation.inputs if isinstance(activation, SizesItself) else width
-    units = drawn("units", (1, ROWS, inputs), model.head.weight)
-    return [*projected(activation(units)), *projected(activation(LARGE * units))]
+    return projected(activation(drawn("units", (1, ROWS, inputs), model.head.weight)))

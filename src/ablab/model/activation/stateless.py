@@ -88,36 +88,10 @@ class GatedActivation(nn.Module):
 
 
 class SwiGLU(GatedActivation):
-    """SiLU(gate) * value (Shazeer 2020, equation 6, with beta 1).
-
-    Args:
-        limit: gates are at most so large before the SiLU, and values of at most this size, above 0 (DeepSeek-V4:
-            10); None: no limit. What is beyond it gets no gradient.
-
-    Raises:
-        ValueError: the limit is out of its range.
-    """
-
-    def __init__(self, spec: LayerSpec, *, limit: float | None = None) -> None:
-        super().__init__(spec)
-        if limit is not None and not limit > 0:
-            raise ValueError(f"activation.limit must be above 0, or null for no limit, got {limit}")
-        self.limit = limit
+    """SiLU(gate) * value (Shazeer 2020, equation 6, with beta 1)."""
 
     def gate(self, x: Tensor) -> Tensor:
         return silu(x)
-
-    def limited(self, x: Tensor) -> Tensor:
-        """Where the limit changes the gate or the value of a hidden unit, x (..., inputs) -> bool (..., width)."""
-        assert self.limit is not None
-        gate, value = x.chunk(2, -1)
-        return (gate > self.limit) | (value.abs() > self.limit)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.limit is None:
-            return super().forward(x)
-        gate, value = x.chunk(2, -1)
-        return self.gate(gate.clamp(max=self.limit)) * value.clamp(-self.limit, self.limit)
 
 
 class GEGLU(GatedActivation):
