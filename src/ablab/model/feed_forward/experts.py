@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grouped_mm
 
 from ablab.model.feed_forward.base import Dense, FeedForward
-from ablab.model.feed_forward.routing import BalanceLoss, Router, Routing, Score, hashed_experts
+from ablab.model.feed_forward.routing import BalanceLoss, Groups, Router, Routing, Score, hashed_experts
 from ablab.model.initialisation import STANDARD_DEVIATION
 from ablab.model.protocols import SizesItself
 from ablab.model.spec import LayerSpec, require_at_least
@@ -35,6 +35,8 @@ class MixtureOfExperts(FeedForward):
             that a token costs what it costs in a dense part of that width, the router aside.
         score: how a token's affinity to an expert is made of their product; see `Router`.
         renormalise, scale: of the gates; see `Router`.
+        n_groups, top_groups, group_best: groups of experts, how many of them a token's experts come from, and by how
+            many of its experts a group is judged; see `Groups`.
         bias_speed: of the balance without a loss (DeepSeek-V3: 0.001); 0: none.
         balance_weight: of the loss that asks for even loads over the batch; 0: none.
         sequence_weight: of the loss that asks for even loads in each sequence (DeepSeek-V3: 0.0001); 0: none.
@@ -59,6 +61,9 @@ class MixtureOfExperts(FeedForward):
         score: Score = "sigmoid",
         renormalise: bool = True,
         scale: float = 1.0,
+        n_groups: int = 1,
+        top_groups: int = 1,
+        group_best: int = 2,
         bias_speed: float = 0.0,
         balance_weight: float = 0.0,
         sequence_weight: float = 0.0,
@@ -84,6 +89,7 @@ class MixtureOfExperts(FeedForward):
             scale=scale,
             bias_speed=bias_speed,
             logit_bias=router_bias,
+            groups=Groups(count=n_groups, kept=top_groups, best=group_best),
         )
         self.experts = Experts(replace(spec, d_ff=units), n_experts, activation=activation, bias=expert_bias)
         self.shared = Dense(replace(spec, d_ff=units * n_shared), activation=activation) if n_shared else None
