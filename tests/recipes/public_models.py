@@ -104,12 +104,12 @@ class Differences:
         assert {name: found for name, found in self.gradients.items() if not found <= tolerance} == {}
 
 
-def compare(public: Public, config: RunConfig, dtype: torch.dtype) -> Differences:
+def compare(public: Public, config: RunConfig, dtype: torch.dtype, lengths: Sequence[int] = LENGTHS) -> Differences:
     """Both models at several lengths, the second of three sequences with padding at its end."""
     with precision(dtype):
         theirs, ours = public.theirs(), public.ours(config)
         found = Differences()
-        for length in LENGTHS:
+        for length in lengths:
             generator = torch.Generator().manual_seed(length)
             ids, targets = (torch.randint(WORDS, (3, length), generator=generator) for _ in range(2))
             padding = torch.zeros(3, length, dtype=torch.bool)

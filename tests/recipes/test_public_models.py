@@ -183,8 +183,10 @@ MODELS = [
             "sliding_window": 32,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
             "rms_norm_eps": 1e-6,
+            "swiglu_limit": 1.0,  # which these weights reach
         },
         weights=gpt_oss,
+        overrides=["activation.limit=1.0"],
     ),
     Public(
         recipe="qwen3_next",
@@ -216,3 +218,19 @@ def test_a_recipe_is_the_public_model(
 ) -> None:
     config = tiny_config("model=tiny", f"recipe={public.recipe}", *public.overrides)
     compare(public, config, dtype).check(TOLERANCES[dtype])
+
+
+WRONG = {
+    "gpt2": "activation=gelu",
+    "llama": "position.base=10010",
+    "gpt_oss": "attention.layers=[{windowed:{window:31,sinks:true}},{full:{sinks:true}}]",
+    "qwen3_next": "position.share=0.5",
+}
+
+
+@pytest.mark.parametrize("public", MODELS, ids=lambda public: public.recipe)
+def test_a_small_mistake_is_seen(public: Public, tiny_config: Callable[..., RunConfig]) -> None:
+    config = tiny_config("model=tiny", f"recipe={public.recipe}", *public.overrides, WRONG[public.recipe])
+    found = compare(public, config, torch.float64, lengths=[33])
+    assert found.logits > 1e-5
+    assert max(found.gradients.values()) > 1e-6
