@@ -30,10 +30,11 @@ WORDS, LONGEST = 40, 96
 LENGTHS = (1, 7, 33, 96)
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
 # Of the recipes at the sizes of model=tiny, as `transformers` calls them.
+HEADS, WIDTH = 4, 64
 SIZES = {
     "vocab_size": WORDS,
-    "hidden_size": 64,
-    "num_attention_heads": 4,
+    "hidden_size": WIDTH,
+    "num_attention_heads": HEADS,
     "num_hidden_layers": 4,
     "max_position_embeddings": LONGEST,
     "bos_token_id": None,

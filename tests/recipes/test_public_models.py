@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from public_models import GATED, SIZES, TOLERANCES, Public, Weights, compare, layers
+from public_models import GATED, HEADS, SIZES, TOLERANCES, WIDTH, Public, Weights, compare, layers
 from torch import Tensor
 
 from ablab.config import RunConfig
@@ -15,7 +15,7 @@ pytest.importorskip("transformers", reason="the extra `bench` is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of a package that is not ours
 
 
-HEADS, KEY_HEADS = SIZES["num_attention_heads"], 2
+KEY_HEADS = 2  # of the recurrences
 EXPERT = 57  # hidden units of a gated expert, one of three that a token meets
 
 
@@ -136,7 +136,7 @@ def gated_attention(theirs: Weights, layer: int) -> Weights:
 
 
 def delta_rule(theirs: Weights, layer: int) -> Weights:
-    its, own, size = f"model.layers.{layer}.linear_attn", f"blocks.{layer}.attention", SIZES["hidden_size"] // HEADS
+    its, own, size = f"model.layers.{layer}.linear_attn", f"blocks.{layer}.attention", WIDTH // HEADS
     served = HEADS // KEY_HEADS
     of_keys = theirs[f"{its}.in_proj_qkvz.weight"].unflatten(0, (KEY_HEADS, -1))
     q, k, v, z = (each.flatten(0, 1) for each in of_keys.split([size, size, served * size, served * size], 1))
