@@ -17,7 +17,7 @@ from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by
 from ablab.model.attention.dense import at_once, highest, recomputed, softmax_attention
 from ablab.model.attention.indexer import COMPARED, IndexLearning, LightningIndexer, divergence, index_scores, recall
 from ablab.model.attention.kernel import working_dtype
-from ablab.model.attention.layer import MultiHeadAttention, Rotate, Values, View, gated, join_heads
+from ablab.model.attention.layer import AttentionLayer, MultiHeadAttention, Rotate, Values, View, gated, join_heads
 from ablab.model.spec import LayerSpec, require_at_least
 
 SLICE = 2**22  # scores that are there at one time
@@ -151,9 +151,9 @@ class IndexedAttention(AttentionCore):
 class DeepSeekSparseAttention(MultiHeadAttention):
     """Multi-head attention to the keys that a lightning indexer picks.
 
-    Deviations: the released model has latent attention and indexes by its latent of queries, where here the layer's
-    input serves both; and its warm-up trains the indexer alone, behind a model that is trained already, where here the
-    whole model learns from the first step.
+    Deviations: the released model has latent attention and indexes by its latent of queries (as `mla_dsa` does), where
+    here the layer's input serves both; and its warm-up trains the indexer alone, behind a model that is trained
+    already, where here the whole model learns from the first step.
 
     Args:
         keys: that a query sees.
@@ -203,9 +203,16 @@ class DeepSeekSparseAttention(MultiHeadAttention):
 
     def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
         """As `AttentionLayer.attend_each`; the indexer learns from every view."""
-        mixed, asked, learning = [], [], self.core.learning
-        for place, mask in views:
-            mixed.append(self(x, rotate, mask)[:, place])
-            asked += [] if learning.asked is None else [learning.asked]
-        learning.asked = torch.stack(asked).mean() if asked else None
-        return torch.cat(mixed, 1)
+        return attend_and_learn(self, self.core.learning, x, rotate, views)
+
+
+def attend_and_learn(
+    layer: AttentionLayer, learning: IndexLearning, x: Tensor, rotate: Rotate, views: Iterable[View]
+) -> Tensor:
+    """`AttentionLayer.attend_each` of a layer whose index learns from every view."""
+    mixed, asked = [], []
+    for place, mask in views:
+        mixed.append(layer(x, rotate, mask)[:, place])
+        asked += [] if learning.asked is None else [learning.asked]
+    learning.asked = torch.stack(asked).mean() if asked else None
+    return torch.cat(mixed, 1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ablab.model.attention.compressed import CompressedAttention
 from ablab.model.attention.compressed_core import CompressedCore
 from ablab.model.attention.dsa import DeepSeekSparseAttention, IndexedAttention
+from ablab.model.attention.mla_dsa import LatentSparseAttention
 from ablab.model.attention.pictures import exact, spread
 from ablab.model.attention.switch_probe import switch_outputs
 from ablab.model.context import unrotated
@@ -94,7 +95,7 @@ def indexed_outputs(model: Transformer, layer: DeepSeekSparseAttention) -> list[
     return [*projected(weights), *map(float, in_training), *switch_outputs(layer, like)]
 
 
-def compressed_outputs(model: Transformer, layer: CompressedAttention) -> list[float]:
+def layer_outputs(model: Transformer, layer: CompressedAttention | LatentSparseAttention) -> list[float]:
     """Projections of what the layer makes of a fixed input, and what acts in training alone."""
     like, core = model.head.weight, layer.core
     x = drawn("stream", (1, min(model.max_length, TOKENS), like.shape[1]), like)
@@ -107,7 +108,7 @@ def compressed_outputs(model: Transformer, layer: CompressedAttention) -> list[f
 class _Layer(nn.Module):
     """A layer that brings a rotation of its own."""
 
-    def __init__(self, layer: CompressedAttention) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 

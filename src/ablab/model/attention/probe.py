@@ -13,9 +13,10 @@ from ablab.model.attention.base import AttentionCore, scores_of, self_only_if_al
 from ablab.model.attention.compressed import CompressedAttention
 from ablab.model.attention.compressed_core import CompressedCore
 from ablab.model.attention.dsa import DeepSeekSparseAttention, IndexedAttention
-from ablab.model.attention.index_probe import IndexWatcher, compressed_outputs, indexed_outputs
+from ablab.model.attention.index_probe import IndexWatcher, indexed_outputs, layer_outputs
 from ablab.model.attention.layer import MultiHeadAttention
 from ablab.model.attention.linear import LinearAttention
+from ablab.model.attention.mla_dsa import LatentSparseAttention
 from ablab.model.attention.pictures import columns_of, exact, picture, spread
 from ablab.model.attention.recurrence import Recurrence
 from ablab.model.attention.recurrence_probe import RecurrenceWatcher
@@ -188,8 +189,8 @@ def probe_outputs(model: Transformer) -> dict[str, list[float]]:
     for place, (layer, block) in enumerate(model.layers()):
         if isinstance(block.attention, DeepSeekSparseAttention):
             found[place_of(layer, place)] = indexed_outputs(model, block.attention)
-        elif isinstance(block.attention, CompressedAttention):
-            found[place_of(layer, place)] = compressed_outputs(model, block.attention)
+        elif isinstance(block.attention, CompressedAttention | LatentSparseAttention):
+            found[place_of(layer, place)] = layer_outputs(model, block.attention)
         elif isinstance(block.attention, MultiHeadAttention):
             own = switch_outputs(block.attention, model.head.weight)
             found[place_of(layer, place)] = _core_outputs(model, block.attention.core) + own
