@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ablab.config import RunConfig
 from ablab.model.activation.stateless import GELU, ReLU, SwiGLU
 from ablab.model.feed_forward.base import FeedForward
-from ablab.model.feed_forward.experts import HashedExperts, MixtureOfExperts, grouped_product
+from ablab.model.feed_forward.experts import HashedExperts, MixtureOfExperts
+from ablab.model.feed_forward.grouped import grouped_product
 from ablab.model.feed_forward.probe import ExpertsWatcher
 from ablab.model.feed_forward.routing import hashed_experts
 from ablab.model.initialisation import initialise
