@@ -20,7 +20,8 @@ def check_declared(declared: ComparisonConfig, planned: Runs) -> None:
         planned: runs as they will have been, with every metric that is known of; without metrics where none is.
 
     Raises:
-        UserError: an unknown baseline, metric or condition, a margin that is not positive, or more evaluations than there will be.
+        UserError: an unknown baseline, metric or condition, a margin that is not positive, or more evaluations than
+            there will be.
     """
     check_margin(declared.margin)
     _check_conditions(declared.within, planned)
