@@ -14,6 +14,15 @@ def test_commands_survive_the_shell() -> None:
     assert command(record(1, variant="")) == "ablab seed=1"
 
 
+def test_commands_are_of_one_run() -> None:
+    """What only a sweep takes is left out, as one run would refuse it; what a budget has set is there."""
+    of_sweeps = ["jobs=2", "budget.match=flops", "tune.lr=[0.1,0.2]", "+retry=failed", "~design.variants.a", "seed=0"]
+    kept = ["attention=lsh", "trainer.max_steps=298", "hang_timeout=9", "name=x"]
+    asked = [*of_sweeps, *kept, "comparison.margin=0.1", "hydra.sweep.dir=y"]
+    item = record(3, settings={"overrides": asked})
+    assert shlex.split(command(item)) == ["ablab", *kept, "seed=3"]
+
+
 def test_origins_count_the_runs_where_they_differ() -> None:
     rows = dict(origins(runs_of([record(1), record(2), record(3, git=None)])))
     assert rows["torch"] == "2.13.0"
