@@ -80,6 +80,29 @@ def test_a_traceback_is_shown_once_with_the_runs_that_it_is_of() -> None:
     assert [title.partition("seed")[2] for title, _ in found] == [" 3 and 1 more", " 5"]
 
 
+def test_mechanism_metrics_that_the_same_variants_have_share_a_table() -> None:
+    told = {
+        "full": {"attention/visited": 9.0},
+        "csa": {"attention/visited": 5.0, "attention/entries": 2.0, "attention/recall": 0.5},
+        "gated_delta": {"attention/decay": 0.9, "attention/lost": math.nan},
+        "dsa": {"attention/visited": 4.0, "attention/recall": 0.7},
+    }
+    items = [
+        record(seed, axes={"attention": option}, mechanism={**metrics, f"attention/own_{option}/layer_0": 1.0})
+        for option, metrics in told.items()
+        for seed in (1, 2, 3)
+    ]
+    tables = [block.table for block in mechanism(ReportContext.of(runs_of(items))).blocks]
+    found = [(list(t.columns[1:]), [name.partition("=")[2] for name in t["variant"]]) for t in tables if t is not None]
+    assert found == [
+        (["lost"], ["full", "csa", "gated_delta", "dsa"]),
+        (["visited"], ["full", "csa", "dsa"]),
+        (["recall"], ["csa", "dsa"]),
+        (["decay"], ["gated_delta"]),
+        (["entries"], ["csa"]),
+    ]
+
+
 def test_mechanism_metrics_are_told_by_axis() -> None:
     items = [record(seed, mechanism={"activation/zero_share": seed / 10, "attention/mass": 1.0}) for seed in (1, 2, 3)]
     runs = runs_of(items)
