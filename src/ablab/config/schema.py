@@ -91,6 +91,7 @@ class ComparisonConfig:
     metric: str | None = None  # None: the task's primary metric
     margin: float | None = None  # differences below it are equivalent, in the metric's unit
     last_k: int = 1  # the mean of the last K evaluations is compared
+    within: list[str] = field(default_factory=list)  # axes and settings with each value a condition, as a task is one
 
 
 @dataclass(kw_only=True)
