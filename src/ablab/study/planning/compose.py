@@ -78,7 +78,8 @@ class Composer:
                 common.config.seed = self._parse(override).value()
         HydraConfig.instance().cfg = common.hydra
         asked = [o for o in run.overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        config = resolve(common.config, common.choices, asked, common.settled)
+        sources = common.hydra.hydra.runtime.config_sources
+        config = resolve(common.config, common.choices, asked, common.settled, sources)
         return config, Path(common.config.hydra.sweep.dir, common.config.hydra.sweep.subdir)
 
     def _compose(self, overrides: list[str]) -> _Common:
