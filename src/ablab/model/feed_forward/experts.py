@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grouped_mm
+from torch.nn.functional import grouped_mm, pad
 
 from ablab.model.feed_forward.base import Dense, FeedForward
 from ablab.model.feed_forward.routing import BalanceLoss, Router, Routing, Score, hashed_experts
@@ -200,11 +200,18 @@ def grouped_product(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     if rows.is_meta:  # where nothing has a value; as many products as elsewhere
         return rows @ weight[0]
     if rows.is_cuda and _in_autocast(rows) == torch.bfloat16:
-        ends = counts.cumsum(0, dtype=torch.int32)
-        return grouped_mm(rows.to(torch.bfloat16), weight.to(torch.bfloat16), offs=ends)
+        return in_one_kernel(rows.to(torch.bfloat16), weight.to(torch.bfloat16), counts)
     parts = rows.split(counts.tolist())
     # `unbind` has one gradient for all matrices together, and indexing would have one of full size for each.
     return torch.cat([part @ each for part, each in zip(parts, weight.unbind(), strict=True)])
+
+
+def in_one_kernel(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """`grouped_product` by PyTorch's own, which takes rows of a multiple of 16 bytes alone: others are filled up."""
+    (inputs, outputs), step = weight.shape[1:], 16 // weight.element_size()
+    wide = pad(rows, (0, -inputs % step))
+    matrices = pad(weight, (0, -outputs % step, 0, -inputs % step))
+    return grouped_mm(wide, matrices, offs=counts.cumsum(0, dtype=torch.int32))[:, :outputs]
 
 
 def _in_autocast(rows: Tensor) -> torch.dtype:
