@@ -162,6 +162,15 @@ def _keys(path: Path) -> set[str]:
     return set(yaml.safe_load(path.read_text(encoding="utf-8")) or ()) if path.is_file() else set()
 
 
+def check_name(name: str | None) -> None:
+    """Raises UserError for a study that would lie in outputs/ itself, among those of others, or outside of it."""
+    if name == "":
+        raise UserError("name: must not be empty; leave it out to name the study by the time of day")
+    parts = (name or "study").replace("\\", "/").split("/")
+    if {"", ".", ".."} & set(parts) or parts[0].startswith("~"):
+        raise UserError(f"name={name}: must be the name of a folder in outputs/, without '..' or a '/' in front")
+
+
 def register_schema() -> None:
     """Make the schema known to Hydra as the config `schema`, on which conf/config.yaml builds."""
     ConfigStore.instance().store(name="schema", node=Config)

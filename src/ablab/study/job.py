@@ -87,7 +87,7 @@ def run_job(config: DictConfig) -> Record:
     try:
         refuse_shadowed(hydra.runtime.config_sources)
         refuse_misread(hydra.runtime.config_sources, choices)
-        asked = resolve(config, choices, words)
+        asked = resolve(config, choices, words, sources=hydra.runtime.config_sources)
         budget.refuse_for_one_run(asked)
         tuning.refuse_for_one_run(asked)
         if not of_sweep:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ablab.config import RunConfig
 from ablab.model.activation.stateless import GELU, ReLU, SwiGLU
+from ablab.model.feed_forward import experts
 from ablab.model.feed_forward.base import FeedForward
 from ablab.model.feed_forward.experts import HashedExperts, MixtureOfExperts
-from ablab.model.feed_forward.grouped import grouped_product
+from ablab.model.feed_forward.grouped import grouped_product, in_one_kernel, one_by_one
 from ablab.model.feed_forward.probe import ExpertsWatcher
 from ablab.model.feed_forward.routing import hashed_experts
 from ablab.model.initialisation import initialise
@@ -129,6 +130,36 @@ def test_rows_meet_the_matrix_of_their_group() -> None:
     rows, weight = torch.randn(5, 4), torch.randn(4, 4, 3)
     expected = torch.stack([row @ weight[group] for row, group in zip(rows, [1, 1, 1, 3, 3], strict=True)])
     torch.testing.assert_close(grouped_product(rows, weight, counts), expected)
+
+
+@pytest.mark.parametrize("counts", [[5], [0, 5, 0, 0], [1, 0, 0, 0], [0, 3, 0, 2], [2, 1, 4, 3]])
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 8), (16, 85), (5, 16), (3, 1)])
+def test_one_kernel_for_all_groups_gives_what_a_product_for_each_does(
+    counts: list[int], inputs: int, outputs: int
+) -> None:
+    """What GPUs take in bfloat16, of any sizes: all tokens to one expert, none to some, a single token."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(sum(counts), inputs, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(len(counts), inputs, outputs, generator=generator).bfloat16().requires_grad_()
+    found = [product(rows, weight, torch.tensor(counts)) for product in (in_one_kernel, one_by_one)]
+    torch.testing.assert_close(*found)
+    gradient = torch.randn(found[0].shape, generator=generator).bfloat16()
+    gradients = (torch.autograd.grad(each, [rows, weight], gradient) for each in found)
+    torch.testing.assert_close(*gradients, rtol=0.02, atol=0.05)
+
+
+def test_a_layer_on_a_gpu_is_that_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path that it takes there, with the kernel's stand-in for CPUs."""
+    part, x = made(n_experts=4, top_k=2, d_expert=5).float(), torch.randn(2, 7, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = part(x)
+        monkeypatch.setattr(experts, "grouped_product", lambda *given: one_by_one(*bfloat16(*given)))
+        expected = part(x)
+        torch.testing.assert_close(found.float(), expected.float(), rtol=0.05, atol=0.05)
+
+
+def bfloat16(rows: Tensor, weight: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return rows.bfloat16(), weight.bfloat16(), counts
 
 
 def test_more_experts_leave_those_there_were_as_they_were() -> None:

@@ -12,7 +12,7 @@ from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by
 from ablab.model.attention.dense import at_once, highest, recomputed, softmax_attention
 from ablab.model.attention.indexer import COMPARED, IndexLearning, divergence, index_scores, recall
 from ablab.model.attention.kernel import working_dtype
-from ablab.model.spec import LayerSpec, require_at_least
+from ablab.model.spec import LayerSpec, require_at_least, require_at_most
 
 SLICE = 2**22  # scores that are there at one time
 QUERIES = 128  # attended at one time, where the window is shorter
@@ -32,7 +32,7 @@ class CompressedCore(AttentionCore):
     Args:
         window: see `ablab.model.attention.windowed.WindowedAttention`.
         block: tokens of an entry's window.
-        keys: entries that a query sees, at least 1; None: all.
+        keys: entries that a query sees, at least 1, at most those of a sequence; None: all.
         learning: what the index learns by, with `keys`.
     """
 
@@ -54,6 +54,10 @@ class CompressedCore(AttentionCore):
         require_at_least(1, "attention.window", window)
         if keys is not None:
             require_at_least(1, "attention.keys", keys)
+            entries = -(-spec.max_length // max(block, 1))
+            require_at_most(
+                entries, "attention.keys", keys, f"entries that attention.block={block} makes of a sequence"
+            )
         self.window, self.block, self.keys, self.learning = window, block, keys, learning
         own = ("entries_visited", "entry_share", *(() if self.sinks is None else ("sink_share",)))
         self.compares = (*own, *(() if keys is None else COMPARED))

@@ -18,7 +18,7 @@ from ablab.model.attention.dense import at_once, highest, recomputed, softmax_at
 from ablab.model.attention.indexer import COMPARED, IndexLearning, LightningIndexer, divergence, index_scores, recall
 from ablab.model.attention.kernel import working_dtype
 from ablab.model.attention.layer import AttentionLayer, MultiHeadAttention, Rotate, Values, View, gated, join_heads
-from ablab.model.spec import LayerSpec, require_at_least
+from ablab.model.spec import LayerSpec, require_at_least, require_at_most
 
 SLICE = 2**22  # scores that are there at one time
 
@@ -37,7 +37,7 @@ class IndexedAttention(AttentionCore):
     backward pass.
 
     Args:
-        keys: at least 1.
+        keys: at least 1, at most the tokens of a sequence.
         index_weight: above 0.
         warmup_steps: at least 0.
     """
@@ -58,6 +58,7 @@ class IndexedAttention(AttentionCore):
     ) -> None:
         super().__init__(spec, dropout=dropout, dropout_on=dropout_on, **switches)
         require_at_least(1, "attention.keys", keys)
+        require_at_most(spec.max_length, "attention.keys", keys, "tokens of a sequence (task.seq_len)")
         self.keys = keys
         self.learning = IndexLearning(weight=index_weight, warmup_steps=warmup_steps)
 

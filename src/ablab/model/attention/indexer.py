@@ -79,6 +79,8 @@ class IndexLearning(nn.Module):
         warmup_steps: at least 0.
     """
 
+    penalty_of_pass = True
+
     def __init__(self, *, weight: float, warmup_steps: int) -> None:
         super().__init__()
         require_at_least(0, "attention.warmup_steps", warmup_steps)

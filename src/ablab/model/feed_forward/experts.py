@@ -79,6 +79,8 @@ class MixtureOfExperts(FeedForward):
         for name, value in weights.items():
             if value < 0:
                 raise ValueError(f"feed_forward.{name}={value}: must be at least 0")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"feed_forward.scale must be above 0, got {scale}")
         units = d_expert or max(1, round(spec.d_ff / (top_k + n_shared)))
         self.router = Router(
             spec.d_model,

@@ -63,6 +63,11 @@ def grouped_product(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     dtype = _dtype(rows)
     if _can_group(rows, dtype):
         return in_one_kernel(rows.to(dtype), weight.to(dtype), counts)
+    return one_by_one(rows, weight, counts)
+
+
+def one_by_one(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """`grouped_product` group by group, where PyTorch has no product of all."""
     parts = rows.split(counts.tolist())
     # `unbind` has one gradient for all matrices together, and indexing would have one of full size for each.
     return torch.cat([part @ each for part, each in zip(parts, weight.unbind(), strict=True)])

@@ -88,7 +88,8 @@ class Composer:
                 common.config.seed = self._parse(override).value()
         HydraConfig.instance().cfg = common.hydra
         asked = [o for o in run.overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        config = resolve(common.config, common.choices, asked, common.settled)
+        sources = common.hydra.hydra.runtime.config_sources
+        config = resolve(common.config, common.choices, asked, common.settled, sources)
         sweep = common.config.hydra.sweep
         return config, _below(Path(sweep.dir), str(sweep.subdir))
 
