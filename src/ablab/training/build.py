@@ -57,9 +57,13 @@ class BuiltRun:
         return cls(config=config, task=build_task(config))
 
     @cached_property
+    def _model_factory(self) -> Callable[[], Transformer]:
+        return model_factory(self.config, self.task)
+
+    @cached_property
     def shapes(self) -> Transformer:
         """The model without values, which takes no time: for counting, and for checks."""
-        return build_model(self.config, self.task, device="meta")
+        return _built(self.config, self._model_factory, "meta")
 
     @cached_property
     def cost(self) -> Cost:
@@ -87,7 +91,7 @@ class BuiltRun:
 
     def build_model(self) -> Transformer:
         """The model with its initial values."""
-        return self._spare.pop() if self._spare else build_model(self.config, self.task)
+        return self._spare.pop() if self._spare else _built(self.config, self._model_factory)
 
     def offer(self, model: Transformer) -> None:
         """Leave a model with its initial values to whoever asks for one next."""
@@ -119,9 +123,13 @@ def build_task(config: RunConfig) -> Task:
 
 def build_model(config: RunConfig, task: Task, device: str = "cpu") -> Transformer:
     """The model for a task, with its initial values. On the device "meta" it has shapes only, and takes no time."""
-    factory: partial[Transformer] = build_option(
-        config,
-        "model",
+    return _built(config, model_factory(config, task), device)
+
+
+def model_factory(config: RunConfig, task: Task) -> Callable[[], Transformer]:
+    """What makes the model for a task, of components that are each made anew."""
+    factory = partial(
+        build_option(config, "model"),
         vocab_size=task.vocab_size,
         max_length=task.max_length,
         causal=task.causal,
@@ -131,10 +139,13 @@ def build_model(config: RunConfig, task: Task, device: str = "cpu") -> Transform
         seed=config.seed,
         **{axis.name: component(axis, config) for axis in called_by("model")},
     )
-    build = _of_modalities(config, task, factory)
+    return _of_modalities(config, task, factory)
+
+
+def _built(config: RunConfig, factory: Callable[[], Transformer], device: str = "cpu") -> Transformer:
     try:
         with torch.device(device):
-            return build()
+            return factory()
     except ClashError as clash:
         raise clashing(config, clash) from clash
     except Exception as error:  # sizes that no tensor can have, and what a component of the user's may raise
