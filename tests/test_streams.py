@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -95,3 +96,19 @@ def test_nothing_is_left_for_the_interpreter_to_write(tmp_path: Path) -> None:
         assert lasting.failed is not None
         assert os.path.samestat(os.fstat(full.fileno()), os.stat(os.devnull))
         full.flush()
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_who_is_started_without_streams_gets_some_that_lead_nowhere(closed: tuple[int, ...]) -> None:
+    """No file that is opened later takes the number of one: what is printed would be written into it."""
+    code = (
+        "import os, sys\n"
+        "from ablab.streams import lasting_output\n"
+        "with lasting_output():\n"
+        "    file = os.open(sys.argv[1], os.O_RDWR)\n"
+        "    print('out'), print('err', file=sys.stderr)\n"
+        "    os._exit(0 if file > 2 and sys.stdin.read() == '' else 9)\n"
+    )
+    redirected = " ".join(f"{fd}{'<' if fd == 0 else '>'}&-" for fd in closed)
+    command = ["sh", "-c", f'exec "$0" -c "$1" /dev/null {redirected}', sys.executable, code]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0

@@ -59,6 +59,7 @@ class Lasting:
 @contextlib.contextmanager
 def lasting_output() -> Iterator[Lasting]:
     """Within it, standard output and error are `Lasting`; the first of them is the value."""
+    _open_closed()
     out, err = Lasting(sys.stdout), Lasting(sys.stderr)
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
     try:
@@ -67,3 +68,18 @@ def lasting_output() -> Iterator[Lasting]:
         for each in (out, err):
             each.let_go()
         sys.stdout, sys.stderr = out.stream, err.stream
+
+
+def _open_closed() -> None:
+    """Let the streams of a process that was started without them, as by a daemon, lead nowhere.
+
+    The next file that is opened would otherwise take the number of one, and be written to by whoever prints.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # takes the least number that is free, which is this one
+            os.set_inheritable(nowhere, True)  # as these are: processes that are started have them, too
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if fd == 0 else "w", encoding="utf-8"))  # noqa: SIM115

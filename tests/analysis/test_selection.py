@@ -61,7 +61,7 @@ def test_hydras_syntax(word: str, key: str, values: tuple[str, ...]) -> None:
         ("++attention=lsh", "write it as key=value"),
         ("attention=interval(0,1)", "not in Hydra's override syntax"),
         ("attention=lsh,", "quote what is no plain word"),
-        ("activation=活性化", "quote what is no plain word, key='value'"),
+        ("activation=活性化", "quote what is no plain word, as in task.path='a b.txt'"),
     ],
 )
 def test_what_is_no_filter(word: str, message: str) -> None:

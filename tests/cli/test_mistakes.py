@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fuzzing import SMALL, end
@@ -142,3 +143,31 @@ def test_who_has_no_home_is_lent_one(
         assert changed == ({lent} if lent else set())
         assert all(Path(os.environ[name]).is_dir() for name in changed)
     assert dict(os.environ) == before
+
+
+def test_a_link_that_leads_to_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for words in (["resume", "loop"], ["--config-dir", "loop", *SMALL], ["compare", "loop"], ["generate", "loop"]):
+        ended = end(tmp_path, words)
+        assert (ended.status, ended.left, len(ended.err.splitlines())) == (2, (), 1), ended
+        assert "loop" in ended.err
+        assert "unforeseen" not in ended.err
+
+
+def test_a_line_is_short_however_long_a_name_is(tmp_path: Path) -> None:
+    ended = end(tmp_path, [*SMALL, "task=text", f"task.path='{'x' * 5000}'"])
+    assert ended.status == 2
+    assert len(ended.err) < 700
+    assert ended.err.startswith("ablab: error: xxx")
+    assert ended.err.endswith("xxx: File name too long\n")
+
+
+def test_who_works_in_a_folder_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def gone() -> Path:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Path, "cwd", gone)
+    with pytest.raises(SystemExit) as ended:
+        entry.main(["plan", "seed=0,1"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "ablab: error: the working folder is not there any more: change to one that is\n"

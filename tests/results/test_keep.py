@@ -338,3 +338,12 @@ def test_a_folder_of_kept_files_says_to_name_them(file: Path, folder: Path, tmp_
     shutil.rmtree(folder)
     with pytest.raises(UserError, match=r"holds no runs, but files of kept results \(demo\.jsonl\.xz\): name those"):
         load(tmp_path)
+
+
+def test_a_file_of_nothing_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Terabytes of zeros take no room on a disk, and hours to be unpacked."""
+    path = tmp_path / "huge.jsonl.xz"
+    path.write_bytes(b"\0" * 100)
+    monkeypatch.setattr(lzma, "open", None)
+    with pytest.raises(UserError, match="neither a folder of runs nor a file of kept results"):
+        kept.read_kept(path)

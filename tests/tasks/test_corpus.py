@@ -8,14 +8,18 @@ import lzma
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ablab.errors import UserError
+from ablab.tasks import corpus as corpus_module
 from ablab.tasks.corpus import SourceFile, fingerprint, read_path, read_stdlib, split_by_name, split_contiguously
+from ablab.tasks.tables import read_table
 
 
 def named(files: list[SourceFile]) -> dict[str, bytes]:
@@ -178,3 +182,20 @@ def test_what_is_no_text_is_refused_unless_its_bytes_are_asked_for(
         read_path(str(path), any_bytes=True)
     assert "\n" not in str(caught.value)
     assert named(read_path(str(path), any_bytes=True, binary=True)) == {name: data}
+
+
+def test_more_than_memory_holds_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole disk as a folder would be read for hours before that is seen."""
+    (tmp_path / "all").mkdir()
+    for name in ("huge.txt", "all/huge.txt", "huge.csv", "all/a", "all/b"):
+        (tmp_path / name).write_bytes(b"text\n" * 3000)
+    read_path(str(tmp_path / "all"), any_bytes=True)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=10_000))
+    for path in ("huge.txt", "all", "*.txt"):
+        with pytest.raises(UserError, match=r": 0 GiB, more than the 0 GiB of memory .*: give a smaller file"):
+            read_path(str(tmp_path / path), any_bytes=True)
+    with pytest.raises(UserError, match=r"huge\.csv: 0 GiB, more than"):
+        read_table(tmp_path / "huge.csv", "text", "label")
+    monkeypatch.setattr(corpus_module, "_MOST_FILES", 2)
+    with pytest.raises(UserError, match="all: more than 2 files: give a folder of texts alone"):
+        read_path(str(tmp_path / "all"), any_bytes=True)

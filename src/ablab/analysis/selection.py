@@ -57,7 +57,8 @@ def parse_filters(words: Sequence[str]) -> list[Filter]:
         except HydraException as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"filter {word}: not in Hydra's override syntax ({reason}); quote what is no plain word, key='value'"
+                f"filter {word}: not in Hydra's override syntax ({reason}); "
+                "quote what is no plain word, as in task.path='a b.txt'"
             ) from error
     return filters
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+_LONGEST = 660  # characters of a line: a name or a list within it may have any number
+
+
 def interrupt(*_: object) -> NoReturn:
     """The handler of a signal that is treated like Ctrl-C."""
     raise KeyboardInterrupt
@@ -25,7 +28,10 @@ def interrupt(*_: object) -> NoReturn:
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, and exit status 2: a mistake of the user's."""
-    print(printable(f"ablab: error: {redact_text(' '.join(message.split()))}"), file=sys.stderr)
+    said = redact_text(" ".join(message.split()))
+    if len(said) > _LONGEST:
+        said = f"{said[: _LONGEST * 2 // 3]} [...] {said[-_LONGEST // 3 :]}"
+    print(printable(f"ablab: error: {said}"), file=sys.stderr)
     sys.exit(2)
 
 
@@ -50,6 +56,8 @@ def refuse(error: Exception) -> NoReturn:
         fail(f"each axis needs the name of an option ({error})")  # attention: null in the defaults of a file
     if isinstance(error, OSError):
         fail(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # as pathlib says it
+        fail(f"{one_line(error)}: a link that leads to itself")
     if _is_of_hydra(error):
         fail(f"the config cannot be put together: {one_line(error)}; is a part of a file empty, or of another kind?")
     fail(f"unforeseen: {named(error)}; ABLAB_TRACEBACK=1 shows more")

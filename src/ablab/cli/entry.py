@@ -12,6 +12,7 @@ from pathlib import Path
 from ablab.cli.application import refuse, run_hydra, show_plan
 from ablab.cli.commands import COMMANDS, run_command
 from ablab.cli.flags import command_first
+from ablab.errors import UserError
 from ablab.streams import lasting_output
 from ablab.training.world import forget, launched
 from ablab.version import __version__
@@ -62,11 +63,11 @@ def _run(words: list[str]) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if launched() is None:
         forget()  # what the environment says of places among processes is not of this one, nor of those that it starts
-    if _opens_folder(words):
-        os.environ["PYTHONSAFEPATH"] = "1"  # processes that are started do not look for modules in the working folder
-    else:
-        _make_importable(words)
     try:
+        if _opens_folder(words):
+            os.environ["PYTHONSAFEPATH"] = "1"  # processes that are started look for no modules in the working folder
+        else:
+            _make_importable(words)
         if words and words[0] == "plan":
             status = show_plan(words[1:])
         elif words and words[0] in COMMANDS:
@@ -100,7 +101,10 @@ def _make_importable(words: list[str]) -> None:
 
     Behind all that is installed, so that no file of theirs takes the place of a package. Processes of runs inherit it.
     """
-    folders = [Path.cwd()]
+    try:
+        folders = [Path.cwd()]
+    except FileNotFoundError as error:
+        raise UserError("the working folder is not there any more: change to one that is") from error
     for before, word in zip(["", *words], words, strict=False):
         value = word.removeprefix("--config-dir=") if word.startswith("--config-dir=") else None
         if before in ("--config-dir", "-cd"):

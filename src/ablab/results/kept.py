@@ -30,6 +30,7 @@ from ablab.results.store import as_record, parse_json, replacing
 
 SUFFIX = ".jsonl.xz"
 _SCHEMA = 1
+_PACKED = b"\xfd7zXZ\x00"  # how every .xz file begins
 _MARK = b'{"kept":'  # how the text of every such file begins
 _LONGEST_LINE = 2**27  # bytes: the plan of some 30,000 runs
 _LONGEST_FILE = 2**30  # bytes of text, so that no file fills the memory
@@ -101,6 +102,9 @@ def is_kept(path: Path) -> bool:
     try:
         if not os.path.isfile(path):  # Path's own raises for names that are too long
             return False
+        with path.open("rb") as packed:  # zeros, however many, would be looked through for the beginning of a file
+            if packed.read(len(_PACKED)) != _PACKED:
+                return False
         with lzma.open(path) as file:
             return file.read(len(_MARK)) == _MARK
     except _DAMAGE:

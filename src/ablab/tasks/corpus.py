@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
+import itertools
 import logging
 import os
 import sysconfig
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from numpy.typing import NDArray
 
 from ablab.errors import UserError
@@ -20,6 +23,8 @@ from ablab.tasks.content import text_of
 # Of the standard library: what is not its source, and what differs between machines of one Python version.
 _STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 _MACHINE_PREFIXES = ("config-", "_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
+
+_MOST_FILES = 1_000_000  # of a folder; a disk as a whole has more
 
 _log = logging.getLogger(__name__)
 _Sized = TypeVar("_Sized", bytes, str, NDArray[Any])
@@ -82,6 +87,7 @@ def read_path(path: str, *, any_bytes: bool, binary: bool = False) -> list[Sourc
     """
     target = Path(os.path.expanduser(path))
     if target.is_file():
+        check_sizes(path, [target])
         files = [_read(target, target.parent)]
         if not (any_bytes and binary):
             files = [SourceFile(each.name, text_of(target, each.data)) for each in files]
@@ -167,6 +173,22 @@ def _is_text(data: bytes) -> bool:
     return b"\0" not in data
 
 
+def check_sizes(path: str, files: Sequence[Path]) -> None:
+    """Raises UserError where the files that `path` names are far more than this machine could hold.
+
+    A folder of a whole disk would be read for hours before that is seen.
+    """
+    has, size = psutil.virtual_memory().total, 0
+    for each in files:
+        with contextlib.suppress(OSError):  # of which reading it will tell
+            size += each.stat().st_size
+    if size > has:
+        raise UserError(
+            f"{path}: {size / 2**30:,.0f} GiB, more than the {has / 2**30:,.0f} GiB of memory that this machine has: "
+            "give a smaller file or folder"
+        )
+
+
 def _read(path: Path, root: Path) -> SourceFile:
     try:
         return SourceFile(path.relative_to(root).as_posix(), path.read_bytes())
@@ -177,7 +199,11 @@ def _read(path: Path, root: Path) -> SourceFile:
 def _read_text(path: str, found: Iterable[Path], root: Path) -> list[SourceFile]:
     """Those of the files `found` that are text, by name."""
     kept, passed_over = [], 0
-    for file in (_read(each, root) for each in found):
+    every = list(itertools.islice(found, _MOST_FILES + 1))
+    if len(every) > _MOST_FILES:
+        raise UserError(f"{path}: more than {_MOST_FILES:,} files: give a folder of texts alone")
+    check_sizes(path, every)
+    for file in (_read(each, root) for each in every):
         data = _text_of(root / file.name, file.data)
         if data is None:
             passed_over += 1

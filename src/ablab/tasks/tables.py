@@ -17,7 +17,7 @@ import pandas as pd
 
 from ablab.errors import UserError, one_line
 from ablab.tasks.content import plain_suffix, text_of
-from ablab.tasks.corpus import SourceFile
+from ablab.tasks.corpus import SourceFile, check_sizes
 
 Row = dict[str, Any]  # of a table, by column
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")  # in any case, and packed: .csv.gz
@@ -55,6 +55,7 @@ def read_tables(path: str, text_column: str, label_column: str) -> dict[str, Tab
 def read_table(path: Path, text_column: str, label_column: str) -> Table:
     """One file. Raises UserError as `read_tables` does."""
     try:
+        check_sizes(str(path), [path])
         data = path.read_bytes()
         content = text_of(path, data).decode()
     except OSError as error:

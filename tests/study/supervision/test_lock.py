@@ -59,6 +59,9 @@ def test_an_owner_on_another_machine_lives_as_long_as_it_says_so(tmp_path: Path)
     (tmp_path / OWNER_FILE).write_text(json.dumps(owner | {"beat": time.time() - 61}))
     with StudyLock(tmp_path) as held:
         assert held.taken_over == "process 1 on elsewhere"
+    (tmp_path / OWNER_FILE).write_text(json.dumps(owner | {"beat": time.time() + 3600}))  # before the clock was set
+    with StudyLock(tmp_path) as held:
+        assert held.taken_over == "process 1 on elsewhere"
 
 
 def test_the_heart_beats_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,10 +69,10 @@ def test_the_heart_beats_now_and_then(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(time, "time", lambda: clock["now"])
     with StudyLock(tmp_path) as held:
         beats = []
-        for clock["now"] in (1001.0, 1011.0, 1012.0, 1022.0):
+        for clock["now"] in (1001.0, 1011.0, 1012.0, 1022.0, 400.0):  # at last set back
             held.beat()
             beats.append(json.loads((tmp_path / OWNER_FILE).read_text())["beat"])
-    assert beats == [1000.0, 1011.0, 1011.0, 1022.0]
+    assert beats == [1000.0, 1011.0, 1011.0, 1022.0, 400.0]
 
 
 def test_a_damaged_note_of_an_owner_is_nobodys(tmp_path: Path) -> None:

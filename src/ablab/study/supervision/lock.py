@@ -78,7 +78,8 @@ class StudyLock:
         except Timeout as error:
             raise UserError(f"{self._folder}: {_named(owner)} works on this study; wait for it, or end it") from error
         if owner is not None:
-            if owner.host != socket.gethostname() and time.time() - owner.beat < STALE_S:
+            # From the future, too: a clock that was set back must not keep the folder of a dead owner for a day.
+            if owner.host != socket.gethostname() and abs(time.time() - owner.beat) < STALE_S:
                 self._lock.release()
                 raise UserError(
                     f"{self._folder}: {_named(owner)} works on this study, or died less than {STALE_S:.0f} s ago; "
@@ -95,7 +96,7 @@ class StudyLock:
     def beat(self) -> None:
         """Say that this process lives."""
         now = time.time()
-        if now - self._last_beat >= BEAT_S:
+        if abs(now - self._last_beat) >= BEAT_S:  # a clock may be set back
             self._last_beat = now
             owner = Owner(host=socket.gethostname(), pid=os.getpid(), beat=now)
             with contextlib.suppress(OSError):  # a full disk is no reason to end a study

@@ -27,8 +27,9 @@ from ablab.training.world import World
 
 def print_to_log(folder: Path) -> None:
     """From now on what this process prints, in native code too, goes to the end of the log of the run in `folder`."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # of a process that was started without
+            stream.flush()
     log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
