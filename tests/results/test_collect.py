@@ -164,9 +164,10 @@ def test_what_is_compared_within_tells_tasks_apart_and_is_no_factor() -> None:
     both = ["model.n_layers", "attention"]
     assert len(runs(both).tasks) == 4
     assert runs(both).variants == ["default"]
-    for nothing in ([[]], [["model.d_model"]], [None], ["model.n_layers"], [["attention"], []]):
-        assert runs(*nothing).tasks == ["language"]
-        assert runs(*nothing).factors == ["attention", "model.n_layers"]
+    nothing: list[list[Any]] = [[[]], [["model.d_model"]], [None], ["model.n_layers"], [["attention"], []]]
+    for declared in nothing:
+        assert runs(*declared).tasks == ["language"]
+        assert runs(*declared).factors == ["attention", "model.n_layers"]
 
 
 def test_what_differs_between_tasks_alone_is_no_factor() -> None:

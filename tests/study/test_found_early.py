@@ -179,7 +179,6 @@ def test_trying_a_run_leaves_no_trace(tiny_config: TinyConfig, run: Callable[...
         ("comparison.last_k=0", "last 0"),
         ("comparison.last_k=11", "last 11"),
         ("comparison.last_k=3", "is evaluated 2 times"),
-        ("comparison.within=[model.n_layer]", "did you mean 'model.n_layers'"),
     ],
 )
 def test_a_comparison_that_cannot_be_made_is_refused_before_anything_is_trained(
@@ -190,6 +189,13 @@ def test_a_comparison_that_cannot_be_made_is_refused_before_anything_is_trained(
     assert ended.status == 2, ended.err
     assert all(line in each for each in ended.err.splitlines())  # of each run, or of all together
     assert not (lab.folder / "outputs" / "early").exists()
+
+
+def test_a_condition_that_no_run_has_is_refused_before_anything_is_trained(lab: Lab) -> None:
+    terms = ("activation=relu,gelu", "name=early", "comparison.within=[model.n_layer]")
+    ended = lab.ablab("plan", "--no-probe", *lab.words(*terms))
+    assert ended.status == 2
+    assert "comparison.within: no run has a setting model.n_layer; did you mean 'model.n_layers'" in ended.err
 
 
 def test_what_can_be_compared_is_planned(lab: Lab) -> None:

@@ -49,9 +49,9 @@ def mechanism(context: ReportContext) -> Section:
             drawn = svg(context, _figure(context, task, axis, means, names), "mechanism", task, number)
             whole = [name for name in names if name.count("/") == 1]
             if drawn or whole:
-                first, *others = _tables(means, spread, whole) or [None]
-                made.append(Block(title=axis, figure=drawn, table=first))
-                made += [Block(table=table) for table in others]
+                tables = _tables(means, spread, whole)
+                made.append(Block(title=axis, figure=drawn, table=tables[0] if tables else None))
+                made += [Block(table=table) for table in tables[1:]]
         for place, matrix in enumerate(matrices(context.runs, task)):
             title, text = ("Attention between modalities", _MATRICES) if place == 0 else ("", "")
             made.append(Block(title=title, text=text, lines=[matrix.variant], grids=matrix.layers))
