@@ -163,8 +163,8 @@ def test_biases_of_experts_are_inactive_with_them_and_never_decayed(tiny_config:
     )
     assert plain.cost.parameters is not None
     assert plain.cost.active_parameters is not None
-    experts = biased.shapes.blocks[0].feed_forward.experts  # type: ignore[union-attr]
-    each = experts.up_bias.shape[1] + experts.down_bias.shape[1]  # type: ignore[union-attr, operator]
+    block: Any = biased.shapes.blocks[0]
+    each = sum(bias.shape[1] for bias in (block.feed_forward.experts.up_bias, block.feed_forward.experts.down_bias))
     assert biased.cost.parameters == plain.cost.parameters + 8 * each + 8
     assert biased.cost.active_parameters == plain.cost.active_parameters + 2 * each + 8
     groups = build_optimizer(torch.optim.AdamW, biased.build_model()).param_groups
