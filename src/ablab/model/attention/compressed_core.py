@@ -74,11 +74,11 @@ class CompressedCore(AttentionCore):
         heads = H + (index[0].shape[1] if index else 0)
         most = at_once(SLICE, q.device) // (B * heads * (2 * max(self.window, QUERIES) + entries.shape[2]))
         rows = max(1, min(most, max(self.window, QUERIES)))
-        parts, lost = [], []
+        parts, lost, sinks = [], [], by_query(self.sinks)
         for start in range(0, T, rows):
             positions = torch.arange(start, min(start + rows, T), device=q.device)
             near = self._near(start, start + rows, T)
-            given = (q[:, :, start : start + rows], k[:, :, near], v[:, :, near], near.start, positions)
+            given = (q[:, :, start : start + rows], k[:, :, near], v[:, :, near], sinks, near.start, positions)
             masked = None if padding is None else padding[:, near]
             n = max(1, min(start + rows, T) // self.block) if self.causal else entries.shape[2]
             own = (
@@ -96,8 +96,8 @@ class CompressedCore(AttentionCore):
         return torch.cat(parts, 2)
 
     def _attend_slice(
-        self, q: Tensor, k: Tensor, v: Tensor, first: int, positions: Tensor, padding: Tensor | None, entries: Tensor,
-        there: Tensor, *index: Tensor,
+        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, first: int, positions: Tensor,
+        padding: Tensor | None, entries: Tensor, there: Tensor, *index: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The output for queries at `positions`, with tokens from place `first` on, and what the index loses (B, S)."""
         local = self._local(positions, first, k.shape[2], padding)
@@ -109,7 +109,6 @@ class CompressedCore(AttentionCore):
         )
         mask = torch.cat([local.expand(len(q), -1, -1), chosen.expand(len(q), -1, -1)], -1)[:, None]
         keys, values = torch.cat([k, entries], 2), torch.cat([v, entries], 2)
-        sinks = by_query(self.sinks)
         if scores is None or not torch.is_grad_enabled():
             out = softmax_attention(
                 q, keys, values, mask=mask, dropout=self._dropped(), sinks=sinks, softcap=self.softcap

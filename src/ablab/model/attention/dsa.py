@@ -76,7 +76,7 @@ class IndexedAttention(AttentionCore):
         """`forward` without dropout on the output; in training what the penalty will be is kept."""
         (B, H, T, _), (index_q, index_weight, index_k) = q.shape, index
         rows = max(1, at_once(SLICE, q.device) // (B * (H + index_q.shape[1]) * T))
-        parts, lost, learns = [], [], torch.is_grad_enabled()
+        parts, lost, learns, sinks = [], [], torch.is_grad_enabled(), by_query(self.sinks)
         warming = self.training and self.learning.warming
         for start in range(0, T, rows):
             stop = min(start + rows, T)
@@ -84,7 +84,7 @@ class IndexedAttention(AttentionCore):
             positions = torch.arange(start, stop, device=q.device)
             padding = None if key_padding_mask is None else key_padding_mask[:, :reach]
             of_index = index_q[:, :, start:stop], index_weight[:, :, start:stop], index_k[:, :, :reach]
-            given = (q[:, :, start:stop], k[:, :, :reach], v[:, :, :reach], *of_index, positions, padding)
+            given = (q[:, :, start:stop], k[:, :, :reach], v[:, :, :reach], sinks, *of_index, positions, padding)
             if learns:
                 part, loss = recomputed(self._learn_slice, *given, warming, random=self._dropped() > 0)
                 lost.append(loss)
@@ -115,16 +115,16 @@ class IndexedAttention(AttentionCore):
         return recall(chosen, best, allowed) | {"index_loss": lost}
 
     def _attend_slice(
-        self, q: Tensor, k: Tensor, v: Tensor, index_q: Tensor, index_weight: Tensor, index_k: Tensor,
-        positions: Tensor, padding: Tensor | None,
+        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, index_q: Tensor, index_weight: Tensor,
+        index_k: Tensor, positions: Tensor, padding: Tensor | None,
     ) -> Tensor:  # fmt: skip
         scores = index_scores(index_q, index_weight, index_k)
         seen = highest(scores, self._allowed(positions, k.shape[2], padding), self.keys)
-        return softmax_attention(q, k, v, mask=seen[:, None], sinks=by_query(self.sinks), softcap=self.softcap)
+        return softmax_attention(q, k, v, mask=seen[:, None], sinks=sinks, softcap=self.softcap)
 
     def _learn_slice(
-        self, q: Tensor, k: Tensor, v: Tensor, index_q: Tensor, index_weight: Tensor, index_k: Tensor,
-        positions: Tensor, padding: Tensor | None, warming: bool,
+        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, index_q: Tensor, index_weight: Tensor,
+        index_k: Tensor, positions: Tensor, padding: Tensor | None, warming: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Output, and the divergence of the index from the attention for each query, (B, S)."""
         scores = index_scores(index_q, index_weight, index_k)
@@ -132,7 +132,7 @@ class IndexedAttention(AttentionCore):
         seen = allowed.expand(scores.shape) if warming else highest(scores.detach(), allowed, self.keys)
         every = torch.arange(len(positions), device=q.device)
         of_keys = scores_of(q, k, every, softcap=self.softcap).to(working_dtype(q))
-        weights = softmax_of(of_keys.masked_fill(~seen[:, None], float("-inf")), by_query(self.sinks))
+        weights = softmax_of(of_keys.masked_fill(~seen[:, None], float("-inf")), sinks)
         lost = divergence(scores, weights, seen)
         group = q.shape[1] // v.shape[1]
         dropped = drop(weights, self._dropped()).to(v.dtype)
