@@ -26,6 +26,7 @@ V4_ROPE = 4
 EXPERTS, CHOSEN = 16, 4
 # Of an indexer. Of few heads none may have anything for a key: of such keys, all of score 0, theirs takes any.
 INDEX_HEADS = 32
+LIMIT = 0.5  # of gates and values in V4, low enough to bind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +211,7 @@ EXPERTS_OF_V4 = {
     "moe_intermediate_size": 34,
     "mlp_layer_types": ["hash_moe", "moe", "moe", "moe"],
     "routed_scaling_factor": 1.5,
-    "swiglu_limit": 10.0,
+    "swiglu_limit": LIMIT,
 }
 OF_V4 = f"q_rank:{RANK},rope_size:{V4_ROPE},rope_base:160000.0,output_groups:2,output_rank:16"
 NEXT = ("seed=0", "objective=next_token")
@@ -243,6 +244,7 @@ MODELS = [
         weights=deepseek(compressed_attention, streams),
         overrides=(
             *NEXT,
+            f"activation.limit={LIMIT}",
             f"attention.layers=[{{csa:{{{OF_V4},index_heads:{INDEX_HEADS},keys:8}}}},{{hca:{{{OF_V4}}}}}]",
         ),
     ),

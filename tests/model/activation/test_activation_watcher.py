@@ -50,6 +50,21 @@ def test_one_token_keeps_a_unit_alive(build: Build, tokens: Tokens, watch: Watch
     assert metrics["activation/zero_share"] == pytest.approx(1 - (16 + 1) / (16 * 4))
 
 
+def test_what_a_limit_changes_by_hand(
+    build: Build, load_option: Callable[..., Any], tokens: Tokens, watch: Watch
+) -> None:
+    activation = load_option("activation", "clamped_swiglu", limit=0.05)
+    model, ids, met = build(activation=activation, n_layers=1).eval(), tokens(2, 8), list[Tensor]()
+    core: Any = model.blocks[0]
+    core.feed_forward.activation.register_forward_hook(lambda module, args, out: met.append(args[0]))
+    metrics = watch(model, ids)
+    gate, value = met[0].chunk(2, -1)
+    expected = ((gate > 0.05) | (value > 0.05) | (value < -0.05)).double().mean().item()
+    assert 0.1 < expected < 0.9
+    assert metrics["activation/limited_share"] == pytest.approx(expected)
+    assert "activation/limited_share" not in watch(build(n_layers=1).eval(), ids)
+
+
 def test_dynamic_sparse_reports_its_threshold(
     build: Build, load_option: Callable[..., Any], tokens: Tokens, watch: Watch
 ) -> None:

@@ -120,6 +120,11 @@ class ClampedSwiGLU(GatedActivation):
         bounded = x.clamp(max=self.limit)
         return bounded * (self.alpha * bounded).sigmoid()
 
+    def limited(self, x: Tensor) -> Tensor:
+        """Where the limit changes the gate or the value of a hidden unit, x (..., inputs) -> bool (..., width)."""
+        gate, value = x.chunk(2, -1)
+        return (gate > self.limit) | (value.abs() > self.limit)
+
     def forward(self, x: Tensor) -> Tensor:
         gate, value = x.chunk(2, -1)
         return self.gate(gate) * (value.clamp(-self.limit, self.limit) + self.offset)
