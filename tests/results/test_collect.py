@@ -10,6 +10,7 @@ from synthetic import odd_runs, record, runs_of, study, write_runs
 
 from ablab.errors import UserError
 from ablab.results.collect import collect
+from ablab.results.record import Record
 from ablab.results.store import write_record
 
 
@@ -155,6 +156,44 @@ def test_what_differs_between_tasks_alone_is_no_factor() -> None:
     )
     assert runs.factors == ["optimizer.lr"]
     assert list(runs.table["variant"]) == ["optimizer.lr=0.1", "optimizer.lr=0.2", "optimizer.lr=0.1"]
+
+
+def of_recipe(recipe: str | None, norm: str, *overrides: str, lr: float = 0.1, layers: int = 4) -> Record:
+    asked = [*([f"recipe={recipe}"] if recipe else []), *overrides]
+    settings = {"overrides": asked, "optimizer": {"lr": lr}, "model": {"n_layers": layers}}
+    return record(axes={"norm": norm}, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("records", "factors", "labels"),
+    [
+        ([of_recipe("a", "x"), of_recipe("b", "y")], ["recipe"], ["recipe=a", "recipe=b"]),
+        (
+            [of_recipe("a", "x"), of_recipe("a", "x", layers=2)],
+            ["model.n_layers"],
+            ["model.n_layers=4", "model.n_layers=2"],
+        ),
+        ([of_recipe("a", "x"), of_recipe(None, "y")], ["recipe"], ["recipe=a", "default"]),
+        (  # asked for beside the recipe
+            [of_recipe("a", "z", "norm=z"), of_recipe("b", "y")],
+            ["recipe", "norm"],
+            ["recipe=a,norm=z", "recipe=b,norm=y"],
+        ),
+        (  # swept with it
+            [of_recipe("a", "x"), of_recipe("a", "z"), of_recipe("b", "y")],
+            ["recipe", "norm"],
+            ["recipe=a,norm=x", "recipe=a,norm=z", "recipe=b,norm=y"],
+        ),
+        (  # of no model: nothing is hidden
+            [of_recipe("a", "x"), of_recipe("b", "y", lr=0.2)],
+            ["recipe", "optimizer.lr"],
+            ["recipe=a,optimizer.lr=0.1", "recipe=b,optimizer.lr=0.2"],
+        ),
+    ],
+)
+def test_recipes_are_told_apart_by_their_names(records: list[Record], factors: list[str], labels: list[str]) -> None:
+    runs = runs_of(records)
+    assert (runs.factors, list(runs.table["variant"])) == (factors, labels)
 
 
 def test_variants_that_a_study_names_are_known_by_their_names() -> None:

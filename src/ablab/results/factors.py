@@ -1,4 +1,8 @@
-"""Differences between runs: their settings, the factors among them, and the tasks that settings tell apart."""
+"""Differences between runs: their settings, the factors among them, and the tasks that settings tell apart.
+
+A recipe chooses most of a model at once. Where runs have different ones, that is the factor, and what each of them says
+of the model is none, unless runs of the same recipe differ in it or somebody asked for it beside the recipe.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,38 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ablab.config import IDENTITY_EXCLUDES, Node
+from ablab.config.axes import called_by
 from ablab.config.overrides import canonical
 from ablab.results.record import Record
 
 # Choices of these groups say what is learned and where results go, not what is compared.
 NOT_FACTORS = frozenset({"task", "logger", "study"})
 Settings = dict[str, Any]  # of a run, by dotted key
+RECIPE = "recipe"
+_OF_A_MODEL = {"model", *(axis.name for axis in called_by("model", "multimodal"))}  # what a recipe speaks of
 _NO_SETTINGS = IDENTITY_EXCLUDES | {"seed", "axes"}  # keys of a config
 
 
 def factors_of(records: list[Record], settings: list[Settings], tasks: list[str]) -> list[str]:
     """Return the axes whose options differ, then settings whose values differ between runs of the same option.
 
-    What is the same in all runs of a task goes with the task: it may differ from that of another, and is no factor.
+    What is the same in all runs of a task goes with the task: it may differ from that of another, and is no factor. So
+    it is with what a recipe says of the model.
     """
+    every = _factors(records, settings, tasks)
+    if RECIPE not in every:
+        return every
+    runs = list(zip(records, settings, tasks, strict=True))
+    within: set[str] = set()
+    for recipe in {setting.get(RECIPE) for setting in settings}:
+        own = [run for run in runs if run[1].get(RECIPE) == recipe]
+        within |= {*_factors(*(list(part) for part in zip(*own, strict=True)))}
+    asked = {key for record in records for key in _asked_for(record)}
+    rest = [key for key in every if key.split(".")[0] not in _OF_A_MODEL or key in asked]
+    return list(dict.fromkeys([RECIPE, *rest, *sorted(within)]))
+
+
+def _factors(records: list[Record], settings: list[Settings], tasks: list[str]) -> list[str]:
     axes = sorted({axis for record in records for axis in record.axes} - NOT_FACTORS)
     different = list(_different(records, settings, tasks))
     groups = sorted({key.split(".")[0] for _, setting, _ in different for key in setting} - NOT_FACTORS)
@@ -85,7 +107,7 @@ def settings_of(records: Sequence[Record]) -> list[Settings]:
     settings = []
     for record in records:
         told = {key: value for key, value in record.config.items() if key not in _NO_SETTINGS}
-        same = repr((told, record.axes, record.budget, record.tuning))
+        same = repr((told, record.axes, record.budget, record.tuning, _asked_for(record).get(RECIPE)))
         if same not in known:
             known[same] = _asked(record)
         settings.append(known[same])
@@ -95,7 +117,14 @@ def settings_of(records: Sequence[Record]) -> list[Settings]:
 def _asked(record: Record) -> Settings:
     """The settings of a run, without those that budgets and tuning brought about: they make no variant."""
     besides = _brought_about(record)
-    return {key: value for key, value in _flatten(record.config).items() if key not in besides}
+    recipe = {RECIPE: _asked_for(record)[RECIPE]} if RECIPE in _asked_for(record) else {}
+    return recipe | {key: value for key, value in _flatten(record.config).items() if key not in besides}
+
+
+def _asked_for(record: Record) -> dict[str, str]:
+    """The overrides that a run was asked for by."""
+    parts = (str(override).partition("=") for override in record.config.get("overrides") or ())
+    return {key: value for key, equals, value in parts if equals}
 
 
 def _brought_about(record: Record) -> set[str]:

@@ -177,31 +177,31 @@ def test_evaluation_gives_what_training_gives(make_spec: Spec, switches: dict[st
 
 class _Unlearned(LightningIndexer):
     @torch.no_grad()
-    def forward(self, x: Tensor, rotate: Rotate) -> Index:
-        return super().forward(x, rotate)
+    def forward(self, x: Tensor, rotate: Rotate, queries: Tensor | None = None) -> Index:
+        return super().forward(x, rotate, queries)
 
 
 class _Unrotated(LightningIndexer):
-    def forward(self, x: Tensor, rotate: Rotate) -> Index:
-        return super().forward(x, unrotated)
+    def forward(self, x: Tensor, rotate: Rotate, queries: Tensor | None = None) -> Index:
+        return super().forward(x, unrotated, queries)
 
 
 class _Interleaved(LightningIndexer):
     """Rotates pairs of neighbours, where the attention rotates coordinates half a head apart."""
 
-    def forward(self, x: Tensor, rotate: Rotate) -> Index:
+    def forward(self, x: Tensor, rotate: Rotate, queries: Tensor | None = None) -> Index:
         def other(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             q, k = rotate(*(torch.cat([each[..., ::2], each[..., 1::2]], -1) for each in (q, k)))
             return q, k
 
-        return super().forward(x, other)
+        return super().forward(x, other, queries)
 
 
 class _Attached(LightningIndexer):
     """Its loss reaches the layers before it."""
 
-    def forward(self, x: Tensor, rotate: Rotate) -> Index:
-        q, _, k = super().forward(x, rotate)
+    def forward(self, x: Tensor, rotate: Rotate, queries: Tensor | None = None) -> Index:
+        q, _, k = super().forward(x, rotate, queries)
         return q, self.scale * self.weight(x).transpose(1, 2), k
 
 
@@ -210,7 +210,7 @@ class _SeesTheFuture(IndexedAttention):
 
     def _learn_slice(self, *args: Any) -> tuple[Tensor, Tensor]:
         *given, positions, padding, _ = args
-        scores = index_scores(*given[3:])
+        scores = index_scores(*given[4:])
         seen = highest(scores, torch.ones_like(scores, dtype=torch.bool), self.keys)
         seen = seen & self._allowed(positions, scores.shape[-1], padding)
         weights = softmax_of(scores_of(given[0], given[1], positions).masked_fill(~seen[:, None], -math.inf))

@@ -71,7 +71,7 @@ class Groups:
         """Scores (..., E), minus infinity in groups that are not kept."""
         if self.count == 1:
             return scores
-        apart = scores.unflatten(-1, (self.count, -1))
+        apart: Tensor = scores.unflatten(-1, (self.count, -1))
         of_groups = apart.topk(self.best, -1).values.sum(-1)
         kept = torch.zeros_like(of_groups, dtype=torch.bool)
         kept = kept.scatter(-1, of_groups.topk(self.kept, -1).indices, True)
