@@ -89,6 +89,13 @@ class Grouped(Protocol):
 
 
 @runtime_checkable
+class ChecksLength(Protocol):
+    """Says by a ValueError where its settings do not fit sequences of so many tokens; asked of the models of runs."""
+
+    def check_length(self, length: int) -> None: ...
+
+
+@runtime_checkable
 class NeedsIds(Protocol):
     """Works on the tokens that went into the model, and not on what was made of them alone."""
 
@@ -133,7 +140,7 @@ class NeedsModalities(Protocol):
 
 OFFERS = (
     *(Measured, Penalised, PenalisedByPass, Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
-    *(PartlyActive, StacksMatrices, Grouped, NeedsIds, SizesItself, WorksByUnit),
+    *(PartlyActive, StacksMatrices, Grouped, ChecksLength, NeedsIds, SizesItself, WorksByUnit),
 )
 
 

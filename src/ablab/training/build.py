@@ -18,7 +18,7 @@ from ablab.config.axes import Axis, called_by, load
 from ablab.errors import UserError, named, one_line
 from ablab.model.modal_fusion.base import NOTHING_TO_FUSE
 from ablab.model.multimodal import EncoderFactory, FeatureEncoder, MultimodalTransformer, TextEncoder
-from ablab.model.protocols import NeedsModalities, misspelt
+from ablab.model.protocols import ChecksLength, NeedsModalities, misspelt, offering
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.results.record import Cost
@@ -145,11 +145,21 @@ def model_factory(config: RunConfig, task: Task) -> Callable[[], Transformer]:
 def _built(config: RunConfig, factory: Callable[[], Transformer], device: str = "cpu") -> Transformer:
     try:
         with torch.device(device):
-            return factory()
+            model = factory()
+        _check_lengths(model)
+        return model
     except ClashError as clash:
         raise clashing(config, clash) from clash
     except Exception as error:  # sizes that no tensor can have, and what a component of the user's may raise
         raise _refused("model", error) from error
+
+
+def _check_lengths(model: Transformer) -> None:
+    for _, component in offering(model, ChecksLength):
+        try:
+            component.check_length(model.max_length)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
 
 def clashing(config: RunConfig, clash: ClashError) -> UserError:

@@ -49,7 +49,7 @@ def test_two_processes_train_as_one(
     assert {name: two.mechanism[name] for name in told} == pytest.approx(told, rel=1e-3)
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "pipeline"])
+@pytest.mark.parametrize("strategy", ["pipeline"])
 @pytest.mark.parametrize("objective", [AHEAD[:1], ("objective=next_token", "objective.z_loss=0.01")])
 def test_what_cannot_work_is_refused(
     tiny_config: Callable[..., RunConfig], strategy: str, objective: tuple[str, ...]

@@ -32,7 +32,7 @@ class CompressedCore(AttentionCore):
     Args:
         window: see `ablab.model.attention.windowed.WindowedAttention`.
         block: tokens of an entry's window.
-        keys: entries that a query sees, at least 1, at most those of a sequence; None: all.
+        keys: entries that a query sees, at least 1; None: all.
         learning: what the index learns by, with `keys`.
     """
 
@@ -54,13 +54,15 @@ class CompressedCore(AttentionCore):
         require_at_least(1, "attention.window", window)
         if keys is not None:
             require_at_least(1, "attention.keys", keys)
-            entries = -(-spec.max_length // max(block, 1))
-            require_at_most(
-                entries, "attention.keys", keys, f"entries that attention.block={block} makes of a sequence"
-            )
         self.window, self.block, self.keys, self.learning = window, block, keys, learning
         own = ("entries_visited", "entry_share", *(() if self.sinks is None else ("sink_share",)))
         self.compares = (*own, *(() if keys is None else COMPARED))
+
+    def check_length(self, length: int) -> None:
+        """Raises ValueError where it keeps more entries than sequences of so many tokens have."""
+        if self.keys is not None:
+            entries, those = -(-length // self.block), f"entries that attention.block={self.block} makes of a sequence"
+            require_at_most(entries, "attention.keys", self.keys, those)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None, index: tuple[Tensor, ...] = ()

@@ -37,7 +37,7 @@ class IndexedAttention(AttentionCore):
     backward pass.
 
     Args:
-        keys: at least 1, at most the tokens of a sequence.
+        keys: at least 1.
         index_weight: above 0.
         warmup_steps: at least 0.
     """
@@ -58,9 +58,12 @@ class IndexedAttention(AttentionCore):
     ) -> None:
         super().__init__(spec, dropout=dropout, dropout_on=dropout_on, **switches)
         require_at_least(1, "attention.keys", keys)
-        require_at_most(spec.max_length, "attention.keys", keys, "tokens of a sequence (task.seq_len)")
         self.keys = keys
         self.learning = IndexLearning(weight=index_weight, warmup_steps=warmup_steps)
+
+    def check_length(self, length: int) -> None:
+        """Raises ValueError where it keeps more keys than sequences of so many tokens have."""
+        require_at_most(length, "attention.keys", self.keys, "tokens of a sequence (task.seq_len)")
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None, index: tuple[Tensor, ...] = ()

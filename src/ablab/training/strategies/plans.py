@@ -17,7 +17,7 @@ from ablab.config.axes import called_by, load
 from ablab.model.attention.base import AttentionCore
 from ablab.model.attention.layer import MultiHeadAttention
 from ablab.model.feed_forward.base import Dense
-from ablab.model.protocols import Penalised, offering
+from ablab.model.protocols import Penalised, PenalisedByPass, offering
 from ablab.model.ranks import tp_rank, tp_size
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
@@ -135,10 +135,11 @@ def _seed(device: torch.device, seed: int) -> None:
 
 def check_sharding(model: Transformer) -> None:
     """Raises ClashError if a component uses its weights outside of a pass through the model."""
-    for name, _ in offering(model, Penalised):
-        raise ClashError(
-            "strategy", axis_of(model, name), "its penalty asks for weights that no process has in one piece"
-        )
+    for name, module in offering(model, Penalised):
+        if not (isinstance(module, PenalisedByPass) and module.penalty_of_pass):
+            raise ClashError(
+                "strategy", axis_of(model, name), "its penalty asks for weights that no process has in one piece"
+            )
 
 
 def axis_of(model: Transformer, name: str) -> str:
