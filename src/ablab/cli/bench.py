@@ -16,6 +16,7 @@ def bench(parser: argparse.ArgumentParser) -> Command:
         what.add_parser("runs", help="what a run costs beyond its training: forked from a warm process, or not")
     )
     _bench_attention(what.add_parser("attention", help="the attention options beside public implementations"))
+    _bench_layers(what.add_parser("layers", help="experts and attention, whole layers, beside those of transformers"))
     _bench_strategies(what.add_parser("strategies", help="ways of spreading a run over processes, whole runs in turn"))
     _bench_links(what.add_parser("links", help="predicted step times beside those over throttled links (needs root)"))
     return lambda options: options.bench(options)
@@ -102,6 +103,42 @@ def _bench_attention(parser: argparse.ArgumentParser) -> None:
         from ablab.bench.attention.command import bench_attention, request
 
         print(bench_attention(request(options)))
+
+    parser.set_defaults(bench=command)
+
+
+def _bench_layers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--layers", nargs="+", metavar="NAME", help="default: all; a wrong name lists them")
+    parser.add_argument(
+        "--lengths", nargs="+", type=int, metavar="T", help="in tokens (default: 512, 1024, 2048, 4096)"
+    )
+    parser.add_argument("--passes", nargs="+", metavar="PASS", help="forward, forward_backward (default: both)")
+    for name, default, help in (
+        ("batch", 1, ""),
+        ("width", 256, "of the stream"),
+        ("heads", 4, ""),
+        ("experts", 16, ""),
+        ("chosen", 4, "experts of a token"),
+        ("units", 128, "hidden units of an expert"),
+        ("window", 128, "keys that attention to compressed ones sees one by one"),
+        ("keys", 64, "that an indexer picks"),
+    ):
+        help = f"{help} (default: {default})".lstrip()
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
+    parser.add_argument("--rounds", type=int, default=15, help="of all layers in turn (default: 15)")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: as many as there are cores")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: time of the processor, for a machine that does other things, too; with --threads 1",
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures here")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.bench.layers.command import bench_layers, request
+
+        print(bench_layers(request(options)))
 
     parser.set_defaults(bench=command)
 

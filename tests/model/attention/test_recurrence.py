@@ -220,7 +220,7 @@ def test_nothing_is_done_token_by_token_and_work_grows_as_the_length(kind: Kind)
         calls.append(counting.calls)
         numbers.append(counting.numbers)
         flops.append(counter.get_total_flops())
-    assert calls[1] - calls[0] <= 4 * 20  # operators of a chunk
+    assert calls[1] - calls[0] <= 4 * 32  # operators of a chunk
     for each in (numbers, flops):
         assert each[2] - each[1] == pytest.approx(2 * (each[1] - each[0]))
         assert each[2] < 2.2 * each[1]
@@ -235,8 +235,9 @@ def test_flops_in_closed_form(kind: Kind) -> None:
     if kind is StateSpace:
         expected = 2 * N * B * (K * C * C * D + H * C * C * Dv + 2 * H * C * D * Dv)
     else:
-        overlap, solved, seen, kept = 2 * C * C * D, C * C * (D + Dv) // 2, C * C * (D + Dv), C * D * (D + Dv)
-        expected = 2 * B * H * (N * (overlap + solved + seen + kept + C * D * Dv) + (N - 1) * D * D * Dv)
+        overlap, solved, seen = 2 * C * C * D, C * C * (D + Dv) // 2, C * C * Dv
+        reads, writes = 2 * C * D * Dv, C * D * Dv
+        expected = 2 * B * H * N * (overlap + solved + seen + reads + writes)
     assert counter.get_total_flops() == expected
 
 

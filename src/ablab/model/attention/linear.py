@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, rms_norm, silu
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import rms_norm, silu
 
 from ablab.model.attention.kernel import without_autocast, working_dtype
 from ablab.model.attention.layer import AttentionLayer, Rotate
@@ -119,13 +120,35 @@ class ShortConvolution(nn.Module):
             parameter.uniform_(-bound, bound, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        size, length = self.weight.shape[1], x.shape[1]
-        before = pad(x, (0, 0, size - 1, 0))
-        first, *others = self.weight.to(x.dtype).unbind(1)
-        mixed = before[:, :length] * first
-        for at, tap in enumerate(others, 1):
-            mixed = torch.addcmul(mixed, before[:, at : at + length], tap)
+        mixed = cast(Tensor, _Taps.apply(x, self.weight.to(x.dtype)))  # type: ignore[no-untyped-call]
         return silu(mixed if self.bias is None else mixed + self.bias.to(x.dtype))
+
+
+class _Taps(torch.autograd.Function):
+    """The sum of x (B, T, channels) by weights (channels, size), in place: autograd would keep a sequence for each tap.
+
+    The last tap is the token's own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        own, *before = weight.flip(1).T.contiguous()  # whose numbers lie side by side
+        mixed = x * own
+        for back, tap in enumerate(before, 1):
+            mixed[:, back:].addcmul_(x[:, :-back], tap)
+        return mixed
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        own, *before = weight.flip(1).T.contiguous()
+        of_x, of_taps = grad * own, [(grad * x).sum((0, 1))]
+        for back, tap in enumerate(before, 1):
+            of_x[:, :-back].addcmul_(grad[:, back:], tap)
+            of_taps.append((grad[:, back:] * x[:, :-back]).sum((0, 1)))
+        return of_x, torch.stack(of_taps[::-1], 1)
 
 
 class Decay(nn.Module):

@@ -13,7 +13,7 @@ that are at most 0 are ever exponentiated: nothing overflows, however fast a hea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +125,7 @@ class StateSpace(Recurrence):
         scores = fade.between.unflatten(1, (K, H // K)) * (q @ k.mT).unsqueeze(2)
         written = k.mT @ _side_by_side(fade.to_end * v, K)  # (B, K, N, D, H / K * Dv)
         whole = _side_by_side(fade.whole.expand(-1, -1, -1, -1, Dv), K)
-        states, last = _states(written, whole, torch.mul, state)
+        states, last = _states(written, whole, state)
         return scores.flatten(1, 2) @ v + fade.from_start * _apart(q @ states, H), last
 
 
@@ -133,25 +133,33 @@ class DeltaRule(Recurrence):
     """Replaces what the state holds under a key (Yang et al. 2024, arXiv 2412.06464, section 3.3).
 
     In a chunk that begins with the state S, what is written under the keys is X_v - X_k S, where X solves one
-    triangular system for values and keys together. So the state at its end is M S + Z, which alone runs from chunk to
-    chunk.
+    triangular system for values and keys together. What reads S, for this and for the outputs, is one product for each
+    chunk, and the state goes on by another.
     """
 
     def mix(
         self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        H, D, Dv = v.shape[1], k.shape[-1], v.shape[-1]
+        H, C, Dv = v.shape[1], v.shape[3], v.shape[-1]
         fade = _Fading(log_decay)
         q, k = (repeat_heads(x.flatten(2), H).unflatten(2, x.shape[2:]) for x in (q, k))
         overlap = (write * fade.between * (k @ k.mT)).tril(-1)
         given = write * torch.cat([v, fade.from_start * k], -1)
         # From the right, since that takes a CPU half of the time.
         solved = torch.linalg.solve_triangular(overlap.mT, given.mT, upper=True, left=False, unitriangular=True).mT
-        seen = (fade.between * (q @ k.mT)) @ solved  # (B, H, N, C, Dv + D)
-        kept = (fade.to_end * k).mT @ solved  # (B, H, N, D, Dv + D)
-        onward = fade.whole * torch.eye(D, dtype=k.dtype, device=k.device) - kept[..., Dv:]
-        states, last = _states(kept[..., :Dv], onward, torch.matmul, state)
-        return seen[..., :Dv] + (fade.from_start * q - seen[..., Dv:]) @ states, last
+        new, reads = solved[..., :Dv], torch.cat([solved[..., Dv:], fade.from_start * q], -2)  # (B, H, N, 2 C, D)
+        onto = (fade.to_end * k).mT
+        last = v.new_zeros(*v.shape[:2], k.shape[-1], Dv) if state is None else state
+        last, written, seen = last.flatten(0, 1), [], []
+        # Unbound, since the gradient of that is put together once; that of an index, each time.
+        chunks = (x.flatten(0, 1).unbind(1) for x in (reads, new, onto, fade.whole))
+        for read, value, key, whole in zip(*chunks, strict=True):
+            of_keys, of_queries = torch.bmm(read, last).split(C, 1)
+            written.append(value - of_keys)
+            seen.append(of_queries)
+            last = torch.baddbmm(whole * last, key, written[-1])
+        inside = (fade.between * (q @ k.mT)).flatten(0, 1) @ torch.stack(written, 1)
+        return (torch.stack(seen, 1) + inside).unflatten(0, v.shape[:2]), last.unflatten(0, v.shape[:2])
 
 
 class _Fading:
@@ -177,21 +185,17 @@ class _Fading:
         self.to_end = self.between[..., -1:, :].mT
 
 
-def _states(
-    written: Tensor, onward: Tensor, times: Callable[[Tensor, Tensor], Tensor], state: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _states(written: Tensor, onward: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """The state before each chunk, (B, heads, N, ...), and the one after the last.
 
     Args:
         written: (B, heads, N, ...), what each chunk adds to it.
-        onward: (B, heads, N, ...), what each chunk multiplies it with.
-        times: how.
+        onward: likewise, what each chunk multiplies it with, number by number.
         state: before the first chunk; None: 0.
     """
     states = [torch.zeros_like(written[:, :, 0]) if state is None else state]
-    # Unbound, since the gradient of that is put together once; that of an index, each time.
     for n, (added, factor) in enumerate(zip(written.unbind(2), onward.unbind(2), strict=True)):
-        states.append(added if state is None and n == 0 else added + times(factor, states[-1]))
+        states.append(added if state is None and n == 0 else added + factor * states[-1])
     return torch.stack(states[:-1], 2), states[-1]
 
 
