@@ -148,7 +148,42 @@ class IndexedAttention(AttentionCore):
         return self.dropout if self.training and self.dropout_on == "weights" else 0.0
 
 
-class DeepSeekSparseAttention(MultiHeadAttention):
+class IndexedLayer(MultiHeadAttention):
+    """Projections around a core that is given the index of an indexer, if there is one.
+
+    Args:
+        core: called with `index`; its `learning` is what the indexer learns by.
+    """
+
+    def __init__(self, spec: LayerSpec, *, core: AttentionCore, indexer: LightningIndexer | None) -> None:
+        super().__init__(spec, core=core)
+        self.indexer = indexer
+
+    def forward(
+        self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None, values: Values | None = None
+    ) -> Tensor:
+        q, k, v = self._projected(x, rotate)
+        index = () if self.indexer is None else self.indexer(x, rotate)
+        mixed = self.core(q, k, v if values is None else values(v), key_padding_mask, index=index)
+        return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))
+
+    def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
+        """As `AttentionLayer.attend_each`; the indexer learns from every view."""
+        mixed, asked, learning = [], [], self.learning
+        for place, mask in views:
+            mixed.append(self(x, rotate, mask)[:, place])
+            asked += [] if learning is None or learning.asked is None else [learning.asked]
+        if learning is not None:
+            learning.asked = torch.stack(asked).mean() if asked else None
+        return torch.cat(mixed, 1)
+
+    @property
+    def learning(self) -> IndexLearning | None:
+        """What the indexer learns by."""
+        return cast(IndexLearning | None, self.core.learning)
+
+
+class DeepSeekSparseAttention(IndexedLayer):
     """Multi-head attention to the keys that a lightning indexer picks.
 
     Deviations: the released model has latent attention and indexes by its latent of queries, where here the layer's
@@ -191,21 +226,4 @@ class DeepSeekSparseAttention(MultiHeadAttention):
             dropout_on=dropout_on,
             **switches,
         )
-        super().__init__(spec, core=core)
-        self.indexer = LightningIndexer(spec, heads=index_heads)
-
-    def forward(
-        self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None, values: Values | None = None
-    ) -> Tensor:
-        q, k, v = self._projected(x, rotate)
-        mixed = self.core(q, k, v if values is None else values(v), key_padding_mask, index=self.indexer(x, rotate))
-        return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))
-
-    def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
-        """As `AttentionLayer.attend_each`; the indexer learns from every view."""
-        mixed, asked, learning = [], [], self.core.learning
-        for place, mask in views:
-            mixed.append(self(x, rotate, mask)[:, place])
-            asked += [] if learning.asked is None else [learning.asked]
-        learning.asked = torch.stack(asked).mean() if asked else None
-        return torch.cat(mixed, 1)
+        super().__init__(spec, core=core, indexer=LightningIndexer(spec, heads=index_heads))

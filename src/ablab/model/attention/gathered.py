@@ -1,0 +1,115 @@
+"""Softmax attention to a few blocks of keys for each query, which are gathered instead of the others being hidden."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, pad
+
+from ablab.model.attention.base import bounded, softmax_of
+from ablab.model.attention.dense import softmax_attention
+from ablab.model.attention.kernel import without_autocast, working_dtype
+
+
+class Gathered(NamedTuple):
+    """The blocks that queries see, for each head of keys or for all of them together (G)."""
+
+    blocks: Tensor  # (B, G, S, n), places of blocks in the sequence
+    seen: Tensor  # bool (B, G, S, n, block), the tokens of these that a query sees, each once
+
+
+def listed(chosen: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The places of what is chosen, at most `count` of (B, G, S, J): (B, G, S, n), and whether each is chosen."""
+    found, places = chosen.byte().topk(min(count, chosen.shape[-1]), sorted=False)
+    return places, found.bool()
+
+
+def gathered_attention(
+    q: Tensor, k: Tensor, v: Tensor, given: Gathered, *, dropout: float, sinks: Tensor | None, softcap: float | None
+) -> Tensor:
+    """Attention of queries to the keys that they see.
+
+    Args:
+        q: (B, H, S, D).
+        k: `in_rows`, with K heads, as v.
+        sinks: (H,).
+
+    Returns:
+        (B, H, S, Dv), zero where a query sees nothing.
+    """
+    K = k.shape[1]
+    seen = _for_heads(given.seen, K)
+    out = softmax_attention(
+        _grouped(q, K), _taken(k, given), _taken(v, given), mask=seen.flatten(-2).flatten(0, 2)[:, None, None],
+        dropout=dropout, sinks=_sinks(sinks, seen), softcap=softcap,
+    )  # fmt: skip
+    return _apart(out, seen)
+
+
+def gathered_weights(q: Tensor, k: Tensor, given: Gathered, *, sinks: Tensor | None, softcap: float | None) -> Tensor:
+    """The weights of the same: (B, H, S, n, block)."""
+    K = k.shape[1]
+    seen = _for_heads(given.seen, K)
+    products = _grouped(q, K) @ _taken(k, given).transpose(-1, -2) / math.sqrt(q.shape[-1])
+    scores = bounded(products, softcap).to(working_dtype(q))
+    hidden = ~seen.flatten(-2).flatten(0, 2)[:, None, None]
+    weights = softmax_of(scores.masked_fill(hidden, -math.inf), _sinks(sinks, seen))
+    return _apart(weights, seen).unflatten(-1, seen.shape[-2:])
+
+
+def gathered_values(weights: Tensor, v: Tensor, given: Gathered) -> Tensor:
+    """Mix v (`in_rows`) by weights (B, H, S, n, block): (B, H, S, Dv)."""
+    seen = _for_heads(given.seen, v.shape[1])
+    return _apart(_grouped(weights.flatten(-2).to(v.dtype), v.shape[1]) @ _taken(v, given), seen)
+
+
+def gathered_index(q: Tensor, weight: Tensor, k: Tensor, blocks: Tensor) -> Tensor:
+    """`ablab.model.attention.indexer.index_scores` for one key for each of the blocks (B, 1, S, n): (B, S, n)."""
+    with without_autocast(q.device):
+        exact = torch.promote_types(q.dtype, torch.float32)
+        B, _, J, D = k.shape
+        rows = torch.arange(B, device=k.device)[:, None, None] * J + blocks[:, 0]
+        keys = embedding(rows, k.reshape(B * J, D)).to(exact)  # (B, S, n, D)
+        alike = (q.to(exact).transpose(1, 2) @ keys.transpose(-1, -2)).relu()  # (B, S, heads, n)
+        return (weight.to(exact).transpose(1, 2).unsqueeze(2) @ alike).squeeze(2)
+
+
+def in_rows(x: Tensor, block: int) -> Tensor:
+    """The blocks of x (B, K, T, D), each in one piece of memory: (B, K, J, block * D), zero behind the end."""
+    rows: Tensor = pad(x, (0, 0, 0, -x.shape[2] % block)).unflatten(2, (-1, block)).flatten(-2)
+    return rows.contiguous()
+
+
+def _taken(x: Tensor, given: Gathered) -> Tensor:
+    """The blocks of x (B, K, J, block * D) for each query: (B * K * S, 1, n * block, D)."""
+    B, K, J, _ = x.shape
+    rows = torch.arange(B * K, device=x.device).view(B, K, 1, 1) * J + given.blocks
+    return (
+        embedding(rows, x.flatten(0, 2)).unflatten(-1, (given.seen.shape[-1], -1)).flatten(0, 2).flatten(1, 2)[:, None]
+    )
+
+
+def _for_heads(seen: Tensor, heads: int) -> Tensor:
+    return seen.expand(-1, heads, -1, -1, -1)
+
+
+def _grouped(q: Tensor, heads: int) -> Tensor:
+    """(B, H, S, D) -> (B * K * S, 1, H / K, D): the heads of a group stand where others have queries."""
+    group: Tensor = q.unflatten(1, (heads, -1)).transpose(2, 3).flatten(0, 2).unsqueeze(1)
+    return group
+
+
+def _apart(x: Tensor, seen: Tensor) -> Tensor:
+    """(B * K * S, 1, H / K, D) -> (B, H, S, D)."""
+    heads: Tensor = x.squeeze(1).unflatten(0, seen.shape[:3]).transpose(2, 3).flatten(1, 2)
+    return heads
+
+
+def _sinks(sinks: Tensor | None, seen: Tensor) -> Tensor | None:
+    if sinks is None:
+        return None
+    B, K, S = seen.shape[:3]
+    return sinks.view(1, K, 1, -1).expand(B, -1, S, -1).flatten(0, 2).unsqueeze(1)
