@@ -134,7 +134,7 @@ class SelectedCore(AttentionCore):
         told = {"index_recall": found.mean(1), "index_recall_at_random": chance.mean(1)}
         if self.learning is None:
             return told
-        seen = chosen[:, 0] & candidates.scored
+        seen = (chosen & candidates.scored)[:, 0]
         shares = self._shares(self.weights(q, k, positions, *index), positions)
         return told | {"index_loss": _lost(scores[:, 0], shares, seen)}
 
@@ -159,7 +159,7 @@ class SelectedCore(AttentionCore):
         every = torch.arange(len(positions), device=q.device)
         products = scores_of(q, k, every, softcap=self.softcap).to(working_dtype(q))
         weights = softmax_of(products.masked_fill(~seen, float("-inf")), sinks)
-        lost = _lost(scores[:, 0], self._shares(weights, positions), chosen[:, 0] & candidates.scored)
+        lost = _lost(scores[:, 0], self._shares(weights, positions), (chosen & candidates.scored)[:, 0])
         dropped = drop(weights, self._dropped()).to(v.dtype)
         return (dropped.unflatten(1, (v.shape[1], -1)) @ v.unsqueeze(2)).flatten(1, 2), lost
 
@@ -201,7 +201,8 @@ class SelectedCore(AttentionCore):
         blocks, distance = torch.cat([places, around], -1), positions[:, None, None]
         distance = distance - self._keys(blocks)
         n, near = places.shape[-1], self.selection.near(distance)
-        seen = found.unsqueeze(-1) & (distance[..., :n, :] >= 0 if self.causal else True)
+        past = distance[..., :n, :] >= 0 if self.causal else torch.ones_like(near[..., :n, :])
+        seen = found.unsqueeze(-1) & past
         besides = (within & ~chosen.gather(-1, around)).unsqueeze(-1) & near[..., n:, :]
         present = in_blocks(there, self.selection.block)[
             torch.arange(B, device=there.device)[:, None, None, None], blocks

@@ -19,7 +19,7 @@ class Candidates(NamedTuple):
 
     allowed: Tensor  # bool (B, 1, S, J)
     always: Tensor  # bool (S, J)
-    scored: Tensor  # bool (S, J), those of which a query sees every token
+    scored: Tensor  # bool (B, 1, S, J), those of which a query sees every token that there is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +65,12 @@ class Selection:
         ends = starts + self.block - 1
         always = (index < self.first) | ((index - own).abs() < self.local)
         if self.causal:
-            outside, scored = starts <= at - self.window, ends <= at
+            outside, past = starts <= at - self.window, ends <= at
         else:
             inside = (starts >= at - self.window) & (ends <= at + self.window)
-            outside, scored = ~inside | (self.window == 0), torch.ones_like(inside)
-        return Candidates(some[:, None, None, :] & outside, always, scored)
+            outside, past = ~inside | (self.window == 0), torch.ones_like(inside)
+        some = some[:, None, None, :]
+        return Candidates(some & outside, always, some & past)
 
     def chosen(self, scores: Tensor, candidates: Candidates) -> Tensor:
         """Mark the chosen ones, of equal scores the later: scores (B, G, S, J) -> bool."""
@@ -124,7 +125,7 @@ def in_blocks(there: Tensor, block: int) -> Tensor:
 def pooled_scores(q: Tensor, pooled: Tensor, scored: Tensor, softcap: float | None) -> Tensor:
     """Scores of blocks by their mean keys, one for each head of keys: (B, K, S, J).
 
-    The logarithm of the softmax over the blocks with `scored` (S, J), whose shares are added up over the query heads of
+    The logarithm of the softmax over the blocks that are `scored` (B, 1, S, J), whose shares are added up over the query heads of
     a group (native sparse attention, equation 10).
 
     Args:
