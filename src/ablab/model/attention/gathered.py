@@ -22,9 +22,10 @@ class Gathered(NamedTuple):
 
 
 def listed(chosen: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The places of what is chosen, at most `count` of (B, G, S, J): (B, G, S, n), and whether each is chosen."""
+    """The places of what is chosen, at most `count` of (B, G, S, J): (B, G, S, count), and whether each is chosen."""
     found, places = chosen.byte().topk(min(count, chosen.shape[-1]), sorted=False)
-    return places, found.bool()
+    missing = count - found.shape[-1]
+    return pad(places, (0, missing)), pad(found, (0, missing)).bool()
 
 
 def gathered_attention(

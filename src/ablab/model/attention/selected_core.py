@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Unpack
 
 import torch
@@ -30,6 +31,7 @@ from ablab.model.attention.gathered import (
 )
 from ablab.model.attention.indexer import IndexLearning, divergence, index_scores
 from ablab.model.attention.kernel import working_dtype
+from ablab.model.attention.routed import Routes, attend_blocks, attend_near, merged, routes
 from ablab.model.attention.selection import Candidates, Selection, in_blocks, means, pooled_scores
 from ablab.model.spec import LayerSpec
 
@@ -84,24 +86,90 @@ class SelectedCore(AttentionCore):
 
     def _attend_all(self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, *index: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and what the index loses, (B, T)."""
+        J = -(-q.shape[2] // self.selection.block)
+        if self._warming() or GATHER_FROM * self.selection.slots > J:
+            return self._in_slices(self._hide, q.shape[1] * q.shape[2], q, k, v, there, *index)
+        if self.selection.block > 1:
+            return self._route(q, k, v, there, *index)
+        k, v = in_rows(k, 1), in_rows(v, 1)
+        held = k.shape[1] * self.selection.slots * (k.shape[-1] + v.shape[-1])
+        return self._in_slices(self._gather, held, q, k, v, there, *index)
+
+    def _in_slices(
+        self, attend: Callable[..., tuple[Tensor, Tensor]], held: int, q: Tensor, k: Tensor, v: Tensor, there: Tensor,
+        *index: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """What `attend` makes of slices of queries, each of which holds so many elements at one time."""
         (B, H, T, _), block = q.shape, self.selection.block
         pooled = means(index[2] if index else k.detach(), there, block)
-        J, slots = pooled.shape[2], self.selection.slots
-        few = GATHER_FROM * slots <= J and not self._warming()
-        if few:
-            k, v = in_rows(k, block), in_rows(v, block)
-        held = k.shape[1] * slots * (k.shape[-1] + v.shape[-1]) if few else H * T
+        J = pooled.shape[2]
         rows = max(1, at_once(SLICE, q.device) // (B * (held + (index[0].shape[1] if index else H) * J)))
-        attend = self._gather if few else self._hide
-        parts, lost = [], []
+        parts = []
         for start in range(0, T, rows):
             positions = torch.arange(start, min(start + rows, T), device=q.device)
             n = -(-min(start + rows, T) // block) if self.causal else J
             own = (index[0][:, :, start : start + rows], index[1][:, :, start : start + rows]) if index else ()
-            part, loss = attend(q[:, :, start : start + rows], k, v, there, positions, pooled[:, :, :n], *own)
-            parts.append(part)
-            lost.append(loss)
-        return torch.cat(parts, 2), torch.cat(lost, 1)
+            parts.append(attend(q[:, :, start : start + rows], k, v, there, positions, pooled[:, :, :n], *own))
+        first, second = zip(*parts, strict=True)
+        return torch.cat(first, 2), torch.cat(second, 2 if second[0].ndim == 4 else 1)
+
+    def _route(self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, *index: Tensor) -> tuple[Tensor, Tensor]:
+        """`_attend_all` by bringing queries to the blocks that they chose."""
+        (B, H, T, _), K, block, J = q.shape, k.shape[1], self.selection.block, -(-q.shape[2] // self.selection.block)
+        with torch.no_grad():
+            places, found = self._in_slices(self._pick, 0, q, k, v, there, *index)
+        R, m = B * K, places.shape[-1]
+        way = routes(*(x.expand(-1, K, -1, -1).reshape(R, T, m) for x in (places, found)), count=J, size=block)
+        rows = max(1, at_once(SLICE, q.device) // (T * m * block * H // K))
+        sinks = None if self.sinks is None else self.sinks.view(K, -1).repeat(B, 1)
+        present = there.repeat_interleave(K, 0)
+        apart = (
+            q.unflatten(1, (K, -1)).flatten(0, 1).transpose(1, 2),
+            k.flatten(0, 1),
+            v.flatten(0, 1),
+            present,
+            sinks,
+            *way,
+        )
+        mixed, weights = zip(
+            *(
+                recomputed(self._attend_routes, *some, random=self._dropped() > 0)
+                for some in zip(*([None] * -(-R // rows) if x is None else x.split(rows) for x in apart), strict=True)
+            ),
+            strict=True,
+        )
+        out: Tensor = torch.cat(mixed).unflatten(0, (B, K)).transpose(2, 3).flatten(1, 2)
+        if not index or not torch.is_grad_enabled():
+            return out, q.new_zeros(B, T)
+        shares = torch.cat(weights).unflatten(0, (B, K)).permute(0, 1, 4, 2, 3).flatten(1, 2)
+        past = (places + 1) * block <= torch.arange(1, T + 1, device=q.device)[:, None]
+        scored = found & past if self.causal else found
+        pooled = means(index[2], there, block)
+        return out, _lost(gathered_index(index[0], index[1], pooled, places), shares, scored[:, 0])
+
+    def _attend_routes(
+        self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, sinks: Tensor | None, *way: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The output for heads of keys side by side, (R, T, g, Dv), and the weights of what is chosen, (R, T, m, g)."""
+        chosen, selection = Routes(*way), self.selection
+        how = {"near": selection.near, "causal": self.causal, "softcap": self.softcap, "dropout": self._dropped()}
+        keys, values = (
+            in_rows(x.unsqueeze(1), selection.block).squeeze(1).unflatten(-1, (selection.block, -1)) for x in (k, v)
+        )
+        out, lse = attend_blocks(q, keys, values, in_blocks(there, selection.block), chosen, **how)
+        m = out.shape[2]
+        if selection.window:
+            more = attend_near(q, k, v, there, window=selection.window, **how)
+            out, lse = (torch.cat(both, 2) for both in zip((out, lse), more, strict=True))
+        mixed, weights = merged(out, lse, sinks)
+        return mixed, weights[:, :, :m]
+
+    def _pick(
+        self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, positions: Tensor, pooled: Tensor, *index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The places of the blocks that a slice of queries chooses, (B, G, S, m), and whether each is chosen."""
+        candidates, scores = self._scored(q, there, positions, pooled, *index)
+        return listed(self.selection.chosen(scores, candidates), self.selection.count)
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> Tensor:
         _, chosen, _ = self._choice(q, k, positions, *index)

@@ -125,8 +125,8 @@ def in_blocks(there: Tensor, block: int) -> Tensor:
 def pooled_scores(q: Tensor, pooled: Tensor, scored: Tensor, softcap: float | None) -> Tensor:
     """Scores of blocks by their mean keys, one for each head of keys: (B, K, S, J).
 
-    The logarithm of the softmax over the blocks that are `scored` (B, 1, S, J), whose shares are added up over the query heads of
-    a group (native sparse attention, equation 10).
+    The logarithm of the softmax over the blocks that are `scored` (B, 1, S, J), whose shares are added up over the
+    query heads of a group (native sparse attention, equation 10).
 
     Args:
         q: (B, H, S, D).
