@@ -15,7 +15,7 @@ from ablab.analysis.dunnett import dunnett_p
 from ablab.analysis.estimates import holm, pooled
 from ablab.analysis.study_notes import NoSuite
 from ablab.analysis.verdicts import Verdict
-from ablab.report.notes import no_suite_text
+from ablab.report.study_notes import no_suite_text
 from ablab.results.record import Metric, Record
 
 TASKS = ("language", "recall", "vision")

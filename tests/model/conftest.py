@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -55,10 +56,27 @@ def load(axis: str, option: str, **changes: Any) -> Any:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """An argument `attention_option` runs the test over every option of that axis, by name."""
-    for axis in AXES:
-        if f"{axis}_option" in metafunc.fixturenames:
-            metafunc.parametrize(f"{axis}_option", options(axis))
+    """An argument `attention_option` runs the test over every option of that axis; `any_option` over all of all axes.
+
+    With several axes each option meets each option of any other one, not each combination of them.
+    """
+    if "any_option" in metafunc.fixturenames:
+        metafunc.parametrize("any_option", [(axis, option) for axis in TEXT for option in options(axis)])
+    asked = [axis for axis in AXES if f"{axis}_option" in metafunc.fixturenames]
+    if asked:
+        metafunc.parametrize([f"{axis}_option" for axis in asked], pairs([options(axis) for axis in asked]))
+
+
+def pairs(menus: list[list[str]]) -> list[tuple[str, ...]]:
+    """Rows in which each two entries of different menus meet: all of the longest two menus, and a third in turn."""
+    assert len(menus) <= 3
+    order = sorted(range(len(menus)), key=lambda place: -len(menus[place]))
+    rows = []
+    for turn in itertools.product(*(range(len(menus[place])) for place in order[:2])):
+        places = [*turn, sum(turn)]
+        row = {place: menus[place][index % len(menus[place])] for place, index in zip(order, places, strict=False)}
+        rows.append(tuple(row[place] for place in range(len(menus))))
+    return rows
 
 
 def _multimodal(transformer: partial[Transformer], **settings: Any) -> Transformer:

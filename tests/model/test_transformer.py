@@ -178,9 +178,10 @@ def test_every_option_is_finite_and_trains_every_parameter(
             assert parameter.grad.any(), name
 
 
-def test_runs_on_the_meta_device(build: Build, attention_option: str, activation_option: str) -> None:
+def test_runs_on_the_meta_device(build: Build, any_option: tuple[str, str]) -> None:
+    axis, option = any_option
     with torch.device("meta"):
-        model = build(attention=attention_option, activation=activation_option, position="rope")
+        model = build(**{"position": "rope", axis: option})
         logits = model(torch.zeros(2, 64, dtype=torch.int64))
     assert logits.is_meta
     assert logits.shape == (2, 64, 11)

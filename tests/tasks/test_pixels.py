@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -284,8 +285,9 @@ ATTENTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("objective", ["classify", "generate"])
+@pytest.mark.parametrize(  # each in one of the two ways
+    ("attention", "objective"), list(zip(ATTENTIONS, itertools.cycle(["classify", "generate"])))
+)
 def test_every_attention_reads_images(
     tiny_config: Config, run: Run, tmp_path: Path, attention: str, objective: str
 ) -> None:

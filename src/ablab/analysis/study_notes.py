@@ -1,4 +1,4 @@
-"""Notes on a comparison as a whole, as facts. `ablab.report.notes` says each of them in a sentence."""
+"""Notes on a comparison as a whole, as facts. `ablab.report.study_notes` says each of them in a sentence."""
 
 from __future__ import annotations
 

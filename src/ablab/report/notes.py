@@ -1,6 +1,6 @@
 """Notes beside a verdict, in sentences: a function per kind of note.
 
-To say a new one: a dataclass in `ablab.analysis.notes` or `study_notes`, and a function here that is registered for it.
+To say a new one: a dataclass in `ablab.analysis.notes`, and a function here that is registered for it.
 """
 
 from __future__ import annotations
@@ -8,24 +8,15 @@ from __future__ import annotations
 from functools import singledispatch
 
 from ablab.analysis import notes as known
-from ablab.analysis import study_notes as of_study
-from ablab.analysis.comparison import Comparison, Comparisons
+from ablab.analysis.comparison import Comparison
 from ablab.analysis.conditions import EQUAL_BUDGET, NEGLIGIBLE
-from ablab.analysis.estimates import LEVEL
 from ablab.analysis.verdicts import Verdict
-from ablab.report.formatting import confidence, decimals_for, number, percent, plural, without_zero
-
-_MOST_SUBSETS = 8  # that a line names one by one
+from ablab.report.formatting import decimals_for, number, percent, plural
 
 
 def notes_of(item: Comparison) -> list[str]:
     """The notes beside one verdict, a line each."""
     return [note_text(note, item) for note in item.notes]
-
-
-def study_notes(comparisons: Comparisons) -> list[str]:
-    """The notes about the comparison as a whole, a line each."""
-    return [study_note_text(note) for note in comparisons.notes]
 
 
 @singledispatch
@@ -133,7 +124,7 @@ def _(note: known.ConstantDifference, item: Comparison) -> str:
 @note_text.register(known.RepeatedSeed)
 @note_text.register(known.RunNote)
 def _(note: known.SeedNote, item: Comparison) -> str:
-    return _seed(note)
+    return seed_text(note)
 
 
 @note_text.register
@@ -151,105 +142,8 @@ def _(note: known.IncompleteSeed, item: Comparison) -> str:
     return f"seed {note.seed} has no complete pair on {', '.join(note.tasks)}."
 
 
-@singledispatch
-def study_note_text(note: of_study.StudyNote) -> str:
-    """Say a note on the comparison as a whole."""
-    raise TypeError(f"no sentence for {note}")
-
-
-@study_note_text.register
-def _(note: of_study.InterimAnalyses) -> str:
-    *before, last = note.seeds
-    return (
-        f"INTERIM ANALYSES  the study was analysed {len(note.seeds)} times "
-        f"({', '.join(map(str, before))}, then {last} seeds); each interval is at {confidence(note.level)}, and p is "
-        f"held against {without_zero(note.level)}, so that {len(note.seeds)} analyses at this level keep {LEVEL:.0%} "
-        "together."
-    )
-
-
-@study_note_text.register
-def _(note: of_study.BaselineMissing) -> str:
-    return f"no run has the study's baseline {note.declared}: compared with {note.used}, the first variant."
-
-
-@study_note_text.register
-def _(note: of_study.BaselineNotRun) -> str:
-    return f"{note.task}: the baseline {note.baseline} was not run on this task."
-
-
-@study_note_text.register
-def _(note: of_study.OfBaseline) -> str:
-    return f"{_where(note.task)}baseline {_seed(note.note)}"
-
-
-@study_note_text.register
-def _(note: of_study.DirectionByName) -> str:
-    better = "higher" if note.direction == "max" else "lower"
-    return f"{note.metric}: {better} is taken as better, by its name."
-
-
-@study_note_text.register
-def _(note: of_study.KnownValues) -> str:
-    values = [f"{name} {value:.4g}" for name, value in (*note.values, *note.subsets)]
-    if len(note.subsets) > _MOST_SUBSETS:
-        every = [value for _, value in note.subsets]
-        values = [*values[: len(note.values)], f"{len(every)} subsets from {min(every):.4g} to {max(every):.4g}"]
-    return f"{_where(note.task)}{note.metric} by theory: {', '.join(values)}."
-
-
-@study_note_text.register
-def _(note: of_study.OneVariant) -> str:
-    return "one variant: nothing to compare."
-
-
-@study_note_text.register
-def _(note: of_study.SharedMargin) -> str:
-    return f"one margin, {note.margin:g}, is held against {' and '.join(note.metrics)}, each in its own unit."
-
-
-@study_note_text.register
-def _(note: of_study.AveragedEvaluations) -> str:
-    return f"{', '.join(note.metrics) or 'metric'}: the mean of the last {note.last_k} evaluations of each run."
-
-
-@study_note_text.register
-def _(note: of_study.NoSuiteVerdict) -> str:
-    return f"no verdict on the {note.suite}: {no_suite_text(note.reason)}."
-
-
-@study_note_text.register
-def _(note: of_study.RestrictedRuns) -> str:
-    return (
-        f"{note.left:,} of {plural(note.runs, 'run')} are compared ({note.filters}); "
-        "what is said holds only if they were chosen before looking."
-    )
-
-
-@study_note_text.register
-def _(note: of_study.ShownComparisons) -> str:
-    return (
-        f"{f'on the {note.suite}: ' if note.suite else ''}{note.shown:,} of {plural(note.comparisons, 'comparison')} "
-        f"{'is' if note.shown == 1 else 'are'} shown ({note.filters}); "
-        f"p is adjusted for {'all ' if note.comparisons > 1 else ''}{note.comparisons:,}."
-    )
-
-
-def no_suite_text(reason: of_study.NoSuite) -> str:
-    """Say why the tasks make no suite."""
-    tasks = ", ".join(reason.tasks)
-    judged = ", ".join(f"{task} by {metric}" for task, metric in zip(reason.tasks, reason.metrics, strict=False))
-    return {
-        "one task": "one task is no suite",
-        "no metric": f"{tasks} has no metric yet",
-        "different metrics": f"they are judged by different metrics ({judged}); --metric compares all of them by one",
-        "mixed directions": "their metric is better high on some and low on others",
-        "no baseline": f"the baseline was not run on {tasks}",
-        "filtered": f"{reason.filters} leaves {reason.left[0]} of {reason.left[1]} tasks",
-    }[reason.why]
-
-
-def _seed(note: known.SeedNote) -> str:
+def seed_text(note: known.SeedNote) -> str:
+    """Say what became of a seed."""
     if isinstance(note, known.RepeatedSeed):
         return f"seed {note.seed} was finished {note.times} times: the first one counts."
     return f"seed {note.seed}: {note.text if isinstance(note, known.RunNote) else no_value_text(note)}."
@@ -274,7 +168,8 @@ def _exactly(difference: float) -> str:
     return percent(difference) if difference else "exactly"
 
 
-def _where(task: str) -> str:
+def where(task: str) -> str:
+    """Name a task at the beginning of a sentence."""
     return f"{task}, " if task else ""
 
 

@@ -10,27 +10,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from ablab.bench.links.network import BUCKET_BYTES, check_throttle, namespaces, payload_link
-from ablab.bench.links.rank import BLOCKS_FILE
+from ablab.bench.links.pair import run_blocks
 from ablab.bench.loop import compose_config
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.communication import Communication
-from ablab.results.record import Record
 from ablab.results.step_time import Step, step
-from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.planning.preflight import Preflight
-from ablab.training.begin import prepare_folder
 from ablab.training.traffic.callback import is_timed
 
 STRATEGIES = ("ddp", "ddp_bf16", "ddp_powersgd", "local_sgd")
@@ -41,7 +34,6 @@ _SETTING = (
     *("trainer.accelerator=cpu", "logger=csv"),
 )
 _FREE = (None, 0.0)  # not throttled
-_LIMIT_S = 600.0  # of one strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +173,7 @@ def _compare(
     delay = request.delay_ms / 1e3
     conditions = [(rate * 1e6, delay) for rate in request.rates]
     planned = blocks(conditions, request.rounds)
-    record, measured = _run(config, planned, names, folder)
+    record, measured = run_blocks(config, planned, names, folder)
     assert record.communication is not None
     free = [seconds / steps for steps, seconds, _ in _of(planned, measured, _FREE)]
     found = []
@@ -225,58 +217,3 @@ def _of(planned: list[Any], measured: list[tuple[int, float, int]], condition: A
     """The blocks of one condition; the first of all is left out."""
     known = list(zip(measured, planned, strict=True))[1:]
     return [block for block, has in known if tuple(has) == tuple(condition)]
-
-
-def _run(
-    config: RunConfig, planned: list[Any], names: tuple[str, str], folder: Path
-) -> tuple[Record, list[tuple[int, float, int]]]:
-    prepare_folder(config, folder)
-    order, log = folder / "order.json", folder / "bench.log"
-    order.write_text(
-        json.dumps({"config": config.to_dict(), "folder": str(folder), "blocks": planned}), encoding="utf-8"
-    )
-    processes = []
-    try:
-        with log.open("wb") as out:
-            for place, name in enumerate(names):
-                words = [
-                    "ip",
-                    "netns",
-                    "exec",
-                    name,
-                    sys.executable,
-                    "-m",
-                    "ablab.bench.links.rank",
-                    str(order),
-                    str(place),
-                ]
-                processes.append(
-                    subprocess.Popen(
-                        words, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True
-                    )
-                )
-        _wait(processes)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    if any(process.returncode for process in processes) or not (folder / BLOCKS_FILE).exists():
-        raise UserError(f"the run of {config.axes['strategy']} did not end well: {_why(folder, log)}")
-    return read_record(folder / RECORD_FILE), json.loads((folder / BLOCKS_FILE).read_text(encoding="utf-8"))
-
-
-def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Until all have ended, or one has failed, or it has taken too long."""
-    deadline = time.monotonic() + _LIMIT_S
-    while time.monotonic() < deadline:
-        statuses = [process.poll() for process in processes]
-        if None not in statuses or any(statuses):
-            return
-        time.sleep(0.05)
-
-
-def _why(folder: Path, log: Path) -> str:
-    if (folder / RECORD_FILE).exists() and (reason := read_record(folder / RECORD_FILE).reason):
-        return reason
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return said[-1] if said else f"it took longer than {_LIMIT_S:g} s"

@@ -11,10 +11,11 @@ from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.errors import UserError
 from ablab.report.context import ReportContext
 from ablab.report.extrapolation import extrapolation_table
-from ablab.report.notes import no_suite_text, notes_of, study_notes
+from ablab.report.notes import notes_of
 from ablab.report.parallel import parallel_table
 from ablab.report.rows import unhealthy
 from ablab.report.sentences import measured, verdict_line
+from ablab.report.study_notes import no_suite_text, study_notes
 from ablab.report.tables import cost_table, quality_table
 
 

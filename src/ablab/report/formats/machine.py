@@ -13,9 +13,10 @@ from ablab.analysis.power import detectable
 from ablab.config import Node
 from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By
-from ablab.report.notes import no_suite_text, notes_of, study_notes
+from ablab.report.notes import notes_of
 from ablab.report.rows import unhealthy
 from ablab.report.sentences import verdict_sentence
+from ablab.report.study_notes import no_suite_text, study_notes
 
 SCHEMA_VERSION = 2  # of the JSON
 

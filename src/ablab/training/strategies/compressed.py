@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.futures import Future
 from torch.optim.optimizer import StateDict
 
 from ablab.errors import require_at_least
-from ablab.training.strategies.data_parallel import DataParallel, Hook
+from ablab.training.strategies.data_parallel import DataParallel, DataParallelSettings, Hook
 
 
 @dataclass
@@ -90,7 +90,7 @@ class CastDataParallel(DataParallel):
 
     Args:
         dtype: "float16" or "bfloat16".
-        processes, bucket_cap_mb, gradient_as_bucket_view, static_graph: as `DataParallel` says.
+        settings: those of `DataParallel`.
 
     Raises:
         ValueError: another type.
@@ -100,19 +100,11 @@ class CastDataParallel(DataParallel):
         self,
         *,
         dtype: Literal["float16", "bfloat16"],
-        processes: int,
-        bucket_cap_mb: float = 25,
-        gradient_as_bucket_view: bool = True,
-        static_graph: bool = True,
+        **settings: Unpack[DataParallelSettings],
     ) -> None:
         if dtype not in _CASTS:
             raise ValueError(f"dtype={dtype}: must be {' or '.join(_CASTS)}")
-        super().__init__(
-            processes=processes,
-            bucket_cap_mb=bucket_cap_mb,
-            gradient_as_bucket_view=gradient_as_bucket_view,
-            static_graph=static_graph,
-        )
+        super().__init__(**settings)
         self._dtype = dtype
 
     def hook(self) -> tuple[Any, Hook]:
@@ -130,7 +122,7 @@ class PowerSgdDataParallel(DataParallel):
         rank: width of the thin matrices, at least 1.
         warmup_steps: steps at the beginning that send all; the source has none.
         error_feedback: keep what was left out.
-        processes, bucket_cap_mb, gradient_as_bucket_view, static_graph: as `DataParallel` says.
+        settings: those of `DataParallel`.
 
     Raises:
         ValueError: a number is out of its range.
@@ -142,19 +134,11 @@ class PowerSgdDataParallel(DataParallel):
         rank: int = 1,
         warmup_steps: int = 0,
         error_feedback: bool = True,
-        processes: int,
-        bucket_cap_mb: float = 25,
-        gradient_as_bucket_view: bool = True,
-        static_graph: bool = True,
+        **settings: Unpack[DataParallelSettings],
     ) -> None:
         require_at_least(1, rank=rank)
         require_at_least(0, warmup_steps=warmup_steps)
-        super().__init__(
-            processes=processes,
-            bucket_cap_mb=bucket_cap_mb,
-            gradient_as_bucket_view=gradient_as_bucket_view,
-            static_graph=static_graph,
-        )
+        super().__init__(**settings)
         self._rank, self._warmup, self._error_feedback = rank, warmup_steps, error_feedback
         self._state: PowerSGDState | None = None
 
@@ -207,7 +191,7 @@ class TopKDataParallel(DataParallel):
         share: of the numbers that is sent, above 0 and at most 1. Each takes 8 bytes, its place included.
         warmup_steps: steps at the beginning that send all.
         error_feedback: keep what was not sent for the next step.
-        processes, bucket_cap_mb, gradient_as_bucket_view, static_graph: as `DataParallel` says.
+        settings: those of `DataParallel`.
 
     Raises:
         ValueError: a number is out of its range.
@@ -219,20 +203,12 @@ class TopKDataParallel(DataParallel):
         share: float = 0.01,
         warmup_steps: int = 0,
         error_feedback: bool = True,
-        processes: int,
-        bucket_cap_mb: float = 25,
-        gradient_as_bucket_view: bool = True,
-        static_graph: bool = True,
+        **settings: Unpack[DataParallelSettings],
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share={share} must be above 0 and at most 1")
         require_at_least(0, warmup_steps=warmup_steps)
-        super().__init__(
-            processes=processes,
-            bucket_cap_mb=bucket_cap_mb,
-            gradient_as_bucket_view=gradient_as_bucket_view,
-            static_graph=static_graph,
-        )
+        super().__init__(**settings)
         self._state = TopKState(share, warmup_steps, error_feedback)
 
     def hook(self) -> tuple[Any, Hook]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
-from typing import Any, Protocol, cast
+from typing import Any, NotRequired, Protocol, TypedDict, cast
 
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -32,6 +32,15 @@ class Rehearsed(Protocol):
 
     def rehearse(self, model: nn.Module) -> None:
         """One pass forward and back that leaves no trace, through `model`, which stands for the module's own."""
+
+
+class DataParallelSettings(TypedDict):
+    """Arguments of `DataParallel`, which strategies with others beside them hand on."""
+
+    processes: int
+    bucket_cap_mb: NotRequired[float]
+    gradient_as_bucket_view: NotRequired[bool]
+    static_graph: NotRequired[bool]
 
 
 class DataParallel(Parallel, DDPStrategy):

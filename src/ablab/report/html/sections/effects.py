@@ -13,7 +13,7 @@ from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.formatting import MISSING, confidence, decimals_for, number, plural, share
 from ablab.report.html.blocks import Block, Section, per_task, svg
-from ablab.report.notes import study_notes
+from ablab.report.study_notes import study_notes
 from ablab.report.tables import quality_table
 
 
