@@ -66,6 +66,10 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "attention=block_sparse": ("attention.block=4",),
     "attention=csa": ("attention.keys=4", "attention.window=8"),
     "attention=dsa": ("attention.keys=4",),
+    "attention=mla_dsa": ("attention.keys=4", "attention.q_rank=4"),
+    "attention.output_groups": ("attention.output_rank=2",),
+    "feed_forward=moe.top_groups": ("feed_forward.n_groups=4",),
+    "feed_forward=moe.group_best": ("feed_forward.n_groups=2",),
     "attention=hca": ("attention.block=4", "attention.window=8"),
     "attention=dynamic": ("attention.window=8", "attention.bucket_size=4", "attention.dense_below=0"),
     "attention=lsh": ("attention.bucket_size=4", "attention.dense_below=0"),
@@ -105,6 +109,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
 VALUES: dict[str, list[Any]] = {
     "task.bpe_vocab_size": [270],
     "task.segments": [[[64, 4]]],
+    "activation.limit": [0.001],
     "attention.warmup_steps": [0],
     "attention.layers": [["full"]],
     "objective.end_share": [0.0],

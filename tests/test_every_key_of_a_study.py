@@ -52,8 +52,10 @@ OTHER = {
 @pytest.mark.parametrize("option", OPTIONS)
 def test_each_key_of_a_design(option: str, tiny_config: TinyConfig) -> None:
     node = tiny_config(f"design={option}").design
-    own = {"variants": {"a": {"attention": "full"}, "b": {"attention": "lsh"}}} if option == "explicit" else {}
-    asked = ASKED[2:] if option == "explicit" else ASKED
+    own = (
+        {"variants": {"a": {"attention": "full"}, "b": {"attention": "lsh"}}} if option in ("explicit", "steps") else {}
+    )
+    asked = ASKED[2:] if option in ("explicit", "steps") else ASKED
 
     def plan(**settings: Any) -> list[list[str]]:
         return [run.overrides for run in expand(asked, instantiate({**node, **own, **settings}, _convert_="all")).runs]

@@ -27,6 +27,7 @@ def sources(*folders: Path) -> list[dict[str, Any]]:
         "design/factorial",
         "study/quickstart",
         "recipe/nanogpt_shakespeare",
+        "recipe/llama",
     ],
 )
 def test_an_option_with_the_name_of_a_built_in_one_is_refused(tmp_path: Path, name: str) -> None:

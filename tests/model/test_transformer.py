@@ -230,7 +230,7 @@ def test_tied_weights_are_counted_once_and_bias_can_be_left_out(build: Build) ->
 def test_attention_adds_no_parameters_and_no_state(build: Build, attention_option: str) -> None:
     model = build(attention=attention_option)
     same = build(attention="full").state_dict().keys() == model.state_dict().keys()
-    whose_point_they_are = {"dynamic", "mla", "nsa", "dsa", "csa", "hca", "gated_delta", "mamba2"}
+    whose_point_they_are = {"dynamic", "mla", "mla_dsa", "nsa", "dsa", "csa", "hca", "gated_delta", "mamba2"}
     assert same == (attention_option not in whose_point_they_are)
 
 
@@ -319,7 +319,7 @@ def test_who_cannot_do_with_whom(build: Build, menu: dict[str, list[str]]) -> No
                 build(attention=attention, position=position)
             except ClashError:
                 refused.add((position, attention))
-    without_slopes = ("block_sparse", "nsa", "dsa", "csa", "hca", "selected", "gated_delta", "mamba2")
+    without_slopes = ("block_sparse", "mla_dsa", "nsa", "dsa", "csa", "hca", "selected", "gated_delta", "mamba2")
     assert refused == {("alibi", attention) for attention in without_slopes}
 
 

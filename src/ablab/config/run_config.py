@@ -24,6 +24,7 @@ from ablab.config.schema import (
     Node,
     TuneConfig,
     known_settings,
+    without_former,
 )
 from ablab.errors import UserError
 
@@ -203,6 +204,8 @@ def resolve(
             )
     from ablab.config.signature import with_floats  # pydantic, which readers of records do without
 
+    if choices.get("recipe"):
+        data |= {axis: without_former(axis, data[axis], choices, overrides) for axis in AXES if axis in data}
     data |= {axis: with_floats(AXES[axis], data[axis]) for axis in AXES if isinstance(data.get(axis), dict)}
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
     if "callbacks" in data and "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice

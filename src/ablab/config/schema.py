@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -139,6 +139,26 @@ def known_settings() -> list[str]:
 
 
 _NO_SETTINGS = ("_target_", "_partial_", "_recursive_", "_convert_", "defaults")  # keys of an option's file
+
+
+def without_former(axis: str, node: Any, choices: Mapping[str, str | None], overrides: Sequence[str]) -> Any:
+    """An axis's node without what a recipe sets of the option that it chose, where an override chose another.
+
+    What the other option has as well holds for it, too; a key that no built-in option has is left for its refusal.
+    """
+    option = choices.get(axis)
+    if option is None or f"{axis}={option}" not in overrides or not isinstance(node, Mapping):
+        return node
+    own = _keys(conf_folder() / axis / f"{option}.yaml")
+    if not own or "defaults" in own:
+        return node
+    asked = {override.partition("=")[0].lstrip("+") for override in overrides}
+    others = {key for path in (conf_folder() / axis).glob("*.yaml") for key in _keys(path)}
+    return {key: value for key, value in node.items() if key in own or key not in others or f"{axis}.{key}" in asked}
+
+
+def _keys(path: Path) -> set[str]:
+    return set(yaml.safe_load(path.read_text(encoding="utf-8")) or ()) if path.is_file() else set()
 
 
 def register_schema() -> None:

@@ -8,7 +8,8 @@ where all layers have it, initial values included.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +32,7 @@ _REPEATED = re.compile(r"(?:([1-9]\d{0,3})\*)?(\w+)")  # as many layers as anybo
 
 
 def attention_pattern(spec: LayerSpec, *, layers: list[Entry], first: Sequence[Entry] = ()) -> nn.Module:
-    """The attention of a layer.
+    """The attention of a layer. `model.n_kv_heads` is about the layers whose attention can group its heads.
 
     Args:
         layers: options of the axis, repeated from behind `first` until every layer has one.
@@ -40,8 +41,16 @@ def attention_pattern(spec: LayerSpec, *, layers: list[Entry], first: Sequence[E
     Raises:
         ValueError: the pattern does not fit the number of layers, or names an option that there is not.
     """
-    made: nn.Module = _option("attention", spec, layers, first)(spec)
+    factory = _option("attention", spec, layers, first)
+    if not _groups_heads(factory) and any(map(_groups_heads, _factories("attention", spec, layers, first))):
+        spec = replace(spec, n_kv_heads=None)  # it is about the layers that have heads to group
+    made: nn.Module = factory(spec)
     return made
+
+
+def _groups_heads(factory: Callable[..., Any]) -> bool:
+    """Whether what it makes can share a head of keys among several of queries, by `model.n_kv_heads`."""
+    return getattr(getattr(factory, "func", None), "groups_heads", True)
 
 
 def feed_forward_pattern(
@@ -85,7 +94,16 @@ def _choices(key: str, entry: Entry) -> list[Choice]:
 
 def _option(axis: str, spec: LayerSpec, layers: Sequence[Entry], first: Sequence[Entry]) -> Callable[..., Any]:
     """The factory of what a layer has, its settings checked as those of the axis are."""
-    name, settings = choices(axis, spec.n_layers, layers, first)[spec.layer_index]
+    return _made(axis, choices(axis, spec.n_layers, layers, first)[spec.layer_index])
+
+
+def _factories(axis: str, spec: LayerSpec, layers: Sequence[Entry], first: Sequence[Entry]) -> Iterator[Any]:
+    """Of all layers."""
+    return (_made(axis, choice) for choice in choices(axis, spec.n_layers, layers, first))
+
+
+def _made(axis: str, choice: Choice) -> Callable[..., Any]:
+    name, settings = choice
     own = _menu(axis).get(name)
     if own is None:
         raise ValueError(f"{axis}={name}: no such option{nearest(name, _menu(axis))}")

@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ablab.model.activation.stateless import GEGLU, GELU, GatedActivation, ReLU, SiLU, SquaredReLU, SwiGLU, TopK
+from ablab.model.activation.stateless import (
+    GEGLU,
+    GELU,
+    ClampedSwiGLU,
+    GatedActivation,
+    ReLU,
+    SiLU,
+    SquaredReLU,
+    SwiGLU,
+    TanhGELU,
+    TopK,
+)
 from ablab.model.feed_forward.base import Dense
 from ablab.model.spec import LayerSpec
 
@@ -26,6 +37,15 @@ def normal(x: float) -> float:
     return (1 + math.erf(x / math.sqrt(2))) / 2
 
 
+def near_normal(x: float) -> float:
+    return (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def slope_of_near_normal(x: float) -> float:
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2) * (1 - math.tanh(inner) ** 2) / 2
+
+
 @pytest.mark.parametrize(
     ("activation", "value", "slope"),
     [
@@ -37,6 +57,7 @@ def normal(x: float) -> float:
             lambda x: x * normal(x),
             lambda x: normal(x) + x * math.exp(-(x**2) / 2) / math.sqrt(2 * math.pi),
         ),
+        (TanhGELU, lambda x: x * near_normal(x), lambda x: near_normal(x) + x * slope_of_near_normal(x)),
     ],
 )
 def test_values_and_slopes_are_those_of_the_formula(
@@ -63,6 +84,23 @@ def test_a_gate_multiplies_the_other_half(
     x = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = [[gate(row[i]) * row[4 + i] for i in range(4)] for row in x.tolist()]
     torch.testing.assert_close(core(x).tolist(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_bounds_of_a_gate_and_its_values(make_spec: Spec) -> None:
+    core = ClampedSwiGLU(make_spec(d_model=4, d_ff=6, bias=False), limit=1.5, alpha=1.702, offset=1.0)
+    x = 2 * torch.randn(9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def one(gate: float, value: float) -> float:
+        gate = min(gate, 1.5)
+        return gate * logistic(1.702 * gate) * (max(-1.5, min(value, 1.5)) + 1)
+
+    expected = [[one(row[i], row[4 + i]) for i in range(4)] for row in x.tolist()]
+    assert float(x.min()) < -1.5 < 1.5 < float(x.max())
+    torch.testing.assert_close(core(x).tolist(), expected, rtol=1e-12, atol=1e-14)
+    free = ClampedSwiGLU(make_spec(d_model=4, d_ff=6, bias=False), limit=100.0, alpha=1.0, offset=0.0)
+    torch.testing.assert_close(free(x), SwiGLU(make_spec())(x))
+    with pytest.raises(ValueError, match=r"^activation\.limit must be above 0, got 0$"):
+        ClampedSwiGLU(make_spec(), limit=0)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -126,7 +164,7 @@ def test_units_that_work_apart_give_alone_what_they_give_among_the_others(
     """What lets a process hold some of the hidden units (`by_unit`)."""
     core = load_option("activation", activation_option)(make_spec()).eval()
     by_unit = getattr(core, "by_unit", False)
-    assert by_unit == (activation_option not in ("topk", "swiglu", "geglu"))
+    assert by_unit == (activation_option not in ("topk", "swiglu", "geglu", "clamped_swiglu"))
     x = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
     if by_unit:
         alone = torch.cat([core(half) for half in x.chunk(2, -1)], -1)

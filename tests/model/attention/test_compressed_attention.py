@@ -52,6 +52,15 @@ def linear(x: Tensor, layer: Any) -> Tensor:
     return y
 
 
+def projected(x: Tensor, output: Any) -> Tensor:
+    """All heads at once, or group by group."""
+    if not isinstance(output, torch.nn.Sequential):
+        return linear(x, output)
+    first: Any = output[0]
+    parts = x.chunk(len(first.weight), -1)
+    return linear(torch.cat([part @ each for part, each in zip(parts, first.weight, strict=True)], -1), output[1])
+
+
 def scaled(x: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
 
@@ -107,11 +116,11 @@ def by_definition(
             index: dict[int, Tensor] = {}
             if layer.indexer is not None:
                 own = entries_of(layer.indexer.compressor, x[b].detach(), there, block)
-                heads = linear(latent.detach()[t], layer.indexer.query).view(-1, D)
+                heads = linear(latent.detach()[t], layer.indexer.query).view(-1, layer.indexer.head_size)
                 w = linear(x[b, t].detach(), layer.indexer.weight)
                 for n in seen:
                     alike = [(own[n] @ turned(each, t)).relu() for each in heads]
-                    index[n] = (w * torch.stack(alike)).sum() / math.sqrt(len(heads) * D)
+                    index[n] = (w * torch.stack(alike)).sum() / math.sqrt(heads.numel())
                 if not warming:
                     seen = sorted(seen, key=lambda n: (index[n].item(), n))[-core.keys :]
             keys = [tokens[s] for s in near] + [entries[n] for n in seen]
@@ -132,7 +141,7 @@ def by_definition(
                 if seen and index:
                     p, guess = shares / shares.sum(), torch.stack([index[n] for n in seen]).log_softmax(0)
                     losses[-1] = (p * (p.log() - guess)).sum()
-        out.append(linear(torch.stack(rows), layer.output))
+        out.append(projected(torch.stack(rows), layer.output))
         lost.append(torch.stack(losses).mean() if losses else x.new_zeros(()))
     weight = 0.0 if core.learning is None else core.learning.weight
     return torch.stack(out), weight * torch.stack(lost).mean()
@@ -167,6 +176,7 @@ def check(
             "block": st.integers(1, 4),
             "window": st.integers(1, 5),
             "q_rank": st.sampled_from([None, 5]),
+            "output_rank": st.sampled_from([None, 3]),
             "sinks": st.booleans(),
             "softcap": st.sampled_from([None, 2.0]),
         }
@@ -183,7 +193,9 @@ def test_outputs_penalty_and_gradients_are_those_of_the_definition(
     padded: float | None, warming: bool, queries: int, seed: int,
 ) -> None:  # fmt: skip
     spec = make_spec(causal=causal, bias=bias)
-    layer = build(spec, sparse=sparse, **options, **({"warmup_steps": int(warming)} if sparse else {}))
+    groups = {"output_groups": 2} if options["output_rank"] else {}
+    of_index = {"warmup_steps": int(warming), "index_size": 6} if sparse else {}
+    layer = build(spec, sparse=sparse, **options, **groups, **of_index)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compressed_core, "QUERIES", queries)
         check(layer, spec, length=length, padded=padded, seed=seed, warming=warming)
@@ -288,6 +300,10 @@ def test_figures_are_those_of_the_weights(make_spec: Spec) -> None:
         (True, {"block": 0}, "attention.block must be at least 1, got 0"),
         (False, {"block": 0}, "attention.block must be at least 1, got 0"),
         (False, {"window": 0}, "attention.window must be at least 1, got 0"),
+        (True, {"index_size": 2}, "attention.index_size=2: must be at least the 4 rotated coordinates"),
+        (False, {"output_rank": 0}, "attention.output_rank must be at least 1, got 0"),
+        (False, {"output_groups": 2}, "attention.output_groups=2 needs an attention.output_rank"),
+        (False, {"output_groups": 3, "output_rank": 4}, "attention.output_groups=3 does not divide model.n_heads=2"),
         (False, {"q_rank": 0}, "attention.q_rank must be at least 1, got 0"),
         (False, {"rope_size": 3}, "attention.rope_size=3 must be even, from 2 to the 8 coordinates of a head"),
         (False, {"qk_norm": True}, "attention.qk_norm=true: compressed attention normalises"),
@@ -303,18 +319,18 @@ def test_grouped_heads_are_refused(make_spec: Spec) -> None:
         build(make_spec(n_kv_heads=1), sparse=False)
 
 
-def permuted(x: Tensor, dim: int) -> Tensor:
-    """The trailing coordinates of each head of 8, which the oracle has as pairs of neighbours, as pairs half apart."""
-    order = torch.tensor([0, 1, 2, 3, 4, 6, 5, 7])
-    heads = torch.arange(x.shape[dim]).view(-1, 8)[:, order].flatten()
+def permuted(x: Tensor, dim: int, size: int = 8) -> Tensor:
+    """The trailing 4 coordinates of each head, which the oracle has as pairs of neighbours, as pairs half apart."""
+    order = torch.tensor([*range(size - 4), *(size - 4 + i for i in (0, 2, 1, 3))])
+    heads = torch.arange(x.shape[dim]).view(-1, size)[:, order].flatten()
     return x.index_select(dim, heads)
 
 
 def copy_compressor(ours: Any, theirs: Any) -> None:
-    ours.content.weight.copy_(permuted(theirs.kv_proj.weight, 0))
-    ours.gate.weight.copy_(permuted(theirs.gate_proj.weight, 0))
-    ours.place.copy_(permuted(theirs.position_bias, 1))
-    ours.norm.weight.copy_(permuted(theirs.kv_norm.weight, 0))
+    ours.content.weight.copy_(permuted(theirs.kv_proj.weight, 0, ours.size))
+    ours.gate.weight.copy_(permuted(theirs.gate_proj.weight, 0, ours.size))
+    ours.place.copy_(permuted(theirs.position_bias, 1, ours.size))
+    ours.norm.weight.copy_(permuted(theirs.kv_norm.weight, 0, ours.size))
 
 
 @pytest.mark.parametrize("sparse", [True, False])
@@ -328,7 +344,7 @@ def test_it_is_that_of_transformers(sparse: bool, length: int) -> None:
     config = package.DeepseekV4Config(
         hidden_size=16, num_attention_heads=2, head_dim=8, q_lora_rank=12, num_hidden_layers=1, layer_types=[kind],
         compress_rates={"compressed_sparse_attention": 2, "heavily_compressed_attention": 3}, sliding_window=3,
-        o_groups=1, o_lora_rank=16, index_n_heads=8, index_head_dim=8, index_topk=2, max_position_embeddings=64,
+        o_groups=2, o_lora_rank=5, index_n_heads=8, index_head_dim=6, index_topk=2, max_position_embeddings=64,
         rope_parameters={"main": rope, "compress": rope},
     )  # fmt: skip
     config._attn_implementation = "eager"
@@ -339,7 +355,8 @@ def test_it_is_that_of_transformers(sparse: bool, length: int) -> None:
     spec = LayerSpec(
         d_model=16, n_heads=2, d_ff=8, layer_index=0, n_layers=1, max_length=64, causal=True, seed=0, bias=False
     )
-    ours = build(spec, sparse=sparse, q_rank=12, sinks=True, **({"index_heads": 8} if sparse else {}))
+    of_index = {"index_heads": 8, "index_size": 6} if sparse else {}
+    ours = build(spec, sparse=sparse, q_rank=12, sinks=True, output_groups=2, output_rank=5, **of_index)
     with torch.no_grad():
         ours.query_latent[0].weight.copy_(theirs.q_a_proj.weight)
         ours.query_latent[1].weight.copy_(theirs.q_a_norm.weight)
@@ -347,11 +364,12 @@ def test_it_is_that_of_transformers(sparse: bool, length: int) -> None:
         ours.key.weight.copy_(permuted(theirs.kv_proj.weight, 0))
         ours.key_norm.weight.copy_(permuted(theirs.kv_norm.weight, 0))
         ours.core.sinks.copy_(theirs.sinks)
-        ours.output.weight.copy_(permuted(theirs.o_b_proj.weight @ theirs.o_a_proj.weight, 1))
+        ours.output[0].weight.copy_(permuted(theirs.o_a_proj.weight.view(2, 5, 8).transpose(1, 2), 1))
+        ours.output[1].weight.copy_(theirs.o_b_proj.weight)
         copy_compressor(ours.compressor, theirs.compressor)
         if sparse:
             copy_compressor(ours.indexer.compressor, theirs.compressor.indexer)
-            ours.indexer.query.weight.copy_(permuted(theirs.compressor.indexer.q_b_proj.weight, 0))
+            ours.indexer.query.weight.copy_(permuted(theirs.compressor.indexer.q_b_proj.weight, 0, 6))
             ours.indexer.weight.weight.copy_(theirs.compressor.indexer.scorer.weights_proj.weight)
     x, places = random(2, length, 16).requires_grad_(), torch.arange(length)
     rotary = modelling.DeepseekV4RotaryEmbedding(config)

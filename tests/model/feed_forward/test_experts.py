@@ -21,6 +21,7 @@ from ablab.model.feed_forward.routing import hashed_experts
 from ablab.model.initialisation import initialise
 from ablab.model.spec import LayerSpec
 from ablab.training.build import BuiltRun
+from ablab.training.optimizers.groups import build_optimizer
 
 TinyConfig = Callable[..., RunConfig]
 HASH = 3 * 2  # of the seed, the layers and the layer of `spec`
@@ -37,8 +38,11 @@ def made(
     part = option(spec(), activation=activation, **its)
     initialise(nn.ModuleDict({"part": part}), seed)
     with torch.no_grad():  # large enough for experts to differ
-        for parameter in part.parameters():
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in part.named_parameters():
             parameter.mul_(30)
+            if "bias" in name:  # which are zero
+                parameter.normal_(generator=generator)
     return part.double()
 
 
@@ -47,7 +51,8 @@ def naive(part: MixtureOfExperts, x: Tensor, ids: Tensor | None = None) -> Tenso
     out = []
     for b, sequence in enumerate(x):
         for t, token in enumerate(sequence):
-            scores = torch.sigmoid(part.router.weight @ token)
+            logits = part.router.weight @ token
+            scores = torch.sigmoid(logits if part.router.logit_bias is None else logits + part.router.logit_bias)
             if ids is None:
                 chosen = (scores + part.router.bias).topk(part.top_k).indices.tolist()
             else:
@@ -55,10 +60,15 @@ def naive(part: MixtureOfExperts, x: Tensor, ids: Tensor | None = None) -> Tenso
             total = scores[chosen].sum()
             y = torch.zeros_like(token)
             for e in chosen:
-                hidden = part.experts.activation((token @ part.experts.up[e])[None, None])[0, 0]
-                y = y + scores[e] / total * part.router.scale * (hidden @ part.experts.down[e])
-            shared = part.shared
-            out.append(y if shared is None else y + shared(token[None, None])[0, 0])
+                up, down = part.experts.up_bias, part.experts.down_bias
+                hidden = token @ part.experts.up[e] + (0 if up is None else up[e])
+                hidden = part.experts.activation(hidden[None, None])[0, 0]
+                given = hidden @ part.experts.down[e] + (0 if down is None else down[e])
+                y = y + scores[e] / total * part.router.scale * given
+            if part.shared is not None:
+                gate = 1.0 if part.shared_gate is None else torch.sigmoid(part.shared_gate.weight[0] @ token)
+                y = y + gate * part.shared(token[None, None])[0, 0]
+            out.append(y)
     return torch.stack(out).view_as(x)
 
 
@@ -70,10 +80,11 @@ def naive(part: MixtureOfExperts, x: Tensor, ids: Tensor | None = None) -> Tenso
     k=st.integers(1, 5),
     shared=st.integers(0, 2),
     gated=st.booleans(),
+    extras=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     seed=st.integers(0, 9),
 )
 def test_outputs_and_gradients_are_those_of_a_loop(
-    batch: int, length: int, experts: int, k: int, shared: int, gated: bool, seed: int
+    batch: int, length: int, experts: int, k: int, shared: int, gated: bool, extras: tuple[bool, bool, bool], seed: int
 ) -> None:
     part = made(
         activation=SwiGLU if gated else ReLU,
@@ -83,6 +94,9 @@ def test_outputs_and_gradients_are_those_of_a_loop(
         n_shared=shared,
         d_expert=3,
         scale=1.5,
+        shared_gate=extras[0] and shared > 0,
+        expert_bias=extras[1],
+        router_bias=extras[2],
     )
     x = torch.randn(batch, length, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     x.requires_grad_()
@@ -142,6 +156,26 @@ def test_a_token_costs_what_it_costs_in_a_dense_part(tiny_config: TinyConfig) ->
     assert dense.cost.active_parameters == dense.cost.parameters
 
 
+def test_biases_of_experts_are_inactive_with_them_and_never_decayed(tiny_config: TinyConfig) -> None:
+    plain, biased = (
+        BuiltRun.of(tiny_config("feed_forward=moe", *extra))
+        for extra in ((), ("feed_forward.expert_bias=true", "feed_forward.router_bias=true"))
+    )
+    assert plain.cost.parameters is not None
+    assert plain.cost.active_parameters is not None
+    experts = biased.shapes.blocks[0].feed_forward.experts  # type: ignore[union-attr]
+    each = experts.up_bias.shape[1] + experts.down_bias.shape[1]  # type: ignore[union-attr, operator]
+    assert biased.cost.parameters == plain.cost.parameters + 8 * each + 8
+    assert biased.cost.active_parameters == plain.cost.active_parameters + 2 * each + 8
+    groups = build_optimizer(torch.optim.AdamW, biased.build_model()).param_groups
+    assert {group["name"]: {p.dim() for p in group["params"]} for group in groups if group["name"] == "experts"} == {
+        "experts": {3}
+    }
+    decayed = sum(p.numel() for group in groups if group["weight_decay"] for p in group["params"])
+    usual = build_optimizer(torch.optim.AdamW, plain.build_model()).param_groups
+    assert decayed == sum(p.numel() for group in usual if group["weight_decay"] for p in group["params"])
+
+
 @pytest.mark.parametrize(
     ("its", "said"),
     [
@@ -150,6 +184,7 @@ def test_a_token_costs_what_it_costs_in_a_dense_part(tiny_config: TinyConfig) ->
         ({"n_shared": -1}, "feed_forward.n_shared must be at least 0"),
         ({"d_expert": 0}, "feed_forward.d_expert must be at least 1"),
         ({"bias_speed": -0.1}, "feed_forward.bias_speed=-0.1"),
+        ({"shared_gate": True, "n_shared": 0}, "feed_forward.shared_gate=true: feed_forward.n_shared=0 leaves"),
         ({"score": "tanh"}, "score=tanh: must be softmax, sigmoid, sqrtsoftplus"),
     ],
 )
@@ -168,8 +203,9 @@ def test_hashed_experts_go_by_the_token_alone() -> None:
         part(x)
 
 
-def test_what_the_watcher_counts_is_what_the_router_chose() -> None:
-    part = made(n_experts=4, top_k=2, n_shared=1)
+@pytest.mark.parametrize("gated", [False, True])
+def test_what_the_watcher_counts_is_what_the_router_chose(gated: bool) -> None:
+    part = made(n_experts=4, top_k=2, n_shared=1, shared_gate=gated)
     x, mask = torch.randn(3, 5, 6, dtype=torch.float64), torch.zeros(3, 5, dtype=torch.bool)
     mask[0, 3:] = True
     watcher = ExpertsWatcher("feed_forward", 0, part)
@@ -179,6 +215,7 @@ def test_what_the_watcher_counts_is_what_the_router_chose() -> None:
         handle.remove()
     with torch.no_grad():
         chosen, _, scores = part.router(x, mask)
+        shared = part.shared_gate(x).sigmoid()[~mask].mean().item() if gated else 1.0
     counts = torch.bincount(chosen[~mask].flatten(), minlength=4).double()
     share = counts / counts.sum()
     of_scores = scores[~mask] / scores[~mask].sum(-1, keepdim=True)
@@ -189,7 +226,7 @@ def test_what_the_watcher_counts_is_what_the_router_chose() -> None:
             "load_entropy": float(-(share * share.clamp(min=1e-30).log()).sum() / log4),
             "router_entropy": float(-(of_scores * of_scores.log()).sum(-1).mean() / log4),
             "dead_experts": float((counts == 0).double().mean()),
-            "shared_share": 0.5,  # one shared expert with gate one, and gates that add up to one
+            "shared_share": shared / (shared + 1),  # of the others the gates add up to one
         },
         rel=1e-5,
     )

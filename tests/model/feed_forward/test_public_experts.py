@@ -66,6 +66,17 @@ LAYERS = {
         DEEPSEEK | {"n_shared_experts": 2, "routed_scaling_factor": 1.5, "topk_method": "greedy"},
         {"score": "softmax", "renormalise": False, "scale": 1.5, "n_shared": 2},
     ),
+    "deepseek_v2, limited to groups": Public(
+        "deepseek_v2.DeepseekV2Moe",
+        {"n_routed_experts": EXPERTS, "n_group": 4, "topk_group": 2, "n_shared_experts": 1}
+        | {"routed_scaling_factor": 1.0, "topk_method": "group_limited_greedy"},
+        {"score": "softmax", "renormalise": False, "n_shared": 1, "n_groups": 4, "top_groups": 2, "group_best": 1},
+    ),
+    "deepseek_v3, limited to groups": Public(
+        "deepseek_v3.DeepseekV3MoE",
+        {"n_routed_experts": EXPERTS, "n_group": 4, "topk_group": 2, "n_shared_experts": 1},
+        {"score": "sigmoid", "scale": 2.5, "n_shared": 1, "n_groups": 4, "top_groups": 2},
+    ),
     "deepseek_v3": Public(
         "deepseek_v3.DeepseekV3MoE",
         DEEPSEEK | {"n_shared_experts": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from ablab.model.feed_forward.routing import BalanceLoss, Router, Routing, Score, hashed_experts, loads
+from ablab.model.feed_forward.routing import BalanceLoss, Groups, Router, Routing, Score, hashed_experts, loads
 
 
 def router(n_experts: int = 4, top_k: int = 2, score: Score = "sigmoid", **its: object) -> Router:
@@ -43,6 +45,52 @@ def test_gates_follow_their_formula(score: Score, expected: object) -> None:
     kept = scores.topk(2, -1)
     torch.testing.assert_close(routes(x).gates, 2.5 * kept.values / kept.values.sum(-1, keepdim=True))
     assert torch.equal(routes(x).chosen, kept.indices)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    count=st.integers(1, 4),
+    size=st.integers(1, 3),
+    kept=st.integers(1, 4),
+    best=st.integers(1, 3),
+    k=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_experts_come_from_the_groups_of_the_highest_sums(
+    count: int, size: int, kept: int, best: int, k: int, seed: int
+) -> None:
+    """By hand: groups by the sums of their best, then the best of these; biases count in both, and never weigh."""
+    kept, best = min(kept, count), min(best, size)
+    k = min(k, kept * size if count > 1 else size)
+    routes = router(count * size, k, renormalise=False, groups=Groups(count=count, kept=kept, best=best))
+    generator = torch.Generator().manual_seed(seed)
+    routes.bias.copy_(torch.randn(count * size, generator=generator))
+    found = routes(torch.randn(1, 5, 8, generator=generator))
+    for scores, chosen, gates in zip(found.scores[0], found.chosen[0], found.gates[0], strict=True):
+        biased = (scores + routes.bias).tolist()
+        groups = [sorted(biased[g * size : (g + 1) * size], reverse=True) for g in range(count)]
+        allowed = sorted(range(count), key=lambda g: -sum(groups[g][:best]))[: kept if count > 1 else 1]
+        experts = [g * size + i for g in allowed for i in range(size)]
+        assert chosen.tolist() == sorted(experts, key=lambda e: -biased[e])[:k]
+        assert torch.equal(gates, scores[chosen])
+    visited = routes.groups.visited(found.chosen, count * size)
+    assert visited[0].tolist() == [len({int(e) // size for e in token}) for token in found.chosen[0]]
+    assert int(visited.max()) <= kept
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (Groups(count=3), "feed_forward.n_groups=3 does not divide feed_forward.n_experts=8"),
+        (Groups(count=0), "feed_forward.n_groups must be at least 1"),
+        (Groups(count=4, kept=5), "feed_forward.top_groups=5: must lie in 1..4"),
+        (Groups(count=4, best=3), "feed_forward.group_best=3: must lie in 1..2"),
+        (Groups(count=4, kept=1), "feed_forward.top_groups=1 have 2 experts, fewer than a token has"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(groups: Groups, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        router(8, 3, groups=groups)
 
 
 def test_biases_move_by_the_loads_of_all_batches_of_a_step() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ablab.errors import UserError
-from ablab.study.designs import Explicit, Factor
+from ablab.study.designs import Explicit, Factor, Steps
 
 LISTED: dict[str, dict[str, object]] = {
     "base": {"attention": "full", "model.d_model": 64},
@@ -33,6 +33,26 @@ def test_a_declared_baseline_moves_its_variant_in_front_and_changes_none() -> No
     fixed = {"model.d_ff": "32", "seed": "0"}
     assert Explicit(variants=LISTED).choose([], fixed, {"model.d_ff": "32"}).names == ["base", "sparse", "wide"]
     assert Explicit(variants=LISTED).choose([], fixed, {"attention": "lsh", "seed": "0"}).names[0] == "sparse"
+
+
+def test_steps_are_kept_and_an_option_takes_back_what_was_set_of_the_former_one() -> None:
+    steps: dict[str, dict[str, object]] = {
+        "base": {},
+        "normed": {"attention.qk_norm": True},
+        "narrow": {"model.d_model": 64},
+        "latent": {"attention": "mla", "attention.kv_rank": 8},
+        "wide": {"attention.kv_rank": 16},
+    }
+    designed = Steps(variants=steps).choose([])
+    normed, narrow = {"attention.qk_norm": "true"}, {"model.d_model": "64"}
+    latent = {**narrow, "attention": "mla", "attention.kv_rank": "8"}
+    wide = {**latent, "attention.kv_rank": "16"}
+    assert designed.names == list(steps)
+    assert designed.variants == [{}, normed, {**normed, **narrow}, latent, wide]
+    with pytest.raises(UserError, match=r"wide and same are the same"):
+        Steps(variants={**steps, "same": {"model.d_model": 64}}).choose([])
+    with pytest.raises(UserError, match=r"^design=steps lists its variants itself: do not sweep norm, .*$"):
+        Steps(variants=steps).choose([Factor.of("norm", ["layer", "rms"])])
 
 
 def test_rules_leave_out_variants_with_their_names() -> None:

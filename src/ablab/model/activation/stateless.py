@@ -42,6 +42,16 @@ class GELU(Elementwise):
         return gelu(x)
 
 
+class TanhGELU(Elementwise):
+    """GELU with tanh in place of the distribution function, within 0.001 of it (Hendrycks and Gimpel 2016, section 2).
+
+    x/2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), as in GPT-2's released code.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(x, approximate="tanh")
+
+
 class SiLU(Elementwise):
     """x times the logistic function of x (Hendrycks and Gimpel 2016, section 2; "swish": Ramachandran et al. 2017)."""
 
@@ -82,6 +92,37 @@ class SwiGLU(GatedActivation):
 
     def gate(self, x: Tensor) -> Tensor:
         return silu(x)
+
+
+class ClampedSwiGLU(GatedActivation):
+    """min(gate, limit) sigmoid(alpha min(gate, limit)) (clamp(value, -limit, limit) + offset).
+
+    gpt-oss (arXiv 2508.10925, section 2, and its released code), where gate and value are bounded, and the value's
+    offset lets the gate through where the value is 0. With alpha 1 and offset 0 it is SwiGLU with both bounded, as in
+    the experts of DeepSeek-V4.
+
+    Args:
+        limit: above 0.
+        alpha: steepness of the gate; 1.702 makes it almost GELU's.
+        offset: added to the value.
+
+    Raises:
+        ValueError: `limit` is not above 0.
+    """
+
+    def __init__(self, spec: LayerSpec, *, limit: float = 7.0, alpha: float = 1.702, offset: float = 1.0) -> None:
+        super().__init__(spec)
+        if not limit > 0:
+            raise ValueError(f"activation.limit must be above 0, got {limit}")
+        self.limit, self.alpha, self.offset = limit, alpha, offset
+
+    def gate(self, x: Tensor) -> Tensor:
+        bounded = x.clamp(max=self.limit)
+        return bounded * (self.alpha * bounded).sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = x.chunk(2, -1)
+        return self.gate(gate) * (value.clamp(-self.limit, self.limit) + self.offset)
 
 
 class GEGLU(GatedActivation):

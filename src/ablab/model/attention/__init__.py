@@ -2,11 +2,12 @@
 
 An option is a core, `Core(spec, *, own_option, ...)`, which mixes values of (B, H, T, D) and has no parameters of its
 own unless that is its point; `ablab.model.attention.layer` puts projections around it. An option whose point is the
-projections (`mla`, `nsa`, `dsa`,
-`csa`, `hca`), or that has no keys that are looked at (`gated_delta`, `mamba2`), is a whole layer instead.
+projections (`mla`, `nsa`, `dsa`, `mla_dsa`, `csa`, `hca`), or that has no keys that are looked at (`gated_delta`,
+`mamba2`), is a whole layer instead.
 
 * `base`, `layer`: the contracts, and what all cores share
-* `full`, `windowed`, `lsh`, `dynamic`, `block_sparse`, `topk`, `mla`, `nsa`, `dsa`: the options, one file each
+* `full`, `windowed`, `lsh`, `dynamic`, `block_sparse`, `topk`, `mla`, `nsa`, `dsa`, `mla_dsa`: the options, one file
+  each
 * `compressed` (`csa`, `hca`), made of `compressor` (windows into entries) and `compressed_core` (what mixes them)
 * `operators`: local and hashed attention as one operator, made of `local` (by `band`, around the diagonal), `hashed`
   (among items of one bucket), `kernel` (dense attention that can be merged, by log-sum-exp) and `rest` (what is left)

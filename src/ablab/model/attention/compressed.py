@@ -17,8 +17,16 @@ from ablab.model.attention.base import DropoutPlace, Switches
 from ablab.model.attention.compressed_core import CompressedCore
 from ablab.model.attention.compressor import Compressor, EntryIndexer, turned
 from ablab.model.attention.indexer import IndexLearning
-from ablab.model.attention.layer import AttentionLayer, HeadNorm, Rotate, gate_of, gated, join_heads, split_heads
-from ablab.model.initialisation import ResidualLinear
+from ablab.model.attention.layer import (
+    AttentionLayer,
+    HeadNorm,
+    Rotate,
+    gate_of,
+    gated,
+    join_heads,
+    output_of,
+    split_heads,
+)
 from ablab.model.position import Rope
 from ablab.model.spec import LayerSpec, require_at_least
 
@@ -31,23 +39,29 @@ class CompressedAttention(AttentionLayer):
     is mixed at the place of the query, so that what a value brings depends on its distance alone. What the model
     adds to the embedding it sees as any option does.
 
-    Deviations: heads are d_model / n_heads wide, and the output projection is one matrix, where the released model has
-    wider heads and projects by groups and low ranks. The paper is about causal models; where not causal every entry is
-    seen, and the window extends to both sides.
+    With `output_rank` neighbouring heads are projected by groups, and what comes of all groups once more (grouped
+    output projection, section 2.3.1).
+
+    Deviations: heads are d_model / n_heads wide, where the released model's are wider. The paper is about causal
+    models; where not causal every entry is seen, and the window extends to both sides.
 
     Args:
         block: tokens of an entry's window.
         overlap: entries reach over the window before theirs, too.
         window: tokens seen one by one.
+        index_size: coordinates of each of the indexer's heads; None for those of the model's.
         q_rank: width of a latent of queries; None projects them directly.
         rope_size: rotated coordinates of a head, even; None for half of it.
         rope_base: of the rotation's wavelengths.
+        output_groups: of heads, each of which has a projection of its own.
+        output_rank: width of what that gives; None: there is one projection of all heads.
 
     Raises:
         ValueError: a setting is out of its range, or the model groups its heads of keys.
     """
 
     rotates = False
+    groups_heads = False
     core: CompressedCore
 
     def __init__(
@@ -59,10 +73,13 @@ class CompressedAttention(AttentionLayer):
         window: int,
         keys: int | None,
         index_heads: int | None,
+        index_size: int | None,
         learning: IndexLearning | None,
         q_rank: int | None,
         rope_size: int | None,
         rope_base: float,
+        output_groups: int,
+        output_rank: int | None,
         dropout: float,
         dropout_on: DropoutPlace,
         **switches: Unpack[Switches],
@@ -85,10 +102,11 @@ class CompressedAttention(AttentionLayer):
         self.query = nn.Linear(inputs, d, bias=spec.bias)
         self.key = nn.Linear(d, size, bias=spec.bias)
         self.key_norm = HeadNorm(size, eps=1e-6)
-        self.compressor = Compressor(spec, block=block, overlap=overlap, rope=self.rope)
+        self.compressor = Compressor(spec, size=size, block=block, overlap=overlap, rope=self.rope)
         self.indexer: EntryIndexer | None = None
         if index_heads is not None:
-            self.indexer = EntryIndexer(spec, heads=index_heads, inputs=inputs, block=block, rope=self.rope)
+            own = size if index_size is None else index_size
+            self.indexer = EntryIndexer(spec, heads=index_heads, size=own, inputs=inputs, block=block, rope=self.rope)
         self.core = CompressedCore(
             spec,
             window=window,
@@ -100,7 +118,7 @@ class CompressedAttention(AttentionLayer):
             **switches,
         )
         self.output_gate = gate_of(spec, self.core)
-        self.output = ResidualLinear(d, d, bias=spec.bias, n_layers=spec.n_layers)
+        self.output = output_of(spec, groups=output_groups, rank=output_rank)
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
         there = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -135,6 +153,7 @@ class CompressedSparseAttention(CompressedAttention):
     Args:
         keys: entries that a query sees.
         index_heads: of the indexer, which learns as that of `ablab.model.attention.dsa`.
+        index_size: coordinates of each.
         index_weight: by what the indexer's loss counts beside the task's.
         warmup_steps: optimizer steps in which all entries are seen, and the indexer learns from all of them.
     """
@@ -147,11 +166,14 @@ class CompressedSparseAttention(CompressedAttention):
         window: int,
         keys: int,
         index_heads: int,
+        index_size: int | None = None,
         index_weight: float = 1.0,
         warmup_steps: int = 0,
         q_rank: int | None = None,
         rope_size: int | None = None,
         rope_base: float = 10000.0,
+        output_groups: int = 1,
+        output_rank: int | None = None,
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
         **switches: Unpack[Switches],
@@ -163,10 +185,13 @@ class CompressedSparseAttention(CompressedAttention):
             window=window,
             keys=keys,
             index_heads=index_heads,
+            index_size=index_size,
             learning=IndexLearning(weight=index_weight, warmup_steps=warmup_steps),
             q_rank=q_rank,
             rope_size=rope_size,
             rope_base=rope_base,
+            output_groups=output_groups,
+            output_rank=output_rank,
             dropout=dropout,
             dropout_on=dropout_on,
             **switches,
@@ -185,6 +210,8 @@ class HeavilyCompressedAttention(CompressedAttention):
         q_rank: int | None = None,
         rope_size: int | None = None,
         rope_base: float = 10000.0,
+        output_groups: int = 1,
+        output_rank: int | None = None,
         dropout: float = 0.0,
         dropout_on: DropoutPlace = "output",
         **switches: Unpack[Switches],
@@ -196,10 +223,13 @@ class HeavilyCompressedAttention(CompressedAttention):
             window=window,
             keys=None,
             index_heads=None,
+            index_size=None,
             learning=None,
             q_rank=q_rank,
             rope_size=rope_size,
             rope_base=rope_base,
+            output_groups=output_groups,
+            output_rank=output_rank,
             dropout=dropout,
             dropout_on=dropout_on,
             **switches,

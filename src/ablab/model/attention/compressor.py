@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ablab.model.attention.indexer import Index
+from ablab.model.attention.indexer import Index, require_rotated
 from ablab.model.attention.kernel import without_autocast, working_dtype
 from ablab.model.attention.layer import HeadNorm, split_heads
 from ablab.model.position import Rope
@@ -24,19 +24,20 @@ class Compressor(nn.Module):
     A token that is padding weighs nothing. The last window may be cut short; where causal nobody sees it then.
 
     Args:
+        size: D, coordinates of an entry.
         block: tokens of a window, at least 1.
         rope: rotates the trailing coordinates.
     """
 
-    def __init__(self, spec: LayerSpec, *, block: int, overlap: bool, rope: Rope) -> None:
+    def __init__(self, spec: LayerSpec, *, size: int, block: int, overlap: bool, rope: Rope) -> None:
         super().__init__()
         require_at_least(1, "attention.block", block)
-        self.size, self.block, self.overlap = spec.head_size, block, overlap
-        width = (2 if overlap else 1) * spec.head_size
+        self.size, self.block, self.overlap = size, block, overlap
+        width = (2 if overlap else 1) * size
         self.content = nn.Linear(spec.d_model, width, bias=False)
         self.gate = nn.Linear(spec.d_model, width, bias=False)
         self.place = nn.Parameter(torch.zeros(block, width))
-        self.norm = HeadNorm(spec.head_size, eps=1e-6)
+        self.norm = HeadNorm(size, eps=1e-6)
         self.rope = rope
 
     def forward(self, x: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,15 +80,17 @@ class EntryIndexer(nn.Module):
 
     Args:
         heads: at least 1.
+        size: coordinates of each, at least as many as are rotated.
         inputs: width of what its queries are made of.
     """
 
-    def __init__(self, spec: LayerSpec, *, heads: int, inputs: int, block: int, rope: Rope) -> None:
+    def __init__(self, spec: LayerSpec, *, heads: int, size: int, inputs: int, block: int, rope: Rope) -> None:
         super().__init__()
         require_at_least(1, "attention.index_heads", heads)
-        self.head_size, self.scale = spec.head_size, (heads * spec.head_size) ** -0.5
-        self.query = nn.Linear(inputs, heads * spec.head_size, bias=False)
-        self.compressor = Compressor(spec, block=block, overlap=True, rope=rope)
+        require_rotated(size, rope)
+        self.head_size, self.scale = size, (heads * size) ** -0.5
+        self.query = nn.Linear(inputs, heads * size, bias=False)
+        self.compressor = Compressor(spec, size=size, block=block, overlap=True, rope=rope)
         self.weight = nn.Linear(spec.d_model, heads, bias=False)
 
     def forward(self, x: Tensor, latent: Tensor, there: Tensor) -> Index:

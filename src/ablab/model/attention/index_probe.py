@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ablab.model.attention.compressed import CompressedAttention
 from ablab.model.attention.compressed_core import CompressedCore
-from ablab.model.attention.dsa import IndexedAttention, IndexedLayer
+from ablab.model.attention.dsa import IndexedLayer
+from ablab.model.attention.mla_dsa import LatentSparseAttention
 from ablab.model.attention.pictures import exact, spread
 from ablab.model.attention.selected_core import SelectedCore
 from ablab.model.attention.switch_probe import switch_outputs
@@ -33,11 +34,9 @@ class IndexWatcher(Watcher):
     is no larger than `index_recall_at_random`. Sequences with padding are passed over.
     """
 
-    core: IndexedAttention | SelectedCore | CompressedCore
+    core: SelectedCore | CompressedCore
 
-    def __init__(
-        self, axis: str, layer: int, core: IndexedAttention | SelectedCore | CompressedCore, *, device: torch.device
-    ) -> None:
+    def __init__(self, axis: str, layer: int, core: SelectedCore | CompressedCore, *, device: torch.device) -> None:
         super().__init__(axis, layer, core)
         self.core = core
         self.sums = torch.zeros(len(core.compares) + 1, dtype=torch.float64, device=device)  # queries last
@@ -96,7 +95,7 @@ def indexed_outputs(model: Transformer, layer: IndexedLayer) -> list[float]:
     return [*projected(weights), *map(float, in_training), *switch_outputs(layer, like)]
 
 
-def compressed_outputs(model: Transformer, layer: CompressedAttention) -> list[float]:
+def layer_outputs(model: Transformer, layer: CompressedAttention | LatentSparseAttention) -> list[float]:
     """Projections of what the layer makes of a fixed input, and what acts in training alone."""
     like, core = model.head.weight, layer.core
     x = drawn("stream", (1, min(model.max_length, TOKENS), like.shape[1]), like)
@@ -109,7 +108,7 @@ def compressed_outputs(model: Transformer, layer: CompressedAttention) -> list[f
 class _Layer(nn.Module):
     """A layer that brings a rotation of its own."""
 
-    def __init__(self, layer: CompressedAttention) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ablab.model.attention.kernel import without_autocast
 from ablab.model.attention.layer import Rotate, split_heads
+from ablab.model.position import Rope
 from ablab.model.spec import LayerSpec, require_at_least
 
 Index = tuple[Tensor, Tensor, Tensor]  # queries (B, heads, T, D), their weights (B, heads, T) and keys (B, 1, T, D)
@@ -21,31 +22,43 @@ COMPARED = ("index_recall", "index_recall_at_random", "index_loss")
 class LightningIndexer(nn.Module):
     """Makes an index of a layer's input: a few heads of queries with a weight each, and one head of keys for all.
 
-    Its heads are as wide as the model's, so that the position rotates the same coordinates of queries and keys as it
-    does for the attention. Keys are normalised (layer norm), and none of its projections has a bias, as in the
-    released model.
+    Its heads are as wide as the model's where nothing else is said, so that the position rotates the same coordinates
+    of queries and keys as it does for the attention. Keys are normalised (layer norm), and none of its projections has
+    a bias, as in the released model.
 
     Args:
         heads: at least 1.
+        size: coordinates of each; None for those of the model's.
+        inputs: width of what its queries are made of; None for the layer's input.
     """
 
-    def __init__(self, spec: LayerSpec, *, heads: int) -> None:
+    def __init__(self, spec: LayerSpec, *, heads: int, size: int | None = None, inputs: int | None = None) -> None:
         super().__init__()
         require_at_least(1, "attention.index_heads", heads)
-        self.head_size, self.scale = spec.head_size, (heads * spec.head_size) ** -0.5
-        self.query = nn.Linear(spec.d_model, heads * spec.head_size, bias=False)
-        self.key = nn.Linear(spec.d_model, spec.head_size, bias=False)
-        self.key_norm = _KeyNorm(spec.head_size, eps=1e-6)
+        self.head_size = size = spec.head_size if size is None else size
+        self.scale = (heads * size) ** -0.5
+        self.query = nn.Linear(spec.d_model if inputs is None else inputs, heads * size, bias=False)
+        self.key = nn.Linear(spec.d_model, size, bias=False)
+        self.key_norm = _KeyNorm(size, eps=1e-6)
         self.weight = nn.Linear(spec.d_model, heads, bias=False)
 
-    def forward(self, x: Tensor, rotate: Rotate) -> Index:
-        """The index of x (B, T, d_model). What it is learned from never changes x, of which it keeps no graph."""
+    def forward(self, x: Tensor, rotate: Rotate, queries: Tensor | None = None) -> Index:
+        """The index of x (B, T, d_model). What it is learned from never changes x, of which it keeps no graph.
+
+        Args:
+            queries: what its queries are made of, (B, T, inputs), where that is not x.
+        """
         x = x.detach()
-        q, k = rotate(
-            split_heads(self.query(x), self.head_size), split_heads(self.key_norm(self.key(x)), self.head_size)
-        )
+        q = self.query(x if queries is None else queries.detach())
+        q, k = rotate(split_heads(q, self.head_size), split_heads(self.key_norm(self.key(x)), self.head_size))
         weight: Tensor = self.weight(x)
         return q, self.scale * weight.transpose(1, 2), k
+
+
+def require_rotated(size: int, rope: Rope) -> None:
+    """Raises ValueError where an indexer's heads have fewer coordinates than are rotated."""
+    if size < rope.cos.shape[-1]:
+        raise ValueError(f"attention.index_size={size}: must be at least the {rope.cos.shape[-1]} rotated coordinates")
 
 
 class _KeyNorm(nn.LayerNorm):

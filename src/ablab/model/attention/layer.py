@@ -17,7 +17,7 @@ from ablab.model.attention.base import AttentionCore
 from ablab.model.attention.recurrence import Recurrence
 from ablab.model.context import LayerContext
 from ablab.model.initialisation import ResidualLinear
-from ablab.model.spec import LayerSpec
+from ablab.model.spec import LayerSpec, require_at_least
 
 Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Values = Callable[[Tensor], Tensor]
@@ -32,9 +32,11 @@ class AttentionLayer(nn.Module):
     Attributes:
         takes_values: `LayerContext.values` acts on its values.
         rotates: whether it has queries and keys for the position to rotate.
+        groups_heads: whether heads of keys and values may be fewer than those of queries (`model.n_kv_heads`).
     """
 
     takes_values = False
+    groups_heads = True
     core: AttentionCore | Recurrence
     rotates: bool = True
 
@@ -148,6 +150,37 @@ def gated(mixed: Tensor, x: Tensor, gate: nn.Module | None) -> Tensor:
         return mixed
     logits: Tensor = gate(x)
     return mixed * split_heads(logits.sigmoid(), logits.shape[-1] // mixed.shape[1])
+
+
+def output_of(spec: LayerSpec, *, groups: int, rank: int | None) -> nn.Module:
+    """The projection of all heads (B, T, d_model) onto the stream: at once, or by groups of heads."""
+    if rank is None:
+        if groups != 1:
+            raise ValueError(f"attention.output_groups={groups} needs an attention.output_rank")
+        return ResidualLinear(spec.d_model, spec.d_model, bias=spec.bias, n_layers=spec.n_layers)
+    require_at_least(1, "attention.output_rank", rank)
+    require_at_least(1, "attention.output_groups", groups)
+    if spec.n_heads % groups:
+        raise ValueError(
+            f"attention.output_groups={groups} does not divide model.n_heads={spec.n_heads}: choose a divisor"
+        )
+    last = ResidualLinear(groups * rank, spec.d_model, bias=spec.bias, n_layers=spec.n_layers)
+    return nn.Sequential(GroupedLinear(spec.d_model, rank, groups=groups), last)
+
+
+class GroupedLinear(nn.Module):
+    """Neighbouring features are projected by groups: (..., inputs) -> (..., groups * outputs)."""
+
+    stacks_matrices = True
+
+    def __init__(self, inputs: int, outputs: int, *, groups: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(groups, inputs // groups, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        apart = x.unflatten(-1, (len(self.weight), -1))
+        projected: Tensor = torch.einsum("...gi,gio->...go", apart, self.weight).flatten(-2)
+        return projected
 
 
 def attention_layer(spec: LayerSpec, option: Callable[[LayerSpec], nn.Module]) -> AttentionLayer:

@@ -37,6 +37,7 @@ class LinearAttention(AttentionLayer):
     """
 
     rotates = False
+    groups_heads = False
     core: Recurrence
     convolution: ShortConvolution
 

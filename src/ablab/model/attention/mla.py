@@ -9,11 +9,12 @@ that all heads share.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
-from ablab.model.attention.base import DropoutPlace, GateKind
+from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.layer import AttentionLayer, Rotate, gate_of, gated, join_heads, split_heads
 from ablab.model.initialisation import ResidualLinear
@@ -23,8 +24,8 @@ from ablab.model.spec import LayerSpec, require_at_least
 LATENT_HEADS = 4  # width of the paper's latent of keys and values, in heads (section 3.1.2: 512 for heads of 128)
 
 
-class LatentAttention(AttentionLayer):
-    """Full attention whose keys and values come from a latent.
+class LatentLayer(AttentionLayer):
+    """Projections around an attention core: keys and values come from a latent, and so may queries.
 
     It brings a position encoding of its own and leaves the model's rotation of queries and keys aside; what the model
     adds to the embedding it sees as any option does. Latents are normalised (section 3.1.2).
@@ -33,49 +34,34 @@ class LatentAttention(AttentionLayer):
     that of other options; the paper's heads are larger than d_model / n_heads.
 
     Args:
+        core: mixes the values.
         kv_rank: width of the latent of keys and values; None for four heads', the paper's choice, and at most half of
             d_model, so that small models compress as well.
         q_rank: width of the latent of queries; None projects them directly.
         rope_size: rotated coordinates of a query or key, even; None for half a head, the paper's choice.
         rope_base: of the rotation's wavelengths; see `ablab.model.position`.
-        dropout: probability.
-        dropout_on: features of the output, or attention weights.
-        qk_norm: must be false: the latents that queries and keys come from are normalised instead.
-        output_gate: as `sinks` and `softcap` a switch of `AttentionCore`.
 
     Raises:
-        ValueError: a size is out of its range, or the model groups its heads of keys.
+        ValueError: a size is out of its range, the model groups its heads of keys, or the core asks for `qk_norm`: the
+            latents that queries and keys come from are normalised instead.
     """
 
     rotates = False
-    core: FullAttention
+    groups_heads = False
+    core: AttentionCore
 
     def __init__(
         self,
         spec: LayerSpec,
         *,
-        kv_rank: int | None = None,
-        q_rank: int | None = None,
-        rope_size: int | None = None,
-        rope_base: float = 10000.0,
-        dropout: float = 0.0,
-        dropout_on: DropoutPlace = "output",
-        qk_norm: bool = False,
-        output_gate: GateKind = "none",
-        sinks: bool = False,
-        softcap: float | None = None,
+        core: AttentionCore,
+        kv_rank: int | None,
+        q_rank: int | None,
+        rope_size: int | None,
+        rope_base: float,
     ) -> None:
         super().__init__()
-        if spec.kv_heads != spec.n_heads:
-            raise ValueError(
-                f"model.n_kv_heads={spec.n_kv_heads}: latent attention has one latent for the keys and values of all "
-                "heads and groups none: use model.n_kv_heads=null"
-            )
-        if qk_norm:
-            raise ValueError(
-                "attention.qk_norm=true: latent attention normalises the latents that queries and keys come from, and "
-                "nothing beside: use attention.qk_norm=false"
-            )
+        _check(spec, core)
         d, size, heads = spec.d_model, spec.head_size, spec.n_heads
         kv_rank = max(1, min(LATENT_HEADS * size, d // 2)) if kv_rank is None else kv_rank
         rope_size = max(2, size // 4 * 2) if rope_size is None else rope_size
@@ -94,22 +80,70 @@ class LatentAttention(AttentionLayer):
         self.rotated_key = nn.Linear(d, rope_size, bias=spec.bias)
         self.value = nn.Linear(kv_rank, d, bias=spec.bias)
         self.rope = Rope(replace(spec, d_model=rope_size, n_heads=1, n_kv_heads=None), base=rope_base)
-        self.core = FullAttention(
-            spec, dropout=dropout, dropout_on=dropout_on, output_gate=output_gate, sinks=sinks, softcap=softcap
-        )
+        self.core = core
         self.output_gate = gate_of(spec, self.core)
         self.output = ResidualLinear(d, d, bias=spec.bias, n_layers=spec.n_layers)
 
     def forward(self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None) -> Tensor:
-        q = split_heads(self.query(self.query_latent(x)), self.head_size + self.rope_size)
+        mixed = self.core(*self._projected(x, self.query_latent(x)), key_padding_mask)
+        return self._out(mixed, x)
+
+    def _projected(self, x: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x (B, T, d_model) and of what queries are made of, their latent or x itself."""
+        q = split_heads(self.query(queries), self.head_size + self.rope_size)
         q, q_rotated = q.split([self.head_size, self.rope_size], dim=-1)
         q_rotated, k_rotated = self.rope.rotate(q_rotated, split_heads(self.rotated_key(x), self.rope_size))
         latent = self.latent(x)
         k, v = (split_heads(project(latent), self.head_size) for project in (self.key, self.value))
         q = torch.cat([q, q_rotated], dim=-1)
-        k = torch.cat([k, k_rotated.expand(-1, k.shape[1], -1, -1)], dim=-1)
-        mixed: Tensor = self.output(join_heads(gated(self.core(q, k, v, key_padding_mask), x, self.output_gate)))
-        return mixed
+        return q, torch.cat([k, k_rotated.expand(-1, k.shape[1], -1, -1)], dim=-1), v
+
+    def _out(self, mixed: Tensor, x: Tensor) -> Tensor:
+        return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))
+
+
+class LatentAttention(LatentLayer):
+    """Full attention whose keys and values come from a latent.
+
+    Args:
+        kv_rank, q_rank, rope_size, rope_base: as of `LatentLayer`.
+        dropout: probability.
+        dropout_on: features of the output, or attention weights.
+        switches: `output_gate`, `sinks` and `softcap`, as of `AttentionCore`; `qk_norm` must be false.
+
+    Raises:
+        ValueError: a setting is out of its range, or the model groups its heads of keys.
+    """
+
+    core: FullAttention
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        *,
+        kv_rank: int | None = None,
+        q_rank: int | None = None,
+        rope_size: int | None = None,
+        rope_base: float = 10000.0,
+        dropout: float = 0.0,
+        dropout_on: DropoutPlace = "output",
+        **switches: Unpack[Switches],
+    ) -> None:
+        core = FullAttention(spec, dropout=dropout, dropout_on=dropout_on, **switches)
+        super().__init__(spec, core=core, kv_rank=kv_rank, q_rank=q_rank, rope_size=rope_size, rope_base=rope_base)
+
+
+def _check(spec: LayerSpec, core: AttentionCore) -> None:
+    if spec.kv_heads != spec.n_heads:
+        raise ValueError(
+            f"model.n_kv_heads={spec.n_kv_heads}: latent attention has one latent for the keys and values of all "
+            "heads and groups none: use model.n_kv_heads=null"
+        )
+    if core.qk_norm:
+        raise ValueError(
+            "attention.qk_norm=true: latent attention normalises the latents that queries and keys come from, and "
+            "nothing beside: use attention.qk_norm=false"
+        )
 
 
 def _latent(spec: LayerSpec, rank: int) -> nn.Module:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from ablab.model.attention.base import AttentionCore, scores_of, self_only_if_alone
 from ablab.model.attention.compressed import CompressedAttention
 from ablab.model.attention.compressed_core import CompressedCore
-from ablab.model.attention.dsa import IndexedAttention, IndexedLayer
-from ablab.model.attention.index_probe import IndexWatcher, compressed_outputs, indexed_outputs
+from ablab.model.attention.dsa import IndexedLayer
+from ablab.model.attention.index_probe import IndexWatcher, indexed_outputs, layer_outputs
 from ablab.model.attention.layer import MultiHeadAttention
 from ablab.model.attention.linear import LinearAttention
+from ablab.model.attention.mla_dsa import LatentSparseAttention
 from ablab.model.attention.pictures import columns_of, exact, picture, spread
 from ablab.model.attention.recurrence import Recurrence
 from ablab.model.attention.recurrence_probe import RecurrenceWatcher
@@ -175,7 +176,7 @@ def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
             yield RecurrenceWatcher("attention", layer, core, heads=model.n_heads, device=device, pictured=pictured)
         else:
             yield AttentionWatcher("attention", layer, core, device=device, causal=model.causal, pictured=pictured)
-        if isinstance(core, IndexedAttention | SelectedCore | CompressedCore):
+        if isinstance(core, SelectedCore | CompressedCore):
             yield IndexWatcher("attention", layer, core, device=device)
 
 
@@ -189,8 +190,8 @@ def probe_outputs(model: Transformer) -> dict[str, list[float]]:
     for place, (layer, block) in enumerate(model.layers()):
         if isinstance(block.attention, IndexedLayer):
             found[place_of(layer, place)] = indexed_outputs(model, block.attention)
-        elif isinstance(block.attention, CompressedAttention):
-            found[place_of(layer, place)] = compressed_outputs(model, block.attention)
+        elif isinstance(block.attention, CompressedAttention | LatentSparseAttention):
+            found[place_of(layer, place)] = layer_outputs(model, block.attention)
         elif isinstance(block.attention, MultiHeadAttention):
             own = switch_outputs(block.attention, model.head.weight)
             found[place_of(layer, place)] = _core_outputs(model, block.attention.core) + own

@@ -18,7 +18,7 @@ from ablab.model.attention.base import (
     scores_of,
     softmax_of,
 )
-from ablab.model.attention.blocks import GATHER_FROM, tokens_of
+from ablab.model.attention.blocks import tokens_of
 from ablab.model.attention.dense import at_once, recomputed, softmax_attention
 from ablab.model.attention.gathered import (
     Gathered,
@@ -36,6 +36,9 @@ from ablab.model.attention.selection import Candidates, Selection, in_blocks, me
 from ablab.model.spec import LayerSpec
 
 SLICE = 2**22  # scores, or elements of gathered keys and values, that are there at one time
+# Where there are so many times more blocks than a query sees, what it sees is brought to it; else the rest is hidden.
+# Single keys are gathered for each query, which pays later, and without a backward pass hardly ever.
+ROUTE_FROM, GATHER_FROM = 8, 32
 
 
 class SelectedCore(AttentionCore):
@@ -46,9 +49,10 @@ class SelectedCore(AttentionCore):
     learns as that of `ablab.model.attention.dsa` does, over the chosen blocks that have a score, from what the
     attention gives to their tokens. In its warm-up a query sees all keys, and the index learns from all blocks.
 
-    Where few blocks of many are chosen they are gathered for each query, and the time of the attention grows as T; else
-    the others are hidden. Time of the choice grows as T^2 / block, memory as T: a slice of queries is attended at a
-    time, and again in the backward pass.
+    Where few blocks of many are chosen, queries are brought to them (`ablab.model.attention.routed`), and the time of
+    the attention grows as T; single keys are gathered for each query then, in training. Else the others are hidden, and
+    a slice of queries is attended at a time, and again in the backward pass. Time of the choice grows as T^2 / block.
+    Memory grows as T.
 
     Args:
         selection: of blocks.
@@ -86,11 +90,11 @@ class SelectedCore(AttentionCore):
 
     def _attend_all(self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, *index: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and what the index loses, (B, T)."""
-        J = -(-q.shape[2] // self.selection.block)
-        if self._warming() or GATHER_FROM * self.selection.slots > J:
-            return self._in_slices(self._hide, q.shape[1] * q.shape[2], q, k, v, there, *index)
-        if self.selection.block > 1:
+        times = -(-q.shape[2] // self.selection.block) / self.selection.slots
+        if self.selection.block > 1 and times >= ROUTE_FROM and not self._warming():
             return self._route(q, k, v, there, *index)
+        if self.selection.block > 1 or times < GATHER_FROM or self._warming() or not torch.is_grad_enabled():
+            return self._in_slices(self._hide, q.shape[1] * q.shape[2], q, k, v, there, *index)
         k, v = in_rows(k, 1), in_rows(v, 1)
         held = k.shape[1] * self.selection.slots * (k.shape[-1] + v.shape[-1])
         return self._in_slices(self._gather, held, q, k, v, there, *index)
@@ -302,19 +306,19 @@ class SelectedCore(AttentionCore):
 
     def _tokens(self, chosen: Tensor, positions: Tensor, there: Tensor, heads: int) -> Tensor:
         """Blocks (B, G, S, J) -> the tokens that are seen, (B, 1 or H, S, T)."""
-        distance = positions[:, None] - torch.arange(there.shape[1], device=there.device)
-        seen = tokens_of(chosen, self.selection.block, there.shape[1])
-        if self.causal:
-            seen = seen & (distance >= 0)
-        seen = (seen | self.selection.near(distance)) & there[:, None, None, :]
-        return seen if seen.shape[1] == 1 else repeat_heads(seen, heads)
+        if self.selection.block > 1 or self.selection.window:  # else they are what is chosen
+            distance = positions[:, None] - torch.arange(there.shape[1], device=there.device)
+            chosen = tokens_of(chosen, self.selection.block, there.shape[1])
+            chosen = chosen & (distance >= 0) if self.causal else chosen
+            chosen = (chosen | self.selection.near(distance)) & there[:, None, None, :]
+        return chosen if chosen.shape[1] == 1 else repeat_heads(chosen, heads)
 
     def _shares(self, weights: Tensor, positions: Tensor) -> Tensor:
         """What blocks have of the weights of tokens (B, H, S, T) outside of the window: (B, H, S, J)."""
-        distance = positions[:, None] - torch.arange(weights.shape[-1], device=weights.device)
-        outside = weights.masked_fill(self.selection.near(distance), 0)
-        shares: Tensor = in_blocks(outside, self.selection.block).sum(-1)
-        return shares
+        if self.selection.window:
+            distance = positions[:, None] - torch.arange(weights.shape[-1], device=weights.device)
+            weights = weights.masked_fill(self.selection.near(distance), 0)
+        return weights if self.selection.block == 1 else in_blocks(weights, self.selection.block).sum(-1)
 
     def _warming(self) -> bool:
         return self.training and self.learning is not None and self.learning.warming
@@ -325,4 +329,4 @@ class SelectedCore(AttentionCore):
 
 def _lost(scores: Tensor, shares: Tensor, seen: Tensor) -> Tensor:
     """`divergence` of an index (B, S, J) from the shares of blocks (B, H, S, J), over those that are `seen`."""
-    return divergence(scores, shares.masked_fill(~seen[:, None], 0), seen)
+    return divergence(scores, shares.sum(1, keepdim=True).masked_fill(~seen[:, None], 0), seen)

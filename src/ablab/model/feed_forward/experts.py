@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grouped_mm
 
 from ablab.model.feed_forward.base import Dense, FeedForward
-from ablab.model.feed_forward.routing import BalanceLoss, Router, Routing, Score, hashed_experts
+from ablab.model.feed_forward.routing import BalanceLoss, Groups, Router, Routing, Score, hashed_experts
 from ablab.model.initialisation import STANDARD_DEVIATION
 from ablab.model.protocols import SizesItself
 from ablab.model.spec import LayerSpec, require_at_least
@@ -24,8 +24,8 @@ class MixtureOfExperts(FeedForward):
     give, and the sum over the chosen of gate times what they give. No token is dropped, however many an expert gets.
 
     Every expert is two layers around the axis `activation`, which sees the tokens of all experts together. As in the
-    sources, routed experts have no biases; the shared ones, which are one wider expert, have them where the model's
-    linear layers do.
+    sources, routed experts have no biases unless asked for; the shared ones, which are one wider expert, have them
+    where the model's linear layers do.
 
     Args:
         n_experts: routed ones.
@@ -35,12 +35,18 @@ class MixtureOfExperts(FeedForward):
             that a token costs what it costs in a dense part of that width, the router aside.
         score: how a token's affinity to an expert is made of their product; see `Router`.
         renormalise, scale: of the gates; see `Router`.
+        n_groups, top_groups, group_best: groups of experts, how many of them a token's experts come from, and by how
+            many of its experts a group is judged; see `Groups`.
         bias_speed: of the balance without a loss (DeepSeek-V3: 0.001); 0: none.
         balance_weight: of the loss that asks for even loads over the batch; 0: none.
         sequence_weight: of the loss that asks for even loads in each sequence (DeepSeek-V3: 0.0001); 0: none.
+        shared_gate: what the shared experts give is weighed by a sigmoid of a projection of the token, one number
+            (Qwen2-MoE: Yang et al. 2024, arXiv 2407.10671, section 2.2.2).
+        expert_bias: the layers of the routed experts have biases, as in gpt-oss (arXiv 2508.10925, section 2).
+        router_bias: the router's logits have a bias for each expert, as there.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range, or there is no shared expert to gate.
     """
 
     def __init__(
@@ -55,12 +61,20 @@ class MixtureOfExperts(FeedForward):
         score: Score = "sigmoid",
         renormalise: bool = True,
         scale: float = 1.0,
+        n_groups: int = 1,
+        top_groups: int = 1,
+        group_best: int = 2,
         bias_speed: float = 0.0,
         balance_weight: float = 0.0,
         sequence_weight: float = 0.0,
+        shared_gate: bool = False,
+        expert_bias: bool = False,
+        router_bias: bool = False,
     ) -> None:
         super().__init__()
         _check_numbers(n_experts, top_k, n_shared, d_expert)
+        if shared_gate and not n_shared:
+            raise ValueError("feed_forward.shared_gate=true: feed_forward.n_shared=0 leaves no expert for it to weigh")
         weights = {"bias_speed": bias_speed, "balance_weight": balance_weight, "sequence_weight": sequence_weight}
         for name, value in weights.items():
             if value < 0:
@@ -74,9 +88,12 @@ class MixtureOfExperts(FeedForward):
             renormalise=renormalise,
             scale=scale,
             bias_speed=bias_speed,
+            logit_bias=router_bias,
+            groups=Groups(count=n_groups, kept=top_groups, best=group_best),
         )
-        self.experts = Experts(replace(spec, d_ff=units), n_experts, activation=activation)
+        self.experts = Experts(replace(spec, d_ff=units), n_experts, activation=activation, bias=expert_bias)
         self.shared = Dense(replace(spec, d_ff=units * n_shared), activation=activation) if n_shared else None
+        self.shared_gate = nn.Linear(spec.d_model, 1, bias=False) if shared_gate else None
         asks = balance_weight or sequence_weight
         self.balance = BalanceLoss(weight=balance_weight, sequence_weight=sequence_weight) if asks else None
         self.n_experts, self.top_k, self.n_shared = n_experts, top_k, n_shared
@@ -86,7 +103,15 @@ class MixtureOfExperts(FeedForward):
         if self.balance is not None and self.training:
             self.balance(routing, key_padding_mask)
         routed: Tensor = self.experts(x, routing)
-        return routed if self.shared is None else routed + self.shared(x)
+        if self.shared is None:
+            return routed
+        shared: Tensor = self.shared(x)
+        return routed + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
+
+    def shared_weight(self, x: Tensor) -> Tensor:
+        """What the shared experts of each token of x (B, T, d_model) count together, (B, T)."""
+        each = x.new_ones(x.shape[:-1]) if self.shared_gate is None else self.shared_gate(x).sigmoid().squeeze(-1)
+        return self.n_shared * each
 
     def activations(self) -> Iterator[tuple[nn.Module, int]]:
         yield self.experts.activation, self.experts.down.shape[1]
@@ -96,7 +121,7 @@ class MixtureOfExperts(FeedForward):
     @property
     def inactive_parameters(self) -> int:
         """Those of the routed experts that a token does not go to."""
-        routed = sum(parameter.numel() for parameter in (self.experts.up, self.experts.down))
+        routed = sum(parameter.numel() for parameter in self.experts.parameters(recurse=False))
         return routed * (self.n_experts - self.top_k) // self.n_experts
 
     def _given(self, ids: Tensor | None) -> Tensor | None:
@@ -156,17 +181,24 @@ class Experts(nn.Module):
 
     stacks_matrices = True
 
-    def __init__(self, spec: LayerSpec, n_experts: int, *, activation: Callable[[LayerSpec], nn.Module]) -> None:
+    def __init__(
+        self, spec: LayerSpec, n_experts: int, *, activation: Callable[[LayerSpec], nn.Module], bias: bool = False
+    ) -> None:
         super().__init__()
         core = activation(spec)
         inputs, width = (core.inputs, core.width) if isinstance(core, SizesItself) else (spec.d_ff, spec.d_ff)
         self.up = nn.Parameter(torch.empty(n_experts, spec.d_model, inputs))
         self.activation = core
         self.down = nn.Parameter(torch.empty(n_experts, width, spec.d_model))
+        self.up_bias = nn.Parameter(torch.zeros(n_experts, inputs)) if bias else None
+        self.down_bias = nn.Parameter(torch.zeros(n_experts, spec.d_model)) if bias else None
         self._n_layers = spec.n_layers
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """As the layers of a dense part. Expert by expert, so that those that there are do not hang on how many."""
+        if name.endswith("bias"):
+            parameter.zero_()
+            return
         deviation = STANDARD_DEVIATION / (math.sqrt(2 * self._n_layers) if name == "down" else 1)
         for each in parameter:
             each.normal_(std=deviation, generator=generator)
@@ -182,11 +214,17 @@ class Experts(nn.Module):
         counts = torch.zeros(len(self.up), dtype=torch.int64, device=x.device)
         counts = counts.scatter_add(0, expert, torch.ones_like(expert))
         rows = x.flatten(0, 1).index_select(0, order.div(k, rounding_mode="floor"))
-        hidden = self.activation(grouped_product(rows, self.up, counts)[None])[0]
-        given = grouped_product(hidden, self.down, counts)
+        owner = None if self.up_bias is None else expert.index_select(0, order)
+        hidden = self.activation(_offset(grouped_product(rows, self.up, counts), self.up_bias, owner)[None])[0]
+        given = _offset(grouped_product(hidden, self.down, counts), self.down_bias, owner)
         back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=x.device))
         each = given.index_select(0, back).view(*routing.chosen.shape, -1)
         return torch.einsum("btk,btkd->btd", routing.gates.to(each.dtype), each)
+
+
+def _offset(rows: Tensor, bias: Tensor | None, owner: Tensor | None) -> Tensor:
+    """Rows (N, outputs) plus the bias (E, outputs) of the expert that each is of, `owner` (N,); as they are without."""
+    return rows if bias is None or owner is None else rows + bias.index_select(0, owner).to(rows.dtype)
 
 
 def grouped_product(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:

@@ -43,8 +43,9 @@ class ExpertsWatcher(Watcher):
     def __init__(self, axis: str, layer: int, part: MixtureOfExperts) -> None:
         super().__init__(axis, layer, part)
         self._part = part
-        # The tokens of each expert, then all tokens, the entropies of their shares, and their gates.
-        size = part.n_experts + 3
+        # The tokens of each expert, then all tokens, the entropies of their shares, what routed and shared experts
+        # count, and groups.
+        size = part.n_experts + 5
         self.sums = torch.zeros(size, dtype=torch.float64, device=part.router.weight.device)
 
     def attach(self) -> list[RemovableHandle]:
@@ -57,7 +58,9 @@ class ExpertsWatcher(Watcher):
         there = torch.ones_like(scores[..., 0]) if mask is None else (~mask).float()
         share = scores / scores.sum(-1, keepdim=True)
         entropy = torch.special.entr(share).sum(-1)
-        totals = torch.stack([there.sum(), (entropy * there).sum(), (gates.sum(-1) * there).sum()])
+        visited = self._part.router.groups.visited(chosen, scores.shape[-1])
+        of_tokens = (there, entropy, gates.sum(-1), self._part.shared_weight(args[0]), visited)
+        totals = torch.stack([(each * there).sum() for each in of_tokens])
         counted = loads(chosen, scores.shape[-1], mask).sum(0)
         self.sums += torch.cat([counted, totals]).double()
 
@@ -69,18 +72,20 @@ class ExpertsWatcher(Watcher):
           over the largest that they can be; 1 is even, and a router that decides nothing
         * `dead_experts`: the share of experts that got no token
         * `shared_share`: of the gates of a token, that of the experts which all tokens go to
+        * `groups_visited`: groups that a token's experts come from, where there are several
         """
-        n, shared = self._part.n_experts, self._part.n_shared
-        load, (tokens, entropy, gates) = sum_over_ranks(self.sums.clone()).cpu().split([n, 3])
+        n = self._part.n_experts
+        load, (tokens, entropy, gates, shared, groups) = sum_over_ranks(self.sums.clone()).cpu().split([n, 5])
         if not tokens or n < 2:
             return {}
         share, most = load / load.sum(), torch.tensor(n).log()
-        return {
+        visited = {} if self._part.router.groups.count == 1 else {"groups_visited": float(groups / tokens)}
+        return visited | {
             "load_violation": float(load.max() / load.mean() - 1),
             "load_entropy": float(torch.special.entr(share).sum() / most),
             "router_entropy": float(entropy / tokens / most),
             "dead_experts": float((load == 0).double().mean()),
-            "shared_share": float(shared * tokens / (shared * tokens + gates)),
+            "shared_share": float(shared / (shared + gates)),
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import softplus
 
 from ablab.model.context import full_precision
 from ablab.model.ranks import sum_over_data
+from ablab.model.spec import require_at_least
 
 Score = Literal["softmax", "sigmoid", "sqrtsoftplus"]
 _SCORES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,6 +30,62 @@ class Routing(NamedTuple):
     scores: Tensor  # (B, T, E) likewise, of all
 
 
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Neighbouring experts in groups, as many as there are devices, of which a token's experts come from a few.
+
+    DeepSeek-V2 (arXiv 2405.04434, section 2.2.2) takes the groups whose best expert has the highest score; DeepSeek-V3
+    (arXiv 2412.19437, section 2.1.2) those in which the best two have the highest sum. Biases count, as in the choice.
+
+    Args:
+        count: of groups; 1: no limit.
+        kept: groups that a token's experts come from.
+        best: experts of a group whose scores are summed up.
+    """
+
+    count: int = 1
+    kept: int = 1
+    best: int = 2
+
+    def check(self, n_experts: int, top_k: int) -> None:
+        """Raises ValueError where there are no such groups, or too few experts in those that are kept."""
+        if self.count == 1:
+            return
+        require_at_least(1, "feed_forward.n_groups", self.count)
+        if n_experts % self.count:
+            raise ValueError(
+                f"feed_forward.n_groups={self.count} does not divide feed_forward.n_experts={n_experts}: choose a "
+                "divisor, or 1 for no groups"
+            )
+        size = n_experts // self.count
+        for name, value, most in (("top_groups", self.kept, self.count), ("group_best", self.best, size)):
+            if not 1 <= value <= most:
+                raise ValueError(f"feed_forward.{name}={value}: must lie in 1..{most}, with {self.count} groups")
+        if self.kept * size < top_k:
+            raise ValueError(
+                f"feed_forward.top_groups={self.kept} have {self.kept * size} experts, fewer than a token has, "
+                f"feed_forward.top_k={top_k}: keep more groups"
+            )
+
+    def limited(self, scores: Tensor) -> Tensor:
+        """Scores (..., E), minus infinity in groups that are not kept."""
+        if self.count == 1:
+            return scores
+        apart = scores.unflatten(-1, (self.count, -1))
+        of_groups = apart.topk(self.best, -1).values.sum(-1)
+        kept = torch.zeros_like(of_groups, dtype=torch.bool)
+        kept = kept.scatter(-1, of_groups.topk(self.kept, -1).indices, True)
+        return apart.masked_fill(~kept.unsqueeze(-1), float("-inf")).flatten(-2)
+
+    def visited(self, chosen: Tensor, n_experts: int) -> Tensor:
+        """How many groups the experts of each token come from: (..., K) int64 -> (...) int64."""
+        group = chosen // (n_experts // self.count)
+        return torch.zeros_like(group[..., :1]).expand(*group.shape[:-1], self.count).scatter(-1, group, 1).sum(-1)
+
+
+NO_GROUPS = Groups()
+
+
 class Router(nn.Module):
     """Scores every expert for every token, and takes the highest.
 
@@ -39,11 +97,14 @@ class Router(nn.Module):
     Args:
         top_k: experts of a token.
         renormalise: the gates of a token add up to `scale`; else they are `scale` times the scores.
+        logit_bias: the product of token and expert has an offset to learn for each expert before it is made a score
+            (gpt-oss, arXiv 2508.10925, section 2).
         bias_speed: by how much the bias of an expert, which counts in the choice alone, is moved after each optimizer
             step: up if the expert got less than the mean load, down if it got more. 0: there is no bias.
+        groups: to a few of which the choice is limited.
 
     Raises:
-        ValueError: `score` is none of the three.
+        ValueError: `score` is none of the three, or the groups do not fit the experts.
     """
 
     bias: Tensor  # (E,) float32, added to the scores that are compared, never to those that weigh
@@ -58,13 +119,17 @@ class Router(nn.Module):
         renormalise: bool,
         scale: float,
         bias_speed: float,
+        logit_bias: bool = False,
+        groups: Groups = NO_GROUPS,
     ) -> None:
         super().__init__()
+        groups.check(n_experts, top_k)
         if score not in _SCORES:
             raise ValueError(f"score={score}: must be {', '.join(_SCORES)}")
         self.weight = nn.Parameter(torch.empty(n_experts, d_model))
+        self.logit_bias = nn.Parameter(torch.zeros(n_experts)) if logit_bias else None
         self.top_k, self.renormalise, self.scale, self.bias_speed = top_k, renormalise, scale, bias_speed
-        self._score = _SCORES[score]
+        self._score, self.groups = _SCORES[score], groups
         self.register_buffer("bias", torch.zeros(n_experts))
         # Tokens of each expert since the last optimizer step, in this process. Not a buffer: there is nothing to keep
         # between steps, and DistributedDataParallel would bring the first process's in place of one's own.
@@ -78,9 +143,10 @@ class Router(nn.Module):
         """
         with full_precision(x.device.type):
             exact = torch.promote_types(x.dtype, torch.float32)
-            scores = self._score(x.to(exact) @ self.weight.to(exact).T)
+            logits = x.to(exact) @ self.weight.to(exact).T
+            scores = self._score(logits if self.logit_bias is None else logits + self.logit_bias.to(exact))
         with torch.no_grad():
-            chosen = (scores + self.bias).topk(self.top_k, -1).indices if given is None else given
+            chosen = self._choose(scores) if given is None else given
             if self.training and self.bias_speed:
                 load = loads(chosen, len(self.bias), key_padding_mask).sum(0)
                 self._load = load if self._load is None else self._load + load
@@ -88,6 +154,9 @@ class Router(nn.Module):
         if self.renormalise:
             gates = gates / gates.sum(-1, keepdim=True).clamp(min=torch.finfo(gates.dtype).tiny)
         return Routing(chosen, gates * self.scale, scores)
+
+    def _choose(self, scores: Tensor) -> Tensor:
+        return self.groups.limited(scores + self.bias).topk(self.top_k, -1).indices
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -1,10 +1,13 @@
-"""The variants as a study lists them, each under a name: for what no way of combining levels would make."""
+"""The variants as a study lists them, each under a name: for what no way of combining levels would make.
+
+They are listed whole (`Explicit`), or as named changes that build on each other (`Steps`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ablab.errors import UserError
 from ablab.study.designs.base import Conditions, Design, Designed, check_baseline
@@ -21,14 +24,17 @@ class Explicit(Design):
         variants: overrides of each, by name. Those of the first hold for the others, where they say nothing else.
     """
 
+    option: ClassVar[str] = "explicit"
+
     variants: dict[str, Any] | None = None
 
     def _choose(self, factors: Sequence[Factor], fixed: Mapping[str, str], baseline: Mapping[str, str]) -> Designed:
         if factors:
             swept = ", ".join(key for factor in factors for key in factor.keys)
-            raise UserError(f"design=explicit lists its variants itself: do not sweep {swept}, or take another design")
+            lists = f"design={self.option} lists its variants itself"
+            raise UserError(f"{lists}: do not sweep {swept}, or take another design")
         if self.zip:
-            raise UserError("design.zip: design=explicit varies no keys that could advance together")
+            raise UserError(f"design.zip: design={self.option} varies no keys that could advance together")
         listed, rules = self._listed(), Exclusions(self.exclude)
         _refuse_equals(listed, fixed)
         values = _values(listed, fixed)
@@ -41,7 +47,7 @@ class Explicit(Design):
         return replace(conditions.sift(led.values()), names=names)
 
     def _listed(self) -> dict[str, Variant]:
-        """By name, completed by the first."""
+        """By name, completed by those before."""
         if not isinstance(self.variants, Mapping) or not self.variants:
             raise UserError(f"design.variants: list them by name, as in design.variants={_EXAMPLE}")
         listed: dict[str, Variant] = {}
@@ -50,9 +56,30 @@ class Explicit(Design):
                 raise UserError(f"design.variants: each variant needs a name of its own, and '{name}' is none")
             if not isinstance(overrides, Mapping):
                 raise UserError(f"design.variants: {name} must hold overrides, as in {_EXAMPLE}")
-            first: Variant = next(iter(listed.values()), {})
-            listed[str(name)] = {**first, **{str(key): written(value) for key, value in overrides.items()}}
+            own = {str(key): written(value) for key, value in overrides.items()}
+            listed[str(name)] = self._completed(own, list(listed.values()))
         return listed
+
+    def _completed(self, own: Variant, before: Sequence[Variant]) -> Variant:
+        """A variant that says so much itself, given those that are listed before it."""
+        return {**(before[0] if before else {}), **own}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps(Explicit):
+    """The listed changes, each kept from then on. The first is the reference, unless a baseline points at another.
+
+    A step that chooses an option takes back what earlier steps set of the option that was there.
+
+    Args:
+        variants: what each step changes, by its name.
+    """
+
+    option: ClassVar[str] = "steps"
+
+    def _completed(self, own: Variant, before: Sequence[Variant]) -> Variant:
+        former = before[-1] if before else {}
+        return {key: value for key, value in former.items() if key.partition(".")[0] not in own} | own
 
 
 def _refuse_equals(listed: Mapping[str, Variant], fixed: Mapping[str, str]) -> None:

@@ -32,9 +32,10 @@ def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Opti
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.dim() < 2 or id(parameter) in embeddings:
+        is_bias = parameter.dim() < 2 or (id(parameter) in stacked and parameter.dim() < 3)  # or one beside the other
+        if is_bias or id(parameter) in embeddings:
             kept.append(parameter)
-        elif id(parameter) in stacked and parameter.dim() == 3:
+        elif id(parameter) in stacked:
             experts.append(parameter)
         else:
             (head if name == "head.weight" else matrices).append(parameter)
