@@ -1,4 +1,4 @@
-"""Softmax attention to a few blocks of keys for each query, which are gathered instead of the others being hidden."""
+"""Softmax attention to a few keys for each query, which are gathered instead of the others being hidden."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ablab.model.attention.kernel import without_autocast, working_dtype
 
 
 class Gathered(NamedTuple):
-    """The blocks that queries see, for each head of keys or for all of them together (G)."""
+    """The keys that queries see, for each head of keys or for all of them together (G)."""
 
-    blocks: Tensor  # (B, G, S, n), places of blocks in the sequence
-    seen: Tensor  # bool (B, G, S, n, block), the tokens of these that a query sees, each once
+    keys: Tensor  # (B, G, S, n), places in the sequence
+    seen: Tensor  # bool (B, G, S, n), each key once
 
 
 def listed(chosen: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -35,66 +35,52 @@ def gathered_attention(
 
     Args:
         q: (B, H, S, D).
-        k: `in_rows`, with K heads, as v.
+        k: (B, K, T, D) in one piece of memory, as v.
         sinks: (H,).
 
     Returns:
         (B, H, S, Dv), zero where a query sees nothing.
     """
-    K = k.shape[1]
-    seen = _for_heads(given.seen, K)
+    seen = given.seen.expand(-1, k.shape[1], -1, -1)
     out = softmax_attention(
-        _grouped(q, K), _taken(k, given), _taken(v, given), mask=seen.flatten(-2).flatten(0, 2)[:, None, None],
+        _grouped(q, k.shape[1]), _taken(k, given), _taken(v, given), mask=seen.flatten(0, 2)[:, None, None],
         dropout=dropout, sinks=_sinks(sinks, seen), softcap=softcap,
     )  # fmt: skip
     return _apart(out, seen)
 
 
 def gathered_weights(q: Tensor, k: Tensor, given: Gathered, *, sinks: Tensor | None, softcap: float | None) -> Tensor:
-    """The weights of the same: (B, H, S, n, block)."""
-    K = k.shape[1]
-    seen = _for_heads(given.seen, K)
-    products = _grouped(q, K) @ _taken(k, given).transpose(-1, -2) / math.sqrt(q.shape[-1])
+    """The weights of the same: (B, H, S, n)."""
+    seen = given.seen.expand(-1, k.shape[1], -1, -1)
+    products = _grouped(q, k.shape[1]) @ _taken(k, given).transpose(-1, -2) / math.sqrt(q.shape[-1])
     scores = bounded(products, softcap).to(working_dtype(q))
-    hidden = ~seen.flatten(-2).flatten(0, 2)[:, None, None]
-    weights = softmax_of(scores.masked_fill(hidden, -math.inf), _sinks(sinks, seen))
-    return _apart(weights, seen).unflatten(-1, seen.shape[-2:])
+    return _apart(
+        softmax_of(scores.masked_fill(~seen.flatten(0, 2)[:, None, None], -math.inf), _sinks(sinks, seen)), seen
+    )
 
 
 def gathered_values(weights: Tensor, v: Tensor, given: Gathered) -> Tensor:
-    """Mix v (`in_rows`) by weights (B, H, S, n, block): (B, H, S, Dv)."""
-    seen = _for_heads(given.seen, v.shape[1])
-    return _apart(_grouped(weights.flatten(-2).to(v.dtype), v.shape[1]) @ _taken(v, given), seen)
+    """Mix v by weights (B, H, S, n): (B, H, S, Dv)."""
+    mixed = _grouped(weights.to(v.dtype), v.shape[1]) @ _taken(v, given)
+    return _apart(mixed, given.seen.expand(-1, v.shape[1], -1, -1))
 
 
-def gathered_index(q: Tensor, weight: Tensor, k: Tensor, blocks: Tensor) -> Tensor:
-    """`ablab.model.attention.indexer.index_scores` for one key for each of the blocks (B, 1, S, n): (B, S, n)."""
+def gathered_index(q: Tensor, weight: Tensor, k: Tensor, places: Tensor) -> Tensor:
+    """`ablab.model.attention.indexer.index_scores` for some of the keys, at places (B, 1, S, n): (B, S, n)."""
     with without_autocast(q.device):
         exact = torch.promote_types(q.dtype, torch.float32)
         B, _, J, D = k.shape
-        rows = torch.arange(B, device=k.device)[:, None, None] * J + blocks[:, 0]
+        rows = torch.arange(B, device=k.device)[:, None, None] * J + places[:, 0]
         keys = embedding(rows, k.reshape(B * J, D)).to(exact)  # (B, S, n, D)
         alike = (q.to(exact).transpose(1, 2) @ keys.transpose(-1, -2)).relu()  # (B, S, heads, n)
         return (weight.to(exact).transpose(1, 2).unsqueeze(2) @ alike).squeeze(2)
 
 
-def in_rows(x: Tensor, block: int) -> Tensor:
-    """The blocks of x (B, K, T, D), each in one piece of memory: (B, K, J, block * D), zero behind the end."""
-    rows: Tensor = pad(x, (0, 0, 0, -x.shape[2] % block)).unflatten(2, (-1, block)).flatten(-2)
-    return rows.contiguous()
-
-
 def _taken(x: Tensor, given: Gathered) -> Tensor:
-    """The blocks of x (B, K, J, block * D) for each query: (B * K * S, 1, n * block, D)."""
-    B, K, J, _ = x.shape
-    rows = torch.arange(B * K, device=x.device).view(B, K, 1, 1) * J + given.blocks
-    return (
-        embedding(rows, x.flatten(0, 2)).unflatten(-1, (given.seen.shape[-1], -1)).flatten(0, 2).flatten(1, 2)[:, None]
-    )
-
-
-def _for_heads(seen: Tensor, heads: int) -> Tensor:
-    return seen.expand(-1, heads, -1, -1, -1)
+    """What x (B, K, T, D) has at the keys of each query: (B * K * S, 1, n, D)."""
+    B, K, T, _ = x.shape
+    rows = torch.arange(B * K, device=x.device).view(B, K, 1, 1) * T + given.keys
+    return embedding(rows, x.flatten(0, 2)).flatten(0, 2).unsqueeze(1)
 
 
 def _grouped(q: Tensor, heads: int) -> Tensor:

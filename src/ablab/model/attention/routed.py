@@ -17,6 +17,7 @@ from torch.nn.functional import dropout as drop
 from torch.nn.functional import embedding, pad
 
 from ablab.model.attention.base import bounded
+from ablab.model.attention.dense import recomputed
 from ablab.model.attention.kernel import FLOOR, working_dtype
 
 Near = Callable[[Tensor], Tensor]
@@ -54,6 +55,53 @@ def routes(chosen: Tensor, found: Tensor, count: int, size: int) -> Routes:
     blocks = torch.searchsorted(ends, torch.arange(M, device=device).expand(R, -1).contiguous(), right=True)
     places = torch.empty_like(place).scatter(1, order, place)
     return Routes(queries.unflatten(1, (M, size)), blocks.clamp(max=count - 1), places.view(R, T, m))
+
+
+def routed_attention(
+    q: Tensor, k: Tensor, v: Tensor, there: Tensor, way: Routes, *, block: int, window: int, near: Near, causal: bool,
+    softcap: float | None, sinks: Tensor | None, dropout: float, at_once: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The attention of q (B, H, T, D) to chosen blocks of `block` keys and to a window, if any.
+
+    A few heads at a time, and again in the backward pass.
+
+    Args:
+        k: (B, K, T, D), as v.
+        there: bool (B, T).
+        way: of B * K heads of keys.
+        near: the distances that are in the window.
+        sinks: (H,).
+        at_once: scores that are there at one time.
+
+    Returns:
+        (B, H, T, Dv), and what each choice has of the weights, without what is in the window, (B, H, T, m).
+    """
+    (B, H, T, _), K, m = q.shape, k.shape[1], way.places.shape[-1]
+    count = max(1, at_once // (T * m * block * H // K))
+    apart = q.unflatten(1, (K, -1)).flatten(0, 1).transpose(1, 2), k.flatten(0, 1), v.flatten(0, 1)
+    parts = [x.split(count) for x in (*apart, there.repeat_interleave(K, 0), *way)]
+    logits = [None] * len(parts[0]) if sinks is None else sinks.view(K, -1).repeat(B, 1).split(count)
+
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, there: Tensor, queries: Tensor, blocks: Tensor, places: Tensor,
+        sinks: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        keys, values = (pad(x, (0, 0, 0, -T % block)).unflatten(1, (-1, block)) for x in (k, v))
+        present = pad(there, (0, -T % block)).unflatten(1, (-1, block))
+        chosen = Routes(queries, blocks, places)
+        branches = [
+            attend_blocks(q, keys, values, present, chosen, causal=causal, near=near, softcap=softcap, dropout=dropout)
+        ]
+        if window:
+            branches.append(
+                attend_near(q, k, v, there, window=window, causal=causal, near=near, softcap=softcap, dropout=dropout)
+            )
+        out, weights = merged(*(torch.cat(each, 2) for each in zip(*branches, strict=True)), sinks)
+        return out, weights[:, :, :m]
+
+    done = [recomputed(attend, *part, random=dropout > 0) for part in zip(*parts, logits, strict=True)]
+    out, shares = (torch.cat(each).unflatten(0, (B, K)) for each in zip(*done, strict=True))
+    return out.transpose(2, 3).flatten(1, 2), shares.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
 
 def attend_blocks(

@@ -26,12 +26,11 @@ from ablab.model.attention.gathered import (
     gathered_index,
     gathered_values,
     gathered_weights,
-    in_rows,
     listed,
 )
 from ablab.model.attention.indexer import IndexLearning, divergence, index_scores
 from ablab.model.attention.kernel import working_dtype
-from ablab.model.attention.routed import Routes, attend_blocks, attend_near, merged, routes
+from ablab.model.attention.routed import routed_attention, routes
 from ablab.model.attention.selection import Candidates, Selection, in_blocks, means, pooled_scores
 from ablab.model.spec import LayerSpec
 
@@ -95,7 +94,7 @@ class SelectedCore(AttentionCore):
             return self._route(q, k, v, there, *index)
         if self.selection.block > 1 or times < GATHER_FROM or self._warming() or not torch.is_grad_enabled():
             return self._in_slices(self._hide, q.shape[1] * q.shape[2], q, k, v, there, *index)
-        k, v = in_rows(k, 1), in_rows(v, 1)
+        k, v = k.contiguous(), v.contiguous()
         held = k.shape[1] * self.selection.slots * (k.shape[-1] + v.shape[-1])
         return self._in_slices(self._gather, held, q, k, v, there, *index)
 
@@ -119,54 +118,22 @@ class SelectedCore(AttentionCore):
 
     def _route(self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, *index: Tensor) -> tuple[Tensor, Tensor]:
         """`_attend_all` by bringing queries to the blocks that they chose."""
-        (B, H, T, _), K, block, J = q.shape, k.shape[1], self.selection.block, -(-q.shape[2] // self.selection.block)
+        (B, _, T, _), K, block = q.shape, k.shape[1], self.selection.block
+        J = -(-T // block)
         with torch.no_grad():
             places, found = self._in_slices(self._pick, 0, q, k, v, there, *index)
-        R, m = B * K, places.shape[-1]
-        way = routes(*(x.expand(-1, K, -1, -1).reshape(R, T, m) for x in (places, found)), count=J, size=block)
-        rows = max(1, at_once(SLICE, q.device) // (T * m * block * H // K))
-        sinks = None if self.sinks is None else self.sinks.view(K, -1).repeat(B, 1)
-        present = there.repeat_interleave(K, 0)
-        apart = (
-            q.unflatten(1, (K, -1)).flatten(0, 1).transpose(1, 2),
-            k.flatten(0, 1),
-            v.flatten(0, 1),
-            present,
-            sinks,
-            *way,
-        )
-        mixed, weights = zip(
-            *(
-                recomputed(self._attend_routes, *some, random=self._dropped() > 0)
-                for some in zip(*([None] * -(-R // rows) if x is None else x.split(rows) for x in apart), strict=True)
-            ),
-            strict=True,
-        )
-        out: Tensor = torch.cat(mixed).unflatten(0, (B, K)).transpose(2, 3).flatten(1, 2)
+        spread = (x.expand(-1, K, -1, -1).flatten(0, 1) for x in (places, found))
+        out, shares = routed_attention(
+            q, k, v, there, routes(*spread, count=J, size=block), block=block, window=self.selection.window,
+            near=self.selection.near, causal=self.causal, softcap=self.softcap, sinks=self.sinks,
+            dropout=self._dropped(), at_once=at_once(SLICE, q.device),
+        )  # fmt: skip
         if not index or not torch.is_grad_enabled():
             return out, q.new_zeros(B, T)
-        shares = torch.cat(weights).unflatten(0, (B, K)).permute(0, 1, 4, 2, 3).flatten(1, 2)
         past = (places + 1) * block <= torch.arange(1, T + 1, device=q.device)[:, None]
         scored = found & past if self.causal else found
         pooled = means(index[2], there, block)
         return out, _lost(gathered_index(index[0], index[1], pooled, places), shares, scored[:, 0])
-
-    def _attend_routes(
-        self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, sinks: Tensor | None, *way: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The output for heads of keys side by side, (R, T, g, Dv), and the weights of what is chosen, (R, T, m, g)."""
-        chosen, selection = Routes(*way), self.selection
-        how = {"near": selection.near, "causal": self.causal, "softcap": self.softcap, "dropout": self._dropped()}
-        keys, values = (
-            in_rows(x.unsqueeze(1), selection.block).squeeze(1).unflatten(-1, (selection.block, -1)) for x in (k, v)
-        )
-        out, lse = attend_blocks(q, keys, values, in_blocks(there, selection.block), chosen, **how)
-        m = out.shape[2]
-        if selection.window:
-            more = attend_near(q, k, v, there, window=selection.window, **how)
-            out, lse = (torch.cat(both, 2) for both in zip((out, lse), more, strict=True))
-        mixed, weights = merged(out, lse, sinks)
-        return mixed, weights[:, :, :m]
 
     def _pick(
         self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, positions: Tensor, pooled: Tensor, *index: Tensor
@@ -238,53 +205,36 @@ class SelectedCore(AttentionCore):
     def _gather(
         self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, positions: Tensor, pooled: Tensor, *index: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`_hide` by gathering what is chosen; k and v are `in_rows`."""
+        """`_hide` by gathering the single keys that are chosen."""
         with torch.no_grad():  # and not again in the backward pass
             candidates, scores = self._scored(q, there, positions, pooled, *index)
             chosen = self.selection.chosen(scores, candidates)
-            given, scored = self._listed(chosen, candidates.scored, positions, there)
-        return recomputed(
-            self._attend_gathered, q, k, v, *given, scored, positions, pooled, *index, random=self._dropped() > 0
-        )
+            given, learns = self._listed(chosen, positions, there)
+        return recomputed(self._attend_gathered, q, k, v, *given, learns, pooled, *index, random=self._dropped() > 0)
 
     def _attend_gathered(
-        self, q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, seen: Tensor, scored: Tensor, positions: Tensor,
-        pooled: Tensor, *index: Tensor,
+        self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, seen: Tensor, learns: Tensor, pooled: Tensor,
+        *index: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        given = Gathered(blocks, seen)
+        given, n = Gathered(keys, seen), learns.shape[-1]
         if not index or not torch.is_grad_enabled():
             dropped = self._dropped()
             out = gathered_attention(q, k, v, given, dropout=dropped, sinks=self.sinks, softcap=self.softcap)
-            return out, q.new_zeros(len(q), len(positions))
+            return out, q.new_zeros(q.shape[0], q.shape[2])
         weights = gathered_weights(q, k, given, sinks=self.sinks, softcap=self.softcap)
-        n = scored.shape[-1]
-        near = self.selection.near(positions[:, None, None] - self._keys(blocks[:, 0, :, :n]))
-        shares = weights[..., :n, :].masked_fill(near[:, None], 0).sum(-1)
-        lost = _lost(gathered_index(*index, pooled, blocks[..., :n]), shares, scored[:, 0])
+        lost = _lost(gathered_index(*index, pooled, keys[..., :n]), weights[..., :n], learns[:, 0])
         return gathered_values(drop(weights, self._dropped()), v, given), lost
 
-    def _listed(self, chosen: Tensor, scored: Tensor, positions: Tensor, there: Tensor) -> tuple[Gathered, Tensor]:
-        """What is gathered: the chosen blocks, and those of the window; and which of the chosen have a score."""
-        (B, G), J = chosen.shape[:2], chosen.shape[-1]
+    def _listed(self, chosen: Tensor, positions: Tensor, there: Tensor) -> tuple[Gathered, Tensor]:
+        """The chosen keys and those of the window, which are others; and which of the former are no mere filling."""
+        B, G, _, T = chosen.shape
         places, found = listed(chosen, self.selection.count)
         around = self.selection.around(positions)
-        within = ((around >= 0) & (around < J)).expand(B, G, -1, -1)
-        around = around.clamp(0, J - 1).expand(B, G, -1, -1)
-        blocks, distance = torch.cat([places, around], -1), positions[:, None, None]
-        distance = distance - self._keys(blocks)
-        n, near = places.shape[-1], self.selection.near(distance)
-        past = distance[..., :n, :] >= 0 if self.causal else torch.ones_like(near[..., :n, :])
-        seen = found.unsqueeze(-1) & past
-        besides = (within & ~chosen.gather(-1, around)).unsqueeze(-1) & near[..., n:, :]
-        present = in_blocks(there, self.selection.block)[
-            torch.arange(B, device=there.device)[:, None, None, None], blocks
-        ]
-        learns = found & scored.expand(B, G, -1, -1).gather(-1, places)
-        return Gathered(blocks, torch.cat([seen, besides], -2) & present), learns
-
-    def _keys(self, blocks: Tensor) -> Tensor:
-        """The tokens of blocks: (...) -> (..., block)."""
-        return blocks.unsqueeze(-1) * self.selection.block + torch.arange(self.selection.block, device=blocks.device)
+        within = (around >= 0) & (around < T) & self.selection.near(positions[:, None] - around)
+        around = around.clamp(0, T - 1)
+        within = within & there[:, around].unsqueeze(1)
+        near = [x.expand(B, G, -1, -1) for x in (around, within)]
+        return Gathered(torch.cat([places, near[0]], -1), torch.cat([found, near[1]], -1)), found
 
     def _scored(
         self, q: Tensor, there: Tensor, positions: Tensor, pooled: Tensor, *index: Tensor
