@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from ablab.model.attention import selected_core
 from ablab.model.attention.dsa import DeepSeekSparseAttention
@@ -292,6 +293,20 @@ def test_all_keys_make_it_full_attention(make_spec: Spec, granularity: str, scor
     plain.load_state_dict({name: value for name, value in layer.state_dict().items() if "indexer" not in name})
     x = random(2, 40, 16)
     torch.testing.assert_close(layer.eval()(x, unrotated), plain(x, unrotated), rtol=1e-12, atol=1e-12)
+
+
+def test_flops_grow_as_the_length_beside_those_of_the_choice(make_spec: Spec) -> None:
+    """Counted without numbers: products with a mean for each block, and with the keys of chosen blocks alone."""
+    size, heads, block, count = 8, 2, 4, 3
+    for length in (256, 1024):
+        layer = build(make_spec(), block=block, keys=count * block).to("meta")
+        inputs = [torch.empty(1, heads, length, size, dtype=torch.float64, device="meta") for _ in range(3)]
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            layer.core(*inputs)
+        blocks = length // block
+        choice = 2 * length * blocks * size * heads
+        brought = (length * count // block + blocks) * block  # as many queries as blocks have room for
+        assert counter.get_total_flops() == choice + 4 * brought * block * size * heads
 
 
 # What must be found out, and what is measured.

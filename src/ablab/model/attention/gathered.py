@@ -12,6 +12,7 @@ from torch.nn.functional import embedding, pad
 from ablab.model.attention.base import bounded, softmax_of
 from ablab.model.attention.dense import softmax_attention
 from ablab.model.attention.kernel import without_autocast, working_dtype
+from ablab.model.attention.selection import Selection
 
 
 class Gathered(NamedTuple):
@@ -26,6 +27,23 @@ def listed(chosen: Tensor, count: int) -> tuple[Tensor, Tensor]:
     found, places = chosen.byte().topk(min(count, chosen.shape[-1]), sorted=False)
     missing = count - found.shape[-1]
     return pad(places, (0, missing)), pad(found, (0, missing)).bool()
+
+
+def with_window(chosen: Tensor, selection: Selection, positions: Tensor, there: Tensor) -> tuple[Gathered, Tensor]:
+    """The keys chosen by queries at `positions` (S,) and those of their windows; and which of the former are chosen.
+
+    Args:
+        chosen: bool (B, G, S, T), none of which is in the window.
+        there: bool (B, T).
+    """
+    B, G, _, T = chosen.shape
+    places, found = listed(chosen, selection.count)
+    around = selection.around(positions)
+    within = (around >= 0) & (around < T) & selection.near(positions[:, None] - around)
+    around = around.clamp(0, T - 1)
+    within = (within & there[:, around]).unsqueeze(1)
+    near = [x.expand(B, G, -1, -1) for x in (around, within)]
+    return Gathered(torch.cat([places, near[0]], -1), torch.cat([found, near[1]], -1)), found
 
 
 def gathered_attention(

@@ -27,6 +27,7 @@ from ablab.model.attention.gathered import (
     gathered_values,
     gathered_weights,
     listed,
+    with_window,
 )
 from ablab.model.attention.indexer import IndexLearning, divergence, index_scores
 from ablab.model.attention.kernel import working_dtype
@@ -209,32 +210,20 @@ class SelectedCore(AttentionCore):
         with torch.no_grad():  # and not again in the backward pass
             candidates, scores = self._scored(q, there, positions, pooled, *index)
             chosen = self.selection.chosen(scores, candidates)
-            given, learns = self._listed(chosen, positions, there)
+            given, learns = with_window(chosen, self.selection, positions, there)
         return recomputed(self._attend_gathered, q, k, v, *given, learns, pooled, *index, random=self._dropped() > 0)
 
     def _attend_gathered(
         self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, seen: Tensor, learns: Tensor, pooled: Tensor,
         *index: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        given, n = Gathered(keys, seen), learns.shape[-1]
+        given, n, how = Gathered(keys, seen), learns.shape[-1], {"sinks": self.sinks, "softcap": self.softcap}
         if not index or not torch.is_grad_enabled():
-            dropped = self._dropped()
-            out = gathered_attention(q, k, v, given, dropout=dropped, sinks=self.sinks, softcap=self.softcap)
+            out = gathered_attention(q, k, v, given, dropout=self._dropped(), **how)
             return out, q.new_zeros(q.shape[0], q.shape[2])
-        weights = gathered_weights(q, k, given, sinks=self.sinks, softcap=self.softcap)
+        weights = gathered_weights(q, k, given, **how)
         lost = _lost(gathered_index(*index, pooled, keys[..., :n]), weights[..., :n], learns[:, 0])
         return gathered_values(drop(weights, self._dropped()), v, given), lost
-
-    def _listed(self, chosen: Tensor, positions: Tensor, there: Tensor) -> tuple[Gathered, Tensor]:
-        """The chosen keys and those of the window, which are others; and which of the former are no mere filling."""
-        B, G, _, T = chosen.shape
-        places, found = listed(chosen, self.selection.count)
-        around = self.selection.around(positions)
-        within = (around >= 0) & (around < T) & self.selection.near(positions[:, None] - around)
-        around = around.clamp(0, T - 1)
-        within = within & there[:, around].unsqueeze(1)
-        near = [x.expand(B, G, -1, -1) for x in (around, within)]
-        return Gathered(torch.cat([places, near[0]], -1), torch.cat([found, near[1]], -1)), found
 
     def _scored(
         self, q: Tensor, there: Tensor, positions: Tensor, pooled: Tensor, *index: Tensor
