@@ -180,19 +180,19 @@ def test_evaluation_gives_what_training_gives(make_spec: Spec, switches: dict[st
 
 class _Unlearned(LightningIndexer):
     @torch.no_grad()
-    def forward(self, x: Tensor, rotate: Rotate) -> Index:
+    def forward(self, x: Tensor, rotate: Rotate, queries: Tensor | None = None) -> Index:
         return super().forward(x, rotate)
 
 
 class _Unrotated(LightningIndexer):
-    def forward(self, x: Tensor, rotate: Rotate) -> Index:
+    def forward(self, x: Tensor, rotate: Rotate, queries: Tensor | None = None) -> Index:
         return super().forward(x, unrotated)
 
 
 class _Interleaved(LightningIndexer):
     """Rotates pairs of neighbours, where the attention rotates coordinates half a head apart."""
 
-    def forward(self, x: Tensor, rotate: Rotate) -> Index:
+    def forward(self, x: Tensor, rotate: Rotate, queries: Tensor | None = None) -> Index:
         def other(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             q, k = rotate(*(torch.cat([each[..., ::2], each[..., 1::2]], -1) for each in (q, k)))
             return q, k
@@ -203,7 +203,7 @@ class _Interleaved(LightningIndexer):
 class _Attached(LightningIndexer):
     """Its loss reaches the layers before it."""
 
-    def forward(self, x: Tensor, rotate: Rotate) -> Index:
+    def forward(self, x: Tensor, rotate: Rotate, queries: Tensor | None = None) -> Index:
         q, _, k = super().forward(x, rotate)
         return q, self.scale * self.weight(x).transpose(1, 2), k
 

@@ -249,8 +249,8 @@ def test_blocks_by_pooled_keys_are_mixture_of_block_attention(
     make_spec: Spec, length: int, block: int, top: int
 ) -> None:
     layer = build(make_spec(), keys=top * block, block=block)
-    inputs = [random(2, 2, length, 8, seed=seed).requires_grad_() for seed in range(3)]
-    found = [layer.core(*inputs), mixture_of_block_attention(*inputs, block, top)]
+    q, k, v = inputs = [random(2, 2, length, 8, seed=seed).requires_grad_() for seed in range(3)]
+    found = [layer.core(q, k, v), mixture_of_block_attention(q, k, v, block, top)]
     gradients = [torch.autograd.grad(out.square().sum(), inputs) for out in found]
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)

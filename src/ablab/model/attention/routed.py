@@ -96,7 +96,8 @@ def routed_attention(
             branches.append(
                 attend_near(q, k, v, there, window=window, causal=causal, near=near, softcap=softcap, dropout=dropout)
             )
-        out, weights = merged(*(torch.cat(each, 2) for each in zip(*branches, strict=True)), sinks)
+        found, lse = (torch.cat(each, 2) for each in zip(*branches, strict=True))
+        out, weights = merged(found, lse, sinks)
         return out, weights[:, :, :m]
 
     done = [recomputed(attend, *part, random=dropout > 0) for part in zip(*parts, logits, strict=True)]

@@ -123,9 +123,9 @@ class SelectedCore(AttentionCore):
         J = -(-T // block)
         with torch.no_grad():
             places, found = self._in_slices(self._pick, 0, q, k, v, there, *index)
-        spread = (x.expand(-1, K, -1, -1).flatten(0, 1) for x in (places, found))
+        every, real = (x.expand(-1, K, -1, -1).flatten(0, 1) for x in (places, found))
         out, shares = routed_attention(
-            q, k, v, there, routes(*spread, count=J, size=block), block=block, window=self.selection.window,
+            q, k, v, there, routes(every, real, count=J, size=block), block=block, window=self.selection.window,
             near=self.selection.near, causal=self.causal, softcap=self.softcap, sinks=self.sinks,
             dropout=self._dropped(), at_once=at_once(SLICE, q.device),
         )  # fmt: skip
@@ -217,12 +217,12 @@ class SelectedCore(AttentionCore):
         self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, seen: Tensor, learns: Tensor, pooled: Tensor,
         *index: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        given, n, how = Gathered(keys, seen), learns.shape[-1], {"sinks": self.sinks, "softcap": self.softcap}
+        given, n, sinks, softcap = Gathered(keys, seen), learns.shape[-1], self.sinks, self.softcap
         if not index or not torch.is_grad_enabled():
-            out = gathered_attention(q, k, v, given, dropout=self._dropped(), **how)
+            out = gathered_attention(q, k, v, given, dropout=self._dropped(), sinks=sinks, softcap=softcap)
             return out, q.new_zeros(q.shape[0], q.shape[2])
-        weights = gathered_weights(q, k, given, **how)
-        lost = _lost(gathered_index(*index, pooled, keys[..., :n]), weights[..., :n], learns[:, 0])
+        weights = gathered_weights(q, k, given, sinks=sinks, softcap=softcap)
+        lost = _lost(gathered_index(index[0], index[1], pooled, keys[..., :n]), weights[..., :n], learns[:, 0])
         return gathered_values(drop(weights, self._dropped()), v, given), lost
 
     def _scored(
@@ -232,7 +232,7 @@ class SelectedCore(AttentionCore):
         some = in_blocks(there, self.selection.block).any(-1)[:, : pooled.shape[2]]
         candidates = self.selection.candidates(positions, some)
         if index:
-            return candidates, index_scores(*index, pooled).unsqueeze(1)
+            return candidates, index_scores(index[0], index[1], pooled).unsqueeze(1)
         return candidates, pooled_scores(q, pooled, candidates.scored, self.softcap)
 
     def _choice(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> tuple[Candidates, Tensor, Tensor]:

@@ -112,7 +112,8 @@ def means(x: Tensor, there: Tensor, block: int) -> Tensor:
     present = in_blocks(there, block)  # (B, J, block)
     tokens = pad(x.to(exact), (0, 0, 0, -x.shape[2] % block)).unflatten(2, (-1, block))
     total = tokens.masked_fill(~present[:, None, :, :, None], 0).sum(3)
-    return total / present.sum(-1).clamp(min=1)[:, None, :, None]
+    mean: Tensor = total / present.sum(-1).clamp(min=1)[:, None, :, None]
+    return mean
 
 
 def in_blocks(there: Tensor, block: int) -> Tensor:
@@ -133,9 +134,10 @@ def pooled_scores(q: Tensor, pooled: Tensor, scored: Tensor, softcap: float | No
         pooled: (B, K, J, D) with K dividing H.
     """
     with without_autocast(q.device):
-        scores = q.to(pooled.dtype) @ repeat_heads(pooled, q.shape[1]).transpose(-1, -2) * q.shape[-1] ** -0.5
+        scores: Tensor = q.to(pooled.dtype) @ repeat_heads(pooled, q.shape[1]).transpose(-1, -2) * q.shape[-1] ** -0.5
         if q.shape[1] == pooled.shape[1]:
             return scores
         lowest = torch.finfo(scores.dtype).min
         shares = bounded(scores, softcap).masked_fill(~scored, lowest).log_softmax(-1)
-        return shares.unflatten(1, (pooled.shape[1], -1)).logsumexp(2)
+        added: Tensor = shares.unflatten(1, (pooled.shape[1], -1)).logsumexp(2)
+        return added
