@@ -76,6 +76,11 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "attention=nsa": ("attention.compress_block=4", "attention.compress_stride=2", "attention.select_block=4"),
     "attention=pattern": ("attention.layers=[{windowed:{window:8}},full]", "model.n_layers=2"),
     "attention=pattern.first": ("attention.layers=[{windowed:{window:8}}]",),
+    "attention=selected": ("attention.keys=16", "attention.block=4"),
+    **{
+        f"attention=selected.{key}": ("attention.scorer=indexer",)
+        for key in ("index_heads", "index_weight", "warmup_steps")
+    },
     "attention=topk": ("attention.keys=4",),
     "attention=windowed": ("attention.window=8",),
     "attention.dropout_on": ("attention.dropout=0.5",),

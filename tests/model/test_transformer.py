@@ -319,7 +319,7 @@ def test_who_cannot_do_with_whom(build: Build, menu: dict[str, list[str]]) -> No
                 build(attention=attention, position=position)
             except ClashError:
                 refused.add((position, attention))
-    without_slopes = ("block_sparse", "mla_dsa", "nsa", "dsa", "csa", "hca", "gated_delta", "mamba2")
+    without_slopes = ("block_sparse", "mla_dsa", "nsa", "dsa", "csa", "hca", "selected", "gated_delta", "mamba2")
     assert refused == {("alibi", attention) for attention in without_slopes}
 
 

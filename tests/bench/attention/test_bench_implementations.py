@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -16,6 +17,7 @@ from ablab.bench.attention.definitions import WrongResultError, check
 from ablab.bench.attention.implementation import Implementation, Setting
 from ablab.errors import UserError
 from ablab.model.attention.recurrence import DeltaRule, StateSpace
+from ablab.model.attention.selected_core import SelectedCore
 
 SETTING = Setting(batch=2, heads=2, head_size=8, window=16, chunk=8)
 ABSENT = not all(find_spec(name) for name in ("local_attention", "reformer_pytorch", "transformers"))
@@ -66,7 +68,9 @@ def test_ours_are_not_full_attention(name: str, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", INDEXED)
 def test_another_choice_of_keys_is_found_out(name: str) -> None:
     attention: Any = named(name).build(SETTING, 448)
-    if attention.core.keys is None:
+    if isinstance(attention.core, SelectedCore):
+        attention.core.selection = replace(attention.core.selection, count=attention.core.selection.count + 1)
+    elif attention.core.keys is None:
         attention.core.block += 1
     else:
         attention.core.keys += 1

@@ -29,6 +29,7 @@ TARGETS = {path.stem: get_object(OmegaConf.load(path)._target_) for path in sort
 CORES = sorted(name for name, made in TARGETS.items() if isinstance(made, type) and issubclass(made, AttentionCore))
 # So small that they bite at the lengths below; an option takes those that its YAML has.
 SMALL = {"window": 5, "bucket_size": 4, "rounds": 2, "ramp": 3.0, "block": 4, "keys": 3, "dense_below": 0}
+OWN_SMALL = {"selected": {"keys": 12}}  # whole blocks
 LENGTH = 70
 HALF = {torch.bfloat16: 0.05, torch.float16: 0.01}
 
@@ -48,7 +49,7 @@ def make_option(load_option: Callable[..., Any]) -> MakeOption:
     def make(name: str, spec: LayerSpec, **changes: Any) -> Any:
         has = load_option("attention", name).keywords
         small = {key: value for key, value in SMALL.items() if key in has}
-        return load_option("attention", name, **(small | changes))(spec)
+        return load_option("attention", name, **(small | OWN_SMALL.get(name, {}) | changes))(spec)
 
     return make
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ablab.model.attention import dsa
-from ablab.model.attention.base import scores_of, softmax_of
-from ablab.model.attention.dense import highest
+from ablab.model.attention import selected_core
 from ablab.model.attention.dsa import DeepSeekSparseAttention, IndexedAttention
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.index_probe import IndexWatcher
-from ablab.model.attention.indexer import Index, LightningIndexer, divergence, index_scores, unchosen
+from ablab.model.attention.indexer import Index, LightningIndexer, index_scores, unchosen
 from ablab.model.attention.layer import MultiHeadAttention, Rotate
+from ablab.model.attention.selection import Candidates
 from ablab.model.context import unrotated
 from ablab.model.position import Rope
 from ablab.model.spec import LayerSpec
@@ -151,16 +151,19 @@ def check(
     padded=st.sampled_from([None, 0.3, 1.0]),
     warming=st.booleans(),
     at_once=st.sampled_from([1, 60, 10**6]),
+    gather_from=st.sampled_from([0, 10**9]),
     seed=st.integers(0, 1000),
 )
 def test_outputs_penalty_and_gradients_are_those_of_the_definition(
     make_spec: Spec, length: int, heads: tuple[int, int], options: dict[str, Any], causal: bool, bias: bool,
-    share: float, padded: float | None, warming: bool, at_once: int, seed: int,
+    share: float, padded: float | None, warming: bool, at_once: int,
+    gather_from: int, seed: int,
 ) -> None:  # fmt: skip
     spec = make_spec(n_heads=heads[0], n_kv_heads=heads[1], causal=causal, bias=bias)
     layer = build(spec, **options, warmup_steps=int(warming))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dsa, "SLICE", at_once)
+        patch.setattr(selected_core, "SLICE", at_once)
+        patch.setattr(selected_core, "GATHER_FROM", gather_from)
         check(layer, spec, length=length, share=share, padded=padded, seed=seed, warming=warming)
 
 
@@ -208,13 +211,12 @@ class _Attached(LightningIndexer):
 class _SeesTheFuture(IndexedAttention):
     """Chooses among all keys, and hides the future only afterwards."""
 
-    def _learn_slice(self, *args: Any) -> tuple[Tensor, Tensor]:
-        *given, positions, padding, _ = args
-        scores = index_scores(*given[4:])
-        seen = highest(scores, torch.ones_like(scores, dtype=torch.bool), self.keys)
-        seen = seen & self._allowed(positions, scores.shape[-1], padding)
-        weights = softmax_of(scores_of(given[0], given[1], positions).masked_fill(~seen[:, None], -math.inf))
-        return weights @ given[2], divergence(scores, weights, seen)
+    def _scored(self, *args: Tensor) -> tuple[Candidates, Tensor]:
+        candidates, scores = super()._scored(*args)
+        return candidates._replace(allowed=torch.ones_like(scores, dtype=torch.bool)), scores
+
+    def _tokens(self, chosen: Tensor, positions: Tensor, there: Tensor, heads: int) -> Tensor:
+        return chosen & (torch.arange(there.shape[1]) <= positions[:, None])
 
 
 @pytest.mark.parametrize("wrong", [_Unlearned, _Unrotated, _Interleaved, _Attached])
@@ -233,7 +235,7 @@ def test_a_choice_among_the_future_is_found_out(make_spec: Spec) -> None:
     layer.core.__class__ = _SeesTheFuture
     with pytest.raises(AssertionError):
         check(layer, spec, length=12)
-    layer.core.keys = 12  # where all are chosen, its slices are right
+    layer.core.selection = replace(layer.core.selection, count=12)  # where all are chosen, its slices are right
     check(layer, spec, length=12)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ablab.model.attention import dsa
+from ablab.model.attention import selected_core
 from ablab.model.attention.indexer import Index, LightningIndexer
 from ablab.model.attention.layer import Rotate
 from ablab.model.attention.mla import LatentAttention
@@ -151,7 +151,7 @@ def test_outputs_penalty_and_gradients_are_those_of_the_definition(
     spec = make_spec(causal=causal, bias=bias)
     layer = build(spec, **options, warmup_steps=int(warming))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dsa, "SLICE", at_once)
+        patch.setattr(selected_core, "SLICE", at_once)
         check(layer, spec, length=length, padded=padded, seed=seed, warming=warming)
 
 

@@ -260,6 +260,10 @@ def test_a_damaged_piece_is_noticed_and_the_checkpoint_before_it_used(tiny_confi
         (("strategy=tensor", "attention=dynamic"), r"strategy=tensor does not work with attention=dynamic"),
         (("strategy=tensor", "attention=dsa"), r"strategy=tensor does not work with attention=dsa: its heads do not"),
         (("strategy=tensor", "attention=hca"), r"strategy=tensor does not work with attention=hca: "),
+        (
+            ("strategy=tensor", "attention=selected"),
+            r"strategy=tensor does not work with attention=selected: its heads do not",
+        ),
         (("strategy=tensor", "attention=mla"), r"strategy=tensor does not work with attention=mla"),
         (
             ("strategy=tensor", "attention.sinks=true"),

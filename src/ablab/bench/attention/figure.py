@@ -23,6 +23,7 @@ COLOURS: dict[Family, str] = {
     "dsa": "#CC79A7",
     "csa": "#E69F00",
     "hca": "#7F3C8D",
+    "selected": "#1B9E77",
     "gated_delta": "#56B4E9",
     "mamba2": "#8B5A2B",
 }

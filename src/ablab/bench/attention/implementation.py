@@ -63,7 +63,7 @@ class Setting:
         return q, k, v, grad
 
 
-Family = Literal["full", "windowed", "lsh", "dynamic", "dsa", "csa", "hca", "gated_delta", "mamba2"]
+Family = Literal["full", "windowed", "lsh", "dynamic", "dsa", "csa", "hca", "selected", "gated_delta", "mamba2"]
 Pass = Literal["forward", "forward_backward"]
 PASSES: tuple[Pass, ...] = ("forward", "forward_backward")
 

@@ -20,29 +20,39 @@ from ablab.config import conf_folder
 from ablab.model.spec import LayerSpec
 
 INDEX_HEADS = 4
+_COMPRESSED: tuple[Family, ...] = ("csa", "hca")
 
 
 def implementations(setting: Setting) -> list[Implementation]:
-    """Our own; there are no peers that run without a model around them."""
-    return [_made(name) for name in ("dsa", "csa", "hca")]
+    """Our own; there are no peers that run without a model around them. By name alone: cells of `selected`."""
+    indexed, token = {"scorer": "indexer"}, {"granularity": "token", "keys": 32}
+    return [
+        _made("dsa", "dsa", _Indexed),
+        *(_made(name, name, _Compressed) for name in _COMPRESSED),
+        _made("selected", "selected", _Selected),
+        _made("selected-indexer", "selected", _Selected, extra=True, **indexed),
+        _made("selected-window", "selected", _Selected, extra=True, window=setting.window),
+        _made("selected-token", "selected", _Selected, extra=True, **token),
+        _made("selected-token-indexer", "selected", _Selected, extra=True, **token, **indexed),
+    ]
 
 
-def _made(name: Family) -> Implementation:
-    made_of = _Indexed if name == "dsa" else _Compressed
-
+def _made(
+    name: str, option: Family, made_of: type[_Indexed], *, extra: bool = False, **overrides: Any
+) -> Implementation:
     def build(setting: Setting, length: int) -> Attention:
-        return made_of(name, setting, length)
+        return made_of(option, setting, length, **overrides)
 
-    return Implementation(name=name, ours=True, family=name, build=build, heads_first=False)
+    return Implementation(name=name, ours=True, family=option, build=build, heads_first=False, extra=extra)
 
 
 class _Indexed(Attention):
-    def __init__(self, option: str, setting: Setting, length: int) -> None:
+    def __init__(self, option: str, setting: Setting, length: int, **overrides: Any) -> None:
         spec = LayerSpec(
             d_model=setting.width, n_heads=setting.heads, d_ff=setting.width, layer_index=0, n_layers=1,
             max_length=length, causal=True, seed=0,
         )  # fmt: skip
-        made = instantiate(OmegaConf.load(conf_folder() / "attention" / f"{option}.yaml"))(spec)
+        made = instantiate(OmegaConf.load(conf_folder() / "attention" / f"{option}.yaml"), **overrides)(spec)
         self.core: Any = made.core.to(setting.device, setting.torch_dtype).eval()
         self.generator, self.setting = torch.Generator().manual_seed(length), setting
         self.index = self._index(length, length)
@@ -65,9 +75,39 @@ class _Indexed(Attention):
         return drawn.to(self.setting.device, self.setting.torch_dtype)
 
 
+class _Selected(_Indexed):
+    def __init__(self, option: str, setting: Setting, length: int, **overrides: Any) -> None:
+        super().__init__(option, setting, length, **overrides)
+        if self.core.learning is None:
+            self.index = ()
+
+    def expected(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Expected:
+        """Blocks by the products with the means of their keys, in single precision at least."""
+        chosen, T = self.core.selection, k.shape[2]
+        J, at = -(-T // chosen.block), positions[:, None]
+        starts = torch.arange(J, device=q.device) * chosen.block
+        keys = self.index[2] if self.index else k
+        means = torch.stack([each.float().mean(2) for each in keys.split(chosen.block, 2)], 2)
+        if self.index:
+            of_queries = self.index[0][:, :, positions].float(), self.index[1][:, :, positions].float()
+            scores = torch.einsum("bhs,bhsj->bsj", of_queries[1], (of_queries[0] @ means.mT).relu())[:, None]
+        else:
+            scores = q[:, :, positions].float() @ means.mT
+        own = (at // chosen.block) * chosen.block == starts
+        scores = scores.masked_fill(own & (chosen.local > 0), torch.inf).masked_fill(
+            starts > at - chosen.window, -torch.inf
+        )
+        order = scores.flip(-1).sort(dim=-1, descending=True, stable=True).indices
+        picked = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order[..., : chosen.count], True).flip(-1)
+        picked = (picked & (starts <= at - chosen.window)).repeat_interleave(chosen.block, -1)[..., :T]
+        tokens = torch.arange(T, device=q.device)
+        seen = (picked & (tokens <= at)) | ((tokens <= at) & (tokens > at - chosen.window))
+        return definitions.weighted(q, k, v, positions, seen.double())
+
+
 class _Compressed(_Indexed):
-    def __init__(self, option: str, setting: Setting, length: int) -> None:
-        super().__init__(option, setting, length)
+    def __init__(self, option: str, setting: Setting, length: int, **overrides: Any) -> None:
+        super().__init__(option, setting, length, **overrides)
         count = -(-length // self.core.block)
         self.entries = self._drawn(1, count, setting.head_size).requires_grad_()
         there = torch.ones(setting.batch, count, dtype=torch.bool, device=setting.device)

@@ -11,19 +11,16 @@ from typing import Unpack, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout as drop
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by_query, scores_of, softmax_of
-from ablab.model.attention.dense import at_once, highest, recomputed, softmax_attention
-from ablab.model.attention.indexer import COMPARED, IndexLearning, LightningIndexer, divergence, index_scores, recall
-from ablab.model.attention.kernel import working_dtype
+from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches
+from ablab.model.attention.indexer import IndexLearning, LightningIndexer
 from ablab.model.attention.layer import AttentionLayer, MultiHeadAttention, Rotate, Values, View, gated, join_heads
+from ablab.model.attention.selected_core import SelectedCore
+from ablab.model.attention.selection import Selection
 from ablab.model.spec import LayerSpec, require_at_least, require_at_most
 
-SLICE = 2**22  # scores that are there at one time
 
-
-class IndexedAttention(AttentionCore):
+class IndexedAttention(SelectedCore):
     """A query sees the `keys` keys that an index gives the highest scores, or all where there are fewer.
 
     Of keys with equal scores the later one is taken. The choice has no gradient: the index learns from a penalty, which
@@ -32,9 +29,8 @@ class IndexedAttention(AttentionCore):
     attention learns nothing from it. In the first `warmup_steps` steps of training a query sees all keys, and so does
     the penalty; evaluation always chooses.
 
-    Every score of the index is computed, and every score of the attention; those that are not chosen are hidden, and no
-    keys are moved. Time grows as T^2, and memory as T: a slice of queries is attended at a time, and again in the
-    backward pass.
+    Every score of the index is computed: time grows as T^2, and memory as T. The attention's scores are all computed,
+    too, and those that are not chosen are hidden; in training on long sequences the chosen keys are gathered instead.
 
     Args:
         keys: at least 1.
@@ -42,8 +38,7 @@ class IndexedAttention(AttentionCore):
         warmup_steps: at least 0.
     """
 
-    drops_weights = True
-    compares = COMPARED
+    learning: IndexLearning
 
     def __init__(
         self,
@@ -56,103 +51,58 @@ class IndexedAttention(AttentionCore):
         dropout_on: DropoutPlace = "output",
         **switches: Unpack[Switches],
     ) -> None:
-        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, **switches)
         require_at_least(1, "attention.keys", keys)
-        self.keys = keys
-        self.learning = IndexLearning(weight=index_weight, warmup_steps=warmup_steps)
+        super().__init__(
+            spec,
+            selection=Selection(block=1, count=keys, first=0, local=0, window=0, causal=spec.causal),
+            learning=IndexLearning(weight=index_weight, warmup_steps=warmup_steps),
+            dropout=dropout,
+            dropout_on=dropout_on,
+            **switches,
+        )
+
+    @property
+    def keys(self) -> int:
+        """That a query sees."""
+        return self.selection.count
 
     def check_length(self, length: int) -> None:
         """Raises ValueError where it keeps more keys than sequences of so many tokens have."""
         require_at_most(length, "attention.keys", self.keys, "tokens of a sequence (task.seq_len)")
 
+
+class IndexedLayer(MultiHeadAttention):
+    """Projections around a core that is given the index of an indexer, if there is one.
+
+    Args:
+        core: called with `index`; its `learning` is what the indexer learns by.
+    """
+
+    def __init__(self, spec: LayerSpec, *, core: AttentionCore, indexer: LightningIndexer | None) -> None:
+        super().__init__(spec, core=core)
+        self.indexer = indexer
+
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None, index: tuple[Tensor, ...] = ()
+        self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None, values: Values | None = None
     ) -> Tensor:
-        """`AttentionCore.forward` with the index of the same tokens (`ablab.model.attention.indexer.Index`)."""
-        out = self.attend_by(index, q, k, v, key_padding_mask)
-        if self.dropout and self.dropout_on == "output":
-            out = drop(out, self.dropout, self.training)
-        return out
+        q, k, v = self._projected(x, rotate)
+        index = () if self.indexer is None else self.indexer(x, rotate)
+        mixed = self.core(q, k, v if values is None else values(v), key_padding_mask, index=index)
+        return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))
 
-    def attend_by(
-        self, index: tuple[Tensor, ...], q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None
-    ) -> Tensor:
-        """`forward` without dropout on the output; in training what the penalty will be is kept."""
-        (B, H, T, _), (index_q, index_weight, index_k) = q.shape, index
-        rows = max(1, at_once(SLICE, q.device) // (B * (H + index_q.shape[1]) * T))
-        parts, lost, learns, sinks = [], [], torch.is_grad_enabled(), by_query(self.sinks)
-        warming = self.training and self.learning.warming
-        for start in range(0, T, rows):
-            stop = min(start + rows, T)
-            reach = stop if self.causal else T
-            positions = torch.arange(start, stop, device=q.device)
-            padding = None if key_padding_mask is None else key_padding_mask[:, :reach]
-            of_index = index_q[:, :, start:stop], index_weight[:, :, start:stop], index_k[:, :, :reach]
-            given = (q[:, :, start:stop], k[:, :, :reach], v[:, :, :reach], sinks, *of_index, positions, padding)
-            if learns:
-                part, loss = recomputed(self._learn_slice, *given, warming, random=self._dropped() > 0)
-                lost.append(loss)
-            else:
-                part = recomputed(self._attend_slice, *given)
-            parts.append(part)
-        if learns:
-            self.learning.keep(torch.cat(lost, 1), key_padding_mask)
-        return torch.cat(parts, dim=2)
+    def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
+        """As `AttentionLayer.attend_each`; the indexer learns from every view."""
+        if self.learning is None:
+            return super().attend_each(x, rotate, views)
+        return attend_and_learn(self, self.learning, x, rotate, views)
 
-    def visited(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> Tensor:
-        index_q, index_weight, index_k = index
-        scores = index_scores(index_q[:, :, positions], index_weight[:, :, positions], index_k)
-        return highest(scores, self._allowed(positions, k.shape[2], None), self.keys).unsqueeze(1)
-
-    def weights(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> Tensor:
-        scores = scores_of(q, k, positions, softcap=self.softcap)
-        scores = scores.masked_fill(~self.visited(q, k, positions, *index), float("-inf"))
-        return softmax_of(scores, by_query(self.sinks))
-
-    def compared(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> dict[str, Tensor]:
-        """`COMPARED` for the queries at `positions` (S,), beside full attention: (B, S) each."""
-        allowed, chosen = self._allowed(positions, k.shape[2], None), self.visited(q, k, positions, *index)[:, 0]
-        scores = scores_of(q, k, positions, softcap=self.softcap).masked_fill(~allowed[:, None], float("-inf"))
-        best = highest(softmax_of(scores, by_query(self.sinks)).sum(1), allowed, self.keys)
-        of_index = index_scores(index[0][:, :, positions], index[1][:, :, positions], index[2])
-        lost = divergence(of_index, self.weights(q, k, positions, *index), chosen)
-        return recall(chosen, best, allowed) | {"index_loss": lost}
-
-    def _attend_slice(
-        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, index_q: Tensor, index_weight: Tensor,
-        index_k: Tensor, positions: Tensor, padding: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        scores = index_scores(index_q, index_weight, index_k)
-        seen = highest(scores, self._allowed(positions, k.shape[2], padding), self.keys)
-        return softmax_attention(q, k, v, mask=seen[:, None], sinks=sinks, softcap=self.softcap)
-
-    def _learn_slice(
-        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, index_q: Tensor, index_weight: Tensor,
-        index_k: Tensor, positions: Tensor, padding: Tensor | None, warming: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Output, and the divergence of the index from the attention for each query, (B, S)."""
-        scores = index_scores(index_q, index_weight, index_k)
-        allowed = self._allowed(positions, k.shape[2], padding)
-        seen = allowed.expand(scores.shape) if warming else highest(scores.detach(), allowed, self.keys)
-        every = torch.arange(len(positions), device=q.device)
-        of_keys = scores_of(q, k, every, softcap=self.softcap).to(working_dtype(q))
-        weights = softmax_of(of_keys.masked_fill(~seen[:, None], float("-inf")), sinks)
-        lost = divergence(scores, weights, seen)
-        group = q.shape[1] // v.shape[1]
-        dropped = drop(weights, self._dropped()).to(v.dtype)
-        return (dropped.unflatten(1, (-1, group)) @ v.unsqueeze(2)).flatten(1, 2), lost
-
-    def _allowed(self, positions: Tensor, length: int, padding: Tensor | None) -> Tensor:
-        """(B or 1, S, length): the keys that queries at `positions` (S,) may choose from."""
-        keys = torch.arange(length, device=positions.device)
-        allowed = keys <= positions[:, None] if self.causal else torch.ones_like(keys <= positions[:, None])
-        return allowed[None] if padding is None else allowed & ~padding[:, None, :]
-
-    def _dropped(self) -> float:
-        return self.dropout if self.training and self.dropout_on == "weights" else 0.0
+    @property
+    def learning(self) -> IndexLearning | None:
+        """What the indexer learns by."""
+        return cast(IndexLearning | None, self.core.learning)
 
 
-class DeepSeekSparseAttention(MultiHeadAttention):
+class DeepSeekSparseAttention(IndexedLayer):
     """Multi-head attention to the keys that a lightning indexer picks.
 
     Deviations: the released model has latent attention and indexes by its latent of queries (as `mla_dsa` does), where
@@ -195,19 +145,7 @@ class DeepSeekSparseAttention(MultiHeadAttention):
             dropout_on=dropout_on,
             **switches,
         )
-        super().__init__(spec, core=core)
-        self.indexer = LightningIndexer(spec, heads=index_heads)
-
-    def forward(
-        self, x: Tensor, rotate: Rotate, key_padding_mask: Tensor | None = None, values: Values | None = None
-    ) -> Tensor:
-        q, k, v = self._projected(x, rotate)
-        mixed = self.core(q, k, v if values is None else values(v), key_padding_mask, index=self.indexer(x, rotate))
-        return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))
-
-    def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
-        """As `AttentionLayer.attend_each`; the indexer learns from every view."""
-        return attend_and_learn(self, self.core.learning, x, rotate, views)
+        super().__init__(spec, core=core, indexer=LightningIndexer(spec, heads=index_heads))
 
 
 def attend_and_learn(

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ablab.model.attention.compressed import CompressedAttention
 from ablab.model.attention.compressed_core import CompressedCore
-from ablab.model.attention.dsa import DeepSeekSparseAttention, IndexedAttention
+from ablab.model.attention.dsa import IndexedLayer
 from ablab.model.attention.mla_dsa import LatentSparseAttention
 from ablab.model.attention.pictures import exact, spread
+from ablab.model.attention.selected_core import SelectedCore
 from ablab.model.attention.switch_probe import switch_outputs
 from ablab.model.context import unrotated
 from ablab.model.mechanism import Watcher, answer, drawn, projected
@@ -33,9 +34,9 @@ class IndexWatcher(Watcher):
     is no larger than `index_recall_at_random`. Sequences with padding are passed over.
     """
 
-    core: IndexedAttention | CompressedCore
+    core: SelectedCore | CompressedCore
 
-    def __init__(self, axis: str, layer: int, core: IndexedAttention | CompressedCore, *, device: torch.device) -> None:
+    def __init__(self, axis: str, layer: int, core: SelectedCore | CompressedCore, *, device: torch.device) -> None:
         super().__init__(axis, layer, core)
         self.core = core
         self.sums = torch.zeros(len(core.compares) + 1, dtype=torch.float64, device=device)  # queries last
@@ -67,15 +68,17 @@ class IndexWatcher(Watcher):
 class _Asked(nn.Module):
     """The weights that a layer's indexer leads to, for queries and keys that are given."""
 
-    def __init__(self, layer: DeepSeekSparseAttention, rotate: Any) -> None:
+    def __init__(self, layer: IndexedLayer, rotate: Any) -> None:
         super().__init__()
-        self.indexer, self.core, self.rotate = layer.indexer, layer.core, rotate
+        self.core, self.indexer, self.rotate = layer.core, layer.indexer, rotate
 
     def forward(self, x: Tensor, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
-        return self.core.weights(q, k, positions, *self.indexer(x, self.rotate))
+        index = () if self.indexer is None else self.indexer(x, self.rotate)
+        weights: Tensor = self.core.weights(q, k, positions, *index)
+        return weights
 
 
-def indexed_outputs(model: Transformer, layer: DeepSeekSparseAttention) -> list[float]:
+def indexed_outputs(model: Transformer, layer: IndexedLayer) -> list[float]:
     """Projections of the weights that a few queries give to all keys, and what acts in training alone."""
     like, core = model.head.weight, layer.core
     shape = 1, model.n_heads, model.max_length, like.shape[1] // model.n_heads
@@ -86,12 +89,9 @@ def indexed_outputs(model: Transformer, layer: DeepSeekSparseAttention) -> list[
     )
     positions = torch.linspace(0, model.max_length - 1, ANSWERED, device=like.device).round().long().unique()
     weights = answer(_Asked(layer, model.position.rotate), x, q, k, positions)
-    in_training = [
-        core.dropout,
-        core.dropout * (core.dropout_on == "weights"),
-        core.learning.weight,
-        core.learning.warmup_steps,
-    ]
+    in_training = [core.dropout, core.dropout * (core.dropout_on == "weights")]
+    if layer.learning is not None:
+        in_training += [layer.learning.weight, layer.learning.warmup_steps]
     return [*projected(weights), *map(float, in_training), *switch_outputs(layer, like)]
 
 

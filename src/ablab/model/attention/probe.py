@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ablab.model.attention.base import AttentionCore, scores_of, self_only_if_alone
 from ablab.model.attention.compressed import CompressedAttention
 from ablab.model.attention.compressed_core import CompressedCore
-from ablab.model.attention.dsa import DeepSeekSparseAttention, IndexedAttention
+from ablab.model.attention.dsa import IndexedLayer
 from ablab.model.attention.index_probe import IndexWatcher, indexed_outputs, layer_outputs
 from ablab.model.attention.layer import MultiHeadAttention
 from ablab.model.attention.linear import LinearAttention
@@ -20,6 +20,7 @@ from ablab.model.attention.mla_dsa import LatentSparseAttention
 from ablab.model.attention.pictures import columns_of, exact, picture, spread
 from ablab.model.attention.recurrence import Recurrence
 from ablab.model.attention.recurrence_probe import RecurrenceWatcher
+from ablab.model.attention.selected_core import SelectedCore
 from ablab.model.attention.switch_probe import switch_outputs, watch_switches
 from ablab.model.mechanism import Watcher, answer, drawn, place_of, projected
 from ablab.model.protocols import Penalised, TellsVisited, TellsWeights
@@ -175,7 +176,7 @@ def watch(model: Transformer, pictured: bool) -> Iterator[Watcher]:
             yield RecurrenceWatcher("attention", layer, core, heads=model.n_heads, device=device, pictured=pictured)
         else:
             yield AttentionWatcher("attention", layer, core, device=device, causal=model.causal, pictured=pictured)
-        if isinstance(core, IndexedAttention | CompressedCore):
+        if isinstance(core, SelectedCore | CompressedCore):
             yield IndexWatcher("attention", layer, core, device=device)
 
 
@@ -187,7 +188,7 @@ def probe_outputs(model: Transformer) -> dict[str, list[float]]:
     """
     found = {}
     for place, (layer, block) in enumerate(model.layers()):
-        if isinstance(block.attention, DeepSeekSparseAttention):
+        if isinstance(block.attention, IndexedLayer):
             found[place_of(layer, place)] = indexed_outputs(model, block.attention)
         elif isinstance(block.attention, CompressedAttention | LatentSparseAttention):
             found[place_of(layer, place)] = layer_outputs(model, block.attention)
