@@ -47,6 +47,24 @@ def make(load_option: Load, name: str, problem: Any, **changes: Any) -> Attentio
     return core.to(problem.dtype).eval()
 
 
+@pytest.mark.parametrize("name", [name for name, node in FILES.items() if "sinks" in node])
+def test_gradients_are_those_of_the_sinks_that_were_there_in_the_forward_pass(
+    name: str, make_spec: Spec, load_option: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is computed again for the backward pass must not read them from the module anew."""
+    monkeypatch.setattr(block_sparse, "DENSE_BELOW", 0)
+    small = {key: value for key, value in SMALL.items() if key in FILES[name]}
+    layer = attention_layer(make_spec(), load_option("attention", name, **small, sinks=True)).double()
+    initialise(layer, 0)
+    x = torch.randn(1, 24, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    others = {key: value.detach() + 1 for key, value in layer.named_parameters() if key.endswith("sinks")}
+    called = torch.func.functional_call(layer, others, (x, lambda q, k: (q, k)))
+    (found,) = torch.autograd.grad(called.square().sum(), x)
+    layer.load_state_dict(others, strict=False)
+    (expected,) = torch.autograd.grad(layer(x, lambda q, k: (q, k)).square().sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
 def multiples(plain: AttentionCore, problem: Any, share_qk: bool) -> Tensor:
     """What exp(score) is multiplied by in a core without switches, (B, H, T, T), told from its weights alone.
 

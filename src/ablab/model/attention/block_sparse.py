@@ -111,11 +111,13 @@ class BlockSparseAttention(AttentionCore):
             for first in range(start, end, rows):
                 last = min(first + rows, end)
                 slots = self._slots(first, last, n)
-                given = (q[first * c : last * c], k, v, padding, first, slots)
+                given = (q[first * c : last * c], k, v, self.sinks, padding, first, slots)
                 parts.append(recomputed(self._attend_blocks, *given, random=self._dropped() > 0))
         return torch.cat(parts)
 
-    def _attend_blocks(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor, first: int, slots: Tensor) -> Tensor:
+    def _attend_blocks(
+        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, padding: Tensor, first: int, slots: Tensor
+    ) -> Tensor:
         """R blocks of queries from block `first` on, which see the blocks `slots` (R, M): (R * block, H, Dv)."""
         c, n = self.block, len(k) // self.block
         found = slots.clamp(max=n - 1)
@@ -142,7 +144,7 @@ class BlockSparseAttention(AttentionCore):
             gathered(v),
             mask=mask.unsqueeze(1),
             dropout=self._dropped(),
-            sinks=by_query(self.sinks),
+            sinks=by_query(sinks),
             softcap=self.softcap,
         )
         return out.transpose(1, 2).flatten(0, 1)

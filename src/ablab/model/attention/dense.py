@@ -217,6 +217,9 @@ def at_once(on_cpu: int, device: torch.device) -> int:
 def recomputed(function: Callable[..., Result], *args: Any, random: bool = False) -> Result:
     """function(*args); where a gradient is wanted, keeps the arguments alone and computes the rest again for it.
 
+    Parameters must be among the arguments: by the time of the backward pass a module may have others in their place, as
+    after `torch.func.functional_call`.
+
     Args:
         random: whether the function draws random numbers, which must come out the same the second time.
     """

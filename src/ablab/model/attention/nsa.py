@@ -176,7 +176,8 @@ class NativeSparseCore(AttentionCore):
             positions = torch.arange(start, stop, device=q.device)
             queries = q_c[:, :, start:stop], q_s[:, :, start:stop]
             reach = stop if self.causal else T
-            parts.append(recomputed(self._attend_slice, *queries, k_c, v_c, k_s, v_s, positions, there, reach))
+            given = *queries, k_c, v_c, k_s, v_s, self.sinks, positions, there, reach
+            parts.append(recomputed(self._attend_slice, *given))
         return torch.cat([torch.cat(parts, dim=2), self.window(q_w, k_w, v_w, key_padding_mask)], dim=-1)
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
@@ -201,26 +202,27 @@ class NativeSparseCore(AttentionCore):
         return x.chunk(len(BRANCHES), dim=-1)
 
     def _attend_slice(
-        self, q_c: Tensor, q_s: Tensor, k_c: Tensor, v_c: Tensor, k_s: Tensor, v_s: Tensor, positions: Tensor,
-        there: Tensor, reach: int,
+        self, q_c: Tensor, q_s: Tensor, k_c: Tensor, v_c: Tensor, k_s: Tensor, v_s: Tensor, sinks: Tensor | None,
+        positions: Tensor, there: Tensor, reach: int,
     ) -> Tensor:  # fmt: skip
         """The compressed and the selected branch for the queries at `positions`, which see no token from `reach` on."""
         seen = self.compress_key.seen(positions, there, self.causal)
         if self.causal:
             n = max(1, (reach - self.compress_block) // self.compress_stride + 1)
             k_c, v_c, seen = k_c[:, :, :n], v_c[:, :, :n], seen[..., :n]
-        sinks = by_query(self.sinks)
-        compressed = softmax_attention(q_c, k_c, v_c, mask=seen, sinks=sinks, softcap=self.softcap)
+        compressed = softmax_attention(q_c, k_c, v_c, mask=seen, sinks=by_query(sinks), softcap=self.softcap)
         k_s, v_s, there = k_s[:, :, :reach], v_s[:, :, :reach], there[:, :reach]
-        chosen = self._choose(q_c, k_c, seen, positions, there)
+        chosen = self._choose(q_c, k_c, sinks, seen, positions, there)
         last = positions if self.causal else None
         selected = selected_attention(
-            q_s, k_s, v_s, chosen, self.select_block, self.selected_blocks, there, last, self.sinks, self.softcap
+            q_s, k_s, v_s, chosen, self.select_block, self.selected_blocks, there, last, sinks, self.softcap
         )
         return torch.cat([compressed, selected], dim=-1)
 
     @torch.no_grad()
-    def _choose(self, q_c: Tensor, k_c: Tensor, seen: Tensor, positions: Tensor, there: Tensor) -> Tensor:
+    def _choose(
+        self, q_c: Tensor, k_c: Tensor, sinks: Tensor | None, seen: Tensor, positions: Tensor, there: Tensor
+    ) -> Tensor:
         """The blocks that queries (B, H, S, D) at `positions` select: (B, K, S, J)."""
         block, H, K = self.select_block, q_c.shape[1], k_c.shape[1]
         blocks = -(-there.shape[1] // block)
@@ -228,7 +230,7 @@ class NativeSparseCore(AttentionCore):
             exact = torch.promote_types(q_c.dtype, torch.float32)
             scores = q_c.to(exact) @ repeat_heads(k_c, H).to(exact).transpose(-1, -2) * q_c.shape[-1] ** -0.5
             scores = bounded(scores, self.softcap).masked_fill(~seen, float("-inf"))
-            share = softmax_of(scores, by_query(self.sinks)).nan_to_num(0.0)
+            share = softmax_of(scores, by_query(sinks)).nan_to_num(0.0)
             importance = self.compress_key.shares_of(share.unflatten(1, (K, H // K)).sum(2), block, blocks)
         index, own = torch.arange(blocks, device=q_c.device), positions[:, None] // block
         always = (index == 0) | (index == own) | (index == own - 1)
@@ -245,6 +247,6 @@ class NativeSparseCore(AttentionCore):
         T = k.shape[2]
         there = torch.ones(len(k), T, dtype=torch.bool, device=k.device)
         seen = self.compress_key.seen(positions, there, self.causal)
-        chosen = self._choose(q_c[:, :, positions], self.compress_key(k_c, there), seen, positions, there)
+        chosen = self._choose(q_c[:, :, positions], self.compress_key(k_c, there), self.sinks, seen, positions, there)
         tokens = repeat_heads(tokens_of(chosen, self.select_block, T), q.shape[1])
         return tokens & (torch.arange(T, device=k.device) <= positions[:, None]) if self.causal else tokens

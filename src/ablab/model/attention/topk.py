@@ -57,20 +57,20 @@ class TopKAttention(AttentionCore):
             reach = stop if self.causal else T
             positions = torch.arange(start, stop, device=q.device)
             padding = None if key_padding_mask is None else key_padding_mask[:, :reach]
-            given = (q[:, :, start:stop], k[:, :, :reach], v[:, :, :reach], positions, padding)
+            given = (q[:, :, start:stop], k[:, :, :reach], v[:, :, :reach], by_query(self.sinks), positions, padding)
             parts.append(recomputed(self._attend_slice, *given, random=self._dropped() > 0))
         return torch.cat(parts, dim=2)
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         return self._chosen(q[:, :, positions], k, positions, None)
 
-    def _attend_slice(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
+    def _attend_slice(
+        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, positions: Tensor, padding: Tensor | None
+    ) -> Tensor:
         mask = self._chosen(q, k, positions, padding)
         if self.slopes is not None:
             mask = torch.where(mask, tilt(self.slopes, positions, k.shape[2], q.dtype), -math.inf)
-        return softmax_attention(
-            q, k, v, mask=mask, dropout=self._dropped(), sinks=by_query(self.sinks), softcap=self.softcap
-        )
+        return softmax_attention(q, k, v, mask=mask, dropout=self._dropped(), sinks=sinks, softcap=self.softcap)
 
     @torch.no_grad()
     def _chosen(self, q: Tensor, k: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
