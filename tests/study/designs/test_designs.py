@@ -235,7 +235,8 @@ def test_settings_that_do_not_fit_the_factors(
 @pytest.mark.parametrize("name", MENU)
 def test_every_option_is_built_by_its_file_and_checked_by_its_signature(name: str, make_factors: Make) -> None:
     loaded = OmegaConf.load(conf_folder() / "design" / f"{name}.yaml")
-    listed: dict[str, Any] = {"variants": {"one": {"a": "a0"}, "two": {"a": "a1"}}} if name == "explicit" else {}
+    lists = name in ("explicit", "steps")
+    listed: dict[str, Any] = {"variants": {"one": {"a": "a0"}, "two": {"a": "a1"}}} if lists else {}
     rules: dict[Any, Any] = {"exclude": [{"a": "a1"}], **listed}
     config: Any = OmegaConf.merge(loaded, rules)
     variants = [
