@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict, read_write
 
+from ablab.cli.commands import run_command
 from ablab.config import RunConfig, conf_folder, register_schema
 from ablab.errors import UserError
 from ablab.results.record import Record
@@ -94,6 +95,23 @@ def test_a_run_that_is_done_leaves_nothing_to_go_on_with(
     ablab()
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith("outputs/one: finished, and metrics.csv is damaged, checkpoints/last.ckpt is damaged")
+
+
+def test_names_and_paths_may_have_any_characters(ablab: Job, corpus: Path, tmp_path: Path) -> None:
+    """A run of such a name on such a file is trained, found again, compared, reported and gone on from."""
+    odd = tmp_path / "da#ta @50% \u00fc" / "cor#pus, 1 %d {}.txt"
+    odd.parent.mkdir()
+    odd.write_bytes(corpus.read_bytes())
+    words = ("name='we#ird @1 %s \u00fc'", f"task.path='{odd}'")
+    record = ablab(*words)
+    folder = Path("outputs/we#ird @1 %s \u00fc")
+    assert record.status == "ok", record.reason
+    assert read_record(folder / RECORD_FILE) == ablab(*words) == record
+    for command in (["compare"], ["report"], ["generate", "--tokens", "1", "--prompt", "1"], ["keep", "k.jsonl.xz"]):
+        assert run_command([command[0], str(folder), *command[1:]]) == 0
+    assert (folder / "report.html").is_file()
+    with pytest.raises(UserError, match="has taken all of its 4 steps"):
+        ablab("name=other", words[1], f"continue_from='{folder}'")
 
 
 def test_the_folders_of_a_run_that_cannot_work_are_removed(ablab: Job, tmp_path: Path) -> None:

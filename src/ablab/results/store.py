@@ -54,8 +54,10 @@ def replacing(path: Path, put: Callable[[Path, Path], object] | None = None) -> 
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600, which colleagues could not read
         (put or os.replace)(Path(temporary), path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # as of a disk that is full
+            error.filename = str(path)
         raise
 
 
