@@ -65,6 +65,4 @@ def test_what_is_compiled_is_the_same(
         made: Any = torch.compile(model, backend="eager", fullgraph=(axis, option) not in BROKEN)
         found = step(model, ids, made)
         for own, its in zip(found, expected, strict=True):
-            torch.testing.assert_close(
-                own, its, rtol=1e-5, atol=1e-6, msg=lambda said, option=option: f"{option}: {said}"
-            )
+            torch.testing.assert_close(own, its, rtol=1e-5, atol=1e-6, msg=option)

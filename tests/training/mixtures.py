@@ -67,6 +67,7 @@ def _node(axis: str, option: str, steps: int) -> Node:
     whole: Any = OmegaConf.create({"trainer": {"max_steps": steps}})
     whole[axis] = OmegaConf.load(conf_folder() / axis / f"{option}.yaml")
     node: Any = OmegaConf.to_container(whole[axis], resolve=True)
+    assert isinstance(node, dict)
     return node | {key: value for key, value in SOON.get(axis, {}).items() if key in node}
 
 

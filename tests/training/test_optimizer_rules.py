@@ -72,8 +72,11 @@ def naive_sgd(
     return w
 
 
-def naive_lion(w: Tensor, given: list[Tensor], *, lr: float, betas: list[float], weight_decay: float) -> Tensor:
+def naive_lion(
+    w: Tensor, given: list[Tensor], *, lr: float, betas: list[float], weight_decay: float, **cautious: bool
+) -> Tensor:
     """Chen et al. 2023, algorithm 2."""
+    assert not any(cautious.values())
     m = torch.zeros_like(w)
     for g in given:
         direction = torch.sign(betas[0] * m + (1 - betas[0]) * g)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mixtures import Keep, fit, mixtures
@@ -42,13 +43,13 @@ def not_kept(self: Router, name: str, tensor: Tensor, persistent: bool = False) 
     nn.Module.register_buffer(self, name, tensor, persistent=False)
 
 
-def counted(self: IndexLearning, step: int) -> None:
+def counted(self: Any, step: int) -> None:
     """By its own count in place of the run's."""
     self.taken = getattr(self, "taken", -1) + 1
     self.warming = self.taken < self.warmup_steps
 
 
-def counted_weight(self: MultiToken, step: int) -> None:
+def counted_weight(self: Any, step: int) -> None:
     self.taken = getattr(self, "taken", -1) + 1
     self.weight = self.weights[self.taken > self.ends_at]
 

@@ -7,7 +7,7 @@ was given it, so what its files say is put into the config in place of the name:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ablab.errors import UserError
 _NAMED = re.compile(r"(?:\d+\*)?(\w+)")  # in an entry such as 3*mine
 
 
-def filled_in(data: Node, composed: DictConfig, sources: Iterable[Mapping[str, Any]]) -> Node:
+def filled_in(data: Node, composed: DictConfig, sources: Iterable[Any]) -> Node:
     """The options of `data` that list others by name, each with what files of the user's own say of these.
 
     Args:

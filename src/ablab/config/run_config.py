@@ -170,7 +170,7 @@ def resolve(
     choices: Mapping[str, str | None],
     overrides: list[str],
     settled: Mapping[str, Any] | None = None,
-    sources: Iterable[Mapping[str, Any]] = (),
+    sources: Iterable[Any] = (),
 ) -> RunConfig:
     """The config that Hydra composed as that of one run, interpolations resolved, without Hydra's own node.
 

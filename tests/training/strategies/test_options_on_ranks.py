@@ -36,7 +36,7 @@ def assert_as_one(one: dict[str, Any], *ranks: dict[str, Any], within: float = 1
             found = (own["weights"] | own["buffers"])[name]
             # A constant in the scores of a query cancels in its softmax: its gradient is rounding, of either sign.
             atol = within if not name.endswith("key.bias") else 0.01
-            torch.testing.assert_close(found, value, rtol=0, atol=atol, msg=lambda said, name=name: f"{name}: {said}")
+            torch.testing.assert_close(found, value, rtol=0, atol=atol, msg=name)
 
 
 PENALISED = (
