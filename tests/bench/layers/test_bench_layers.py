@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ablab.bench.attention.implementation import PASSES
 from ablab.bench.layers import measure as measuring
 from ablab.bench.layers import pair
 from ablab.bench.layers.command import Request, bench_layers, chosen
@@ -21,7 +23,6 @@ from ablab.cli import main
 from ablab.errors import UserError
 
 SIZES = Sizes(batch=2, width=32, heads=2, experts=4, chosen=2, units=8, window=4, keys=3)
-PASSES = ("forward", "forward_backward")
 ONCE = Effort(rounds=1)
 
 
@@ -86,7 +87,7 @@ def test_rounds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     clock = iter(range(100))
     monkeypatch.setitem(measuring.CLOCKS, "wall", lambda: float(next(clock)))
-    found = in_rounds({name: (lambda name=name: called.append(name)) for name in "abc"}, Effort(rounds=2))
+    found = in_rounds({name: partial(called.append, name) for name in "abc"}, Effort(rounds=2))
     assert "".join(called) == "abc" + "bca" + "cab"
     assert found == {name: [1.0, 1.0] for name in "abc"}
 

@@ -21,7 +21,10 @@ WORDS = 1024  # that token numbers come from
 
 def kinds() -> list[Kind]:
     """All."""
-    score = {"softmax": {"score": "softmax", "n_shared": 0}, "sigmoid": {"score": "sigmoid", "scale": SCALE}}
+    score: dict[str, dict[str, Any]] = {
+        "softmax": {"score": "softmax", "n_shared": 0},
+        "sigmoid": {"score": "sigmoid", "scale": SCALE},
+    }
     alike = {f"deepseek-v3-{way}": partial(_deepseek, way) for way in WAYS}
     return [
         Kind(name="dense", ours=_dense, call=_plainly, peers={"deepseek-v3-mlp": _mlp}),

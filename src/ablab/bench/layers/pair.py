@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -77,7 +77,7 @@ class Kind:
     name: str
     ours: Callable[[Sizes, int], nn.Module]
     call: Callable[[Any, Sizes, int], Callable[[Tensor], Tensor]]  # of our layer
-    peers: dict[str, Callable[[Any, Sizes, int], Layer]]
+    peers: Mapping[str, Callable[[Any, Sizes, int], Layer]]
     linear: bool = False
 
 

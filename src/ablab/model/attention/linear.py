@@ -134,13 +134,13 @@ class _Taps(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         own, *before = weight.flip(1).T.contiguous()  # whose numbers lie side by side
-        mixed = x * own
+        mixed: Tensor = x * own
         for back, tap in enumerate(before, 1):
             mixed[:, back:].addcmul_(x[:, :-back], tap)
         return mixed
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         own, *before = weight.flip(1).T.contiguous()

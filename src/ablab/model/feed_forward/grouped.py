@@ -7,7 +7,7 @@ order that could change, and no buffer is filled with zeros first.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -107,7 +107,7 @@ class _Spread(torch.autograd.Function):
         return x.index_select(0, _token(at, len(x)))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (back,) = ctx.saved_tensors
         return embedding_bag(back.view(ctx.tokens, -1), grad, mode="sum"), None
@@ -120,7 +120,7 @@ class _Gathered(torch.autograd.Function):
         return embedding_bag(at.back.view(gates.shape), rows, per_sample_weights=gates, mode="sum")
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         rows, gates, *at = ctx.saved_tensors
         places = Places(*at)
@@ -138,7 +138,7 @@ def _bag_flops(weight: Sequence[int], indices: Sequence[int], *others: object, *
     return 2 * math.prod(indices) * weight[-1]
 
 
-_FORMULAS = {
+_FORMULAS: dict[Any, Callable[..., int]] = {
     torch.ops.aten._grouped_mm: _product_flops,
     torch.ops.aten._embedding_bag: _bag_flops,
     torch.ops.aten._embedding_bag_forward_only: _bag_flops,
