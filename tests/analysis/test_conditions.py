@@ -39,6 +39,18 @@ def said(records: list[Record]) -> list[str]:
     return [note for note in notes_of(item_of(records)) if note.startswith("DOES NOT PAY")]
 
 
+@pytest.mark.parametrize(
+    ("match", "seconds", "pays"), [("time", 8.2, True), ("time", 9.0, False), ("flops", 8.0, False)]
+)
+def test_what_had_a_budget_of_time_and_kept_it_is_at_equal_time(match: str, seconds: float, pays: bool) -> None:
+    records = timed([0.5, 0.5, 0.5], effect=-0.1)
+    for item in records:
+        item.budget = {"match": match, "changed": {}}
+        if item.axes["attention"] == "windowed":
+            item.cost = cost(item, train_time_s=seconds)
+    assert (said(records) == []) == pays
+
+
 def test_the_line_has_the_median_the_range_and_the_length() -> None:
     assert said(timed([0.65, 0.61, 0.70, 0.66, 0.62])) == [
         "DOES NOT PAY IN TIME  windowed trains at 0.65 times the speed of the baseline at seq_len=128 "

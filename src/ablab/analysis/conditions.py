@@ -114,13 +114,23 @@ def slow_training(pairing: Pairing) -> SlowTraining | None:
     """A variant that trains more slowly than its baseline; None where that cannot be claimed.
 
     Speed is training's alone, in tokens per second, and paired seed by seed. The claim needs `FEWEST_SEEDS` pairs, all
-    of them timed on like machines, and each slower by more than `EQUAL_SPEED`.
+    of them timed on like machines, and each slower by more than `EQUAL_SPEED`. A variant that had a budget of time and
+    kept it has paid for its speed already: the verdict is at equal time.
     """
+    if _at_equal_time(pairing.pairs):
+        return None
     speeds = [(own.cost.tokens_per_second, base.cost.tokens_per_second) for own, base in pairing.pairs]
     ratios = [own / base for own, base in speeds if own and base]
     if len(ratios) < FEWEST_SEEDS or max(ratios) >= 1 - EQUAL_SPEED or other_machine(pairing):
         return None
     return SlowTraining(median(ratios), min(ratios), max(ratios), len(ratios), _length(pairing))
+
+
+def _at_equal_time(pairs: Pairs) -> bool:
+    budgets = [own.budget for own, _ in pairs]
+    difference = relative_difference(pairs, _MATCHED["time"][1])
+    given = all(budget is not None and budget.get("match") == "time" for budget in budgets)
+    return given and difference is not None and difference <= EQUAL_SPEED
 
 
 def other_machine(pairing: Pairing) -> OtherMachine | None:
