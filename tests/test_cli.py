@@ -339,25 +339,26 @@ def _from_the_readme(folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_the_readmes_component_of_ones_own_works_as_written(tmp_path: Path, corpus: Path, elsewhere: bool) -> None:
-    """With smaller runs; from its folder, and from another one."""
+def test_the_readmes_component_of_ones_own_works_as_written(tmp_path: Path, corpus: Path) -> None:
+    """With smaller runs; from its folder it is trained, and from another one planned."""
     home, work = tmp_path / "home", tmp_path / "work"
     home.mkdir()
     work.mkdir()
     words = _from_the_readme(home).split()
-    if elsewhere:
-        words[words.index("my_conf")] = str(home / "my_conf")
     small = ["task=text", f"task.path={corpus}", "task.seq_len=32", "task.batch_size=4", "task.eval_tokens=256"]
     small += ["model.d_model=16", "trainer.max_steps=4", "trainer.val_check_interval=2", "logger=csv", "seed=0,1"]
     words = [word for word in words[1:] if not word.startswith("seed=")]
-    place = work if elsewhere else home
-    command = Command([*words, *small], place, dict(os.environ))
+    command = Command([*words, *small], home, dict(os.environ))
     out, err = command.communicate()
     assert command.returncode == 0, err
-    folder = place / "outputs" / "sine"
+    folder = home / "outputs" / "sine"
     records = [json.loads(path.read_text()) for path in folder.rglob(RECORD_FILE)]
     assert sorted(record["axes"]["activation"] for record in records) == ["relu", "relu", "sine", "sine"]
     assert {record["status"] for record in records} == {"ok"}
     assert len({record["metrics"]["val_loss"] for record in records}) == 4
     assert "sine" in out
+    words[words.index("my_conf")] = str(home / "my_conf")
+    command = Command(["plan", *(word for word in words if word != "-m"), *small], work, dict(os.environ))
+    out, err = command.communicate()
+    assert command.returncode == 0, err
+    assert "2 variants" in out

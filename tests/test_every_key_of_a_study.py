@@ -184,7 +184,8 @@ def _has_trials(config: RunConfig, make: Any) -> bool:
 def compared(config: RunConfig, folder: Path) -> Any:
     runs = study({"relu": [1.0, 1.1, 1.3], "gelu": [1.01, 1.12, 1.32]})
     for each in runs:
-        each.config["comparison"] = {"baseline": config.comparison.baseline}  # which every record declares
+        # which every record declares
+        each.config["comparison"] = {"baseline": config.comparison.baseline, "within": config.comparison.within}
         each.last = {"val_loss": [each.metrics["val_loss"], each.metrics["val_loss"] * each.seed, 1.0]}
     found = compare(
         tabulate([(Path(f"runs/{index}"), each) for index, each in enumerate(runs)]),
@@ -242,6 +243,7 @@ STUDY: dict[str, tuple[Seen, Any, Any, dict[str, Any]]] = {
     "comparison.metric": (compared, None, "val_accuracy", {}),
     "comparison.margin": (compared, None, 0.5, {}),
     "comparison.last_k": (compared, 1, 2, {}),
+    "comparison.within": (compared, [], ["activation"], {}),
 }
 
 

@@ -132,3 +132,22 @@ def test_weights_that_never_vary_are_said_to() -> None:
 @pytest.mark.parametrize("variations", [[0.0002, 0.02, 0.0001], [None, None, None]])
 def test_one_run_in_which_they_vary_is_enough_and_no_figure_is_no_finding(variations: list[float | None]) -> None:
     assert independent_notes(variations) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "ends"),
+    [
+        ((0.3, 0.1), ""),
+        ((1.0, 0.1), "; 1 is the largest of the grid: widen tune.lr"),
+        ((0.03, 1.0), "; 0.03 is the smallest of the grid: widen tune.lr; 1 is the largest of the grid: widen tune.lr"),
+    ],
+)
+def test_a_rate_at_the_edge_of_what_was_tried_is_said_to_be(chosen: tuple[float, float], ends: str) -> None:
+    records = study({"full": LOSSES, "windowed": [loss + 0.01 * loss**3 for loss in LOSSES]}, axis="attention")
+    for index, item in enumerate(records):
+        rate = chosen[index // len(LOSSES)]
+        item.tuning = {"chosen": rate, "tried": [[each, 1.0] for each in (0.03, 0.1, 0.3, 1.0)]}
+    own, base = chosen[1], chosen[0]
+    assert notes_of(item_of(records)) == (
+        f"Each at its own learning rate, tuned on the same grid: {own:g} against {base:g}{ends}.",
+    )

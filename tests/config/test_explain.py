@@ -33,6 +33,7 @@ def of_attention(wrong: str) -> str:
         ("timeout=long", "timeout=long: must be a number or null"),
         ("runs_per_device=null", "runs_per_device=null: must be a whole number"),
         ("tune.lr=[0.1,big]", "tune.lr=[0.1,big]: must be a list of a number or null"),
+        ("comparison.within=seed", "comparison.within=seed: must be a list of a text; write comparison.within=[seed]"),
         ("comparison.margin=x", "comparison.margin=x: must be a number or null"),
         ("seed=[1,2", "seed=[1,2: not an override; write KEY=VALUE, and quote values with spaces or commas"),
         ("hello", "hello: not an override; write KEY=VALUE, and quote values with spaces or commas"),

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 import ablab.config.identity
 from ablab.config import RunConfig, fingerprint, resolve
-from ablab.config.identity import identity_of
+from ablab.config.identity import differences, identity_of, what_differs
 from ablab.errors import UserError
 
 Frozen = dict[str, Any]
@@ -158,3 +158,21 @@ def test_what_cannot_be_resolved_is_said_in_one_line(keys: dict[str, Any], line:
         resolved(**keys)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+def test_what_differs_is_what_makes_another_run(config: Frozen) -> None:
+    """Of every key, each with another value; and an option is named by its axis, without its settings."""
+    for path in leaves(config):
+        twin = changed(config, path)
+        found = [key for key, *_ in differences(twin, config)]
+        assert bool(found) == (identity_of(twin) != identity_of(config)), path
+        if found:
+            assert found == [path[1] if path[0] == "axes" else ".".join(path)]
+            assert what_differs(twin, config).startswith(f"{found[0]}=something else, not ")
+    other = copy.deepcopy(config)
+    other["axes"]["attention"], other["attention"] = "lsh", {"_target_": "another", "bucket_size": 8}
+    other["trainer"]["max_steps"], other["schedule"]["total_steps"], other["seed"] = 9, 9, 7
+    assert what_differs(other, config) == "attention=lsh, not windowed; seed=7, not 0; trainer.max_steps=9, not 4"
+    other["model"]["dropout"] = "x" * 100
+    assert what_differs(other, config).endswith(f"model.dropout={'x' * 60}..., not 0.0; seed=7, not 0 and 1 more")
+    assert what_differs(config, config) == "another version of ablab"

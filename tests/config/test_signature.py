@@ -26,6 +26,7 @@ class Widget:
         kind: Literal["round", "square"] = "round",
         pair: tuple[float, float] = (0.0, 1.0),
         limit: int | None = None,
+        milestones: list[int] | None = None,
     ) -> None: ...
 
 
@@ -96,6 +97,8 @@ def test_what_fits_passes(node: dict[str, Any]) -> None:
             {"size": [3, 4]},
             r"^widget\.size=\[3, 4\]: must be a whole number; -m sweeps over .* written widget\.size=A,B",
         ),
+        ({"size": 3, "milestones": 9}, r"^widget\.milestones=9: must be a list .*; write widget\.milestones=\[9\]$"),
+        ({"size": 3, "milestones": "x"}, r"^widget\.milestones='x': must be a list of a whole number or null$"),
         ({"size": 3, "limit": "x"}, r"^widget\.limit='x': must be a whole number or null$"),
     ],
 )

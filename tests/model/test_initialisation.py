@@ -26,21 +26,15 @@ def test_keys_do_not_run_into_each_other() -> None:
     assert len({keyed_generator(*key).initial_seed() for key in keys}) == len(keys)
 
 
-def test_same_name_and_shape_means_same_bits_for_every_pair_of_variants(
-    build: Build, menu: dict[str, list[str]]
-) -> None:
-    """Every two options of different axes, the other axes as by default, and combinations of all axes by lot."""
+def test_same_name_and_shape_means_same_bits_in_every_variant(build: Build, menu: dict[str, list[str]]) -> None:
+    """Every option, the other axes as by default, and combinations of all axes by lot."""
     met: dict[tuple[str, torch.Size], Tensor] = {}
     shared = 0
     axes: dict[str, list[Any]] = {**menu, "tie_embeddings": [True, False]}
     del axes["modal_fusion"]  # which needs several modalities
-    choices = [
-        dict(zip(pair, values, strict=True))
-        for pair in itertools.combinations(axes, 2)
-        for values in itertools.product(*(axes[axis] for axis in pair))
-    ]
+    choices = [{axis: option} for axis, options in axes.items() for option in options]
     draw = random.Random(0)
-    choices += [{axis: draw.choice(options) for axis, options in axes.items()} for _ in range(100)]
+    choices += [{axis: draw.choice(options) for axis, options in axes.items()} for _ in range(150)]
     for choice in choices:
         try:
             model = build(**choice)

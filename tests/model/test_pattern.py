@@ -108,3 +108,14 @@ def test_what_cannot_be_is_said_in_one_line(
     with pytest.raises(UserError, match=line) as caught:
         Preflight().check(tiny_config(*overrides))
     assert "\n" not in str(caught.value)
+
+
+def test_grouped_heads_are_of_the_layers_that_can_group_them(build: Build, load_option: Load) -> None:
+    def made(*layers: Any) -> Transformer:
+        return build(attention=load_option("attention", "pattern", layers=list(layers)), n_heads=4, n_kv_heads=2)
+
+    mixed = dict(made("gated_delta", "full").named_parameters())
+    assert mixed["blocks.0.attention.key.weight"].shape == (16, 16)
+    assert mixed["blocks.1.attention.key.weight"].shape == (8, 16)
+    with pytest.raises(ValueError, match=r"model\.n_kv_heads=2: linear attention has no keys and values to keep"):
+        made("gated_delta", "mla")

@@ -59,7 +59,7 @@ def process(rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_agree_with_each_other_and_with_one_process(tmp_path: Path) -> None:
-    mp.spawn(process, args=(tmp_path,), nprocs=2)
+    mp.start_processes(process, args=(tmp_path,), nprocs=2, start_method="fork")  # which has imported all
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first == second
     averages, metrics = work(slice(0, 4), slice(0, 3))

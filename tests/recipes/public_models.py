@@ -30,10 +30,11 @@ WORDS, LONGEST = 40, 96
 LENGTHS = (1, 7, 33, 96)
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
 # Of the recipes at the sizes of model=tiny, as `transformers` calls them.
+HEADS, WIDTH = 4, 64
 SIZES = {
     "vocab_size": WORDS,
-    "hidden_size": 64,
-    "num_attention_heads": 4,
+    "hidden_size": WIDTH,
+    "num_attention_heads": HEADS,
     "num_hidden_layers": 4,
     "max_position_embeddings": LONGEST,
     "bos_token_id": None,
@@ -104,12 +105,12 @@ class Differences:
         assert {name: found for name, found in self.gradients.items() if not found <= tolerance} == {}
 
 
-def compare(public: Public, config: RunConfig, dtype: torch.dtype) -> Differences:
+def compare(public: Public, config: RunConfig, dtype: torch.dtype, lengths: Sequence[int] = LENGTHS) -> Differences:
     """Both models at several lengths, the second of three sequences with padding at its end."""
     with precision(dtype):
         theirs, ours = public.theirs(), public.ours(config)
         found = Differences()
-        for length in LENGTHS:
+        for length in lengths:
             generator = torch.Generator().manual_seed(length)
             ids, targets = (torch.randint(WORDS, (3, length), generator=generator) for _ in range(2))
             padding = torch.zeros(3, length, dtype=torch.bool)

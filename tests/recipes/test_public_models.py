@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from public_models import GATED, SIZES, TOLERANCES, Public, Weights, compare, layers
+from public_models import GATED, HEADS, SIZES, TOLERANCES, WIDTH, Public, Weights, compare, layers
 from torch import Tensor
 
 from ablab.config import RunConfig
@@ -15,7 +15,7 @@ pytest.importorskip("transformers", reason="the extra `bench` is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of a package that is not ours
 
 
-HEADS, KEY_HEADS = SIZES["num_attention_heads"], 2
+KEY_HEADS = 2  # of the recurrences
 EXPERT = 57  # hidden units of a gated expert, one of three that a token meets
 
 
@@ -136,7 +136,7 @@ def gated_attention(theirs: Weights, layer: int) -> Weights:
 
 
 def delta_rule(theirs: Weights, layer: int) -> Weights:
-    its, own, size = f"model.layers.{layer}.linear_attn", f"blocks.{layer}.attention", SIZES["hidden_size"] // HEADS
+    its, own, size = f"model.layers.{layer}.linear_attn", f"blocks.{layer}.attention", WIDTH // HEADS
     served = HEADS // KEY_HEADS
     of_keys = theirs[f"{its}.in_proj_qkvz.weight"].unflatten(0, (KEY_HEADS, -1))
     q, k, v, z = (each.flatten(0, 1) for each in of_keys.split([size, size, served * size, served * size], 1))
@@ -183,8 +183,10 @@ MODELS = [
             "sliding_window": 32,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
             "rms_norm_eps": 1e-6,
+            "swiglu_limit": 1.0,  # which these weights reach
         },
         weights=gpt_oss,
+        overrides=["activation.limit=1.0"],
     ),
     Public(
         recipe="qwen3_next",
@@ -216,3 +218,19 @@ def test_a_recipe_is_the_public_model(
 ) -> None:
     config = tiny_config("model=tiny", f"recipe={public.recipe}", *public.overrides)
     compare(public, config, dtype).check(TOLERANCES[dtype])
+
+
+WRONG = {
+    "gpt2": "activation=gelu",
+    "llama": "position.base=10010",
+    "gpt_oss": "attention.layers=[{windowed:{window:31,sinks:true}},{full:{sinks:true}}]",
+    "qwen3_next": "position.share=0.5",
+}
+
+
+@pytest.mark.parametrize("public", MODELS, ids=lambda public: public.recipe)
+def test_a_small_mistake_is_seen(public: Public, tiny_config: Callable[..., RunConfig]) -> None:
+    config = tiny_config("model=tiny", f"recipe={public.recipe}", *public.overrides, WRONG[public.recipe])
+    found = compare(public, config, torch.float64, lengths=[33])
+    assert found.logits > 1e-5
+    assert max(found.gradients.values()) > 1e-6

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.slow
-SIZES = [(360, 740), (768, 1024), (1280, 800), (2560, 1440)]
+SIZES = [(360, 740), (1280, 800)]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,15 @@ def test_commands_survive_the_shell() -> None:
     assert command(record(1, variant="")) == "ablab seed=1"
 
 
+def test_commands_are_of_one_run() -> None:
+    """What only a sweep takes is left out, as one run would refuse it; what a budget has set is there."""
+    of_sweeps = ["jobs=2", "budget.match=flops", "tune.lr=[0.1,0.2]", "+retry=failed", "~design.variants.a", "seed=0"]
+    kept = ["attention=lsh", "trainer.max_steps=298", "hang_timeout=9", "name=x"]
+    asked = [*of_sweeps, *kept, "comparison.margin=0.1", "hydra.sweep.dir=y"]
+    item = record(3, settings={"overrides": asked})
+    assert shlex.split(command(item)) == ["ablab", *kept, "seed=3"]
+
+
 def test_origins_count_the_runs_where_they_differ() -> None:
     rows = dict(origins(runs_of([record(1), record(2), record(3, git=None)])))
     assert rows["torch"] == "2.13.0"
@@ -69,6 +78,29 @@ def test_a_traceback_is_shown_once_with_the_runs_that_it_is_of() -> None:
     found = health(ReportContext.of(runs)).tracebacks
     assert [text for _, text in found] == ["in <f>", "in g"]
     assert [title.partition("seed")[2] for title, _ in found] == [" 3 and 1 more", " 5"]
+
+
+def test_mechanism_metrics_that_the_same_variants_have_share_a_table() -> None:
+    told = {
+        "full": {"attention/visited": 9.0},
+        "csa": {"attention/visited": 5.0, "attention/entries": 2.0, "attention/recall": 0.5},
+        "gated_delta": {"attention/decay": 0.9, "attention/lost": math.nan},
+        "dsa": {"attention/visited": 4.0, "attention/recall": 0.7},
+    }
+    items = [
+        record(seed, axes={"attention": option}, mechanism={**metrics, f"attention/own_{option}/layer_0": 1.0})
+        for option, metrics in told.items()
+        for seed in (1, 2, 3)
+    ]
+    tables = [block.table for block in mechanism(ReportContext.of(runs_of(items))).blocks]
+    found = [(list(t.columns[1:]), [name.partition("=")[2] for name in t["variant"]]) for t in tables if t is not None]
+    assert found == [
+        (["lost"], ["full", "csa", "gated_delta", "dsa"]),
+        (["visited"], ["full", "csa", "dsa"]),
+        (["recall"], ["csa", "dsa"]),
+        (["decay"], ["gated_delta"]),
+        (["entries"], ["csa"]),
+    ]
 
 
 def test_mechanism_metrics_are_told_by_axis() -> None:

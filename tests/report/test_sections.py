@@ -84,6 +84,11 @@ def test_with_a_margin_the_seeds_are_those_that_resolve_it() -> None:
     assert "seeds to resolve the margin" in table.columns
 
 
+def test_more_seeds_than_anybody_has_are_said_once() -> None:
+    (table,) = tables(power(context(study({"relu": [1.0, 1.1, 1.3], "gelu": [1.0001, 1.2, 1.1999]}))))
+    assert list(table["seeds to resolve what was found"]) == ["over 10,000"]
+
+
 def test_without_an_interval_there_is_nothing_to_detect() -> None:
     assert power(context(study({"relu": [1.0, 1.1], "gelu": [1.2, 1.3]}))) is None
     assert pairs(context([record()])) is None

@@ -9,7 +9,7 @@ import pytest
 from synthetic import odd_runs, record, runs_of, study, write_runs
 
 from ablab.errors import UserError
-from ablab.results.collect import collect
+from ablab.results.collect import Runs, collect
 from ablab.results.store import write_record
 
 
@@ -145,6 +145,28 @@ def test_settings_of_a_task_make_it_another_task() -> None:
     runs = runs_of(record(settings={"task": {"length": length}}) for length in (32, 64))
     assert list(runs.table["task"]) == ["language,task.length=32", "language,task.length=64"]
     assert runs.factors == []
+
+
+def test_what_is_compared_within_tells_tasks_apart_and_is_no_factor() -> None:
+    def runs(*declared: Any) -> Runs:
+        made = []
+        for depth in (4, 8):
+            for attention in ("full", "lsh"):
+                for within in declared:
+                    settings = {"model": {"n_layers": depth}, "comparison": {"within": within}}
+                    made.append(record(axes={"attention": attention}, settings=settings))
+        return runs_of(made)
+
+    assert runs(["model.n_layers"]).tasks == ["language,model.n_layers=4", "language,model.n_layers=8"]
+    assert runs(["model.n_layers"]).factors == ["attention"]
+    assert runs(["attention"]).tasks == ["language,attention=full", "language,attention=lsh"]
+    assert runs(["attention"]).factors == ["model.n_layers"]
+    both = ["model.n_layers", "attention"]
+    assert len(runs(both).tasks) == 4
+    assert runs(both).variants == ["default"]
+    for nothing in ([[]], [["model.d_model"]], [None], ["model.n_layers"], [["attention"], []]):
+        assert runs(*nothing).tasks == ["language"]
+        assert runs(*nothing).factors == ["attention", "model.n_layers"]
 
 
 def test_what_differs_between_tasks_alone_is_no_factor() -> None:

@@ -140,6 +140,24 @@ def test_numbers_are_columns_of_numbers(tmp_path: Path) -> None:
     assert rows["model.d_model=32"].hparams["model.d_model"].number_value == 32
 
 
+def test_nothing_is_a_value_among_numbers_too(tmp_path: Path) -> None:
+    """A setting that is null in one run and a number in another is a column of texts, in which each is found."""
+    variants = {None: "trainer.gradient_clip_val=null", 0.5: "trainer.gradient_clip_val=0.5"}
+    records = [
+        record("full", 0, variant=v, config={"trainer": {"gradient_clip_val": clip}}) for clip, v in variants.items()
+    ]
+    write_experiment(tmp_path, records)
+    for each in records:
+        write_hparams(tmp_path / each.variant, each)
+    experiment, rows = tab(tmp_path)
+    (column,) = experiment.hparam_infos
+    assert (column.name, column.type) == ("trainer.gradient_clip_val", api_pb2.DATA_TYPE_STRING)
+    assert list(column.domain_discrete) == ["0.5", "null"]
+    shown = {name: row.hparams[column.name] for name, row in rows.items()}
+    assert shown["trainer.gradient_clip_val=null"].string_value == "null"
+    assert shown["trainer.gradient_clip_val=0.5"].number_value == 0.5
+
+
 def test_hyperparameters_are_axes_overridden_settings_and_seed() -> None:
     config = {"model": {"d_model": 64}, "attention": {"tied": True, "layers": [0, 1]}}
     variant = "attention=lsh,model.d_model=64,attention.layers=[0,1],attention.tied=true,+extra.x=a b"

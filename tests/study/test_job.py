@@ -62,10 +62,38 @@ def test_a_run_is_run_once_and_kept(ablab: Job, capsys: pytest.CaptureFixture[st
 
 
 def test_another_run_in_its_folder_is_left_alone(ablab: Job) -> None:
+    """And it is said what differs, and which words end the quarrel."""
     record = ablab()
-    with pytest.raises(UserError, match=r"^outputs/one: holds another run; choose another name=\.\.\.$"):
-        ablab("seed=1")
+    for words, differing in {
+        ("seed=1",): "seed=1, not 0",
+        ("trainer.max_steps=6",): "trainer.max_steps=6, not 4",
+        (
+            "task.batch_size=2",
+            "trainer.precision=bf16-mixed",
+        ): "task.batch_size=2, not 4; trainer.precision=bf16-mixed, ",
+    }.items():
+        with pytest.raises(
+            UserError, match=r"^outputs/one: holds another run .*; choose another name=\.\.\., "
+        ) as caught:
+            ablab(*words)
+        assert f"(this one has {differing}" in str(caught.value)
     assert read_record(FOLDER / RECORD_FILE) == record
+
+
+def test_a_run_that_is_done_leaves_nothing_to_go_on_with(
+    ablab: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does what was damaged of it since then go without a word."""
+    ablab()
+    with pytest.raises(UserError, match="that run has taken all of its 4 steps: nothing is left"):
+        ablab("name=two", "continue_from=outputs/one")
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["one"]
+    capsys.readouterr()
+    (FOLDER / "metrics.csv").write_text("step\n")
+    (FOLDER / "checkpoints" / "last.ckpt").write_bytes(b"half of it")
+    ablab()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("outputs/one: finished, and metrics.csv is damaged, checkpoints/last.ckpt is damaged")
 
 
 def test_the_folders_of_a_run_that_cannot_work_are_removed(ablab: Job, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import pytest
 from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, write_record
-from ablab.study.launch import finished_record
+from ablab.study.launch import finished_record, tell_replaced
+from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.preflight import Preflight
+from ablab.study.planning.prepare import info_of
 from ablab.training.begin import new_record
 
 TinyConfig = Callable[..., RunConfig]
@@ -95,3 +97,20 @@ def test_the_same_run_on_other_data_is_not_finished(tiny_config: TinyConfig, tmp
     finally:
         corpus.write_text(text)
     assert finished_record(config, tmp_path, Preflight(), retry_failed=True) is not None
+
+
+def test_finished_runs_that_are_replaced_are_told(
+    tiny_config: TinyConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, longer = tiny_config(), tiny_config("trainer.max_steps=9")
+    runs = [PlannedRun(info=info_of(longer, place), config=longer, folder=tmp_path / str(place)) for place in range(3)]
+    tell_replaced(runs)
+    for run in runs[1:]:
+        run.folder.mkdir()
+        write_record(run.folder, ended(config))
+    tell_replaced(runs)
+    assert capsys.readouterr().err == (
+        f"ablab: {tmp_path / '1'} and 1 more: trained again, with trainer.max_steps=9, not 4\n"
+    )
+    tell_replaced([PlannedRun(info=info_of(config, 1), config=config, folder=tmp_path / "1")])
+    assert capsys.readouterr().err == ""

@@ -57,6 +57,7 @@ def test_what_has_no_formula_is_named(tiny_config: TinyConfig) -> None:
     assert "native_layer_norm" in plain
     assert "topk" in sorting
     assert "topk" not in plain
+    assert not {"gather", "scatter", "embedding"} & {*plain, *sorting}  # which only pick
     assert not {"mm", "addmm", "bmm", "add", "mul", "view", "transpose", "empty_like"} & set(plain)  # counted or free
 
 

@@ -167,3 +167,29 @@ def test_experts_are_matrices_and_tables_and_kernels_are_not(
 def test_values_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         SoapWithAdamW([nn.Parameter(torch.zeros(2, 2))], **settings)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "group"),
+    [
+        (("residual=hyper",), "attention_residual.mix", "not_decayed"),
+        (("residual=hyper",), "attention_residual.moving", "matrices"),
+        (("residual=mhc",), "feed_forward_residual.weight", "matrices"),
+        (("attention=hca",), "attention.compressor.place", "not_decayed"),
+        (("attention=gated_delta",), "attention.convolution.weight", "kernels"),
+        (("attention=mamba2",), "attention.convolution.weight", "kernels"),
+        (("feed_forward=moe",), "feed_forward.router.weight", "matrices"),
+    ],
+)
+def test_what_dimensions_do_not_tell_components_say(
+    words: tuple[str, ...], name: str, group: str, tiny_config: Callable[..., RunConfig]
+) -> None:
+    """A rule for matrices gets those alone that map features to something, and nothing static decays."""
+    config = tiny_config(*words, "optimizer=muon")
+    model = build_model(config, build_task(config))
+    parameter = model.get_parameter(f"blocks.0.{name}")
+    groups = build_optimizer(RULES["muon"][0], model).param_groups
+    (own,) = [each for each in groups if any(other is parameter for other in each["params"])]
+    assert own["name"] == group
+    assert own["rule"] == ("Muon" if group == "matrices" else "AdamW")
+    assert (own["weight_decay"] == 0) == (group == "not_decayed")

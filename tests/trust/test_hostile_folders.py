@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import lzma
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 from strangers import Ended, Hostile, pickled
 
+import ablab
 from ablab.results.store import PLAN_FILE
 from ablab.tasks.cache import cached
 from ablab.training.checkpoint_folders import read_folder
@@ -217,6 +220,31 @@ def test_nothing_in_shards_is_unpickled(hostile: Hostile, ablab: Ablab, kind: st
         ]
         (folder / ".metadata").write_bytes(index.replace(*swap))
     assert_nothing_ran(hostile, ablab(command, str(hostile.run)), "a damaged checkpoint")
+
+
+@pytest.mark.filterwarnings("ignore")  # that one process alone is meant
+@pytest.mark.parametrize("place", [None, lambda parameter, shape, dtype: torch.empty(shape, dtype=dtype)])
+def test_a_run_that_goes_on_from_shards_unpickles_none(hostile: Hostile, place: Any) -> None:
+    """As a whole, and as each of several processes takes what is its own."""
+    folder = hostile.shard()
+    (folder / ".metadata").write_bytes(pickled(hostile.marker))
+    with pytest.raises(Exception, match=r"."):
+        read_folder(folder, place)
+    assert not hostile.marker.path.exists()
+
+
+def test_nothing_in_the_package_reads_what_may_run() -> None:
+    """Each call that could unpickle is told not to, wherever it stands."""
+    read = {"load": "weights_only=True", "dcp.load": "storage_reader=SafeReader(folder)"}
+    for path in sorted(Path(ablab.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert called not in ("pickle.load", "pickle.loads", "joblib.load", "pandas.read_pickle"), path
+            assert called not in ("yaml.load", "yaml.unsafe_load", "yaml.full_load"), path
+            if called in ("torch.load", "dcp.load"):
+                assert read[called.removeprefix("torch.")] in ast.unparse(node), path
+            if called == "np.load":
+                assert "allow_pickle=True" not in ast.unparse(node), path
 
 
 def test_shards_are_read_as_they_were_written(hostile: Hostile) -> None:

@@ -16,6 +16,7 @@ from strangers import Ended
 
 from ablab.config import conf_folder
 from ablab.config.redact import redact_yaml
+from ablab.results.wandb_runs import offline_folders, run_id
 from ablab.study.supervision.preload import SNAPSHOT
 from ablab.training.provenance import TOLD_GIT_STATE
 
@@ -41,7 +42,7 @@ def test_no_file_holds_a_secret(
     monkeypatch.setenv("SOME_SERVICE_TOKEN", ENVIRONMENT)
     words = [
         *("-m", "name=keyed", f"task.path={corpus}", *TINY, *STEPS, "logger=all", "activation._target_=keyed.Keyed"),
-        *(f"+activation.api_key={KEY}", "question=Is ${oc.env:SOME_SERVICE_TOKEN} in it?", "seed=0"),
+        *(f"+activation.api_key={KEY}", "question=Is ${oc.env:SOME_SERVICE_TOKEN} in it?", "seed=0,1"),
         "logger.wandb.tags=['${oc.env:SOME_SERVICE_TOKEN}']",
     ]
     ended = ablab(*words)
@@ -53,6 +54,9 @@ def test_no_file_holds_a_secret(
         for secret in (KEY, ENVIRONMENT):
             assert secret.encode() not in path.read_bytes(), path
             assert secret not in str(path)
+    of_wandb = [len(offline_folders(folder, run_id(folder))) for folder in (study / "seed=0", study / "seed=1", study)]
+    assert of_wandb == [1, 1, 1]  # a run each, and one for the report
+    assert len({run_id(path.parent) for path in study.rglob("wandb-run-id")}) == 3
 
     again = ablab(*words)
     assert (again.status, "kept" in again.out) == (0, True)

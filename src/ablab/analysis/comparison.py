@@ -6,17 +6,16 @@ One correction holds for the comparisons on single tasks, all tasks together, an
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
 from ablab.analysis import conditions, oracle
-from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL
-from ablab.analysis.evidence import evidence_of
+from ablab.analysis.estimates import LEVEL
+from ablab.analysis.evidence import constant_difference, evidence_of
 from ablab.analysis.family import Claim, adjust, interim_analyses, level_after
 from ablab.analysis.metrics import check_last, choose_metric
-from ablab.analysis.notes import ConstantDifference, Note, WithinMargin
+from ablab.analysis.notes import Note, WithinMargin
 from ablab.analysis.pairing import (
     Outcome,
     Pairing,
@@ -44,8 +43,6 @@ from ablab.analysis.verdicts import RESOLVED, Evidence, Verdict, judge
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
-
-_ROUNDING = 4 * sys.float_info.epsilon  # of the difference of two values: less than this of the larger is none
 
 
 class ComparisonSettings(TypedDict, total=False):
@@ -252,14 +249,6 @@ def _conclude(
 def _notes(pairing: Pairing, evidence: Evidence) -> list[Note]:
     notes = conditions.notes(pairing)
     quality = any(pairing.metric in own.metrics for own, _ in pairing.pairs)
-    if quality and not evidence.identical and _is_constant(pairing):
-        notes.append(ConstantDifference())
+    if quality and not evidence.identical and (constant := constant_difference(pairing)) is not None:
+        notes.append(constant)
     return notes + pairing.gaps()
-
-
-def _is_constant(pairing: Pairing) -> bool:
-    """Whether the differences are equal but for the rounding of the values that they are taken of."""
-    if len(pairing.differences) < FEWEST_SEEDS:
-        return False
-    spread = max(pairing.differences) - min(pairing.differences)
-    return spread <= _ROUNDING * max(map(abs, (*pairing.values, *pairing.baseline_values)))

@@ -26,6 +26,7 @@ from ablab.analysis.notes import (
 )
 from ablab.analysis.pairing import Pairing
 from ablab.analysis.study_notes import OtherCorpus
+from ablab.config import Node
 from ablab.results.record import Record
 
 EQUAL_BUDGET = 0.02  # as declared by budget.match
@@ -150,7 +151,17 @@ def _tuning(pairs: Pairs) -> TunedRates | None:
     base = {b.tuning.get("chosen") if b.tuning else None for _, b in pairs}
     if len(own) != 1 or len(base) != 1 or own == base == {None}:
         return None
-    return TunedRates(own.pop(), base.pop())
+    edges = {edge for pair in pairs for record in pair if (edge := _edge(record.tuning)) is not None}
+    return TunedRates(own.pop(), base.pop(), tuple(sorted(edges)))
+
+
+def _edge(tuning: Node | None) -> tuple[float, str] | None:
+    """The chosen rate where it is at an end of those that were tried, and at which."""
+    chosen, tried = (tuning or {}).get("chosen"), (tuning or {}).get("tried")
+    rates = [rate for rate, _ in tried] if tried else []
+    if chosen is None or len(rates) < 2 or chosen not in (min(rates), max(rates)):
+        return None
+    return chosen, "largest" if chosen == max(rates) else "smallest"
 
 
 _MATCHED: dict[str, tuple[str, Measure]] = {

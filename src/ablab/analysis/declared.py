@@ -7,8 +7,10 @@ from ablab.analysis.metrics import check_last, choose_metric
 from ablab.analysis.pairing import choose_baseline
 from ablab.config import ComparisonConfig
 from ablab.config.axes import AXES
+from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.results.collect import Runs
+from ablab.results.factors import settings_of
 
 
 def check_declared(declared: ComparisonConfig, planned: Runs) -> None:
@@ -18,12 +20,22 @@ def check_declared(declared: ComparisonConfig, planned: Runs) -> None:
         planned: runs as they will have been, with every metric that is known of; without metrics where none is.
 
     Raises:
-        UserError: an unknown baseline or metric, a margin that is not positive, or more evaluations than there will be.
+        UserError: an unknown baseline, metric or condition, a margin that is not positive, or more evaluations than
+            there will be.
     """
     check_margin(declared.margin)
+    _check_conditions(declared.within, planned)
     choose_baseline(planned, declared.baseline)
     for task in planned.tasks:
         _check_metric(declared, planned, task)
+
+
+def _check_conditions(within: list[str], planned: Runs) -> None:
+    settings = settings_of(planned.records)
+    known = {key for record, setting in zip(planned.records, settings, strict=True) for key in (*record.axes, *setting)}
+    for key in within:
+        if key not in known:
+            raise UserError(f"comparison.within: no run has a setting {key}{nearest(key, known, planned.factors)}")
 
 
 def _check_metric(declared: ComparisonConfig, planned: Runs, task: str) -> None:

@@ -6,9 +6,12 @@ Did the swap change what should have differed? Decided from the components' resp
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 
 from ablab.analysis import conditions
-from ablab.analysis.estimates import correlation
+from ablab.analysis.estimates import FEWEST_SEEDS, correlation
+from ablab.analysis.notes import ConstantDifference
 from ablab.analysis.pairing import Outcome, Pairing, choices, label
 from ablab.analysis.verdicts import Evidence
 from ablab.config.axes import AXES
@@ -18,6 +21,7 @@ from ablab.results.record import Direction, Record
 
 GOVERNED = tuple(axis.name for axis in AXES.values() if axis.governs)  # axes whose effect is probed
 _BESIDES = {"seed", "axes", "overrides", *IDENTITY_EXCLUDES}  # keys of a config that are no component
+_ROUNDING = 4 * sys.float_info.epsilon  # of the difference of two values: less than this of the larger is none
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6  # of single precision's rounding
 
 
@@ -107,3 +111,17 @@ def _of_axis(record: Record, axis: str) -> list[float]:
 
 def _close(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
+
+
+def constant_difference(pairing: Pairing) -> ConstantDifference | None:
+    """What to note where all differences are equal but for the rounding of the values that they are taken of."""
+    if len(pairing.differences) < FEWEST_SEEDS:
+        return None
+    rounding = _ROUNDING * max(map(abs, (*pairing.values, *pairing.baseline_values)))
+    if _spread(pairing.differences) > rounding:
+        return None
+    return ConstantDifference(seeds_differ=_spread(pairing.baseline_values) > rounding)
+
+
+def _spread(values: Sequence[float]) -> float:
+    return max(values) - min(values)

@@ -73,6 +73,7 @@ class TunedRates:
 
     own: float | None
     baseline: float | None
+    edges: tuple[tuple[float, str], ...] = ()  # those that are the "largest" or the "smallest" that was tried
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class OtherMachine:
 @dataclass(frozen=True)
 class ConstantDifference:
     """A difference that is equal on every seed, to rounding."""
+
+    seeds_differ: bool  # the values that it is taken of do
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Axis:
         mechanism: dotted name of `(model, pictured) -> Iterator[Watcher]`, which take its mechanism metrics.
         probe_outputs: dotted name of `(model) -> {place: numbers}`, equal for options of equal function.
         curve: the curve of metrics.csv that shows what an option does.
+        pattern: dotted name of the factory of the option that lists others by their names, one for each layer.
         moved: keys that the axis took the place of, each with what is written now.
     """
 
@@ -49,6 +50,7 @@ class Axis:
     mechanism: str | None = None
     probe_outputs: str | None = None
     curve: str | None = None
+    pattern: str | None = None
     moved: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -75,6 +77,7 @@ _COMPONENTS = (
         governs="what a query attends to",
         mechanism="ablab.model.attention.probe.watch",
         probe_outputs="ablab.model.attention.probe.probe_outputs",
+        pattern="ablab.model.pattern.attention_pattern",
     ),
     Axis(
         name="feed_forward",
@@ -84,6 +87,7 @@ _COMPONENTS = (
         governs="what the feed-forward parts give",
         mechanism="ablab.model.feed_forward.probe.watch",
         probe_outputs="ablab.model.feed_forward.probe.probe_outputs",
+        pattern="ablab.model.pattern.feed_forward_pattern",
     ),
     Axis(
         name="activation",

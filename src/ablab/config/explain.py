@@ -95,8 +95,15 @@ def _wrong_type(error: Exception, text: str) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, ValidationError) and (hint := type_at(str(cause.full_key))) is not None:
             override = re.search(r"Error merging override (\S+)", text)
-            return f"{override[1] if override else cause.full_key}: must be {type_name(hint)}"
+            given, kind = override[1] if override else str(cause.full_key), type_name(hint)
+            return f"{given}: must be {kind}{_in_brackets(given) if kind.startswith('a list') else ''}"
     return None
+
+
+def _in_brackets(override: str) -> str:
+    """How one value is written where a list is asked for."""
+    key, equals, value = override.partition("=")
+    return f"; write {key}=[{value}]" if equals and value[:1] not in ("[", "{", "") else ""
 
 
 def _missing_config(error: MissingConfigException) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ablab.config.redact import redact
 from ablab.config.run_config import RunConfig
 from ablab.config.schema import EXECUTION_KEYS, Node
+from ablab.errors import printable
 from ablab.version import __version__
 
 # Keys that do not change what a run computes: names of things, and where its results go.
@@ -32,6 +34,10 @@ IDENTITY_EXCLUDES = frozenset(
 
 # The key by which a callback's node says that it changes nothing that is computed.
 OBSERVER = "observer"
+
+_DERIVED = "schedule.total_steps"  # from what differs, too
+_FEW = 3  # differences that are named
+_LONGEST = 60  # characters of a value
 
 
 def fingerprint(config: RunConfig) -> str:
@@ -60,3 +66,39 @@ def _identity(node: Any, prefix: str) -> Any:
 
 def _only_observes(prefix: str, node: Any) -> bool:
     return prefix == "callbacks." and isinstance(node, dict) and node.get(OBSERVER) is True
+
+
+def differences(
+    one: Node, other: Node, excluded: Collection[str] = IDENTITY_EXCLUDES
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each dotted key in which two configs differ, but for `excluded`, and both values; an axis by its option."""
+    options, others = one.get("axes", {}), other.get("axes", {})
+    chosen = [axis for axis in options if options[axis] != others.get(axis) and f"axes.{axis}" not in excluded]
+    for axis in chosen:
+        yield axis, options[axis], others.get(axis)
+    for key, value, instead in _differences(one, other, "", excluded):
+        if key.split(".")[0] not in ("axes", *chosen):
+            yield key, value, instead
+
+
+def _differences(one: Any, other: Any, prefix: str, excluded: Collection[str]) -> Iterator[tuple[str, Any, Any]]:
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        if one != other:
+            yield prefix.removesuffix("."), one, other
+        return
+    for key in sorted(one.keys() | other.keys()):
+        if f"{prefix}{key}" not in excluded:
+            yield from _differences(one.get(key), other.get(key), f"{prefix}{key}.", excluded)
+
+
+def what_differs(config: Node, other: Node) -> str:
+    """Say in which settings a run is not that of the other config: "trainer.max_steps=12, not 6"."""
+    found = [each for each in differences(config, other) if each[0] != _DERIVED] or [*differences(config, other)]
+    said = [f"{key}={_shown(value)}, not {_shown(instead)}" for key, value, instead in found]
+    more = f" and {len(said) - _FEW} more" if len(said) > _FEW else ""
+    return "; ".join(said[:_FEW]) + more if said else "another version of ablab"
+
+
+def _shown(value: Any) -> str:
+    text = printable("null" if value is None else str(value))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_type_hints
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ablab.config.axes import AXES
+from ablab.config.entries import filled_in
 from ablab.config.nearest import nearest
 from ablab.config.redact import redact
 from ablab.config.schema import (
@@ -23,6 +24,7 @@ from ablab.config.schema import (
     ExecutionConfig,
     Node,
     TuneConfig,
+    check_name,
     known_settings,
     without_former,
 )
@@ -168,6 +170,7 @@ def resolve(
     choices: Mapping[str, str | None],
     overrides: list[str],
     settled: Mapping[str, Any] | None = None,
+    sources: Iterable[Mapping[str, Any]] = (),
 ) -> RunConfig:
     """The config that Hydra composed as that of one run, interpolations resolved, without Hydra's own node.
 
@@ -175,6 +178,7 @@ def resolve(
         choices: the option on each axis.
         overrides: how the run was asked for.
         settled: values at the top that are known already, as plain data.
+        sources: Hydra's `runtime.config_sources`, where options of the user's own may lie.
 
     Raises:
         UserError: a key at the top is unknown, a value that must be given is missing, an interpolation cannot be
@@ -193,7 +197,7 @@ def resolve(
         raise UserError(f"{error.full_key} must be given: add {error.full_key}=... to the command") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {_reason(error)}") from error
-    _check_name(data.get("name"))
+    check_name(data.get("name"))
     _check_numbers(data)
     for axis in AXES:
         several = not AXES[axis].several and any(override.startswith(f"{axis}=[") for override in overrides)
@@ -206,20 +210,12 @@ def resolve(
 
     if choices.get("recipe"):
         data |= {axis: without_former(axis, data[axis], choices, overrides) for axis in AXES if axis in data}
+    data |= filled_in(data, config, sources)
     data |= {axis: with_floats(AXES[axis], data[axis]) for axis in AXES if isinstance(data.get(axis), dict)}
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
     if "callbacks" in data and "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice
         data["axes"]["callbacks"] = "+".join(data["callbacks"]) or "none"
     return RunConfig.from_dict({**data, "overrides": list(overrides)})
-
-
-def _check_name(name: str | None) -> None:
-    """Raises UserError for a study that would lie in outputs/ itself, among those of others, or outside of it."""
-    if name == "":
-        raise UserError("name: must not be empty; leave it out to name the study by the time of day")
-    parts = (name or "study").replace("\\", "/").split("/")
-    if {"", ".", ".."} & set(parts) or parts[0].startswith("~"):
-        raise UserError(f"name={name}: must be the name of a folder in outputs/, without '..' or a '/' in front")
 
 
 def _check_numbers(data: Node) -> None:

@@ -91,6 +91,7 @@ class ComparisonConfig:
     metric: str | None = None  # None: the task's primary metric
     margin: float | None = None  # differences below it are equivalent, in the metric's unit
     last_k: int = 1  # the mean of the last K evaluations is compared
+    within: list[str] = field(default_factory=list)  # axes and settings with each value a condition, as a task is one
 
 
 @dataclass(kw_only=True)
@@ -159,6 +160,15 @@ def without_former(axis: str, node: Any, choices: Mapping[str, str | None], over
 
 def _keys(path: Path) -> set[str]:
     return set(yaml.safe_load(path.read_text(encoding="utf-8")) or ()) if path.is_file() else set()
+
+
+def check_name(name: str | None) -> None:
+    """Raises UserError for a study that would lie in outputs/ itself, among those of others, or outside of it."""
+    if name == "":
+        raise UserError("name: must not be empty; leave it out to name the study by the time of day")
+    parts = (name or "study").replace("\\", "/").split("/")
+    if {"", ".", ".."} & set(parts) or parts[0].startswith("~"):
+        raise UserError(f"name={name}: must be the name of a folder in outputs/, without '..' or a '/' in front")
 
 
 def register_schema() -> None:

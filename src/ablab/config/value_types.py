@@ -24,7 +24,8 @@ def check_type(name: str, value: Any, hint: Any) -> None:
         return
     forms = [value, tuple(value)] if isinstance(value, list) else [value]  # YAML has no tuples
     if not any(_is_valid(adapter, form) for form in forms):
-        raise UserError(f"{name}={shown(value)}: must be {type_name(hint)}{_instead(name, value, hint)}")
+        listed = f"; write {name}=[{value}]" if _is_valid(adapter, [value]) else ""
+        raise UserError(f"{name}={shown(value)}: must be {type_name(hint)}{listed or _instead(name, value, hint)}")
 
 
 def _instead(name: str, value: Any, hint: Any) -> str:

@@ -1,8 +1,9 @@
 """Layers that differ: which option of an axis each layer has, by a list that is repeated.
 
 An entry of a list is the name of an option, of the folders of conf/; `3*windowed` stands for it three times, and
-`{windowed: {window: 32}}` for the option with settings of its own. What an option makes of a layer is what it makes
-where all layers have it, initial values included.
+`{windowed: {window: 32}}` for the option with settings of its own. An option of the user's own comes with all that its
+file says (`ablab.config.entries`). What an option makes of a layer is what it makes where all layers have it, initial
+values included.
 """
 
 from __future__ import annotations
@@ -104,10 +105,10 @@ def _factories(axis: str, spec: LayerSpec, layers: Sequence[Entry], first: Seque
 
 def _made(axis: str, choice: Choice) -> Callable[..., Any]:
     name, settings = choice
-    own = _menu(axis).get(name)
+    own = settings if "_target_" in settings else _menu(axis).get(name)  # of the user's own, or of ours
     if own is None:
         raise ValueError(f"{axis}={name}: no such option{nearest(name, _menu(axis))}")
-    node = {**own, **{key: value for key, value in settings.items() if not key.startswith("_")}}
+    node = {**own, **{key: value for key, value in settings.items() if not key.startswith("_")}, "_partial_": True}
     check_signature(f"{axis}.layers.{name}", node, AXES[axis].supplied)
     factory: Callable[..., Any] = instantiate(node, _convert_="all")
     return factory

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
@@ -28,6 +28,13 @@ class Penalised(Protocol):
     """Asks for something to be added to the training loss: a scalar."""
 
     def penalty(self) -> Tensor: ...
+
+
+@runtime_checkable
+class PenalisedByPass(Protocol):
+    """Says that its penalty is what its last pass has found, so that no weight is looked at when it is asked."""
+
+    penalty_of_pass: bool
 
 
 @runtime_checkable
@@ -75,6 +82,13 @@ class StacksMatrices(Protocol):
 
 
 @runtime_checkable
+class Grouped(Protocol):
+    """Says which group of an optimizer some of its own parameters belong to, where their dimensions do not tell."""
+
+    parameter_groups: Mapping[str, str]  # name -> "not_decayed", or "kernels": decayed, and no matrices
+
+
+@runtime_checkable
 class NeedsIds(Protocol):
     """Works on the tokens that went into the model, and not on what was made of them alone."""
 
@@ -118,8 +132,8 @@ class NeedsModalities(Protocol):
 
 
 OFFERS = (
-    *(Measured, Penalised, Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
-    *(PartlyActive, StacksMatrices, NeedsIds, SizesItself, WorksByUnit),
+    *(Measured, Penalised, PenalisedByPass, Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
+    *(PartlyActive, StacksMatrices, Grouped, NeedsIds, SizesItself, WorksByUnit),
 )
 
 
@@ -139,6 +153,11 @@ def offering(model: nn.Module, offer: Callable[..., Offer]) -> Iterator[tuple[st
     for name, module in model.named_modules():
         if module is not model and all(hasattr(module, each) for each in asked):
             yield name, cast(Offer, module)
+
+
+def has_penalties(model: nn.Module) -> bool:
+    """Does any component ask for a penalty? Asked once, so that models without one do not add zero at every step."""
+    return any(True for _ in offering(model, Penalised))
 
 
 @cache

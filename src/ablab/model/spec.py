@@ -60,6 +60,12 @@ class ClashError(ValueError):
         self.axis, self.other, self.reason = axis, other, reason
 
 
+def require_at_most(most: int, name: str, value: int, those: str) -> None:
+    """Raises ValueError where more is asked for than there is ("..., as there are 32 tokens in a sequence")."""
+    if value > most:
+        raise ValueError(f"{name}={value} is more than the {most} {those}: take at most {most}")
+
+
 def require_at_least(least: int, name: str, value: int) -> None:
     """Raises ValueError ("window must be at least 1, got 0") where `value` is below `least`."""
     if value < least:

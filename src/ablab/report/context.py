@@ -30,6 +30,7 @@ from ablab.study.plan_file import find_plan
 
 TRAINING_LOSS = "train_loss"  # a curve that every run logs
 _SCALED_OVER: tuple[Axis, ...] = ("seq_len", "parameters")
+_RECORDED = ("baseline", "within")  # what every record declares of its study's comparison
 _SCALED = ("seconds_per_step", "flops_per_step", "peak_memory_bytes")  # beside the compared metrics
 
 
@@ -183,9 +184,12 @@ class ReportContext:
 def declared_settings(comparison: ComparisonConfig) -> ComparisonSettings:
     """Return what a study declares, as `ablab.analysis.comparison.compare` takes it.
 
-    Without the baseline, which every record declares: where a command has left it out of the sweep, another one serves.
+    Without the conditions, which every record declares, and the baseline, which it does, too: where a command has left
+    it out of the sweep, another one serves.
     """
-    declared = {name: value for name, value in asdict(comparison).items() if value is not None and name != "baseline"}
+    declared = {
+        name: value for name, value in asdict(comparison).items() if value is not None and name not in _RECORDED
+    }
     return cast(ComparisonSettings, declared)
 
 

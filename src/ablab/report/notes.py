@@ -77,9 +77,10 @@ def _(note: known.MatchedBudget, item: Comparison) -> str:
 
 @note_text.register
 def _(note: known.TunedRates, item: Comparison) -> str:
+    edges = "".join(f"; {rate:g} is the {edge} of the grid: widen tune.lr" for rate, edge in note.edges)
     if note.own is None or note.baseline is None:
-        return f"Only {'the baseline' if note.own is None else 'this variant'} had its learning rate tuned."
-    return f"Each at its own learning rate, tuned on the same grid: {note.own:g} against {note.baseline:g}."
+        return f"Only {'the baseline' if note.own is None else 'this variant'} had its learning rate tuned{edges}."
+    return f"Each at its own learning rate, tuned on the same grid: {note.own:g} against {note.baseline:g}{edges}."
 
 
 @note_text.register
@@ -117,6 +118,11 @@ def _(note: known.OtherMachine, item: Comparison) -> str:
 
 @note_text.register
 def _(note: known.ConstantDifference, item: Comparison) -> str:
+    if note.seeds_differ:
+        return (
+            "The difference is the same on every seed, to rounding, though the seeds differ: is it in how the metric "
+            "is computed, and not in what was learned?"
+        )
     return "The difference is the same on every seed, to rounding: does the seed reach the run?"
 
 

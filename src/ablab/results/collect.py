@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from ablab.errors import UserError
-from ablab.results.factors import factors_of, settings_of, task_labels, text_of
+from ablab.results.factors import factors_of, settings_of, task_labels, value_of
 from ablab.results.interim import InterimAnalysis, as_interim_analyses, interim_analyses_of
 from ablab.results.kept import SUFFIX, read_kept, why_no_folder
 from ablab.results.record import Metric, Record
@@ -194,7 +194,7 @@ def tabulate(found: list[tuple[Path, Record]]) -> Runs:
     factors = factors_of(records, settings, tasks)
     choices, variants = [], []
     for record, setting in zip(records, settings, strict=True):
-        chosen = {name: text_of(record.axes.get(name, setting.get(name, ""))) for name in factors}
+        chosen = {name: value_of(name, record, setting) for name in factors}
         choices.append(chosen)
         variants.append(name_of(record) or ",".join(f"{k}={v}" for k, v in chosen.items() if v) or "default")
     columns: dict[str, list[Any]] = {

@@ -54,7 +54,11 @@ def _unequal(group: str, runs: list[tuple[Record, Settings]]) -> set[str]:
 
 
 def task_labels(records: list[Record], settings: list[Settings]) -> list[str]:
-    """Return the name of each run's task; where runs of one task differ in its settings, those settings too."""
+    """Return the name of each run's task; where runs of one task differ in its settings, those settings too.
+
+    So it is with what all runs declare to be compared within: each of its values makes a task of its own.
+    """
+    conditions = conditions_of(records)
     names = [record.axes.get("task", "task") for record in records]
     of_name: dict[str, list[tuple[Record, Settings]]] = defaultdict(list)
     for record, setting, name in _different(records, settings, names):
@@ -62,10 +66,24 @@ def task_labels(records: list[Record], settings: list[Settings]) -> list[str]:
     labels = {}
     for name, runs in of_name.items():
         differing = sorted(_unequal("task", runs))
-        for _, setting in runs:
+        values = [{key: value_of(key, *run) for key in conditions} for run in runs]
+        varied = [key for key in conditions if len({each[key] for each in values}) > 1]
+        for (_, setting), value in zip(runs, values, strict=True):
             told = [f"{key}={text_of(setting[key])}" for key in differing if key in setting]
+            told += [f"{key}={value[key]}" for key in varied if value[key]]
             labels[id(setting), name] = ",".join([name, *told])
     return [labels[id(setting), name] for setting, name in zip(settings, names, strict=True)]
+
+
+def conditions_of(records: Sequence[Record]) -> list[str]:
+    """Return what the study of these records compares within; nothing where they declare different things."""
+    declared = {tuple(dict.fromkeys(record.conditions)) for record in records}
+    return list(declared.pop()) if len(declared) == 1 else []
+
+
+def value_of(key: str, record: Record, setting: Settings) -> str:
+    """The option of a run on an axis, or its value of a setting, "" where it has neither."""
+    return text_of(record.axes.get(key, setting.get(key, "")))
 
 
 def _different(

@@ -149,9 +149,19 @@ class Record:
     @property
     def declared_baseline(self) -> str | None:
         """The baseline that the study of the run declares."""
-        comparison = self.config.get("comparison") or {}
-        baseline: str | None = comparison.get("baseline") or self.config.get("baseline")  # as earlier versions have it
+        baseline: str | None = self._comparison.get("baseline") or self.config.get("baseline")  # of earlier versions
         return baseline
+
+    @property
+    def conditions(self) -> list[str]:
+        """The axes and settings that the study of the run compares within."""
+        declared = self._comparison.get("within")
+        return [str(name) for name in declared] if isinstance(declared, list) else []
+
+    @property
+    def _comparison(self) -> Node:
+        declared = self.config.get("comparison")
+        return declared if isinstance(declared, dict) else {}
 
     def to_dict(self) -> Node:
         return dataclasses.asdict(self)

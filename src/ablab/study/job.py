@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from ablab.config import fingerprint, resolve
+from ablab.config import RunConfig, fingerprint, resolve
+from ablab.config.identity import what_differs
 from ablab.config.schema import FOR_SWEEPS, refuse_shadowed
 from ablab.config.yaml_files import refuse_misread
 from ablab.errors import UserError
@@ -86,7 +87,7 @@ def run_job(config: DictConfig) -> Record:
     try:
         refuse_shadowed(hydra.runtime.config_sources)
         refuse_misread(hydra.runtime.config_sources, choices)
-        asked = resolve(config, choices, words)
+        asked = resolve(config, choices, words, sources=hydra.runtime.config_sources)
         budget.refuse_for_one_run(asked)
         tuning.refuse_for_one_run(asked)
         if not of_sweep:
@@ -103,7 +104,7 @@ def run_job(config: DictConfig) -> Record:
         record = finished_record(asked, folder, preflight, retry_failed=True, outdated=outdated)
         tell_outdated([Path(_shown(each)) for each in outdated])
         if record is None:
-            _check_free(folder, fingerprint(asked))
+            _check_free(folder, asked)
     except BaseException:
         _remove_if_empty(folder)
         raise
@@ -157,10 +158,15 @@ def _refuse_what_is_for_sweeps(asked: list[str]) -> None:
             raise UserError(f"{override}: is for sweeps, and this is one run; add -m")
 
 
-def _check_free(folder: Path, identity: str) -> None:
+def _check_free(folder: Path, config: RunConfig) -> None:
     check_ours(folder)
-    if (folder / RECORD_FILE).exists() and read_record(folder / RECORD_FILE).fingerprint != identity:
-        raise UserError(f"{_shown(folder)}: holds another run; choose another name=...")
+    if not (folder / RECORD_FILE).exists():
+        return
+    if (other := read_record(folder / RECORD_FILE)).fingerprint != fingerprint(config):
+        differing = what_differs(config.shown(), other.config)
+        raise UserError(
+            f"{_shown(folder)}: holds another run (this one has {differing}); choose another name=..., or move it away"
+        )
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ablab.config import RunConfig, fingerprint
+from ablab.config.identity import what_differs
 from ablab.config.schema import ExecutionConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
@@ -62,6 +64,19 @@ def tell_outdated(folders: Sequence[Path]) -> None:
         print(f"ablab: {folders[0]}{more}: trained again, since the data have changed", file=sys.stderr)
 
 
+def tell_replaced(runs: Sequence[PlannedRun]) -> None:
+    """Say in a line that finished runs of other settings lie where these runs will, and are replaced."""
+    found = []
+    for run in runs:
+        with contextlib.suppress(UserError):
+            other = read_record(run.folder / RECORD_FILE)
+            if other.status == "ok" and other.fingerprint != fingerprint(run.config):
+                found.append((run.folder, what_differs(run.config.shown(), other.config)))
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        print(f"ablab: {found[0][0]}{more}: trained again, with {found[0][1]}", file=sys.stderr)
+
+
 def tell_damage(folder: Path, record: Record) -> None:
     """Say what of a finished run is damaged, in a line: it is not trained again, since its record is whole."""
     if record.status in ("ok", "diverged") and (found := damage_of(folder, record)):
@@ -104,6 +119,7 @@ def launch(
         supervisor = Supervisor(settings, observer, heartbeat)
         for run in left:
             refuse_nodes(run.config)
+        tell_replaced(left)
         if left:
             freeze_code(run.config for run in left)
             records |= supervisor.run(left)

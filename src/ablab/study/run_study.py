@@ -139,6 +139,10 @@ class Study:
             return [job_return(records.get(run.info.index)) for run in planned]
         return self._launch_elsewhere(runs, planned, retry_failed=settings.retry == "failed")
 
+    def _lying(self, run: Run, planned: PlannedRun) -> Run:
+        """The run with its folder: a launcher that is given some of the runs alone would count them anew."""
+        return replace(run, folder=run.folder or str(planned.folder.relative_to(self.folder)))
+
     def _launch_elsewhere(
         self, runs: Sequence[Run], planned: Sequence[PlannedRun], retry_failed: bool
     ) -> list[JobReturn]:
@@ -163,7 +167,7 @@ class Study:
             hand_over(planned[place].config.options)
         gave_up = ""
         try:
-            self._foreign([runs[place].hydra_overrides for place in left])
+            self._foreign([self._lying(runs[place], planned[place]).hydra_overrides for place in left])
         except Exception as error:  # a job that died: what the others left behind counts all the same
             gave_up = f": {' '.join(str(error).split())[:300]}"
             self._left_alive = True

@@ -108,13 +108,14 @@ def _is_uncounted(operator: Any) -> bool:
 
 _NOT_SEEN = "not known with this version of torch"
 _NOT_COUNTED = "all of it: neither shapes nor a sample could be counted"
-# These allocate, copy or fill; they do no arithmetic.
+# These allocate, fill, copy or pick; they do no arithmetic.
 _MOVES_DATA_ONLY = frozenset(
     {
         *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "zeros", "zeros_like", "new_zeros"),
         *("ones", "ones_like", "full", "full_like", "eye", "arange", "scalar_tensor", "fill_", "zero_", "tril", "triu"),
         *("_to_copy", "_unsafe_view", "clone", "copy_", "cat", "stack", "constant_pad_nd", "detach", "alias", "expand"),
-        *("slice_backward", "select_backward", "lift_fresh", "promote_types", "new_ones"),
+        *("slice_backward", "select_backward", "lift_fresh", "promote_types", "new_ones", "roll", "flip", "embedding"),
+        *("gather", "scatter", "index", "index_select"),
     }
 )
 

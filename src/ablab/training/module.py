@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import StateDict
 
-from ablab.model.protocols import Penalised, offering
+from ablab.model.protocols import has_penalties
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.transformer import Transformer
 from ablab.results.record import KEPT_EVALUATIONS
@@ -245,8 +245,3 @@ class TrainingModule(LightningModule):
         for logger in self.loggers:
             logger.log_metrics(named, step=self.trainer.global_step)
         return named
-
-
-def has_penalties(model: Transformer) -> bool:
-    """Does any component ask for a penalty? Asked once, so that models without one do not add zero at every step."""
-    return any(True for _ in offering(model, Penalised))

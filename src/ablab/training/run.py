@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from ablab.config import RunConfig
 from ablab.config.redact import redact_text, secrets_in
 from ablab.errors import Diverged, Interrupted, UserError, one_line
+from ablab.model.attention.indexer import unchosen
 from ablab.model.mechanism import probe_outputs
 from ablab.model.position import idle_position
 from ablab.results.hparams import write_hparams
@@ -157,7 +158,8 @@ def _train(
     record.notes += continue_loggers(loggers, checkpoint.step if checkpoint else 0, own) or changed
     record.machine = machine(trainer.strategy.root_device)
     strategy = parallel(trainer.strategy)
-    record.notes += strategy.notes(config.trainer.max_steps) + idle_position(built.shapes)
+    steps = config.trainer.max_steps
+    record.notes += strategy.notes(steps) + idle_position(built.shapes) + unchosen(built.shapes, steps)
     seed_everything_else(config.seed, strategy.dp_rank(trainer.global_rank))
     module = build_module(built)
     try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ablab.config import EXECUTION_KEYS, IDENTITY_EXCLUDES, RunConfig, fingerprint
+from ablab.config.identity import differences
 from ablab.errors import UserError
 from ablab.results.run_folder import check_ours, read_config
 from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
@@ -86,21 +86,9 @@ def _config_of(config: RunConfig) -> RunConfig:
         earlier = read_config(folder)
     except UserError as error:
         raise UserError(f"continue_from={folder}: {error}") from error
-    if (key := _difference(earlier.to_dict(), config.to_dict(), "")) is not None:
+    for key, *_ in differences(earlier.to_dict(), config.to_dict(), _MAY_DIFFER):
         raise UserError(
             f"continue_from={folder}: that run has another {key}; only strategy, trainer.devices, "
             "trainer.num_nodes and trainer.accelerator may differ"
         )
     return earlier
-
-
-def _difference(one: Any, other: Any, prefix: str) -> str | None:
-    """The first key in which two configs differ and may not."""
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return None if one == other else prefix.removesuffix(".")
-    for key in sorted(one.keys() | other.keys()):
-        if f"{prefix}{key}" in _MAY_DIFFER:
-            continue
-        if (found := _difference(one.get(key), other.get(key), f"{prefix}{key}.")) is not None:
-            return found
-    return None

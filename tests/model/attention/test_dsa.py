@@ -15,7 +15,7 @@ from ablab.model.attention import selected_core
 from ablab.model.attention.dsa import DeepSeekSparseAttention, IndexedAttention
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.index_probe import IndexWatcher
-from ablab.model.attention.indexer import Index, LightningIndexer, index_scores
+from ablab.model.attention.indexer import Index, LightningIndexer, index_scores, unchosen
 from ablab.model.attention.layer import MultiHeadAttention, Rotate
 from ablab.model.attention.selection import Candidates
 from ablab.model.context import unrotated
@@ -307,6 +307,15 @@ def test_the_indexer_learns_which_keys_matter(make_spec: Spec) -> None:
         optimizer.step()
     assert measured()["index_recall"] > before["index_recall"] + 0.1
     assert 0.2 < before["index_recall_at_random"] < 0.4  # 4 of 1 to 40 keys
+
+
+def test_a_training_that_ends_before_an_indexer_chooses_is_noted(make_spec: Spec) -> None:
+    layers = nn.ModuleList(build(make_spec(), warmup_steps=steps) for steps in (0, 5, 9, 9))
+    assert unchosen(layers, 10) == []
+    [line] = unchosen(layers, 9)
+    assert line.startswith("attention.warmup_steps=9: in training, which had 9 steps,")
+    assert len(unchosen(layers, 1)) == 2
+    assert unchosen(nn.ModuleList([FullAttention(make_spec())]), 1) == []
 
 
 def test_recall_is_the_share_of_the_best_keys_that_are_chosen(make_spec: Spec) -> None:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from ablab.config import RunConfig
 from ablab.model.activation.stateless import GELU, ReLU, SwiGLU
+from ablab.model.feed_forward import experts
 from ablab.model.feed_forward.base import FeedForward
-from ablab.model.feed_forward.experts import HashedExperts, MixtureOfExperts, grouped_product
+from ablab.model.feed_forward.experts import HashedExperts, MixtureOfExperts
+from ablab.model.feed_forward.grouped import grouped_product, in_one_kernel, one_by_one
 from ablab.model.feed_forward.probe import ExpertsWatcher
 from ablab.model.feed_forward.routing import hashed_experts
 from ablab.model.initialisation import initialise
@@ -130,6 +132,36 @@ def test_rows_meet_the_matrix_of_their_group() -> None:
     torch.testing.assert_close(grouped_product(rows, weight, counts), expected)
 
 
+@pytest.mark.parametrize("counts", [[5], [0, 5, 0, 0], [1, 0, 0, 0], [0, 3, 0, 2], [2, 1, 4, 3]])
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 8), (16, 85), (5, 16), (3, 1)])
+def test_one_kernel_for_all_groups_gives_what_a_product_for_each_does(
+    counts: list[int], inputs: int, outputs: int
+) -> None:
+    """What GPUs take in bfloat16, of any sizes: all tokens to one expert, none to some, a single token."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(sum(counts), inputs, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(len(counts), inputs, outputs, generator=generator).bfloat16().requires_grad_()
+    found = [product(rows, weight, torch.tensor(counts)) for product in (in_one_kernel, one_by_one)]
+    torch.testing.assert_close(*found)
+    gradient = torch.randn(found[0].shape, generator=generator).bfloat16()
+    gradients = (torch.autograd.grad(each, [rows, weight], gradient) for each in found)
+    torch.testing.assert_close(*gradients, rtol=0.02, atol=0.05)
+
+
+def test_a_layer_on_a_gpu_is_that_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path that it takes there, with the kernel's stand-in for CPUs."""
+    part, x = made(n_experts=4, top_k=2, d_expert=5).float(), torch.randn(2, 7, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = part(x)
+        monkeypatch.setattr(experts, "grouped_product", lambda *given: one_by_one(*bfloat16(*given)))
+        expected = part(x)
+        torch.testing.assert_close(found.float(), expected.float(), rtol=0.05, atol=0.05)
+
+
+def bfloat16(rows: Tensor, weight: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return rows.bfloat16(), weight.bfloat16(), counts
+
+
 def test_more_experts_leave_those_there_were_as_they_were() -> None:
     """A study over their number compares equal starts."""
     few, many = (MixtureOfExperts(spec(), activation=GELU, n_experts=n) for n in (4, 9))
@@ -163,8 +195,8 @@ def test_biases_of_experts_are_inactive_with_them_and_never_decayed(tiny_config:
     )
     assert plain.cost.parameters is not None
     assert plain.cost.active_parameters is not None
-    experts = biased.shapes.blocks[0].feed_forward.experts  # type: ignore[union-attr]
-    each = experts.up_bias.shape[1] + experts.down_bias.shape[1]  # type: ignore[union-attr, operator]
+    block: Any = biased.shapes.blocks[0]
+    each = sum(bias.shape[1] for bias in (block.feed_forward.experts.up_bias, block.feed_forward.experts.down_bias))
     assert biased.cost.parameters == plain.cost.parameters + 8 * each + 8
     assert biased.cost.active_parameters == plain.cost.active_parameters + 2 * each + 8
     groups = build_optimizer(torch.optim.AdamW, biased.build_model()).param_groups

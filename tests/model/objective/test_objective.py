@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ablab.model.mechanism import probe_outputs
 from ablab.model.objective.base import IGNORED, mean_over_data
+from ablab.model.protocols import has_penalties
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.training.cost import count_flops, count_parameters
-from ablab.training.module import has_penalties
 
 Build = Callable[..., Transformer]
 Load = Callable[..., Any]

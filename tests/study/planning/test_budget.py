@@ -115,6 +115,15 @@ def test_flops_are_met_by_steps_and_the_schedule_follows(
     )
 
 
+def test_each_condition_that_is_compared_within_has_a_budget_of_its_own(tiny_config: TinyConfig) -> None:
+    variants = [[f"model.n_layers={n}", f"activation={name}"] for n in (1, 3) for name in ("relu", "swiglu")]
+    runs = met(tiny_config, variants, "budget.match=params", "comparison.within=[model.n_layers]")[::2]
+    assert [run.report.of for run in runs[::2]] == [run.report.value for run in runs[::2]]
+    assert [run.report.of for run in runs[1::2]] == [run.report.of for run in runs[::2]]
+    assert [run.report.changed or {} for run in runs[::2]] == [{}, {}]
+    assert runs[0].report.of < runs[2].report.of / 2
+
+
 def test_tokens_in_larger_batches_take_fewer_steps(tiny_config: TinyConfig) -> None:
     settings = ("budget.match=tokens", "trainer.max_steps=300")
     runs = met(tiny_config, [["task.batch_size=4"], ["task.batch_size=12"]], *settings)

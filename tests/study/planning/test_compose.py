@@ -123,3 +123,21 @@ def test_what_refers_to_the_seed_follows_it(hydra: tuple[Any, DictConfig]) -> No
     assert [one.seed for one in made] == [1, 2, 1]
     assert made[0].options["model"] is made[1].options["model"]
     assert made[0].options["schedule"]["total_steps"] == made[0].trainer.max_steps
+
+
+def test_a_command_may_name_the_folders_of_its_runs() -> None:
+    """After their overrides, the seed included, though runs that differ in their seed are composed once."""
+    register_schema()
+    named = "hydra.sweep.subdir=${hydra:job.override_dirname}"
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", ["name=x", named], return_hydra_config=True)
+        composer = Composer(GlobalHydra.instance().config_loader(), config)
+        runs = [["name=x", "optimizer.betas=[0.9,0.99]", "trainer.gradient_clip_val=null", f"seed={n}"] for n in (1, 2)]
+        folders = [composer(Run(overrides=overrides))[1] for overrides in runs]
+        given = composer(Run(overrides=runs[0], folder="tune/lr=1"))[1]
+        again = composer(Run(overrides=runs[0]))[1]
+    assert composer.names_folders
+    assert list(map(str, folders)) == [
+        f"outputs/x/name=x,optimizer.betas=[0.9,0.99],seed={n},trainer.gradient_clip_val=null" for n in (1, 2)
+    ]
+    assert (str(given), again) == ("outputs/x/tune/lr=1", folders[0])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ablab.cli.application import refuse
 from ablab.errors import UserError
 from ablab.study.supervision.lock import OWNER_FILE, StudyLock, run_lock
 
@@ -79,3 +83,23 @@ def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
         pass
     with run_lock(tmp_path, 0):
         pass
+
+
+def test_a_disk_that_cannot_be_written_to_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `ablab resume` and a sweep meet it: with the file, the system's words and status 2."""
+    opened = os.open
+
+    def read_only(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(OSError, match="Read-only file system") as caught:
+        StudyLock(tmp_path).__enter__()
+    with pytest.raises(SystemExit) as ended:
+        refuse(caught.value)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"ablab: error: {tmp_path / '.lock'}: Read-only file system\n"

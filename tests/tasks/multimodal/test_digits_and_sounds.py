@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,58 @@ def test_whatever_wav_it_is_the_sound_is_the_same(dtype: type, tmp_path: Path) -
     wave = read_wave(tmp_path / "a.wav")
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4_000) / RATE)
     np.testing.assert_allclose(wave[200:-200], expected[200:-200], atol=0.02)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+
+
+LIST = chunk(b"LIST", b"INFOISFT" + struct.pack("<I", 15) + b"Lavf58.29.10000\0")
+OTHERS = {"no other chunk": (b"", b""), "a LIST": (LIST, b""), "others": (chunk(b"JUNK", b"x" * 27), LIST)}
+
+
+def as_written(tone: NDArray[Any], rate: int, kind: str, channels: int, extensible: bool, others: str) -> bytes:
+    """A WAV file as recorders write it: "i24" of whole numbers, "f32" of real ones; header and samples byte by byte."""
+    bits, real = int(kind[1:]), kind[0] == "f"
+    width, tag = bits // 8, 3 if real else 1
+    header = struct.pack(
+        "<HHIIHH", 0xFFFE if extensible else tag, channels, rate, rate * channels * width, channels * width, bits
+    )
+    if extensible:
+        header += struct.pack("<HHIH", 22, bits, 0, tag) + bytes.fromhex("000000001000800000aa00389b71")
+    every = np.repeat(tone, channels)
+    if real:
+        samples = every.astype(f"<f{width}").tobytes()
+    elif bits == 8:
+        samples = np.round(every * 127 + 128).astype(np.uint8).tobytes()
+    else:
+        levels = np.round(every * (2 ** (bits - 1) - 1)).astype("<i8")
+        samples = levels.view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
+    before, after = OTHERS[others]
+    body = b"WAVE" + chunk(b"fmt ", header) + before + chunk(b"data", samples) + after
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["i8", "i16", "i24", "i32", "f32", "f64"])
+@pytest.mark.parametrize("rate", [8000, 11025, 44_100, 48_000])
+def test_recordings_as_people_have_them(tmp_path: Path, kind: str, rate: int) -> None:
+    """At any rate, with either header, with chunks that hold no sound, in mono and stereo: the same sound."""
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate // 2) / rate)
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE // 2) / RATE)
+    for channels, extensible, others in itertools.product((1, 2), (False, True), OTHERS):
+        (tmp_path / "a.wav").write_bytes(as_written(tone, rate, kind, channels, extensible, others))
+        wave = read_wave(tmp_path / "a.wav")
+        assert len(wave) == RATE // 2
+        np.testing.assert_allclose(wave[200:-200], expected[200:-200], atol=0.02)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_000, 2**31 - 1])
+def test_a_rate_at_which_nobody_records_is_refused(tmp_path: Path, rate: int) -> None:
+    """It would be resampled to gigabytes."""
+    (tmp_path / "a.wav").write_bytes(as_written(TONE, rate, "i8", 1, False, "a LIST"))
+    with pytest.raises(UserError, match=rf"a\.wav: {rate:,} samples a second .* replace or remove it"):
+        read_wave(tmp_path / "a.wav")
 
 
 def wav(samples: NDArray[Any]) -> bytes:

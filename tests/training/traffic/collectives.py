@@ -177,4 +177,4 @@ if __name__ == "__main__":
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
-    torch.multiprocessing.spawn(process, (free, sys.argv[1]), nprocs=2)
+    torch.multiprocessing.start_processes(process, (free, sys.argv[1]), nprocs=2, start_method="fork")

@@ -12,7 +12,7 @@ from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by
 from ablab.model.attention.dense import at_once, highest, recomputed, softmax_attention
 from ablab.model.attention.indexer import COMPARED, IndexLearning, divergence, index_scores, recall
 from ablab.model.attention.kernel import working_dtype
-from ablab.model.spec import LayerSpec, require_at_least
+from ablab.model.spec import LayerSpec, require_at_least, require_at_most
 
 SLICE = 2**22  # scores that are there at one time
 QUERIES = 128  # attended at one time, where the window is shorter
@@ -32,7 +32,7 @@ class CompressedCore(AttentionCore):
     Args:
         window: see `ablab.model.attention.windowed.WindowedAttention`.
         block: tokens of an entry's window.
-        keys: entries that a query sees, at least 1; None: all.
+        keys: entries that a query sees, at least 1, at most those of a sequence; None: all.
         learning: what the index learns by, with `keys`.
     """
 
@@ -54,6 +54,10 @@ class CompressedCore(AttentionCore):
         require_at_least(1, "attention.window", window)
         if keys is not None:
             require_at_least(1, "attention.keys", keys)
+            entries = -(-spec.max_length // max(block, 1))
+            require_at_most(
+                entries, "attention.keys", keys, f"entries that attention.block={block} makes of a sequence"
+            )
         self.window, self.block, self.keys, self.learning = window, block, keys, learning
         own = ("entries_visited", "entry_share", *(() if self.sinks is None else ("sink_share",)))
         self.compares = (*own, *(() if keys is None else COMPARED))
@@ -74,11 +78,11 @@ class CompressedCore(AttentionCore):
         heads = H + (index[0].shape[1] if index else 0)
         most = at_once(SLICE, q.device) // (B * heads * (2 * max(self.window, QUERIES) + entries.shape[2]))
         rows = max(1, min(most, max(self.window, QUERIES)))
-        parts, lost = [], []
+        parts, lost, sinks = [], [], by_query(self.sinks)
         for start in range(0, T, rows):
             positions = torch.arange(start, min(start + rows, T), device=q.device)
             near = self._near(start, start + rows, T)
-            given = (q[:, :, start : start + rows], k[:, :, near], v[:, :, near], near.start, positions)
+            given = (q[:, :, start : start + rows], k[:, :, near], v[:, :, near], sinks, near.start, positions)
             masked = None if padding is None else padding[:, near]
             n = max(1, min(start + rows, T) // self.block) if self.causal else entries.shape[2]
             own = (
@@ -96,8 +100,8 @@ class CompressedCore(AttentionCore):
         return torch.cat(parts, 2)
 
     def _attend_slice(
-        self, q: Tensor, k: Tensor, v: Tensor, first: int, positions: Tensor, padding: Tensor | None, entries: Tensor,
-        there: Tensor, *index: Tensor,
+        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, first: int, positions: Tensor,
+        padding: Tensor | None, entries: Tensor, there: Tensor, *index: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The output for queries at `positions`, with tokens from place `first` on, and what the index loses (B, S)."""
         local = self._local(positions, first, k.shape[2], padding)
@@ -109,7 +113,6 @@ class CompressedCore(AttentionCore):
         )
         mask = torch.cat([local.expand(len(q), -1, -1), chosen.expand(len(q), -1, -1)], -1)[:, None]
         keys, values = torch.cat([k, entries], 2), torch.cat([v, entries], 2)
-        sinks = by_query(self.sinks)
         if scores is None or not torch.is_grad_enabled():
             out = softmax_attention(
                 q, keys, values, mask=mask, dropout=self._dropped(), sinks=sinks, softcap=self.softcap

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -28,6 +30,8 @@ class Compressor(nn.Module):
         block: tokens of a window, at least 1.
         rope: rotates the trailing coordinates.
     """
+
+    parameter_groups: ClassVar = {"place": "not_decayed"}  # as any table of positions
 
     def __init__(self, spec: LayerSpec, *, size: int, block: int, overlap: bool, rope: Rope) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from ablab.model.attention.indexer import IndexLearning, LightningIndexer
 from ablab.model.attention.layer import AttentionLayer, MultiHeadAttention, Rotate, Values, View, gated, join_heads
 from ablab.model.attention.selected_core import SelectedCore
 from ablab.model.attention.selection import Selection
-from ablab.model.spec import LayerSpec, require_at_least
+from ablab.model.spec import LayerSpec, require_at_least, require_at_most
 
 
 class IndexedAttention(SelectedCore):
@@ -33,7 +33,7 @@ class IndexedAttention(SelectedCore):
     too, and those that are not chosen are hidden; in training on long sequences the chosen keys are gathered instead.
 
     Args:
-        keys: at least 1.
+        keys: at least 1, at most the tokens of a sequence.
         index_weight: above 0.
         warmup_steps: at least 0.
     """
@@ -52,6 +52,7 @@ class IndexedAttention(SelectedCore):
         **switches: Unpack[Switches],
     ) -> None:
         require_at_least(1, "attention.keys", keys)
+        require_at_most(spec.max_length, "attention.keys", keys, "tokens of a sequence (task.seq_len)")
         super().__init__(
             spec,
             selection=Selection(block=1, count=keys, first=0, local=0, window=0, causal=spec.causal),

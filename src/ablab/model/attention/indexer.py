@@ -79,6 +79,8 @@ class IndexLearning(nn.Module):
         warmup_steps: at least 0.
     """
 
+    penalty_of_pass = True
+
     def __init__(self, *, weight: float, warmup_steps: int) -> None:
         super().__init__()
         require_at_least(0, "attention.warmup_steps", warmup_steps)
@@ -104,6 +106,16 @@ class IndexLearning(nn.Module):
         """What the last pass in training asks for."""
         asked, self.asked = self.asked, None  # lets go of the graph
         return torch.zeros(()) if asked is None else self.weight * asked
+
+
+def unchosen(model: nn.Module, steps: int) -> list[str]:
+    """A line where training ends before an indexer chooses: the attention that was trained saw everything."""
+    found = {part.warmup_steps for part in model.modules() if isinstance(part, IndexLearning)}
+    return [
+        f"attention.warmup_steps={each}: in training, which had {steps} steps, no indexer chose any query's keys"
+        for each in sorted(found)
+        if each >= steps
+    ]
 
 
 def index_scores(q: Tensor, weight: Tensor, k: Tensor) -> Tensor:
@@ -137,7 +149,14 @@ def divergence(scores: Tensor, weights: Tensor, seen: Tensor) -> Tensor:
 
 
 def recall(chosen: Tensor, best: Tensor, allowed: Tensor) -> dict[str, Tensor]:
-    """The share of the best that are chosen, and what it would be if so many were chosen at random; bool (B, S, T)."""
-    count = best.sum(-1).clamp(min=1)
-    at_random = chosen.sum(-1) / allowed.sum(-1).clamp(min=1)
-    return {"index_recall": (best & chosen).sum(-1) / count, "index_recall_at_random": at_random}
+    """The share of the best that are chosen, and what it would be if so many were chosen at random; bool (B, S, T).
+
+    Where there is nothing to choose, nothing is missed: both are 1.
+    """
+    count, choices = best.sum(-1), allowed.sum(-1)
+    found = (best & chosen).sum(-1) / count.clamp(min=1)
+    at_random = chosen.sum(-1) / choices.clamp(min=1)
+    return {
+        "index_recall": found.where(count > 0, 1.0),
+        "index_recall_at_random": at_random.where(choices > 0, 1.0),
+    }

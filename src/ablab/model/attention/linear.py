@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,8 @@ class ShortConvolution(nn.Module):
     Raises:
         ValueError: there are none.
     """
+
+    parameter_groups: ClassVar = {"weight": "kernels"}
 
     def __init__(self, channels: int, size: int, *, bias: bool) -> None:
         super().__init__()

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grouped_mm
 
 from ablab.model.feed_forward.base import Dense, FeedForward
+from ablab.model.feed_forward.grouped import gathered, grouped_product, places, spread
 from ablab.model.feed_forward.routing import BalanceLoss, Groups, Router, Routing, Score, hashed_experts
 from ablab.model.initialisation import STANDARD_DEVIATION
 from ablab.model.protocols import SizesItself
@@ -79,6 +79,8 @@ class MixtureOfExperts(FeedForward):
         for name, value in weights.items():
             if value < 0:
                 raise ValueError(f"feed_forward.{name}={value}: must be at least 0")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"feed_forward.scale must be above 0, got {scale}")
         units = d_expert or max(1, round(spec.d_ff / (top_k + n_shared)))
         self.router = Router(
             spec.d_model,
@@ -175,8 +177,7 @@ class HashedExperts(MixtureOfExperts):
 class Experts(nn.Module):
     """E feed-forward parts of the same size side by side: down_e(activation(up_e(x))) for the tokens of expert e.
 
-    Tokens are sorted by their experts, so that all products of a layer are one grouped product on a GPU, and a product
-    per expert over its own rows on a CPU.
+    Tokens are sorted by their experts, so that all products of a layer are one grouped product.
     """
 
     stacks_matrices = True
@@ -208,44 +209,17 @@ class Experts(nn.Module):
 
         The order of the sum is that of the choice, the same on every device.
         """
-        k = routing.chosen.shape[-1]
-        expert = routing.chosen.flatten()
-        order = expert.argsort(stable=True)
-        counts = torch.zeros(len(self.up), dtype=torch.int64, device=x.device)
-        counts = counts.scatter_add(0, expert, torch.ones_like(expert))
-        rows = x.flatten(0, 1).index_select(0, order.div(k, rounding_mode="floor"))
-        owner = None if self.up_bias is None else expert.index_select(0, order)
-        hidden = self.activation(_offset(grouped_product(rows, self.up, counts), self.up_bias, owner)[None])[0]
-        given = _offset(grouped_product(hidden, self.down, counts), self.down_bias, owner)
-        back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=x.device))
-        each = given.index_select(0, back).view(*routing.chosen.shape, -1)
-        return torch.einsum("btk,btkd->btd", routing.gates.to(each.dtype), each)
+        at = places(routing.chosen, len(self.up))
+        owner = None if self.up_bias is None else routing.chosen.flatten().index_select(0, at.order)
+        rows = spread(x.flatten(0, 1), at)
+        hidden = self.activation(_offset(grouped_product(rows, self.up, at.counts), self.up_bias, owner)[None])[0]
+        given = _offset(grouped_product(hidden, self.down, at.counts), self.down_bias, owner)
+        return gathered(given, routing.gates.flatten(0, 1), at).view(x.shape)
 
 
 def _offset(rows: Tensor, bias: Tensor | None, owner: Tensor | None) -> Tensor:
     """Rows (N, outputs) plus the bias (E, outputs) of the expert that each is of, `owner` (N,); as they are without."""
     return rows if bias is None or owner is None else rows + bias.index_select(0, owner).to(rows.dtype)
-
-
-def grouped_product(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """Rows (N, inputs) times the matrix of their group, weight (E, inputs, outputs) -> (N, outputs).
-
-    Args:
-        counts: (E,) int64, how many rows each group has; rows are sorted by group.
-    """
-    if rows.is_meta:  # where nothing has a value; as many products as elsewhere
-        return rows @ weight[0]
-    if rows.is_cuda and _in_autocast(rows) == torch.bfloat16:
-        ends = counts.cumsum(0, dtype=torch.int32)
-        return grouped_mm(rows.to(torch.bfloat16), weight.to(torch.bfloat16), offs=ends)
-    parts = rows.split(counts.tolist())
-    # `unbind` has one gradient for all matrices together, and indexing would have one of full size for each.
-    return torch.cat([part @ each for part, each in zip(parts, weight.unbind(), strict=True)])
-
-
-def _in_autocast(rows: Tensor) -> torch.dtype:
-    kind = rows.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
 
 
 def _check_numbers(n_experts: int, top_k: int, n_shared: int, d_expert: int | None) -> None:

@@ -186,6 +186,8 @@ class BalanceLoss(nn.Module):
     * `sequence_weight` times that of each sequence, the mean over the sequences (DeepSeek-V3, equations 17 to 20).
     """
 
+    penalty_of_pass = True
+
     def __init__(self, *, weight: float, sequence_weight: float) -> None:
         super().__init__()
         self.weight, self.sequence_weight = weight, sequence_weight

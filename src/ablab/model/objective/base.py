@@ -98,6 +98,8 @@ class Objective(nn.Module):
 class ZLoss(nn.Module):
     """`weight` times the mean of (log sum exp)^2 over the targets that count, over all processes."""
 
+    penalty_of_pass = True
+
     def __init__(self, weight: float) -> None:
         super().__init__()
         self.weight = weight

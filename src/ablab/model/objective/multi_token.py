@@ -44,6 +44,8 @@ class MultiToken(Objective):
         ValueError: a value is out of its range, or a window has no place for so many tokens.
     """
 
+    penalty_of_pass = True
+
     def __init__(
         self,
         spec: LayerSpec,

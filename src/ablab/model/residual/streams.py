@@ -7,7 +7,7 @@ are computed, and the streams summed up, in float32 at least, whatever the rest 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,8 @@ class HyperConnections(Streams):
     Args:
         dynamic: the weights depend on the token.
     """
+
+    parameter_groups: ClassVar = {"mix": "not_decayed"}  # as the paper has all static weights
 
     def __init__(self, spec: LayerSpec, *, place: int, streams: int = 4, dynamic: bool = True) -> None:
         super().__init__(spec, place=place, streams=streams)

@@ -62,7 +62,7 @@ def meet_budgets(plan: list[Run], configs: Sequence[RunConfig], preflight: Prefl
     for run, config in zip(plan, configs, strict=True):
         if run.variant not in found:
             measured = _Measured(run.variant or "the one variant", config, preflight.task(config), unit)
-            own = wanted[task_of(run)]
+            own = wanted[task_of(run, config)]
             found[run.variant] = measured.reported(adjust(measured, own), own, lines)
         overrides, report = found[run.variant]
         met.append(run.adjusted(overrides, budget=report))
@@ -86,8 +86,8 @@ def references_of(plan: Sequence[Run], configs: Sequence[RunConfig]) -> dict[tup
     references: dict[tuple[str, ...], tuple[Run, RunConfig]] = {}
     for run, config in zip(plan, configs, strict=True):
         if parts <= _values(run.overrides):
-            references.setdefault(task_of(run), (run, config))
-    if {task_of(run) for run in plan} - set(references):
+            references.setdefault(task_of(run, config), (run, config))
+    if {task_of(run, config) for run, config in zip(plan, configs, strict=True)} - set(references):
         raise UserError(f"budget.reference={wanted}: no run of the sweep has these overrides")
     return references
 
@@ -97,9 +97,13 @@ def _values(overrides: Iterable[str]) -> set[tuple[str, str]]:
     return {(key.strip(), canonical(value.strip())) for key, _, value in pairs}
 
 
-def task_of(run: Run) -> tuple[str, ...]:
-    """What a run learns: runs on different tasks have different budgets, those on one with other settings the same."""
-    return tuple(o for o in run.overrides if o.startswith("task="))
+def task_of(run: Run, config: RunConfig) -> tuple[str, ...]:
+    """What a run learns, and under which of the conditions that are compared within: each has a budget of its own.
+
+    Runs on one task with other settings have the same.
+    """
+    keys = {"task", *config.comparison.within}
+    return tuple(o for o in run.overrides if o.partition("=")[0] in keys)
 
 
 def adjustment(changes: dict[str, tuple[int, int]], value: float, wanted: float) -> Adjustment:

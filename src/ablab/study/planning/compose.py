@@ -15,7 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ablab.config import Node, RunConfig, resolve
+from ablab.config.redact import redact_text
 from ablab.config.run_config import to_plain
+from ablab.errors import UserError
 from ablab.study.planning.expand import Run
 from ablab.study.planning.recombine import Recombiner
 
@@ -23,6 +25,7 @@ Composed = tuple[RunConfig, Path]
 
 _REFERENCE = re.compile(r"\$\{(\w+)(?:\.\w+)*\}")  # its first name
 _SEED = "seed="
+_HYDRAS_SUBDIR = "${hydra.job.num}"  # how Hydra names the folder of a job where nobody says otherwise
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,13 @@ class Composer:
         self._recombine = Recombiner(lambda overrides: loader.load_sweep_config(config, overrides))
         self._composed: dict[tuple[str, ...], _Common] = {}
         self._runs: dict[tuple[Any, ...], Composed] = {}
+        plain: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        self._subdir: str = plain["subdir"]
+
+    @property
+    def names_folders(self) -> bool:
+        """Whether the command says how the folders of its runs are named: hydra.sweep.subdir=..."""
+        return self._subdir != _HYDRAS_SUBDIR
 
     def __call__(self, run: Run, number: int = 0) -> Composed:
         """The config and the folder of a run.
@@ -71,15 +81,17 @@ class Composer:
         common = self._composed[rest]
         for node in (common.config.hydra, common.hydra.hydra):
             node.job.num, node.job.id = number, str(number)
-            if run.folder is not None:
-                node.sweep.subdir = run.folder
+            node.sweep.subdir = self._subdir if run.folder is None else run.folder
+            node.job.override_dirname = _dirname(run.overrides, node.job.config.override_dirname)
         for override in run.overrides:
             if override.startswith(_SEED):
                 common.config.seed = self._parse(override).value()
         HydraConfig.instance().cfg = common.hydra
         asked = [o for o in run.overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        config = resolve(common.config, common.choices, asked, common.settled)
-        return config, Path(common.config.hydra.sweep.dir, common.config.hydra.sweep.subdir)
+        sources = common.hydra.hydra.runtime.config_sources
+        config = resolve(common.config, common.choices, asked, common.settled, sources)
+        sweep = common.config.hydra.sweep
+        return config, _below(Path(sweep.dir), str(sweep.subdir))
 
     def _compose(self, overrides: list[str]) -> _Common:
         composed = self._recombine(tuple(overrides))
@@ -93,6 +105,20 @@ class Composer:
         del plain["hydra"]
         settled = {key: to_plain(composed[key]) for key in plain if _is_settled(key, plain)}
         return _Common(composed, hydra, choices, settled)
+
+
+def _dirname(overrides: list[str], settings: DictConfig) -> str:
+    """What ${hydra:job.override_dirname} is for a run, whose seed is no part of what it is composed from."""
+    left_out = set(settings.exclude_keys)
+    named = [redact_text(o) for o in overrides if o.partition("=")[0].lstrip("+~") not in left_out]
+    return str(settings.item_sep).join(sorted(named)).replace("=", settings.kv_sep)
+
+
+def _below(study: Path, name: str) -> Path:
+    """The folder of a run. Raises UserError where it is none below that of the study."""
+    if not name.strip("./") or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"hydra.sweep.subdir={name}: must name a folder for each run, below that of the study")
+    return study / name
 
 
 def _is_settled(key: str, plain: Node) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
     design = _design(compose.config)
     parser = OverridesParser.create(config_loader=compose.loader)
     expansion = expand(parser.parse_overrides(list(arguments)), design, compose.config.comparison.baseline)
-    prepared = Prepared(expansion.runs, expansion.excluded)
+    runs = [replace(run, folder=None) for run in expansion.runs] if compose.names_folders else expansion.runs
+    prepared = Prepared(runs, expansion.excluded)
     configs = _check(prepared, compose, preflight)
     if not prepared.errors:
         check_tuning(prepared.runs, configs)
@@ -151,6 +152,7 @@ def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[
     configs = []
     met: dict[tuple[str, int, frozenset[str]], Run] = {}
     shown: dict[tuple[str, int, str | None], Run] = {}
+    places: dict[Path, Run] = {}
     for run in prepared.runs:
         try:
             frozen, folder = compose(run)
@@ -158,6 +160,7 @@ def _check(prepared: Prepared, compose: Composer, preflight: Preflight) -> list[
             check_steps_left(frozen, folder)
             _refuse_repeated(met.setdefault(_value(run, frozen), run), run)
             _refuse_alike(shown.setdefault((run.variant, frozen.seed, frozen.axes.get("task")), run), run)
+            _refuse_shared(places.setdefault(folder, run), run, folder)
             check_ours(folder)
             _refuse_older(folder)
         except UserError as error:
@@ -198,6 +201,15 @@ def _refuse_alike(first: Run, run: Run) -> None:
     """Raises UserError where no table could tell a run from another, as 1 and 1.0 where they are not the same."""
     if first is not run:
         raise UserError(f"{asked(run, [run, first])}: is printed like {asked(first, [run, first])}; drop one")
+
+
+def _refuse_shared(first: Run, run: Run, folder: Path) -> None:
+    """Raises UserError where the command names the folders of two runs alike."""
+    if first is not run:
+        raise UserError(
+            f"hydra.sweep.subdir: puts {asked(run, [run, first])} into the folder of {asked(first, [run, first])} "
+            f"({folder}): leave it out, or use ${{hydra:job.override_dirname}}"
+        )
 
 
 def _refuse_older(folder: Path) -> None:

@@ -53,7 +53,7 @@ def match_time(compose: Composer, plan: list[Run], launch: Callable[[list[Run]],
     by_variant = {run.variant: config for run, config in zip(plan, configs, strict=True)}
     adjusted: dict[str, Adjustment] = {}
     for task, (reference, _) in references_of(plan, configs).items():
-        own = {name: seconds[name] for name, run in variants.items() if task_of(run) == task}
+        own = {name: seconds[name] for name, run in variants.items() if task_of(run, by_variant[name]) == task}
         adjusted |= steps_for(reference.variant, by_variant, own)
     found = [(run, adjusted[run.variant]) for run in plan]
     return [run.adjusted(overrides, budget=report) for run, (overrides, report) in found]

@@ -23,6 +23,7 @@ from ablab.tasks.multimodal.sounds import RATE, Spectrogram
 _NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)\.wav")
 _SPLITS = ("val", "test", "train")
 _CUT_OFF = (wavfile.WavFileWarning, struct.error, EOFError)
+_RATES = range(1000, 1_000_000)  # samples a second; with others, resampling could take any memory
 _CHECKED = 2  # what is checked of recordings; with more, those that are kept are read anew
 
 
@@ -180,6 +181,8 @@ def read_wave(path: Path) -> NDArray[np.float32]:
         except Exception as error:  # of a damaged header nearly anything
             reason = "it ends too early" if isinstance(error, _CUT_OFF) else one_line(error)
             raise UserError(f"{path}: not a WAV file that can be read ({reason}): replace or remove it") from error
+    if rate not in _RATES:
+        raise UserError(f"{path}: {rate:,} samples a second are no rate of a recording: replace or remove it")
     if not data.size:
         raise UserError(f"{path}: holds no sound: replace or remove it")
     if not np.isfinite(data).all():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from ablab.config import Node
 from ablab.model.position import Position
-from ablab.model.protocols import StacksMatrices
+from ablab.model.protocols import Grouped, StacksMatrices
 
 
 def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
@@ -18,34 +18,42 @@ def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Opti
 
     Norms, biases and embeddings are not decayed: shrinking them does not regularise what the model computes, and
     embeddings of rare tokens would fade. A tied embedding counts as an embedding, and so does a table of positions. The
-    groups have names: "matrices" (of the blocks), "experts" (stacks of matrices, where there are any), "head" (where it
-    is a matrix of its own) and "not_decayed".
+    groups have names: "matrices" (of the blocks), "experts" (stacks of matrices, where there are any), "kernels" (of
+    convolutions that say so), "head" (where it is a matrix of its own) and "not_decayed". A component may say of a
+    parameter of its own which of these is its place.
     """
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding | Position)]
     embeddings = {id(parameter) for table in tables for parameter in table.parameters(recurse=False)}
     stacks = [module for module in model.modules() if isinstance(module, StacksMatrices) and module.stacks_matrices]
     stacked = {id(parameter) for stack in stacks for parameter in stack.parameters(recurse=False)}
-    matrices: list[nn.Parameter] = []
-    experts: list[nn.Parameter] = []
-    head: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    told = dict(_told(model))
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in GROUPS}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_bias = parameter.dim() < 2 or (id(parameter) in stacked and parameter.dim() < 3)  # or one beside the other
-        if is_bias or id(parameter) in embeddings:
-            kept.append(parameter)
+        if id(parameter) in told:
+            place = told[id(parameter)]
+        elif is_bias or id(parameter) in embeddings:
+            place = "not_decayed"
         elif id(parameter) in stacked:
-            experts.append(parameter)
+            place = "experts"
         else:
-            (head if name == "head.weight" else matrices).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "name": "matrices"},
-        {"params": experts, "name": "experts"},
-        {"params": head, "name": "head"},
-        {"params": kept, "name": "not_decayed", "weight_decay": 0.0},
-    ]
-    return factory([group for group in groups if group["params"]])
+            place = "head" if name == "head.weight" else "matrices"
+        members[place].append(parameter)
+    groups: list[dict[str, Any]] = [{"params": own, "name": name} for name, own in members.items() if own]
+    return factory([group | ({"weight_decay": 0.0} if group["name"] == "not_decayed" else {}) for group in groups])
+
+
+GROUPS = ("matrices", "experts", "kernels", "head", "not_decayed")
+
+
+def _told(model: nn.Module) -> Iterator[tuple[int, str]]:
+    """The parameters of which components say where they belong, by identity."""
+    for module in model.modules():
+        if isinstance(module, Grouped):
+            own = dict(module.named_parameters(recurse=False))
+            yield from ((id(own[name]), place) for name, place in module.parameter_groups.items() if name in own)
 
 
 def describe_groups(optimizer: Optimizer) -> list[Node]:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ablab.errors import require_at_least, require_shares
 from ablab.training import foreach
+from ablab.training.optimizers.cautious import Caution
 
 
 class Lion(Optimizer):
@@ -30,6 +31,7 @@ class Lion(Optimizer):
         lr: at least 0; what every weight moves by, in its own unit.
         betas: b1 of the step and b2 of the momentum, each in [0, 1).
         weight_decay: at least 0, decoupled: per step, lr times this share of the weight is taken off.
+        cautious_update, cautious_decay: as `update` and `decay` of `Caution`.
 
     Raises:
         ValueError: a value is out of its range.
@@ -42,10 +44,13 @@ class Lion(Optimizer):
         lr: float = 3e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.3,
+        cautious_update: bool = False,
+        cautious_decay: bool = False,
     ) -> None:
         require_at_least(0, lr=lr, weight_decay=weight_decay)
         require_shares(**{"betas[0]": betas[0], "betas[1]": betas[1]})
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        self._caution = Caution(cautious_update, cautious_decay)
 
     @overload
     def step(self, closure: None = ...) -> None: ...
@@ -57,9 +62,12 @@ class Lion(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._caution.step(self, self._step_all)
+        return loss
+
+    def _step_all(self) -> None:
         for group in self.param_groups:
             self._step(group)
-        return loss
 
     def _step(self, group: dict[str, Any]) -> None:
         """All parameters of the group at once: on small models a loop over them takes longer than the arithmetic."""

@@ -139,4 +139,4 @@ def _needed(item: Comparison, wanted: float) -> str:
         f"over {MOST_SEEDS:,}" if seeds >= MOST_SEEDS else f"{seeds:,}"
         for seeds in seeds_needed(wanted, item.estimate, item.level)
     )
-    return f"{about} ({least} to {most})"
+    return about if least == most else f"{about} ({least} to {most})"

@@ -49,7 +49,9 @@ def mechanism(context: ReportContext) -> Section:
             drawn = svg(context, _figure(context, task, axis, means, names), "mechanism", task, number)
             whole = [name for name in names if name.count("/") == 1]
             if drawn or whole:
-                made.append(Block(title=axis, figure=drawn, table=_table(means, spread, whole) if whole else None))
+                first, *others = _tables(means, spread, whole) or [None]
+                made.append(Block(title=axis, figure=drawn, table=first))
+                made += [Block(table=table) for table in others]
         for place, matrix in enumerate(matrices(context.runs, task)):
             title, text = ("Attention between modalities", _MATRICES) if place == 0 else ("", "")
             made.append(Block(title=title, text=text, lines=[matrix.variant], grids=matrix.layers))
@@ -78,6 +80,19 @@ def _axis(name: str) -> str:
     return name.partition("/")[0]
 
 
+def _tables(means: pd.DataFrame, spread: pd.DataFrame, names: Sequence[str]) -> list[pd.DataFrame]:
+    """A table of the metrics that the same variants have, what most of them have first.
+
+    Options of one axis tell different things: side by side in one table they would be a column each for a row or two.
+    """
+    whose: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        having = tuple(means.index[means[name].notna()])
+        whose.setdefault(having or tuple(means.index), []).append(name)
+    ordered = sorted(whose.items(), key=lambda item: -len(item[0]))
+    return [_table(means.loc[[*having]], spread.loc[[*having]], own) for having, own in ordered]
+
+
 def _table(means: pd.DataFrame, spread: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """A row per variant, mean and standard deviation over its seeds."""
     shown = {
@@ -99,10 +114,15 @@ def _figure(context: ReportContext, task: str, axis: str, means: pd.DataFrame, n
         Panel(
             "layer", name.partition("/")[2], _bands(means.loc[shown, [of[layer] for layer in sorted(of)]], sorted(of))
         )
-        for name, of in sorted(layers.items())
+        for name, of in sorted(layers.items(), key=lambda item: (-_told(means, item[1].values()), item[0]))
         if len(of) > 1
     ]
     return curves(found[:_MOST_PANELS], context.styles)
+
+
+def _told(means: pd.DataFrame, names: Iterable[str]) -> int:
+    """How many variants have metrics: what most of them have is what they are compared by."""
+    return int(means[list(names)].notna().all(axis=1).sum())
 
 
 def _bands(means: pd.DataFrame, layers: Sequence[int]) -> dict[str, Band]:

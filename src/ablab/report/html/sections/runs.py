@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pandas as pd
 from ablab.config import Node
 from ablab.config.identity import IDENTITY_EXCLUDES
 from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.config.schema import FOR_SWEEPS
 from ablab.report.context import ReportContext
 from ablab.report.html.blocks import Section
 from ablab.report.rows import unhealthy
@@ -146,10 +148,13 @@ def parameter_groups(runs: Runs) -> pd.DataFrame:
 
 
 def command(record: Record) -> str:
-    """The shell command that trains this run again."""
+    """The shell command that trains this run again, without what one run by itself refuses or takes no notice of."""
     asked = record.config.get("overrides") or BETWEEN_OVERRIDES.split(record.variant)
-    overrides = [part for part in asked if part and not part.startswith(("seed=", "hydra."))]
+    overrides = [part for part in asked if part and re.split(r"[.=]", part.lstrip("+~"))[0] not in _OF_SWEEPS]
     return shlex.join(["ablab", *overrides, f"seed={record.seed}"])
+
+
+_OF_SWEEPS = frozenset({"seed", "hydra", "comparison", "budget", "tune", *FOR_SWEEPS})
 
 
 def question(runs: Runs) -> str | None:
