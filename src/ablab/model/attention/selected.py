@@ -15,7 +15,7 @@ from ablab.model.attention.dsa import IndexedLayer
 from ablab.model.attention.indexer import IndexLearning, LightningIndexer
 from ablab.model.attention.selected_core import SelectedCore
 from ablab.model.attention.selection import Selection
-from ablab.model.spec import LayerSpec, require_at_least
+from ablab.model.spec import LayerSpec, require_at_least, require_at_most
 
 Granularity = Literal["block", "token"]
 Scorer = Literal["pooled", "indexer"]
@@ -40,8 +40,8 @@ class SelectedAttention(IndexedLayer):
     Args:
         granularity: what is chosen.
         scorer: by what.
-        keys: that are chosen for a query, in tokens; with blocks a multiple of `block`. Those of the query's own block
-            that come after it are among them.
+        keys: that are chosen for a query, in tokens, at most those of a sequence; with blocks a multiple of `block`.
+            Those of the query's own block that come after it are among them.
         block: tokens of a block.
         first_blocks: of the sequence, always among the chosen.
         local_blocks: the query's own block and those before it, always among the chosen; not causal: as many after it.
@@ -83,7 +83,7 @@ class SelectedAttention(IndexedLayer):
         learned = scorer == "indexer"
         core = SelectedCore(
             spec,
-            selection=_selection(granularity, keys, block, first_blocks, local_blocks, window, spec.causal),
+            selection=_selection(spec, granularity, keys, block, first_blocks, local_blocks, window),
             learning=IndexLearning(weight=index_weight, warmup_steps=warmup_steps) if learned else None,
             dropout=dropout,
             dropout_on=dropout_on,
@@ -93,7 +93,7 @@ class SelectedAttention(IndexedLayer):
 
 
 def _selection(
-    granularity: Granularity, keys: int, block: int, first: int, local: int, window: int, causal: bool
+    spec: LayerSpec, granularity: Granularity, keys: int, block: int, first: int, local: int, window: int
 ) -> Selection:
     block = block if granularity == "block" else 1
     require_at_least(1, "attention.keys", keys)
@@ -105,4 +105,6 @@ def _selection(
         raise ValueError(
             f"attention.keys={keys} must be a multiple of attention.block={block}, since whole blocks are chosen"
         )
-    return Selection(block=block, count=keys // block, first=first, local=local, window=window, causal=causal)
+    most = -(-spec.max_length // block) * block
+    require_at_most(most, "attention.keys", keys, "tokens of a sequence (task.seq_len), in whole blocks")
+    return Selection(block=block, count=keys // block, first=first, local=local, window=window, causal=spec.causal)

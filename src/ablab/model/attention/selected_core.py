@@ -183,16 +183,16 @@ class SelectedCore(AttentionCore):
     ) -> tuple[Tensor, Tensor]:
         """Attend a slice of queries by hiding what is not chosen: the output, and what the index loses (B, S)."""
         reach = pooled.shape[2] * self.selection.block
-        given = q, k[:, :, :reach], v[:, :, :reach], there[:, :reach], positions, pooled
+        given = q, k[:, :, :reach], v[:, :, :reach], self.sinks, there[:, :reach], positions, pooled
         return recomputed(self._attend_hidden, *given, self._warming(), *index, random=self._dropped() > 0)
 
     def _attend_hidden(
-        self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, positions: Tensor, pooled: Tensor, warming: bool,
-        *index: Tensor,
+        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, there: Tensor, positions: Tensor, pooled: Tensor,
+        warming: bool, *index: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         candidates, scores = self._scored(q, there, positions, pooled, *index)
         chosen = candidates.allowed if warming else self.selection.chosen(scores, candidates)
-        seen, sinks = self._tokens(chosen, positions, there, q.shape[1]), by_query(self.sinks)
+        seen, sinks = self._tokens(chosen, positions, there, q.shape[1]), by_query(sinks)
         if not index or not torch.is_grad_enabled():
             out = softmax_attention(q, k, v, mask=seen, dropout=self._dropped(), sinks=sinks, softcap=self.softcap)
             return out, q.new_zeros(len(q), len(positions))
@@ -211,13 +211,15 @@ class SelectedCore(AttentionCore):
             candidates, scores = self._scored(q, there, positions, pooled, *index)
             chosen = self.selection.chosen(scores, candidates)
             given, learns = with_window(chosen, self.selection, positions, there)
-        return recomputed(self._attend_gathered, q, k, v, *given, learns, pooled, *index, random=self._dropped() > 0)
+        return recomputed(
+            self._attend_gathered, q, k, v, self.sinks, *given, learns, pooled, *index, random=self._dropped() > 0
+        )
 
     def _attend_gathered(
-        self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, seen: Tensor, learns: Tensor, pooled: Tensor,
-        *index: Tensor,
+        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, keys: Tensor, seen: Tensor, learns: Tensor,
+        pooled: Tensor, *index: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        given, n, sinks, softcap = Gathered(keys, seen), learns.shape[-1], self.sinks, self.softcap
+        given, n, softcap = Gathered(keys, seen), learns.shape[-1], self.softcap
         if not index or not torch.is_grad_enabled():
             out = gathered_attention(q, k, v, given, dropout=self._dropped(), sinks=sinks, softcap=softcap)
             return out, q.new_zeros(q.shape[0], q.shape[2])
