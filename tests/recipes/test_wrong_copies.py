@@ -15,6 +15,7 @@ from torch import Tensor
 from ablab.config import RunConfig
 from ablab.model.attention.compressed_core import CompressedCore
 from ablab.model.attention.dsa import IndexedAttention
+from ablab.model.attention.selection import Candidates
 from ablab.model.feed_forward.routing import Router, Routing
 from ablab.model.position import Rope
 from ablab.model.residual.streams import ManifoldHyperConnections
@@ -77,12 +78,13 @@ def rotations_that_are_left_in_the_values(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_choice_that_sees_the_future(patch: pytest.MonkeyPatch) -> None:
-    right = IndexedAttention._allowed
+    right = IndexedAttention._scored
 
-    def wrong(self: IndexedAttention, positions: Tensor, length: int, padding: Tensor | None) -> Tensor:
-        return right(self, torch.full_like(positions, length), length, padding)
+    def wrong(self: IndexedAttention, *args: Tensor) -> tuple[Candidates, Tensor]:
+        candidates, scores = right(self, *args)
+        return candidates._replace(allowed=torch.ones_like(scores, dtype=torch.bool)), scores
 
-    patch.setattr(IndexedAttention, "_allowed", wrong)
+    patch.setattr(IndexedAttention, "_scored", wrong)
 
 
 def nothing(patch: pytest.MonkeyPatch) -> None:
