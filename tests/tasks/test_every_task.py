@@ -102,7 +102,9 @@ def test_every_attention_learns_it(option: str, tiny_config: TinyConfig) -> None
     task = build_task(config)
     inputs, targets = next(iter(task.train_dataloader()))
     for path in sorted((conf_folder() / "attention").glob("*.yaml")):
-        attention = OmegaConf.to_container(OmegaConf.load(path))
+        attention: Any = OmegaConf.to_container(OmegaConf.load(path))
+        if "keys" in attention:
+            attention["keys"] = 4  # no more than the shortest sequences have
         model = build_model(config.with_values({"attention": attention, "axes": {"attention": path.stem}}), task)
         loss = task.loss(model(inputs), targets)
         (loss + model.penalty()).backward()

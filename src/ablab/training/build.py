@@ -128,8 +128,10 @@ def build_model(config: RunConfig, task: Task, device: str = "cpu") -> Transform
 
 def model_factory(config: RunConfig, task: Task) -> Callable[[], Transformer]:
     """What makes the model for a task, of components that are each made anew."""
-    factory = partial(
-        build_option(config, "model"),
+    option: partial[Transformer] = build_option(config, "model")
+    factory = partial(  # of one piece, for who asks for its keywords
+        option.func,
+        **option.keywords,
         vocab_size=task.vocab_size,
         max_length=task.max_length,
         causal=task.causal,

@@ -202,6 +202,7 @@ def test_names() -> None:
     assert len({each.name for each in found}) == len(found)
     assert [each.name for each in chosen(found, ["sdpa", "full"])] == ["full", "sdpa"]
     assert {"full-sinks", "windowed-softcap"} <= {each.name for each in found}
-    assert chosen(found, []) == [each for each in found if not each.name.endswith(("-sinks", "-softcap"))]
+    assert chosen(found, []) == [each for each in found if not each.extra]
+    assert {each.name for each in found if each.extra} >= {"full-sinks", "windowed-softcap"}
     with pytest.raises(UserError, match=r"--implementations sdpb: there are full, .*sdpa"):
         chosen(found, ["sdpa", "sdpb"])
