@@ -39,7 +39,7 @@ def places(chosen: Tensor, n_experts: int) -> Places:
 
 def spread(x: Tensor, at: Places) -> Tensor:
     """Tokens (N, D) as the rows that experts see, (N * K, D)."""
-    if x.is_meta:
+    if x.is_meta or torch.compiler.is_compiling():
         return x.index_select(0, _token(at, len(x)))
     return cast(Tensor, _Spread.apply(x, at))  # type: ignore[no-untyped-call]
 
@@ -47,7 +47,8 @@ def spread(x: Tensor, at: Places) -> Tensor:
 def gathered(rows: Tensor, gates: Tensor, at: Places) -> Tensor:
     """The sum over each token's rows (N * K, D) of its gate (N, K) times the row, in the order of the gates: (N, D)."""
     gates = gates.to(rows.dtype)
-    if rows.is_meta:  # where nothing has a value; what counts as a product elsewhere does so here
+    # Where nothing has a value, what counts as a product elsewhere does so here; and a compiler makes its own of it.
+    if rows.is_meta or torch.compiler.is_compiling():
         return torch.einsum("nk,nkd->nd", gates, rows.index_select(0, at.back).view(*gates.shape, -1))
     return cast(Tensor, _Gathered.apply(rows, gates, at))  # type: ignore[no-untyped-call]
 
