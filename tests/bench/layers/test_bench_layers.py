@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,16 @@ def test_what_gives_something_else_is_not_timed() -> None:
     assert "off by 1.0e+00" in by_name["peer-2", "forward_backward"].skipped
     assert by_name["peer-3", "forward"].skipped == "RuntimeError: no such kernel"
     assert all(bool(row.seconds) != bool(row.skipped) for row in found)
+
+
+@pytest.mark.parametrize(("alike", "differs"), [(1.0, True), (0.5, False)])
+def test_a_few_tokens_may_differ_where_keys_are_picked(alike: float, differs: bool) -> None:
+    def otherwise_at_the_first(x: Tensor) -> Tensor:
+        return torch.cat([3 * x[:, :1], 2 * x[:, 1:]], 1)
+
+    kind = replace(kind_of(otherwise_at_the_first), alike=alike)
+    (found,) = measure([kind], SIZES, [5], PASSES, ONCE)
+    assert [bool(row.skipped) for row in found if not row.ours] == [differs, differs]
 
 
 def test_rounds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
