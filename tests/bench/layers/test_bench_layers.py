@@ -109,6 +109,7 @@ def test_ratios_are_of_rounds_and_beside_the_fastest() -> None:
     fast, slow = timed("fast", 64, 2.0, 20.0, 4.0), timed("slow", 64, 3.0, 30.0, 5.0)
     assert fastest([ours, slow, fast]) == (Ratio(0.5, 0.5, 0.5), "fast")
     assert fastest([ours]) is None
+    assert len(tables([ours])) == 1  # of times; there is nothing to compare them with
     (times, ratios) = tables([ours, slow, fast])
     assert [row[:2] for row in times.rows] == [
         ["moe: ours", "2,000 ±112%"],
