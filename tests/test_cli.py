@@ -118,7 +118,7 @@ def test_a_mistake_in_a_run(ablab: Ablab, files: list[str], tmp_path: Path, mist
         (["trainer.max_steps=4,0"], ["trainer.max_steps=0: must be at least 1 [in the run trainer.max_steps=0]"]),
         (["strategy=single,ddp", "task.batch_size=3"], ["task.batch_size=3", "[in the run strategy=ddp]"]),
         (["optimizer.lr=interval(0,1)"], ["needs a list of values"]),
-        (["study=experst"], ["study=experst: no such option; did you mean 'experts'? (the nearest of 9: experts, "]),
+        (["study=experst"], ["study=experst: no such option; did you mean 'experts'? (the nearest of 16: experts, "]),
         (["name=a,b"], ["a sweep is one study"]),
     ],
 )
@@ -292,7 +292,7 @@ def test_help_lists_every_axis_with_its_options_and_every_command(ablab: Ablab) 
     for line in (
         "attention    block_sparse, csa, ",
         "strategy     async_ddp, ddp, ddp_bf16, ddp_fp16, ddp_powersgd, ddp_topk, diloco, fsdp, hybrid, local_sgd, ",
-        "study        components, layer_patterns, modal_fusion, objectives, parallelism, quickstart",
+        "study        components, deepseek_v2_to_deepseek_v3, ",
     ):
         assert line in out
     assert all(f"ablab {name}" in out for name in COMMANDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,16 @@ def test_what_gives_something_else_is_not_timed() -> None:
     assert all(bool(row.seconds) != bool(row.skipped) for row in found)
 
 
+@pytest.mark.parametrize(("alike", "differs"), [(1.0, True), (0.5, False)])
+def test_a_few_tokens_may_differ_where_keys_are_picked(alike: float, differs: bool) -> None:
+    def otherwise_at_the_first(x: Tensor) -> Tensor:
+        return torch.cat([3 * x[:, :1], 2 * x[:, 1:]], 1)
+
+    kind = replace(kind_of(otherwise_at_the_first), alike=alike)
+    (found,) = measure([kind], SIZES, [5], PASSES, ONCE)
+    assert [bool(row.skipped) for row in found if not row.ours] == [differs, differs]
+
+
 def test_rounds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     clock = iter(range(100))
@@ -98,6 +109,7 @@ def test_ratios_are_of_rounds_and_beside_the_fastest() -> None:
     fast, slow = timed("fast", 64, 2.0, 20.0, 4.0), timed("slow", 64, 3.0, 30.0, 5.0)
     assert fastest([ours, slow, fast]) == (Ratio(0.5, 0.5, 0.5), "fast")
     assert fastest([ours]) is None
+    assert len(tables([ours])) == 1  # of times; there is nothing to compare them with
     (times, ratios) = tables([ours, slow, fast])
     assert [row[:2] for row in times.rows] == [
         ["moe: ours", "2,000 ±112%"],

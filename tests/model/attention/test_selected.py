@@ -387,7 +387,6 @@ def test_recall_is_about_the_blocks_that_are_free_to_choose(make_spec: Spec) -> 
         ({"block": 0}, "attention.block must be at least 1, got 0"),
         ({"window": -1}, "attention.window must be at least 0, got -1"),
         ({"first_blocks": -1}, "attention.first_blocks must be at least 0, got -1"),
-        ({"keys": 69}, "attention.keys=69 is more than the 66 tokens of a sequence"),
         ({"keys": 7}, "attention.keys=7 must be a multiple of attention.block=3"),
         ({"local_blocks": 0}, "attention.local_blocks must be at least 1 with attention.granularity=block"),
         ({"first_blocks": 2}, "attention.keys=6 are fewer than attention.first_blocks=2 and attention.local_blocks=1"),
@@ -398,3 +397,10 @@ def test_recall_is_about_the_blocks_that_are_free_to_choose(make_spec: Spec) -> 
 def test_settings_out_of_range(make_spec: Spec, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(make_spec(), **changes)
+
+
+def test_more_keys_than_a_sequence_has(make_spec: Spec) -> None:
+    layer = build(make_spec(), keys=69, block=3)
+    layer.check_length(67)  # 23 blocks, of which the last has a single token
+    with pytest.raises(ValueError, match=r"^attention\.keys=69 is more than the 66 tokens of a sequence"):
+        layer.check_length(66)

@@ -35,7 +35,7 @@ FILES = {path.stem: OmegaConf.load(path) for path in sorted((conf_folder() / "at
 CORES = [
     name for name, node in FILES.items() if "sinks" in node and issubclass(get_class(node._target_), AttentionCore)
 ]
-SMALL = {"window": 5, "bucket_size": 4, "rounds": 2, "ramp": 3.0, "block": 4, "keys": 3, "dense_below": 0}
+SMALL = {"window": 5, "bucket_size": 4, "rounds": 2, "ramp": 3.0, "block": 4, "keys": 4, "dense_below": 0}
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 

@@ -19,6 +19,7 @@ from ablab.model.context import unrotated
 from ablab.model.position import Rope
 
 BLOCKS = {"csa": 4, "hca": 128}  # tokens to an entry, as published
+ALIKE = {"csa": 0.95, "hca": 1.0}
 BASE = 10000.0  # of the rotation's wavelengths
 WAYS = ("eager", "sdpa")
 # Of an indexer. Where all of them find nothing alike scores are equal, and which key is picked is a matter of taste.
@@ -31,7 +32,13 @@ def kinds() -> list[Kind]:
     return [
         Kind(name="dsa", ours=_dsa, call=_rotated, peers=alike),
         *(
-            Kind(name=name, ours=partial(_compressed, name), call=_by_itself, peers={"deepseek-v4": _deepseek_v4})
+            Kind(
+                name=name,
+                ours=partial(_compressed, name),
+                call=_by_itself,
+                peers={"deepseek-v4": _deepseek_v4},
+                alike=ALIKE[name],
+            )
             for name in BLOCKS
         ),
     ]

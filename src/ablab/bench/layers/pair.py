@@ -72,6 +72,8 @@ class Kind:
         ours: makes our own for a length.
         peers: make the others from ours, whose weights they get, by name.
         linear: whether time is to grow as the length.
+        alike: the share of tokens at which all are to give the same; where keys are picked, two scores that are equal
+            to rounding may be told apart in either way.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Kind:
     call: Callable[[Any, Sizes, int], Callable[[Tensor], Tensor]]  # of our layer
     peers: Mapping[str, Callable[[Any, Sizes, int], Layer]]
     linear: bool = False
+    alike: float = 1.0
 
 
 def option(axis: str, name: str, sizes: Sizes, length: int, **settings: Any) -> Any:

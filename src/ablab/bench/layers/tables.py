@@ -16,7 +16,8 @@ GROWTH_FROM = 1024  # tokens; below, what does not grow with the length hides ho
 def tables(rows: Sequence[Timed]) -> list[Table]:
     """Times, then ratios and growth, of each pass."""
     passes = passes_of(rows)
-    return [make(rows, each) for make in (_times, _ratios) for each in passes]
+    made = [make(rows, each) for make in (_times, _ratios) for each in passes]
+    return [table for table in made if table.rows]
 
 
 def lines(rows: Sequence[Timed]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import pad, rms_norm, silu
 
 from ablab.model.attention.kernel import without_autocast, working_dtype
 from ablab.model.attention.layer import AttentionLayer, Rotate
@@ -120,7 +120,12 @@ class ShortConvolution(nn.Module):
             parameter.uniform_(-bound, bound, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = cast(Tensor, _Taps.apply(x, self.weight.to(x.dtype)))  # type: ignore[no-untyped-call]
+        weight = self.weight.to(x.dtype)
+        if torch.compiler.is_compiling():  # which makes one kernel of it by itself
+            before = pad(x, (0, 0, weight.shape[1] - 1, 0)).unfold(1, weight.shape[1], 1)
+            mixed = (before * weight).sum(-1)
+        else:
+            mixed = cast(Tensor, _Taps.apply(x, weight))  # type: ignore[no-untyped-call]
         return silu(mixed if self.bias is None else mixed + self.bias.to(x.dtype))
 
 

@@ -91,6 +91,12 @@ class SelectedAttention(IndexedLayer):
         )
         super().__init__(spec, core=core, indexer=LightningIndexer(spec, heads=index_heads) if learned else None)
 
+    def check_length(self, length: int) -> None:
+        """Raises ValueError where it keeps more keys than sequences of so many tokens have."""
+        block, count = self.core.selection.block, self.core.selection.count
+        most = -(-length // block) * block
+        require_at_most(most, "attention.keys", count * block, "tokens of a sequence (task.seq_len), in whole blocks")
+
 
 def _selection(
     spec: LayerSpec, granularity: Granularity, keys: int, block: int, first: int, local: int, window: int
@@ -105,6 +111,4 @@ def _selection(
         raise ValueError(
             f"attention.keys={keys} must be a multiple of attention.block={block}, since whole blocks are chosen"
         )
-    most = -(-spec.max_length // block) * block
-    require_at_most(most, "attention.keys", keys, "tokens of a sequence (task.seq_len), in whole blocks")
     return Selection(block=block, count=keys // block, first=first, local=local, window=window, causal=spec.causal)
