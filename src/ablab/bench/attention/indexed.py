@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import Container, OmegaConf
 from torch import Tensor
 
 from ablab.bench.attention import definitions
@@ -25,7 +25,8 @@ _COMPRESSED: tuple[Family, ...] = ("csa", "hca")
 
 def implementations(setting: Setting) -> list[Implementation]:
     """Our own; there are no peers that run without a model around them. By name alone: cells of `selected`."""
-    indexed, token = {"scorer": "indexer"}, {"granularity": "token", "keys": 32}
+    indexed = {"scorer": "indexer"}
+    token = {"granularity": "token", "keys": 32}
     return [
         _made("dsa", "dsa", _Indexed),
         *(_made(name, name, _Compressed) for name in _COMPRESSED),
@@ -41,18 +42,19 @@ def _made(
     name: str, option: Family, made_of: type[_Indexed], *, extra: bool = False, **overrides: Any
 ) -> Implementation:
     def build(setting: Setting, length: int) -> Attention:
-        return made_of(option, setting, length, **overrides)
+        node = OmegaConf.load(conf_folder() / "attention" / f"{option}.yaml")
+        return made_of(OmegaConf.merge(node, overrides), setting, length)
 
     return Implementation(name=name, ours=True, family=option, build=build, heads_first=False, extra=extra)
 
 
 class _Indexed(Attention):
-    def __init__(self, option: str, setting: Setting, length: int, **overrides: Any) -> None:
+    def __init__(self, option: Container, setting: Setting, length: int) -> None:
         spec = LayerSpec(
             d_model=setting.width, n_heads=setting.heads, d_ff=setting.width, layer_index=0, n_layers=1,
             max_length=length, causal=True, seed=0,
         )  # fmt: skip
-        made = instantiate(OmegaConf.load(conf_folder() / "attention" / f"{option}.yaml"), **overrides)(spec)
+        made = instantiate(option)(spec)
         self.core: Any = made.core.to(setting.device, setting.torch_dtype).eval()
         self.generator, self.setting = torch.Generator().manual_seed(length), setting
         self.index = self._index(length, length)
@@ -76,8 +78,8 @@ class _Indexed(Attention):
 
 
 class _Selected(_Indexed):
-    def __init__(self, option: str, setting: Setting, length: int, **overrides: Any) -> None:
-        super().__init__(option, setting, length, **overrides)
+    def __init__(self, option: Container, setting: Setting, length: int) -> None:
+        super().__init__(option, setting, length)
         if self.core.learning is None:
             self.index = ()
 
@@ -106,8 +108,8 @@ class _Selected(_Indexed):
 
 
 class _Compressed(_Indexed):
-    def __init__(self, option: str, setting: Setting, length: int, **overrides: Any) -> None:
-        super().__init__(option, setting, length, **overrides)
+    def __init__(self, option: Container, setting: Setting, length: int) -> None:
+        super().__init__(option, setting, length)
         count = -(-length // self.core.block)
         self.entries = self._drawn(1, count, setting.head_size).requires_grad_()
         there = torch.ones(setting.batch, count, dtype=torch.bool, device=setting.device)

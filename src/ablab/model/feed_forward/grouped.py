@@ -143,11 +143,13 @@ def _bag_flops(weight: Sequence[int], indices: Sequence[int], *others: object, *
     return 2 * math.prod(indices) * weight[-1]
 
 
-_FORMULAS: dict[Any, Callable[..., int]] = {
-    torch.ops.aten._grouped_mm: _product_flops,
-    torch.ops.aten._embedding_bag: _bag_flops,
-    torch.ops.aten._embedding_bag_forward_only: _bag_flops,
+# By what PyTorch calls them inside; in a version with other names they are told of as not counted.
+_FORMULAS: dict[str, Callable[..., int]] = {
+    "_grouped_mm": _product_flops,
+    "_embedding_bag": _bag_flops,
+    "_embedding_bag_forward_only": _bag_flops,
 }
-for operator, formula in _FORMULAS.items():
-    if operator not in flop_registry:
+for name, formula in _FORMULAS.items():
+    operator = getattr(torch.ops.aten, name, None)
+    if operator is not None and operator not in flop_registry:
         register_flop_formula(operator)(formula)
