@@ -21,6 +21,8 @@ SIZES = (
     *("model.n_layers=2", "task.batch_size=4"),
 )
 
+IN_16_BITS = ("muon", "normuon")  # orthogonalise so, and make more of a gradient's last bit
+
 
 def fit_all(rank: int, configs: list[RunConfig]) -> list[dict[str, Any]]:
     """What this process knows behind the last step of each run, the last run once more with loads of its own alone."""
@@ -75,7 +77,7 @@ def test_two_processes_learn_what_one_does(tiny_config: Callable[..., RunConfig]
     for config, ranks in zip(runs, each, strict=True):
         one = fit(BuiltRun.of(replace(config, options=config.options | {"strategy": single})))
         try:
-            assert_as_one(one, *ranks)
+            assert_as_one(one, *ranks, within=1e-3 if config.axes["optimizer"] in IN_16_BITS else 1e-9)
         except AssertionError as error:
             raise AssertionError(f"{config.axes}: {error}") from error
     with pytest.raises(AssertionError):
