@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from equations import check_defined, fill, linear, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -27,10 +28,6 @@ HEAVY: dict[str, Any] = {"block": 3, "window": 3, "rope_base": 100.0}
 ROPE = 4  # rotated coordinates of heads of 8
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def build(spec: LayerSpec, *, sparse: bool, **options: Any) -> Any:
     torch.set_default_dtype(torch.float64)  # for the tables of the rotation
     try:
@@ -41,24 +38,18 @@ def build(spec: LayerSpec, *, sparse: bool, **options: Any) -> Any:
             layer = HeavilyCompressedAttention(spec, **(HEAVY | options))
     finally:
         torch.set_default_dtype(torch.float32)
-    with torch.no_grad():
-        for seed, parameter in enumerate(layer.parameters()):
-            parameter.copy_(random(*parameter.shape, seed=100 + seed) / 2)
+    fill(layer)
     return layer
-
-
-def linear(x: Tensor, layer: Any) -> Tensor:
-    y: Tensor = x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
-    return y
 
 
 def projected(x: Tensor, output: Any) -> Tensor:
     """All heads at once, or group by group."""
-    if not isinstance(output, torch.nn.Sequential):
-        return linear(x, output)
-    first: Any = output[0]
-    parts = x.chunk(len(first.weight), -1)
-    return linear(torch.cat([part @ each for part, each in zip(parts, first.weight, strict=True)], -1), output[1])
+    if isinstance(output, torch.nn.Sequential):
+        first: Any = output[0]
+        parts = x.chunk(len(first.weight), -1)
+        x, output = torch.cat([part @ each for part, each in zip(parts, first.weight, strict=True)], -1), output[1]
+    y: Tensor = linear(x, output)
+    return y
 
 
 def scaled(x: Tensor, weight: Tensor | float = 1.0) -> Tensor:
@@ -150,21 +141,11 @@ def by_definition(
 def check(
     layer: Any, spec: LayerSpec, *, length: int, padded: float | None = None, seed: int = 0, warming: bool = False
 ) -> None:
-    """Outputs, penalty and gradients of both are those of the definition."""
-    x = random(2, length, spec.d_model, seed=seed).requires_grad_()
-    padding = None if padded is None else random(2, length, seed=seed).sigmoid() < padded
-    out = layer(x, unrotated, padding)
-    penalty = x.new_zeros(()) if layer.core.learning is None else layer.core.learning.penalty()
-    expected, lost = by_definition(
-        layer, spec, x, padding, block=layer.core.block, window=layer.core.window, warming=warming
-    )
-    there = 1.0 if padding is None else (~padding)[..., None].double()
-    torch.testing.assert_close((out * there, penalty.double()), (expected * there, lost), rtol=1e-9, atol=1e-9)
-    direction, inputs = random(*out.shape, seed=seed) * there, [x, *layer.parameters()]
-    totals = [(direction * each).sum() + more for each, more in ((out, penalty), (expected, lost))]
-    found = [torch.autograd.grad(each, inputs, allow_unused=True, materialize_grads=True) for each in totals]
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+    def definition(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        return by_definition(layer, spec, x, padding, block=layer.core.block, window=layer.core.window, warming=warming)
+
+    check_defined(layer, definition, unrotated, (2, length, spec.d_model), padded, seed)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

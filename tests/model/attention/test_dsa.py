@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from equations import check_defined, fill, linear, random, rotated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -27,10 +28,6 @@ BASE = 100.0
 SIZES: dict[str, Any] = {"keys": 3, "index_heads": 2, "index_weight": 0.7}
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def rope(spec: LayerSpec, share: float = 1.0) -> Rotate:
     torch.set_default_dtype(torch.float64)
     try:
@@ -41,25 +38,13 @@ def rope(spec: LayerSpec, share: float = 1.0) -> Rotate:
 
 def build(spec: LayerSpec, made: type[DeepSeekSparseAttention] = DeepSeekSparseAttention, **options: Any) -> Any:
     layer = made(spec, **(SIZES | options)).double()
-    with torch.no_grad():
-        for seed, parameter in enumerate(layer.parameters()):
-            parameter.copy_(random(*parameter.shape, seed=100 + seed) / 2)
+    fill(layer)
     return layer
 
 
-def linear(x: Tensor, layer: Any) -> Tensor:
-    y: Tensor = x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
-    return y
-
-
-def rotated(x: Tensor, share: float) -> Tensor:
-    """x (T, D), whose leading coordinates are pairs of i and i + half, turned as complex numbers."""
-    size = round(share * x.shape[1])
-    half = size // 2
-    speed = BASE ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
-    angle = torch.arange(len(x))[:, None] * speed
-    turned = torch.complex(x[:, :half], x[:, half:size]) * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat([turned.real, turned.imag, x[:, size:]], -1)
+def _turned(x: Tensor, share: float) -> Tensor:
+    turned: Tensor = rotated(x, size=round(share * x.shape[1]), base=BASE)
+    return turned
 
 
 def normalised(x: Tensor, norm: Any) -> Tensor:
@@ -71,12 +56,12 @@ def normalised(x: Tensor, norm: Any) -> Tensor:
 def index_of(indexer: Any, x: Tensor, share: float) -> Tensor:
     """Equation 1: I(t, s) for x (T, d), pair by pair."""
     x, D = x.detach(), indexer.head_size
-    k = rotated(normalised(linear(x, indexer.key), indexer.key_norm), share)
+    k = _turned(normalised(linear(x, indexer.key), indexer.key_norm), share)
     w, q = linear(x, indexer.weight), linear(x, indexer.query)
     H = w.shape[1]
     total = torch.zeros(len(x), len(x), dtype=x.dtype)
     for h in range(H):
-        own = rotated(q[:, h * D : (h + 1) * D], share)
+        own = _turned(q[:, h * D : (h + 1) * D], share)
         total = total + w[:, h, None] * torch.stack([(k @ row).relu() for row in own])
     return total / math.sqrt(H * D)
 
@@ -89,7 +74,7 @@ def by_definition(
     core, out, lost = layer.core, [], []
     for b in range(len(x)):
         q, k, v = (linear(x[b], project).view(T, -1, D) for project in (layer.query, layer.key, layer.value))
-        q, k = (torch.stack([rotated(each[:, h], share) for h in range(each.shape[1])], 1) for each in (q, k))
+        q, k = (torch.stack([_turned(each[:, h], share) for h in range(each.shape[1])], 1) for each in (q, k))
         index = index_of(layer.indexer, x[b], share)
         rows, losses = [], []
         for t in range(T):
@@ -117,20 +102,11 @@ def check(
     layer: Any, spec: LayerSpec, *, length: int, share: float = 1.0, padded: float | None = None, seed: int = 0,
     warming: bool = False,
 ) -> None:  # fmt: skip
-    """Outputs, penalty and gradients of both are those of the definition."""
-    x = random(2, length, spec.d_model, seed=seed).requires_grad_()
-    padding = None if padded is None else random(2, length, seed=seed).sigmoid() < padded
-    inputs = [x, *layer.parameters()]
-    out = layer(x, rope(spec, share), padding)
-    penalty = layer.core.learning.penalty()
-    expected, lost = by_definition(layer, spec, x, padding, share, warming=warming)
-    there = 1.0 if padding is None else (~padding)[..., None].double()
-    torch.testing.assert_close((out * there, penalty), (expected * there, lost), rtol=1e-9, atol=1e-9)
-    direction = random(*out.shape, seed=seed) * there
-    totals = [(direction * each).sum() + more for each, more in ((out, penalty), (expected, lost))]
-    found = [torch.autograd.grad(each, inputs, allow_unused=True, materialize_grads=True) for each in totals]
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+    def definition(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        return by_definition(layer, spec, x, padding, share, warming=warming)
+
+    check_defined(layer, definition, rope(spec, share), (2, length, spec.d_model), padded, seed)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from equations import random
 from torch import Tensor, nn
 
 from ablab.model.attention.base import AttentionCore
@@ -23,10 +24,6 @@ class Spy(AttentionCore):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         self.given = q, k, v, key_padding_mask
         return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def spied(spec: LayerSpec, share_qk: bool = False) -> tuple[MultiHeadAttention, Spy]:

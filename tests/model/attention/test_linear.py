@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from equations import fill, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,19 +31,13 @@ Kind = Callable[..., LinearAttention]
 Build = Callable[..., Transformer]
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def untouched(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     raise AssertionError("linear attention rotates nothing")
 
 
 def build(kind: Kind, spec: LayerSpec, **options: Any) -> Any:
     layer = kind(spec, **options).double()
-    with torch.no_grad():
-        for seed, parameter in enumerate(layer.parameters()):
-            parameter.copy_(random(*parameter.shape, seed=100 + seed) / 2)
+    fill(layer)
     return layer
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from equations import fill, latent, linear, random, rotated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -14,10 +15,6 @@ from ablab.model.attention.mla import LatentAttention
 from ablab.model.spec import LayerSpec
 
 Spec = Callable[..., LayerSpec]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def untouched(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,32 +27,8 @@ def build(spec: LayerSpec, **options: Any) -> LatentAttention:
         layer = LatentAttention(spec, **options)
     finally:
         torch.set_default_dtype(torch.float32)
-    with torch.no_grad():
-        for seed, parameter in enumerate(layer.parameters()):
-            parameter.copy_(random(*parameter.shape, seed=100 + seed) / 2)
+    fill(layer)
     return layer
-
-
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    return x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
-
-
-def latent(x: Tensor, layers: nn.Sequential) -> Tensor:
-    project: Any
-    norm: Any
-    project, norm = layers
-    y = linear(x, project)
-    scaled: Tensor = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
-    return scaled
-
-
-def rotated(x: Tensor, base: float) -> Tensor:
-    """x (T, R): pairs of coordinate i and i + R/2, turned as complex numbers."""
-    T, R = x.shape
-    pairs = torch.complex(x[:, : R // 2], x[:, R // 2 :])
-    speed = base ** (-torch.arange(0, R, 2, dtype=torch.float64) / R)
-    turned = pairs * torch.polar(torch.ones(T, R // 2, dtype=torch.float64), torch.arange(T)[:, None] * speed)
-    return torch.cat([turned.real, turned.imag], dim=-1)
 
 
 def by_definition(
@@ -70,11 +43,11 @@ def by_definition(
         assert isinstance(layer.latent, nn.Sequential)
         compressed = latent(x[b], layer.latent)
         keys, values = linear(compressed, layer.key), linear(compressed, layer.value)
-        shared = rotated(linear(x[b], layer.rotated_key), base)
+        shared = rotated(linear(x[b], layer.rotated_key), size=rope_size, base=base)
         heads = []
         for h in range(H):
             own = queries[:, h * (D + rope_size) : (h + 1) * (D + rope_size)]
-            plain, turned = own[:, :D], rotated(own[:, D:], base)
+            plain, turned = own[:, :D], rotated(own[:, D:], size=rope_size, base=base)
             mixed = []
             for i in range(x.shape[1]):
                 seen = [j for j in range(i + 1 if spec.causal else x.shape[1]) if padding is None or not padding[b, j]]

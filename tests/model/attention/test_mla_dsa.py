@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from equations import check_defined, fill, latent, linear, random, rotated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -24,10 +25,6 @@ BASE, ROPE = 100.0, 4
 SIZES: dict[str, Any] = {"keys": 3, "index_heads": 3, "index_weight": 0.7, "rope_size": ROPE, "rope_base": BASE}
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def untouched(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     raise AssertionError("the model's rotation is not for this layer")
 
@@ -38,30 +35,13 @@ def build(spec: LayerSpec, **options: Any) -> Any:
         layer = LatentSparseAttention(spec, **(SIZES | options))
     finally:
         torch.set_default_dtype(torch.float32)
-    with torch.no_grad():
-        for seed, parameter in enumerate(layer.parameters()):
-            parameter.copy_(random(*parameter.shape, seed=100 + seed) / 2)
+    fill(layer)
     return layer
 
 
-def linear(x: Tensor, layer: Any) -> Tensor:
-    y: Tensor = x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
-    return y
-
-
-def latent(x: Tensor, layers: Any) -> Tensor:
-    y = linear(x, layers[0])
-    scaled: Tensor = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layers[1].weight
-    return scaled
-
-
-def rotated(x: Tensor) -> Tensor:
-    """x (T, D), whose leading coordinates are pairs of i and i + half, turned as complex numbers."""
-    half = ROPE // 2
-    speed = BASE ** (-torch.arange(0, ROPE, 2, dtype=torch.float64) / ROPE)
-    angle = torch.arange(len(x))[:, None] * speed
-    turned = torch.complex(x[:, :half], x[:, half:ROPE]) * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat([turned.real, turned.imag, x[:, ROPE:]], -1)
+def _turned(x: Tensor) -> Tensor:
+    turned: Tensor = rotated(x, size=ROPE, base=BASE)
+    return turned
 
 
 def index_of(indexer: Any, x: Tensor, queries: Tensor) -> Tensor:
@@ -69,11 +49,11 @@ def index_of(indexer: Any, x: Tensor, queries: Tensor) -> Tensor:
     x, queries, size = x.detach(), queries.detach(), indexer.head_size
     k = linear(x, indexer.key)
     k = (k - k.mean(-1, keepdim=True)) / (k.var(-1, keepdim=True, correction=0) + 1e-6).sqrt()
-    k = rotated(k * indexer.key_norm.weight + indexer.key_norm.bias)
+    k = _turned(k * indexer.key_norm.weight + indexer.key_norm.bias)
     w, q = linear(x, indexer.weight), linear(queries, indexer.query)
     total = torch.zeros(len(x), len(x), dtype=x.dtype)
     for h in range(w.shape[1]):
-        own = rotated(q[:, h * size : (h + 1) * size])
+        own = _turned(q[:, h * size : (h + 1) * size])
         total = total + w[:, h, None] * (own @ k.T).relu()
     return total / math.sqrt(w.shape[1] * size)
 
@@ -87,7 +67,7 @@ def by_definition(
         queries = x[b] if isinstance(layer.query_latent, torch.nn.Identity) else latent(x[b], layer.query_latent)
         q, compressed = linear(queries, layer.query).view(T, H, -1), latent(x[b], layer.latent)
         k, v = (linear(compressed, project).view(T, H, D) for project in (layer.key, layer.value))
-        shared = rotated(linear(x[b], layer.rotated_key))
+        shared = _turned(linear(x[b], layer.rotated_key))
         index, rows, losses = index_of(layer.indexer, x[b], queries), [], []
         for t in range(T):
             seen = [s for s in range(t + 1 if spec.causal else T) if padding is None or not padding[b, s]]
@@ -95,7 +75,7 @@ def by_definition(
                 seen = sorted(seen, key=lambda s: (index[t, s].item(), s))[-layer.core.keys :]
             mixed, shares = [], torch.zeros(len(seen), dtype=x.dtype)
             for h in range(H):
-                turned = rotated(q[:, h, D:])[t]
+                turned = _turned(q[:, h, D:])[t]
                 weights = ((k[seen, h] @ q[t, h, :D] + shared[seen] @ turned) / math.sqrt(D + ROPE)).softmax(0)
                 mixed.append(weights @ v[seen, h])
                 shares = shares + weights.detach()
@@ -111,19 +91,11 @@ def by_definition(
 def check(
     layer: Any, spec: LayerSpec, *, length: int, padded: float | None = None, seed: int = 0, warming: bool = False
 ) -> None:
-    """Outputs, penalty and gradients of both are those of the definition."""
-    x = random(2, length, spec.d_model, seed=seed).requires_grad_()
-    padding = None if padded is None else random(2, length, seed=seed).sigmoid() < padded
-    out = layer(x, untouched, padding)
-    penalty = layer.core.learning.penalty()
-    expected, lost = by_definition(layer, spec, x, padding, warming=warming)
-    there = 1.0 if padding is None else (~padding)[..., None].double()
-    torch.testing.assert_close((out * there, penalty), (expected * there, lost), rtol=1e-9, atol=1e-9)
-    direction, inputs = random(*out.shape, seed=seed) * there, [x, *layer.parameters()]
-    totals = [(direction * each).sum() + more for each, more in ((out, penalty), (expected, lost))]
-    found = [torch.autograd.grad(each, inputs, allow_unused=True, materialize_grads=True) for each in totals]
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+    def definition(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        return by_definition(layer, spec, x, padding, warming=warming)
+
+    check_defined(layer, definition, untouched, (2, length, spec.d_model), padded, seed)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from equations import fill, linear, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -23,10 +24,6 @@ Spec = Callable[..., LayerSpec]
 SIZES = {"compress_block": 4, "compress_stride": 2, "select_block": 4, "selected_blocks": 4, "window": 3}
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def stretch(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """A position encoding of a sort: each position has a factor of its own."""
     time = torch.arange(q.shape[2], dtype=q.dtype)[:, None]
@@ -35,14 +32,8 @@ def stretch(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 def build(spec: LayerSpec, **options: Any) -> NativeSparseAttention:
     layer = NativeSparseAttention(spec, **(SIZES | options)).double()
-    with torch.no_grad():
-        for seed, parameter in enumerate(layer.parameters()):
-            parameter.copy_(random(*parameter.shape, seed=100 + seed) / 2)
+    fill(layer)
     return layer
-
-
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    return x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
 
 
 def compressed(x: Tensor, there: Sequence[bool], start: int, network: Compression) -> Tensor:
@@ -51,7 +42,8 @@ def compressed(x: Tensor, there: Sequence[bool], start: int, network: Compressio
         x[t] + network.place.weight[t - start] if t < len(x) and there[t] else torch.zeros_like(x[0])
         for t in range(start, start + network.block)
     ]
-    return linear(gelu(linear(torch.cat(tokens), network.into)), network.out)
+    value: Tensor = linear(gelu(linear(torch.cat(tokens), network.into)), network.out)
+    return value
 
 
 def shares(q: Tensor, keys: list[Tensor], sink: Tensor | None, softcap: float | None) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from equations import check_defined, fill, linear, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,15 +31,9 @@ SIZES: dict[str, Any] = {"granularity": "block", "scorer": "pooled", "keys": 6, 
 MASKED, GATHERED = 10**9, 0  # what `GATHER_FROM` may be, so that one way is taken at any length
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def build(spec: LayerSpec, made: type[Any] = SelectedAttention, **options: Any) -> Any:
     layer = made(spec, **((SIZES if made is SelectedAttention else {}) | options)).double()
-    with torch.no_grad():
-        for seed, parameter in enumerate(layer.parameters()):
-            parameter.copy_(random(*parameter.shape, seed=100 + seed) / 2)
+    fill(layer)
     return layer
 
 
@@ -46,11 +41,6 @@ def build(spec: LayerSpec, made: type[Any] = SelectedAttention, **options: Any) 
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ROUTE_FROM", "GATHER_FROM"):
         monkeypatch.setattr(selected_core, name, request.param)
-
-
-def linear(x: Tensor, layer: Any) -> Tensor:
-    y: Tensor = x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
-    return y
 
 
 def index_of(indexer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,20 +135,11 @@ def _bounded(scores: Tensor, softcap: float | None) -> Tensor:
 def check(
     layer: Any, spec: LayerSpec, *, length: int, padded: float | None = None, seed: int = 0, warming: bool = False
 ) -> None:
-    """Outputs, penalty and gradients of both are those of the definition."""
-    x = random(2, length, spec.d_model, seed=seed).requires_grad_()
-    padding = None if padded is None else random(2, length, seed=seed).sigmoid() < padded
-    inputs = [x, *layer.parameters()]
-    out = layer(x, unrotated, padding)
-    penalty = out.new_zeros(()) if layer.learning is None else layer.learning.penalty()
-    expected, lost = by_definition(layer, spec, x, padding, warming=warming)
-    there = 1.0 if padding is None else (~padding)[..., None].double()
-    torch.testing.assert_close((out * there, penalty), (expected * there, lost), rtol=1e-9, atol=1e-9)
-    direction = random(*out.shape, seed=seed) * there
-    totals = [(direction * each).sum() + more for each, more in ((out, penalty), (expected, lost))]
-    found = [torch.autograd.grad(each, inputs, allow_unused=True, materialize_grads=True) for each in totals]
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+    def definition(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        return by_definition(layer, spec, x, padding, warming=warming)
+
+    check_defined(layer, definition, unrotated, (2, length, spec.d_model), padded, seed)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from equations import random
 from torch import Tensor, nn
 
 from ablab.model.attention.full import FullAttention
@@ -31,10 +32,6 @@ SIZES = {
     "rms_norm_eps": 1e-6,
 }
 Spec = Callable[..., LayerSpec]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def oracle(module: str, names: str, **changes: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from equations import random
 from hydra.utils import get_class
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -254,10 +255,6 @@ class Spy(AttentionCore):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         self.given = q, k, v
         return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def spied(spec: LayerSpec, **switches: Any) -> tuple[MultiHeadAttention, Spy]:
