@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import public_deepseek as deepseek
 import public_models
 import pytest
 import torch
@@ -23,8 +24,6 @@ from ablab.model.residual.streams import Weights as Connection
 
 pytest.importorskip("transformers", reason="the extra `bench` is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of a package that is not ours
-
-import test_public_deepseek as deepseek  # noqa: E402
 
 PUBLIC: dict[str, Public] = {public.recipe: public for public in deepseek.MODELS}
 Patch = Callable[[pytest.MonkeyPatch], None]
