@@ -55,7 +55,7 @@ def test_a_window_keeps_and_sees_no_more_than_it_holds(tiny_config: TinyConfig, 
         assert cost[f"decode_flops_{name}"] == token_flops(100, vocabulary)
 
 
-@pytest.mark.parametrize("task", ["listops", "parity"])
+@pytest.mark.parametrize("task", ["listops", "pixels"])
 def test_answers_to_whole_inputs_have_none(task: str, tiny_config: TinyConfig) -> None:
     built = BuiltRun.of(tiny_config(f"task={task}"))
     assert built.cost.cache_bytes_8k is None
