@@ -27,7 +27,7 @@ from ablab.results.collect import Runs, is_one_run
 from ablab.results.curves import read_curves
 from ablab.results.record import Record
 from ablab.results.run_folder import read_config
-from ablab.results.store import CONFIG_FILE, METRICS_FILE, RECORD_FILE, read_record
+from ablab.results.store import CONFIG_FILE, EXPORT_FILES, METRICS_FILE, RECORD_FILE, read_record
 
 if TYPE_CHECKING:
     from ablab.model.transformer import Transformer
@@ -52,8 +52,9 @@ def load(
         last_k: compare the mean of the last k evaluations; default: as the study says, else the last one.
 
     Returns:
-        A `Study`; of the folder of one run, where nothing is said of a comparison, a `Run`. Which of both it is a type
-        checker cannot know: `Study.read` and `Run` are the same for who wants it to.
+        A `Study`; where nothing is said of a comparison, of the folder of one run a `Run`, and of one that
+        `ablab export` wrote an `ExportedModel`. Which of them it is a type checker cannot know: `Study.read`, `Run` and
+        `ExportedModel` are the same for who wants it to.
 
     Raises:
         UserError: no such folder, no runs below it, or they cannot be compared as asked.
@@ -63,8 +64,12 @@ def load(
     if "" in folders:
         raise UserError("the name of a folder is empty")  # as a path it would be the working folder
     asked = {"baseline": baseline, "metric": metric, "margin": margin, "last_k": last_k}
-    if len(folders) == 1 and not any(value is not None for value in asked.values()) and is_one_run(Path(folders[0])):
-        return Run(folders[0])
+    if len(folders) == 1 and all(value is None for value in asked.values()):
+        path = Path(folders[0])
+        if is_one_run(path):
+            return Run(path)
+        if any((path / name).is_file() for name in EXPORT_FILES):
+            return ExportedModel(path)
     return Study.read(*folders, baseline=baseline, metric=metric, margin=margin, last_k=last_k)
 
 
@@ -178,3 +183,37 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
+
+
+class ExportedModel:
+    """A model that `ablab export --format safetensors` wrote.
+
+    Args:
+        folder: of the export.
+    """
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    @cached_property
+    def config(self) -> Node:
+        """All that its run was asked for by. Raises UserError: it is damaged, or an export for another library."""
+        from ablab.export.folder import export_config
+
+        return export_config(self.folder).to_dict()
+
+    def model(self, *, device: str = "cpu", trust: bool = False) -> Transformer:
+        """The model, a PyTorch module in evaluation mode. Arguments and errors are those of `Run.model`."""
+        return self._restored(device, trust)[0]
+
+    def task(self, *, trust: bool = False) -> Task:
+        """The task, with its vocabulary, as of `Run.task`."""
+        return self._restored("cpu", trust)[1]
+
+    def _restored(self, device: str, trust: bool) -> tuple[Transformer, Task]:
+        from ablab.export.folder import read_export
+
+        return read_export(self.folder, trust, device)
+
+    def __repr__(self) -> str:
+        return f"ExportedModel({str(self.folder)!r})"

@@ -5,12 +5,10 @@ Generation, exports and Python's `run.model()` get them here, and so by the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from ablab.config import RunConfig
 from ablab.config.axes import called_by
@@ -24,7 +22,7 @@ from ablab.training.build import build_model, build_option
 from ablab.training.checkpoint_folders import find_checkpoint, read_checkpoint
 
 _MODEL = "model."  # how the names of its weights begin in a checkpoint
-_DAMAGE = (RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+DAMAGE = (RuntimeError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +30,19 @@ class Trained:
     """A trained model, in evaluation mode, with what it was made of.
 
     Attributes:
+        folder: of the run.
+        checkpoint: "best" or "last".
         task: without its data; it encodes and decodes.
+        remembered: of the task: its vocabulary, and what else the model is built by.
         step: optimizer steps that were taken until then.
     """
 
+    folder: Path
+    checkpoint: str
     config: RunConfig
     model: Transformer
     task: Task
+    remembered: Mapping[str, Any]
     step: int
 
 
@@ -69,14 +73,22 @@ def restore(run: Path, checkpoint: str = "best", trust: bool = False, device: st
     try:
         saved = state["state_dict"].items()
         weights = {key.removeprefix(_MODEL): each for key, each in saved if key.startswith(_MODEL)}
-        task = build_option(config, "task", seed=config.seed)
-        # Absent where a task has nothing to remember.
-        model = rebuild(config, task, state.get(type(task).__qualname__, {}), weights)
+        task: Task = build_option(config, "task", seed=config.seed)
+        remembered = state.get(type(task).__qualname__, {})  # absent where a task has nothing to remember
+        model = rebuild(config, task, remembered, lambda model: model.load_state_dict(weights))
         step = int(state["global_step"])
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = one_line(error)
         raise UserError(f"{path}: a damaged checkpoint, or one of another run ({reason})") from error
-    return Trained(config=config, model=model.to(device), task=task, step=step)
+    return Trained(
+        folder=run,
+        checkpoint=checkpoint,
+        config=config,
+        model=model.to(device),
+        task=task,
+        remembered=remembered,
+        step=step,
+    )
 
 
 def admit_model(config: RunConfig, source: Path, trust: bool) -> None:
@@ -85,13 +97,19 @@ def admit_model(config: RunConfig, source: Path, trust: bool) -> None:
     admit([{axis: config.options.get(axis) for axis in built}], source, trust)
 
 
-def rebuild(config: RunConfig, task: Task, remembered: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Transformer:
-    """The model for a task, which is given back what it had remembered, with weights by their names.
+def rebuild(
+    config: RunConfig, task: Task, remembered: Mapping[str, Any], fill: Callable[[Transformer], object]
+) -> Transformer:
+    """The model for a task, in evaluation mode.
+
+    Args:
+        remembered: what the task is given back.
+        fill: puts weights into the model.
 
     Raises:
         RuntimeError, ValueError, KeyError, TypeError, AttributeError: they are not those of this config.
     """
     task.load_state_dict(dict(remembered))
     model = build_model(config, task)
-    model.load_state_dict(weights)
+    fill(model)
     return model.eval()
