@@ -86,8 +86,8 @@ def _require_next_tokens(trained: Trained) -> None:
     tells_tokens = model.head.out_features == model.vocab_size and model.readout is None and not model.modalities
     if not (model.causal and tells_tokens):
         raise UserError(
-            f"{trained.folder}: {trained.config.chosen('task')}: AutoModelForCausalLM of transformers is for models that tell the "
-            "next token, which this one does not; --format safetensors writes any model"
+            f"{trained.folder}: {trained.config.chosen('task')}: AutoModelForCausalLM of transformers is for models "
+            "that tell the next token, which this one does not; --format safetensors writes any model"
         )
 
 
