@@ -81,9 +81,14 @@ def one_by_one(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 def in_one_kernel(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """`grouped_product` by PyTorch's own, which takes rows of a multiple of 16 bytes alone: others are filled up."""
     (inputs, outputs), step = weight.shape[1:], _ALIGNED // weight.element_size()
-    wide = pad(rows, (0, -inputs % step))
-    matrices = pad(weight, (0, -outputs % step, 0, -inputs % step))
+    wide = _filled_up(rows, 0, -inputs % step)
+    matrices = _filled_up(weight, 0, -outputs % step, 0, -inputs % step)
     return grouped_mm(wide, matrices, offs=counts.cumsum(0, dtype=torch.int32))[:, :outputs]
+
+
+def _filled_up(x: Tensor, *by: int) -> Tensor:
+    """`pad` copies even where there is nothing to add."""
+    return pad(x, by) if any(by) else x
 
 
 def _can_group(rows: Tensor, dtype: torch.dtype) -> bool:
