@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypedDict, Unpack
 
 from torch import Tensor, nn
 
@@ -12,6 +13,17 @@ from ablab.model.feed_forward.base import Dense, FeedForward
 from ablab.model.feed_forward.routing import BalanceLoss, Groups, Router, Score, hashed_experts
 from ablab.model.feed_forward.stacked import Experts
 from ablab.model.spec import LayerSpec, require_at_least
+
+
+class ExpertSettings(TypedDict, total=False):
+    """What experts take whichever way tokens get to them; see `MixtureOfExperts`."""
+
+    n_experts: int
+    top_k: int
+    n_shared: int
+    d_expert: int | None
+    renormalise: bool
+    scale: float
 
 
 class MixtureOfExperts(FeedForward):
@@ -134,7 +146,7 @@ class HashedExperts(MixtureOfExperts):
     the id has. The hash is drawn with the seed of the run, and differs from layer to layer.
 
     Args:
-        n_experts, top_k, n_shared, d_expert, score, renormalise, scale: as of `MixtureOfExperts`.
+        score, settings: as of `MixtureOfExperts`.
     """
 
     needs_ids = True
@@ -144,25 +156,10 @@ class HashedExperts(MixtureOfExperts):
         spec: LayerSpec,
         *,
         activation: Callable[[LayerSpec], nn.Module],
-        n_experts: int = 8,
-        top_k: int = 2,
-        n_shared: int = 1,
-        d_expert: int | None = None,
         score: Score = "sqrtsoftplus",
-        renormalise: bool = True,
-        scale: float = 1.0,
+        **settings: Unpack[ExpertSettings],
     ) -> None:
-        super().__init__(
-            spec,
-            activation=activation,
-            n_experts=n_experts,
-            top_k=top_k,
-            n_shared=n_shared,
-            d_expert=d_expert,
-            score=score,
-            renormalise=renormalise,
-            scale=scale,
-        )
+        super().__init__(spec, activation=activation, score=score, **settings)
         self._hash = spec.seed * spec.n_layers + spec.layer_index
 
     def _given(self, ids: Tensor | None) -> Tensor:
