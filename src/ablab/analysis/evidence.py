@@ -66,7 +66,7 @@ def _identical(pairing: Pairing) -> bool:
     Only where a metric of quality is compared: two ways of training that give the same model may differ in cost.
     """
     return bool(pairing.pairs) and all(
-        pairing.metric in own.metrics and own.metrics == base.metrics and own.cost.parameters == base.cost.parameters
+        pairing.metric in own.measured and own.metrics == base.metrics and own.cost.parameters == base.cost.parameters
         for own, base in pairing.pairs
     )
 

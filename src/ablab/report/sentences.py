@@ -49,7 +49,7 @@ def _other_corpus(found: OtherCorpus) -> str:
     (own, own_sha), (base, base_sha) = found.own, found.baseline
     where = f"on {found.task}, " if found.task else ""
     return (
-        f"{where}trained on another corpus than the baseline: {own} {own_sha[:8]} against {base} {base_sha[:8]} "
+        f"{where}{'evaluated' if found.evaluated else 'trained'} on another corpus than the baseline: {own} {own_sha[:8]} against {base} {base_sha[:8]} "
         f"(seed {found.seed})"
     )
 

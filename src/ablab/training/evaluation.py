@@ -1,0 +1,232 @@
+"""Evaluate a trained run on another task than its own: at another length, on another corpus. Nothing is trained.
+
+It is evaluated as every run is at its end, by the same module and by Lightning's Trainer, in one process whatever the
+strategy of its training, and with its own precision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import MISSING
+
+from ablab.config import AXES, Node, RunConfig
+from ablab.config.redact import redact
+from ablab.config.signature import check_signature, with_floats
+from ablab.errors import UserError, one_line
+from ablab.results.evaluation import CHECKPOINT, Evaluation, evaluation_name, is_name
+from ablab.tasks.base import Task
+from ablab.tasks.language import LanguageTask
+from ablab.training.begin import now
+from ablab.training.build import build_option
+from ablab.training.failures import describe, ended_itself
+from ablab.training.module import TrainingModule
+from ablab.training.provenance import machine, versions
+from ablab.training.trained import TrainedRun
+from ablab.training.trainer import idle_trainer, quiet_lightning
+
+# Settings of a task that change no metric, and stand in no evaluation's name.
+UNNAMED = ("batch_size", "eval_batch_size", "workers", "target")
+_VOCABULARY = ("tokenizer", "bpe_vocab_size")
+_LIMITS = ("limit_val_batches", "limit_test_batches")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        settings: of the task, by key.
+        words: the same as overrides, `task=text` among them, by what is overridden.
+        option: the node of another task; None: the run's own.
+        checkpoint: "best" or "last".
+        accelerator: as `trainer.accelerator`; None: the run's own.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+    option: Node | None = None
+    checkpoint: str = "best"
+    accelerator: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the evaluation is called. Raises UserError where a value would be taken for several."""
+        named = [word for key, word in self.words.items() if key.removeprefix("task.") not in UNNAMED]
+        name = evaluation_name([*named, f"{CHECKPOINT}={self.checkpoint}"])
+        if not is_name(name):
+            raise UserError(f"{name}: cannot be the name of an evaluation, which has commas between its parts")
+        return name
+
+    def task(self, own: Node) -> Node:
+        """The config of the task, of that of the run's own.
+
+        Another task is one of as long sequences, unless it is said. Batches of longer sequences hold fewer of them.
+
+        Raises:
+            UserError: a setting that the task has not, or of the wrong type, or another tokenizer than the run's.
+        """
+        for key in _VOCABULARY:
+            if key in self.settings and self.settings[key] != own.get(key, _BYTES.get(key)):
+                raise UserError(
+                    f"task.{key}={self.settings[key]}: the run reads by the vocabulary that it was trained with, which "
+                    "is applied to other text; leave it out"
+                )
+        kept = {key: own[key] for key in ("seq_len", *_VOCABULARY) if key in own and key in (self.option or {})}
+        node = with_floats(AXES["task"], {**(self.option or own), **kept, **self.settings})
+        if missing := [key for key, value in node.items() if value == MISSING]:
+            raise UserError(f"task.{missing[0]} must be given: add task.{missing[0]}=... to the command")
+        check_signature("task", node, AXES["task"].supplied)
+        length, before = node.get("seq_len"), own.get("seq_len")
+        size = node.get("eval_batch_size")
+        if "eval_batch_size" in self.settings or not all(type(each) is int for each in (length, before, size)):
+            return node
+        return {**node, "eval_batch_size": max(1, min(size, size * before // max(1, length)))}
+
+
+_BYTES = {"tokenizer": "bytes"}  # how tasks without the setting read
+
+
+class Tasks:
+    """The tasks of evaluations with their data, which are read once for all evaluations that share them."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, Task] | None = None
+
+    def __call__(self, trained: TrainedRun, node: Node) -> Task:
+        """The task of a config, read by the vocabulary of the run.
+
+        Raises:
+            UserError: data are missing or of other tokens, or its answers are not those of the run's own task.
+        """
+        identity = json.dumps([node, trained.config.seed, repr(trained.vocabulary(trained.task))], sort_keys=True)
+        if self._last is None or self._last[0] != identity:
+            self._last = identity, _build(trained, node)
+        return self._last[1]
+
+
+def _build(trained: TrainedRun, node: Node) -> Task:
+    config = replace(trained.config, options={**trained.config.options, "task": node})
+    task: Task = build_option(config, "task", seed=config.seed)
+    own = trained.task
+    both_text = isinstance(task, LanguageTask) and isinstance(own, LanguageTask)
+    if not (both_text or isinstance(task, type(own)) or isinstance(own, type(task))):
+        raise UserError(
+            f"task: {type(task).__name__} asks for other answers than {trained.config.chosen('task')}, which the run "
+            "has learned; it can be evaluated on other data and lengths of what it has learned"
+        )
+    try:
+        task.keep_vocabulary(trained.vocabulary(own))
+        task.setup("validate")
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise UserError(f"task: cannot be read by the vocabulary of the run ({one_line(error)})") from error
+    _check_answers(own, task)
+    return task
+
+
+def _check_answers(own: Task, task: Task) -> None:
+    """Raises UserError where the model of the run cannot be asked what the task asks."""
+    for name in ("vocab_size", "n_outputs", "padding", "pooled", "causal"):
+        mine, asked = getattr(own, name), getattr(task, name)
+        if mine != asked:
+            raise UserError(
+                f"task: has {name}={asked}, and the run was trained with {name}={mine}; keep what decides it"
+            )
+    shapes = [{name: (each.vocab_size, each.features) for name, each in of.modalities.items()} for of in (own, task)]
+    if shapes[0] != shapes[1]:
+        raise UserError("task: has other modalities than the run was trained with; keep what decides them")
+
+
+def evaluate_run(trained: TrainedRun, request: Request, fingerprint: str, tasks: Tasks | None = None) -> Evaluation:
+    """Evaluate a trained run as asked for; nothing is written.
+
+    Args:
+        fingerprint: of the run's record.
+        tasks: gives the data; None: they are read for this evaluation alone.
+
+    Raises:
+        UserError: the run's model or vocabulary cannot be used there, or the data or the device cannot be had.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    node = request.task(trained.config.options["task"])
+    task = (tasks or Tasks())(trained, node)
+    module = TrainingModule(trained.model_for(task), task, _never, _never)
+    trainer = _trainer(trained.config, request.accelerator)
+    began = time.perf_counter()
+    with quiet_lightning():
+        _measured(trainer, module, task)
+    return Evaluation(
+        name=request.name,
+        fingerprint=fingerprint,
+        checkpoint=request.checkpoint,
+        step=trained.step,
+        task=redact({"task": node})["task"],
+        primary=task.primary,
+        metrics=module.metrics,
+        evaluated=module.evaluated,
+        corpus=task.corpus,
+        oracle=task.oracle,
+        time_s=time.perf_counter() - began,
+        machine=machine(trainer.strategy.root_device),
+        versions=versions(),
+        finished_at=now(),
+    )
+
+
+def _never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("an evaluation takes no step")
+
+
+def _trainer(config: RunConfig, accelerator: str | None) -> Trainer:
+    """A Trainer that evaluates as the run's own did, on one device. Of the run's settings only a few are looked at."""
+    limits = {key: value for key in _LIMITS if isinstance(value := config.options["trainer"].get(key), int | float)}
+    settings: Node = {
+        "accelerator": accelerator or config.trainer.accelerator,
+        "precision": config.trainer.precision or "32-true",
+        **limits,
+    }
+    asked = replace(config, options={**config.options, "trainer": settings})
+    try:
+        return idle_trainer(asked, "auto", devices=1)
+    except Exception as error:  # of whatever an accelerator or a precision needs
+        raise UserError(
+            f"trainer.accelerator={settings['accelerator']}: {one_line(error)}; trainer.accelerator=cpu evaluates there"
+        ) from error
+
+
+def _measured(trainer: Trainer, module: TrainingModule, task: Task) -> None:
+    """Have the module evaluated on the validation split, and on that for tests where there is one.
+
+    Raises:
+        UserError: it cannot be, as for want of memory.
+        KeyboardInterrupt: Ctrl-C, in whose place Lightning exits and lets the next one go unheard.
+    """
+    try:
+        with _handler_kept():
+            trainer.validate(module, datamodule=task, verbose=False)
+            if task.test_dataloader():
+                trainer.test(module, datamodule=task, verbose=False)
+    except SystemExit as ended:
+        if ended_itself(ended):
+            raise UserError(f"the evaluation ended itself ({one_line(ended)})") from ended
+        raise KeyboardInterrupt from ended
+    except (MisconfigurationException, RuntimeError, ValueError, MemoryError, ArithmeticError) as error:
+        raise UserError(f"cannot be evaluated ({describe(error)})") from error
+
+
+@contextlib.contextmanager
+def _handler_kept() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, TypeError):  # not in the main thread; a handler that is not Python's
+            signal.signal(signal.SIGINT, before)
