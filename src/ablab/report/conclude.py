@@ -131,7 +131,7 @@ def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str
 
 
 def _until_evaluated(runs: Runs, folder: Path, comparison: ComparisonSettings) -> ComparisonSettings:
-    """The settings without a declared metric of evaluations elsewhere, as long as none has been made; a line says so."""
+    """The settings without a declared metric of evaluations elsewhere, while none has been made; a line says so."""
     from ablab.analysis.metrics import pending
 
     metric = comparison.get("metric")
