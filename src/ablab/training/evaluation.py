@@ -74,6 +74,8 @@ class Request:
         Raises:
             UserError: a setting that the task has not, or of the wrong type, or another tokenizer than the run's.
         """
+        if not isinstance(own, dict) or not isinstance(own.get("_target_"), str):
+            raise UserError("task: the option has no _target_, the class or function that builds it")
         for key in _VOCABULARY:
             if key in self.settings and self.settings[key] != own.get(key, _BYTES.get(key)):
                 raise UserError(
