@@ -172,7 +172,7 @@ KINDS: dict[str, Callable[[Folder], None]] = {
 # What a report and the view of TensorBoard, which take a second each, could show, or be written through.
 DRAWN = {
     "report": re.compile(
-        "script in (every|a metric|a reason)|with a script|large num|long num|curves that|report that|pictures|of reason"
+        "script in (every|a metric|a reason)|with a script|large num|long num|curves th|report that|pictures|of reason"
     ),
     "dashboard": re.compile("script in every|large num|view|no time"),
 }
