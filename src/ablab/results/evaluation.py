@@ -28,7 +28,7 @@ AT = "@"  # between the name of a metric and that of an evaluation
 CHECKPOINT = "checkpoint"  # the key of a name that says which weights were evaluated; without it the best
 BEST, LAST = "best", "last"
 _LONGEST_NAME = 1000  # characters
-_PLAIN = re.compile(r"[\w.,=+-]{1,120}")
+_PLAIN = re.compile(r"[\w.,=+-]{1,120}", re.ASCII)
 
 Direction = Literal["min", "max"]
 
