@@ -157,7 +157,7 @@ class LoadedStudy:
                     self._context.runs.records,
                     strict=True,
                 )
-                for each in record.evaluations.values()
+                for each in sorted(record.evaluations.values(), key=lambda each: (each.length or 0, each.name))
             ]
         )
 
