@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from synthetic import evaluation, study, write_runs
 
@@ -75,7 +76,7 @@ def test_a_variant_that_could_not_be_evaluated_has_dashes(tmp_path: Path) -> Non
     drawn = over_lengths(found, context(folder).styles)
     assert drawn is not None
     [axes] = drawn.figure.axes
-    lines = {line.get_label(): list(line.get_xdata()) for line in axes.get_lines()}
+    lines = {line.get_label(): np.asarray(line.get_xdata()).tolist() for line in axes.get_lines()}
     assert lines["activation=relu"] == [64, 128]
     assert lines["activation=gelu"] == [64]
 
@@ -102,7 +103,7 @@ def test_a_study_that_declares_one_is_compared_by_it_as_soon_as_it_can_be(
 ) -> None:
     folder = write(tmp_path)
     for end in (conclude, compare_so_far):
-        end(folder, metric=METRIC, margin=0.5)  # type: ignore[operator]
+        end(folder, metric=METRIC, margin=0.5)
         first, *rest = capsys.readouterr().out.splitlines()
         command = f"ablab evaluate {folder} task.seq_len=128"
         assert first == f"{METRIC} was declared, and the runs are not evaluated there yet: {command}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ablab.results.store import EVALUATION_FOLDER, read_evaluations, read_record
 from ablab.study import evaluate as module
 from ablab.study.evaluate import evaluate_all, finished_runs, requests
 from ablab.training.evaluation import Request
+from ablab.training.trained import TrainedRun
 
 LENGTHS = ["task.seq_len=64,128"]
 
@@ -32,13 +34,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         calls.append((run.name, request.name))
         return evaluation(request.name, fingerprint)
 
-    monkeypatch.setattr(module.TrainedRun, "open", lambda run, checkpoint, trust: run)
+    monkeypatch.setattr(TrainedRun, "open", lambda run, checkpoint, trust: run)
     monkeypatch.setattr(module, "evaluate_run", measured)
     return calls
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, on: tuple[str, str]) -> None:
-    before = module.evaluate_run
+    before: Callable[..., Any] = vars(module)["evaluate_run"]
 
     def measured(run: Any, request: Request, *rest: Any) -> Any:
         found = before(run, request, *rest)

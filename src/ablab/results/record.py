@@ -14,9 +14,10 @@ from typing import Any, Literal
 from ablab.config import Node
 from ablab.errors import UserError
 from ablab.results.communication import Collective, Communication, Process
-from ablab.results.evaluation import LARGEST, Evaluation, as_number, as_numbers, as_part, known_fields
+from ablab.results.evaluation import LARGEST as LARGEST
 from ablab.results.evaluation import Corpus as Corpus
 from ablab.results.evaluation import Direction as Direction
+from ablab.results.evaluation import Evaluation, as_number, as_numbers, as_part, known_fields
 from ablab.results.evaluation import Metric as Metric
 from ablab.results.shape import misshapen
 

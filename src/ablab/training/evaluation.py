@@ -87,11 +87,15 @@ class Request:
         if missing := [key for key, value in node.items() if value == MISSING]:
             raise UserError(f"task.{missing[0]} must be given: add task.{missing[0]}=... to the command")
         check_signature("task", node, AXES["task"].supplied)
-        length, before = node.get("seq_len"), own.get("seq_len")
-        size = node.get("eval_batch_size")
-        if "eval_batch_size" in self.settings or not all(type(each) is int for each in (length, before, size)):
-            return node
-        return {**node, "eval_batch_size": max(1, min(size, size * before // max(1, length)))}
+        return node if "eval_batch_size" in self.settings else _with_fewer_sequences(node, own.get("seq_len"))
+
+
+def _with_fewer_sequences(node: Node, before: Any) -> Node:
+    """The task with batches that hold no more tokens than those of sequences of the length `before`."""
+    length, size = node.get("seq_len"), node.get("eval_batch_size")
+    if not (isinstance(length, int) and isinstance(size, int) and isinstance(before, int) and length > before):
+        return node
+    return {**node, "eval_batch_size": max(1, size * before // length)}
 
 
 _BYTES = {"tokenizer": "bytes"}  # how tasks without the setting read
