@@ -10,6 +10,7 @@ import pytest
 from synthetic import ended, evaluation, record, write_runs
 
 from ablab.errors import UserError
+from ablab.results.record import Record
 from ablab.results.store import EVALUATION_FOLDER, read_evaluations, read_record
 from ablab.study import evaluate as module
 from ablab.study.evaluate import evaluate_all, finished_runs, requests
@@ -30,9 +31,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Each evaluation that is made, as the folder of its run and its name; none looks at a model."""
     calls: list[tuple[str, str]] = []
 
-    def measured(run: Path, request: Request, fingerprint: str, tasks: object) -> Any:
+    def measured(run: Path, request: Request, record: Record, tasks: object) -> Any:
         calls.append((run.name, request.name))
-        return evaluation(request.name, fingerprint)
+        return evaluation(request.name, record.fingerprint)
 
     monkeypatch.setattr(TrainedRun, "open", lambda run, checkpoint, trust: run)
     monkeypatch.setattr(module, "evaluate_run", measured)

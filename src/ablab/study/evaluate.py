@@ -25,7 +25,8 @@ from ablab.results.evaluation import Evaluation
 from ablab.results.kept import why_no_folder
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, below, read_evaluations, read_record, write_evaluation
-from ablab.training.evaluation import Request, Tasks, evaluate_run
+from ablab.training.evaluation import Request, evaluate_run
+from ablab.training.evaluation_data import Tasks
 from ablab.training.trained import TrainedRun
 
 _DEVICE = "trainer.accelerator"
@@ -131,7 +132,7 @@ def existing(run: Finished, request: Request) -> Evaluation | None:
 
 def _write(run: Finished, request: Request, tasks: Tasks, trust: bool) -> Evaluation:
     trained = TrainedRun.open(run.folder, request.checkpoint, trust)
-    found = evaluate_run(trained, request, run.record.fingerprint, tasks)
+    found = evaluate_run(trained, request, run.record, tasks)
     try:
         write_evaluation(run.folder, found)
     except OSError as error:
@@ -192,7 +193,7 @@ def _values(override: Override) -> list[str]:
     key, text = override.key_or_group, str(override.input_line)
     if override.is_add() or override.is_force_add() or override.is_delete() or override.package:
         raise UserError(f"{text}: write {key}=..., for a setting that the task has")
-    if not (key in ("task", _DEVICE) or key.startswith("task.")):
+    if not (key in ("task", _DEVICE) or (key.startswith("task.") and not key.startswith("task._"))):
         raise UserError(
             f"{text}: an evaluation changes the task alone (task=..., task.seq_len=..., task.path=...), and "
             f"{_DEVICE}; the model is as it was trained"
@@ -221,7 +222,8 @@ def _request(chosen: dict[str, str], checkpoint: str) -> Request:
 
 def _parsed(key: str, text: str) -> Any:
     value = OverridesParser.create().parse_override(f"{key}={text}").value()
-    return OmegaConf.to_container(OmegaConf.create([value]), resolve=True)[0]  # type: ignore[index]
+    resolved: Any = OmegaConf.to_container(OmegaConf.create({key: value}), resolve=True)
+    return resolved[key]
 
 
 def _option(name: str) -> Node:

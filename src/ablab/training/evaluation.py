@@ -7,7 +7,6 @@ strategy of its training, and with its own precision.
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -23,10 +22,10 @@ from ablab.config.redact import redact
 from ablab.config.signature import check_signature, with_floats
 from ablab.errors import UserError, one_line
 from ablab.results.evaluation import CHECKPOINT, Evaluation, evaluation_name, is_name
+from ablab.results.record import Record
 from ablab.tasks.base import Task
-from ablab.tasks.language import LanguageTask
 from ablab.training.begin import now
-from ablab.training.build import build_option
+from ablab.training.evaluation_data import Tasks, refuse_seen
 from ablab.training.failures import describe, ended_itself
 from ablab.training.module import TrainingModule
 from ablab.training.provenance import machine, versions
@@ -101,69 +100,21 @@ def _with_fewer_sequences(node: Node, before: Any) -> Node:
 _BYTES = {"tokenizer": "bytes"}  # how tasks without the setting read
 
 
-class Tasks:
-    """The tasks of evaluations with their data, which are read once for all evaluations that share them."""
-
-    def __init__(self) -> None:
-        self._last: tuple[str, Task] | None = None
-
-    def __call__(self, trained: TrainedRun, node: Node) -> Task:
-        """The task of a config, read by the vocabulary of the run.
-
-        Raises:
-            UserError: data are missing or of other tokens, or its answers are not those of the run's own task.
-        """
-        identity = json.dumps([node, trained.config.seed, repr(trained.vocabulary(trained.task))], sort_keys=True)
-        if self._last is None or self._last[0] != identity:
-            self._last = identity, _build(trained, node)
-        return self._last[1]
-
-
-def _build(trained: TrainedRun, node: Node) -> Task:
-    config = replace(trained.config, options={**trained.config.options, "task": node})
-    task: Task = build_option(config, "task", seed=config.seed)
-    own = trained.task
-    both_text = isinstance(task, LanguageTask) and isinstance(own, LanguageTask)
-    if not (both_text or isinstance(task, type(own)) or isinstance(own, type(task))):
-        raise UserError(
-            f"task: {type(task).__name__} asks for other answers than {trained.config.chosen('task')}, which the run "
-            "has learned; it can be evaluated on other data and lengths of what it has learned"
-        )
-    try:
-        task.keep_vocabulary(trained.vocabulary(own))
-        task.setup("validate")
-    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise UserError(f"task: cannot be read by the vocabulary of the run ({one_line(error)})") from error
-    _check_answers(own, task)
-    return task
-
-
-def _check_answers(own: Task, task: Task) -> None:
-    """Raises UserError where the model of the run cannot be asked what the task asks."""
-    for name in ("vocab_size", "n_outputs", "padding", "pooled", "causal"):
-        mine, asked = getattr(own, name), getattr(task, name)
-        if mine != asked:
-            raise UserError(
-                f"task: has {name}={asked}, and the run was trained with {name}={mine}; keep what decides it"
-            )
-    shapes = [{name: (each.vocab_size, each.features) for name, each in of.modalities.items()} for of in (own, task)]
-    if shapes[0] != shapes[1]:
-        raise UserError("task: has other modalities than the run was trained with; keep what decides them")
-
-
-def evaluate_run(trained: TrainedRun, request: Request, fingerprint: str, tasks: Tasks | None = None) -> Evaluation:
+def evaluate_run(trained: TrainedRun, request: Request, record: Record, tasks: Tasks | None = None) -> Evaluation:
     """Evaluate a trained run as asked for; nothing is written.
 
     Args:
-        fingerprint: of the run's record.
+        record: of the run.
         tasks: gives the data; None: they are read for this evaluation alone.
 
     Raises:
         UserError: the run's model or vocabulary cannot be used there, or the data or the device cannot be had.
         KeyboardInterrupt: Ctrl-C.
     """
-    node = request.task(trained.config.options["task"])
+    own = trained.config.options["task"]
+    node = request.task(own)
     task = (tasks or Tasks())(trained, node)
+    refuse_seen(own, node, task, record)
     module = TrainingModule(trained.model_for(task), task, _never, _never)
     trainer = _trainer(trained.config, request.accelerator)
     began = time.perf_counter()
@@ -171,7 +122,7 @@ def evaluate_run(trained: TrainedRun, request: Request, fingerprint: str, tasks:
         _measured(trainer, module, task)
     return Evaluation(
         name=request.name,
-        fingerprint=fingerprint,
+        fingerprint=record.fingerprint,
         checkpoint=request.checkpoint,
         step=trained.step,
         task=redact({"task": node})["task"],
