@@ -4,6 +4,10 @@
 
     study = load("outputs/quickstart")  # a folder of runs, compared; or one run, with its model: `ablab.api`
 
+    from ablab import evaluate
+
+    evaluate("outputs/quickstart", overrides=["task.seq_len=1024"])  # as the command does: `ablab.study.evaluate`
+
 The rooms, in the order in which data flows through them: `config`, `tasks`, `model`, `training`, `study`, `results`,
 `analysis`, `report`; `bench` and `export` beside them, and `cli` and `api` before them all.
 """
@@ -16,8 +20,9 @@ from ablab.version import __version__
 
 if TYPE_CHECKING:
     from ablab.api import load
+    from ablab.study.evaluate import evaluate
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +31,8 @@ def __getattr__(name: str) -> Any:
         from ablab.api import load
 
         return load
+    if name == "evaluate":
+        from ablab.study.evaluate import evaluate
+
+        return evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

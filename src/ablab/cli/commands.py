@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,8 +12,9 @@ from typing import Any
 
 from ablab.cli.application import interrupt, run_hydra
 from ablab.cli.bench import bench
+from ablab.cli.evaluate import evaluate
 from ablab.cli.export import export
-from ablab.cli.parsing import Command, Parser, add_trust, trust_command
+from ablab.cli.parsing import Command, Parser, add_trust, folders_and_overrides, trust_command
 from ablab.errors import UserError, printable
 
 FORMATS = ("terminal", "csv", "markdown", "json", "latex")
@@ -24,7 +24,8 @@ def run_command(words: list[str]) -> int:
     parser = Parser(prog=f"ablab {words[0]}", description=COMMANDS[words[0]].__doc__)
     command = COMMANDS[words[0]](parser)
     # Where folders and filters are named, options may stand between them.
-    parse = parser.parse_intermixed_args if words[0] in ("compare", "report") else parser.parse_args
+    intermixed = words[0] in ("compare", "report", "evaluate")
+    parse = parser.parse_intermixed_args if intermixed else parser.parse_args
     return command(parse(words[1:])) or 0
 
 
@@ -44,17 +45,6 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         "--margin", type=float, help="differences below this are equivalent, in the metric's unit; default: the study's"
     )
     parser.add_argument("--last", metavar="K", type=int, help="compare the mean of the last K evaluations (default: 1)")
-
-
-def _folders_and_filters(words: list[str]) -> tuple[list[Path], list[str]]:
-    """A word with "=" is a filter, unless what stands before it makes it a path: "./attention=lsh"."""
-    if "" in words:  # as a path it would be the working folder
-        raise UserError("the name of a folder is empty: is a variable of the shell not set?")
-    filters = [word for word in words if "=" in word and not {"/", os.sep} & set(word.partition("=")[0])]
-    folders = [Path(word) for word in words if word not in filters]
-    if not folders:
-        raise UserError(f"{' '.join(filters)}: give the folder of the runs before it; a folder of that name is ./...")
-    return folders, filters
 
 
 def _terms(options: argparse.Namespace) -> dict[str, Any]:
@@ -77,7 +67,7 @@ def _compare(parser: argparse.ArgumentParser) -> Command:
     def command(options: argparse.Namespace) -> None:
         from ablab.report.commands import compare_command
 
-        folders, filters = _folders_and_filters(options.words)
+        folders, filters = folders_and_overrides(options.words)
         text = compare_command(folders, filters, options.format, options.by, **_terms(options))
         try:
             text.encode(sys.stdout.encoding or "utf-8")
@@ -138,7 +128,7 @@ def _report(parser: argparse.ArgumentParser) -> Command:
     def command(options: argparse.Namespace) -> None:
         from ablab.report.commands import report_command
 
-        folders, filters = _folders_and_filters(options.words)
+        folders, filters = folders_and_overrides(options.words)
         print(report_command(folders, filters, options.output, **_terms(options)))
 
     return command
@@ -237,6 +227,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "sync": _sync,
     "generate": _generate,
     "export": export,
+    "evaluate": evaluate,
     "consolidate": _consolidate,
     "bench": bench,
 }

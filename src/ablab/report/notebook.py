@@ -124,6 +124,29 @@ class LoadedStudy:
             ]
         )
 
+    def evaluations(self) -> pd.DataFrame:
+        """One row per run and evaluation elsewhere: its name, length, checkpoint and data, and every metric."""
+        columns = ("task", "variant", "seed")
+        table = self._context.runs.table
+        return pd.DataFrame(
+            [
+                {
+                    **dict(zip(columns, where, strict=True)),
+                    "evaluation": each.name,
+                    "seq_len": each.length,
+                    "checkpoint": each.checkpoint,
+                    "corpus": each.corpus.name,
+                    **each.metrics,
+                }
+                for where, record in zip(
+                    zip(*(table[name].tolist() for name in columns), strict=True),
+                    self._context.runs.records,
+                    strict=True,
+                )
+                for each in sorted(record.evaluations.values(), key=lambda each: (each.length or 0, each.name))
+            ]
+        )
+
     def anova(self, task: str | None = None) -> pd.DataFrame:
         """The type-II analysis of variance, with seed as a block. Raises UserError where it cannot be had."""
         chosen = self._task(task)
@@ -172,6 +195,10 @@ class Plots:
     def scaling(self, over: Axis = "seq_len") -> Figure:
         """Costs and quality over the length of the sequences, or over the "parameters", on logarithmic axes."""
         return self._drawn(lambda context, _: drawings.scaling(context, over), None)
+
+    def lengths(self, task: str | None = None) -> Figure:
+        """The metric over the length of sequences that the runs were evaluated on (`ablab evaluate`)."""
+        return self._drawn(drawings.lengths, task)
 
     def interactions(self, first: str, second: str, task: str | None = None) -> Figure:
         """Interactions of the options of two factors, beyond the sum of their effects."""

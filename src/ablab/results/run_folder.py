@@ -17,6 +17,7 @@ from ablab.results.store import (
     CHECKPOINT_FOLDER,
     CHECKSUM_FILE,
     CONFIG_FILE,
+    EVALUATION_FOLDER,
     LOG_FILE,
     METRICS_FILE,
     PICTURE_FOLDER,
@@ -37,6 +38,7 @@ _WEIGHTS = ("last.ckpt", "previous.ckpt", "best.ckpt", "last.full.ckpt", "best.f
 _WRITTEN = (
     *(RECORD_FILE, METRICS_FILE, LOG_FILE, WANDB_ID_FILE, _EVENTS, f"{PICTURE_FOLDER}/*.png", *_PROFILES),
     *(f"{CHECKPOINT_FOLDER}/{name}" for name in _WEIGHTS),
+    f"{EVALUATION_FOLDER}/*.json",
     CONFIG_FILE,
 )
 _MARKS = ("\nlayer_fusion:", "\nmodal_fusion:", "\nhang_timeout:")  # keys of a config that no other program has

@@ -127,19 +127,27 @@ def build_task(config: RunConfig) -> Task:
     return task
 
 
-def build_model(config: RunConfig, task: Task, device: str = "cpu") -> Transformer:
-    """The model for a task, with its initial values. On the device "meta" it has shapes only, and takes no time."""
-    return _built(config, model_factory(config, task), device)
+def build_model(config: RunConfig, task: Task, device: str = "cpu", max_length: int = 0) -> Transformer:
+    """The model for a task, with its initial values. On the device "meta" it has shapes only, and takes no time.
+
+    Args:
+        max_length: as `model_factory` takes it.
+    """
+    return _built(config, model_factory(config, task, max_length), device)
 
 
-def model_factory(config: RunConfig, task: Task) -> Callable[[], Transformer]:
-    """What makes the model for a task, of components that are each made anew."""
+def model_factory(config: RunConfig, task: Task, max_length: int = 0) -> Callable[[], Transformer]:
+    """What makes the model for a task, of components that are each made anew.
+
+    Args:
+        max_length: tokens that it must take, where those are more than the task's.
+    """
     option: partial[Transformer] = build_option(config, "model")
     factory = partial(  # of one piece, for who asks for its keywords
         option.func,
         **option.keywords,
         vocab_size=task.vocab_size,
-        max_length=task.max_length,
+        max_length=max(max_length, task.max_length),
         causal=task.causal,
         padding=task.padding,
         pooled=task.pooled,
