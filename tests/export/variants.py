@@ -127,8 +127,12 @@ def config_of(recipe: str, number: int, tiny_config: TinyConfig) -> RunConfig:
     return tiny_config("model=tiny", f"recipe={recipe}", f"task.seq_len={LENGTH}", *chosen)
 
 
-def as_trained(config: RunConfig, folder: Path = Path("run")) -> Trained:
-    """A model that could have been trained: every matrix random, and every vector about the value it begins with."""
+def as_trained(config: RunConfig, scale: float = 0.1) -> Trained:
+    """A model that could have been trained: every matrix random, and every vector about the value it begins with.
+
+    Args:
+        scale: of the matrices. What is larger has larger rounding errors, of theirs as of ours.
+    """
     task: Task = build_option(config, "task", seed=config.seed)
     task.load_state_dict(BYTES)
     model = build_model(config, task).eval()
@@ -136,7 +140,9 @@ def as_trained(config: RunConfig, folder: Path = Path("run")) -> Trained:
     with torch.no_grad():
         for parameter in model.parameters():
             drawn = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(drawn * 0.1 if parameter.ndim > 1 else parameter + 0.2 * drawn)
+            parameter.copy_(drawn * scale if parameter.ndim > 1 else parameter + 0.2 * drawn)
         for router in (module for module in model.modules() if isinstance(module, Router) and module.bias_speed):
             router.bias.copy_(torch.randn(router.bias.shape, generator=generator) / 3)
-    return Trained(folder=folder, checkpoint="best", config=config, model=model, task=task, remembered=BYTES, step=7)
+    return Trained(
+        folder=Path("run"), checkpoint="best", config=config, model=model, task=task, remembered=BYTES, step=7
+    )
