@@ -19,7 +19,7 @@ def with_large_weights(layer: AttentionLayer) -> AttentionLayer:
     with torch.no_grad():
         for parameter in layer.double().parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.add_(0.4 * noise if parameter.dim() > 1 else 0.1 * noise)
+            parameter.copy_(0.4 * noise if parameter.dim() > 1 else parameter + 0.1 * noise)
     return layer.eval()
 
 
@@ -48,11 +48,11 @@ def steps(lengths: Sequence[int], sizes: Sequence[int]) -> list[tuple[Step, list
 
 
 @torch.no_grad()
-def error(layer: AttentionLayer, position: Position, lengths: Sequence[int], sizes: Sequence[int]) -> float:
+def error(
+    layer: AttentionLayer, position: Position, lengths: Sequence[int], sizes: Sequence[int], width: int = 16
+) -> float:
     """The largest difference between passes of such sizes and samples of such lengths as wholes."""
-    x = torch.randn(
-        len(lengths), max(lengths), layer.output.in_features, generator=torch.Generator().manual_seed(1)
-    ).double()  # fmt: skip
+    x = torch.randn(len(lengths), max(lengths), width, generator=torch.Generator().manual_seed(1)).double()
     cache = layer.new_cache(len(lengths), max(lengths))
     assert cache is not None
     parts: list[list[Tensor]] = [[] for _ in lengths]

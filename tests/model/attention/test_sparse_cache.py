@@ -21,6 +21,7 @@ LENGTHS = ((31, 18, 1), (25, 25))
 SIZES = ((1,), (7, 1, 3), (31,))
 
 SWITCHES = {"sinks": True, "softcap": 3.0, "output_gate": "head", "qk_norm": True}
+ENTRY_SWITCHES = {"sinks": False, "softcap": 3.0, "output_gate": "feature"}
 POOLED: dict[str, Any] = {"granularity": "block", "scorer": "pooled", "keys": 8, "block": 4}
 SINGLE: dict[str, Any] = {"granularity": "token", "keys": 5, "local_blocks": 0}
 INDEXER: dict[str, Any] = {"scorer": "indexer", "index_heads": 2}
@@ -36,6 +37,12 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("selected", SINGLE | INDEXER | {"window": 4, "local_blocks": 1}, 2),
     ("dsa", {"keys": 6}, 4),
     ("dsa", {"keys": 50} | SWITCHES, 2),
+    ("csa", {"block": 4, "window": 6, "keys": 2, "index_heads": 2}, 4),
+    ("csa", {"block": 3, "window": 5, "keys": 4, "index_size": 6, "q_rank": 8} | ENTRY_SWITCHES, 4),
+    ("csa", {"block": 1, "window": 1, "keys": 50, "rope_size": 2}, 4),
+    ("hca", {"block": 4, "window": 6}, 4),
+    ("hca", {"block": 7, "window": 3, "output_rank": 4, "output_groups": 2} | ENTRY_SWITCHES, 4),
+    ("hca", {"block": 50, "window": 5}, 4),
 ]
 NAMES = [f"{option}-{place}" for place, (option, _, _) in enumerate(CASES)]
 
@@ -66,7 +73,7 @@ def test_passes_are_the_whole(
         for sizes in SIZES:
             assert error(layer, rope, lengths, sizes) < 1e-9, (lengths, sizes)
     assert error(layer, NoPosition(make_spec()), *LENGTHS[0:1], SIZES[1]) < 1e-9
-    for gather_from in (0, 10**9):  # all are gathered, or the others hidden
+    for gather_from in (0, 10**9):  # chosen tokens are gathered, or the others hidden
         monkeypatch.setattr(picked, "GATHER_FROM", gather_from)
         assert error(layer, rope, LENGTHS[0], SIZES[1]) < 1e-9, gather_from
 
@@ -94,14 +101,30 @@ def test_what_is_kept(option: str, settings: dict[str, Any], numbers: int, build
     assert build(option, settings, kv_heads=2).cache_numbers(40) == numbers
 
 
+# One head of 4 coordinates, of which keys are the values; the sums are two numbers for each.
+@pytest.mark.parametrize(
+    ("option", "settings", "numbers"),
+    [
+        ("hca", {"block": 8, "window": 6}, 4 * (6 + 5 + 2)),
+        ("hca", {"block": 8, "window": 60}, 4 * (40 + 5 + 2)),
+        # Sums of the open window, for its own entry and the next, and of the one before; all of it for the indexer, too
+        ("csa", {"block": 4, "window": 6}, 4 * (6 + 10 + 6) + 4 * (10 + 6)),
+        ("csa", {"block": 4, "window": 6, "index_size": 8}, 4 * (6 + 10 + 6) + 8 * (10 + 6)),
+    ],
+)
+def test_what_is_kept_of_entries(option: str, settings: dict[str, Any], numbers: int, build: Build) -> None:
+    assert build(option, settings).cache_numbers(40) == numbers
+
+
 def test_what_is_not_causal_keeps_nothing(build: Build) -> None:
-    for option in ("dsa", "selected"):
+    for option in ("dsa", "selected", "csa", "hca"):
         layer = build(option, {}, causal=False)
         assert layer.new_cache(1, 8) is None
         assert layer.cache_numbers(8) is None
 
 
 def test_long_passes_are_attended_in_slices(build: Build, make_spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablab.model.attention.selected_core.SLICE", 400)
     rope = Rope(make_spec(n_heads=4, max_length=40), base=100.0).double()
-    assert error(build("dsa", {"keys": 6}), rope, (31, 18, 1), (7,)) < 1e-9
+    for option, core in (("dsa", "selected_core"), ("csa", "compressed_core")):
+        monkeypatch.setattr(f"ablab.model.attention.{core}.SLICE", 400)
+        assert error(build(option, {"keys": 3}), rope, (31, 18, 1), (7,)) < 1e-9
