@@ -27,12 +27,12 @@ os.environ["HF_HOME"] = os.path.join(os.environ["ABLAB_CACHE"], "huggingface")
 import hypothesis
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from composing import composed
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
-from ablab.config import RunConfig, conf_folder, register_schema, resolve
+from ablab.config import RunConfig, conf_folder, resolve
 from ablab.results.record import Record, RunContext
 from ablab.study.planning.recombine import Recombiner
 from ablab.study.supervision import code
@@ -171,10 +171,4 @@ def _compose(overrides: tuple[str, ...], asked: tuple[str, ...]) -> RunConfig:
 
 @functools.cache  # hundreds of tests ask for configs that differ in a node or two
 def _recombiner() -> Recombiner:
-    register_schema()
-
-    def compose_in_full(overrides: list[str]) -> DictConfig:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            return compose("config", overrides, return_hydra_config=True)
-
-    return Recombiner(compose_in_full)
+    return Recombiner(composed)
