@@ -16,7 +16,6 @@ import runpy
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from forks import forked, keep_spares, run_to_the_end

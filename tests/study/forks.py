@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from multiprocessing import util
 from typing import Any, NoReturn
 
-
 _before: list[Any] = list(warnings.filters)
 _of_imports: list[Any] = []
 
