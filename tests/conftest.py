@@ -33,7 +33,6 @@ from composing import composed
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
-from parsed_once import files_parsed_once
 
 from ablab.config import RunConfig, conf_folder, resolve
 from ablab.results.record import Record, RunContext
@@ -103,12 +102,6 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """Nobody cuts the power here, and a disk that others write to takes a tenth of a second for each record."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _parsing_once() -> Iterator[None]:
-    with files_parsed_once():
         yield
 
 

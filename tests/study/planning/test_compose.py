@@ -12,7 +12,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
-from parsed_once import files_parsed_anew
 
 from ablab.config import conf_folder, register_schema
 from ablab.config.explain import ConfigErrors
@@ -64,31 +63,6 @@ def test_it_is_what_hydra_composes(hydra: tuple[Any, DictConfig]) -> None:
         ]
         whole._recombine = lambda words: loader.load_sweep_config(config, list(words))  # type: ignore[assignment]
         assert frozen(combined, overrides, number) == frozen(whole, overrides, number), overrides
-
-
-def test_tests_compose_what_hydra_composes(tmp_path: Path) -> None:
-    """Also what refers to a choice, and what has been edited."""
-
-    def composed(*words: str) -> DictConfig:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            return compose("config", [f"hydra.searchpath=[{tmp_path}]", *words], return_hydra_config=True)
-
-    register_schema()
-    for folder in ("activation", "study"):
-        (tmp_path / folder).mkdir()
-    mine, study = tmp_path / "activation" / "mine.yaml", tmp_path / "study" / "mine.yaml"
-    mine.write_text("a: 1\n")
-    study.write_text("# @package _global_\ndefaults: [/beside@hydra.job.env_set: '${study}', _self_]\nname: mine\n")
-    (tmp_path / "beside").mkdir()
-    (tmp_path / "beside" / "mine.yaml").write_text("it: is\n")
-    lines = [["attention=lsh", "task=copying", "model.d_model=64"], ["activation=mine", "study=mine"]]
-    fast = [composed(*line) for line in lines]
-    assert fast[1].hydra.job.env_set.it == "is"
-    assert [composed(*line) for line in lines] == fast
-    with files_parsed_anew():
-        assert [composed(*line) for line in lines] == fast
-    mine.write_text("a: 2\n")
-    assert composed(*lines[1]).activation.a == 2
 
 
 def test_combinations_of_options_take_as_many_compositions_as_there_are_options(hydra: tuple[Any, DictConfig]) -> None:
