@@ -180,7 +180,7 @@ def test_an_option_without_a_cache_is_named(build: Build) -> None:
     assert without_cache(build()) is None
     model = build()
     for _, block in model.layers():
-        block.attention.core.new_cache = lambda *args, **kwargs: None  # type: ignore[method-assign,assignment]
+        block.attention.core.new_cache = lambda *args, **kwargs: None  # type: ignore[method-assign]
     assert without_cache(model) == (
         "FullAttention (layer 0) has no cache: each new token computes the whole sequence again"
     )

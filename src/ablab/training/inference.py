@@ -81,4 +81,4 @@ def _counted(run: Callable[[], object]) -> int | None:
             run()
     except Exception:  # whatever a component makes of tensors without values
         return None
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())

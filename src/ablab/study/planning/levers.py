@@ -53,7 +53,7 @@ class Measured:
         if lever == "window":
             return isinstance(value, int)
         if lever == "kv_rank":
-            return value != "none"
+            return bool(value != "none")
         if lever == "n_kv_heads":
             return bool(self._layer.groups_heads)
         return True
