@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,7 +26,7 @@ ModelOf = Callable[[int], Transformer]
 _KNOWN: dict[str, dict[str, int | None]] = {}  # of models that runs of this process had: seeds do not change it
 
 
-def inference_costs(config: RunConfig, task: Task, model_of: ModelOf) -> dict[str, int | None]:
+def inference_costs(config: RunConfig, task: Task, model_of: ModelOf) -> dict[str, Any]:
     """Those of the fields of `ablab.results.record.Cost` that tell of it; none of a model that no token follows.
 
     Args:
@@ -41,7 +42,7 @@ def inference_costs(config: RunConfig, task: Task, model_of: ModelOf) -> dict[st
     return _KNOWN[key]
 
 
-def _costs(model_of: ModelOf) -> dict[str, int | None]:
+def _costs(model_of: ModelOf) -> dict[str, Any]:
     found: dict[str, int | None] = {}
     for name, length in LENGTHS.items():
         model = model_of(length).eval()
