@@ -110,6 +110,12 @@ COMMANDS = st.one_of(
         st.sampled_from(["--again", "--checkpoint", "--trust", "task.seq_len=8,16", "~task.path"]),
     ),
     st.tuples(
+        st.just("export"),
+        st.sampled_from([RUN, "study", "nope"]),
+        st.sampled_from(["--format", "--checkpoint", "--output"]),
+        COMPARED | st.sampled_from(["safetensors", "transformers"]),
+    ),
+    st.tuples(
         st.sampled_from(["keep", "consolidate", "resume", "sync"]), st.sampled_from(["study", RUN, "nope"]), COMPARED
     ),
     st.tuples(

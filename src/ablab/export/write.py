@@ -39,14 +39,15 @@ def export_run(
     Raises:
         UserError: a library is missing, something else is there, or transformers has no such model; as `restore` does.
     """
-    safetensors()  # before anything is read
+    trained = restore(run, checkpoint, trust)
     target = target_of(run, output, format)
-    write_trained(restore(run, checkpoint, trust), format, target)
+    write_trained(trained, format, target)
     return target
 
 
 def write_trained(trained: Trained, format: Format, target: Path) -> None:
     """Write a trained model into the folder `target`. Raises UserError as `export_run` does."""
+    safetensors()  # before anything is written
     info: Node = {"format": format, "ablab": __version__, "checkpoint": trained.checkpoint, "step": trained.step}
     info["config"] = trained.config.shown()
     files: dict[str, Node | str] = {VOCABULARY_FILE: vocabulary_of(trained.task, trained.remembered)}
