@@ -24,15 +24,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ABLAB_CACHE"] = tempfile.mkdtemp(prefix="ablab-tests-")
 os.environ["HF_HOME"] = os.path.join(os.environ["ABLAB_CACHE"], "huggingface")
 
+import forks  # before what sets filters of warnings
 import hypothesis
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from commands import prepare
+from composing import composed
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
-from ablab.config import RunConfig, conf_folder, register_schema, resolve
+from ablab.config import RunConfig, conf_folder, resolve
 from ablab.results.record import Record, RunContext
 from ablab.study.planning.recombine import Recombiner
 from ablab.study.supervision import code
@@ -44,6 +46,8 @@ hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine i
 hypothesis.settings.load_profile("suite")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background would inherit none
 atexit.register(shutil.rmtree, os.environ["ABLAB_CACHE"], ignore_errors=True)
+
+forks.note_filters()
 
 # Modules of tests that options name. The process that runs are forked from is replaced by another, which takes seconds,
 # when it meets one that it does not know.
@@ -65,6 +69,12 @@ _TINY = (
     "logger=csv",
 )
 _TINY_MODEL = ("model.d_model=16", "model.n_heads=2", "model.n_layers=1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fork what commands and runs are forked from, before a test changes anything."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # not in xdist's own process
+        prepare()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -171,10 +181,4 @@ def _compose(overrides: tuple[str, ...], asked: tuple[str, ...]) -> RunConfig:
 
 @functools.cache  # hundreds of tests ask for configs that differ in a node or two
 def _recombiner() -> Recombiner:
-    register_schema()
-
-    def compose_in_full(overrides: list[str]) -> DictConfig:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            return compose("config", overrides, return_hydra_config=True)
-
-    return Recombiner(compose_in_full)
+    return Recombiner(composed)

@@ -8,6 +8,7 @@ from typing import Literal, TypedDict, get_args
 import torch
 from torch import Tensor, nn
 
+from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.spec import LayerSpec
 
 DropoutPlace = Literal["output", "weights"]
@@ -127,6 +128,22 @@ class AttentionCore(nn.Module):
         """The keys that the S queries at `positions` (S,) may give weight to: bool, broadcastable to (B, H, S, T).
 
         q and k are as in `forward`, whole and without padding. For measurements: neither fast nor differentiable.
+        """
+        raise NotImplementedError
+
+    def new_cache(self, batch: int, capacity: int, *, heads: int, size: int, like: Tensor) -> LayerCache | None:
+        """An empty one for keys and values of so many heads; None: new tokens need the whole sequence."""
+        return None
+
+    def cache_numbers(self, length: int, *, heads: int, size: int) -> int | None:
+        """How many numbers it keeps of a sample of so many tokens; None where there is no cache."""
+        return None
+
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, step: Step) -> Tensor:
+        """`forward`, in evaluation, for new tokens alone, whose q (B, H, S, D), k and v are; the cache has the others.
+
+        Returns:
+            (B, H, S, Dv), which means nothing where a sample has no new token.
         """
         raise NotImplementedError
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.spec import LayerSpec
 
 
@@ -37,6 +38,15 @@ class LayerFusion(nn.Module):
         fused = weights[..., 0:1] * streams[1]
         for layer in range(1, self.n_layers):
             fused = fused + weights[..., layer : layer + 1] * streams[layer + 1]
+        return fused
+
+    def new_cache(self, batch: int) -> LayerCache | None:
+        """What `extend` goes on from, for so many samples; None: each token is fused without the others."""
+        return None
+
+    def extend(self, streams: Sequence[Tensor], step: Step, cache: LayerCache | None) -> Tensor:
+        """`forward` for new tokens alone, (B, S, d_model), which means nothing where a sample has none."""
+        fused: Tensor = self(streams, step.padding)
         return fused
 
 
