@@ -19,7 +19,7 @@ from ablab.results.record import Record
 from ablab.results.store import EVALUATION_FOLDER, read_evaluations
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
-from ablab.training.trained import TrainedRun
+from ablab.training.restore import SavedRun
 
 TinyConfig = Callable[..., RunConfig]
 TEXT = "3 squared is 9, cubed 27.\n" * 40 + "27 is cubed.\n" * 40  # of characters that the corpus has
@@ -215,11 +215,11 @@ OPTIONS = [
 ]
 
 
-def trained(config: RunConfig, task: Task) -> tuple[TrainedRun, torch.nn.Module]:
+def trained(config: RunConfig, task: Task) -> tuple[SavedRun, torch.nn.Module]:
     model = build_model(config, task).eval()
     state = {f"model.{key}": value for key, value in model.state_dict().items()}
     checkpoint = {"state_dict": state, "global_step": 1, type(task).__qualname__: task.state_dict()}
-    return TrainedRun(config, Path("best.ckpt"), checkpoint), model
+    return SavedRun(config, Path("best.ckpt"), checkpoint), model
 
 
 @pytest.mark.parametrize(("axis", "option"), OPTIONS)
