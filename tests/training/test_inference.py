@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from ablab.config import RunConfig
+from ablab.errors import UserError
+from ablab.training import inference
 from ablab.training.build import BuiltRun, of_length
 
 TinyConfig = Callable[..., RunConfig]
@@ -60,6 +62,18 @@ def test_answers_to_whole_inputs_have_none(task: str, tiny_config: TinyConfig) -
     built = BuiltRun.of(tiny_config(f"task={task}"))
     assert built.cost.cache_bytes_8k is None
     assert built.cost.decode_flops_8k is None
+
+
+def test_a_component_that_takes_no_such_lengths_fails_no_run(
+    tiny_config: TinyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("no more than 32 tokens")
+
+    monkeypatch.setattr(inference, "_costs", refuse)
+    cost = cost_of(tiny_config, "model.d_ff=47")
+    assert cost["parameters"] > 0
+    assert cost["decode_flops_1k"] is None
 
 
 def test_a_model_of_another_length_differs_in_its_table_alone(tiny_config: TinyConfig) -> None:
