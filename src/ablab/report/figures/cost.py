@@ -51,7 +51,7 @@ def quality_and_cost(
         unequal: the variants that did not get what the baseline got, and by what.
     """
     known = [row for row in rows if math.isfinite(row["mean"])][:MOST_VARIANTS]
-    shown = {cost: [row for row in known if math.isfinite(_number(row[cost]))] for cost in COST_AXES}
+    shown = {cost: [row for row in known if math.isfinite(_number(row.get(cost)))] for cost in COST_AXES}
     shown = {cost: found for cost, found in shown.items() if found and not (cost in IN_USE and _one(found, cost))}
     if not shown:
         return None
