@@ -56,6 +56,16 @@ def test_the_last_checkpoint_is_another_than_the_best(trained: Path) -> None:
         run.model("first")
 
 
+def test_a_run_is_evaluated_elsewhere(trained: Path, tmp_path: Path) -> None:
+    run = load(shutil.copytree(trained, tmp_path / "run"))
+    assert run.evaluations == {}
+    shorter, own = run.evaluate("task.seq_len=16,32")
+    assert run.evaluations == {"task.seq_len=16": shorter, "task.seq_len=32": own}
+    with pytest.raises(UserError, match=r"position=learned: its weights \(position\.weight\) are for 32 tokens"):
+        run.evaluate("task.seq_len=64", checkpoint="last")
+    assert len(load(tmp_path / "run").evaluations) == 2
+
+
 def test_a_model_is_ones_own(trained: Path) -> None:
     run = load(trained)
     with torch.no_grad():
@@ -108,8 +118,10 @@ def test_kept_runs_have_all_but_a_model(tmp_path: Path) -> None:
     assert run.metrics["val_loss"] == 1.1
     assert run.config["model"] == {"d_model": 64}
     assert list(run.curves.index) == [10, 20, 30, 40, 50]
-    with pytest.raises(UserError, match="kept results have no checkpoints"):
-        run.model()
+    assert run.evaluations == {}
+    for ask in (run.model, run.evaluate):
+        with pytest.raises(UserError, match="kept results have no checkpoints"):
+            ask()
 
 
 def test_a_run_that_has_not_ended_has_a_model_and_no_record(trained: Path, tmp_path: Path) -> None:

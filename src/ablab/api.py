@@ -25,9 +25,10 @@ from ablab.errors import UserError
 from ablab.report.notebook import LoadedStudy
 from ablab.results.collect import Runs, is_one_run
 from ablab.results.curves import read_curves
+from ablab.results.evaluation import Evaluation
 from ablab.results.record import Record
 from ablab.results.run_folder import read_config
-from ablab.results.store import CONFIG_FILE, EXPORT_FILES, METRICS_FILE, RECORD_FILE, read_record
+from ablab.results.store import CONFIG_FILE, EXPORT_FILES, METRICS_FILE, RECORD_FILE, read_evaluations, read_record
 
 if TYPE_CHECKING:
     from ablab.model.transformer import Transformer
@@ -174,11 +175,31 @@ class Run:
         """
         return self._restored(checkpoint, "cpu", trust)[1]
 
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """What the run was found to be worth elsewhere, by name: `run.evaluations["task.seq_len=1024"].metrics`."""
+        return read_evaluations(self.folder, self.record.fingerprint) or dict(self.record.evaluations)
+
+    def evaluate(
+        self, *overrides: str, checkpoint: Checkpoint = "best", again: bool = False, trust: bool = False
+    ) -> list[Evaluation]:
+        """Evaluate the run elsewhere, as `ablab evaluate` does: `run.evaluate("task.seq_len=512,1024")`.
+
+        Arguments and errors are those of `ablab.evaluate`.
+        """
+        from ablab.study.evaluate import evaluate
+
+        self._refuse_kept()
+        return evaluate(self.folder, overrides=overrides, checkpoint=checkpoint, again=again, trust=trust)
+
+    def _refuse_kept(self) -> None:
+        if any(place.is_file() for place in self.folder.parents):
+            raise UserError(f"{self.folder}: kept results have no checkpoints: use the folder that they were made from")
+
     def _restored(self, checkpoint: str, device: str, trust: bool) -> tuple[Transformer, Task]:
         from ablab.training.restore import load_run
 
-        if any(place.is_file() for place in self.folder.parents):
-            raise UserError(f"{self.folder}: kept results have no checkpoints: use the folder that they were made from")
+        self._refuse_kept()
         return load_run(self.folder, checkpoint, trust, device)
 
     def __repr__(self) -> str:

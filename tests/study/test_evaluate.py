@@ -15,7 +15,7 @@ from ablab.results.store import EVALUATION_FOLDER, read_evaluations, read_record
 from ablab.study import evaluate as module
 from ablab.study.evaluate import evaluate_all, finished_runs, requests
 from ablab.training.evaluation import Request
-from ablab.training.trained import TrainedRun
+from ablab.training.restore import SavedRun
 
 LENGTHS = ["task.seq_len=64,128"]
 
@@ -35,7 +35,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         calls.append((run.name, request.name))
         return evaluation(request.name, record.fingerprint)
 
-    monkeypatch.setattr(TrainedRun, "open", lambda run, checkpoint, trust: run)
+    monkeypatch.setattr(SavedRun, "open", lambda run, checkpoint, trust: run)
     monkeypatch.setattr(module, "evaluate_run", measured)
     return calls
 

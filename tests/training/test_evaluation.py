@@ -19,7 +19,7 @@ from ablab.results.record import Record
 from ablab.results.store import EVALUATION_FOLDER, read_evaluations
 from ablab.tasks.base import Task
 from ablab.training.build import build_model, build_task
-from ablab.training.trained import TrainedRun
+from ablab.training.restore import SavedRun
 
 TinyConfig = Callable[..., RunConfig]
 TEXT = "3 squared is 9, cubed 27.\n" * 40 + "27 is cubed.\n" * 40  # of characters that the corpus has
@@ -84,6 +84,28 @@ def test_on_its_own_task_it_has_its_own_metrics(finished: Any, tmp_path: Path) -
     assert (last.evaluated, last.corpus, last.step) == (finished.record.evaluated, finished.record.corpus, 7)
 
 
+@pytest.mark.parametrize("task", ["classification", "copying"])
+def test_of_every_kind_of_task(task: str, tiny_config: TinyConfig, run: Callable[..., Record], tmp_path: Path) -> None:
+    record = run(tiny_config(f"task={task}", "position=rope"), tmp_path)
+    [last] = evaluate(tmp_path, checkpoint="last")
+    assert last.metrics == pytest.approx(record.metrics, rel=1e-6, nan_ok=True)
+    assert (last.evaluated, last.corpus, last.oracle) == (record.evaluated, record.corpus, record.oracle)
+    if task == "copying":  # of which any length asks for the same tokens, and more symbols for others
+        [longer] = evaluate(tmp_path, overrides=["task.seq_len=64"])
+        assert longer.evaluated == record.evaluated
+        with pytest.raises(UserError, match=r"task: has vocab_size=\d+, and the run was trained with vocab_size="):
+            evaluate(tmp_path, overrides=["task.symbols=17"])
+
+
+@pytest.mark.parametrize("setting", ["optimizer=schedule_free", "trainer.precision=bf16-true"])
+def test_weights_and_numbers_are_those_that_the_run_was_judged_by(
+    setting: str, tiny_config: TinyConfig, run: Callable[..., Record], tmp_path: Path
+) -> None:
+    record = run(tiny_config(setting, "optimizer.lr=0.1"), tmp_path)
+    [last] = evaluate(tmp_path, checkpoint="last")
+    assert last.metrics == pytest.approx(record.metrics, rel=1e-6)
+
+
 def test_longer_windows_by_hand(folder: Path, tiny_config: TinyConfig, corpus: Path) -> None:
     text = corpus.read_text(encoding="utf-8")
     vocabulary = "".join(sorted(set(text)))
@@ -139,7 +161,8 @@ def test_other_text_is_read_by_the_vocabulary_of_the_run(
         (["task.path='a,b=c'"], "cannot be the name of an evaluation"),
     ],
 )
-def test_what_cannot_be_leaves_nothing_behind(folder: Path, words: list[str], said: str) -> None:
+def test_what_cannot_be_leaves_nothing_behind(run_of: Callable[..., Path], words: list[str], said: str) -> None:
+    folder = run_of("position=rope")
     before = content(folder)
     with pytest.raises(UserError, match=said) as refused:
         evaluate(folder, overrides=words)
@@ -192,11 +215,11 @@ OPTIONS = [
 ]
 
 
-def trained(config: RunConfig, task: Task) -> tuple[TrainedRun, torch.nn.Module]:
+def trained(config: RunConfig, task: Task) -> tuple[SavedRun, torch.nn.Module]:
     model = build_model(config, task).eval()
     state = {f"model.{key}": value for key, value in model.state_dict().items()}
     checkpoint = {"state_dict": state, "global_step": 1, type(task).__qualname__: task.state_dict()}
-    return TrainedRun(config, Path("best.ckpt"), checkpoint), model
+    return SavedRun(config, Path("best.ckpt"), checkpoint), model
 
 
 @pytest.mark.parametrize(("axis", "option"), OPTIONS)

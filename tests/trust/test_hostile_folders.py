@@ -220,7 +220,7 @@ def test_a_command_in_a_folder_is_not_given(hostile: Hostile, ablab: Ablab) -> N
     assert_nothing_ran(hostile, ablab("resume", str(hostile.study)), shlex.join(words), "add --trust")
 
 
-@pytest.mark.parametrize("command", ["generate", "consolidate", "export --format=safetensors"])
+@pytest.mark.parametrize("command", ["generate", "consolidate", "evaluate", "export --format=safetensors"])
 @pytest.mark.parametrize("kind", ["index", "rest", "bytes", "another's file", "an odd type", "no pickle"])
 def test_nothing_in_shards_is_unpickled(hostile: Hostile, ablab: Ablab, kind: str, command: str) -> None:
     folder = hostile.shard()

@@ -27,7 +27,7 @@ from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, below, read_evaluations, read_record, write_evaluation
 from ablab.training.evaluation import Request, evaluate_run
 from ablab.training.evaluation_data import Tasks
-from ablab.training.trained import TrainedRun
+from ablab.training.restore import SavedRun
 
 _DEVICE = "trainer.accelerator"
 
@@ -131,7 +131,7 @@ def existing(run: Finished, request: Request) -> Evaluation | None:
 
 
 def _write(run: Finished, request: Request, tasks: Tasks, trust: bool) -> Evaluation:
-    trained = TrainedRun.open(run.folder, request.checkpoint, trust)
+    trained = SavedRun.open(run.folder, request.checkpoint, trust)
     found = evaluate_run(trained, request, run.record, tasks)
     try:
         write_evaluation(run.folder, found)

@@ -29,7 +29,7 @@ from ablab.training.evaluation_data import Tasks, refuse_seen
 from ablab.training.failures import describe, ended_itself
 from ablab.training.module import TrainingModule
 from ablab.training.provenance import machine, versions
-from ablab.training.trained import TrainedRun
+from ablab.training.restore import SavedRun
 from ablab.training.trainer import idle_trainer, quiet_lightning
 
 # Settings of a task that change no metric, and stand in no evaluation's name.
@@ -100,7 +100,7 @@ def _with_fewer_sequences(node: Node, before: Any) -> Node:
 _BYTES = {"tokenizer": "bytes"}  # how tasks without the setting read
 
 
-def evaluate_run(trained: TrainedRun, request: Request, record: Record, tasks: Tasks | None = None) -> Evaluation:
+def evaluate_run(trained: SavedRun, request: Request, record: Record, tasks: Tasks | None = None) -> Evaluation:
     """Evaluate a trained run as asked for; nothing is written.
 
     Args:

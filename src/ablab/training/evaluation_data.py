@@ -11,7 +11,7 @@ from ablab.results.record import Record
 from ablab.tasks.base import Task
 from ablab.tasks.language import LanguageTask
 from ablab.training.build import build_option
-from ablab.training.trained import TrainedRun
+from ablab.training.restore import SavedRun
 
 _SPLITS = ("val_fraction", "test_fraction")
 
@@ -22,7 +22,7 @@ class Tasks:
     def __init__(self) -> None:
         self._last: tuple[str, Task] | None = None
 
-    def __call__(self, trained: TrainedRun, node: Node) -> Task:
+    def __call__(self, trained: SavedRun, node: Node) -> Task:
         """The task of a config, read by the vocabulary of the run.
 
         Raises:
@@ -34,7 +34,7 @@ class Tasks:
         return self._last[1]
 
 
-def _build(trained: TrainedRun, node: Node) -> Task:
+def _build(trained: SavedRun, node: Node) -> Task:
     config = replace(trained.config, options={**trained.config.options, "task": node})
     task: Task = build_option(config, "task", seed=config.seed)
     own = trained.task
