@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, rms_norm, silu
 
+from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.kernel import without_autocast, working_dtype
-from ablab.model.attention.layer import AttentionLayer, Rotate
+from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads
 from ablab.model.attention.recurrence import Recurrence
+from ablab.model.context import LayerContext
 from ablab.model.spec import LayerSpec, require_at_least
 
 RATES = (1.0, 16.0)  # of forgetting, per unit of step size, as they are drawn at first
@@ -20,7 +23,7 @@ STEPS = (1e-3, 1e-1)  # sizes of the first steps of an input of zero
 
 
 class LinearAttention(AttentionLayer):
-    """Projections, convolution and gates around a `Recurrence`. Subclasses implement `streams`, `mix` and `leave`.
+    """Projections, convolution and gates around a `Recurrence`. Subclasses implement `streams`, `as_heads` and `leave`.
 
     The model's rotation of queries and keys is left aside, as in the papers: convolution and decay tell the order.
 
@@ -58,29 +61,64 @@ class LinearAttention(AttentionLayer):
         content, log_decay, write = self.streams(x)
         if key_padding_mask is not None:
             content = content.masked_fill(key_padding_mask.unsqueeze(-1), 0.0)
-        mixed = self.mix(content, log_decay, write, key_padding_mask)
+        mixed = self._mix(content, log_decay, write, key_padding_mask)
         if not self.causal:
             back = None if key_padding_mask is None else key_padding_mask.flip(1)
-            mixed = mixed + self.mix(content.flip(1), log_decay.flip(2), write.flip(2), back).flip(1)
+            mixed = mixed + self._mix(content.flip(1), log_decay.flip(2), write.flip(2), back).flip(1)
         return self.leave(x, mixed)
+
+    def new_cache(self, batch: int, capacity: int) -> LayerCache | None:
+        if not self.causal:
+            return None
+        channels, taps = self.convolution.weight.shape
+        like = self.convolution.weight
+        return StateCache(batch, self.state_shape, (taps - 1, channels), like=like)
+
+    def cache_numbers(self, length: int) -> int | None:
+        channels, taps = self.convolution.weight.shape
+        return self.state_numbers + channels * (taps - 1) if self.causal else None
+
+    def extend(self, x: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
+        step, cache = cast(Step, context.step), cast(StateCache, cache)
+        content, log_decay, write = self.streams(x)
+        if step.padding is not None:
+            content = content.masked_fill(step.padding.unsqueeze(-1), 0.0)
+        q, k, v = self.as_heads(self.convolution.onward(cache.join(content, step)))
+        mixed, state = self.core.onward(q, k, v, log_decay, write, step.padding, cache.state)
+        cache.state.copy_(state)
+        return self.leave(x, join_heads(self.read(mixed, v)))
+
+    def _mix(self, content: Tensor, log_decay: Tensor, write: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """The convolution and the recurrence: (B, T, width of all heads)."""
+        q, k, v = self.as_heads(self.convolution(content))
+        return join_heads(self.read(self.core(q, k, v, log_decay, write, key_padding_mask), v))
 
     def streams(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each token by itself, of x (B, T, d_model): what is convolved (B, T, channels), the logarithm of the heads'
         decay (B, H, T), and how strongly they write (B, H, T)."""
         raise NotImplementedError
 
-    def mix(self, content: Tensor, log_decay: Tensor, write: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        """The convolution and the recurrence: (B, T, width of all heads)."""
+    def as_heads(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (B, K, T, D) and values (B, H, T, Dv) of what was convolved."""
         raise NotImplementedError
+
+    def read(self, mixed: Tensor, v: Tensor) -> Tensor:
+        """What heads give, of what they read of the state and of their own values, (B, H, T, Dv) each."""
+        return mixed
 
     def leave(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Norm, gate and output projection: (B, T, d_model)."""
         raise NotImplementedError
 
     @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """Of the states of all heads, of one sample."""
+        raise NotImplementedError
+
+    @property
     def state_numbers(self) -> int:
         """Of the states of all heads."""
-        raise NotImplementedError
+        return math.prod(self.state_shape)
 
     def mechanism(self) -> dict[str, float]:
         """`state_bytes`: what generating one sequence keeps of it, however long: the state, and the convolution's last
@@ -91,6 +129,31 @@ class LinearAttention(AttentionLayer):
     def drop(self, mixed: Tensor) -> Tensor:
         """Features with dropout."""
         return nn.functional.dropout(mixed, self.dropout, self.training) if self.dropout else mixed
+
+
+class StateCache(LayerCache):
+    """The state behind the last token, and the last inputs of the convolution, in single precision at least.
+
+    Args:
+        state, tail: shapes for one sample.
+        like: a tensor on the device.
+    """
+
+    def __init__(self, batch: int, state: Sequence[int], tail: Sequence[int], *, like: Tensor) -> None:
+        self.state, self.tail = (
+            torch.zeros(batch, *shape, dtype=working_dtype(like), device=like.device) for shape in (state, tail)
+        )
+
+    def join(self, content: Tensor, step: Step) -> Tensor:
+        """New inputs of the convolution (B, S, channels) behind those that are kept, which their last ones replace."""
+        kept = self.tail.shape[1]
+        joined = torch.cat([self.tail, content.to(self.tail.dtype)], 1)
+        if step.there is None:
+            self.tail.copy_(joined[:, content.shape[1] :])
+        else:
+            last = step.there.sum(1, keepdim=True) + torch.arange(kept, device=content.device)
+            self.tail.copy_(joined.gather(1, last.unsqueeze(-1).expand(-1, -1, content.shape[2])))
+        return joined.to(content.dtype)
 
 
 class ShortConvolution(nn.Module):
@@ -127,6 +190,14 @@ class ShortConvolution(nn.Module):
         else:
             mixed = cast(Tensor, _Taps.apply(x, weight))  # type: ignore[no-untyped-call]
         return silu(mixed if self.bias is None else mixed + self.bias.to(x.dtype))
+
+    def onward(self, joined: Tensor) -> Tensor:
+        """`forward` of a sequence that goes on, (B, size - 1 + S, channels) with its last inputs: (B, S, channels)."""
+        before = self.weight.shape[1] - 1
+        if joined.shape[1] > before + 1:
+            return cast(Tensor, self(joined)[:, before:])
+        mixed = (joined * self.weight.T.to(joined.dtype)).sum(1, keepdim=True)
+        return silu(mixed if self.bias is None else mixed + self.bias.to(joined.dtype))
 
 
 class _Taps(torch.autograd.Function):

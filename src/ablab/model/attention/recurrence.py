@@ -70,20 +70,38 @@ class Recurrence(nn.Module):
         Returns:
             (B, H, T, Dv), in the dtype of v. The state has at least single precision.
         """
+        return self.onward(q, k, v, log_decay, write, key_padding_mask)[0]
+
+    def onward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_decay: Tensor,
+        write: Tensor,
+        key_padding_mask: Tensor | None = None,
+        state: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` from a state on, None being 0, and the state behind it: the given one, changed in place, or a new
+        one. A single token is not computed as a chunk."""
         if key_padding_mask is not None:
             log_decay, write = (x.masked_fill(key_padding_mask[:, None], 0.0) for x in (log_decay, write))
         length, dtype = q.shape[2], working_dtype(v)
         size = min(self.chunk, length)
         missing = -length % size  # tokens that write nothing and let nothing fade
         with without_autocast(v.device):
+            if length == 1 and state is not None:
+                one = (x.to(dtype) for x in (q, k, v, log_decay.exp().unsqueeze(-1), write.unsqueeze(-1)))
+                return self.step(*one, state).to(v.dtype), state
             q, k, v_ = (_chunks(pad(x.to(dtype), (0, 0, 0, missing)), size) for x in (q, k, v))
             decay, b = (_chunks(pad(x.to(dtype), (0, missing)).unsqueeze(-1), size) for x in (log_decay, write))
-            parts, state = [], None
+            parts = []
             segments = [x.split(SEGMENT, 2) for x in (q, k, v_, decay, b)]
             for queries, keys, values, decays, writes in zip(*segments, strict=True):
                 part, state = self.mix(queries, keys, values, decays, writes, state)
                 parts.append(part)
-        return torch.cat(parts, 2).flatten(2, 3)[:, :, :length].to(v.dtype)
+        assert state is not None
+        return torch.cat(parts, 2).flatten(2, 3)[:, :, :length].to(v.dtype), state
 
     def influence(self, q: Tensor, k: Tensor, log_decay: Tensor, write: Tensor, positions: Tensor) -> Tensor:
         """The matrix by which the values are mixed, at the S rows of `positions` (S,): (B, H, S, T), of any sign.
@@ -109,6 +127,20 @@ class Recurrence(nn.Module):
         """
         raise NotImplementedError
 
+    def step(self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, write: Tensor, state: Tensor) -> Tensor:
+        """Outputs of one token, (B, H, 1, Dv): the recurrence as it is written.
+
+        Args:
+            q: (B, K, 1, D), as k; v (B, H, 1, Dv).
+            decay: (B, H, 1, 1), a itself, as `write`.
+            state: as of `mix`; it is changed in place.
+        """
+        raise NotImplementedError
+
+    def state_shape(self, heads: int, groups: int, key_size: int, value_size: int) -> tuple[int, int, int]:
+        """Of the state of a sample, with `groups` heads of queries and keys and so many heads of values."""
+        raise NotImplementedError
+
 
 class StateSpace(Recurrence):
     """Adds to the state (Dao and Gu 2024, section 6: the blocks of a semiseparable matrix).
@@ -127,6 +159,17 @@ class StateSpace(Recurrence):
         whole = _side_by_side(fade.whole.expand(-1, -1, -1, -1, Dv), K)
         states, last = _states(written, whole, state)
         return scores.flatten(1, 2) @ v + fade.from_start * _apart(q @ states, H), last
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, write: Tensor, state: Tensor) -> Tensor:
+        B, K, D, width = state.shape
+        size = v.shape[-1]
+        state.view(B, K, D, -1, size).mul_(decay.view(B, K, 1, -1, 1))
+        flat = state.view(B * K, D, width)
+        flat.baddbmm_(k.reshape(B * K, D, 1), (write * v).reshape(B * K, 1, width))
+        return torch.bmm(q.reshape(B * K, 1, D), flat).view(B, -1, 1, size)
+
+    def state_shape(self, heads: int, groups: int, key_size: int, value_size: int) -> tuple[int, int, int]:
+        return groups, key_size, heads // groups * value_size
 
 
 class DeltaRule(Recurrence):
@@ -160,6 +203,17 @@ class DeltaRule(Recurrence):
             last = torch.baddbmm(whole * last, key, written[-1])
         inside = (fade.between * (q @ k.mT)).flatten(0, 1) @ torch.stack(written, 1)
         return (torch.stack(seen, 1) + inside).unflatten(0, v.shape[:2]), last.unflatten(0, v.shape[:2])
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, write: Tensor, state: Tensor) -> Tensor:
+        B, H, D, size = state.shape
+        q, k = (repeat_heads(x, H).reshape(B * H, D, 1) for x in (q, k))
+        a, flat = decay.reshape(-1, 1, 1), state.view(B * H, D, size)
+        new = write.reshape(-1, 1, 1) * (v.reshape(B * H, 1, size) - a * torch.bmm(k.mT, flat))
+        flat.mul_(a).baddbmm_(k, new)
+        return torch.bmm(q.mT, flat).view(B, H, 1, size)
+
+    def state_shape(self, heads: int, groups: int, key_size: int, value_size: int) -> tuple[int, int, int]:
+        return heads, key_size, value_size
 
 
 class _Fading:
@@ -222,5 +276,12 @@ def _solve_flops(matrix: Sequence[int], given: Sequence[int], *, left: bool = Tr
     return math.prod(given) * matrix[-1]
 
 
+def _product_flops(added: Sequence[int], left: Sequence[int], right: Sequence[int], **others: object) -> int:
+    """Of a product that is added in place; the registry has those that are not."""
+    return 2 * math.prod(left) * right[-1]
+
+
 if torch.ops.aten.linalg_solve_triangular not in flop_registry:
     register_flop_formula(torch.ops.aten.linalg_solve_triangular)(_solve_flops)
+if torch.ops.aten.baddbmm_ not in flop_registry:
+    register_flop_formula(torch.ops.aten.baddbmm_)(_product_flops)
