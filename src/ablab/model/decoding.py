@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ablab.model.attention.cache import LayerCache, Step
-from ablab.model.block import Block
 from ablab.model.context import LayerContext
 from ablab.model.transformer import Transformer
 
@@ -64,8 +63,8 @@ class Decoder:
 
         Args:
             tokens: (B, S) int64.
-            counts: (B,) int64 on the CPU, how many of them, the first ones, each sample has; the others are ignored, and
-                their logits mean nothing. None: all have S.
+            counts: (B,) int64 on the CPU, how many of them, the first ones, each sample has; the others are ignored,
+                and their logits mean nothing. None: all have S.
 
         Raises:
             ValueError: a sample would have more tokens than there is room for.
@@ -76,6 +75,14 @@ class Decoder:
         self._before = step.before + tokens.shape[1] if step.alike and step.before is not None else None
         self._longest = step.total
         return logits
+
+    def skip(self, count: int) -> None:
+        """Count so many tokens of each sample as seen, with nothing kept of them: for measurements."""
+        if self._before is None or self._longest + count > self.capacity:
+            raise ValueError(f"cannot skip {count} tokens of {self.capacity}")
+        self._before += count
+        self._longest += count
+        self.lengths = self.lengths + count
 
     def _step(self, tokens: Tensor, counts: Tensor | None) -> Step:
         size = tokens.shape[1]

@@ -140,7 +140,7 @@ class AttentionCore(nn.Module):
         return None
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, step: Step) -> Tensor:
-        """`forward`, in evaluation, for new tokens alone: q (B, H, S, D), k and v are theirs, the cache has the others'.
+        """`forward`, in evaluation, for new tokens alone, whose q (B, H, S, D), k and v are; the cache has the others.
 
         Returns:
             (B, H, S, Dv), which means nothing where a sample has no new token.

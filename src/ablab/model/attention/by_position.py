@@ -42,7 +42,7 @@ class PositionalCore(AttentionCore):
         return self.attend_past(q, *found, step)
 
     def attend_past(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, step: Step) -> Tensor:
-        """What new tokens get of keys and values (B, K, L, size) at `positions`, as `KeyValueCache.extend` gives them."""
+        """What new tokens get of keys and values (B, K, L, size) at `positions`, of `KeyValueCache.extend`."""
         at, keys = step.positions[:, None, :, None], positions.unsqueeze(-2)
         keys = keys if positions.dim() == 1 else keys.unsqueeze(1)  # (1, L) or (B, 1, 1, L)
         rule = self.sees(at, keys)

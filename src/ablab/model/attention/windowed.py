@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ablab.model.attention.base import (
-    AttentionCore,
     DropoutPlace,
     Switches,
     by_query,
