@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, rms_norm, silu
 
+from ablab.model.attention.block_cache import wide
 from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.kernel import without_autocast, working_dtype
 from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads
@@ -76,7 +77,8 @@ class LinearAttention(AttentionLayer):
 
     def cache_numbers(self, length: int) -> int | None:
         channels, taps = self.convolution.weight.shape
-        return self.state_numbers + channels * (taps - 1) if self.causal else None
+        numbers = self.state_numbers + channels * (taps - 1)
+        return wide(self.convolution.weight) * numbers if self.causal else None
 
     def extend(self, x: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
         step, cache = cast(Step, context.step), cast(StateCache, cache)

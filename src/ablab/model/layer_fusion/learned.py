@@ -8,7 +8,9 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from ablab.model.attention.block_cache import wide
 from ablab.model.attention.cache import LayerCache, Step
+from ablab.model.attention.kernel import working_dtype
 from ablab.model.layer_fusion.base import LayerFusion, require_several
 from ablab.model.spec import LayerSpec
 
@@ -83,7 +85,7 @@ class AdaptiveFusion(LayerFusion):
         return SummaryCache(batch, like=self.gate.weight) if self.per == "sequence" and self.causal else None
 
     def cache_numbers(self) -> int:
-        return self.gate.in_features if self.per == "sequence" and self.causal else 0
+        return wide(self.gate.weight) * self.gate.in_features if self.per == "sequence" and self.causal else 0
 
     def extend(self, streams: Sequence[Tensor], step: Step, cache: LayerCache | None) -> Tensor:
         if cache is None:
@@ -110,8 +112,7 @@ class SummaryCache(LayerCache):
     """
 
     def __init__(self, batch: int, *, like: Tensor) -> None:
-        exact = torch.promote_types(like.dtype, torch.float32)
-        self.total = torch.zeros(batch, 1, like.shape[-1], dtype=exact, device=like.device)
+        self.total = torch.zeros(batch, 1, like.shape[-1], dtype=working_dtype(like), device=like.device)
 
     def extend(self, x: Tensor, step: Step) -> Tensor:
         """The mean up to each of the new tokens, of x (B, S, d_model)."""
