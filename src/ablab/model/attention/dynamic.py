@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, repeat_heads, scores_of
+from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by_query, repeat_heads, scores_of
 from ablab.model.attention.buckets import Buckets, seen_in_buckets
-from ablab.model.attention.dense import weighted_attention
+from ablab.model.attention.cache import KeyValueCache, LayerCache, Step
+from ablab.model.attention.dense import softmax_attention, weighted_attention
 from ablab.model.attention.full import full_attention
+from ablab.model.attention.hashed_cache import HashedCache
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
 from ablab.model.attention.local import Local, Spans
 from ablab.model.attention.operators import sparse_attention
@@ -110,11 +112,14 @@ class DynamicAttention(AttentionCore):
         return spans[None, :, None] if spans.dim() == 1 else spans
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        T = q.shape[2]
-        if self.dense_below > T:
+        return self._attend(q, k, v, key_padding_mask, q.shape[2])
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, length: int) -> Tensor:
+        """`attend`, hashed as sequences of `length` are."""
+        if length < self.dense_below:
             if self.span is None:
                 return full_attention(self, q, k, v, key_padding_mask)
-            weights = self._weigh(q, None, torch.arange(T, device=q.device))
+            weights = self._weigh(q, None, torch.arange(q.shape[2], device=q.device))
             return weighted_attention(
                 q, k, v, weights, key_padding_mask,
                 own_if_alone=self.share_qk, slopes=self.slopes, sinks=self.sinks, softcap=self.softcap,
@@ -129,15 +134,57 @@ class DynamicAttention(AttentionCore):
             sinks=self.sinks,
             softcap=self.softcap,
             spans=None if spans is None or self.span is None else Spans(tokens=spans, ramp=self.span.ramp),
-            buckets=self._buckets(q, k, spans, key_padding_mask),
+            buckets=self._buckets(q, k, spans, key_padding_mask, length),
             key_padding_mask=key_padding_mask,
             own_if_alone=self.share_qk,
         )
 
-    def _buckets(self, q: Tensor, k: Tensor, spans: Tensor | None, key_padding_mask: Tensor | None) -> Buckets | None:
+    def new_cache(self, batch: int, capacity: int, *, heads: int, size: int, like: Tensor) -> LayerCache | None:
+        if not self.causal:
+            return None
+        if self.hash is None:
+            return KeyValueCache(batch, heads, min(capacity, self.window), size, like=like)
+        return HashedCache(batch, heads, capacity, size, rounds=self._rounds(capacity), like=like)
+
+    def cache_numbers(self, length: int, *, heads: int, size: int) -> int | None:
+        kept = length if self.hash is not None else min(length, self.window)
+        rounds = self._rounds(length)
+        return HashedCache.numbers(kept, heads=heads, size=size, rounds=rounds) if self.causal else None
+
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, step: Step) -> Tensor:
+        at, beyond = step.positions[:, None, :, None], None
+        if isinstance(cache, HashedCache):
+            keys, values, asked = cache.extend(q, k, v, step, self.hash, share_qk=self.share_qk)
+            length, places = cache.capacity, torch.arange(step.total, device=q.device)
+            if asked is not None and self.hash is not None and not step.first:
+                beyond = cache.seen(asked, step, self.hash.bucket_size)
+        else:
+            keys, values, places = cast(KeyValueCache, cache).extend(k, v, step)
+            length = step.total
+            places = places if places.dim() == 1 else places[:, None, None]  # (L,) or (B, 1, 1, L)
+        if step.first:
+            return self._attend(q, k, v, step.padding, length)
+        spans = None if self.span is None else self.span(q)
+        weights = self._weights_at(at - places, spans, self._reach(q, spans), beyond).masked_fill(places < 0, 0)
+        if self.share_qk:
+            weights = own_if_alone(weights, at == places)
+        bias = weights.log().to(q.dtype)
+        if self.slopes is not None:
+            bias = bias - (self.slopes[:, None, None] * (at - places)).to(q.dtype)
+        return softmax_attention(q, keys, values, mask=bias, sinks=by_query(self.sinks), softcap=self.softcap)
+
+    def _rounds(self, length: int) -> int:
+        """Of hashing sequences of so many tokens."""
+        return 0 if self.hash is None or length < self.dense_below else self.hash.rounds
+
+    def _buckets(
+        self, q: Tensor, k: Tensor, spans: Tensor | None, key_padding_mask: Tensor | None, length: int | None = None
+    ) -> Buckets | None:
         if self.hash is None:
             return None
-        buckets = hash_buckets(self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk)
+        buckets = hash_buckets(
+            self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk, length=length
+        )
         return replace(buckets, beyond=self._reach(q, spans))
 
     def _reach(self, q: Tensor, spans: Tensor | None) -> Tensor:
@@ -157,27 +204,36 @@ class DynamicAttention(AttentionCore):
         distance = positions[:, None] - torch.arange(T, device=q.device)
         spans = None if self.span is None else self.span(q)
         reach = self._reach(q, spans).expand(1 if spans is None or spans.dim() == 1 else len(q), -1, T)[..., positions]
-        local = (distance.abs() < reach.unsqueeze(-1)).to(q.dtype)
+        buckets = None if k is None else self._buckets(q, k, spans, None)
+        beyond = None if buckets is None else seen_in_buckets(buckets, positions)
+        own = spans if spans is None or spans.dim() == 1 else spans[..., positions]
+        return self._weights_at(distance, own, reach, beyond)
+
+    def _weights_at(self, distance: Tensor, spans: Tensor | None, reach: Tensor, beyond: Tensor | None) -> Tensor:
+        """Factors of exp(score) of keys at distances (S, T), broadcastable to (B, H, S, T), without `share_qk`'s rule.
+
+        Args:
+            spans: of the queries, as `AdaptiveSpan` gives them.
+            reach: (B or 1, H or 1, S or 1), as `_reach` gives it.
+            beyond: bool, the keys that hashing brings; None: all of them.
+        """
+        away = distance.abs()
+        far = away >= reach.unsqueeze(-1)
+        local = (~far).to(reach.dtype)
         if self.span is not None and spans is not None:
-            each = spans[None, :, None] if spans.dim() == 1 else spans[..., positions]
-            local = local * self.span.weight(each, distance.abs())
-        beyond = distance.abs() >= reach.unsqueeze(-1)
+            local = local * self.span.weight(spans[None, :, None] if spans.dim() == 1 else spans, away)
         if self.hash is None:
-            beyond = torch.zeros_like(beyond)
-        elif k is not None:
-            buckets = self._buckets(q, k, spans, None)
-            assert buckets is not None
-            beyond = seen_in_buckets(buckets, positions)
-        weights = local + beyond.to(q.dtype)
+            far = torch.zeros_like(far)
+        elif beyond is not None:
+            far = far & beyond
+        weights = local + far.to(local.dtype)
         return weights * (distance >= 0) if self.causal else weights
 
     def _weigh_sampled(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         weights = self._weigh(q, None if q.shape[2] < self.dense_below else k, positions)
         if not self.share_qk:
             return weights
-        own = positions[:, None] == torch.arange(q.shape[2], device=q.device)
-        others = weights.masked_fill(own, 0)
-        return torch.where(others.any(-1, keepdim=True), others, own.to(others.dtype))
+        return own_if_alone(weights, positions[:, None] == torch.arange(q.shape[2], device=q.device))
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         self._figures = self._measure(q, k)
@@ -205,6 +261,12 @@ class DynamicAttention(AttentionCore):
             buckets = hash_buckets(self.hash, q, k, None, causal=self.causal, share_qk=self.share_qk)
             figures |= bucket_figures(buckets)
         return figures
+
+
+def own_if_alone(weights: Tensor, own: Tensor) -> Tensor:
+    """Weights (..., S, T) without those of a query's own key, which counts where nothing else does."""
+    others = weights.masked_fill(own, 0)
+    return torch.where(others.any(-1, keepdim=True), others, own.to(others.dtype))
 
 
 class AdaptiveSpan(nn.Module):
