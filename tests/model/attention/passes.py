@@ -51,7 +51,7 @@ def steps(lengths: Sequence[int], sizes: Sequence[int]) -> list[tuple[Step, list
 def error(layer: AttentionLayer, position: Position, lengths: Sequence[int], sizes: Sequence[int]) -> float:
     """The largest difference between passes of such sizes and samples of such lengths as wholes."""
     x = torch.randn(
-        len(lengths), max(lengths), layer.output.in_features, generator=torch.Generator().manual_seed(1)
+        len(lengths), max(lengths), layer.output.out_features, generator=torch.Generator().manual_seed(1)
     ).double()  # fmt: skip
     cache = layer.new_cache(len(lengths), max(lengths))
     assert cache is not None
