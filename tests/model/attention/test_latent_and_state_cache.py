@@ -22,8 +22,12 @@ Load = Callable[..., Any]
 Spec = Callable[..., LayerSpec]
 Build = Callable[..., AttentionLayer]
 
-# Samples, and passes: 7 new tokens are more than a head has coordinates.
-PASSES = (((23, 14, 1), (1,)), ((31, 18, 1), (7, 1, 3)), ((25, 25), (7, 1, 3)))
+# Samples, and passes: prompts of unequal lengths that go on; 7 new tokens are more than a head has coordinates.
+PASSES: tuple[tuple[tuple[int, ...], tuple[Any, ...]], ...] = (
+    ((26, 15, 6, 12), ((17, 5, 1, 0), 1)),
+    ((31, 18, 3), ((9, 2, 1), 7, 1, 3)),
+    ((25, 25), (7, 1, 3)),
+)
 SWITCHES: dict[str, Any] = {"sinks": True, "softcap": 3.0, "output_gate": "head"}
 HASHED: dict[str, Any] = {"buckets": 4, "bucket_size": 3, "dense_below": 0}
 CASES: list[tuple[str, dict[str, Any]]] = [

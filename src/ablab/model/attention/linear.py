@@ -83,8 +83,7 @@ class LinearAttention(AttentionLayer):
     def extend(self, x: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
         step, cache = cast(Step, context.step), cast(StateCache, cache)
         content, log_decay, write = self.streams(x)
-        if step.padding is not None:
-            content = content.masked_fill(step.padding.unsqueeze(-1), 0.0)
+        # A sample's tokens come first: nothing of its own is convolved with what stands where it has none.
         q, k, v = self.as_heads(self.convolution.onward(cache.join(content, step)))
         mixed, state = self.core.onward(q, k, v, log_decay, write, step.padding, cache.state)
         cache.state.copy_(state)
