@@ -63,23 +63,27 @@ def drawn(model: Transformer) -> Transformer:
 
 
 def decoded(model: Transformer, tokens: Tensor, lengths: Sequence[int], sizes: Sequence[int]) -> list[Tensor]:
-    """The logits of each sample (T, vocab_size), in passes of so many tokens."""
+    """The logits of each sample (T, vocab_size), in passes of so many tokens.
+
+    Where samples differ in length the first pass brings a share of each, so that those that lag behind go on, too.
+    """
     decoder = Decoder(model, batch=len(lengths), capacity=max(lengths))
     parts: list[list[Tensor]] = [[] for _ in lengths]
-    start = 0
-    for size in (*sizes, *[sizes[-1]] * max(lengths)):
-        if start >= max(lengths):
-            break
-        counts = torch.tensor([min(size, max(0, length - start)) for length in lengths])
-        chunk = torch.zeros(len(lengths), size, dtype=torch.int64)
-        there = tokens[:, start : start + size]
-        chunk[:, : there.shape[1]] = there
-        if start + size > max(lengths):
-            chunk = chunk[:, : max(lengths) - start]
-        logits = decoder.extend(chunk, counts)
-        for part, row, count in zip(parts, logits, counts.tolist(), strict=True):
-            part.append(row[:count])
-        start += size
+    have = [0] * len(lengths)
+    later = iter((*sizes, *[sizes[-1]] * max(lengths)))
+    while have != list(lengths):
+        if have == [0] * len(lengths) and len(set(lengths)) > 1 and sizes[0] > 1:
+            counts = [max(1, length // 3) for length in lengths]
+        else:
+            size = next(later)
+            counts = [min(size, length - before) for before, length in zip(have, lengths, strict=True)]
+        chunk = torch.zeros(len(lengths), max(counts), dtype=torch.int64)
+        for row, (before, count) in enumerate(zip(have, counts, strict=True)):
+            chunk[row, :count] = tokens[row, before : before + count]
+        logits = decoder.extend(chunk, torch.tensor(counts))
+        for part, found, count in zip(parts, logits, counts, strict=True):
+            part.append(found[:count])
+        have = [before + count for before, count in zip(have, counts, strict=True)]
     assert decoder.lengths.tolist() == list(lengths)
     return [torch.cat(part) for part in parts]
 

@@ -28,12 +28,16 @@ def whole(layer: AttentionLayer, x: Tensor, position: Position) -> Tensor:
     return layer.within(x.unsqueeze(0), LayerContext(rotate=position.rotate))[0]
 
 
-def steps(lengths: Sequence[int], sizes: Sequence[int]) -> list[tuple[Step, list[int]]]:
-    """Passes of at most so many tokens until all samples are whole, the last size again and again; and their counts."""
+def steps(lengths: Sequence[int], sizes: Sequence[int | Sequence[int]]) -> list[tuple[Step, list[int]]]:
+    """Passes of at most so many tokens until all samples are whole, the last size again and again; and their counts.
+
+    A list of sizes has one for each sample, as prompts of unequal lengths that all go on.
+    """
     have, found = [0] * len(lengths), []
     while have != list(lengths):
         size = sizes[min(len(found), len(sizes) - 1)]
-        counts = [min(size, length - before) for before, length in zip(have, lengths, strict=True)]
+        each = [size] * len(lengths) if isinstance(size, int) else size
+        counts = [min(some, length - before) for some, before, length in zip(each, have, lengths, strict=True)]
         place = torch.arange(max(counts))
         there = place < torch.tensor(counts)[:, None]
         step = Step(
@@ -49,7 +53,11 @@ def steps(lengths: Sequence[int], sizes: Sequence[int]) -> list[tuple[Step, list
 
 @torch.no_grad()
 def error(
-    layer: AttentionLayer, position: Position, lengths: Sequence[int], sizes: Sequence[int], width: int = 16
+    layer: AttentionLayer,
+    position: Position,
+    lengths: Sequence[int],
+    sizes: Sequence[int | Sequence[int]],
+    width: int = 16,
 ) -> float:
     """The largest difference between passes of such sizes and samples of such lengths as wholes."""
     x = torch.randn(len(lengths), max(lengths), width, generator=torch.Generator().manual_seed(1)).double()
