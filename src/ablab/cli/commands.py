@@ -13,6 +13,7 @@ from typing import Any
 
 from ablab.cli.application import interrupt, run_hydra
 from ablab.cli.bench import bench
+from ablab.cli.export import export
 from ablab.cli.parsing import Command, Parser, add_trust, trust_command
 from ablab.errors import UserError, printable
 
@@ -235,6 +236,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "dashboard": _dashboard,
     "sync": _sync,
     "generate": _generate,
+    "export": export,
     "consolidate": _consolidate,
     "bench": bench,
 }

@@ -76,6 +76,14 @@ class Decoder:
         self._longest = step.total
         return logits
 
+    def skip(self, count: int) -> None:
+        """Count so many tokens of each sample as seen, with nothing kept of them: for measurements."""
+        if self._before is None or self._longest + count > self.capacity:
+            raise ValueError(f"cannot skip {count} tokens of {self.capacity}")
+        self._before += count
+        self._longest += count
+        self.lengths = self.lengths + count
+
     def _step(self, tokens: Tensor, counts: Tensor | None) -> Step:
         size = tokens.shape[1]
         alike = counts is None or bool((counts == size).all())
