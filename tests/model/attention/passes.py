@@ -13,14 +13,14 @@ from ablab.model.context import LayerContext
 from ablab.model.position import Position
 
 
-def with_large_weights(layer: AttentionLayer) -> AttentionLayer:
-    """In double precision and in evaluation, with weights by which what is wrong shows."""
+def with_large_weights(layer: AttentionLayer) -> None:
+    """Make it one in double precision and in evaluation, with weights by which what is wrong shows."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in layer.double().parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(0.4 * noise if parameter.dim() > 1 else parameter + 0.1 * noise)
-    return layer.eval()
+    layer.eval()
 
 
 def whole(layer: AttentionLayer, x: Tensor, position: Position) -> Tensor:
@@ -30,7 +30,8 @@ def whole(layer: AttentionLayer, x: Tensor, position: Position) -> Tensor:
 
 def steps(lengths: Sequence[int], sizes: Sequence[int]) -> list[tuple[Step, list[int]]]:
     """Passes of at most so many tokens until all samples are whole, the last size again and again; and their counts."""
-    have, found = [0] * len(lengths), []
+    have = [0] * len(lengths)
+    found: list[tuple[Step, list[int]]] = []
     while have != list(lengths):
         size = sizes[min(len(found), len(sizes) - 1)]
         counts = [min(size, length - before) for before, length in zip(have, lengths, strict=True)]

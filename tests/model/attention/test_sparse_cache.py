@@ -76,7 +76,9 @@ Build = Callable[..., AttentionLayer]
 def build(make_spec: Spec, load_option: Load) -> Build:
     def make(option: str, settings: dict[str, Any], kv_heads: int = 4, **changes: Any) -> AttentionLayer:
         spec = make_spec(n_heads=4, n_kv_heads=None if kv_heads == 4 else kv_heads, max_length=40, **changes)
-        return with_large_weights(attention_layer(spec, load_option("attention", option, **settings)))
+        layer: AttentionLayer = attention_layer(spec, load_option("attention", option, **settings))
+        with_large_weights(layer)
+        return layer
 
     return make
 

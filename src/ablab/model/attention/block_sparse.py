@@ -108,9 +108,9 @@ class BlockSparseAttention(PositionalCore):
             return super().attend_past(q, k, v, positions, step)
         keys = (slots.unsqueeze(-1) * self.block + torch.arange(self.block, device=q.device)).flatten(1)  # (B, M)
         places = keys.clamp(max=step.total - 1)[:, None, :, None].expand(-1, k.shape[1], -1, -1)
-        found = (x.gather(2, places.expand(-1, -1, -1, x.shape[-1])) for x in (k, v))
+        k, v = (x.gather(2, places.expand(-1, -1, -1, x.shape[-1])) for x in (k, v))
         at, keys = own[:, None, :, None], keys[:, None, None]
-        return attend_to(self, q, *found, keys <= at, at, keys)
+        return attend_to(self, q, k, v, keys <= at, at, keys)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         T = q.shape[2]
