@@ -50,12 +50,14 @@ class BlockStep:
             rows = torch.arange(len(x), device=x.device)[:, None]
             laid = x.transpose(1, 2)[rows, places.clamp(0, size - 1)].masked_fill(~there[..., None, None], 0)
             laid = laid.transpose(1, 2)
-        return laid.unflatten(2, (self.count, self.block))
+        cut: Tensor = laid.unflatten(2, (self.count, self.block))
+        return cut
 
     @cached_property
     def there(self) -> Tensor:
         """(B or 1, E, block) bool, where there is a new token."""
-        return self._tokens[1].unflatten(1, (self.count, self.block))
+        there: Tensor = self._tokens[1].unflatten(1, (self.count, self.block))
+        return there
 
     @cached_property
     def _tokens(self) -> tuple[Tensor, Tensor]:

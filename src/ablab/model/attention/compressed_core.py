@@ -137,7 +137,8 @@ class CompressedCore(AttentionCore):
         k = window.extend(k, step)
         if step.first:
             there = torch.ones(len(q), index[0].shape[2], dtype=torch.bool, device=q.device)
-            return self(q, v, v, step.padding, index=(index[0], there, *index[1:]))
+            mixed: Tensor = self(q, v, v, step.padding, index=(index[0], there, *index[1:]))
+            return mixed
         seen, parts = window.seen(step).unsqueeze(-2), []
         rows = max(1, at_once(SLICE, q.device) // (len(q) * q.shape[1] * (k.shape[2] + index[0].shape[2])))
         for start in range(0, q.shape[2], rows):

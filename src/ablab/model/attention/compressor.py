@@ -67,8 +67,7 @@ class Compressor(nn.Module):
 
     def new_cache(self, batch: int, capacity: int) -> EntryCache:
         """An empty one, for so many tokens of each of so many samples."""
-        sizes = {"size": self.size, "block": self.block, "overlap": self.overlap}
-        return EntryCache(batch, capacity, **sizes, like=self.place)
+        return EntryCache(batch, capacity, size=self.size, block=self.block, overlap=self.overlap, like=self.place)
 
     def cache_numbers(self, length: int) -> int:
         """How many numbers it keeps of a sample of so many tokens."""
