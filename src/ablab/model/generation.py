@@ -12,6 +12,7 @@ computes the whole window.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ class Generation:
             raise SettingError("draft", draft, "must be at least 0")
         if any(prompt.numel() == 0 for prompt in prompts):
             raise ValueError("a prompt has no token: give at least one")
+        if model.padding is not None and any(bool((prompt == model.padding).any()) for prompt in prompts):
+            raise ValueError(f"a prompt has the token {model.padding}, which stands for none: leave it out")
         self.model, self.sampler, self.eos = model, sampler, eos
         self.ids: list[list[int]] = [prompt.tolist() for prompt in prompts]
         self.effort = Effort()
@@ -137,6 +140,8 @@ class Generation:
 
     def take(self, sample: int, logits: Tensor, drafts: Sequence[int]) -> list[int]:
         """The next tokens of a sample, by logits (1 + N, V) behind the last one and behind each of its N guesses."""
+        if self.model.padding is not None:
+            logits[:, self.model.padding] = -math.inf
         taken: list[int] = []
         for row, draft in zip(logits, [*drafts, None], strict=True):
             token = self.sampler.choose(row, self._generators[sample])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_SMALLEST = torch.finfo(torch.float32).tiny
+_RANGE = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
 class SettingError(ValueError):
@@ -65,8 +65,8 @@ class Sampler:
         0; the weights need not add up to 1."""
         size = len(logits)
         likeliest = logits.float().topk(size if self.top_k is None else min(self.top_k, size))
-        # Relative to the largest, so that a temperature close to 0 makes no infinities; none is 0 in float32.
-        scores = (likeliest.values - likeliest.values[0]) / max(self.temperature, _SMALLEST)
+        # Relative to the largest, so that a temperature close to 0 makes no infinities; none is 0 or inf in float32.
+        scores = (likeliest.values - likeliest.values[0]) / min(max(self.temperature, _RANGE[0]), _RANGE[1])
         weights = scores.softmax(-1)
         if self.top_p is None or self.top_p == 1:
             return likeliest.indices, weights
