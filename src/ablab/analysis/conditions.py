@@ -180,6 +180,8 @@ _MATCHED: dict[str, tuple[str, Measure]] = {
     "flops": ("FLOPs", lambda record: record.cost.flops_total),
     "tokens": ("tokens", lambda record: record.cost.tokens),
     "time": ("training time", lambda record: record.cost.train_time_s),
+    "kv": ("bytes of cache", lambda record: (record.budget or {}).get("value")),
+    "decode_flops": ("FLOPs of a token", lambda record: (record.budget or {}).get("value")),
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ablab.cli.application import interrupt, run_hydra
 from ablab.cli.bench import bench
+from ablab.cli.export import export
 from ablab.cli.generate import generate
 from ablab.cli.parsing import Command, Parser, add_trust, trust_command
 from ablab.errors import UserError
@@ -207,6 +208,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "dashboard": _dashboard,
     "sync": _sync,
     "generate": generate,
+    "export": export,
     "consolidate": _consolidate,
     "bench": bench,
 }

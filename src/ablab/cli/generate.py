@@ -58,7 +58,7 @@ def generate(parser: argparse.ArgumentParser) -> Command:
     def command(options: argparse.Namespace) -> None:
         from ablab.model.decoding import without_cache
         from ablab.training.continuation import ALL, Continuations, ContinuationSettings
-        from ablab.training.generation import load_run
+        from ablab.training.restore import load_run
 
         if options.draft is not None and options.draft is not True and options.draft < 1:
             raise UserError(f"--draft {options.draft}: must be at least 1")

@@ -55,6 +55,14 @@ class Lengths:
         there = None if alike or counts is None else place < counts.to(place.device)[:, None]
         return Step(positions=self.each[:, None] + place, there=there, before=self._before, total=longest)
 
+    def skip(self, count: int) -> None:
+        """So many tokens more of each, without a pass."""
+        if self._before is None or self._longest + count > self.capacity:
+            raise ValueError(f"cannot skip {count} tokens of {self.capacity}")
+        self._before += count
+        self._longest += count
+        self.each = self.each + count
+
     def reach(self, step: Step) -> None:
         """The pass is done."""
         self.each, self._longest = step.lengths, step.total
@@ -121,6 +129,10 @@ class Decoder:
         """
         with torch.no_grad():
             return self.model.logits(self.read(tokens, counts))
+
+    def skip(self, count: int) -> None:
+        """Count so many tokens of each sample as seen, with nothing kept of them: for measurements."""
+        self._lengths.skip(count)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, counts: Tensor | None = None) -> Tensor:

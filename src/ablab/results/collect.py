@@ -22,7 +22,7 @@ from ablab.results.factors import factors_of, settings_of, task_labels, value_of
 from ablab.results.interim import InterimAnalysis, as_interim_analyses, interim_analyses_of
 from ablab.results.kept import SUFFIX, read_kept, why_no_folder
 from ablab.results.record import Metric, Record
-from ablab.results.store import RECORD_FILE, read_record
+from ablab.results.store import CONFIG_FILE, RECORD_FILE, read_record
 
 # Folders of a sweep for runs that choose a learning rate or measure a speed, and are no part of what is compared.
 TUNING_FOLDER, PILOT_FOLDER = "tune", "pilot"
@@ -132,6 +132,13 @@ def record_files(folder: Path) -> list[Path]:
     if kept := sorted(path.name for path in folder.glob(f"*{SUFFIX}")):
         raise UserError(f"{folder}: holds no runs, but files of kept results ({', '.join(kept)}): name those")
     raise UserError(f"{folder}: no runs here (no {RECORD_FILE} in it or below); give the folder of a run or a sweep")
+
+
+def is_one_run(folder: Path) -> bool:
+    """Whether `folder` is that of a run, and holds no others."""
+    if not any(os.path.isfile(folder / name) for name in (RECORD_FILE, CONFIG_FILE)):
+        return False
+    return {path.parent for path in _record_files(folder)} <= {folder}
 
 
 def _record_files(folder: Path) -> list[Path]:

@@ -46,6 +46,14 @@ class Cost:
     flops_per_step: int | None = None  # forward and backward of one optimizer step, all processes together
     flops_total: int | None = None  # flops_per_step times the steps taken
     flops_uncounted: list[str] = field(default_factory=list)  # operators that the count knows no formula for
+    # Of a sequence of 1,024, 8,192 and 65,536 tokens, one token after the other; see `ablab.training.inference`.
+    cache_bytes_1k: int | None = None  # that are kept of it
+    cache_bytes_8k: int | None = None
+    cache_bytes_64k: int | None = None
+    decode_flops_1k: int | None = None  # of its last token
+    decode_flops_8k: int | None = None
+    decode_flops_64k: int | None = None
+    prefill_flops_1k: int | None = None  # of all its tokens at once
     steps: int = 0  # optimizer steps taken
     tokens: int = 0  # tokens trained on, all processes together
     tokens_per_second: float | None = None  # while training; start-up, evaluation and the block after it left out

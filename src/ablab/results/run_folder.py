@@ -130,11 +130,19 @@ def read_config(folder: Path) -> RunConfig:
         text = path.read_text(encoding="utf-8")
         _refuse_endless(text)
         data: Any = OmegaConf.to_container(OmegaConf.create(text))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except _DAMAGE as error:
+        raise UserError(f"{path}: damaged, no config of a run ({_why(error)})") from error
+    return as_config(data, path)
+
+
+def as_config(data: Any, path: Path) -> RunConfig:
+    """Return the config of a run in `data`, which was read from `path`. Raises UserError where it is none."""
+    try:
         config = RunConfig.from_dict(data)
         fingerprint(config)
         config.trainer, config.processes  # noqa: B018 (reading them is the check)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except _DAMAGE as error:
         raise UserError(f"{path}: damaged, no config of a run ({_why(error)})") from error
     if missing := [key for key in ("seed", "axes", *config.axes) if key not in data]:

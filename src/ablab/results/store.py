@@ -27,6 +27,7 @@ CHECKSUM_FILE = "checksums.json"  # beside them: of what was written
 WANDB_ID_FILE = "wandb-run-id"  # of the run of Weights & Biases that all attempts go on with
 PROFILE_FOLDER = "profile"  # of what trainer.profiler found: tables, and traces of trainer.profiler=pytorch
 PICTURE_FOLDER = "pictures"  # of what the trained model made, PNG
+EXPORT_FILES = ("ablab.json", "config.json")  # of what was exported of a run, in a folder of its own
 PLAN_FILE = "plan.json"  # in a study's folder: every run of it, with its resolved config
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
@@ -59,6 +60,33 @@ def replacing(path: Path, put: Callable[[Path, Path], object] | None = None) -> 
         if isinstance(error, OSError) and error.errno and error.filename is None:  # as of a disk that is full
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Make a folder that takes the place of `path` when the block ends, and is removed if it fails.
+
+    What is killed leaves a hidden folder beside it, which the next one removes.
+    """
+    new, old = (path.with_name(f".{path.name}.{kind}") for kind in ("new", "old"))
+    remove(new)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for file in new.iterdir():
+            os.chmod(file, 0o644)  # as `replacing` does
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        if os.path.lexists(path):
+            remove(old)
+            path.rename(old)
+        new.rename(path)
+    except BaseException:
+        remove(new)
+        if os.path.lexists(old) and not os.path.lexists(path):
+            old.rename(path)
+        raise
+    remove(old)
 
 
 def remove_orphans(folder: Path, names: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ from ablab.model.transformer import Transformer
 from ablab.results.record import Cost
 from ablab.tasks.base import Modality, Task
 from ablab.training.cost import count_active_parameters, count_parameters, flops_of
+from ablab.training.inference import inference_costs
 
 
 def build_option(config: RunConfig, axis: str, **supplied: Any) -> Any:
@@ -75,7 +76,12 @@ class BuiltRun:
             active_parameters=count_active_parameters(self.shapes),
             flops_per_step=None if flops is None else flops * samples,
             flops_uncounted=uncounted,
+            **inference_costs(self.config, self.task, self._of_length),
         )
+
+    def _of_length(self, length: int) -> Transformer:
+        """The model without values, for sequences of so many tokens."""
+        return of_length(self.config, self._model_factory, length)
 
     @cached_property
     def optimizer(self) -> Callable[..., Optimizer]:
@@ -142,6 +148,11 @@ def model_factory(config: RunConfig, task: Task) -> Callable[[], Transformer]:
         **{axis.name: component(axis, config) for axis in called_by("model")},
     )
     return _of_modalities(config, task, factory)
+
+
+def of_length(config: RunConfig, factory: Callable[[], Transformer], length: int) -> Transformer:
+    """A model over tokens without values, on the meta device, for sequences of so many tokens."""
+    return _built(config, partial(factory, max_length=length), "meta")
 
 
 def _built(config: RunConfig, factory: Callable[[], Transformer], device: str = "cpu") -> Transformer:

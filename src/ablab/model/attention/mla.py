@@ -69,7 +69,7 @@ class LatentLayer(AttentionLayer):
         require_at_least(2, "rope_size", rope_size)
         if rope_size % 2:
             raise ValueError(f"rope_size must be even, got {rope_size}")
-        self.head_size, self.rope_size = size, rope_size
+        self.head_size, self.rope_size, self.kv_rank = size, rope_size, kv_rank
         self.query_latent: nn.Module = nn.Identity()
         if q_rank is not None:
             require_at_least(1, "q_rank", q_rank)

@@ -166,12 +166,12 @@ class HashedExperts(MixtureOfExperts):
             renormalise=renormalise,
             scale=scale,
         )
-        self._hash = spec.seed * spec.n_layers + spec.layer_index
+        self.hash_seed = spec.seed * spec.n_layers + spec.layer_index
 
     def _given(self, ids: Tensor | None) -> Tensor:
         if ids is None:
             raise ValueError("experts by the token's id need tokens; choose feed_forward=moe")
-        return hashed_experts(ids, self.n_experts, self.top_k, self._hash)
+        return hashed_experts(ids, self.n_experts, self.top_k, self.hash_seed)
 
 
 class Experts(nn.Module):
