@@ -267,7 +267,7 @@ def test_a_prompt_outside_the_vocabulary(
     assert_refused(ablab("generate", "run", "--prompt", "\N{SNOWMAN}"), "--prompt: ", "\N{SNOWMAN}")
     assert_refused(ablab("generate", "run", "--tokens", "-1"), "--tokens -1: must be at least 0")
     ended = ablab("generate", "run", "--prompt", "12", "--tokens", "5")
-    assert (ended.status, ended.err) == (0, "")
+    assert ended.status == 0
     assert len(ended.out.removesuffix("\n")) == 7
     assert ended.out.startswith("12")
 

@@ -14,8 +14,9 @@ from ablab.cli.application import interrupt, run_hydra
 from ablab.cli.bench import bench
 from ablab.cli.evaluate import evaluate
 from ablab.cli.export import export
+from ablab.cli.generate import generate
 from ablab.cli.parsing import Command, Parser, add_trust, folders_and_overrides, trust_command
-from ablab.errors import UserError, printable
+from ablab.errors import UserError
 
 FORMATS = ("terminal", "csv", "markdown", "json", "latex")
 
@@ -176,35 +177,6 @@ def _sync(parser: argparse.ArgumentParser) -> Command:
     return command
 
 
-def _generate(parser: argparse.ArgumentParser) -> Command:
-    """Continue a text with the model of a finished run."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
-    parser.add_argument("--prompt", default="\n")
-    parser.add_argument("--tokens", type=int, default=200, help="how many to add (default: 200)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token")
-    parser.add_argument("--top-k", type=int, help="sample among the k likeliest tokens only")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    add_trust(parser)
-
-    def command(options: argparse.Namespace) -> None:
-        from ablab.training.generation import generate
-
-        pieces = generate(
-            options.run,
-            prompt=options.prompt,
-            tokens=options.tokens,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            seed=options.seed,
-            checkpoint=options.checkpoint,
-            trust=options.trust,
-        )
-        print(printable(pieces))  # a model may write whatever it was taught
-
-    return command
-
-
 def _consolidate(parser: argparse.ArgumentParser) -> Command:
     """Write a checkpoint that is in shards (strategy.checkpoint=sharded) as one file beside it."""
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
@@ -225,7 +197,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "keep": _keep,
     "dashboard": _dashboard,
     "sync": _sync,
-    "generate": _generate,
+    "generate": generate,
     "export": export,
     "evaluate": evaluate,
     "consolidate": _consolidate,

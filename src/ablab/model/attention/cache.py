@@ -58,7 +58,11 @@ class Step:
 
 
 class LayerCache:
-    """What one layer keeps: tensors with room for as many samples and tokens as it is made for."""
+    """What one layer keeps: tensors with room for as many samples, their first dimension, and tokens as it is made for.
+
+    Tokens can be taken back. Where each has a place of its own nothing has to be done for it; elsewhere all tensors are
+    copied before (`mark`), and a sample that loses tokens has those of the copy again.
+    """
 
     def tensors(self) -> Iterator[Tensor]:
         """All of them."""
@@ -72,6 +76,20 @@ class LayerCache:
     def nbytes(self) -> int:
         """Of memory that they take."""
         return sum(each.nbytes for each in self.tensors())
+
+    def places(self, capacity: int) -> bool:
+        """Whether each of `capacity` tokens has a place of its own, which no later pass looks at once it is gone."""
+        kept = [each for each in vars(self).values() if isinstance(each, Tensor | LayerCache | Slots)]
+        return all(not isinstance(each, Tensor) and each.places(capacity) for each in kept)
+
+    def mark(self) -> list[Tensor]:
+        """Copies of all that is kept, for `restore`."""
+        return [each.clone() for each in self.tensors()]
+
+    def restore(self, mark: list[Tensor], samples: Tensor) -> None:
+        """Let samples (N,) have again what they had when `mark` was made."""
+        for each, kept in zip(self.tensors(), mark, strict=True):
+            each[samples] = kept[samples]
 
 
 class Slots:
@@ -98,6 +116,10 @@ class Slots:
     def tensors(self) -> Iterator[Tensor]:
         """The only one."""
         yield self.tensor
+
+    def places(self, capacity: int) -> bool:
+        """Whether no token of so many takes the place of another."""
+        return self.count >= capacity
 
     def write(self, x: Tensor, step: Step) -> None:
         """Put in the vectors of new tokens, (B, heads, S, size)."""
