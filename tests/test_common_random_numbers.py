@@ -34,24 +34,45 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
 
 
-@pytest.mark.parametrize("axis", AXES)
+# Those that a model knows of; the others come together, an option of each at a time.
+SEEN = [name for name, axis in AXES.items() if axis.caller != "run" or name in ("task", "model")]
+TOGETHER = [
+    [f"{axis}={options[number]}" for axis, options in OPTIONS.items() if axis not in SEEN and number < len(options)]
+    for number in range(max(len(options) for axis, options in OPTIONS.items() if axis not in SEEN))
+]
+ALL_TOGETHER = [
+    [f"{axis}={options[number]}" for axis, options in OPTIONS.items() if axis != "task" and number < len(options)]
+    for number in range(max(len(options) for axis, options in OPTIONS.items() if axis != "task"))
+]
+
+
+def assert_shared(drawn: list[dict[tuple[str, torch.Size], Tensor]]) -> None:
+    for one, other in combinations(drawn, 2):
+        for key in one.keys() & other.keys():
+            assert torch.equal(one[key], other[key]), key
+
+
+@pytest.mark.parametrize("axis", SEEN)
 def test_options_share_their_initial_values(axis: str, tiny_config: TinyConfig) -> None:
     task = ["task=spoken_arithmetic"] if axis == "modal_fusion" else []  # one modality leaves nothing to fuse
     long = [] if axis in ("task", "modal_fusion") else ["task.seq_len=64"]  # for as many keys as indexers keep
     words = ["model.n_layers=2", *task, *long]
     drawn = [parameters(tiny_config(f"{axis}={option}", *words)) for option in OPTIONS[axis]]
-    for one, other in combinations(drawn, 2):
-        shared = one.keys() & other.keys()
-        assert shared or axis == "model"  # models of other sizes have no shape in common
-        for key in shared:
-            assert torch.equal(one[key], other[key]), key
+    shared = [one.keys() & other.keys() for one, other in combinations(drawn, 2)]
+    assert all(shared) or axis == "model"  # models of other sizes have no shape in common
+    assert_shared(drawn)
 
 
-# Another task is another text.
-@pytest.mark.parametrize("axis", [axis for axis in AXES if axis != "task" and len(OPTIONS[axis]) > 1])
-def test_options_share_their_batches(axis: str, tiny_config: TinyConfig) -> None:
-    served = [batches(tiny_config(f"{axis}={option}")) for option in OPTIONS[axis]]
-    assert all(same(served[0], other) for other in served[1:])
+def test_what_says_how_a_model_is_trained_leaves_its_initial_values(tiny_config: TinyConfig) -> None:
+    drawn = [parameters(tiny_config(*words)) for words in ([], *TOGETHER)]
+    assert all(each.keys() == drawn[0].keys() for each in drawn)
+    assert_shared(drawn)
+
+
+def test_options_share_their_batches(tiny_config: TinyConfig) -> None:
+    """Of any axis but the task: another one is another text."""
+    usual = batches(tiny_config())
+    assert all(same(usual, batches(tiny_config(*words))) for words in ALL_TOGETHER)
 
 
 def test_what_trains_is_what_the_task_serves(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,9 +21,10 @@ from other_values import hint_of, others
 from torch import Tensor
 
 from ablab.config import RunConfig, conf_folder
-from ablab.config.axes import AXES
+from ablab.config.axes import AXES, Axis
 from ablab.errors import UserError
 from ablab.study.planning.preflight import check_options
+from ablab.training import build
 from ablab.training.build import BuiltRun
 from ablab.training.optimizers.groups import build_optimizer
 
@@ -120,6 +122,9 @@ VALUES: dict[str, list[Any]] = {
 }
 
 
+_MADE: dict[tuple[str, str], Any] = {}  # the factory of an option, by the axis and what the option says
+
+
 def made_of(built: BuiltRun, axis: str) -> Any:
     return {"optimizer": of_steps, "schedule": of_steps, "task": of_task}.get(axis, of_model)(built)
 
@@ -197,6 +202,20 @@ def parts(made: Any) -> Iterator[bytes]:
             yield from parts(value)
     else:
         yield repr(made).encode()
+
+
+@pytest.fixture(autouse=True)
+def _options_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each value of a key all options but its own are as before: Hydra would take a millisecond for each."""
+    read, made = build.component, _MADE
+
+    def component(axis: Axis, config: RunConfig) -> Any:
+        key = axis.name, json.dumps(config.options[axis.name], sort_keys=True)
+        if key not in made:
+            made[key] = read(axis, config)
+        return made[key]
+
+    monkeypatch.setattr(build, "component", component)
 
 
 @pytest.mark.parametrize(("axis", "option"), OPTIONS, ids=[f"{axis}={option}" for axis, option in OPTIONS])

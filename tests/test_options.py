@@ -1,8 +1,12 @@
-"""Every option of every axis, as the folders of conf/ list them: it composes, trains, stays causal, and differs."""
+"""Every option of every axis, as the folders of conf/ list them: it composes, learns, stays causal, and differs.
+
+Options of models, optimizers and schedules learn here without a run around them; `training/test_joint_runs.py` has runs
+of all of them.
+"""
 
 from __future__ import annotations
 
-import functools
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -14,13 +18,16 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from ablab.config import AXES, RunConfig, conf_folder
+from ablab.config.axes import called_by
 from ablab.model.transformer import Transformer
 from ablab.results.record import Record
 from ablab.study.supervision.supervisor import supervise
 from ablab.tasks.base import Inputs, Task
+from ablab.training.build import BuiltRun
 from ablab.training.generation import load_run
+from ablab.training.optimizers.groups import build_optimizer
 
-Trained = tuple[Record, Transformer, Task]
+Learned = tuple[Transformer, Task]
 NO_AXES = {"recipe", "study", "design"}  # whole configs, not options of one axis
 FOLDERS = sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name not in NO_AXES)
 OPTIONS = [(axis, path.stem) for axis in FOLDERS for path in sorted((conf_folder() / axis).glob("*.yaml"))]
@@ -30,6 +37,8 @@ BASELINE = {
     if not isinstance(entry, str)
     for axis, option in entry.items()
 }
+# Axes of which one run has an option each: of all parts of a model, and of what trains it.
+JOINT = {axis.name for axis in called_by("model")} | {"optimizer", "schedule"}
 # The task whose runs an axis makes a difference to, where it is not every task.
 TASK_OF = {"modal_fusion": "spoken_arithmetic"}
 SAME_RESULT = {
@@ -45,7 +54,7 @@ DEVICES = {("strategy", "hybrid"): 4}  # where the default is too few
 OPTIONAL = {("logger", "mlflow"): ("mlflow", "sqlalchemy", "alembic"), ("logger", "aim"): ("aim",)}
 
 # Long enough for the windows and buckets that the options come with to leave something out.
-LENGTH = 256
+LENGTH = {"attention": 256}
 SETTINGS = (
     "trainer.max_steps=2",
     "trainer.val_check_interval=2",
@@ -54,40 +63,74 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def train(
-    tiny_config: Callable[..., RunConfig],
-    run: Callable[[RunConfig, Path], Record],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[..., Trained]:
-    met: dict[str, tuple[Record, Path]] = {}  # the default option of most axes makes one and the same run
-
-    def make(axis: str, option: str) -> Trained:
+def config_of(tiny_config: Callable[..., RunConfig]) -> Callable[[str, str], RunConfig]:
+    def make(axis: str, option: str) -> RunConfig:
         task = option if axis == "task" else TASK_OF.get(axis, "text")
-        long = (
-            [f"task.seq_len={LENGTH}"] if "seq_len" in OmegaConf.load(conf_folder() / "task" / f"{task}.yaml") else []
-        )
-        devices = [f"trainer.devices={DEVICES[axis, option]}"] if (axis, option) in DEVICES else []
-        config = tiny_config(
-            *SETTINGS, *long, f"task={task}", *([] if axis == "task" else [f"{axis}={option}"]), *devices
-        )
-        identity = json.dumps(config.to_dict(), sort_keys=True)
-        if identity not in met:
-            folder = tmp_path_factory.mktemp("run")
-            if config.processes > 1:
-                met[identity] = supervise(config, folder, lambda step, steps, shown: None), folder
-            else:
-                met[identity] = run(config, folder), folder
-        record, folder = met[identity]
-        assert (record.status, record.reason) == ("ok", None)
-        return record, *load_run(folder, "last")
+        long = "seq_len" in OmegaConf.load(conf_folder() / "task" / f"{task}.yaml")
+        words = [
+            *([f"task.seq_len={LENGTH.get(axis, 64)}"] if long else []),
+            *([f"trainer.devices={DEVICES[axis, option]}"] if (axis, option) in DEVICES else []),
+            *([f"{axis}={option}"] if axis != "task" else []),
+        ]
+        return tiny_config(*SETTINGS, f"task={task}", *words)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def baseline(train: Callable[..., Trained]) -> Callable[[str], Trained]:
-    """The same two steps with the default option of an axis: as it is, except that it has its own task's text."""
-    return functools.cache(lambda axis: train(axis, BASELINE[axis]))
+def learned(
+    config_of: Callable[[str, str], RunConfig],
+    run: Callable[[RunConfig, Path], Record],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, str], Learned]:
+    """learned(axis, option): what two steps with it have made of the model; the default of many axes is one and the
+    same."""
+    met: dict[str, Callable[[], Learned]] = {}
+
+    def make(axis: str, option: str) -> Learned:
+        config = config_of(axis, option)
+        identity = json.dumps(config.to_dict() | {"overrides": None}, sort_keys=True)
+        if identity not in met:
+            met[identity] = train(config) if axis in JOINT else after_a_run(config, tmp_path_factory.mktemp("run"), run)
+        return met[identity]()
+
+    return make
+
+
+def train(config: RunConfig) -> Callable[[], Learned]:
+    """Take the steps of a run, and nothing else of it."""
+    built = BuiltRun.of(config)
+    model, task = built.build_model().train(), built.task
+    optimizer = build_optimizer(built.optimizer, model)
+    schedule = built.schedule(optimizer)
+    getattr(optimizer, "train", lambda: None)()
+    for step, (inputs, targets) in zip(range(config.trainer.max_steps), task.train_dataloader(), strict=False):
+        model.resample(step)
+        (task.loss(model(inputs, targets=targets), targets) + model.penalty()).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        model.after_step()
+    getattr(optimizer, "eval", lambda: None)()
+    state = copy.deepcopy(model.state_dict())
+
+    def restored() -> Learned:
+        again = built.build_model()
+        again.load_state_dict(state)
+        return again.eval(), task
+
+    return restored
+
+
+def after_a_run(config: RunConfig, folder: Path, run: Callable[[RunConfig, Path], Record]) -> Callable[[], Learned]:
+    """Hold a run to what its record has to say, and return its last checkpoint."""
+    record = supervise(config, folder, lambda *_: None) if config.processes > 1 else run(config, folder)
+    assert (record.status, record.reason) == ("ok", None)
+    assert record.axes == config.axes
+    assert record.cost.steps == 2
+    assert "val_loss" in record.metrics
+    assert all(map(math.isfinite, (record.metrics | record.mechanism).values()))
+    return lambda: load_run(folder, "last")
 
 
 def inputs(task: Task) -> Inputs:
@@ -116,17 +159,11 @@ def test_every_folder_of_options_is_an_axis_with_a_default() -> None:
 def test_option(
     axis: str,
     option: str,
-    train: Callable[..., Trained],
-    baseline: Callable[[str], Trained],
+    learned: Callable[[str, str], Learned],
 ) -> None:
     for package in OPTIONAL.get((axis, option), ()):
         pytest.importorskip(package, reason=f"see conf/{axis}/{option}.yaml")
-    record, model, task = train(axis, option)
-
-    assert record.axes[axis] == option
-    assert record.cost.steps == 2
-    assert "val_loss" in record.metrics
-    assert all(map(math.isfinite, (record.metrics | record.mechanism).values()))
+    model, task = learned(axis, option)
 
     if task.causal:
         with torch.no_grad():
@@ -135,7 +172,7 @@ def test_option(
     model.eval()
 
     if axis not in SAME_RESULT and option != BASELINE[axis]:
-        _, other, usual = baseline(axis)
+        other, usual = learned(axis, BASELINE[axis])
         with torch.no_grad():
             own, theirs = model(inputs(task)), other(inputs(usual))
             assert own.shape != theirs.shape or not torch.allclose(own, theirs, rtol=0, atol=1e-6)

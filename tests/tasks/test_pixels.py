@@ -269,10 +269,13 @@ def steps(count: int) -> tuple[str, str]:
     return f"trainer.max_steps={count}", f"trainer.val_check_interval={count}"
 
 
+UNEVEN = ("task.eval_samples=9", "task.eval_batch_size=7")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["classify", "generate"])
 def test_two_processes_learn_what_one_does(tiny_config: Config, run: Run, tmp_path: Path, objective: str) -> None:
-    settings = ("task=pixels", f"task.objective={objective}", "optimizer=sgd", "task.eval_samples=9", "task.workers=1")
+    settings = ("task=pixels", f"task.objective={objective}", "optimizer=sgd", "task.workers=1", *UNEVEN)
     one = run(tiny_config(*settings), tmp_path / "one")
     two = supervise(tiny_config(*settings, "strategy=ddp"), tmp_path / "two", lambda step, steps, shown: None)
     assert (one.status, two.status) == ("ok", "ok"), (one.reason, two.reason)

@@ -1,4 +1,7 @@
-"""Tasks under two processes and with loader workers: the same samples, each once, and the metrics of one process."""
+"""Tasks under two processes and with loader workers: the same samples, each once, and the metrics of one process.
+
+That of pixels is in `test_pixels.py`, with its pictures.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ SETTINGS = {
     "spoken_arithmetic": ["task.eval_samples=7", "task.eval_batch_size=3", "task.modality_dropout=0.3"],
     "needle": ["task.eval_samples=5", "task.eval_batch_size=3"],
     "classification": ["task.seq_len=24", "task.eval_batch_size=5"],
-    "pixels": ["task.eval_batch_size=7"],
 }
 
 
