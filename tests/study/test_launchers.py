@@ -130,6 +130,7 @@ def test_a_search_is_told_the_primary_metric(lab: Lab) -> None:
     assert [objective(record) for record in records] == [record.metrics["val_loss"] for record in records]
 
 
+@pytest.mark.timeout(600)
 def test_a_study_on_slurm_outlives_the_death_of_its_node(lab: Lab, on_slurm: Future[tuple[int, str, str]]) -> None:
     try:
         status, out, err = on_slurm.result()
@@ -161,7 +162,7 @@ def _lose_the_node(lab: Lab, folder: Path) -> tuple[int, str, str]:
         environment: Any = cluster.env | COMPILED
         process = lab.start(*words, **environment)
         try:
-            wait_for(lambda: bool(list(study.rglob("last.ckpt"))) or process.poll() is not None)
+            wait_for(lambda: bool(list(study.rglob("last.ckpt"))) or process.poll() is not None, 240.0)
             assert process.poll() is None, process.communicate()[1]
             cluster.crash_node()
             (lab.folder / "slow").unlink()
