@@ -31,7 +31,7 @@ class Command:
     Args:
         env: the whole environment.
         session: whether it is the head of a session of its own.
-        code: run instead of `ablab`.
+        code: run instead of `ablab`, as by `python -c`.
     """
 
     def __init__(
@@ -153,6 +153,7 @@ def _become(words: list[str], cwd: str, env: dict[str, str], folder: str, sessio
     os.environ.update(env)
     sys.path[:0] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
     if code is not None:
+        sys.argv = ["-c", *words]
         exec(code, {"__name__": "__main__"})
         return
     sys.argv = ["ablab", *words]
