@@ -118,7 +118,7 @@ def test_a_mistake_in_a_run(ablab: Ablab, files: list[str], tmp_path: Path, mist
         (["trainer.max_steps=4,0"], ["trainer.max_steps=0: must be at least 1 [in the run trainer.max_steps=0]"]),
         (["strategy=single,ddp", "task.batch_size=3"], ["task.batch_size=3", "[in the run strategy=ddp]"]),
         (["optimizer.lr=interval(0,1)"], ["needs a list of values"]),
-        (["study=experst"], ["study=experst: no such option; did you mean 'experts'? (the nearest of 17: experts, "]),
+        (["study=experst"], ["study=experst: no such option; did you mean 'experts'? (the nearest of ", ": experts, "]),
         (["name=a,b"], ["a sweep is one study"]),
     ],
 )
