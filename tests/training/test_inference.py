@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
+import torch
 
 from ablab.config import RunConfig
 from ablab.errors import UserError
+from ablab.model.attention.full import FullAttention
+from ablab.model.attention.layer import attention_layer
+from ablab.model.attention.mla import LatentAttention
+from ablab.model.spec import LayerSpec
 from ablab.training import inference
 from ablab.training.build import BuiltRun, of_length
 
@@ -82,3 +88,20 @@ def test_a_model_of_another_length_differs_in_its_table_alone(tiny_config: TinyC
     shapes = {name: tuple(each.shape) for name, each in built.shapes.named_parameters()}
     others = {name: tuple(each.shape) for name, each in longer.named_parameters()}
     assert {name for name in shapes if shapes[name] != others[name]} == {"position.weight"}
+
+
+def test_what_is_kept_of_a_token_is_what_papers_say() -> None:
+    """DeepSeek-V2 (arXiv 2405.04434), table 1, with 128 heads of 128: 2 n d, 2 g d, 2 d, and 9/2 d of latent attention.
+
+    That is as much as grouped heads keep in 2.25 groups.
+    """
+
+    def kept(option: type[FullAttention] | type[LatentAttention], groups: int | None, **settings: int) -> int | None:
+        size = {"d_model": 128 * 128, "n_heads": 128, "n_kv_heads": groups, "d_ff": 1, "layer_index": 0, "n_layers": 1}
+        spec = LayerSpec(**size, max_length=8, causal=True, seed=0)  # type: ignore[arg-type]
+        with torch.device("meta"):
+            return attention_layer(spec, partial(option, **settings)).cache_numbers(1)
+
+    assert [kept(FullAttention, groups) for groups in (None, 8, 1)] == [2 * 128 * 128, 2 * 8 * 128, 2 * 128]
+    latent = kept(LatentAttention, None, kv_rank=512, rope_size=64)
+    assert latent == 9 * 128 // 2 == 2.25 * 2 * 128
