@@ -15,8 +15,10 @@ from unittest import mock
 import pytest
 from commands import Command
 from hydra.core.global_hydra import GlobalHydra
+from markupsafe import Markup
 
 from ablab.cli import main
+from ablab.report.html import blocks
 
 # Activations, so that a model is built before anything happens, and which do well when they are tried on one sample
 # before that: they fail in the second training step.
@@ -184,7 +186,11 @@ class Lab:
         return self.ablab(*self.words("-m", *words))
 
     def ablab(self, *words: str) -> Ended:
-        """A command in this process, which has imported everything; the runs of a sweep have their own all the same."""
+        """A command in this process, which has imported everything; the runs of a sweep have their own all the same.
+
+        Figures of its report are drawn, and not laid out and written as SVG, which is most of the time of a conclusion:
+        commands in processes of their own do that, and the tests of reports.
+        """
         out, err = io.StringIO(), io.StringIO()
         GlobalHydra.instance().clear()
         with (
@@ -192,6 +198,7 @@ class Lab:
             mock.patch.object(sys, "argv", sys.argv),
             mock.patch.object(sys, "path", [str(self.folder), *sys.path]),
             mock.patch.dict(os.environ),
+            mock.patch.object(blocks, "to_svg", lambda shown, name: shown and Markup("<svg></svg>")),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as ended,
