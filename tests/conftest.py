@@ -34,6 +34,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
+from plain_figures import plain_figures
 
 from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.results.record import Record, RunContext
@@ -109,6 +110,13 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _composing_fast() -> Iterator[None]:
     with composing_fast():
+        yield
+
+
+@pytest.fixture
+def _plain_figures() -> Iterator[None]:
+    """For tests that look at something else of a report: figures take most of its time."""
+    with plain_figures():
         yield
 
 

@@ -15,10 +15,9 @@ from unittest import mock
 import pytest
 from commands import Command
 from hydra.core.global_hydra import GlobalHydra
-from markupsafe import Markup
+from plain_figures import plain_figures
 
 from ablab.cli import main
-from ablab.report.html import blocks
 
 # Activations, so that a model is built before anything happens, and which do well when they are tried on one sample
 # before that: they fail in the second training step.
@@ -198,7 +197,7 @@ class Lab:
             mock.patch.object(sys, "argv", sys.argv),
             mock.patch.object(sys, "path", [str(self.folder), *sys.path]),
             mock.patch.dict(os.environ),
-            mock.patch.object(blocks, "to_svg", lambda shown, name: shown and Markup("<svg></svg>")),
+            plain_figures(),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as ended,
