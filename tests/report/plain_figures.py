@@ -1,4 +1,4 @@
-"""Reports whose figures are drawn, and neither laid out nor written as SVG, which is most of the time that one takes."""
+"""Reports whose figures are drawn, and not laid out and written as SVG, which is most of the time that they take."""
 
 from __future__ import annotations
 
