@@ -33,6 +33,7 @@ from composing import composed
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
+from plain_figures import plain_figures
 
 from ablab.config import RunConfig, conf_folder, resolve
 from ablab.results.record import Record, RunContext
@@ -102,6 +103,13 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """Nobody cuts the power here, and a disk that others write to takes a tenth of a second for each record."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture
+def _plain_figures() -> Iterator[None]:
+    """For tests that look at something else of a report: figures take most of its time."""
+    with plain_figures():
         yield
 
 

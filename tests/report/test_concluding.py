@@ -15,6 +15,8 @@ from ablab.report.conclude import conclude as conclude_study
 from ablab.report.conclude import conclude_study as conclude_with_status
 from ablab.results.interim import INTERIM_FILE, count_interim_analysis, read_interim_analyses
 
+pytestmark = pytest.mark.usefixtures("_plain_figures")
+
 RECORDS = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22]}
 
 

@@ -57,6 +57,8 @@ def study(tmp_path: Path) -> Path:
     return write(tmp_path / "study", factorial(3))
 
 
+pytestmark = pytest.mark.usefixtures("_plain_figures")
+
 VIEWS: dict[str, Callable[[Path], object]] = {
     "conclusion": conclude,
     "compare": lambda folder: compare_command([folder]),

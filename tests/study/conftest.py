@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 from commands import Command
 from hydra.core.global_hydra import GlobalHydra
+from plain_figures import plain_figures
 
 from ablab.cli import main
 
@@ -184,7 +185,11 @@ class Lab:
         return self.ablab(*self.words("-m", *words))
 
     def ablab(self, *words: str) -> Ended:
-        """A command in this process, which has imported everything; the runs of a sweep have their own all the same."""
+        """A command in this process, which has imported everything; the runs of a sweep have their own all the same.
+
+        Figures of its report are drawn, and not laid out and written as SVG, which is most of the time of a conclusion:
+        commands in processes of their own do that, and the tests of reports.
+        """
         out, err = io.StringIO(), io.StringIO()
         GlobalHydra.instance().clear()
         with (
@@ -192,6 +197,7 @@ class Lab:
             mock.patch.object(sys, "argv", sys.argv),
             mock.patch.object(sys, "path", [str(self.folder), *sys.path]),
             mock.patch.dict(os.environ),
+            plain_figures(),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as ended,

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from unittest import mock
@@ -17,7 +18,14 @@ from hydra.core.global_hydra import GlobalHydra
 
 from ablab.config import RunConfig, conf_folder, register_schema
 from ablab.study.supervision import code
-from ablab.study.supervision.code import CONTEXT, SNAPSHOT_FOLDER, freeze_code, freeze_for_jobs, warm_up
+from ablab.study.supervision.code import (
+    CONTEXT,
+    SNAPSHOT_FOLDER,
+    freeze_code,
+    freeze_for_jobs,
+    own_modules,
+    warm_up,
+)
 from ablab.study.supervision.preload import _for
 
 # As the process does that runs are forked from.
@@ -76,6 +84,15 @@ def test_code_and_configs_are_those_of_the_beginning(tmp_path: Path) -> None:
     assert Path(plugins) == copy / "hydra_plugins" / "ablab" / "plugins.py"
     assert value == "1"
     assert not [*copy.rglob("record.json")]  # Hydra does not read it, and who collects records would
+
+
+def test_what_is_installed_is_known(tiny_config: Callable[..., RunConfig]) -> None:
+    """Else the process, which has imported for seconds, would be replaced before the first run of every sweep."""
+    config = tiny_config()
+    assert "lightning" in code.modules_of(config.to_dict())
+    assert own_modules(config) == set()
+    config.options["activation"] = {"_target_": "lightning_rod.Own"}
+    assert own_modules(config) == {"lightning_rod"}
 
 
 @pytest.mark.slow

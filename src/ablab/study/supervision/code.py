@@ -65,13 +65,16 @@ def freeze_code(configs: Iterable[RunConfig]) -> None:
 
     Those of this package always are. A process that does not know the others yet is replaced by one that does.
     """
-    modules = {
-        module for config in configs for module in modules_of(config.to_dict()) if not module.startswith(_INSTALLED)
-    }
+    modules = {module for config in configs for module in own_modules(config)}
     if not modules <= _known:
         _known.update(modules)
         _end()
     warm_up()
+
+
+def own_modules(config: RunConfig) -> set[str]:
+    """The modules of a run's options that the process does not import anyway: the user's."""
+    return {module for module in modules_of(config.to_dict()) if not f"{module}.".startswith(_INSTALLED)}
 
 
 def _end() -> None:

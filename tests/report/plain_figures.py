@@ -1,0 +1,23 @@
+"""Reports whose figures are drawn, and not laid out and written as SVG, which is most of the time that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+from markupsafe import Markup
+
+from ablab.report.html import blocks
+from ablab.report.html.sections import cost
+
+
+@contextmanager
+def plain_figures() -> Iterator[None]:
+    """For tests in this process that look at something else of a report."""
+    with mock.patch.object(blocks, "to_svg", _plain), mock.patch.object(cost, "to_svg", _plain):
+        yield
+
+
+def _plain(shown: object, name: str) -> Markup | None:
+    return None if shown is None else Markup("<svg></svg>")
