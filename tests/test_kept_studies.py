@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from ablab.report.commands import compare_command
+from ablab.report.context import ReportContext
+from ablab.report.html.sections.elsewhere import elsewhere_table
 from ablab.study.plan_file import find_plan
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +33,19 @@ def shown(name: str) -> str:
 def test_a_page_shows_what_is_kept(path: Path) -> None:
     printed = compare_command([path])
     assert shown(path.name) == "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
+
+
+def test_a_page_shows_what_finished_runs_are_worth_elsewhere() -> None:
+    """Of every kept study that was evaluated elsewhere, each row of the tables of its report."""
+    evaluated = 0
+    for path in KEPT:
+        context = ReportContext.read([path])
+        page = next(text for text in PAGES.values() if path.name in text)
+        for found in (found for task in context.tasks for found in context.elsewhere(task)):
+            evaluated += 1
+            for row in elsewhere_table(found).to_numpy().tolist():
+                assert f"| {' | '.join(row)} |" in page
+    assert evaluated
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name.partition(".")[0])

@@ -2,10 +2,14 @@
 
     from ablab import load
 
-    study = load("outputs/quickstart")  # in a notebook: `ablab.report.notebook`
+    study = load("outputs/quickstart")  # a folder of runs, compared; or one run, with its model: `ablab.api`
+
+    from ablab import evaluate
+
+    evaluate("outputs/quickstart", overrides=["task.seq_len=1024"])  # as the command does: `ablab.study.evaluate`
 
 The rooms, in the order in which data flows through them: `config`, `tasks`, `model`, `training`, `study`, `results`,
-`analysis`, `report`; `bench` beside them, and `cli` before them all.
+`analysis`, `report`; `bench` and `export` beside them, and `cli` and `api` before them all.
 """
 
 from __future__ import annotations
@@ -15,15 +19,20 @@ from typing import TYPE_CHECKING, Any
 from ablab.version import __version__
 
 if TYPE_CHECKING:
-    from ablab.report.notebook import load
+    from ablab.api import load
+    from ablab.study.evaluate import evaluate
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> Any:
     # What only notebooks need is loaded when it is asked for: every command imports this file.
     if name == "load":
-        from ablab.report.notebook import load
+        from ablab.api import load
 
         return load
+    if name == "evaluate":
+        from ablab.study.evaluate import evaluate
+
+        return evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

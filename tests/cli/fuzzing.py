@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import shutil
 import signal
@@ -141,6 +142,8 @@ def _as_in_a_process_of_its_own(folder: Path) -> Iterator[None]:
 
     cwd, argv, path, environment = Path.cwd(), sys.argv, [*sys.path], dict(os.environ)
     handlers = {which: signal.getsignal(which) for which in (signal.SIGALRM, signal.SIGTERM)}
+    log = logging.getLogger()
+    level, log_handlers = log.level, [*log.handlers]
     os.chdir(folder)
     signal.signal(signal.SIGALRM, hang)
     signal.alarm(LONGEST_S)
@@ -150,6 +153,8 @@ def _as_in_a_process_of_its_own(folder: Path) -> Iterator[None]:
         signal.alarm(0)
         for which, handler in handlers.items():
             signal.signal(which, handler)
+        log.setLevel(level)  # --info has Hydra say all, and compose whatever comes later several times
+        log.handlers[:] = log_handlers
         os.chdir(cwd)
         sys.argv, sys.path[:] = argv, path
         os.environ.clear()

@@ -102,6 +102,20 @@ COMMANDS = st.one_of(
         COMPARED | st.sampled_from(["1e-300", "1e300", "-0.0"]),
     ),
     st.tuples(
+        st.just("evaluate"),
+        st.sampled_from([RUN, "nope", ".", ""]),
+        st.tuples(st.sampled_from(["task.seq_len", "task.path", "task", "task.eval_tokens", "seed"]), COMPARED).map(
+            "=".join
+        ),
+        st.sampled_from(["--again", "--checkpoint", "--trust", "task.seq_len=8,16", "~task.path"]),
+    ),
+    st.tuples(
+        st.just("export"),
+        st.sampled_from([RUN, "study", "nope"]),
+        st.sampled_from(["--format", "--checkpoint", "--output"]),
+        COMPARED | st.sampled_from(["safetensors", "transformers"]),
+    ),
+    st.tuples(
         st.sampled_from(["keep", "consolidate", "resume", "sync"]), st.sampled_from(["study", RUN, "nope"]), COMPARED
     ),
     st.tuples(

@@ -1,18 +1,12 @@
-"""The recipes of DeepSeek's models and those of `transformers`: sizes, and our weights of theirs.
-
-Theirs rotate pairs of neighbours where ours rotate coordinates half apart (but for the indexer of V3.2, which is as
-ours), so that what is rotated comes in another order. Modules that predict further tokens are not part of theirs.
-"""
+"""The recipes of DeepSeek's models and those of `transformers`: their sizes, and weights that are no parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from public_models import GATED, SIZES, WORDS, Public, Weights, layers
-from torch import Tensor
+from public_models import GATED, SIZES, WORDS, Public
 
 from ablab.model.feed_forward.routing import hashed_experts
 
@@ -38,128 +32,6 @@ class DeepSeek(Public):
                 layer = int(name.split(".")[2])
                 value.copy_(hashed_experts(torch.arange(WORDS), EXPERTS, CHOSEN, layer))
         return model
-
-
-def ordered(x: Tensor, dim: int, size: int, rope: int, *, first: bool = False) -> Tensor:
-    """Heads of `size` along `dim`, whose trailing or first coordinates go from pairs of neighbours to halves."""
-    start = 0 if first else size - rope
-    order = torch.arange(size)
-    order[start : start + rope] = start + torch.cat([torch.arange(0, rope, 2), torch.arange(1, rope, 2)])
-    return x.index_select(dim, torch.arange(x.shape[dim]).view(-1, size)[:, order].flatten())
-
-
-def around(theirs: Weights) -> Weights:
-    return {
-        "embedding.weight": theirs["model.embed_tokens.weight"],
-        "norm.weight": theirs["model.norm.weight"],
-        "head.weight": theirs["lm_head.weight"],
-    }
-
-
-def gated(theirs: Weights, its: str, own: str) -> Weights:
-    up = torch.cat([theirs[f"{its}.gate_proj.weight"], theirs[f"{its}.up_proj.weight"]])
-    return {f"{own}.up.weight": up, f"{own}.down.weight": theirs[f"{its}.down_proj.weight"]}
-
-
-def feed_forward(theirs: Weights, layer: int) -> Weights:
-    its, own = f"model.layers.{layer}.mlp", f"blocks.{layer}.feed_forward"
-    if f"{its}.experts.gate_up_proj" not in theirs:
-        return gated(theirs, its, own)
-    bias = {f"{own}.router.bias": theirs[name] for name in [f"{its}.gate.e_score_correction_bias"] if name in theirs}
-    return bias | {
-        f"{own}.router.weight": theirs[f"{its}.gate.weight"],
-        f"{own}.experts.up": theirs[f"{its}.experts.gate_up_proj"].mT,
-        f"{own}.experts.down": theirs[f"{its}.experts.down_proj"].mT,
-        **gated(theirs, f"{its}.shared_experts", f"{own}.shared"),
-    }
-
-
-def latent_attention(theirs: Weights, layer: int) -> Weights:
-    its, own = f"model.layers.{layer}.self_attn", f"blocks.{layer}.attention"
-    joined = theirs[f"{its}.kv_a_proj_with_mqa.weight"]
-    keys, values = theirs[f"{its}.kv_b_proj.weight"].unflatten(0, (HEADS, 2, SIZE)).unbind(1)
-    return {
-        f"{own}.query_latent.0.weight": theirs[f"{its}.q_a_proj.weight"],
-        f"{own}.query_latent.1.weight": theirs[f"{its}.q_a_layernorm.weight"],
-        f"{own}.query.weight": ordered(theirs[f"{its}.q_b_proj.weight"], 0, SIZE + ROPE, ROPE),
-        f"{own}.latent.0.weight": joined[:RANK],
-        f"{own}.latent.1.weight": theirs[f"{its}.kv_a_layernorm.weight"],
-        f"{own}.rotated_key.weight": ordered(joined[RANK:], 0, ROPE, ROPE),
-        f"{own}.key.weight": keys.flatten(0, 1),
-        f"{own}.value.weight": values.flatten(0, 1),
-        f"{own}.output.weight": theirs[f"{its}.o_proj.weight"],
-    }
-
-
-def indexer(theirs: Weights, layer: int) -> Weights:
-    its, own = f"model.layers.{layer}.self_attn.indexer", f"blocks.{layer}.attention.indexer"
-    names = {"query": "wq_b", "key": "wk", "key_norm": "k_norm", "weight": "weights_proj"}
-    found = {f"{own}.{name}.weight": theirs[f"{its}.{public}.weight"] for name, public in names.items()}
-    return found | {f"{own}.key_norm.bias": theirs[f"{its}.k_norm.bias"]}
-
-
-def norms(theirs: Weights, layer: int) -> Weights:
-    its, own = f"model.layers.{layer}", f"blocks.{layer}"
-    return {
-        f"{own}.attention_norm.weight": theirs[f"{its}.input_layernorm.weight"],
-        f"{own}.feed_forward_norm.weight": theirs[f"{its}.post_attention_layernorm.weight"],
-    }
-
-
-def deepseek(*parts: Callable[[Weights, int], Weights]) -> Callable[[Weights], Weights]:
-    """Our weights, layer by layer."""
-
-    def weights(theirs: Weights) -> Weights:
-        ours = around(theirs)
-        for layer in range(layers(theirs, "model.layers.")):
-            for part in (norms, feed_forward, *parts):
-                ours |= part(theirs, layer)
-        return ours
-
-    return weights
-
-
-def compressor(theirs: Weights, its: str, own: str) -> Weights:
-    return {
-        f"{own}.content.weight": ordered(theirs[f"{its}.kv_proj.weight"], 0, SIZE, V4_ROPE),
-        f"{own}.gate.weight": ordered(theirs[f"{its}.gate_proj.weight"], 0, SIZE, V4_ROPE),
-        f"{own}.place": ordered(theirs[f"{its}.position_bias"], 1, SIZE, V4_ROPE),
-        f"{own}.norm.weight": ordered(theirs[f"{its}.kv_norm.weight"], 0, SIZE, V4_ROPE),
-    }
-
-
-def compressed_attention(theirs: Weights, layer: int) -> Weights:
-    its, own = f"model.layers.{layer}.self_attn", f"blocks.{layer}.attention"
-    by_groups = theirs[f"{its}.o_a_proj.weight"].unflatten(0, (2, -1))  # (groups, outputs, inputs)
-    ours = {
-        f"{own}.query_latent.0.weight": theirs[f"{its}.q_a_proj.weight"],
-        f"{own}.query_latent.1.weight": theirs[f"{its}.q_a_norm.weight"],
-        f"{own}.query.weight": ordered(theirs[f"{its}.q_b_proj.weight"], 0, SIZE, V4_ROPE),
-        f"{own}.key.weight": ordered(theirs[f"{its}.kv_proj.weight"], 0, SIZE, V4_ROPE),
-        f"{own}.key_norm.weight": ordered(theirs[f"{its}.kv_norm.weight"], 0, SIZE, V4_ROPE),
-        f"{own}.core.sinks": theirs[f"{its}.sinks"],
-        f"{own}.output.0.weight": ordered(by_groups.mT, 1, SIZE, V4_ROPE),
-        f"{own}.output.1.weight": theirs[f"{its}.o_b_proj.weight"],
-        **compressor(theirs, f"{its}.compressor", f"{own}.compressor"),
-    }
-    if f"{its}.compressor.indexer.q_b_proj.weight" not in theirs:
-        return ours
-    its, own = f"{its}.compressor.indexer", f"{own}.indexer"
-    return ours | {
-        f"{own}.query.weight": ordered(theirs[f"{its}.q_b_proj.weight"], 0, SIZE, V4_ROPE),
-        f"{own}.weight.weight": theirs[f"{its}.scorer.weights_proj.weight"],
-        **compressor(theirs, its, f"{own}.compressor"),
-    }
-
-
-def streams(theirs: Weights, layer: int) -> Weights:
-    """Those of a layer, and with the last one's the model's end."""
-    names = {"weight": "fn", "bias": "base", "gates": "scale"}
-    ours = {f"ends.{name}": theirs[f"model.hc_head.hc_{public}"] for name, public in names.items()}
-    for part, public in (("attention", "attn_hc"), ("feed_forward", "ffn_hc")):
-        its = f"model.layers.{layer}.{public}"
-        ours |= {f"blocks.{layer}.{part}_residual.{name}": theirs[f"{its}.{each}"] for name, each in names.items()}
-    return ours
 
 
 ROTATION: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
@@ -215,28 +87,24 @@ MODELS = [
         recipe="deepseek_v2",
         model="DeepseekV2ForCausalLM",
         settings=LATENT | WIDE | {"n_shared_experts": 2, "topk_method": "group_limited_greedy"},
-        weights=deepseek(latent_attention),
         overrides=("model.d_ff=288",),
     ),
     DeepSeek(
         recipe="deepseek_v3",
         model="DeepseekV3ForCausalLM",
         settings=LATENT | {"num_nextn_predict_layers": 0},
-        weights=deepseek(latent_attention),
         overrides=NEXT,
     ),
     DeepSeek(
         recipe="deepseek_v32",
         model="DeepseekV32ForCausalLM",
         settings=LATENT | {"index_n_heads": INDEX_HEADS, "index_head_dim": SIZE, "index_topk": 32},
-        weights=deepseek(latent_attention, indexer),
         overrides=(*NEXT, f"attention.layers=[{{mla_dsa:{{q_rank:{RANK},index_heads:{INDEX_HEADS},keys:32}}}}]"),
     ),
     DeepSeek(
         recipe="deepseek_v4",
         model="DeepseekV4ForCausalLM",
         settings=COMMON | COMPRESSED | EXPERTS_OF_V4,
-        weights=deepseek(compressed_attention, streams),
         overrides=(
             *NEXT,
             f"activation.limit={LIMIT}",

@@ -1,14 +1,14 @@
 """A recipe beside the model of `transformers` that it is in small, with its weights: logits, and gradients of the loss.
 
-A test gives a `Public`: the recipe, the model's class and settings, and a function from its weights, by their names, to
-ours. That function is of tensors alone (slices, transposes, sums), so that gradients go through it: whatever it does
-to a weight, theirs and ours must pull it alike.
+A test gives a `Public`: the recipe, the model's class and settings. Their weights become ours as `ablab.export` has it
+by name, the other way round than it writes them. That is of slices, transposes and sums alone, so that gradients go
+through it: whatever it does to a weight, theirs and ours must pull it alike.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import SimpleNamespace
@@ -21,6 +21,8 @@ from torch.nn.functional import cross_entropy
 from torch.overrides import TorchFunctionMode
 
 from ablab.config import RunConfig
+from ablab.export.conversions import to_ours
+from ablab.export.counterparts import COUNTERPARTS
 from ablab.model.transformer import Transformer
 from ablab.training.build import build_model
 
@@ -51,7 +53,6 @@ class Public:
         recipe: its name, as in `recipe=llama`.
         model: the class, as in "LlamaForCausalLM"; its config's is found beside it.
         settings: of its config.
-        weights: ours by name, of theirs by name. Every parameter of ours has one; buffers may.
         overrides: of the recipe, where the test wants other sizes.
         scale: of the random matrices. What is larger has larger rounding errors, of theirs as of ours.
     """
@@ -59,7 +60,6 @@ class Public:
     recipe: str
     model: str
     settings: Mapping[str, Any]
-    weights: Callable[[Weights], Weights]
     overrides: Sequence[str] = ()
     scale: float = 0.1
 
@@ -128,8 +128,9 @@ def compare(public: Public, config: RunConfig, dtype: torch.dtype, lengths: Sequ
 
 
 def named(public: Public, theirs: Any, ours: Transformer) -> Weights:
-    """Our weights, made of theirs."""
-    mapped = public.weights(dict(theirs.named_parameters()) | dict(theirs.named_buffers()))
+    """Our weights, made of theirs. Every parameter of ours is made of some; buffers may be."""
+    links = COUNTERPARTS[public.recipe].links_of(ours)
+    mapped = to_ours(links, dict(theirs.named_parameters()) | dict(theirs.named_buffers()))
     state = ours.state_dict()
     assert {name for name, _ in ours.named_parameters()} - set(mapped) == set(), "without a weight of theirs"
     assert {name: tuple(weight.shape) for name, weight in mapped.items()} == {
@@ -171,8 +172,3 @@ class InDouble(TorchFunctionMode):
 
 def _doubled(value: Any) -> Any:
     return torch.float64 if value is torch.float32 else value
-
-
-def layers(theirs: Weights, prefix: str) -> int:
-    """How many layers there are, of names such as "model.layers.3.mlp": the prefix is "model.layers."."""
-    return 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in theirs if name.startswith(prefix))

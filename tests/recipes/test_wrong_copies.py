@@ -10,10 +10,12 @@ import public_deepseek as deepseek
 import public_models
 import pytest
 import torch
-from public_models import TOLERANCES, Public, Weights, compare
+from public_models import TOLERANCES, Public, compare
 from torch import Tensor
 
 from ablab.config import RunConfig
+from ablab.export import deepseek as maps
+from ablab.export.conversions import Halves, Link
 from ablab.model.attention.compressed_core import CompressedCore
 from ablab.model.attention.dsa import IndexedAttention
 from ablab.model.attention.selection import Candidates
@@ -90,19 +92,21 @@ def nothing(patch: pytest.MonkeyPatch) -> None:
     """As it is."""
 
 
-def halves_for_neighbours(theirs: Weights) -> Weights:
+def halves_for_neighbours(patch: pytest.MonkeyPatch) -> None:
     """Their weights taken for ones that rotate coordinates half apart."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deepseek, "ordered", lambda x, *sizes: x)
-        return PUBLIC["deepseek_v2"].weights(theirs)
+    patch.setattr(Halves, "to_ours", lambda self, theirs: theirs)
 
 
-def an_index_of_neighbours(theirs: Weights) -> Weights:
+def an_index_of_neighbours(patch: pytest.MonkeyPatch) -> None:
     """The indexer's weights taken for ones that rotate neighbours, as the attention's."""
-    names = {name for name in theirs if name.endswith("wq_b.weight")}
-    size, rope = deepseek.SIZE, deepseek.ROPE
-    moved = {name: deepseek.ordered(theirs[name], 0, size, rope, first=True) for name in names}
-    return PUBLIC["deepseek_v32"].weights(theirs | moved)
+    right = maps._indexer
+
+    def wrong(layer: int) -> Iterator[Link]:
+        rotated = Halves(0, deepseek.SIZE, count=deepseek.ROPE)
+        for each in right(layer):
+            yield replace(each, conversion=rotated) if each.theirs[0].endswith("wq_b.weight") else each
+
+    patch.setattr(maps, "_indexer", wrong)
 
 
 @contextmanager
@@ -121,9 +125,11 @@ def differs(public: Public, config: RunConfig) -> bool:
 @pytest.mark.parametrize(
     ("recipe", "mistake"),
     [
+        ("deepseek_v2", halves_for_neighbours),
         ("deepseek_v3", nothing),
         ("deepseek_v3", biases_that_weigh),
         ("deepseek_v32", a_choice_that_sees_the_future),
+        ("deepseek_v32", an_index_of_neighbours),
         ("deepseek_v4", nothing),
         ("deepseek_v4", a_mix_that_is_never_applied),
         ("deepseek_v4", a_mix_the_other_way_round),
@@ -138,16 +144,6 @@ def test_mistakes_in_what_is_computed_are_found_out(
     mistake(monkeypatch)
     config = tiny_config("model=tiny", f"recipe={recipe}", *public.overrides)
     assert differs(public, config) == (mistake is not nothing)
-
-
-@pytest.mark.parametrize(
-    ("recipe", "weights"), [("deepseek_v2", halves_for_neighbours), ("deepseek_v32", an_index_of_neighbours)]
-)
-def test_weights_for_another_rotation_are_found_out(
-    recipe: str, weights: Callable[[Weights], Weights], tiny_config: Callable[..., RunConfig]
-) -> None:
-    public = replace(PUBLIC[recipe], weights=weights)
-    assert differs(public, tiny_config("model=tiny", f"recipe={recipe}", *public.overrides))
 
 
 @pytest.mark.parametrize(

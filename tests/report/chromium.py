@@ -24,7 +24,7 @@ def chromium() -> Iterator[Browser]:
         pytest.skip("no Chromium on PATH: `make browser` installs one")
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         try:
             yield browser
         finally:

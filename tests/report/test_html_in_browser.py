@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
-from chromium import chromium, watched
+from chromium import Watched, chromium, watched
 from PIL import Image
 from worlds import factorial, lengths, write
 
@@ -34,42 +34,54 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return report_command([write(folder, request.param())]).as_uri()
 
 
-@pytest.mark.parametrize(("width", "height"), SIZES)
-def test_the_first_screen_holds_verdicts_and_nothing_scrolls_sideways(
-    browser: Browser, address: str, width: int, height: int
-) -> None:
-    with watched(browser, width, height) as seen:
-        seen.page.goto(address)
-        box = seen.page.locator(".verdicts > li").first.bounding_box()
-        assert box is not None
-        assert box["y"] + box["height"] <= height
-        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def test_it_says_nothing_and_asks_for_nothing(browser: Browser, address: str) -> None:
+@pytest.fixture(scope="module")
+def loaded(browser: Browser, address: str) -> Iterator[Watched]:
+    """The report, loaded once, without a network."""
     with watched(browser, offline=True) as seen:
         seen.page.goto(address)
-        assert seen.said == []
-        assert [each for each in seen.asked if not each.startswith("data:")] == [address]
+        yield seen
 
 
-def test_no_figure_is_empty(browser: Browser, address: str) -> None:
-    with watched(browser) as seen:
-        seen.page.goto(address)
-        figures = seen.page.locator("main svg")
-        assert figures.count() >= 6
-        for number in range(figures.count()):
-            figure = Image.open(BytesIO(figures.nth(number).screenshot())).convert("L")
-            assert min(figure.size) > 100
-            assert len(set(figure.tobytes())) > 8  # an empty one is of one shade
+@pytest.fixture
+def page(loaded: Watched) -> Page:
+    """The report as it was loaded, whatever another test has made of its window."""
+    loaded.page.emulate_media(media="screen", color_scheme="light")
+    loaded.page.set_viewport_size({"width": 1280, "height": 800})
+    loaded.page.evaluate("scrollTo(0, 0)")
+    return loaded.page
+
+
+def test_it_says_nothing_and_asks_for_nothing(loaded: Watched, address: str) -> None:
+    assert loaded.said == []
+    assert [each for each in loaded.asked if not each.startswith("data:")] == [address]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_first_screen_holds_verdicts_and_nothing_scrolls_sideways(page: Page, width: int, height: int) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    box = page.locator(".verdicts > li").first.bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] <= height
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_no_figure_is_empty(page: Page) -> None:
+    picture = _picture(page)
+    figures = page.locator("main svg").evaluate_all(
+        "all => all.map(each => each.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])"
+    )
+    assert len(figures) >= 6
+    for box in figures:
+        figure = picture.crop(tuple(map(round, box)))
+        assert min(figure.size) > 100
+        assert len(set(figure.tobytes())) > 8  # an empty one is of one shade
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_violation(browser: Browser, address: str, scheme: str) -> None:
+def test_axe_finds_no_serious_violation(page: Page, scheme: Literal["light", "dark"]) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    with watched(browser, color_scheme=scheme) as seen:
-        seen.page.goto(address)
-        violations = axe.Axe().run(seen.page).response["violations"]
+    page.emulate_media(color_scheme=scheme)
+    violations = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     grave = [
         f"{each['id']}: {each['nodes'][0]['html'][:200]}"
         for each in violations
@@ -78,36 +90,42 @@ def test_axe_finds_no_serious_violation(browser: Browser, address: str, scheme: 
     assert grave == []
 
 
-def test_without_javascript_it_reads_the_same(browser: Browser, address: str) -> None:
-    texts = []
-    for allowed in (True, False):
-        with watched(browser, java_script_enabled=allowed) as seen:
-            seen.page.goto(address)
-            texts.append(seen.page.locator("main").inner_text())
-    assert texts[0] == texts[1]
-    assert "Method" in texts[0]
-
-
-def test_the_keyboard_comes_to_the_verdicts_first(browser: Browser, address: str) -> None:
-    with watched(browser) as seen:
+def test_without_javascript_it_reads_the_same(browser: Browser, page: Page, address: str) -> None:
+    with watched(browser, java_script_enabled=False) as seen:
         seen.page.goto(address)
-        seen.page.keyboard.press("Tab")
-        assert _focused(seen.page) == "To the verdicts"
-        seen.page.keyboard.press("Enter")
-        assert seen.page.url.endswith("#verdicts")
+        text = seen.page.locator("main").inner_text()
+    assert text == page.locator("main").inner_text()
+    assert "Method" in text
 
 
-def test_on_paper_nothing_is_cut_off(browser: Browser, address: str) -> None:
-    with watched(browser) as seen:
-        seen.page.goto(address)
-        assert seen.page.pdf(format="A4").startswith(b"%PDF")
-        seen.page.set_viewport_size({"width": 794, "height": 1123})  # A4 at 96 dpi
-        seen.page.emulate_media(media="print")
-        cut = seen.page.evaluate(
-            "[...document.querySelectorAll('.wide, .grid, pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
-        )
-        assert cut == 0
-        assert not seen.page.locator("nav").is_visible()
+def test_the_keyboard_comes_to_the_verdicts_first(page: Page) -> None:
+    page.keyboard.press("Tab")
+    assert _focused(page) == "To the verdicts"
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#verdicts")
+
+
+def test_on_paper_nothing_is_cut_off(page: Page) -> None:
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    page.set_viewport_size({"width": 794, "height": 1123})  # A4 at 96 dpi
+    page.emulate_media(media="print")
+    cut = page.evaluate(
+        "[...document.querySelectorAll('.wide, .grid, pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    )
+    assert cut == 0
+    assert not page.locator("nav").is_visible()
+
+
+def _picture(page: Page) -> Image.Image:
+    """The whole page, in pieces: Chromium takes none of more than 16384 pixels."""
+    width, height = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    page.set_viewport_size({"width": width, "height": 2000})
+    whole = Image.new("L", (width, height))
+    for top in range(0, height, 2000):
+        reached = page.evaluate("top => { scrollTo(0, top); return scrollY }", top)
+        whole.paste(Image.open(BytesIO(page.screenshot())).convert("L"), (0, int(reached)))
+    page.evaluate("scrollTo(0, 0)")
+    return whole
 
 
 def _focused(page: Page) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Command
 from synthetic import record
 from wandb_server import WandbServer
 
@@ -48,9 +47,10 @@ def ablab_sync(
     environment |= {"WANDB_MODE": "offline"}  # which says nothing about an upload that was asked for
     environment |= {"WANDB_BASE_URL": server.address} if server else {}
     environment |= ({"WANDB_API_KEY": key} if key else {}) | more
-    command = [sys.executable, "-m", "ablab", "sync", str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    return done.returncode, done.stdout, done.stderr
+    done = Command(["sync", str(folder)], Path.cwd(), environment)
+    out, err = done.communicate()
+    assert done.returncode is not None
+    return done.returncode, out, err
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ablab.results.collect import Runs, tabulate
+from ablab.results.evaluation import Evaluation
 from ablab.results.record import Corpus, Cost, Metric, Record
 from ablab.results.store import METRICS_FILE, write_record
 
@@ -50,6 +51,23 @@ def record(seed: int = 1, loss: float = 1.0, **changes: Any) -> Record:
     }
     values.update(changes)
     return Record(**values)
+
+
+def evaluation(name: str, fingerprint: str, loss: float = 1.0, **changes: Any) -> Evaluation:
+    """An evaluation elsewhere of the run with that fingerprint."""
+    length = next((int(word[13:]) for word in name.split(",") if word.startswith("task.seq_len=")), 64)
+    values: dict[str, Any] = {
+        "name": name,
+        "fingerprint": fingerprint,
+        "checkpoint": "best",
+        "step": 100,
+        "task": {"_target_": "ablab.tasks.text.Text", "seq_len": length},
+        "primary": Metric(name="val_loss", split="val", direction="min"),
+        "metrics": {"val_loss": loss, "val_accuracy": math.exp(-loss)},
+        "evaluated": {"val": 8},
+        "corpus": CORPUS,
+    }
+    return Evaluation(**values | changes)
 
 
 def cost(base: Record, **changes: Any) -> Cost:

@@ -2,37 +2,27 @@
 
 Behind the fork all is as for `python -m ablab`: working folder, environment, where Python looks for modules, signals,
 the processes that the command starts itself. The process that its runs are forked from is forked, too, from one that
-has seen nothing of the command (`Spare`). `tests/test_new_axis.py` and torchrun start commands in full.
+has seen nothing of the command (`forks.Spare`). `tests/test_new_axis.py` and torchrun start commands in full.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
+import importlib
 import json
 import os
 import runpy
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from multiprocessing import util
 from pathlib import Path
-from typing import Any
 
+from forks import forked, keep_spares, run_to_the_end
 from processes import wait_for
 
-_SERVER = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-import ablab.cli.application, ablab.cli.commands, ablab.report.conclude, ablab.study.run_study, ablab.training.run
-from commands import serve
-if (command := serve()) is not None:
-    command()
-"""
+# What the server imports when it is first asked; conftest.py has imported the rest.
+_ALL = ("ablab.cli.application", "ablab.cli.commands", "ablab.report.conclude", "ablab.study.run_study")
 
 
 class Command:
@@ -41,15 +31,15 @@ class Command:
     Args:
         env: the whole environment.
         session: whether it is the head of a session of its own.
+        code: run instead of `ablab`, as by `python -c`.
     """
 
-    def __init__(self, words: list[str], cwd: Path, env: dict[str, str], session: bool = False) -> None:
+    def __init__(
+        self, words: list[str], cwd: Path, env: dict[str, str], session: bool = False, code: str | None = None
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="command-", dir=os.environ["ABLAB_CACHE"]))
-        server = _server()
-        assert server.stdin is not None
-        asked = {"words": words, "cwd": str(cwd), "env": env, "folder": str(self._folder), "session": session}
-        server.stdin.write(json.dumps(asked) + "\n")
-        server.stdin.flush()
+        asked = {"words": words, "cwd": str(cwd), "env": env, "session": session, "code": code}
+        _Server.the().ask(asked | {"folder": str(self._folder), "path": sys.path})
         self.pid = int(self._told("pid"))
         self.returncode: int | None = None
 
@@ -62,7 +52,16 @@ class Command:
     def communicate(self, timeout: float = 300.0) -> tuple[str, str]:
         """Wait for its end; what it has printed."""
         self.returncode = int(self._told("status", timeout))
-        return (self._folder / "out").read_text(), (self._folder / "err").read_text()
+        return self.out, self.err
+
+    @property
+    def out(self) -> str:
+        """What it has printed so far."""
+        return (self._folder / "out").read_text()
+
+    @property
+    def err(self) -> str:
+        return (self._folder / "err").read_text()
 
     def send_signal(self, which: int) -> None:
         if self.poll() is None:
@@ -77,25 +76,53 @@ class Command:
 
     def _told(self, what: str, timeout: float = 180.0) -> str:
         path = self._folder / what
-        wait_for(lambda: path.exists() or _server().poll() is not None, timeout)
+        wait_for(lambda: path.exists() or _Server.the().ended(), timeout)
         return path.read_text()
 
 
-@functools.cache
-def _server() -> subprocess.Popen[str]:
-    """It ends with this process, whose end closes its stdin."""
-    path = json.dumps([str(Path(__file__).parent), *sys.path])
-    return subprocess.Popen([sys.executable, "-c", _SERVER, path], stdin=subprocess.PIPE, text=True)
+class _Server:
+    """A process that forks commands. It ends with this one, whose end closes the pipe between them."""
+
+    def __init__(self) -> None:
+        reader, self._pipe = os.pipe()
+        self._pid = forked()
+        if self._pid == 0:
+            os.close(self._pipe)
+            _serve(reader)
+        os.close(reader)
+
+    @staticmethod
+    @functools.cache
+    def the() -> _Server:
+        return _Server()
+
+    def ask(self, asked: object) -> None:
+        line = (json.dumps(asked) + "\n").encode()
+        while line:
+            line = line[os.write(self._pipe, line) :]
+
+    def ended(self) -> bool:
+        return os.waitpid(self._pid, os.WNOHANG) != (0, 0)
 
 
-def serve() -> Callable[[], object] | None:
-    """Fork a process for each line of stdin. It returns what is to be done there; in the server, None at the end."""
-    for line in sys.stdin:
-        asked = json.loads(line)
-        if os.fork() == 0:
-            _wait_for_child(Path(asked["folder"]))
-            return functools.partial(_become, **asked)
-    return None
+def prepare() -> None:
+    """Fork, from this process as it is now, what later commands and runs are forked from."""
+    _Server.the()
+    keep_spares(6)
+
+
+def _serve(reader: int) -> None:
+    """Fork a process for each line; never returns."""
+    with os.fdopen(reader) as lines:
+        for line in lines:
+            asked = json.loads(line)
+            sys.path[:] = asked.pop("path")
+            for name in _ALL:
+                importlib.import_module(name)
+            if os.fork() == 0:
+                _wait_for_child(Path(asked["folder"]))
+                run_to_the_end(functools.partial(_become, **asked))
+    os._exit(0)
 
 
 def _wait_for_child(folder: Path) -> None:
@@ -112,65 +139,7 @@ def _tell(path: Path, value: int) -> None:
     path.with_suffix(".new").rename(path)
 
 
-class Spare:
-    """A process that has imported what its parent has, and waits to become the process that runs are forked from.
-
-    It takes the place of a Python that would start and import for seconds; it sees as little of what the parent imports
-    later as that one would.
-    """
-
-    def __init__(self) -> None:
-        self._socket, own = socket.socketpair()
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._socket.close()
-            self._wait(own)
-        own.close()
-
-    def become(self, code: str, fds: list[int]) -> int:
-        """Run `code`, which knows these file descriptors by their numbers; the process."""
-        mask = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
-        asked = json.dumps([code, fds, dict(os.environ), os.getcwd(), mask]).encode()
-        socket.send_fds(self._socket, [len(asked).to_bytes(4, "big")], fds)
-        self._socket.sendall(asked)
-        self._socket.close()
-        return self.pid
-
-    def _wait(self, own: socket.socket) -> None:
-        """Never returns: the process ends with its work, or with its parent."""
-        size, received, _, _ = socket.recv_fds(own, 4, 8)
-        if not size:
-            os._exit(0)
-        code, fds, env, cwd, mask = json.loads(own.makefile("rb").read(int.from_bytes(size, "big")))
-        above = max([*fds, *received]) + 1
-        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in received]  # a number may be that of another
-        os.closerange(3, above)
-        for copy, fd in zip(copies, fds, strict=True):
-            os.dup2(copy, fd)
-            os.close(copy)
-        os.chdir(cwd)
-        os.environ.clear()
-        os.environ.update(env)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        del sys.modules["ablab.study.supervision.preload"]  # does its work when it is imported
-        exec(code)
-        os._exit(0)
-
-
-def _keep_spares(count: int = 2) -> None:
-    """Let the first starts of a process that runs are forked from take a spare one."""
-    spares = [Spare() for _ in range(count)]
-    spawn: Callable[..., int] = util.spawnv_passfds
-
-    def take(path: bytes, args: Sequence[Any], fds: Sequence[int]) -> int:
-        if not spares or "forkserver" not in str(args[-1]):
-            return spawn(path, args, fds)
-        return spares.pop().become(str(args[-1]), list(fds))
-
-    util.spawnv_passfds = take  # type: ignore[assignment]  # of the arguments it is called with here
-
-
-def _become(words: list[str], cwd: str, env: dict[str, str], folder: str, session: bool) -> None:
+def _become(words: list[str], cwd: str, env: dict[str, str], folder: str, session: bool, code: str | None) -> None:
     if session:
         os.setsid()
     os.chdir(cwd)
@@ -183,6 +152,10 @@ def _become(words: list[str], cwd: str, env: dict[str, str], folder: str, sessio
     os.environ.clear()
     os.environ.update(env)
     sys.path[:0] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    if code is not None:
+        sys.argv = ["-c", *words]
+        exec(code, {"__name__": "__main__"})
+        return
     sys.argv = ["ablab", *words]
-    _keep_spares()
+    keep_spares(2)
     runpy.run_module("ablab", run_name="__main__", alter_sys=True)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from conftest import Lab
 
 TinyConfig = Callable[..., RunConfig]
+TORCHRUN = "from torch.distributed.run import main; main()"
 DDP = ("strategy=ddp", "trainer.max_steps=4")
 
 
@@ -79,19 +79,12 @@ def ends(processes: list[Any]) -> list[tuple[int, str, str]]:
 def test_torchrun_on_two_nodes_trains_what_ablab_trains_on_one(lab: Lab, tmp_path: Path) -> None:
     port, name = free_port(), "nodes"
     words = lab.words(*DDP, f"name={name}", "trainer.devices=1", "trainer.num_nodes=2")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    torchrun += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    torchrun = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(lab.folder), *sys.path])}
     with started() as processes:
         for node in range(2):
-            process = subprocess.Popen(
-                [*torchrun, f"--node-rank={node}", "-m", "ablab", *words],
-                cwd=lab.folder,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(lab.folder), *sys.path])},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
+            told = [*torchrun, f"--node-rank={node}", "-m", "ablab", *words]
+            process = Command(told, lab.folder, environment, session=True, code=TORCHRUN)
             processes.append(process)
         (first, out, err), (second, silent, _) = ends(processes)
     assert (first, second) == (0, 0), err

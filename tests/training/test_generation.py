@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,39 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.model.transformer import Transformer
 from ablab.results.record import Record
-from ablab.training.generation import continue_tokens, generate, load_run
+from ablab.training.generation import generate, load_run
 
 PROMPT = "12 squared is "
 DEFAULTS: dict[str, Any] = {"prompt": PROMPT, "tokens": 3}
-
-
-class Fixed:
-    """A "model" whose next token has always the same scores, and which takes three tokens at most."""
-
-    max_length = 3
-
-    def __init__(self, scores: list[float]) -> None:
-        self.scores = torch.tensor(scores)
-        self.seen: list[list[int]] = []
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        self.seen.append(tokens[0].tolist())
-        return self.scores.expand(*tokens.shape, -1)
-
-
-def sample(model: Any, count: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    tokens: Tensor = continue_tokens(model, torch.tensor([0, 1]), count, temperature, top_k, generator)
-    assert tokens[:2].tolist() == [0, 1]
-    return tokens[2:].tolist()
 
 
 def test_greedy_takes_the_likeliest_by_hand(finished: Any) -> None:
@@ -69,41 +44,6 @@ def test_generating_neither_reads_nor_moves_the_global_generator(finished: Any) 
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
     assert generate(finished.folder, prompt=PROMPT, tokens=5) == text
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    scores=st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=12),
-    top_k=st.integers(1, 15),
-    temperature=st.sampled_from([1e-300, 1e-30, 0.5, 1.0, 100.0]),
-    seed=st.integers(0, 100),
-)
-def test_top_k_never_takes_another(scores: list[float], top_k: int, temperature: float, seed: int) -> None:
-    chosen = sample(Fixed(scores), 10, temperature, top_k, seed)
-    smallest = sorted(scores, reverse=True)[min(top_k, len(scores)) - 1]
-    assert all(scores[token] >= smallest for token in chosen)
-    assert len(set(chosen)) <= top_k
-
-
-def test_samples_follow_the_probabilities() -> None:
-    """Frequencies of 4,000 draws, within five standard errors, of the softmax at this temperature among the best 3."""
-    scores, temperature = [1.0, 3.0, 2.0, -4.0], 2.0
-    chosen = torch.tensor(sample(Fixed(scores), 4000, temperature, top_k=3))
-    weights = [math.exp(score / temperature) for score in scores[:3]]
-    for token, weight in enumerate(weights):
-        p = weight / sum(weights)
-        assert abs((chosen == token).float().mean().item() - p) < 5 * (p * (1 - p) / 4000) ** 0.5
-    assert not (chosen == 3).any()
-
-
-def test_a_low_temperature_is_close_to_greedy() -> None:
-    assert set(sample(Fixed([1.0, 1.1, 0.9]), 50, temperature=1e-3)) == {1}
-
-
-def test_the_model_sees_the_last_tokens_that_it_can_take() -> None:
-    model = Fixed([0.0, 0.0, 0.0, 1.0])
-    sample(model, 3, temperature=0)
-    assert model.seen == [[0, 1], [0, 1, 3], [1, 3, 3]]
 
 
 def test_a_prompt_may_be_longer_than_the_model(finished: Any) -> None:
@@ -141,6 +81,10 @@ def test_the_model_is_ready_to_evaluate(finished: Any) -> None:
         ({"temperature": -1.0}, r"--temperature -1\.0: must be at least 0"),
         ({"temperature": float("nan")}, "--temperature nan: must be at least 0"),
         ({"top_k": 0}, "--top-k 0: must be at least 1"),
+        ({"top_p": 1.5}, r"--top-p 1\.5: must lie in 0\.\.1"),
+        ({"top_p": float("nan")}, r"--top-p nan: must lie in 0\.\.1"),
+        ({"stop": [""]}, "--stop: must not be empty"),
+        ({"seed": -1}, "--seed -1: must be at least 0"),
         ({"tokens": -1}, "--tokens -1: must be at least 0"),
         ({"prompt": ""}, "--prompt: must not be empty"),
         ({"checkpoint": "first"}, r"has no checkpoint first\.ckpt; did the run get to its first evaluation\?"),

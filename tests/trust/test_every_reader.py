@@ -16,17 +16,19 @@ from typing import Any
 
 import pytest
 from strangers import Ended
-from synthetic import study, write_runs
+from synthetic import evaluation, study, write_runs
 
 from ablab.report.dashboard import service
-from ablab.results.store import METRICS_FILE, RECORD_FILE
+from ablab.results.store import EVALUATION_FOLDER, METRICS_FILE, RECORD_FILE
 
 Ablab = Callable[..., Ended]
 SCRIPT = "<script>alert(1)</script>"
 MINE = "a secret of mine"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 LONGEST = 700  # characters of a line that refuses
-COMMANDS = ("compare", "report", "keep", "dashboard", "sync", "resume", "generate", "consolidate")
+COMMANDS = (
+    *("compare", "report", "keep", "dashboard", "sync", "resume", "generate", "consolidate", "evaluate", "export"),
+)
 
 
 class Folder:
@@ -56,6 +58,14 @@ class Folder:
                 node = node[name]
             node[last] = value
         path.write_text(json.dumps(data))
+
+    def evaluate(self, content: bytes | None = None, **changes: Any) -> None:
+        """Leave an evaluation elsewhere beside a record: some bytes, or one that is whole but for what is changed."""
+        folder = self.runs[0] / EVALUATION_FOLDER
+        folder.mkdir()
+        fingerprint = json.loads((self.runs[0] / RECORD_FILE).read_text())["fingerprint"]
+        whole = evaluation("task.seq_len=64", fingerprint).to_dict() | changes
+        (folder / "a.json").write_bytes(json.dumps(whole).encode() if content is None else content)
 
     def link(self, name: str, target: str = "") -> None:
         """Have a link that leads out of the study in the place of something in it."""
@@ -149,6 +159,14 @@ KINDS: dict[str, Callable[[Folder], None]] = {
     "a plan that leads out": _linked("plan.json", "mine.txt"),
     "a view that leads out": _view_elsewhere,
     "a part of a view that leads out": _part_of_view_elsewhere,
+    "an evaluation of bytes": lambda folder: folder.evaluate(bytes(range(256))),
+    "an evaluation of nothing": lambda folder: folder.evaluate(b'{"schema": 1, "name": "a"}'),
+    "an evaluation of another run": lambda folder: folder.evaluate(fingerprint="x"),
+    "an evaluation with a script": lambda folder: folder.evaluate(name=f"task={SCRIPT}", metrics={SCRIPT: 1.0}),
+    "an evaluation with a name that is none": lambda folder: folder.evaluate(name="b=1,a=1\x1b]0;x\x07"),
+    "an evaluation with a long name": lambda folder: folder.evaluate(name="a=" + "x" * 10**6),
+    "an evaluation of large numbers": lambda folder: folder.evaluate(metrics={"val_loss": 1e308}, time_s=1e308),
+    "evaluations elsewhere": _linked("0/evaluations", "mine.txt"),
     "a circle": lambda folder: (folder.study / "again").symlink_to(folder.study),
 }
 
@@ -156,7 +174,7 @@ KINDS: dict[str, Callable[[Folder], None]] = {
 # What a report and the view of TensorBoard, which take a second each, could show, or be written through.
 DRAWN = {
     "report": re.compile(
-        "script in (every|a metric|a reason)|large num|long num|curves that|report that|pictures|of reason"
+        "script in (every|a metric|a reason)|with a script|large num|long num|curves th|report that|pictures|of reason"
     ),
     "dashboard": re.compile("script in every|large num|view|no time"),
 }
@@ -180,8 +198,8 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def words(command: str, folder: Folder, place: Path) -> list[str]:
     if command == "keep":
         return [command, str(folder.study), str(place / "kept.jsonl.xz")]
-    if command in ("generate", "consolidate"):
-        return [command, str(folder.study / "0")]
+    if command in ("generate", "consolidate", "evaluate", "export"):
+        return [command, str(folder.study / "0"), *(["--format", "safetensors"] if command == "export" else [])]
     return [command, str(folder.study), *(["--port", "0"] if command == "dashboard" else [])]
 
 

@@ -16,7 +16,7 @@ import torch
 from strangers import Ended, Hostile, pickled
 
 import ablab
-from ablab.results.store import PLAN_FILE
+from ablab.results.store import EVALUATION_FOLDER, PLAN_FILE
 from ablab.tasks.cache import cached
 from ablab.training.checkpoint_folders import read_folder
 
@@ -122,13 +122,33 @@ def assert_nothing_ran(hostile: Hostile, ended: Ended, *parts: str) -> None:
         assert part in line
 
 
-@pytest.mark.parametrize("command", ["generate", "resume"])
+@pytest.mark.parametrize("command", ["generate", "resume", "evaluate"])
 @pytest.mark.parametrize("kind", BUILT)
 def test_what_a_config_asks_for_is_not_built(hostile: Hostile, ablab: Ablab, kind: str, command: str) -> None:
     spoil, named = BUILT[kind]
+    record = (hostile.run / "record.json").read_bytes()
     spoil(hostile)
-    ended = ablab(command, str(hostile.run if command == "generate" else hostile.study))
+    if command == "evaluate":  # which takes finished runs alone
+        (hostile.run / "record.json").write_bytes(record)
+    ended = ablab(command, str(hostile.study if command == "resume" else hostile.run))
     assert_nothing_ran(hostile, ended, named, "add --trust")
+    assert not (hostile.run / EVALUATION_FOLDER).exists()
+
+
+@pytest.mark.parametrize("place", ["run", "study"])
+def test_no_evaluation_is_written_outside(hostile: Hostile, ablab: Ablab, place: str) -> None:
+    """Neither through a link in the place of its folder, nor beside a run that a link in the study leads to."""
+    outside = hostile.study.parent / "outside"
+    if place == "run":
+        outside.mkdir()
+        (hostile.run / EVALUATION_FOLDER).symlink_to(outside)
+    else:
+        hostile.run.rename(outside)
+        hostile.run.symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    ended = ablab("evaluate", str(hostile.study))
+    assert_nothing_ran(hostile, ended, "evaluations: is no folder" if place == "run" else "leads out of")
+    assert sorted(outside.rglob("*")) == before
 
 
 @pytest.mark.parametrize("kind", TRAINED)
@@ -160,6 +180,7 @@ def test_what_the_working_folder_holds_is_not_imported(
         ["compare", "."],
         ["report", "."],
         ["keep", ".", "a.jsonl.xz"],
+        ["evaluate", "."],
     ):
         ended = ablab(*words)
         assert not hostile.marker.path.exists(), words
@@ -199,7 +220,7 @@ def test_a_command_in_a_folder_is_not_given(hostile: Hostile, ablab: Ablab) -> N
     assert_nothing_ran(hostile, ablab("resume", str(hostile.study)), shlex.join(words), "add --trust")
 
 
-@pytest.mark.parametrize("command", ["generate", "consolidate"])
+@pytest.mark.parametrize("command", ["generate", "consolidate", "evaluate", "export --format=safetensors"])
 @pytest.mark.parametrize("kind", ["index", "rest", "bytes", "another's file", "an odd type", "no pickle"])
 def test_nothing_in_shards_is_unpickled(hostile: Hostile, ablab: Ablab, kind: str, command: str) -> None:
     folder = hostile.shard()
@@ -219,7 +240,7 @@ def test_nothing_in_shards_is_unpickled(hostile: Hostile, ablab: Ablab, kind: st
             kind
         ]
         (folder / ".metadata").write_bytes(index.replace(*swap))
-    assert_nothing_ran(hostile, ablab(command, str(hostile.run)), "a damaged checkpoint")
+    assert_nothing_ran(hostile, ablab(*command.split(), str(hostile.run)), "a damaged checkpoint")
 
 
 @pytest.mark.filterwarnings("ignore")  # that one process alone is meant
@@ -254,13 +275,13 @@ def test_shards_are_read_as_they_were_written(hostile: Hostile) -> None:
     assert all(torch.equal(read[name], whole[name]) for name in whole)
 
 
-@pytest.mark.parametrize("command", ["generate", "consolidate"])
+@pytest.mark.parametrize("command", ["generate", "consolidate", "evaluate", "export --format=transformers"])
 def test_no_checkpoint_is_unpickled(hostile: Hostile, ablab: Ablab, command: str) -> None:
     path = hostile.run / "checkpoints" / "best.ckpt"
     torch.save({"state_dict": {}, "mine": hostile.marker}, path)
-    ended = ablab(command, str(hostile.run))
+    ended = ablab(*command.split(), str(hostile.run))
     assert not hostile.marker.path.exists()
-    if command == "generate":
+    if command != "consolidate":
         assert_nothing_ran(hostile, ended, "a damaged checkpoint")
 
 
@@ -321,17 +342,20 @@ class Mine(ReLU):
 """
 
 
-@pytest.mark.parametrize("command", ["generate", "resume"])
+@pytest.mark.parametrize("command", ["generate", "resume", "evaluate"])
 def test_trust_runs_what_it_names(hostile: Hostile, ablab: Ablab, command: str) -> None:
     """And only then: the same test says that the marker is made where code does run."""
+    record = (hostile.run / "record.json").read_bytes()
     (hostile.study / "owned.py").write_text(OWN.format(marker=str(hostile.marker.path)))
     _target("activation", target="owned.Mine", _partial_=True)(hostile)
     hostile.edit_plan(lambda plan: plan.update(python_path=[str(hostile.study)]))
     import sys
 
-    folder = str(hostile.run if command == "generate" else hostile.study)
-    if command == "generate":
+    folder = str(hostile.study if command == "resume" else hostile.run)
+    if command != "resume":
         sys.path.append(str(hostile.study))
+    if command == "evaluate":
+        (hostile.run / "record.json").write_bytes(record)
     assert_nothing_ran(hostile, ablab(command, folder), "activation._target_=owned.Mine", "--trust")
     ended = ablab(command, folder, "--trust")
     sys.modules.pop("owned", None)

@@ -248,7 +248,7 @@ def _conclude(
 
 def _notes(pairing: Pairing, evidence: Evidence) -> list[Note]:
     notes = conditions.notes(pairing)
-    quality = any(pairing.metric in own.metrics for own, _ in pairing.pairs)
+    quality = any(pairing.metric in own.measured for own, _ in pairing.pairs)
     if quality and not evidence.identical and (constant := constant_difference(pairing)) is not None:
         notes.append(constant)
     return notes + pairing.gaps()

@@ -27,6 +27,7 @@ from ablab.analysis.notes import (
 from ablab.analysis.pairing import Pairing
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.config import Node
+from ablab.results.evaluation import AT
 from ablab.results.record import Record
 
 EQUAL_BUDGET = 0.02  # as declared by budget.match
@@ -49,14 +50,14 @@ def notes(pairing: Pairing) -> list[Note]:
         unmixed(pairing),
         oracle.window_ceiling(pairing),
         slow_training(pairing),
-        *unequal(pairing.pairs),
+        *unequal(pairing.pairs, pairing.metric),
         other_machine(pairing),
     ]
     return [note for note in found if note]
 
 
-def unequal(pairs: Pairs) -> list[Note]:
-    """Those of the notes that are about how the two of each pair were trained and evaluated."""
+def unequal(pairs: Pairs, metric: str) -> list[Note]:
+    """Those of the notes that are about how the two of each pair were trained, and evaluated for the metric."""
     found = [
         _budget(pairs),
         _tuning(pairs),
@@ -64,7 +65,7 @@ def unequal(pairs: Pairs) -> list[Note]:
         _parameters(pairs),
         _active_parameters(pairs),
         _tokens(pairs),
-        _evaluation(pairs),
+        _evaluation(pairs, metric),
         _uncounted(pairs),
         _software(pairs),
     ]
@@ -72,11 +73,18 @@ def unequal(pairs: Pairs) -> list[Note]:
 
 
 def other_corpus(pairing: Pairing) -> OtherCorpus | None:
-    """Why the two cannot be compared: they learned from different data. None if the data is the same or unknown."""
+    """Why the two cannot be compared: they learned from different data, or were evaluated on different data.
+
+    None if the data is the same or unknown.
+    """
+    at = pairing.metric.partition(AT)[2]
     for record, other in pairing.pairs:
-        own, base = record.corpus, other.corpus
-        if own and base and own.sha256 != base.sha256:
-            return OtherCorpus((own.name, own.sha256), (base.name, base.sha256), record.seed)
+        learned = [(record.corpus, other.corpus)]
+        seen = [(record.evaluations[at].corpus, other.evaluations[at].corpus)] if at in record.evaluations else []
+        for own, base in (*learned, *seen):
+            if own and base and own.sha256 != base.sha256:
+                evaluated = (own, base) in seen
+                return OtherCorpus((own.name, own.sha256), (base.name, base.sha256), record.seed, evaluated=evaluated)
     return None
 
 
@@ -180,6 +188,8 @@ _MATCHED: dict[str, tuple[str, Measure]] = {
     "flops": ("FLOPs", lambda record: record.cost.flops_total),
     "tokens": ("tokens", lambda record: record.cost.tokens),
     "time": ("training time", lambda record: record.cost.train_time_s),
+    "kv": ("bytes of cache", lambda record: (record.budget or {}).get("value")),
+    "decode_flops": ("FLOPs of a token", lambda record: (record.budget or {}).get("value")),
 }
 
 
@@ -231,14 +241,20 @@ def _tokens(pairs: Pairs) -> UnequalCost | None:
     return UnequalCost("tokens", difference, comparable=True) if difference else None
 
 
-def _evaluation(pairs: Pairs) -> UnequalEvaluation | None:
+def _evaluation(pairs: Pairs, metric: str) -> UnequalEvaluation | None:
     differing = dict.fromkeys(
-        (split, samples, base.evaluated[split])
-        for own, base in pairs
-        for split, samples in own.evaluated.items()
-        if base.evaluated.get(split, samples) != samples
+        (split, samples, base[split])
+        for own, base in ((_evaluated(own, metric), _evaluated(base, metric)) for own, base in pairs)
+        for split, samples in own.items()
+        if base.get(split, samples) != samples
     )
     return UnequalEvaluation(tuple(differing)) if differing else None
+
+
+def _evaluated(record: Record, metric: str) -> dict[str, int]:
+    """The samples that a metric is of, by split."""
+    at = metric.partition(AT)[2]
+    return record.evaluations[at].evaluated if at in record.evaluations else record.evaluated
 
 
 def _uncounted(pairs: Pairs) -> UncountedFlops | None:

@@ -10,6 +10,7 @@ from ablab.config.axes import AXES
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.results.collect import Runs
+from ablab.results.evaluation import AT
 from ablab.results.factors import settings_of
 
 
@@ -40,7 +41,10 @@ def _check_conditions(within: list[str], planned: Runs) -> None:
 
 def _check_metric(declared: ComparisonConfig, planned: Runs, task: str) -> None:
     metrics_known = any(record.metrics for record in planned.records)
-    wanted = declared.metric if metrics_known and not _told_in_training(declared.metric) else None
+    own, elsewhere, _ = (declared.metric or "").partition(AT)  # of an evaluation that comes later
+    if elsewhere and declared.last_k > 1:
+        raise UserError(f"comparison.last_k={declared.last_k}: {declared.metric} is one evaluation of each run")
+    wanted = own if own and metrics_known and not _told_in_training(own) else None
     metric, _, _ = choose_metric(planned, task, wanted)
     check_last(planned, metric, declared.last_k)
     most = max((len(record.last.get(metric, ())) for record in planned.records), default=0)

@@ -17,6 +17,7 @@ from ablab.analysis.verdicts import Evidence
 from ablab.config.axes import AXES
 from ablab.config.identity import IDENTITY_EXCLUDES
 from ablab.results.collect import Runs
+from ablab.results.evaluation import AT
 from ablab.results.record import Direction, Record
 
 GOVERNED = tuple(axis.name for axis in AXES.values() if axis.governs)  # axes whose effect is probed
@@ -29,7 +30,9 @@ def evidence_of(runs: Runs, pairing: Pairing, direction: Direction, margin: floa
     """The evidence on the variant of `pairing`, without what depends on how many comparisons there are."""
     blocked = conditions.other_corpus(pairing)
     identical = _identical(pairing)
-    same = unchanged(pairing) if identical or sums_vary(pairing) else ()
+    # Components may be alike on the lengths of the training, by which they are probed, and not on longer ones.
+    probed = sums_vary(pairing) and AT not in pairing.metric
+    same = unchanged(pairing) if identical or probed else ()
     own, base = choices(runs, pairing.variant), choices(runs, pairing.baseline)
     ended, diverged = _ends(pairing.of_variant)
     baseline_ended, baseline_diverged = _ends(pairing.of_baseline)
@@ -65,8 +68,12 @@ def _identical(pairing: Pairing) -> bool:
 
     Only where a metric of quality is compared: two ways of training that give the same model may differ in cost.
     """
+    metric = pairing.metric
     return bool(pairing.pairs) and all(
-        pairing.metric in own.metrics and own.metrics == base.metrics and own.cost.parameters == base.cost.parameters
+        metric in own.measured
+        and own.measured[metric] == base.measured.get(metric)
+        and own.metrics == base.metrics
+        and own.cost.parameters == base.cost.parameters
         for own, base in pairing.pairs
     )
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 
 from ablab.config.nearest import nearest
+from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
 from ablab.results.collect import Runs
+from ablab.results.evaluation import AT, CHECKPOINT, metric_name
 from ablab.results.record import KEPT_EVALUATIONS, Cost, Direction, Metric
 
 # A metric that no task has declared is judged by its name; the comparison says that it was.
@@ -15,8 +18,8 @@ _COSTS = [field.name for field in dataclasses.fields(Cost)]
 
 
 def available(runs: Runs) -> list[str]:
-    """Every number that some run has: metrics, then mechanism metrics, then costs."""
-    metrics = {name for record in runs.records for name in record.metrics}
+    """Every number that some run has: metrics, those of evaluations elsewhere too; mechanism metrics; costs."""
+    metrics = {name for record in runs.records for name in record.measured}
     mechanism = {name for record in runs.records for name in record.mechanism}
     costs = [name for name in _COSTS if any(_is_number(getattr(record.cost, name)) for record in runs.records)]
     return [*sorted(metrics), *sorted(mechanism), *costs]
@@ -33,10 +36,39 @@ def choose_metric(runs: Runs, task: str, wanted: str | None) -> tuple[str, Direc
     primary = runs.primary.get(task)
     if wanted is None:
         return (primary.name, primary.direction, False) if primary else ("", "min", False)
-    names = available(runs)
+    names, wanted = available(runs), metric_name(wanted)
     if wanted not in names:
-        raise UserError(f"metric {wanted}: no run has it{nearest(wanted, names)}")
-    return _directed(wanted, primary)
+        raise UserError(f"metric {wanted}: no run has it{_not_evaluated(wanted, names) or nearest(wanted, names)}")
+    return _directed(wanted, primary_at(runs, wanted) or primary)
+
+
+def primary_at(runs: Runs, metric: str) -> Metric | None:
+    """The primary metric of the evaluation elsewhere that `metric` is of; None where it is the runs' own."""
+    name = metric.partition(AT)[2]
+    found = (record.evaluations[name].primary for record in runs.records if name in record.evaluations)
+    return next(found, None)
+
+
+def pending(runs: Runs, wanted: str | None) -> str:
+    """The arguments of `ablab evaluate` that give a metric which no run has, "" where it needs none."""
+    at = metric_name(wanted or "").partition(AT)[2]
+    return "" if not at or any(at in record.evaluations for record in runs.records) else arguments(at)
+
+
+def arguments(evaluation: str) -> str:
+    """What `ablab evaluate` is given to make an evaluation of that name."""
+    words = BETWEEN_OVERRIDES.split(evaluation)
+    return " ".join(
+        f"--{word.replace('=', ' ')}" if word.startswith(f"{CHECKPOINT}=") else shlex.quote(word) for word in words
+    )
+
+
+def _not_evaluated(wanted: str, names: list[str]) -> str:
+    """What to do about a metric of an evaluation that has not been made."""
+    metric, _, at = wanted.partition(AT)
+    if not at or metric not in names or any(name.endswith(f"{AT}{at}") for name in names):
+        return ""
+    return f", since none was evaluated there: ablab evaluate DIR {arguments(at)}"
 
 
 def check_last(runs: Runs, metric: str, last_k: int) -> None:
@@ -60,7 +92,7 @@ def check_last(runs: Runs, metric: str, last_k: int) -> None:
 
 
 def _directed(wanted: str, primary: Metric | None) -> tuple[str, Direction, bool]:
-    if primary and _stem(primary.name) == _stem(wanted):
+    if primary and _stem(primary.name) == _stem(wanted.partition(AT)[0]):
         return wanted, primary.direction, False
     higher = any(word in wanted.lower() for word in _HIGHER_IS_BETTER)
     return wanted, "max" if higher else "min", True

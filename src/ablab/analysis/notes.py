@@ -129,6 +129,7 @@ class NoValue:
     metric: str
     evaluations: int  # of the metric that the record has kept
     last_k: int  # that were to be averaged
+    evaluated: bool = True  # where the metric is one of an evaluation elsewhere, whether that was made
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ablab.config.nearest import nearest
 from ablab.config.overrides import BETWEEN_OVERRIDES, canonical, same_value
 from ablab.errors import UserError
 from ablab.results.collect import Runs
+from ablab.results.evaluation import AT
 from ablab.results.record import Record
 
 
@@ -39,6 +40,7 @@ class Outcome:
             metric=metric,
             evaluations=len(record.last.get(metric, ())),
             last_k=self.last_k,
+            evaluated=metric.partition(AT)[2] in {"", *record.evaluations},
         )
 
 
@@ -136,7 +138,7 @@ def value_of(record: Record, metric: str, last_k: int = 1) -> float:
     if last_k > 1:
         evaluations = record.last.get(metric, [])[-last_k:]
         return math.fsum(evaluations) / last_k if len(evaluations) == last_k else math.nan
-    for place in (record.metrics, record.mechanism, vars(record.cost)):
+    for place in (record.measured, record.mechanism, vars(record.cost)):
         value = place.get(metric)
         if isinstance(value, int | float):
             return float(value)

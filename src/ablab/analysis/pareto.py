@@ -32,6 +32,8 @@ COSTS = {
     "wall_time_s": False,
     "tokens_per_second": True,
     "peak_memory_bytes": False,
+    "cache_bytes_8k": False,
+    "decode_flops_8k": False,
 }
 _ENDED_WELL = "steps"  # a cost that every run has which ended well
 

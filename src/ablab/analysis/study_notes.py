@@ -11,12 +11,13 @@ from ablab.results.record import Direction
 
 @dataclass(frozen=True)
 class OtherCorpus:
-    """Why two variants cannot be compared: they learned from different data."""
+    """Why two variants cannot be compared: they learned from different data, or were evaluated on different data."""
 
     own: tuple[str, str]  # (name, SHA-256)
     baseline: tuple[str, str]
     seed: int
     task: str = ""  # of a suite
+    evaluated: bool = False  # it is the data of the evaluation that differ
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Joined:
     def notes(self) -> list[Note]:
         """Unequal conditions over all tasks, and what is missing."""
         pairs = [pair for pairing, _ in self.parts for pair in pairing.pairs]
-        notes = [*conditions.unequal(pairs), *map(TaskNotRun, self.missing)]
+        notes = [*conditions.unequal(pairs, self.parts[0][0].metric), *map(TaskNotRun, self.missing)]
         for seed in self.planned:
             if lacking := tuple(pairing.task for pairing, _ in self.parts if seed not in pairing.seeds):
                 notes.append(IncompleteSeed(seed, lacking))

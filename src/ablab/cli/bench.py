@@ -17,6 +17,7 @@ def bench(parser: argparse.ArgumentParser) -> Command:
     )
     _bench_attention(what.add_parser("attention", help="the attention options beside public implementations"))
     _bench_layers(what.add_parser("layers", help="experts and attention, whole layers, beside those of transformers"))
+    _bench_decode(what.add_parser("decode", help="generation, token by token, beside that of transformers"))
     _bench_strategies(what.add_parser("strategies", help="ways of spreading a run over processes, whole runs in turn"))
     _bench_links(what.add_parser("links", help="predicted step times beside those over throttled links (needs root)"))
     return lambda options: options.bench(options)
@@ -139,6 +140,42 @@ def _bench_layers(parser: argparse.ArgumentParser) -> None:
         from ablab.bench.layers.command import bench_layers, request
 
         print(bench_layers(request(options)))
+
+    parser.set_defaults(bench=command)
+
+
+def _bench_decode(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--attentions", nargs="*", metavar="NAME", help="options of the axis; default: all with a cache"
+    )
+    parser.add_argument("--recipes", nargs="*", metavar="NAME", help="timed beside transformers (default: llama)")
+    parser.add_argument(
+        "--lengths", nargs="+", type=int, metavar="T", help="tokens of the prompt (default: 512, 2048, 8192)"
+    )
+    parser.add_argument("--batches", nargs="+", type=int, metavar="N", help="samples side by side (default: 1)")
+    for name, default, help in (
+        ("width", 256, "of the stream"),
+        ("heads", 4, ""),
+        ("layers", 4, ""),
+        ("words", 256, "of the vocabulary"),
+        ("steps", 8, "tokens that are timed together"),
+        ("rounds", 9, "of all models in turn"),
+    ):
+        help = f"{help} (default: {default})".lstrip()
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
+    parser.add_argument("--threads", type=int, metavar="N", help="default: as many as there are cores")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: time of the processor, for a machine that does other things, too; with --threads 1",
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures here")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.bench.decode.command import bench_decode, request
+
+        print(bench_decode(request(options)))
 
     parser.set_defaults(bench=command)
 

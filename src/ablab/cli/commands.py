@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,8 +12,11 @@ from typing import Any
 
 from ablab.cli.application import interrupt, run_hydra
 from ablab.cli.bench import bench
-from ablab.cli.parsing import Command, Parser, add_trust, trust_command
-from ablab.errors import UserError, printable
+from ablab.cli.evaluate import evaluate
+from ablab.cli.export import export
+from ablab.cli.generate import generate
+from ablab.cli.parsing import Command, Parser, add_trust, folders_and_overrides, trust_command
+from ablab.errors import UserError
 
 FORMATS = ("terminal", "csv", "markdown", "json", "latex")
 
@@ -23,7 +25,8 @@ def run_command(words: list[str]) -> int:
     parser = Parser(prog=f"ablab {words[0]}", description=COMMANDS[words[0]].__doc__)
     command = COMMANDS[words[0]](parser)
     # Where folders and filters are named, options may stand between them.
-    parse = parser.parse_intermixed_args if words[0] in ("compare", "report") else parser.parse_args
+    intermixed = words[0] in ("compare", "report", "evaluate")
+    parse = parser.parse_intermixed_args if intermixed else parser.parse_args
     return command(parse(words[1:])) or 0
 
 
@@ -43,17 +46,6 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         "--margin", type=float, help="differences below this are equivalent, in the metric's unit; default: the study's"
     )
     parser.add_argument("--last", metavar="K", type=int, help="compare the mean of the last K evaluations (default: 1)")
-
-
-def _folders_and_filters(words: list[str]) -> tuple[list[Path], list[str]]:
-    """A word with "=" is a filter, unless what stands before it makes it a path: "./attention=lsh"."""
-    if "" in words:  # as a path it would be the working folder
-        raise UserError("the name of a folder is empty: is a variable of the shell not set?")
-    filters = [word for word in words if "=" in word and not {"/", os.sep} & set(word.partition("=")[0])]
-    folders = [Path(word) for word in words if word not in filters]
-    if not folders:
-        raise UserError(f"{' '.join(filters)}: give the folder of the runs before it; a folder of that name is ./...")
-    return folders, filters
 
 
 def _terms(options: argparse.Namespace) -> dict[str, Any]:
@@ -76,7 +68,7 @@ def _compare(parser: argparse.ArgumentParser) -> Command:
     def command(options: argparse.Namespace) -> None:
         from ablab.report.commands import compare_command
 
-        folders, filters = _folders_and_filters(options.words)
+        folders, filters = folders_and_overrides(options.words)
         text = compare_command(folders, filters, options.format, options.by, **_terms(options))
         try:
             text.encode(sys.stdout.encoding or "utf-8")
@@ -137,7 +129,7 @@ def _report(parser: argparse.ArgumentParser) -> Command:
     def command(options: argparse.Namespace) -> None:
         from ablab.report.commands import report_command
 
-        folders, filters = _folders_and_filters(options.words)
+        folders, filters = folders_and_overrides(options.words)
         print(report_command(folders, filters, options.output, **_terms(options)))
 
     return command
@@ -185,35 +177,6 @@ def _sync(parser: argparse.ArgumentParser) -> Command:
     return command
 
 
-def _generate(parser: argparse.ArgumentParser) -> Command:
-    """Continue a text with the model of a finished run."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
-    parser.add_argument("--prompt", default="\n")
-    parser.add_argument("--tokens", type=int, default=200, help="how many to add (default: 200)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token")
-    parser.add_argument("--top-k", type=int, help="sample among the k likeliest tokens only")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    add_trust(parser)
-
-    def command(options: argparse.Namespace) -> None:
-        from ablab.training.generation import generate
-
-        pieces = generate(
-            options.run,
-            prompt=options.prompt,
-            tokens=options.tokens,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            seed=options.seed,
-            checkpoint=options.checkpoint,
-            trust=options.trust,
-        )
-        print(printable(pieces))  # a model may write whatever it was taught
-
-    return command
-
-
 def _consolidate(parser: argparse.ArgumentParser) -> Command:
     """Write a checkpoint that is in shards (strategy.checkpoint=sharded) as one file beside it."""
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
@@ -234,7 +197,9 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "keep": _keep,
     "dashboard": _dashboard,
     "sync": _sync,
-    "generate": _generate,
+    "generate": generate,
+    "export": export,
+    "evaluate": evaluate,
     "consolidate": _consolidate,
     "bench": bench,
 }

@@ -82,7 +82,7 @@ def _run(words: list[str]) -> int:
         # Without a name its folder has the time of day as its name.
         first = words[0] if words else ""
         named = any(word.startswith(("name=", "study=")) for word in words) and first not in ("plan", *COMMANDS)
-        named = named or first == "resume"
+        named = named or first in ("resume", "evaluate")
         rest = "; the same command goes on with the runs that are left" if named else ""
         print(f"\nablab: interrupted{rest}", file=sys.stderr)
         status = 130

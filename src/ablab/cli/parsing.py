@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -27,6 +28,17 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="run components that the folder names and that are not ablab's own"
     )
+
+
+def folders_and_overrides(words: list[str]) -> tuple[list[Path], list[str]]:
+    """A word with "=" is an override, unless what stands before it makes it a path: "./attention=lsh"."""
+    if "" in words:  # as a path it would be the working folder
+        raise UserError("the name of a folder is empty: is a variable of the shell not set?")
+    overrides = [word for word in words if "=" in word and not {"/", os.sep} & set(word.partition("=")[0])]
+    folders = [Path(word) for word in words if word not in overrides]
+    if not folders:
+        raise UserError(f"{' '.join(overrides)}: give the folder of the runs before it; a folder of that name is ./...")
+    return folders, overrides
 
 
 def trust_command(folder: Path, words: list[str], trust: bool) -> None:

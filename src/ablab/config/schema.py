@@ -60,14 +60,17 @@ OF_THE_STUDY = FOR_SWEEPS | {"hang_timeout", "name", "question", "comparison", "
 class BudgetConfig:
     """Equal budgets in a sweep: what every variant gets as much of as the reference."""
 
-    match: str | None = None  # params, flops, tokens or time; None: sizes and steps stay as they are
+    match: str | None = None  # params, active_params, flops, tokens, time, kv or decode_flops; None: nothing
     reference: str | None = None  # overrides of the variant that sets it; None: the first of the sweep
-    adjust: str | None = None  # d_ff, d_model or steps; None: d_ff for params, else steps
+    adjust: str | None = None  # what is adjusted; None: the first that a variant has, see docs/fairness.md
+    length: int = 8192  # tokens of the sequence for which match=kv and match=decode_flops count
     pilot_steps: int = 100  # of each of the short runs by which match=time measures a variant's speed
 
     def __post_init__(self) -> None:
         if self.pilot_steps < 1:
             raise UserError(f"budget.pilot_steps={self.pilot_steps}: must be at least 1")
+        if self.length < 1:
+            raise UserError(f"budget.length={self.length}: must be at least 1")
 
 
 @dataclass(kw_only=True)

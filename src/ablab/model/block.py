@@ -11,6 +11,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from ablab.model.attention.cache import LayerCache
 from ablab.model.attention.layer import attention_layer
 from ablab.model.context import LayerContext
 from ablab.model.feed_forward.base import FeedForward
@@ -60,6 +61,11 @@ class Block(nn.Module):
         """
         given = self.attention_residual.given(context)
         return self.transform(self.mix(x, lambda y: self.attention.within(y, given)), context)
+
+    def extend(self, x: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
+        """`forward` for new tokens alone, which the context's `step` names; the cache has those before them."""
+        given = self.attention_residual.given(context)
+        return self.transform(self.mix(x, lambda y: self.attention.extend(y, given, cache)), context)
 
     def mix(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """The first half: the stream with what `attend`, the block's attention in some way, adds to it."""

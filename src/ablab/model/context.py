@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from ablab.model.attention.cache import Step
     from ablab.model.attention.layer import Rotate
 
 
@@ -31,6 +32,7 @@ class LayerContext:
         ids: the tokens that went into the model, (B, T) int64; None where it was given something else.
         values: what is made of an attention's values (B, heads, T, size) before it mixes them; None: nothing.
         shared: what a layer leaves to those behind it, by name; empty at the start of each pass.
+        step: which tokens of which samples these are, where they go on from what caches keep; None: whole sequences.
     """
 
     rotate: Rotate = unrotated
@@ -38,6 +40,7 @@ class LayerContext:
     ids: Tensor | None = None
     values: Callable[[Tensor], Tensor] | None = None
     shared: dict[str, Tensor] = field(default_factory=dict)
+    step: Step | None = None
 
 
 def full_precision(device: str) -> contextlib.AbstractContextManager[Any]:

@@ -84,6 +84,12 @@ def choices(axis: str, n_layers: int, layers: Sequence[Entry], first: Sequence[E
     return before + repeated * (left // len(repeated))
 
 
+def nodes_of_layers(axis: str, node: dict[str, Any], n_layers: int) -> list[tuple[str, dict[str, Any]]]:
+    """What the pattern in `node`, the config of an axis, gives each layer: an option's name, and its whole config."""
+    listed = choices(axis, n_layers, node["layers"], node.get("first", ()))
+    return [(choice[0], _node(axis, choice)) for choice in listed]
+
+
 def _choices(key: str, entry: Entry) -> list[Choice]:
     """What an entry stands for."""
     name, settings = next(iter(entry.items())) if isinstance(entry, Mapping) and len(entry) == 1 else (entry, {})
@@ -103,13 +109,18 @@ def _factories(axis: str, spec: LayerSpec, layers: Sequence[Entry], first: Seque
     return (_made(axis, choice) for choice in choices(axis, spec.n_layers, layers, first))
 
 
-def _made(axis: str, choice: Choice) -> Callable[..., Any]:
+def _node(axis: str, choice: Choice) -> dict[str, Any]:
+    """The config of a choice, as if all layers had it."""
     name, settings = choice
     own = settings if "_target_" in settings else _menu(axis).get(name)  # of the user's own, or of ours
     if own is None:
         raise ValueError(f"{axis}={name}: no such option{nearest(name, _menu(axis))}")
-    node = {**own, **{key: value for key, value in settings.items() if not key.startswith("_")}, "_partial_": True}
-    check_signature(f"{axis}.layers.{name}", node, AXES[axis].supplied)
+    return {**own, **{key: value for key, value in settings.items() if not key.startswith("_")}, "_partial_": True}
+
+
+def _made(axis: str, choice: Choice) -> Callable[..., Any]:
+    node = _node(axis, choice)
+    check_signature(f"{axis}.layers.{choice[0]}", node, AXES[axis].supplied)
     factory: Callable[..., Any] = instantiate(node, _convert_="all")
     return factory
 

@@ -14,6 +14,7 @@ from ablab.model.ranks import has_first_samples, sum_over_ranks
 from ablab.model.spec import LayerSpec
 
 if TYPE_CHECKING:
+    from ablab.model.attention.layer import Rotate
     from ablab.model.transformer import Transformer
 
 TOKENS = 256  # of the first sequence that is looked at
@@ -35,6 +36,14 @@ class Position(nn.Module):
     def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys of one layer, each (B, H, T, D), the first at position 0 -> the same shapes."""
         return q, k
+
+    def add_at(self, x: Tensor, positions: Tensor) -> Tensor:
+        """As `add`, of tokens at `positions` (B, T), each sample's own."""
+        return x
+
+    def at(self, positions: Tensor) -> Rotate:
+        """`rotate` for tokens at `positions` (B, T), each sample's own."""
+        return self.rotate
 
 
 def rows(table: Tensor, offset: int, length: int) -> Tensor:
@@ -65,6 +74,9 @@ class Learned(Position):
     def add(self, x: Tensor, offset: int = 0) -> Tensor:
         return x + rows(self.weight, offset, x.shape[1])
 
+    def add_at(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + self.weight[positions]
+
 
 class Sinusoidal(Position):
     """`scale` times a fixed table is added to the tokens (Vaswani et al. 2017, section 3.5):
@@ -92,6 +104,9 @@ class Sinusoidal(Position):
 
     def add(self, x: Tensor, offset: int = 0) -> Tensor:
         return x + rows(self.table, offset, x.shape[1]).to(x.dtype)
+
+    def add_at(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + self.table[positions].to(x.dtype)
 
 
 class Rope(Position):
@@ -141,10 +156,24 @@ class Rope(Position):
         cos, sin = (rows(table, 0, q.shape[2]).to(q.dtype) for table in (self.cos, self.sin))
         return _turn(q, cos, sin), _turn(k, cos, sin)
 
+    def at(self, positions: Tensor) -> Rotate:
+        tables = [table[positions].unsqueeze(1) for table in (self.cos, self.sin)]  # (B, 1, T, as many as are rotated)
+
+        def rotate(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+            cos, sin = (table.to(q.dtype) for table in tables)
+            return _turn(q, cos, sin), _turn(k, cos, sin)
+
+        return rotate
+
     def turn(self, x: Tensor, *, stride: int = 1, back: bool = False) -> Tensor:
         """Rotate x (..., T, D), of which one stands at every `stride`-th position; `back` takes a rotation away."""
         length = stride * (x.shape[-2] - 1) + 1
         cos, sin = (rows(table, 0, length)[::stride].to(x.dtype) for table in (self.cos, self.sin))
+        return _turn(x, cos, -sin if back else sin)
+
+    def turn_at(self, x: Tensor, positions: Tensor, *, back: bool = False) -> Tensor:
+        """As `turn`, of x (B, heads, T, D) at `positions` (B, T), each sample's own."""
+        cos, sin = (table[positions].unsqueeze(1).to(x.dtype) for table in (self.cos, self.sin))
         return _turn(x, cos, -sin if back else sin)
 
 

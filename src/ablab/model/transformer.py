@@ -6,8 +6,9 @@ inputs of several modalities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from ablab.model.position import Position
 from ablab.model.protocols import FollowsSteps, Penalised, Resampled, offering
 from ablab.model.residual.base import Residual
 from ablab.model.spec import ClashError, LayerSpec, require_at_least
+
+if TYPE_CHECKING:
+    from ablab.model.generate import Generated
 
 
 class Transformer(nn.Module):
@@ -183,6 +187,55 @@ class Transformer(nn.Module):
                 )
             )
         return logits
+
+    @overload
+    def generate(self, input_ids: Tensor, **settings: Unpack[Generated]) -> Tensor: ...
+
+    @overload
+    def generate(self, input_ids: Sequence[Tensor], **settings: Unpack[Generated]) -> list[Tensor]: ...
+
+    def generate(
+        self,
+        input_ids: Tensor | Sequence[Tensor],
+        *,
+        max_new_tokens: int,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        eos_token_id: int | Collection[int] | None = None,
+        draft: int = 0,
+    ) -> Tensor | list[Tensor]:
+        """Continue tokens by cached decoding, greedily if nothing else is asked for.
+
+        Args:
+            input_ids: (B, T) int64, or prompts of any lengths, each (T,).
+            max_new_tokens: how many to add to each.
+            do_sample: draw tokens, in place of the likeliest; None: where one of the next three is given.
+            temperature, top_k, top_p: of draws; see `ablab.model.sampling.Sampler`.
+            seed: of draws; a prompt's own do not depend on the prompts beside it.
+            eos_token_id: one, or several, behind which a sample ends.
+            draft: tokens that a multi-token objective guesses at a time; they change the speed and nothing else.
+
+        Returns:
+            Prompts with what comes behind them, (B, up to T + max_new_tokens); a sample that ends earlier than others
+            is padded with its last token. Of prompts in a list a list, each as long as it got.
+
+        Raises:
+            ValueError: a value is out of its range, or the model cannot go on with a text, or guess tokens.
+        """
+        from ablab.model.generate import generate, sampler_of, tokens_of
+
+        return generate(
+            self,
+            input_ids,
+            max_new_tokens=max_new_tokens,
+            sampler=sampler_of(do_sample, temperature, top_k, top_p),
+            seed=seed,
+            eos=tokens_of(eos_token_id),
+            draft=draft,
+        )
 
     def enter(
         self, inputs: Tensor | Mapping[str, Tensor], key_padding_mask: Tensor | None = None

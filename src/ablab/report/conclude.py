@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -28,6 +28,7 @@ from ablab.results.store import RECORD_FILE
 
 if TYPE_CHECKING:
     from ablab.analysis.comparison import ComparisonSettings
+    from ablab.results.collect import Runs
 
 RUNS_NOT_OK = 1  # exit status: the sweep came to its end, some of its runs did not
 MISTAKE = 2  # exit status of a user's mistake, as everywhere in ablab
@@ -116,7 +117,7 @@ def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str
     runs = replace(runs, interim_analyses=tuple(interim_analyses_of(map(Path, runs.paths))))
     with _shown_only("the event file of the study"):
         write_experiment(folder, runs.records)
-    context = ReportContext.of(runs, **comparison)
+    context = ReportContext.of(runs, **_until_evaluated(runs, folder, comparison))
     text, report = render(context), folder / REPORT_FILE
     try:
         write_report(context, report)
@@ -127,6 +128,18 @@ def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str
     print(f"report: {report}")
     show_in_wandb(folder, context, report)
     return [record.status for record in runs.records]
+
+
+def _until_evaluated(runs: Runs, folder: Path, comparison: ComparisonSettings) -> ComparisonSettings:
+    """The settings without a declared metric of evaluations elsewhere, while none has been made; a line says so."""
+    from ablab.analysis.metrics import pending
+
+    metric = comparison.get("metric")
+    if not (missing := pending(runs, metric)):
+        return comparison
+    print(f"{metric} was declared, and the runs are not evaluated there yet: ablab evaluate {folder} {missing}")
+    left = {name: value for name, value in comparison.items() if name not in ("metric", "margin")}
+    return cast("ComparisonSettings", left)
 
 
 @contextlib.contextmanager
@@ -145,9 +158,11 @@ def compare_so_far(folder: Path, **comparison: Unpack[ComparisonSettings]) -> No
     """
     from ablab.report.context import ReportContext
     from ablab.report.formats import render
+    from ablab.results.collect import collect
 
     try:
-        text = render(ReportContext.read([folder], **comparison))
+        runs = collect([folder])
+        text = render(ReportContext.of(runs, **_until_evaluated(runs, folder, comparison)))
     except UserError:
         return
     print(text, end="")

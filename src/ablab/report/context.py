@@ -15,6 +15,7 @@ from typing import Unpack, cast
 import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons, ComparisonSettings, compare
+from ablab.analysis.elsewhere import Elsewhere, elsewhere
 from ablab.analysis.interactions import Interactions, interactions
 from ablab.analysis.pairing import variants
 from ablab.analysis.scaling import Axis, Exponent, scaling, varied
@@ -146,6 +147,14 @@ class ReportContext:
     def interactions(self, task: str) -> Interactions:
         """Those of the compared metric of `task`."""
         return self._interactions[task]
+
+    @cached_property
+    def _elsewhere(self) -> dict[str, list[Elsewhere]]:
+        return {task: elsewhere(self.runs, task) for task in self.tasks}
+
+    def elsewhere(self, task: str) -> list[Elsewhere]:
+        """What the runs on `task` were found to be worth on other lengths and data."""
+        return self._elsewhere[task]
 
     @cached_property
     def scaling(self) -> dict[Axis, list[list[Exponent]]]:

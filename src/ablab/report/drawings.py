@@ -14,6 +14,7 @@ from ablab.report.figures.effects import detectable_effects
 from ablab.report.figures.effects import forest as forest_plot
 from ablab.report.figures.effects import slopes as slope_plot
 from ablab.report.figures.interactions import interaction_heatmap
+from ablab.report.figures.lengths import over_lengths
 from ablab.report.figures.scaling import power_laws
 from ablab.report.formatting import budget_text
 from ablab.report.rows import Row
@@ -52,6 +53,12 @@ def interaction(context: ReportContext, task: str, factors: tuple[str, str]) -> 
 def scaling(context: ReportContext, over: Axis) -> Drawing | None:
     """Costs and quality over the length of the sequences or the parameters; None if the runs do not differ in it."""
     return power_laws(context.scaling.get(over, []), context.styles)
+
+
+def lengths(context: ReportContext, task: str) -> Drawing | None:
+    """The metric over the length of sequences in evaluations elsewhere; None if they do not differ in it."""
+    found = (over_lengths(each, context.styles) for each in context.elsewhere(task))
+    return next((drawn for drawn in found if drawn is not None), None)
 
 
 def curves(context: ReportContext, task: str) -> Drawing | None:

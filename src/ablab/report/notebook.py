@@ -1,6 +1,4 @@
-"""Results in a notebook: a folder of runs as DataFrames and Matplotlib figures.
-
-from ablab import load
+"""Results in a notebook: a folder of runs as DataFrames and Matplotlib figures; see `ablab.api`.
 
 study = load("outputs/quickstart")
 study.effects()        # one row per variant and task: effect, interval, p, verdict
@@ -13,6 +11,7 @@ import math
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -29,33 +28,6 @@ from ablab.report.figures.canvas import Drawing
 from ablab.report.formats.contents import verdict_lines
 
 
-def load(
-    *folders: str | PathLike[str],
-    baseline: str | None = None,
-    metric: str | None = None,
-    margin: float | None = None,
-    last_k: int | None = None,
-) -> LoadedStudy:
-    """The runs below `folders`, compared as `ablab compare` does.
-
-    Args:
-        baseline: overrides that name it, "attention=full"; default: the study's, else the first variant.
-        metric: what to compare by; default: each task's primary metric.
-        margin: effects below it are equivalent, in the metric's unit; default: the one that the study declares.
-        last_k: compare the mean of the last k evaluations; default: as the study says, else the last one.
-
-    Raises:
-        UserError: no such folder, no runs below it, or they cannot be compared as asked.
-    """
-    if not folders:
-        raise UserError('load() needs the folder of a study, as in load("outputs/quickstart")')
-    if "" in folders:
-        raise UserError("the name of a folder is empty")  # as a path it would be the working folder
-    paths = [Path(folder) for folder in folders]
-    settings = declared_comparison(paths, baseline=baseline, metric=metric, margin=margin, last_k=last_k)
-    return LoadedStudy(ReportContext.read(paths, **settings))
-
-
 class LoadedStudy:
     """A study, its runs compared. Every method gives a new DataFrame.
 
@@ -68,6 +40,20 @@ class LoadedStudy:
         self._context = context
         self.comparisons = context.comparisons
         self.plot = Plots(self._context)
+
+    @classmethod
+    def read(
+        cls,
+        *folders: str | PathLike[str],
+        baseline: str | None = None,
+        metric: str | None = None,
+        margin: float | None = None,
+        last_k: int | None = None,
+    ) -> Self:
+        """The runs below `folders`. Arguments and errors are those of `ablab.load`."""
+        paths = [Path(folder) for folder in folders]
+        settings = declared_comparison(paths, baseline=baseline, metric=metric, margin=margin, last_k=last_k)
+        return cls(ReportContext.read(paths, **settings))
 
     @property
     def runs(self) -> pd.DataFrame:
@@ -138,6 +124,29 @@ class LoadedStudy:
             ]
         )
 
+    def evaluations(self) -> pd.DataFrame:
+        """One row per run and evaluation elsewhere: its name, length, checkpoint and data, and every metric."""
+        columns = ("task", "variant", "seed")
+        table = self._context.runs.table
+        return pd.DataFrame(
+            [
+                {
+                    **dict(zip(columns, where, strict=True)),
+                    "evaluation": each.name,
+                    "seq_len": each.length,
+                    "checkpoint": each.checkpoint,
+                    "corpus": each.corpus.name,
+                    **each.metrics,
+                }
+                for where, record in zip(
+                    zip(*(table[name].tolist() for name in columns), strict=True),
+                    self._context.runs.records,
+                    strict=True,
+                )
+                for each in sorted(record.evaluations.values(), key=lambda each: (each.length or 0, each.name))
+            ]
+        )
+
     def anova(self, task: str | None = None) -> pd.DataFrame:
         """The type-II analysis of variance, with seed as a block. Raises UserError where it cannot be had."""
         chosen = self._task(task)
@@ -186,6 +195,10 @@ class Plots:
     def scaling(self, over: Axis = "seq_len") -> Figure:
         """Costs and quality over the length of the sequences, or over the "parameters", on logarithmic axes."""
         return self._drawn(lambda context, _: drawings.scaling(context, over), None)
+
+    def lengths(self, task: str | None = None) -> Figure:
+        """The metric over the length of sequences that the runs were evaluated on (`ablab evaluate`)."""
+        return self._drawn(drawings.lengths, task)
 
     def interactions(self, first: str, second: str, task: str | None = None) -> Figure:
         """Interactions of the options of two factors, beyond the sum of their effects."""

@@ -12,6 +12,7 @@ from ablab.analysis.comparison import Comparison
 from ablab.analysis.conditions import EQUAL_BUDGET, NEGLIGIBLE
 from ablab.analysis.verdicts import Verdict
 from ablab.report.formatting import decimals_for, number, percent, plural
+from ablab.results.evaluation import AT
 
 
 def notes_of(item: Comparison) -> list[str]:
@@ -162,7 +163,10 @@ def no_value_text(note: known.NoValue) -> str:
     if note.evaluations < note.last_k != 1:
         counted = plural(note.evaluations, "evaluation")
         return f"ok, but with {counted} of {note.metric}, and the last {note.last_k} are averaged"
-    return f"ok, but without a finite {note.metric or 'metric'}"
+    metric, _, at = note.metric.partition(AT)
+    if not note.evaluated:
+        return f"ok, but not evaluated at {at}"
+    return f"ok, but without a finite {metric or 'metric'}{f' at {at}' if at else ''}"
 
 
 def _found(item: Comparison) -> str:

@@ -48,8 +48,9 @@ def _not_comparable(evidence: Evidence) -> str:
 def _other_corpus(found: OtherCorpus) -> str:
     (own, own_sha), (base, base_sha) = found.own, found.baseline
     where = f"on {found.task}, " if found.task else ""
+    did = "evaluated" if found.evaluated else "trained"
     return (
-        f"{where}trained on another corpus than the baseline: {own} {own_sha[:8]} against {base} {base_sha[:8]} "
+        f"{where}{did} on another corpus than the baseline: {own} {own_sha[:8]} against {base} {base_sha[:8]} "
         f"(seed {found.seed})"
     )
 

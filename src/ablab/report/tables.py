@@ -21,7 +21,7 @@ from ablab.report.formatting import (
     p_value,
     share,
 )
-from ablab.report.rows import Row
+from ablab.report.rows import IN_USE, Row
 
 
 def quality_table(context: ReportContext, part: str) -> pd.DataFrame:
@@ -70,6 +70,34 @@ def cost_table(context: ReportContext, part: str) -> pd.DataFrame:
             for row in rows
         ]
     )
+
+
+def inference_table(context: ReportContext, part: str) -> pd.DataFrame:
+    """What the trained variants cost in use, as text: of the cache and of a token, by the length of its sequence.
+
+    Empty where they all cost the same.
+    """
+    rows = context.rows(part)
+    if not any(_differ(rows, cost) for cost in IN_USE):
+        return pd.DataFrame()
+    return pd.DataFrame(
+        [{"variant": row["variant"], **{_title(cost): _in_use(row, cost) for cost in IN_USE}} for row in rows]
+    )
+
+
+def _differ(rows: Sequence[Row], cost: str) -> bool:
+    return len({_number(row[cost]) for row in rows}) > 1
+
+
+def _title(cost: str) -> str:
+    """ "cache at 8k", "token at 8k", "prefill of 1k"."""
+    kind, *_, length = cost.split("_")
+    return {"cache": f"cache at {length}", "decode": f"token at {length}", "prefill": f"prefill of {length}"}[kind]
+
+
+def _in_use(row: Row, cost: str) -> str:
+    text = memory if cost.startswith("cache") else count
+    return text(_number(row[cost]))
 
 
 def _some_are_inactive(rows: Sequence[Row]) -> bool:

@@ -22,7 +22,7 @@ from ablab.results.factors import factors_of, settings_of, task_labels, value_of
 from ablab.results.interim import InterimAnalysis, as_interim_analyses, interim_analyses_of
 from ablab.results.kept import SUFFIX, read_kept, why_no_folder
 from ablab.results.record import Metric, Record
-from ablab.results.store import RECORD_FILE, read_record
+from ablab.results.store import CONFIG_FILE, RECORD_FILE, read_evaluations, read_record
 
 # Folders of a sweep for runs that choose a learning rate or measure a speed, and are no part of what is compared.
 TUNING_FOLDER, PILOT_FOLDER = "tune", "pilot"
@@ -37,7 +37,8 @@ class Runs:
 
     * `path` (folder of the run), `study`, `task`, `variant`, `seed`, `status`, `reason`
     * one column per name in `factors`, the option or value as text ("" where the run has no such setting)
-    * one column per metric (`val_loss`, ...) and per mechanism metric (`activation/zero_share`, ...), NaN if missing
+    * one column per metric (`val_loss`, ...), also of evaluations elsewhere (`val_loss@task.seq_len=1024`), and per
+      mechanism metric (`activation/zero_share`, ...), NaN if missing
     * the fields of `Cost` (`parameters`, `flops_total`, `tokens_per_second`, `peak_memory_bytes`, ...)
 
     `records` are the records themselves, in the same order. `primary` gives each task's primary metric.
@@ -114,7 +115,9 @@ def find_records(places: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
         for path in record_files(place):
             if (file := _identity(path)) not in found:  # a sweep and one of its runs may both be named
                 found.add(file)
-                yield path.parent, read_record(path)
+                record = read_record(path)
+                record.evaluations = read_evaluations(path.parent, record.fingerprint)
+                yield path.parent, record
 
 
 def record_files(folder: Path) -> list[Path]:
@@ -132,6 +135,13 @@ def record_files(folder: Path) -> list[Path]:
     if kept := sorted(path.name for path in folder.glob(f"*{SUFFIX}")):
         raise UserError(f"{folder}: holds no runs, but files of kept results ({', '.join(kept)}): name those")
     raise UserError(f"{folder}: no runs here (no {RECORD_FILE} in it or below); give the folder of a run or a sweep")
+
+
+def is_one_run(folder: Path) -> bool:
+    """Whether `folder` is that of a run, and holds no others."""
+    if not any(os.path.isfile(folder / name) for name in (RECORD_FILE, CONFIG_FILE)):
+        return False
+    return {path.parent for path in _record_files(folder)} <= {folder}
 
 
 def _record_files(folder: Path) -> list[Path]:
@@ -206,7 +216,7 @@ def tabulate(found: list[tuple[Path, Record]]) -> Runs:
         "status": [record.status for record in records],
         "reason": [record.reason or "" for record in records],
         **_side_by_side(choices),
-        **_side_by_side([record.metrics for record in records]),
+        **_side_by_side([record.measured for record in records]),
         **_side_by_side([record.mechanism for record in records]),
         **_side_by_side([vars(record.cost) for record in records], besides={"flops_uncounted"}),
     }

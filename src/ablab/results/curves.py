@@ -29,8 +29,10 @@ class Curve:
     value: NDArray[np.float64]  # [points]
 
 
-def read_curves(path: Path, metrics: Collection[str]) -> dict[str, Curve]:
+def read_curves(path: Path, metrics: Collection[str] | None) -> dict[str, Curve]:
     """Return the curves of those `metrics` that the file has finite values of; none where there is no file or no step.
+
+    Of all metrics where `metrics` is None.
 
     Of a step that was logged twice the later value counts. A last row without an end was cut off in the writing, and is
     left out, as is any other row whose step is no number.
@@ -48,7 +50,8 @@ def read_curves(path: Path, metrics: Collection[str]) -> dict[str, Curve]:
     if "step" not in header:
         return {}
     at = header.index("step")
-    found: dict[str, dict[int, float]] = {name: {} for name in metrics if name in header and name != "step"}
+    asked = header if metrics is None else [name for name in metrics if name in header]
+    found: dict[str, dict[int, float]] = {name: {} for name in asked if name != "step"}
     wanted = [(header.index(name), points) for name, points in found.items()]
     last = max([at, *(column for column, _ in wanted)])
     for row in _rows(lines[1:], last):

@@ -10,7 +10,15 @@ from ablab.errors import UserError
 from ablab.results.collect import record_files
 from ablab.results.interim import interim_analyses_of
 from ablab.results.kept import KeptRun, write_kept
-from ablab.results.store import METRICS_FILE, PLAN_FILE, as_record, parse_json, read_record_data
+from ablab.results.store import (
+    METRICS_FILE,
+    PLAN_FILE,
+    as_record,
+    finite,
+    parse_json,
+    read_evaluations,
+    read_record_data,
+)
 
 
 def keep(folder: Path, file: Path) -> str:
@@ -23,8 +31,9 @@ def keep(folder: Path, file: Path) -> str:
     runs = [_run(path, folder) for path in paths]
     analyses = interim_analyses_of(path.parent for path in paths)
     write_kept(file, {"interim_analyses": [asdict(each) for each in analyses], "plan": _plan(folder)}, runs)
-    curves = sum(run.curves is not None for run in runs)
-    return f"{file}: {len(runs)} runs, {curves} with learning curves, {file.stat().st_size / 1024:,.0f} KiB"
+    curves, evaluations = sum(run.curves is not None for run in runs), sum(len(run.evaluations) for run in runs)
+    elsewhere = f", {evaluations} evaluations elsewhere" if evaluations else ""
+    return f"{file}: {len(runs)} runs, {curves} with learning curves{elsewhere}, {file.stat().st_size / 1024:,.0f} KiB"
 
 
 def _run(path: Path, study: Path) -> KeptRun:
@@ -32,8 +41,13 @@ def _run(path: Path, study: Path) -> KeptRun:
     if not folder.isprintable():
         raise UserError(f"{path.parent}: the name of a run's folder must be readable text")
     data = read_record_data(path)
-    as_record(data, path)
-    return KeptRun(folder=folder, record=data, curves=_curves(path.with_name(METRICS_FILE)))
+    found = read_evaluations(path.parent, as_record(data, path).fingerprint)
+    return KeptRun(
+        folder=folder,
+        record=data,
+        curves=_curves(path.with_name(METRICS_FILE)),
+        evaluations=[finite(each.to_dict()) for each in found.values()],
+    )
 
 
 def _curves(path: Path) -> str | None:

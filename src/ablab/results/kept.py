@@ -6,8 +6,9 @@ The file is lines of JSON, compressed with xz, so that `xz -dc study.jsonl.xz | 
     {"folder": "attention=lsh/seed=0", "record": {...}, "curves": "epoch,step,train_loss\\n0,10,2.3\\n"}
 
 The first line says how many runs follow, when verdicts were drawn, and what was planned (null: no plan was found). Each
-other line is a run: its folder below the study's, its record and its learning curves, as their files hold them. Nothing
-else of a study is in it: no checkpoints, logs or pictures, and none of the folders that its plan names.
+other line is a run: its folder below the study's, its record and its learning curves, as their files hold them, and its
+evaluations elsewhere, where it has any. Nothing else of a study is in it: no checkpoints, logs or pictures, and none of
+the folders that its plan names.
 
 A file is data only, whoever it is from: reading one writes nothing, and the folders in it are names.
 """
@@ -25,6 +26,7 @@ from typing import Any
 
 from ablab.config import Node
 from ablab.errors import UserError
+from ablab.results.evaluation import as_evaluation
 from ablab.results.record import Record
 from ablab.results.store import as_record, parse_json, replacing
 
@@ -57,6 +59,12 @@ class KeptRun:
     folder: str
     record: Node
     curves: str | None
+    evaluations: list[Node] = field(default_factory=list)
+
+    @property
+    def line(self) -> Node:
+        """As it stands in the file; without evaluations as files were before there were any."""
+        return {key: value for key, value in vars(self).items() if key != "evaluations" or value}
 
 
 def write_kept(path: Path, study: Mapping[str, Any], runs: list[KeptRun]) -> None:
@@ -69,7 +77,7 @@ def write_kept(path: Path, study: Mapping[str, Any], runs: list[KeptRun]) -> Non
         UserError: there is a file of that name that is no file of results, or it cannot be written.
     """
     _check_replaceable(path)
-    lines = [{"kept": _SCHEMA, "runs": len(runs), **study}, *map(vars, runs)]
+    lines = [{"kept": _SCHEMA, "runs": len(runs), **study}, *(run.line for run in runs)]
     try:
         with replacing(path) as raw, lzma.open(raw, "wb") as file:
             for line in lines:
@@ -154,7 +162,10 @@ def _add(study: KeptStudy, line: Node, path: Path) -> None:
         raise ValueError(f"a run outside the study: {folder!r}")
     if folder in study.records:
         raise ValueError(f"two runs in {folder!r}")
-    study.records[folder] = as_record(line["record"], path / folder)
+    study.records[folder] = record = as_record(line["record"], path / folder)
+    for each in _typed(line.get("evaluations", []), list):
+        evaluation = as_evaluation(each, path / folder, record.fingerprint)
+        record.evaluations[evaluation.name] = evaluation
     if (curves := _typed(line["curves"], str, None)) is not None:
         study.curves[folder] = curves
 

@@ -8,33 +8,25 @@ where they exist). The dataclasses below are the schema's documentation.
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
 from ablab.config import Node
 from ablab.errors import UserError
 from ablab.results.communication import Collective, Communication, Process
+from ablab.results.evaluation import LARGEST as LARGEST
+from ablab.results.evaluation import Corpus as Corpus
+from ablab.results.evaluation import Direction as Direction
+from ablab.results.evaluation import Evaluation, as_number, as_numbers, as_part, known_fields
+from ablab.results.evaluation import Metric as Metric
 from ablab.results.shape import misshapen
 
 SCHEMA_VERSION = 1
 LONGEST_REASON, LONGEST_TRACEBACK = 2000, 50_000  # characters; of more, which no run writes, the beginning is read
-LARGEST = 1e100  # of a number that is counted with: the square of a much larger one is none any more
 KEPT_EVALUATIONS = 10  # of each metric, the last ones
 
 Status = Literal["ok", "diverged", "failed", "interrupted"]
 Cause = Literal["error", "refused", "killed", "memory", "disk", "timeout", "hung"]
-Direction = Literal["min", "max"]
-
-
-@dataclass(kw_only=True)
-class Metric:
-    """The figure by which a task judges its runs."""
-
-    name: str  # as logged and as in `Record.metrics`, for example "val_loss"
-    split: Literal["val", "test"]
-    direction: Direction  # "min": lower is better
 
 
 @dataclass(kw_only=True)
@@ -46,6 +38,14 @@ class Cost:
     flops_per_step: int | None = None  # forward and backward of one optimizer step, all processes together
     flops_total: int | None = None  # flops_per_step times the steps taken
     flops_uncounted: list[str] = field(default_factory=list)  # operators that the count knows no formula for
+    # Of a sequence of 1,024, 8,192 and 65,536 tokens, one token after the other; see `ablab.training.inference`.
+    cache_bytes_1k: int | None = None  # that are kept of it
+    cache_bytes_8k: int | None = None
+    cache_bytes_64k: int | None = None
+    decode_flops_1k: int | None = None  # of its last token
+    decode_flops_8k: int | None = None
+    decode_flops_64k: int | None = None
+    prefill_flops_1k: int | None = None  # of all its tokens at once
     steps: int = 0  # optimizer steps taken
     tokens: int = 0  # tokens trained on, all processes together
     tokens_per_second: float | None = None  # while training; start-up, evaluation and the block after it left out
@@ -54,16 +54,6 @@ class Cost:
     evaluation_time_s: float | None = None  # all evaluations together
     peak_memory_bytes: int | None = None  # of the first process
     peak_memory_method: str | None = None  # how it was measured; compare only like with like
-
-
-@dataclass(kw_only=True)
-class Corpus:
-    """What the run learned from."""
-
-    name: str
-    sha256: str  # over the names and bytes of all files, in order
-    size_bytes: int
-    files: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +88,8 @@ class RunContext:
         return cls(
             variant=data["variant"],
             index=data["index"],
-            budget=_nested(BudgetReport, data["budget"]),
-            tuning=_nested(TuningReport, data["tuning"]),
+            budget=as_part(BudgetReport, data["budget"]),
+            tuning=as_part(TuningReport, data["tuning"]),
             corpus=data.get("corpus"),
         )
 
@@ -144,7 +134,15 @@ class Record:
     started_at: str | None = None  # ISO 8601, UTC
     finished_at: str | None = None
     curves_sha256: str | None = None  # of metrics.csv, when the run ended
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)  # elsewhere, from their own files: not written
     schema: int = SCHEMA_VERSION
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """The metrics of the run, and those of its evaluations elsewhere: `val_loss@task.seq_len=1024`."""
+        if not self.evaluations:
+            return self.metrics
+        return self.metrics | {name: value for each in self.evaluations.values() for name, value in each.named.items()}
 
     @property
     def declared_baseline(self) -> str | None:
@@ -164,7 +162,9 @@ class Record:
         return declared if isinstance(declared, dict) else {}
 
     def to_dict(self) -> Node:
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        del data["evaluations"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Node) -> Record:
@@ -183,18 +183,19 @@ class Record:
         try:
             record = cls(
                 **{
-                    **_known(cls, {"notes": data.get("remarks") or [], **data}),  # their former name
+                    **known_fields(cls, {"notes": data.get("remarks") or [], **data}),  # their former name
                     "reason": _cut(data.get("reason"), LONGEST_REASON),
                     "traceback": _cut(data.get("traceback"), LONGEST_TRACEBACK),
-                    "metrics": _numbers(data.get("metrics")),
-                    "mechanism": _numbers(data.get("mechanism")),
-                    "oracle": _numbers(data.get("oracle")),
+                    "metrics": as_numbers(data.get("metrics")),
+                    "mechanism": as_numbers(data.get("mechanism")),
+                    "oracle": as_numbers(data.get("oracle")),
                     "last": {name: _finite(values) for name, values in (data.get("last") or {}).items()},
                     "responses": {name: _finite(values) for name, values in (data.get("responses") or {}).items()},
-                    "primary": _nested(Metric, data.get("primary")),
-                    "cost": _nested(Cost, data.get("cost")) or Cost(),
+                    "primary": as_part(Metric, data.get("primary")),
+                    "cost": as_part(Cost, data.get("cost")) or Cost(),
                     "communication": _communication(data.get("communication")),
-                    "corpus": _nested(Corpus, data.get("corpus")),
+                    "corpus": as_part(Corpus, data.get("corpus")),
+                    "evaluations": {},
                 }
             )
         except (TypeError, AttributeError) as error:
@@ -208,20 +209,8 @@ def _cut(text: Any, longest: int) -> Any:
     return f"{text[:longest]}..." if isinstance(text, str) and len(text) > longest else text
 
 
-def _numbers(data: dict[str, float | None] | None) -> dict[str, float]:
-    """Metrics as written: NaN and infinity have become null, since JSON has neither."""
-    return {name: _number(value) for name, value in (data or {}).items()}
-
-
 def _finite(values: list[float | None]) -> list[float]:
-    return [_number(value) for value in values]
-
-
-def _number(value: float | None) -> float:
-    """A number to count with; NaN for none, and for one so large that it is as good as infinite."""
-    if value is None or (isinstance(value, int | float) and abs(value) > LARGEST):
-        return math.nan
-    return value
+    return [as_number(value) for value in values]
 
 
 def _endless(cost: Cost) -> str | None:
@@ -230,25 +219,11 @@ def _endless(cost: Cost) -> str | None:
     return next((f"cost.{name} is {value:g}" for name, value in told if abs(value) > LARGEST), None)
 
 
-def _known(cls: type, data: Node) -> Node:
-    names = _names(cls)
-    return {key: value for key, value in data.items() if key in names}
-
-
-@cache
-def _names(cls: type) -> frozenset[str]:
-    return frozenset(f.name for f in dataclasses.fields(cls))
-
-
-def _nested(cls: type, data: Node | None) -> Any:
-    return None if data is None else cls(**_known(cls, data))
-
-
 def _communication(data: Node | None) -> Communication | None:
     if data is None:
         return None
     lists = {
-        "collectives": [_nested(Collective, each) for each in data.get("collectives") or []],
-        "each": [_nested(Process, each) for each in data.get("each") or []],
+        "collectives": [as_part(Collective, each) for each in data.get("collectives") or []],
+        "each": [as_part(Process, each) for each in data.get("each") or []],
     }
-    return Communication(**_known(Communication, data) | lists)
+    return Communication(**known_fields(Communication, data) | lists)

@@ -17,6 +17,7 @@ from ablab.results.store import (
     CHECKPOINT_FOLDER,
     CHECKSUM_FILE,
     CONFIG_FILE,
+    EVALUATION_FOLDER,
     LOG_FILE,
     METRICS_FILE,
     PICTURE_FOLDER,
@@ -37,6 +38,7 @@ _WEIGHTS = ("last.ckpt", "previous.ckpt", "best.ckpt", "last.full.ckpt", "best.f
 _WRITTEN = (
     *(RECORD_FILE, METRICS_FILE, LOG_FILE, WANDB_ID_FILE, _EVENTS, f"{PICTURE_FOLDER}/*.png", *_PROFILES),
     *(f"{CHECKPOINT_FOLDER}/{name}" for name in _WEIGHTS),
+    f"{EVALUATION_FOLDER}/*.json",
     CONFIG_FILE,
 )
 _MARKS = ("\nlayer_fusion:", "\nmodal_fusion:", "\nhang_timeout:")  # keys of a config that no other program has
@@ -130,11 +132,19 @@ def read_config(folder: Path) -> RunConfig:
         text = path.read_text(encoding="utf-8")
         _refuse_endless(text)
         data: Any = OmegaConf.to_container(OmegaConf.create(text))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except _DAMAGE as error:
+        raise UserError(f"{path}: damaged, no config of a run ({_why(error)})") from error
+    return as_config(data, path)
+
+
+def as_config(data: Any, path: Path) -> RunConfig:
+    """Return the config of a run in `data`, which was read from `path`. Raises UserError where it is none."""
+    try:
         config = RunConfig.from_dict(data)
         fingerprint(config)
         config.trainer, config.processes  # noqa: B018 (reading them is the check)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except _DAMAGE as error:
         raise UserError(f"{path}: damaged, no config of a run ({_why(error)})") from error
     if missing := [key for key in ("seed", "axes", *config.axes) if key not in data]:

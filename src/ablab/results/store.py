@@ -16,6 +16,7 @@ from typing import IO, Any
 from pydantic_core import from_json
 
 from ablab.errors import UserError
+from ablab.results.evaluation import Evaluation, as_evaluation, file_name
 from ablab.results.record import Record
 
 CONFIG_FILE = "config.yaml"  # the resolved config
@@ -26,7 +27,9 @@ CHECKPOINT_FOLDER = "checkpoints"  # last.ckpt, the one before it, and best.ckpt
 CHECKSUM_FILE = "checksums.json"  # beside them: of what was written
 WANDB_ID_FILE = "wandb-run-id"  # of the run of Weights & Biases that all attempts go on with
 PROFILE_FOLDER = "profile"  # of what trainer.profiler found: tables, and traces of trainer.profiler=pytorch
+EVALUATION_FOLDER = "evaluations"  # of the finished run elsewhere: a file each, JSON
 PICTURE_FOLDER = "pictures"  # of what the trained model made, PNG
+EXPORT_FILES = ("ablab.json", "config.json")  # of what was exported of a run, in a folder of its own
 PLAN_FILE = "plan.json"  # in a study's folder: every run of it, with its resolved config
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
@@ -61,6 +64,33 @@ def replacing(path: Path, put: Callable[[Path, Path], object] | None = None) -> 
         raise
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Make a folder that takes the place of `path` when the block ends, and is removed if it fails.
+
+    What is killed leaves a hidden folder beside it, which the next one removes.
+    """
+    new, old = (path.with_name(f".{path.name}.{kind}") for kind in ("new", "old"))
+    remove(new)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for file in new.iterdir():
+            os.chmod(file, 0o644)  # as `replacing` does
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        if os.path.lexists(path):
+            remove(old)
+            path.rename(old)
+        new.rename(path)
+    except BaseException:
+        remove(new)
+        if os.path.lexists(old) and not os.path.lexists(path):
+            old.rename(path)
+        raise
+    remove(old)
+
+
 def remove_orphans(folder: Path, names: Iterable[str]) -> None:
     """Remove what a process that was killed meant to put in the place of the files or folders `names`."""
     for name in names:
@@ -86,8 +116,8 @@ def _add(temporary: Path, path: Path) -> None:
     temporary.unlink()
 
 
-def _as_text(record: Record) -> str:
-    return json.dumps(_finite(record.to_dict()), indent=1, allow_nan=False) + "\n"
+def _as_text(written: Record | Evaluation) -> str:
+    return json.dumps(finite(written.to_dict()), indent=1, allow_nan=False) + "\n"
 
 
 def parse_json(text: bytes) -> Any:
@@ -109,6 +139,36 @@ def _refuse_long_numbers(value: Any) -> None:
         raise ValueError(f"a number of {len(f'{value:x}')} hexadecimal digits")
 
 
+def write_evaluation(run: Path, evaluation: Evaluation) -> Path:
+    """Write an evaluation beside the record of its run, atomically; one of the same name is replaced.
+
+    Raises:
+        UserError: its folder is a link, through which it would be written elsewhere, or no folder.
+    """
+    folder = run / EVALUATION_FOLDER
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder}: is no folder of the run's own, and is left as it is; remove it")
+    path = folder / file_name(evaluation.name)
+    write_atomically(path, _as_text(evaluation))
+    return path
+
+
+def read_evaluations(run: Path, fingerprint: str) -> dict[str, Evaluation]:
+    """The evaluations beside the record of a run, by name.
+
+    Args:
+        fingerprint: of the record.
+
+    Raises:
+        UserError: one of them cannot be read, or is another run's; the message names the file.
+    """
+    if not (folder := run / EVALUATION_FOLDER).is_dir():
+        return {}
+    files = sorted(folder.glob("*.json"))
+    found = [as_evaluation(_read_json(path, "an evaluation"), path, fingerprint) for path in files]
+    return {evaluation.name: evaluation for evaluation in found}
+
+
 def read_record(path: Path) -> Record:
     """Return the record in the file `path`.
 
@@ -120,14 +180,18 @@ def read_record(path: Path) -> Record:
 
 def read_record_data(path: Path) -> Any:
     """Return the content of a record's file as it was written. Raises UserError: no such file, or not JSON."""
+    return _read_json(path, "a record")
+
+
+def _read_json(path: Path, what: str) -> Any:
     try:
         if path.exists() and not path.is_file():  # a pipe, which would be waited for, or a device
-            raise UserError(f"{path}: not a record")
+            raise UserError(f"{path}: not {what}")
         return parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise UserError(f"{path}: not a record (damaged JSON: {error})") from error
+        raise UserError(f"{path}: not {what} (damaged JSON: {error})") from error
 
 
 def as_record(data: Any, source: Path) -> Record:
@@ -140,13 +204,14 @@ def as_record(data: Any, source: Path) -> Record:
         raise UserError(f"{source}: {error}") from error
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Data as JSON can hold it: null for NaN and infinity, which it has not."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 

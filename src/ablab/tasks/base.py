@@ -12,6 +12,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim.optimizer import StateDict
 from torch.utils.data import DataLoader, Dataset
 
 from ablab.results.record import Corpus, Metric
@@ -144,6 +145,13 @@ class Task(LightningDataModule, ABC):
     @abstractmethod
     def test_dataloader(self) -> DataLoader[EvalBatch] | list[DataLoader[EvalBatch]]:
         """Serve this process's share of the test samples; an empty list for a task without a test split."""
+
+    def keep_vocabulary(self, state_dict: StateDict) -> None:
+        """Read data by the vocabulary of a trained run, its `state_dict`. Called before `setup`, for other data.
+
+        Here it is taken over, and `setup` refuses data that have another.
+        """
+        self.load_state_dict(state_dict)
 
     def subsets(self, split: str) -> list[str]:
         """Name the subsets into which the samples of a split ("val", "test") fall; "" for one without a name.

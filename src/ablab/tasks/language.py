@@ -16,7 +16,8 @@ from ablab.errors import UserError
 from ablab.results.record import Corpus, Metric
 from ablab.tasks.base import ENDLESS, IGNORED, Batch, EvalBatch, Task, TaskSettings
 from ablab.tasks.batches import EvalWindowBatches, WindowBatches
-from ablab.tasks.tokenizers import Ids, Tokenizer, tokenizer_from_state
+from ablab.tasks.tokenizers import ByteTokenizer, Ids, Tokenizer, tokenizer_from_state
+from ablab.tasks.tokenizers.choice import TokenizerChoice
 
 _LARGEST_EXPONENT = 700  # exp of 709.8 and more is too large for a float
 
@@ -31,7 +32,7 @@ class LanguageTask(Task):
     """Predict each next token of a text, from the tokens before it in its window.
 
     Training takes random windows with replacement, evaluation consecutive ones (`batches` says how). A subclass says
-    where the text comes from: `_load`.
+    where the text comes from, `_load`, and reads it by its `tokenizer`.
 
     Args:
         seq_len: tokens in a window.
@@ -57,6 +58,7 @@ class LanguageTask(Task):
                 "or null"
             )
         self.eval_tokens = eval_tokens
+        self.tokenizer = TokenizerChoice.of(ByteTokenizer())
         self._tokenizer: Tokenizer | None = None
         self._token_bytes = torch.empty(0, dtype=torch.float64)
         self._splits: dict[str, Ids] = {}
@@ -155,6 +157,12 @@ class LanguageTask(Task):
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         self._adopt(tokenizer_from_state(state_dict))
+
+    def keep_vocabulary(self, state_dict: StateDict) -> None:
+        """Read the text by the tokenizer of a trained run, whatever the settings say."""
+        tokenizer = tokenizer_from_state(state_dict)
+        self.tokenizer = TokenizerChoice.of(tokenizer)
+        self._adopt(tokenizer)
 
     def _adopt(self, tokenizer: Tokenizer) -> None:
         if self._tokenizer is not None and self._tokenizer != tokenizer:

@@ -50,7 +50,7 @@ class SourceText(LanguageTask):
 
     def _load(self) -> tuple[Tokenizer, dict[str, Ids], Corpus]:
         files = read_stdlib(self.max_bytes)
-        tokenizer = ByteTokenizer()
+        tokenizer = self.tokenizer.make(training=list, corpus=list)  # bytes, or a trained run's: nothing to learn
         return tokenizer, _encode(files, tokenizer, *self.fractions), _corpus("the Python standard library", files)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from ablab.model.transformer import Transformer
 from ablab.results.record import Cost
 from ablab.tasks.base import Modality, Task
 from ablab.training.cost import count_active_parameters, count_parameters, flops_of
+from ablab.training.inference import inference_costs
 
 
 def build_option(config: RunConfig, axis: str, **supplied: Any) -> Any:
@@ -57,7 +58,7 @@ class BuiltRun:
         return cls(config=config, task=build_task(config))
 
     @cached_property
-    def _model_factory(self) -> Callable[[], Transformer]:
+    def _model_factory(self) -> Callable[..., Transformer]:
         return model_factory(self.config, self.task)
 
     @cached_property
@@ -70,12 +71,17 @@ class BuiltRun:
         """Parameters and FLOPs, counted before training; no FLOPs where they cannot be counted."""
         flops, uncounted = flops_of(self.shapes, self.task, self.build_model)
         samples = self.task.batch_size * self.config.trainer.accumulate_grad_batches
-        return Cost(
+        counted = Cost(
             parameters=count_parameters(self.shapes),
             active_parameters=count_active_parameters(self.shapes),
             flops_per_step=None if flops is None else flops * samples,
             flops_uncounted=uncounted,
         )
+        return replace(counted, **inference_costs(self.config, self.task, self._of_length))
+
+    def _of_length(self, length: int) -> Transformer:
+        """The model without values, for sequences of so many tokens."""
+        return of_length(self.config, self._model_factory, length)
 
     @cached_property
     def optimizer(self) -> Callable[..., Optimizer]:
@@ -121,19 +127,27 @@ def build_task(config: RunConfig) -> Task:
     return task
 
 
-def build_model(config: RunConfig, task: Task, device: str = "cpu") -> Transformer:
-    """The model for a task, with its initial values. On the device "meta" it has shapes only, and takes no time."""
-    return _built(config, model_factory(config, task), device)
+def build_model(config: RunConfig, task: Task, device: str = "cpu", max_length: int = 0) -> Transformer:
+    """The model for a task, with its initial values. On the device "meta" it has shapes only, and takes no time.
+
+    Args:
+        max_length: as `model_factory` takes it.
+    """
+    return _built(config, model_factory(config, task, max_length), device)
 
 
-def model_factory(config: RunConfig, task: Task) -> Callable[[], Transformer]:
-    """What makes the model for a task, of components that are each made anew."""
+def model_factory(config: RunConfig, task: Task, max_length: int = 0) -> Callable[..., Transformer]:
+    """What makes the model for a task, of components that are each made anew.
+
+    Args:
+        max_length: tokens that it must take, where those are more than the task's.
+    """
     option: partial[Transformer] = build_option(config, "model")
     factory = partial(  # of one piece, for who asks for its keywords
         option.func,
         **option.keywords,
         vocab_size=task.vocab_size,
-        max_length=task.max_length,
+        max_length=max(max_length, task.max_length),
         causal=task.causal,
         padding=task.padding,
         pooled=task.pooled,
@@ -144,7 +158,12 @@ def model_factory(config: RunConfig, task: Task) -> Callable[[], Transformer]:
     return _of_modalities(config, task, factory)
 
 
-def _built(config: RunConfig, factory: Callable[[], Transformer], device: str = "cpu") -> Transformer:
+def of_length(config: RunConfig, factory: Callable[..., Transformer], length: int) -> Transformer:
+    """A model over tokens without values, on the meta device, for sequences of so many tokens."""
+    return _built(config, partial(factory, max_length=length), "meta")
+
+
+def _built(config: RunConfig, factory: Callable[..., Transformer], device: str = "cpu") -> Transformer:
     try:
         with torch.device(device):
             model = factory()
@@ -170,7 +189,7 @@ def clashing(config: RunConfig, clash: ClashError) -> UserError:
     return UserError(f"{one} does not work with {other}: {clash.reason}; change one of the two")
 
 
-def _of_modalities(config: RunConfig, task: Task, factory: partial[Transformer]) -> Callable[[], Transformer]:
+def _of_modalities(config: RunConfig, task: Task, factory: partial[Transformer]) -> Callable[..., Transformer]:
     """The factory for the task's modalities; as it is for a task of tokens, which leave nothing to fuse."""
     if task.modalities:
         return partial(

@@ -1,24 +1,13 @@
-"""Continue a text with the model of a finished run, greedily or by sampling."""
+"""Continue a text with the model of a finished run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from ablab.config.axes import called_by
-from ablab.config.trust import admit
-from ablab.errors import UserError, one_line
-from ablab.model.transformer import Transformer
-from ablab.results.run_folder import read_config
-from ablab.results.store import CONFIG_FILE
-from ablab.tasks.base import Task
-from ablab.training.build import build_model, build_option
-from ablab.training.checkpoint_folders import find_checkpoint, read_checkpoint
-
-_MODEL = "model."  # how the names of its weights begin in a checkpoint
+from ablab.errors import UserError
+from ablab.training.continuation import Continuations, ContinuationSettings, Prompt
+from ablab.training.restore import load_run as load_run
 
 
 def generate(
@@ -28,16 +17,17 @@ def generate(
     tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float | None = None,
     seed: int = 0,
+    stop: Sequence[str] = (),
     checkpoint: str = "best",
     trust: bool = False,
 ) -> str:
-    """The prompt and `tokens` more tokens.
+    """The prompt and `tokens` more tokens, or what comes before a stop string.
 
     Args:
         run: folder of a run with a checkpoint.
-        temperature: divides the logits; 0 takes the likeliest token each time.
-        top_k: sample among this many likeliest tokens; None: among all.
+        temperature, top_k, top_p, seed, stop: as `ContinuationSettings` says.
         checkpoint: "best" or "last".
         trust: components that the run's config names and that are not ablab's may run.
 
@@ -45,75 +35,11 @@ def generate(
         UserError: no run or checkpoint there, an empty prompt or one that the run's vocabulary cannot write, or a
             number out of range.
     """
-    if not temperature >= 0:  # NaN is not either
-        raise UserError(f"--temperature {temperature}: must be at least 0")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"--top-k {top_k}: must be at least 1")
-    if tokens < 0:
-        raise UserError(f"--tokens {tokens}: must be at least 0")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--seed {seed}: must be at least 0 and less than 2**63")
+    settings = ContinuationSettings(
+        tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop
+    )
     if not prompt:
         raise UserError("--prompt: must not be empty")
     model, task = load_run(run, checkpoint, trust)
-    if task.pooled:
-        raise UserError(f"{run}: its task asks for one answer to a whole sequence: there is nothing to continue")
-    try:
-        context = task.encode(prompt)
-    except ValueError as error:
-        raise UserError(f"--prompt: {error}") from error
-    generator = torch.Generator().manual_seed(seed)
-    return task.decode(continue_tokens(model, context, tokens, temperature, top_k, generator))
-
-
-def load_run(run: Path, checkpoint: str, trust: bool = False) -> tuple[Transformer, Task]:
-    """The trained model of a run, in evaluation mode, and its task, without the task's data.
-
-    Args:
-        trust: components that the run's config names and that are not ablab's may run.
-
-    Raises:
-        UserError: the folder holds no run, or the run has no such checkpoint, or the checkpoint is damaged, or the run
-            has a component of somebody's and `trust` is not given.
-    """
-    path = find_checkpoint(run, checkpoint)
-    config = read_config(run)
-    built = ("task", "model", *(axis.name for axis in called_by("model", "multimodal")))
-    admit([{axis: config.options.get(axis) for axis in built}], run / CONFIG_FILE, trust)
-    state = read_checkpoint(path)
-    task: Task = build_option(config, "task", seed=config.seed)
-    try:
-        task.load_state_dict(state.get(type(task).__qualname__, {}))  # absent where a task has nothing to remember
-        model = build_model(config, task)
-        model.load_state_dict({key.removeprefix(_MODEL): each for key, each in _weights(state)})
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = one_line(error)
-        raise UserError(f"{path}: a damaged checkpoint, or one of another run ({reason})") from error
-    return model.eval(), task
-
-
-def _weights(state: Any) -> list[tuple[str, Tensor]]:
-    return [(key, value) for key, value in state["state_dict"].items() if key.startswith(_MODEL)]
-
-
-@torch.no_grad()
-def continue_tokens(
-    model: Transformer,
-    context: Tensor,
-    count: int,
-    temperature: float,
-    top_k: int | None,
-    generator: torch.Generator,
-) -> Tensor:
-    """`context` (T,) with `count` tokens more. The model sees at most its `max_length` last tokens."""
-    for _ in range(count):
-        logits = model(context[None, -model.max_length :])[0, -1].float()
-        if temperature == 0:
-            chosen = logits.argmax().reshape(1)
-        else:
-            likeliest = logits.topk(len(logits) if top_k is None else min(top_k, len(logits)))
-            # Relative to the largest, so that a temperature close to 0 makes no infinities; none is 0 in float32.
-            scores = (likeliest.values - likeliest.values[0]) / max(temperature, torch.finfo(torch.float32).tiny)
-            chosen = likeliest.indices[torch.multinomial(scores.softmax(-1), 1, generator=generator)]
-        context = torch.cat([context, chosen])
-    return context
+    texts = Continuations(model, task, [Prompt(prompt)], settings)
+    return texts.prompts[0] + "".join(piece.text for piece in texts)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ablab.config import RunConfig
 from ablab.model.activation.stateless import GELU, ReLU, SwiGLU
-from ablab.model.feed_forward import experts
+from ablab.model.feed_forward import stacked
 from ablab.model.feed_forward.base import FeedForward
 from ablab.model.feed_forward.experts import HashedExperts, MixtureOfExperts
 from ablab.model.feed_forward.grouped import grouped_product, in_one_kernel, one_by_one
@@ -153,9 +153,43 @@ def test_a_layer_on_a_gpu_is_that_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> N
     part, x = made(n_experts=4, top_k=2, d_expert=5).float(), torch.randn(2, 7, 6)
     with torch.autocast("cpu", torch.bfloat16):
         found = part(x)
-        monkeypatch.setattr(experts, "grouped_product", lambda *given: one_by_one(*bfloat16(*given)))
+        monkeypatch.setattr(stacked, "grouped_product", lambda *given: one_by_one(*bfloat16(*given)))
         expected = part(x)
         torch.testing.assert_close(found.float(), expected.float(), rtol=0.05, atol=0.05)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    tokens=st.integers(1, 9),
+    k=st.integers(1, 3),
+    biased=st.booleans(),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    cast=st.booleans(),
+)
+def test_experts_that_take_turns_give_what_all_give_at_once(
+    tokens: int, k: int, biased: bool, dtype: torch.dtype, cast: bool
+) -> None:
+    """In evaluation, if they have enough to do; others, and all in training, are computed together."""
+    part = made(activation=SwiGLU, n_experts=4, top_k=k, expert_bias=biased).to(dtype)
+    x = torch.randn(1, tokens, 6, generator=torch.Generator().manual_seed(tokens)).to(dtype)
+    rows: list[int] = []  # of each call of the experts' activation
+    part.experts.activation.register_forward_hook(lambda module, args, output: rows.append(args[0].shape[1]))
+
+    def found(enough: int, *, train: bool, gradients: bool = False) -> tuple[Tensor, list[int]]:
+        rows.clear()
+        with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            patch.setattr(stacked, "_WORTHWHILE", enough)
+            with torch.set_grad_enabled(gradients):
+                return part.train(train)(x).detach(), sorted(rows)
+
+    one, in_turn = found(0, train=False)
+    loads = torch.bincount(part.router(x).chosen.flatten())
+    assert in_turn == sorted(loads[loads > 0].tolist())
+    for enough, train, gradients in ((0, True, False), (0, False, True), (2**30, False, False)):
+        other, at_once = found(enough, train=train, gradients=gradients)
+        assert at_once == [tokens * k]
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=0.02 if cast else None, atol=0.1 if cast else None)
 
 
 def bfloat16(rows: Tensor, weight: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:

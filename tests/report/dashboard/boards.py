@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -17,15 +16,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from commands import Command
+from processes import wait_for
+
 T = TypeVar("T")
 PATIENCE_S = 60
+_ADDRESS = re.compile(r"^TensorBoard at (http://\S+)\s", re.MULTILINE)
 
 
 class Board:
     """A TensorBoard at an address, and what was printed when it started."""
 
-    def __init__(self, address: str, said: list[str], process: subprocess.Popen[str]) -> None:
-        self.address, self.said, self.process = address, said, process
+    def __init__(self, address: str, process: Command) -> None:
+        self.address, self.process = address, process
+
+    @property
+    def said(self) -> list[str]:
+        return self.process.err.splitlines()
 
     def get(self, path: str, **query: str) -> Any:
         return json.loads(self.read(path, **query))
@@ -75,16 +82,12 @@ def board(folder: Path, every_s: float = 30.0) -> Iterator[Board]:
         "from pathlib import Path; from ablab.report.dashboard import serve; "
         f"serve(Path({str(folder)!r}), 0, every_s={every_s})"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    process = Command([], folder, dict(os.environ), code=code)
     try:
-        assert process.stderr is not None
-        said: list[str] = []
-        for line in process.stderr:  # ends with the process, so a failed start fails here
-            said.append(line)
-            if found := re.search(r"^TensorBoard at (http://\S+)", line):
-                yield Board(found[1], said, process)
-                return
-        raise AssertionError("".join(said))
+        wait_for(lambda: _ADDRESS.search(process.err) is not None or process.poll() is not None, PATIENCE_S)
+        found = _ADDRESS.search(process.err)
+        assert found is not None, process.err  # a failed start fails here
+        yield Board(found[1], process)
     finally:
         process.kill()
         process.communicate()
@@ -102,7 +105,8 @@ def until(ask: Callable[[], T], true: Callable[[T], object] = bool) -> T:
 
 
 def end(served: Board) -> tuple[int, str]:
-    """(exit status, what else was printed) after Ctrl-C."""
+    """(exit status, what was printed) after Ctrl-C."""
     served.process.send_signal(signal.SIGINT)
-    _, rest = served.process.communicate(timeout=60)
-    return served.process.returncode, rest
+    _, said = served.process.communicate(timeout=60)
+    assert served.process.returncode is not None
+    return served.process.returncode, said

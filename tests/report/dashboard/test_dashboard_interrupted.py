@@ -6,13 +6,12 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from boards import board, until
+from commands import Command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ablab.config import RunConfig
@@ -53,8 +52,9 @@ def test_killed_and_gone_on(tiny_config: TinyConfig, run: Callable[[RunConfig, P
     config = tiny_config("logger=tensorboard", "trainer.max_steps=40", "trainer.val_check_interval=10")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(config, whole)
-    command = [sys.executable, "-c", KILLED, json.dumps(config.to_dict()), str(parts)]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    killed = Command([json.dumps(config.to_dict()), str(parts)], tmp_path, dict(os.environ), code=KILLED)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
 
     first = curve(parts)  # readable, and what is there is right
     assert list(first) == STEPS[: len(first)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from boards import Board, board, until
 from chromium import Watched, chromium, watched
+from processes import wait_for
 from shown import VALUES, write_study
 from synthetic import study
 
@@ -63,8 +64,8 @@ def outside(seen: Watched, served: Board) -> list[str]:
 
 
 def test_the_address_that_is_printed_shows_margin_charts_of_the_variants(shown: Board, visit: Watched) -> None:
-    assert shown.process.stderr is not None
-    address = shown.process.stderr.readline().split()[-1]
+    wait_for(lambda: len(shown.said) > 1)
+    address = shown.said[-1].split()[-1]
     visit.page.goto(address)
     expected = [
         ["val_loss: mean over seeds", 3],

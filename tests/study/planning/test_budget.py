@@ -188,3 +188,46 @@ def test_the_comparison_says_whether_budgets_are_equal(
     (found,) = compare(collect([tmp_path])).items
     assert found.label == "mla"  # the width that was adjusted makes no variant of its own
     assert "EQUAL BUDGET  parameters within 2% of the baseline's." in notes_of(found)
+
+
+def test_bytes_of_cache_are_met_by_what_an_attention_has(tiny_config: TinyConfig) -> None:
+    """A layer keeps 2 d_model numbers of a token: 2 n_kv_heads heads, or a latent of as many less what is rotated."""
+    variants = [["attention=full", "model.n_kv_heads=2"], ["attention=full"], ["attention=mla"], ["attention=windowed"]]
+    runs = met(tiny_config, variants, "budget.match=kv", "budget.length=100", "position=rope")[::2]
+    grouped, full, mla, windowed = runs
+    assert grouped.report.value == grouped.report.of == 2 * (2 * 100 * 32) * 4
+    assert full.report.changed == {"model.n_kv_heads": [4, 2]}
+    assert mla.report.changed == {"attention.kv_rank": [32, 64 - 8]}
+    assert mla.report.value == full.report.value
+    assert windowed.report.changed == {"attention.window": [64, 50]}  # of 100 tokens, with twice the heads
+    assert [run.config.options["model"]["n_kv_heads"] for run in runs] == [2, 2, None, None]
+
+
+def test_flops_of_a_token_are_met_by_hidden_units(tiny_config: TinyConfig) -> None:
+    variants = [["attention=full"], ["attention=full", "activation=swiglu"], ["attention=windowed"]]
+    full, swiglu, windowed = met(tiny_config, variants, "budget.match=decode_flops", "activation=relu")[::2]
+    assert full.report.changed == {}
+    assert swiglu.report.changed is not None
+    assert list(swiglu.report.changed) == ["model.d_ff"]
+    assert windowed.report.changed is not None
+    assert windowed.report.changed["model.d_ff"][1] > 256  # what 8,192 keys take goes into them
+    for run in (swiglu, windowed):
+        assert run.report.value == pytest.approx(full.report.value, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["budget.match=kv", "budget.adjust=window"], "attention=full has no such setting: take n_kv_heads or d_model"),
+        (["budget.match=kv", "budget.adjust=d_ff"], "is met by kv_rank or window or n_kv_heads or d_model only"),
+        (["budget.match=kv", "task=listops"], "asks for no text that goes on by tokens"),
+    ],
+)
+def test_budgets_in_use_that_cannot_be_met(tiny_config: TinyConfig, settings: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        met(tiny_config, [["attention=full", "model.n_kv_heads=2"], ["attention=full"]], *settings)
+
+
+def test_coarse_heads_are_refused(tiny_config: TinyConfig) -> None:
+    with pytest.raises(UserError, match=r"cannot meet the budget of .* bytes of cache by model\.n_kv_heads"):
+        met(tiny_config, [["attention=windowed"], ["attention=full"]], "budget.match=kv", "budget.length=100")

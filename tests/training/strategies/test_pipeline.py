@@ -29,17 +29,18 @@ SETTINGS = (
     *("optimizer=sgd", "activation=dynamic_sparse", "schedule=gradient_variance", "task.eval_batch_size=5"),
     *("trainer.gradient_clip_val=0.5", "task.batch_size=8", "task.eval_tokens=null"),
 )
+EXPERTS = ("feed_forward=moe", "feed_forward.bias_speed=0.05")  # which follows the loads of all microbatches
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
-        ("strategy.schedule=1f1b",),
+        ("strategy.schedule=1f1b", *EXPERTS),
         ("strategy.schedule=gpipe", "layer_fusion=adaptive", "model.tie_embeddings=false", "attention=lsh"),
         ("task._target_=patchy.PatchyText", "layer_fusion=dense", "trainer.devices=3"),
     ],
-    ids=["1f1b", "gpipe+adaptive+lsh", "unequal targets+dense+3"],
+    ids=["1f1b+experts", "gpipe+adaptive+lsh", "unequal targets+dense+3"],
 )
 def test_stages_learn_what_one_process_does(
     tiny_config: TinyConfig, run: Run, tmp_path: Path, options: tuple[str, ...]
@@ -52,6 +53,7 @@ def test_stages_learn_what_one_process_does(
     first, second = (load_run(tmp_path / name, "last", trust=True)[0].state_dict() for name in ("one", "stages"))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
+        assert value.any() or not name.endswith("router.bias")
     assert stages.metrics == pytest.approx(one.metrics, rel=1e-5)
     assert stages.evaluated == one.evaluated
     for name, figure in one.mechanism.items():

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -50,6 +50,13 @@ class Timed:
         return median(self.seconds)
 
 
+class InRounds(Protocol):
+    """What was timed in rounds that others took part in."""
+
+    @property
+    def seconds(self) -> Sequence[float]: ...
+
+
 @dataclass(frozen=True)
 class Ratio:
     """Ours over another, round by round: the median, and the middle half."""
@@ -59,7 +66,7 @@ class Ratio:
     high: float
 
     @classmethod
-    def of(cls, ours: Timed, other: Timed) -> Ratio:
+    def of(cls, ours: InRounds, other: InRounds) -> Ratio:
         each = np.array(ours.seconds) / np.array(other.seconds)
         low, middle, high = np.quantile(each, [0.25, 0.5, 0.75])
         return cls(float(middle), float(low), float(high))

@@ -8,6 +8,7 @@ from typing import Literal, TypedDict, get_args
 import torch
 from torch import Tensor, nn
 
+from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.spec import LayerSpec
 
 DropoutPlace = Literal["output", "weights"]
@@ -130,6 +131,22 @@ class AttentionCore(nn.Module):
         """
         raise NotImplementedError
 
+    def new_cache(self, batch: int, capacity: int, *, heads: int, size: int, like: Tensor) -> LayerCache | None:
+        """An empty one for keys and values of so many heads; None: new tokens need the whole sequence."""
+        return None
+
+    def cache_numbers(self, length: int, *, heads: int, size: int) -> int | None:
+        """How many numbers it keeps of a sample of so many tokens; None where there is no cache."""
+        return None
+
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, step: Step) -> Tensor:
+        """`forward`, in evaluation, for new tokens alone, whose q (B, H, S, D), k and v are; the cache has the others.
+
+        Returns:
+            (B, H, S, Dv), which means nothing where a sample has no new token.
+        """
+        raise NotImplementedError
+
     def scores(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         """The products of queries at `positions` (S,) and keys over sqrt(D), before they are bounded: (B, H, S, T)."""
         return scores_of(q, k, positions)
@@ -183,8 +200,8 @@ def scores_of(
 
 
 def tilt(slopes: Tensor, positions: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    """-slopes[h] |i - j| for the queries i at `positions` (S,) and all keys j: (H, S, length)."""
-    distance = (positions[:, None] - torch.arange(length, device=positions.device)).abs()
+    """-slopes[h] |i - j| for the queries i at `positions`, (S,) or (B, 1, S), and all keys j: (..., H, S, length)."""
+    distance = (positions.unsqueeze(-1) - torch.arange(length, device=positions.device)).abs()
     return (-slopes[:, None, None] * distance).to(dtype)
 
 

@@ -12,11 +12,14 @@ from typing import Unpack, cast
 import torch
 from torch import Tensor
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches
+from ablab.model.attention.base import DropoutPlace, Switches
+from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.indexer import IndexLearning, LightningIndexer
 from ablab.model.attention.layer import AttentionLayer, MultiHeadAttention, Rotate, Values, View, gated, join_heads
+from ablab.model.attention.selected_cache import CacheSizes, SelectedCache
 from ablab.model.attention.selected_core import SelectedCore
 from ablab.model.attention.selection import Selection
+from ablab.model.context import LayerContext
 from ablab.model.spec import LayerSpec, require_at_least, require_at_most
 
 
@@ -78,7 +81,9 @@ class IndexedLayer(MultiHeadAttention):
         core: called with `index`; its `learning` is what the indexer learns by.
     """
 
-    def __init__(self, spec: LayerSpec, *, core: AttentionCore, indexer: LightningIndexer | None) -> None:
+    core: SelectedCore
+
+    def __init__(self, spec: LayerSpec, *, core: SelectedCore, indexer: LightningIndexer | None) -> None:
         super().__init__(spec, core=core)
         self.indexer = indexer
 
@@ -90,6 +95,29 @@ class IndexedLayer(MultiHeadAttention):
         mixed = self.core(q, k, v if values is None else values(v), key_padding_mask, index=index)
         return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))
 
+    def new_cache(self, batch: int, capacity: int) -> LayerCache | None:
+        return SelectedCache(batch, capacity, **self._sizes) if self.core.causal else None
+
+    def cache_numbers(self, length: int) -> int | None:
+        return SelectedCache.numbers(length, **self._sizes) if self.core.causal else None
+
+    def extend(self, x: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
+        q, k, v = self._projected(x, context.rotate)
+        index = () if self.indexer is None else self.indexer(x, context.rotate)
+        v = v if context.values is None else context.values(v)
+        mixed = self.core.extend(q, k, v, cache, cast(Step, context.step), index)
+        return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))
+
+    @property
+    def _sizes(self) -> CacheSizes:
+        return {
+            "heads": self._heads,
+            "size": self.head_size,
+            "block": self.core.selection.block,
+            "index_size": None if self.indexer is None else self.indexer.head_size,
+            "like": self.value.weight,
+        }
+
     def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
         """As `AttentionLayer.attend_each`; the indexer learns from every view."""
         if self.learning is None:
@@ -99,7 +127,7 @@ class IndexedLayer(MultiHeadAttention):
     @property
     def learning(self) -> IndexLearning | None:
         """What the indexer learns by."""
-        return cast(IndexLearning | None, self.core.learning)
+        return self.core.learning
 
 
 class DeepSeekSparseAttention(IndexedLayer):

@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, repeat_heads, scores_of
+from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by_query, repeat_heads, scores_of
 from ablab.model.attention.buckets import Buckets, seen_in_buckets
-from ablab.model.attention.dense import weighted_attention
+from ablab.model.attention.cache import KeyValueCache, LayerCache, Step
+from ablab.model.attention.dense import softmax_attention, weighted_attention
 from ablab.model.attention.full import full_attention
+from ablab.model.attention.hashed_cache import HashedCache
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
 from ablab.model.attention.local import Local, Spans
 from ablab.model.attention.operators import sparse_attention
+from ablab.model.attention.span import AdaptiveSpan, own_if_alone
 from ablab.model.spec import LayerSpec, require_at_least
 
 
@@ -110,11 +113,14 @@ class DynamicAttention(AttentionCore):
         return spans[None, :, None] if spans.dim() == 1 else spans
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        T = q.shape[2]
-        if self.dense_below > T:
+        return self._attend(q, k, v, key_padding_mask, q.shape[2])
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, length: int) -> Tensor:
+        """`attend`, hashed as sequences of `length` are."""
+        if length < self.dense_below:
             if self.span is None:
                 return full_attention(self, q, k, v, key_padding_mask)
-            weights = self._weigh(q, None, torch.arange(T, device=q.device))
+            weights = self._weigh(q, None, torch.arange(q.shape[2], device=q.device))
             return weighted_attention(
                 q, k, v, weights, key_padding_mask,
                 own_if_alone=self.share_qk, slopes=self.slopes, sinks=self.sinks, softcap=self.softcap,
@@ -129,15 +135,57 @@ class DynamicAttention(AttentionCore):
             sinks=self.sinks,
             softcap=self.softcap,
             spans=None if spans is None or self.span is None else Spans(tokens=spans, ramp=self.span.ramp),
-            buckets=self._buckets(q, k, spans, key_padding_mask),
+            buckets=self._buckets(q, k, spans, key_padding_mask, length),
             key_padding_mask=key_padding_mask,
             own_if_alone=self.share_qk,
         )
 
-    def _buckets(self, q: Tensor, k: Tensor, spans: Tensor | None, key_padding_mask: Tensor | None) -> Buckets | None:
+    def new_cache(self, batch: int, capacity: int, *, heads: int, size: int, like: Tensor) -> LayerCache | None:
+        if not self.causal:
+            return None
+        if self.hash is None:
+            return KeyValueCache(batch, heads, min(capacity, self.window), size, like=like)
+        return HashedCache(batch, heads, capacity, size, rounds=self._rounds(capacity), like=like)
+
+    def cache_numbers(self, length: int, *, heads: int, size: int) -> int | None:
+        kept = length if self.hash is not None else min(length, self.window)
+        rounds = self._rounds(length)
+        return HashedCache.numbers(kept, heads=heads, size=size, rounds=rounds) if self.causal else None
+
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, step: Step) -> Tensor:
+        at, beyond = step.positions[:, None, :, None], None
+        if isinstance(cache, HashedCache):
+            keys, values, asked = cache.extend(q, k, v, step, self.hash, share_qk=self.share_qk)
+            length, places = cache.capacity, torch.arange(step.total, device=q.device)
+            if asked is not None and self.hash is not None and not step.first:
+                beyond = cache.seen(asked, step, self.hash.bucket_size)
+        else:
+            keys, values, places = cast(KeyValueCache, cache).extend(k, v, step)
+            length = step.total
+            places = places if places.dim() == 1 else places[:, None, None]  # (L,) or (B, 1, 1, L)
+        if step.first:
+            return self._attend(q, k, v, step.padding, length)
+        spans = None if self.span is None else self.span(q)
+        weights = self._weights_at(at - places, spans, self._reach(q, spans), beyond).masked_fill(places < 0, 0)
+        if self.share_qk:
+            weights = own_if_alone(weights, at == places)
+        bias = weights.log().to(q.dtype)
+        if self.slopes is not None:
+            bias = bias - (self.slopes[:, None, None] * (at - places)).to(q.dtype)
+        return softmax_attention(q, keys, values, mask=bias, sinks=by_query(self.sinks), softcap=self.softcap)
+
+    def _rounds(self, length: int) -> int:
+        """Of hashing sequences of so many tokens."""
+        return 0 if self.hash is None or length < self.dense_below else self.hash.rounds
+
+    def _buckets(
+        self, q: Tensor, k: Tensor, spans: Tensor | None, key_padding_mask: Tensor | None, length: int | None = None
+    ) -> Buckets | None:
         if self.hash is None:
             return None
-        buckets = hash_buckets(self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk)
+        buckets = hash_buckets(
+            self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk, length=length
+        )
         return replace(buckets, beyond=self._reach(q, spans))
 
     def _reach(self, q: Tensor, spans: Tensor | None) -> Tensor:
@@ -157,27 +205,36 @@ class DynamicAttention(AttentionCore):
         distance = positions[:, None] - torch.arange(T, device=q.device)
         spans = None if self.span is None else self.span(q)
         reach = self._reach(q, spans).expand(1 if spans is None or spans.dim() == 1 else len(q), -1, T)[..., positions]
-        local = (distance.abs() < reach.unsqueeze(-1)).to(q.dtype)
+        buckets = None if k is None else self._buckets(q, k, spans, None)
+        beyond = None if buckets is None else seen_in_buckets(buckets, positions)
+        own = spans if spans is None or spans.dim() == 1 else spans[..., positions]
+        return self._weights_at(distance, own, reach, beyond)
+
+    def _weights_at(self, distance: Tensor, spans: Tensor | None, reach: Tensor, beyond: Tensor | None) -> Tensor:
+        """Factors of exp(score) of keys at distances (S, T), broadcastable to (B, H, S, T), without `share_qk`'s rule.
+
+        Args:
+            spans: of the queries, as `AdaptiveSpan` gives them.
+            reach: (B or 1, H or 1, S or 1), as `_reach` gives it.
+            beyond: bool, the keys that hashing brings; None: all of them.
+        """
+        away = distance.abs()
+        far = away >= reach.unsqueeze(-1)
+        local = (~far).to(reach.dtype)
         if self.span is not None and spans is not None:
-            each = spans[None, :, None] if spans.dim() == 1 else spans[..., positions]
-            local = local * self.span.weight(each, distance.abs())
-        beyond = distance.abs() >= reach.unsqueeze(-1)
+            local = local * self.span.weight(spans[None, :, None] if spans.dim() == 1 else spans, away)
         if self.hash is None:
-            beyond = torch.zeros_like(beyond)
-        elif k is not None:
-            buckets = self._buckets(q, k, spans, None)
-            assert buckets is not None
-            beyond = seen_in_buckets(buckets, positions)
-        weights = local + beyond.to(q.dtype)
+            far = torch.zeros_like(far)
+        elif beyond is not None:
+            far = far & beyond
+        weights = local + far.to(local.dtype)
         return weights * (distance >= 0) if self.causal else weights
 
     def _weigh_sampled(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         weights = self._weigh(q, None if q.shape[2] < self.dense_below else k, positions)
         if not self.share_qk:
             return weights
-        own = positions[:, None] == torch.arange(q.shape[2], device=q.device)
-        others = weights.masked_fill(own, 0)
-        return torch.where(others.any(-1, keepdim=True), others, own.to(others.dtype))
+        return own_if_alone(weights, positions[:, None] == torch.arange(q.shape[2], device=q.device))
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         self._figures = self._measure(q, k)
@@ -205,75 +262,3 @@ class DynamicAttention(AttentionCore):
             buckets = hash_buckets(self.hash, q, k, None, causal=self.causal, share_qk=self.share_qk)
             figures |= bucket_figures(buckets)
         return figures
-
-
-class AdaptiveSpan(nn.Module):
-    """Learned spans: how far each head looks (Sukhbaatar et al. 2019, Adaptive Attention Span in Transformers).
-
-    z = widest * sigmoid(b + u . q), in tokens (section 2.2, "Dynamic attention span").
-
-    A key at distance x gets the weight clamp((ramp + z - x) / ramp, 0, 1) beside its score (equation 3).
-
-    Deviations. A span that does not depend on the query, u = 0, is a sigmoid too, where the paper clamps the parameter:
-    at its ends a clamped one gets no gradient. The input is the query, where the paper takes the layer's input.
-
-    Args:
-        widest: the largest span, in tokens.
-        ramp: width of the soft edge, in tokens.
-        initial: the span to start with, in tokens; None for half of the widest.
-        per_query: whether each query has a span of its own.
-        penalty: added to the loss for each token of the heads' mean span, so that spans grow only where that helps
-            (section 2.1).
-
-    Raises:
-        ValueError: a number is out of its range.
-    """
-
-    direction: nn.Parameter | None
-
-    def __init__(
-        self, spec: LayerSpec, *, widest: int, ramp: float, initial: float | None, per_query: bool, penalty: float
-    ) -> None:
-        super().__init__()
-        initial = widest / 2 if initial is None else initial
-        if not 0 < initial < widest:
-            raise ValueError(f"initial_span must lie between 0 and the window of {widest}, got {initial}")
-        if ramp <= 0:
-            raise ValueError(f"ramp must be above 0, got {ramp}")
-        if penalty < 0:
-            raise ValueError(f"span_penalty must be at least 0, got {penalty}")
-        self.widest, self.ramp, self.penalty_per_token = widest, ramp, penalty
-        self.offset = nn.Parameter(torch.full((spec.n_heads,), math.log(initial / (widest - initial))))
-        self.direction = nn.Parameter(torch.zeros(spec.n_heads, spec.head_size)) if per_query else None
-        self.last: Tensor | None = None  # of the last forward pass in training, for the penalty
-
-    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """All heads start with the same span."""
-
-    def forward(self, q: Tensor) -> Tensor:
-        """The spans of queries q (B, H, T, D), in tokens: (H,), or (B, H, T) with `per_query`."""
-        offset = self.offset.to(torch.promote_types(q.dtype, torch.float32))
-        if self.direction is None:
-            spans = self.widest * offset.sigmoid()
-        else:
-            along = torch.einsum("bhtd,hd->bht", q.to(offset.dtype), self.direction.to(offset.dtype))
-            spans = self.widest * (offset[:, None] + along).sigmoid()
-        if self.training:
-            self.last = spans
-        return spans
-
-    def penalty(self) -> Tensor:
-        """The penalty of the spans of the last forward pass."""
-        if self.last is None:
-            return self.offset.new_zeros(())
-        penalty = self.penalty_per_token * self.last.mean()
-        self.last = None  # lets go of the graph
-        return penalty
-
-    def weight(self, spans: Tensor, distance: Tensor) -> Tensor:
-        """The weight of keys at `distance` (S, T) beside their scores, for spans (..., S or 1) -> (..., S, T)."""
-        return ((self.ramp + spans.unsqueeze(-1) - distance) / self.ramp).clamp(0, 1)
-
-    def reach(self, spans: Tensor) -> Tensor:
-        """The least distance, in whole tokens, at which a key has no weight."""
-        return (self.ramp + spans.detach()).ceil().nan_to_num(nan=1.0)  # of a diverged model, any distance does

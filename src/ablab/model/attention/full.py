@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ablab.model.attention.base import AttentionCore, by_query, self_only_if_alone, tilt
+from ablab.model.attention.by_position import PositionalCore
 from ablab.model.attention.dense import dense_attention, softmax_attention
 
 
-class FullAttention(AttentionCore):
+class FullAttention(PositionalCore):
     """softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, section 3.2.1), by PyTorch's fused kernel.
 
     Time grows as T^2. Memory grows as T, except that it takes T^2 for the mask of a padded causal sequence, for that of
@@ -21,6 +22,9 @@ class FullAttention(AttentionCore):
     by_head = True
     drops_weights = True
     takes_slopes = True
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor | None:
+        return None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         narrower = q.shape[-1] - v.shape[-1]

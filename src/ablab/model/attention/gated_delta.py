@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from ablab.model.attention.convolution import ShortConvolution
 from ablab.model.attention.kernel import without_autocast, working_dtype
-from ablab.model.attention.layer import join_heads, split_heads
-from ablab.model.attention.linear import Decay, FeatureNorm, LinearAttention, ShortConvolution
+from ablab.model.attention.layer import split_heads
+from ablab.model.attention.linear import Decay, FeatureNorm, LinearAttention
 from ablab.model.attention.recurrence import DeltaRule
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec, require_at_least
@@ -71,7 +72,7 @@ class GatedDeltaNet(LinearAttention):
         self.value_size = spec.head_size if value_size is None else value_size
         require_at_least(1, "key_size", self.key_size)
         require_at_least(1, "value_size", self.value_size)
-        self.heads, self.strongest = heads, 2.0 if negative_eigenvalues else 1.0
+        self.heads, self.key_heads, self.strongest = heads, key_heads, 2.0 if negative_eigenvalues else 1.0
         keys, values = key_heads * self.key_size, heads * self.value_size
         self.widths = [keys, keys, values]
         self.query = nn.Linear(d, keys, bias=spec.bias)
@@ -85,8 +86,8 @@ class GatedDeltaNet(LinearAttention):
         self.output = ResidualLinear(values, d, bias=spec.bias, n_layers=spec.n_layers)
 
     @property
-    def state_numbers(self) -> int:
-        return self.heads * self.key_size * self.value_size
+    def state_shape(self) -> tuple[int, int, int]:
+        return self.core.state_shape(self.heads, self.key_heads, self.key_size, self.value_size)
 
     def streams(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         content = torch.cat([self.query(x), self.key(x), self.value(x)], -1)
@@ -94,11 +95,10 @@ class GatedDeltaNet(LinearAttention):
         log_decay = torch.zeros_like(write) if self.decay is None else self.decay(x)[1]
         return content, log_decay.mT, write.mT
 
-    def mix(self, content: Tensor, log_decay: Tensor, write: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        q, k, v = self.convolution(content).split(self.widths, -1)
+    def as_heads(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = convolved.split(self.widths, -1)
         q, k = (_unit(split_heads(x, self.key_size)) for x in (q, k))
-        q = q * self.key_size**-0.5
-        return join_heads(self.core(q, k, split_heads(v, self.value_size), log_decay, write, key_padding_mask))
+        return q * self.key_size**-0.5, k, split_heads(v, self.value_size)
 
     def leave(self, x: Tensor, mixed: Tensor) -> Tensor:
         normal = self.norm(mixed.unflatten(-1, (-1, self.value_size))).flatten(-2)

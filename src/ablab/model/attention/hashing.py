@@ -89,10 +89,10 @@ class RotationHash(nn.Module):
         self.rotations.copy_(self._draw(step))
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        """Queries or keys x (B, H, T, D) -> buckets (B, H, rounds, T), int64."""
+    def forward(self, x: Tensor, length: int | None = None) -> Tensor:
+        """Queries or keys x (B, H, T, D) -> buckets (B, H, rounds, T), int64; as of a sequence of `length`, None: T."""
         B, H, T, D = x.shape
-        factors = self.factors(T)
+        factors = self.factors(T if length is None else length)
         rotations = self.rotations if self.training else self.evaluation_rotations
         found = torch.zeros(B, T, H, self.rounds, dtype=torch.int64, device=x.device)
         with without_autocast(x.device):
@@ -129,13 +129,24 @@ def _strongest(x: Tensor, rotations: Tensor) -> Tensor:
 
 
 def hash_buckets(
-    hash_: RotationHash, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, *, causal: bool, share_qk: bool
+    hash_: RotationHash,
+    q: Tensor,
+    k: Tensor,
+    key_padding_mask: Tensor | None,
+    *,
+    causal: bool,
+    share_qk: bool,
+    length: int | None = None,
 ) -> Buckets:
-    """The buckets of who may see whom, for q (B, H, T, D) and k (B, K, T, D): the nearest keys of the bucket."""
-    length = q.shape[2]
+    """The buckets of who may see whom, for q (B, H, T, D) and k (B, K, T, D): the nearest keys of the bucket.
+
+    Args:
+        length: there are as many buckets as of a sequence of so many tokens; None: T.
+    """
+    length = q.shape[2] if length is None else length
     count = hash_.count(length)
-    queries = hash_(q)
-    keys = None if share_qk else repeat_heads(hash_(k), q.shape[1])
+    queries = hash_(q, length)
+    keys = None if share_qk else repeat_heads(hash_(k, length), q.shape[1])
     if key_padding_mask is not None:
         padded = key_padding_mask[:, None, None, :]
         if keys is None:
@@ -143,7 +154,7 @@ def hash_buckets(
         else:
             keys = keys.masked_fill(padded, count)
     reach = hash_.bucket_size if causal else max(1, hash_.bucket_size // 2)
-    reach = min(reach, length)
+    reach = min(reach, q.shape[2])
     return Buckets(
         queries=queries.permute(2, 0, 1, 3),
         keys=None if keys is None else keys.permute(2, 0, 1, 3),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ablab.model.attention.base import AttentionCore
+from ablab.model.attention.cache import LayerCache
 from ablab.model.attention.recurrence import Recurrence
 from ablab.model.context import LayerContext
 from ablab.model.initialisation import ResidualLinear
@@ -58,6 +59,27 @@ class AttentionLayer(nn.Module):
         mixed: Tensor = self(x, context.rotate, context.key_padding_mask)
         return mixed
 
+    def new_cache(self, batch: int, capacity: int) -> LayerCache | None:
+        """An empty one, for so many tokens of each of so many samples; None: it cannot go on from anything less than
+        the whole sequence."""
+        return None
+
+    def cache_numbers(self, length: int) -> int | None:
+        """How many numbers it keeps of a sample of so many tokens; None where there is no cache."""
+        return None
+
+    def extend(self, x: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
+        """`within` for new tokens alone.
+
+        Args:
+            x: (B, S, d_model), of the tokens that the context's `step` names; it rotates by their positions.
+            cache: has what is kept of those before them, and afterwards of these, too.
+
+        Returns:
+            (B, S, d_model), which means nothing where a sample has no new token.
+        """
+        raise NotImplementedError
+
     def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
         """The stream mixed under one mask after the other, (B, T, d_model).
 
@@ -89,6 +111,7 @@ class MultiHeadAttention(AttentionLayer):
         super().__init__()
         width = spec.kv_heads * spec.head_size
         self.head_size, self.share_qk = spec.head_size, core.share_qk
+        self._heads = spec.kv_heads
         self.query = nn.Linear(spec.d_model, spec.d_model, bias=spec.bias)
         if not self.share_qk:
             self.key = nn.Linear(spec.d_model, width, bias=spec.bias)
@@ -109,6 +132,18 @@ class MultiHeadAttention(AttentionLayer):
     def within(self, x: Tensor, context: LayerContext) -> Tensor:
         mixed: Tensor = self(x, context.rotate, context.key_padding_mask, context.values)
         return mixed
+
+    def new_cache(self, batch: int, capacity: int) -> LayerCache | None:
+        return self.core.new_cache(batch, capacity, heads=self._heads, size=self.head_size, like=self.value.weight)
+
+    def cache_numbers(self, length: int) -> int | None:
+        return self.core.cache_numbers(length, heads=self._heads, size=self.head_size)
+
+    def extend(self, x: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
+        assert context.step is not None
+        q, k, v = self._projected(x, context.rotate)
+        mixed = self.core.extend(q, k, v if context.values is None else context.values(v), cache, context.step)
+        return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))
 
     def attend_each(self, x: Tensor, rotate: Rotate, views: Iterable[View]) -> Tensor:
         q, k, v = self._projected(x, rotate)  # once for all of them

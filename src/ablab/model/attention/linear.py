@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad, rms_norm, silu
+from torch.nn.functional import rms_norm
 
+from ablab.model.attention.block_cache import wide
+from ablab.model.attention.cache import LayerCache, Step
+from ablab.model.attention.convolution import ShortConvolution
 from ablab.model.attention.kernel import without_autocast, working_dtype
-from ablab.model.attention.layer import AttentionLayer, Rotate
+from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads
 from ablab.model.attention.recurrence import Recurrence
-from ablab.model.spec import LayerSpec, require_at_least
+from ablab.model.context import LayerContext
+from ablab.model.spec import LayerSpec
 
 RATES = (1.0, 16.0)  # of forgetting, per unit of step size, as they are drawn at first
 STEPS = (1e-3, 1e-1)  # sizes of the first steps of an input of zero
 
 
 class LinearAttention(AttentionLayer):
-    """Projections, convolution and gates around a `Recurrence`. Subclasses implement `streams`, `mix` and `leave`.
+    """Projections, convolution and gates around a `Recurrence`. Subclasses implement `streams`, `as_heads` and `leave`.
 
     The model's rotation of queries and keys is left aside, as in the papers: convolution and decay tell the order.
 
@@ -58,29 +62,64 @@ class LinearAttention(AttentionLayer):
         content, log_decay, write = self.streams(x)
         if key_padding_mask is not None:
             content = content.masked_fill(key_padding_mask.unsqueeze(-1), 0.0)
-        mixed = self.mix(content, log_decay, write, key_padding_mask)
+        mixed = self._mix(content, log_decay, write, key_padding_mask)
         if not self.causal:
             back = None if key_padding_mask is None else key_padding_mask.flip(1)
-            mixed = mixed + self.mix(content.flip(1), log_decay.flip(2), write.flip(2), back).flip(1)
+            mixed = mixed + self._mix(content.flip(1), log_decay.flip(2), write.flip(2), back).flip(1)
         return self.leave(x, mixed)
+
+    def new_cache(self, batch: int, capacity: int) -> LayerCache | None:
+        if not self.causal:
+            return None
+        channels, taps = self.convolution.weight.shape
+        like = self.convolution.weight
+        return StateCache(batch, self.state_shape, (taps - 1, channels), like=like)
+
+    def cache_numbers(self, length: int) -> int | None:
+        channels, taps = self.convolution.weight.shape
+        numbers = self.state_numbers + channels * (taps - 1)
+        return wide(self.convolution.weight) * numbers if self.causal else None
+
+    def extend(self, x: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
+        step, cache = cast(Step, context.step), cast(StateCache, cache)
+        content, log_decay, write = self.streams(x)
+        # A sample's tokens come first: nothing of its own is convolved with what stands where it has none.
+        q, k, v = self.as_heads(self.convolution.onward(cache.join(content, step)))
+        mixed, state = self.core.onward(q, k, v, log_decay, write, step.padding, cache.state)
+        cache.state.copy_(state)
+        return self.leave(x, join_heads(self.read(mixed, v)))
+
+    def _mix(self, content: Tensor, log_decay: Tensor, write: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """The convolution and the recurrence: (B, T, width of all heads)."""
+        q, k, v = self.as_heads(self.convolution(content))
+        return join_heads(self.read(self.core(q, k, v, log_decay, write, key_padding_mask), v))
 
     def streams(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each token by itself, of x (B, T, d_model): what is convolved (B, T, channels), the logarithm of the heads'
         decay (B, H, T), and how strongly they write (B, H, T)."""
         raise NotImplementedError
 
-    def mix(self, content: Tensor, log_decay: Tensor, write: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        """The convolution and the recurrence: (B, T, width of all heads)."""
+    def as_heads(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (B, K, T, D) and values (B, H, T, Dv) of what was convolved."""
         raise NotImplementedError
+
+    def read(self, mixed: Tensor, v: Tensor) -> Tensor:
+        """What heads give, of what they read of the state and of their own values, (B, H, T, Dv) each."""
+        return mixed
 
     def leave(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Norm, gate and output projection: (B, T, d_model)."""
         raise NotImplementedError
 
     @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """Of the states of all heads, of one sample."""
+        raise NotImplementedError
+
+    @property
     def state_numbers(self) -> int:
         """Of the states of all heads."""
-        raise NotImplementedError
+        return math.prod(self.state_shape)
 
     def mechanism(self) -> dict[str, float]:
         """`state_bytes`: what generating one sequence keeps of it, however long: the state, and the convolution's last
@@ -93,67 +132,29 @@ class LinearAttention(AttentionLayer):
         return nn.functional.dropout(mixed, self.dropout, self.training) if self.dropout else mixed
 
 
-class ShortConvolution(nn.Module):
-    """A causal convolution of each channel by itself, and SiLU: (B, T, channels) -> the same shape.
-
-    A sum of shifted sequences: for a few taps that is faster on a CPU than a convolution by groups.
+class StateCache(LayerCache):
+    """The state behind the last token, and the last inputs of the convolution, in single precision at least.
 
     Args:
-        size: taps, the token's own included.
-
-    Raises:
-        ValueError: there are none.
+        state, tail: shapes for one sample.
+        like: a tensor on the device.
     """
 
-    parameter_groups: ClassVar = {"weight": "kernels"}
+    def __init__(self, batch: int, state: Sequence[int], tail: Sequence[int], *, like: Tensor) -> None:
+        self.state, self.tail = (
+            torch.zeros(batch, *shape, dtype=working_dtype(like), device=like.device) for shape in (state, tail)
+        )
 
-    def __init__(self, channels: int, size: int, *, bias: bool) -> None:
-        super().__init__()
-        require_at_least(1, "conv_size", size)
-        self.weight = nn.Parameter(torch.empty(channels, size))
-        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
-
-    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """As PyTorch's convolutions: the taps' variance is 1 / (3 size), whatever follows is of the input's size."""
-        if name == "weight":
-            bound = parameter.shape[1] ** -0.5
-            parameter.uniform_(-bound, bound, generator=generator)
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.to(x.dtype)
-        if torch.compiler.is_compiling():  # which makes one kernel of it by itself
-            before = pad(x, (0, 0, weight.shape[1] - 1, 0)).unfold(1, weight.shape[1], 1)
-            mixed = (before * weight).sum(-1)
+    def join(self, content: Tensor, step: Step) -> Tensor:
+        """New inputs of the convolution (B, S, channels) behind those that are kept, which their last ones replace."""
+        kept = self.tail.shape[1]
+        joined = torch.cat([self.tail, content.to(self.tail.dtype)], 1)
+        if step.there is None:
+            self.tail.copy_(joined[:, content.shape[1] :])
         else:
-            mixed = cast(Tensor, _Taps.apply(x, weight))  # type: ignore[no-untyped-call]
-        return silu(mixed if self.bias is None else mixed + self.bias.to(x.dtype))
-
-
-class _Taps(torch.autograd.Function):
-    """The sum of x (B, T, channels) by weights (channels, size), in place: autograd would keep a sequence for each tap.
-
-    The last tap is the token's own.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        own, *before = weight.flip(1).T.contiguous()  # whose numbers lie side by side
-        mixed: Tensor = x * own
-        for back, tap in enumerate(before, 1):
-            mixed[:, back:].addcmul_(x[:, :-back], tap)
-        return mixed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        own, *before = weight.flip(1).T.contiguous()
-        of_x, of_taps = grad * own, [(grad * x).sum((0, 1))]
-        for back, tap in enumerate(before, 1):
-            of_x[:, :-back].addcmul_(grad[:, back:], tap)
-            of_taps.append((grad[:, back:] * x[:, :-back]).sum((0, 1)))
-        return of_x, torch.stack(of_taps[::-1], 1)
+            last = step.there.sum(1, keepdim=True) + torch.arange(kept, device=content.device)
+            self.tail.copy_(joined.gather(1, last.unsqueeze(-1).expand(-1, -1, content.shape[2])))
+        return joined.to(content.dtype)
 
 
 class Decay(nn.Module):

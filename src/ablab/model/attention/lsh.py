@@ -18,13 +18,17 @@ one chunk and one back, which closes that leak: a causal model's outputs do not 
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Unpack, cast
 
+import torch
 from torch import Tensor
 
 from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, repeat_heads, self_only_if_alone
 from ablab.model.attention.buckets import seen_in_buckets
+from ablab.model.attention.by_position import attend_to
+from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.full import all_visited, full_attention
+from ablab.model.attention.hashed_cache import HashedCache
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
 from ablab.model.attention.operators import sparse_attention
 from ablab.model.spec import LayerSpec, require_at_least
@@ -69,9 +73,40 @@ class LSHAttention(AttentionCore):
         self.hash.redraw(step)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        if q.shape[2] < self.dense_below:
+        return self._attend(q, k, v, key_padding_mask, q.shape[2])
+
+    def new_cache(self, batch: int, capacity: int, *, heads: int, size: int, like: Tensor) -> LayerCache | None:
+        if not self.causal:
+            return None
+        return HashedCache(batch, heads, capacity, size, rounds=self._rounds(capacity), like=like)
+
+    def cache_numbers(self, length: int, *, heads: int, size: int) -> int | None:
+        rounds = self._rounds(length)
+        return HashedCache.numbers(length, heads=heads, size=size, rounds=rounds) if self.causal else None
+
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, step: Step) -> Tensor:
+        kept = cast(HashedCache, cache)
+        keys, values, asked = kept.extend(q, k, v, step, self.hash, share_qk=self.share_qk)
+        if step.first:
+            return self._attend(q, k, v, step.padding, kept.capacity)
+        at, places = step.positions[:, None, :, None], torch.arange(step.total, device=q.device)
+        if asked is None:
+            return attend_to(self, q, keys, values, places <= at, at, places)
+        seen = kept.seen(asked, step, self.hash.bucket_size)
+        seen = seen | (~seen.any(-1, keepdim=True) & (places == at))
+        return attend_to(self, q, keys, values, seen, at, places)
+
+    def _rounds(self, length: int) -> int:
+        """Of hashing sequences of so many tokens."""
+        return 0 if length < self.dense_below else self.hash.rounds
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, length: int) -> Tensor:
+        """`attend`, hashed as sequences of `length` are."""
+        if length < self.dense_below:
             return full_attention(self, q, k, v, key_padding_mask)
-        buckets = hash_buckets(self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk)
+        buckets = hash_buckets(
+            self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk, length=length
+        )
         k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
         return sparse_attention(
             q, k, v, buckets=buckets,

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from ablab.model.attention.layer import join_heads, split_heads
-from ablab.model.attention.linear import Decay, FeatureNorm, LinearAttention, ShortConvolution
+from ablab.model.attention.convolution import ShortConvolution
+from ablab.model.attention.layer import split_heads
+from ablab.model.attention.linear import Decay, FeatureNorm, LinearAttention
 from ablab.model.attention.recurrence import StateSpace
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec, require_at_least
@@ -70,18 +71,19 @@ class Mamba2(LinearAttention):
         self.output = ResidualLinear(inner, d, bias=spec.bias, n_layers=spec.n_layers)
 
     @property
-    def state_numbers(self) -> int:
-        return self.state_size * self.norm.weight.numel()
+    def state_shape(self) -> tuple[int, int, int]:
+        return self.core.state_shape(len(self.skip), self.widths[1] // self.state_size, self.state_size, self.head_size)
 
     def streams(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         step, log_decay = self.decay(x)
         return torch.cat([self.value(x), self.key(x), self.query(x)], -1), log_decay.mT, step.mT
 
-    def mix(self, content: Tensor, log_decay: Tensor, write: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        v, k, q = self.convolution(content).split(self.widths, -1)
-        v, k, q = split_heads(v, self.head_size), split_heads(k, self.state_size), split_heads(q, self.state_size)
-        mixed = self.core(q, k, v, log_decay, write, key_padding_mask)
-        return join_heads(mixed + self.skip[:, None, None].to(v.dtype) * v)
+    def as_heads(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        v, k, q = convolved.split(self.widths, -1)
+        return split_heads(q, self.state_size), split_heads(k, self.state_size), split_heads(v, self.head_size)
+
+    def read(self, mixed: Tensor, v: Tensor) -> Tensor:
+        return mixed + self.skip[:, None, None].to(v.dtype) * v
 
     def leave(self, x: Tensor, mixed: Tensor) -> Tensor:
         out: Tensor = self.output(self.drop(self.norm(mixed * silu(self.gate(x)))))

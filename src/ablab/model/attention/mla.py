@@ -13,10 +13,14 @@ from typing import Unpack, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from ablab.model.attention.absorbed import LatentCache, absorbed_attention, by_head
 from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches
+from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.layer import AttentionLayer, Rotate, gate_of, gated, join_heads, split_heads
+from ablab.model.context import LayerContext
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.position import Rope
 from ablab.model.spec import LayerSpec, require_at_least
@@ -69,7 +73,7 @@ class LatentLayer(AttentionLayer):
         require_at_least(2, "rope_size", rope_size)
         if rope_size % 2:
             raise ValueError(f"rope_size must be even, got {rope_size}")
-        self.head_size, self.rope_size = size, rope_size
+        self.head_size, self.rope_size, self.kv_rank = size, rope_size, kv_rank
         self.query_latent: nn.Module = nn.Identity()
         if q_rank is not None:
             require_at_least(1, "q_rank", q_rank)
@@ -88,15 +92,53 @@ class LatentLayer(AttentionLayer):
         mixed = self.core(*self._projected(x, self.query_latent(x)), key_padding_mask)
         return self._out(mixed, x)
 
+    def new_cache(self, batch: int, capacity: int) -> LayerCache | None:
+        if not self.core.causal:
+            return None
+        rank, rope_size = self.value.in_features, self.rope_size
+        return LatentCache(batch, capacity, rank=rank, rope_size=rope_size, like=self.value.weight)
+
+    def cache_numbers(self, length: int) -> int | None:
+        return length * (self.value.in_features + self.rope_size) if self.core.causal else None
+
     def _projected(self, x: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x (B, T, d_model) and of what queries are made of, their latent or x itself."""
+        q, latent, rotated = self._compressed(x, queries, self.rope.rotate)
+        return q, *self._expanded(latent, rotated)
+
+    def _compressed(self, x: Tensor, queries: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, head_size + rope_size), latents (B, T, kv_rank) and rotated keys (B, T, rope_size)."""
         q = split_heads(self.query(queries), self.head_size + self.rope_size)
         q, q_rotated = q.split([self.head_size, self.rope_size], dim=-1)
-        q_rotated, k_rotated = self.rope.rotate(q_rotated, split_heads(self.rotated_key(x), self.rope_size))
-        latent = self.latent(x)
+        q_rotated, k_rotated = rotate(q_rotated, split_heads(self.rotated_key(x), self.rope_size))
+        return torch.cat([q, q_rotated], dim=-1), self.latent(x), k_rotated.squeeze(1)
+
+    def _expanded(self, latent: Tensor, rotated: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all heads, of as many tokens."""
         k, v = (split_heads(project(latent), self.head_size) for project in (self.key, self.value))
-        q = torch.cat([q, q_rotated], dim=-1)
-        return q, torch.cat([k, k_rotated.expand(-1, k.shape[1], -1, -1)], dim=-1), v
+        return torch.cat([k, rotated.unsqueeze(1).expand(-1, k.shape[1], -1, -1)], dim=-1), v
+
+    def _rotate_at(self, step: Step) -> Rotate:
+        """The layer's own rotation; where there is no token, its position may lie behind the last one."""
+        last = len(self.rope.cos) - 1
+        return self.rope.at(step.positions if step.there is None else step.positions.clamp(max=last))
+
+    def _absorbed(self, q: Tensor, kept: Tensor, seen: Tensor | None) -> Tensor:
+        """What queries (B, H, S, head_size + rope_size) get of all that is kept (B, L, kv_rank + rope_size)."""
+        rank, size = self.value.in_features, self.head_size
+        keys, values = (project.weight.unflatten(0, (-1, size)) for project in (self.key, self.value))
+        q = q * q.shape[-1] ** -0.5
+        shift = None
+        if self.key.bias is not None and not (self.core.softcap is None and self.core.sinks is None):
+            # What a bias adds is the same for all keys: only a bound or a sink tells it from nothing.
+            shift = torch.einsum("bhsn,hn->bhs", q[..., :size], self.key.bias.unflatten(0, (-1, size)))
+        within = torch.cat([by_head(q[..., :size], keys), q[..., size:]], -1)
+        mixed, total = absorbed_attention(self.core, within, kept, seen, rank=rank, shift=shift)
+        out = by_head(mixed, values.mT)
+        if self.value.bias is None:
+            return out
+        bias = self.value.bias.unflatten(0, (-1, 1, size))
+        return out + (bias if total is None else total * bias)
 
     def _out(self, mixed: Tensor, x: Tensor) -> Tensor:
         return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))
@@ -131,6 +173,27 @@ class LatentAttention(LatentLayer):
     ) -> None:
         core = FullAttention(spec, dropout=dropout, dropout_on=dropout_on, **switches)
         super().__init__(spec, core=core, kv_rank=kv_rank, q_rank=q_rank, rope_size=rope_size, rope_base=rope_base)
+
+    def extend(self, x: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
+        step = cast(Step, context.step)
+        q, latent, rotated = self._compressed(x, self.query_latent(x), self._rotate_at(step))
+        kept = cast(LatentCache, cache).extend(latent, rotated, step)
+        if step.first:
+            mixed = self.core(q, *self._expanded(latent, rotated), step.padding)
+        elif q.shape[2] > self.head_size:
+            mixed = self._expanded_past(q, kept, step)
+        else:
+            alone = step.alike and q.shape[2] == 1
+            keys = torch.arange(step.total, device=x.device)
+            mixed = self._absorbed(q, kept, None if alone else keys <= step.positions[:, None, :, None])
+        return self._out(mixed, x)
+
+    def _expanded_past(self, q: Tensor, kept: Tensor, step: Step) -> Tensor:
+        """`_absorbed` for so many new tokens that keys and values are made faster than latents are read."""
+        k, v = self._expanded(*kept.split([self.value.in_features, self.rope_size], -1))
+        positions = torch.arange(step.total, device=q.device)
+        # As wide as keys, or a CPU's fused kernel would not take them.
+        return self.core.attend_past(q, k, pad(v, (0, self.rope_size)), positions, step)[..., : self.head_size]
 
 
 def _check(spec: LayerSpec, core: AttentionCore) -> None:

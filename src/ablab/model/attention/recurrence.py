@@ -12,15 +12,12 @@ that are at most 0 are ever exponentiated: nothing overflows, however fast a hea
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from ablab.model.attention.base import repeat_heads
+from ablab.model.attention.chunks import Fading, apart, cut, side_by_side, states_between
 from ablab.model.attention.kernel import without_autocast, working_dtype
 from ablab.model.spec import require_at_least
 
@@ -70,20 +67,38 @@ class Recurrence(nn.Module):
         Returns:
             (B, H, T, Dv), in the dtype of v. The state has at least single precision.
         """
+        return self.onward(q, k, v, log_decay, write, key_padding_mask)[0]
+
+    def onward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_decay: Tensor,
+        write: Tensor,
+        key_padding_mask: Tensor | None = None,
+        state: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` from a state on, None being 0, and the state behind it: the given one, changed in place, or a new
+        one. A single token is not computed as a chunk."""
         if key_padding_mask is not None:
             log_decay, write = (x.masked_fill(key_padding_mask[:, None], 0.0) for x in (log_decay, write))
         length, dtype = q.shape[2], working_dtype(v)
         size = min(self.chunk, length)
         missing = -length % size  # tokens that write nothing and let nothing fade
         with without_autocast(v.device):
-            q, k, v_ = (_chunks(pad(x.to(dtype), (0, 0, 0, missing)), size) for x in (q, k, v))
-            decay, b = (_chunks(pad(x.to(dtype), (0, missing)).unsqueeze(-1), size) for x in (log_decay, write))
-            parts, state = [], None
+            if length == 1 and state is not None:
+                one = (x.to(dtype) for x in (q, k, v, log_decay.exp().unsqueeze(-1), write.unsqueeze(-1)))
+                return self.step(*one, state).to(v.dtype), state
+            q, k, v_ = (cut(pad(x.to(dtype), (0, 0, 0, missing)), size) for x in (q, k, v))
+            decay, b = (cut(pad(x.to(dtype), (0, missing)).unsqueeze(-1), size) for x in (log_decay, write))
+            parts = []
             segments = [x.split(SEGMENT, 2) for x in (q, k, v_, decay, b)]
             for queries, keys, values, decays, writes in zip(*segments, strict=True):
                 part, state = self.mix(queries, keys, values, decays, writes, state)
                 parts.append(part)
-        return torch.cat(parts, 2).flatten(2, 3)[:, :, :length].to(v.dtype)
+        assert state is not None
+        return torch.cat(parts, 2).flatten(2, 3)[:, :, :length].to(v.dtype), state
 
     def influence(self, q: Tensor, k: Tensor, log_decay: Tensor, write: Tensor, positions: Tensor) -> Tensor:
         """The matrix by which the values are mixed, at the S rows of `positions` (S,): (B, H, S, T), of any sign.
@@ -109,6 +124,20 @@ class Recurrence(nn.Module):
         """
         raise NotImplementedError
 
+    def step(self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, write: Tensor, state: Tensor) -> Tensor:
+        """Outputs of one token, (B, H, 1, Dv): the recurrence as it is written.
+
+        Args:
+            q: (B, K, 1, D), as k; v (B, H, 1, Dv).
+            decay: (B, H, 1, 1), a itself, as `write`.
+            state: as of `mix`; it is changed in place.
+        """
+        raise NotImplementedError
+
+    def state_shape(self, heads: int, groups: int, key_size: int, value_size: int) -> tuple[int, int, int]:
+        """Of the state of a sample, with `groups` heads of queries and keys and so many heads of values."""
+        raise NotImplementedError
+
 
 class StateSpace(Recurrence):
     """Adds to the state (Dao and Gu 2024, section 6: the blocks of a semiseparable matrix).
@@ -120,13 +149,24 @@ class StateSpace(Recurrence):
         self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         H, K, Dv = v.shape[1], k.shape[1], v.shape[-1]
-        fade = _Fading(log_decay)
+        fade = Fading(log_decay)
         v = write * v
         scores = fade.between.unflatten(1, (K, H // K)) * (q @ k.mT).unsqueeze(2)
-        written = k.mT @ _side_by_side(fade.to_end * v, K)  # (B, K, N, D, H / K * Dv)
-        whole = _side_by_side(fade.whole.expand(-1, -1, -1, -1, Dv), K)
-        states, last = _states(written, whole, state)
-        return scores.flatten(1, 2) @ v + fade.from_start * _apart(q @ states, H), last
+        written = k.mT @ side_by_side(fade.to_end * v, K)  # (B, K, N, D, H / K * Dv)
+        whole = side_by_side(fade.whole.expand(-1, -1, -1, -1, Dv), K)
+        states, last = states_between(written, whole, state)
+        return scores.flatten(1, 2) @ v + fade.from_start * apart(q @ states, H), last
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, write: Tensor, state: Tensor) -> Tensor:
+        B, K, D, width = state.shape
+        size = v.shape[-1]
+        state.view(B, K, D, -1, size).mul_(decay.view(B, K, 1, -1, 1))
+        flat = state.view(B * K, D, width)
+        flat.baddbmm_(k.reshape(B * K, D, 1), (write * v).reshape(B * K, 1, width))
+        return torch.bmm(q.reshape(B * K, 1, D), flat).view(B, -1, 1, size)
+
+    def state_shape(self, heads: int, groups: int, key_size: int, value_size: int) -> tuple[int, int, int]:
+        return groups, key_size, heads // groups * value_size
 
 
 class DeltaRule(Recurrence):
@@ -141,7 +181,7 @@ class DeltaRule(Recurrence):
         self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, write: Tensor, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         H, C, Dv = v.shape[1], v.shape[3], v.shape[-1]
-        fade = _Fading(log_decay)
+        fade = Fading(log_decay)
         q, k = (repeat_heads(x.flatten(2), H).unflatten(2, x.shape[2:]) for x in (q, k))
         overlap = (write * fade.between * (k @ k.mT)).tril(-1)
         given = write * torch.cat([v, fade.from_start * k], -1)
@@ -161,66 +201,13 @@ class DeltaRule(Recurrence):
         inside = (fade.between * (q @ k.mT)).flatten(0, 1) @ torch.stack(written, 1)
         return (torch.stack(seen, 1) + inside).unflatten(0, v.shape[:2]), last.unflatten(0, v.shape[:2])
 
+    def step(self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, write: Tensor, state: Tensor) -> Tensor:
+        B, H, D, size = state.shape
+        q, k = (repeat_heads(x, H).reshape(B * H, D, 1) for x in (q, k))
+        a, flat = decay.reshape(-1, 1, 1), state.view(B * H, D, size)
+        new = write.reshape(-1, 1, 1) * (v.reshape(B * H, 1, size) - a * torch.bmm(k.mT, flat))
+        flat.mul_(a).baddbmm_(k, new)
+        return torch.bmm(q.mT, flat).view(B, H, 1, size)
 
-class _Fading:
-    """How much is left, of what is written at one token of a chunk, at another.
-
-    Args:
-        log_decay: (B, H, N, C, 1), of each token.
-
-    Attributes:
-        between: (B, H, N, C, C), from the column's token to the row's; 0 where that comes before it.
-        from_start: (B, H, N, C, 1), from before the chunk.
-        to_end: (B, H, N, C, 1), to the end of the chunk.
-        whole: (B, H, N, 1, 1), from before the chunk to its end.
-    """
-
-    def __init__(self, log_decay: Tensor) -> None:
-        # Sums over the tokens between, not differences of sums from the start: where a head has forgotten much, those
-        # would have few digits left.
-        C = log_decay.shape[-2]
-        self.between = log_decay.expand(*log_decay.shape[:-1], C).tril(-1).cumsum(-2).exp().tril()
-        from_start = log_decay.cumsum(-2)
-        self.from_start, self.whole = from_start.exp(), from_start[..., -1:, :].exp()
-        self.to_end = self.between[..., -1:, :].mT
-
-
-def _states(written: Tensor, onward: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The state before each chunk, (B, heads, N, ...), and the one after the last.
-
-    Args:
-        written: (B, heads, N, ...), what each chunk adds to it.
-        onward: likewise, what each chunk multiplies it with, number by number.
-        state: before the first chunk; None: 0.
-    """
-    states = [torch.zeros_like(written[:, :, 0]) if state is None else state]
-    for n, (added, factor) in enumerate(zip(written.unbind(2), onward.unbind(2), strict=True)):
-        states.append(added if state is None and n == 0 else added + factor * states[-1])
-    return torch.stack(states[:-1], 2), states[-1]
-
-
-def _chunks(x: Tensor, size: int) -> Tensor:
-    """(B, heads, N * size, D) -> (B, heads, N, size, D)."""
-    chunks: Tensor = x.unflatten(2, (-1, size))
-    return chunks
-
-
-def _side_by_side(x: Tensor, groups: int) -> Tensor:
-    """(B, H, N, C, Dv) -> (B, groups, N, C, H / groups * Dv): each group's heads in one."""
-    apart: Tensor = x.unflatten(1, (groups, -1))
-    return apart.permute(0, 1, 3, 4, 2, 5).flatten(-2)
-
-
-def _apart(x: Tensor, heads: int) -> Tensor:
-    """(B, groups, N, C, heads / groups * Dv) -> (B, heads, N, C, Dv)."""
-    apart: Tensor = x.unflatten(-1, (heads // x.shape[1], -1))
-    return apart.permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
-
-
-def _solve_flops(matrix: Sequence[int], given: Sequence[int], *, left: bool = True, **others: object) -> int:
-    """Half of those of a product, where all of the matrix counts."""
-    return math.prod(given) * matrix[-1]
-
-
-if torch.ops.aten.linalg_solve_triangular not in flop_registry:
-    register_flop_formula(torch.ops.aten.linalg_solve_triangular)(_solve_flops)
+    def state_shape(self, heads: int, groups: int, key_size: int, value_size: int) -> tuple[int, int, int]:
+        return heads, key_size, value_size

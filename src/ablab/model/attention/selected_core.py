@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
+from torch.nn.functional import pad
 
 from ablab.model.attention.base import (
     AttentionCore,
@@ -19,6 +20,7 @@ from ablab.model.attention.base import (
     softmax_of,
 )
 from ablab.model.attention.blocks import tokens_of
+from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.dense import at_once, recomputed, softmax_attention
 from ablab.model.attention.gathered import (
     Gathered,
@@ -31,7 +33,9 @@ from ablab.model.attention.gathered import (
 )
 from ablab.model.attention.indexer import IndexLearning, divergence, index_scores
 from ablab.model.attention.kernel import working_dtype
+from ablab.model.attention.picked import picked_attention, places
 from ablab.model.attention.routed import routed_attention, routes
+from ablab.model.attention.selected_cache import SelectedCache
 from ablab.model.attention.selection import Candidates, Selection, in_blocks, means, pooled_scores
 from ablab.model.spec import LayerSpec
 
@@ -87,6 +91,37 @@ class SelectedCore(AttentionCore):
         if self.dropout and self.dropout_on == "output":
             out = drop(out, self.dropout, self.training)
         return out
+
+    def extend(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, step: Step, index: tuple[Tensor, ...] = ()
+    ) -> Tensor:
+        """`AttentionCore.extend`, with the index of the new tokens, if any, and a `SelectedCache`."""
+        kept = cast(SelectedCache, cache)
+        pooled = kept.extend(k, v, step, index[2] if index else None)
+        if step.first:
+            there = torch.ones(len(q), q.shape[2], dtype=torch.bool, device=q.device)
+            return self._attend_all(q, k, v, there if step.there is None else step.there, *index)[0]
+        rows = max(1, at_once(SLICE, q.device) // (len(q) * q.shape[1] * step.total))
+        parts = []
+        for start in range(0, q.shape[2], rows):
+            own = slice(start, start + rows)
+            given = q[:, :, own], pooled, places(step)[..., own], step.total
+            chosen = self.chosen_past(*given, *(x[:, :, own] for x in index[:2]))
+            parts.append(picked_attention(self, given[0], kept.tokens, chosen, given[2], self.selection, step.total))
+        return torch.cat(parts, 2)
+
+    def chosen_past(self, q: Tensor, pooled: Tensor, positions: Tensor, total: int, *index: Tensor) -> Tensor:
+        """Mark the blocks that new tokens choose, (B, G, S, J), of the first `total` tokens.
+
+        Args:
+            q: (B, H, S, D), at `positions`, (S,) or (B, 1, S).
+            pooled: (B, G, N, size), the mean keys, or index keys, of all blocks that are past.
+            index: queries and weights of the new tokens' index, if any.
+        """
+        J, N = -(-total // self.selection.block), pooled.shape[2]
+        candidates = self.selection.candidates(positions, q.new_ones(len(q), J, dtype=torch.bool))
+        scores = self._scores(q, pooled, candidates.scored[..., :N], *index)
+        return self.selection.chosen(pad(scores, (0, J - N)), candidates)
 
     def _attend_all(self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, *index: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and what the index loses, (B, T)."""
@@ -233,9 +268,13 @@ class SelectedCore(AttentionCore):
         """Blocks that the queries may choose, and the scores of all, (B, G, S, J)."""
         some = in_blocks(there, self.selection.block).any(-1)[:, : pooled.shape[2]]
         candidates = self.selection.candidates(positions, some)
+        return candidates, self._scores(q, pooled, candidates.scored, *index)
+
+    def _scores(self, q: Tensor, pooled: Tensor, scored: Tensor, *index: Tensor) -> Tensor:
         if index:
-            return candidates, index_scores(index[0], index[1], pooled).unsqueeze(1)
-        return candidates, pooled_scores(q, pooled, candidates.scored, self.softcap)
+            return index_scores(index[0], index[1], pooled).unsqueeze(1)
+        exact = torch.promote_types(pooled.dtype, torch.float32)
+        return pooled_scores(q, pooled.to(exact), scored, self.softcap)
 
     def _choice(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> tuple[Candidates, Tensor, Tensor]:
         """What may be and what is chosen, and its scores, of queries at `positions` of sequences without padding."""

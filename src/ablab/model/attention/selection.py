@@ -18,7 +18,7 @@ class Candidates(NamedTuple):
     """Of queries (S,) and blocks (J,): which may be chosen, which are in any case, and which have a score."""
 
     allowed: Tensor  # bool (B, 1, S, J)
-    always: Tensor  # bool (S, J)
+    always: Tensor  # bool (S, J), or (B, 1, S, J) where samples differ
     scored: Tensor  # bool (B, 1, S, J), those of which a query sees every token that there is
 
 
@@ -59,8 +59,8 @@ class Selection:
             )
 
     def candidates(self, positions: Tensor, some: Tensor) -> Candidates:
-        """Of queries at `positions` (S,) and blocks that have some token, bool (B, J)."""
-        index, at = torch.arange(some.shape[1], device=some.device), positions[:, None]
+        """Of queries at `positions`, (S,) or (B, 1, S), and blocks that have some token, bool (B, J)."""
+        index, at = torch.arange(some.shape[1], device=some.device), positions.unsqueeze(-1)
         starts, own = index * self.block, at // self.block
         ends = starts + self.block - 1
         always = (index < self.first) | ((index - own).abs() < self.local)

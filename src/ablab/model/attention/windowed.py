@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from ablab.model.attention.base import (
-    AttentionCore,
     DropoutPlace,
     Switches,
     by_query,
@@ -16,6 +16,7 @@ from ablab.model.attention.base import (
     self_only_if_alone,
     tilt,
 )
+from ablab.model.attention.by_position import PositionalCore
 from ablab.model.attention.dense import DENSE_BELOW, dense_attention, softmax_attention
 from ablab.model.attention.flex import flex_rule_attention
 from ablab.model.attention.local import Local
@@ -23,7 +24,7 @@ from ablab.model.attention.operators import sparse_attention
 from ablab.model.spec import LayerSpec, require_at_least
 
 
-class WindowedAttention(AttentionCore):
+class WindowedAttention(PositionalCore):
     """Where causal, a query sees the `window` keys up to and including itself; where not, also `window` on either side.
 
     Time and memory grow as T times window. Where the window holds the whole sequence it is full attention.
@@ -68,6 +69,14 @@ class WindowedAttention(AttentionCore):
         positions = torch.arange(shorter)
         mask = self.local(positions[:, None], positions)
         self.register_buffer("dense_mask", mask, persistent=False)
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor | None:
+        return replace(self.local, own=True)(query, key)
+
+    def keeps(self, length: int) -> tuple[int, int]:
+        """What the window reaches, the own token included, and the global tokens."""
+        reach = self.local.back * self.local.dilation + 1
+        return min(length, self.local.global_tokens + reach), min(length, self.local.global_tokens)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         T = q.shape[2]

@@ -5,16 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypedDict, Unpack
 
-import torch
 from torch import Tensor, nn
 
 from ablab.model.feed_forward.base import Dense, FeedForward
-from ablab.model.feed_forward.grouped import gathered, grouped_product, places, spread
-from ablab.model.feed_forward.routing import BalanceLoss, Groups, Router, Routing, Score, hashed_experts
-from ablab.model.initialisation import STANDARD_DEVIATION
-from ablab.model.protocols import SizesItself
+from ablab.model.feed_forward.routing import BalanceLoss, Groups, Router, Score, hashed_experts
+from ablab.model.feed_forward.stacked import Experts
 from ablab.model.spec import LayerSpec, require_at_least
+
+
+class ExpertSettings(TypedDict, total=False):
+    """What experts take whichever way tokens get to them; see `MixtureOfExperts`."""
+
+    n_experts: int
+    top_k: int
+    n_shared: int
+    d_expert: int | None
+    renormalise: bool
+    scale: float
 
 
 class MixtureOfExperts(FeedForward):
@@ -23,9 +32,9 @@ class MixtureOfExperts(FeedForward):
     Dai et al. 2024 (DeepSeekMoE, section 3) and DeepSeek-AI 2024 (DeepSeek-V3, section 2.1.2): what the shared experts
     give, and the sum over the chosen of gate times what they give. No token is dropped, however many an expert gets.
 
-    Every expert is two layers around the axis `activation`, which sees the tokens of all experts together. As in the
-    sources, routed experts have no biases unless asked for; the shared ones, which are one wider expert, have them
-    where the model's linear layers do.
+    Every expert is two layers around the axis `activation`, which sees the tokens of all experts together in training.
+    As in the sources, routed experts have no biases unless asked for; the shared ones, which are one wider expert, have
+    them where the model's linear layers do.
 
     Args:
         n_experts: routed ones.
@@ -137,7 +146,7 @@ class HashedExperts(MixtureOfExperts):
     the id has. The hash is drawn with the seed of the run, and differs from layer to layer.
 
     Args:
-        n_experts, top_k, n_shared, d_expert, score, renormalise, scale: as of `MixtureOfExperts`.
+        score, settings: as of `MixtureOfExperts`.
     """
 
     needs_ids = True
@@ -147,79 +156,16 @@ class HashedExperts(MixtureOfExperts):
         spec: LayerSpec,
         *,
         activation: Callable[[LayerSpec], nn.Module],
-        n_experts: int = 8,
-        top_k: int = 2,
-        n_shared: int = 1,
-        d_expert: int | None = None,
         score: Score = "sqrtsoftplus",
-        renormalise: bool = True,
-        scale: float = 1.0,
+        **settings: Unpack[ExpertSettings],
     ) -> None:
-        super().__init__(
-            spec,
-            activation=activation,
-            n_experts=n_experts,
-            top_k=top_k,
-            n_shared=n_shared,
-            d_expert=d_expert,
-            score=score,
-            renormalise=renormalise,
-            scale=scale,
-        )
-        self._hash = spec.seed * spec.n_layers + spec.layer_index
+        super().__init__(spec, activation=activation, score=score, **settings)
+        self.hash_seed = spec.seed * spec.n_layers + spec.layer_index
 
     def _given(self, ids: Tensor | None) -> Tensor:
         if ids is None:
             raise ValueError("experts by the token's id need tokens; choose feed_forward=moe")
-        return hashed_experts(ids, self.n_experts, self.top_k, self._hash)
-
-
-class Experts(nn.Module):
-    """E feed-forward parts of the same size side by side: down_e(activation(up_e(x))) for the tokens of expert e.
-
-    Tokens are sorted by their experts, so that all products of a layer are one grouped product.
-    """
-
-    stacks_matrices = True
-
-    def __init__(
-        self, spec: LayerSpec, n_experts: int, *, activation: Callable[[LayerSpec], nn.Module], bias: bool = False
-    ) -> None:
-        super().__init__()
-        core = activation(spec)
-        inputs, width = (core.inputs, core.width) if isinstance(core, SizesItself) else (spec.d_ff, spec.d_ff)
-        self.up = nn.Parameter(torch.empty(n_experts, spec.d_model, inputs))
-        self.activation = core
-        self.down = nn.Parameter(torch.empty(n_experts, width, spec.d_model))
-        self.up_bias = nn.Parameter(torch.zeros(n_experts, inputs)) if bias else None
-        self.down_bias = nn.Parameter(torch.zeros(n_experts, spec.d_model)) if bias else None
-        self._n_layers = spec.n_layers
-
-    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """As the layers of a dense part. Expert by expert, so that those that there are do not hang on how many."""
-        if name.endswith("bias"):
-            parameter.zero_()
-            return
-        deviation = STANDARD_DEVIATION / (math.sqrt(2 * self._n_layers) if name == "down" else 1)
-        for each in parameter:
-            each.normal_(std=deviation, generator=generator)
-
-    def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        """x (B, T, d_model) -> the sum over each token's experts of gate times what the expert gives, (B, T, d_model).
-
-        The order of the sum is that of the choice, the same on every device.
-        """
-        at = places(routing.chosen, len(self.up))
-        owner = None if self.up_bias is None else routing.chosen.flatten().index_select(0, at.order)
-        rows = spread(x.flatten(0, 1), at)
-        hidden = self.activation(_offset(grouped_product(rows, self.up, at.counts), self.up_bias, owner)[None])[0]
-        given = _offset(grouped_product(hidden, self.down, at.counts), self.down_bias, owner)
-        return gathered(given, routing.gates.flatten(0, 1), at).view(x.shape)
-
-
-def _offset(rows: Tensor, bias: Tensor | None, owner: Tensor | None) -> Tensor:
-    """Rows (N, outputs) plus the bias (E, outputs) of the expert that each is of, `owner` (N,); as they are without."""
-    return rows if bias is None or owner is None else rows + bias.index_select(0, owner).to(rows.dtype)
+        return hashed_experts(ids, self.n_experts, self.top_k, self.hash_seed)
 
 
 def _check_numbers(n_experts: int, top_k: int, n_shared: int, d_expert: int | None) -> None:

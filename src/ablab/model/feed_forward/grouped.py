@@ -25,22 +25,27 @@ class Places(NamedTuple):
 
     order: Tensor  # (N * K,) int64: of each sorted row its token times K, plus which of the token's rows it is
     back: Tensor  # (N * K,) int64, the inverse
+    owner: Tensor  # (N * K,) int64: of each sorted row its expert
     counts: Tensor  # (E,) int64: rows of each expert
+
+    def tokens(self, n: int) -> Tensor:
+        """Which of the n tokens each sorted row is of, (N * K,)."""
+        return self.order.div(len(self.order) // n, rounding_mode="floor")
 
 
 def places(chosen: Tensor, n_experts: int) -> Places:
     """Sort the experts of all tokens, (..., K) int64; rows of one expert stay in the order of their tokens."""
     expert = chosen.flatten()
-    order = expert.argsort(stable=True)
+    owner, order = expert.sort(stable=True)
     counts = torch.zeros(n_experts, dtype=torch.int64, device=chosen.device)
     back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
-    return Places(order, back, counts.scatter_add(0, expert, torch.ones_like(expert)))
+    return Places(order, back, owner, counts.scatter_add(0, expert, torch.ones_like(expert)))
 
 
 def spread(x: Tensor, at: Places) -> Tensor:
     """Tokens (N, D) as the rows that experts see, (N * K, D)."""
     if _by_torch(x):
-        return x.index_select(0, _token(at, len(x)))
+        return x.index_select(0, at.tokens(len(x)))
     return cast(Tensor, _Spread.apply(x, at))  # type: ignore[no-untyped-call]
 
 
@@ -65,7 +70,7 @@ def grouped_product(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """
     if rows.is_meta:  # where nothing has a value; as many products as elsewhere
         return rows @ weight[0]
-    dtype = _dtype(rows)
+    dtype = product_dtype(rows)
     if _can_group(rows, dtype):
         return in_one_kernel(rows.to(dtype), weight.to(dtype), counts)
     return one_by_one(rows, weight, counts)
@@ -81,9 +86,14 @@ def one_by_one(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 def in_one_kernel(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """`grouped_product` by PyTorch's own, which takes rows of a multiple of 16 bytes alone: others are filled up."""
     (inputs, outputs), step = weight.shape[1:], _ALIGNED // weight.element_size()
-    wide = pad(rows, (0, -inputs % step))
-    matrices = pad(weight, (0, -outputs % step, 0, -inputs % step))
+    wide = _filled_up(rows, 0, -inputs % step)
+    matrices = _filled_up(weight, 0, -outputs % step, 0, -inputs % step)
     return grouped_mm(wide, matrices, offs=counts.cumsum(0, dtype=torch.int32))[:, :outputs]
+
+
+def _filled_up(x: Tensor, *by: int) -> Tensor:
+    """`pad` copies even where there is nothing to add."""
+    return pad(x, by) if any(by) else x
 
 
 def _can_group(rows: Tensor, dtype: torch.dtype) -> bool:
@@ -93,15 +103,10 @@ def _can_group(rows: Tensor, dtype: torch.dtype) -> bool:
     return rows.device.type == "cpu" and dtype in _GROUPED and not torch.compiler.is_compiling()
 
 
-def _dtype(rows: Tensor) -> torch.dtype:
+def product_dtype(rows: Tensor) -> torch.dtype:
     """That a product of them has."""
     kind = rows.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
-
-
-def _token(at: Places, tokens: int) -> Tensor:
-    """Of each sorted row."""
-    return at.order.div(len(at.order) // tokens, rounding_mode="floor")
 
 
 class _Spread(torch.autograd.Function):
@@ -109,7 +114,7 @@ class _Spread(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, at: Places) -> Tensor:
         ctx.save_for_backward(at.back)
         ctx.tokens = len(x)
-        return x.index_select(0, _token(at, len(x)))
+        return x.index_select(0, at.tokens(len(x)))
 
     @staticmethod
     @once_differentiable
@@ -129,7 +134,7 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         rows, gates, *at = ctx.saved_tensors
         places = Places(*at)
-        own = grad.index_select(0, _token(places, len(gates)))
+        own = grad.index_select(0, places.tokens(len(gates)))
         of_gates = torch.linalg.vecdot(rows, own).index_select(0, places.back).view(gates.shape)
         return own.mul_(gates.flatten().index_select(0, places.order).unsqueeze(1)), of_gates, None
 

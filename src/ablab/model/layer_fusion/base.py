@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.spec import LayerSpec
 
 
@@ -33,10 +34,26 @@ class LayerFusion(nn.Module):
 
     def forward(self, streams: Sequence[Tensor], key_padding_mask: Tensor | None = None) -> Tensor:
         """One stream (B, T, d_model) of the embedding and all blocks' outputs; the mask is true where no token is."""
-        weights = self.weigh(streams, key_padding_mask)
+        return self.sum(streams, self.weigh(streams, key_padding_mask))
+
+    def sum(self, streams: Sequence[Tensor], weights: Tensor) -> Tensor:
+        """The blocks' outputs, weighed."""
         fused = weights[..., 0:1] * streams[1]
         for layer in range(1, self.n_layers):
             fused = fused + weights[..., layer : layer + 1] * streams[layer + 1]
+        return fused
+
+    def new_cache(self, batch: int) -> LayerCache | None:
+        """What `extend` goes on from, for so many samples; None: each token is fused without the others."""
+        return None
+
+    def cache_numbers(self) -> int:
+        """How many numbers a cache keeps of a sample, however long."""
+        return 0
+
+    def extend(self, streams: Sequence[Tensor], step: Step, cache: LayerCache | None) -> Tensor:
+        """`forward` for new tokens alone, (B, S, d_model), which means nothing where a sample has none."""
+        fused: Tensor = self(streams, step.padding)
         return fused
 
 

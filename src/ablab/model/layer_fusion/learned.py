@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from ablab.model.attention.block_cache import wide
+from ablab.model.attention.cache import LayerCache, Step
+from ablab.model.attention.kernel import working_dtype
 from ablab.model.layer_fusion.base import LayerFusion, require_several
 from ablab.model.spec import LayerSpec
 
@@ -78,6 +81,19 @@ class AdaptiveFusion(LayerFusion):
         weights: Tensor = self.gate(summary).softmax(-1)
         return weights
 
+    def new_cache(self, batch: int) -> LayerCache | None:
+        return SummaryCache(batch, like=self.gate.weight) if self.per == "sequence" and self.causal else None
+
+    def cache_numbers(self) -> int:
+        return wide(self.gate.weight) * self.gate.in_features if self.per == "sequence" and self.causal else 0
+
+    def extend(self, streams: Sequence[Tensor], step: Step, cache: LayerCache | None) -> Tensor:
+        if cache is None:
+            return super().extend(streams, step, cache)
+        summary = nn.functional.layer_norm(streams[-1], streams[-1].shape[-1:])
+        mean = cast(SummaryCache, cache).extend(summary, step)
+        return self.sum(streams, self.gate(mean).softmax(-1))
+
     def _over_sequence(self, x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         present = x.new_ones(x.shape[:2]) if key_padding_mask is None else (~key_padding_mask).to(x.dtype)
         present = present.unsqueeze(-1)
@@ -86,6 +102,24 @@ class AdaptiveFusion(LayerFusion):
         if self.causal:
             return x.cumsum(1) / present.cumsum(1).clamp(min=1)
         return x.sum(1, keepdim=True) / present.sum(1, keepdim=True).clamp(min=1)
+
+
+class SummaryCache(LayerCache):
+    """The sum over the tokens of a sequence of what it is summed up by, (B, 1, d_model), in single precision at least.
+
+    Args:
+        like: (..., d_model), on the device.
+    """
+
+    def __init__(self, batch: int, *, like: Tensor) -> None:
+        self.total = torch.zeros(batch, 1, like.shape[-1], dtype=working_dtype(like), device=like.device)
+
+    def extend(self, x: Tensor, step: Step) -> Tensor:
+        """The mean up to each of the new tokens, of x (B, S, d_model)."""
+        there = x if step.there is None else x.masked_fill(~step.there.unsqueeze(-1), 0)
+        sums = self.total + there.to(self.total.dtype).cumsum(1)
+        self.total.copy_(sums[:, -1:])
+        return (sums / (step.positions + 1).unsqueeze(-1)).to(x.dtype)
 
 
 class DenseFusion(LayerFusion):

@@ -1,4 +1,7 @@
-"""Multi-token prediction: modules behind the model that look further ahead, one token each, in training alone."""
+"""Multi-token prediction: modules behind the model that look further ahead, one token each.
+
+They are computed in training alone, and where they guess tokens (`ablab.model.drafting`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ablab.model.attention.cache import LayerCache
 from ablab.model.block import Block
 from ablab.model.context import LayerContext
 from ablab.model.norm import Norm
@@ -136,9 +140,16 @@ class DepthModule(nn.Module):
 
     def forward(self, hidden: Tensor, tokens: Tensor, context: LayerContext) -> Tensor:
         """What is known of positions and embedded tokens, (B, S, d_model) each -> the same."""
-        x = self.join(torch.cat([self.hidden_norm(hidden), self.token_norm(tokens)], -1))
-        known: Tensor = self.ends(self.block(self.ends.begin(x), context))
+        known: Tensor = self.ends(self.block(self._begin(hidden, tokens), context))
         return known
+
+    def extend(self, hidden: Tensor, tokens: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
+        """`forward` for new positions alone, which the context's `step` names; the block's cache has those before."""
+        known: Tensor = self.ends(self.block.extend(self._begin(hidden, tokens), context, cache))
+        return known
+
+    def _begin(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        return self.ends.begin(self.join(torch.cat([self.hidden_norm(hidden), self.token_norm(tokens)], -1)))
 
 
 def nats(logits: Tensor, targets: Tensor) -> Tensor:

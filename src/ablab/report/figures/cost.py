@@ -14,7 +14,7 @@ from ablab.analysis.verdicts import Verdict
 from ablab.report import formatting
 from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
-from ablab.report.rows import Row
+from ablab.report.rows import IN_USE, Row
 from ablab.results.record import Direction
 
 
@@ -32,6 +32,8 @@ COST_AXES = {
     "wall_time_s": CostAxis("wall time", formatting.duration),
     "tokens_per_second": CostAxis("tokens per second", formatting.count, "max"),
     "peak_memory_bytes": CostAxis("peak memory", formatting.memory),
+    "cache_bytes_8k": CostAxis("cache of 8,192 tokens", formatting.memory),
+    "decode_flops_8k": CostAxis("FLOPs of token 8,192", formatting.count),
 }
 _COLUMNS = 2
 
@@ -49,8 +51,8 @@ def quality_and_cost(
         unequal: the variants that did not get what the baseline got, and by what.
     """
     known = [row for row in rows if math.isfinite(row["mean"])][:MOST_VARIANTS]
-    shown = {cost: [row for row in known if math.isfinite(_number(row[cost]))] for cost in COST_AXES}
-    shown = {cost: found for cost, found in shown.items() if found}
+    shown = {cost: [row for row in known if math.isfinite(_number(row.get(cost)))] for cost in COST_AXES}
+    shown = {cost: found for cost, found in shown.items() if found and not (cost in IN_USE and _one(found, cost))}
     if not shown:
         return None
     metric = rows[0]["metric"]
@@ -69,6 +71,11 @@ def quality_and_cost(
         add_legend(figure, panes, columns)
     marks = "; ".join(f"{variant} at another budget ({by})" for variant, by in unequal.items())
     return Drawing(figure, f"{metric} against cost. {' '.join(words)}{f' {marks}.' if marks else ''}")
+
+
+def _one(rows: Sequence[Row], cost: str) -> bool:
+    """Whether all cost the same, as variants do that differ in training alone."""
+    return len({_number(row[cost]) for row in rows}) == 1
 
 
 def _panel(

@@ -16,14 +16,14 @@ from ablab.report.parallel import parallel_table
 from ablab.report.rows import unhealthy
 from ablab.report.sentences import measured, verdict_line
 from ablab.report.study_notes import no_suite_text, study_notes
-from ablab.report.tables import cost_table, quality_table
+from ablab.report.tables import cost_table, inference_table, quality_table
 
 
 @dataclass(frozen=True)
 class Section:
     """A table."""
 
-    kind: Literal["quality", "cost", "parallel", "extrapolation", "runs"]
+    kind: Literal["quality", "cost", "inference", "parallel", "extrapolation", "runs"]
     where: str  # the task or the suite, "" if there is one task alone
     title: str
     table: pd.DataFrame  # of text
@@ -44,6 +44,10 @@ def sections(context: ReportContext, by: By | None = None) -> list[Section]:
         cost = f"{of}cost, mean over the runs that ended well"
         found.append(Section("quality", where, quality, quality_table(context, part)))
         found.append(Section("cost", where, cost, cost_table(context, part)))
+        in_use = inference_table(context, part)
+        if not in_use.empty:
+            title = f"{of}in use: bytes kept of a sequence, FLOPs of its last token and of all at once, by its length"
+            found.append(Section("inference", where, title, in_use))
         parallel = parallel_table(context, part)
         if not parallel.empty:
             title = f"{of}parallelism, of a process and step, mean over the runs that ended well"

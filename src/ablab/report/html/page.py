@@ -21,9 +21,10 @@ from ablab.report.context import ReportContext
 from ablab.report.formats.machine import document
 from ablab.report.formatting import confidence
 from ablab.report.html.blocks import Section
-from ablab.report.html.sections.cost import cost, parallelism, scaling
+from ablab.report.html.sections.cost import cost, inference, parallelism, scaling
 from ablab.report.html.sections.curves import learning, reach
 from ablab.report.html.sections.effects import effects, pairs, power, verdicts
+from ablab.report.html.sections.elsewhere import elsewhere_section
 from ablab.report.html.sections.interactions import interactions
 from ablab.report.html.sections.mechanism import mechanism
 from ablab.report.html.sections.pictures import pictures
@@ -36,8 +37,8 @@ from ablab.results.store import write_atomically
 REPORT_FILE = "report.html"
 # From what was found to what it rests on. The verdicts stand before them.
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
-    effects, pairs, power, reach, learning, cost, parallelism, interactions, scaling, mechanism, subsets, pictures,
-    run_health, origin,
+    effects, pairs, power, elsewhere_section, reach, learning, cost, inference, parallelism, interactions, scaling,
+    mechanism, subsets, pictures, run_health, origin,
 )  # fmt: skip
 _TEMPLATES = "report/html/templates"  # inside the package
 _MOST_LETTERS = 32  # of a name without a place to break

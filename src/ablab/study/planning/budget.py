@@ -6,8 +6,7 @@ is met here, before anything is written; time has to be measured, which `ablab.s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from ablab.config import RunConfig
 from ablab.config.overrides import BETWEEN_OVERRIDES, canonical
@@ -15,25 +14,13 @@ from ablab.config.schema import BudgetConfig
 from ablab.errors import UserError
 from ablab.results.record import BudgetReport
 from ablab.study.planning.expand import Run
+from ablab.study.planning.levers import LEVERS, Measured, pull
 from ablab.study.planning.preflight import Preflight
-from ablab.tasks.base import Task
-from ablab.training.build import build_model
-from ablab.training.cost import count_active_parameters, count_parameters, flops_of
+from ablab.study.planning.units import UNITS, Unit
 
 TOLERANCE = 0.02  # of the reference's budget
-WIDEST = 64  # times the hidden units that a variant has by itself
 
 Adjustment = tuple[list[str], BudgetReport]  # overrides, and what the record says of them
-D_FF, D_MODEL, STEPS = "model.d_ff", "model.d_model", "trainer.max_steps"
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is to be equal, and how one says it."""
-
-    plural: str
-    measure: Callable[[RunConfig, Task], int] | None  # None: it cannot be counted
-    levers: tuple[str, ...]  # what may be adjusted, the one that is unless another is asked for first
 
 
 def meet_budgets(plan: list[Run], configs: Sequence[RunConfig], preflight: Preflight) -> tuple[list[Run], list[str]]:
@@ -51,7 +38,7 @@ def meet_budgets(plan: list[Run], configs: Sequence[RunConfig], preflight: Prefl
     if not budget.match:
         return plan, []
     unit = _unit(budget.match)
-    adjust = _LEVERS[_lever(budget, unit)]
+    lever = _lever(budget, unit)
     references = references_of(plan, configs)
     if unit.measure is None:
         return plan, []
@@ -61,9 +48,9 @@ def meet_budgets(plan: list[Run], configs: Sequence[RunConfig], preflight: Prefl
     met = []
     for run, config in zip(plan, configs, strict=True):
         if run.variant not in found:
-            measured = _Measured(run.variant or "the one variant", config, preflight.task(config), unit)
+            measured = Measured(run.variant or "the one variant", config, preflight.task(config), unit)
             own = wanted[task_of(run, config)]
-            found[run.variant] = measured.reported(adjust(measured, own), own, lines)
+            found[run.variant] = _reported(measured, pull(measured, own, lever), own, lines)
         overrides, report = found[run.variant]
         met.append(run.adjusted(overrides, budget=report))
     return met, lines
@@ -114,135 +101,36 @@ def adjustment(changes: dict[str, tuple[int, int]], value: float, wanted: float)
     )
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """A variant, and what it has of what is to be equal."""
-
-    name: str
-    config: RunConfig
-    task: Task
-    unit: Unit
-
-    def with_(self, settings: dict[str, int]) -> int:
-        """What it would have."""
-        assert self.unit.measure is not None
-        return self.unit.measure(self.config.with_values(settings), self.task)
-
-    def before(self, key: str) -> int:
-        axis, name = key.split(".")
-        value: int | None = self.config.options[axis][name]
-        return 4 * self.before(D_MODEL) if value is None else value
-
-    def reported(self, settings: dict[str, int], wanted: int, lines: list[str]) -> Adjustment:
-        """The adjustment; what was done is added to `lines`. Raises UserError where it does not meet the budget."""
-        value = self.with_(settings)
-        off, plural = value / wanted - 1, self.unit.plural
-        changes = {key: (self.before(key), after) for key, after in settings.items() if after != self.before(key)}
-        if abs(off) > TOLERANCE:
-            raise UserError(
-                f"{self.name}: cannot meet the budget of {wanted:,} {plural} by {' and '.join(settings)}: "
-                f"{', '.join(f'{key}={after}' for key, after in settings.items())} gives {value:,} ({off:+.1%}); "
-                "choose another budget.adjust, budget.match or budget.reference"
-            )
-        if changes:
-            shown = ", ".join(f"{key} {before:,} -> {after:,}" for key, (before, after) in changes.items())
-            lines.append(f"{self.name}: {shown} for {value:,} of {wanted:,} {plural} ({off:+.2%})")
-        return adjustment(changes, value, wanted)
-
-
-def _by_d_ff(variant: _Measured, wanted: int) -> dict[str, int]:
-    """Hidden units of the feed-forward parts: the finest lever, which leaves heads and embeddings as they are."""
-    before = variant.before(D_FF)
-    if variant.with_({}) == wanted:
-        return {D_FF: before}
-    return {D_FF: _nearest(lambda width: variant.with_({D_FF: width}), wanted, WIDEST * before)}
-
-
-def _by_steps(variant: _Measured, wanted: int) -> dict[str, int]:
-    before, value = variant.before(STEPS), variant.with_({})
-    if value == wanted:
-        return {STEPS: before}
-    highest = max(1, 2 * before * wanted // max(1, value))
-    return {STEPS: _nearest(lambda steps: variant.with_({STEPS: steps}), wanted, highest)}
-
-
-def _by_d_model(variant: _Measured, wanted: int) -> dict[str, int]:
-    """The width of the stream, with hidden units in proportion, and these alone for what whole heads leave over."""
-    before, hidden = variant.before(D_MODEL), variant.before(D_FF)
-    if variant.with_({}) == wanted:
-        return {D_MODEL: before}
-    # Pairs of features, which rotary positions and their halves need, in every head.
-    heads = 2 * variant.config.options["model"]["n_heads"]
-
-    def scaled(count: int) -> dict[str, int]:
-        width = heads * count
-        return {D_MODEL: width, D_FF: max(1, round(hidden * width / before))}
-
-    count = _nearest(lambda count: variant.with_(scaled(count)), wanted, max(2, WIDEST * before // heads))
-    width = scaled(count)[D_MODEL]
-    return {
-        D_MODEL: width,
-        D_FF: _nearest(lambda d_ff: variant.with_({D_MODEL: width, D_FF: d_ff}), wanted, WIDEST * hidden),
-    }
-
-
-def _nearest(measured: Callable[[int], int], wanted: int, highest: int) -> int:
-    """The whole number from 1 to `highest` whose measure, which rises with it, is nearest to what is wanted."""
-    low, high = 1, highest
-    while high - low > 1:
-        middle = (low + high) // 2
-        if measured(middle) <= wanted:
-            low = middle
-        else:
-            high = middle
-    return min((low, high), key=lambda number: abs(measured(number) - wanted))
-
-
-def _parameters(config: RunConfig, task: Task) -> int:
-    return count_parameters(build_model(config, task, device="meta"))
-
-
-def _active_parameters(config: RunConfig, task: Task) -> int:
-    return count_active_parameters(build_model(config, task, device="meta"))
-
-
-def _flops(config: RunConfig, task: Task) -> int:
-    model = build_model(config, task, device="meta")
-    per_sequence, _ = flops_of(model, task, lambda: build_model(config, task))
-    if per_sequence is None:
-        raise UserError("budget.match=flops: the FLOPs of a variant cannot be counted: use params, tokens or time")
-    return per_sequence * task.batch_size * _batches(config)
-
-
-def _tokens(config: RunConfig, task: Task) -> int:
-    return task.tokens_per_batch * _batches(config)
-
-
-def _batches(config: RunConfig) -> int:
-    steps: int = config.trainer.max_steps * config.trainer.accumulate_grad_batches
-    return steps
-
-
-_UNITS = {
-    "params": Unit("parameters", _parameters, ("d_ff", "d_model")),
-    "active_params": Unit("active parameters", _active_parameters, ("d_ff", "d_model")),
-    "flops": Unit("FLOPs", _flops, ("steps", "d_ff", "d_model")),
-    "tokens": Unit("tokens", _tokens, ("steps",)),
-    "time": Unit("seconds", None, ("steps",)),
-}
-_LEVERS = {"d_ff": _by_d_ff, "d_model": _by_d_model, "steps": _by_steps}
+def _reported(variant: Measured, settings: dict[str, int], wanted: int, lines: list[str]) -> Adjustment:
+    """The adjustment; what was done is added to `lines`. Raises UserError where it does not meet the budget."""
+    value = variant.with_(settings)
+    off, plural = value / wanted - 1, variant.unit.plural
+    changes = {key: (variant.before(key), after) for key, after in settings.items() if after != variant.before(key)}
+    if abs(off) > TOLERANCE:
+        raise UserError(
+            f"{variant.name}: cannot meet the budget of {wanted:,} {plural} by {' and '.join(settings)}: "
+            f"{', '.join(f'{key}={after}' for key, after in settings.items())} gives {value:,} ({off:+.1%}); "
+            "choose another budget.adjust, budget.match or budget.reference"
+        )
+    if changes:
+        shown = ", ".join(f"{key} {before:,} -> {after:,}" for key, (before, after) in changes.items())
+        lines.append(f"{variant.name}: {shown} for {value:,} of {wanted:,} {plural} ({off:+.2%})")
+    return adjustment(changes, value, wanted)
 
 
 def _unit(match: str) -> Unit:
-    if match not in _UNITS:
-        raise UserError(f"budget.match={match}: there are {', '.join(_UNITS)}")
-    return _UNITS[match]
+    if match not in UNITS:
+        raise UserError(f"budget.match={match}: there are {', '.join(UNITS)}")
+    return UNITS[match]
 
 
-def _lever(budget: BudgetConfig, unit: Unit) -> str:
-    lever = budget.adjust or unit.levers[0]
-    if lever not in _LEVERS:
-        raise UserError(f"budget.adjust={lever}: there are {', '.join(_LEVERS)}")
+def _lever(budget: BudgetConfig, unit: Unit) -> str | None:
+    """The one that is asked for. Raises UserError where it is none, or moves nothing of the unit."""
+    lever = budget.adjust
+    if lever is None:
+        return None
+    if lever not in LEVERS:
+        raise UserError(f"budget.adjust={lever}: there are {', '.join(LEVERS)}")
     if lever not in unit.levers:
         raise UserError(f"budget.adjust={lever}: budget.match={budget.match} is met by {' or '.join(unit.levers)} only")
     return lever

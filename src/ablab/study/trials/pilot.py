@@ -13,9 +13,10 @@ from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.collect import PILOT_FOLDER
 from ablab.results.record import BudgetReport, Record
-from ablab.study.planning.budget import STEPS, TOLERANCE, Adjustment, adjustment, references_of, task_of
+from ablab.study.planning.budget import TOLERANCE, Adjustment, adjustment, references_of, task_of
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
+from ablab.study.planning.levers import STEPS
 from ablab.study.planning.preflight import Preflight
 from ablab.study.trials.trial import first_of_each, record_in, trial
 from ablab.training.trainer import untimed_steps

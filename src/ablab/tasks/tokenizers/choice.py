@@ -39,6 +39,7 @@ class TokenizerChoice:
             trained on the training split), or else a pretrained tokenizer: a `tokenizer.json`, the folder of one, or
             its name on the Hugging Face hub.
         bpe_vocab_size: tokens of "bpe", at most.
+        made: the tokenizer itself where it is there already; None: it is to be made.
 
     Raises:
         ValueError: there is no name, or `bpe_vocab_size` is too small.
@@ -46,6 +47,12 @@ class TokenizerChoice:
 
     name: str
     bpe_vocab_size: int
+    made: Tokenizer | None = None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> TokenizerChoice:
+        """The choice of a tokenizer that is there already, as that of a trained run."""
+        return cls(tokenizer.name, _SMALLEST_BPE, tokenizer)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -70,6 +77,8 @@ class TokenizerChoice:
 
     def identity(self) -> dict[str, str | int]:
         """What the tokens depend on beside the texts, as JSON takes it. Reads a pretrained tokenizer."""
+        if self.made is not None and self.name != ByteTokenizer.name:
+            return {"tokenizer": hashlib.sha256(json.dumps(self.made.state()).encode()).hexdigest()}
         if self.quick:
             return {"tokenizer": self.name}
         if self.name == "bpe":
@@ -87,6 +96,8 @@ class TokenizerChoice:
         Raises:
             UserError: there is no such pretrained tokenizer, or the library for it is not installed.
         """
+        if self.made is not None:
+            return self.made
         if self.name == ByteTokenizer.name:
             return ByteTokenizer()
         if self.name == CharTokenizer.name:

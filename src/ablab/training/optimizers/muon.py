@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -93,6 +93,20 @@ class NorMuon(Muon):
         return update / size.clamp(min=_TINY), _RMS
 
 
+class MuonSettings(TypedDict, total=False):
+    """What Muon and its variants take beside AdamW; see `MuonWithAdamW`."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+    nesterov: bool
+    ns_steps: int
+    betas: tuple[float, float]
+    eps: float
+    cautious_update: bool
+    cautious_decay: bool
+
+
 class MuonWithAdamW(WithAdamW):
     """Muon where a matrix maps features to features, each expert's included, and AdamW for all else.
 
@@ -127,47 +141,33 @@ class MuonWithAdamW(WithAdamW):
         cautious_update: bool = False,
         cautious_decay: bool = False,
     ) -> None:
-        _check(momentum, ns_steps)
-        rule = partial(Muon, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps)
+        require_shares(momentum=momentum)
+        if not 1 <= ns_steps < 100:
+            raise ValueError(f"ns_steps={ns_steps} must be 1 to 99")
+        rule = partial(self._rule(), momentum=momentum, nesterov=nesterov, ns_steps=ns_steps)
         caution = Caution(cautious_update, cautious_decay)
         super().__init__(params, rule, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, caution=caution)
 
+    def _rule(self) -> Callable[..., Muon]:
+        """What is done with the matrices, given their groups and the settings of `Muon`."""
+        return Muon
 
-class NorMuonWithAdamW(WithAdamW):
+
+class NorMuonWithAdamW(MuonWithAdamW):
     """NorMuon where a matrix maps features to features, each expert's included, and AdamW for all else.
 
     Args:
         beta2: of NorMuon's average over the steps, in [0, 1).
-        params, lr, weight_decay, momentum, nesterov, ns_steps, betas, eps: as of `MuonWithAdamW`.
-        cautious_update, cautious_decay: likewise.
+        params, settings: as of `MuonWithAdamW`.
 
     Raises:
         ValueError: a value is out of its range, whether or not the model has parameters that it concerns.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        *,
-        lr: float = 1e-3,
-        weight_decay: float = 0.1,
-        momentum: float = 0.95,
-        beta2: float = 0.95,
-        nesterov: bool = True,
-        ns_steps: int = 5,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        cautious_update: bool = False,
-        cautious_decay: bool = False,
-    ) -> None:
-        _check(momentum, ns_steps)
+    def __init__(self, params: Iterable[Any], *, beta2: float = 0.95, **settings: Unpack[MuonSettings]) -> None:
         require_shares(beta2=beta2)
-        rule = partial(NorMuon, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps, beta2=beta2)
-        caution = Caution(cautious_update, cautious_decay)
-        super().__init__(params, rule, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, caution=caution)
+        self._beta2 = beta2
+        super().__init__(params, **settings)
 
-
-def _check(momentum: float, ns_steps: int) -> None:
-    require_shares(momentum=momentum)
-    if not 1 <= ns_steps < 100:
-        raise ValueError(f"ns_steps={ns_steps} must be 1 to 99")
+    def _rule(self) -> Callable[..., Muon]:
+        return partial(NorMuon, beta2=self._beta2)

@@ -12,7 +12,7 @@ from ablab.report.extrapolation import extrapolation_notes, extrapolation_table
 from ablab.report.formatting import MISSING, budget_text, confidence, decimals_for, number
 from ablab.report.html.blocks import Block, Section, per_task, svg, to_svg
 from ablab.report.parallel import parallel_notes, parallel_table
-from ablab.report.tables import cost_table, quality_table
+from ablab.report.tables import cost_table, inference_table, quality_table
 
 
 def cost(context: ReportContext) -> Section:
@@ -40,6 +40,25 @@ def cost(context: ReportContext) -> Section:
         "difference is not at equal cost.",
         per_task(context, blocks),
     )
+
+
+_IN_USE_INTRO = (
+    "What a trained model costs, counted and not measured: the bytes that it keeps of a sequence, in the precision of "
+    "its weights, the FLOPs of its last token given what is kept, and those of all its tokens at once. Where "
+    "a variant keeps nothing, each token computes the whole sequence again. Lengths beyond those of the training say "
+    "what it would cost, not that it would be any good."
+)
+
+
+def inference(context: ReportContext) -> Section | None:
+    """None where all variants cost the same."""
+
+    def blocks(task: str) -> list[Block]:
+        table = inference_table(context, task)
+        return [] if table.empty else [Block(table=table)]
+
+    made = per_task(context, blocks)
+    return Section("inference", "Cost in use", _IN_USE_INTRO, made) if made else None
 
 
 _BASIS = {"seeds": "t over seeds", "fit": "of the fit", "counted": "counted, not measured", None: "no interval"}

@@ -1,0 +1,78 @@
+"""The data of an evaluation: another task, read by what the run has learned, or refused if it has not learned that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from ablab.config import Node
+from ablab.errors import UserError, one_line
+from ablab.results.record import Record
+from ablab.tasks.base import Task
+from ablab.tasks.language import LanguageTask
+from ablab.training.build import build_option
+from ablab.training.restore import SavedRun
+
+_SPLITS = ("val_fraction", "test_fraction")
+
+
+class Tasks:
+    """The tasks of evaluations with their data, which are read once for all evaluations that share them."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, Task] | None = None
+
+    def __call__(self, trained: SavedRun, node: Node) -> Task:
+        """The task of a config, read by the vocabulary of the run.
+
+        Raises:
+            UserError: data are missing or of other tokens, or its answers are not those of the run's own task.
+        """
+        identity = json.dumps([node, trained.config.seed, repr(trained.vocabulary(trained.task))], sort_keys=True)
+        if self._last is None or self._last[0] != identity:
+            self._last = identity, _build(trained, node)
+        return self._last[1]
+
+
+def _build(trained: SavedRun, node: Node) -> Task:
+    config = replace(trained.config, options={**trained.config.options, "task": node})
+    task: Task = build_option(config, "task", seed=config.seed)
+    own = trained.task
+    both_text = isinstance(task, LanguageTask) and isinstance(own, LanguageTask)
+    if not (both_text or isinstance(task, type(own)) or isinstance(own, type(task))):
+        raise UserError(
+            f"task: {type(task).__name__} asks for other answers than {trained.config.chosen('task')}, which the run "
+            "has learned; it can be evaluated on other data and lengths of what it has learned"
+        )
+    try:
+        task.keep_vocabulary(trained.vocabulary(own))
+        task.setup("validate")
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise UserError(f"task: cannot be read by the vocabulary of the run ({one_line(error)})") from error
+    _check_answers(own, task)
+    return task
+
+
+def _check_answers(own: Task, task: Task) -> None:
+    """Raises UserError where the model of the run cannot be asked what the task asks."""
+    for name in ("vocab_size", "n_outputs", "padding", "pooled", "causal"):
+        mine, asked = getattr(own, name), getattr(task, name)
+        if mine != asked:
+            raise UserError(
+                f"task: has {name}={asked}, and the run was trained with {name}={mine}; keep what decides it"
+            )
+    shapes = [{name: (each.vocab_size, each.features) for name, each in of.modalities.items()} for of in (own, task)]
+    if shapes[0] != shapes[1]:
+        raise UserError("task: has other modalities than the run was trained with; keep what decides them")
+
+
+def refuse_seen(own: Node, node: Node, task: Task, record: Record) -> None:
+    """Raises UserError where the data of the run are cut up in another way: it would be asked what it has seen."""
+    if record.corpus is None or record.corpus.sha256 != task.corpus.sha256:
+        return
+    for key in _SPLITS:
+        if key in own and key in node and own[key] != node[key]:
+            raise UserError(
+                f"task.{key}={node[key]}: the run learned from these data with task.{key}={own[key]}, and would be "
+                "evaluated on what it has seen; leave it as it was"
+            )

@@ -1,0 +1,84 @@
+"""Costs in use against closed forms: bytes that are kept of a sequence, FLOPs of its last token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ablab.config import RunConfig
+from ablab.errors import UserError
+from ablab.training import inference
+from ablab.training.build import BuiltRun, of_length
+
+TinyConfig = Callable[..., RunConfig]
+
+D, HEADS, LAYERS, D_FF, VOCABULARY = 32, 4, 2, 48, 27
+SIZES = (
+    *(f"model.d_model={D}", f"model.n_heads={HEADS}", f"model.n_layers={LAYERS}", f"model.d_ff={D_FF}"),
+    *("activation=relu", "position=rope"),
+)
+LENGTHS = {"1k": 1024, "8k": 8192, "64k": 65536}
+
+
+def cost_of(tiny_config: TinyConfig, *overrides: str) -> dict[str, int]:
+    return vars(BuiltRun.of(tiny_config(*SIZES, *overrides)).cost)
+
+
+def token_flops(seen: int, vocabulary: int, kv_width: int = D) -> int:
+    """Of projections, scores and values of `seen` keys, feed-forward parts, and the head; two for a product."""
+    return LAYERS * 2 * (2 * D * D + 2 * D * kv_width + 2 * D * seen + 2 * D * D_FF) + 2 * D * vocabulary
+
+
+@pytest.fixture
+def vocabulary(tiny_config: TinyConfig) -> int:
+    return int(BuiltRun.of(tiny_config(*SIZES)).task.vocab_size)
+
+
+def test_full_attention_keeps_and_sees_every_token(tiny_config: TinyConfig, vocabulary: int) -> None:
+    cost = cost_of(tiny_config)
+    for name, length in LENGTHS.items():
+        assert cost[f"cache_bytes_{name}"] == LAYERS * 2 * length * D * 4
+        assert cost[f"decode_flops_{name}"] == token_flops(length, vocabulary)
+    scores = LAYERS * 2 * 2 * D * 1024 * 1024  # all of them, the hidden half too
+    assert cost["prefill_flops_1k"] == 1024 * token_flops(0, vocabulary) + scores
+
+
+def test_shared_heads_keep_less_and_see_as_much(tiny_config: TinyConfig, vocabulary: int) -> None:
+    cost = cost_of(tiny_config, "model.n_kv_heads=1")
+    assert cost["cache_bytes_8k"] == LAYERS * 2 * 8192 * (D // HEADS) * 4
+    assert cost["decode_flops_8k"] == token_flops(8192, vocabulary, D // HEADS)
+
+
+def test_a_window_keeps_and_sees_no_more_than_it_holds(tiny_config: TinyConfig, vocabulary: int) -> None:
+    cost = cost_of(tiny_config, "attention=windowed", "attention.window=100")
+    for name in LENGTHS:
+        assert cost[f"cache_bytes_{name}"] == LAYERS * 2 * 100 * D * 4
+        assert cost[f"decode_flops_{name}"] == token_flops(100, vocabulary)
+
+
+@pytest.mark.parametrize("task", ["listops", "pixels"])
+def test_answers_to_whole_inputs_have_none(task: str, tiny_config: TinyConfig) -> None:
+    built = BuiltRun.of(tiny_config(f"task={task}"))
+    assert built.cost.cache_bytes_8k is None
+    assert built.cost.decode_flops_8k is None
+
+
+def test_a_component_that_takes_no_such_lengths_fails_no_run(
+    tiny_config: TinyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("no more than 32 tokens")
+
+    monkeypatch.setattr(inference, "_costs", refuse)
+    cost = cost_of(tiny_config, "model.d_ff=47")
+    assert cost["parameters"] > 0
+    assert cost["decode_flops_1k"] is None
+
+
+def test_a_model_of_another_length_differs_in_its_table_alone(tiny_config: TinyConfig) -> None:
+    built = BuiltRun.of(tiny_config("position=learned"))
+    longer = of_length(built.config, built._model_factory, 100)
+    shapes = {name: tuple(each.shape) for name, each in built.shapes.named_parameters()}
+    others = {name: tuple(each.shape) for name, each in longer.named_parameters()}
+    assert {name for name in shapes if shapes[name] != others[name]} == {"position.weight"}
