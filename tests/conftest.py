@@ -7,6 +7,7 @@ import copy
 import csv
 import functools
 import gc
+import json
 import os
 import shutil
 import signal
@@ -35,11 +36,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 from plain_figures import plain_figures
 
-from ablab.config import RunConfig, conf_folder, resolve
-from ablab.results.record import Record, RunContext
+from ablab.config import AXES, RunConfig, conf_folder, resolve
+from ablab.results.record import Cost, Record, RunContext
 from ablab.study.planning.recombine import Recombiner
 from ablab.study.supervision import code
 from ablab.training.begin import prepare_folder
+from ablab.training.build import BuiltRun
 from ablab.training.run import execute
 
 torch.set_num_threads(1)
@@ -169,11 +171,25 @@ def tiny_config(corpus: Path, task_paths: dict[str, Path]) -> TinyConfig:
 
 @pytest.fixture(scope="session")
 def run() -> Callable[..., Record]:
-    """run(config, folder, variant=..., index=...): the record of a run in this process."""
+    """run(config, folder, variant=..., index=...): the record of a run in this process.
+
+    Models and tasks that many runs have are counted once: that is a quarter of a small run.
+    """
+    known: dict[str, Cost] = {}
+    count: Callable[[BuiltRun], Cost] = BuiltRun.cost.func  # type: ignore[attr-defined]
+
+    def cost(built: BuiltRun) -> Cost:
+        counted = [name for name, axis in AXES.items() if axis.caller != "run" or name in ("model", "task")]
+        options = {name: built.config.options.get(name) for name in counted}
+        key = json.dumps([options, built.config.trainer.accumulate_grad_batches], sort_keys=True)
+        known[key] = known.get(key) or count(built)
+        return known[key]  # of which a run makes a copy
 
     def make(config: RunConfig, folder: Path, **context: Any) -> Record:
         prepare_folder(config, folder)
-        return execute(config, folder, RunContext(**context))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(BuiltRun, "cost", property(cost))
+            return execute(config, folder, RunContext(**context))
 
     return make
 

@@ -33,8 +33,8 @@ PLACES = {
 }
 # Clipped at every step, an evaluation whose samples cannot be shared out equally, and weights that are tied.
 LONG = (
-    *("trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.gradient_clip_val=0.5", "task.batch_size=8"),
-    *("trainer.accumulate_grad_batches=2", "task.eval_tokens=352", "task.eval_batch_size=5"),
+    *("trainer.max_steps=8", "trainer.val_check_interval=4", "trainer.gradient_clip_val=0.5", "task.batch_size=8"),
+    *("trainer.accumulate_grad_batches=2", "task.eval_tokens=null", "task.eval_batch_size=5"),
     *("model.n_layers=2", "model.n_heads=4"),
 )
 KINDS = {
