@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ablab.export.conversions import SAME, TRANSPOSED, Conversion, Halves, Link, Parts, Then, Weights, grouped, link
 from ablab.export.llama import around, experts, gated, norms, pairs
-from ablab.model.attention.compressed import CompressedAttention
+from ablab.model.attention.compressed_layer import CompressedAttention
 from ablab.model.attention.mla import LatentLayer
 from ablab.model.attention.mla_dsa import LatentSparseAttention
 from ablab.model.feed_forward.experts import HashedExperts, MixtureOfExperts

@@ -171,6 +171,11 @@ class Rope(Position):
         cos, sin = (rows(table, 0, length)[::stride].to(x.dtype) for table in (self.cos, self.sin))
         return _turn(x, cos, -sin if back else sin)
 
+    def turn_at(self, x: Tensor, positions: Tensor, *, back: bool = False) -> Tensor:
+        """As `turn`, of x (B, heads, T, D) at `positions` (B, T), each sample's own."""
+        cos, sin = (table[positions].unsqueeze(1).to(x.dtype) for table in (self.cos, self.sin))
+        return _turn(x, cos, -sin if back else sin)
+
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x (..., T, D), of which the leading coordinates are rotated by tables (T, as many)."""

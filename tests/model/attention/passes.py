@@ -13,14 +13,14 @@ from ablab.model.context import LayerContext
 from ablab.model.position import Position
 
 
-def with_large_weights(layer: AttentionLayer) -> AttentionLayer:
-    """In double precision and in evaluation, with weights by which what is wrong shows."""
+def with_large_weights(layer: AttentionLayer) -> None:
+    """Make it one in double precision and in evaluation, with weights by which what is wrong shows."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in layer.double().parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.add_(0.4 * noise if parameter.dim() > 1 else 0.1 * noise)
-    return layer.eval()
+            parameter.copy_(0.4 * noise if parameter.dim() > 1 else parameter + 0.1 * noise)
+    layer.eval()
 
 
 def whole(layer: AttentionLayer, x: Tensor, position: Position) -> Tensor:
@@ -33,7 +33,8 @@ def steps(lengths: Sequence[int], sizes: Sequence[int | Sequence[int]]) -> list[
 
     A list of sizes has one for each sample, as prompts of unequal lengths that all go on.
     """
-    have, found = [0] * len(lengths), []
+    have = [0] * len(lengths)
+    found: list[tuple[Step, list[int]]] = []
     while have != list(lengths):
         size = sizes[min(len(found), len(sizes) - 1)]
         each = [size] * len(lengths) if isinstance(size, int) else size
@@ -53,12 +54,14 @@ def steps(lengths: Sequence[int], sizes: Sequence[int | Sequence[int]]) -> list[
 
 @torch.no_grad()
 def error(
-    layer: AttentionLayer, position: Position, lengths: Sequence[int], sizes: Sequence[int | Sequence[int]]
+    layer: AttentionLayer,
+    position: Position,
+    lengths: Sequence[int],
+    sizes: Sequence[int | Sequence[int]],
+    width: int = 16,
 ) -> float:
     """The largest difference between passes of such sizes and samples of such lengths as wholes."""
-    x = torch.randn(
-        len(lengths), max(lengths), layer.output.out_features, generator=torch.Generator().manual_seed(1)
-    ).double()  # fmt: skip
+    x = torch.randn(len(lengths), max(lengths), width, generator=torch.Generator().manual_seed(1)).double()
     cache = layer.new_cache(len(lengths), max(lengths))
     assert cache is not None
     parts: list[list[Tensor]] = [[] for _ in lengths]

@@ -12,12 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ablab.model.attention import compressed_core
-from ablab.model.attention.compressed import (
-    CompressedAttention,
-    CompressedSparseAttention,
-    HeavilyCompressedAttention,
-)
+from ablab.model.attention.compressed import CompressedSparseAttention, HeavilyCompressedAttention
 from ablab.model.attention.compressed_core import CompressedCore
+from ablab.model.attention.compressed_layer import CompressedAttention
 from ablab.model.attention.indexer import Index
 from ablab.model.context import unrotated
 from ablab.model.spec import LayerSpec

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from ablab.model.attention import blocks as key_blocks
-from ablab.model.attention import nsa
+from ablab.model.attention import nsa_core
 from ablab.model.attention.blocks import Compression, selected_attention
 from ablab.model.attention.nsa import NativeSparseAttention
 from ablab.model.initialisation import initialise
@@ -174,7 +174,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(
     inputs = [x, *layer.parameters()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(key_blocks, "GATHER_FROM", gather_from)
-        patch.setattr(nsa, "SLICE", at_once)
+        patch.setattr(nsa_core, "SLICE", at_once)
         out = layer(x, stretch, padding)
         # What comes out where there is no token means nothing.
         there = torch.ones(1, length, 1) if padding is None else ~padding[..., None]
@@ -265,7 +265,7 @@ def test_the_blocks_that_matter_are_found(make_spec: Spec) -> None:
 
 
 def test_nothing_depends_on_later_tokens(make_spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nsa, "SLICE", 3000)
+    monkeypatch.setattr(nsa_core, "SLICE", 3000)
     layer, first = build(make_spec()), random(1, 40, 16)
     for place in range(1, 40):
         second = torch.cat([first[:, :place], random(1, 40 - place, 16, seed=9)], dim=1)
@@ -292,7 +292,7 @@ def test_gathering_is_as_hiding(make_spec: Spec, monkeypatch: pytest.MonkeyPatch
 def test_memory_kept_grows_with_the_length_and_not_with_its_square(
     make_spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nsa, "SLICE", 2**16)
+    monkeypatch.setattr(nsa_core, "SLICE", 2**16)
     layer = build(make_spec(d_model=8, max_length=2048), window=8)
 
     def saved(length: int) -> int:
@@ -343,7 +343,7 @@ def test_compiles_in_one_graph(
     make_spec: Spec, monkeypatch: pytest.MonkeyPatch, gather_from: int, at_once: int
 ) -> None:
     monkeypatch.setattr(key_blocks, "GATHER_FROM", gather_from)
-    monkeypatch.setattr(nsa, "SLICE", at_once)
+    monkeypatch.setattr(nsa_core, "SLICE", at_once)
     layer, x = build(make_spec()), random(1, 24, 16)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     parameters = list(layer.parameters())

@@ -200,8 +200,8 @@ def scores_of(
 
 
 def tilt(slopes: Tensor, positions: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    """-slopes[h] |i - j| for the queries i at `positions` (S,) and all keys j: (H, S, length)."""
-    distance = (positions[:, None] - torch.arange(length, device=positions.device)).abs()
+    """-slopes[h] |i - j| for the queries i at `positions`, (S,) or (B, 1, S), and all keys j: (..., H, S, length)."""
+    distance = (positions.unsqueeze(-1) - torch.arange(length, device=positions.device)).abs()
     return (-slopes[:, None, None] * distance).to(dtype)
 
 

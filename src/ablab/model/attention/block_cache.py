@@ -50,12 +50,14 @@ class BlockStep:
             rows = torch.arange(len(x), device=x.device)[:, None]
             laid = x.transpose(1, 2)[rows, places.clamp(0, size - 1)].masked_fill(~there[..., None, None], 0)
             laid = laid.transpose(1, 2)
-        return laid.unflatten(2, (self.count, self.block))
+        cut: Tensor = laid.unflatten(2, (self.count, self.block))
+        return cut
 
     @cached_property
     def there(self) -> Tensor:
         """(B or 1, E, block) bool, where there is a new token."""
-        return self._tokens[1].unflatten(1, (self.count, self.block))
+        there: Tensor = self._tokens[1].unflatten(1, (self.count, self.block))
+        return there
 
     @cached_property
     def _tokens(self) -> tuple[Tensor, Tensor]:
@@ -83,9 +85,13 @@ class BlockStep:
             return None
         return Step(positions=self.first[:, None] + numbers, there=there, before=None, total=total)
 
-    def left(self, x: Tensor, nothing: float = 0.0) -> Tensor:
-        """What x (B, heads, E, size) has of the block that is open behind the pass: (B, heads, size)."""
-        return at_block(pad(x, (0, 0, 0, 1), value=nothing), self.open)
+    def left(self, x: Tensor, nothing: Tensor) -> Tensor:
+        """What x (B, heads, E, size) has of the block that is open behind the pass: (B, heads, size).
+
+        Args:
+            nothing: (B, heads, size), what a block without any token has.
+        """
+        return at_block(torch.cat([x, nothing.unsqueeze(2)], 2), self.open)
 
 
 def at_block(x: Tensor, numbers: Tensor) -> Tensor:
@@ -118,7 +124,7 @@ class PooledKeys(LayerCache):
             within = BlockStep(step, self.block)
             sums = within.cut(keys).to(self.open.dtype).sum(3)
             sums[:, :, 0] += self.open
-            self.open = within.left(sums)
+            self.open = within.left(sums, torch.zeros_like(self.open))
             if within.past is not None:
                 self.means.write(sums[:, :, : within.past.positions.shape[1]] / self.block, within.past)
         return self.means.tensor[:, :, : step.total // self.block]

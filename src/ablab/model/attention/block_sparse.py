@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by_query, self_only_if_alone
+from ablab.model.attention.base import DropoutPlace, Switches, by_query, self_only_if_alone
+from ablab.model.attention.by_position import PositionalCore, attend_to
+from ablab.model.attention.cache import Step
 from ablab.model.attention.dense import DENSE_BELOW, dense_attention, recomputed, softmax_attention
+from ablab.model.attention.picked import GATHER_FROM
 from ablab.model.initialisation import keyed_generator
 from ablab.model.spec import LayerSpec, require_at_least
 
 SLICE = 2**21  # elements of keys and values that are gathered at one time
 
 
-class BlockSparseAttention(AttentionCore):
+class BlockSparseAttention(PositionalCore):
     """A query sees all keys of the blocks that its own block sees; where causal, those up to its own position.
 
     Time grows as T times the keys seen, hidden ones of a visited block included. Memory grows as T: a few blocks of
@@ -76,6 +79,38 @@ class BlockSparseAttention(AttentionCore):
         choices = torch.arange(1, blocks + 1, device="cpu")[:, None] if spec.causal else blocks
         drawn = (share * choices).long().to(torch.get_default_device())
         self.register_buffer("random", drawn, persistent=False)
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor:
+        own, block = query // self.block, key // self.block
+        before = own - block
+        seen = (before < self.local_blocks) | (block < self.global_blocks)
+        if self.stride:
+            seen = seen | ((block % self.stride == self.stride - 1) if self.fixed else (before % self.stride == 0))
+        drawn = self.random[own.clamp(max=len(self.random) - 1)]  # (..., random_blocks)
+        for each in drawn.unbind(-1):
+            seen = seen | (block == each)
+        return seen
+
+    def keeps(self, length: int) -> tuple[int, int]:
+        """All, unless only blocks nearby and the first ones are seen."""
+        if self.stride or self.random.shape[1]:
+            return length, 0
+        first = self.global_blocks * self.block
+        return min(length, first + self.local_blocks * self.block), min(length, first)
+
+    def attend_past(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, step: Step) -> Tensor:
+        """Where a query sees few of all keys, they are gathered."""
+        own = step.positions[:, :1].clamp(max=step.total - 1)  # where there is no token it may lie behind them
+        n = -(-step.total // self.block)
+        everything = positions.dim() == 1 and len(positions) == step.total
+        slots = self._blocks_of(own // self.block, n, n) if q.shape[2] == 1 and everything else None
+        if slots is None or slots.shape[1] * self.block * GATHER_FROM > step.total:
+            return super().attend_past(q, k, v, positions, step)
+        keys = (slots.unsqueeze(-1) * self.block + torch.arange(self.block, device=q.device)).flatten(1)  # (B, M)
+        places = keys.clamp(max=step.total - 1)[:, None, :, None].expand(-1, k.shape[1], -1, -1)
+        k, v = (x.gather(2, places.expand(-1, -1, -1, x.shape[-1])) for x in (k, v))
+        at, keys = own[:, None, :, None], keys[:, None, None]
+        return attend_to(self, q, k, v, keys <= at, at, keys)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         T = q.shape[2]
@@ -160,13 +195,17 @@ class BlockSparseAttention(AttentionCore):
         if not self.causal and last <= self.global_blocks:
             return torch.arange(n, device=device).expand(last - first, n)
         own = torch.arange(first, last, device=device)[:, None]
-        reach = last if self.causal else n
+        return self._blocks_of(own, last if self.causal else n, n)
+
+    def _blocks_of(self, own: Tensor, reach: int, n: int) -> Tensor:
+        """`_slots` of blocks `own` (R, 1), which see none from `reach` on."""
+        device = own.device
         local = own + torch.arange(1 - self.local_blocks, 1 if self.causal else self.local_blocks, device=device)
         seen = [local, torch.arange(min(self.global_blocks, n), device=device).expand(len(own), -1)]
         if self.stride:
             phase = self.stride - 1 if self.fixed else own % self.stride
             seen.append((phase + torch.arange(0, reach, self.stride, device=device)).expand(len(own), -1))
-        seen.append(self.random[first:last])
+        seen.append(self.random[own.squeeze(1)])
         slots = torch.cat(seen, dim=1)
         outside = (slots < 0) | (slots >= n) | ((slots > own) if self.causal else False)
         slots = slots.masked_fill(outside, n).sort(-1).values

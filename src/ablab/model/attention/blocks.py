@@ -40,9 +40,19 @@ class Compression(nn.Module):
         x = pad(x.to(self.place.weight.dtype), (0, 0, 0, length - x.shape[2]))
         there = pad(there, (0, length - there.shape[1]))
         blocks = x.unfold(2, self.block, self.stride).transpose(-1, -2) + self.place.weight  # (B, K, N, block, D)
-        blocks = blocks * there.unfold(1, self.block, self.stride)[:, None, :, :, None]
-        compressed: Tensor = self.out(gelu(self.into(blocks.flatten(-2))))
+        return self._made_one(blocks * there.unfold(1, self.block, self.stride)[:, None, :, :, None])
+
+    def of_blocks(self, blocks: Tensor) -> Tensor:
+        """Blocks of tokens (B, K, N, block, D), of which there are all -> (B, K, N, D)."""
+        return self._made_one(blocks.to(self.place.weight.dtype) + self.place.weight)
+
+    def _made_one(self, placed: Tensor) -> Tensor:
+        compressed: Tensor = self.out(gelu(self.into(placed.flatten(-2))))
         return compressed
+
+    def past(self, length: int) -> int:
+        """Blocks that end within `length` tokens."""
+        return max(0, (length - self.block) // self.stride + 1)
 
     def count(self, length: int) -> int:
         """Blocks that cover `length` tokens, at least one."""

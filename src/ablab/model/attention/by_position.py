@@ -1,4 +1,4 @@
-"""Cores in which positions alone say which keys a query sees, and how they go on from cached keys and values."""
+"""Cores that go on from cached keys and values, and those in which positions alone say which keys a query sees."""
 
 from __future__ import annotations
 
@@ -13,13 +13,8 @@ from ablab.model.attention.cache import KeyValueCache, LayerCache, Step
 from ablab.model.attention.dense import softmax_attention
 
 
-class PositionalCore(AttentionCore):
-    """Sees keys by a rule that knows their positions alone. Subclasses implement `sees`, and `keeps` if it is less."""
-
-    def sees(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """Whether queries at positions `query` see keys at positions `key`, at most as far on, bool, broadcast; shared
-        queries and keys apart. None: all of them."""
-        raise NotImplementedError
+class KeyValueCore(AttentionCore):
+    """Goes on from keys and values. Subclasses implement `attend_past`, and `keeps` if it is less than all."""
 
     def keeps(self, length: int) -> tuple[int, int]:
         """Of how many tokens of a sequence later ones need keys and values, and how many of these are the first ones;
@@ -43,6 +38,18 @@ class PositionalCore(AttentionCore):
 
     def attend_past(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, step: Step) -> Tensor:
         """What new tokens get of keys and values (B, K, L, size) at `positions`, of `KeyValueCache.extend`."""
+        raise NotImplementedError
+
+
+class PositionalCore(KeyValueCore):
+    """Sees keys by a rule that knows their positions alone. Subclasses implement `sees`, and `keeps` if it is less."""
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor | None:
+        """Whether queries at positions `query` see keys at positions `key`, at most as far on, bool, broadcast; shared
+        queries and keys apart. None: all of them."""
+        raise NotImplementedError
+
+    def attend_past(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, step: Step) -> Tensor:
         at, keys = step.positions[:, None, :, None], positions.unsqueeze(-2)
         keys = keys if positions.dim() == 1 else keys.unsqueeze(1)  # (1, L) or (B, 1, 1, L)
         rule = self.sees(at, keys)

@@ -124,6 +124,32 @@ class Slots:
         found = torch.where(slot < self.fixed, slot, turn + self.fixed)
         return torch.where((slot < length) & (found >= 0), found, NOTHING)
 
+    def extend(self, x: Tensor, step: Step) -> Tensor:
+        """Put in the vectors of new tokens, (B, heads, S, size).
+
+        Returns:
+            (B, heads, L, size), what there is for the new tokens to see, at the positions that `seen` gives.
+        """
+        size = x.shape[2]
+        if step.total > self.count and size > 1:  # the first of them need what the last take the place of
+            whole = torch.cat([self.tensor, x.to(self.tensor.dtype)], 2)
+            self.write(x, step)
+            return whole
+        self.write(x, step)
+        return self.tensor if step.total > self.count else self.tensor[:, :, : step.total]
+
+    def seen(self, step: Step) -> Tensor:
+        """The positions of what `extend` gives, (L,) or, where samples differ, (B, L); `NOTHING` or one behind the
+        query's own is none."""
+        if step.total <= self.count:
+            return torch.arange(step.total, device=self.tensor.device)
+        size = step.positions.shape[1]
+        lengths = step.starts if size > 1 else step.lengths
+        kept = self.positions(lengths[0] if step.alike else lengths)
+        if size == 1:
+            return kept
+        return torch.cat([kept, step.positions[0] if step.alike else step.positions], -1)
+
     @property
     def _turning(self) -> int:
         return self.count - self.fixed
@@ -165,26 +191,6 @@ class KeyValueCache(LayerCache):
 
         Returns:
             Keys and values that there are for the new tokens to see, each (B, heads, L, size), and the positions that
-            they stand at, (L,) or, where samples differ, (B, L); `NOTHING` or one behind the query's own is none.
+            they stand at, as `Slots.seen` gives them.
         """
-        slots, size = self.keys.count, k.shape[2]
-        turns = step.total > slots
-        if turns and size > 1:  # the first of them need what the last take the place of
-            before = self._positions(step.starts, step)
-            behind = step.positions[0] if step.alike else step.positions
-            keys = torch.cat([self.keys.tensor, k.to(self.keys.tensor.dtype)], 2)
-            values = torch.cat([self.values.tensor, v.to(self.values.tensor.dtype)], 2)
-            self._write(k, v, step)
-            return keys, values, torch.cat([before, behind], -1)
-        self._write(k, v, step)
-        if turns:
-            return self.keys.tensor, self.values.tensor, self._positions(step.lengths, step)
-        there = slice(step.total)
-        return self.keys.tensor[:, :, there], self.values.tensor[:, :, there], torch.arange(step.total, device=k.device)
-
-    def _write(self, k: Tensor, v: Tensor, step: Step) -> None:
-        self.keys.write(k, step)
-        self.values.write(v, step)
-
-    def _positions(self, lengths: Tensor, step: Step) -> Tensor:
-        return self.keys.positions(lengths[0] if step.alike else lengths)
+        return self.keys.extend(k, step), self.values.extend(v, step), self.keys.seen(step)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
 from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by_query, scores_of, softmax_of
+from ablab.model.attention.cache import LayerCache, Step
+from ablab.model.attention.compressed_cache import CompressedCache
 from ablab.model.attention.dense import at_once, highest, recomputed, softmax_attention
 from ablab.model.attention.indexer import COMPARED, IndexLearning, divergence, index_scores, recall
 from ablab.model.attention.kernel import working_dtype
+from ablab.model.attention.picked import GATHER_FROM, grouped_attention
 from ablab.model.spec import LayerSpec, require_at_least, require_at_most
 
 SLICE = 2**22  # scores that are there at one time
@@ -125,6 +128,41 @@ class CompressedCore(AttentionCore):
         weights = softmax_of(products.masked_fill(~mask, float("-inf")), sinks)
         lost = divergence(scores, weights[..., k.shape[2] :], chosen)
         return drop(weights, self._dropped()).to(values.dtype) @ values, lost
+
+    def extend(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, step: Step, index: tuple[Tensor, ...] = ()
+    ) -> Tensor:
+        """`AttentionCore.extend`, with all entries that are past (B, 1, N, D) and the index of these, if any."""
+        window = cast(CompressedCache, cache).window
+        k = window.extend(k, step)
+        if step.first:
+            there = torch.ones(len(q), index[0].shape[2], dtype=torch.bool, device=q.device)
+            mixed: Tensor = self(q, v, v, step.padding, index=(index[0], there, *index[1:]))
+            return mixed
+        seen, parts = window.seen(step).unsqueeze(-2), []
+        rows = max(1, at_once(SLICE, q.device) // (len(q) * q.shape[1] * (k.shape[2] + index[0].shape[2])))
+        for start in range(0, q.shape[2], rows):
+            own = slice(start, start + rows)
+            at = step.positions[0, own] if step.alike else step.positions[:, own]
+            scores = index_scores(index[1][:, :, own], index[2][:, :, own], index[3]) if len(index) > 1 else None
+            parts.append(self._attend_past(q[:, :, own], k, seen, at.unsqueeze(-1), index[0], scores))
+        return torch.cat(parts, 2)
+
+    def _attend_past(
+        self, q: Tensor, k: Tensor, seen: Tensor, at: Tensor, entries: Tensor, scores: Tensor | None
+    ) -> Tensor:
+        """New tokens at positions `at`, (S, 1) or (B, S, 1), to cached ones at `seen` and to entries."""
+        distance = at - seen
+        local = ((distance >= 0) & (distance < self.window) & (seen >= 0)).expand(len(q), q.shape[2], -1)
+        ends = torch.arange(1, entries.shape[2] + 1, device=q.device) * self.block - 1
+        chosen = (ends <= at).expand(len(q), q.shape[2], -1)
+        if scores is not None and self.keys is not None:
+            chosen = highest(scores, chosen, self.keys)
+            if q.shape[2] == 1 and self.keys * GATHER_FROM <= entries.shape[2]:
+                chosen, picked = chosen.byte().topk(self.keys, sorted=False)
+                entries = entries.gather(2, picked.unsqueeze(-1).expand(-1, -1, -1, entries.shape[-1]))
+        keys = torch.cat([k, entries], 2)
+        return grouped_attention(self, q, keys, keys, torch.cat([local, chosen.bool()], -1).unsqueeze(1))
 
     def _near(self, start: int, stop: int, length: int) -> slice:
         """The tokens that queries from `start` to before `stop` see one by one."""

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ablab.model.attention.block_cache import BlockStep
+from ablab.model.attention.cache import Step
+from ablab.model.attention.entry_cache import EntryCache, sums_of
 from ablab.model.attention.indexer import Index, require_rotated
 from ablab.model.attention.kernel import without_autocast, working_dtype
 from ablab.model.attention.layer import HeadNorm, split_heads
@@ -62,6 +65,28 @@ class Compressor(nn.Module):
         normed = self.norm(entries).to(x.dtype).unsqueeze(1)
         return turned(normed, self.rope, stride=self.block), there.any(2).squeeze(-1)
 
+    def new_cache(self, batch: int, capacity: int) -> EntryCache:
+        """An empty one, for so many tokens of each of so many samples."""
+        return EntryCache(batch, capacity, size=self.size, block=self.block, overlap=self.overlap, like=self.place)
+
+    def cache_numbers(self, length: int) -> int:
+        """How many numbers it keeps of a sample of so many tokens."""
+        return EntryCache.numbers(length, size=self.size, block=self.block, overlap=self.overlap, like=self.place)
+
+    def extend(self, x: Tensor, cache: EntryCache, step: Step) -> Tensor:
+        """Take in new tokens x (B, S, d_model); the entries of all windows that are past, (B, 1, N, D)."""
+        within = BlockStep(step, self.block)
+        content, gate = (within.cut(project(x).unsqueeze(1)).squeeze(1) for project in (self.content, self.gate))
+        with without_autocast(x.device):
+            exact = working_dtype(x)
+            gate = gate.to(exact) + self.place.to(exact)
+            sums = cache.extend(sums_of(content.to(exact), gate, within.there), within)
+        past = within.past
+        if past is not None:
+            normed = self.norm(sums[:, 1, : past.positions.shape[1]]).to(x.dtype).unsqueeze(1)
+            cache.entries.write(turned_at(normed, self.rope, past.positions * self.block), past)
+        return cache.entries.tensor[:, :, : step.total // self.block]
+
     def _windows(self, x: Tensor) -> Tensor:
         """(B, T, W) -> (B, N, block, W), zeros behind the end."""
         windows: Tensor = pad(x, (0, 0, 0, -x.shape[1] % self.block)).unflatten(1, (-1, self.block))
@@ -75,8 +100,19 @@ class Compressor(nn.Module):
 
 def turned(x: Tensor, rope: Rope, *, stride: int = 1, back: bool = False) -> Tensor:
     """x (B, heads, T, D) with its trailing coordinates rotated, as many as the rotation has."""
-    plain, turning = x.split([x.shape[-1] - rope.cos.shape[-1], rope.cos.shape[-1]], -1)
+    plain, turning = _split(x, rope)
     return torch.cat([plain, rope.turn(turning, stride=stride, back=back)], -1)
+
+
+def turned_at(x: Tensor, rope: Rope, positions: Tensor, *, back: bool = False) -> Tensor:
+    """`turned`, of x at `positions` (B, T), which may lie beyond the model's last where nothing is."""
+    plain, turning = _split(x, rope)
+    return torch.cat([plain, rope.turn_at(turning, positions.clamp(max=len(rope.cos) - 1), back=back)], -1)
+
+
+def _split(x: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+    plain, turning = x.split([x.shape[-1] - rope.cos.shape[-1], rope.cos.shape[-1]], -1)
+    return plain, turning
 
 
 class EntryIndexer(nn.Module):
@@ -104,3 +140,9 @@ class EntryIndexer(nn.Module):
         k, _ = self.compressor(x, there)
         weight: Tensor = self.weight(x)
         return q, self.scale * weight.transpose(1, 2), k
+
+    def extend(self, x: Tensor, latent: Tensor, cache: EntryCache, step: Step) -> Index:
+        """`forward` for new tokens alone; the keys are those of all windows that are past."""
+        q = turned_at(split_heads(self.query(latent), self.head_size), self.compressor.rope, step.positions)
+        weight: Tensor = self.weight(x)
+        return q, self.scale * weight.transpose(1, 2), self.compressor.extend(x, cache, step)

@@ -127,7 +127,7 @@ class IndexedLayer(MultiHeadAttention):
     @property
     def learning(self) -> IndexLearning | None:
         """What the indexer learns by."""
-        return cast(IndexLearning | None, self.core.learning)
+        return self.core.learning
 
 
 class DeepSeekSparseAttention(IndexedLayer):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ablab.model.attention.compressed import CompressedAttention
 from ablab.model.attention.compressed_core import CompressedCore
+from ablab.model.attention.compressed_layer import CompressedAttention
 from ablab.model.attention.dsa import IndexedLayer
 from ablab.model.attention.mla_dsa import LatentSparseAttention
 from ablab.model.attention.pictures import exact, spread

@@ -46,6 +46,25 @@ def picked_attention(
     return attend(core, q, cache, chosen, positions.unsqueeze(-1), selection, total)
 
 
+def grouped_attention(core: AttentionCore, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """Attention with the switches of a core.
+
+    Args:
+        q: (B, H, S, D); k (B, K, L, D) and v (B, K, L, Dv) with K dividing H.
+        seen: bool (B, G, S, L), of each head of keys or of all together.
+
+    Returns:
+        (B, H, S, Dv).
+    """
+    if q.shape[2] > 1:
+        seen = seen if seen.shape[1] == 1 else repeat_heads(seen, q.shape[1])
+        return softmax_attention(q, k, v, mask=seen, sinks=by_query(core.sinks), softcap=core.softcap)
+    # The heads of a group see the same: they stand where others have queries, and keys are read once.
+    group = q.squeeze(2).unflatten(1, (k.shape[1], -1))
+    sinks = None if core.sinks is None else core.sinks.unflatten(0, (k.shape[1], -1))
+    return softmax_attention(group, k, v, mask=seen, sinks=sinks, softcap=core.softcap).flatten(1, 2).unsqueeze(2)
+
+
 def _hidden(
     core: AttentionCore,
     q: Tensor,
@@ -58,13 +77,7 @@ def _hidden(
     distance = at - torch.arange(total, device=q.device)
     seen = tokens_of(chosen, selection.block, total) & (distance >= 0) | selection.near(distance)
     k, v = cache.keys.tensor[:, :, :total], cache.values.tensor[:, :, :total]
-    if q.shape[2] > 1:
-        seen = seen if seen.shape[1] == 1 else repeat_heads(seen, q.shape[1])
-        return softmax_attention(q, k, v, mask=seen, sinks=by_query(core.sinks), softcap=core.softcap)
-    # The heads of a group see the same: they stand where others have queries, and keys are read once.
-    group = q.squeeze(2).unflatten(1, (k.shape[1], -1))
-    sinks = None if core.sinks is None else core.sinks.unflatten(0, (k.shape[1], -1))
-    return softmax_attention(group, k, v, mask=seen, sinks=sinks, softcap=core.softcap).flatten(1, 2).unsqueeze(2)
+    return grouped_attention(core, q, k, v, seen)
 
 
 def _gathered(

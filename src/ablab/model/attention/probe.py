@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.attention.base import AttentionCore, scores_of, self_only_if_alone
-from ablab.model.attention.compressed import CompressedAttention
 from ablab.model.attention.compressed_core import CompressedCore
+from ablab.model.attention.compressed_layer import CompressedAttention
 from ablab.model.attention.dsa import IndexedLayer
 from ablab.model.attention.index_probe import IndexWatcher, indexed_outputs, layer_outputs
 from ablab.model.attention.layer import MultiHeadAttention

@@ -11,15 +11,18 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by_query, scores_of, tilt
+from ablab.model.attention.base import DropoutPlace, Switches, by_query, scores_of, tilt
+from ablab.model.attention.by_position import KeyValueCore
+from ablab.model.attention.cache import Step
 from ablab.model.attention.dense import highest, recomputed, softmax_attention
 from ablab.model.attention.kernel import without_autocast
+from ablab.model.attention.picked import places
 from ablab.model.spec import LayerSpec, require_at_least
 
 SLICE = 2**22  # scores that are there at one time
 
 
-class TopKAttention(AttentionCore):
+class TopKAttention(KeyValueCore):
     """A query sees the `keys` keys of highest score, or all where there are fewer.
 
     Of keys with equal scores the later one is taken. The choice has no gradient; the softmax over what is chosen has.
@@ -61,6 +64,15 @@ class TopKAttention(AttentionCore):
             parts.append(recomputed(self._attend_slice, *given, random=self._dropped() > 0))
         return torch.cat(parts, dim=2)
 
+    def attend_past(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, step: Step) -> Tensor:
+        rows = max(1, SLICE // (q.shape[0] * q.shape[1] * k.shape[2]))
+        parts = []
+        for start in range(0, q.shape[2], rows):
+            own = slice(start, start + rows)
+            at = places(step)[..., own]
+            parts.append(self._attend_slice(q[:, :, own], k, v, by_query(self.sinks), at, None))
+        return torch.cat(parts, 2)
+
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         return self._chosen(q[:, :, positions], k, positions, None)
 
@@ -74,10 +86,10 @@ class TopKAttention(AttentionCore):
 
     @torch.no_grad()
     def _chosen(self, q: Tensor, k: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
-        """Queries (B, H, S, D) at `positions`, keys (B, K, T, D) and their padding (B, T) -> (B, H, S, T)."""
+        """(B, H, S, T), of queries (B, H, S, D) at `positions`, (S,) or (B, 1, S), keys and their padding (B, T)."""
         keys = torch.arange(k.shape[2], device=k.device)
-        own = positions[:, None] == keys
-        allowed = keys <= positions[:, None] if self.causal else torch.ones_like(own)
+        own = positions.unsqueeze(-1) == keys
+        allowed = keys <= positions.unsqueeze(-1) if self.causal else torch.ones_like(own)
         if padding is not None:
             allowed = allowed & ~padding[:, None, None, :]
         with without_autocast(q.device):
