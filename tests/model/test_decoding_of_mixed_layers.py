@@ -28,7 +28,9 @@ OF_STATES = ["mla", "gated_delta", "mamba2", {"mla_dsa": {"keys": 4}}]
 def mixed(build: Build, load_option: Load) -> Build:
     def make(layers: list[Any], **changes: Any) -> Transformer:
         attention = load_option("attention", "pattern", layers=layers)
-        return drawn(build(attention=attention, n_layers=len(layers), max_length=max(LENGTHS), **changes))
+        model = build(attention=attention, n_layers=len(layers), max_length=max(LENGTHS), **changes)
+        drawn(model)
+        return model
 
     return make
 

@@ -14,7 +14,6 @@ from ablab.model.attention.layer import AttentionLayer, attention_layer
 from ablab.model.attention.linear import StateCache
 from ablab.model.attention.mla import LatentAttention
 from ablab.model.context import LayerContext
-from ablab.model.initialisation import initialise
 from ablab.model.position import NoPosition, Rope
 from ablab.model.spec import LayerSpec
 
@@ -58,8 +57,8 @@ def build(make_spec: Spec, load_option: Load) -> Build:
     def make(option: str, settings: dict[str, Any], **changes: Any) -> AttentionLayer:
         spec = make_spec(**({"n_heads": 4, "max_length": 40} | changes))
         layer = attention_layer(spec, load_option("attention", option, **settings))
-        initialise(layer, 0)
-        return with_large_weights(layer)
+        with_large_weights(layer)
+        return layer
 
     return make
 

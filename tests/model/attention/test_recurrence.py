@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablab.model.attention import recurrence
+from ablab.model.attention.chunks import Fading
 from ablab.model.attention.recurrence import DeltaRule, Recurrence, StateSpace
 
 Kind = Callable[..., Recurrence]
@@ -136,7 +137,7 @@ def test_fast_decays_cost_no_digits(kind: Kind) -> None:
     assert errors(kind) < 1e-5
 
 
-class _Quotients(recurrence._Fading):
+class _Quotients(Fading):
     """As it is often written: what is left at one token over what is left at the other."""
 
     def __init__(self, log_decay: Tensor) -> None:
@@ -145,7 +146,7 @@ class _Quotients(recurrence._Fading):
         self.between = (left / left.mT).tril()
 
 
-class _Differences(recurrence._Fading):
+class _Differences(Fading):
     """Differences of sums from the start of the chunk, which are large."""
 
     def __init__(self, log_decay: Tensor) -> None:
@@ -157,7 +158,7 @@ class _Differences(recurrence._Fading):
 @pytest.mark.parametrize("wrong", [_Quotients, _Differences])
 @pytest.mark.parametrize("kind", KINDS)
 def test_decays_computed_otherwise_would_show(kind: Kind, wrong: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recurrence, "_Fading", wrong)
+    monkeypatch.setattr(recurrence, "Fading", wrong)
     assert not errors(kind) < 1e-5
 
 

@@ -69,4 +69,5 @@ def absorbed_attention(
 def by_head(x: Tensor, weight: Tensor) -> Tensor:
     """Each head's x (B, H, S, n) by its own matrix of (H, n, m): (B, H, S, m)."""
     together = torch.bmm(x.transpose(0, 1).flatten(1, 2), weight)  # which reads the matrices once for all samples
-    return together.unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1)
+    apart: Tensor = together.unflatten(1, (x.shape[0], x.shape[2]))
+    return apart.transpose(0, 1)

@@ -137,7 +137,7 @@ class LatentLayer(AttentionLayer):
         out = by_head(mixed, values.mT)
         if self.value.bias is None:
             return out
-        bias = self.value.bias.unflatten(0, (-1, 1, size))
+        bias: Tensor = self.value.bias.unflatten(0, (-1, 1, size))
         return out + (bias if total is None else total * bias)
 
     def _out(self, mixed: Tensor, x: Tensor) -> Tensor:

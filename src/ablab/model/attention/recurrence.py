@@ -88,8 +88,8 @@ class Recurrence(nn.Module):
         missing = -length % size  # tokens that write nothing and let nothing fade
         with without_autocast(v.device):
             if length == 1 and state is not None:
-                one = (x.to(dtype) for x in (q, k, v, log_decay.exp().unsqueeze(-1), write.unsqueeze(-1)))
-                return self.step(*one, state).to(v.dtype), state
+                decay, write = (x.to(dtype).unsqueeze(-1) for x in (log_decay.exp(), write))
+                return self.step(q.to(dtype), k.to(dtype), v.to(dtype), decay, write, state).to(v.dtype), state
             q, k, v_ = (cut(pad(x.to(dtype), (0, 0, 0, missing)), size) for x in (q, k, v))
             decay, b = (cut(pad(x.to(dtype), (0, missing)).unsqueeze(-1), size) for x in (log_decay, write))
             parts = []
