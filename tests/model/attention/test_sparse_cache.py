@@ -10,7 +10,7 @@ import pytest
 import torch
 from passes import allocated, error, with_large_weights
 
-from ablab.model.attention import block_sparse, picked
+from ablab.model.attention import block_sparse, picked, topk
 from ablab.model.attention.base import AttentionCore
 from ablab.model.attention.layer import AttentionLayer, attention_layer
 from ablab.model.position import NoPosition, Rope
@@ -95,9 +95,9 @@ def test_passes_are_the_whole(
     layer = build(option, settings, kv_heads)
     rope = Rope(make_spec(n_heads=4, max_length=40), base=100.0, share=0.5).double()
     assert error(layer, NoPosition(make_spec()), LENGTHS[0], (LENGTHS[0][0],)) < 1e-9  # all at once
-    either = (0, 10**9) if option in ("selected", "dsa", "nsa", "block_sparse") else (picked.GATHER_FROM,)
+    either = (0, 10**9) if option in ("selected", "dsa", "nsa", "block_sparse", "topk") else (picked.GATHER_FROM,)
     for gather_from in either:  # what is seen is gathered, or the rest hidden
-        for module in (picked, block_sparse):
+        for module in (picked, block_sparse, topk):
             monkeypatch.setattr(module, "GATHER_FROM", gather_from)
         for lengths, sizes in product(LENGTHS, SIZES):
             assert error(layer, rope, lengths, sizes) < 1e-9, (lengths, sizes, gather_from)

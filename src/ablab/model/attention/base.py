@@ -194,9 +194,18 @@ def scores_of(
         slopes: (H,), of `AttentionCore.weigh_down`.
         softcap: bounds what the slopes are then taken from.
     """
-    scores = q[:, :, positions] @ repeat_heads(k, q.shape[1]).transpose(-1, -2) / math.sqrt(q.shape[-1])
+    scores = products_of(q[:, :, positions], k) / math.sqrt(q.shape[-1])
     scores = bounded(scores, softcap)
     return scores if slopes is None else scores + tilt(slopes, positions, k.shape[2], scores.dtype)
+
+
+def products_of(q: Tensor, k: Tensor) -> Tensor:
+    """q k^T, (B, H, S, T), of q (B, H, S, D) and k (B, K, T, D) with K dividing H."""
+    if q.shape[2] > 1 or q.shape[1] == k.shape[1]:
+        return q @ repeat_heads(k, q.shape[1]).transpose(-1, -2)
+    # The heads of a group stand where others have queries, so that keys are not copied for one query alone.
+    group: Tensor = q.squeeze(2).unflatten(1, (k.shape[1], -1)) @ k.transpose(-1, -2)
+    return group.flatten(1, 2).unsqueeze(2)
 
 
 def tilt(slopes: Tensor, positions: Tensor, length: int, dtype: torch.dtype) -> Tensor:

@@ -14,6 +14,7 @@ from ablab.model.attention.base import (
     Switches,
     bounded,
     by_query,
+    products_of,
     repeat_heads,
     scores_of,
     softmax_of,
@@ -212,7 +213,7 @@ class NativeSparseCore(AttentionCore):
         blocks = -(-there.shape[1] // block)
         with without_autocast(q_c.device):
             exact = torch.promote_types(q_c.dtype, torch.float32)
-            scores = q_c.to(exact) @ repeat_heads(k_c, H).to(exact).transpose(-1, -2) * q_c.shape[-1] ** -0.5
+            scores = products_of(q_c.to(exact), k_c.to(exact)) * q_c.shape[-1] ** -0.5
             scores = bounded(scores, self.softcap).masked_fill(~seen, float("-inf"))
             share = softmax_of(scores, by_query(sinks)).nan_to_num(0.0)
             importance = self.compress_key.shares_of(share.unflatten(1, (K, H // K)).sum(2), block, blocks)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Unpack, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
-from torch.nn.functional import pad
 
 from ablab.model.attention.base import (
-    AttentionCore,
-    DropoutPlace,
-    Switches,
     by_query,
-    repeat_heads,
     scores_of,
     softmax_of,
 )
-from ablab.model.attention.blocks import tokens_of
 from ablab.model.attention.cache import LayerCache, Step
+from ablab.model.attention.choosing import ChoosingCore, block_divergence
 from ablab.model.attention.dense import at_once, recomputed, softmax_attention
 from ablab.model.attention.gathered import (
     Gathered,
@@ -31,13 +26,11 @@ from ablab.model.attention.gathered import (
     listed,
     with_window,
 )
-from ablab.model.attention.indexer import IndexLearning, divergence, index_scores
 from ablab.model.attention.kernel import working_dtype
 from ablab.model.attention.picked import picked_attention, places
 from ablab.model.attention.routed import routed_attention, routes
 from ablab.model.attention.selected_cache import SelectedCache
-from ablab.model.attention.selection import Candidates, Selection, in_blocks, means, pooled_scores
-from ablab.model.spec import LayerSpec
+from ablab.model.attention.selection import means
 
 SLICE = 2**22  # scores, or elements of gathered keys and values, that are there at one time
 # Where there are so many times more blocks than a query sees, what it sees is brought to it; else the rest is hidden.
@@ -45,7 +38,7 @@ SLICE = 2**22  # scores, or elements of gathered keys and values, that are there
 ROUTE_FROM, GATHER_FROM = 8, 32
 
 
-class SelectedCore(AttentionCore):
+class SelectedCore(ChoosingCore):
     """One softmax over the keys of chosen blocks, and a window.
 
     With an index the heads choose together, by `index_scores` of the mean of each block's index keys. Without, each
@@ -64,20 +57,6 @@ class SelectedCore(AttentionCore):
     """
 
     drops_weights = True
-
-    def __init__(
-        self,
-        spec: LayerSpec,
-        *,
-        selection: Selection,
-        learning: IndexLearning | None,
-        dropout: float,
-        dropout_on: DropoutPlace,
-        **switches: Unpack[Switches],
-    ) -> None:
-        super().__init__(spec, dropout=dropout, dropout_on=dropout_on, **switches)
-        self.selection, self.learning = selection, learning
-        self.compares = ("index_recall", "index_recall_at_random", *(() if learning is None else ("index_loss",)))
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None, index: tuple[Tensor, ...] = ()
@@ -109,19 +88,6 @@ class SelectedCore(AttentionCore):
             chosen = self.chosen_past(*given, *(x[:, :, own] for x in index[:2]))
             parts.append(picked_attention(self, given[0], kept.tokens, chosen, given[2], self.selection, step.total))
         return torch.cat(parts, 2)
-
-    def chosen_past(self, q: Tensor, pooled: Tensor, positions: Tensor, total: int, *index: Tensor) -> Tensor:
-        """Mark the blocks that new tokens choose, (B, G, S, J), of the first `total` tokens.
-
-        Args:
-            q: (B, H, S, D), at `positions`, (S,) or (B, 1, S).
-            pooled: (B, G, N, size), the mean keys, or index keys, of all blocks that are past.
-            index: queries and weights of the new tokens' index, if any.
-        """
-        J, N = -(-total // self.selection.block), pooled.shape[2]
-        candidates = self.selection.candidates(positions, q.new_ones(len(q), J, dtype=torch.bool))
-        scores = self._scores(q, pooled, candidates.scored[..., :N], *index)
-        return self.selection.chosen(pad(scores, (0, J - N)), candidates)
 
     def _attend_all(self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, *index: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and what the index loses, (B, T)."""
@@ -169,7 +135,7 @@ class SelectedCore(AttentionCore):
         past = (places + 1) * block <= torch.arange(1, T + 1, device=q.device)[:, None]
         scored = found & past if self.causal else found
         pooled = means(index[2], there, block)
-        return out, _lost(gathered_index(index[0], index[1], pooled, places), shares, scored[:, 0])
+        return out, block_divergence(gathered_index(index[0], index[1], pooled, places), shares, scored[:, 0])
 
     def _pick(
         self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, positions: Tensor, pooled: Tensor, *index: Tensor
@@ -177,41 +143,6 @@ class SelectedCore(AttentionCore):
         """The places of the blocks that a slice of queries chooses, (B, G, S, m), and whether each is chosen."""
         candidates, scores = self._scored(q, there, positions, pooled, *index)
         return listed(self.selection.chosen(scores, candidates), self.selection.count)
-
-    def visited(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> Tensor:
-        _, chosen, _ = self._choice(q, k, positions, *index)
-        there = torch.ones(len(k), k.shape[2], dtype=torch.bool, device=k.device)
-        return self._tokens(chosen, positions, there, q.shape[1])
-
-    def weights(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> Tensor:
-        scores = scores_of(q, k, positions, softcap=self.softcap)
-        scores = scores.masked_fill(~self.visited(q, k, positions, *index), float("-inf"))
-        return softmax_of(scores, by_query(self.sinks))
-
-    def compared(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> dict[str, Tensor]:
-        """`compares` for the queries at `positions` (S,), beside full attention: (B, S) each.
-
-        Recall is about the blocks that are not chosen in any case, and 1 where there are no others.
-        """
-        candidates, chosen, scores = self._choice(q, k, positions, *index)
-        keys = torch.arange(k.shape[2], device=k.device)
-        full = scores_of(q, k, positions, softcap=self.softcap)
-        if self.causal:
-            full = full.masked_fill(keys > positions[:, None], float("-inf"))
-        most = (
-            self._shares(softmax_of(full, by_query(self.sinks)), positions).unflatten(1, (chosen.shape[1], -1)).sum(2)
-        )
-        best = self.selection.chosen(most, candidates)
-        others = ~candidates.always
-        count, open_ = (best & others).sum(-1), (candidates.allowed & others).sum(-1)
-        found = ((best & chosen & others).sum(-1) / count.clamp(min=1)).masked_fill(count == 0, 1.0)
-        chance = ((chosen & others).sum(-1) / open_.clamp(min=1)).masked_fill(count == 0, 1.0)
-        told = {"index_recall": found.mean(1), "index_recall_at_random": chance.mean(1)}
-        if self.learning is None:
-            return told
-        seen = (chosen & candidates.scored)[:, 0]
-        shares = self._shares(self.weights(q, k, positions, *index), positions)
-        return told | {"index_loss": _lost(scores[:, 0], shares, seen)}
 
     def _hide(
         self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, positions: Tensor, pooled: Tensor, *index: Tensor
@@ -234,7 +165,7 @@ class SelectedCore(AttentionCore):
         every = torch.arange(len(positions), device=q.device)
         products = scores_of(q, k, every, softcap=self.softcap).to(working_dtype(q))
         weights = softmax_of(products.masked_fill(~seen, float("-inf")), sinks)
-        lost = _lost(scores[:, 0], self._shares(weights, positions), (chosen & candidates.scored)[:, 0])
+        lost = block_divergence(scores[:, 0], self._shares(weights, positions), (chosen & candidates.scored)[:, 0])
         dropped = drop(weights, self._dropped()).to(v.dtype)
         return (dropped.unflatten(1, (v.shape[1], -1)) @ v.unsqueeze(2)).flatten(1, 2), lost
 
@@ -259,54 +190,13 @@ class SelectedCore(AttentionCore):
             out = gathered_attention(q, k, v, given, dropout=self._dropped(), sinks=sinks, softcap=softcap)
             return out, q.new_zeros(q.shape[0], q.shape[2])
         weights = gathered_weights(q, k, given, sinks=sinks, softcap=softcap)
-        lost = _lost(gathered_index(index[0], index[1], pooled, keys[..., :n]), weights[..., :n], learns[:, 0])
+        lost = block_divergence(
+            gathered_index(index[0], index[1], pooled, keys[..., :n]), weights[..., :n], learns[:, 0]
+        )
         return gathered_values(drop(weights, self._dropped()), v, given), lost
-
-    def _scored(
-        self, q: Tensor, there: Tensor, positions: Tensor, pooled: Tensor, *index: Tensor
-    ) -> tuple[Candidates, Tensor]:
-        """Blocks that the queries may choose, and the scores of all, (B, G, S, J)."""
-        some = in_blocks(there, self.selection.block).any(-1)[:, : pooled.shape[2]]
-        candidates = self.selection.candidates(positions, some)
-        return candidates, self._scores(q, pooled, candidates.scored, *index)
-
-    def _scores(self, q: Tensor, pooled: Tensor, scored: Tensor, *index: Tensor) -> Tensor:
-        if index:
-            return index_scores(index[0], index[1], pooled).unsqueeze(1)
-        exact = torch.promote_types(pooled.dtype, torch.float32)
-        return pooled_scores(q, pooled.to(exact), scored, self.softcap)
-
-    def _choice(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> tuple[Candidates, Tensor, Tensor]:
-        """What may be and what is chosen, and its scores, of queries at `positions` of sequences without padding."""
-        there = torch.ones(len(k), k.shape[2], dtype=torch.bool, device=k.device)
-        own = (index[0][:, :, positions], index[1][:, :, positions]) if index else ()
-        pooled = means(index[2] if index else k, there, self.selection.block)
-        candidates, scores = self._scored(q[:, :, positions], there, positions, pooled, *own)
-        return candidates, self.selection.chosen(scores, candidates), scores
-
-    def _tokens(self, chosen: Tensor, positions: Tensor, there: Tensor, heads: int) -> Tensor:
-        """Blocks (B, G, S, J) -> the tokens that are seen, (B, 1 or H, S, T)."""
-        if self.selection.block > 1 or self.selection.window:  # else they are what is chosen
-            distance = positions[:, None] - torch.arange(there.shape[1], device=there.device)
-            chosen = tokens_of(chosen, self.selection.block, there.shape[1])
-            chosen = chosen & (distance >= 0) if self.causal else chosen
-            chosen = (chosen | self.selection.near(distance)) & there[:, None, None, :]
-        return chosen if chosen.shape[1] == 1 else repeat_heads(chosen, heads)
-
-    def _shares(self, weights: Tensor, positions: Tensor) -> Tensor:
-        """What blocks have of the weights of tokens (B, H, S, T) outside of the window: (B, H, S, J)."""
-        if self.selection.window:
-            distance = positions[:, None] - torch.arange(weights.shape[-1], device=weights.device)
-            weights = weights.masked_fill(self.selection.near(distance), 0)
-        return weights if self.selection.block == 1 else in_blocks(weights, self.selection.block).sum(-1)
 
     def _warming(self) -> bool:
         return self.training and self.learning is not None and self.learning.warming
 
     def _dropped(self) -> float:
         return self.dropout if self.training and self.dropout_on == "weights" else 0.0
-
-
-def _lost(scores: Tensor, shares: Tensor, seen: Tensor) -> Tensor:
-    """`divergence` of an index (B, S, J) from the shares of blocks (B, H, S, J), over those that are `seen`."""
-    return divergence(scores, shares.sum(1, keepdim=True).masked_fill(~seen[:, None], 0), seen)

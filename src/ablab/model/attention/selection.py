@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ablab.model.attention.base import bounded, repeat_heads
+from ablab.model.attention.base import bounded, products_of
 from ablab.model.attention.dense import highest
 from ablab.model.attention.kernel import without_autocast
 
@@ -134,7 +134,7 @@ def pooled_scores(q: Tensor, pooled: Tensor, scored: Tensor, softcap: float | No
         pooled: (B, K, J, D) with K dividing H.
     """
     with without_autocast(q.device):
-        scores: Tensor = q.to(pooled.dtype) @ repeat_heads(pooled, q.shape[1]).transpose(-1, -2) * q.shape[-1] ** -0.5
+        scores: Tensor = products_of(q.to(pooled.dtype), pooled) * q.shape[-1] ** -0.5
         if q.shape[1] == pooled.shape[1]:
             return scores
         lowest = torch.finfo(scores.dtype).min

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ablab.model.attention.base import DropoutPlace, Switches, by_query, scores_of, tilt
-from ablab.model.attention.by_position import KeyValueCore
+from ablab.model.attention.by_position import KeyValueCore, attend_to
 from ablab.model.attention.cache import Step
 from ablab.model.attention.dense import highest, recomputed, softmax_attention
+from ablab.model.attention.gathered import listed
 from ablab.model.attention.kernel import without_autocast
-from ablab.model.attention.picked import places
+from ablab.model.attention.picked import GATHER_FROM, places
 from ablab.model.spec import LayerSpec, require_at_least
 
 SLICE = 2**22  # scores that are there at one time
@@ -66,12 +67,24 @@ class TopKAttention(KeyValueCore):
 
     def attend_past(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, step: Step) -> Tensor:
         rows = max(1, SLICE // (q.shape[0] * q.shape[1] * k.shape[2]))
+        few = q.shape[2] == 1 and self.keys * GATHER_FROM <= k.shape[2]
+        attend = self._gather if few else self._attend_slice
         parts = []
         for start in range(0, q.shape[2], rows):
             own = slice(start, start + rows)
             at = places(step)[..., own]
-            parts.append(self._attend_slice(q[:, :, own], k, v, by_query(self.sinks), at, None))
+            parts.append(attend(q[:, :, own], k, v, by_query(self.sinks), at, None))
         return torch.cat(parts, 2)
+
+    def _gather(
+        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, positions: Tensor, padding: Tensor | None
+    ) -> Tensor:
+        """`_attend_slice` of one query of each sample by gathering what each of its heads chooses."""
+        keys, chosen = listed(self._chosen(q, k, positions, padding), self.keys)  # (B, H, 1, keys)
+        taken = keys.view(len(k), k.shape[1], -1, 1)
+        k, v = (x.gather(2, taken.expand(-1, -1, -1, x.shape[-1])) for x in (k, v))
+        k, v = (x.reshape(*q.shape[:2], self.keys, -1) for x in (k, v))
+        return attend_to(self, q, k, v, chosen, positions.unsqueeze(-1), keys)
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         return self._chosen(q[:, :, positions], k, positions, None)
