@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ablab.model.decoding import Decoder
 from ablab.model.drafting import Drafter
 from ablab.model.generation import Generation, repeated_generators
 from ablab.model.objective.multi_token import DepthModule, MultiToken
@@ -123,38 +124,77 @@ def test_guesses_change_nothing(
     assert effort.written == plain.effort.written == len(prompts) * (count - 1)
 
 
-@pytest.mark.parametrize("attention", ["full", "windowed"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
 def test_guesses_are_those_of_the_modules(
     attention: str, made: Callable[[str, int], Transformer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each guess against modules that compute the whole sequence, one behind the other."""
-    model, draft, compared = made(attention, 3), Drafter.draft, 0
+    """The logits of each guess against modules that compute the whole sequence, one behind the other."""
+    model, compared = made(attention, 3), 0
+    if next(model.layers())[1].attention.new_cache(1, LONGEST) is None:
+        pytest.skip("has no cache")
+    draft, logits, found = Drafter.draft, Drafter._logits, list[Tensor]()
+
+    def kept(self: Drafter, *arguments: Any) -> Tensor:
+        found.append(logits(self, *arguments))
+        return found[-1]
 
     def checked(self: Drafter, known: Sequence[Sequence[int]]) -> list[list[int]]:
         nonlocal compared
+        found.clear()
         drafts = draft(self, known)
-        for tokens, guesses in zip(known, drafts, strict=True):
-            assert guesses == (whole_guesses(model, tokens) if tokens else [])
-            compared += len(guesses)
+        for row, (tokens, guesses) in enumerate(zip(known, drafts, strict=True)):
+            assert bool(guesses) == bool(tokens)
+            for k, expected in enumerate(whole_guesses(model, tokens, guesses) if tokens else ()):
+                torch.testing.assert_close(found[k][row], expected, rtol=0, atol=1e-9)
+                compared += 1
         return drafts
 
     monkeypatch.setattr(Drafter, "draft", checked)
+    monkeypatch.setattr(Drafter, "_logits", kept)
     generated(model, [[0], [1, 2, 3, 4], [3, 3]], max_new_tokens=10, draft=3)
     assert compared > 30
 
 
 @torch.no_grad()
-def whole_guesses(model: Transformer, known: Sequence[int]) -> list[int]:
-    objective, ids, guesses = model.objective, torch.tensor([list(known)]), list[int]()
+def whole_guesses(model: Transformer, known: Sequence[int], guesses: Sequence[int]) -> Iterator[Tensor]:
+    objective, ids = model.objective, torch.tensor([list(known)])
     assert isinstance(objective, MultiToken)
     x, mask = model.enter(ids[:, :-1])
     hidden = model.hidden(model.through(range(2), [model.ends.begin(x)], model.context(ids[:, :-1], mask)), mask)
     for k, module in enumerate(objective.depths, 1):
         assert isinstance(module, DepthModule)
-        later = torch.tensor([[*known, *guesses]])[:, k:]
+        later = torch.tensor([[*known, *guesses[: k - 1]]])[:, k:]
         hidden = module(hidden, model.embedding(later), model.context(later, None))
-        guesses.append(int(model.logits(module.norm(hidden))[0, -1].argmax()))
-    return guesses
+        yield model.logits(module.norm(hidden))[0, -1]
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_tokens_that_were_taken_back_leave_no_trace(attention: str, made: Callable[[str, int], Transformer]) -> None:
+    """Others are read in their place, and what comes out is that of samples that never had them."""
+    model, draw = made(attention, 0), torch.Generator().manual_seed(2)
+    ids = torch.randint(5, (3, LONGEST), generator=draw)
+    decoder = Decoder(model, batch=3)
+    decoder.read(ids[:, :4], torch.tensor([4, 3, 1]))
+    have = torch.tensor([4, 3, 1])
+    while have.max() < LONGEST:
+        mark, guessed = decoder.mark(), torch.randint(5, (3, 4), generator=draw)
+        counts = (LONGEST - have).clamp(max=4)
+        right = torch.minimum(torch.tensor([0, 2, 4]), counts)  # of the guesses
+        for row in range(3):
+            guessed[row, : right[row]] = ids[row, have[row] : have[row] + right[row]]
+        decoder.read(guessed, counts)
+        have = decoder.take_back(mark, have + right)
+        assert bool((have == decoder.lengths).all())
+        size = int((LONGEST - have).clamp(max=2).max())
+        counts = (LONGEST - have).clamp(max=size)
+        given = torch.stack([ids[row].roll(-int(have[row]))[:size] for row in range(3)])
+        logits = decoder.extend(given, counts)
+        for row in range(3):
+            end = int(have[row] + counts[row])
+            with torch.no_grad():
+                whole = model(ids[row : row + 1, :end])[0, int(have[row]) :]
+            torch.testing.assert_close(logits[row, : counts[row]], whole, rtol=0, atol=1e-9)
+        have = have + counts
 
 
 def test_perfect_guesses_are_all_accepted(
@@ -255,6 +295,6 @@ def test_what_stands_for_no_token_is_never_chosen(build: Build) -> None:
 def test_logits_that_are_no_numbers(build: Build) -> None:
     model = build()
     with torch.no_grad():
-        model.embedding.weight.fill_(torch.nan)  # type: ignore[operator, union-attr]
+        model.embedding.weight.fill_(torch.nan)  # type: ignore[operator]
     with pytest.raises(ValueError, match="did its training diverge"):
         model.generate(Tensor([[1]]).long(), max_new_tokens=1)

@@ -26,7 +26,7 @@ def by_sorting(scores: list[float], temperature: float, top_k: int, top_p: float
     """The scores of the tokens that may be drawn, by one token after the other."""
     order = sorted(scores, reverse=True)[:top_k]
     weights = [math.exp((score - order[0]) / temperature) for score in order]
-    kept, together = [], 0.0
+    kept, together = list[float](), 0.0
     for score, weight in zip(order, weights, strict=True):
         if kept and together >= top_p:
             break

@@ -32,14 +32,15 @@ class Lengths:
     """
 
     def __init__(self, batch: int, capacity: int, device: torch.device) -> None:
-        self.capacity = capacity
-        self.set(torch.zeros(batch, dtype=torch.int64), device)
+        self.capacity, self.each = capacity, torch.zeros(batch, dtype=torch.int64, device=device)
+        self._longest = 0
+        self._before: int | None = 0  # tokens of each sample, where all have as many
 
-    def set(self, each: Tensor, device: torch.device | None = None) -> None:
+    def set(self, each: Tensor) -> None:
         """From now on samples have as many tokens as `each` says, on the CPU."""
-        self.each = each.to(self.each.device if device is None else device)
+        self.each = each.to(self.each.device)
         self._longest = int(each.max())
-        self._before: int | None = self._longest if bool((each == self._longest).all()) else None
+        self._before = self._longest if bool((each == self._longest).all()) else None
 
     def step(self, size: int, counts: Tensor | None) -> Step:
         """That of a pass with as many more tokens, `counts` (B,) of them on the CPU, or all `size`.

@@ -73,9 +73,10 @@ class Drafter:
             hidden[1] = self._extend(module, cache, hidden[1], parts[1], steps[1], tokens, k)
             if mark is not None:
                 cache.restore(mark, torch.arange(len(known), device=self._hidden.device))
-            for draft, token, each in zip(drafts, self._guess(module, hidden, parts), known, strict=True):
+            guesses = self._logits(module, hidden, parts).argmax(-1).tolist()
+            for draft, guess, each in zip(drafts, guesses, known, strict=True):
                 if each:
-                    draft.append(token)
+                    draft.append(guess)
         return drafts
 
     def _rows(self, part: Sequence[Range]) -> Tensor:
@@ -116,14 +117,14 @@ class Drafter:
         context = LayerContext(rotate=model.position.at(positions), key_padding_mask=step.padding, ids=ids, step=step)
         return module.extend(hidden, model.embedding(ids), context, cache)
 
-    def _guess(self, module: DepthModule, hidden: Sequence[Tensor], parts: Sequence[Sequence[Range]]) -> list[int]:
+    def _logits(self, module: DepthModule, hidden: Sequence[Tensor], parts: Sequence[Sequence[Range]]) -> Tensor:
+        """Of a module at the last position of each sample, (B, V)."""
         rows = []
         for row, (firm, guessed) in enumerate(zip(*parts, strict=True)):
             part = int(guessed[1] > guessed[0])  # the one that has the last position
             start, end = (firm, guessed)[part]
             rows.append(hidden[part][row, end - start - 1] if end > start else self._hidden[row, 0])
-        logits = self.model.logits(module.norm(torch.stack(rows)))
-        return cast(list[int], logits.argmax(-1).tolist())
+        return self.model.logits(module.norm(torch.stack(rows)))
 
 
 def depths(model: Transformer) -> int:
