@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from synthetic import runs_of, study
 
@@ -16,7 +17,7 @@ from ablab.results.record import Record
 VALUES = {"relu": [1.0, 1.1, 1.2], "gelu": [1.2, 1.1, 1.3]}
 
 
-def context(costs: dict[str, dict[str, int]]) -> ReportContext:
+def context(costs: dict[str, dict[str, Any]]) -> ReportContext:
     records: list[Record] = [
         replace(record, cost=replace(record.cost, **costs.get(record.axes["activation"], {})))
         for record in study(VALUES)

@@ -26,7 +26,9 @@ NOTEBOOK = Path(__file__).parents[2] / "experiments" / "quickstart.ipynb"
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> LoadedStudy:
-    return load(write(tmp_path_factory.mktemp("study"), factorial()))
+    loaded = load(write(tmp_path_factory.mktemp("study"), factorial()))
+    assert isinstance(loaded, LoadedStudy)
+    return loaded
 
 
 def test_the_frames_hold_what_compare_prints(study: LoadedStudy) -> None:

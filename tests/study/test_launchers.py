@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow]
 
-COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}  # jobs keep what is compiled of their copy of the code, for the next one
+COMPILED: dict[str, Any] = {
+    "PYTHONDONTWRITEBYTECODE": ""
+}  # jobs keep what is compiled of their copy of the code, for the next one
 
 
 def statuses(study: Path) -> dict[str, str]:

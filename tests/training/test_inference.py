@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_what_is_kept_of_a_token_is_what_papers_say() -> None:
     That is as much as grouped heads keep in 2.25 groups.
     """
 
-    def kept(option: type[FullAttention] | type[LatentAttention], groups: int | None, **settings: int) -> int | None:
+    def kept(option: Callable[..., Any], groups: int | None, **settings: int) -> int | None:
         size = {"d_model": 128 * 128, "n_heads": 128, "n_kv_heads": groups, "d_ff": 1, "layer_index": 0, "n_layers": 1}
         spec = LayerSpec(**size, max_length=8, causal=True, seed=0)  # type: ignore[arg-type]
         with torch.device("meta"):

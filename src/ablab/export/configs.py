@@ -217,7 +217,7 @@ def _index(model: Transformer, settings: ModelSettings) -> Node:
 
 def _rates(settings: ModelSettings, layers: list[str]) -> dict[str, int]:
     """Tokens to an entry, of each kind of compressed attention."""
-    rates = {}
+    rates: dict[str, int] = {}
     for kind, (_, node) in zip(layers, settings.layers["attention"], strict=True):
         if rates.setdefault(kind, node["block"]) != node["block"]:
             raise Inexpressible("attention.block", node["block"], f"the {rates[kind]} of other layers in all of a kind")

@@ -147,7 +147,11 @@ class Link:
 
 def link(ours: str | Iterable[str], theirs: str | Iterable[str], conversion: Conversion = SAME) -> Link:
     """A link of one name or several on either side."""
-    return Link(*((names,) if isinstance(names, str) else tuple(names) for names in (ours, theirs)), conversion)
+    return Link(_names(ours), _names(theirs), conversion)
+
+
+def _names(names: str | Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def to_ours(links: Iterable[Link], theirs: Mapping[str, Tensor]) -> Weights:
