@@ -152,7 +152,7 @@ def test_guesses_are_those_of_the_modules(
     monkeypatch.setattr(Drafter, "draft", checked)
     monkeypatch.setattr(Drafter, "_logits", kept)
     generated(model, [[0], [1, 2, 3, 4], [3, 3]], max_new_tokens=10, draft=3)
-    assert compared > 30
+    assert compared > 20
 
 
 @torch.no_grad()
