@@ -102,6 +102,12 @@ COMMANDS = st.one_of(
         COMPARED | st.sampled_from(["1e-300", "1e300", "-0.0"]),
     ),
     st.tuples(
+        st.just("export"),
+        st.sampled_from([RUN, "study", "nope"]),
+        st.sampled_from(["--format", "--checkpoint", "--output"]),
+        COMPARED | st.sampled_from(["safetensors", "transformers"]),
+    ),
+    st.tuples(
         st.sampled_from(["keep", "consolidate", "resume", "sync"]), st.sampled_from(["study", RUN, "nope"]), COMPARED
     ),
     st.tuples(

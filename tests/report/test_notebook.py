@@ -26,7 +26,8 @@ NOTEBOOK = Path(__file__).parents[2] / "experiments" / "quickstart.ipynb"
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> LoadedStudy:
-    return load(write(tmp_path_factory.mktemp("study"), factorial()))
+    loaded: LoadedStudy = load(write(tmp_path_factory.mktemp("study"), factorial()))
+    return loaded
 
 
 def test_the_frames_hold_what_compare_prints(study: LoadedStudy) -> None:

@@ -26,7 +26,7 @@ SCRIPT = "<script>alert(1)</script>"
 MINE = "a secret of mine"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 LONGEST = 700  # characters of a line that refuses
-COMMANDS = ("compare", "report", "keep", "dashboard", "sync", "resume", "generate", "consolidate")
+COMMANDS = ("compare", "report", "keep", "dashboard", "sync", "resume", "generate", "consolidate", "export")
 
 
 class Folder:
@@ -180,8 +180,8 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def words(command: str, folder: Folder, place: Path) -> list[str]:
     if command == "keep":
         return [command, str(folder.study), str(place / "kept.jsonl.xz")]
-    if command in ("generate", "consolidate"):
-        return [command, str(folder.study / "0")]
+    if command in ("generate", "consolidate", "export"):
+        return [command, str(folder.study / "0"), *(["--format", "safetensors"] if command == "export" else [])]
     return [command, str(folder.study), *(["--port", "0"] if command == "dashboard" else [])]
 
 

@@ -199,7 +199,7 @@ def test_a_command_in_a_folder_is_not_given(hostile: Hostile, ablab: Ablab) -> N
     assert_nothing_ran(hostile, ablab("resume", str(hostile.study)), shlex.join(words), "add --trust")
 
 
-@pytest.mark.parametrize("command", ["generate", "consolidate"])
+@pytest.mark.parametrize("command", ["generate", "consolidate", "export --format=safetensors"])
 @pytest.mark.parametrize("kind", ["index", "rest", "bytes", "another's file", "an odd type", "no pickle"])
 def test_nothing_in_shards_is_unpickled(hostile: Hostile, ablab: Ablab, kind: str, command: str) -> None:
     folder = hostile.shard()
@@ -219,7 +219,7 @@ def test_nothing_in_shards_is_unpickled(hostile: Hostile, ablab: Ablab, kind: st
             kind
         ]
         (folder / ".metadata").write_bytes(index.replace(*swap))
-    assert_nothing_ran(hostile, ablab(command, str(hostile.run)), "a damaged checkpoint")
+    assert_nothing_ran(hostile, ablab(*command.split(), str(hostile.run)), "a damaged checkpoint")
 
 
 @pytest.mark.filterwarnings("ignore")  # that one process alone is meant
@@ -254,13 +254,13 @@ def test_shards_are_read_as_they_were_written(hostile: Hostile) -> None:
     assert all(torch.equal(read[name], whole[name]) for name in whole)
 
 
-@pytest.mark.parametrize("command", ["generate", "consolidate"])
+@pytest.mark.parametrize("command", ["generate", "consolidate", "export --format=transformers"])
 def test_no_checkpoint_is_unpickled(hostile: Hostile, ablab: Ablab, command: str) -> None:
     path = hostile.run / "checkpoints" / "best.ckpt"
     torch.save({"state_dict": {}, "mine": hostile.marker}, path)
-    ended = ablab(command, str(hostile.run))
+    ended = ablab(*command.split(), str(hostile.run))
     assert not hostile.marker.path.exists()
-    if command == "generate":
+    if command != "consolidate":
         assert_nothing_ran(hostile, ended, "a damaged checkpoint")
 
 

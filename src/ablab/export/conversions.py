@@ -147,7 +147,8 @@ class Link:
 
 def link(ours: str | Iterable[str], theirs: str | Iterable[str], conversion: Conversion = SAME) -> Link:
     """A link of one name or several on either side."""
-    return Link(*((names,) if isinstance(names, str) else tuple(names) for names in (ours, theirs)), conversion)
+    own, its = ((names,) if isinstance(names, str) else tuple(names) for names in (ours, theirs))
+    return Link(own, its, conversion)
 
 
 def to_ours(links: Iterable[Link], theirs: Mapping[str, Tensor]) -> Weights:

@@ -58,7 +58,7 @@ def _characters(tokenizer: CharTokenizer) -> Node:
 
 def _library(model: Node, cut: Node, join: Node) -> Node:
     """A tokenizer as the library `tokenizers` writes it."""
-    rest = {"truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "post_processor": None}
+    rest: Node = {"truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "post_processor": None}
     return {"version": "1.0", **rest, "pre_tokenizer": cut, "decoder": join, "model": model}
 
 

@@ -39,14 +39,15 @@ def export_run(
     Raises:
         UserError: a library is missing, something else is there, or transformers has no such model; as `restore` does.
     """
-    safetensors()  # before anything is read
+    trained = restore(run, checkpoint, trust)
     target = target_of(run, output, format)
-    write_trained(restore(run, checkpoint, trust), format, target)
+    write_trained(trained, format, target)
     return target
 
 
 def write_trained(trained: Trained, format: Format, target: Path) -> None:
     """Write a trained model into the folder `target`. Raises UserError as `export_run` does."""
+    safetensors()  # before anything is written
     info: Node = {"format": format, "ablab": __version__, "checkpoint": trained.checkpoint, "step": trained.step}
     info["config"] = trained.config.shown()
     files: dict[str, Node | str] = {VOCABULARY_FILE: vocabulary_of(trained.task, trained.remembered)}
@@ -86,8 +87,8 @@ def _require_next_tokens(trained: Trained) -> None:
     tells_tokens = model.head.out_features == model.vocab_size and model.readout is None and not model.modalities
     if not (model.causal and tells_tokens):
         raise UserError(
-            f"{trained.folder}: {trained.config.chosen('task')}: AutoModelForCausalLM of transformers is for models that tell the "
-            "next token, which this one does not; --format safetensors writes any model"
+            f"{trained.folder}: {trained.config.chosen('task')}: AutoModelForCausalLM of transformers is for models "
+            "that tell the next token, which this one does not; --format safetensors writes any model"
         )
 
 
