@@ -72,12 +72,11 @@ def qwen3_next(model: Transformer, settings: ModelSettings) -> Node:
     shared = mixtures(model)[0].shared
     if shared is None:
         raise Inexpressible("feed_forward.n_shared", 0, "at least 1")
-    heads = _heads(model, settings)
-    share = settings.one("position.share")
     return {
         "model_type": "qwen3_next",
         **_common(model, settings),
-        **heads,
+        **_heads(model, settings),
+        "rope_parameters": _rotation(settings.one("position.base"), settings.one("position.share")),
         "num_experts": settings.one("feed_forward.n_experts"),
         "num_experts_per_tok": settings.one("feed_forward.top_k"),
         "moe_intermediate_size": _expert_units(model),
@@ -88,7 +87,6 @@ def qwen3_next(model: Transformer, settings: ModelSettings) -> Node:
         "linear_key_head_dim": recurrent.key_size,
         "linear_value_head_dim": recurrent.value_size,
         "linear_conv_kernel_dim": settings.one("attention.conv_size"),
-        "rope_parameters": {**heads["rope_parameters"], "partial_rotary_factor": share},
     }
 
 
@@ -106,8 +104,7 @@ def deepseek_v32(model: Transformer, settings: ModelSettings) -> Node:
 
 
 def deepseek_v4(model: Transformer, settings: ModelSettings) -> Node:
-    _require(settings, "attention.q_rank")
-    _require(settings, "attention.output_rank")
+    _require(settings, "attention.q_rank", "attention.output_rank")
     layers = ["sparse" if isinstance(b.attention, CompressedSparseAttention) else "heavy" for _, b in model.layers()]
     head, rotated = _width(model) // model.n_heads, _rotated(model)
     rotations = {"main": 10000.0, "compress": settings.one("attention.rope_base")}
@@ -123,9 +120,7 @@ def deepseek_v4(model: Transformer, settings: ModelSettings) -> Node:
         "o_lora_rank": settings.one("attention.output_rank"),
         **_index(model, settings),
         "partial_rotary_factor": rotated / head,
-        "rope_parameters": {
-            name: {**_rotation(base), "partial_rotary_factor": rotated / head} for name, base in rotations.items()
-        },
+        "rope_parameters": {name: _rotation(base, rotated / head) for name, base in rotations.items()},
         "hc_mult": settings.one("residual.streams"),
         "hc_sinkhorn_iters": settings.one("residual.rounds"),
         "n_routed_experts": settings.one("feed_forward.n_experts"),
@@ -169,8 +164,9 @@ def _heads(model: Transformer, settings: ModelSettings) -> Node:
     }
 
 
-def _rotation(base: float) -> Node:
-    return {"rope_type": "default", "rope_theta": base}
+def _rotation(base: float, share: float | None = None) -> Node:
+    part = {} if share is None else {"partial_rotary_factor": share}
+    return {"rope_type": "default", "rope_theta": base, **part}
 
 
 def _latent(model: Transformer, settings: ModelSettings) -> Node:
@@ -237,9 +233,10 @@ def _window(settings: ModelSettings) -> Any:
     return window
 
 
-def _require(settings: ModelSettings, key: str) -> None:
-    if settings.one(key) is None:
-        raise Inexpressible(key, None, "a number")
+def _require(settings: ModelSettings, *keys: str) -> None:
+    for key in keys:
+        if settings.one(key) is None:
+            raise Inexpressible(key, None, "a number")
 
 
 def _width(model: Transformer) -> int:
