@@ -9,10 +9,12 @@ import pytest
 import torch
 from passes import allocated, error, steps, with_large_weights
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ablab.model.attention.layer import AttentionLayer, attention_layer
 from ablab.model.attention.linear import StateCache
 from ablab.model.attention.mla import LatentAttention
+from ablab.model.attention.recurrence import DeltaRule, Recurrence, StateSpace
 from ablab.model.context import LayerContext
 from ablab.model.position import NoPosition, Rope
 from ablab.model.spec import LayerSpec
@@ -161,3 +163,15 @@ def test_the_room_stands_for_the_length(option: str, settings: dict[str, Any], b
         parts.append(layer.extend(new, LayerContext(step=step), cache))
     assert (torch.cat(parts, 1) - padded).abs().max() < 1e-9
     assert (padded - short).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "products"), [(DeltaRule, 3), (StateSpace, 2)])
+def test_flops_of_a_step_are_counted(kind: type[Recurrence], products: int) -> None:
+    """Of reading the state, once or twice, and of writing to it."""
+    q, v, one = torch.ones(2, 3, 1, 5), torch.ones(2, 3, 1, 7), torch.ones(2, 3, 1)
+    core = kind(chunk=4)
+    state = torch.zeros(2, *core.state_shape(3, 3, 5, 7))
+    with FlopCounterMode(display=False) as counter:
+        core.onward(q, q, v, -one, one, state=state)
+    assert counter.get_total_flops() == products * 2 * (2 * 3 * 5 * 7)

@@ -184,8 +184,7 @@ class LatentAttention(LatentLayer):
             mixed = self._expanded_past(q, kept, step)
         else:
             alone = step.alike and q.shape[2] == 1
-            keys = torch.arange(step.total, device=x.device)
-            mixed = self._absorbed(q, kept, None if alone else keys <= step.positions[:, None, :, None])
+            mixed = self._absorbed(q, kept, None if alone else _up_to(step))
         return self._out(mixed, x)
 
     def _expanded_past(self, q: Tensor, kept: Tensor, step: Step) -> Tensor:
@@ -194,6 +193,11 @@ class LatentAttention(LatentLayer):
         positions = torch.arange(step.total, device=q.device)
         # As wide as keys, or a CPU's fused kernel would not take them.
         return self.core.attend_past(q, k, pad(v, (0, self.rope_size)), positions, step)[..., : self.head_size]
+
+
+def _up_to(step: Step) -> Tensor:
+    """Which tokens new ones see, bool (B, 1, S, L)."""
+    return torch.arange(step.total, device=step.positions.device) <= step.positions[:, None, :, None]
 
 
 def _check(spec: LayerSpec, core: AttentionCore) -> None:
