@@ -43,7 +43,7 @@ def forked() -> int:
         sys.meta_path[:] = [finder for finder in sys.meta_path if "pytest" not in type(finder).__module__]
         faulthandler.disable()  # it writes where pytest wants it
         atexit.unregister(shutil.rmtree)  # the folder of caches is the parent's to remove
-        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__  # type: ignore[assignment]
+        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
         os.fsync = lambda fd: None  # as in the tests' own process: nobody cuts the power
     return pid
 
@@ -67,7 +67,7 @@ def run_to_the_end(do: Callable[[], object]) -> NoReturn:
             print(status, file=sys.stderr)
             status = 1
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # there is one
+        sys.excepthook(*sys.exc_info())
         status = 1
     with contextlib.suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as Python does
