@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow]
 
-COMPILED: dict[str, Any] = {
-    "PYTHONDONTWRITEBYTECODE": ""
-}  # jobs keep what is compiled of their copy of the code, for the next one
+COMPILED: Any = {"PYTHONDONTWRITEBYTECODE": ""}  # jobs keep what is compiled of their copy of the code
 
 
 def statuses(study: Path) -> dict[str, str]:

@@ -84,7 +84,7 @@ def board(folder: Path, every_s: float = 30.0) -> Iterator[Board]:
     )
     process = Command([], folder, dict(os.environ), code=code)
     try:
-        wait_for(lambda: _ADDRESS.search(process.err) is not None or process.poll() is not None, PATIENCE_S)
+        wait_for(lambda: _ADDRESS.search(process.err) is not None or process.poll() is not None, 170.0)
         found = _ADDRESS.search(process.err)
         assert found is not None, process.err  # a failed start fails here
         yield Board(found[1], process)
