@@ -19,7 +19,7 @@ from ablab.model.attention.indexer import unchosen
 from ablab.model.mechanism import probe_outputs
 from ablab.model.position import idle_position
 from ablab.results.hparams import write_hparams
-from ablab.results.record import Record, RunContext, Status
+from ablab.results.record import Cost, Record, RunContext, Status
 from ablab.results.run_folder import curves_sha256
 from ablab.results.store import CHECKPOINT_FOLDER, write_record
 from ablab.tasks.base import Task
@@ -144,7 +144,7 @@ def _train(
     accumulate = config.trainer.accumulate_grad_batches
     task = built.task
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
-    record.cost = cost = replace(built.cost)
+    record.cost = cost = replace(built.cost) if world().rank == 0 else Cost()  # counting takes long, and one writes
     meter, tokens = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config)), TokenCounts(accumulate)
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
     told = [ReportProgress(progress, task.primary)] if progress else []
