@@ -28,15 +28,15 @@ def context(costs: dict[str, dict[str, Any]]) -> ReportContext:
 def test_it_says_what_is_kept_and_what_a_token_takes() -> None:
     made = context(
         {
-            "relu": {"cache_bytes_1k": 2**21, "decode_flops_1k": 3_000_000, "prefill_flops_1k": 10**9},
-            "gelu": {"cache_bytes_1k": 2**20, "decode_flops_1k": 3_000_000, "prefill_flops_1k": 10**9},
+            "relu": {"cache_bytes_1k": 2**21, "decode_flops_1k": 3_000_000, "prefill_flops": 10**9},
+            "gelu": {"cache_bytes_1k": 2**20, "decode_flops_1k": 3_000_000, "prefill_flops": 10**9},
         }
     )
     table = inference_table(made, made.runs.tasks[0])
     assert table["variant"].tolist() == made.runs.variants
     assert table["cache at 1k"].tolist() == ["2 MiB", "1 MiB"]
     assert table["token at 1k"].tolist() == ["3 M", "3 M"]
-    assert table["prefill of 1k"].tolist() == ["1 G", "1 G"]
+    assert table["prompt"].tolist() == ["1 G", "1 G"]
     assert table["token at 8k"].tolist() == [MISSING, MISSING]
     assert "inference" in [section.kind for section in sections(made)]
     assert "Cost in use" in page(made)

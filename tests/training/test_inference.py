@@ -47,8 +47,8 @@ def test_full_attention_keeps_and_sees_every_token(tiny_config: TinyConfig, voca
     for name, length in LENGTHS.items():
         assert cost[f"cache_bytes_{name}"] == LAYERS * 2 * length * D * 4
         assert cost[f"decode_flops_{name}"] == token_flops(length, vocabulary)
-    scores = LAYERS * 2 * 2 * D * 1024 * 1024  # all of them, the hidden half too
-    assert cost["prefill_flops_1k"] == 1024 * token_flops(0, vocabulary) + scores
+    scores = LAYERS * 2 * 2 * D * 32 * 32  # all of them, the hidden half too
+    assert cost["prefill_flops"] == 32 * token_flops(0, vocabulary) + scores
 
 
 def test_shared_heads_keep_less_and_see_as_much(tiny_config: TinyConfig, vocabulary: int) -> None:

@@ -21,7 +21,7 @@ from ablab.results.record import Record
 Row = dict[str, Any]  # of a table, by column
 IN_USE = (
     *("cache_bytes_1k", "cache_bytes_8k", "cache_bytes_64k"),
-    *("decode_flops_1k", "decode_flops_8k", "decode_flops_64k", "prefill_flops_1k"),
+    *("decode_flops_1k", "decode_flops_8k", "decode_flops_64k", "prefill_flops"),
 )
 COSTS = (
     *("parameters", "active_parameters", "flops_total", "tokens"),

@@ -90,9 +90,9 @@ def _differ(rows: Sequence[Row], cost: str) -> bool:
 
 
 def _title(cost: str) -> str:
-    """ "cache at 8k", "token at 8k", "prefill of 1k"."""
+    """ "cache at 8k", "token at 8k", "prompt"."""
     kind, *_, length = cost.split("_")
-    return {"cache": f"cache at {length}", "decode": f"token at {length}", "prefill": f"prefill of {length}"}[kind]
+    return {"cache": f"cache at {length}", "decode": f"token at {length}", "prefill": "prompt"}[kind]
 
 
 def _in_use(row: Row, cost: str) -> str:

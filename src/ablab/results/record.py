@@ -45,7 +45,7 @@ class Cost:
     decode_flops_1k: int | None = None  # of its last token
     decode_flops_8k: int | None = None
     decode_flops_64k: int | None = None
-    prefill_flops_1k: int | None = None  # of all its tokens at once
+    prefill_flops: int | None = None  # of a sequence as long as those of the training, all its tokens at once
     steps: int = 0  # optimizer steps taken
     tokens: int = 0  # tokens trained on, all processes together
     tokens_per_second: float | None = None  # while training; start-up, evaluation and the block after it left out

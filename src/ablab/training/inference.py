@@ -19,7 +19,6 @@ from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
 
 LENGTHS = {"1k": 1024, "8k": 8192, "64k": 65536}  # tokens of a sequence, by the end of a cost's name
-PREFILL = "1k"  # of the longer ones, some options take seconds to count
 
 ModelOf = Callable[[int], Transformer]
 
@@ -36,23 +35,21 @@ def inference_costs(config: RunConfig, task: Task, model_of: ModelOf) -> dict[st
     if task.modalities or task.pooled or task.n_outputs is not None or not task.causal:
         return {}
     axes = {axis.name: config.options.get(axis.name) for axis in called_by("model")}
-    key = json.dumps([config.options["model"], axes, task.vocab_size], sort_keys=True, default=str)
+    key = json.dumps([config.options["model"], axes, task.vocab_size, task.max_length], sort_keys=True, default=str)
     if key not in _KNOWN:
         try:
-            _KNOWN[key] = _costs(model_of)
+            _KNOWN[key] = _costs(model_of, task.max_length)
         except Exception:  # whatever a component makes of lengths that the run never has: the run goes on without
             _KNOWN[key] = {}
     return _KNOWN[key]
 
 
-def _costs(model_of: ModelOf) -> dict[str, Any]:
-    found: dict[str, int | None] = {}
+def _costs(model_of: ModelOf, prompt: int) -> dict[str, Any]:
+    found: dict[str, int | None] = {"prefill_flops": prefill_flops(model_of(prompt).eval(), prompt)}
+    model = model_of(max(LENGTHS.values())).eval()
     for name, length in LENGTHS.items():
-        model = model_of(length).eval()
         found[f"cache_bytes_{name}"] = cache_bytes(model, length)
         found[f"decode_flops_{name}"] = decode_flops(model, length)
-        if name == PREFILL:
-            found[f"prefill_flops_{name}"] = prefill_flops(model, length)
     return found
 
 

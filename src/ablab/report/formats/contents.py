@@ -46,7 +46,7 @@ def sections(context: ReportContext, by: By | None = None) -> list[Section]:
         found.append(Section("cost", where, cost, cost_table(context, part)))
         in_use = inference_table(context, part)
         if not in_use.empty:
-            title = f"{of}in use: bytes kept of a sequence, FLOPs of its last token and of all at once, by its length"
+            title = f"{of}in use: bytes kept of a sequence, FLOPs of its last token, by its length; FLOPs of a prompt"
             found.append(Section("inference", where, title, in_use))
         parallel = parallel_table(context, part)
         if not parallel.empty:
