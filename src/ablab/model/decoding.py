@@ -49,7 +49,7 @@ class Lengths:
             ValueError: a sample would have more tokens than there is room for.
         """
         alike = counts is None or bool((counts == size).all())
-        longest = self._longest + size if alike else int((self.each.cpu() + counts).max())
+        longest = self._longest + size if alike or counts is None else int((self.each.cpu() + counts).max())
         if longest > self.capacity:
             raise ValueError(f"{longest} tokens are more than there is room for, {self.capacity}")
         place = torch.arange(size, device=self.each.device)
