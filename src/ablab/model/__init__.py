@@ -6,6 +6,7 @@ with a YAML in conf/; the table of axes is `ablab.config.axes`.
 * `transformer`, `block`: put the parts together; `multimodal` is the same for inputs of several modalities
 * `norm`, `attention`, `feed_forward`, `activation`, `position`, `layer_fusion`, `modal_fusion`: the axes, each with the
   watchers that take its mechanism metrics and with its answers to fixed inputs
+* `decoding`, `generation`, `sampling`, `drafting`: tokens that come one by one, from what layers keep
 * `spec`, `protocols`: what a component is given, and what it may offer
 * `initialisation`: every parameter's value, by its name
 * `mechanism`: whether the parts do what they claim
