@@ -25,11 +25,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ABLAB_CACHE"] = tempfile.mkdtemp(prefix="ablab-tests-")
 os.environ["HF_HOME"] = os.path.join(os.environ["ABLAB_CACHE"], "huggingface")
 
-import forks  # before what sets filters of warnings
 import hypothesis
 import pytest
 import torch
-from commands import prepare
 from composing import composed
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -49,8 +47,6 @@ hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine i
 hypothesis.settings.load_profile("suite")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background would inherit none
 atexit.register(shutil.rmtree, os.environ["ABLAB_CACHE"], ignore_errors=True)
-
-forks.note_filters()
 
 # Modules of tests that options name. The process that runs are forked from is replaced by another, which takes seconds,
 # when it meets one that it does not know.
@@ -72,12 +68,6 @@ _TINY = (
     "logger=csv",
 )
 _TINY_MODEL = ("model.d_model=16", "model.n_heads=2", "model.n_layers=1")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Fork what commands and runs are forked from, before a test changes anything."""
-    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # not in xdist's own process
-        prepare()
 
 
 @pytest.hookimpl(wrapper=True)

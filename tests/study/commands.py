@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import json
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from forks import forked, keep_spares, run_to_the_end
+from forks import keep_spares, run_to_the_end
 from processes import wait_for
 
-# What the server imports when it is first asked; conftest.py has imported the rest.
-_ALL = ("ablab.cli.application", "ablab.cli.commands", "ablab.report.conclude", "ablab.study.run_study")
+_SERVER = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+import ablab.cli.application, ablab.cli.commands, ablab.report.conclude, ablab.study.run_study, ablab.training.run
+import commands
+commands.serve()
+"""
 
 
 class Command:
@@ -81,15 +86,11 @@ class Command:
 
 
 class _Server:
-    """A process that forks commands. It ends with this one, whose end closes the pipe between them."""
+    """A process that forks commands. It ends with this one, whose end closes its stdin."""
 
     def __init__(self) -> None:
-        reader, self._pipe = os.pipe()
-        self._pid = forked()
-        if self._pid == 0:
-            os.close(self._pipe)
-            _serve(reader)
-        os.close(reader)
+        path = json.dumps([str(Path(__file__).parent), *sys.path])
+        self._process = subprocess.Popen([sys.executable, "-c", _SERVER, path], stdin=subprocess.PIPE, text=True)
 
     @staticmethod
     @functools.cache
@@ -97,32 +98,22 @@ class _Server:
         return _Server()
 
     def ask(self, asked: object) -> None:
-        line = (json.dumps(asked) + "\n").encode()
-        while line:
-            line = line[os.write(self._pipe, line) :]
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
 
     def ended(self) -> bool:
-        return os.waitpid(self._pid, os.WNOHANG) != (0, 0)
+        return self._process.poll() is not None
 
 
-def prepare() -> None:
-    """Fork, from this process as it is now, what later commands and runs are forked from."""
-    _Server.the()
-    keep_spares(6)
-
-
-def _serve(reader: int) -> None:
-    """Fork a process for each line; never returns."""
-    with os.fdopen(reader) as lines:
-        for line in lines:
-            asked = json.loads(line)
-            sys.path[:] = asked.pop("path")
-            for name in _ALL:
-                importlib.import_module(name)
-            if os.fork() == 0:
-                _wait_for_child(Path(asked["folder"]))
-                run_to_the_end(functools.partial(_become, **asked))
-    os._exit(0)
+def serve() -> None:
+    """Fork a process for each line of stdin."""
+    for line in sys.stdin:
+        asked = json.loads(line)
+        sys.path[:] = asked.pop("path")
+        if os.fork() == 0:
+            _wait_for_child(Path(asked["folder"]))
+            run_to_the_end(functools.partial(_become, **asked))
 
 
 def _wait_for_child(folder: Path) -> None:

@@ -1,59 +1,22 @@
 """Processes that are forked early from one that has imported everything, and become what would start for seconds.
 
-The process of the tests forks them before it runs any, and a command before it begins: they see as little of what
-happens later as a fresh Python would.
+A command forks them before it begins: they see as little of what happens later as a fresh Python would.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import faulthandler
 import fcntl
-import gc
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing import util
 from typing import Any, NoReturn
-
-_before: list[Any] = list(warnings.filters)
-_of_imports: list[Any] = []
-
-
-def note_filters() -> None:
-    """Take note of the filters of warnings that packages have set since this module was imported."""
-    _of_imports[:] = [each for each in warnings.filters if each not in _before]
-
-
-def forked() -> int:
-    """Fork: 0 in the child, which has nothing of the tests but what they have imported."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the tests' process may have a thread that talks to xdist
-        pid = os.fork()
-    if pid == 0:
-        gc.freeze()
-        _warn_as_python_does()
-        sys.meta_path[:] = [finder for finder in sys.meta_path if "pytest" not in type(finder).__module__]
-        faulthandler.disable()  # it writes where pytest wants it
-        atexit.unregister(shutil.rmtree)  # the folder of caches is the parent's to remove
-        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
-        os.fsync = lambda fd: None  # as in the tests' own process: nobody cuts the power
-    return pid
-
-
-def _warn_as_python_does() -> None:
-    """Not as pytest does."""
-    warnings.resetwarnings()
-    warnings.filters[:] = [*_of_imports, ("default", None, DeprecationWarning, "__main__", 0)]  # type: ignore[index]
-    for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-        warnings.simplefilter("ignore", kind, append=True)
 
 
 def run_to_the_end(do: Callable[[], object]) -> NoReturn:
@@ -87,7 +50,7 @@ class Spare:
 
     def __init__(self) -> None:
         ours, own = socket.socketpair()
-        self.pid = forked()
+        self.pid = os.fork()
         if self.pid == 0:
             ours.close()
             self._wait(own)
