@@ -86,6 +86,7 @@ def test_ratios_are_of_rounds() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"attentions": ["ful"]}, "--attentions ful: no such option; did you mean 'full'"),
         ({"attentions": ["windowd"]}, "--attentions windowd: no such option; did you mean 'windowed'"),
         ({"lengths": [0]}, "--lengths 0: must be at least 1"),
         ({"steps": 0}, "--steps 0: must be at least 1"),
@@ -105,3 +106,7 @@ def test_what_cannot_be_is_refused(settings: dict[str, object], message: str) ->
 def test_the_menu_is_that_of_the_axis() -> None:
     assert {"windowed", "mla", "mamba2"} <= set(menu())
     assert not {"full", "pattern"} & set(menu())
+
+
+def test_full_attention_can_be_asked_for_by_its_name() -> None:
+    assert Request(attentions=["full"]).attentions == ["full"]

@@ -53,8 +53,8 @@ class Request:
         if self.effort.clock not in CLOCKS:
             raise UserError(f"--clock {self.effort.clock}: there are {', '.join(CLOCKS)}")
         for option in self.attentions or ():
-            if option not in menu():
-                raise UserError(f"--attentions {option}: no such option{nearest(option, menu())}")
+            if option not in (known := ["full", *menu()]):
+                raise UserError(f"--attentions {option}: no such option{nearest(option, known)}")
         if self.json is not None and (self.json.is_dir() or not self.json.parent.is_dir()):
             raise UserError(f"--json {self.json}: {'is a folder' if self.json.is_dir() else 'no such folder'}")
 
@@ -65,7 +65,7 @@ class Request:
 
 
 def menu() -> list[str]:
-    """The attentions that a model can have in all of its layers."""
+    """The attentions that a model can have in all of its layers, but for the recipe's own, `full`."""
     found = (path.stem for path in (conf_folder() / "attention").glob("*.yaml"))
     return sorted(name for name in found if name not in ("full", "pattern"))
 
