@@ -95,9 +95,12 @@ def test_an_option_is_a_core_or_a_layer(make_spec: Spec) -> None:
     class Own(AttentionLayer):
         def __init__(self, spec: LayerSpec) -> None:
             super().__init__()
+            self.core = FullAttention(spec)
 
     spec = make_spec()
     assert isinstance(attention_layer(spec, Own), Own)
+    with pytest.raises(ValueError, match="AttentionLayer has no `core`"):
+        attention_layer(spec, lambda spec: AttentionLayer())
     wrapped = attention_layer(spec, FullAttention)
     assert isinstance(wrapped, MultiHeadAttention)
     assert isinstance(wrapped.core, FullAttention)

@@ -226,6 +226,8 @@ def attention_layer(spec: LayerSpec, option: Callable[[LayerSpec], nn.Module]) -
     """
     made = option(spec)
     if isinstance(made, AttentionLayer):
+        if not hasattr(made, "core"):
+            raise ValueError(f"{type(made).__name__} has no `core`, the part of an AttentionLayer that mixes positions")
         return made
     if isinstance(made, AttentionCore):
         return MultiHeadAttention(spec, core=made)
