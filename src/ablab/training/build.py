@@ -77,7 +77,7 @@ class BuiltRun:
             flops_per_step=None if flops is None else flops * samples,
             flops_uncounted=uncounted,
         )
-        return replace(counted, **inference_costs(self.config, self.task, self._of_length))
+        return replace(counted, **inference_costs(self.config, self.task, self.shapes, self._of_length))
 
     def _of_length(self, length: int) -> Transformer:
         """The model without values, for sequences of so many tokens."""

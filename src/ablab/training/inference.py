@@ -25,11 +25,12 @@ ModelOf = Callable[[int], Transformer]
 _KNOWN: dict[str, dict[str, int | None]] = {}  # of models that runs of this process had: seeds do not change it
 
 
-def inference_costs(config: RunConfig, task: Task, model_of: ModelOf) -> dict[str, Any]:
+def inference_costs(config: RunConfig, task: Task, shapes: Transformer, model_of: ModelOf) -> dict[str, Any]:
     """Those of the fields of `ablab.results.record.Cost` that tell of it; none of a model that no token follows.
 
     Args:
-        model_of: makes the model on the meta device, for sequences of so many tokens. A table of learned positions is
+        shapes: the model on the meta device.
+        model_of: makes it on the meta device, for sequences of so many tokens. A table of learned positions is
             as long then.
     """
     if task.modalities or task.pooled or task.n_outputs is not None or not task.causal:
@@ -38,14 +39,14 @@ def inference_costs(config: RunConfig, task: Task, model_of: ModelOf) -> dict[st
     key = json.dumps([config.options["model"], axes, task.vocab_size, task.max_length], sort_keys=True, default=str)
     if key not in _KNOWN:
         try:
-            _KNOWN[key] = _costs(model_of, task.max_length)
+            _KNOWN[key] = _costs(shapes, model_of)
         except Exception:  # whatever a component makes of lengths that the run never has: the run goes on without
             _KNOWN[key] = {}
     return _KNOWN[key]
 
 
-def _costs(model_of: ModelOf, prompt: int) -> dict[str, Any]:
-    found: dict[str, int | None] = {"prefill_flops": prefill_flops(model_of(prompt).eval(), prompt)}
+def _costs(shapes: Transformer, model_of: ModelOf) -> dict[str, Any]:
+    found: dict[str, int | None] = {"prefill_flops": prefill_flops(shapes, shapes.max_length)}
     model = model_of(max(LENGTHS.values())).eval()
     for name, length in LENGTHS.items():
         found[f"cache_bytes_{name}"] = cache_bytes(model, length)
@@ -69,7 +70,12 @@ def decode_flops(model: Transformer, length: int) -> int | None:
 
 def prefill_flops(model: Transformer, length: int) -> int | None:
     """FLOPs of a sequence of so many tokens at once; None: not counted."""
-    return _counted(lambda: model(_tokens(model, length)))
+    training = model.training
+    try:
+        model.eval()
+        return _counted(lambda: model(_tokens(model, length)))
+    finally:
+        model.train(training)
 
 
 def _tokens(model: Transformer, count: int) -> torch.Tensor:
