@@ -74,7 +74,7 @@ def test_a_cache_that_does_not_keep_its_promise_is_named() -> None:
     short = timed("unkept", 10.0, 10.0, nbytes=100, length=512)
     assert lines([full, kept, unkept, short]) == [
         "unkept at 2,048 tokens, batch 1: 10 times fewer bytes than full attention, and 4.00 times as fast, not 5: the "
-        "rest of the model takes its time"
+        "rest of a token takes its time"
     ]
 
 

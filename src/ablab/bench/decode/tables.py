@@ -40,7 +40,7 @@ def _unkept(rows: Sequence[Timed]) -> Iterator[str]:
         if fewer > 1.05 and faster < fewer / 2:
             yield (
                 f"{row.entry} at {row.length:,} tokens, batch {row.batch}: {fewer:.3g} times fewer bytes than full "
-                f"attention, and {faster:.2f} times as fast, not {fewer / 2:.3g}: the rest of the model takes its time"
+                f"attention, and {faster:.2f} times as fast, not {fewer / 2:.3g}: the rest of a token takes its time"
             )
 
 
