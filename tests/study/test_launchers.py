@@ -53,9 +53,8 @@ def test_joblib_is_ended_with_its_jobs_and_then_runs_what_is_left(lab: Lab) -> N
     relu, slow = (study / f"activation={option}" / "seed=0" for option in ("relu", "slow"))
     (lab.folder / "slow").touch()
     process = lab.start(*words, "trainer.max_steps=80", **COMPILED)
-    wait_for(
-        lambda: process.poll() is not None or ((relu / RECORD_FILE).exists() and any(slow.rglob("last.ckpt"))), 240.0
-    )
+    begun = relu / RECORD_FILE, slow / "checkpoints" / "last.ckpt"
+    wait_for(lambda: process.poll() is not None or all(path.exists() for path in begun), 240.0)
     process.terminate()
     out, err = process.communicate(timeout=120)
     assert (process.returncode, "Traceback" in err) == (130, False), err
