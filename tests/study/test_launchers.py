@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +54,7 @@ def test_joblib_is_ended_with_its_jobs_and_then_runs_what_is_left(lab: Lab) -> N
     study, before = lab.folder / "outputs" / "joblib", set(processes_in(lab.folder))
     relu, slow = (study / f"activation={option}" / "seed=0" for option in ("relu", "slow"))
     (lab.folder / "slow").touch()
-    process = lab.start(*words, "trainer.max_steps=80", **COMPILED)
+    process = lab.start(*words, "trainer.max_steps=20", **COMPILED)
     begun = relu / RECORD_FILE, slow / "checkpoints" / "last.ckpt"
     wait_for(lambda: process.poll() is not None or all(path.exists() for path in begun), 240.0)
     process.terminate()
@@ -64,7 +66,7 @@ def test_joblib_is_ended_with_its_jobs_and_then_runs_what_is_left(lab: Lab) -> N
 
     (lab.folder / "slow").unlink()
     kept = (relu / RECORD_FILE).stat().st_mtime_ns
-    again = lab.start(*words, "trainer.max_steps=80", **COMPILED)
+    again = lab.start(*words, "trainer.max_steps=20", **COMPILED)
     out, err = again.communicate(timeout=250)
     assert again.returncode == 0, err
     assert "1 of 2 runs are done with; 1 are launched" in out
@@ -131,24 +133,33 @@ def test_a_search_is_told_the_primary_metric(lab: Lab) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_study_on_slurm_outlives_the_death_of_its_node(lab: Lab, on_slurm: Future[tuple[int, str, str]]) -> None:
+def test_a_study_on_slurm_outlives_the_death_of_its_node(apart: Lab, on_slurm: Future[tuple[int, str, str]]) -> None:
     try:
         status, out, err = on_slurm.result()
     except NotHereError as error:
         pytest.skip(f"no SLURM: {error}")
     assert status == 0, err
-    study = lab.folder / "outputs" / "cluster"
+    study = apart.folder / "outputs" / "cluster"
     assert statuses(study) == {"activation=relu/seed=0": "ok", "activation=slow/seed=0": "ok"}
     assert "2 are launched" in out
 
 
 @pytest.fixture(scope="module")
-def on_slurm(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[tuple[int, str, str]]]:
+def apart(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """A folder as that of the other tests, for the study that runs beside them."""
+    own = replace(lab, folder=tmp_path_factory.mktemp("apart"))
+    shutil.copytree(lab.folder / "options", own.folder / "options")
+    shutil.copy(lab.folder / "faulty.py", own.folder)
+    return own
+
+
+@pytest.fixture(scope="module")
+def on_slurm(apart: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[tuple[int, str, str]]]:
     """What becomes of a study whose node dies. Most of its time it waits, and other tests run meanwhile."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `launchers`")
     folder = tmp_path_factory.mktemp("slurm")
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(_lose_the_node, lab, folder)
+        yield pool.submit(_lose_the_node, apart, folder)
 
 
 def _lose_the_node(lab: Lab, folder: Path) -> tuple[int, str, str]:
