@@ -127,14 +127,7 @@ def _bench_layers(parser: argparse.ArgumentParser) -> None:
         help = f"{help} (default: {default})".lstrip()
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
     parser.add_argument("--rounds", type=int, default=15, help="of all layers in turn (default: 15)")
-    parser.add_argument("--threads", type=int, metavar="N", help="default: as many as there are cores")
-    parser.add_argument(
-        "--clock",
-        choices=("wall", "cpu"),
-        default="wall",
-        help="cpu: time of the processor, for a machine that does other things, too; with --threads 1",
-    )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures here")
+    _add_clock(parser)
 
     def command(options: argparse.Namespace) -> None:
         from ablab.bench.layers.command import bench_layers, request
@@ -163,6 +156,18 @@ def _bench_decode(parser: argparse.ArgumentParser) -> None:
     ):
         help = f"{help} (default: {default})".lstrip()
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
+    _add_clock(parser)
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.bench.decode.command import bench_decode, request
+
+        print(bench_decode(request(options)))
+
+    parser.set_defaults(bench=command)
+
+
+def _add_clock(parser: argparse.ArgumentParser) -> None:
+    """What the commands that let models or layers take turns have in common."""
     parser.add_argument("--threads", type=int, metavar="N", help="default: as many as there are cores")
     parser.add_argument(
         "--clock",
@@ -171,13 +176,6 @@ def _bench_decode(parser: argparse.ArgumentParser) -> None:
         help="cpu: time of the processor, for a machine that does other things, too; with --threads 1",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures here")
-
-    def command(options: argparse.Namespace) -> None:
-        from ablab.bench.decode.command import bench_decode, request
-
-        print(bench_decode(request(options)))
-
-    parser.set_defaults(bench=command)
 
 
 def _bench_links(parser: argparse.ArgumentParser) -> None:

@@ -43,8 +43,8 @@ def cost(context: ReportContext) -> Section:
 
 
 _IN_USE_INTRO = (
-    "What a trained model costs, counted and not measured: the bytes that it keeps of a sequence, in the precision of "
-    "its weights, the FLOPs of its last token given what is kept, and those of a prompt as long as those of the "
+    "What a trained model costs, counted and not measured: the bytes that it keeps of a sequence, in single precision, "
+    "the FLOPs of its last token given what is kept, and those of a prompt as long as those of the "
     "training. Where a variant keeps nothing, each token computes the whole sequence again. Lengths beyond those of "
     "the training say what it would cost, not that it would be any good."
 )
