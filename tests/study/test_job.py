@@ -62,6 +62,16 @@ def test_a_run_is_run_once_and_kept(ablab: Job, capsys: pytest.CaptureFixture[st
     assert (FOLDER / RECORD_FILE).read_bytes() == content
 
 
+def test_names_and_paths_may_have_any_sign(ablab: Job, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("data d#1@x%2, y=z")
+    folder.mkdir()
+    (folder / "t#1@%.txt").write_bytes(corpus.read_bytes())
+    record = ablab("name='a b#1@%'", f"task.path='{folder}/t#1@%.txt'")
+    assert (record.status, record.study) == ("ok", "a b#1@%")
+    assert capsys.readouterr().out.endswith("; outputs/a b#1@%\n")
+    assert read_record(Path("outputs/a b#1@%") / RECORD_FILE) == record
+
+
 def test_another_run_in_its_folder_is_left_alone(ablab: Job) -> None:
     """And it is said what differs, and which words end the quarrel."""
     record = ablab()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from commands import Command
+from filelock import FileLock
 from processes import processes_in, wait_for
 
 from ablab.results.record import Record
@@ -182,12 +184,20 @@ def test_a_resumed_study_is_concluded_on_its_own_terms(lab: Lab) -> None:
     assert averaged in ended.out
 
 
+def _read_only(lock: FileLock) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), lock.lock_file)
+
+
 @pytest.mark.slow
-def test_a_study_that_moved_is_resumed_where_it_lies(lab: Lab, tmp_path: Path) -> None:
+def test_a_study_that_moved_is_resumed_where_it_lies(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = ("name=moved", "activation=relu,gelu")
     assert lab.sweep(*sweep).status == 0
     shutil.move(lab.folder / "outputs" / "moved", tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "elsewhere" / "activation=gelu")
+    with monkeypatch.context() as patch:
+        patch.setattr(FileLock, "acquire", _read_only)
+        ended = lab.ablab("resume", str(tmp_path / "elsewhere"))
+    assert (ended.status, ended.err) == (2, f"ablab: error: {tmp_path}/elsewhere/.lock: Read-only file system\n")
     ended = lab.ablab("resume", str(tmp_path / "elsewhere"))
     assert ended.status == 0, ended.err
     assert sorted(run[0] for run in ended.runs) == ["kept", "ok"]
@@ -229,6 +239,7 @@ UNFINISHED = {
         ("{", "cannot be read"),
         (json.dumps(UNFINISHED), "add --trust to run what the folder has as its command: ablab -m a=1"),
         (json.dumps(UNFINISHED | {"schema": 3}), "of another version of ablab"),
+        (json.dumps(UNFINISHED | {"runs": []}), "the plan cannot be read (it has no runs)"),
     ],
 )
 def test_what_cannot_be_resumed(lab: Lab, tmp_path: Path, content: str | None, line: str) -> None:

@@ -132,6 +132,8 @@ def _as_plan(data: Node, path: Path, study: Path) -> Plan:
         if not _OLDEST <= data["schema"] <= _SCHEMA:
             raise ValueError("of another version of ablab")
         runs = data["runs"]
+        if runs == []:
+            raise ValueError("it has no runs")
         declared = dict(data["comparison" if "comparison" in data else "terms"])
         comparison = ComparisonConfig(**{name: value for name, value in declared.items() if value is not None})
         if wrong := misshapen(comparison):
