@@ -13,7 +13,8 @@ from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.formatting import MISSING, confidence, decimals_for, number, plural, share
 from ablab.report.html.blocks import Block, Section, per_task, svg
-from ablab.report.study_notes import study_notes
+from ablab.report.sentences import margin_name
+from ablab.report.study_notes import interval_lines, study_notes
 from ablab.report.tables import quality_table
 
 
@@ -28,8 +29,8 @@ class Verdicts:
 
 def verdicts(context: ReportContext) -> Verdicts:
     names = [context.suite, *context.tasks] if context.suite else context.tasks
-    groups = [(name, context.compared(name)) for name in names]
-    return Verdicts(_glance(context, groups), groups, study_notes(context.comparisons))
+    groups, made = [(name, context.compared(name)) for name in names], context.comparisons
+    return Verdicts(_glance(context, groups), groups, [*interval_lines(made), *study_notes(made)])
 
 
 def _glance(context: ReportContext, groups: list[tuple[str, list[Comparison]]]) -> str:
@@ -53,7 +54,7 @@ def effects(context: ReportContext) -> Section:
     def blocks(task: str) -> list[Block]:
         drawn = svg(context, drawings.forest(context, task), "effects", task)
         none = _ONE_VARIANT if len(context.variants) == 1 else _NO_EFFECT
-        return [Block(figure=drawn, otherwise=none, table=quality_table(context, task))]
+        return [Block(figure=drawn, otherwise=none, table=quality_table(context, task, both=True))]
 
     return Section(
         "effects",
@@ -65,7 +66,8 @@ def effects(context: ReportContext) -> Section:
 
 def _intro(context: ReportContext) -> str:
     level = confidence(context.comparisons.level)
-    band = "; a grey band is the declared margin" if any(item.margin for item in context.comparisons.items) else ""
+    margin = next((margin_name(item) for item in context.comparisons.items if item.margin), None)
+    band = f"; a grey band is the {margin}" if margin else ""
     return (
         f"Points are means over paired seeds, bars {level} intervals, ticks single seeds. A filled marker is a "
         f"resolved verdict{band}."
@@ -106,17 +108,17 @@ def power(context: ReportContext) -> Section | None:
     return Section(
         "power",
         "What these seeds could have detected",
-        f"An effect at the end of its bar would have been resolved in {POWER:.0%} of studies like this one, by one "
-        "comparison before the correction for several; smaller ones would mostly have been missed. The marker is the "
-        "size of the effect that was found, filled where its verdict is resolved. Seeds needed are a range, since "
-        "the spread is known only roughly.",
+        f"An effect at the end of its bar would have been resolved in {POWER:.0%} of studies like this one, if it were "
+        "the only one among their comparisons; smaller ones would mostly have been missed. The marker is the size of "
+        "the effect that was found, filled where its verdict is resolved. Seeds to resolve a margin are a range, since "
+        "the spread is known only roughly; what was found is known too roughly for one.",
         made,
     )
 
 
 def _power_row(item: Comparison) -> dict[str, str]:
     assert item.estimate is not None
-    limit = detectable(item.estimate, item.level)
+    limit = detectable(item.estimate, item.share_level)
     digits = decimals_for(limit)
     wanted = abs(item.margin or item.effect or 0.0)
     known = bool(wanted) and item.estimate.standard_error > 0
@@ -137,6 +139,6 @@ def _needed(item: Comparison, wanted: float) -> str:
     assert item.estimate is not None
     about, least, most = (
         f"over {MOST_SEEDS:,}" if seeds >= MOST_SEEDS else f"{seeds:,}"
-        for seeds in seeds_needed(wanted, item.estimate, item.level)
+        for seeds in seeds_needed(wanted, item.estimate, item.share_level)
     )
-    return about if least == most else f"{about} ({least} to {most})"
+    return about if least == most or item.margin is None else f"{about} ({least} to {most})"
