@@ -1,9 +1,9 @@
 """Corrections: what each comparison may claim depends on how many there are, and on how often a study was analysed.
 
 With `FULL_SEEDS` pairs or more a comparison has the paired t interval and a p value adjusted by Holm's method over all
-claims of its family; with fewer, the standard error that is pooled over the variants of its task and Dunnett's
-interval and p value. Variants that are the baseline under another name make no claim: they neither count among the
-comparisons nor calm the pooled variance.
+claims of its family; with fewer, a standard error that the comparisons of its task share, and an interval and a p value
+that hold for all of them at once (`ablab.analysis.shared_error`). Variants that are the baseline under another name make
+no claim: they neither count among the comparisons nor calm the shared variance.
 
 Analysing a study more than once costs, too: its level is divided by the number of its interim analyses so far
 (Bonferroni). At the j-th, a study's intervals, verdicts, equivalence tests, detectable effects and seeds needed are all
@@ -24,29 +24,25 @@ to ask of those who stick to the seeds they planned.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from ablab.analysis.dunnett import dunnett_critical, dunnett_p
 from ablab.analysis.estimates import (
     FEWEST_SEEDS,
     FULL_SEEDS,
     LEVEL,
     Estimate,
-    FloatArray,
-    from_pool,
+    Interval,
     holm,
     paired,
-    residual_variance,
 )
+from ablab.analysis.shared_error import mean_variance, shared_critical, shared_p, with_shared_error
 from ablab.analysis.study_notes import InterimAnalyses
 from ablab.analysis.verdicts import Evidence
 from ablab.results.interim import InterimAnalysis
 
+SHARED = "simultaneous"  # adjustment of what rests on a shared standard error
 Values = Mapping[int, float]  # of the metric by seed, NaN where a run has none
 
 
@@ -81,8 +77,8 @@ def adjust(claims: Sequence[Claim]) -> list[tuple[Evidence, float | None]]:
 
     Evidence that makes no claim is given back as it is.
     """
-    pools = {task: _pool(task, claims) for task in {each.task for each in claims if _is_pooled(each)}}
-    estimates = [_estimate(claim, pools) for claim in claims]
+    shared = {task: _variance(task, claims) for task in {each.task for each in claims if _is_pooled(each)}}
+    estimates = [_estimate(claim, shared) for claim in claims]
     made = [(claim, estimate) for claim, estimate in zip(claims, estimates, strict=True) if estimate]
     families = tuple(Counter(claim.task for claim, _ in made).values())
     corrected = iter(holm([estimate.p_value for _, estimate in made]))
@@ -93,7 +89,7 @@ def adjust(claims: Sequence[Claim]) -> list[tuple[Evidence, float | None]]:
             continue
         p_of_holm, level = next(corrected), claim.evidence.level
         if _is_pooled(claim):
-            interval, p, adjustment = *_dunnett(estimate, families, level), "Dunnett"
+            interval, p, adjustment = *_simultaneous(estimate, families, level), SHARED
         else:
             interval, p, adjustment = estimate.interval(1 - level), p_of_holm, "Holm"
         found = replace(claim.evidence, estimate=estimate, interval=interval, p_adjusted=p, adjustment=adjustment)
@@ -105,31 +101,22 @@ def _is_pooled(claim: Claim) -> bool:
     return claim.counts and len(claim.evidence.differences) < FULL_SEEDS
 
 
-def _estimate(claim: Claim, pools: Mapping[str, tuple[float, int]]) -> Estimate | None:
+def _estimate(claim: Claim, shared: Mapping[str, float]) -> Estimate | None:
     if not claim.counts:
         return None
     if _is_pooled(claim):
-        return from_pool(claim.evidence.differences, *pools[claim.task])
+        return with_shared_error(claim.evidence.differences, shared[claim.task])
     return paired(claim.evidence.differences)
 
 
-def _pool(task: str, claims: Sequence[Claim]) -> tuple[float, int]:
-    """The variance that the variants of a task leave, and its degrees of freedom."""
-    of_task = [claim for claim in claims if claim.task == task]
-    base = next(claim.base for claim in of_task if claim.counts)
-    own = [claim.own for claim in of_task if not claim.evidence.blocked and not claim.evidence.identical]
-    return residual_variance(_table([base, *own]))
+def _variance(task: str, claims: Sequence[Claim]) -> float:
+    """That of a paired difference, by all comparisons on the task that share their standard error."""
+    return mean_variance([each.evidence.differences for each in claims if each.task == task and _is_pooled(each)])
 
 
-def _table(sides: Sequence[Values]) -> FloatArray:
-    """[variants, seeds] of the metric, NaN where a run has none."""
-    seeds = sorted({seed for side in sides for seed in side})
-    return np.array([[side.get(seed, math.nan) for seed in seeds] for side in sides])
-
-
-def _dunnett(estimate: Estimate, families: tuple[int, ...], level: float) -> tuple[tuple[float, float], float]:
-    """The simultaneous interval and the adjusted p value."""
-    interval = estimate.around(dunnett_critical(estimate.degrees, families, level))
+def _simultaneous(estimate: Estimate, families: tuple[int, ...], level: float) -> tuple[Interval, float]:
+    """The interval and the adjusted p value."""
+    interval = estimate.around(shared_critical(estimate.degrees, families, level))
     if estimate.standard_error == 0:
         return interval, estimate.p_value
-    return interval, dunnett_p(abs(estimate.effect) / estimate.standard_error, estimate.degrees, families)
+    return interval, shared_p(abs(estimate.effect) / estimate.standard_error, estimate.degrees, families)

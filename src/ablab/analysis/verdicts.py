@@ -45,7 +45,7 @@ class Evidence:
     estimate: Estimate | None = None  # None below FEWEST_SEEDS
     interval: Interval | None = None  # at `level`
     p_adjusted: float | None = None
-    adjustment: str | None = None  # "Holm" or "Dunnett"
+    adjustment: str | None = None  # "Holm" or "simultaneous"
     correlation: float | None = None
     margin: float | None = None  # declared beforehand
     level: float = LEVEL  # of every test and interval; smaller where the study was analysed more than once

@@ -127,7 +127,7 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
     items = next(found for name, found in parts(comparisons, by) if section.where in ("", name))
     methods = {
         "Holm": "paired t intervals and p values adjusted by Holm's method",
-        "Dunnett": "Dunnett's simultaneous intervals and p values (preliminary)",
+        "simultaneous": "simultaneous intervals and p values on a shared standard error (preliminary)",
     }
     used = [said for name, said in methods.items() if name in {item.adjustment for item in items}]
     of = f" of the {measured(comparisons)}" if measured(comparisons) else ""
