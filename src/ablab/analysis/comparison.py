@@ -1,19 +1,20 @@
 """Every variant against the baseline, on every task and on the suite of them.
 
-One correction holds for the comparisons on single tasks, all tasks together, and another for those on the suite.
+One correction holds for all of them (`ablab.analysis.family`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from ablab.analysis import conditions, oracle
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import constant_difference, evidence_of
 from ablab.analysis.family import Claim, adjust, interim_analyses, level_after
+from ablab.analysis.margin import check_margin, was_declared
 from ablab.analysis.metrics import check_last, choose_metric
 from ablab.analysis.notes import Note, WithinMargin
 from ablab.analysis.pairing import (
@@ -38,8 +39,8 @@ from ablab.analysis.study_notes import (
     SharedMargin,
     StudyNote,
 )
-from ablab.analysis.suite import join, obstacle, suite_name
-from ablab.analysis.verdicts import RESOLVED, Evidence, Verdict, judge
+from ablab.analysis.suite import Joined, join, obstacle, suite_name
+from ablab.analysis.verdicts import RESOLVED, Evidence, Intervals, Verdict, judge
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
@@ -51,7 +52,9 @@ class ComparisonSettings(TypedDict, total=False):
     baseline: str | None
     metric: str | None
     margin: float | None
+    margin_declared: bool
     last_k: int | None
+    intervals: Intervals | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +94,14 @@ class Comparisons:
         return [item for item in self.items if item.task == task]
 
 
-def check_margin(margin: float | None) -> None:
-    """Raises UserError for a margin of equivalence that is not positive."""
-    if margin is not None and not (math.isfinite(margin) and margin > 0):
-        raise UserError(f"margin {margin}: give a positive number in the metric's unit, or none")
-
-
 def compare(
     runs: Runs,
     baseline: str | None = None,
     metric: str | None = None,
     margin: float | None = None,
     last_k: int | None = None,
+    margin_declared: bool = False,
+    intervals: Intervals | None = None,
 ) -> Comparisons:
     """Compare every variant with the baseline, seed by seed, on every task and on the suite of them.
 
@@ -113,6 +112,9 @@ def compare(
         metric: any number that the runs have; default: each task's primary metric.
         margin: in the metric's unit; effects inside it count as equivalent. Declare it before looking.
         last_k: the mean of so many last evaluations is compared; default: the final one. Declare it before looking.
+        margin_declared: the plan of the study has this margin, so that it was chosen before looking, unless a record
+            says otherwise.
+        intervals: that are shown, "single" ones or "simultaneous" ones; default: single.
 
     Raises:
         UserError: an unknown baseline or metric, a margin that is not positive, or evaluations that no run has kept.
@@ -152,12 +154,15 @@ def compare(
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, level)))
+    declared = was_declared(runs, margin, metrics.values(), margin_declared)
+    shown = intervals or "single"
+    judged = [(pairing, replace(each, margin_declared=declared, intervals=shown)) for pairing, each in judged]
     notes += _of_all(runs, metrics, margin, last_k)
     no_suite = obstacle(metrics, directions, without_baseline)
     if no_suite and len(metrics) > 1:
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
-    suite = () if no_suite else _on_suite(judged, list(metrics))
-    return Comparisons(reference, _on_tasks(judged), tuple(notes), metrics, level, last_k, suite, no_suite)
+    suite, items = _concluded([] if no_suite else join(judged, list(metrics)), judged)
+    return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite)
 
 
 def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:
@@ -183,11 +188,18 @@ def _of_all(runs: Runs, metrics: dict[str, str], margin: float | None, last_k: i
     return notes
 
 
-def _on_tasks(judged: list[tuple[Pairing, Evidence]]) -> tuple[Comparison, ...]:
-    adjusted = adjust(
-        [Claim(p.task, evidence, _values(p.of_variant), _values(p.of_baseline)) for p, evidence in judged]
+def _concluded(
+    joined: Sequence[Joined], judged: Sequence[tuple[Pairing, Evidence]]
+) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
+    """The comparisons on the suite and on single tasks, which are one family."""
+    claims = [each.claim for each in joined]
+    claims += [Claim(p.task, evidence, _values(p.of_variant), _values(p.of_baseline)) for p, evidence in judged]
+    adjusted = adjust(claims)
+    on_suite = tuple(
+        _conclude(each.variant, each.baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes())
+        for each, (evidence, p) in zip(joined, adjusted, strict=False)
     )
-    return tuple(
+    on_tasks = tuple(
         _conclude(
             pairing.variant,
             pairing.baseline,
@@ -198,19 +210,9 @@ def _on_tasks(judged: list[tuple[Pairing, Evidence]]) -> tuple[Comparison, ...]:
             _values(pairing.of_baseline),
             _notes(pairing, evidence),
         )
-        for (pairing, _), (evidence, p) in zip(judged, adjusted, strict=True)
+        for (pairing, _), (evidence, p) in zip(judged, adjusted[len(joined) :], strict=True)
     )
-
-
-def _on_suite(judged: list[tuple[Pairing, Evidence]], tasks: list[str]) -> tuple[Comparison, ...]:
-    joined = join(judged, tasks)
-    adjusted = adjust([each.claim for each in joined])
-    return tuple(
-        _conclude(
-            each.variant, judged[0][0].baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes()
-        )
-        for each, (evidence, p) in zip(joined, adjusted, strict=True)
-    )
+    return on_suite, on_tasks
 
 
 def _values(side: dict[int, Outcome]) -> dict[int, float]:
@@ -229,9 +231,8 @@ def _conclude(
 ) -> Comparison:
     """The verdict, and the notes beside it."""
     verdict = judge(evidence)
-    differences, estimate, margin = evidence.differences, evidence.estimate, evidence.margin
-    inside = verdict in RESOLVED and estimate and margin and estimate.within(margin, evidence.level)
-    within = [WithinMargin(margin)] if inside and margin else []
+    differences, margin = evidence.differences, evidence.margin
+    within = [WithinMargin(margin)] if margin and verdict in RESOLVED and evidence.equivalent else []
     return Comparison(
         **vars(evidence),
         variant=variant,
