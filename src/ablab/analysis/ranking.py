@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ablab.analysis.comparison import Comparisons
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, FloatArray
@@ -48,7 +48,7 @@ class _Pair:
         error = math.sqrt(max(self.variance, shared) / self.seeds)
         if error == 0:
             return float(self.effect == 0)
-        return float(2 * stats.t.sf(self.effect / error, self.seeds - 1))
+        return float(2 * special.stdtr(self.seeds - 1, -self.effect / error))
 
 
 def rank(runs: Runs, comparisons: Comparisons, directions: Mapping[str, Direction]) -> Ranking:
