@@ -5,20 +5,17 @@ One correction holds for all of them (`ablab.analysis.family`).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from ablab.analysis import conditions, oracle
+from ablab.analysis import oracle
+from ablab.analysis.conclusions import conclude, interval_unit
 from ablab.analysis.estimates import LEVEL
-from ablab.analysis.evidence import constant_difference, evidence_of
-from ablab.analysis.family import Claim, adjust, interim_analyses, level_after
+from ablab.analysis.evidence import evidence_of
+from ablab.analysis.family import interim_analyses, level_after
 from ablab.analysis.margin import check_margin, was_declared
 from ablab.analysis.metrics import check_last, choose_metric
-from ablab.analysis.notes import Note, WithinMargin
 from ablab.analysis.pairing import (
-    Outcome,
     Pairing,
     choose_baseline,
     declared_baseline,
@@ -32,6 +29,7 @@ from ablab.analysis.study_notes import (
     BaselineMissing,
     BaselineNotRun,
     DirectionByName,
+    IntervalUnit,
     NoSuite,
     NoSuiteVerdict,
     OfBaseline,
@@ -39,8 +37,9 @@ from ablab.analysis.study_notes import (
     SharedMargin,
     StudyNote,
 )
-from ablab.analysis.suite import Joined, join, obstacle, suite_name
-from ablab.analysis.verdicts import RESOLVED, Evidence, Intervals, Verdict, judge
+from ablab.analysis.suite import join, obstacle, suite_name
+from ablab.analysis.verdicts import Comparison as Comparison
+from ablab.analysis.verdicts import Evidence, Intervals, Split
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
@@ -54,27 +53,8 @@ class ComparisonSettings(TypedDict, total=False):
     margin: float | None
     margin_declared: bool
     last_k: int | None
+    split: Split | None
     intervals: Intervals | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison(Evidence):
-    """One variant against the baseline, on one task or on the suite: the evidence and what it says."""
-
-    variant: str  # as in the table of runs
-    baseline: str
-    task: str  # or the name of the suite
-    seeds: tuple[int, ...]  # of the complete pairs, in the order of `differences`
-    baseline_values: tuple[float, ...]  # the baseline's metric on those seeds
-    effect: float | None  # the mean difference; None without a pair or where the two cannot be compared
-    p_raw: float | None
-    verdict: Verdict
-    notes: tuple[Note, ...]  # unequal conditions, missing runs
-
-    @property
-    def wins(self) -> int:
-        """Seeds on which the variant did better than the baseline."""
-        return sum(difference < 0 if self.direction == "min" else difference > 0 for difference in self.differences)
 
 
 @dataclass(frozen=True)
@@ -89,6 +69,7 @@ class Comparisons:
     last_k: int = 1  # evaluations of each run that its value is the mean of
     suite: tuple[Comparison, ...] = ()  # each variant on all tasks together
     no_suite: NoSuite | None = None  # why there is none
+    unit: IntervalUnit | None = None  # of all intervals; None where there are none
 
     def of_task(self, task: str) -> list[Comparison]:
         return [item for item in self.items if item.task == task]
@@ -101,6 +82,7 @@ def compare(
     margin: float | None = None,
     last_k: int | None = None,
     margin_declared: bool = False,
+    split: Split | None = None,
     intervals: Intervals | None = None,
 ) -> Comparisons:
     """Compare every variant with the baseline, seed by seed, on every task and on the suite of them.
@@ -114,12 +96,17 @@ def compare(
         last_k: the mean of so many last evaluations is compared; default: the final one. Declare it before looking.
         margin_declared: the plan of the study has this margin, so that it was chosen before looking, unless a record
             says otherwise.
+        split: of each task's primary metric, "validation" or "test"; default: the one that it is of. Declare it
+            before looking.
         intervals: that are shown, "single" ones or "simultaneous" ones; default: single.
 
     Raises:
-        UserError: an unknown baseline or metric, a margin that is not positive, or evaluations that no run has kept.
+        UserError: an unknown baseline or metric, a margin that is not positive, evaluations that no run has kept, or a
+            split that a task does not have, or that is given beside a metric.
     """
     check_margin(margin)
+    if metric and split:
+        raise UserError(f"split {split}: the metric {metric} says of which split it is; leave one of the two out")
     if runs.table.empty:
         raise UserError("no runs to compare")
     last_k = 1 if last_k is None else last_k
@@ -135,7 +122,7 @@ def compare(
     directions: dict[str, Direction] = {}
     without_baseline = []
     for task in tasks(runs):
-        metrics[task], directions[task], guessed = choose_metric(runs, task, metric)
+        metrics[task], directions[task], guessed = choose_metric(runs, task, metric, split)
         check_last(runs, metrics[task], last_k)
         by_name = DirectionByName(metrics[task], directions[task])
         if guessed and by_name not in notes:
@@ -161,8 +148,9 @@ def compare(
     no_suite = obstacle(metrics, directions, without_baseline)
     if no_suite and len(metrics) > 1:
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
-    suite, items = _concluded([] if no_suite else join(judged, list(metrics)), judged)
-    return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite)
+    suite, items = conclude([] if no_suite else join(judged, list(metrics)), judged)
+    unit = interval_unit(runs, [*suite, *items])
+    return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite, unit)
 
 
 def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:
@@ -186,70 +174,3 @@ def _of_all(runs: Runs, metrics: dict[str, str], margin: float | None, last_k: i
     if last_k > 1:
         notes.append(AveragedEvaluations(named, last_k))
     return notes
-
-
-def _concluded(
-    joined: Sequence[Joined], judged: Sequence[tuple[Pairing, Evidence]]
-) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
-    """The comparisons on the suite and on single tasks, which are one family."""
-    claims = [each.claim for each in joined]
-    claims += [Claim(p.task, evidence, _values(p.of_variant), _values(p.of_baseline)) for p, evidence in judged]
-    adjusted = adjust(claims)
-    on_suite = tuple(
-        _conclude(each.variant, each.baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes())
-        for each, (evidence, p) in zip(joined, adjusted, strict=False)
-    )
-    on_tasks = tuple(
-        _conclude(
-            pairing.variant,
-            pairing.baseline,
-            pairing.task,
-            evidence,
-            p,
-            pairing.seeds,
-            _values(pairing.of_baseline),
-            _notes(pairing, evidence),
-        )
-        for (pairing, _), (evidence, p) in zip(judged, adjusted[len(joined) :], strict=True)
-    )
-    return on_suite, on_tasks
-
-
-def _values(side: dict[int, Outcome]) -> dict[int, float]:
-    return {seed: outcome.value for seed, outcome in side.items()}
-
-
-def _conclude(
-    variant: str,
-    baseline: str,
-    task: str,
-    evidence: Evidence,
-    p_raw: float | None,
-    seeds: list[int],
-    base: Mapping[int, float],  # the baseline's value of each
-    notes: Sequence[Note],
-) -> Comparison:
-    """The verdict, and the notes beside it."""
-    verdict = judge(evidence)
-    differences, margin = evidence.differences, evidence.margin
-    within = [WithinMargin(margin)] if margin and verdict in RESOLVED and evidence.equivalent else []
-    return Comparison(
-        **vars(evidence),
-        variant=variant,
-        baseline=baseline,
-        task=task,
-        seeds=() if evidence.blocked else tuple(seeds),
-        baseline_values=() if evidence.blocked else tuple(base[seed] for seed in seeds),
-        effect=math.fsum(differences) / len(differences) if differences else None,
-        p_raw=p_raw,
-        verdict=verdict,
-        notes=(*within, *notes),
-    )
-
-
-def _notes(pairing: Pairing, evidence: Evidence) -> list[Note]:
-    notes = conditions.notes(pairing)
-    quality = any(pairing.metric in own.measured for own, _ in pairing.pairs)
-    if quality and not evidence.identical and (constant := constant_difference(pairing)) is not None:
-        notes.append(constant)
-    return notes + pairing.gaps()

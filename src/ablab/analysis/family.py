@@ -41,7 +41,7 @@ from ablab.analysis.estimates import (
     Estimate,
     paired,
 )
-from ablab.analysis.shared_error import mean_variance, shared_critical, shared_p, with_shared_error
+from ablab.analysis.shared_error import level_in_plan, mean_variance, shared_critical, shared_p, with_shared_error
 from ablab.analysis.step_down import PValues, step_down
 from ablab.analysis.study_notes import InterimAnalyses
 from ablab.analysis.verdicts import Evidence
@@ -102,6 +102,23 @@ def raw_p_values(claim: Claim, estimate: Estimate) -> PValues:
 def weights(on_suite: int, on_tasks: int) -> tuple[int, int]:
     """The weight of a comparison on the suite and of one on a task, in whole numbers: each kind holds a half."""
     return (on_tasks, on_suite) if on_suite and on_tasks else (1, 1)
+
+
+def planned_level(seeds: int, on_tasks: Sequence[int], on_suite: int, task: int | None) -> tuple[int, float]:
+    """(degrees of freedom, level) of a comparison in a study that is planned, while no other one is resolved.
+
+    Args:
+        on_tasks: comparisons on each task.
+        on_suite: comparisons on the suite; 0 without one.
+        task: the place of its task; None: it is on the suite.
+    """
+    families = (on_suite,) if task is None else tuple(on_tasks)
+    of_suite, of_task = weights(on_suite, sum(on_tasks))
+    weight = of_suite if task is None else of_task
+    total = on_suite * of_suite + sum(on_tasks) * of_task
+    if seeds >= FULL_SEEDS:
+        return seeds - 1, LEVEL * weight / total
+    return seeds - 1, level_in_plan(families, LEVEL * weight * sum(families) / total)
 
 
 def adjust(claims: Sequence[Claim]) -> list[tuple[Evidence, float | None]]:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Literal
 
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval
+from ablab.analysis.notes import Note
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.results.record import Direction
 
@@ -27,6 +28,7 @@ class Verdict(StrEnum):
 
 
 RESOLVED = frozenset({Verdict.BETTER, Verdict.WORSE})
+Split = Literal["validation", "test"]
 Intervals = Literal["single", "simultaneous"]  # that are shown: each alone at its level, or all of a study together
 
 
@@ -83,6 +85,26 @@ class Evidence:
     def equivalent(self) -> bool:
         """Whether the effect is shown to lie inside the margin."""
         return self.p_equivalence is not None and self.p_equivalence < self.level
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Evidence):
+    """One variant against the baseline, on one task or on the suite: the evidence and what it says."""
+
+    variant: str  # as in the table of runs
+    baseline: str
+    task: str  # or the name of the suite
+    seeds: tuple[int, ...]  # of the complete pairs, in the order of `differences`
+    baseline_values: tuple[float, ...]  # the baseline's metric on those seeds
+    effect: float | None  # the mean difference; None without a pair or where the two cannot be compared
+    p_raw: float | None
+    verdict: Verdict
+    notes: tuple[Note, ...]  # unequal conditions, missing runs
+
+    @property
+    def wins(self) -> int:
+        """Seeds on which the variant did better than the baseline."""
+        return sum(difference < 0 if self.direction == "min" else difference > 0 for difference in self.differences)
 
 
 def judge(evidence: Evidence) -> Verdict:
