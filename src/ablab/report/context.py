@@ -17,7 +17,7 @@ import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons, ComparisonSettings, compare
 from ablab.analysis.elsewhere import Elsewhere, elsewhere
-from ablab.analysis.interactions import Interactions, interactions
+from ablab.analysis.interactions import Interactions, all_interactions
 from ablab.analysis.pairing import variants
 from ablab.analysis.pareto import fronts
 from ablab.analysis.ranking import Ranking, rank
@@ -146,7 +146,7 @@ class ReportContext:
     @cached_property
     def _interactions(self) -> dict[str, Interactions]:
         made = self.comparisons
-        return {t: interactions(self.runs, t, made.metrics[t], made.baseline, made.last_k) for t in self.tasks}
+        return all_interactions(self.runs, made.metrics, made.baseline, made.last_k)
 
     def interactions(self, task: str) -> Interactions:
         """Those of the compared metric of `task`."""
