@@ -32,7 +32,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scipy import stats
+from scipy import special
 
 from ablab.analysis.estimates import (
     FEWEST_SEEDS,
@@ -196,7 +196,7 @@ class _Group:
             estimate=estimate,
             interval=estimate.around(critical),
             simultaneous=estimate.around(critical),
-            share_level=float(2 * stats.t.sf(critical, estimate.degrees)),
+            share_level=float(2 * special.stdtr(estimate.degrees, -critical)),
             p_adjusted=self._p_value(estimate, abs(estimate.effect)),
             p_equivalence=None if beyond is None else self._p_value(estimate, max(beyond, 0.0)),
             adjustment="simultaneous",

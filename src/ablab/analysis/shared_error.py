@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ablab.analysis.estimates import LEVEL, Estimate, paired
 
@@ -51,12 +51,12 @@ def corrected_for(families: tuple[int, ...]) -> float:
 
 def shared_p(statistic: float, degrees: int, families: tuple[int, ...]) -> float:
     """The adjusted p of `statistic`, |effect| / standard error."""
-    return min(1.0, corrected_for(families) * float(2 * stats.t.sf(statistic, degrees)))
+    return min(1.0, corrected_for(families) * float(2 * special.stdtr(degrees, -statistic)))
 
 
 def shared_critical(degrees: int, families: tuple[int, ...], level: float = LEVEL) -> float:
     """The |t| at which `shared_p` is `level`: intervals of so many standard errors hold all at once."""
-    return float(stats.t.isf(level / 2 / corrected_for(families), degrees))
+    return -float(special.stdtrit(degrees, level / 2 / corrected_for(families)))
 
 
 def level_in_plan(families: tuple[int, ...], level: float = LEVEL) -> float:
