@@ -51,7 +51,7 @@ class Evidence:
     simultaneous: Interval | None = None  # those of all comparisons of the study hold together, at `level`
     p_adjusted: float | None = None  # of no effect
     p_equivalence: float | None = None  # of an effect of the margin or more, adjusted; None without a margin
-    adjustment: str | None = None  # "Holm" or "Dunnett"
+    adjustment: str | None = None  # "Holm" or "simultaneous"
     correlation: float | None = None
     margin: float | None = None
     margin_declared: bool = False  # by the study, before its runs
