@@ -13,7 +13,8 @@ from typing import TypedDict
 from ablab.analysis import conditions, oracle
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import constant_difference, evidence_of
-from ablab.analysis.family import Claim, adjust, interim_analyses, level_after
+from ablab.analysis.family import Claim, adjust
+from ablab.analysis.looks import interim_analyses, looks_of
 from ablab.analysis.metrics import check_last, choose_metric
 from ablab.analysis.notes import Note, WithinMargin
 from ablab.analysis.pairing import (
@@ -123,11 +124,10 @@ def compare(
     last_k = 1 if last_k is None else last_k
     reference = choose_baseline(runs, baseline)
     notes: list[StudyNote] = []
-    if analyses := interim_analyses(runs.interim_analyses):
-        notes.append(analyses)
     if missing := None if baseline else _missing_baseline(runs, reference):
         notes.append(missing)
-    level = level_after(len(runs.interim_analyses))
+    looks = looks_of(runs)
+    level = looks.level()
     judged: list[tuple[Pairing, Evidence]] = []
     metrics: dict[str, str] = {}
     directions: dict[str, Direction] = {}
@@ -152,6 +152,8 @@ def compare(
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, level)))
+    if analyses := interim_analyses(looks, len(judged)):
+        notes.insert(0, analyses)
     notes += _of_all(runs, metrics, margin, last_k)
     no_suite = obstacle(metrics, directions, without_baseline)
     if no_suite and len(metrics) > 1:

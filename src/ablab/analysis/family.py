@@ -1,25 +1,9 @@
-"""Corrections: what each comparison may claim depends on how many there are, and on how often a study was analysed.
+"""Corrections: what each comparison may claim depends on how many there are.
 
 With `FULL_SEEDS` pairs or more a comparison has the paired t interval and a p value adjusted by Holm's method over all
 claims of its family; with fewer, the standard error that is pooled over the variants of its task and Dunnett's
 interval and p value. Variants that are the baseline under another name make no claim: they neither count among the
 comparisons nor calm the pooled variance.
-
-Analysing a study more than once costs, too: its level is divided by the number of its interim analyses so far
-(Bonferroni). At the j-th, a study's intervals, verdicts, equivalence tests, detectable effects and seeds needed are all
-at `LEVEL` / j. Analysing one study k times at `LEVEL` / k makes a false claim with at most the probability `LEVEL`.
-
-How many there will be is not known at the first one, which has the whole `LEVEL` to itself. So whoever stops at the
-first resolved verdict still claims falsely somewhat more often than that: at most at the sum of `LEVEL` / j. By
-simulation (paired t, no effect, analyses at 3, 5, 8 and 10 seeds, stopping at the first that is significant):
-
-    each at LEVEL                             .135
-    the j-th at LEVEL / j, as here            .080
-    all four at LEVEL / 4                     .039
-    the j-th at LEVEL / (j (j + 1))           .034
-
-The last holds `LEVEL` however many follow, and would set every study that is analysed once to 97.5%. That is too much
-to ask of those who stick to the seeds they planned.
 """
 
 from __future__ import annotations
@@ -35,7 +19,6 @@ from ablab.analysis.dunnett import dunnett_critical, dunnett_p
 from ablab.analysis.estimates import (
     FEWEST_SEEDS,
     FULL_SEEDS,
-    LEVEL,
     Estimate,
     FloatArray,
     from_pool,
@@ -43,23 +26,9 @@ from ablab.analysis.estimates import (
     paired,
     residual_variance,
 )
-from ablab.analysis.study_notes import InterimAnalyses
 from ablab.analysis.verdicts import Evidence
-from ablab.results.interim import InterimAnalysis
 
 Values = Mapping[int, float]  # of the metric by seed, NaN where a run has none
-
-
-def level_after(analyses: int) -> float:
-    """The level of each test and interval of a study that was analysed so often. None counts as one."""
-    return LEVEL / max(analyses, 1)
-
-
-def interim_analyses(looks: Sequence[InterimAnalysis]) -> InterimAnalyses | None:
-    """The fact that a study was analysed more than once; None where it was not."""
-    if len(looks) < 2:
-        return None
-    return InterimAnalyses(tuple(len(look.seeds) for look in looks), level_after(len(looks)))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, Estimate, Interval, holm, paired
-from ablab.analysis.family import level_after
+from ablab.analysis.looks import looks_of
 from ablab.analysis.notes import NoValue, SeedNotRun
 from ablab.analysis.pairing import Outcome, choices, outcomes
 from ablab.results.collect import Runs
@@ -167,7 +167,7 @@ def interactions(runs: Runs, task: str, metric: str, baseline_variant: str, last
     Args:
         last_k: the mean of so many last evaluations is compared; 1 for the final one.
     """
-    level = level_after(len(runs.interim_analyses))
+    level = looks_of(runs).level()
     found = dimensions(runs, task)
     values = {variant: outcomes(runs, task, variant, metric, last_k) for variant in (found[0].options if found else ())}
     items = [

@@ -1,9 +1,9 @@
 """Studies without any effect, simulated: the p value of the paired t at each of their looks.
 
-A look is a set of seeds, so that looks need not be nested. Of the seeds that the same looks have, the sum and the sum of
-squares are drawn, from which t of every look follows. A p value is kept as its *rank*, a place on a logarithmic scale of
-p from 1 down, the later the smaller: counting studies beyond a level is then a matter of small whole numbers, and one
-simulation serves all levels and both kinds of test, two-sided and one-sided.
+A look is a set of seeds, so that looks need not be nested. Of the seeds that the same looks have, the sum and the sum
+of squares are drawn, from which t of every look follows. A p value is kept as its *rank*, a place on a logarithmic
+scale of p from 1 down, the later the smaller: counting studies beyond a level is then a matter of small whole numbers,
+and one simulation serves all levels and both kinds of test, two-sided and one-sided.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -17,6 +17,7 @@ from ablab.config.run_config import comparison_of
 from ablab.config.schema import ComparisonConfig, ExecutionConfig
 from ablab.errors import UserError
 from ablab.results.collect import Runs
+from ablab.results.interim import read_interim_analyses
 from ablab.results.record import Record
 from ablab.results.run_folder import check_study
 from ablab.results.store import RECORD_FILE, read_record, write_record
@@ -79,12 +80,13 @@ class Study:
     def planned(self, runs: Sequence[Run]) -> list[PlannedRun]:
         """The runs with their configs."""
         composed = [self._compose(run) for run in runs]
+        looks = [asdict(look) for look in read_interim_analyses(self.folder)]
         return [
             PlannedRun(
                 info=info_of(config, index, run.context.variant),
                 config=config,
                 folder=folder,
-                context=replace(run.context, corpus=self.preflight.task(config).corpus.sha256),
+                context=replace(run.context, corpus=self.preflight.task(config).corpus.sha256, looks=looks),
             )
             for index, (run, (config, folder)) in enumerate(zip(runs, composed, strict=True))
         ]
