@@ -59,7 +59,9 @@ def test_a_second_look_is_said_and_every_interval_names_its_confidence(runs: Run
     once, again = rendered(runs, format), rendered(twice, format)
     assert "INTERIM ANALYSES" not in once
     assert "97.5%" not in once
-    line = "INTERIM ANALYSES  the study was analysed 2 times (3, then 4 seeds); each interval is at 97.5%"
+    line = (
+        "INTERIM ANALYSES  analysed at 3, then 4 seeds, which was not planned: this time each comparison alone is held "
+    )
     assert sum(line in shown for shown in again.splitlines()) == 1
     assert "95%" not in again
     assert again.count("97.5% CI") == 2  # the heading, the one sentence with an interval
@@ -73,9 +75,9 @@ def test_machines_are_told_the_looks_and_the_confidence(runs: Runs, twice: Runs,
     assert [item["confidence"] for item in document["comparisons"]] == [confidence] * 2
     low, high = stats.t.interval(confidence, 3, 0.101, stats.sem(document["comparisons"][0]["differences"]))
     assert document["comparisons"][0]["interval"] == pytest.approx([low, high])
-    estimate = compare(shown).items[0].estimate
-    assert estimate is not None
-    assert document["comparisons"][0]["detectable"] == pytest.approx(detectable(estimate, 1 - confidence))
+    item = compare(shown).items[0]
+    assert item.estimate is not None
+    assert document["comparisons"][0]["detectable"] == pytest.approx(detectable(item.estimate, item.share_level))
     rows = list(csv.DictReader(io.StringIO(rendered(shown, "csv"))))
     assert [row["confidence"] for row in rows[:5]] == ["", str(confidence), str(confidence), "", ""]
 

@@ -65,6 +65,11 @@ class Looks:
         return len(self.taken) > 1 or (self.declared and bool(self.taken) and self.planned != self.sizes)
 
     @property
+    def planned_several(self) -> bool:
+        """Whether there are several by a plan, whose boundary is that of the paired t."""
+        return self.declared and self.several
+
+    @property
     def exceeded(self) -> bool:
         """Whether there are looks that nothing was left for."""
         if not self.declared:
@@ -121,6 +126,9 @@ class Looks:
             return LEVEL
         count = max(comparisons, 1)
         return max(LEVEL, count * error_of(cells_of(self.taken), self.levels(LEVEL / count)))
+
+
+ONE_LOOK = Looks()  # or none that is known
 
 
 def planned_looks(sizes: Sequence[int], spending: Spending = "pocock") -> Looks:
