@@ -20,11 +20,12 @@ from ablab.analysis.estimates import LEVEL, paired
 from ablab.analysis.looks import Looks, Spending, looks_of, planned_looks
 from ablab.analysis.sequential import fixed
 from ablab.analysis.simulated_looks import nested
+from ablab.config import Node
 from ablab.results.collect import Runs, collect
 from ablab.results.interim import InterimAnalysis, count_interim_analysis
 from ablab.results.record import Record
 
-PLAN = {"looks": [3, 5, 8, 10], "max": 10, "spending": "pocock"}
+PLAN: Node = {"looks": [3, 5, 8, 10], "max": 10, "spending": "pocock"}
 POCOCK = fixed(nested((3, 5, 8, 10)), "pocock")
 
 
@@ -36,7 +37,7 @@ def analysed(*seeds: Sequence[int]) -> tuple[InterimAnalysis, ...]:
     return tuple(InterimAnalysis(tuple(each), f"2026-01-{day:02}T00:00:00+00:00") for day, each in enumerate(seeds, 1))
 
 
-def runs_with(seeds: Iterable[int], plan: object = None, looks: Sequence[InterimAnalysis] = ()) -> Runs:
+def runs_with(seeds: Iterable[int], plan: Node | None = None, looks: Sequence[InterimAnalysis] = ()) -> Runs:
     records = [record(seed, planned_looks=plan) for seed in seeds]
     return replace(runs_of(records), interim_analyses=tuple(looks))
 
@@ -90,7 +91,7 @@ def test_looks_that_are_planned(
     assert found.several == bool(sizes)
     assert not found.exceeded
     assert found.error() == LEVEL
-    if set(sizes) <= set(PLAN["looks"]):  # type: ignore[arg-type]
+    if set(sizes) <= set(PLAN["looks"]):
         assert found.levels() == pytest.approx([POCOCK.at(LEVEL)[0]] * len(sizes))
 
 
@@ -218,14 +219,14 @@ def test_a_look_besides_the_plan_has_what_is_left() -> None:
         ),
     ],
 )
-def test_readers_are_told_of_more_than_one_look(plan: object, counts: Sequence[int], said: str | None) -> None:
+def test_readers_are_told_of_more_than_one_look(plan: Node | None, counts: Sequence[int], said: str | None) -> None:
     records = study({"relu": [1.00, 1.02, 0.97, 1.05, 0.99], "gelu": [0.99, 1.05, 0.97, 1.02, 1.00]})
     records = [replace(each, planned_looks=plan) for each in records]
     runs = replace(runs_of(records), interim_analyses=analysed(*map(first, counts)))
     assert notes_of(compare(runs)) == (() if said is None else (said,))
 
 
-def _study(plan: object) -> list[Record]:
+def _study(plan: Node | None) -> list[Record]:
     """Two variants, the first three seeds of which were analysed before the others were planned."""
     losses = {"relu": [1.00, 1.02, 0.97, 1.05, 0.99], "gelu": [1.03, 1.03, 1.01, 1.055, 1.045]}
     known = [asdict(look) | {"seeds": list(look.seeds)} for look in analysed(first(3))]
@@ -247,7 +248,7 @@ def _concluded(runs: Runs) -> Mapping[str, object]:
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_it_does_not_matter_in_which_folders_the_runs_lie(
-    plan: object, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    plan: Node | None, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     records = _study(plan)
     whole = tmp_path_factory.mktemp("whole")

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from ablab.analysis.sequential import ALPHAS, Boundary, departing, error_of, fixed, spending
+from ablab.analysis.sequential import ALPHAS, Boundary, Shape, departing, error_of, fixed, spending
 from ablab.analysis.simulated_looks import Sides, cells_of, nested, sizes_of
 
 LOOKS = (3, 5, 8, 10)
@@ -54,11 +54,11 @@ def test_pococks_level_error_and_power_at_3_5_8_and_10_seeds() -> None:
         ("obrien_fleming", {2: 1.977, 3: 2.004, 4: 2.024, 5: 2.040}),
     ],
 )
-def test_with_very_many_seeds_boundaries_are_the_textbooks(shape: str, of_last: dict[int, float]) -> None:
+def test_with_very_many_seeds_boundaries_are_the_textbooks(shape: Shape, of_last: dict[int, float]) -> None:
     """Jennison and Turnbull (1999), tables 2.1 and 2.3: two-sided, .05, equally spaced looks."""
     for looks, constant in of_last.items():
         cells = nested([2000 * (look + 1) for look in range(looks)])
-        found = stats.norm.isf(np.array(fixed(cells, shape).at(0.05)) / 2)  # type: ignore[arg-type]
+        found = stats.norm.isf(np.array(fixed(cells, shape).at(0.05)) / 2)
         stretch = np.sqrt(looks / (np.arange(looks) + 1)) if shape == "obrien_fleming" else 1.0
         assert found == pytest.approx(constant * stretch, rel=0.004)
 
@@ -67,9 +67,9 @@ def test_with_very_many_seeds_boundaries_are_the_textbooks(shape: str, of_last: 
     ("shape", "bounds"),
     [("pocock", [2.368, 2.368, 2.358, 2.350]), ("obrien_fleming", [4.333, 2.963, 2.359, 2.014])],
 )
-def test_spending_functions_give_the_published_bounds(shape: str, bounds: list[float]) -> None:
+def test_spending_functions_give_the_published_bounds(shape: Shape, bounds: list[float]) -> None:
     """Lan and DeMets (1983) with four equally spaced looks, two-sided, .05."""
-    found = spending(nested([2000, 4000, 6000, 8000]), shape, 8000).at(0.05)  # type: ignore[arg-type]
+    found = spending(nested([2000, 4000, 6000, 8000]), shape, 8000).at(0.05)
     assert stats.norm.isf(np.array(found) / 2) == pytest.approx(bounds, rel=0.006)
 
 
