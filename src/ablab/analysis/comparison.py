@@ -151,6 +151,7 @@ def compare(
                 continue
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
+            pairing = pairing.at_its_look([look.seeds for look in runs.interim_analyses])
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, level)))
     notes += _of_all(runs, metrics, margin, last_k)
     no_suite = obstacle(metrics, directions, without_baseline)
