@@ -210,7 +210,7 @@ def refused(config: RunConfig, folder: Path) -> Any:
 
 
 def looked_at(config: RunConfig, folder: Path) -> Any:
-    return with_seeds(["seed=auto"], 0, config.seeds), config.seeds.every_look
+    return with_seeds(["seed=auto"], 0, dataclasses.asdict(config.seeds)), config.seeds.every_look
 
 
 def decided_by(config: RunConfig, folder: Path) -> Any:

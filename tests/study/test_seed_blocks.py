@@ -302,12 +302,13 @@ def test_plans_keep_looks_and_seeds(tiny_config: TinyConfig, tmp_path: Path) -> 
     ],
 )
 def test_where_the_seeds_come_from(arguments: list[str], seed: object, written: list[str] | str | None) -> None:
+    settings = {"max": 3, "looks": [3]}
     if isinstance(written, str):
         with pytest.raises(UserError, match=written):
-            with_seeds(arguments, seed, SeedsConfig(max=3, looks=[3]))
+            with_seeds(arguments, seed, settings)
         return
-    expected = (arguments, False) if written is None else (written, True)
-    assert with_seeds(arguments, seed, SeedsConfig(max=3, looks=[3])) == expected
+    expected = (arguments, None) if written is None else (written, SeedsConfig.of(settings))
+    assert with_seeds(arguments, seed, settings) == expected
 
 
 @pytest.mark.parametrize(

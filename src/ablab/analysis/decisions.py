@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ablab.analysis.comparison import Comparison, Comparisons, compare
-from ablab.analysis.futility import LookToCome, chance_of_decision
+from ablab.analysis.futility import FUTILE_BELOW, LookToCome, chance_of_decision
 from ablab.analysis.verdicts import RESOLVED, Verdict
 from ablab.config import ComparisonConfig
 from ablab.config.seeds import EQUIVALENT, FUTILE, SeedsConfig
@@ -20,7 +20,6 @@ from ablab.config.seeds import RESOLVED as RESOLVED_WORD
 from ablab.results.collect import Runs
 from ablab.study.seed_blocks import OPEN, Decision
 
-FUTILE_BELOW = 0.1
 _FINAL = {  # verdicts that no further seed changes, and how they are said
     Verdict.NO_EFFECT: "no effect on the model",
     Verdict.NOT_COMPARABLE: "not comparable",

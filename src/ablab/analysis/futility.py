@@ -20,6 +20,7 @@ from scipy import special
 
 from ablab.analysis.estimates import FloatArray
 
+FUTILE_BELOW = 0.1
 _STUDIES = 2000  # that are drawn: the probability is known within a hundredth
 
 
@@ -54,13 +55,14 @@ def chance_of_decision(differences: Sequence[float], looks: Sequence[LookToCome]
         at = look.seeds - pairs - 1
         center = sums[:, at] / look.seeds
         error = np.sqrt(np.maximum(squares[:, at] / look.seeds - center**2, 0) / (look.seeds - 1))
-        decided |= np.abs(center) > _critical(look.seeds, look.level / 2) * error
+        decided |= np.abs(center) > critical(look.seeds, look.level / 2) * error
         if margin is not None and look.equivalence_level > 0:
-            decided |= np.abs(center) + _critical(look.seeds, look.equivalence_level) * error < margin
+            decided |= np.abs(center) + critical(look.seeds, look.equivalence_level) * error < margin
     return float(decided.mean())
 
 
-def _critical(seeds: int, level: float) -> float:
+def critical(seeds: int, level: float) -> float:
+    """The t that so many pairs exceed with the probability `level`, on one side; infinity for none."""
     return float(special.stdtrit(seeds - 1, 1 - level)) if level > 0 else math.inf
 
 

@@ -79,23 +79,25 @@ def whole_seed(seed: object) -> int:
         raise UserError(f"seed={seed}: must be a whole number{auto}") from None
 
 
-def with_seeds(arguments: list[str], seed: object, seeds: SeedsConfig) -> tuple[list[str], bool]:
-    """Return the overrides of a sweep with `seed=auto` written out, and whether that was asked for.
+def with_seeds(arguments: list[str], seed: object, settings: Mapping[str, Any]) -> tuple[list[str], SeedsConfig | None]:
+    """Return the overrides of a sweep with `seed=auto` written out, and its settings; None where seeds are given.
 
     Args:
         seed: of the config, which counts where no override gives one.
+        settings: the section `seeds` of the config, as plain data.
 
     Raises:
-        UserError: `seeds` is given on the command line, and would have no effect.
+        UserError: a value out of range, or one that is given on the command line and would have no effect.
     """
     given = [place for place, word in enumerate(arguments) if _key(word) == "seed"]
     last = arguments[given[-1]].partition("=")[2] if given else seed
     if canonical(last) != AUTO:
         if idle := next((word for word in arguments if _key(word).split(".")[0] == "seeds"), None):
             raise UserError(f"{idle}: is for seed=auto, and the seeds are given; leave one of them out")
-        return arguments, False
+        return arguments, None
+    seeds = SeedsConfig.of(settings)
     written = f"seed={','.join(map(str, range(seeds.max)))}"
-    return [*(word for place, word in enumerate(arguments) if place not in given), written], True
+    return [*(word for place, word in enumerate(arguments) if place not in given), written], seeds
 
 
 def _key(override: str) -> str:

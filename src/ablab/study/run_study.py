@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from ablab.config.redact import hand_over
 from ablab.config.run_config import comparison_of, to_plain
 from ablab.config.schema import ComparisonConfig, ExecutionConfig
-from ablab.config.seeds import SeedsConfig, with_seeds
+from ablab.config.seeds import with_seeds
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Record
@@ -63,9 +63,8 @@ class Study:
     ) -> None:
         self.folder = Path(config.hydra.sweep.dir)
         self.comparison = comparison_of(config)
-        seeds = SeedsConfig.of(to_plain(config.seeds))
-        self._arguments, in_blocks = with_seeds(list(arguments), config.seed, seeds)
-        self.seeds = seeds if in_blocks else None  # None: all seeds are given, and made
+        # None: all seeds are given, and made.
+        self._arguments, self.seeds = with_seeds(list(arguments), config.seed, to_plain(config.seeds))
         self._observe, self._foreign = observe, foreign
         self._check_comparison, self._decide = check_comparison, decide
         self._compose, self.preflight = Composer(loader, config), Preflight()
