@@ -10,21 +10,24 @@ study concludes from all of its seeds, looked at once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from ablab.analysis.comparison import Comparison, Comparisons, compare
-from ablab.analysis.verdicts import RESOLVED, Verdict
+from ablab.analysis.comparison import Comparisons, compare
+from ablab.analysis.decisions import decide
+from ablab.analysis.verdicts import Verdict
+from ablab.config import ComparisonConfig, Node
+from ablab.config.seeds import SeedsConfig
 from ablab.report.context import declared_comparison
 from ablab.results.collect import Runs, collect
+from ablab.study.seed_blocks import OPEN
 
 HERE = Path(__file__).parent
 KEPT = [HERE / "results", HERE / "results_gpu", HERE.parent / "results"]
 LOOKS = (3, 5, 8, 10)
-DECIDED = RESOLVED | {Verdict.EQUIVALENT, Verdict.NO_EFFECT, Verdict.NOT_COMPARABLE, Verdict.UNSTABLE}
 
 Cell = tuple[str, str]  # a task, or the suite of them, and a variant
 
@@ -51,56 +54,52 @@ class Replay:
         return {pair: pairs.count(pair) for pair in dict.fromkeys(pairs)}
 
 
-def replay(file: Path, most: int | None = None) -> Replay | None:
+def replay(file: Path, looks_at: Sequence[int] = LOOKS, spending: str = "pocock") -> Replay | None:
     """Replay the study in a kept file; None for one of too few seeds, or one variant."""
     runs = replace(collect([file]), interim_analyses=())
     seeds = sorted({record.seed for record in runs.records})
-    looks = (*(look for look in LOOKS if look < len(seeds)), len(seeds))
+    looks = [*(look for look in looks_at if look < len(seeds)), len(seeds)]
     if len(looks) < 2 or len(runs.variants) < 2:
         return None
-    settings = declared_comparison([file])
-    whole = compare(_declaring(runs, None), **settings)
-    planned = _declaring(runs, {"looks": list(looks), "max": len(seeds), "spending": "pocock"})
+    settings, plan = declared_comparison([file]), SeedsConfig(max=len(seeds), looks=looks, spending=spending)
+    declared = ComparisonConfig(**{name: settings.get(name) for name in ("metric", "margin")})  # type: ignore[arg-type]
+    planned = _declaring(runs, plan.plan_of_looks)
     until: dict[Cell, int] = {}  # how many seeds each variant on a task was given
-    found: dict[Cell, Verdict] = {}
-    going = set(runs.places)
+    going, settled = set(runs.places), set[object]()
     for look in looks:
         until |= dict.fromkeys(going, look)
-        at = [
-            place
-            for cell, places in runs.places.items()
-            for place in places
-            if runs.records[place].seed in seeds[: until[cell]]
-        ]
-        seen = compare(planned.at(sorted(at)), **settings)
-        found = _verdicts(seen)
-        going = _open(seen, runs)
+        seen = planned.at(sorted(place for place in _within(runs, seeds, until)))
+        new = [each for each in decide(seen, plan, declared) if each.of not in settled]
+        settled |= {each.of for each in new if each.how != OPEN}
+        going = {cell for each in new if each.how == OPEN for cell in (*each.cells, *each.baselines)}
         if not going:
             break
-    needed = sum(
-        runs.records[place].seed in seeds[: until[cell]] for cell in runs.places for place in runs.places[cell]
+    return Replay(
+        _name(file),
+        tuple(looks),
+        len(runs.records),
+        len(_within(runs, seeds, until)),
+        _verdicts(compare(_declaring(runs, None), **settings)),
+        _verdicts(compare(planned.at(sorted(_within(runs, seeds, until))), **settings)),
     )
-    return Replay(_name(file), looks, len(runs.records), needed, _verdicts(whole), found)
 
 
-def _declaring(runs: Runs, plan: dict[str, object] | None) -> Runs:
+def _within(runs: Runs, seeds: Sequence[int], until: Mapping[Cell, int]) -> list[int]:
+    """The places of the runs on the first so many seeds of each variant on a task."""
+    return [
+        place
+        for cell, places in runs.places.items()
+        for place in places
+        if runs.records[place].seed in seeds[: until[cell]]
+    ]
+
+
+def _declaring(runs: Runs, plan: Node | None) -> Runs:
     return replace(runs, records=[replace(record, planned_looks=plan, looks=[]) for record in runs.records])
 
 
 def _verdicts(comparisons: Comparisons) -> dict[Cell, Verdict]:
     return {(item.task, item.variant): item.verdict for item in (*comparisons.items, *comparisons.suite)}
-
-
-def _open(comparisons: Comparisons, runs: Runs) -> set[Cell]:
-    """The variants on tasks that get further seeds: those of comparisons that are open, and their baselines."""
-    on_tasks = {(item.task, item.variant) for item in comparisons.items if _is_open(item)}
-    on_suite = {(task, item.variant) for item in comparisons.suite if _is_open(item) for task in runs.tasks}
-    open_cells = on_tasks | on_suite
-    return open_cells | {(task, comparisons.baseline) for task, _ in open_cells}
-
-
-def _is_open(item: Comparison) -> bool:
-    return item.verdict not in DECIDED
 
 
 def table(found: Sequence[Replay]) -> str:

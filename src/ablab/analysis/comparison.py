@@ -138,6 +138,7 @@ def compare(
                 continue
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
+            pairing = pairing.at_its_look([look.seeds for look in runs.interim_analyses])
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, looks)))
     declared = was_declared(runs, margin, metrics.values(), margin_declared)
     shown = intervals or "single"

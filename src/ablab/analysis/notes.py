@@ -162,6 +162,14 @@ class SeedNotRun:
 
 
 @dataclass(frozen=True)
+class EndedAtLook:
+    """A variant that was given no seeds after an interim analysis, where others were."""
+
+    seeds: int  # at that look
+    others: int  # that its baseline has
+
+
+@dataclass(frozen=True)
 class TaskNotRun:
     """A task of the suite that the variant was not run on."""
 
@@ -194,6 +202,7 @@ Note = (
     | ConstantDifference
     | SeedNote
     | SeedNotRun
+    | EndedAtLook
     | TaskNotRun
     | IncompleteSeed
 )

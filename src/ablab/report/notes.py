@@ -147,6 +147,11 @@ def _(note: known.SeedNotRun, item: Comparison) -> str:
 
 
 @note_text.register
+def _(note: known.EndedAtLook, item: Comparison) -> str:
+    return f"its seeds ended with the look at {note.seeds}, where this is said; the baseline has {note.others}."
+
+
+@note_text.register
 def _(note: known.TaskNotRun, item: Comparison) -> str:
     return f"{note.task} was not run with this variant."
 

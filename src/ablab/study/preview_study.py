@@ -61,6 +61,7 @@ def preview(study: Study, probe: bool) -> Preview:
         trials=trials,
         trial_seconds=trial_seconds,
         question=planned[0].config.question,
+        seeds=study.seeds,
     )
 
 
