@@ -1,16 +1,17 @@
 """What planned looks would have saved: the kept results once more, seed by seed, as if they came in.
 
-    python experiments/five_claims/replay.py  # prints the table, and writes replay.md
+    python experiments/five_claims/replay.py  # prints the tables, and writes replay.md
 
-Each study is looked at after 3, 5, 8 and 10 seeds, as far as it has so many, at the boundary of those looks. Who is
-decided gets no further seeds; the baseline stays until all are. What is then concluded is held against what the same
-study concludes from all of its seeds, looked at once.
+Each study is looked at after 3, 5, 8 and 10 seeds, as far as it has so many, at the boundary of those looks. What is
+decided, and what has become improbable to be, gets no further seeds, as with `seed=auto`; the baseline stays until all
+are done. What is then concluded is held against what the same study concludes from all of its seeds, looked at once.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from ablab.study.seed_blocks import OPEN
 HERE = Path(__file__).parent
 KEPT = [HERE / "results", HERE / "results_gpu", HERE.parent / "results"]
 LOOKS = (3, 5, 8, 10)
+DESIGNS = [
+    (looks, spending) for looks in (LOOKS, (3, 4, 5, 8, 10), (4, 6, 8, 10)) for spending in ("pocock", "obrien_fleming")
+]
 
 Cell = tuple[str, str]  # a task, or the suite of them, and a variant
 
@@ -48,10 +52,10 @@ class Replay:
         return sum(self.replayed[cell] is verdict for cell, verdict in self.whole.items())
 
     @property
-    def changed(self) -> dict[str, int]:
+    def changed(self) -> Counter[str]:
         """How often one verdict became another."""
-        pairs = [f"{a} -> {self.replayed[cell]}" for cell, a in self.whole.items() if self.replayed[cell] is not a]
-        return {pair: pairs.count(pair) for pair in dict.fromkeys(pairs)}
+        pairs = [(verdict, self.replayed[cell]) for cell, verdict in self.whole.items()]
+        return Counter(f"{before} -> {after}" for before, after in pairs if before is not after)
 
 
 def replay(file: Path, looks_at: Sequence[int] = LOOKS, spending: str = "pocock") -> Replay | None:
@@ -115,19 +119,36 @@ def table(found: Sequence[Replay]) -> str:
         }
         for each in found
     ]
+    return _markdown([*rows, {"study": "all", **_sums(found), "what changed": ""}])
+
+
+def _sums(found: Sequence[Replay]) -> dict[str, str]:
     comparisons, same = sum(len(each.whole) for each in found), sum(each.same for each in found)
     needed, runs = sum(each.needed for each in found), sum(each.runs for each in found)
-    rows.append(
-        {
-            "study": "all",
-            "looks": "",
-            "comparisons": comparisons,
-            "same verdict": f"{same} ({same / comparisons:.1%})",
-            "runs": f"{needed} of {runs} ({needed / runs:.1%})",
-            "what changed": "",
-        }
-    )
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    return {
+        "looks": "",
+        "comparisons": str(comparisons),
+        "same verdict": f"{same} ({same / comparisons:.0%})",
+        "runs": f"{needed} of {runs} ({needed / runs:.0%})",
+    }
+
+
+def designs(files: Sequence[Path]) -> str:
+    """Other looks and boundaries on all studies together, as Markdown."""
+    rows = []
+    for looks, spending in DESIGNS:
+        found = [each for file in files if (each := replay(file, looks, spending))]
+        changed = Counter(change for each in found for change in each.changed.elements())
+        rows.append(
+            _sums(found)
+            | {"looks": f"{', '.join(map(str, looks))}; {spending}"}
+            | {"what changed": "; ".join(f"{count} {pair}" for pair, count in changed.most_common())}
+        )
+    return _markdown(rows)
+
+
+def _markdown(rows: Sequence[Mapping[str, object]]) -> str:
+    return str(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
 
 
 def _name(file: Path) -> str:
@@ -140,12 +161,12 @@ def files() -> Iterator[Path]:
         yield from sorted(folder.glob("*.jsonl.xz"))
 
 
-def main(places: Iterable[Path]) -> None:
+def main(places: Sequence[Path]) -> None:
     found = [each for file in places if (each := replay(file))]
-    shown = table(found)
+    shown = f"{table(found)}\n\n{designs(places)}"
     print(shown)
     (HERE / "replay.md").write_text(shown + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main([Path(word) for word in sys.argv[1:]] or files())
+    main([Path(word) for word in sys.argv[1:]] or list(files()))
