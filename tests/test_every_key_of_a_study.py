@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
-from synthetic import record, study
+from synthetic import record, runs_of, study
 
 from ablab.analysis.comparison import compare
+from ablab.analysis.decisions import decide
 from ablab.config import RunConfig, conf_folder, fingerprint
 from ablab.config.schema import Config, ExecutionConfig
+from ablab.config.seeds import with_seeds
 from ablab.errors import UserError
 from ablab.report.context import declared_settings
 from ablab.results.collect import tabulate
@@ -145,14 +147,14 @@ def left_to_run(config: RunConfig, folder: Path) -> Any:
     return started
 
 
-def runs_of(config: RunConfig) -> list[Run]:
+def two_variants(config: RunConfig) -> list[Run]:
     words = [["activation=relu"], ["activation=swiglu"]]
     return [Run(overrides=each, context=replace(Run(overrides=[]).context, variant=each[0])) for each in words]
 
 
 def budgeted(config: RunConfig, folder: Path) -> Any:
     configs = [config, replace(config, options=config.options | {"model": config.options["model"] | {"d_ff": 100}})]
-    return [(run.overrides, run.context.budget) for run in meet_budgets(runs_of(config), configs, Preflight())[0]]
+    return [(run.overrides, run.context.budget) for run in meet_budgets(two_variants(config), configs, Preflight())[0]]
 
 
 def trials(config: RunConfig, folder: Path) -> Any:
@@ -173,7 +175,7 @@ def trials(config: RunConfig, folder: Path) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pilot, "check_pilots", lambda configs: None)
             with pytest.raises(AskedError) if _has_trials(config, make) else pytest.MonkeyPatch.context():
-                make(compose, runs_of(config), launched)  # type: ignore[arg-type]
+                make(compose, two_variants(config), launched)  # type: ignore[arg-type]
     return asked
 
 
@@ -206,6 +208,16 @@ def refused(config: RunConfig, folder: Path) -> Any:
     except UserError as error:
         return str(error)
     return None
+
+
+def looked_at(config: RunConfig, folder: Path) -> Any:
+    return with_seeds(["seed=auto"], 0, dataclasses.asdict(config.seeds)), config.seeds.every_look
+
+
+def decided_by(config: RunConfig, folder: Path) -> Any:
+    """What is decided of a variant that is better, and of one that makes no difference."""
+    found = study({"relu": [1.0, 1.1, 1.3, 1.2], "gelu": [0.5, 0.61, 0.79, 0.7], "silu": [1.01, 1.1, 1.29, 1.2]})
+    return [each.how for each in decide(runs_of(found), config.seeds, config.comparison)]
 
 
 def itself(key: str) -> Callable[[RunConfig, Path], Any]:
@@ -248,6 +260,10 @@ STUDY: dict[str, tuple[Seen, Any, Any, dict[str, Any]]] = {
     "comparison.split": (compared, None, "test", {}),
     "comparison.intervals": (compared, "single", "simultaneous", {}),
     "comparison.within": (compared, [], ["activation"], {}),
+    "seeds.max": (looked_at, 10, 12, {}),
+    "seeds.looks": (looked_at, [3, 5, 8, 10], [4, 10], {}),
+    "seeds.stop": (decided_by, ["resolved"], "futile", {}),
+    "seeds.spending": (itself("seeds"), "pocock", "anytime", {}),
 }
 
 

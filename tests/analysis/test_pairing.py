@@ -1,14 +1,17 @@
 """The choice of the baseline, and what a variant is called beside it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from synthetic import record, runs_of
+from synthetic import record, runs_of, study
 
-from ablab.analysis.notes import RunNote
+from ablab.analysis.comparison import compare
+from ablab.analysis.notes import EndedAtLook, RunNote, SeedNotRun
 from ablab.analysis.pairing import choose_baseline, label, outcomes, seed_notes
 from ablab.errors import UserError
 from ablab.results.collect import Runs
+from ablab.results.interim import InterimAnalysis
 
 
 @pytest.fixture
@@ -77,3 +80,28 @@ def test_what_a_run_notes_of_itself_is_known() -> None:
     runs = runs_of([record(1), record(2, notes=["last.ckpt is damaged: went on from previous.ckpt"])])
     found = seed_notes(outcomes(runs, "language", "default", "val_loss"), "val_loss")
     assert found == [RunNote(2, "last.ckpt is damaged: went on from previous.ckpt")]
+
+
+def test_a_variant_whose_seeds_ended_with_a_look_is_compared_there() -> None:
+    """With the seeds that it was given: the baseline's later ones are no gaps, unless nobody looked in between."""
+    values = {"relu": [1.0, 1.2, 1.4, 1.1, float("nan")], "gelu": [2.0, 2.3, 2.4], "silu": [1.1, 1.2, 1.5, 1.0, 1.3]}
+    runs = runs_of(study(values))
+    looks = (InterimAnalysis((1, 2, 3), "2026"), InterimAnalysis((1, 2, 3, 4, 5), "2026"))
+    gelu, silu = compare(replace(runs, interim_analyses=looks)).items
+    assert gelu.notes[0] == EndedAtLook(3, 5)
+    assert (gelu.seeds, gelu.planned, gelu.baseline_ended, gelu.baseline_diverged) == ((1, 2, 3), 3, 3, 0)
+    assert (silu.seeds, silu.planned, silu.baseline_diverged) == ((1, 2, 3, 4), 5, 1)
+    gelu, _ = compare(runs).items
+    assert [note for note in gelu.notes if isinstance(note, SeedNotRun)] == [SeedNotRun(4, False), SeedNotRun(5, False)]
+
+
+def test_on_a_suite_seeds_count_up_to_the_look_at_which_a_task_had_enough() -> None:
+    values = {"relu": [1.0, 1.2, 1.4, 1.1, 1.3], "gelu": [2.0, 2.3, 2.4, 2.1, 2.2]}
+    records = [replace(each, axes={**each.axes, "task": task}) for task in ("one", "two") for each in study(values)]
+    kept = [
+        each for each in records if each.axes["task"] == "one" or each.axes["activation"] == "relu" or each.seed < 4
+    ]
+    looks = (InterimAnalysis((1, 2, 3), "2026"), InterimAnalysis((1, 2, 3, 4, 5), "2026"))
+    [item] = compare(replace(runs_of(kept), interim_analyses=looks)).suite
+    assert (item.seeds, item.planned) == ((1, 2, 3), 3)
+    assert item.notes[0] == EndedAtLook(3, 5)

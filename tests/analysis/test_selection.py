@@ -191,7 +191,7 @@ def test_without_filters_it_is_the_comparison(runs: Runs) -> None:
 
 
 def test_a_choice_of_seeds_undoes_no_look(runs: Runs) -> None:
-    looked = replace(runs, interim_analyses=(InterimAnalysis((0, 1), "then"), InterimAnalysis((0, 1, 2, 3), "now")))
+    looked = replace(runs, interim_analyses=(InterimAnalysis((0, 1, 2), "then"), InterimAnalysis((0, 1, 2, 3), "now")))
     comparisons, shown = compare_selected(looked, ["seed=0,1,2"])
     assert comparisons.level == 0.025
     assert shown.interim_analyses == looked.interim_analyses

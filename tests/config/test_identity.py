@@ -46,7 +46,18 @@ def config(tiny_config: Callable[..., RunConfig]) -> Frozen:
 
 
 NO_MATTER = {
-    *("budget", "tune", "name", "question", "comparison", "overrides", "logger", "axes.logger", "axes.callbacks"),
+    *(
+        "budget",
+        "tune",
+        "seeds",
+        "name",
+        "question",
+        "comparison",
+        "overrides",
+        "logger",
+        "axes.logger",
+        "axes.callbacks",
+    ),
     *("trainer.profiler", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
     *(
         "design",

@@ -59,7 +59,9 @@ def test_a_second_look_is_said_and_every_interval_names_its_confidence(runs: Run
     once, again = rendered(runs, format), rendered(twice, format)
     assert "INTERIM ANALYSES" not in once
     assert "97.5%" not in once
-    line = "INTERIM ANALYSES  the study was analysed 2 times (3, then 4 seeds); each interval is at 97.5%"
+    line = (
+        "INTERIM ANALYSES  analysed at 3, then 4 seeds, which was not planned: this time each comparison alone is held "
+    )
     assert sum(line in shown for shown in again.splitlines()) == 1
     assert "95%" not in again
     assert again.count("97.5% CI") == 3  # the heading, the one sentence with an interval, the line on intervals

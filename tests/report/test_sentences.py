@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ablab.analysis.estimates import Estimate
+from ablab.analysis.looks import Looks
 from ablab.analysis.verdicts import Evidence, Verdict, judge
 from ablab.report.sentences import sentence as sentence_of
 
@@ -135,7 +136,7 @@ def test_nothing_to_pair() -> None:
 
 
 def test_the_sentences_name_the_confidence_of_their_intervals() -> None:
-    strict = {"level": 0.025}
+    strict = {"level": 0.025, "looks": Looks(((0, 1, 2), (0, 1, 2, 3, 4)), now=1)}
     assert "(97.5% CI 0.0402 to 0.0501; Holm p < .001)" in judged(evidence(**strict))[1]
     assert "(97.5% CI -0.056 to +0.005; adj. p = .11)" in judged(preliminary(**strict))[1]
     assert "(98.33% CI " in judged(evidence(level=0.05 / 3))[1]
@@ -143,11 +144,6 @@ def test_the_sentences_name_the_confidence_of_their_intervals() -> None:
     equivalent = {"margin": 0.010, "margin_declared": True, "p_equivalence": 0.012}
     sentence = judged(evidence(**strict, **flat, **equivalent, interval=(-0.01, 0.01)))[1]
     assert sentence == "|effect| < 0.010 (declared margin; Holm p = .012): 95% CI -0.005 to +0.007."
-
-
-def test_a_p_value_that_one_analysis_allows_does_not_resolve_at_the_second() -> None:
-    assert judged(evidence(p_adjusted=0.03))[0] is Verdict.BETTER
-    assert judged(evidence(p_adjusted=0.03, level=0.025))[0] is Verdict.UNRESOLVED
 
 
 def test_an_effect_without_spread_promises_nothing() -> None:

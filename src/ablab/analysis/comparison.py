@@ -12,7 +12,7 @@ from ablab.analysis import oracle
 from ablab.analysis.conclusions import conclude, interval_unit
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import evidence_of
-from ablab.analysis.family import interim_analyses, level_after
+from ablab.analysis.looks import interim_analyses, looks_of
 from ablab.analysis.margin import check_margin, was_declared
 from ablab.analysis.metrics import check_last, choose_metric
 from ablab.analysis.pairing import (
@@ -87,7 +87,7 @@ def compare(
 ) -> Comparisons:
     """Compare every variant with the baseline, seed by seed, on every task and on the suite of them.
 
-    The more often the study of these runs was analysed, the stricter (`ablab.analysis.family`).
+    The more often the study of these runs is analysed, the stricter (`ablab.analysis.looks`).
 
     Args:
         baseline: overrides that name it, "attention=full"; default: the first variant of the plan.
@@ -112,11 +112,9 @@ def compare(
     last_k = 1 if last_k is None else last_k
     reference = choose_baseline(runs, baseline)
     notes: list[StudyNote] = []
-    if analyses := interim_analyses(runs.interim_analyses):
-        notes.append(analyses)
     if missing := None if baseline else _missing_baseline(runs, reference):
         notes.append(missing)
-    level = level_after(len(runs.interim_analyses))
+    looks = looks_of(runs)
     judged: list[tuple[Pairing, Evidence]] = []
     metrics: dict[str, str] = {}
     directions: dict[str, Direction] = {}
@@ -140,17 +138,20 @@ def compare(
                 continue
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
-            judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, level)))
+            pairing = pairing.at_its_look([look.seeds for look in runs.interim_analyses])
+            judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, looks)))
     declared = was_declared(runs, margin, metrics.values(), margin_declared)
     shown = intervals or "single"
     judged = [(pairing, replace(each, margin_declared=declared, intervals=shown)) for pairing, each in judged]
+    if analyses := interim_analyses(looks, len(judged)):
+        notes.insert(0, analyses)
     notes += _of_all(runs, metrics, margin, last_k)
     no_suite = obstacle(metrics, directions, without_baseline)
     if no_suite and len(metrics) > 1:
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
     suite, items = conclude([] if no_suite else join(judged, list(metrics)), judged)
     unit = interval_unit(runs, [*suite, *items])
-    return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite, unit)
+    return Comparisons(reference, items, tuple(notes), metrics, looks.level(), last_k, suite, no_suite, unit)
 
 
 def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:

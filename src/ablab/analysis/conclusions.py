@@ -9,7 +9,7 @@ from ablab.analysis import conditions
 from ablab.analysis.evidence import constant_difference
 from ablab.analysis.family import Claim, adjust
 from ablab.analysis.metrics import split_of
-from ablab.analysis.notes import Note, WithinMargin
+from ablab.analysis.notes import DecidedBefore, Note, WithinMargin
 from ablab.analysis.pairing import Outcome, Pairing
 from ablab.analysis.study_notes import IntervalUnit
 from ablab.analysis.suite import Joined
@@ -65,7 +65,8 @@ def _comparison(
     """The verdict, and the notes beside it."""
     verdict = judge(evidence)
     differences, margin = evidence.differences, evidence.margin
-    within = [WithinMargin(margin)] if margin and verdict in RESOLVED and evidence.equivalent else []
+    first: list[Note] = [WithinMargin(margin)] if margin and verdict in RESOLVED and evidence.equivalent else []
+    first += [DecidedBefore()] if verdict in RESOLVED and evidence.decided_before else []
     return Comparison(
         **vars(evidence),
         variant=variant,
@@ -76,7 +77,7 @@ def _comparison(
         effect=math.fsum(differences) / len(differences) if differences else None,
         p_raw=p_raw,
         verdict=verdict,
-        notes=(*within, *notes),
+        notes=(*first, *notes),
     )
 
 

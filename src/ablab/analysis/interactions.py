@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, Estimate, Interval, holm, paired
-from ablab.analysis.family import level_after
+from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, holm, paired
+from ablab.analysis.looks import Looks, looks_of
 from ablab.analysis.notes import NoValue, SeedNotRun
 from ablab.analysis.pairing import Outcome, choices, outcomes
 from ablab.results.collect import Runs
@@ -122,7 +122,7 @@ class Interaction:
     def resolved(self) -> bool:
         if self.p_adjusted is None or self.interval is None:
             return False
-        return self.p_adjusted < self.level and not self.interval[0] <= 0 <= self.interval[1]
+        return self.p_adjusted < LEVEL and not self.interval[0] <= 0 <= self.interval[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ def all_interactions(
     """
     found = [_on_task(runs, task, metric, baseline_variant, last_k) for task, metric in metrics.items()]
     items = [item for each in found for item in each.items]
-    adjusted = iter(_adjusted(items))
+    adjusted = iter(_adjusted(items, looks_of(runs)))
     family = sum(item.estimate is not None for item in items)
     return {each.task: replace(each, items=tuple(next(adjusted) for _ in each.items), family=family) for each in found}
 
@@ -190,7 +190,8 @@ def _on_task(runs: Runs, task: str, metric: str, baseline_variant: str, last_k: 
     Args:
         last_k: the mean of so many last evaluations is compared; 1 for the final one.
     """
-    level = level_after(len(runs.interim_analyses))
+    looks = looks_of(runs)
+    level = looks.level()
     found = dimensions(runs, task)
     values = {variant: outcomes(runs, task, variant, metric, last_k) for variant in (found[0].options if found else ())}
     items = [
@@ -278,6 +279,7 @@ def _difference(cells: list[list[float]]) -> float:
     return mean if abs(mean) > _ROUNDING * max(abs(value) for four in cells for value in four) else 0.0
 
 
-def _adjusted(items: list[Interaction]) -> list[Interaction]:
-    corrected = iter(holm([item.estimate.p_value for item in items if item.estimate]))
+def _adjusted(items: list[Interaction], looks: Looks) -> list[Interaction]:
+    made = [dict(zip(item.seeds, item.differences, strict=True)) for item in items if item.estimate]
+    corrected = iter(holm([looks.p_value(each, lambda seen: paired(seen).p_value) for each in made]))
     return [replace(item, p_adjusted=next(corrected)) if item.estimate else item for item in items]

@@ -19,6 +19,11 @@ class WithinMargin:
 
 
 @dataclass(frozen=True)
+class DecidedBefore:
+    """An effect that an earlier look resolved, as was planned, and that this one alone would not."""
+
+
+@dataclass(frozen=True)
 class InputIndependent:
     """Weights that are said to follow the input and in no run do."""
 
@@ -157,6 +162,14 @@ class SeedNotRun:
 
 
 @dataclass(frozen=True)
+class EndedAtLook:
+    """A variant that was given no seeds after an interim analysis, where others were."""
+
+    seeds: int  # at that look
+    others: int  # that its baseline has
+
+
+@dataclass(frozen=True)
 class TaskNotRun:
     """A task of the suite that the variant was not run on."""
 
@@ -174,6 +187,7 @@ class IncompleteSeed:
 SeedNote = NoValue | RepeatedSeed | RunNote  # about one side
 Note = (
     WithinMargin
+    | DecidedBefore
     | InputIndependent
     | Unmixed
     | WindowCeiling
@@ -188,6 +202,7 @@ Note = (
     | ConstantDifference
     | SeedNote
     | SeedNotRun
+    | EndedAtLook
     | TaskNotRun
     | IncompleteSeed
 )

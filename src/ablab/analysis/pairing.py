@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ablab.analysis.notes import Note, NoValue, RepeatedSeed, RunNote, SeedNote, SeedNotRun
+from ablab.analysis.notes import EndedAtLook, Note, NoValue, RepeatedSeed, RunNote, SeedNote, SeedNotRun
 from ablab.config.nearest import nearest
 from ablab.config.overrides import BETWEEN_OVERRIDES, canonical, same_value
 from ablab.errors import UserError
@@ -54,6 +55,19 @@ class Pairing:
     metric: str
     of_variant: dict[int, Outcome]
     of_baseline: dict[int, Outcome]
+    ended_at_look: EndedAtLook | None = None
+
+    def at_its_look(self, looks: Iterable[Collection[int]]) -> Pairing:
+        """The pairing up to the look with which the variant's seeds ended, where the baseline's went on without it.
+
+        Args:
+            looks: the seeds of each interim analysis.
+        """
+        own, base = set(self.of_variant), set(self.of_baseline)
+        if not own or not any(own == (own | base) & set(look) for look in looks) or own >= base:
+            return self
+        seen = {seed: outcome for seed, outcome in self.of_baseline.items() if seed in own}
+        return replace(self, of_baseline=seen, ended_at_look=EndedAtLook(len(own), len(base)))
 
     @cached_property
     def planned(self) -> list[int]:
@@ -95,7 +109,8 @@ class Pairing:
             for seed in self.planned
             if seed not in side
         )
-        return [*seed_notes(self.of_variant, self.metric), *unpaired]
+        ended = [self.ended_at_look] if self.ended_at_look else []
+        return [*ended, *seed_notes(self.of_variant, self.metric), *unpaired]
 
 
 def seed_notes(side: dict[int, Outcome], metric: str) -> list[SeedNote]:

@@ -22,10 +22,13 @@ class OtherCorpus:
 
 @dataclass(frozen=True)
 class InterimAnalyses:
-    """A study that was analysed more than once."""
+    """A study that was or will be analysed more than once."""
 
-    seeds: tuple[int, ...]  # how many each analysis had
-    level: float  # of each test and interval, now
+    seeds: tuple[int, ...]  # how many each analysis had so far
+    level: float  # of the present one
+    error: float  # how often a study that is analysed so makes any false claim, at most
+    most: int | None = None  # seeds that were planned; None: how often it would be analysed was not said beforehand
+    spending: str = ""  # how the level is shared out among the planned analyses
 
 
 @dataclass(frozen=True)

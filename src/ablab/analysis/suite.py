@@ -81,7 +81,8 @@ class Joined:
 
     @cached_property
     def planned(self) -> list[int]:
-        return sorted({seed for pairing, _ in self.parts for seed in pairing.planned})
+        planned = {seed for pairing, _ in self.parts for seed in pairing.planned}
+        return sorted(planned.intersection(*(pairing.planned for pairing, _ in self.parts if pairing.ended_at_look)))
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -100,7 +101,12 @@ class Joined:
     def notes(self) -> list[Note]:
         """Unequal conditions over all tasks, and what is missing."""
         pairs = [pair for pairing, _ in self.parts for pair in pairing.pairs]
-        notes = [*conditions.unequal(pairs, self.parts[0][0].metric), *map(TaskNotRun, self.missing)]
+        ended = [pairing.ended_at_look for pairing, _ in self.parts if pairing.ended_at_look]
+        notes: list[Note] = [
+            *sorted(ended, key=lambda note: note.seeds)[:1],
+            *conditions.unequal(pairs, self.parts[0][0].metric),
+            *map(TaskNotRun, self.missing),
+        ]
         for seed in self.planned:
             if lacking := tuple(pairing.task for pairing, _ in self.parts if seed not in pairing.seeds):
                 notes.append(IncompleteSeed(seed, lacking))
@@ -126,6 +132,7 @@ class Joined:
             correlation=correlation([own[seed] for seed in seeds], [base[seed] for seed in seeds]),
             margin=first.margin,
             margin_declared=first.margin_declared,
+            looks=first.looks,
             level=first.level,
             intervals=first.intervals,
             identical=identical,

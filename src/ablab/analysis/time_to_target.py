@@ -24,7 +24,7 @@ import numpy as np
 
 from ablab.analysis.curves import By, Reader, Series, series_of
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, Estimate, Interval, paired
-from ablab.analysis.family import level_after
+from ablab.analysis.looks import looks_of
 from ablab.analysis.metrics import choose_metric
 from ablab.analysis.pairing import label, outcomes, tasks, variants
 from ablab.analysis.shared_error import shared_critical
@@ -118,7 +118,7 @@ def time_to_target(
         for variant, own in found.items()
         if target is not None or (variant != baseline and own.finished)
     ]
-    level = level_after(len(runs.interim_analyses))
+    level = looks_of(runs).level()
     return TimeToTarget(
         metric=metric,
         direction=direction,

@@ -99,6 +99,7 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
     add_trust(parser)
 
     def command(options: argparse.Namespace) -> int:
+        from ablab.analysis.decisions import decide
         from ablab.report.conclude import compare_so_far, conclude_study
         from ablab.report.context import declared_settings
         from ablab.report.live.screen import observer
@@ -116,8 +117,8 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, interrupt)
         try:
-            retry, runs = options.retry == "failed", plan.runs
-            records = resume(folder, runs, retry_failed=retry, jobs=options.jobs, observe=observer)
+            retry = options.retry == "failed"
+            records = resume(folder, plan, retry_failed=retry, jobs=options.jobs, observe=observer, decide=decide)
         except KeyboardInterrupt:
             compare_so_far(folder, **terms)
             raise

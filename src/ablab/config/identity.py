@@ -19,6 +19,7 @@ IDENTITY_EXCLUDES = frozenset(
         "name",
         "question",
         "comparison",
+        "seeds",
         *("baseline", "variant", "index"),  # of earlier versions
         "overrides",
         "design",

@@ -28,6 +28,7 @@ from ablab.config.schema import (
     known_settings,
     without_former,
 )
+from ablab.config.seeds import SeedsConfig, whole_seed
 from ablab.errors import UserError
 
 
@@ -79,6 +80,7 @@ class RunConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     continue_from: str | None = None
     seed: int = 0
@@ -124,6 +126,7 @@ class RunConfig:
             "budget": dataclasses.asdict(self.budget),
             "tune": dataclasses.asdict(self.tune),
             "comparison": dataclasses.asdict(self.comparison),
+            "seeds": dataclasses.asdict(self.seeds),
             "design": self.design,
             **dataclasses.asdict(self.execution),
             "continue_from": self.continue_from,
@@ -158,7 +161,8 @@ class RunConfig:
         )
 
 
-_PARTS: dict[str, Any] = {"budget": BudgetConfig, "tune": TuneConfig, "comparison": ComparisonConfig}
+_PARTS: dict[str, Any] = {"budget": BudgetConfig, "tune": TuneConfig, "seeds": SeedsConfig}
+_PARTS["comparison"] = ComparisonConfig
 
 
 def _made(cls: Any, data: Node) -> Any:
@@ -198,6 +202,7 @@ def resolve(
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {_reason(error)}") from error
     check_name(data.get("name"))
+    data |= {"seed": whole_seed(data["seed"])} if "seed" in data else {}
     _check_numbers(data)
     for axis in AXES:
         several = not AXES[axis].several and any(override.startswith(f"{axis}=[") for override in overrides)

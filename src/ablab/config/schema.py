@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from ablab.config.axes import AXES
+from ablab.config.seeds import SeedsConfig
 from ablab.errors import UserError
 
 Node = dict[str, Any]  # the option of an axis: `_target_` and its arguments; or any other tree of plain data
@@ -51,7 +52,7 @@ class ExecutionConfig:
 
 
 EXECUTION_KEYS = tuple(each.name for each in fields(ExecutionConfig))
-FOR_SWEEPS = frozenset({"design", *EXECUTION_KEYS}) - {"hang_timeout"}  # which one run by itself has, too
+FOR_SWEEPS = frozenset({"design", "seeds", *EXECUTION_KEYS}) - {"hang_timeout"}  # which one run by itself has, too
 # Keys of a study as a whole, which cannot differ between its runs.
 OF_THE_STUDY = FOR_SWEEPS | {"hang_timeout", "name", "question", "comparison", "tune", "budget"}
 
@@ -121,9 +122,10 @@ class Settings(ExecutionConfig):
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
     design: Any = MISSING
     continue_from: str | None = None  # the folder of a run whose last checkpoint this one starts from
-    seed: int = 0  # of parameters, data and everything else, each through a generator of its own
+    seed: int | str = 0  # of parameters, data and everything else, each through a generator of its own; or "auto"
     name: str = MISSING  # of the study; its folder is outputs/<name>
     question: str = ""  # what the study asks, as the report's title
 
@@ -141,7 +143,7 @@ def type_at(key: str) -> Any:
     hint: Any = Config
     for name in re.sub(r"\[\d+\]", "", key).split("."):
         hint = get_type_hints(hint).get(name) if is_dataclass(hint) else None
-    return None if hint is Any else hint
+    return None if hint is Any else int if key == "seed" else hint  # whose one word, auto, no run has
 
 
 def known_settings() -> list[str]:

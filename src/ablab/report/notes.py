@@ -34,6 +34,11 @@ def _(note: known.WithinMargin, item: Comparison) -> str:
 
 
 @note_text.register
+def _(note: known.DecidedBefore, item: Comparison) -> str:
+    return "Decided at an earlier planned look, which stands; by itself this one does not resolve it."
+
+
+@note_text.register
 def _(note: known.InputIndependent, item: Comparison) -> str:
     return (
         f"INPUT-INDEPENDENT  {item.label}: the weights of the layers vary by {note.variation:.1g} between inputs, less "
@@ -139,6 +144,11 @@ def _(note: known.SeedNote, item: Comparison) -> str:
 @note_text.register
 def _(note: known.SeedNotRun, item: Comparison) -> str:
     return f"{'baseline ' if note.by_baseline else ''}seed {note.seed} was not run."
+
+
+@note_text.register
+def _(note: known.EndedAtLook, item: Comparison) -> str:
+    return f"its seeds ended with the look at {note.seeds}, where this is said; the baseline has {note.others}."
 
 
 @note_text.register

@@ -20,6 +20,7 @@ from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError, printable
 from ablab.report.conclude import MISTAKE, RUNS_NOT_OK
 from ablab.report.formatting import duration, memory, metric_text, plural
+from ablab.report.plan_looks import look_lines
 from ablab.results.collect import collect
 from ablab.study.preview import Preview, Row
 
@@ -41,7 +42,7 @@ def show_plan(preview: Preview, console: Console | None = None) -> int:
         console.print(f"{len(preview.errors)} of {preview.runs} runs cannot work; nothing has been started")
         return MISTAKE
     console.print(_table(preview))
-    for line in [*_numbers(preview), *_power(preview)]:
+    for line in [*_numbers(preview), *(look_lines(preview, preview.seeds) if preview.seeds else _power(preview))]:
         console.print(Text(line))
     failed = _failed_probes(preview.rows)
     for line in _some(failed):
@@ -101,6 +102,7 @@ def _numbers(preview: Preview) -> list[str]:
         most = f"; {memory(preview.jobs * max(known))} at most" if known else ""
         total = preview.seconds
         about = "unknown, since a probe failed" if total is None else f"about {duration(total)}"
+        about += " at most" if preview.seeds and total is not None else ""
         lines.append(f"time left: {about}{side}{most} (from a few steps of each variant)")
     return lines
 

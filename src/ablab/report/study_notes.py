@@ -48,12 +48,17 @@ def study_note_text(note: known.StudyNote) -> str:
 
 @study_note_text.register
 def _(note: known.InterimAnalyses) -> str:
-    *before, last = note.seeds
+    *before, last = map(str, note.seeds)
+    seeds = f"{', '.join(before)}, then {last} seeds" if before else f"{last} seeds"
+    now = f"this time each comparison alone is held against {without_zero(note.level)}, its interval at"
+    now = f"{now} {confidence(note.level)}"
+    if note.error <= LEVEL:
+        plan = f"of at most {note.most}, as planned " if note.most else ""
+        return f"INTERIM ANALYSES  {seeds} {plan}({note.spending}): {now}, and all looks together keep {LEVEL:.0%}."
+    planned = f"beyond the {note.most} that were planned" if note.most else "which was not planned"
     return (
-        f"INTERIM ANALYSES  the study was analysed {len(note.seeds)} times "
-        f"({', '.join(map(str, before))}, then {last} seeds); each interval is at {confidence(note.level)}, and p is "
-        f"held against {without_zero(note.level)}, so that {len(note.seeds)} analyses at this level keep {LEVEL:.0%} "
-        "together."
+        f"INTERIM ANALYSES  analysed at {seeds}, {planned}: {now}, and a study analysed so makes a false claim in up "
+        f"to {note.error:.1%}; declare seeds.looks for {LEVEL:.0%}."
     )
 
 

@@ -87,11 +87,12 @@ def run_job(config: DictConfig) -> Record:
     try:
         refuse_shadowed(hydra.runtime.config_sources)
         refuse_misread(hydra.runtime.config_sources, choices)
+        if not of_sweep:
+            _refuse_what_is_for_sweeps(words)
         asked = resolve(config, choices, words, sources=hydra.runtime.config_sources)
         budget.refuse_for_one_run(asked)
         tuning.refuse_for_one_run(asked)
         if not of_sweep:
-            _refuse_what_is_for_sweeps(words)
             refuse_devices(asked)
         preflight = Preflight()
         built = preflight.build(asked)

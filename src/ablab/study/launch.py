@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from ablab.results.run_folder import damage_of
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.events import Observer
 from ablab.study.launched import refuse_nodes
-from ablab.study.plan_file import PlannedRun
+from ablab.study.plan_file import Plan, PlannedRun
 from ablab.study.planning.preflight import Preflight
+from ablab.study.seed_blocks import Decide, SeedBlocks
 from ablab.study.supervision.code import freeze_code
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.supervision.supervisor import Supervisor, may_try_again
@@ -103,35 +104,86 @@ def launch(
     Raises:
         KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
     """
-    preflight = preflight or Preflight()
-    try:
-        observer.planned([run.info for run in runs])
-        records: dict[int, Record] = {}
-        outdated: list[Path] = []
-        for run in runs:
-            record = finished_record(run.config, run.folder, preflight, settings.retry == "failed", outdated)
-            if record is not None:
-                records[run.info.index] = record
-                observer.kept(run.info, record)
-                tell_damage(run.folder, record)
-        tell_outdated(outdated)
-        left = [run for run in runs if run.info.index not in records]
-        supervisor = Supervisor(settings, observer, heartbeat)
-        for run in left:
-            refuse_nodes(run.config)
-        tell_replaced(left)
-        if left:
-            freeze_code(run.config for run in left)
-            records |= supervisor.run(left)
-    finally:
-        observer.close()
-    if supervisor.stopped_by:
-        print(f"ablab: stopped, since {supervisor.stopped_by}", file=sys.stderr)
+    with watched(runs, observer):
+        records, stopped_by = carry_out(runs, settings, observer, preflight or Preflight(), heartbeat)
+    tell_stopped(stopped_by)
     return records
 
 
+def launch_in_blocks(
+    blocks: SeedBlocks,
+    settings: ExecutionConfig,
+    observer: Observer,
+    preflight: Preflight | None = None,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> dict[int, Record]:
+    """Do what `launch` does with the runs of a study that makes its seeds in blocks, as many as it takes.
+
+    Raises:
+        UserError: as `SeedBlocks.run` does.
+        KeyboardInterrupt: as `launch` does.
+    """
+    preflight, records = preflight or Preflight(), dict[int, Record]()
+    stops: list[str] = []
+
+    def carry_out_block(block: Sequence[PlannedRun]) -> bool:
+        found, stopped_by = carry_out(block, settings, observer, preflight, heartbeat)
+        records.update(found)
+        stops.extend([stopped_by] if stopped_by else [])
+        return not stops
+
+    with watched(blocks.planned, observer):
+        blocks.run(carry_out_block, observer.block)
+    tell_stopped(next(iter(stops), None))
+    return records
+
+
+@contextlib.contextmanager
+def watched(runs: Sequence[PlannedRun], observer: Observer) -> Iterator[None]:
+    """Have an observer show the runs that are carried out within the block."""
+    try:
+        observer.planned([run.info for run in runs])
+        yield
+    finally:
+        observer.close()
+
+
+def carry_out(
+    runs: Sequence[PlannedRun],
+    settings: ExecutionConfig,
+    observer: Observer,
+    preflight: Preflight,
+    heartbeat: Callable[[], None],
+) -> tuple[dict[int, Record], str | None]:
+    """Do what `launch` does with some of the runs that the observer shows; the records, and what stopped the study."""
+    records: dict[int, Record] = {}
+    outdated: list[Path] = []
+    for run in runs:
+        record = finished_record(run.config, run.folder, preflight, settings.retry == "failed", outdated)
+        if record is not None:
+            records[run.info.index] = record
+            observer.kept(run.info, record)
+            tell_damage(run.folder, record)
+    tell_outdated(outdated)
+    left = [run for run in runs if run.info.index not in records]
+    supervisor = Supervisor(settings, observer, heartbeat)
+    for run in left:
+        refuse_nodes(run.config)
+    tell_replaced(left)
+    if left:
+        freeze_code(run.config for run in left)
+        records |= supervisor.run(left)
+    return records, supervisor.stopped_by
+
+
+def tell_stopped(stopped_by: str | None) -> None:
+    """Say in a line that the failure of a run has ended the study."""
+    if stopped_by:
+        print(f"ablab: stopped, since {stopped_by}", file=sys.stderr)
+
+
 def resume(
-    study: Path, runs: Sequence[PlannedRun], *, retry_failed: bool, jobs: int | None, observe: Callable[[], Observer]
+    study: Path, plan: Plan, *, retry_failed: bool, jobs: int | None, observe: Callable[[], Observer], decide: Decide
 ) -> dict[int, Record]:
     """Go on with the runs of the study that are not done with; the records, as `launch` returns them.
 
@@ -139,20 +191,25 @@ def resume(
 
     Args:
         study: the folder.
-        runs: of its plan.
+        plan: of its runs.
         retry_failed: also try those again that failed.
         jobs: runs side by side; None: as the plan says.
+        decide: draws the verdicts of a study that makes its seeds in blocks.
 
     Raises:
         UserError: another process works on the study, or its data are not those that it was planned with.
         KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
     """
+    runs = plan.runs or []
     settings = runs[0].config.execution
     settings = replace(settings, jobs=settings.jobs if jobs is None else jobs, retry="failed" if retry_failed else None)
     preflight = Preflight()
     with StudyLock(study) as lock:
         _check_data(study, runs, preflight)
-        return launch(runs, settings, observe(), preflight, lock.beat)
+        if plan.seeds is None:
+            return launch(runs, settings, observe(), preflight, lock.beat)
+        blocks = SeedBlocks(study=study, planned=runs, seeds=plan.seeds, comparison=plan.comparison, decide=decide)
+        return launch_in_blocks(blocks, settings, observe(), preflight, lock.beat)
 
 
 def _check_data(study: Path, runs: Sequence[PlannedRun], preflight: Preflight) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ablab.config import ComparisonConfig, Node, RunConfig
 from ablab.config.redact import filled_in, redact, secrets_in
+from ablab.config.seeds import SeedsConfig
 from ablab.config.trust import admit
 from ablab.errors import UserError, printable
 from ablab.results.kept import read_kept, why_no_folder
@@ -38,6 +39,23 @@ class PlannedRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A variant on a task that gets no further seeds, and why: a word of `ablab.config.seeds`, or another."""
+
+    task: str  # both as in `RunOutline`
+    variant: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A look at a study that makes its seeds in blocks: whose seeds ended with it."""
+
+    seeds: int
+    ended: list[Ended]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a multirun is to do."""
 
@@ -46,9 +64,13 @@ class Plan:
     python_path: list[str]  # where options of the user's are looked for
     comparison: ComparisonConfig  # that the study ends with
     runs: list[PlannedRun] | None  # None: learning rates or speeds are still being found out
+    seeds: SeedsConfig | None = None  # None: all runs are made; else these in blocks, until all is decided
+    looks: list[Look] = field(default_factory=list)  # that were made, as records say; who goes on looks anew
 
 
-def write_plan(study: Path, comparison: ComparisonConfig, runs: Sequence[PlannedRun] | None) -> None:
+def write_plan(
+    study: Path, comparison: ComparisonConfig, runs: Sequence[PlannedRun] | None, seeds: SeedsConfig | None = None
+) -> None:
     """Keep what this process's command asked for in the folder of the study."""
     data = {
         "schema": _SCHEMA,
@@ -57,7 +79,15 @@ def write_plan(study: Path, comparison: ComparisonConfig, runs: Sequence[Planned
         "python_path": [folder for folder in sys.path if folder],
         "comparison": asdict(comparison),
         "runs": None if runs is None else [_written(run, study) for run in runs],
+        "seeds": None if seeds is None else asdict(seeds),
+        "looks": [],
     }
+    write_atomically(study / PLAN_FILE, json.dumps(data) + "\n")
+
+
+def write_looks(study: Path, looks: Sequence[Look]) -> None:
+    """Keep in the plan whose seeds ended when. Raises UserError where there is no plan that can be read."""
+    data = _content(study / PLAN_FILE) | {"looks": [asdict(look) for look in looks]}
     write_atomically(study / PLAN_FILE, json.dumps(data) + "\n")
 
 
@@ -105,13 +135,21 @@ def find_plan(place: Path) -> Plan | None:
 def folders_of(study: Path) -> list[Path]:
     """The folders of the runs in the plan of a study; none where there is no plan, or it is not made yet.
 
+    Without those of seeds that a look at the others has made needless.
+
     Raises:
         UserError: it cannot be read.
     """
     path = study / PLAN_FILE
     try:
-        runs = (_content(path) if path.is_file() else {}).get("runs") or []
-        return [below(study, str(run["folder"])) for run in runs]
+        data = _content(path) if path.is_file() else {}
+        runs = data.get("runs") or []
+        seeds = sorted({run["seed"] for run in runs})
+        most = {
+            (each["task"], each["variant"]): look["seeds"] for look in data.get("looks", []) for each in look["ended"]
+        }
+        needed = [run for run in runs if run["seed"] in seeds[: most.get((run["task"], run["variant"]), len(seeds))]]
+        return [below(study, str(run["folder"])) for run in needed]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(path, error) from error
 
@@ -144,9 +182,25 @@ def _as_plan(data: Node, path: Path, study: Path) -> Plan:
             python_path=[str(folder) for folder in data["python_path"]],
             comparison=comparison,
             runs=None if runs is None else [_read(run, study) for run in runs],
+            seeds=_seeds(data.get("seeds")),
+            looks=[_look(each) for each in data.get("looks", [])],
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _unreadable(path, error) from error
+
+
+def _seeds(data: Node | None) -> SeedsConfig | None:
+    seeds = None if data is None else SeedsConfig.of(data)
+    if seeds is not None and (wrong := misshapen(seeds)):
+        raise ValueError(f"seeds.{wrong}")
+    return seeds
+
+
+def _look(data: Node) -> Look:
+    ended = [
+        Ended(**{name: printable(str(each[name])) for name in ("task", "variant", "why")}) for each in data["ended"]
+    ]
+    return Look(seeds=int(data["seeds"]), ended=ended)
 
 
 def return_to(plan: Plan, trust: bool = False) -> None:

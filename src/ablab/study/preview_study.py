@@ -62,6 +62,7 @@ def preview(study: Study, probe: bool) -> Preview:
         trial_seconds=trial_seconds,
         question=planned[0].config.question,
         planned=as_if_run(planned, study.preflight),
+        seeds=study.seeds,
     )
 
 

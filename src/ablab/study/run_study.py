@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -13,21 +13,24 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from ablab.config.redact import hand_over
-from ablab.config.run_config import comparison_of
+from ablab.config.run_config import comparison_of, to_plain
 from ablab.config.schema import ComparisonConfig, ExecutionConfig
+from ablab.config.seeds import with_seeds
 from ablab.errors import UserError
 from ablab.results.collect import Runs
+from ablab.results.interim import read_interim_analyses
 from ablab.results.record import Record
 from ablab.results.run_folder import check_study
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import Observer
-from ablab.study.launch import finished_record, launch, tell_damage, tell_outdated
+from ablab.study.launch import finished_record, launch, launch_in_blocks, tell_damage, tell_outdated
 from ablab.study.launched import refuse_nodes, refuse_sweep
 from ablab.study.plan_file import PlannedRun, write_plan
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import Prepared, as_if_run, info_of, make_folder, prepare
+from ablab.study.seed_blocks import Decide, SeedBlocks, refuse_undecidable
 from ablab.study.supervision.code import freeze_for_jobs, warm_up
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.trials.pilot import match_time
@@ -45,6 +48,7 @@ class Study:
         arguments: overrides, swept or not.
         observe: makes what shows the progress of one launch.
         check_comparison: raises UserError where the comparison that is declared cannot be made of the planned runs.
+        decide: draws the verdicts at each look at a study with seed=auto.
         foreign: launches lists of overrides by another launcher than ours; None: ours does it.
     """
 
@@ -55,12 +59,15 @@ class Study:
         arguments: Sequence[str],
         observe: Callable[[], Observer],
         check_comparison: Callable[[ComparisonConfig, Runs], None] = lambda declared, planned: None,
+        decide: Decide = lambda runs, seeds, comparison: [],
         foreign: Launch | None = None,
     ) -> None:
         self.folder = Path(config.hydra.sweep.dir)
         self.comparison = comparison_of(config)
-        self._arguments, self._observe, self._foreign = list(arguments), observe, foreign
-        self._check_comparison = check_comparison
+        # None: all seeds are given, and made.
+        self._arguments, self.seeds = with_seeds(list(arguments), config.seed, to_plain(config.seeds))
+        self._observe, self._foreign = observe, foreign
+        self._check_comparison, self._decide = check_comparison, decide
         self._compose, self.preflight = Composer(loader, config), Preflight()
         self._copies: Path | None = None  # of code and configs, for jobs of another launcher
         self._left_alive = False  # perhaps: jobs of a launcher that gave up
@@ -73,18 +80,28 @@ class Study:
         """
         prepared = prepare(self._compose, self._arguments, self.preflight)
         if not prepared.errors:
-            self._check_comparison(self.comparison, as_if_run(self.planned(prepared.runs), self.preflight))
+            planned = as_if_run(self.planned(prepared.runs), self.preflight)
+            self._check_comparison(self.comparison, planned)
+            if self.seeds is not None:
+                refuse_undecidable(planned, self.seeds, self.comparison)
         return prepared
 
     def planned(self, runs: Sequence[Run]) -> list[PlannedRun]:
         """The runs with their configs."""
         composed = [self._compose(run) for run in runs]
+        looks = [asdict(look) for look in read_interim_analyses(self.folder)]
+        planned_looks = self.seeds.plan_of_looks if self.seeds else None
         return [
             PlannedRun(
                 info=info_of(config, index, run.context.variant),
                 config=config,
                 folder=folder,
-                context=replace(run.context, corpus=self.preflight.task(config).corpus.sha256),
+                context=replace(
+                    run.context,
+                    corpus=self.preflight.task(config).corpus.sha256,
+                    looks=looks,
+                    planned_looks=planned_looks,
+                ),
             )
             for index, (run, (config, folder)) in enumerate(zip(runs, composed, strict=True))
         ]
@@ -122,8 +139,8 @@ class Study:
             runs = match_time(self._compose, prepared.runs, trials)
             runs = tune(self._compose, runs, trials)
             planned = self.planned(runs)
-            write_plan(self.folder, self.comparison, planned)
-            returns = self._launch(runs, planned, lock)
+            write_plan(self.folder, self.comparison, planned, self.seeds)
+            returns = (self._launch if self.seeds is None else self._launch_in_blocks)(runs, planned, lock)
         if self._copies is not None and not self._left_alive:
             shutil.rmtree(self._copies, ignore_errors=True)
         return returns
@@ -138,6 +155,25 @@ class Study:
             records = launch(planned, settings, self._observe(), self.preflight, lock.beat)
             return [job_return(records.get(run.info.index)) for run in planned]
         return self._launch_elsewhere(runs, planned, retry_failed=settings.retry == "failed")
+
+    def _launch_in_blocks(self, runs: Sequence[Run], planned: Sequence[PlannedRun], lock: StudyLock) -> list[JobReturn]:
+        assert self.seeds is not None
+        settings = planned[0].config.execution
+        blocks = SeedBlocks(
+            study=self.folder, planned=planned, seeds=self.seeds, comparison=self.comparison, decide=self._decide
+        )
+        if self._foreign is None:
+            records = launch_in_blocks(blocks, settings, self._observe(), self.preflight, lock.beat)
+            return [job_return(record) for record in records.values()]
+        returns: list[JobReturn] = []
+
+        def carry_out(block: list[PlannedRun]) -> bool:
+            asked = [runs[run.info.index] for run in block]
+            returns.extend(self._launch_elsewhere(asked, block, retry_failed=settings.retry == "failed"))
+            return not self._left_alive
+
+        blocks.run(carry_out, lambda block: print(f"seed=auto: {block.sentence()}"))
+        return returns
 
     def _lying(self, run: Run, planned: PlannedRun) -> Run:
         """The run with its folder: a launcher that is given some of the runs alone would count them anew."""

@@ -56,6 +56,7 @@ class AblabSweeper(Sweeper):
             raise
 
     def _study(self, arguments: list[str]) -> "Study":
+        from ablab.analysis.decisions import decide
         from ablab.analysis.declared import check_declared
         from ablab.config.run_config import to_plain
         from ablab.report.live.screen import observer
@@ -70,6 +71,7 @@ class AblabSweeper(Sweeper):
             [*given, *arguments],
             observe=observer,
             check_comparison=check_declared,
+            decide=decide,
             foreign=None if own else self._launch_elsewhere,
         )
 

@@ -12,7 +12,7 @@ from scripted import Clock, ok, plan, unwell
 
 from ablab.report.live.lines import PlainLines
 from ablab.report.live.screen import Screen, observer
-from ablab.study.events import Observer
+from ablab.study.events import Block, Observer
 
 ENDED = re.compile(r"\[ *\d+/\d+]")  # how readers of logs find the lines of ended runs
 
@@ -55,6 +55,40 @@ def test_a_line_per_run_with_its_outcome(printed: Printed) -> None:
         "[ 4/12] failed      model.sizes=[1,2] seed=0  ValueError: [/] is no markup  30.0 s  (about 2 min left)",
     ]
     assert all(ENDED.match(line) for line in printed.lines)
+
+
+def test_blocks_of_seeds_say_what_is_open_and_what_it_will_cost(printed: Printed) -> None:
+    runs = plan(["a", "b"], range(4))  # a on seeds 0 to 3, then b
+    told = printed.observer
+    told.planned(runs)
+    told.block(Block(seeds=2, runs=frozenset({0, 1, 4, 5}), later=frozenset({2, 3, 6, 7}), planned=8))
+    for index in (0, 4, 1, 5):
+        told.started(runs[index], 1)
+        told.ended(runs[index], ok(runs[index]), 10.0)
+    told.block(
+        Block(
+            seeds=3,
+            runs=frozenset({2, 6}),
+            later=frozenset({3, 7}),
+            made=4,
+            planned=8,
+            looked_at=2,
+            open=("b[1]\x1b",),
+        )
+    )
+    told.started(runs[2], 1)
+    told.ended(runs[2], ok(runs[2]), 10.0)
+    told.block(Block(seeds=3, made=5, planned=8, looked_at=3, decided=(("b", "resolved"),)))
+    said = [line for line in printed.lines if not ENDED.match(line)]
+    assert said == [
+        "seed=auto: 4 runs to the look at 2 seeds; 8 at most",
+        "seed=auto: after 2 seeds: nothing new is decided; open: b[1]?; 2 runs to the look at 3 seeds (about 20 s); "
+        "4 at most (about 40 s)",
+        "seed=auto: after 3 seeds: b resolved; 5 runs made, 3 of 8 saved",
+    ]
+    ended = [line for line in printed.lines if ENDED.match(line)]
+    assert ended[0].endswith("10.0 s  (about 30 s to the look at 2 seeds)")
+    assert ended[-1].startswith("[5/8]")
 
 
 def test_what_is_tried_again_is_said_once_more_and_counts_once(printed: Printed) -> None:

@@ -18,7 +18,7 @@ from ablab.report.live.lines import PlainLines
 from ablab.report.live.picture import share
 from ablab.report.live.screen import Screen
 from ablab.results.record import Record
-from ablab.study.events import Observer, RunOutline
+from ablab.study.events import Block, Observer, RunOutline
 
 Look = Callable[..., Seen]
 
@@ -272,3 +272,33 @@ def test_a_study_outlives_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen.ended(runs[0], ok(runs[0]), 1.0)
     screen.close()
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_a_study_in_blocks_shows_what_is_open_and_which_runs_it_does_without(look: Look) -> None:
+    runs = plan(["full", "lsh", "topk"], range(4))
+    screen = look(width=110)
+    screen.planned(runs)
+    block = Block(seeds=2, runs=frozenset({0, 1, 4, 5, 8, 9}), later=frozenset({2, 3, 6, 7, 10, 11}), planned=12)
+    screen.block(block)
+    assert any(line.startswith("6 runs to the look at 2 seeds; 12 at most") for line in screen.drawn())
+    for index in sorted(block.runs):
+        screen.started(runs[index], 1)
+        screen.ended(runs[index], ok(runs[index], 2.0), 10.0)
+    screen.block(
+        Block(
+            seeds=4,
+            runs=frozenset({2, 3, 6, 7}),
+            made=6,
+            planned=12,
+            looked_at=2,
+            decided=(("topk", "futile"),),
+            open=("lsh",),
+        )
+    )
+    lines = screen.drawn()
+    assert screen.row("topk") == ["2.000", "2.000", "–", "–"]
+    assert screen.row("lsh") == ["2.000", "2.000", "·", "·"]
+    assert any(
+        line.startswith("after 2 seeds: topk futile; open: lsh; 4 runs to the look at 4 seeds") for line in lines
+    )
+    assert any("6/10 runs done, about 40.0 s left at most" in line for line in lines)

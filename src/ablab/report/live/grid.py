@@ -43,7 +43,7 @@ def grid(study: StudyState, width: int, lines: int) -> RenderableType:
 def cell(run: RunState) -> Text:
     """How one run stands: its metric where it ended well, else a word or the share of its steps."""
     if run.phase == "waiting":
-        return Text("·", style="dim")
+        return Text("–" if run.needless else "·", style="dim")
     if run.phase == "retrying":
         return Text("retry", style="magenta")
     if run.record is None:
@@ -54,7 +54,7 @@ def cell(run: RunState) -> Text:
 def tally(row: Row) -> str:
     """The row in a few words: "7/20 ok, 1 failed, 2 running"."""
     ended = Counter(run.record.status for run in row.runs if run.record)
-    words = [f"{ended['ok']}/{len(row.runs)} ok"]
+    words = [f"{ended['ok']}/{row.total} ok"]
     words += [f"{ended[status]} {status}" for status in ("diverged", "failed", "interrupted") if ended[status]]
     words += [f"{count} {phase}" for phase in ("running", "retrying") if (count := row.count(phase))]
     return ", ".join(words)
@@ -106,7 +106,7 @@ def _stands(row: Row) -> str:
     if row.count("running", "retrying"):
         return "running"
     ended = row.count("ended")
-    return "done" if ended == len(row.runs) else "begun" if ended else "waiting"
+    return "done" if ended == row.total else "begun" if ended else "waiting"
 
 
 def _header(seed: int) -> str:

@@ -14,7 +14,7 @@ from ablab.errors import printable
 from ablab.report.live import remaining
 from ablab.report.live.state import StudyState
 from ablab.results.record import Record
-from ablab.study.events import Observer, RunOutline
+from ablab.study.events import Block, Observer, RunOutline
 
 COLOURS = {"ok": "green", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
 STOPPING = "stopping: running runs save themselves (Ctrl-C again: at once)"
@@ -33,6 +33,10 @@ class Story(Observer):
 
     def planned(self, runs: Sequence[RunOutline]) -> None:
         self.study.planned(runs)
+
+    def block(self, block: Block) -> None:
+        self.study.begin(block)
+        self._say(Text(printable(f"seed=auto: {block_sentence(self.study)}")))
 
     def kept(self, run: RunOutline, record: Record) -> None:
         self.study.kept(run, record)
@@ -66,14 +70,29 @@ class Story(Observer):
         )
 
     def _place(self) -> str:
-        total = len(self.study.runs)
+        total = self.study.total
         return f"[{self.study.done:{len(str(total))}}/{total}]"
 
     def _left(self) -> str:
-        seconds = remaining.of_study(self.study)
-        if not seconds or self.study.done == len(self.study.runs):
+        study = self.study
+        seconds = remaining.of_study(study, study.in_block)
+        if not seconds or study.done == study.total:
             return ""
-        return f"  (about {seconds:.0f} s left)" if seconds < 100 else f"  (about {seconds / 60:.0f} min left)"
+        to_what = "left" if study.block is None else f"to the look at {study.block.seeds} seeds"
+        return f"  (about {_rough(seconds)} {to_what})"
+
+
+def block_sentence(study: StudyState) -> str:
+    """What is decided in a study that makes its seeds in blocks, what is open, and what it will cost; "" elsewhere."""
+    if study.block is None:
+        return ""
+    times = [remaining.of_study(study, runs) for runs in (study.in_block, None)]
+    to_next, to_end = ("" if seconds is None else _rough(seconds) for seconds in times)
+    return study.block.sentence(to_next, to_end)
+
+
+def _rough(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 class PlainLines(Story):

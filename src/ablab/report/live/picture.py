@@ -11,9 +11,11 @@ from rich.segment import Segment, SegmentLines
 from rich.table import Table
 from rich.text import Text
 
+from ablab.errors import printable
 from ablab.report.formatting import count, duration
 from ablab.report.live import grid, remaining
 from ablab.report.live.grid import FEWEST_LINES
+from ablab.report.live.lines import block_sentence
 from ablab.report.live.state import RunState, StudyState
 
 Lines = list[list[Segment]]
@@ -26,7 +28,9 @@ def picture(study: StudyState, compared: Lines, console: Console) -> SegmentLine
     """
     width = console.width
     needed = [grid.lines_needed(study), _running_lines(study), len(compared)]
-    room = console.height - 2 - sum(lines > 0 for lines in needed)  # the last line, one to print above, gaps
+    said = block_sentence(study)
+    # The last line, that of the next look, one to print above, gaps.
+    room = console.height - 2 - bool(said) - sum(lines > 0 for lines in needed)
     for_grid, for_running, for_compared = share(room, needed)
     parts = (
         _laid_out(grid.grid(study, width, for_grid), console) if for_grid else [],
@@ -34,6 +38,8 @@ def picture(study: StudyState, compared: Lines, console: Console) -> SegmentLine
         _cropped(compared, for_compared),
     )
     lines = [line for part in parts if part for line in (*part, [])]
+    if said:
+        lines += _laid_out(Text(printable(said), no_wrap=True, overflow="ellipsis"), console)
     return SegmentLines([*lines, *_laid_out(whole(study, width), console)], new_lines=True)
 
 
@@ -92,12 +98,12 @@ def running(study: StudyState, width: int, lines: int) -> RenderableType:
 
 def whole(study: StudyState, width: int) -> RenderableType:
     """The study in one line: how many have ended, how much longer it takes, what went wrong, since when."""
-    total = len(study.runs)
+    total = study.total
     words = [f"{study.done}/{total} runs done"]
     if study.stopping:
         words.append("stopping")
     elif study.done < total and (seconds := remaining.of_study(study)) is not None:
-        words.append(f"about {duration(seconds)} left")
+        words.append(f"about {duration(seconds)} left{' at most' if study.block else ''}")
     words += [f"{number} {status}" for status, number in study.statuses.items() if status != "ok"]
     words.append(f"{duration(study.now() - study.began_at)} elapsed")
     text = Text(", ".join(words), style="bold", no_wrap=True, overflow="ellipsis")

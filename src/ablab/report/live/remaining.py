@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from statistics import fmean
 
 from ablab.report.live.state import RunState, StudyState
@@ -16,11 +17,14 @@ def of_run(study: StudyState, run: RunState) -> float | None:
     return _of_run(study, run, _Prediction(study))
 
 
-def of_study(study: StudyState) -> float | None:
+def of_study(study: StudyState, runs: Sequence[RunState] | None = None) -> float | None:
     """Seconds until the last run has ended; None if nothing is known yet, or if no more runs will be started.
 
     Waiting runs are given, in the order of the plan, to whichever place is free first; there are as many places as
     runs have been seen side by side.
+
+    Args:
+        runs: of those that have not been started, these alone; default: all.
     """
     if study.stopping or not study.beside:
         return None
@@ -32,7 +36,7 @@ def of_study(study: StudyState) -> float | None:
         return None
     free += [0.0] * (study.beside - len(free))
     heapq.heapify(free)
-    for run in _queue(study):
+    for run in _queue(study, study.runs if runs is None else runs):
         rate = prediction.seconds_per_step(run)
         if rate is None:
             return None
@@ -41,10 +45,10 @@ def of_study(study: StudyState) -> float | None:
     return max(free)
 
 
-def _queue(study: StudyState) -> list[RunState]:
+def _queue(study: StudyState, runs: Sequence[RunState]) -> list[RunState]:
     """The runs that have yet to be started, those that are tried again first."""
     retrying = [run for run in study.active.values() if run.phase == "retrying"]
-    return retrying + [run for run in study.runs if run.phase == "waiting"]
+    return retrying + [run for run in runs if run.phase == "waiting" and not run.needless]
 
 
 def _of_run(study: StudyState, run: RunState, prediction: _Prediction) -> float | None:

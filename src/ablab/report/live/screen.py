@@ -21,7 +21,7 @@ from rich.text import Text
 from ablab.report.live.lines import PlainLines, Story
 from ablab.report.live.picture import picture
 from ablab.results.record import Record
-from ablab.study.events import Observer, RunOutline
+from ablab.study.events import Block, Observer, RunOutline
 
 Compare = Callable[[list[Record]], RenderableType | None]
 _SHARE = 0.1  # of the time, which comparing may take
@@ -95,6 +95,9 @@ class Screen(Observer):
         self._live.start()
         if self._period_s:
             self._thread.start()
+
+    def block(self, block: Block) -> None:
+        self._tell(partial(self._story.block, block))
 
     def kept(self, run: RunOutline, record: Record) -> None:
         self._tell(partial(self._story.kept, run, record))

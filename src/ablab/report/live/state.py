@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ablab.results.record import Record, Status
-from ablab.study.events import RunOutline
+from ablab.study.events import Block, RunOutline
 
 Phase = Literal["waiting", "running", "retrying", "ended"]
 SPEED_WINDOW_S = 10.0
@@ -84,6 +84,7 @@ class RunState:
     record: Record | None = None  # once it has ended
     attempt: int = 0
     step: int = 0
+    needless: bool = False  # a look at the others has decided what it would have helped to decide
     trained_before: int | None = None  # steps that it had taken before this supervisor started it; None: not known yet
     shown: str = ""  # a word on its quality
     heard_at: float = 0.0  # when it was last heard of
@@ -107,6 +108,11 @@ class Row:
     def count(self, *phases: Phase) -> int:
         return sum(run.phase in phases for run in self.runs)
 
+    @property
+    def total(self) -> int:
+        """The runs that there are, at most."""
+        return sum(not run.needless for run in self.runs)
+
 
 class StudyState:
     """Fed by an observer's events, read by what draws. Not safe for threads: `Screen` uses it from one only.
@@ -124,6 +130,7 @@ class StudyState:
         self.pace = Pace()
         self.beside = 0  # the most runs that have run side by side
         self.stopping = False
+        self.block: Block | None = None  # of a study that makes its seeds in blocks
         self._changes = 0
 
     def planned(self, runs: Sequence[RunOutline]) -> None:
@@ -170,6 +177,22 @@ class StudyState:
     def done(self) -> int:
         """The runs that have ended, or were kept."""
         return len(self.records)
+
+    def begin(self, block: Block) -> None:
+        """Take in which runs come next, and which will not be made."""
+        self.block = block
+        for run in self.runs:
+            run.needless = run.phase == "waiting" and run.info.index not in block.runs | block.later
+
+    @property
+    def total(self) -> int:
+        """The runs that there are, at most."""
+        return sum(not run.needless for run in self.runs)
+
+    @property
+    def in_block(self) -> list[RunState]:
+        """The runs up to the next look; all, where no looks are made on the way."""
+        return self.runs if self.block is None else [self.runs[index] for index in sorted(self.block.runs)]
 
     @property
     def statuses(self) -> dict[str, int]:

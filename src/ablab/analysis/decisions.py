@@ -1,0 +1,97 @@
+"""What a look at a study decides of each comparison: whether it is resolved, equivalent, futile, or open.
+
+Only what is open gets further seeds (`ablab.study.seed_blocks`). A comparison is resolved or equivalent where its
+verdict says so, which holds at the looks that there were (`ablab.analysis.looks`). It is *futile* where a decision
+has become improbable: where the predictive probability that one of the looks to come resolves it, or shows equivalence
+where that ends its seeds, is below `FUTILE_BELOW` (`ablab.analysis.futility`). Nothing is bought by that: boundaries
+are those of a study that never gives up (non-binding), so that one that goes on all the same errs no more often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from ablab.analysis.comparison import Comparison, Comparisons, compare
+from ablab.analysis.estimates import LEVEL
+from ablab.analysis.futility import FUTILE_BELOW, LookToCome, chance_of_decision
+from ablab.analysis.looks import Spending, planned_looks
+from ablab.analysis.verdicts import RESOLVED, Verdict
+from ablab.config import ComparisonConfig
+from ablab.config.seeds import EQUIVALENT, FUTILE, SeedsConfig
+from ablab.config.seeds import RESOLVED as RESOLVED_WORD
+from ablab.results.collect import Runs
+from ablab.study.seed_blocks import OPEN, Decision
+
+_FINAL = {  # verdicts that no further seed changes, and how they are said
+    Verdict.NO_EFFECT: "no effect on the model",
+    Verdict.NOT_COMPARABLE: "not comparable",
+    Verdict.UNSTABLE: "unstable",
+    Verdict.NO_PAIRS: "without pairs",
+}
+
+
+def decide(runs: Runs, seeds: SeedsConfig, declared: ComparisonConfig) -> list[Decision]:
+    """Decide on every comparison of the runs up to a look, on each task and on the suite of them.
+
+    Args:
+        runs: up to the look, with the looks that there were, this one the last of them.
+
+    Raises:
+        UserError: as `ablab.analysis.comparison.compare` does.
+    """
+    found = compare(runs, metric=declared.metric, margin=declared.margin, last_k=declared.last_k)
+    several = len(found.metrics) > 1
+    tasks = tuple(found.metrics)
+    on_tasks = [
+        _decision(item, (item.task,), found, seeds, runs, f" on {item.task}" if several else "") for item in found.items
+    ]
+    return [*(_decision(item, tasks, found, seeds, runs, f" on the {item.task}") for item in found.suite), *on_tasks]
+
+
+def _decision(
+    item: Comparison, tasks: Sequence[str], found: Comparisons, seeds: SeedsConfig, runs: Runs, where: str
+) -> Decision:
+    def there(variant: str) -> tuple[tuple[str, str], ...]:
+        return tuple((task, variant) for task in tasks if (task, variant) in runs.places)
+
+    return Decision(
+        label=f"{item.label}{where}",
+        cells=there(item.variant),
+        baselines=there(found.baseline),
+        how=decided(item, seeds, LEVEL / (len(found.items) + len(found.suite))),
+    )
+
+
+def decided(item: Comparison, seeds: SeedsConfig, alpha: float) -> str:
+    """How one comparison is decided, or that it is open.
+
+    Args:
+        alpha: its share of the level, by which it would be decided later.
+    """
+    if item.verdict in _FINAL:
+        return _FINAL[item.verdict]
+    if item.verdict in RESOLVED and RESOLVED_WORD in seeds.stop:
+        return RESOLVED_WORD
+    if item.verdict is Verdict.EQUIVALENT and EQUIVALENT in seeds.stop:
+        return EQUIVALENT
+    return FUTILE if FUTILE in seeds.stop and _is_futile(item, seeds, alpha) else OPEN
+
+
+def _is_futile(item: Comparison, seeds: SeedsConfig, alpha: float) -> bool:
+    if item.verdict is not Verdict.UNRESOLVED:
+        return False
+    by_margin = item.margin if EQUIVALENT in seeds.stop else None
+    to_come = [look for look in looks_of(seeds, alpha) if look.seeds > len(item.differences)]
+    return bool(to_come) and chance_of_decision(item.differences, to_come, by_margin) < FUTILE_BELOW
+
+
+def looks_of(seeds: SeedsConfig, alpha: float) -> list[LookToCome]:
+    """The looks of a study, each with the levels that it has in a study at `alpha`."""
+    planned = planned_looks(seeds.every_look, cast("Spending", seeds.spending))
+    return [
+        LookToCome(seeds=look, level=level, equivalence_level=one_sided)
+        for look, level, one_sided in zip(
+            seeds.every_look, planned.levels(alpha), planned.levels(alpha, 1), strict=True
+        )
+    ]
