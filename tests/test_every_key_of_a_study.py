@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from synthetic import record, runs_of, study
 
 from ablab.analysis.comparison import compare
-from ablab.analysis.decisions import decide
+from ablab.analysis.decisions import decide, looks_at
 from ablab.config import RunConfig, conf_folder, fingerprint
 from ablab.config.schema import Config, ExecutionConfig
 from ablab.config.seeds import with_seeds
@@ -188,6 +188,7 @@ def compared(config: RunConfig, folder: Path) -> Any:
     for each in runs:
         # which every record declares
         each.config["comparison"] = {"baseline": config.comparison.baseline, "within": config.comparison.within}
+        each.metrics["test_loss"] = each.metrics["val_loss"] * each.seed
         each.last = {"val_loss": [each.metrics["val_loss"], each.metrics["val_loss"] * each.seed, 1.0]}
     found = compare(
         tabulate([(Path(f"runs/{index}"), each) for index, each in enumerate(runs)]),
@@ -256,11 +257,13 @@ STUDY: dict[str, tuple[Seen, Any, Any, dict[str, Any]]] = {
     "comparison.metric": (compared, None, "val_accuracy", {}),
     "comparison.margin": (compared, None, 0.5, {}),
     "comparison.last_k": (compared, 1, 2, {}),
+    "comparison.split": (compared, None, "test", {}),
+    "comparison.intervals": (compared, "single", "simultaneous", {}),
     "comparison.within": (compared, [], ["activation"], {}),
     "seeds.max": (looked_at, 10, 12, {}),
     "seeds.looks": (looked_at, [3, 5, 8, 10], [4, 10], {}),
     "seeds.stop": (decided_by, ["resolved"], "futile", {}),
-    "seeds.spending": (itself("seeds"), "pocock", "anytime", {}),
+    "seeds.spending": (lambda c, _: looks_at(c.seeds, 0.05), "pocock", "anytime", {}),
 }
 
 

@@ -54,7 +54,9 @@ def test_looks_make_it_stricter() -> None:
     for seed, slope in enumerate((0.13, 0.2, 0.17, 0.22), start=1):
         made.add("relu", seed, line(slope))
         made.add("gelu", seed, line(2 * slope * (1 + seed / 100)))
-    twice = replace(made.runs, interim_analyses=(InterimAnalysis((1, 2), "then"), InterimAnalysis((1, 2, 3, 4), "now")))
+    twice = replace(
+        made.runs, interim_analyses=(InterimAnalysis((1, 2, 3), "then"), InterimAnalysis((1, 2, 3, 4), "now"))
+    )
     _, gelu = time_to_target(twice, "language", "val_loss", RELU, target=5.0, reader=made.reader).items
     assert gelu.ratio is not None
     assert gelu.interval == pytest.approx(tuple(map(math.exp, gelu.ratio.interval(0.975))))

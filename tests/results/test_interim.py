@@ -1,5 +1,6 @@
 """Interim analyses: which ones count, what lies on disk, and which runs they are of."""
 
+import itertools
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from ablab.results.interim import (
     count_interim_analysis,
     interim_analyses_of,
     read_interim_analyses,
+    united,
 )
 
 
@@ -111,15 +113,41 @@ def test_they_are_those_of_the_study_around_the_runs(twice: Path, given: str, mo
     assert seeds_of(collect([Path()]).interim_analyses) == [(1,), (1, 2)]
 
 
-def test_of_several_studies_the_one_with_the_most_counts(twice: Path) -> None:
+def test_those_of_several_studies_are_united(twice: Path) -> None:
     for name in ("once", "never", "zero"):
         write_runs(twice.parent / name, study({"relu": [1.0]}))
     count_interim_analysis(twice.parent / "once", [1, 2, 3])
     (twice.parent / "zero" / INTERIM_FILE).write_text("[]")
-    assert seeds_of(collect([twice.parent]).interim_analyses) == [(1,), (1, 2)]
+    assert seeds_of(collect([twice.parent]).interim_analyses) == [(1,), (1, 2), (1, 2, 3)]
+    assert seeds_of(collect([twice, twice.parent / "once"]).interim_analyses) == [(1,), (1, 2), (1, 2, 3)]
     assert seeds_of(collect([twice.parent / "once"]).interim_analyses) == [(1, 2, 3)]
     assert collect([twice.parent / "never"]).interim_analyses == collect([twice.parent / "zero"]).interim_analyses == ()
     assert interim_analyses_of([]) == []
+
+
+def test_an_analysis_whose_seeds_an_earlier_one_had_is_none_whichever_file_tells_of_it() -> None:
+    first, fewer, more = (
+        InterimAnalysis((1, 2, 3), "2026-01-01T00:00:00+00:00"),
+        InterimAnalysis((1, 2), "2026-01-02T00:00:00+00:00"),
+        InterimAnalysis((1, 2, 3, 4), "2026-01-03T00:00:00+00:00"),
+    )
+    for order in itertools.permutations((first, fewer, more, first)):
+        assert united(order) == [first, more]
+
+
+def test_a_run_tells_of_the_analyses_before_it_was_planned_wherever_it_lies(tmp_path: Path) -> None:
+    early, late = study({"relu": [1.0, 1.1]})
+    late.looks = [{"seeds": [1], "at": "2026-01-01T00:00:00+00:00"}]
+    write_runs(tmp_path / "early", [early])
+    write_runs(tmp_path / "late", [late])
+    for places, told in (([tmp_path / "early"], []), ([tmp_path / "late"], [(1,)]), ([tmp_path], [(1,)])):
+        assert seeds_of(collect(places).interim_analyses) == told
+    count_interim_analysis(tmp_path / "late", [1, 2])
+    assert seeds_of(collect([tmp_path]).interim_analyses) == [(1,), (1, 2)]
+    late.looks = [{"seeds": "1"}]
+    write_runs(tmp_path / "late", [late])
+    with pytest.raises(UserError, match=r"record\.json: damaged"):
+        collect([tmp_path])
 
 
 def test_a_file_far_above_or_beside_the_runs_is_not_theirs(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from ablab.analysis import oracle
-from ablab.analysis.conclusions import conclude
+from ablab.analysis.conclusions import conclude, interval_unit
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import evidence_of
-from ablab.analysis.family import interim_analyses, level_after
+from ablab.analysis.looks import interim_analyses, looks_of
 from ablab.analysis.margin import check_margin, was_declared
 from ablab.analysis.metrics import check_last, choose_metric
 from ablab.analysis.pairing import (
@@ -29,6 +29,7 @@ from ablab.analysis.study_notes import (
     BaselineMissing,
     BaselineNotRun,
     DirectionByName,
+    IntervalUnit,
     NoSuite,
     NoSuiteVerdict,
     OfBaseline,
@@ -38,7 +39,7 @@ from ablab.analysis.study_notes import (
 )
 from ablab.analysis.suite import join, obstacle, suite_name
 from ablab.analysis.verdicts import Comparison as Comparison
-from ablab.analysis.verdicts import Evidence, Intervals
+from ablab.analysis.verdicts import Evidence, Intervals, Split
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
@@ -52,6 +53,7 @@ class ComparisonSettings(TypedDict, total=False):
     margin: float | None
     margin_declared: bool
     last_k: int | None
+    split: Split | None
     intervals: Intervals | None
 
 
@@ -67,6 +69,7 @@ class Comparisons:
     last_k: int = 1  # evaluations of each run that its value is the mean of
     suite: tuple[Comparison, ...] = ()  # each variant on all tasks together
     no_suite: NoSuite | None = None  # why there is none
+    unit: IntervalUnit | None = None  # of all intervals; None where there are none
 
     def of_task(self, task: str) -> list[Comparison]:
         return [item for item in self.items if item.task == task]
@@ -79,11 +82,12 @@ def compare(
     margin: float | None = None,
     last_k: int | None = None,
     margin_declared: bool = False,
+    split: Split | None = None,
     intervals: Intervals | None = None,
 ) -> Comparisons:
     """Compare every variant with the baseline, seed by seed, on every task and on the suite of them.
 
-    The more often the study of these runs was analysed, the stricter (`ablab.analysis.family`).
+    The more often the study of these runs is analysed, the stricter (`ablab.analysis.looks`).
 
     Args:
         baseline: overrides that name it, "attention=full"; default: the first variant of the plan.
@@ -92,28 +96,31 @@ def compare(
         last_k: the mean of so many last evaluations is compared; default: the final one. Declare it before looking.
         margin_declared: the plan of the study has this margin, so that it was chosen before looking, unless a record
             says otherwise.
+        split: of each task's primary metric, "validation" or "test"; default: the one that it is of. Declare it
+            before looking.
         intervals: that are shown, "single" ones or "simultaneous" ones; default: single.
 
     Raises:
-        UserError: an unknown baseline or metric, a margin that is not positive, or evaluations that no run has kept.
+        UserError: an unknown baseline or metric, a margin that is not positive, evaluations that no run has kept, or a
+            split that a task does not have, or that is given beside a metric.
     """
     check_margin(margin)
+    if metric and split:
+        raise UserError(f"split {split}: the metric {metric} says of which split it is; leave one of the two out")
     if runs.table.empty:
         raise UserError("no runs to compare")
     last_k = 1 if last_k is None else last_k
     reference = choose_baseline(runs, baseline)
     notes: list[StudyNote] = []
-    if analyses := interim_analyses(runs.interim_analyses):
-        notes.append(analyses)
     if missing := None if baseline else _missing_baseline(runs, reference):
         notes.append(missing)
-    level = level_after(len(runs.interim_analyses))
+    looks = looks_of(runs)
     judged: list[tuple[Pairing, Evidence]] = []
     metrics: dict[str, str] = {}
     directions: dict[str, Direction] = {}
     without_baseline = []
     for task in tasks(runs):
-        metrics[task], directions[task], guessed = choose_metric(runs, task, metric)
+        metrics[task], directions[task], guessed = choose_metric(runs, task, metric, split)
         check_last(runs, metrics[task], last_k)
         by_name = DirectionByName(metrics[task], directions[task])
         if guessed and by_name not in notes:
@@ -131,17 +138,21 @@ def compare(
                 continue
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
-            pairing = pairing.at_its_look([look.seeds for look in runs.interim_analyses])
-            judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, level)))
+            pairing = pairing.at_its_look(looks.taken)
+            own_looks = looks.until(pairing.seeds) if pairing.ended_at_look else looks
+            judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, own_looks)))
     declared = was_declared(runs, margin, metrics.values(), margin_declared)
     shown = intervals or "single"
     judged = [(pairing, replace(each, margin_declared=declared, intervals=shown)) for pairing, each in judged]
+    if analyses := interim_analyses(looks, len(judged)):
+        notes.insert(0, analyses)
     notes += _of_all(runs, metrics, margin, last_k)
     no_suite = obstacle(metrics, directions, without_baseline)
     if no_suite and len(metrics) > 1:
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
     suite, items = conclude([] if no_suite else join(judged, list(metrics)), judged)
-    return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite)
+    unit = interval_unit(runs, [*suite, *items])
+    return Comparisons(reference, items, tuple(notes), metrics, looks.level(), last_k, suite, no_suite, unit)
 
 
 def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:

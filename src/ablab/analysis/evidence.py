@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ablab.analysis import conditions
 from ablab.analysis.estimates import FEWEST_SEEDS, correlation
+from ablab.analysis.looks import Looks
 from ablab.analysis.notes import ConstantDifference
 from ablab.analysis.pairing import Outcome, Pairing, choices, label
 from ablab.analysis.verdicts import Evidence
@@ -26,7 +27,7 @@ _ROUNDING = 4 * sys.float_info.epsilon  # of the difference of two values: less 
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6  # of single precision's rounding
 
 
-def evidence_of(runs: Runs, pairing: Pairing, direction: Direction, margin: float | None, level: float) -> Evidence:
+def evidence_of(runs: Runs, pairing: Pairing, direction: Direction, margin: float | None, looks: Looks) -> Evidence:
     """The evidence on the variant of `pairing`, without what depends on how many comparisons there are."""
     blocked = conditions.other_corpus(pairing)
     identical = _identical(pairing)
@@ -49,7 +50,8 @@ def evidence_of(runs: Runs, pairing: Pairing, direction: Direction, margin: floa
         baseline_diverged=baseline_diverged,
         correlation=None if blocked else correlation(pairing.values, pairing.baseline_values),
         margin=margin,
-        level=level,
+        looks=looks,
+        level=looks.level(),
         identical=identical or bool(same),
         unchanged=same,
         blocked=blocked,

@@ -1,4 +1,4 @@
-"""Corrections: what each comparison may claim depends on how many there are, and on how often a study was analysed.
+"""Corrections: what each comparison may claim depends on how many there are.
 
 All comparisons of a study are one family: the probability that any of its claims is false is at most `LEVEL`. Where
 tasks make a suite, the comparisons on the suite hold half of it together and those on single tasks the other half;
@@ -9,21 +9,8 @@ standard error that is pooled over the variants of its task and Dunnett's interv
 the share that such comparisons hold together. Variants that are the baseline under another name make no claim: they
 hold no share and do not calm the pooled variance.
 
-Analysing a study more than once costs, too: its level is divided by the number of its interim analyses so far
-(Bonferroni). At the j-th, a study's intervals, verdicts, equivalence tests, detectable effects and seeds needed are all
-at `LEVEL` / j. Analysing one study k times at `LEVEL` / k makes a false claim with at most the probability `LEVEL`.
-
-How many there will be is not known at the first one, which has the whole `LEVEL` to itself. So whoever stops at the
-first resolved verdict still claims falsely somewhat more often than that: at most at the sum of `LEVEL` / j. By
-simulation (paired t, no effect, analyses at 3, 5, 8 and 10 seeds, stopping at the first that is significant):
-
-    each at LEVEL                             .135
-    the j-th at LEVEL / j, as here            .080
-    all four at LEVEL / 4                     .039
-    the j-th at LEVEL / (j (j + 1))           .034
-
-The last holds `LEVEL` however many follow, and would set every study that is analysed once to 97.5%. That is too much
-to ask of those who stick to the seeds they planned.
+Where a study has several looks, planned or not, what is corrected are sequential p values, and intervals are at the
+level of the present look (`ablab.analysis.looks`). Planned looks are those of the paired t, also at three seeds.
 """
 
 from __future__ import annotations
@@ -48,23 +35,9 @@ from ablab.analysis.estimates import (
     residual_variance,
 )
 from ablab.analysis.step_down import PValues, step_down
-from ablab.analysis.study_notes import InterimAnalyses
 from ablab.analysis.verdicts import Evidence
-from ablab.results.interim import InterimAnalysis
 
 Values = Mapping[int, float]  # of the metric by seed, NaN where a run has none
-
-
-def level_after(analyses: int) -> float:
-    """The level of each test and interval of a study that was analysed so often. None counts as one."""
-    return LEVEL / max(analyses, 1)
-
-
-def interim_analyses(looks: Sequence[InterimAnalysis]) -> InterimAnalyses | None:
-    """The fact that a study was analysed more than once; None where it was not."""
-    if len(looks) < 2:
-        return None
-    return InterimAnalyses(tuple(len(look.seeds) for look in looks), level_after(len(looks)))
 
 
 @dataclass(frozen=True)
@@ -83,7 +56,13 @@ class Claim:
 
     @property
     def pooled(self) -> bool:
-        return self.counts and len(self.evidence.differences) < FULL_SEEDS
+        return self.counts and len(self.evidence.differences) < FULL_SEEDS and not self.evidence.looks.planned_several
+
+    @property
+    def differences(self) -> dict[int, float]:
+        """Seed -> variant minus baseline, of the complete pairs."""
+        found = {seed: self.own[seed] - self.base[seed] for seed in sorted(self.own.keys() & self.base.keys())}
+        return {seed: difference for seed, difference in found.items() if math.isfinite(difference)}
 
 
 @dataclass(frozen=True)
@@ -100,8 +79,13 @@ def raw_p_values(claim: Claim, estimate: Estimate) -> PValues:
 
     Each is the smallest level at which the comparison would make that claim if it were the only one.
     """
-    margin = claim.evidence.margin
-    return PValues(estimate.p_value, None if margin is None else estimate.equivalence_p(margin))
+    margin, looks = claim.evidence.margin, claim.evidence.looks
+    if not looks.several:
+        return PValues(estimate.p_value, None if margin is None else estimate.equivalence_p(margin))
+    difference = looks.p_value(claim.differences, lambda seen: paired(seen).p_value)
+    if margin is None:
+        return PValues(difference)
+    return PValues(difference, looks.p_value(claim.differences, lambda seen: paired(seen).equivalence_p(margin), 1))
 
 
 def weights(on_suite: int, on_tasks: int) -> tuple[int, int]:
@@ -126,7 +110,7 @@ def adjust(claims: Sequence[Claim]) -> list[tuple[Evidence, float | None]]:
     ]
     found = iter(_evidence(made))
     return [
-        (next(found), raw_p_values(claim, estimate).difference) if estimate else (claim.evidence, None)
+        (next(found), estimate.p_value) if estimate else (claim.evidence, None)
         for claim, estimate in zip(claims, estimates, strict=True)
     ]
 
@@ -148,7 +132,7 @@ def _evidence(made: Sequence[_Made]) -> list[Evidence]:
 def _alone(made: _Made, adjusted: PValues, total: int) -> Evidence:
     """With the paired t interval."""
     evidence, estimate = made.claim.evidence, made.estimate
-    share_level = evidence.level * made.weight / total
+    share_level = evidence.looks.level(LEVEL * made.weight / total)
     return replace(
         evidence,
         estimate=estimate,
@@ -185,16 +169,17 @@ class _Group:
             interval=estimate.around(critical),
             simultaneous=estimate.around(critical),
             share_level=float(2 * stats.t.sf(critical, estimate.degrees)),
-            p_adjusted=self._p_value(estimate, abs(estimate.effect)),
-            p_equivalence=None if beyond is None else self._p_value(estimate, max(beyond, 0.0)),
+            p_adjusted=self._p_value(made, abs(estimate.effect)),
+            p_equivalence=None if beyond is None else self._p_value(made, max(beyond, 0.0)),
             adjustment="Dunnett",
         )
 
-    def _p_value(self, estimate: Estimate, distance: float) -> float:
-        """The smallest level at which the intervals end nearer than `distance` to the effects."""
+    def _p_value(self, made: _Made, distance: float) -> float:
+        """The smallest level of the study at which the intervals end nearer than `distance` to the effects."""
+        estimate, share = made.estimate, self.share * made.claim.evidence.level / LEVEL
         if estimate.standard_error == 0:
             return float(distance == 0)
-        return min(1.0, dunnett_p(distance / estimate.standard_error, estimate.degrees, self.families) / self.share)
+        return min(1.0, dunnett_p(distance / estimate.standard_error, estimate.degrees, self.families) / share)
 
 
 def _estimate(claim: Claim, pools: Mapping[str, tuple[float, int]]) -> Estimate | None:

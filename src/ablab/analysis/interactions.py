@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, Estimate, Interval, holm, paired
-from ablab.analysis.family import level_after
+from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, holm, paired
+from ablab.analysis.looks import Looks, looks_of
 from ablab.analysis.notes import NoValue, SeedNotRun
 from ablab.analysis.pairing import Outcome, choices, outcomes
 from ablab.results.collect import Runs
@@ -121,7 +121,7 @@ class Interaction:
     def resolved(self) -> bool:
         if self.p_adjusted is None or self.interval is None:
             return False
-        return self.p_adjusted < self.level and not self.interval[0] <= 0 <= self.interval[1]
+        return self.p_adjusted < LEVEL and not self.interval[0] <= 0 <= self.interval[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,8 @@ def interactions(runs: Runs, task: str, metric: str, baseline_variant: str, last
     Args:
         last_k: the mean of so many last evaluations is compared; 1 for the final one.
     """
-    level = level_after(len(runs.interim_analyses))
+    looks = looks_of(runs)
+    level = looks.level()
     found = dimensions(runs, task)
     values = {variant: outcomes(runs, task, variant, metric, last_k) for variant in (found[0].options if found else ())}
     items = [
@@ -181,7 +182,7 @@ def interactions(runs: Runs, task: str, metric: str, baseline_variant: str, last
         baseline=baseline_variant,
         level=level,
         factors=tuple(dimension.name for dimension in found),
-        items=tuple(_adjusted(items)),
+        items=tuple(_adjusted(items, looks)),
     )
 
 
@@ -255,6 +256,7 @@ def _difference(cells: list[list[float]]) -> float:
     return mean if abs(mean) > _ROUNDING * max(abs(value) for four in cells for value in four) else 0.0
 
 
-def _adjusted(items: list[Interaction]) -> list[Interaction]:
-    corrected = iter(holm([item.estimate.p_value for item in items if item.estimate]))
+def _adjusted(items: list[Interaction], looks: Looks) -> list[Interaction]:
+    made = [dict(zip(item.seeds, item.differences, strict=True)) for item in items if item.estimate]
+    corrected = iter(holm([looks.p_value(each, lambda seen: paired(seen).p_value) for each in made]))
     return [replace(item, p_adjusted=next(corrected)) if item.estimate else item for item in items]

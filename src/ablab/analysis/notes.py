@@ -19,6 +19,11 @@ class WithinMargin:
 
 
 @dataclass(frozen=True)
+class DecidedBefore:
+    """An effect that an earlier look resolved, as was planned, and that this one alone would not."""
+
+
+@dataclass(frozen=True)
 class InputIndependent:
     """Weights that are said to follow the input and in no run do."""
 
@@ -182,6 +187,7 @@ class IncompleteSeed:
 SeedNote = NoValue | RepeatedSeed | RunNote  # about one side
 Note = (
     WithinMargin
+    | DecidedBefore
     | InputIndependent
     | Unmixed
     | WindowCeiling

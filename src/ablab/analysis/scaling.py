@@ -23,7 +23,7 @@ import numpy as np
 from scipy import stats
 
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Interval, paired
-from ablab.analysis.family import level_after
+from ablab.analysis.looks import looks_of
 from ablab.analysis.pairing import value_of
 from ablab.results.collect import Runs
 from ablab.results.record import Record
@@ -68,7 +68,7 @@ def scaling(runs: Runs, metric: str, over: Axis) -> list[Exponent]:
     """
     counted = metric in _COUNTED
     found, left_out = _series(runs, metric, over)
-    level = level_after(len(runs.interim_analyses))
+    level = looks_of(runs).level()
     return [
         _exponent(series, points, metric, over, counted, left_out[series], level) for series, points in found.items()
     ]

@@ -22,10 +22,25 @@ class OtherCorpus:
 
 @dataclass(frozen=True)
 class InterimAnalyses:
-    """A study that was analysed more than once."""
+    """A study that was or will be analysed more than once."""
 
-    seeds: tuple[int, ...]  # how many each analysis had
-    level: float  # of each test and interval, now
+    seeds: tuple[int, ...]  # how many each analysis had so far
+    level: float  # of the present one
+    error: float  # how often a study that is analysed so makes any false claim, at most
+    most: int | None = None  # seeds that were planned; None: how often it would be analysed was not said beforehand
+    spending: str = ""  # how the level is shared out among the planned analyses
+
+
+@dataclass(frozen=True)
+class IntervalUnit:
+    """What the intervals of a comparison are over, and what they hold fixed. None of them, no such fact."""
+
+    split: str | None  # that the metric is of, "validation" or "test"; None: of neither, or of several
+    machines: int  # kinds of them; 0 where the records do not say
+    level: float
+    comparisons: int  # that have an interval
+    together: int  # of these, whose intervals hold together whatever is shown: those with few seeds
+    simultaneous: bool  # shown are the intervals that hold together
 
 
 @dataclass(frozen=True)
@@ -126,6 +141,7 @@ class ShownComparisons:
     filters: str
     shown: int
     comparisons: int
+    family: int  # comparisons that share one level, on the suite and on tasks
     suite: str = ""  # its name, where they are those on the suite
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ablab.analysis.curves import By, Reader, Series, series_of
 from ablab.analysis.estimates import FEWEST_SEEDS, Estimate, Interval, paired
-from ablab.analysis.family import level_after
+from ablab.analysis.looks import looks_of
 from ablab.analysis.metrics import choose_metric
 from ablab.analysis.pairing import label, outcomes, variants
 from ablab.errors import UserError
@@ -91,7 +91,7 @@ def time_to_target(
     reader = reader or CurveCache([metric])
     curves = {variant: _curves(runs, task, variant, metric, by, reader) for variant in variants(runs)}
     aim = _final(runs, task, metric, baseline, curves.get(baseline, {}), direction) if target is None else target
-    level = level_after(len(runs.interim_analyses))
+    level = looks_of(runs).level()
     crossed = {
         variant: {seed: crossing(series, aim, direction) for seed, series in own.items()}
         for variant, own in curves.items()

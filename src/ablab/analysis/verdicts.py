@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Literal
 
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval
+from ablab.analysis.looks import ONE_LOOK, Looks
 from ablab.analysis.notes import Note
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.results.record import Direction
@@ -28,6 +29,7 @@ class Verdict(StrEnum):
 
 
 RESOLVED = frozenset({Verdict.BETTER, Verdict.WORSE})
+Split = Literal["validation", "test"]
 Intervals = Literal["single", "simultaneous"]  # that are shown: each alone at its level, or all of a study together
 
 
@@ -54,7 +56,8 @@ class Evidence:
     correlation: float | None = None
     margin: float | None = None
     margin_declared: bool = False  # by the study, before its runs
-    level: float = LEVEL  # of the study's claims together; smaller where the study was analysed more than once
+    looks: Looks = ONE_LOOK  # at the study; p values are sequential ones, to be held against `LEVEL`
+    level: float = LEVEL  # of the present look, and of `interval`; smaller where there are several
     share_level: float = LEVEL  # of this comparison while no other is resolved: of `simultaneous`, and for power
     intervals: Intervals = "single"  # that are shown
     identical: bool = False  # every final metric is the baseline's to the bit, or what should have differed did not
@@ -76,14 +79,25 @@ class Evidence:
         """The shown one of the two one-sided tests: at twice the level, but for few seeds. None without a margin."""
         if self.estimate is None or self.margin is None:
             return None
-        if self.preliminary:
+        if self.adjustment == "Dunnett":
             return self.simultaneous
-        return self.estimate.interval(1 - 2 * (self.share_level if self.intervals == "simultaneous" else self.level))
+        return self.estimate.interval(1 - 2 * self.equivalence_level)
+
+    @property
+    def equivalence_level(self) -> float:
+        """The level of each of the two one-sided tests that are shown."""
+        return self.share_level if self.intervals == "simultaneous" else self.looks.level(LEVEL, 1)
+
+    @property
+    def decided_before(self) -> bool:
+        """Whether an effect was resolved at an earlier look that was planned, which stands, and is not any more."""
+        includes_zero = self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
+        return includes_zero and self.looks.planned_several and self.p_adjusted is not None and self.p_adjusted < LEVEL
 
     @property
     def equivalent(self) -> bool:
         """Whether the effect is shown to lie inside the margin."""
-        return self.p_equivalence is not None and self.p_equivalence < self.level
+        return self.p_equivalence is not None and self.p_equivalence < LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +133,7 @@ def judge(evidence: Evidence) -> Verdict:
         return Verdict.NO_EFFECT
     if estimate is None or interval is None or p is None:
         return Verdict.TOO_FEW_SEEDS
-    if p < evidence.level and not interval[0] <= 0 <= interval[1]:
+    if p < LEVEL and (evidence.decided_before or not interval[0] <= 0 <= interval[1]):
         better = (estimate.effect < 0) == (evidence.direction == "min")
         return Verdict.BETTER if better else Verdict.WORSE
     if evidence.equivalent:

@@ -64,6 +64,11 @@ class SeedsConfig:
         """The seeds at each look: the last is always at `max`, where all is over."""
         return self.looks if self.looks[-1] == self.max else [*self.looks, self.max]
 
+    @property
+    def planned_looks(self) -> dict[str, Any]:
+        """What the record of each run says of the looks that its study has planned."""
+        return {"looks": self.every_look, "max": self.max, "spending": self.spending}
+
 
 def _check_known(key: str, word: Any, known: Collection[str]) -> None:
     if word not in known:

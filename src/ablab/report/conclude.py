@@ -109,12 +109,13 @@ def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str
     from ablab.report.wandb import show_in_wandb
     from ablab.results.collect import collect
     from ablab.results.hparams import write_experiment
-    from ablab.results.interim import count_interim_analysis, interim_analyses_of
+    from ablab.results.interim import count_interim_analysis, united
 
     runs = collect([folder])
     # Before the comparison, whose level depends on it.
-    count_interim_analysis(folder, [record.seed for record in runs.records if record.status in ("ok", "diverged")])
-    runs = replace(runs, interim_analyses=tuple(interim_analyses_of(map(Path, runs.paths))))
+    ended = [record.seed for record in runs.records if record.status in ("ok", "diverged")]
+    looks = united([*runs.interim_analyses, *count_interim_analysis(folder, ended)])
+    runs = replace(runs, interim_analyses=tuple(looks))
     with _shown_only("the event file of the study"):
         write_experiment(folder, runs.records)
     context = ReportContext.of(runs, **_until_evaluated(runs, folder, comparison))

@@ -34,6 +34,11 @@ def _(note: known.WithinMargin, item: Comparison) -> str:
 
 
 @note_text.register
+def _(note: known.DecidedBefore, item: Comparison) -> str:
+    return "Decided at an earlier planned look, which stands; by itself this one does not resolve it."
+
+
+@note_text.register
 def _(note: known.InputIndependent, item: Comparison) -> str:
     return (
         f"INPUT-INDEPENDENT  {item.label}: the weights of the layers vary by {note.variation:.1g} between inputs, less "

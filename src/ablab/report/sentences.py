@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ablab.analysis.comparison import Comparison, Comparisons
-from ablab.analysis.estimates import FEWEST_SEEDS, Estimate, Interval, fisher, rate_bound
+from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Estimate, Interval, fisher, rate_bound
 from ablab.analysis.interactions import Interaction, Interactions
 from ablab.analysis.power import MOST_SEEDS, detectable, seeds_needed
 from ablab.analysis.scaling import Exponent
@@ -107,7 +107,7 @@ def _equivalent(evidence: Evidence) -> str:
     assert p is not None
     digits = decimals_for(margin)
     low, high = (number(bound, digits, signed=True) for bound in interval)
-    level = evidence.level if evidence.preliminary else 2 * evidence.level
+    level = evidence.level if evidence.adjustment == "Dunnett" else 2 * evidence.looks.level(LEVEL, 1)
     tested = f"{margin_name(evidence)}; {evidence.adjustment} p {p_value(p)}"
     shown = f"{_interval_name(evidence, level)} {low} to {high}{', preliminary' if evidence.preliminary else ''}"
     return f"|effect| < {number(margin, digits)} ({tested}): {shown}."

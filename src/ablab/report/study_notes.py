@@ -6,7 +6,7 @@ from functools import singledispatch
 
 from ablab.analysis import study_notes as known
 from ablab.analysis.comparison import Comparisons
-from ablab.analysis.estimates import LEVEL
+from ablab.analysis.estimates import FULL_SEEDS, LEVEL
 from ablab.report.formatting import confidence, plural, without_zero
 from ablab.report.notes import seed_text, where
 
@@ -18,6 +18,28 @@ def study_notes(comparisons: Comparisons) -> list[str]:
     return [study_note_text(note) for note in comparisons.notes]
 
 
+def interval_lines(comparisons: Comparisons) -> list[str]:
+    """A line that says what all intervals are over, and whether they hold one by one or together; none without any."""
+    unit = comparisons.unit
+    if unit is None:
+        return []
+    split = f", with one {unit.split} split" if unit.split else ""
+    machines = f", on {'one kind' if unit.machines == 1 else f'{unit.machines} kinds'} of machine"
+    over = f"over seeds (initial values, order of the data, random draws){split}{machines if unit.machines else ''}"
+    return [f"INTERVALS  {over}{_held(unit)}."]
+
+
+def _held(unit: known.IntervalUnit) -> str:
+    """Which of them hold together, where there are several."""
+    if unit.comparisons < 2:
+        return ""
+    ci, count = f"{confidence(unit.level)} CI", f"{unit.comparisons:,}"
+    if unit.simultaneous or unit.together == unit.comparisons:
+        return f"; the {ci}s of all {count} comparisons hold together"
+    few = f" but those of {FULL_SEEDS - 1} seeds" if unit.together else ""
+    return f"; each {ci} is of one comparison alone{few}, while p is adjusted for all {count}"
+
+
 @singledispatch
 def study_note_text(note: known.StudyNote) -> str:
     """Say a note on the comparison as a whole."""
@@ -26,12 +48,17 @@ def study_note_text(note: known.StudyNote) -> str:
 
 @study_note_text.register
 def _(note: known.InterimAnalyses) -> str:
-    *before, last = note.seeds
+    *before, last = map(str, note.seeds)
+    seeds = f"{', '.join(before)}, then {last} seeds" if before else f"{last} seeds"
+    now = f"this time each comparison alone is held against {without_zero(note.level)}, its interval at"
+    now = f"{now} {confidence(note.level)}"
+    if note.error <= LEVEL:
+        plan = f"of at most {note.most}, as planned " if note.most else ""
+        return f"INTERIM ANALYSES  {seeds} {plan}({note.spending}): {now}, and all looks together keep {LEVEL:.0%}."
+    planned = f"beyond the {note.most} that were planned" if note.most else "which was not planned"
     return (
-        f"INTERIM ANALYSES  the study was analysed {len(note.seeds)} times "
-        f"({', '.join(map(str, before))}, then {last} seeds); each interval is at {confidence(note.level)}, and p is "
-        f"held against {without_zero(note.level)}, so that {len(note.seeds)} analyses at this level keep {LEVEL:.0%} "
-        "together."
+        f"INTERIM ANALYSES  analysed at {seeds}, {planned}: {now}, and a study analysed so makes a false claim in up "
+        f"to {note.error:.1%}; declare seeds.looks for {LEVEL:.0%}."
     )
 
 
@@ -98,7 +125,8 @@ def _(note: known.ShownComparisons) -> str:
     return (
         f"{f'on the {note.suite}: ' if note.suite else ''}{note.shown:,} of {plural(note.comparisons, 'comparison')} "
         f"{'is' if note.shown == 1 else 'are'} shown ({note.filters}); "
-        f"p is adjusted for {'all ' if note.comparisons > 1 else ''}{note.comparisons:,}."
+        f"p is adjusted for {'all ' if note.family > 1 else ''}{note.family:,}"
+        f"{', on the suite and on tasks' if note.family > note.comparisons else ''}."
     )
 
 

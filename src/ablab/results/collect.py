@@ -19,7 +19,13 @@ import pandas as pd
 
 from ablab.errors import UserError
 from ablab.results.factors import factors_of, settings_of, task_labels, value_of
-from ablab.results.interim import InterimAnalysis, as_interim_analyses, interim_analyses_of
+from ablab.results.interim import (
+    InterimAnalysis,
+    as_interim_analyses,
+    interim_analyses_in,
+    interim_analyses_of,
+    united,
+)
 from ablab.results.kept import SUFFIX, read_kept, why_no_folder
 from ablab.results.record import Metric, Record
 from ablab.results.store import CONFIG_FILE, RECORD_FILE, read_evaluations, read_record
@@ -42,7 +48,7 @@ class Runs:
     * the fields of `Cost` (`parameters`, `flops_total`, `tokens_per_second`, `peak_memory_bytes`, ...)
 
     `records` are the records themselves, in the same order. `primary` gives each task's primary metric.
-    `interim_analyses` are those of the study of the runs, as far as they were counted.
+    `interim_analyses` are those of the studies of the runs, as far as they were counted, united.
     """
 
     table: pd.DataFrame
@@ -184,16 +190,15 @@ def collect(places: Iterable[Path]) -> Runs:
     places = list(places)
     found = list(find_records(places))
     found.sort(key=lambda item: (item[1].index is None, item[1].index or 0, str(item[0])))
-    return replace(tabulate(found), interim_analyses=tuple(_interim_analyses(places, [path for path, _ in found])))
+    return replace(tabulate(found), interim_analyses=tuple(_interim_analyses(places, found)))
 
 
-def _interim_analyses(places: Collection[Path], runs: Iterable[Path]) -> list[InterimAnalysis]:
-    """Those of the study of these runs; of several studies, of the one with the most."""
+def _interim_analyses(places: Collection[Path], found: Collection[tuple[Path, Record]]) -> list[InterimAnalysis]:
+    """Those of the studies of these runs, by their folders, their kept files and their records."""
     files = dict.fromkeys(place for place in places if os.path.isfile(place))
-    kept = [as_interim_analyses(read_kept(file).interim_analyses, file) for file in files]
-    return max(
-        [interim_analyses_of(run for run in runs if files.keys().isdisjoint((run, *run.parents))), *kept], key=len
-    )
+    kept = [look for file in files for look in as_interim_analyses(read_kept(file).interim_analyses, file)]
+    lying = interim_analyses_of(run for run, _ in found if files.keys().isdisjoint((run, *run.parents)))
+    return united([*lying, *kept, *interim_analyses_in(found)])
 
 
 def tabulate(found: list[tuple[Path, Record]]) -> Runs:

@@ -1,9 +1,12 @@
-"""When verdicts were drawn from a study: `looks.json` in its folder.
+"""When verdicts were drawn from a study: `looks.json` in its folder, and what the records of later runs say of it.
 
 Whoever adds seeds until a difference is significant will find one. What was concluded from, and when, is therefore
-kept beside the runs, and the comparison grows stricter with each of these interim analyses (`ablab.analysis.family`).
+kept beside the runs, and the comparison grows stricter with each of these interim analyses (`ablab.analysis.looks`).
 One is a set of seeds: the same ones again, with more variants or fewer, give no second chance to the comparisons that
 were there.
+
+They belong to the study and not to a folder: a run that is planned after an analysis has it in its record, so that
+runs may be moved, copied and shared out, and still tell how often they were looked at.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ablab.errors import UserError
-from ablab.results.store import parse_json, write_atomically
+from ablab.results.record import Record
+from ablab.results.store import RECORD_FILE, parse_json, write_atomically
 
 INTERIM_FILE = "looks.json"
 _DEPTH = 2  # of a run below its study: variant/seed
@@ -85,7 +89,7 @@ def count_interim_analysis(folder: Path, seeds: Iterable[int]) -> list[InterimAn
 
 
 def interim_analyses_of(runs: Iterable[Path]) -> list[InterimAnalysis]:
-    """Return those of the study that these folders of runs belong to; of several studies, of the one with the most."""
+    """Return those that the studies of these folders of runs have counted, united."""
     # Thousands of runs share few folders, each of which is asked once.
     resolved, counted = cache(Path.resolve), cache(lambda folder: (folder / INTERIM_FILE).is_file())
 
@@ -97,7 +101,22 @@ def interim_analyses_of(runs: Iterable[Path]) -> list[InterimAnalysis]:
         return next((resolved(folder) for folder in places if counted(folder)), None)
 
     studies = dict.fromkeys(study for run in runs if (study := study_of(run)))
-    return max((read_interim_analyses(study) for study in studies), key=len, default=[])
+    return united(look for study in studies for look in read_interim_analyses(study))
+
+
+def interim_analyses_in(records: Iterable[tuple[Path, Record]]) -> list[InterimAnalysis]:
+    """Return those that the records of runs know of, each with the folder of its run. Raises UserError for damage."""
+    told = {json.dumps(record.looks): (path, record.looks) for path, record in records if record.looks}
+    return united(look for path, looks in told.values() for look in as_interim_analyses(looks, path / RECORD_FILE))
+
+
+def united(analyses: Iterable[InterimAnalysis]) -> list[InterimAnalysis]:
+    """Return the analyses of one study or of several in their order, without those whose seeds an earlier one had."""
+    found: list[InterimAnalysis] = []
+    for each in sorted(analyses, key=lambda each: (each.at, len(each.seeds), each.seeds)):
+        if not any(set(each.seeds) <= set(before.seeds) for before in found):
+            found.append(each)
+    return found
 
 
 def _list(data: Any) -> list[Any]:

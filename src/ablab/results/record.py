@@ -82,6 +82,8 @@ class RunContext:
     budget: BudgetReport | None = None
     tuning: TuningReport | None = None
     corpus: str | None = None  # the hash of the data that the study was planned with; None: whatever is there
+    looks: list[Node] = field(default_factory=list)  # interim analyses of the study before this run was planned
+    planned_looks: Node | None = None  # how often it will be analysed: `looks` (numbers of seeds), `max`, `spending`
 
     @classmethod
     def from_dict(cls, data: Node) -> RunContext:
@@ -91,6 +93,8 @@ class RunContext:
             budget=as_part(BudgetReport, data["budget"]),
             tuning=as_part(TuningReport, data["tuning"]),
             corpus=data.get("corpus"),
+            looks=data.get("looks") or [],
+            planned_looks=data.get("planned_looks"),
         )
 
 
@@ -124,6 +128,10 @@ class Record:
     communication: Communication | None = None  # between the processes, None where there is one
     budget: Node | None = None  # where one was asked for: what was matched with what, and adjusted
     tuning: Node | None = None  # where the learning rate was tuned: the choice, the grid and its results
+    looks: list[Node] = field(
+        default_factory=list
+    )  # of the study before this run was planned, as its looks.json had them
+    planned_looks: Node | None = None  # None: the study did not say how often it would be analysed
     corpus: Corpus | None = None
     oracle: dict[str, float] = field(default_factory=dict)  # known values of the primary metric: chance, ceiling, ...
     notes: list[str] = field(default_factory=list)  # what a reader should know of how it came about, a line each

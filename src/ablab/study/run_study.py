@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -18,6 +18,7 @@ from ablab.config.schema import ComparisonConfig, ExecutionConfig
 from ablab.config.seeds import with_seeds
 from ablab.errors import UserError
 from ablab.results.collect import Runs
+from ablab.results.interim import read_interim_analyses
 from ablab.results.record import Record
 from ablab.results.run_folder import check_study
 from ablab.results.store import RECORD_FILE, read_record, write_record
@@ -88,12 +89,19 @@ class Study:
     def planned(self, runs: Sequence[Run]) -> list[PlannedRun]:
         """The runs with their configs."""
         composed = [self._compose(run) for run in runs]
+        looks = [asdict(look) for look in read_interim_analyses(self.folder)]
+        planned_looks = None if self.seeds is None else self.seeds.planned_looks
         return [
             PlannedRun(
                 info=info_of(config, index, run.context.variant),
                 config=config,
                 folder=folder,
-                context=replace(run.context, corpus=self.preflight.task(config).corpus.sha256),
+                context=replace(
+                    run.context,
+                    corpus=self.preflight.task(config).corpus.sha256,
+                    looks=looks,
+                    planned_looks=planned_looks,
+                ),
             )
             for index, (run, (config, folder)) in enumerate(zip(runs, composed, strict=True))
         ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablab.analysis.comparison import Comparison
+from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.power import detectable
 from ablab.config import Node
 from ablab.report.context import ReportContext
@@ -16,7 +16,7 @@ from ablab.report.formats.contents import By
 from ablab.report.notes import notes_of
 from ablab.report.rows import unhealthy
 from ablab.report.sentences import verdict_sentence
-from ablab.report.study_notes import no_suite_text, study_notes
+from ablab.report.study_notes import interval_lines, no_suite_text, study_notes
 
 SCHEMA_VERSION = 2  # of the JSON
 
@@ -36,7 +36,7 @@ def csv(context: ReportContext, by: By | None = None) -> str:
         for row in found.to_dict("records")
     ]
     rows += [{"row": "run", **run} for run in unhealthy(context.run_rows).to_dict("records")]
-    rows += [{"row": "note", "sentence": note} for note in study_notes(comparisons)]
+    rows += [{"row": "note", "sentence": note} for note in _notes(comparisons)]
     columns = ["row", *dict.fromkeys(name for found in kinds.values() for name in found.columns)]
     table = pd.DataFrame(rows, columns=[*columns, "seed", "reason", "sentence"]).map(_no_formula)
     return str(table.rename(columns=_no_formula).to_csv(index=False, lineterminator="\n"))
@@ -64,16 +64,21 @@ def document(context: ReportContext, by: By | None = None) -> Node:
         "schema": SCHEMA_VERSION,
         "baseline": comparisons.baseline,
         "last_k": comparisons.last_k,
+        "intervals": "simultaneous" if comparisons.unit and comparisons.unit.simultaneous else "single",
         "suite": [_item(item) for item in comparisons.suite] if by != "task" else [],
         "no_suite": no_suite_text(comparisons.no_suite) if comparisons.no_suite else None,
         "comparisons": [_item(item) for item in comparisons.items] if by != "suite" else [],
-        "notes": study_notes(comparisons),
+        "notes": _notes(comparisons),
         "interim_analyses": [vars(look) for look in context.runs.interim_analyses],
         "suite_variants": _suite_rows(context, by).to_dict("records"),
         "variants": _variant_rows(context, by).to_dict("records"),
         "runs": context.run_rows.to_dict("records"),
     }
     return {name: _plain(value) for name, value in found.items()}
+
+
+def _notes(comparisons: Comparisons) -> list[str]:
+    return interval_lines(comparisons) + study_notes(comparisons)
 
 
 def _suite_rows(context: ReportContext, by: By | None) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ablab.analysis.study_notes import InterimAnalyses
 from ablab.config import Node
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
@@ -87,7 +88,7 @@ def page(context: ReportContext) -> str:
         comparisons=comparisons,
         confidence=confidence(comparisons.level),
         measured=measured(comparisons),
-        n_analyses=len(runs.interim_analyses),
+        several_looks=any(isinstance(note, InterimAnalyses) for note in context.comparisons.notes),
         n_runs=len(runs.records),
         tasks=context.tasks,
         verdicts=verdicts(context),
