@@ -45,7 +45,7 @@ def _shared(looks: Sequence[LookToCome], compared: int) -> str:
 
 def _levels(looks: Sequence[LookToCome]) -> str:
     """The level of each look, once where all are the same."""
-    shown = [f"{look.level:.2g}".replace("0.", ".") for look in looks]
+    shown = [f"{look.level:.3g}".replace("0.", ".") for look in looks]
     return shown[0] if len(set(shown)) == 1 else ", ".join(shown)
 
 
