@@ -74,7 +74,7 @@ class Looks:
         """Whether there are looks that nothing was left for."""
         if not self.declared:
             return len(self.taken) > 1
-        return self.most is not None and self.sizes[-1:] > (self.most,)
+        return self.most is not None and self.spending != "anytime" and self.sizes[-1:] > (self.most,)
 
     def levels(self, alpha: float = LEVEL, sides: Sides = 2) -> tuple[float, ...]:
         """The level of each look taken, in a study, or a part of it, that may err in `alpha`."""

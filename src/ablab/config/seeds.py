@@ -65,7 +65,7 @@ class SeedsConfig:
         return self.looks if self.looks[-1] == self.max else [*self.looks, self.max]
 
     @property
-    def planned_looks(self) -> dict[str, Any]:
+    def plan_of_looks(self) -> dict[str, Any]:
         """What the record of each run says of the looks that its study has planned."""
         return {"looks": self.every_look, "max": self.max, "spending": self.spending}
 
