@@ -148,7 +148,8 @@ def test_the_suite_is_chosen_from_in_the_same_way() -> None:
     assert comparisons.suite == tuple(item for item in compare(runs).suite if "lsh" in item.variant)
     assert notes_of(comparisons)[-2:] == (
         "4 of 6 comparisons are shown (attention=lsh); p is adjusted for all 9, on the suite and on tasks.",
-        "on the suite of 2 tasks: 2 of 3 comparisons are shown (attention=lsh); p is adjusted for all 3.",
+        "on the suite of 2 tasks: 2 of 3 comparisons are shown (attention=lsh); p is adjusted for all 9, on the suite "
+        "and on tasks.",
     )
 
 

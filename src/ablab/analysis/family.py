@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ablab.analysis.dunnett import dunnett_critical, dunnett_p
 from ablab.analysis.estimates import (
@@ -91,6 +91,25 @@ def raw_p_values(claim: Claim, estimate: Estimate) -> PValues:
 def weights(on_suite: int, on_tasks: int) -> tuple[int, int]:
     """The weight of a comparison on the suite and of one on a task, in whole numbers: each kind holds a half."""
     return (on_tasks, on_suite) if on_suite and on_tasks else (1, 1)
+
+
+def planned_level(seeds: int, on_tasks: Sequence[int], on_suite: int, task: int | None) -> tuple[int, float]:
+    """(degrees of freedom, level) of a comparison in a study that is planned, while no other one is resolved.
+
+    Args:
+        on_tasks: comparisons on each task.
+        on_suite: comparisons on the suite; 0 without one.
+        task: the place of its task; None: it is on the suite.
+    """
+    families = (on_suite,) if task is None else tuple(on_tasks)
+    of_suite, of_task = weights(on_suite, sum(on_tasks))
+    weight = of_suite if task is None else of_task
+    total = on_suite * of_suite + sum(on_tasks) * of_task
+    if seeds >= FULL_SEEDS:
+        return seeds - 1, LEVEL * weight / total
+    degrees = (families[0] if task is None else families[task]) * (seeds - 1)
+    critical = dunnett_critical(degrees, families, LEVEL * weight * sum(families) / total)
+    return degrees, float(2 * special.stdtr(degrees, -critical))
 
 
 def adjust(claims: Sequence[Claim]) -> list[tuple[Evidence, float | None]]:
@@ -168,7 +187,7 @@ class _Group:
             estimate=estimate,
             interval=estimate.around(critical),
             simultaneous=estimate.around(critical),
-            share_level=float(2 * stats.t.sf(critical, estimate.degrees)),
+            share_level=float(2 * special.stdtr(estimate.degrees, -critical)),
             p_adjusted=self._p_value(made, abs(estimate.effect)),
             p_equivalence=None if beyond is None else self._p_value(made, max(beyond, 0.0)),
             adjustment="Dunnett",

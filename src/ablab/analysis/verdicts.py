@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval
+from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, paired
 from ablab.analysis.looks import ONE_LOOK, Looks
 from ablab.analysis.notes import Note
 from ablab.analysis.study_notes import OtherCorpus
@@ -93,6 +93,11 @@ class Evidence:
         """Whether an effect was resolved at an earlier look that was planned, which stands, and is not any more."""
         includes_zero = self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
         return includes_zero and self.looks.planned_several and self.p_adjusted is not None and self.p_adjusted < LEVEL
+
+    @property
+    def own_estimate(self) -> Estimate | None:
+        """From its differences alone, where the standard error is pooled."""
+        return paired(self.differences) if self.preliminary else None
 
     @property
     def equivalent(self) -> bool:
