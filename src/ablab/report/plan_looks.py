@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ablab.analysis.course import Course, course, detectable_at_last
-from ablab.analysis.decisions import looks_of
+from ablab.analysis.decisions import looks_at
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.futility import LookToCome
 from ablab.analysis.power import POWER
@@ -21,10 +21,10 @@ def look_lines(preview: Preview, seeds: SeedsConfig) -> list[str]:
     rows = len(preview.rows)
     tasks = len({row.first.task for row in preview.rows})
     compared = max(rows - tasks, 1)  # of which each task has one baseline
-    looks = looks_of(seeds, LEVEL / compared)
+    looks = looks_at(seeds, LEVEL / compared)
     at = ", ".join(map(str, seeds.every_look[:-1]))
     places = f"{at} and {seeds.max}" if at else str(seeds.max)
-    alone = looks_of(seeds, LEVEL)
+    alone = looks_at(seeds, LEVEL)
     lines = [
         f"seed=auto: looks at {places} seeds ({seeds.spending}); seeds end where a comparison is "
         f"{' or '.join(seeds.stop)}",
@@ -45,7 +45,7 @@ def _shared(looks: Sequence[LookToCome], compared: int) -> str:
 
 def _levels(looks: Sequence[LookToCome]) -> str:
     """The level of each look, once where all are the same."""
-    shown = [f"{look.level:.2g}".replace("0.", ".") for look in looks]
+    shown = [f"{look.level:.3g}".replace("0.", ".") for look in looks]
     return shown[0] if len(set(shown)) == 1 else ", ".join(shown)
 
 
