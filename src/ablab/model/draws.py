@@ -31,6 +31,8 @@ Saved = list[tuple[torch.Generator, Tensor]]
 def seed_pass(*key: int) -> None:
     """Begin a pass through a model in training: what is drawn from here on is a function of `key`."""
     _seed(_digest(*key), 0)
+    if torch.backends.mps.is_available():  # whose generator is not put back and forth
+        torch.mps.manual_seed(_digest(*key))
 
 
 def key_draws(model: nn.Module) -> None:

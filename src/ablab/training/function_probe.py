@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -46,9 +46,19 @@ def function_responses(built: BuiltRun, model: Transformer, device: torch.device
     place = _place(built, sum(parameter.numel() for parameter in model.parameters()), device)
     if place is None:
         return {name: [] for name in FUNCTION}
-    on_gpu = torch.cuda.device(place) if place.type == "cuda" else contextlib.nullcontext()
-    with without_trace(), on_gpu:
+    with without_trace(), _on_gpu(place) if place.type == "cuda" else contextlib.nullcontext():
         return dict(zip(FUNCTION, map(summary, _computed(built, _copy(built, model), place)), strict=True))
+
+
+@contextlib.contextmanager
+def _on_gpu(place: torch.device) -> Iterator[None]:
+    """Within it work goes to that GPU; afterwards its memory is free, and not counted as the run's."""
+    try:
+        with torch.cuda.device(place):
+            yield
+    finally:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(place)
 
 
 def _place(built: BuiltRun, parameters: int, device: torch.device) -> torch.device | None:
@@ -87,7 +97,7 @@ def _computed(built: BuiltRun, model: Transformer, device: torch.device) -> Iter
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     getattr(optimizer, "train", lambda: None)()
     optimizer.step()
-    yield {name: parameter.detach() - before[name] for name, parameter in parameters.items()}
+    yield {name: before.pop(name).neg_().add_(parameter.detach()) for name, parameter in parameters.items()}
 
 
 def _leave_rounding_out(gradients: Named) -> None:
