@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablab.model.attention.full import FullAttention
+from ablab.model.spec import LayerSpec
 
 
 class Renamed(FullAttention):
@@ -59,3 +60,14 @@ class OtherGradient(FullAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         return super().attend(q, k.detach(), v, key_padding_mask)
+
+
+class DrawingReLU(nn.Module):
+    """ReLU, which draws a number in vain."""
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.rand(1, device=x.device)
+        return x.relu()

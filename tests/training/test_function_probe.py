@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,7 +45,9 @@ WITH = {"adam": (), "signs": ("optimizer=lion",), "half": ("trainer.precision=bf
 
 
 @pytest.fixture(scope="module")
-def record_of(tiny_config: TinyConfig, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Record]:
+def record_of(
+    tiny_config: TinyConfig, run: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Record]]:
     met: dict[tuple[str, ...], Record] = {}
 
     def make(*overrides: str) -> Record:
@@ -93,6 +95,18 @@ def test_rounding_is_none_whatever_it_is_trained_with(words: tuple[str, ...], re
     base, own = record_of(*words), record_of(SAME["another order"], *words)
     assert verdict(base, own, error=1e-9) is Verdict.NO_EFFECT
     assert verdict(record_of(*words), record_of(OTHER["norm of queries"], *words)) is not Verdict.NO_EFFECT
+
+
+def test_a_number_drawn_in_vain_changes_no_digit(record_of: Callable[..., Record]) -> None:
+    dropping = ("model.dropout=0.3", DROPPING, "attention.dropout_on=weights", "trainer.accumulate_grad_batches=2")
+    base, own = (
+        record_of("activation=relu", *dropping),
+        record_of("activation._target_=functions.DrawingReLU", *dropping),
+    )
+    assert own.metrics == base.metrics
+    assert own.last == base.last
+    assert own.responses == base.responses
+    assert verdict(base, own) is Verdict.NO_EFFECT
 
 
 def test_without_an_answer_nothing_is_claimed(record_of: Callable[..., Record]) -> None:

@@ -112,7 +112,8 @@ def _leave_rounding_out(gradients: Named) -> None:
 def summary(named: Named) -> list[float]:
     """The size of all numbers together, and their projections onto random directions, which are as large."""
     size = sum(float(each.double().square().sum()) for each in named.values()) ** 0.5
-    return [size, *sum(_projected(name, each) for name, each in sorted(named.items())).tolist()]
+    projections = torch.stack([_projected(name, each) for name, each in sorted(named.items())])
+    return [size, *projections.sum(0).tolist()]
 
 
 def _projected(name: str, x: Tensor) -> Tensor:
