@@ -81,9 +81,9 @@ class TrainingModule(LightningModule):
 
     def begin_batch(self, batch_idx: int) -> None:
         """Ready what draws at random, and for the first of a step's batches model and optimizer."""
-        trainer, number = self.trainer, batch_idx % self.trainer.accumulate_grad_batches
-        rank = parallel(trainer.strategy).dp_rank(trainer.global_rank)
-        seed_pass(self.task.seed, trainer.global_step, number, rank)
+        number = batch_idx % self.trainer.accumulate_grad_batches
+        rank = parallel(self.trainer.strategy).dp_rank(self.trainer.global_rank)
+        seed_pass(self.task.seed, self.trainer.global_step, number, rank)
         if number == 0:
             self.train_loss = torch.zeros((), device=self.device)
             self._switch("train")
