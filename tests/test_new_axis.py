@@ -106,11 +106,10 @@ USED = {
     },
     "src/ablab/model/block.py": {
         "        dropout: float,\n": "        dropout: float,\n        addition: Callable[[LayerSpec], nn.Module],\n",
-        "        self.dropout = nn.Dropout(dropout)\n": "        self.dropout = nn.Dropout(dropout)\n"
-        "        self.addition = addition(spec)\n",
-        "self.dropout(self.attention_added_norm(attend(norm.before(y))))": "self.dropout("
+        "        self._check()\n": "        self.addition = addition(spec)\n        self._check()\n",
+        "self.attention_dropout(self.attention_added_norm(attend(norm.before(y))))": "self.attention_dropout("
         "self.addition(y, self.attention_added_norm(attend(norm.before(y)))))",
-        "self.dropout(self.feed_forward_added_norm(added))": "self.dropout("
+        "self.feed_forward_dropout(self.feed_forward_added_norm(added))": "self.feed_forward_dropout("
         "self.addition(y, self.feed_forward_added_norm(added)))",
     },
 }

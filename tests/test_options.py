@@ -20,10 +20,11 @@ from torch import Tensor
 from ablab.config import AXES, RunConfig, conf_folder
 from ablab.config.axes import called_by
 from ablab.model.transformer import Transformer
-from ablab.results.record import Record
+from ablab.results.record import FUNCTION, Record
 from ablab.study.supervision.supervisor import supervise
 from ablab.tasks.base import Inputs, Task
 from ablab.training.build import BuiltRun
+from ablab.training.function_probe import function_responses
 from ablab.training.generation import load_run
 from ablab.training.optimizers.groups import build_optimizer
 
@@ -101,6 +102,7 @@ def train(config: RunConfig) -> Callable[[], Learned]:
     """Take the steps of a run, and nothing else of it."""
     built = BuiltRun.of(config)
     model, task = built.build_model().train(), built.task
+    assert all(function_responses(built, model, torch.device("cpu")).values())
     optimizer = build_optimizer(built.optimizer, model)
     schedule = built.schedule(optimizer)
     getattr(optimizer, "train", lambda: None)()
@@ -130,6 +132,7 @@ def after_a_run(config: RunConfig, folder: Path, run: Callable[[RunConfig, Path]
     assert record.cost.steps == 2
     assert "val_loss" in record.metrics
     assert all(map(math.isfinite, (record.metrics | record.mechanism).values()))
+    assert all(record.responses[name] for name in FUNCTION)
     return lambda: load_run(folder, "last")
 
 

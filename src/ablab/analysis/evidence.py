@@ -1,6 +1,7 @@
 """Evidence on one comparison before the others are considered.
 
-Did the swap change what should have differed? Decided from the components' responses to fixed inputs.
+Did the swap change the model? Decided from the responses to fixed inputs: those of the components that differ, and
+those of the model as a whole, before and in the first step of its training.
 """
 
 from __future__ import annotations
@@ -19,21 +20,20 @@ from ablab.config.axes import AXES
 from ablab.config.identity import IDENTITY_EXCLUDES
 from ablab.results.collect import Runs
 from ablab.results.evaluation import AT
-from ablab.results.record import Direction, Record
+from ablab.results.record import FUNCTION, Direction, Record
 
 GOVERNED = tuple(axis.name for axis in AXES.values() if axis.governs)  # axes whose effect is probed
 _BESIDES = {"seed", "axes", "overrides", *IDENTITY_EXCLUDES}  # keys of a config that are no component
 _ROUNDING = 4 * sys.float_info.epsilon  # of the difference of two values: less than this of the larger is none
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6  # of single precision's rounding
+_SINGLE = 1e-6  # the same of a whole vector: a few times that of each of its numbers
 
 
 def evidence_of(runs: Runs, pairing: Pairing, direction: Direction, margin: float | None, looks: Looks) -> Evidence:
     """The evidence on the variant of `pairing`, without what depends on how many comparisons there are."""
     blocked = conditions.other_corpus(pairing)
     identical = _identical(pairing)
-    # Components may be alike on the lengths of the training, by which they are probed, and not on longer ones.
-    probed = sums_vary(pairing) and AT not in pairing.metric
-    same = unchanged(pairing) if identical or probed else ()
+    same = unchanged(pairing) if identical or _told_by_responses(pairing) else ()
     own, base = choices(runs, pairing.variant), choices(runs, pairing.baseline)
     ended, diverged = _ends(pairing.of_variant)
     baseline_ended, baseline_diverged = _ends(pairing.of_baseline)
@@ -71,13 +71,28 @@ def _identical(pairing: Pairing) -> bool:
     Only where a metric of quality is compared: two ways of training that give the same model may differ in cost.
     """
     metric = pairing.metric
-    return bool(pairing.pairs) and all(
-        metric in own.measured
-        and own.measured[metric] == base.measured.get(metric)
+    return _of_quality(pairing) and all(
+        own.measured[metric] == base.measured[metric]
         and own.metrics == base.metrics
         and own.cost.parameters == base.cost.parameters
+        and _same_function(own, base) is not False
         for own, base in pairing.pairs
     )
+
+
+def _of_quality(pairing: Pairing) -> bool:
+    sides = [record for pair in pairing.pairs for record in pair]
+    return bool(sides) and all(pairing.metric in record.measured for record in sides)
+
+
+def _told_by_responses(pairing: Pairing) -> bool:
+    """Whether equal responses mean that metrics are equal but for rounding.
+
+    Components may be alike on the lengths of the training, by which they are probed, and not on longer ones. Records of
+    earlier versions know the components alone, and are asked where metrics of equal computations are unequal anyway.
+    """
+    known = all(_function(record) is not None for pair in pairing.pairs for record in pair)
+    return _of_quality(pairing) and AT not in pairing.metric and (known or sums_vary(pairing))
 
 
 def unchanged(pairing: Pairing) -> tuple[str, ...]:
@@ -87,7 +102,7 @@ def unchanged(pairing: Pairing) -> tuple[str, ...]:
         axes = _differing(own, base)
         if not axes or not axes <= set(GOVERNED) or own.cost.parameters != base.cost.parameters:
             return ()
-        if not all(_same(own, base, axis) for axis in axes):
+        if not all(_same(own, base, axis) for axis in axes) or _same_function(own, base) is False:
             return ()
         found |= axes
     return tuple(axis for axis in GOVERNED if axis in found)
@@ -111,6 +126,29 @@ def _differing(own: Record, base: Record) -> set[str]:
 def _same(own: Record, base: Record, axis: str) -> bool:
     mine, theirs = (_of_axis(record, axis) for record in (own, base))
     return bool(mine) and len(mine) == len(theirs) and all(map(_close, mine, theirs))
+
+
+def _same_function(own: Record, base: Record) -> bool | None:
+    """Whether the models as a whole are equal, and their first steps; None where neither record tells.
+
+    A record that says it was not asked is equal to none.
+    """
+    mine, theirs = _function(own), _function(base)
+    if mine is None and theirs is None:
+        return None
+    return bool(mine and theirs) and all(map(_equal_to_rounding, mine or [], theirs or []))
+
+
+def _function(record: Record) -> list[list[float]] | None:
+    """The responses of the model as a whole; none where it was not asked, None of an earlier version."""
+    told = [record.responses[name] for name in FUNCTION if name in record.responses]
+    return (told if all(told) else []) if len(told) == len(FUNCTION) else None
+
+
+def _equal_to_rounding(one: list[float], other: list[float]) -> bool:
+    """Whether two vectors, each told by its size and by projections, are equal but for single precision's rounding."""
+    most = _SINGLE * max(one[0], other[0])
+    return len(one) == len(other) and all(abs(a - b) <= most for a, b in zip(one, other, strict=True))
 
 
 def _of_axis(record: Record, axis: str) -> list[float]:

@@ -50,7 +50,7 @@ class Block(nn.Module):
         self.feed_forward = feed_forward(spec)
         self.attention_residual = residual(spec, place=2 * spec.layer_index)
         self.feed_forward_residual = residual(spec, place=2 * spec.layer_index + 1)
-        self.dropout = nn.Dropout(dropout)
+        self.attention_dropout, self.feed_forward_dropout = nn.Dropout(dropout), nn.Dropout(dropout)
         self._check()
 
     def forward(self, x: Tensor, context: LayerContext) -> Tensor:
@@ -72,7 +72,7 @@ class Block(nn.Module):
         norm = self.attention_norm
 
         def part(y: Tensor) -> Tensor:
-            return cast(Tensor, self.dropout(self.attention_added_norm(attend(norm.before(y)))))
+            return cast(Tensor, self.attention_dropout(self.attention_added_norm(attend(norm.before(y)))))
 
         return norm.after(self.attention_residual(x, part))
 
@@ -82,7 +82,7 @@ class Block(nn.Module):
 
         def part(y: Tensor) -> Tensor:
             added = self.feed_forward(norm.before(y), context.key_padding_mask, context.ids)
-            return cast(Tensor, self.dropout(self.feed_forward_added_norm(added)))
+            return cast(Tensor, self.feed_forward_dropout(self.feed_forward_added_norm(added)))
 
         return norm.after(self.feed_forward_residual(x, part))
 

@@ -98,6 +98,10 @@ class RunContext:
         )
 
 
+# Names of the responses of the model as a whole, with its initial values. Each is empty where they were not computed.
+FUNCTION = ("function/logits", "function/gradients", "function/update")
+
+
 @dataclass(kw_only=True)
 class Record:
     """One run: a variant with a seed, and how it ended."""
@@ -122,7 +126,7 @@ class Record:
     )  # the last `KEPT_EVALUATIONS` on "val", the final one last
     evaluated: dict[str, int] = field(default_factory=dict)  # samples in it, by split, over all processes
     mechanism: dict[str, float] = field(default_factory=dict)  # "axis/name": does the component do what it claims?
-    responses: dict[str, list[float]] = field(default_factory=dict)  # of components to fixed inputs, and of the rate
+    responses: dict[str, list[float]] = field(default_factory=dict)  # of the model and its parts, and the rate's trace
     parameter_groups: list[Node] = field(default_factory=list)  # name, size, lr, weight_decay, optimizer
     cost: Cost = field(default_factory=Cost)
     communication: Communication | None = None  # between the processes, None where there is one

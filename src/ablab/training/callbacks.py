@@ -207,7 +207,7 @@ def ends_step(trainer: Trainer, batch_index: int) -> bool:
 
 
 def seed_everything_else(seed: int, rank: int) -> None:
-    """Seed the generators that are left once parameters and data have theirs: dropout's, differently on each process.
+    """Seed the generators that are left once parameters, data and passes have theirs, differently on each process.
 
     Nothing here draws from Python's and NumPy's global ones, but somebody's component may.
     """

@@ -94,7 +94,7 @@ class Checkpoints(Checkpoint):
 
 
 class Randomness(Callback):
-    """Carries the generators that are not keyed by seed and step (dropout's) over a checkpoint, for every process."""
+    """Carries the generators that no pass of training seeds over a checkpoint, for every process."""
 
     def __init__(self) -> None:
         self._loaded: list[StateDict] | None = None

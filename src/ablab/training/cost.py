@@ -83,10 +83,10 @@ def flops_of(shapes: nn.Module, task: Task, build_model: Callable[[], nn.Module]
             return None, [_NOT_COUNTED]
 
 
-def one_sample(task: Task) -> Batch:
-    """The first training sample of a task, in a batch of its own."""
+def one_sample(task: Task, samples: int = 1) -> Batch:
+    """The first training sample of a task, or so many of the first, in a batch of its own."""
     one = copy.copy(task)
-    one.batch_size, one.workers = 1, 0
+    one.batch_size, one.workers = samples, 0
     batch: Batch = next(iter(one.train_dataloader()))
     return batch
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import StateDict
 
+from ablab.model.draws import key_draws, seed_pass
 from ablab.model.protocols import has_penalties
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.transformer import Transformer
@@ -48,6 +49,7 @@ class TrainingModule(LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
+        key_draws(model)
         self.evaluated_at: int | None = None  # the step of the last validation
         self.metrics: dict[str, float] = {}  # of the last evaluation of each split, unrounded
         self.last: dict[str, list[float]] = {}  # each metric of the last validations, the latest one last
@@ -78,8 +80,11 @@ class TrainingModule(LightningModule):
         return loss + self.model.penalty() if self._penalised else loss
 
     def begin_batch(self, batch_idx: int) -> None:
-        """Ready model and optimizer for the first of a step's batches."""
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+        """Ready what draws at random, and for the first of a step's batches model and optimizer."""
+        number = batch_idx % self.trainer.accumulate_grad_batches
+        rank = parallel(self.trainer.strategy).dp_rank(self.trainer.global_rank)
+        seed_pass(self.task.seed, self.trainer.global_step, number, rank)
+        if number == 0:
             self.train_loss = torch.zeros((), device=self.device)
             self._switch("train")
             self.model.resample(self.trainer.global_step)

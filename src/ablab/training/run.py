@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
@@ -19,7 +20,7 @@ from ablab.model.attention.indexer import unchosen
 from ablab.model.mechanism import probe_outputs
 from ablab.model.position import idle_position
 from ablab.results.hparams import write_hparams
-from ablab.results.record import Cost, Record, RunContext, Status
+from ablab.results.record import FUNCTION, Cost, Record, RunContext, Status
 from ablab.results.run_folder import curves_sha256
 from ablab.results.store import CHECKPOINT_FOLDER, write_record
 from ablab.tasks.base import Task
@@ -30,6 +31,7 @@ from ablab.training.callbacks import Heartbeat, LateLoss, Mechanisms, Progress, 
 from ablab.training.checkpoint_list import Found, Origin, newest_whole
 from ablab.training.cost import CostMeter
 from ablab.training.failures import ended_itself, failure_of, leave, noted
+from ablab.training.function_probe import function_responses
 from ablab.training.loggers import build_loggers, close_loggers, continue_loggers, outlive
 from ablab.training.module import TrainingModule
 from ablab.training.optimizers.groups import describe_groups
@@ -162,6 +164,8 @@ def _train(
     record.notes += strategy.notes(steps) + idle_position(built.shapes) + unchosen(built.shapes, steps)
     seed_everything_else(config.seed, strategy.dp_rank(trainer.global_rank))
     module = build_module(built)
+    if world().rank == 0:
+        _look_ahead(built, module, trainer.strategy.root_device, record)
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
@@ -180,14 +184,21 @@ def _train(
             record.parameter_groups = [group for each in trainer.optimizers for group in describe_groups(each)]
 
 
+def _look_ahead(built: BuiltRun, module: TrainingModule, device: torch.device, record: Record) -> None:
+    """Ask the model as a whole about itself, while it has its initial values."""
+    record.responses = {name: [] for name in FUNCTION}
+    with noted("asking the model for its function", record.notes):
+        record.responses = function_responses(built, module.model, device)
+
+
 def _look_back(built: BuiltRun, trainer: Trainer, module: TrainingModule, folder: Path, record: Record) -> None:
     """Ask the trained model about itself. The metrics are there: what fails from here on is noted, and no more."""
-    record.responses = {"schedule": _trace(module.learning_rates)}
+    record.responses["schedule"] = _trace(module.learning_rates)
     with noted("asking the model about itself", record.notes):
         module.model = parallel(trainer.strategy).full_model(module.model, built.build_model)
         with noted("drawing pictures", record.notes):
             record.pictures = leave_pictures(trainer, module, built.task, folder)
-        record.responses = probe_outputs(module.model) | record.responses
+        record.responses |= probe_outputs(module.model)
 
 
 def _checkpoint(config: RunConfig, folder: Path, origin: Origin, record: Record) -> Found | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ablab.model.block import Block
 from ablab.model.context import LayerContext
+from ablab.model.draws import branch
 from ablab.model.spec import LayerSpec
 
 Weights = Literal["own", "shared"]
@@ -120,7 +121,8 @@ class ModalFusion(nn.Module):
         parts = []
         for name, place in self.layout.places.items():
             self.view = View({name: slice(0, self.layout.lengths[name])}, [name])
-            parts.append(block_of(blocks, name)(x[:, place], masked(context, place)))
+            with branch(self, name):  # one block may serve them all
+                parts.append(block_of(blocks, name)(x[:, place], masked(context, place)))
         return torch.cat(parts, 1)
 
     def _everybody(self) -> list[list[float]]:

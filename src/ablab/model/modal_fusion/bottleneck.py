@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.context import LayerContext
+from ablab.model.draws import branch
 from ablab.model.modal_fusion.base import Layout, Towers, View, Weights, block_of, masked
 from ablab.model.spec import LayerSpec, require_at_least
 
@@ -74,7 +75,8 @@ class BottleneckFusion(Towers):
             self.view = View(
                 {name: slice(0, length), BOTTLENECK: slice(length, length + self.extra)}, [name, BOTTLENECK]
             )
-            out = block_of(blocks, name)(torch.cat([own[:, place], shared], 1), masked(context, place, exchange))
+            with branch(self, name):  # one block may serve them all
+                out = block_of(blocks, name)(torch.cat([own[:, place], shared], 1), masked(context, place, exchange))
             parts.append(out[:, :length])
             updates.append(out[:, length:])
             there.append(x.new_ones(len(x)) if mask is None else (~mask[:, place]).any(1).to(x.dtype))

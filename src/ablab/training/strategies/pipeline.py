@@ -80,7 +80,7 @@ class Pipeline(Replicas):
         self._stages, self._count, self._schedule = processes, microbatches, schedule
         self._batch: Batch | None = None  # that is gone over when Lightning asks for the pass back
         self._scale = torch.ones(())  # by which the loss of a microbatch counts, times its weight
-        self._passes: dict[torch.Size, PipelineScheduleSingle] = {}  # by the shape of the batch
+        self._passes: dict[torch.Size, tuple[PipelineScheduleSingle, Stage]] = {}  # by the shape of the batch
         self._parameters: list[Tensor] = []  # of the optimizer, in its order
         self._of_stage: list[int] = []  # the stage of each
         self._held: list[bool] = []  # whether it is this one, which counts it where all are added up
@@ -152,7 +152,8 @@ class Pipeline(Replicas):
         assert isinstance(inputs, Tensor)
         scale = 1 / self.module.trainer.accumulate_grad_batches
         self._scale = scale / task.weight(targets).clamp(min=1)
-        passes = self._passes_of(model, inputs)
+        passes, stage = self._passes_of(model, inputs)
+        stage.microbatch = 0
         losses: list[Tensor] = []
         followers = [module for _, module in offering(model, FollowsBatches)]
         for each in followers:
@@ -233,7 +234,7 @@ class Pipeline(Replicas):
         assert isinstance(model, Transformer)
         return model
 
-    def _passes_of(self, model: Transformer, inputs: Tensor) -> PipelineScheduleSingle:
+    def _passes_of(self, model: Transformer, inputs: Tensor) -> tuple[PipelineScheduleSingle, Stage]:
         """The schedule for batches of this shape, which says what is sent from stage to stage."""
         if inputs.shape not in self._passes:
             rank = self.global_rank
@@ -251,7 +252,8 @@ class Pipeline(Replicas):
                 output_args=out,
             )
             make = _SCHEDULES[self._schedule]
-            self._passes[inputs.shape] = make(made, self._count, loss_fn=self._loss, scale_grads=False)
+            schedule = make(made, self._count, loss_fn=self._loss, scale_grads=False)
+            self._passes[inputs.shape] = schedule, stage
         return self._passes[inputs.shape]
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate
@@ -16,6 +15,7 @@ from torch.distributed.tensor.parallel.style import ParallelStyle
 from ablab.config.axes import called_by, load
 from ablab.model.attention.base import AttentionCore
 from ablab.model.attention.layer import MultiHeadAttention
+from ablab.model.draws import draw_apart
 from ablab.model.feed_forward.base import Dense
 from ablab.model.protocols import Penalised, PenalisedByPass, offering
 from ablab.model.ranks import tp_rank, tp_size
@@ -60,7 +60,7 @@ def share_layers_out(model: Transformer, mesh: DeviceMesh) -> None:
     Projections to heads and hidden units are cut by their outputs, those back to the stream by their inputs. What is
     added to the stream is summed over the processes, so that all of them have the same stream.
     """
-    for _, block in model.layers():
+    for layer, block in model.layers():
         attention, feed_forward = block.attention, block.feed_forward
         assert isinstance(attention, MultiHeadAttention)
         to_heads = ("query", "value") if attention.share_qk else ("query", "key", "value")
@@ -73,7 +73,9 @@ def share_layers_out(model: Transformer, mesh: DeviceMesh) -> None:
         attention.register_forward_pre_hook(partial(_distribute, mesh))
         _give_slopes(attention.core)
         if attention.core.dropout:
-            _draw_apart(attention.core)
+            # Each process drops other features or weights of its heads than the others do of theirs; outside of the
+            # core all of them draw the same.
+            draw_apart(attention.core, "heads", layer, tp_rank())
 
 
 def _norms_of(attention: MultiHeadAttention) -> list[str]:
@@ -90,47 +92,6 @@ def _give_slopes(core: AttentionCore) -> None:
     for module in core.modules():
         if isinstance(module, AttentionCore) and module.slopes is not None:
             module.slopes = module.slopes.chunk(tp_size())[tp_rank()].clone()
-
-
-def _draw_apart(core: AttentionCore) -> None:
-    """Let each process drop other features or weights of its heads than the others do of theirs.
-
-    Outside of the core all of them draw the same numbers. The core's own follow from one of these and from the part, so
-    that there is no further generator to keep.
-    """
-    before: list[Tensor] = []
-
-    def enter(module: nn.Module, args: Any) -> None:
-        if module.training:
-            device = args[0].device
-            seed = int(torch.randint(2**62, (), device="cpu"))
-            before.append(_state(device))
-            _seed(device, (seed * tp_size() + tp_rank()) % 2**63)
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        if before:
-            _set_state(args[0].device, before.pop())
-
-    core.register_forward_pre_hook(enter)
-    core.register_forward_hook(leave, always_call=True)
-
-
-def _state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
-
-
-def _seed(device: torch.device, seed: int) -> None:
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    else:
-        torch.default_generator.manual_seed(seed)
 
 
 def check_sharding(model: Transformer) -> None:

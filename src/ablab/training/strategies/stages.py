@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ablab.model.draws import branch
 from ablab.model.layer_fusion.base import LayerFusion
 from ablab.model.transformer import Transformer
 
@@ -24,6 +25,7 @@ class Stage(nn.Module):
         super().__init__()
         self._whole = (model,)  # not as a child: it is called by its parts
         self.layers = layers
+        self.microbatch = 0  # the next one
 
     @property
     def model(self) -> Transformer:
@@ -35,6 +37,11 @@ class Stage(nn.Module):
         Args:
             given: `inputs` again (first stage), or what the stage before gave.
         """
+        with branch(self.model, self.microbatch):
+            self.microbatch += 1
+            return self._go_on(given, inputs)
+
+    def _go_on(self, given: tuple[Tensor, ...], inputs: Tensor) -> Any:
         model, first, last = self.model, self.layers.start == 0, self.layers.stop == len(self.model.blocks)
         if first:
             x, mask = model.enter(inputs)
