@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ablab.config import Node
+from ablab.config.placebo import placebo_of
 from ablab.errors import UserError
 from ablab.results.communication import Collective, Communication, Process
 from ablab.results.evaluation import LARGEST as LARGEST
@@ -155,6 +156,11 @@ class Record:
         """The axes and settings that the study of the run compares within."""
         declared = self._comparison.get("within")
         return [str(name) for name in declared] if isinstance(declared, list) else []
+
+    @property
+    def placebo(self) -> str:
+        """The kind of placebo that the run is, "" where it is none."""
+        return placebo_of(self.config)
 
     @property
     def _comparison(self) -> Node:
