@@ -8,6 +8,7 @@ where they exist). The dataclasses below are the schema's documentation.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,6 +73,14 @@ class TuningReport:
 
     chosen: float
     tried: list[list[float | None]]  # None where a rate did not end well
+    edge: str | None = None  # of the grid that was tried, if the best is there: "largest" or "smallest"
+
+
+def edge_of(chosen: float, tried: Collection[float]) -> str | None:
+    """The end of a grid of rates at which the chosen one lies: beyond it there may be a better one."""
+    if len(tried) < 2 or chosen not in (min(tried), max(tried)):
+        return None
+    return "largest" if chosen == max(tried) else "smallest"
 
 
 @dataclass(frozen=True, kw_only=True)
