@@ -29,7 +29,7 @@ def only(comparisons: Comparisons) -> Comparison:
 
 
 def compared(records: list[Record], margin: float | None = None) -> Comparison:
-    return only(compare(runs_of(records), margin=margin))
+    return only(compare(runs_of(records), margin=margin, margin_declared=True))
 
 
 def test_an_effect_is_paired_by_seed_not_by_position() -> None:
@@ -302,9 +302,11 @@ def test_tasks_are_compared_apart_and_corrected_together() -> None:
             item.axes = {**item.axes, "task": task}
         return records
 
-    items = compare(runs_of([*on("language", 0.1), *on("vision", -0.1)])).items
-    assert [(item.task, item.verdict.value) for item in items] == [("language", "WORSE"), ("vision", "BETTER")]
-    assert items[0].p_adjusted == pytest.approx(2 * (items[0].p_raw or 0))
+    found = compare(runs_of([*on("language", 0.1), *on("vision", -0.1)]))
+    assert [(item.task, item.verdict.value) for item in found.items] == [("language", "WORSE"), ("vision", "BETTER")]
+    assert found.items[0].p_adjusted == pytest.approx(4 * (found.items[0].p_raw or 0))  # the suite holds the other half
+    (suite,) = found.suite
+    assert (suite.verdict, suite.p_adjusted) == (Verdict.UNRESOLVED, pytest.approx(suite.p_raw))  # it was handed on
 
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
@@ -393,5 +395,6 @@ def test_comparisons_on_two_tasks_do_not_share_a_baseline() -> None:
     for item in items:
         assert item.estimate is not None
         statistic = abs(item.estimate.effect) / item.estimate.standard_error
-        assert item.p_adjusted == pytest.approx(dunnett_p(statistic, item.estimate.degrees, (2, 2)))
-        assert item.p_adjusted != pytest.approx(dunnett_p(statistic, item.estimate.degrees, (4,)), rel=1e-3)
+        together = dunnett_p(statistic, item.estimate.degrees, (2, 2))
+        assert together != pytest.approx(dunnett_p(statistic, item.estimate.degrees, (4,)), rel=1e-3)
+        assert item.p_adjusted == pytest.approx(min(1, 2 * together))  # the suite holds the other half

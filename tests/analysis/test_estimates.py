@@ -128,5 +128,7 @@ def test_equivalence_is_two_one_sided_tests() -> None:
     for margin in (0.001, 0.003, 0.0035, 0.01):
         above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
         below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
-        assert estimate.within(margin) == (max(above, below) < 0.05)
-        assert estimate.within(margin, 0.01) == (max(above, below) < 0.01)
+        assert estimate.equivalence_p(margin) == pytest.approx(max(above, below))
+        for level in (0.05, 0.01):
+            low, high = estimate.interval(1 - 2 * level)
+            assert (estimate.equivalence_p(margin) < level) == (-margin < low and high < margin)

@@ -34,7 +34,8 @@ def after(counts: Sequence[int], differences: list[float], margin: float | None 
     for other in range(others):
         wiggle = np.random.default_rng(other).normal(size=len(differences)) * 0.01
         losses[f"other{other}"] = list(np.array(losses["relu"]) + wiggle)
-    return compare(replace(runs_of(study(losses)), interim_analyses=looks(*counts)), margin=margin).items[0]
+    runs = replace(runs_of(study(losses)), interim_analyses=looks(*counts))
+    return compare(runs, margin=margin, margin_declared=True).items[0]
 
 
 NEARLY = [0.03, 0.01, 0.04, 0.005, 0.055]  # p = .036: between the levels of one look and of two
@@ -124,7 +125,7 @@ def test_equivalence_is_claimed_at_that_level_too() -> None:
             verdicts[count, margin] = item.verdict
     assert verdicts[1, 0.0032] != verdicts[2, 0.0032]
     sentence = sentence_of(after((3, 5), differences, 0.0045))
-    assert sentence.startswith("|effect| < 0.0045 (declared margin): 95% CI ")
+    assert sentence.startswith("|effect| < 0.0045 (declared margin; Holm p = .017): 95% CI ")
     assert "90% CI" in sentence_of(after((5,), differences, 0.0045))
     estimate, (low, high) = paired(item.differences), item.equivalence_interval or (0.0, 0.0)
     assert (low, high) == pytest.approx(estimate.interval(0.95))

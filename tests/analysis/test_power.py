@@ -57,8 +57,8 @@ def test_the_range_of_seeds_is_that_of_the_sd() -> None:
     about, least, most = seeds_needed(1.0, of_sd_one(5))
     # The sd is known within .60 and 2.87 times its value at 5 seeds.
     assert (about, least, most) == (seeds_for(1.0, 1.0), seeds_for(1.0, 0.5991), seeds_for(1.0, 2.8736))
-    # At the level of a fourth look, as scipy has it.
-    sds = [math.sqrt(4 / stats.chi2.ppf(share, 4)) for share in (1 - 0.00625, 0.00625)]
+    # At a smaller level the interval of the sd is still the 95% one, as scipy has it.
+    sds = [math.sqrt(4 / stats.chi2.ppf(share, 4)) for share in (0.975, 0.025)]
     expected = tuple(seeds_for(1.0, sd, 0.0125) for sd in (1.0, *sds))
     assert seeds_needed(1.0, of_sd_one(5), 0.0125) == expected
 

@@ -12,7 +12,7 @@ from synthetic import CORPUS, ended, record, runs_of
 
 from ablab.analysis.comparison import Comparison, compare
 from ablab.analysis.dunnett import dunnett_p
-from ablab.analysis.estimates import holm, pooled
+from ablab.analysis.estimates import pooled
 from ablab.analysis.study_notes import NoSuite
 from ablab.analysis.verdicts import Verdict
 from ablab.report.study_notes import no_suite_text
@@ -51,24 +51,31 @@ def suite(found: list[Record]) -> dict[str, Comparison]:
     return {item.label: item for item in compare(runs_of(found)).suite}
 
 
-def test_a_seed_is_one_average_over_the_tasks_and_the_suite_a_family_of_its_own() -> None:
+def test_a_seed_is_one_average_over_the_tasks() -> None:
     of = values()
     items = suite(records(of))
-    raw = {}
     for variant in ("gelu", "glu"):
         average = np.mean([np.subtract(of[task][variant], of[task]["relu"]) for task in TASKS], axis=0)
         reference = stats.ttest_1samp(average, 0)
         assert items[variant].differences == pytest.approx(average)
         assert items[variant].interval == pytest.approx(tuple(reference.confidence_interval(0.95)))
-        raw[variant] = float(reference.pvalue)
+        assert items[variant].p_raw == pytest.approx(reference.pvalue)
         assert items[variant].task == "suite of 3 tasks"
-    assert [item.p_adjusted for item in items.values()] == pytest.approx(holm(list(raw.values())))
 
 
-def test_comparisons_on_tasks_are_corrected_as_if_there_were_no_suite() -> None:
+def test_the_suite_holds_half_of_the_level_and_the_tasks_the_other() -> None:
+    """Two comparisons on the suite weigh as much as six on tasks: Holm's method with weights, step by step."""
     found = compare(runs_of(records(values())))
-    assert len(found.items) == 6
-    assert [item.p_adjusted for item in found.items] == pytest.approx(holm([item.p_raw or 0 for item in found.items]))
+    every = [*found.suite, *found.items]
+    left = {place: (item.p_raw or 0, 1 / 4 if place < 2 else 1 / 12) for place, item in enumerate(every)}
+    assert len(every) == 8
+    largest = 0.0
+    while left:
+        place = min(left, key=lambda place: left[place][0] / left[place][1])
+        p, weight = left[place]
+        largest = max(largest, min(1.0, p / weight * sum(weight for _, weight in left.values())))
+        assert every[place].p_adjusted == pytest.approx(largest)
+        del left[place]
 
 
 def test_three_seeds_pool_the_averages() -> None:
@@ -78,7 +85,7 @@ def test_three_seeds_pool_the_averages() -> None:
     for row, item in zip(table[1:], items.values(), strict=True):
         estimate = pooled(list(row - table[0]), table)
         statistic = abs(estimate.effect) / estimate.standard_error
-        assert item.p_adjusted == pytest.approx(dunnett_p(statistic, estimate.degrees, (2,)))
+        assert item.p_adjusted == pytest.approx(2 * dunnett_p(statistic, estimate.degrees, (2,)))  # half of the level
         assert (item.adjustment, item.preliminary) == ("Dunnett", True)
 
 
@@ -122,7 +129,7 @@ def test_a_copy_on_every_task_makes_no_claim_and_a_copy_on_one_does() -> None:
         of[task]["copy"] = of[task]["relu"]
     items = suite(records(of))
     assert items["copy"].verdict is Verdict.NO_EFFECT
-    assert items["gelu"].p_adjusted == items["gelu"].p_raw
+    assert items["gelu"].p_adjusted == pytest.approx(2 * (items["gelu"].p_raw or 0))  # of two, on half of the level
     of["vision"]["copy"] = values(variants=("relu", "gelu", "copy"))["vision"]["copy"]
     assert suite(records(of))["copy"].interval is not None
 

@@ -73,9 +73,9 @@ def test_machines_are_told_the_looks_and_the_confidence(runs: Runs, twice: Runs,
     assert [item["confidence"] for item in document["comparisons"]] == [confidence] * 2
     low, high = stats.t.interval(confidence, 3, 0.101, stats.sem(document["comparisons"][0]["differences"]))
     assert document["comparisons"][0]["interval"] == pytest.approx([low, high])
-    estimate = compare(shown).items[0].estimate
-    assert estimate is not None
-    assert document["comparisons"][0]["detectable"] == pytest.approx(detectable(estimate, 1 - confidence))
+    item = compare(shown).items[0]
+    assert item.estimate is not None
+    assert document["comparisons"][0]["detectable"] == pytest.approx(detectable(item.estimate, item.share_level))
     rows = list(csv.DictReader(io.StringIO(rendered(shown, "csv"))))
     assert [row["confidence"] for row in rows[:5]] == ["", str(confidence), str(confidence), "", ""]
 

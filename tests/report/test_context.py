@@ -23,9 +23,13 @@ def study(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("asked", "terms"),
     [
-        ({}, {"metric": "val_loss", "margin": 0.01, "last_k": 3}),
+        ({}, {"metric": "val_loss", "margin": 0.01, "last_k": 3, "margin_declared": True}),
+        ({"margin": 0.01}, {"metric": "val_loss", "margin": 0.01, "last_k": 3, "margin_declared": True}),
         ({"metric": None, "margin": 0.5}, {"metric": "val_loss", "margin": 0.5, "last_k": 3}),
-        ({"metric": "val_loss", "last_k": 1}, {"metric": "val_loss", "margin": 0.01, "last_k": 1}),
+        (
+            {"metric": "val_loss", "last_k": 1},
+            {"metric": "val_loss", "margin": 0.01, "last_k": 1, "margin_declared": True},
+        ),
         ({"metric": "val_accuracy"}, {"metric": "val_accuracy", "last_k": 3}),
         ({"metric": "val_accuracy", "margin": 0.2}, {"metric": "val_accuracy", "margin": 0.2, "last_k": 3}),
     ],

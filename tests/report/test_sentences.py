@@ -86,9 +86,13 @@ def test_unresolved() -> None:
 def test_equivalent_needs_a_declared_margin() -> None:
     estimate = Estimate(effect=0.001, standard_error=0.0023, degrees=4, pairs=5)
     values = {"estimate": estimate, "interval": estimate.interval(), "p_adjusted": 0.7, "differences": (0.001,) * 5}
-    verdict, sentence = judged(evidence(**values, margin=0.010))
+    shown = {**values, "margin": 0.010, "p_equivalence": 0.012}
+    verdict, sentence = judged(evidence(**shown, margin_declared=True))
     assert verdict is Verdict.EQUIVALENT
-    assert sentence == "|effect| < 0.010 (declared margin): 90% CI -0.004 to +0.006."
+    assert sentence == "|effect| < 0.010 (declared margin; Holm p = .012): 90% CI -0.004 to +0.006."
+    afterwards = judged(evidence(**shown))[1]
+    assert afterwards == "|effect| < 0.010 (margin given after the runs; Holm p = .012): 90% CI -0.004 to +0.006."
+    assert judged(evidence(**{**shown, "p_equivalence": 0.06}))[0] is Verdict.UNRESOLVED
     assert judged(evidence(**values))[0] is Verdict.UNRESOLVED
 
 
@@ -136,8 +140,9 @@ def test_the_sentences_name_the_confidence_of_their_intervals() -> None:
     assert "(97.5% CI -0.056 to +0.005; adj. p = .11)" in judged(preliminary(**strict))[1]
     assert "(98.33% CI " in judged(evidence(level=0.05 / 3))[1]
     flat = {"estimate": Estimate(effect=0.001, standard_error=0.0023, degrees=4, pairs=5), "p_adjusted": 0.7}
-    sentence = judged(evidence(**strict, **flat, interval=(-0.01, 0.01), margin=0.010))[1]
-    assert sentence == "|effect| < 0.010 (declared margin): 95% CI -0.005 to +0.007."
+    equivalent = {"margin": 0.010, "margin_declared": True, "p_equivalence": 0.012}
+    sentence = judged(evidence(**strict, **flat, **equivalent, interval=(-0.01, 0.01)))[1]
+    assert sentence == "|effect| < 0.010 (declared margin; Holm p = .012): 95% CI -0.005 to +0.007."
 
 
 def test_a_p_value_that_one_analysis_allows_does_not_resolve_at_the_second() -> None:

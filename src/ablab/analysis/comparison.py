@@ -1,23 +1,21 @@
 """Every variant against the baseline, on every task and on the suite of them.
 
-One correction holds for the comparisons on single tasks, all tasks together, and another for those on the suite.
+One correction holds for all of them (`ablab.analysis.family`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from ablab.analysis import conditions, oracle
+from ablab.analysis import oracle
+from ablab.analysis.conclusions import conclude
 from ablab.analysis.estimates import LEVEL
-from ablab.analysis.evidence import constant_difference, evidence_of
-from ablab.analysis.family import Claim, adjust, interim_analyses, level_after
+from ablab.analysis.evidence import evidence_of
+from ablab.analysis.family import interim_analyses, level_after
+from ablab.analysis.margin import check_margin, was_declared
 from ablab.analysis.metrics import check_last, choose_metric
-from ablab.analysis.notes import Note, WithinMargin
 from ablab.analysis.pairing import (
-    Outcome,
     Pairing,
     choose_baseline,
     declared_baseline,
@@ -39,7 +37,8 @@ from ablab.analysis.study_notes import (
     StudyNote,
 )
 from ablab.analysis.suite import join, obstacle, suite_name
-from ablab.analysis.verdicts import RESOLVED, Evidence, Verdict, judge
+from ablab.analysis.verdicts import Comparison as Comparison
+from ablab.analysis.verdicts import Evidence, Intervals
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
@@ -51,27 +50,9 @@ class ComparisonSettings(TypedDict, total=False):
     baseline: str | None
     metric: str | None
     margin: float | None
+    margin_declared: bool
     last_k: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison(Evidence):
-    """One variant against the baseline, on one task or on the suite: the evidence and what it says."""
-
-    variant: str  # as in the table of runs
-    baseline: str
-    task: str  # or the name of the suite
-    seeds: tuple[int, ...]  # of the complete pairs, in the order of `differences`
-    baseline_values: tuple[float, ...]  # the baseline's metric on those seeds
-    effect: float | None  # the mean difference; None without a pair or where the two cannot be compared
-    p_raw: float | None
-    verdict: Verdict
-    notes: tuple[Note, ...]  # unequal conditions, missing runs
-
-    @property
-    def wins(self) -> int:
-        """Seeds on which the variant did better than the baseline."""
-        return sum(difference < 0 if self.direction == "min" else difference > 0 for difference in self.differences)
+    intervals: Intervals | None
 
 
 @dataclass(frozen=True)
@@ -91,18 +72,14 @@ class Comparisons:
         return [item for item in self.items if item.task == task]
 
 
-def check_margin(margin: float | None) -> None:
-    """Raises UserError for a margin of equivalence that is not positive."""
-    if margin is not None and not (math.isfinite(margin) and margin > 0):
-        raise UserError(f"margin {margin}: give a positive number in the metric's unit, or none")
-
-
 def compare(
     runs: Runs,
     baseline: str | None = None,
     metric: str | None = None,
     margin: float | None = None,
     last_k: int | None = None,
+    margin_declared: bool = False,
+    intervals: Intervals | None = None,
 ) -> Comparisons:
     """Compare every variant with the baseline, seed by seed, on every task and on the suite of them.
 
@@ -113,6 +90,9 @@ def compare(
         metric: any number that the runs have; default: each task's primary metric.
         margin: in the metric's unit; effects inside it count as equivalent. Declare it before looking.
         last_k: the mean of so many last evaluations is compared; default: the final one. Declare it before looking.
+        margin_declared: the plan of the study has this margin, so that it was chosen before looking, unless a record
+            says otherwise.
+        intervals: that are shown, "single" ones or "simultaneous" ones; default: single.
 
     Raises:
         UserError: an unknown baseline or metric, a margin that is not positive, or evaluations that no run has kept.
@@ -152,12 +132,15 @@ def compare(
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, level)))
+    declared = was_declared(runs, margin, metrics.values(), margin_declared)
+    shown = intervals or "single"
+    judged = [(pairing, replace(each, margin_declared=declared, intervals=shown)) for pairing, each in judged]
     notes += _of_all(runs, metrics, margin, last_k)
     no_suite = obstacle(metrics, directions, without_baseline)
     if no_suite and len(metrics) > 1:
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
-    suite = () if no_suite else _on_suite(judged, list(metrics))
-    return Comparisons(reference, _on_tasks(judged), tuple(notes), metrics, level, last_k, suite, no_suite)
+    suite, items = conclude([] if no_suite else join(judged, list(metrics)), judged)
+    return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite)
 
 
 def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:
@@ -181,74 +164,3 @@ def _of_all(runs: Runs, metrics: dict[str, str], margin: float | None, last_k: i
     if last_k > 1:
         notes.append(AveragedEvaluations(named, last_k))
     return notes
-
-
-def _on_tasks(judged: list[tuple[Pairing, Evidence]]) -> tuple[Comparison, ...]:
-    adjusted = adjust(
-        [Claim(p.task, evidence, _values(p.of_variant), _values(p.of_baseline)) for p, evidence in judged]
-    )
-    return tuple(
-        _conclude(
-            pairing.variant,
-            pairing.baseline,
-            pairing.task,
-            evidence,
-            p,
-            pairing.seeds,
-            _values(pairing.of_baseline),
-            _notes(pairing, evidence),
-        )
-        for (pairing, _), (evidence, p) in zip(judged, adjusted, strict=True)
-    )
-
-
-def _on_suite(judged: list[tuple[Pairing, Evidence]], tasks: list[str]) -> tuple[Comparison, ...]:
-    joined = join(judged, tasks)
-    adjusted = adjust([each.claim for each in joined])
-    return tuple(
-        _conclude(
-            each.variant, judged[0][0].baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes()
-        )
-        for each, (evidence, p) in zip(joined, adjusted, strict=True)
-    )
-
-
-def _values(side: dict[int, Outcome]) -> dict[int, float]:
-    return {seed: outcome.value for seed, outcome in side.items()}
-
-
-def _conclude(
-    variant: str,
-    baseline: str,
-    task: str,
-    evidence: Evidence,
-    p_raw: float | None,
-    seeds: list[int],
-    base: Mapping[int, float],  # the baseline's value of each
-    notes: Sequence[Note],
-) -> Comparison:
-    """The verdict, and the notes beside it."""
-    verdict = judge(evidence)
-    differences, estimate, margin = evidence.differences, evidence.estimate, evidence.margin
-    inside = verdict in RESOLVED and estimate and margin and estimate.within(margin, evidence.level)
-    within = [WithinMargin(margin)] if inside and margin else []
-    return Comparison(
-        **vars(evidence),
-        variant=variant,
-        baseline=baseline,
-        task=task,
-        seeds=() if evidence.blocked else tuple(seeds),
-        baseline_values=() if evidence.blocked else tuple(base[seed] for seed in seeds),
-        effect=math.fsum(differences) / len(differences) if differences else None,
-        p_raw=p_raw,
-        verdict=verdict,
-        notes=(*within, *notes),
-    )
-
-
-def _notes(pairing: Pairing, evidence: Evidence) -> list[Note]:
-    notes = conditions.notes(pairing)
-    quality = any(pairing.metric in own.measured for own, _ in pairing.pairs)
-    if quality and not evidence.identical and (constant := constant_difference(pairing)) is not None:
-        notes.append(constant)
-    return notes + pairing.gaps()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablab.analysis.comparison import check_margin
+from ablab.analysis.margin import check_margin
 from ablab.analysis.metrics import check_last, choose_metric
 from ablab.analysis.pairing import choose_baseline
 from ablab.config import ComparisonConfig

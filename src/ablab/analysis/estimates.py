@@ -57,10 +57,15 @@ class Estimate:
         """The effect plus and minus `critical` standard errors."""
         return self.effect - critical * self.standard_error, self.effect + critical * self.standard_error
 
-    def within(self, margin: float, level: float = LEVEL) -> bool:
-        """Equivalence by two one-sided tests: does the interval at twice `level` lie inside plus and minus `margin`?"""
-        low, high = self.interval(1 - 2 * level)
-        return -margin < low and high < margin
+    def equivalence_p(self, margin: float) -> float:
+        """The p value of two one-sided tests that the effect is `margin` or more, not adjusted.
+
+        It is below a level exactly where the interval at twice that level lies inside plus and minus `margin`.
+        """
+        inside = margin - abs(self.effect)
+        if self.standard_error == 0:
+            return float(inside <= 0)
+        return float(stats.t.sf(inside / self.standard_error, self.degrees))
 
 
 def paired(differences: Sequence[float]) -> Estimate:

@@ -1,9 +1,13 @@
 """Corrections: what each comparison may claim depends on how many there are, and on how often a study was analysed.
 
-With `FULL_SEEDS` pairs or more a comparison has the paired t interval and a p value adjusted by Holm's method over all
-claims of its family; with fewer, the standard error that is pooled over the variants of its task and Dunnett's
-interval and p value. Variants that are the baseline under another name make no claim: they neither count among the
-comparisons nor calm the pooled variance.
+All comparisons of a study are one family: the probability that any of its claims is false is at most `LEVEL`. Where
+tasks make a suite, the comparisons on the suite hold half of it together and those on single tasks the other half;
+without one, all hold the same share. Two claims of a comparison, that there is an effect and that it lies inside the
+declared margin, hold one share, since at most one of them is false. With `FULL_SEEDS` pairs or more a comparison has
+the paired t interval, and p values that step down over all claims (`ablab.analysis.step_down`). With fewer it has the
+standard error that is pooled over the variants of its task and Dunnett's interval, which decides about both claims, at
+the share that such comparisons hold together. Variants that are the baseline under another name make no claim: they
+hold no share and do not calm the pooled variance.
 
 Analysing a study more than once costs, too: its level is divided by the number of its interim analyses so far
 (Bonferroni). At the j-th, a study's intervals, verdicts, equivalence tests, detectable effects and seeds needed are all
@@ -30,6 +34,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import stats
 
 from ablab.analysis.dunnett import dunnett_critical, dunnett_p
 from ablab.analysis.estimates import (
@@ -39,10 +44,10 @@ from ablab.analysis.estimates import (
     Estimate,
     FloatArray,
     from_pool,
-    holm,
     paired,
     residual_variance,
 )
+from ablab.analysis.step_down import PValues, step_down
 from ablab.analysis.study_notes import InterimAnalyses
 from ablab.analysis.verdicts import Evidence
 from ablab.results.interim import InterimAnalysis
@@ -70,45 +75,132 @@ class Claim:
     evidence: Evidence
     own: Values
     base: Values
+    on_suite: bool = False
 
     @property
     def counts(self) -> bool:
         return len(self.evidence.differences) >= FEWEST_SEEDS and not self.evidence.identical
 
+    @property
+    def pooled(self) -> bool:
+        return self.counts and len(self.evidence.differences) < FULL_SEEDS
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A claim with its estimate and its weight in the family, of any scale."""
+
+    claim: Claim
+    estimate: Estimate
+    weight: int
+
+
+def raw_p_values(claim: Claim, estimate: Estimate) -> PValues:
+    """The p values of one comparison alone, of either kind, before the others are considered.
+
+    Each is the smallest level at which the comparison would make that claim if it were the only one.
+    """
+    margin = claim.evidence.margin
+    return PValues(estimate.p_value, None if margin is None else estimate.equivalence_p(margin))
+
+
+def weights(on_suite: int, on_tasks: int) -> tuple[int, int]:
+    """The weight of a comparison on the suite and of one on a task, in whole numbers: each kind holds a half."""
+    return (on_tasks, on_suite) if on_suite and on_tasks else (1, 1)
+
 
 def adjust(claims: Sequence[Claim]) -> list[tuple[Evidence, float | None]]:
-    """For each claim its evidence with estimate, interval and adjusted p value, and the raw p value.
+    """For each claim its evidence with estimate, intervals and adjusted p values, and the raw p of a difference.
 
-    Evidence that makes no claim is given back as it is.
+    Args:
+        claims: all of a study, on the suite and on tasks. Evidence that makes no claim is given back as it is.
     """
-    pools = {task: _pool(task, claims) for task in {each.task for each in claims if _is_pooled(each)}}
+    pools = {task: _pool(task, claims) for task in {each.task for each in claims if each.pooled}}
     estimates = [_estimate(claim, pools) for claim in claims]
-    made = [(claim, estimate) for claim, estimate in zip(claims, estimates, strict=True) if estimate]
-    families = tuple(Counter(claim.task for claim, _ in made).values())
-    corrected = iter(holm([estimate.p_value for _, estimate in made]))
-    adjusted: list[tuple[Evidence, float | None]] = []
-    for claim, estimate in zip(claims, estimates, strict=True):
-        if estimate is None:
-            adjusted.append((claim.evidence, None))
-            continue
-        p_of_holm, level = next(corrected), claim.evidence.level
-        if _is_pooled(claim):
-            interval, p, adjustment = *_dunnett(estimate, families, level), "Dunnett"
-        else:
-            interval, p, adjustment = estimate.interval(1 - level), p_of_holm, "Holm"
-        found = replace(claim.evidence, estimate=estimate, interval=interval, p_adjusted=p, adjustment=adjustment)
-        adjusted.append((found, estimate.p_value))
-    return adjusted
+    kinds = Counter(claim.on_suite for claim, estimate in zip(claims, estimates, strict=True) if estimate)
+    of_suite, of_task = weights(kinds[True], kinds[False])
+    made = [
+        _Made(claim, estimate, of_suite if claim.on_suite else of_task)
+        for claim, estimate in zip(claims, estimates, strict=True)
+        if estimate
+    ]
+    found = iter(_evidence(made))
+    return [
+        (next(found), raw_p_values(claim, estimate).difference) if estimate else (claim.evidence, None)
+        for claim, estimate in zip(claims, estimates, strict=True)
+    ]
 
 
-def _is_pooled(claim: Claim) -> bool:
-    return claim.counts and len(claim.evidence.differences) < FULL_SEEDS
+def _evidence(made: Sequence[_Made]) -> list[Evidence]:
+    """The evidence of all claims that are made, in their order."""
+    total = sum(each.weight for each in made)
+    own = [each for each in made if not each.claim.pooled]
+    reserved = total - sum(each.weight for each in own)
+    raw = [raw_p_values(each.claim, each.estimate) for each in own]
+    stepped = iter(step_down(raw, [each.weight for each in own], reserved))
+    groups = {each.claim.on_suite: _Group.of(made, each.claim.on_suite, total) for each in made if each.claim.pooled}
+    return [
+        groups[each.claim.on_suite].evidence(each) if each.claim.pooled else _alone(each, next(stepped), total)
+        for each in made
+    ]
+
+
+def _alone(made: _Made, adjusted: PValues, total: int) -> Evidence:
+    """With the paired t interval."""
+    evidence, estimate = made.claim.evidence, made.estimate
+    share_level = evidence.level * made.weight / total
+    return replace(
+        evidence,
+        estimate=estimate,
+        interval=estimate.interval(1 - evidence.level),
+        simultaneous=estimate.interval(1 - share_level),
+        share_level=share_level,
+        p_adjusted=adjusted.difference,
+        p_equivalence=adjusted.equivalence,
+        adjustment="Holm",
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Comparisons with pooled standard errors that hold a share of the level together."""
+
+    families: tuple[int, ...]  # how many share a baseline, for each baseline
+    share: float
+
+    @classmethod
+    def of(cls, made: Sequence[_Made], on_suite: bool, total: int) -> _Group:
+        pooled = [each for each in made if each.claim.pooled and each.claim.on_suite == on_suite]
+        families = Counter(each.claim.task for each in pooled)
+        return cls(tuple(families.values()), sum(each.weight for each in pooled) / total)
+
+    def evidence(self, made: _Made) -> Evidence:
+        """With Dunnett's interval, which decides about a difference and about equivalence."""
+        evidence, estimate = made.claim.evidence, made.estimate
+        critical = dunnett_critical(estimate.degrees, self.families, evidence.level * self.share)
+        beyond = None if evidence.margin is None else evidence.margin - abs(estimate.effect)
+        return replace(
+            evidence,
+            estimate=estimate,
+            interval=estimate.around(critical),
+            simultaneous=estimate.around(critical),
+            share_level=float(2 * stats.t.sf(critical, estimate.degrees)),
+            p_adjusted=self._p_value(estimate, abs(estimate.effect)),
+            p_equivalence=None if beyond is None else self._p_value(estimate, max(beyond, 0.0)),
+            adjustment="Dunnett",
+        )
+
+    def _p_value(self, estimate: Estimate, distance: float) -> float:
+        """The smallest level at which the intervals end nearer than `distance` to the effects."""
+        if estimate.standard_error == 0:
+            return float(distance == 0)
+        return min(1.0, dunnett_p(distance / estimate.standard_error, estimate.degrees, self.families) / self.share)
 
 
 def _estimate(claim: Claim, pools: Mapping[str, tuple[float, int]]) -> Estimate | None:
     if not claim.counts:
         return None
-    if _is_pooled(claim):
+    if claim.pooled:
         return from_pool(claim.evidence.differences, *pools[claim.task])
     return paired(claim.evidence.differences)
 
@@ -125,11 +217,3 @@ def _table(sides: Sequence[Values]) -> FloatArray:
     """[variants, seeds] of the metric, NaN where a run has none."""
     seeds = sorted({seed for side in sides for seed in side})
     return np.array([[side.get(seed, math.nan) for seed in seeds] for side in sides])
-
-
-def _dunnett(estimate: Estimate, families: tuple[int, ...], level: float) -> tuple[tuple[float, float], float]:
-    """The simultaneous interval and the adjusted p value."""
-    interval = estimate.around(dunnett_critical(estimate.degrees, families, level))
-    if estimate.standard_error == 0:
-        return interval, estimate.p_value
-    return interval, dunnett_p(abs(estimate.effect) / estimate.standard_error, estimate.degrees, families)

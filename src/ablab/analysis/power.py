@@ -1,6 +1,7 @@
 """Power of a number of seeds: the detectable effect, and the seeds that a wanted effect needs.
 
-All for the two-sided t test of one comparison at `level`, with `POWER` probability of seeing the effect. The noncentral
+All for the two-sided t test of one comparison at `level`, with `POWER` probability of seeing the effect; where it is
+one of several, at the share of the level that it has while none is resolved. The noncentral
 t probabilities are integrated here over the distribution of the standard error, since `scipy.stats.nct` returns NaN for
 ordinary arguments (7 degrees of freedom, noncentrality 14).
 """
@@ -60,14 +61,17 @@ def seeds_for(effect: float, sd: float, level: float = LEVEL) -> int:
 
 
 def seeds_needed(effect: float, estimate: Estimate, level: float = LEVEL) -> tuple[int, int, int]:
-    """(about, at least, at most) the seeds that `effect` needs: the sd itself is known only within its interval."""
-    factors = (1.0, *_sd_bounds(estimate.degrees, level))
+    """(about, at least, at most) the seeds that `effect` needs: the sd itself is known only within its 95% interval.
+
+    The effect is one that was chosen, as a margin is: of one that was estimated, no such range holds what it needs.
+    """
+    factors = (1.0, *_sd_bounds(estimate.degrees))
     about, least, most = (seeds_for(effect, estimate.sd * factor, level) for factor in factors)
     return about, least, most
 
 
 @lru_cache(maxsize=256)
-def _sd_bounds(degrees: int, level: float) -> tuple[float, float]:
+def _sd_bounds(degrees: int) -> tuple[float, float]:
     """The interval of the true standard deviation, in estimated ones."""
-    low, high = (math.sqrt(degrees / float(stats.chi2.ppf(q, degrees))) for q in (1 - level / 2, level / 2))
+    low, high = (math.sqrt(degrees / float(stats.chi2.ppf(q, degrees))) for q in (1 - LEVEL / 2, LEVEL / 2))
     return low, high

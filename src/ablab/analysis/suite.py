@@ -4,9 +4,8 @@ Per seed the differences (variant minus baseline) are averaged over the tasks, a
 differences: over seeds. The tasks are fixed, so that it speaks of these tasks and of no others. A seed counts where
 every task has a complete pair, since an average over fewer tasks is that of another suite.
 
-The verdicts on the suite are a family of their own, the study's primary one; those on single tasks are another. Each is
-corrected for its own size alone (`ablab.analysis.family`): a claim on the suite does not have to pay for a look at each
-task, and a claim on a single task is secondary where there is a suite.
+Comparisons on the suite and on single tasks are one family, in which the suite holds half of the level
+(`ablab.analysis.family`).
 """
 
 from __future__ import annotations
@@ -72,6 +71,10 @@ class Joined:
         return self.parts[0][0].variant
 
     @property
+    def baseline(self) -> str:
+        return self.parts[0][0].baseline
+
+    @property
     def missing(self) -> list[str]:
         """Tasks that the variant was not run on."""
         return [task for task in self.tasks if task not in {pairing.task for pairing, _ in self.parts}]
@@ -92,7 +95,7 @@ class Joined:
         pairings = [] if self.missing else [pairing for pairing, _ in self.parts]
         own = averages([pairing.of_variant for pairing in pairings])
         base = averages([pairing.of_baseline for pairing in pairings])
-        return Claim(suite_name(len(self.tasks)), self._evidence(own, base), own, base)
+        return Claim(suite_name(len(self.tasks)), self._evidence(own, base), own, base, on_suite=True)
 
     def notes(self) -> list[Note]:
         """Unequal conditions over all tasks, and what is missing."""
@@ -122,7 +125,9 @@ class Joined:
             baseline_diverged=sum(evidence.baseline_diverged for evidence in each),
             correlation=correlation([own[seed] for seed in seeds], [base[seed] for seed in seeds]),
             margin=first.margin,
+            margin_declared=first.margin_declared,
             level=first.level,
+            intervals=first.intervals,
             identical=identical,
             unchanged=tuple(dict.fromkeys(axis for evidence in each for axis in evidence.unchanged))
             if identical

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval
+from ablab.analysis.notes import Note
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.results.record import Direction
 
@@ -26,6 +28,7 @@ class Verdict(StrEnum):
 
 
 RESOLVED = frozenset({Verdict.BETTER, Verdict.WORSE})
+Intervals = Literal["single", "simultaneous"]  # that are shown: each alone at its level, or all of a study together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +46,17 @@ class Evidence:
     baseline_ended: int
     baseline_diverged: int
     estimate: Estimate | None = None  # None below FEWEST_SEEDS
-    interval: Interval | None = None  # at `level`
-    p_adjusted: float | None = None
+    interval: Interval | None = None  # at `level` of this comparison alone; with few seeds the simultaneous one
+    simultaneous: Interval | None = None  # those of all comparisons of the study hold together, at `level`
+    p_adjusted: float | None = None  # of no effect
+    p_equivalence: float | None = None  # of an effect of the margin or more, adjusted; None without a margin
     adjustment: str | None = None  # "Holm" or "Dunnett"
     correlation: float | None = None
-    margin: float | None = None  # declared beforehand
-    level: float = LEVEL  # of every test and interval; smaller where the study was analysed more than once
+    margin: float | None = None
+    margin_declared: bool = False  # by the study, before its runs
+    level: float = LEVEL  # of the study's claims together; smaller where the study was analysed more than once
+    share_level: float = LEVEL  # of this comparison while no other is resolved: of `simultaneous`, and for power
+    intervals: Intervals = "single"  # that are shown
     identical: bool = False  # every final metric is the baseline's to the bit, or what should have differed did not
     unchanged: tuple[str, ...] = ()  # the axes that should have made a difference and made none
     blocked: OtherCorpus | None = None  # why the two cannot be compared at all
@@ -59,9 +67,43 @@ class Evidence:
         return FEWEST_SEEDS <= len(self.differences) < FULL_SEEDS
 
     @property
+    def shown_interval(self) -> Interval | None:
+        """The one that is shown, as `intervals` says."""
+        return self.simultaneous if self.intervals == "simultaneous" else self.interval
+
+    @property
     def equivalence_interval(self) -> Interval | None:
-        """At twice the level: the two one-sided tests. None without a declared margin."""
-        return self.estimate.interval(1 - 2 * self.level) if self.estimate and self.margin is not None else None
+        """The shown one of the two one-sided tests: at twice the level, but for few seeds. None without a margin."""
+        if self.estimate is None or self.margin is None:
+            return None
+        if self.preliminary:
+            return self.simultaneous
+        return self.estimate.interval(1 - 2 * (self.share_level if self.intervals == "simultaneous" else self.level))
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether the effect is shown to lie inside the margin."""
+        return self.p_equivalence is not None and self.p_equivalence < self.level
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Evidence):
+    """One variant against the baseline, on one task or on the suite: the evidence and what it says."""
+
+    variant: str  # as in the table of runs
+    baseline: str
+    task: str  # or the name of the suite
+    seeds: tuple[int, ...]  # of the complete pairs, in the order of `differences`
+    baseline_values: tuple[float, ...]  # the baseline's metric on those seeds
+    effect: float | None  # the mean difference; None without a pair or where the two cannot be compared
+    p_raw: float | None
+    verdict: Verdict
+    notes: tuple[Note, ...]  # unequal conditions, missing runs
+
+    @property
+    def wins(self) -> int:
+        """Seeds on which the variant did better than the baseline."""
+        return sum(difference < 0 if self.direction == "min" else difference > 0 for difference in self.differences)
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -80,6 +122,6 @@ def judge(evidence: Evidence) -> Verdict:
     if p < evidence.level and not interval[0] <= 0 <= interval[1]:
         better = (estimate.effect < 0) == (evidence.direction == "min")
         return Verdict.BETTER if better else Verdict.WORSE
-    if evidence.margin is not None and estimate.within(evidence.margin, evidence.level):
+    if evidence.equivalent:
         return Verdict.EQUIVALENT
     return Verdict.UNRESOLVED

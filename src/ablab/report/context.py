@@ -199,14 +199,15 @@ def declared_settings(comparison: ComparisonConfig) -> ComparisonSettings:
     declared = {
         name: value for name, value in asdict(comparison).items() if value is not None and name not in _RECORDED
     }
-    return cast(ComparisonSettings, declared)
+    return cast(ComparisonSettings, declared | ({} if comparison.margin is None else {"margin_declared": True}))
 
 
 def declared_comparison(folders: Sequence[Path], **asked: Unpack[ComparisonSettings]) -> ComparisonSettings:
     """The settings of a comparison of the runs below `folders`: those asked for, else those their study declares.
 
     A study that declares a margin before it is run is held to it whenever it is compared. Several folders have declared
-    nothing together; and a margin is of one metric, so that it goes where another one is asked for.
+    nothing together; and a margin is of one metric, so that it goes where another one is asked for. Any other margin
+    than the declared one is not a declared one.
 
     Args:
         asked: None for what is not asked for.
@@ -221,4 +222,6 @@ def declared_comparison(folders: Sequence[Path], **asked: Unpack[ComparisonSetti
     declared = declared_settings(plan.comparison)
     if given.get("metric", declared.get("metric")) != declared.get("metric"):
         declared.pop("margin", None)
+    if "margin" not in declared or given.get("margin", declared["margin"]) != declared["margin"]:
+        declared.pop("margin_declared", None)
     return cast(ComparisonSettings, {**declared, **given})

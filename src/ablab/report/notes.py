@@ -28,7 +28,9 @@ def note_text(note: known.Note, item: Comparison) -> str:
 
 @note_text.register
 def _(note: known.WithinMargin, item: Comparison) -> str:
-    return f"Resolved, but within the declared margin of {note.margin:g}."
+    if item.margin_declared:
+        return f"Resolved, but within the declared margin of {note.margin:g}."
+    return f"Resolved, but within the margin of {note.margin:g}, which was given after the runs."
 
 
 @note_text.register

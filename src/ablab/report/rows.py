@@ -101,7 +101,7 @@ def _mean_costs(records: list[Record]) -> dict[str, float]:
 
 
 def _effect(item: Comparison | None) -> Row:
-    low, high = item.interval if item and item.interval else (None, None)
+    low, high = item.shown_interval if item and item.shown_interval else (None, None)
     return {
         "effect": item.effect if item else None,
         "low": low,

@@ -66,7 +66,7 @@ def _resolved(evidence: Evidence) -> str:
     if evidence.correlation is not None:
         parts.append(f"r = {share(evidence.correlation)}")
     bound = rate_bound(evidence.diverged, evidence.ended)
-    shown = f"{confidence(evidence.level)} CI {number(low, digits)} to {number(high, digits)}"
+    shown = f"{_interval_name(evidence, evidence.level)} {number(low, digits)} to {number(high, digits)}"
     return (
         f"{evidence.label} {verb} {evidence.metric} by {number(abs(estimate.effect), digits)} "
         f"({shown}; {evidence.adjustment} p {p_value(p)}); "
@@ -82,31 +82,45 @@ def _unresolved(evidence: Evidence) -> str:
     preliminary = ", preliminary" if evidence.preliminary else ""
     text = (
         f"{evidence.label}: {number(estimate.effect, digits, signed=True)} "
-        f"({confidence(evidence.level)} CI {low} to {high}; adj. p {p_value(p)}), "
+        f"({_interval_name(evidence, evidence.level)} {low} to {high}; adj. p {p_value(p)}), "
         f"{plural(estimate.pairs, 'seed')}{preliminary}{_condition(evidence)}."
     )
     if estimate.standard_error == 0:
         return text
-    text += f" Detectable here: {number(detectable(estimate, evidence.level), digits)}."
-    # Without a declared margin the effect as observed is the one to resolve.
+    text += f" Detectable here: {number(detectable(estimate, evidence.share_level), digits)}."
+    # Without a margin the effect as observed is the one to resolve, which may be far from the true one.
     wanted = abs(evidence.margin or estimate.effect)
     if not wanted:
         return text
-    about, least, most = seeds_needed(wanted, estimate, evidence.level)
-    seeds = f"about {_seeds(about)} seeds ({_seeds(least)} to {_seeds(most)})"
-    if about >= MOST_SEEDS:
-        seeds = f"{_seeds(about)} seeds"
-    return f"{text} Resolving {number(wanted, max(digits, decimals_for(wanted)))} needs {seeds}."
+    about, least, most = seeds_needed(wanted, estimate, evidence.share_level)
+    seeds = f"{_seeds(about)} seeds" if about >= MOST_SEEDS else f"about {_seeds(about)} seeds"
+    if evidence.margin is None:
+        return f"{text} An effect as large as that would need {seeds}."
+    ranged = "" if about >= MOST_SEEDS else f" ({_seeds(least)} to {_seeds(most)})"
+    return f"{text} Resolving {number(wanted, max(digits, decimals_for(wanted)))} needs {seeds}{ranged}."
 
 
 def _equivalent(evidence: Evidence) -> str:
-    estimate, _, _ = _estimated(evidence)
-    margin = evidence.margin or 0.0
+    margin, interval, p = evidence.margin, evidence.equivalence_interval, evidence.p_equivalence
+    assert margin is not None
+    assert interval is not None
+    assert p is not None
     digits = decimals_for(margin)
-    low, high = (number(bound, digits, signed=True) for bound in estimate.interval(1 - 2 * evidence.level))
-    return (
-        f"|effect| < {number(margin, digits)} (declared margin): {confidence(2 * evidence.level)} CI {low} to {high}."
-    )
+    low, high = (number(bound, digits, signed=True) for bound in interval)
+    level = evidence.level if evidence.preliminary else 2 * evidence.level
+    tested = f"{margin_name(evidence)}; {evidence.adjustment} p {p_value(p)}"
+    shown = f"{_interval_name(evidence, level)} {low} to {high}{', preliminary' if evidence.preliminary else ''}"
+    return f"|effect| < {number(margin, digits)} ({tested}): {shown}."
+
+
+def margin_name(evidence: Evidence) -> str:
+    """Say where the margin came from."""
+    return "declared margin" if evidence.margin_declared else "margin given after the runs"
+
+
+def _interval_name(evidence: Evidence, level: float) -> str:
+    """ "95% CI" of one comparison alone; "simultaneous 95% CI" where those of all are shown."""
+    return f"{'simultaneous ' if evidence.intervals == 'simultaneous' else ''}{confidence(level)} CI"
 
 
 def _unstable(evidence: Evidence) -> str:
@@ -159,9 +173,9 @@ _SENTENCES: dict[Verdict, Callable[[Evidence], str]] = {
 def _estimated(evidence: Evidence) -> tuple[Estimate, Interval, float]:
     """The numbers that every verdict on an interval has."""
     assert evidence.estimate is not None
-    assert evidence.interval is not None
+    assert evidence.shown_interval is not None
     assert evidence.p_adjusted is not None
-    return evidence.estimate, evidence.interval, evidence.p_adjusted
+    return evidence.estimate, evidence.shown_interval, evidence.p_adjusted
 
 
 def _condition(evidence: Evidence) -> str:

@@ -157,13 +157,13 @@ class Record:
     @property
     def declared_baseline(self) -> str | None:
         """The baseline that the study of the run declares."""
-        baseline: str | None = self._comparison.get("baseline") or self.config.get("baseline")  # of earlier versions
+        baseline: str | None = self.comparison.get("baseline") or self.config.get("baseline")  # of earlier versions
         return baseline
 
     @property
     def conditions(self) -> list[str]:
         """The axes and settings that the study of the run compares within."""
-        declared = self._comparison.get("within")
+        declared = self.comparison.get("within")
         return [str(name) for name in declared] if isinstance(declared, list) else []
 
     @property
@@ -172,7 +172,8 @@ class Record:
         return placebo_of(self.config)
 
     @property
-    def _comparison(self) -> Node:
+    def comparison(self) -> Node:
+        """What the study of the run declared of its comparison when the run began; empty of earlier versions."""
         declared = self.config.get("comparison")
         return declared if isinstance(declared, dict) else {}
 

@@ -34,8 +34,8 @@ def forest(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | N
         for row, item in enumerate(shown):
             style = styles[item.variant]
             axes.plot(item.differences, [row + 0.22] * len(item.differences), "|", color=style.colour, markersize=7)
-            if item.interval is not None:
-                axes.plot(item.interval, [row, row], color=style.colour, linewidth=2.2, solid_capstyle="butt")
+            if item.shown_interval is not None:
+                axes.plot(item.shown_interval, [row, row], color=style.colour, linewidth=2.2, solid_capstyle="butt")
             fill = style.colour if item.verdict in RESOLVED else "none"
             axes.plot([item.effect or 0.0], [row], style.marker, color=style.colour, markerfacecolor=fill, markersize=8)
         only_rows(axes, labels)
@@ -100,7 +100,7 @@ def _caption(item: Comparison) -> str:
 def detectable_effects(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | None:
     """One row per comparison with an interval: a bar over the effects that it would have missed more often than in one
     of five studies, and a marker at the size of the effect that it found. None if there is no such comparison."""
-    found = [(item, detectable(item.estimate, item.level)) for item in items if item.estimate and item.interval]
+    found = [(item, detectable(item.estimate, item.share_level)) for item in items if item.estimate and item.interval]
     shown = [(item, limit) for item, limit in found if limit > 0][:MOST_VARIANTS]
     if not shown:
         return None

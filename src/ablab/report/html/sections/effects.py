@@ -13,6 +13,7 @@ from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.formatting import MISSING, confidence, decimals_for, number, plural, share
 from ablab.report.html.blocks import Block, Section, per_task, svg
+from ablab.report.sentences import margin_name
 from ablab.report.study_notes import study_notes
 from ablab.report.tables import quality_table
 
@@ -65,7 +66,8 @@ def effects(context: ReportContext) -> Section:
 
 def _intro(context: ReportContext) -> str:
     level = confidence(context.comparisons.level)
-    band = "; a grey band is the declared margin" if any(item.margin for item in context.comparisons.items) else ""
+    margin = next((margin_name(item) for item in context.comparisons.items if item.margin), None)
+    band = f"; a grey band is the {margin}" if margin else ""
     return (
         f"Points are means over paired seeds, bars {level} intervals, ticks single seeds. A filled marker is a "
         f"resolved verdict{band}."
@@ -116,7 +118,7 @@ def power(context: ReportContext) -> Section | None:
 
 def _power_row(item: Comparison) -> dict[str, str]:
     assert item.estimate is not None
-    limit = detectable(item.estimate, item.level)
+    limit = detectable(item.estimate, item.share_level)
     digits = decimals_for(limit)
     wanted = abs(item.margin or item.effect or 0.0)
     known = bool(wanted) and item.estimate.standard_error > 0
@@ -137,6 +139,6 @@ def _needed(item: Comparison, wanted: float) -> str:
     assert item.estimate is not None
     about, least, most = (
         f"over {MOST_SEEDS:,}" if seeds >= MOST_SEEDS else f"{seeds:,}"
-        for seeds in seeds_needed(wanted, item.estimate, item.level)
+        for seeds in seeds_needed(wanted, item.estimate, item.share_level)
     )
     return about if least == most else f"{about} ({least} to {most})"

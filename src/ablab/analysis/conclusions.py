@@ -1,0 +1,83 @@
+"""From pairs of runs and their evidence to comparisons: corrected as one family, judged, with notes beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ablab.analysis import conditions
+from ablab.analysis.evidence import constant_difference
+from ablab.analysis.family import Claim, adjust
+from ablab.analysis.notes import Note, WithinMargin
+from ablab.analysis.pairing import Outcome, Pairing
+from ablab.analysis.suite import Joined
+from ablab.analysis.verdicts import RESOLVED, Comparison, Evidence, judge
+
+
+def conclude(
+    joined: Sequence[Joined], judged: Sequence[tuple[Pairing, Evidence]]
+) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
+    """The comparisons on the suite and on single tasks, which are one family."""
+    claims = [each.claim for each in joined]
+    claims += [Claim(p.task, evidence, _values(p.of_variant), _values(p.of_baseline)) for p, evidence in judged]
+    adjusted = adjust(claims)
+    on_suite = tuple(
+        _comparison(
+            each.variant, each.baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes()
+        )
+        for each, (evidence, p) in zip(joined, adjusted, strict=False)
+    )
+    on_tasks = tuple(
+        _comparison(
+            pairing.variant,
+            pairing.baseline,
+            pairing.task,
+            evidence,
+            p,
+            pairing.seeds,
+            _values(pairing.of_baseline),
+            _notes(pairing, evidence),
+        )
+        for (pairing, _), (evidence, p) in zip(judged, adjusted[len(joined) :], strict=True)
+    )
+    return on_suite, on_tasks
+
+
+def _values(side: dict[int, Outcome]) -> dict[int, float]:
+    return {seed: outcome.value for seed, outcome in side.items()}
+
+
+def _comparison(
+    variant: str,
+    baseline: str,
+    task: str,
+    evidence: Evidence,
+    p_raw: float | None,
+    seeds: list[int],
+    base: Mapping[int, float],  # the baseline's value of each
+    notes: Sequence[Note],
+) -> Comparison:
+    """The verdict, and the notes beside it."""
+    verdict = judge(evidence)
+    differences, margin = evidence.differences, evidence.margin
+    within = [WithinMargin(margin)] if margin and verdict in RESOLVED and evidence.equivalent else []
+    return Comparison(
+        **vars(evidence),
+        variant=variant,
+        baseline=baseline,
+        task=task,
+        seeds=() if evidence.blocked else tuple(seeds),
+        baseline_values=() if evidence.blocked else tuple(base[seed] for seed in seeds),
+        effect=math.fsum(differences) / len(differences) if differences else None,
+        p_raw=p_raw,
+        verdict=verdict,
+        notes=(*within, *notes),
+    )
+
+
+def _notes(pairing: Pairing, evidence: Evidence) -> list[Note]:
+    notes = conditions.notes(pairing)
+    quality = any(pairing.metric in own.measured for own, _ in pairing.pairs)
+    if quality and not evidence.identical and (constant := constant_difference(pairing)) is not None:
+        notes.append(constant)
+    return notes + pairing.gaps()
