@@ -5,10 +5,10 @@ One correction holds for all of them (`ablab.analysis.family`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
-from ablab.analysis import oracle
+from ablab.analysis import oracle, placebos
 from ablab.analysis.conclusions import conclude
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import evidence_of
@@ -24,6 +24,7 @@ from ablab.analysis.pairing import (
     tasks,
     variants,
 )
+from ablab.analysis.placebos import Placebos
 from ablab.analysis.study_notes import (
     AveragedEvaluations,
     BaselineMissing,
@@ -67,6 +68,7 @@ class Comparisons:
     last_k: int = 1  # evaluations of each run that its value is the mean of
     suite: tuple[Comparison, ...] = ()  # each variant on all tasks together
     no_suite: NoSuite | None = None  # why there is none
+    placebos: Placebos = field(default_factory=Placebos)
 
     def of_task(self, task: str) -> list[Comparison]:
         return [item for item in self.items if item.task == task]
@@ -109,6 +111,7 @@ def compare(
         notes.append(missing)
     level = level_after(len(runs.interim_analyses))
     judged: list[tuple[Pairing, Evidence]] = []
+    placebo_pairs: list[tuple[Pairing, Evidence]] = []
     metrics: dict[str, str] = {}
     directions: dict[str, Direction] = {}
     without_baseline = []
@@ -132,6 +135,7 @@ def compare(
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, level)))
+        placebo_pairs += placebos.pairs_of(runs, task, metrics[task], directions[task], last_k, level)
     declared = was_declared(runs, margin, metrics.values(), margin_declared)
     shown = intervals or "single"
     judged = [(pairing, replace(each, margin_declared=declared, intervals=shown)) for pairing, each in judged]
@@ -140,7 +144,10 @@ def compare(
     if no_suite and len(metrics) > 1:
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
     suite, items = conclude([] if no_suite else join(judged, list(metrics)), judged)
-    return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite)
+    found = placebos.compare_placebos(runs, placebo_pairs, [] if no_suite else list(metrics))
+    suite, items = found.held_against(suite), found.held_against(items)
+    notes += found.notes()
+    return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite, found)
 
 
 def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:

@@ -17,6 +17,7 @@ from ablab.analysis.notes import (
     Note,
     OtherMachine,
     OtherSoftware,
+    OtherTarget,
     SlowTraining,
     TunedRates,
     UncountedFlops,
@@ -27,6 +28,7 @@ from ablab.analysis.notes import (
 from ablab.analysis.pairing import Pairing
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.results.evaluation import AT
+from ablab.results.factors import text_of
 from ablab.results.record import Record, edge_of
 
 EQUAL_BUDGET = 0.02  # as declared by budget.match
@@ -35,6 +37,7 @@ EQUAL_SIZE = 0.05  # of the parameters; up to this the difference is said, and t
 EQUAL_SPEED = 0.05  # a relative difference up to this counts as the noise of timing
 NEGLIGIBLE = 1e-3  # of weights that add up to 1
 VARIATION = "layer_fusion/weight_variation"  # standard deviation of a layer's weight over inputs
+STEPS_TO_TARGET = "steps_to_target"
 SPREAD, MIXING = "residual/stream_spread", "residual/mix_distance"  # of streams from their mean, mixes from identity
 _OF_THE_MACHINE = ("device", "processor", "cores", "threads")
 
@@ -65,6 +68,7 @@ def unequal(pairs: Pairs, metric: str) -> list[Note]:
         _active_parameters(pairs),
         _tokens(pairs),
         _evaluation(pairs, metric),
+        _target(pairs, metric),
         _uncounted(pairs),
         _software(pairs),
     ]
@@ -157,8 +161,7 @@ def _length(pairing: Pairing) -> int | None:
 
 
 def _seq_len(record: Record) -> int | None:
-    task = record.config.get("task")
-    length = task.get("seq_len") if isinstance(task, dict) else None
+    length = _of_task(record, "seq_len")
     return length if isinstance(length, int) else None
 
 
@@ -254,6 +257,21 @@ def _evaluation(pairs: Pairs, metric: str) -> UnequalEvaluation | None:
         if base.get(split, samples) != samples
     )
     return UnequalEvaluation(tuple(differing)) if differing else None
+
+
+def _target(pairs: Pairs, metric: str) -> OtherTarget | None:
+    """Where the steps to it are compared, which a setting of the task asked for."""
+    if not pairs or not metric.endswith(STEPS_TO_TARGET):
+        return None
+    own, base = (
+        tuple(sorted({text_of(_of_task(record, "target")) for record in side})) for side in zip(*pairs, strict=True)
+    )
+    return OtherTarget(own, base) if own != base else None
+
+
+def _of_task(record: Record, key: str) -> object:
+    task = record.config.get("task")
+    return task.get(key) if isinstance(task, dict) else None
 
 
 def _evaluated(record: Record, metric: str) -> dict[str, int]:

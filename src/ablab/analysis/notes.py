@@ -95,6 +95,14 @@ class UnequalEvaluation:
 
 
 @dataclass(frozen=True)
+class OtherTarget:
+    """Steps to a target, of runs that were not given the same one."""
+
+    own: tuple[str, ...]
+    baseline: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class UncountedFlops:
     """Operators without a formula that only one of the two has: what both leave out cancels in the comparison."""
 
@@ -183,6 +191,7 @@ Note = (
     | TunedRates
     | UnequalCost
     | UnequalEvaluation
+    | OtherTarget
     | UncountedFlops
     | OtherSoftware
     | OtherMachine

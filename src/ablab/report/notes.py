@@ -113,6 +113,11 @@ def _(note: known.UnequalEvaluation, item: Comparison) -> str:
 
 
 @note_text.register
+def _(note: known.OtherTarget, item: Comparison) -> str:
+    return f"Not given the same target: {' and '.join(note.own)} against {' and '.join(note.baseline)}."
+
+
+@note_text.register
 def _(note: known.UncountedFlops, item: Comparison) -> str:
     return f"FLOPs that only one of the two spends on {', '.join(note.operators)} are not counted."
 

@@ -62,9 +62,22 @@ class Runs:
         return self.whole or self
 
     def at(self, places: Sequence[int]) -> Runs:
-        """Return the runs in some places; factors, tasks and variants keep the names that they have among all runs."""
+        """Return the runs in some places; factors, tasks and variants keep the names that they have among all runs.
+
+        The placebos on their tasks stay.
+        """
         table = self.table.iloc[list(places)].reset_index(drop=True)
-        return replace(self, table=table, records=[self.records[place] for place in places])
+        picked = replace(self, table=table, records=[self.records[place] for place in places])
+        if self.whole is None:
+            return picked
+        paths, tasks = set(picked.paths), set(picked.tasks)
+        rows = zip(self.whole.paths, self.whole.table["task"].tolist(), self.whole.records, strict=True)
+        kept = [
+            place
+            for place, (path, task, record) in enumerate(rows)
+            if (task in tasks if record.placebo else path in paths)
+        ]
+        return replace(picked, whole=self.whole.at(kept))
 
     @cached_property
     def paths(self) -> list[str]:

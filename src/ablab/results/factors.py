@@ -19,7 +19,7 @@ from ablab.results.record import Record
 # Choices of these groups say what is learned and where results go, not what is compared.
 NOT_FACTORS = frozenset({"task", "logger", "study"})
 Settings = dict[str, Any]  # of a run, by dotted key
-# Settings of tasks that change no metric: speed and memory alone. A study that varies one of them means to compare that.
+# Settings of tasks that change speed and memory, and no metric. A study that varies one of them compares these.
 OF_SPEED = frozenset({"task.workers", "task.eval_batch_size"})
 OF_THE_RECORD = frozenset({"task.target"})  # what is told beside the metrics
 # Where data lie, and how they are unpacked: the same data are the same task.
@@ -91,7 +91,7 @@ def _unequal(group: str, runs: list[tuple[Record, Settings]]) -> set[str]:
 
 
 def _tells_apart(key: str, runs: list[tuple[Record, Settings]]) -> bool:
-    """Whether a setting of the task in which runs differ gives them another one: it may change nothing that is learned."""
+    """Whether a setting of the task in which runs differ makes another task of it: it may change no metric."""
     if key in OF_SPEED | OF_THE_RECORD:
         return False
     if key in _WHERE:

@@ -109,7 +109,7 @@ def expand(
 def _arms(
     designed: Designed, placebos: Sequence[str], within: Collection[str]
 ) -> list[tuple[str | None, Variant, str]]:
-    """Each variant with its name, then each placebo of a baseline, which has the baseline's settings: (.., .., kind)."""
+    """(name, settings, kind of placebo): each variant, then each placebo of a baseline, which has its settings."""
     names: list[str | None] = [*designed.names] or [None] * len(designed.variants)
     arms = list(zip(names, designed.variants, strict=True))
     reference = {key: value for key, value in arms[0][1].items() if key not in within}

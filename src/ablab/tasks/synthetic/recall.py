@@ -154,7 +154,7 @@ class Recall(HashSplitTask):
         several layers of window w pass on can exceed it, but nothing that is more than L (w - 1) tokens back reaches
         the last of L layers: the bound that they cannot exceed is the one of a single window of L (w - 1) + 1. In
         between lies what is passed on without its key, where a guess at one of the `pairs` values is right more often.
-        Where values do not repeat, a window's guess is among those that the other keys can leave, 1 / (values - pairs + 1).
+        Where values do not repeat, a window's guess is among what the other keys leave at best: 1 / (v - pairs + 1).
         """
         values = self.vocab_size - self.vocab_size // 2
         chance = 1 / values
