@@ -187,6 +187,7 @@ def compared(config: RunConfig, folder: Path) -> Any:
     for each in runs:
         # which every record declares
         each.config["comparison"] = {"baseline": config.comparison.baseline, "within": config.comparison.within}
+        each.metrics["test_loss"] = each.metrics["val_loss"] * each.seed
         each.last = {"val_loss": [each.metrics["val_loss"], each.metrics["val_loss"] * each.seed, 1.0]}
     found = compare(
         tabulate([(Path(f"runs/{index}"), each) for index, each in enumerate(runs)]),
@@ -245,6 +246,8 @@ STUDY: dict[str, tuple[Seen, Any, Any, dict[str, Any]]] = {
     "comparison.metric": (compared, None, "val_accuracy", {}),
     "comparison.margin": (compared, None, 0.5, {}),
     "comparison.last_k": (compared, 1, 2, {}),
+    "comparison.split": (compared, None, "test", {}),
+    "comparison.intervals": (compared, "single", "simultaneous", {}),
     "comparison.within": (compared, [], ["activation"], {}),
 }
 

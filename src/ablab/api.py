@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from ablab.analysis.comparison import ComparisonSettings
+from ablab.analysis.verdicts import Intervals, Split
 from ablab.config import Node
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
@@ -43,6 +45,8 @@ def load(
     metric: str | None = None,
     margin: float | None = None,
     last_k: int | None = None,
+    split: Split | None = None,
+    intervals: Intervals | None = None,
 ) -> Any:
     """The runs below `folders`, compared as `ablab compare` does; or the run, where the folder is that of one.
 
@@ -51,6 +55,10 @@ def load(
         metric: what to compare by; default: each task's primary metric.
         margin: effects below it are equivalent, in the metric's unit; default: the one that the study declares.
         last_k: compare the mean of the last k evaluations; default: as the study says, else the last one.
+        split: "validation" or "test", of each task's primary metric; default: as the study says, else the one that it
+            is of.
+        intervals: "single" ones, each of one comparison alone, or "simultaneous" ones, which hold together; default: as
+            the study says, else single.
 
     Returns:
         A `Study`; where nothing is said of a comparison, of the folder of one run a `Run`, and of one that
@@ -64,14 +72,18 @@ def load(
         raise UserError('load() needs the folder of a study or a run, as in load("outputs/quickstart")')
     if "" in folders:
         raise UserError("the name of a folder is empty")  # as a path it would be the working folder
-    asked = {"baseline": baseline, "metric": metric, "margin": margin, "last_k": last_k}
+    asked = ComparisonSettings(
+        baseline=baseline, metric=metric, margin=margin, last_k=last_k, split=split, intervals=intervals
+    )
     if len(folders) == 1 and all(value is None for value in asked.values()):
         path = Path(folders[0])
         if is_one_run(path):
             return Run(path)
         if any((path / name).is_file() for name in EXPORT_FILES):
             return ExportedModel(path)
-    return Study.read(*folders, baseline=baseline, metric=metric, margin=margin, last_k=last_k)
+    return Study.read(
+        *folders, baseline=baseline, metric=metric, margin=margin, last_k=last_k, split=split, intervals=intervals
+    )
 
 
 class Study(LoadedStudy):

@@ -131,7 +131,9 @@ def test_a_task_is_shown_without_the_suite_and_its_p_is_still_that_of_all() -> N
     assert comparisons.items == tuple(every.of_task("vision"))
     assert (comparisons.suite, comparisons.no_suite) == ((), NoSuite("filtered", filters="task=vision", left=(1, 2)))
     assert list(comparisons.metrics) == shown.tasks == ["vision"]
-    assert notes_of(comparisons)[-1] == "3 of 6 comparisons are shown (task=vision); p is adjusted for all 6."
+    assert notes_of(comparisons)[-1] == (
+        "3 of 6 comparisons are shown (task=vision); p is adjusted for all 9, on the suite and on tasks."
+    )
 
 
 def test_a_setting_that_goes_with_a_task_shows_that_task() -> None:
@@ -145,8 +147,9 @@ def test_the_suite_is_chosen_from_in_the_same_way() -> None:
     comparisons, _ = compare_selected(runs, ["attention=lsh"])
     assert comparisons.suite == tuple(item for item in compare(runs).suite if "lsh" in item.variant)
     assert notes_of(comparisons)[-2:] == (
-        "4 of 6 comparisons are shown (attention=lsh); p is adjusted for all 6.",
-        "on the suite of 2 tasks: 2 of 3 comparisons are shown (attention=lsh); p is adjusted for all 3.",
+        "4 of 6 comparisons are shown (attention=lsh); p is adjusted for all 9, on the suite and on tasks.",
+        "on the suite of 2 tasks: 2 of 3 comparisons are shown (attention=lsh); p is adjusted for all 9, on the suite "
+        "and on tasks.",
     )
 
 

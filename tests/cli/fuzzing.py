@@ -178,7 +178,8 @@ def keys() -> list[tuple[str | None, str]]:
     found: list[tuple[str | None, str]] = [(None, name) for name in get_type_hints(Config)]
     found += [(None, key) for key in ("budget.match", "budget.reference", "budget.adjust", "budget.pilot_steps")]
     found += [(None, f"tune.{key}") for key in ("lr", "seeds", "max_steps")]
-    found += [(None, f"comparison.{key}") for key in ("baseline", "metric", "margin", "last_k", "within")]
+    declared = ("baseline", "metric", "margin", "split", "intervals", "last_k", "within")
+    found += [(None, f"comparison.{key}") for key in declared]
     found += [(None, key) for key in ("hydra.run.dir", "hydra.sweep.subdir", "hydra.job.chdir", "+hydra.x", "hydra")]
     for axis in (*AXES, "design"):
         for path in sorted((conf_folder() / axis).glob("*.yaml")):

@@ -86,7 +86,18 @@ def test_any_study_file(folder: Path, text: str) -> None:
 
 RUN = "study/activation=relu/seed=0"
 COMPARED = st.sampled_from([*ODD, "activation=relu", "activation=", "seed=0", "seed=range(0)", "optimizer.lr=1e-3"])
-OPTIONS = ("--baseline", "--metric", "--margin", "--last", "--format", "--by", "--output", "--nope")
+OPTIONS = (
+    "--baseline",
+    "--metric",
+    "--margin",
+    "--last",
+    "--split",
+    "--intervals",
+    "--format",
+    "--by",
+    "--output",
+    "--nope",
+)
 COMMANDS = st.one_of(
     st.tuples(
         st.sampled_from(["compare", "report"]),

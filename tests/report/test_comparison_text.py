@@ -62,7 +62,7 @@ def test_a_second_look_is_said_and_every_interval_names_its_confidence(runs: Run
     line = "INTERIM ANALYSES  the study was analysed 2 times (3, then 4 seeds); each interval is at 97.5%"
     assert sum(line in shown for shown in again.splitlines()) == 1
     assert "95%" not in again
-    assert again.count("97.5% CI") == 2  # the heading, the one sentence with an interval
+    assert again.count("97.5% CI") == 3  # the heading, the one sentence with an interval, the line on intervals
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -99,9 +99,10 @@ def test_no_number_is_cut_short_in_a_terminal(runs: Runs, monkeypatch: pytest.Mo
 
 def test_csv_has_a_row_per_variant_and_per_unwell_run(runs: Runs) -> None:
     rows = list(csv.DictReader(io.StringIO(rendered(runs, "csv"))))
-    assert [row["row"] for row in rows] == ["variant"] * 3 + ["run"] * 2 + ["note"]
+    assert [row["row"] for row in rows] == ["variant"] * 3 + ["run"] * 2 + ["note"] * 2
     assert rows[1]["sentence"].startswith("gelu raises val_loss by 0.1010 (95% CI")
-    assert rows[5]["sentence"] == "baseline seed 5: failed (out of memory | [red]killed)."
+    assert rows[5]["sentence"].startswith("INTERVALS  over seeds")
+    assert rows[6]["sentence"] == "baseline seed 5: failed (out of memory | [red]killed)."
     assert float(rows[1]["effect"]) == pytest.approx(0.101)
     assert [row["reason"] for row in rows[3:5]] == ["train_loss became nan at step 7", "out of memory | [red]killed"]
 

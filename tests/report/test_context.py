@@ -30,13 +30,14 @@ def study(tmp_path: Path) -> Path:
             {"metric": "val_loss", "last_k": 1},
             {"metric": "val_loss", "margin": 0.01, "last_k": 1, "margin_declared": True},
         ),
+        ({"split": "test"}, {"split": "test", "last_k": 3}),
         ({"metric": "val_accuracy"}, {"metric": "val_accuracy", "last_k": 3}),
         ({"metric": "val_accuracy", "margin": 0.2}, {"metric": "val_accuracy", "margin": 0.2, "last_k": 3}),
     ],
     ids=str,
 )
 def test_a_margin_goes_with_its_metric(study: Path, asked: dict[str, Any], terms: dict[str, Any]) -> None:
-    assert declared_comparison([study], **asked) == terms
+    assert declared_comparison([study], **asked) == terms | {"intervals": "single"}
 
 
 def test_several_folders_and_such_without_a_plan_declare_nothing(study: Path, tmp_path: Path) -> None:

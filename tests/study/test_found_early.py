@@ -179,6 +179,8 @@ def test_trying_a_run_leaves_no_trace(tiny_config: TinyConfig, run: Callable[...
         ("comparison.last_k=0", "last 0"),
         ("comparison.last_k=11", "last 11"),
         ("comparison.last_k=3", "is evaluated 2 times"),
+        ("comparison.split=tests", "must be validation or test, or null"),
+        ("comparison.intervals=both", "must be single or simultaneous"),
     ],
 )
 def test_a_comparison_that_cannot_be_made_is_refused_before_anything_is_trained(

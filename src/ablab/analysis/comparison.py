@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 from ablab.analysis import oracle, placebos
-from ablab.analysis.conclusions import conclude
+from ablab.analysis.conclusions import conclude, interval_unit
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import evidence_of
 from ablab.analysis.family import interim_analyses, level_after
@@ -30,6 +30,7 @@ from ablab.analysis.study_notes import (
     BaselineMissing,
     BaselineNotRun,
     DirectionByName,
+    IntervalUnit,
     NoSuite,
     NoSuiteVerdict,
     OfBaseline,
@@ -39,7 +40,7 @@ from ablab.analysis.study_notes import (
 )
 from ablab.analysis.suite import join, obstacle, suite_name
 from ablab.analysis.verdicts import Comparison as Comparison
-from ablab.analysis.verdicts import Evidence, Intervals
+from ablab.analysis.verdicts import Evidence, Intervals, Split
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
@@ -53,6 +54,7 @@ class ComparisonSettings(TypedDict, total=False):
     margin: float | None
     margin_declared: bool
     last_k: int | None
+    split: Split | None
     intervals: Intervals | None
 
 
@@ -68,6 +70,7 @@ class Comparisons:
     last_k: int = 1  # evaluations of each run that its value is the mean of
     suite: tuple[Comparison, ...] = ()  # each variant on all tasks together
     no_suite: NoSuite | None = None  # why there is none
+    unit: IntervalUnit | None = None  # of all intervals; None where there are none
     placebos: Placebos = field(default_factory=Placebos)
 
     def of_task(self, task: str) -> list[Comparison]:
@@ -81,6 +84,7 @@ def compare(
     margin: float | None = None,
     last_k: int | None = None,
     margin_declared: bool = False,
+    split: Split | None = None,
     intervals: Intervals | None = None,
 ) -> Comparisons:
     """Compare every variant with the baseline, seed by seed, on every task and on the suite of them.
@@ -94,12 +98,17 @@ def compare(
         last_k: the mean of so many last evaluations is compared; default: the final one. Declare it before looking.
         margin_declared: the plan of the study has this margin, so that it was chosen before looking, unless a record
             says otherwise.
+        split: of each task's primary metric, "validation" or "test"; default: the one that it is of. Declare it
+            before looking.
         intervals: that are shown, "single" ones or "simultaneous" ones; default: single.
 
     Raises:
-        UserError: an unknown baseline or metric, a margin that is not positive, or evaluations that no run has kept.
+        UserError: an unknown baseline or metric, a margin that is not positive, evaluations that no run has kept, or a
+            split that a task does not have, or that is given beside a metric.
     """
     check_margin(margin)
+    if metric and split:
+        raise UserError(f"split {split}: the metric {metric} says of which split it is; leave one of the two out")
     if runs.table.empty:
         raise UserError("no runs to compare")
     last_k = 1 if last_k is None else last_k
@@ -116,7 +125,7 @@ def compare(
     directions: dict[str, Direction] = {}
     without_baseline = []
     for task in tasks(runs):
-        metrics[task], directions[task], guessed = choose_metric(runs, task, metric)
+        metrics[task], directions[task], guessed = choose_metric(runs, task, metric, split)
         check_last(runs, metrics[task], last_k)
         by_name = DirectionByName(metrics[task], directions[task])
         if guessed and by_name not in notes:
@@ -144,10 +153,11 @@ def compare(
     if no_suite and len(metrics) > 1:
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
     suite, items = conclude([] if no_suite else join(judged, list(metrics)), judged)
+    unit = interval_unit(runs, [*suite, *items])
     found = placebos.compare_placebos(runs, placebo_pairs, [] if no_suite else list(metrics))
     suite, items = found.held_against(suite), found.held_against(items)
     notes += found.notes()
-    return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite, found)
+    return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite, unit, found)
 
 
 def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:

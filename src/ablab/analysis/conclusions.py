@@ -8,10 +8,15 @@ from collections.abc import Mapping, Sequence
 from ablab.analysis import conditions
 from ablab.analysis.evidence import constant_difference
 from ablab.analysis.family import Claim, adjust
+from ablab.analysis.metrics import split_of
 from ablab.analysis.notes import Note, WithinMargin
 from ablab.analysis.pairing import Outcome, Pairing
+from ablab.analysis.study_notes import IntervalUnit
 from ablab.analysis.suite import Joined
 from ablab.analysis.verdicts import RESOLVED, Comparison, Evidence, judge
+from ablab.results.collect import Runs
+
+KIND_OF_MACHINE = ("device", "processor")  # what sets one kind apart from another
 
 
 def conclude(
@@ -81,3 +86,20 @@ def _notes(pairing: Pairing, evidence: Evidence) -> list[Note]:
     if quality and not evidence.identical and (constant := constant_difference(pairing)) is not None:
         notes.append(constant)
     return notes + pairing.gaps()
+
+
+def interval_unit(runs: Runs, items: Sequence[Comparison]) -> IntervalUnit | None:
+    """What the intervals of all comparisons are over; None without any."""
+    judged = [item for item in items if item.interval]
+    if not judged:
+        return None
+    splits = {split_of(item.metric) for item in judged}
+    machines = {tuple(str(record.machine.get(name)) for name in KIND_OF_MACHINE) for record in runs.records}
+    return IntervalUnit(
+        split=splits.pop() if len(splits) == 1 else None,
+        machines=len(machines) if any(record.machine for record in runs.records) else 0,
+        level=judged[0].level,
+        comparisons=len(judged),
+        together=sum(item.preliminary for item in judged),
+        simultaneous=judged[0].intervals == "simultaneous",
+    )

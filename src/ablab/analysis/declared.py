@@ -45,7 +45,7 @@ def _check_metric(declared: ComparisonConfig, planned: Runs, task: str) -> None:
     if elsewhere and declared.last_k > 1:
         raise UserError(f"comparison.last_k={declared.last_k}: {declared.metric} is one evaluation of each run")
     wanted = own if own and metrics_known and not _told_in_training(own) else None
-    metric, _, _ = choose_metric(planned, task, wanted)
+    metric, _, _ = choose_metric(planned, task, wanted, declared.split)
     check_last(planned, metric, declared.last_k)
     most = max((len(record.last.get(metric, ())) for record in planned.records), default=0)
     if metrics_known and 0 < most < declared.last_k:

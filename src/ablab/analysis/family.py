@@ -109,6 +109,25 @@ def weights(on_suite: int, on_tasks: int) -> tuple[int, int]:
     return (on_tasks, on_suite) if on_suite and on_tasks else (1, 1)
 
 
+def planned_level(seeds: int, on_tasks: Sequence[int], on_suite: int, task: int | None) -> tuple[int, float]:
+    """(degrees of freedom, level) of a comparison in a study that is planned, while no other one is resolved.
+
+    Args:
+        on_tasks: comparisons on each task.
+        on_suite: comparisons on the suite; 0 without one.
+        task: the place of its task; None: it is on the suite.
+    """
+    families = (on_suite,) if task is None else tuple(on_tasks)
+    of_suite, of_task = weights(on_suite, sum(on_tasks))
+    weight = of_suite if task is None else of_task
+    total = on_suite * of_suite + sum(on_tasks) * of_task
+    if seeds >= FULL_SEEDS:
+        return seeds - 1, LEVEL * weight / total
+    degrees = (families[0] if task is None else families[task]) * (seeds - 1)
+    critical = dunnett_critical(degrees, families, LEVEL * weight * sum(families) / total)
+    return degrees, float(2 * stats.t.sf(critical, degrees))
+
+
 def adjust(claims: Sequence[Claim]) -> list[tuple[Evidence, float | None]]:
     """For each claim its evidence with estimate, intervals and adjusted p values, and the raw p of a difference.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
+from ablab.analysis.metrics import on_split
 from ablab.config import Node
 from ablab.errors import UserError
 from ablab.results.collect import Runs
@@ -37,5 +38,5 @@ def was_declared(runs: Runs, margin: float | None, metrics: Collection[str], by_
 
 
 def _declares(record: Record, declared: Node, margin: float, metrics: Collection[str]) -> bool:
-    own = declared.get("metric") or (record.primary.name if record.primary else None)
+    own = declared.get("metric") or (on_split(record.primary, declared.get("split")) if record.primary else None)
     return declared.get("margin") == margin and (own is None or metric_name(str(own)) in metrics)

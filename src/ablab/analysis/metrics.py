@@ -14,6 +14,7 @@ from ablab.results.record import KEPT_EVALUATIONS, Cost, Direction, Metric
 
 # A metric that no task has declared is judged by its name; the comparison says that it was.
 _HIGHER_IS_BETTER = ("acc", "f1", "bleu", "rouge", "auc", "recall", "precision", "exact_match", "per_second")
+_PREFIXES = {"validation": "val", "test": "test"}  # of the names of their metrics
 _COSTS = [field.name for field in dataclasses.fields(Cost)]
 
 
@@ -25,21 +26,44 @@ def available(runs: Runs) -> list[str]:
     return [*sorted(metrics), *sorted(mechanism), *costs]
 
 
-def choose_metric(runs: Runs, task: str, wanted: str | None) -> tuple[str, Direction, bool]:
+def choose_metric(runs: Runs, task: str, wanted: str | None, split: str | None = None) -> tuple[str, Direction, bool]:
     """The metric of `task`, its direction, and whether the direction is guessed by the name.
 
     The metric is the task's primary one unless another is `wanted`; "" if no run got as far as naming one.
 
+    Args:
+        split: "validation" or "test", of the primary metric; None: the one that it is of.
+
     Raises:
-        UserError: no run has the wanted metric.
+        UserError: no run has the wanted metric, or none on this task has the primary one of that split.
     """
     primary = runs.primary.get(task)
     if wanted is None:
-        return (primary.name, primary.direction, False) if primary else ("", "min", False)
+        if primary is None:
+            return "", "min", False
+        name = on_split(primary, split)
+        _check_split(runs, task, name, split)
+        return name, primary.direction, False
     names, wanted = available(runs), metric_name(wanted)
     if wanted not in names:
         raise UserError(f"metric {wanted}: no run has it{_not_evaluated(wanted, names) or nearest(wanted, names)}")
     return _directed(wanted, primary_at(runs, wanted) or primary)
+
+
+def on_split(primary: Metric, split: str | None) -> str:
+    """The name of a primary metric on another split: "test_loss" of "val_loss"."""
+    return f"{_PREFIXES[split]}_{_stem(primary.name)}" if split else primary.name
+
+
+def split_of(metric: str) -> str | None:
+    """ "validation" or "test", by the name of a metric; None for one of neither."""
+    return next((split for split, prefix in _PREFIXES.items() if metric.startswith(f"{prefix}_")), None)
+
+
+def _check_split(runs: Runs, task: str, name: str, split: str | None) -> None:
+    found = [record.metrics for place, record in zip(runs.table["task"], runs.records, strict=True) if place == task]
+    if split and any(found) and not any(name in metrics for metrics in found):
+        raise UserError(f"split {split}: no run on {task} has {name}; leave the split out, or compare other tasks")
 
 
 def primary_at(runs: Runs, metric: str) -> Metric | None:

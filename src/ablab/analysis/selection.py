@@ -109,13 +109,14 @@ def _show(comparisons: Comparisons, runs: Runs, filters: Sequence[Filter]) -> tu
     items = tuple(item for item in comparisons.items if (item.task, item.variant) in cells)
     suite = tuple(item for item in comparisons.suite if item.variant in {variant for _, variant in cells})
     named = " ".join(each.text for each in filters)
-    notes = [*comparisons.notes, ShownComparisons(named, len(items), len(comparisons.items))]
+    family = len(comparisons.items) + len(comparisons.suite)
+    notes = [*comparisons.notes, ShownComparisons(named, len(items), len(comparisons.items), family)]
     no_suite = comparisons.no_suite
     if comparisons.suite and len(tasks) < len(runs.tasks):
         suite, no_suite = (), NoSuite("filtered", filters=named, left=(len(tasks), len(runs.tasks)))
     elif comparisons.suite:
         name = comparisons.suite[0].task
-        notes.append(ShownComparisons(named, len(suite), len(comparisons.suite), suite=name))
+        notes.append(ShownComparisons(named, len(suite), len(comparisons.suite), family, name))
     metrics = {task: comparisons.metrics[task] for task in tasks}
     shown = replace(
         comparisons,

@@ -29,6 +29,18 @@ class InterimAnalyses:
 
 
 @dataclass(frozen=True)
+class IntervalUnit:
+    """What the intervals of a comparison are over, and what they hold fixed. None of them, no such fact."""
+
+    split: str | None  # that the metric is of, "validation" or "test"; None: of neither, or of several
+    machines: int  # kinds of them; 0 where the records do not say
+    level: float
+    comparisons: int  # that have an interval
+    together: int  # of these, whose intervals hold together whatever is shown: those with few seeds
+    simultaneous: bool  # shown are the intervals that hold together
+
+
+@dataclass(frozen=True)
 class BaselineMissing:
     """The study's own baseline was not run; the first variant stands in for it."""
 
@@ -146,6 +158,7 @@ class ShownComparisons:
     filters: str
     shown: int
     comparisons: int
+    family: int  # comparisons that share one level, on the suite and on tasks
     suite: str = ""  # its name, where they are those on the suite
 
 

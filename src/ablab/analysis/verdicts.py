@@ -29,6 +29,7 @@ class Verdict(StrEnum):
 
 
 RESOLVED = frozenset({Verdict.BETTER, Verdict.WORSE})
+Split = Literal["validation", "test"]
 Intervals = Literal["single", "simultaneous"]  # that are shown: each alone at its level, or all of a study together
 
 

@@ -16,6 +16,7 @@ from ablab.cli.evaluate import evaluate
 from ablab.cli.export import export
 from ablab.cli.generate import generate
 from ablab.cli.parsing import Command, Parser, add_trust, folders_and_overrides, trust_command
+from ablab.config.schema import INTERVALS, SPLITS
 from ablab.errors import UserError
 
 FORMATS = ("terminal", "csv", "markdown", "json", "latex")
@@ -45,7 +46,16 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--margin", type=float, help="differences below this are equivalent, in the metric's unit; default: the study's"
     )
+    parser.add_argument(
+        "--split", choices=SPLITS, help="of the task's primary metric; default: the study's, validation as a rule"
+    )
     parser.add_argument("--last", metavar="K", type=int, help="compare the mean of the last K evaluations (default: 1)")
+    parser.add_argument(
+        "--intervals",
+        choices=INTERVALS,
+        help="that are shown: of each comparison alone, or such that those of all hold together; default: the "
+        "study's, single as a rule",
+    )
 
 
 def _terms(options: argparse.Namespace) -> dict[str, Any]:
@@ -54,6 +64,8 @@ def _terms(options: argparse.Namespace) -> dict[str, Any]:
         "metric": options.metric,
         "margin": options.margin,
         "last_k": options.last,
+        "split": options.split,
+        "intervals": options.intervals,
     }
 
 

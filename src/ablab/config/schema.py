@@ -86,6 +86,10 @@ class TuneConfig:
             raise UserError(f"tune.max_steps={self.max_steps}: must be at least 1")
 
 
+SPLITS = ("validation", "test")
+INTERVALS = ("single", "simultaneous")
+
+
 @dataclass(kw_only=True)
 class ComparisonConfig:
     """What a study declares of the comparison that it ends with."""
@@ -93,8 +97,21 @@ class ComparisonConfig:
     baseline: str | None = None  # the variant that the others are compared with, "attention=full"; None: the first
     metric: str | None = None  # None: the task's primary metric
     margin: float | None = None  # differences below it are equivalent, in the metric's unit
+    split: str | None = None  # "validation" or "test", of the task's primary metric; None: the one that it is of
+    intervals: str = "single"  # that are shown; "simultaneous": those of all comparisons hold together
     last_k: int = 1  # the mean of the last K evaluations is compared
     within: list[str] = field(default_factory=list)  # axes and settings with each value a condition, as a task is one
+
+    def __post_init__(self) -> None:
+        if self.split not in (None, *SPLITS):
+            raise UserError(f"comparison.split={self.split}: must be {' or '.join(SPLITS)}, or null")
+        if self.split and self.metric:
+            raise UserError(
+                f"comparison.split={self.split}: comparison.metric={self.metric} says of which split it is; "
+                "leave one of the two out"
+            )
+        if self.intervals not in INTERVALS:
+            raise UserError(f"comparison.intervals={self.intervals}: must be {' or '.join(INTERVALS)}")
 
 
 @dataclass(kw_only=True)

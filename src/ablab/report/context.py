@@ -206,8 +206,8 @@ def declared_comparison(folders: Sequence[Path], **asked: Unpack[ComparisonSetti
     """The settings of a comparison of the runs below `folders`: those asked for, else those their study declares.
 
     A study that declares a margin before it is run is held to it whenever it is compared. Several folders have declared
-    nothing together; and a margin is of one metric, so that it goes where another one is asked for. Any other margin
-    than the declared one is not a declared one.
+    nothing together; and a margin is of one metric, so that it goes where another one, or another split, is asked for.
+    Any other margin than the declared one is not a declared one.
 
     Args:
         asked: None for what is not asked for.
@@ -220,8 +220,10 @@ def declared_comparison(folders: Sequence[Path], **asked: Unpack[ComparisonSetti
     if plan is None:
         return cast(ComparisonSettings, given)
     declared = declared_settings(plan.comparison)
-    if given.get("metric", declared.get("metric")) != declared.get("metric"):
-        declared.pop("margin", None)
+    of_metric = ("metric", "split")
+    if any(given.get(name, declared.get(name)) != declared.get(name) for name in of_metric):
+        for name in ("margin", *of_metric):
+            declared.pop(name, None)
     if "margin" not in declared or given.get("margin", declared["margin"]) != declared["margin"]:
         declared.pop("margin_declared", None)
     return cast(ComparisonSettings, {**declared, **given})

@@ -17,9 +17,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ablab.analysis.anova import anova
+from ablab.analysis.comparison import ComparisonSettings
 from ablab.analysis.pareto import fronts
 from ablab.analysis.scaling import Axis
-from ablab.analysis.verdicts import Verdict
+from ablab.analysis.verdicts import Intervals, Split, Verdict
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.report import drawings
@@ -49,10 +50,15 @@ class LoadedStudy:
         metric: str | None = None,
         margin: float | None = None,
         last_k: int | None = None,
+        split: Split | None = None,
+        intervals: Intervals | None = None,
     ) -> Self:
         """The runs below `folders`. Arguments and errors are those of `ablab.load`."""
         paths = [Path(folder) for folder in folders]
-        settings = declared_comparison(paths, baseline=baseline, metric=metric, margin=margin, last_k=last_k)
+        asked = ComparisonSettings(
+            baseline=baseline, metric=metric, margin=margin, last_k=last_k, split=split, intervals=intervals
+        )
+        settings = declared_comparison(paths, **asked)
         return cls(ReportContext.read(paths, **settings))
 
     @property

@@ -102,10 +102,13 @@ def _mean_costs(records: list[Record]) -> dict[str, float]:
 
 def _effect(item: Comparison | None) -> Row:
     low, high = item.shown_interval if item and item.shown_interval else (None, None)
+    together = item.simultaneous if item and item.simultaneous else (None, None)
     return {
         "effect": item.effect if item else None,
         "low": low,
         "high": high,
+        "simultaneous_low": together[0],
+        "simultaneous_high": together[1],
         "confidence": 1 - item.level if item and item.interval else None,
         "p_adjusted": item.p_adjusted if item else None,
         "correlation": item.correlation if item else None,

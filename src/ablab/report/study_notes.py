@@ -6,7 +6,7 @@ from functools import singledispatch
 
 from ablab.analysis import study_notes as known
 from ablab.analysis.comparison import Comparisons
-from ablab.analysis.estimates import LEVEL
+from ablab.analysis.estimates import FULL_SEEDS, LEVEL
 from ablab.report.formatting import confidence, decimals_for, number, plural, without_zero
 from ablab.report.notes import seed_text, where
 
@@ -16,6 +16,28 @@ _MOST_SUBSETS = 8  # that a line names one by one
 def study_notes(comparisons: Comparisons) -> list[str]:
     """The notes about the comparison as a whole, a line each."""
     return [study_note_text(note) for note in comparisons.notes]
+
+
+def interval_lines(comparisons: Comparisons) -> list[str]:
+    """A line that says what all intervals are over, and whether they hold one by one or together; none without any."""
+    unit = comparisons.unit
+    if unit is None:
+        return []
+    split = f", with one {unit.split} split" if unit.split else ""
+    machines = f", on {'one kind' if unit.machines == 1 else f'{unit.machines} kinds'} of machine"
+    over = f"over seeds (initial values, order of the data, random draws){split}{machines if unit.machines else ''}"
+    return [f"INTERVALS  {over}{_held(unit)}."]
+
+
+def _held(unit: known.IntervalUnit) -> str:
+    """Which of them hold together, where there are several."""
+    if unit.comparisons < 2:
+        return ""
+    ci, count = f"{confidence(unit.level)} CI", f"{unit.comparisons:,}"
+    if unit.simultaneous or unit.together == unit.comparisons:
+        return f"; the {ci}s of all {count} comparisons hold together"
+    few = f" but those of {FULL_SEEDS - 1} seeds" if unit.together else ""
+    return f"; each {ci} is of one comparison alone{few}, while p is adjusted for all {count}"
 
 
 @singledispatch
@@ -120,7 +142,8 @@ def _(note: known.ShownComparisons) -> str:
     return (
         f"{f'on the {note.suite}: ' if note.suite else ''}{note.shown:,} of {plural(note.comparisons, 'comparison')} "
         f"{'is' if note.shown == 1 else 'are'} shown ({note.filters}); "
-        f"p is adjusted for {'all ' if note.comparisons > 1 else ''}{note.comparisons:,}."
+        f"p is adjusted for {'all ' if note.family > 1 else ''}{note.family:,}"
+        f"{', on the suite and on tasks' if note.family > note.comparisons else ''}."
     )
 
 

@@ -24,24 +24,31 @@ from ablab.report.formatting import (
 from ablab.report.rows import IN_USE, Row
 
 
-def quality_table(context: ReportContext, part: str) -> pd.DataFrame:
-    """The quality of the variants on one task, or on the suite, as text: metric, effect, interval, p, r, verdict."""
-    found = context.rows(part)
+def quality_table(context: ReportContext, part: str, both: bool = False) -> pd.DataFrame:
+    """The quality of the variants on one task, or on the suite, as text: metric, effect, interval, p, r, verdict.
+
+    Args:
+        both: show the intervals that hold together, too, beside those of one comparison alone.
+    """
+    found, unit = context.rows(part), context.comparisons.unit
     metric = found[0]["metric"]
-    interval = f"{confidence(context.comparisons.level)} CI"
+    alone, together = f"{confidence(context.comparisons.level)} CI", "simultaneous"
+    chosen = bool(unit and unit.simultaneous)
+    both = both and not chosen and bool(unit and unit.comparisons > unit.together and unit.comparisons > 1)
     rows = []
     for row in found:
         low, high = _number(row["low"]), _number(row["high"])
         effect, p, r = (_number(row[key]) for key in ("effect", "p_adjusted", "correlation"))
         half = (high - low) / 2 if low is not None and high is not None else 0.0
         digits = decimals_for(half or effect or 0.0)
-        shown = {value: number(value, digits, signed=True) for value in (low, high, effect) if value is not None}
+        wide = _range(_number(row["simultaneous_low"]), _number(row["simultaneous_high"]), digits)
         rows.append(
             {
                 "variant": row["variant"],
                 metric or "metric": metric_text(row["mean"], row["sd"]),
-                "effect": MISSING if effect is None else shown[effect],
-                interval: MISSING if low is None or high is None else f"{shown[low]} to {shown[high]}",
+                "effect": MISSING if effect is None else number(effect, digits, signed=True),
+                f"{together} {alone}" if chosen else alone: _range(low, high, digits),
+                **({f"{together} CI": wide} if both else {}),
                 "adj. p": MISSING if p is None else p_value(p).removeprefix("= "),
                 "r": MISSING if r is None else share(r),
                 "seeds": MISSING if _number(row["seeds"]) is None else str(int(row["seeds"])),
@@ -50,6 +57,12 @@ def quality_table(context: ReportContext, part: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _range(low: float | None, high: float | None, digits: int) -> str:
+    if low is None or high is None:
+        return MISSING
+    return f"{number(low, digits, signed=True)} to {number(high, digits, signed=True)}"
 
 
 def cost_table(context: ReportContext, part: str) -> pd.DataFrame:

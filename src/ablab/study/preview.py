@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ablab.results.collect import Runs
 from ablab.study.events import RunOutline
 
 
@@ -41,6 +42,7 @@ class Preview:
     trials: int = 0  # runs for tuning and for measuring speeds, before the others
     trial_seconds: float | None = None
     question: str = ""
+    planned: Runs | None = None  # a run of each variant on each task as it will have been
 
     @property
     def done(self) -> int:

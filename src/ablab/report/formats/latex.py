@@ -115,7 +115,7 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
     """Say what the table shows, and by which method."""
     is_suite = section.where and section.where not in comparisons.metrics
     on = f" on {'the ' if is_suite else ''}{section.where}" if section.where else ""
-    family = " on the suite" if is_suite else " on all tasks" if section.where else ""
+    several = " of the study" if section.where else ""
     if section.kind == "runs":
         return "Runs that did not end well."
     if section.kind == "parallel":
@@ -127,14 +127,17 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
     if section.kind == "cost":
         return text(f"Cost{on}: means over the runs that ended well.")
     items = next(found for name, found in parts(comparisons, by) if section.where in ("", name))
+    unit = comparisons.unit
+    simultaneous = bool(unit and unit.simultaneous)
+    alone = " that hold together" if simultaneous else " of each comparison alone"
     methods = {
-        "Holm": "paired t intervals and p values adjusted by Holm's method",
+        "Holm": f"paired t intervals{alone} and p values adjusted by Holm's method",
         "Dunnett": "Dunnett's simultaneous intervals and p values (preliminary)",
     }
     used = [said for name, said in methods.items() if name in {item.adjustment for item in items}]
     of = f" of the {measured(comparisons)}" if measured(comparisons) else ""
     interval = (
-        f"{confidence(comparisons.level)} CI, {', or '.join(used)}, over all comparisons{family}. " if used else ""
+        f"{confidence(comparisons.level)} CI, {', or '.join(used)}, over all comparisons{several}. " if used else ""
     )
     return text(
         f"Quality{on}: mean and standard deviation over seeds{of}. Effects against {comparisons.baseline} are paired "

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablab.analysis.comparison import Comparison
+from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.placebos import Placebo
 from ablab.analysis.power import detectable
 from ablab.config import Node
@@ -18,7 +18,7 @@ from ablab.report.notes import notes_of
 from ablab.report.placebos import name_of, outcome, placebo_node
 from ablab.report.rows import unhealthy
 from ablab.report.sentences import verdict_sentence
-from ablab.report.study_notes import no_suite_text, study_notes
+from ablab.report.study_notes import interval_lines, no_suite_text, study_notes
 
 SCHEMA_VERSION = 2  # of the JSON
 
@@ -39,7 +39,7 @@ def csv(context: ReportContext, by: By | None = None) -> str:
     ]
     rows += [_placebo_row(item) for item in comparisons.placebos.items if by != "suite"]
     rows += [{"row": "run", **run} for run in unhealthy(context.run_rows).to_dict("records")]
-    rows += [{"row": "note", "sentence": note} for note in study_notes(comparisons)]
+    rows += [{"row": "note", "sentence": note} for note in _notes(comparisons)]
     columns = ["row", *dict.fromkeys(name for found in kinds.values() for name in found.columns)]
     table = pd.DataFrame(rows, columns=[*columns, "seed", "reason", "sentence"]).map(_no_formula)
     return str(table.rename(columns=_no_formula).to_csv(index=False, lineterminator="\n"))
@@ -82,17 +82,22 @@ def document(context: ReportContext, by: By | None = None) -> Node:
         "schema": SCHEMA_VERSION,
         "baseline": comparisons.baseline,
         "last_k": comparisons.last_k,
+        "intervals": "simultaneous" if comparisons.unit and comparisons.unit.simultaneous else "single",
         "suite": [_item(item) for item in comparisons.suite] if by != "task" else [],
         "no_suite": no_suite_text(comparisons.no_suite) if comparisons.no_suite else None,
         "placebos": [placebo_node(each) for each in (*comparisons.placebos.suite, *comparisons.placebos.items)],
         "comparisons": [_item(item) for item in comparisons.items] if by != "suite" else [],
-        "notes": study_notes(comparisons),
+        "notes": _notes(comparisons),
         "interim_analyses": [vars(look) for look in context.runs.interim_analyses],
         "suite_variants": _suite_rows(context, by).to_dict("records"),
         "variants": _variant_rows(context, by).to_dict("records"),
         "runs": context.run_rows.to_dict("records"),
     }
     return {name: _plain(value) for name, value in found.items()}
+
+
+def _notes(comparisons: Comparisons) -> list[str]:
+    return interval_lines(comparisons) + study_notes(comparisons)
 
 
 def _suite_rows(context: ReportContext, by: By | None) -> pd.DataFrame:

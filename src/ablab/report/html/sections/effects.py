@@ -14,7 +14,7 @@ from ablab.report.context import ReportContext
 from ablab.report.formatting import MISSING, confidence, decimals_for, number, plural, share
 from ablab.report.html.blocks import Block, Section, per_task, svg
 from ablab.report.sentences import margin_name
-from ablab.report.study_notes import study_notes
+from ablab.report.study_notes import interval_lines, study_notes
 from ablab.report.tables import quality_table
 
 
@@ -29,8 +29,8 @@ class Verdicts:
 
 def verdicts(context: ReportContext) -> Verdicts:
     names = [context.suite, *context.tasks] if context.suite else context.tasks
-    groups = [(name, context.compared(name)) for name in names]
-    return Verdicts(_glance(context, groups), groups, study_notes(context.comparisons))
+    groups, made = [(name, context.compared(name)) for name in names], context.comparisons
+    return Verdicts(_glance(context, groups), groups, [*interval_lines(made), *study_notes(made)])
 
 
 def _glance(context: ReportContext, groups: list[tuple[str, list[Comparison]]]) -> str:
@@ -54,7 +54,7 @@ def effects(context: ReportContext) -> Section:
     def blocks(task: str) -> list[Block]:
         drawn = svg(context, drawings.forest(context, task), "effects", task)
         none = _ONE_VARIANT if len(context.variants) == 1 else _NO_EFFECT
-        return [Block(figure=drawn, otherwise=none, table=quality_table(context, task))]
+        return [Block(figure=drawn, otherwise=none, table=quality_table(context, task, both=True))]
 
     return Section(
         "effects",
@@ -108,10 +108,10 @@ def power(context: ReportContext) -> Section | None:
     return Section(
         "power",
         "What these seeds could have detected",
-        f"An effect at the end of its bar would have been resolved in {POWER:.0%} of studies like this one, by one "
-        "comparison before the correction for several; smaller ones would mostly have been missed. The marker is the "
-        "size of the effect that was found, filled where its verdict is resolved. Seeds needed are a range, since "
-        "the spread is known only roughly.",
+        f"An effect at the end of its bar would have been resolved in {POWER:.0%} of studies like this one, if it were "
+        "the only one among their comparisons; smaller ones would mostly have been missed. The marker is the size of "
+        "the effect that was found, filled where its verdict is resolved. Seeds to resolve a margin are a range, since "
+        "the spread is known only roughly; what was found is known too roughly for one.",
         made,
     )
 
@@ -141,4 +141,4 @@ def _needed(item: Comparison, wanted: float) -> str:
         f"over {MOST_SEEDS:,}" if seeds >= MOST_SEEDS else f"{seeds:,}"
         for seeds in seeds_needed(wanted, item.estimate, item.share_level)
     )
-    return about if least == most else f"{about} ({least} to {most})"
+    return about if least == most or item.margin is None else f"{about} ({least} to {most})"
