@@ -45,6 +45,12 @@ def csv(context: ReportContext, by: By | None = None) -> str:
     return str(table.rename(columns=_no_formula).to_csv(index=False, lineterminator="\n"))
 
 
+def _placebos(comparisons: Comparisons) -> Node:
+    """Those of a study that has some."""
+    found = (*comparisons.placebos.suite, *comparisons.placebos.items)
+    return {"placebos": [placebo_node(each) for each in found]} if found else {}
+
+
 def _placebo_row(placebo: Placebo) -> Node:
     item = placebo.comparison
     low, high = item.interval or (None, None)
@@ -85,7 +91,7 @@ def document(context: ReportContext, by: By | None = None) -> Node:
         "intervals": "simultaneous" if comparisons.unit and comparisons.unit.simultaneous else "single",
         "suite": [_item(item) for item in comparisons.suite] if by != "task" else [],
         "no_suite": no_suite_text(comparisons.no_suite) if comparisons.no_suite else None,
-        "placebos": [placebo_node(each) for each in (*comparisons.placebos.suite, *comparisons.placebos.items)],
+        **_placebos(comparisons),
         "comparisons": [_item(item) for item in comparisons.items] if by != "suite" else [],
         "notes": _notes(comparisons),
         "interim_analyses": [vars(look) for look in context.runs.interim_analyses],
@@ -131,7 +137,7 @@ def _item(item: Comparison) -> Node:
         "margin_declared": item.margin_declared if item.margin is not None else None,
         "equivalence_interval": item.equivalence_interval,
         "p_equivalence": item.p_equivalence,
-        "floor": item.floor,
+        **({} if item.floor is None else {"floor": item.floor}),
         "diverged": item.diverged,
         "ended": item.ended,
         "baseline_diverged": item.baseline_diverged,
