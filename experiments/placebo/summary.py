@@ -82,10 +82,11 @@ def summary(place: Path) -> str:
     found = sorted(comparisons(place), key=lambda each: each.setting)
     count, resolved = sum(len(each.placebos) for each in found), sum(each.resolved for each in found)
     low, high = share_interval(resolved, count)
+    equal = sum(each.equal for each in found)
     table = pd.DataFrame([each.row() for each in found]).to_markdown(index=False, disable_numparse=True)
     return (
         f"{table}\n\n{resolved} of {count} placebos came out resolved: {resolved / count:.1%} "
-        f"(95% CI {low:.1%} to {high:.1%}); {sum(each.equal for each in found)} were equal to the last bit on every seed."
+        f"(95% CI {low:.1%} to {high:.1%}); {equal} were equal to the last bit on every seed."
     )
 
 
