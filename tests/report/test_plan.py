@@ -57,7 +57,7 @@ def test_tasks_and_their_suite_share_the_level(tmp_path: Path) -> None:
     records = [record(1, axes={"task": task, "attention": name}) for task in ("recall", "copy") for name in ("f", "l")]
     _, lines = shown(preview(tmp_path, rows, planned=runs_of(records)))
     assert (
-        "show an effect of 2.46 standard deviations of the paired differences 80% of the time, as the only" in lines[-2]
+        "show an effect of 2.48 standard deviations of the paired differences 80% of the time, as the only" in lines[-2]
     )
     assert lines[-1] == "on the suite of 2 tasks: 2.03 standard deviations of its average"
     for effect, level in ((2.48, 0.0125), (2.03, 0.025)):

@@ -76,10 +76,10 @@ def test_three_seeds_are_preliminary() -> None:
 def test_unresolved() -> None:
     verdict, sentence = judged(preliminary())
     assert verdict is Verdict.UNRESOLVED
-    # The published example has "(14 to 90)"; from its printed, rounded figures the lower end comes out as 13.
+    # The published example has "(14 to 90)", by the pooled spread alone; the smaller one of its own takes in fewer.
     assert sentence == (
         "relu: -0.025 (95% CI -0.056 to +0.005; adj. p = .11), 3 seeds, preliminary. Detectable here: 0.032. "
-        "Resolving 0.010 needs about 26 seeds (13 to 90)."
+        "Resolving 0.010 needs about 26 seeds (3 to 90)."
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 FEWEST_SEEDS = 3  # below: values only
 FULL_SEEDS = 4  # from here on: an interval of the comparison's own
@@ -42,7 +42,7 @@ class Estimate:
         """Two-sided, not adjusted. Without any spread it is 1 for no effect and 0 for any other."""
         if self.standard_error == 0:
             return float(self.effect == 0)
-        return float(2 * stats.t.sf(abs(self.effect) / self.standard_error, self.degrees))
+        return float(2 * special.stdtr(self.degrees, -abs(self.effect) / self.standard_error))
 
     @property
     def sd(self) -> float:
@@ -51,7 +51,7 @@ class Estimate:
 
     def interval(self, confidence: float = 1 - LEVEL) -> Interval:
         """The t interval."""
-        return self.around(float(stats.t.ppf((1 + confidence) / 2, self.degrees)))
+        return self.around(float(special.stdtrit(self.degrees, (1 + confidence) / 2)))
 
     def around(self, critical: float) -> Interval:
         """The effect plus and minus `critical` standard errors."""
@@ -65,7 +65,7 @@ class Estimate:
         inside = margin - abs(self.effect)
         if self.standard_error == 0:
             return float(inside <= 0)
-        return float(stats.t.sf(inside / self.standard_error, self.degrees))
+        return float(special.stdtr(self.degrees, -inside / self.standard_error))
 
 
 def paired(differences: Sequence[float]) -> Estimate:

@@ -34,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ablab.analysis.dunnett import dunnett_critical, dunnett_p
 from ablab.analysis.estimates import (
@@ -125,7 +125,7 @@ def planned_level(seeds: int, on_tasks: Sequence[int], on_suite: int, task: int 
         return seeds - 1, LEVEL * weight / total
     degrees = (families[0] if task is None else families[task]) * (seeds - 1)
     critical = dunnett_critical(degrees, families, LEVEL * weight * sum(families) / total)
-    return degrees, float(2 * stats.t.sf(critical, degrees))
+    return degrees, float(2 * special.stdtr(degrees, -critical))
 
 
 def adjust(claims: Sequence[Claim]) -> list[tuple[Evidence, float | None]]:
@@ -203,7 +203,7 @@ class _Group:
             estimate=estimate,
             interval=estimate.around(critical),
             simultaneous=estimate.around(critical),
-            share_level=float(2 * stats.t.sf(critical, estimate.degrees)),
+            share_level=float(2 * special.stdtr(estimate.degrees, -critical)),
             p_adjusted=self._p_value(estimate, abs(estimate.effect)),
             p_equivalence=None if beyond is None else self._p_value(estimate, max(beyond, 0.0)),
             adjustment="Dunnett",

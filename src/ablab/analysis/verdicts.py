@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval
+from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, paired
 from ablab.analysis.notes import Note
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.results.record import Direction
@@ -82,6 +82,11 @@ class Evidence:
         if self.preliminary:
             return self.simultaneous
         return self.estimate.interval(1 - 2 * (self.share_level if self.intervals == "simultaneous" else self.level))
+
+    @property
+    def own_estimate(self) -> Estimate | None:
+        """From its differences alone, where the standard error is pooled."""
+        return paired(self.differences) if self.preliminary else None
 
     @property
     def equivalent(self) -> bool:

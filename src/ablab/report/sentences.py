@@ -105,7 +105,7 @@ def _unresolved(evidence: Evidence) -> str:
     wanted = abs(evidence.margin or estimate.effect)
     if not wanted:
         return text
-    about, least, most = seeds_needed(wanted, estimate, evidence.share_level)
+    about, least, most = seeds_needed(wanted, estimate, evidence.share_level, evidence.own_estimate)
     seeds = f"{_seeds(about)} seeds" if about >= MOST_SEEDS else f"about {_seeds(about)} seeds"
     if evidence.margin is None:
         return f"{text} An effect as large as that would need {seeds}."
