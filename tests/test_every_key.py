@@ -23,6 +23,7 @@ from torch import Tensor
 from ablab.config import RunConfig, conf_folder
 from ablab.config.axes import AXES, Axis
 from ablab.errors import UserError
+from ablab.results.factors import OF_SPEED
 from ablab.study.planning.preflight import check_options
 from ablab.training import build
 from ablab.training.build import BuiltRun
@@ -239,6 +240,11 @@ def test_each_key_has_an_effect(axis: str, option: str, tiny_config: TinyConfig)
         if valid and valid[-1] == unchanged:
             idle.append(key)
     assert idle == []
+
+
+def test_keys_of_tasks_that_change_no_metric_make_no_other_task() -> None:
+    """They are all that there are: the test above tries every other one."""
+    assert {key for key in ELSEWHERE if key.startswith("task")} == {*OF_SPEED, "task=text.binary"}
 
 
 def _until(digests: Iterator[str | None], before: str) -> Iterator[str]:

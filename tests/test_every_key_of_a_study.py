@@ -48,6 +48,7 @@ OTHER = {
     "zip": [["attention", "activation"]],
     "exclude": [{"attention": "topk", "activation": "silu"}],
     "variants": {"a": {"attention": "lsh"}, "b": {"attention": "topk"}},
+    "placebo": "order",
 }
 
 

@@ -159,6 +159,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--prompt-file", "nowhere.txt"], "--prompt-file nowhere.txt: No such file or directory"),
     (["--prompt-file", "a\x00b"], "--prompt-file: no name of a file"),
     (["--prompt-file", "."], "--prompt-file .: Is a directory"),
+    (["--prompt-file", ""], "--prompt-file: the name is empty: is a variable of the shell not set?"),
     (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
     (["--top-p", "-0.1"], "--top-p -0.1: must lie in 0..1"),
     (["--stop", ""], "--stop: must not be empty"),

@@ -5,10 +5,10 @@ One correction holds for all of them (`ablab.analysis.family`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
-from ablab.analysis import oracle
+from ablab.analysis import oracle, placebos
 from ablab.analysis.conclusions import conclude, interval_unit
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import evidence_of
@@ -24,6 +24,7 @@ from ablab.analysis.pairing import (
     tasks,
     variants,
 )
+from ablab.analysis.placebos import Placebos
 from ablab.analysis.study_notes import (
     AveragedEvaluations,
     BaselineMissing,
@@ -70,6 +71,7 @@ class Comparisons:
     suite: tuple[Comparison, ...] = ()  # each variant on all tasks together
     no_suite: NoSuite | None = None  # why there is none
     unit: IntervalUnit | None = None  # of all intervals; None where there are none
+    placebos: Placebos = field(default_factory=Placebos)
 
     def of_task(self, task: str) -> list[Comparison]:
         return [item for item in self.items if item.task == task]
@@ -116,6 +118,7 @@ def compare(
         notes.append(missing)
     looks = looks_of(runs)
     judged: list[tuple[Pairing, Evidence]] = []
+    placebo_pairs: list[tuple[Pairing, Evidence]] = []
     metrics: dict[str, str] = {}
     directions: dict[str, Direction] = {}
     without_baseline = []
@@ -141,6 +144,7 @@ def compare(
             pairing = pairing.at_its_look(looks.taken)
             own_looks = looks.until(pairing.seeds) if pairing.ended_at_look else looks
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, own_looks)))
+        placebo_pairs += placebos.pairs_of(runs, task, metrics[task], directions[task], last_k, looks)
     declared = was_declared(runs, margin, metrics.values(), margin_declared)
     shown = intervals or "single"
     judged = [(pairing, replace(each, margin_declared=declared, intervals=shown)) for pairing, each in judged]
@@ -152,7 +156,10 @@ def compare(
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
     suite, items = conclude([] if no_suite else join(judged, list(metrics)), judged)
     unit = interval_unit(runs, [*suite, *items])
-    return Comparisons(reference, items, tuple(notes), metrics, looks.level(), last_k, suite, no_suite, unit)
+    found = placebos.compare_placebos(runs, placebo_pairs, [] if no_suite else list(metrics))
+    suite, items = found.held_against(suite), found.held_against(items)
+    notes += found.notes()
+    return Comparisons(reference, items, tuple(notes), metrics, looks.level(), last_k, suite, no_suite, unit, found)
 
 
 def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:

@@ -74,10 +74,11 @@ class MatchedBudget:
 
 @dataclass(frozen=True)
 class TunedRates:
-    """The learning rates that were tuned for the two; None where one was not."""
+    """The learning rates that were tuned for the two, each once; none where one was not tuned."""
 
-    own: float | None
-    baseline: float | None
+    own: tuple[float, ...]
+    baseline: tuple[float, ...]
+    same_grid: bool = True
     edges: tuple[tuple[float, str], ...] = ()  # those that are the "largest" or the "smallest" that was tried
 
 
@@ -96,6 +97,14 @@ class UnequalEvaluation:
     """Metrics of different samples, which differ by the samples, too."""
 
     samples: tuple[tuple[str, int, int], ...]  # (split, the variant's, the baseline's)
+
+
+@dataclass(frozen=True)
+class OtherTarget:
+    """Steps to a target, of runs that were not given the same one."""
+
+    own: tuple[str, ...]
+    baseline: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -196,6 +205,7 @@ Note = (
     | TunedRates
     | UnequalCost
     | UnequalEvaluation
+    | OtherTarget
     | UncountedFlops
     | OtherSoftware
     | OtherMachine

@@ -87,6 +87,7 @@ def compare_selected(
 def _restrict(runs: Runs, filters: Sequence[Filter]) -> Runs:
     if not filters:
         return runs
+    runs = runs.every
     places = _fitting(runs, filters)
     found = [(Path(runs.paths[place]), runs.records[place]) for place in places]
     return replace(tabulate(found), interim_analyses=runs.interim_analyses)
@@ -94,7 +95,7 @@ def _restrict(runs: Runs, filters: Sequence[Filter]) -> Runs:
 
 def _restriction(filters: Sequence[Filter], left: Runs, runs: Runs) -> RestrictedRuns:
     named = " ".join(each.text for each in filters if each.key in OF_RUNS)
-    return RestrictedRuns(named, len(left.records), len(runs.records))
+    return RestrictedRuns(named, len(left.every.records), len(runs.every.records))
 
 
 def _show(comparisons: Comparisons, runs: Runs, filters: Sequence[Filter]) -> tuple[Comparisons, Runs]:
@@ -117,7 +118,15 @@ def _show(comparisons: Comparisons, runs: Runs, filters: Sequence[Filter]) -> tu
         name = comparisons.suite[0].task
         notes.append(ShownComparisons(named, len(suite), len(comparisons.suite), family, name))
     metrics = {task: comparisons.metrics[task] for task in tasks}
-    shown = replace(comparisons, items=items, suite=suite, no_suite=no_suite, metrics=metrics, notes=tuple(notes))
+    shown = replace(
+        comparisons,
+        items=items,
+        suite=suite,
+        no_suite=no_suite,
+        metrics=metrics,
+        notes=tuple(notes),
+        placebos=comparisons.placebos.on(tasks),
+    )
     return shown, runs.at(sorted(place for cell in kept for place in runs.places.get(cell, ())))
 
 

@@ -86,6 +86,26 @@ class KnownValues:
 
 
 @dataclass(frozen=True)
+class PlaceboFloor:
+    """Up to which placebos differ from what they are placebos of."""
+
+    task: str  # or the suite; "" where there is one alone
+    metric: str
+    floor: float
+
+
+@dataclass(frozen=True)
+class PlaceboShare:
+    """How many comparisons with placebos came out resolved, each judged by itself."""
+
+    resolved: int
+    of: int
+    equal: int  # to the last bit on every seed
+    interval: tuple[float, float]  # of the share
+    level: float  # of each
+
+
+@dataclass(frozen=True)
 class OneVariant:
     """Nothing to compare."""
 
@@ -152,6 +172,8 @@ StudyNote = (
     | OfBaseline
     | DirectionByName
     | KnownValues
+    | PlaceboFloor
+    | PlaceboShare
     | OneVariant
     | SharedMargin
     | AveragedEvaluations

@@ -21,6 +21,7 @@ class Verdict(StrEnum):
     WORSE = "WORSE"
     UNRESOLVED = "UNRESOLVED"
     EQUIVALENT = "EQUIVALENT"
+    WITHIN_FLOOR = "WITHIN THE PLACEBOS"
     UNSTABLE = "UNSTABLE"
     TOO_FEW_SEEDS = "TOO FEW SEEDS"
     NO_PAIRS = "NO PAIRS"
@@ -63,6 +64,7 @@ class Evidence:
     identical: bool = False  # every final metric is the baseline's to the bit, or what should have differed did not
     unchanged: tuple[str, ...] = ()  # the axes that should have made a difference and made none
     blocked: OtherCorpus | None = None  # why the two cannot be compared at all
+    floor: float | None = None  # up to which placebos differ from the baseline; None without any
 
     @property
     def preliminary(self) -> bool:

@@ -105,6 +105,8 @@ def read_prompts(given: list[str] | None, file: str | None) -> list[Prompt]:
 
 def _lines(file: str) -> Iterator[tuple[str, str]]:
     """The prompts of a file, each with its place."""
+    if not file:  # as a path it would be the working folder
+        raise UserError("--prompt-file: the name is empty: is a variable of the shell not set? (- is what is piped in)")
     try:
         data = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
         text = data.decode("utf-8-sig")

@@ -117,7 +117,7 @@ def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str
     looks = united([*runs.interim_analyses, *count_interim_analysis(folder, ended)])
     runs = replace(runs, interim_analyses=tuple(looks))
     with _shown_only("the event file of the study"):
-        write_experiment(folder, runs.records)
+        write_experiment(folder, runs.every.records)
     context = ReportContext.of(runs, **_until_evaluated(runs, folder, comparison))
     text, report = render(context), folder / REPORT_FILE
     try:
@@ -128,7 +128,7 @@ def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str
     print(text, end="")
     print(f"report: {report}")
     show_in_wandb(folder, context, report)
-    return [record.status for record in runs.records]
+    return [record.status for record in runs.every.records]
 
 
 def _until_evaluated(runs: Runs, folder: Path, comparison: ComparisonSettings) -> ComparisonSettings:

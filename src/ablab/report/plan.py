@@ -17,6 +17,7 @@ from ablab.analysis.estimates import FEWEST_SEEDS, Estimate
 from ablab.analysis.family import planned_level
 from ablab.analysis.power import POWER, detectable
 from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.config.placebo import KEY as PLACEBO
 from ablab.errors import UserError, printable
 from ablab.report.conclude import MISTAKE, RUNS_NOT_OK
 from ablab.report.formatting import duration, memory, metric_text, plural
@@ -87,12 +88,20 @@ def _table(preview: Preview) -> Table:
     return table
 
 
+def _is_placebo(row: Row) -> bool:
+    """Whether its runs are no candidates, and stand in no comparison that counts."""
+    return f"{PLACEBO}=" in row.first.variant
+
+
 def _numbers(preview: Preview) -> list[str]:
-    variants = len(set(_names(preview.rows).values()))
+    names = _names(preview.rows)
+    placebos = len({names[row.first.task, row.first.variant] for row in preview.rows if _is_placebo(row)})
+    variants = len(set(names.values())) - placebos
     tasks = len({row.first.task for row in preview.rows})
     seeds = max(len(row.seeds) for row in preview.rows)
     per_task = f" on {tasks} tasks" if tasks > 1 else ""
-    size = f"{plural(variants, 'variant')}{per_task} x {plural(seeds, 'seed')}"
+    beside = f" and {plural(placebos, 'placebo')}" if placebos else ""
+    size = f"{plural(variants, 'variant')}{beside}{per_task} x {plural(seeds, 'seed')}"
     lines = [f"{plural(preview.runs, 'run')}: {size}; {preview.done} are done with"]
     if preview.trials:
         lines.append(f"{preview.trials} runs before them, to choose learning rates or to measure speeds")
@@ -113,7 +122,7 @@ def _power(preview: Preview) -> list[str]:
     compared, family = _compared(preview), Family.of(preview)
     said: dict[str, list[str]] = {}
     for task in tasks:
-        rows = [row for row in preview.rows if row.first.task == task]
+        rows = [row for row in preview.rows if row.first.task == task and not _is_placebo(row)]
         said.setdefault(_shown_by(rows, compared, family), []).append(task)
     lines = [f"{', '.join(whom)}: {line}" if len(said) > 1 else line for line, whom in said.items()]
     seeds = min(len(row.seeds) for row in preview.rows)
@@ -133,7 +142,7 @@ class Family:
     @classmethod
     def of(cls, preview: Preview) -> Family:
         if preview.planned is None:
-            rows = Counter(row.first.task for row in preview.rows)
+            rows = Counter(row.first.task for row in preview.rows if not _is_placebo(row))
             return cls({task: count - 1 for task, count in rows.items()}, 0)
         planned = preview.planned
         on_tasks = {task: count - 1 for task, count in Counter(task for task, _ in planned.places).items()}

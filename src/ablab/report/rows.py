@@ -126,12 +126,13 @@ def status_counts(records: list[Record]) -> str:
 
 
 def run_rows(comparisons: Comparisons, runs: Runs) -> pd.DataFrame:
-    """One row per run: what it was, how it ended and why, its metric and cost."""
+    """One row per run, placebos among them: what it was, how it ended and why, its metric and cost."""
     rows = []
+    runs = runs.every
     for task, variant, path, record in zip(
         runs.table["task"].tolist(), runs.table["variant"].tolist(), runs.paths, runs.records, strict=True
     ):
-        metric = comparisons.metrics[task]
+        metric = comparisons.metrics.get(task, "")  # none on a task that placebos alone were run on
         rows.append(
             {
                 "task": task,

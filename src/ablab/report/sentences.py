@@ -75,6 +75,19 @@ def _resolved(evidence: Evidence) -> str:
     )
 
 
+def _within_floor(evidence: Evidence) -> str:
+    estimate, interval, p = _estimated(evidence)
+    floor = evidence.floor or 0.0
+    digits = max(decimals_for((interval[1] - interval[0]) / 2 or estimate.effect), decimals_for(floor) if floor else 0)
+    low, high = (number(bound, digits, signed=True) for bound in interval)
+    return (
+        f"{evidence.label}: {number(estimate.effect, digits, signed=True)} "
+        f"({_interval_name(evidence, evidence.level)} {low} to {high}; {evidence.adjustment} p {p_value(p)}), "
+        f"{plural(estimate.pairs, 'seed')}; placebos differ from the baseline by up to {number(floor, digits)}, and no "
+        f"effect below that is claimed{_condition(evidence)}."
+    )
+
+
 def _unresolved(evidence: Evidence) -> str:
     estimate, interval, p = _estimated(evidence)
     digits = decimals_for((interval[1] - interval[0]) / 2 or estimate.effect)
@@ -162,6 +175,7 @@ _SENTENCES: dict[Verdict, Callable[[Evidence], str]] = {
     Verdict.WORSE: _resolved,
     Verdict.UNRESOLVED: _unresolved,
     Verdict.EQUIVALENT: _equivalent,
+    Verdict.WITHIN_FLOOR: _within_floor,
     Verdict.UNSTABLE: _unstable,
     Verdict.TOO_FEW_SEEDS: _too_few,
     Verdict.NO_PAIRS: _no_pairs,

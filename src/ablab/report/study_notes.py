@@ -7,7 +7,7 @@ from functools import singledispatch
 from ablab.analysis import study_notes as known
 from ablab.analysis.comparison import Comparisons
 from ablab.analysis.estimates import FULL_SEEDS, LEVEL
-from ablab.report.formatting import confidence, plural, without_zero
+from ablab.report.formatting import confidence, decimals_for, number, plural, without_zero
 from ablab.report.notes import seed_text, where
 
 _MOST_SUBSETS = 8  # that a line names one by one
@@ -90,6 +90,28 @@ def _(note: known.KnownValues) -> str:
         every = [value for _, value in note.subsets]
         values = [*values[: len(note.values)], f"{len(every)} subsets from {min(every):.4g} to {max(every):.4g}"]
     return f"{where(note.task)}{note.metric} by theory: {', '.join(values)}."
+
+
+@study_note_text.register
+def _(note: known.PlaceboFloor) -> str:
+    by = number(note.floor, decimals_for(note.floor)) if note.floor else "nothing"
+    up_to = f"up to {by}" if note.floor else by
+    return (
+        f"PLACEBOS  {where(note.task)}{note.metric}: placebos differ from the baseline by {up_to}; no effect below "
+        "that is claimed."
+    )
+
+
+@study_note_text.register
+def _(note: known.PlaceboShare) -> str:
+    low, high = (f"{bound:.0%}" for bound in note.interval)
+    equal = f"; {note.equal} {'was' if note.equal == 1 else 'were'} equal to the last bit on every seed" * bool(
+        note.equal
+    )
+    return (
+        f"PLACEBOS  {note.resolved} of {plural(note.of, 'comparison')} with placebos came out resolved, each by itself "
+        f"({note.resolved / note.of:.0%}, 95% CI {low} to {high}; {note.level:.0%} are expected){equal}."
+    )
 
 
 @study_note_text.register

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ablab.errors import UserError
 from ablab.tasks.content import text_of
+from ablab.tasks.plain_files import read_plain
 
 # Of the standard library: what is not its source, and what differs between machines of one Python version.
 _STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
@@ -97,6 +98,8 @@ def read_path(path: str, *, any_bytes: bool, binary: bool = False) -> list[Sourc
         files = _read_text(path, _walk(target, _is_visible), target)
     else:
         matches = [Path(match) for match in glob.glob(str(target), recursive=True) if Path(match).is_file()]
+        if not matches and target.exists():
+            raise UserError(f"{path}: cannot be read (no plain file): give a file or a folder as task.path")
         if not matches:
             raise UserError(f"{path}: no such file, folder or match in {Path.cwd()}: mend task.path")
         root = Path(os.path.commonpath([match.parent for match in matches]))
@@ -191,7 +194,7 @@ def check_sizes(path: str, files: Sequence[Path]) -> None:
 
 def _read(path: Path, root: Path) -> SourceFile:
     try:
-        return SourceFile(path.relative_to(root).as_posix(), path.read_bytes())
+        return SourceFile(path.relative_to(root).as_posix(), read_plain(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ablab.errors import UserError
 from ablab.results.record import Corpus
 from ablab.tasks.corpus import SourceFile, fingerprint, unit_hash
+from ablab.tasks.plain_files import read_plain
 
 CLASSES = 10  # labels are 0..9
 
@@ -148,7 +149,7 @@ def _read(path: Path) -> SourceFile:
     """The content, unpacked, so that a set is the same corpus packed or not."""
     name = path.name.removesuffix(".gz").replace(".idx", "-idx")
     try:
-        data = path.read_bytes()
+        data = read_plain(path)
         return SourceFile(name, gzip.decompress(data) if path.suffix == ".gz" else data)
     except _READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -18,6 +18,7 @@ import pandas as pd
 from ablab.errors import UserError, one_line
 from ablab.tasks.content import plain_suffix, text_of
 from ablab.tasks.corpus import SourceFile, check_sizes
+from ablab.tasks.plain_files import read_plain
 
 Row = dict[str, Any]  # of a table, by column
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")  # in any case, and packed: .csv.gz
@@ -47,7 +48,7 @@ def read_tables(path: str, text_column: str, label_column: str) -> dict[str, Tab
     target = Path(os.path.expanduser(path))
     if target.is_dir():
         return {split: read_table(file, text_column, label_column) for split, file in _files(target).items()}
-    if not target.is_file():
+    if not target.exists():
         raise UserError(f"{path}: no such file or folder in {Path.cwd()}: mend task.path")
     return {"": read_table(target, text_column, label_column)}
 
@@ -56,7 +57,7 @@ def read_table(path: Path, text_column: str, label_column: str) -> Table:
     """One file. Raises UserError as `read_tables` does."""
     try:
         check_sizes(str(path), [path])
-        data = path.read_bytes()
+        data = read_plain(path)
         content = text_of(path, data).decode()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error

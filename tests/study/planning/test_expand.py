@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,16 @@ from ablab.config import conf_folder, register_schema
 from ablab.config.overrides import alike, canonical
 from ablab.errors import UserError
 from ablab.results.store import write_record
-from ablab.study.designs import Design, Explicit, Factorial, LeaveOneOut, OneFactor
+from ablab.study.designs import (
+    Cumulative,
+    Design,
+    Explicit,
+    Factorial,
+    LeaveOneOut,
+    OneFactor,
+    Pairwise,
+    Steps,
+)
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Expansion, Run, expand, folder_name
 from ablab.study.planning.preflight import Preflight
@@ -274,3 +284,65 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
         make_folder(tmp_path / "outputs" / "study")
     make_folder(tmp_path / "fine")
     assert list((tmp_path / "fine").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [True, "draw", "order"])
+@pytest.mark.parametrize(
+    "design",
+    [
+        Factorial,
+        OneFactor,
+        LeaveOneOut,
+        Cumulative,
+        Pairwise,
+        lambda **settings: Explicit(variants={"base": {"a": "2"}, "other": {"a": "3", "b": "1"}}, **settings),
+        lambda **settings: Steps(variants={"base": {"a": "2"}, "other": {"b": "1"}}, **settings),
+    ],
+)
+def test_every_design_takes_placebos_of_its_baseline(design: Callable[..., Design], kind: bool | str) -> None:
+    """Behind the variants of each seed, which are the same without: in their order, with their names and folders."""
+    listed = design in (Factorial, OneFactor, LeaveOneOut, Cumulative, Pairwise)
+    words = ["seed=0,1", "task=x,y", *(["a=1,2", "b=1,2,3"] if listed else ["c=1"])]
+    plain, runs = plan(*words, design=design()), plan(*words, design=design(placebo=kind))
+    kinds = ["draw", "order"] if kind is True else [kind]
+    placebos = [run for run in runs if "model.placebo" in run.variant]
+    assert [run.overrides for run in runs if run not in placebos] == [run.overrides for run in plain]
+    assert len(placebos) == 2 * 2 * len(kinds)
+    assert [run.context.index for run in runs] == list(range(len(runs)))
+    assert len({run.folder for run in runs}) == len(runs)
+    per_seed = len(runs) // 4
+    for place, run in enumerate(runs):
+        if run not in placebos:
+            continue
+        base = runs[place - place % per_seed]
+        added = kinds[place % per_seed - per_seed + len(kinds)]
+        assert run.overrides == [*base.overrides, f"++model.placebo={added}"]
+        assert run.variant == f"{base.variant},model.placebo={added}"
+
+
+def test_a_placebo_that_there_is_not_is_refused() -> None:
+    with pytest.raises(UserError, match=r"design\.placebo=sugar: must be true, false, draw or order"):
+        plan("attention=full,lsh", design=Factorial(placebo="sugar"))
+
+
+def test_a_study_without_factors_may_be_of_placebos_alone() -> None:
+    runs = plan("seed=0,1", design=Factorial(placebo=True))
+    assert [run.variant for run in runs] == ["", "model.placebo=draw", "model.placebo=order"] * 2
+
+
+def test_there_are_placebos_at_each_value_of_what_is_compared_within() -> None:
+    words = PARSER.parse_overrides(["attention=full,lsh", "model.n_layers=2,4"])
+    runs = expand(words, Factorial(placebo="order"), None, ["model.n_layers"]).runs
+    assert [run.variant for run in runs if "placebo" in run.variant] == [
+        "attention=full,model.n_layers=2,model.placebo=order",
+        "attention=full,model.n_layers=4,model.placebo=order",
+    ]
+
+
+def test_what_changes_speed_alone_is_a_factor_and_no_task() -> None:
+    runs = plan("task.workers=0,2", "attention=full,lsh", "seed=0,1", design=OneFactor())
+    assert [run.variant for run in runs[:3]] == [
+        "task.workers=0,attention=full",
+        "task.workers=2,attention=full",
+        "task.workers=0,attention=lsh",
+    ]

@@ -81,3 +81,29 @@ def test_a_run_records_the_accuracy_of_each_segment(
 def test_what_cannot_be_is_refused(segments: list[list[int]], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make(segments=segments)
+
+
+def test_values_repeat_by_default_and_not_where_that_is_asked_for() -> None:
+    """As Zoology's generator draws them: each set of so many different values alike, in every segment."""
+    sizes = {"vocab_size": 20, "pairs": 5, "seq_len": 32, "eval_samples": 400, "segments": [[64, 8]]}
+    plain, apart = (make(repeat_values=repeat, **sizes) for repeat in (True, False))
+    for split, index in (("val", 0), ("test", 0), ("test", 1)):
+        segments = [[task, *task.segments][index] for task in (plain, apart)]
+        drawn = [each.samples(split)[0][:, 1 : 2 * each.pairs : 2] for each in segments]
+        different = [np.array([len(set(row)) for row in values]) for values in drawn]
+        assert (different[0] < segments[0].pairs).mean() > 0.5
+        assert (different[1] == segments[1].pairs).all()
+        counts = np.bincount(drawn[1].ravel(), minlength=20)[10:]
+        assert abs(counts / counts.mean() - 1).max() < 0.25
+    assert plain.settings != apart.settings
+    assert "repeat_values" not in plain.settings  # what was learned from before there was a choice has its name
+
+
+def test_the_ceiling_of_a_window_knows_that_values_do_not_repeat() -> None:
+    sizes = {"vocab_size": 20, "pairs": 5, "seq_len": 32, "eval_samples": 400, "segments": []}
+    plain, apart = (make(repeat_values=repeat, **sizes) for repeat in (True, False))
+    assert plain.oracle["chance"] == apart.oracle["chance"] == 0.1
+    for task, guess in ((plain, 1 / 10), (apart, 1 / 6)):  # of ten values four may be known
+        seen = task.visible(8)
+        assert 0 < seen < 1
+        assert task.oracle["window_8"] == pytest.approx(seen + (1 - seen) * guess)

@@ -13,6 +13,7 @@ from ablab.report.context import ReportContext
 from ablab.report.extrapolation import extrapolation_table
 from ablab.report.notes import notes_of
 from ablab.report.parallel import parallel_table
+from ablab.report.placebos import placebo_table
 from ablab.report.rows import unhealthy
 from ablab.report.sentences import measured, verdict_line
 from ablab.report.study_notes import interval_lines, no_suite_text, study_notes
@@ -23,7 +24,7 @@ from ablab.report.tables import cost_table, inference_table, quality_table
 class Section:
     """A table."""
 
-    kind: Literal["quality", "cost", "inference", "parallel", "extrapolation", "runs"]
+    kind: Literal["quality", "placebos", "cost", "inference", "parallel", "extrapolation", "runs"]
     where: str  # the task or the suite, "" if there is one task alone
     title: str
     table: pd.DataFrame  # of text
@@ -43,6 +44,10 @@ def sections(context: ReportContext, by: By | None = None) -> list[Section]:
         quality = f"{of}quality, against {comparisons.baseline}{averaged}"
         cost = f"{of}cost, mean over the runs that ended well"
         found.append(Section("quality", where, quality, quality_table(context, part)))
+        placebos = placebo_table(context, part)
+        if not placebos.empty:
+            title = f"{of}placebos, against what they are copies of; none is a candidate"
+            found.append(Section("placebos", where, title, placebos))
         found.append(Section("cost", where, cost, cost_table(context, part)))
         in_use = inference_table(context, part)
         if not in_use.empty:

@@ -35,7 +35,7 @@ _ESCAPED = {
 _MARKS = tuple(f"* {verdict.value}" for verdict in RESOLVED)
 _HYPHEN = re.compile(r"(?<![\w.])-(?=[\d.])")  # that is a minus sign
 _COLUMNS = {
-    **dict.fromkeys(("variant", "task", "status", "verdict", "runs", "link"), "l"),
+    **dict.fromkeys(("variant", "task", "status", "verdict", "runs", "link", "placebo", "of", "came out"), "l"),
     "reason": r"p{0.4\linewidth}",
 }
 _HEAD = """\
@@ -122,6 +122,8 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
         return text(f"Parallelism{on}: of a process and training step, means over the runs that ended well.")
     if section.kind == "extrapolation":
         return text(f"Efficiency{on} on other links and more devices. {NOTE}")
+    if section.kind == "placebos":
+        return text(f"Placebos{on}: arms that cannot matter, each compared by itself with what it is a copy of.")
     if section.kind == "cost":
         return text(f"Cost{on}: means over the runs that ended well.")
     items = next(found for name, found in parts(comparisons, by) if section.where in ("", name))

@@ -9,11 +9,13 @@ from typing import Any
 import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons
+from ablab.analysis.placebos import Placebo
 from ablab.analysis.power import detectable
 from ablab.config import Node
 from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By
 from ablab.report.notes import notes_of
+from ablab.report.placebos import name_of, outcome, placebo_node
 from ablab.report.rows import unhealthy
 from ablab.report.sentences import verdict_sentence
 from ablab.report.study_notes import interval_lines, no_suite_text, study_notes
@@ -24,8 +26,8 @@ SCHEMA_VERSION = 2  # of the JSON
 def csv(context: ReportContext, by: By | None = None) -> str:
     """One table; `row` says what a row is.
 
-    "suite" and "variant": a variant on the suite and on a task, with the verdict's sentence; "run": one that did not
-    end well; "note": what holds for the comparison as a whole, as a sentence.
+    "suite" and "variant": a variant on the suite and on a task, with the verdict's sentence; "placebo": an arm that
+    cannot matter; "run": one that did not end well; "note": what holds for the comparison as a whole, as a sentence.
     """
     comparisons = context.comparisons
     kinds = {"suite": _suite_rows(context, by), "variant": _variant_rows(context, by)}
@@ -35,11 +37,33 @@ def csv(context: ReportContext, by: By | None = None) -> str:
         for kind, found in kinds.items()
         for row in found.to_dict("records")
     ]
+    rows += [_placebo_row(item) for item in comparisons.placebos.items if by != "suite"]
     rows += [{"row": "run", **run} for run in unhealthy(context.run_rows).to_dict("records")]
     rows += [{"row": "note", "sentence": note} for note in _notes(comparisons)]
     columns = ["row", *dict.fromkeys(name for found in kinds.values() for name in found.columns)]
     table = pd.DataFrame(rows, columns=[*columns, "seed", "reason", "sentence"]).map(_no_formula)
     return str(table.rename(columns=_no_formula).to_csv(index=False, lineterminator="\n"))
+
+
+def _placebos(comparisons: Comparisons) -> Node:
+    """Those of a study that has some."""
+    found = (*comparisons.placebos.suite, *comparisons.placebos.items)
+    return {"placebos": [placebo_node(each) for each in found]} if found else {}
+
+
+def _placebo_row(placebo: Placebo) -> Node:
+    item = placebo.comparison
+    low, high = item.interval or (None, None)
+    return {
+        "row": "placebo",
+        **{name: getattr(item, name) for name in ("task", "variant", "metric", "effect", "correlation")},
+        "low": low,
+        "high": high,
+        "confidence": 1 - item.level,
+        "p_adjusted": item.p_raw,
+        "seeds": len(item.seeds),
+        "sentence": f"{name_of(placebo.kind)}: {outcome(placebo)}",
+    }
 
 
 def _no_formula(cell: Any) -> Any:
@@ -67,6 +91,7 @@ def document(context: ReportContext, by: By | None = None) -> Node:
         "intervals": "simultaneous" if comparisons.unit and comparisons.unit.simultaneous else "single",
         "suite": [_item(item) for item in comparisons.suite] if by != "task" else [],
         "no_suite": no_suite_text(comparisons.no_suite) if comparisons.no_suite else None,
+        **_placebos(comparisons),
         "comparisons": [_item(item) for item in comparisons.items] if by != "suite" else [],
         "notes": _notes(comparisons),
         "interim_analyses": [vars(look) for look in context.runs.interim_analyses],
@@ -121,6 +146,7 @@ def _item(item: Comparison) -> Node:
         "margin_declared": item.margin_declared if item.margin is not None else None,
         "equivalence_interval": item.equivalence_interval,
         "p_equivalence": item.p_equivalence,
+        **({} if item.floor is None else {"floor": item.floor}),
         "diverged": item.diverged,
         "ended": item.ended,
         "baseline_diverged": item.baseline_diverged,

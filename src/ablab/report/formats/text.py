@@ -46,8 +46,8 @@ def _rich(title: str, frame: pd.DataFrame) -> Table:
     table = Table(title=Text(printable(title)), title_justify="left", title_style="bold", box=None, pad_edge=False)
     cells = {printable(str(name)): [printable(str(cell)) for cell in frame[name]] for name in frame.columns}
     for name, column in cells.items():
-        text = name in ("variant", "reason", "task", "verdict", "runs", "status")
-        folded = name in ("variant", "reason", "task")
+        text = name in ("variant", "reason", "task", "verdict", "runs", "status", "placebo", "of", "came out")
+        folded = name in ("variant", "reason", "task", "of")
         longest = max(map(cell_len, [name, *column]))
         table.add_column(
             Text(name),

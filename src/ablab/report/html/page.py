@@ -29,6 +29,7 @@ from ablab.report.html.sections.elsewhere import elsewhere_section
 from ablab.report.html.sections.interactions import interactions
 from ablab.report.html.sections.mechanism import mechanism
 from ablab.report.html.sections.pictures import pictures
+from ablab.report.html.sections.placebos import placebos
 from ablab.report.html.sections.runs import origin, question, run_health
 from ablab.report.html.sections.subsets import subsets
 from ablab.report.notes import notes_of
@@ -38,8 +39,8 @@ from ablab.results.store import write_atomically
 REPORT_FILE = "report.html"
 # From what was found to what it rests on. The verdicts stand before them.
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
-    effects, pairs, power, elsewhere_section, reach, learning, cost, inference, parallelism, interactions, scaling,
-    mechanism, subsets, pictures, run_health, origin,
+    effects, pairs, power, placebos, elsewhere_section, reach, learning, cost, inference, parallelism, interactions,
+    scaling, mechanism, subsets, pictures, run_health, origin,
 )  # fmt: skip
 _TEMPLATES = "report/html/templates"  # inside the package
 _MOST_LETTERS = 32  # of a name without a place to break

@@ -19,6 +19,7 @@ from ablab.tasks.cache import Arrays, cached
 from ablab.tasks.corpus import SourceFile, fingerprint, unit_hash
 from ablab.tasks.images import Images, load_images
 from ablab.tasks.multimodal.sounds import RATE, Spectrogram
+from ablab.tasks.plain_files import read_plain
 
 _NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)\.wav")
 _SPLITS = ("val", "test", "train")
@@ -153,7 +154,7 @@ def _read(folder: Path) -> list[SourceFile]:
             f"{folder}: no recordings named {{digit}}_{{speaker}}_{{index}}.wav in it: mend task.audio_path"
         )
     try:
-        return [SourceFile(path.name, path.read_bytes()) for path in paths]
+        return [SourceFile(path.name, read_plain(path)) for path in paths]
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ablab.errors import UserError
 from ablab.tasks.cache import Arrays, cached
+from ablab.tasks.plain_files import check_plain
 from ablab.tasks.synthetic.base import Split
 from ablab.tasks.synthetic.trees import CLOSE, DIGITS, OPERATOR, OPERATORS, PADDING, ZERO
 
@@ -51,6 +52,8 @@ def file_of(folder: str, split: Split) -> Path:
 def sha256(path: Path) -> str:
     """Of the file's content, as hexadecimal digits. Raises UserError if it cannot be read."""
     try:
+        if not check_plain(path):
+            raise UserError(f"{path}: empty: fetch it again")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

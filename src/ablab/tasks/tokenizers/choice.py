@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ablab.errors import UserError, one_line
 from ablab.tasks.cache import Arrays, cached
 from ablab.tasks.hugging_face import library
+from ablab.tasks.plain_files import read_plain
 from ablab.tasks.tokenizers import Tokenizer, tokenizer_from_state
 from ablab.tasks.tokenizers.plain import ByteTokenizer, CharTokenizer
 from ablab.tasks.tokenizers.subwords import SubwordTokenizer
@@ -142,7 +143,7 @@ def kept(choice: TokenizerChoice, depends_on: Mapping[str, Any], make: Callable[
 
 def _of_file(path: Path) -> SubwordTokenizer:
     try:
-        return SubwordTokenizer(path.read_text(encoding="utf-8"))
+        return SubwordTokenizer(read_plain(path).decode("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: cannot be used ({one_line(error)}): give the tokenizer.json of a tokenizer"

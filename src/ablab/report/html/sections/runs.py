@@ -45,8 +45,8 @@ def origin(context: ReportContext) -> Section:
 
 def health(context: ReportContext) -> Health:
     """A seed that was run more than once shows every end, in order."""
-    table = context.runs.table
-    seeds = sorted({record.seed for record in context.runs.records})
+    table = context.runs.every.table
+    seeds = sorted({record.seed for record in context.runs.every.records})
     ends = table.groupby(["task", "variant", "seed"], sort=False)["status"].agg(", ".join).to_dict()
     known = dict.fromkeys(zip(table["task"], table["variant"], strict=True))
     rows = [
@@ -59,7 +59,8 @@ def health(context: ReportContext) -> Health:
 
 def _tracebacks(context: ReportContext) -> list[tuple[str, str]]:
     runs: dict[str, list[str]] = {}
-    for variant, record in zip(context.runs.table["variant"], context.runs.records, strict=True):
+    every = context.runs.every
+    for variant, record in zip(every.table["variant"], every.records, strict=True):
         if record.traceback:
             runs.setdefault(record.traceback, []).append(f"{variant}, seed {record.seed}")
     return [(f"{first}{f' and {len(more)} more' if more else ''}", text) for text, (first, *more) in runs.items()]
@@ -83,7 +84,7 @@ class Provenance:
 
 def provenance(context: ReportContext) -> Provenance:
     runs = context.runs
-    commands = [f"{command(record)}  # {record.fingerprint[:12]}" for record in runs.records]
+    commands = [f"{command(record)}  # {record.fingerprint[:12]}" for record in runs.every.records]
     return Provenance(varied(runs), differing_settings(runs), parameter_groups(runs), origins(runs), commands)
 
 
