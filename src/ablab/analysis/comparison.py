@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from ablab.analysis import conditions, oracle
+from ablab.analysis.earned import PairingEarned, pairing_earned
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import constant_difference, evidence_of
 from ablab.analysis.family import Claim, adjust, interim_analyses, level_after
@@ -86,6 +87,7 @@ class Comparisons:
     last_k: int = 1  # evaluations of each run that its value is the mean of
     suite: tuple[Comparison, ...] = ()  # each variant on all tasks together
     no_suite: NoSuite | None = None  # why there is none
+    earned: PairingEarned | None = None  # by pairing; None where no comparison has the seeds that would tell
 
     def of_task(self, task: str) -> list[Comparison]:
         return [item for item in self.items if item.task == task]
@@ -157,7 +159,9 @@ def compare(
     if no_suite and len(metrics) > 1:
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
     suite = () if no_suite else _on_suite(judged, list(metrics))
-    return Comparisons(reference, _on_tasks(judged), tuple(notes), metrics, level, last_k, suite, no_suite)
+    items = _on_tasks(judged)
+    earned = pairing_earned(runs, items, last_k)
+    return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite, earned)
 
 
 def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:

@@ -15,6 +15,7 @@ from typing import Unpack, cast
 import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons, ComparisonSettings, compare
+from ablab.analysis.earned import Earned, earned_by_step
 from ablab.analysis.elsewhere import Elsewhere, elsewhere
 from ablab.analysis.interactions import Interactions, interactions
 from ablab.analysis.pairing import variants
@@ -147,6 +148,15 @@ class ReportContext:
     def interactions(self, task: str) -> Interactions:
         """Those of the compared metric of `task`."""
         return self._interactions[task]
+
+    @cached_property
+    def _earned(self) -> dict[str, dict[str, list[Earned]]]:
+        made = self.comparisons
+        return {t: earned_by_step(self.drawn(t), t, made.metrics[t], made.baseline, self.curves) for t in self.tasks}
+
+    def earned(self, task: str) -> dict[str, list[Earned]]:
+        """Variant -> what its pairs have earned by step, of the variants that figures show. Reads learning curves."""
+        return self._earned[task]
 
     @cached_property
     def _elsewhere(self) -> dict[str, list[Elsewhere]]:

@@ -13,7 +13,8 @@ from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.formatting import MISSING, confidence, decimals_for, number, plural, share
 from ablab.report.html.blocks import Block, Section, per_task, svg
-from ablab.report.study_notes import study_notes
+from ablab.report.html.sections.pairing import earned_blocks
+from ablab.report.study_notes import pairing_text, study_notes
 from ablab.report.tables import quality_table
 
 
@@ -29,7 +30,9 @@ class Verdicts:
 def verdicts(context: ReportContext) -> Verdicts:
     names = [context.suite, *context.tasks] if context.suite else context.tasks
     groups = [(name, context.compared(name)) for name in names]
-    return Verdicts(_glance(context, groups), groups, study_notes(context.comparisons))
+    earned = context.comparisons.earned
+    notes = [*study_notes(context.comparisons), *([pairing_text(earned)] if earned else [])]
+    return Verdicts(_glance(context, groups), groups, notes)
 
 
 def _glance(context: ReportContext, groups: list[tuple[str, list[Comparison]]]) -> str:
@@ -77,7 +80,7 @@ def pairs(context: ReportContext) -> Section | None:
 
     def blocks(task: str) -> list[Block]:
         drawn = svg(context, drawings.slopes(context, task), "pairs", task)
-        return [Block(figure=drawn)] if drawn else []
+        return [Block(figure=drawn), *earned_blocks(context, task)] if drawn else []
 
     made = per_task(context, blocks, suite=True)
     if not made:
