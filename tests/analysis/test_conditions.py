@@ -146,20 +146,45 @@ def test_one_run_in_which_they_vary_is_enough_and_no_figure_is_no_finding(variat
     assert independent_notes(variations) == []
 
 
+GRID = (0.03, 0.1, 0.3, 1.0)
+
+
 @pytest.mark.parametrize(
-    ("chosen", "ends"),
+    ("chosen", "said"),
     [
-        ((0.3, 0.1), ""),
-        ((1.0, 0.1), "; 1 is the largest of the grid: widen tune.lr"),
-        ((0.03, 1.0), "; 0.03 is the smallest of the grid: widen tune.lr; 1 is the largest of the grid: widen tune.lr"),
+        ((0.3, 0.1), "AT DIFFERENT RATES  0.1 against 0.3, tuned on the same grid."),
+        ((0.3, 0.3), "Both at the learning rate 0.3, tuned on the same grid."),
+        (
+            (1.0, 0.1),
+            "AT DIFFERENT RATES  0.1 against 1, tuned on the same grid; 1 is the largest of the grid: widen tune.lr.",
+        ),
+        (
+            (0.03, 1.0),
+            "AT DIFFERENT RATES  1 against 0.03, tuned on the same grid; 0.03 is the smallest of the grid: widen "
+            "tune.lr; 1 is the largest of the grid: widen tune.lr.",
+        ),
+        (
+            (1.0, 1.0),
+            "Both at the learning rate 1, tuned on the same grid; 1 is the largest of the grid: widen tune.lr.",
+        ),
+        ((None, 0.1), "Only this variant had its learning rate tuned."),
+        ((0.1, None), "Only the baseline had its learning rate tuned."),
     ],
 )
-def test_a_rate_at_the_edge_of_what_was_tried_is_said_to_be(chosen: tuple[float, float], ends: str) -> None:
+def test_the_rates_that_were_tuned_are_said_and_whether_one_is_at_the_end_of_the_grid(
+    chosen: tuple[float | None, float | None], said: str
+) -> None:
     records = study({"full": LOSSES, "windowed": [loss + 0.01 * loss**3 for loss in LOSSES]}, axis="attention")
     for index, item in enumerate(records):
         rate = chosen[index // len(LOSSES)]
-        item.tuning = {"chosen": rate, "tried": [[each, 1.0] for each in (0.03, 0.1, 0.3, 1.0)]}
-    own, base = chosen[1], chosen[0]
-    assert notes_of(item_of(records)) == (
-        f"Each at its own learning rate, tuned on the same grid: {own:g} against {base:g}{ends}.",
-    )
+        item.tuning = None if rate is None else {"chosen": rate, "tried": [[each, 1.0] for each in GRID]}
+    assert notes_of(item_of(records)) == (said,)
+
+
+def test_rates_that_were_not_tuned_together_are_all_said() -> None:
+    records = study({"full": LOSSES, "windowed": [loss + 0.01 * loss**3 for loss in LOSSES]}, axis="attention")
+    for index, item in enumerate(records):
+        grid = GRID if index else (*GRID, 3.0)
+        item.tuning = {"chosen": 0.3 if index % 2 else 0.1, "tried": [[each, 1.0] for each in grid]}
+    (said,) = notes_of(item_of(records))
+    assert said == "AT DIFFERENT RATES  0.1 and 0.3 against 0.1 and 0.3, tuned on different grids."

@@ -6,7 +6,7 @@ is said to follow the input follow it? Decided from the mechanism metrics, not f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean, median
 
 from ablab.analysis import oracle
@@ -26,9 +26,8 @@ from ablab.analysis.notes import (
 )
 from ablab.analysis.pairing import Pairing
 from ablab.analysis.study_notes import OtherCorpus
-from ablab.config import Node
 from ablab.results.evaluation import AT
-from ablab.results.record import Record
+from ablab.results.record import Record, edge_of
 
 EQUAL_BUDGET = 0.02  # as declared by budget.match
 EQUAL_FLOPS = 0.02  # a relative difference up to this counts as equal compute
@@ -164,22 +163,28 @@ def _seq_len(record: Record) -> int | None:
 
 
 def _tuning(pairs: Pairs) -> TunedRates | None:
-    """Each at its own best learning rate, or only one of the two."""
-    own = {a.tuning.get("chosen") if a.tuning else None for a, _ in pairs}
-    base = {b.tuning.get("chosen") if b.tuning else None for _, b in pairs}
-    if len(own) != 1 or len(base) != 1 or own == base == {None}:
+    """The rates that the two were tuned to, and which of them lie at an end of what was tried."""
+    own, base = (_rates(side) for side in zip(*pairs, strict=True)) if pairs else ((), ())
+    if not own and not base:
         return None
-    edges = {edge for pair in pairs for record in pair if (edge := _edge(record.tuning)) is not None}
-    return TunedRates(own.pop(), base.pop(), tuple(sorted(edges)))
+    grids = {_grid(record) for pair in pairs for record in pair if record.tuning}
+    edges = {edge for pair in pairs for record in pair if (edge := _edge(record)) is not None}
+    return TunedRates(own, base, len(grids) == 1, tuple(sorted(edges)))
 
 
-def _edge(tuning: Node | None) -> tuple[float, str] | None:
+def _rates(side: Sequence[Record]) -> tuple[float, ...]:
+    return tuple(sorted({record.tuning["chosen"] for record in side if record.tuning and record.tuning.get("chosen")}))
+
+
+def _grid(record: Record) -> tuple[float, ...]:
+    return tuple(rate for rate, _ in (record.tuning or {}).get("tried") or ())
+
+
+def _edge(record: Record) -> tuple[float, str] | None:
     """The chosen rate where it is at an end of those that were tried, and at which."""
-    chosen, tried = (tuning or {}).get("chosen"), (tuning or {}).get("tried")
-    rates = [rate for rate, _ in tried] if tried else []
-    if chosen is None or len(rates) < 2 or chosen not in (min(rates), max(rates)):
-        return None
-    return chosen, "largest" if chosen == max(rates) else "smallest"
+    chosen = (record.tuning or {}).get("chosen")
+    edge = None if chosen is None else edge_of(chosen, _grid(record))
+    return None if edge is None else (chosen, edge)
 
 
 _MATCHED: dict[str, tuple[str, Measure]] = {

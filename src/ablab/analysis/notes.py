@@ -69,10 +69,11 @@ class MatchedBudget:
 
 @dataclass(frozen=True)
 class TunedRates:
-    """The learning rates that were tuned for the two; None where one was not."""
+    """The learning rates that were tuned for the two, each once; none where one was not tuned."""
 
-    own: float | None
-    baseline: float | None
+    own: tuple[float, ...]
+    baseline: tuple[float, ...]
+    same_grid: bool = True
     edges: tuple[tuple[float, str], ...] = ()  # those that are the "largest" or the "smallest" that was tried
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from ablab.config.placebo import KEY
 from ablab.errors import UserError
 from ablab.results.factors import factors_of, settings_of, task_labels, value_of
 from ablab.results.interim import InterimAnalysis, as_interim_analyses, interim_analyses_of
@@ -43,6 +44,9 @@ class Runs:
 
     `records` are the records themselves, in the same order. `primary` gives each task's primary metric.
     `interim_analyses` are those of the study of the runs, as far as they were counted.
+
+    Placebos are not among them: whatever is concluded of variants is concluded without. `whole` has them, too, each as
+    a variant of its own beside that whose settings it has; None where there are none.
     """
 
     table: pd.DataFrame
@@ -50,6 +54,12 @@ class Runs:
     factors: list[str]
     primary: dict[str, Metric]
     interim_analyses: tuple[InterimAnalysis, ...] = ()
+    whole: Runs | None = None
+
+    @property
+    def every(self) -> Runs:
+        """These runs and the placebos among them, in the order of the plan."""
+        return self.whole or self
 
     def at(self, places: Sequence[int]) -> Runs:
         """Return the runs in some places; factors, tasks and variants keep the names that they have among all runs."""
@@ -202,11 +212,11 @@ def tabulate(found: list[tuple[Path, Record]]) -> Runs:
     settings = settings_of(records)
     tasks = task_labels(records, settings)
     factors = factors_of(records, settings, tasks)
-    choices, variants = [], []
-    for record, setting in zip(records, settings, strict=True):
-        chosen = {name: value_of(name, record, setting) for name in factors}
-        choices.append(chosen)
-        variants.append(name_of(record) or ",".join(f"{k}={v}" for k, v in chosen.items() if v) or "default")
+    choices = [
+        {name: value_of(name, record, setting) for name in factors}
+        for record, setting in zip(records, settings, strict=True)
+    ]
+    variants = _variants(records, choices)
     columns: dict[str, list[Any]] = {
         "path": [str(path) for path, _ in found],
         "study": [record.study for record in records],
@@ -221,7 +231,28 @@ def tabulate(found: list[tuple[Path, Record]]) -> Runs:
         **_side_by_side([vars(record.cost) for record in records], besides={"flops_uncounted"}),
     }
     primary = {task: r.primary for task, r in zip(tasks, records, strict=True) if r.primary is not None}
-    return Runs(table=pd.DataFrame(columns), records=records, factors=factors, primary=primary)
+    whole = Runs(table=pd.DataFrame(columns), records=records, factors=factors, primary=primary)
+    candidates = [place for place, record in enumerate(records) if not record.placebo]
+    return replace(whole.at(candidates), whole=whole) if 0 < len(candidates) < len(records) else whole
+
+
+def _variants(records: Sequence[Record], choices: Sequence[Mapping[str, str]]) -> list[str]:
+    """The name of each run's variant. A placebo is called after the variant whose settings it has."""
+    own = [
+        name_of(record) or ",".join(f"{key}={value}" for key, value in chosen.items() if value)
+        for record, chosen in zip(records, choices, strict=True)
+    ]
+    of_settings = {
+        tuple(chosen.values()): name
+        for record, chosen, name in zip(records, choices, own, strict=True)
+        if not record.placebo
+    }
+    names = []
+    for record, chosen, name in zip(records, choices, own, strict=True):
+        base = of_settings.get(tuple(chosen.values()), name) if record.placebo else name
+        marks = [f"{KEY}={record.placebo}"] if record.placebo else []
+        names.append(",".join(filter(None, [base, *marks])) or "default")
+    return names
 
 
 def _side_by_side(rows: Sequence[Mapping[str, Any]], besides: Collection[str] = ()) -> dict[str, list[Any]]:

@@ -13,14 +13,25 @@ from typing import Any
 from ablab.config import IDENTITY_EXCLUDES, Node
 from ablab.config.axes import called_by
 from ablab.config.overrides import canonical
+from ablab.config.placebo import KEY as PLACEBO
 from ablab.results.record import Record
 
 # Choices of these groups say what is learned and where results go, not what is compared.
 NOT_FACTORS = frozenset({"task", "logger", "study"})
 Settings = dict[str, Any]  # of a run, by dotted key
+# Settings of tasks that change no metric: speed and memory alone. A study that varies one of them means to compare that.
+OF_SPEED = frozenset({"task.workers", "task.eval_batch_size"})
+OF_THE_RECORD = frozenset({"task.target"})  # what is told beside the metrics
+# Where data lie, and how they are unpacked: the same data are the same task.
+_WHERE = frozenset({"task.path", "task.image_path", "task.audio_path", "task.name", "task.revision", "task.binary"})
+# Settings that change something with a value of another one alone.
+_ONLY_WITH: dict[str, tuple[str, Any]] = {
+    "task.bpe_vocab_size": ("task.tokenizer", "bpe"),
+    **dict.fromkeys(("task.max_depth", "task.max_args", "task.min_length"), ("task.path", None)),
+}
 RECIPE = "recipe"
 _OF_A_MODEL = {"model", *(axis.name for axis in called_by("model", "multimodal"))}  # what a recipe speaks of
-_NO_SETTINGS = IDENTITY_EXCLUDES | {"seed", "axes"}  # keys of a config
+_NO_SETTINGS = IDENTITY_EXCLUDES | {"seed", "axes", PLACEBO}  # keys of a config
 
 
 def factors_of(records: list[Record], settings: list[Settings], tasks: list[str]) -> list[str]:
@@ -48,7 +59,9 @@ def _factors(records: list[Record], settings: list[Settings], tasks: list[str]) 
     groups = sorted({key.split(".")[0] for _, setting, _ in different for key in setting} - NOT_FACTORS)
     values: dict[tuple[str, str], set[str]] = defaultdict(set)  # (axis, task) -> its options
     alike: dict[tuple[str, str | None, str], list[tuple[Record, Settings]]] = defaultdict(list)
+    together: dict[tuple[str, str], list[tuple[Record, Settings]]] = defaultdict(list)  # of one study, by its task
     for record, setting, task in different:
+        together[record.study, task].append((record, setting))
         for axis in axes:
             values[axis, task].add(str(record.axes.get(axis)))
         for group in groups:
@@ -56,6 +69,8 @@ def _factors(records: list[Record], settings: list[Settings], tasks: list[str]) 
     differing = {axis for (axis, _), seen in values.items() if len(seen) > 1}
     for (group, _, _), runs in alike.items():
         differing |= _unequal(group, runs)
+    for runs in together.values():
+        differing |= _unequal("task", runs) & OF_SPEED
     return [*(axis for axis in axes if axis in differing), *sorted(differing - set(axes))]
 
 
@@ -75,8 +90,21 @@ def _unequal(group: str, runs: list[tuple[Record, Settings]]) -> set[str]:
     return {key for key, found in seen.items() if len(found) > 1}
 
 
+def _tells_apart(key: str, runs: list[tuple[Record, Settings]]) -> bool:
+    """Whether a setting of the task in which runs differ gives them another one: it may change nothing that is learned."""
+    if key in OF_SPEED | OF_THE_RECORD:
+        return False
+    if key in _WHERE:
+        corpora = {record.corpus.sha256 if record.corpus else None for record, _ in runs}
+        return len(corpora) > 1 or None in corpora
+    other, value = _ONLY_WITH.get(key, (key, None))
+    return other == key or any(setting.get(other) == value for _, setting in runs)
+
+
 def task_labels(records: list[Record], settings: list[Settings]) -> list[str]:
     """Return the name of each run's task; where runs of one task differ in its settings, those settings too.
+
+    Those count that change what is learned or evaluated on: runs that were loaded by more workers are pairs of others.
 
     So it is with what all runs declare to be compared within: each of its values makes a task of its own.
     """
@@ -87,7 +115,7 @@ def task_labels(records: list[Record], settings: list[Settings]) -> list[str]:
         of_name[name].append((record, setting))
     labels = {}
     for name, runs in of_name.items():
-        differing = sorted(_unequal("task", runs))
+        differing = sorted(key for key in _unequal("task", runs) if _tells_apart(key, runs))
         values = [{key: value_of(key, *run) for key in conditions} for run in runs]
         varied = [key for key in conditions if len({each[key] for each in values}) > 1]
         for (_, setting), value in zip(runs, values, strict=True):

@@ -8,10 +8,12 @@ where they exist). The dataclasses below are the schema's documentation.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ablab.config import Node
+from ablab.config.placebo import placebo_of
 from ablab.errors import UserError
 from ablab.results.communication import Collective, Communication, Process
 from ablab.results.evaluation import LARGEST as LARGEST
@@ -71,6 +73,14 @@ class TuningReport:
 
     chosen: float
     tried: list[list[float | None]]  # None where a rate did not end well
+    edge: str | None = None  # of the grid that was tried, if the best is there: "largest" or "smallest"
+
+
+def edge_of(chosen: float, tried: Collection[float]) -> str | None:
+    """The end of a grid of rates at which the chosen one lies: beyond it there may be a better one."""
+    if len(tried) < 2 or chosen not in (min(tried), max(tried)):
+        return None
+    return "largest" if chosen == max(tried) else "smallest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +165,11 @@ class Record:
         """The axes and settings that the study of the run compares within."""
         declared = self._comparison.get("within")
         return [str(name) for name in declared] if isinstance(declared, list) else []
+
+    @property
+    def placebo(self) -> str:
+        """The kind of placebo that the run is, "" where it is none."""
+        return placebo_of(self.config)
 
     @property
     def _comparison(self) -> Node:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ablab.config.nearest import nearest
+from ablab.config.placebo import KINDS, Placebo
 from ablab.errors import UserError
 from ablab.study.designs.factors import Exclusions, Factor, Variant, in_words, plain
 
@@ -33,10 +34,17 @@ class Design(ABC):
     Args:
         zip: groups of keys that advance together: the second value of one with the second value of the others.
         exclude: combinations that are left out, see `Exclusions`.
+        placebo: arms that cannot matter beside the baseline: those of `ablab.config.placebo`, or the one named.
     """
 
     zip: list[list[str]] | None = None
     exclude: list[dict[str, object]] | None = None  # by names that a subclass in any file knows
+    placebo: bool | Placebo = False
+
+    @property
+    def placebos(self) -> list[str]:
+        """The kinds of placebo that are asked for."""
+        return [kind for kind in KINDS if self.placebo in (True, kind)]
 
     def choose(
         self,

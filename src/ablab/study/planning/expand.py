@@ -17,11 +17,13 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 
 from ablab.config.explain import moved
 from ablab.config.overrides import BETWEEN_OVERRIDES, alike, same_value
+from ablab.config.placebo import KEY, override_of
 from ablab.config.redact import is_secret, redact_text
 from ablab.config.schema import OF_THE_STUDY
 from ablab.errors import UserError
+from ablab.results.factors import OF_SPEED
 from ablab.results.record import BudgetReport, RunContext, TuningReport
-from ablab.study.designs import Design, Factor, zip_factors
+from ablab.study.designs import Design, Designed, Factor, Variant, zip_factors
 
 SUBDIR = "hydra.sweep.subdir"
 
@@ -58,7 +60,9 @@ class Expansion:
     excluded: list[str] = field(default_factory=list)  # a line each
 
 
-def expand(overrides: Sequence[Override], design: Design, baseline: str | None = None) -> Expansion:
+def expand(
+    overrides: Sequence[Override], design: Design, baseline: str | None = None, within: Collection[str] = ()
+) -> Expansion:
     """The runs of a plan, each with its variant, index and folder.
 
     Of two overrides of the same key the later one counts, and of equal values one. The seed may be swept, but does
@@ -66,6 +70,7 @@ def expand(overrides: Sequence[Override], design: Design, baseline: str | None =
 
     Args:
         baseline: overrides of the variant that the others are compared with, "attention=full"; or its name.
+        within: keys at each value of which there is a baseline.
 
     Raises:
         UserError: a sweep that has no list of values (`interval`), one over a setting of the study as a whole, or
@@ -82,23 +87,34 @@ def expand(overrides: Sequence[Override], design: Design, baseline: str | None =
     for task in tasks.levels if tasks else [{}]:
         designed = design.choose(factors, fixed | task, _declared(baseline, factors, design))
         left_out.update(rule for _, rule in designed.excluded)
-        names: list[str | None] = [*designed.names] or [None] * len(designed.variants)
+        arms = _arms(designed, design.placebos, within)
         for seed in seeds:
-            for name, variant in zip(names, designed.variants, strict=True):
+            for name, variant, placebo in arms:
                 chosen = {key: f"{key}={value}" for key, value in (dict(variant) | task).items()}
                 parts = [chosen[key] for key in task] if name else _in_order(chosen, choices)
-                ends = [name] if name else []
+                ends = [*([name] if name else []), *([f"{KEY}={placebo}"] if placebo else [])]
                 label, shown = (redact_text(",".join([*own, *ends])) for own in (parts, map(alike, parts)))
                 if seed is not None:
                     chosen["seed"] = f"seed={seed}"
                 run = Run(
-                    overrides=_in_order(kept | chosen, choices),
+                    overrides=_in_order(kept | chosen, choices) + ([override_of(placebo)] if placebo else []),
                     context=RunContext(variant=shown, index=len(runs)),
                     folder=_folder(label, chosen.get("seed") or kept.get("seed")),
                 )
                 runs.append(run)
     lines = [f"left out: {rule}" + (f" ({count} variants)" if count > 1 else "") for rule, count in left_out.items()]
     return Expansion(runs, lines)
+
+
+def _arms(
+    designed: Designed, placebos: Sequence[str], within: Collection[str]
+) -> list[tuple[str | None, Variant, str]]:
+    """Each variant with its name, then each placebo of a baseline, which has the baseline's settings: (.., .., kind)."""
+    names: list[str | None] = [*designed.names] or [None] * len(designed.variants)
+    arms = list(zip(names, designed.variants, strict=True))
+    reference = {key: value for key, value in arms[0][1].items() if key not in within}
+    bases = [arm for arm in arms if reference == {key: value for key, value in arm[1].items() if key not in within}]
+    return [*((*arm, "") for arm in arms), *((*base, kind) for base in bases for kind in placebos)]
 
 
 def folder_name(text: str) -> str:
@@ -171,7 +187,8 @@ def _divide(swept: Mapping[str, _Values], design: Design) -> tuple[list[Factor],
 
 
 def _is_task(key: str) -> bool:
-    return key.lstrip("+").split(".")[0] == "task"
+    name = key.lstrip("+")
+    return name.split(".")[0] == "task" and name not in OF_SPEED
 
 
 def _declared(baseline: str | None, factors: Sequence[Factor], design: Design) -> dict[str, str]:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from ablab.config import RunConfig, fingerprint
 from ablab.config.explain import ConfigErrors, explain
 from ablab.config.overrides import canonical
+from ablab.config.run_config import comparison_of
 from ablab.config.schema import refuse_shadowed
 from ablab.config.signature import check_signature
 from ablab.config.yaml_files import refuse_misread
@@ -69,7 +70,8 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
     _refuse_files(compose.config.hydra.runtime)
     design = _design(compose.config)
     parser = OverridesParser.create(config_loader=compose.loader)
-    expansion = expand(parser.parse_overrides(list(arguments)), design, compose.config.comparison.baseline)
+    declared = comparison_of(compose.config)
+    expansion = expand(parser.parse_overrides(list(arguments)), design, declared.baseline, declared.within)
     runs = [replace(run, folder=None) for run in expansion.runs] if compose.names_folders else expansion.runs
     prepared = Prepared(runs, expansion.excluded)
     configs = _check(prepared, compose, preflight)

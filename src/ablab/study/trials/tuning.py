@@ -12,7 +12,7 @@ from statistics import fmean
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.collect import TUNING_FOLDER
-from ablab.results.record import Record, TuningReport
+from ablab.results.record import Record, TuningReport, edge_of
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
 from ablab.study.trials.trial import first_of_each, record_in, trial
@@ -114,10 +114,11 @@ def _choose(name: str, results: dict[float, list[Record | None]]) -> TuningRepor
     best = min(sorted(scores), key=lambda rate: scores[rate])
     if math.isinf(scores[best]):
         raise UserError(f"{name}: no learning rate of tune.lr ended well; lower them, or see the logs below tune/")
-    edge = "largest" if best == max(scores) else "smallest" if best == min(scores) else ""
+    edge = edge_of(best, scores)
     hint = f"; it is the {edge} of the grid: widen tune.lr" if edge else ""
     print(f"{name}: {RATE}={best:g} of {', '.join(f'{rate:g}' for rate in scores)}{hint}")
-    return TuningReport(chosen=best, tried=[[rate, _mean(records)] for rate, records in results.items()])
+    tried: list[list[float | None]] = [[rate, _mean(records)] for rate, records in results.items()]
+    return TuningReport(chosen=best, tried=tried, edge=edge)
 
 
 def _trial(config: RunConfig, run: Run, variant: str, rate: float, seed: int, index: int) -> Run:
