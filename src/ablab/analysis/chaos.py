@@ -27,9 +27,11 @@ import numpy as np
 from scipy import stats
 
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, FloatArray, Interval
+from ablab.analysis.pairing import Pairing, outcomes
+from ablab.config.placebo import KEY, NUDGE
 from ablab.results.collect import Runs
 
-ROUNDING = ("nudge", "order")  # placebos that differ from the baseline by rounding alone, the first one preferred
+ROUNDING = (NUDGE, "order")  # placebos that differ from the baseline by rounding alone, the first one preferred
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,19 @@ def chaos_share(differences: Sequence[float] | FloatArray, nudged: Sequence[floa
     return ChaosShare(share, (low, high), len(alone))
 
 
-def rounding_arm(runs: Runs, task: str) -> str | None:
-    """The variant whose runs on `task` are the baseline but for rounding; None if there is none."""
-    kinds = {placebo_kind(runs, task, variant): variant for of, variant in runs.places if of == task}
-    return next((kinds[kind] for kind in ROUNDING if kind in kinds), None)
+def rounding_arm(runs: Runs, task: str, baseline: str) -> str | None:
+    """The placebo of `runs.every` on `task` that is the baseline but for rounding; None if there is none."""
+    names = (f"{baseline},{KEY}={kind}" for kind in ROUNDING)
+    return next((name for name in names if (task, name) in runs.every.places), None)
 
 
-def placebo_kind(runs: Runs, task: str, variant: str) -> str:
-    """The kind of placebo that the variant's runs are; "" for those that may matter."""
-    models = [runs.records[place].config.get("model") for place in runs.places.get((task, variant), ())]
-    kinds = {model.get("placebo") if isinstance(model, dict) else None for model in models}
-    kind = kinds.pop() if len(kinds) == 1 else None
-    return kind if isinstance(kind, str) else ""
+def rounding_differences(runs: Runs, task: str, metric: str, baseline: str, last_k: int = 1) -> list[float]:
+    """What rounding alone makes of the baseline, by seed; empty where no runs tell."""
+    arm = rounding_arm(runs, task, baseline)
+    if arm is None:
+        return []
+    own, base = (outcomes(runs.every, task, variant, metric, last_k) for variant in (arm, baseline))
+    return Pairing(arm, baseline, task, metric, own, base).differences
 
 
 def bounded(share: ChaosShare) -> tuple[float, float, float]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ablab.analysis.chaos import ChaosShare, chaos_share, placebo_kind, rounding_arm
+from ablab.analysis.chaos import ChaosShare, chaos_share, rounding_arm, rounding_differences
 from ablab.analysis.curves import Reader, paired_curves
 from ablab.analysis.estimates import FEWEST_SEEDS, FloatArray, correlation
 from ablab.analysis.pairing import choices, outcomes, variants
@@ -85,15 +85,6 @@ def saving_of(item: Comparison) -> float | None:
     return saving([value + difference for value, difference in zip(base, item.differences, strict=True)], base)
 
 
-def chaos_of(runs: Runs, item: Comparison, items: Sequence[Comparison]) -> ChaosShare | None:
-    """The share of chaos in a comparison, at the value that is compared, where one of `items` tells."""
-    arm = rounding_arm(runs, item.task)
-    alone = next((each for each in items if (each.task, each.variant) == (item.task, arm)), None)
-    if alone is None or placebo_kind(runs, item.task, item.variant):
-        return None
-    return chaos_share(item.differences, alone.differences)
-
-
 def earned_by_step(
     runs: Runs, task: str, metric: str, baseline: str, reader: Reader | None = None
 ) -> dict[str, list[Earned]]:
@@ -102,8 +93,8 @@ def earned_by_step(
     Args:
         reader: of curves, so that a caller reads each file once.
     """
-    found = paired_curves(runs, task, metric, baseline, reader=reader) if metric else {}
-    arm = rounding_arm(runs, task)
+    found = paired_curves(runs.every, task, metric, baseline, reader=reader) if metric else {}
+    arm = rounding_arm(runs, task, baseline)
     alone = found.get(arm) if arm else None
     nudged = dict(zip(alone.x.tolist(), (alone.own - alone.base).T, strict=True)) if alone else {}
     return {
@@ -114,12 +105,12 @@ def earned_by_step(
                 sd=float((own - base).std(ddof=1)),
                 correlation=correlation(own.tolist(), base.tolist()),
                 saving=saving(own, base),
-                chaos=chaos_share(own - base, nudged[step]) if step in nudged and variant != arm else None,
+                chaos=chaos_share(own - base, nudged[step]) if step in nudged else None,
             )
             for step, own, base in zip(pairs.x.tolist(), pairs.own.T, pairs.base.T, strict=True)
         ]
         for variant, pairs in found.items()
-        if len(pairs.seeds) >= FEWEST_SEEDS
+        if len(pairs.seeds) >= FEWEST_SEEDS and (task, variant) in runs.places
     }
 
 
@@ -178,13 +169,14 @@ def _layers(runs: Runs, task: str, variant: str) -> int | None:
 def pairing_earned(runs: Runs, items: Sequence[Comparison], last_k: int = 1) -> PairingEarned | None:
     """What the pairs of all comparisons have earned; None where none has the seeds that would tell.
 
-    Placebos do not count, nor variants that are the baseline under another name: they are as like it as can be.
+    Variants that are the baseline under another name do not count.
     """
-    able = [item for item in items if not item.identical and not placebo_kind(runs, item.task, item.variant)]
+    able = [item for item in items if not item.identical]
     found = [(r, saved) for item in able if (r := item.correlation) is not None and (saved := saving_of(item))]
     if not found:
         return None
-    shares = [share.share for item in able if (share := chaos_of(runs, item, items))]
+    alone = {item.task: rounding_differences(runs, item.task, item.metric, item.baseline, last_k) for item in able}
+    shares = [share.share for item in able if (share := chaos_share(item.differences, alone[item.task]))]
     return PairingEarned(
         comparisons=len(found),
         correlation=_middle(found)[0],
