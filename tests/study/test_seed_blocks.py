@@ -81,7 +81,6 @@ class World:
             **({} if status == "ok" else {"metrics": {}, "reason": "the bulb is broken"}),
             axes={"task": task, "activation": name},
             index=run.info.index,
-            planned_looks=self.seeds.plan_of_looks,
             fingerprint=fingerprint(run.config),
             planned_looks=self.seeds.plan_of_looks,
         )

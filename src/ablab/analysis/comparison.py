@@ -10,6 +10,7 @@ from typing import TypedDict
 
 from ablab.analysis import oracle, placebos
 from ablab.analysis.conclusions import conclude, interval_unit
+from ablab.analysis.earned import PairingEarned, pairing_earned
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import evidence_of
 from ablab.analysis.looks import interim_analyses, looks_of
@@ -72,6 +73,7 @@ class Comparisons:
     no_suite: NoSuite | None = None  # why there is none
     unit: IntervalUnit | None = None  # of all intervals; None where there are none
     placebos: Placebos = field(default_factory=Placebos)
+    earned: PairingEarned | None = None  # by pairing; None where no comparison has the seeds that would tell
 
     def of_task(self, task: str) -> list[Comparison]:
         return [item for item in self.items if item.task == task]
@@ -159,7 +161,19 @@ def compare(
     found = placebos.compare_placebos(runs, placebo_pairs, [] if no_suite else list(metrics))
     suite, items = found.held_against(suite), found.held_against(items)
     notes += found.notes()
-    return Comparisons(reference, items, tuple(notes), metrics, looks.level(), last_k, suite, no_suite, unit, found)
+    return Comparisons(
+        baseline=reference,
+        items=items,
+        notes=tuple(notes),
+        metrics=metrics,
+        level=looks.level(),
+        last_k=last_k,
+        suite=suite,
+        no_suite=no_suite,
+        unit=unit,
+        placebos=found,
+        earned=pairing_earned(runs, items, last_k),
+    )
 
 
 def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:

@@ -78,6 +78,26 @@ def difference(
     The band is pointwise, not simultaneous: somewhere along a curve it will exclude 0 more often than one time in
     twenty where nothing differs. What is concluded from is the last evaluation alone.
     """
+    return {
+        variant: _summary(pairs.x, pairs.own - pairs.base, pairs.seeds)
+        for variant, pairs in paired_curves(runs, task, metric, baseline, by, reader).items()
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class PairedCurves:
+    """The curves of a variant and of its baseline, seed by seed, on a grid that all of them have."""
+
+    x: FloatArray  # [points], at least one
+    own: FloatArray  # [seeds, points]
+    base: FloatArray  # [seeds, points]
+    seeds: tuple[int, ...]
+
+
+def paired_curves(
+    runs: Runs, task: str, metric: str, baseline: str, by: By = "step", reader: Reader | None = None
+) -> dict[str, PairedCurves]:
+    """variant -> its finished runs beside the baseline's; without those that share no seed or no point with it."""
     reader = reader or CurveCache([metric])
     base = _series(runs, task, baseline, metric, by, reader, "ok")
     found = {}
@@ -88,7 +108,7 @@ def difference(
             continue
         x, values = _on_common_grid([*(own[seed] for seed in seeds), *(base[seed] for seed in seeds)], by)
         if len(x):
-            found[variant] = _summary(x, values[: len(seeds)] - values[len(seeds) :], seeds)
+            found[variant] = PairedCurves(x, values[: len(seeds)], values[len(seeds) :], tuple(seeds))
     return found
 
 

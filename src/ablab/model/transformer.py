@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Unpack, overload
 import torch
 from torch import Tensor, nn
 
-from ablab.config.placebo import Placebo
+from ablab.config.placebo import NUDGE, Placebo
 from ablab.model.block import Block
 from ablab.model.context import LayerContext
 from ablab.model.feed_forward.base import Dense, FeedForward
@@ -21,7 +21,7 @@ from ablab.model.initialisation import initialise, keyed_generator
 from ablab.model.layer_fusion.base import LastLayer, LayerFusion
 from ablab.model.norm import LayerNorm, Norm
 from ablab.model.objective.base import Asked, Objective
-from ablab.model.placebo import HEADS
+from ablab.model.placebo import HEADS, nudge
 from ablab.model.position import Position
 from ablab.model.protocols import FollowsSteps, Penalised, Resampled, offering
 from ablab.model.residual.base import Residual
@@ -59,7 +59,7 @@ class Transformer(nn.Module):
         residual: makes each residual connection, two for each block; see `ablab.model.residual`.
         layer_fusion: makes what joins the layers' outputs for the head; see `ablab.model.layer_fusion`.
         objective: makes what is asked for beside the task's loss; see `ablab.model.objective`.
-        placebo: "draw" or "order": train as an arm that cannot matter; see `ablab.model.placebo`. None: do not.
+        placebo: "draw", "order" or "nudge": be an arm that cannot matter; see `ablab.model.placebo`. None: do not.
 
     Attributes:
         modalities: names of those that an input has; none of tokens.
@@ -104,7 +104,7 @@ class Transformer(nn.Module):
         require_at_least(1, "vocab_size", vocab_size)
         require_at_least(1, "model.n_layers", n_layers)
         if placebo not in HEADS:
-            raise ValueError(f"model.placebo={placebo}: must be draw or order, or null")
+            raise ValueError(f"model.placebo={placebo}: must be draw, order or nudge, or null")
         if not 0 <= dropout < 1:
             raise ValueError(f"model.dropout must be at least 0 and below 1, got {dropout}")
         self.vocab_size, self.causal, self.n_heads, self.padding = vocab_size, causal, n_heads, padding
@@ -158,6 +158,8 @@ class Transformer(nn.Module):
         self._following = [module.after_step for _, module in offering(self, FollowsSteps)]
         self._penalties = [module.penalty for _, module in offering(self, Penalised)]
         initialise(self, seed)
+        if placebo == NUDGE:
+            nudge(self)
 
     def forward(
         self,

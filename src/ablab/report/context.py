@@ -16,6 +16,7 @@ from typing import Unpack, cast
 import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons, ComparisonSettings, compare
+from ablab.analysis.earned import Earned, earned_by_step
 from ablab.analysis.elsewhere import Elsewhere, elsewhere
 from ablab.analysis.interactions import Interactions, all_interactions
 from ablab.analysis.pairing import variants
@@ -169,6 +170,15 @@ class ReportContext:
     def fronts(self, task: str) -> pd.DataFrame:
         """A row per variant, and whether it is on the Pareto front of each cost: "on", "perhaps", "off" or ""."""
         return self._fronts[task]
+
+    @cached_property
+    def _earned(self) -> dict[str, dict[str, list[Earned]]]:
+        made = self.comparisons
+        return {t: earned_by_step(self.drawn(t), t, made.metrics[t], made.baseline, self.curves) for t in self.tasks}
+
+    def earned(self, task: str) -> dict[str, list[Earned]]:
+        """Variant -> what its pairs have earned by step, of the variants that figures show. Reads learning curves."""
+        return self._earned[task]
 
     @cached_property
     def _elsewhere(self) -> dict[str, list[Elsewhere]]:

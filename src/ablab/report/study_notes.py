@@ -6,10 +6,12 @@ from functools import singledispatch
 
 from ablab.analysis import study_notes as known
 from ablab.analysis.comparison import Comparisons
+from ablab.analysis.earned import PairingEarned
 from ablab.analysis.estimates import FULL_SEEDS, LEVEL
-from ablab.report.formatting import confidence, decimals_for, number, plural, without_zero
+from ablab.report.formatting import confidence, decimals_for, number, plural, share, without_zero
 from ablab.report.notes import seed_text, where
 
+MOST_SAVED = 1000  # times as many seeds: beyond, pairs are equal to rounding
 _MOST_SUBSETS = 8  # that a line names one by one
 
 
@@ -150,6 +152,26 @@ def _(note: known.ShownComparisons) -> str:
         f"p is adjusted for {'all ' if note.family > 1 else ''}{note.family:,}"
         f"{', on the suite and on tasks' if note.family > note.comparisons else ''}."
     )
+
+
+def pairing_text(earned: PairingEarned) -> str:
+    """Say what pairing by seed has earned: "pairing by seed: r = .87 (...); unpaired runs would need 7.7 times ..."."""
+    spread = f", {share(earned.lowest)} to {share(earned.highest)}"
+    over = f" (median of {earned.comparisons:,} comparisons{spread})" if earned.comparisons > 1 else ""
+    depths = ", ".join(f"{share(each.correlation)} with {each.layers} layers" for each in earned.depths)
+    chaos = "" if earned.chaos is None else f" Rounding that grew explains {min(earned.chaos, 1):.0%} of what is left."
+    return (
+        f"pairing by seed: r = {share(earned.correlation)}{over}{f': {depths}' if depths else ''}; "
+        f"{saving_text(earned.saving)}.{chaos}"
+    )
+
+
+def saving_text(saving: float) -> str:
+    """What pairing saves in words: "unpaired runs would need 9.5 times as many seeds"."""
+    if saving < 1:
+        return f"unpaired runs would need no more seeds, {number(saving, 2)} times as many"
+    shown = number(saving, decimals_for(saving)) if saving < MOST_SAVED else f"over {MOST_SAVED:,}"
+    return f"unpaired runs would need {shown} times as many seeds"
 
 
 def no_suite_text(reason: known.NoSuite) -> str:

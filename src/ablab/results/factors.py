@@ -31,7 +31,7 @@ _ONLY_WITH: dict[str, tuple[str, Any]] = {
 }
 RECIPE = "recipe"
 _OF_A_MODEL = {"model", *(axis.name for axis in called_by("model", "multimodal"))}  # what a recipe speaks of
-_NO_SETTINGS = IDENTITY_EXCLUDES | {"seed", "axes", PLACEBO}  # keys of a config
+_NO_SETTINGS = IDENTITY_EXCLUDES | {"seed", "continue_from", "axes", PLACEBO}  # keys of a config
 
 
 def factors_of(records: list[Record], settings: list[Settings], tasks: list[str]) -> list[str]:

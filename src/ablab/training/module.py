@@ -63,6 +63,9 @@ class TrainingModule(LightningModule):
         self._penalised = has_penalties(model)
         self.evaluated: dict[str, int] = {}  # samples of the last evaluation of each split, over all processes
         self._totals: dict[int, dict[str, Tensor]] = {}  # of each of the task's parts
+        self.convert: Callable[[StateDict, Transformer], None] | None = (
+            None  # a checkpoint of another model to this one's
+        )
 
     def forward(self, inputs: Inputs, targets: Tensor | None = None) -> Tensor:
         """Logits for what the task's loaders serve, in the shape of its targets and one dimension more."""
@@ -195,7 +198,7 @@ class TrainingModule(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: StateDict) -> None:
-        """What a resumed run has to remember beside weights, optimizer and schedule."""
+        """What a resumed run has to remember."""
         checkpoint[_HISTORY] = {
             "learning_rates": torch.tensor(self.learning_rates, dtype=torch.float64),
             "update_ratio": self.update_ratio,
@@ -203,6 +206,8 @@ class TrainingModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: StateDict) -> None:
+        if self.convert is not None:
+            self.convert(checkpoint, self.model)
         history = dict(checkpoint[_HISTORY])
         self.learning_rates = history.pop("learning_rates").tolist()
         for name, value in history.items():

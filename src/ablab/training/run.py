@@ -6,12 +6,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from torch.optim.optimizer import StateDict
 
 from ablab.config import RunConfig
 from ablab.config.redact import redact_text, secrets_in
@@ -19,6 +21,7 @@ from ablab.errors import Diverged, Interrupted, UserError, one_line
 from ablab.model.attention.indexer import unchosen
 from ablab.model.mechanism import probe_outputs
 from ablab.model.position import idle_position
+from ablab.model.transformer import Transformer
 from ablab.results.hparams import write_hparams
 from ablab.results.record import FUNCTION, Cost, Record, RunContext, Status
 from ablab.results.run_folder import curves_sha256
@@ -31,6 +34,7 @@ from ablab.training.callbacks import Heartbeat, LateLoss, Mechanisms, Progress, 
 from ablab.training.checkpoint_list import Found, Origin, newest_whole
 from ablab.training.cost import CostMeter
 from ablab.training.failures import ended_itself, failure_of, leave, noted
+from ablab.training.fork import Fork
 from ablab.training.function_probe import function_responses
 from ablab.training.loggers import build_loggers, close_loggers, continue_loggers, outlive
 from ablab.training.module import TrainingModule
@@ -38,11 +42,11 @@ from ablab.training.optimizers.groups import describe_groups
 from ablab.training.pictures import leave_pictures
 from ablab.training.provenance import machine
 from ablab.training.stopping import StopRequest, stop_on_request
-from ablab.training.strategies.base import parallel
+from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.token_counts import TokenCounts
 from ablab.training.traffic.callback import Communicating
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning, untimed_steps
-from ablab.training.warm_start import origin_of
+from ablab.training.warm_start import origin_of, trunk_of
 from ablab.training.watchers import Watchers
 from ablab.training.world import world
 
@@ -166,6 +170,8 @@ def _train(
     module = build_module(built)
     if world().rank == 0:
         _look_ahead(built, module, trainer.strategy.root_device, record)
+    if checkpoint and not own and (trunk := trunk_of(config)):
+        module.convert = partial(_insert, Fork(trunk, config, task), strategy, record)
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
@@ -189,6 +195,12 @@ def _look_ahead(built: BuiltRun, module: TrainingModule, device: torch.device, r
     record.responses = {name: [] for name in FUNCTION}
     with noted("asking the model for its function", record.notes):
         record.responses = function_responses(built, module.model, device)
+
+
+def _insert(fork: Fork, strategy: Parallel, record: Record, checkpoint: StateDict, model: Transformer) -> None:
+    if not strategy.holds_all:
+        raise UserError("continue_from: components are inserted into whole models: use strategy=single or strategy=ddp")
+    record.notes.append(fork.insert(checkpoint, model))
 
 
 def _look_back(built: BuiltRun, trainer: Trainer, module: TrainingModule, folder: Path, record: Record) -> None:

@@ -1,11 +1,17 @@
-"""Going on from the checkpoint of another run: the same one, carried out by another strategy or number of processes."""
+"""Going on from the checkpoint of another run: the same one, carried out by another strategy or number of processes.
+
+Or a trunk of the same seed, whose components are exchanged: a fork (`ablab.training.fork`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from ablab.config import EXECUTION_KEYS, IDENTITY_EXCLUDES, RunConfig, fingerprint
+from ablab.config.axes import called_by
 from ablab.config.identity import differences
+from ablab.config.placebo import KEY as PLACEBO
 from ablab.errors import UserError
 from ablab.results.run_folder import check_ours, read_config
 from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
@@ -18,8 +24,11 @@ _MAY_DIFFER = frozenset(
         *EXECUTION_KEYS,
         *("continue_from", "strategy", "axes.strategy", "axes.trainer"),
         *("trainer.devices", "trainer.num_nodes", "trainer.accelerator"),
+        "trainer.max_steps",  # the schedule's steps are its own, and the same
     }
 )
+# What may differ besides, in a fork: components, and what makes a run a placebo.
+_COMPONENTS = frozenset({axis.name for axis in called_by("model")} - {"objective"})
 
 
 def check_origin(config: RunConfig) -> None:
@@ -86,9 +95,30 @@ def _config_of(config: RunConfig) -> RunConfig:
         earlier = read_config(folder)
     except UserError as error:
         raise UserError(f"continue_from={folder}: {error}") from error
-    for key, *_ in differences(earlier.to_dict(), config.to_dict(), _MAY_DIFFER):
-        raise UserError(
-            f"continue_from={folder}: that run has another {key}; only strategy, trainer.devices, "
-            "trainer.num_nodes and trainer.accelerator may differ"
-        )
+    for key in _differing(earlier, config):
+        if not _of_component(key):
+            raise UserError(f"continue_from={folder}: that run has another {key}; {_hint(key)}")
     return earlier
+
+
+def trunk_of(config: RunConfig) -> RunConfig | None:
+    """The config of the run that this one goes on from as a fork; None where no component differs."""
+    if config.continue_from is None:
+        return None
+    earlier = _config_of(config)
+    return earlier if any(_differing(earlier, config)) else None
+
+
+def _differing(earlier: RunConfig, config: RunConfig) -> Iterator[str]:
+    """Each key in which the two differ and may not, but in a fork."""
+    return (key for key, *_ in differences(earlier.to_dict(), config.to_dict(), _MAY_DIFFER))
+
+
+def _of_component(key: str) -> bool:
+    return key == PLACEBO or key.split(".")[0] in _COMPONENTS
+
+
+def _hint(key: str) -> str:
+    if key == "schedule.total_steps":
+        return "give a trunk the steps of the whole course: schedule.total_steps=..."
+    return "only components, strategy, trainer.devices, trainer.num_nodes and trainer.accelerator may differ"

@@ -16,7 +16,7 @@ from ablab.report.parallel import parallel_table
 from ablab.report.placebos import placebo_table
 from ablab.report.rows import unhealthy
 from ablab.report.sentences import measured, verdict_line
-from ablab.report.study_notes import interval_lines, no_suite_text, study_notes
+from ablab.report.study_notes import interval_lines, no_suite_text, pairing_text, study_notes
 from ablab.report.tables import cost_table, inference_table, quality_table
 
 
@@ -79,7 +79,8 @@ def verdict_lines(comparisons: Comparisons, by: By | None = None) -> list[str]:
         for item in items:
             lines.append(verdict_line(item))
             lines += [f"            {note}" for note in notes_of(item)]
-    return lines + interval_lines(comparisons) + study_notes(comparisons)
+    earned = [pairing_text(comparisons.earned)] if comparisons.earned else []
+    return lines + interval_lines(comparisons) + study_notes(comparisons) + earned
 
 
 def parts(comparisons: Comparisons, by: By | None = None) -> list[tuple[str, list[Comparison]]]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons
+from ablab.analysis.earned import PairingEarned, saving_of
 from ablab.analysis.placebos import Placebo
 from ablab.analysis.power import detectable
 from ablab.config import Node
@@ -94,6 +95,8 @@ def document(context: ReportContext, by: By | None = None) -> Node:
         **_placebos(comparisons),
         "comparisons": [_item(item) for item in comparisons.items] if by != "suite" else [],
         "notes": _notes(comparisons),
+        "earned": _of_all(comparisons.earned),
+        "pairing": {task: _earned(context, task) for task in context.tasks} if by != "suite" else {},
         "interim_analyses": [vars(look) for look in context.runs.interim_analyses],
         "suite_variants": _suite_rows(context, by).to_dict("records"),
         "variants": _variant_rows(context, by).to_dict("records"),
@@ -141,6 +144,7 @@ def _item(item: Comparison) -> Node:
         "p_adjusted": item.p_adjusted,
         "adjustment": item.adjustment,
         "correlation": item.correlation,
+        "saving": saving_of(item),
         "detectable": detectable(item.estimate, item.share_level) if item.estimate else None,
         "margin": item.margin,
         "margin_declared": item.margin_declared if item.margin is not None else None,
@@ -155,6 +159,18 @@ def _item(item: Comparison) -> Node:
         "preliminary": item.preliminary,
         "sentence": verdict_sentence(item),
         "notes": notes_of(item),
+    }
+
+
+def _of_all(earned: PairingEarned | None) -> Node | None:
+    return earned and {**vars(earned), "depths": [vars(each) for each in earned.depths]}
+
+
+def _earned(context: ReportContext, task: str) -> Node:
+    """Variant -> step by step what its pairs have earned."""
+    return {
+        variant: [{**vars(point), "chaos": point.chaos and vars(point.chaos)} for point in points]
+        for variant, points in context.earned(task).items()
     }
 
 

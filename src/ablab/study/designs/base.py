@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ablab.config.nearest import nearest
-from ablab.config.placebo import KINDS
+from ablab.config.placebo import KINDS, NUDGE
 from ablab.errors import UserError
 from ablab.study.designs.factors import Exclusions, Factor, Variant, in_words, plain
 
@@ -35,18 +35,21 @@ class Design(ABC):
         zip: groups of keys that advance together: the second value of one with the second value of the others.
         exclude: combinations that are left out, see `Exclusions`.
         placebo: arms that cannot matter beside the baseline: those of `ablab.config.placebo`, or the one named.
+        chaos: an arm beside the baseline that is off by one rounding at its start; see `ablab.analysis.chaos`.
     """
 
     zip: list[list[str]] | None = None
     exclude: list[dict[str, object]] | None = None  # by names that a subclass in any file knows
     placebo: bool | str = False  # the same
+    chaos: bool = False
 
     @property
     def placebos(self) -> list[str]:
         """The kinds of placebo that are asked for. Raises UserError for one that there is not."""
         if self.placebo not in (True, False, *KINDS):
             raise UserError(f"design.placebo={self.placebo}: must be true, false, {' or '.join(KINDS)}")
-        return [kind for kind in KINDS if self.placebo in (True, kind)]
+        asked = {*(KINDS if self.placebo is True else ()), *((NUDGE,) if self.chaos else ()), self.placebo}
+        return [kind for kind in (*KINDS, NUDGE) if kind in asked]
 
     def choose(
         self,

@@ -13,8 +13,9 @@ from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.formatting import MISSING, confidence, decimals_for, number, plural, share
 from ablab.report.html.blocks import Block, Section, per_task, svg
+from ablab.report.html.sections.pairing import earned_blocks
 from ablab.report.sentences import margin_name
-from ablab.report.study_notes import interval_lines, study_notes
+from ablab.report.study_notes import interval_lines, pairing_text, study_notes
 from ablab.report.tables import quality_table
 
 
@@ -30,7 +31,8 @@ class Verdicts:
 def verdicts(context: ReportContext) -> Verdicts:
     names = [context.suite, *context.tasks] if context.suite else context.tasks
     groups, made = [(name, context.compared(name)) for name in names], context.comparisons
-    return Verdicts(_glance(context, groups), groups, [*interval_lines(made), *study_notes(made)])
+    earned = [pairing_text(made.earned)] if made.earned else []
+    return Verdicts(_glance(context, groups), groups, [*interval_lines(made), *study_notes(made), *earned])
 
 
 def _glance(context: ReportContext, groups: list[tuple[str, list[Comparison]]]) -> str:
@@ -79,7 +81,7 @@ def pairs(context: ReportContext) -> Section | None:
 
     def blocks(task: str) -> list[Block]:
         drawn = svg(context, drawings.slopes(context, task), "pairs", task)
-        return [Block(figure=drawn)] if drawn else []
+        return [Block(figure=drawn), *earned_blocks(context, task)] if drawn else []
 
     made = per_task(context, blocks, suite=True)
     if not made:

@@ -1,0 +1,103 @@
+"""Runs that go on from a trunk with other components: what is taken over, what is refused, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ablab.config import RunConfig
+from ablab.results.record import Record
+from ablab.training.checkpoint_folders import read_checkpoint
+
+COURSE = ("schedule.total_steps=8", "trainer.val_check_interval=2", "optimizer.lr=0.01", "model.n_layers=2")
+Run = Callable[[RunConfig, Path], Record]
+Compose = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def trunk(tiny_config: Compose, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trunk")
+    assert run(tiny_config(*COURSE, "trainer.max_steps=4"), folder).status == "ok"
+    return folder
+
+
+@pytest.fixture
+def fork(tiny_config: Compose, run: Run, trunk: Path, tmp_path: Path) -> Callable[..., Record]:
+    def make(*overrides: str, steps: int = 8, name: str = "fork") -> Record:
+        config = tiny_config(*COURSE, *overrides, f"trainer.max_steps={steps}")
+        return run(replace(config, continue_from=str(trunk)), tmp_path / name)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def base(tiny_config: Compose, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The baseline from its start to its end."""
+    return run(tiny_config(*COURSE, "trainer.max_steps=8"), tmp_path_factory.mktemp("base"))
+
+
+def test_the_baseline_goes_on_as_if_it_had_never_stopped(fork: Callable[..., Record], base: Record) -> None:
+    assert fork().metrics == base.metrics
+
+
+@pytest.mark.parametrize(
+    "component",
+    [
+        "activation=gelu",  # no weights of its own
+        "activation=dynamic_sparse",  # with a state
+        "layer_fusion=adaptive",  # with weights that the trunk has not
+        "norm=rms",  # without weights that the trunk has
+        "attention=windowed attention.window=8",
+        "residual=hyper",
+    ],
+)
+def test_a_component_is_inserted(fork: Callable[..., Record], base: Record, component: str) -> None:
+    own = fork(*component.split())
+    assert own.status == "ok", own.reason
+    assert own.cost.steps == 8
+    [note] = [note for note in own.notes if "inserted" in note]
+    assert own.metrics != base.metrics
+    assert "loss of a batch moved by" in note
+
+
+def test_weights_and_moments_are_the_trunks_by_name(fork: Callable[..., Record], trunk: Path, tmp_path: Path) -> None:
+    """One step at a rate of almost 0 leaves them as they were taken over."""
+    fork("layer_fusion=static", steps=5)
+    before, after = (read_checkpoint(place / "checkpoints" / "last.ckpt") for place in (trunk, tmp_path / "fork"))
+    shared = before["state_dict"].keys() & after["state_dict"].keys()
+    assert shared == before["state_dict"].keys() < after["state_dict"].keys()
+    for name in shared:
+        assert torch.allclose(before["state_dict"][name], after["state_dict"][name], atol=0.05), name
+    steps = {int(state["step"]) for state in after["optimizer_states"][0]["state"].values()}
+    assert steps == {1, 5}  # of what is new, and of what was taken over
+
+
+def test_an_arm_that_is_off_by_rounding_is_off_from_the_fork_on(fork: Callable[..., Record], base: Record) -> None:
+    nudged = fork("++model.placebo=nudge")
+    assert nudged.metrics["val_loss"] == pytest.approx(base.metrics["val_loss"], abs=1e-4)
+    assert nudged.responses != base.responses
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["feed_forward=moe"], "cannot be inserted|other groups of parameters"),
+        (["activation=swiglu"], "has the shape .* train this variant from the start"),
+        (["model.d_model=32"], r"that run has another model.d_model; only components, strategy"),
+        (["optimizer=sgd"], "that run has another optimizer"),
+        (["schedule.total_steps=9"], r"give a trunk the steps of the whole course: schedule.total_steps=\.\.\."),
+    ],
+)
+def test_what_cannot_be_inserted_is_refused_in_one_line(
+    fork: Callable[..., Record], overrides: list[str], reason: str
+) -> None:
+    record = fork(*overrides)
+    assert record.status == "failed"
+    assert record.reason is not None
+    assert "\n" not in record.reason
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(record.reason)
