@@ -106,7 +106,7 @@ def test_the_baseline_alone_may_be_left(runs: Runs) -> None:
 def test_seeds_restrict_what_is_compared(runs: Runs) -> None:
     comparisons, shown = compare_selected(runs, ["seed=0,1,3"])
     assert {item.seeds for item in comparisons.items} == {(0, 1, 3)}
-    assert comparisons.items[0].adjustment == "Dunnett"
+    assert comparisons.items[0].adjustment == "simultaneous"
     assert len(shown.records) == 12
     assert notes_of(comparisons) == (
         "12 of 16 runs are compared (seed=0,1,3); what is said holds only if they were chosen before looking.",
@@ -148,7 +148,8 @@ def test_the_suite_is_chosen_from_in_the_same_way() -> None:
     assert comparisons.suite == tuple(item for item in compare(runs).suite if "lsh" in item.variant)
     assert notes_of(comparisons)[-2:] == (
         "4 of 6 comparisons are shown (attention=lsh); p is adjusted for all 9, on the suite and on tasks.",
-        "on the suite of 2 tasks: 2 of 3 comparisons are shown (attention=lsh); p is adjusted for all 3.",
+        "on the suite of 2 tasks: 2 of 3 comparisons are shown (attention=lsh); p is adjusted for all 9, on the suite "
+        "and on tasks.",
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from scipy import stats
+from synthetic import record, runs_of
 
 from ablab.report.plan import _ranges, show_plan
 from ablab.study.events import RunOutline
@@ -35,6 +38,30 @@ def test_the_effect_that_so_many_seeds_could_show(tmp_path: Path, seeds: int, ef
     rows = [row(place, f"attention={name}", list(range(seeds))) for place, name in enumerate(("full", "lsh"))]
     _, lines = shown(preview(tmp_path, rows))
     assert any(f"{seeds} seeds show an effect of {effect:.2f} standard deviations" in line for line in lines), lines
+
+
+@pytest.mark.parametrize(("variants", "effect"), [(2, 1.68), (4, 2.29), (6, 2.63), (9, 2.98)])
+def test_the_more_comparisons_the_larger_the_effect_must_be(tmp_path: Path, variants: int, effect: float) -> None:
+    """At the share of the level that one of them has: scipy's noncentral t at .05 over their number."""
+    rows = [row(place, f"attention={place}", list(range(5))) for place in range(variants)]
+    (line,) = [line for line in shown(preview(tmp_path, rows))[1] if "5 seeds show" in line]
+    assert f"5 seeds show an effect of {effect:.2f} standard deviations" in line
+    assert (f"as the only one among {variants - 1} comparisons" in line) == (variants > 2)
+    critical = stats.t.ppf(1 - 0.025 / (variants - 1), 4)
+    assert stats.nct.sf(critical, 4, effect * math.sqrt(5)) == pytest.approx(0.8, abs=0.005)
+
+
+def test_tasks_and_their_suite_share_the_level(tmp_path: Path) -> None:
+    """Two variants on two tasks: a quarter for the one on each task, a half for the one on the suite."""
+    rows = [row(0, f"attention={n},task={t}", list(range(5)), t) for t in ("recall", "copy") for n in ("full", "lsh")]
+    records = [record(1, axes={"task": task, "attention": name}) for task in ("recall", "copy") for name in ("f", "l")]
+    _, lines = shown(preview(tmp_path, rows, planned=runs_of(records)))
+    assert (
+        "show an effect of 2.48 standard deviations of the paired differences 80% of the time, as the only" in lines[-2]
+    )
+    assert lines[-1] == "on the suite of 2 tasks: 2.03 standard deviations of its average"
+    for effect, level in ((2.48, 0.0125), (2.03, 0.025)):
+        assert stats.nct.sf(stats.t.ppf(1 - level / 2, 4), 4, effect * math.sqrt(5)) == pytest.approx(0.8, abs=0.005)
 
 
 def test_too_few_seeds_and_one_variant_are_told(tmp_path: Path) -> None:

@@ -60,13 +60,20 @@ def seeds_for(effect: float, sd: float, level: float = LEVEL) -> int:
     return low
 
 
-def seeds_needed(effect: float, estimate: Estimate, level: float = LEVEL) -> tuple[int, int, int]:
+def seeds_needed(
+    effect: float, estimate: Estimate, level: float = LEVEL, own: Estimate | None = None
+) -> tuple[int, int, int]:
     """(about, at least, at most) the seeds that `effect` needs: the sd itself is known only within its 95% interval.
 
     The effect is one that was chosen, as a margin is: of one that was estimated, no such range holds what it needs.
+
+    Args:
+        own: from the differences alone, where the standard error is pooled: its sd may be far from that of the others,
+            and the range takes in both.
     """
-    factors = (1.0, *_sd_bounds(estimate.degrees))
-    about, least, most = (seeds_for(effect, estimate.sd * factor, level) for factor in factors)
+    ranges = [[each.sd * factor for factor in _sd_bounds(each.degrees)] for each in (estimate, own) if each]
+    sds = (estimate.sd, min(low for low, _ in ranges), max(high for _, high in ranges))
+    about, least, most = (seeds_for(effect, sd, level) for sd in sds)
     return about, least, most
 
 

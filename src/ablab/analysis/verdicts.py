@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval
+from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, paired
 from ablab.analysis.looks import ONE_LOOK, Looks
 from ablab.analysis.notes import Note
 from ablab.analysis.study_notes import OtherCorpus
@@ -52,7 +52,7 @@ class Evidence:
     simultaneous: Interval | None = None  # those of all comparisons of the study hold together, at `level`
     p_adjusted: float | None = None  # of no effect
     p_equivalence: float | None = None  # of an effect of the margin or more, adjusted; None without a margin
-    adjustment: str | None = None  # "Holm" or "Dunnett"
+    adjustment: str | None = None  # "Holm" or "simultaneous"
     correlation: float | None = None
     margin: float | None = None
     margin_declared: bool = False  # by the study, before its runs
@@ -79,7 +79,7 @@ class Evidence:
         """The shown one of the two one-sided tests: at twice the level, but for few seeds. None without a margin."""
         if self.estimate is None or self.margin is None:
             return None
-        if self.adjustment == "Dunnett":
+        if self.adjustment == "simultaneous":
             return self.simultaneous
         return self.estimate.interval(1 - 2 * self.equivalence_level)
 
@@ -93,6 +93,11 @@ class Evidence:
         """Whether an effect was resolved at an earlier look that was planned, which stands, and is not any more."""
         includes_zero = self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
         return includes_zero and self.looks.planned_several and self.p_adjusted is not None and self.p_adjusted < LEVEL
+
+    @property
+    def own_estimate(self) -> Estimate | None:
+        """From its differences alone, where the standard error is pooled."""
+        return paired(self.differences) if self.preliminary else None
 
     @property
     def equivalent(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ablab.config.seeds import SeedsConfig
+from ablab.results.collect import Runs
 from ablab.study.events import RunOutline
 
 
@@ -43,6 +44,7 @@ class Preview:
     trial_seconds: float | None = None
     question: str = ""
     seeds: SeedsConfig | None = None  # of a study that makes its seeds in blocks
+    planned: Runs | None = None  # a run of each variant on each task as it will have been
 
     @property
     def done(self) -> int:

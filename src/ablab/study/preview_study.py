@@ -15,7 +15,7 @@ from ablab.study.events import Observer
 from ablab.study.launch import finished_record
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.preflight import Preflight
-from ablab.study.planning.prepare import asked
+from ablab.study.planning.prepare import as_if_run, asked
 from ablab.study.preview import Preview, Probe, Row
 from ablab.study.run_study import Study
 from ablab.study.supervision.code import freeze_code, warm_up
@@ -62,6 +62,7 @@ def preview(study: Study, probe: bool) -> Preview:
         trial_seconds=trial_seconds,
         question=planned[0].config.question,
         seeds=study.seeds,
+        planned=as_if_run(planned, study.preflight),
     )
 
 

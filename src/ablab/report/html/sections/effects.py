@@ -139,6 +139,6 @@ def _needed(item: Comparison, wanted: float) -> str:
     assert item.estimate is not None
     about, least, most = (
         f"over {MOST_SEEDS:,}" if seeds >= MOST_SEEDS else f"{seeds:,}"
-        for seeds in seeds_needed(wanted, item.estimate, item.share_level)
+        for seeds in seeds_needed(wanted, item.estimate, item.share_level, item.own_estimate)
     )
     return about if least == most or item.margin is None else f"{about} ({least} to {most})"
