@@ -9,8 +9,8 @@ from said import notes_of, sentence_of
 from synthetic import ACCURACY, CORPUS, cost, ended, record, runs_of, study
 
 from ablab.analysis.comparison import Comparison, Comparisons, compare
-from ablab.analysis.dunnett import dunnett_p
 from ablab.analysis.estimates import holm, paired
+from ablab.analysis.shared_error import shared_p
 from ablab.analysis.verdicts import Verdict
 from ablab.errors import UserError
 from ablab.results.record import Metric, Record
@@ -50,9 +50,9 @@ def test_the_p_values_are_holms_over_all_comparisons() -> None:
     assert [item.verdict for item in items] == ["UNRESOLVED", "BETTER", "WORSE"]
 
 
-def test_three_seeds_use_dunnett_and_say_preliminary() -> None:
+def test_three_seeds_share_a_standard_error_and_say_preliminary() -> None:
     item = compare(runs_of(study({"relu": BASE[:3], "gelu": shifted(0.3, 3), "glu": shifted(0.0, 3)}))).items[0]
-    assert item.adjustment == "Dunnett"
+    assert item.adjustment == "simultaneous"
     assert item.preliminary
     assert "3/3 seeds, preliminary" in sentence_of(item)
 
@@ -383,7 +383,7 @@ def test_runs_of_earlier_versions_keep_the_final_evaluation_alone() -> None:
 
 
 def test_comparisons_on_two_tasks_do_not_share_a_baseline() -> None:
-    """Dunnett's correlation of 1/2 holds within a task and not between them."""
+    """Each task's comparisons share a standard error; two tasks hold half of the level each."""
     records = [
         record(seed, 1 + seed / 10 + shift * (1 + seed / 10), axes={"task": task, "activation": option})
         for task in ("a", "b")
@@ -391,10 +391,10 @@ def test_comparisons_on_two_tasks_do_not_share_a_baseline() -> None:
         for seed in (1, 2, 3)
     ]
     items = compare(runs_of(records)).items
-    assert {item.adjustment for item in items} == {"Dunnett"}
+    assert {item.adjustment for item in items} == {"simultaneous"}
     for item in items:
         assert item.estimate is not None
         statistic = abs(item.estimate.effect) / item.estimate.standard_error
-        together = dunnett_p(statistic, item.estimate.degrees, (2, 2))
-        assert together != pytest.approx(dunnett_p(statistic, item.estimate.degrees, (4,)), rel=1e-3)
+        together = shared_p(statistic, 2, (2, 2))
+        assert together == pytest.approx(min(1, 2 * shared_p(statistic, 2, (4,))))
         assert item.p_adjusted == pytest.approx(min(1, 2 * together))  # the suite holds the other half

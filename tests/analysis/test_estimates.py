@@ -1,7 +1,6 @@
 """Estimates against closed forms, published tables and naive references."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +13,7 @@ from ablab.analysis.estimates import (
     fisher,
     holm,
     paired,
-    pooled,
     rate_bound,
-    residual_variance,
 )
 
 
@@ -37,54 +34,6 @@ def test_a_paired_estimate_needs_two_differences() -> None:
 def test_without_spread_the_p_value_is_certain() -> None:
     assert paired([0.5, 0.5, 0.5]).p_value == 0
     assert paired([0.0, 0.0, 0.0]).p_value == 1
-
-
-def test_the_residual_variance_is_that_of_a_two_way_table() -> None:
-    table = np.random.default_rng(1).normal(size=(4, 3))
-    residual = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
-    variance, degrees = residual_variance(table)
-    assert degrees == 6
-    assert variance == pytest.approx((residual**2).sum() / 6)
-
-
-def test_a_missing_cell_costs_one_degree_of_freedom() -> None:
-    table = np.random.default_rng(1).normal(size=(4, 3))
-    table[2, 1] = math.nan
-    assert residual_variance(table)[1] == 5
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(1, 6), st.floats(0, 1))
-def test_the_residual_variance_is_that_of_the_whole_design(
-    seed: int, variants: int, seeds: int, present: float
-) -> None:
-    """Against the readable way: a column for each variant and each seed."""
-    draw = np.random.default_rng(seed)
-    table = np.where(draw.random((variants, seeds)) < present, draw.normal(size=(variants, seeds)), math.nan)
-    rows, columns = np.nonzero(np.isfinite(table))
-    design = np.hstack([np.eye(variants)[rows], np.eye(seeds)[columns]])
-    values = table[rows, columns]
-    solution: Any
-    rank: Any
-    solution, _, rank, _ = np.linalg.lstsq(design, values) if len(values) else ([], [], 0, [])
-    degrees = len(values) - int(rank)
-    expected = float(((values - design @ solution) ** 2).sum()) / degrees if degrees else 0.0
-    variance, left = residual_variance(table)
-    assert (variance, left) == pytest.approx((expected, degrees), abs=1e-12)
-
-
-def test_pooling_two_variants_is_the_paired_t_test() -> None:
-    table = np.random.default_rng(2).normal(size=(2, 3))
-    differences = list(table[1] - table[0])
-    both, alone = pooled(differences, table), paired(differences)
-    assert both.standard_error == pytest.approx(alone.standard_error)
-    assert both.degrees == alone.degrees == 2
-
-
-def test_a_noisy_variant_keeps_its_own_standard_error() -> None:
-    calm = np.tile([0.0, 1.0, 2.0], (5, 1))
-    noisy = np.vstack([calm, [5.0, -3.0, 1.0]])
-    differences = list(noisy[-1] - noisy[0])
-    assert pooled(differences, noisy).standard_error == pytest.approx(paired(differences).standard_error)
 
 
 def test_holm_by_hand() -> None:

@@ -9,9 +9,9 @@ from scipy import stats
 from synthetic import runs_of, study
 
 from ablab.analysis.comparison import Comparison, compare
-from ablab.analysis.dunnett import dunnett_p
 from ablab.analysis.estimates import LEVEL, paired
 from ablab.analysis.power import detectable
+from ablab.analysis.shared_error import shared_p
 from ablab.analysis.verdicts import Verdict
 from ablab.results.interim import InterimAnalysis
 
@@ -65,7 +65,7 @@ def test_the_interval_is_scipys_at_that_confidence() -> None:
 @pytest.mark.parametrize("others", [0, 2])
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_the_interval_and_the_p_value_agree_at_every_number_of_looks(count: int, others: int, seeds: int) -> None:
-    """With one comparison the interval excludes 0 exactly if p is below the level; with more, Dunnett's does too."""
+    """With one comparison the interval excludes 0 exactly if p is below the level; at three seeds with more, too."""
     for scale in np.geomspace(0.001, 10, 8):
         noise = np.array([0.004, -0.003, 0.001, 0.002, -0.004])
         item = after(count, list(noise[:seeds] + 0.004 * scale), others=others)
@@ -77,13 +77,13 @@ def test_the_interval_and_the_p_value_agree_at_every_number_of_looks(count: int,
             assert (item.p_adjusted < LEVEL) == (item.interval[0] > 0), (item.p_adjusted, item.interval)
 
 
-def test_three_seeds_take_dunnetts_value_at_that_level() -> None:
+def test_three_seeds_take_the_shared_value_at_that_level() -> None:
     item = after(2, NEARLY[:3], others=3)
-    assert item.adjustment == "Dunnett"
+    assert item.adjustment == "simultaneous"
     assert item.interval is not None
     assert item.estimate is not None
     critical = (item.interval[1] - item.estimate.effect) / item.estimate.standard_error
-    assert dunnett_p(critical, item.estimate.degrees, (4,)) == pytest.approx(0.025, abs=1e-3)
+    assert shared_p(critical, 2, (4,)) == pytest.approx(0.025)
 
 
 def test_equivalence_is_claimed_at_that_level_too() -> None:

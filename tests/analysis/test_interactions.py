@@ -18,12 +18,13 @@ from scipy import stats
 from synthetic import odd_runs, record, runs_of, study
 
 from ablab.analysis.estimates import holm
-from ablab.analysis.interactions import Interactions, Missing, interactions
+from ablab.analysis.interactions import Interactions, Missing, all_interactions, interactions
 from ablab.analysis.notes import NoValue, SeedNotRun
 from ablab.analysis.pairing import choose_baseline, tasks
 from ablab.report.sentences import pair_label
 from ablab.results.collect import Runs
 from ablab.results.interim import InterimAnalysis
+from ablab.results.record import Record
 
 AXES = {"attention": ["full", "lsh", "windowed"], "activation": ["relu", "gelu"], "position": ["learned", "rope"]}
 PAIR = {"attention": ["full", "lsh"], "activation": ["relu", "gelu"]}
@@ -54,7 +55,10 @@ def test_what_adds_up_has_no_interaction() -> None:
     assert result.pairs == [("activation", "attention"), ("activation", "position"), ("attention", "position")]
     assert len(result.items) == 1 * 2 + 1 * 1 + 2 * 1
     assert all(item.differences == (0.0,) * 5 and item.p_adjusted == 1 for item in result.items)
-    assert sentence_of(result) == "0 of 5 interactions resolved, by Holm's adjusted p."
+    assert sentence_of(result) == (
+        "0 of 5 interactions resolved, by Holm's p over all 5 interactions of the study: a family of its own, in which "
+        "any false claim has at most the probability .05."
+    )
 
 
 def test_a_planted_interaction_is_recovered() -> None:
@@ -109,6 +113,34 @@ def test_a_naive_loop_and_scipy_agree() -> None:
         assert item.p_value == pytest.approx(test.pvalue)
     assert [item.p_adjusted for item in result.items] == pytest.approx(holm(raw))
     assert [pair_label(item) for item in result.items if item.resolved] == ["activation=gelu and attention=lsh"]
+
+
+def test_interactions_on_all_tasks_are_one_family() -> None:
+    """Corrected on each task by itself, any of those on two tasks would be false in .10 of studies."""
+    records = [
+        replace_task(item, task)
+        for task in ("copy", "recall")
+        for item in factorial(AXES, lambda *given, task=task: noisy(*given) + noise((task, *given[:-1]), given[-1]))
+    ]
+    runs = runs_of(records)
+    metrics = dict.fromkeys(tasks(runs), "val_loss")
+    family = all_interactions(runs, metrics, choose_baseline(runs))
+    raw = [item.p_value or 0.0 for each in family.values() for item in each.items]
+    assert len(raw) == 10
+    assert [item.p_adjusted for each in family.values() for item in each.items] == pytest.approx(holm(raw))
+    assert {each.family for each in family.values()} == {10}
+    assert "over all 10 interactions of the study" in sentence_of(family["copy"])
+    alone = interactions(runs, "copy", "val_loss", choose_baseline(runs))
+    assert all(
+        (one.p_adjusted or 0) >= (other.p_adjusted or 0)
+        for one, other in zip(family["copy"].items, alone.items, strict=True)
+    )
+    assert family["copy"].items != alone.items
+
+
+def replace_task(item: Record, task: str) -> Record:
+    item.axes["task"] = task
+    return item
 
 
 def test_the_sentence_names_interval_correction_and_seeds() -> None:

@@ -106,7 +106,7 @@ def test_the_baseline_alone_may_be_left(runs: Runs) -> None:
 def test_seeds_restrict_what_is_compared(runs: Runs) -> None:
     comparisons, shown = compare_selected(runs, ["seed=0,1,3"])
     assert {item.seeds for item in comparisons.items} == {(0, 1, 3)}
-    assert comparisons.items[0].adjustment == "Dunnett"
+    assert comparisons.items[0].adjustment == "simultaneous"
     assert len(shown.records) == 12
     assert notes_of(comparisons) == (
         "12 of 16 runs are compared (seed=0,1,3); what is said holds only if they were chosen before looking.",

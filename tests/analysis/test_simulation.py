@@ -14,8 +14,8 @@ from scipy import stats
 from synthetic import runs_of, study
 
 from ablab.analysis.comparison import compare
-from ablab.analysis.dunnett import dunnett_critical
-from ablab.analysis.estimates import LEVEL, holm, paired, pooled
+from ablab.analysis.estimates import LEVEL, holm, paired
+from ablab.analysis.shared_error import mean_variance, shared_critical, with_shared_error
 from ablab.analysis.verdicts import RESOLVED
 
 REPETITIONS = 1_500
@@ -48,14 +48,14 @@ class Judged:
 
 
 def by_the_rules(table: np.ndarray) -> Judged:
-    """Three seeds: pooled standard error and Dunnett. More: paired t and Holm."""
+    """Three seeds: the shared standard error. More: paired t and Holm."""
     differences = [list(row - table[0]) for row in table[1:]]
     own = [paired(each) for each in differences]
     raw = [estimate.p_value for estimate in own]
     if table.shape[1] > 3:
         return Judged(raw, [estimate.interval() for estimate in own], [p < LEVEL for p in holm(raw)])
-    estimates = [pooled(each, table) for each in differences]
-    critical = dunnett_critical(estimates[0].degrees, (VARIANTS,))
+    estimates = [with_shared_error(each, mean_variance(differences)) for each in differences]
+    critical = shared_critical(2, (VARIANTS,))
     intervals = [estimate.around(critical) for estimate in estimates]
     return Judged(raw, intervals, [abs(e.effect) > critical * e.standard_error for e in estimates])
 
@@ -73,7 +73,7 @@ def test_false_claims_and_intervals_hold_their_rates(seeds: int) -> None:
     assert uncorrected == pytest.approx(0.19, abs=0.04)  # five of them, uncorrected, do not
     assert 0 < corrected <= LEVEL + tolerance(LEVEL)
     covered = [study.covers(0) for study in found]
-    if seeds == 3:  # Dunnett's intervals hold all five at once
+    if seeds == 3:  # these intervals hold all five at once
         assert np.mean([all(each) for each in covered]) >= 0.95 - tolerance(0.95)
     else:
         assert np.mean([each[0] for each in covered]) == pytest.approx(0.95, abs=tolerance(0.95))

@@ -11,8 +11,7 @@ from scipy import stats
 from synthetic import CORPUS, ended, record, runs_of
 
 from ablab.analysis.comparison import Comparison, compare
-from ablab.analysis.dunnett import dunnett_p
-from ablab.analysis.estimates import pooled
+from ablab.analysis.shared_error import mean_variance, shared_p, with_shared_error
 from ablab.analysis.study_notes import NoSuite
 from ablab.analysis.verdicts import Verdict
 from ablab.report.study_notes import no_suite_text
@@ -78,19 +77,20 @@ def test_the_suite_holds_half_of_the_level_and_the_tasks_the_other() -> None:
         del left[place]
 
 
-def test_three_seeds_pool_the_averages() -> None:
+def test_three_seeds_share_the_error_of_the_averages() -> None:
     of = values(3)
     items = suite(records(of))
     table = np.mean([[of[task][variant] for variant in of[task]] for task in TASKS], axis=0)
-    for row, item in zip(table[1:], items.values(), strict=True):
-        estimate = pooled(list(row - table[0]), table)
+    apart = [list(row - table[0]) for row in table[1:]]
+    for differences, item in zip(apart, items.values(), strict=True):
+        estimate = with_shared_error(differences, mean_variance(apart))
         statistic = abs(estimate.effect) / estimate.standard_error
-        assert item.p_adjusted == pytest.approx(2 * dunnett_p(statistic, estimate.degrees, (2,)))  # half of the level
-        assert (item.adjustment, item.preliminary) == ("Dunnett", True)
+        assert item.p_adjusted == pytest.approx(min(1, 2 * shared_p(statistic, 2, (2,))))  # half of the level
+        assert (item.adjustment, item.preliminary) == ("simultaneous", True)
 
 
 def test_a_variant_that_was_not_run_on_every_task_has_no_average() -> None:
-    """Nor does what it lacks change the others, with three seeds, where the variance is pooled."""
+    """Nor does what it lacks change the others, with three seeds, where the variance is shared."""
     of = values(3)
     without = [item for item in records(of) if (item.axes["task"], item.axes["activation"]) != ("recall", "gelu")]
     alone = suite([item for item in records(of) if item.axes["activation"] != "gelu"])["glu"]

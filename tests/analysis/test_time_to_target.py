@@ -16,7 +16,7 @@ from scipy import stats
 from synthetic import runs_of, study
 
 from ablab.analysis.curves import By
-from ablab.analysis.time_to_target import TimeToTarget, crossing, time_to_target
+from ablab.analysis.time_to_target import UNITS, TimeToTarget, crossing, time_to_target
 from ablab.errors import UserError
 from ablab.results.interim import InterimAnalysis
 from ablab.results.record import Direction, Metric
@@ -43,7 +43,7 @@ def test_straight_lines_cross_where_algebra_says() -> None:
     assert base.times == pytest.approx({seed: 5 / slope for seed, slope in slopes.items()})
     assert base.ratio is None
     logs = [-math.log(2 * (1 + seed / 100)) for seed in slopes]
-    reference = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+    reference = stats.ttest_1samp(logs, 0).confidence_interval(0.975)  # by step and by seconds
     assert gelu.factor == pytest.approx(math.exp(np.mean(logs)))
     assert gelu.interval == pytest.approx((math.exp(reference.low), math.exp(reference.high)))
     assert (gelu.label, gelu.reached, len(gelu.times)) == ("gelu", 4, 4)
@@ -59,8 +59,7 @@ def test_looks_make_it_stricter() -> None:
     )
     _, gelu = time_to_target(twice, "language", "val_loss", RELU, target=5.0, reader=made.reader).items
     assert gelu.ratio is not None
-    assert gelu.interval == pytest.approx(tuple(map(math.exp, gelu.ratio.interval(0.975))))
-    assert gelu.level == 0.025
+    assert gelu.interval == pytest.approx(tuple(map(math.exp, gelu.ratio.interval(1 - 0.025 / 2))))
 
 
 @pytest.mark.parametrize(("by", "unit"), [("step", 1), ("tokens", 64), ("seconds", 0.5)])
@@ -92,14 +91,72 @@ def test_a_target_behind_the_first_evaluation_has_no_time() -> None:
     assert (gelu.reached, len(gelu.times)) == (3, 3)
 
 
-def test_every_seed_of_the_baseline_reaches_the_default_target() -> None:
+def test_every_run_of_both_reaches_the_default_target() -> None:
+    """Of a better variant it is the baseline's worst final value, of a worse one its own."""
     made = Curved()
     for seed, slope in ((1, 0.1), (2, 0.2), (3, 0.15)):
         made.add("relu", seed, line(slope))
-    made.add("relu", 4, [9.0, 9.5], steps=(10, 20), status="diverged")
+        made.add("better", seed, line(2 * slope))
+        made.add("worse", seed, line(slope / 2))
+    made.add("better", 4, [9.0, 9.5], steps=(10, 20), status="diverged")
     result = found(made)
-    assert (result.target, result.declared) == (6.0, False)
-    assert result.items[0].times == pytest.approx({1: 40, 2: 20, 3: 4 / 0.15, 4: None})
+    better, worse = result.items
+    assert not result.declared
+    assert (better.target, worse.target) == (6.0, 8.0)
+    assert better.times == pytest.approx({1: 20, 2: None, 3: 4 / 0.3, 4: None})
+    assert better.early == (2,)  # at its first evaluation
+    assert worse.times == pytest.approx({1: 40, 2: 20, 3: 2 / 0.075})
+    assert worse.ratio is None  # the baseline's second run is there at its first evaluation
+
+
+def test_the_default_target_treats_the_two_alike() -> None:
+    made = Curved()
+    draw = np.random.default_rng(3)
+    for seed in (1, 2, 3, 4):
+        for option in ("relu", "gelu"):
+            made.add(option, seed, line(0.1 + 0.02 * float(draw.random())), steps=range(5, 50, 5))
+    (one,) = found(made).items
+    (other,) = time_to_target(made.runs, "language", "val_loss", "activation=gelu", reader=made.reader).items
+    assert one.factor is not None
+    assert other.factor == pytest.approx(1 / one.factor)
+    assert one.target == other.target
+
+
+def studies(count: int) -> list[TimeToTarget]:
+    """Of five variants that do nothing, with three seeds: curves that flatten, noise of runs and of evaluations."""
+    draw, steps = np.random.default_rng(5), range(100, 1001, 100)
+    course = 2 + 3 * (np.array(steps) / 100) ** -0.5
+    made = []
+    for _ in range(count):
+        study = Curved()
+        for seed in (1, 2, 3):
+            for option in ("relu", "a", "b", "c", "d", "e"):
+                own = draw.normal(0, 0.01) + draw.normal(0, 0.004, len(steps))
+                study.add(option, seed, list(course + 0.02 * seed + own), steps=steps)
+        made.append(found(study))
+    return made
+
+
+@pytest.mark.slow
+def test_variants_that_do_nothing_are_not_flattered() -> None:
+    """By the baseline's worst final value half of them had no ratio, and the others read as faster by 1 to 2%."""
+    items = [item for study in studies(100) for item in study.items]
+    logs = [math.log(item.factor) for item in items if item.factor]
+    assert len(logs) == 500
+    assert abs(np.mean(logs)) < 3 * np.std(logs) / math.sqrt(len(logs)) * math.sqrt(2)  # they share a baseline
+    outside = [not item.interval[0] <= 1 <= item.interval[1] for item in items if item.interval]
+    assert np.mean(np.reshape(outside, (100, 5)).any(1)) <= 0.05
+
+
+def test_the_intervals_hold_for_all_variants_tasks_and_units_at_once() -> None:
+    made = Curved()
+    for seed in range(1, 6):
+        made.add("relu", seed, line(0.2 + 0.001 * seed))
+        for place in range(3):
+            made.add(f"v{place}", seed, line(0.25 + 0.002 * seed * place))
+    for item in found(made, 5.0).items[1:]:
+        assert item.ratio is not None
+        assert item.interval == pytest.approx(tuple(map(math.exp, item.ratio.interval(1 - 0.05 / (3 * len(UNITS))))))
 
 
 def test_higher_is_better_where_the_task_says_so() -> None:
@@ -108,9 +165,13 @@ def test_higher_is_better_where_the_task_says_so() -> None:
         made.add("relu", seed, partial(lambda s, step: s * step / 100, seed))
     runs = made.runs
     runs = replace(runs, primary={"language": Metric(name="val_loss", split="val", direction="max")})
-    result = time_to_target(runs, "language", "val_loss", RELU, reader=made.reader)
-    assert result.target == pytest.approx(0.4)  # the worst final value
+    result = time_to_target(runs, "language", "val_loss", RELU, target=0.4, reader=made.reader)
     assert result.items[0].times == pytest.approx({1: 40, 2: 20, 3: 40 / 3})
+    for seed in (1, 2, 3):
+        made.add("gelu", seed, partial(lambda s, step: s * step / 50, seed))
+    runs = replace(made.runs, primary=runs.primary)
+    (gelu,) = time_to_target(runs, "language", "val_loss", RELU, reader=made.reader).items
+    assert gelu.target == pytest.approx(0.4)  # the worst final value of all
 
 
 def test_pairs_are_needed_for_a_ratio() -> None:

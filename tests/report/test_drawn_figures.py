@@ -266,16 +266,22 @@ def test_fronts_and_budgets_are_drawn_as_they_are() -> None:
         for name, (mean, speed, flops) in given.items()
     ]  # fmt: skip
     own = styles(list(given), "worst")
-    drawn = quality_and_cost(rows, "min", {"fast_bad": "+38% FLOPs"}, own)
+    members = {
+        "flops_total": {"slow_good": "on", "fast_bad": "perhaps", "worst": "off"},
+        "tokens_per_second": {"slow_good": "on", "fast_bad": "on", "worst": "perhaps"},
+    }
+    drawn = quality_and_cost(rows, members, {"fast_bad": "+38% FLOPs"}, own)
     assert drawn is not None
     flops, speed = (axes for axes in axes_of(drawn) if axes.get_visible())
     assert [axes.get_xlabel() for axes in (flops, speed)] == ["training FLOPs", "tokens per second (more is better)"]
     assert [list(np.asarray(axes.lines[0].get_xdata())) for axes in (flops, speed)] == [[9], [100, 900]]
-    assert "training FLOPs: slow_good on the front." in drawn.alt
+    assert "training FLOPs: slow_good on the front, perhaps fast_bad." in drawn.alt
     assert "fast_bad at another budget (+38% FLOPs)" in drawn.alt
-    bars: list[Any] = list(speed.containers)
-    filled = {bar.get_label(): bar.lines[0].get_markerfacecolor() for bar in bars}
-    assert filled == {name: "none" if name == "fast_bad" else own[name].colour for name in given}
+    bars: list[Any] = list(flops.containers)
+    assert [bar.lines[0].get_markerfacecolor() == "none" for bar in bars] == [False, True, False]
+    assert [bar.lines[0].get_alpha() for bar in bars] == [1.0, 1.0, pytest.approx(0.35)]
+    rings = [line for axes in (flops, speed) for line in axes.lines if line.get_markersize() == 14]
+    assert [list(np.asarray(ring.get_xdata())) for ring in rings] == [[9], [900]]
 
 
 @pytest.mark.parametrize(("direction", "solid"), [("min", 3), ("max", 1)])

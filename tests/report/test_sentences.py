@@ -37,7 +37,7 @@ def judged(evidence: Evidence) -> tuple[Verdict, str]:
 
 
 def preliminary(**changes: Any) -> Evidence:
-    """Three seeds of four variants and a baseline: 8 degrees of freedom, Dunnett's critical value 3.02."""
+    """Three seeds, whose standard error has 8 degrees of freedom here."""
     estimate = Estimate(effect=-0.0252, standard_error=0.01006, degrees=8, pairs=3)
     values: dict[str, Any] = {
         "label": "relu",
@@ -47,7 +47,7 @@ def preliminary(**changes: Any) -> Evidence:
         "estimate": estimate,
         "interval": estimate.around(3.023),
         "p_adjusted": 0.106,
-        "adjustment": "Dunnett",
+        "adjustment": "simultaneous",
         "margin": 0.010,
     }
     return evidence(**{**values, **changes})
@@ -70,7 +70,7 @@ def test_worse_where_higher_is_better() -> None:
 
 def test_three_seeds_are_preliminary() -> None:
     resolved = preliminary(interval=(-0.05, -0.01), p_adjusted=0.012)
-    assert "; Dunnett p = .012); 3/3 seeds, preliminary, r = .90;" in judged(resolved)[1]
+    assert "; simultaneous p = .012); 3/3 seeds, preliminary, r = .90;" in judged(resolved)[1]
 
 
 def test_unresolved() -> None:

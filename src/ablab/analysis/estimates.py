@@ -1,13 +1,11 @@
 """Effects with intervals: what paired seeds can say about a difference, and how surely.
 
 An effect is the mean over seeds of (variant minus baseline), in the metric's own unit. With `FULL_SEEDS` pairs or more
-it has the paired t interval. With fewer, a variance of its own is too poorly known: the standard error is pooled over
-all variants (the residual of a variant-by-seed table, seeds as blocks), and the critical value is Dunnett's, for many
-comparisons with one baseline (`ablab.analysis.dunnett`). Below `FEWEST_SEEDS` there is no interval at all.
+it has the paired t interval. With fewer, a variance of its own is too poorly known, and comparisons share one
+(`ablab.analysis.shared_error`). Below `FEWEST_SEEDS` there is no interval at all.
 
 Sources: Student's paired t; Holm (1979), "A simple sequentially rejective multiple test procedure"; Schuirmann (1987)
-for the two one-sided tests; Clopper and Pearson (1934); Fisher (1922). Deviation from Dunnett: the standard error never
-falls below the comparison's own, so that one noisy variant does not borrow the calm of the others.
+for the two one-sided tests; Clopper and Pearson (1934); Fisher (1922).
 """
 
 from __future__ import annotations
@@ -51,7 +49,11 @@ class Estimate:
 
     def interval(self, confidence: float = 1 - LEVEL) -> Interval:
         """The t interval."""
-        return self.around(float(special.stdtrit(self.degrees, (1 + confidence) / 2)))
+        return self.around(self.critical(1 - confidence))
+
+    def critical(self, level: float) -> float:
+        """The |t| that is exceeded with probability `level` if there is no effect."""
+        return -float(special.stdtrit(self.degrees, level / 2))
 
     def around(self, critical: float) -> Interval:
         """The effect plus and minus `critical` standard errors."""
@@ -75,42 +77,6 @@ def paired(differences: Sequence[float]) -> Estimate:
     values = np.asarray(differences, dtype=float)
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
     return Estimate(float(values.mean()), error, len(values) - 1, len(values))
-
-
-def residual_variance(table: FloatArray) -> tuple[float, int]:
-    """The variance left in `table` [variants, seeds] when variant and seed effects are taken out, and its degrees.
-
-    Cells may be NaN: the additive model is fitted by least squares to those that are there. The variance is that of one
-    value; a paired difference has twice as much.
-    """
-    there = np.isfinite(table)
-    table, there = table[there.any(1)], there[there.any(1)]
-    if not len(table):
-        return 0.0, 0
-    # The variants' effects leave with each row's mean (Frisch and Waugh 1933), so that what is fitted has a column per
-    # seed and none per variant, of which there may be hundreds.
-    cells = there.sum(1, keepdims=True)
-    values = (table - np.where(there, table, 0).sum(1, keepdims=True) / cells)[there]
-    design = (np.eye(table.shape[1]) - (there / cells)[:, None, :])[there]
-    solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
-    degrees = len(values) - len(table) - int(rank)
-    residual = values - design @ solution
-    return (float(residual @ residual) / degrees, degrees) if degrees else (0.0, 0)
-
-
-def pooled(differences: Sequence[float], table: FloatArray) -> Estimate:
-    """The estimate with the standard error pooled over `table` [variants, seeds], baseline included.
-
-    Where the comparison's own standard error is the larger, that one stays, with the pooled degrees of freedom.
-    """
-    return from_pool(differences, *residual_variance(table))
-
-
-def from_pool(differences: Sequence[float], variance: float, degrees: int) -> Estimate:
-    """The pooled estimate from what `residual_variance` found, once for all comparisons of a table."""
-    own = paired(differences)
-    error = max(math.sqrt(2 * variance / own.pairs), own.standard_error)
-    return Estimate(own.effect, error, max(degrees, own.pairs - 1), own.pairs)
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -4,10 +4,10 @@ All comparisons of a study are one family: the probability that any of its claim
 tasks make a suite, the comparisons on the suite hold half of it together and those on single tasks the other half;
 without one, all hold the same share. Two claims of a comparison, that there is an effect and that it lies inside the
 declared margin, hold one share, since at most one of them is false. With `FULL_SEEDS` pairs or more a comparison has
-the paired t interval, and p values that step down over all claims (`ablab.analysis.step_down`). With fewer it has the
-standard error that is pooled over the variants of its task and Dunnett's interval, which decides about both claims, at
-the share that such comparisons hold together. Variants that are the baseline under another name make no claim: they
-hold no share and do not calm the pooled variance.
+the paired t interval, and p values that step down over all claims (`ablab.analysis.step_down`). With fewer, a
+standard error that the comparisons of its task share, and an interval that holds for all of them at once and decides
+about both claims (`ablab.analysis.shared_error`), at the share that such comparisons hold together. Variants that are
+the baseline under another name make no claim: they hold no share and do not calm the shared variance.
 
 Where a study has several looks, planned or not, what is corrected are sequential p values, and intervals are at the
 level of the present look (`ablab.analysis.looks`). Planned looks are those of the paired t, also at three seeds.
@@ -20,20 +20,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 from scipy import special
 
-from ablab.analysis.dunnett import dunnett_critical, dunnett_p
 from ablab.analysis.estimates import (
     FEWEST_SEEDS,
     FULL_SEEDS,
     LEVEL,
     Estimate,
-    FloatArray,
-    from_pool,
     paired,
-    residual_variance,
 )
+from ablab.analysis.shared_error import level_in_plan, mean_variance, shared_critical, shared_p, with_shared_error
 from ablab.analysis.step_down import PValues, step_down
 from ablab.analysis.verdicts import Evidence
 
@@ -107,9 +103,7 @@ def planned_level(seeds: int, on_tasks: Sequence[int], on_suite: int, task: int 
     total = on_suite * of_suite + sum(on_tasks) * of_task
     if seeds >= FULL_SEEDS:
         return seeds - 1, LEVEL * weight / total
-    degrees = (families[0] if task is None else families[task]) * (seeds - 1)
-    critical = dunnett_critical(degrees, families, LEVEL * weight * sum(families) / total)
-    return degrees, float(2 * special.stdtr(degrees, -critical))
+    return seeds - 1, level_in_plan(families, LEVEL * weight * sum(families) / total)
 
 
 def adjust(claims: Sequence[Claim]) -> list[tuple[Evidence, float | None]]:
@@ -118,8 +112,8 @@ def adjust(claims: Sequence[Claim]) -> list[tuple[Evidence, float | None]]:
     Args:
         claims: all of a study, on the suite and on tasks. Evidence that makes no claim is given back as it is.
     """
-    pools = {task: _pool(task, claims) for task in {each.task for each in claims if each.pooled}}
-    estimates = [_estimate(claim, pools) for claim in claims]
+    shared = {task: _variance(task, claims) for task in {each.task for each in claims if each.pooled}}
+    estimates = [_estimate(claim, shared) for claim in claims]
     kinds = Counter(claim.on_suite for claim, estimate in zip(claims, estimates, strict=True) if estimate)
     of_suite, of_task = weights(kinds[True], kinds[False])
     made = [
@@ -166,7 +160,7 @@ def _alone(made: _Made, adjusted: PValues, total: int) -> Evidence:
 
 @dataclass(frozen=True)
 class _Group:
-    """Comparisons with pooled standard errors that hold a share of the level together."""
+    """Comparisons with shared standard errors that hold a share of the level together."""
 
     families: tuple[int, ...]  # how many share a baseline, for each baseline
     share: float
@@ -178,9 +172,9 @@ class _Group:
         return cls(tuple(families.values()), sum(each.weight for each in pooled) / total)
 
     def evidence(self, made: _Made) -> Evidence:
-        """With Dunnett's interval, which decides about a difference and about equivalence."""
+        """With the interval of all at once, which decides about a difference and about equivalence."""
         evidence, estimate = made.claim.evidence, made.estimate
-        critical = dunnett_critical(estimate.degrees, self.families, evidence.level * self.share)
+        critical = shared_critical(estimate.degrees, self.families, evidence.level * self.share)
         beyond = None if evidence.margin is None else evidence.margin - abs(estimate.effect)
         return replace(
             evidence,
@@ -190,7 +184,7 @@ class _Group:
             share_level=float(2 * special.stdtr(estimate.degrees, -critical)),
             p_adjusted=self._p_value(made, abs(estimate.effect)),
             p_equivalence=None if beyond is None else self._p_value(made, max(beyond, 0.0)),
-            adjustment="Dunnett",
+            adjustment="simultaneous",
         )
 
     def _p_value(self, made: _Made, distance: float) -> float:
@@ -198,26 +192,17 @@ class _Group:
         estimate, share = made.estimate, self.share * made.claim.evidence.level / LEVEL
         if estimate.standard_error == 0:
             return float(distance == 0)
-        return min(1.0, dunnett_p(distance / estimate.standard_error, estimate.degrees, self.families) / share)
+        return min(1.0, shared_p(distance / estimate.standard_error, estimate.degrees, self.families) / share)
 
 
-def _estimate(claim: Claim, pools: Mapping[str, tuple[float, int]]) -> Estimate | None:
+def _estimate(claim: Claim, shared: Mapping[str, float]) -> Estimate | None:
     if not claim.counts:
         return None
     if claim.pooled:
-        return from_pool(claim.evidence.differences, *pools[claim.task])
+        return with_shared_error(claim.evidence.differences, shared[claim.task])
     return paired(claim.evidence.differences)
 
 
-def _pool(task: str, claims: Sequence[Claim]) -> tuple[float, int]:
-    """The variance that the variants of a task leave, and its degrees of freedom."""
-    of_task = [claim for claim in claims if claim.task == task]
-    base = next(claim.base for claim in of_task if claim.counts)
-    own = [claim.own for claim in of_task if not claim.evidence.blocked and not claim.evidence.identical]
-    return residual_variance(_table([base, *own]))
-
-
-def _table(sides: Sequence[Values]) -> FloatArray:
-    """[variants, seeds] of the metric, NaN where a run has none."""
-    seeds = sorted({seed for side in sides for seed in side})
-    return np.array([[side.get(seed, math.nan) for seed in seeds] for side in sides])
+def _variance(task: str, claims: Sequence[Claim]) -> float:
+    """That of a paired difference, by all comparisons on the task that share their standard error."""
+    return mean_variance([each.evidence.differences for each in claims if each.task == task and each.pooled])

@@ -6,15 +6,16 @@ For the options a and b of two factors, and a0 and b0, the baseline's, each seed
 
 averaged over the settings of the other factors in which all four were run (the *contexts*), so that a seed counts only
 if it has all of them. The seeds are then treated as those of an effect are: a paired t interval, and p values adjusted
-with Holm over all interactions of the task. At `FEWEST_SEEDS` seeds the t interval is still the interaction's own (with
-two degrees of freedom it is wide, and holds its level) and the finding is called preliminary: the pooled variance of
-effects is that of two values, not of four. Below, only the values are shown.
+with Holm over all interactions of the study, on all its tasks, which are a family of their own at `LEVEL`. At
+`FEWEST_SEEDS` seeds the t interval is still the interaction's own (with two degrees of freedom it is wide, and holds
+its level) and the finding is called preliminary. Below, only the values are shown.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -131,8 +132,9 @@ class Interactions:
     task: str
     metric: str
     baseline: str
-    level: float
+    level: float  # of all of them, and of those on other tasks, together
     factors: tuple[str, ...]  # that vary on this task
+    family: int = 0  # interactions that p is adjusted for, on all tasks
     items: tuple[Interaction, ...]
 
     @property
@@ -161,8 +163,29 @@ class Interactions:
         return effects, resolved
 
 
+def all_interactions(
+    runs: Runs, metrics: Mapping[str, str], baseline_variant: str, last_k: int = 1
+) -> dict[str, Interactions]:
+    """Those on every task, corrected together.
+
+    Args:
+        metrics: task -> the metric that is compared.
+        last_k: as `interactions` takes it.
+    """
+    found = [_on_task(runs, task, metric, baseline_variant, last_k) for task, metric in metrics.items()]
+    items = [item for each in found for item in each.items]
+    adjusted = iter(_adjusted(items, looks_of(runs)))
+    family = sum(item.estimate is not None for item in items)
+    return {each.task: replace(each, items=tuple(next(adjusted) for _ in each.items), family=family) for each in found}
+
+
 def interactions(runs: Runs, task: str, metric: str, baseline_variant: str, last_k: int = 1) -> Interactions:
-    """Every pair of options on two factors, beside the options of `baseline_variant`.
+    """Those of one task as if there were no other."""
+    return all_interactions(runs, {task: metric}, baseline_variant, last_k)[task]
+
+
+def _on_task(runs: Runs, task: str, metric: str, baseline_variant: str, last_k: int) -> Interactions:
+    """Every pair of options on two factors, beside the options of `baseline_variant`; p is not adjusted yet.
 
     Args:
         last_k: the mean of so many last evaluations is compared; 1 for the final one.
@@ -182,7 +205,7 @@ def interactions(runs: Runs, task: str, metric: str, baseline_variant: str, last
         baseline=baseline_variant,
         level=level,
         factors=tuple(dimension.name for dimension in found),
-        items=tuple(_adjusted(items, looks)),
+        items=tuple(items),
     )
 
 

@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -196,6 +196,15 @@ def _plan(runs: Runs) -> Looks:
     """What the study of these runs declares of its looks, if all of them agree on it; else nothing."""
     declared = {json.dumps(record.planned_looks, sort_keys=True) for record in runs.records}
     plan: Node = (json.loads(declared.pop()) if len(declared) == 1 else None) or {}
-    planned = tuple(sorted({size for size in plan.get("looks") or () if size >= FEWEST_SEEDS}))
-    most = max([*planned, *([plan["max"]] if plan.get("max") else [])], default=None)
-    return Looks(planned=planned, most=most, spending=plan.get("spending") or "pocock")
+    sizes = [size for size in _list(plan.get("looks")) if type(size) is int and size >= FEWEST_SEEDS]
+    most = [size for size in (*sizes, plan.get("max")) if type(size) is int and size >= FEWEST_SEEDS]
+    spending = plan.get("spending")
+    return Looks(
+        planned=tuple(sorted(set(sizes))),
+        most=max(most, default=None),
+        spending=spending if spending in get_args(Spending) else "pocock",
+    )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

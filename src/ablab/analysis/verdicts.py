@@ -52,7 +52,7 @@ class Evidence:
     simultaneous: Interval | None = None  # those of all comparisons of the study hold together, at `level`
     p_adjusted: float | None = None  # of no effect
     p_equivalence: float | None = None  # of an effect of the margin or more, adjusted; None without a margin
-    adjustment: str | None = None  # "Holm" or "Dunnett"
+    adjustment: str | None = None  # "Holm" or "simultaneous"
     correlation: float | None = None
     margin: float | None = None
     margin_declared: bool = False  # by the study, before its runs
@@ -79,7 +79,7 @@ class Evidence:
         """The shown one of the two one-sided tests: at twice the level, but for few seeds. None without a margin."""
         if self.estimate is None or self.margin is None:
             return None
-        if self.adjustment == "Dunnett":
+        if self.adjustment == "simultaneous":
             return self.simultaneous
         return self.estimate.interval(1 - 2 * self.equivalence_level)
 

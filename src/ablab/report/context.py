@@ -6,6 +6,7 @@ each; a sweep that ends makes one for all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,10 +17,13 @@ import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons, ComparisonSettings, compare
 from ablab.analysis.elsewhere import Elsewhere, elsewhere
-from ablab.analysis.interactions import Interactions, interactions
+from ablab.analysis.interactions import Interactions, all_interactions
 from ablab.analysis.pairing import variants
+from ablab.analysis.pareto import fronts
+from ablab.analysis.ranking import Ranking, rank
 from ablab.analysis.scaling import Axis, Exponent, scaling, varied
 from ablab.analysis.selection import compare_selected
+from ablab.analysis.verdicts import Verdict
 from ablab.config import ComparisonConfig
 from ablab.config.axes import AXES
 from ablab.report.figures.style import MOST_VARIANTS, Style, styles
@@ -142,11 +146,29 @@ class ReportContext:
     @cached_property
     def _interactions(self) -> dict[str, Interactions]:
         made = self.comparisons
-        return {t: interactions(self.runs, t, made.metrics[t], made.baseline, made.last_k) for t in self.tasks}
+        return all_interactions(self.runs, made.metrics, made.baseline, made.last_k)
 
     def interactions(self, task: str) -> Interactions:
         """Those of the compared metric of `task`."""
         return self._interactions[task]
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """Which variants are resolved better than which others, on each task."""
+        return rank(self.runs, self.comparisons, {task: self.direction(task) for task in self.tasks})
+
+    @cached_property
+    def _fronts(self) -> dict[str, pd.DataFrame]:
+        found = {}
+        for task in self.tasks:
+            rows = pd.DataFrame(self.rows(task))
+            rows.loc[rows["verdict"] == Verdict.UNSTABLE, "mean"] = math.nan  # is not ranked
+            found[task] = fronts(rows, self.ranking.better[task])
+        return found
+
+    def fronts(self, task: str) -> pd.DataFrame:
+        """A row per variant, and whether it is on the Pareto front of each cost: "on", "perhaps", "off" or ""."""
+        return self._fronts[task]
 
     @cached_property
     def _elsewhere(self) -> dict[str, list[Elsewhere]]:

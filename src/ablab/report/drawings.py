@@ -39,7 +39,8 @@ def cost(context: ReportContext, task: str) -> Drawing | None:
     """Quality against FLOPs, time, speed and memory; None if no run ended well."""
     differing = unequal_budgets(context.drawn(task), task, context.comparisons.baseline)
     unequal = {variant: budget_text(each) for variant, each in differing.items()}
-    return quality_and_cost(_shown(context, task), context.direction(task), unequal, context.styles)
+    members = context.fronts(task).set_index("variant").to_dict()
+    return quality_and_cost(_shown(context, task), members, unequal, context.styles)
 
 
 def interaction(context: ReportContext, task: str, factors: tuple[str, str]) -> Drawing | None:

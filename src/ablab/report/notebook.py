@@ -18,9 +18,8 @@ from matplotlib.figure import Figure
 
 from ablab.analysis.anova import anova
 from ablab.analysis.comparison import ComparisonSettings
-from ablab.analysis.pareto import fronts
 from ablab.analysis.scaling import Axis
-from ablab.analysis.verdicts import Intervals, Split, Verdict
+from ablab.analysis.verdicts import Intervals, Split
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.report import drawings
@@ -104,11 +103,8 @@ class LoadedStudy:
         return pd.DataFrame(rows)
 
     def fronts(self, task: str | None = None) -> pd.DataFrame:
-        """One row per variant: whether it is on the Pareto front of its mean and each cost. Not ranked ones are not."""
-        chosen = self._task(task)
-        rows = pd.DataFrame(self._context.rows(chosen))
-        rows.loc[rows["verdict"] == Verdict.UNSTABLE, "mean"] = math.nan
-        return fronts(rows, self._context.direction(chosen))
+        """One row per variant: is it on the Pareto front of each cost? "on", "perhaps", "off", "" if not ranked."""
+        return self._context.fronts(self._task(task)).copy()
 
     def scaling(self) -> pd.DataFrame:
         """One row per metric and series: its exponent over sequence length or parameters, with its interval."""

@@ -16,7 +16,7 @@ from ablab.analysis.scaling import Exponent
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.analysis.verdicts import Evidence, Verdict
 from ablab.config.axes import AXES
-from ablab.report.formatting import confidence, decimals_for, number, p_value, plural, share
+from ablab.report.formatting import confidence, decimals_for, number, p_value, plural, share, without_zero
 
 
 def verdict_line(item: Comparison) -> str:
@@ -107,7 +107,7 @@ def _equivalent(evidence: Evidence) -> str:
     assert p is not None
     digits = decimals_for(margin)
     low, high = (number(bound, digits, signed=True) for bound in interval)
-    level = evidence.level if evidence.adjustment == "Dunnett" else 2 * evidence.looks.level(LEVEL, 1)
+    level = evidence.level if evidence.adjustment == "simultaneous" else 2 * evidence.looks.level(LEVEL, 1)
     tested = f"{margin_name(evidence)}; {evidence.adjustment} p {p_value(p)}"
     shown = f"{_interval_name(evidence, level)} {low} to {high}{', preliminary' if evidence.preliminary else ''}"
     return f"|effect| < {number(margin, digits)} ({tested}): {shown}."
@@ -228,7 +228,11 @@ def interactions_sentence(found: Interactions) -> str:
     if not judged:
         return f"No interaction has the {FEWEST_SEEDS} complete seeds that an interval needs."
     resolved = sum(item.resolved for item in judged)
-    return f"{resolved} of {plural(len(judged), 'interaction')} resolved, by Holm's adjusted p."
+    family = f"all {found.family} interactions of the study" if found.family > 1 else "one interaction"
+    return (
+        f"{resolved} of {plural(len(judged), 'interaction')} resolved, by Holm's p over {family}: a family of its own, "
+        f"in which any false claim has at most the probability {without_zero(found.level)}."
+    )
 
 
 def exponent_sentence(one: Exponent) -> str:

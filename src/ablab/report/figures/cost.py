@@ -1,4 +1,4 @@
-"""Quality against cost: one point per variant, one panel per cost, and the front of those that no other one beats."""
+"""Quality against cost: one point per variant, one panel per cost, and who is on its front, perhaps, or off it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from ablab.analysis.pareto import front
-from ablab.analysis.verdicts import Verdict
+from ablab.analysis.pareto import Membership
 from ablab.report import formatting
 from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
@@ -36,18 +35,21 @@ COST_AXES = {
     "decode_flops_8k": CostAxis("FLOPs of token 8,192", formatting.count),
 }
 _COLUMNS = 2
+_FAINT = 0.35  # opacity of what is off the front
+Members = Mapping[str, Mapping[str, str]]  # cost -> variant -> what can be said of it and the front
 
 
 def quality_and_cost(
-    rows: Sequence[Row], direction: Direction, unequal: Mapping[str, str], styles: Mapping[str, Style]
+    rows: Sequence[Row], members: Members, unequal: Mapping[str, str], styles: Mapping[str, Style]
 ) -> Drawing | None:
     """One task's variants; None if no run has both a metric and a cost.
 
-    A line joins the Pareto front of the means. Points whose budget differs from the baseline's are hollow.
+    A filled marker is on the Pareto front, a hollow one perhaps, a faint one off it or not ranked; a line joins those
+    that are on it. A ring is around variants whose budget differs from the baseline's.
 
     Args:
         rows: as `variant_rows` gives them.
-        direction: of the metric.
+        members: cost -> variant -> "on", "perhaps", "off" or "".
         unequal: the variants that did not get what the baseline got, and by what.
     """
     known = [row for row in rows if math.isfinite(row["mean"])][:MOST_VARIANTS]
@@ -61,7 +63,7 @@ def quality_and_cost(
         columns, room = legend_below([row["variant"] for row in known], width)
         figure, panes = panels(width, 2.5 * down + 0.9 + room, min(_COLUMNS, len(shown)), down)
         words = [
-            _panel(axes, cost, rows, direction, unequal, styles)
+            _panel(axes, cost, rows, members.get(cost, {}), unequal, styles)
             for axes, (cost, rows) in zip(panes, shown.items(), strict=False)
         ]
         for axes in panes[len(shown) :]:
@@ -82,29 +84,35 @@ def _panel(
     axes: Axes,
     cost: str,
     rows: Sequence[Row],
-    direction: Direction,
+    members: Mapping[str, str],
     unequal: Mapping[str, str],
     styles: Mapping[str, Style],
 ) -> str:
-    """Draws one cost, and says who is on its front."""
+    """Draws one cost, and says who is on its front, and who perhaps."""
     shown = COST_AXES[cost]
-    sign = -1 if shown.better == "max" else 1
-    quality = [math.nan if row["verdict"] == Verdict.UNSTABLE else row["mean"] for row in rows]  # which is not ranked
-    on = front([sign * _number(row[cost]) for row in rows], quality, direction)
-    best = sorted((row for row, member in zip(rows, on, strict=True) if member), key=lambda row: float(row[cost]))
-    axes.plot([row[cost] for row in best], [row["mean"] for row in best], ":", color=TEXT, linewidth=1.2)
+    by_cost = sorted(rows, key=lambda row: float(row[cost]))
+    on, perhaps = (
+        [row for row in by_cost if members.get(row["variant"]) == kind] for kind in (Membership.ON, Membership.PERHAPS)
+    )
+    axes.plot([row[cost] for row in on], [row["mean"] for row in on], ":", color=TEXT, linewidth=1.2)
     for row in rows:
-        style = styles[row["variant"]]
+        style, faint = styles[row["variant"]], row not in on and row not in perhaps
         axes.errorbar(
             row[cost], row["mean"], row["sd"] if math.isfinite(row["sd"]) else 0,
             color=style.colour, marker=style.marker, markersize=8, linestyle="none", label=row["variant"],
-            markerfacecolor="none" if row["variant"] in unequal else style.colour,
+            markerfacecolor=style.colour if row in on or faint else "none", alpha=_FAINT if faint else 1.0,
         )  # fmt: skip
+        if row["variant"] in unequal:
+            axes.plot([row[cost]], [row["mean"]], "o", color=TEXT, markerfacecolor="none", markersize=14)
     axes.set_xlabel(f"{shown.title} (more is better)" if shown.better == "max" else shown.title)
     axes.margins(0.2)
     axes.locator_params(axis="x", nbins=3)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: shown.text(value)))
-    return f"{shown.title}: {', '.join(row['variant'] for row in best)} on the front."
+    return f"{shown.title}: {_named(on)} on the front{f', perhaps {_named(perhaps)}' if perhaps else ''}."
+
+
+def _named(rows: Sequence[Row]) -> str:
+    return ", ".join(row["variant"] for row in rows) or "none"
 
 
 def _number(value: object) -> float:

@@ -130,7 +130,7 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
     alone = " that hold together" if simultaneous else " of each comparison alone"
     methods = {
         "Holm": f"paired t intervals{alone} and p values adjusted by Holm's method",
-        "Dunnett": "Dunnett's simultaneous intervals and p values (preliminary)",
+        "simultaneous": "simultaneous intervals and p values on a shared standard error (preliminary)",
     }
     used = [said for name, said in methods.items() if name in {item.adjustment for item in items}]
     of = f" of the {measured(comparisons)}" if measured(comparisons) else ""

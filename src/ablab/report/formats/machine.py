@@ -72,9 +72,18 @@ def document(context: ReportContext, by: By | None = None) -> Node:
         "interim_analyses": [vars(look) for look in context.runs.interim_analyses],
         "suite_variants": _suite_rows(context, by).to_dict("records"),
         "variants": _variant_rows(context, by).to_dict("records"),
+        "fronts": _fronts(context),
         "runs": context.run_rows.to_dict("records"),
     }
     return {name: _plain(value) for name, value in found.items()}
+
+
+def _fronts(context: ReportContext) -> Node:
+    """Of each task and variant, what can be said of it and the front of each cost; the level of all of it together."""
+    return {
+        "level": context.ranking.level,
+        "tasks": {task: context.fronts(task).to_dict("records") for task in context.tasks},
+    }
 
 
 def _notes(comparisons: Comparisons) -> list[str]:

@@ -9,7 +9,8 @@ from ablab.analysis.scaling import Exponent
 from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.extrapolation import extrapolation_notes, extrapolation_table
-from ablab.report.formatting import MISSING, budget_text, confidence, decimals_for, number
+from ablab.report.figures.cost import COST_AXES
+from ablab.report.formatting import MISSING, budget_text, confidence, decimals_for, number, without_zero
 from ablab.report.html.blocks import Block, Section, per_task, svg, to_svg
 from ablab.report.parallel import parallel_notes, parallel_table
 from ablab.report.tables import cost_table, inference_table, quality_table
@@ -28,18 +29,29 @@ def cost(context: ReportContext) -> Section:
                 figure=drawn,
                 otherwise="No costs to draw: no run ended well.",
                 table=table if unequal else table.drop(columns="budget"),
-            )
+            ),
+            *_fronts(context, task),
         ]
 
     return Section(
         "cost",
         "Quality against cost",
-        "A dotted line joins the Pareto front: those whose mean no other variant beats at the same cost or less. It is "
-        "a front of means, without unstable variants, and says nothing of whether its steps are resolved. Bars are "
-        "standard deviations over seeds. A hollow marker is a variant that did not get the baseline's budget: its "
-        "difference is not at equal cost.",
+        "A filled marker is on the Pareto front: resolved better than every variant that costs as little or less, or "
+        "the cheapest. A hollow one is perhaps on it: neither that nor the contrary is resolved. A faint one is off "
+        "it, or not ranked. All pairs of variants on all tasks are one family of their own, at the level "
+        f"{without_zero(context.ranking.level)} together. Bars are standard deviations over seeds. A ring is around a "
+        "variant that did not get the baseline's budget: its difference is not at equal cost.",
         per_task(context, blocks),
     )
+
+
+def _fronts(context: ReportContext, task: str) -> list[Block]:
+    """The fronts in words; nothing where there is one variant, or no cost."""
+    found = context.fronts(task)
+    if len(found) < 2 or len(found.columns) < 2:
+        return []
+    titles = {name: COST_AXES[name].title if name in COST_AXES else name.replace("_", " ") for name in found.columns}
+    return [Block(title="On the front?", table=found.replace("", MISSING).rename(columns=titles))]
 
 
 _IN_USE_INTRO = (

@@ -5,17 +5,16 @@ from __future__ import annotations
 import pandas as pd
 
 from ablab.analysis.curves import By
-from ablab.analysis.time_to_target import Reached, TimeToTarget, time_to_target
+from ablab.analysis.time_to_target import UNITS, Reached, TimeToTarget, time_to_target
 from ablab.errors import UserError
 from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.figures.ceilings import ceilings
-from ablab.report.formatting import MISSING, confidence, number
+from ablab.report.formatting import MISSING, confidence, number, without_zero
 from ablab.report.html.blocks import Block, Section, per_task, svg
 from ablab.report.theory import theory, theory_table
 
 _NONE = "No learning curves: no metrics.csv beside the records."
-_BY: tuple[By, ...] = ("step", "seconds")
 
 
 def learning(context: ReportContext) -> Section:
@@ -39,18 +38,29 @@ def learning(context: ReportContext) -> Section:
 def _soon(context: ReportContext, task: str) -> list[Block]:
     """When the target is reached; nothing where no run of the baseline has a curve."""
     try:
-        found = [_reached(context, task, by) for by in _BY]
+        found = [_reached(context, task, by) for by in UNITS]
     except UserError:
         return []
-    first = found[0]
-    target = "the target" if first.declared else "the worst final value of the baseline's runs"
-    text = (
-        f"When {first.metric} first is {first.target:.4g} ({target}), as a multiple of the baseline's, seed by seed. "
-        "A ratio is given only where every pair of runs got there, and not before its first evaluation."
-    )
     by_variant = [{item.variant: item for item in each.items} for each in found]
-    rows = [_row(item, [each.get(item.variant) for each in by_variant]) for item in first.items]
-    return [Block(title="Time to target", text=text, table=pd.DataFrame(rows))] if len(rows) > 1 else []
+    rows = [_row(item, [each.get(item.variant) for each in by_variant], found[0]) for item in found[0].items]
+    text = _time_text(found[0])
+    return [Block(title="Time to target", text=text, table=pd.DataFrame(rows))] if rows else []
+
+
+def _time_text(found: TimeToTarget) -> str:
+    target = (
+        f"the task's, {found.items[0].target:.4g}"
+        if found.declared and found.items
+        else "the best value that every finished run of the variant and of the baseline reached, which treats the two "
+        "alike and depends on these runs"
+    )
+    return (
+        f"When {found.metric} first is at its target, as a multiple of the baseline's time, seed by seed. The target "
+        f"is {target}. A ratio is given only where every pair of runs got there, and not before its first evaluation. "
+        "It holds for this target alone: where curves are flat, little in quality is much in time. The intervals of "
+        f"all variants and tasks, by step and by seconds, hold at once: any excludes 1 in {without_zero(found.level)} "
+        "of studies at most where nothing differs."
+    )
 
 
 def _reached(context: ReportContext, task: str, by: By) -> TimeToTarget:
@@ -58,15 +68,16 @@ def _reached(context: ReportContext, task: str, by: By) -> TimeToTarget:
     return time_to_target(context.runs, task, metric, baseline, by, context.target(task), context.curves)
 
 
-def _row(first: Reached, found: list[Reached | None]) -> dict[str, str]:
+def _row(first: Reached, found: list[Reached | None], all_of: TimeToTarget) -> dict[str, str]:
     """`found` is the variant by steps and by seconds; None where its time is not known."""
     early = f", {len(first.early)} before the first evaluation" if first.early else ""
-    row = {"variant": first.label, "reached": f"{first.reached}/{len(first.times)}{early}"}
-    for by, item in zip(_BY, found, strict=True):
+    row = {"variant": first.label, "target": f"{first.target:.4g}"}
+    row["reached"] = f"{first.reached}/{len(first.times)}{early}"
+    for by, item in zip(UNITS, found, strict=True):
         interval = item.interval if item else None
         factor = item.factor if item else None
         row[by] = MISSING if factor is None else f"× {number(factor, 2)}"
-        row[f"{confidence(first.level)} CI, {by}"] = (
+        row[f"simultaneous {confidence(all_of.level)} CI, {by}"] = (
             MISSING if interval is None else f"{number(interval[0], 2)} to {number(interval[1], 2)}"
         )
     return row
