@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from synthetic import record, runs_of, study
 
 from ablab.analysis.comparison import compare
-from ablab.analysis.decisions import decide
+from ablab.analysis.decisions import decide, looks_at
 from ablab.config import RunConfig, conf_folder, fingerprint
 from ablab.config.schema import Config, ExecutionConfig
 from ablab.config.seeds import with_seeds
@@ -263,7 +263,7 @@ STUDY: dict[str, tuple[Seen, Any, Any, dict[str, Any]]] = {
     "seeds.max": (looked_at, 10, 12, {}),
     "seeds.looks": (looked_at, [3, 5, 8, 10], [4, 10], {}),
     "seeds.stop": (decided_by, ["resolved"], "futile", {}),
-    "seeds.spending": (itself("seeds"), "pocock", "anytime", {}),
+    "seeds.spending": (lambda c, _: looks_at(c.seeds, 0.05), "pocock", "anytime", {}),
 }
 
 

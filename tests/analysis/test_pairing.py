@@ -7,6 +7,7 @@ import pytest
 from synthetic import record, runs_of, study
 
 from ablab.analysis.comparison import compare
+from ablab.analysis.looks import planned_looks
 from ablab.analysis.notes import EndedAtLook, RunNote, SeedNotRun
 from ablab.analysis.pairing import choose_baseline, label, outcomes, seed_notes
 from ablab.errors import UserError
@@ -105,3 +106,16 @@ def test_on_a_suite_seeds_count_up_to_the_look_at_which_a_task_had_enough() -> N
     [item] = compare(replace(runs_of(kept), interim_analyses=looks)).suite
     assert (item.seeds, item.planned) == ((1, 2, 3), 3)
     assert item.notes[0] == EndedAtLook(3, 5)
+
+
+def test_a_variant_without_further_seeds_is_judged_at_the_level_of_its_own_look() -> None:
+    """O'Brien and Fleming leave much to the last look: three pairs must not be held against that."""
+    values = {"relu": [1.0, 1.2, 1.4, 1.1, 1.3], "gelu": [1.43, 1.85, 1.95], "silu": [1.1, 1.2, 1.5, 1.0, 1.3]}
+    plan = {"looks": [3, 5], "max": 5, "spending": "obrien_fleming"}
+    runs = runs_of([replace(each, planned_looks=plan) for each in study(values)])
+    gelu, silu = compare(runs).items
+    first, last = planned_looks((3, 5), "obrien_fleming").levels()
+    assert (gelu.level, silu.level) == (first, last)
+    assert gelu.estimate is not None
+    assert first < gelu.estimate.p_value < last / 2, "the test shows nothing"
+    assert gelu.verdict == "UNRESOLVED"

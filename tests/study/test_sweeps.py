@@ -281,6 +281,36 @@ def test_killed_again_and_again_a_study_ends_as_one_that_was_left_alone(lab: Lab
     assert table(study) == table(lab.folder / "outputs" / "alone")
 
 
+@pytest.mark.slow
+def test_killed_within_a_block_and_after_a_look_a_study_in_blocks_ends_as_one_that_was_left_alone(lab: Lab) -> None:
+    """Nothing is decided before the last look: every variant gets every seed, in blocks of three, one and one."""
+    settings = (
+        *("activation=relu,gelu", "seed=auto", "seeds.max=5", "seeds.looks=[3,4]", "seeds.stop=equivalent"),
+        *("comparison.margin=1e-9", "jobs=2"),
+    )
+    alone = lab.sweep("name=auto", *settings)
+    assert alone.status == 0, alone.err
+    assert "after 4 seeds: nothing new is decided; open: gelu; 2 runs to the look at 5 seeds" in alone.out
+    assert "after 5 seeds: nothing new is decided; still open: gelu; 10 runs made, 0 of 10 saved" in alone.out
+    study = lab.folder / "outputs" / "auto-killed"
+    for moment, least in enumerate((2, 7)):
+        words = ["resume", str(study)] if moment else lab.words("-m", "name=auto-killed", *settings)
+        with started(lab, words=words) as process:
+            wait_for(lambda runs=least: len(list(study.rglob(RECORD_FILE))) >= runs or process.poll() is not None)
+            for pid in [process.pid, *processes_in(study)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.communicate()
+    assert lab.ablab("resume", str(study)).status == 0
+    assert table(study) == table(lab.folder / "outputs" / "auto")
+    plans = [json.loads((lab.folder / "outputs" / name / "plan.json").read_text()) for name in ("auto", "auto-killed")]
+    assert plans[0]["looks"] == plans[1]["looks"]
+    looks = [json.loads((lab.folder / "outputs" / name / "looks.json").read_text()) for name in ("auto", "auto-killed")]
+    assert [[look["seeds"] for look in each] for each in looks] == [[list(range(n)) for n in (3, 4, 5)]] * 2
+    again = lab.sweep("name=auto-killed", *settings)
+    assert {run[0] for run in again.runs} == {"kept"}
+
+
 @contextlib.contextmanager
 def started(lab: Lab, *arguments: str, words: list[str] | None = None) -> Iterator[Command]:
     process = lab.start(*(lab.words(*arguments) if words is None else words))

@@ -138,8 +138,9 @@ def compare(
                 continue
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
-            pairing = pairing.at_its_look([look.seeds for look in runs.interim_analyses])
-            judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, looks)))
+            pairing = pairing.at_its_look(looks.taken)
+            own_looks = looks.until(pairing.seeds) if pairing.ended_at_look else looks
+            judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, own_looks)))
     declared = was_declared(runs, margin, metrics.values(), margin_declared)
     shown = intervals or "single"
     judged = [(pairing, replace(each, margin_declared=declared, intervals=shown)) for pairing, each in judged]

@@ -1,7 +1,7 @@
 """What a look at a study decides of each comparison: whether it is resolved, equivalent, futile, or open.
 
 Only what is open gets further seeds (`ablab.study.seed_blocks`). A comparison is resolved or equivalent where its
-verdict says so, which holds at the looks that there were (`ablab.analysis.looks`). It is *futile* where a decision
+verdict says so, which holds at the looks that there were (`ablab.analysis.family`). It is *futile* where a decision
 has become improbable: where the predictive probability that one of the looks to come resolves it, or shows equivalence
 where that ends its seeds, is below `FUTILE_BELOW` (`ablab.analysis.futility`). Nothing is bought by that: boundaries
 are those of a study that never gives up (non-binding), so that one that goes on all the same errs no more often.
@@ -12,23 +12,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from ablab.analysis.comparison import Comparison, Comparisons, compare
+from ablab.analysis.comparison import Comparisons, ComparisonSettings, compare
 from ablab.analysis.estimates import LEVEL
+from ablab.analysis.family import weights
 from ablab.analysis.futility import FUTILE_BELOW, LookToCome, chance_of_decision
 from ablab.analysis.looks import Spending, planned_looks
-from ablab.analysis.verdicts import RESOLVED, Verdict
+from ablab.analysis.simulated_looks import Sides
+from ablab.analysis.verdicts import RESOLVED, Comparison, Verdict
 from ablab.config import ComparisonConfig
 from ablab.config.seeds import EQUIVALENT, FUTILE, SeedsConfig
 from ablab.config.seeds import RESOLVED as RESOLVED_WORD
 from ablab.results.collect import Runs
 from ablab.study.seed_blocks import OPEN, Decision
 
+_SIDES: tuple[Sides, Sides] = (2, 1)  # of a test of no effect, and of each of those against the margin
 _FINAL = {  # verdicts that no further seed changes, and how they are said
     Verdict.NO_EFFECT: "no effect on the model",
     Verdict.NOT_COMPARABLE: "not comparable",
     Verdict.UNSTABLE: "unstable",
     Verdict.NO_PAIRS: "without pairs",
 }
+
+_CLAIMS = RESOLVED | {Verdict.EQUIVALENT}
 
 
 def decide(runs: Runs, seeds: SeedsConfig, declared: ComparisonConfig) -> list[Decision]:
@@ -40,27 +45,39 @@ def decide(runs: Runs, seeds: SeedsConfig, declared: ComparisonConfig) -> list[D
     Raises:
         UserError: as `ablab.analysis.comparison.compare` does.
     """
-    found = compare(runs, metric=declared.metric, margin=declared.margin, last_k=declared.last_k)
-    several = len(found.metrics) > 1
-    tasks = tuple(found.metrics)
-    on_tasks = [
-        _decision(item, (item.task,), found, seeds, runs, f" on {item.task}" if several else "") for item in found.items
+    settings: ComparisonSettings = {
+        "metric": declared.metric,
+        "margin": declared.margin,
+        "last_k": declared.last_k,
+        "split": declared.split,
+    }
+    found = compare(runs, **settings)
+    several, tasks = len(found.metrics) > 1, tuple(found.metrics)
+    every = [(item, tasks, f" on the {item.task}") for item in found.suite]
+    every += [(item, (item.task,), f" on {item.task}" if several else "") for item in found.items]
+    alphas = _alphas(found)
+
+    def there(variant: str, on: Sequence[str]) -> tuple[tuple[str, str], ...]:
+        return tuple((task, variant) for task in on if (task, variant) in runs.places)
+
+    return [
+        Decision(
+            label=f"{item.label}{where}",
+            cells=there(item.variant, on),
+            baselines=there(found.baseline, on),
+            how=decided(item, seeds, alpha),
+        )
+        for (item, on, where), alpha in zip(every, alphas, strict=True)
     ]
-    return [*(_decision(item, tasks, found, seeds, runs, f" on the {item.task}") for item in found.suite), *on_tasks]
 
 
-def _decision(
-    item: Comparison, tasks: Sequence[str], found: Comparisons, seeds: SeedsConfig, runs: Runs, where: str
-) -> Decision:
-    def there(variant: str) -> tuple[tuple[str, str], ...]:
-        return tuple((task, variant) for task in tasks if (task, variant) in runs.places)
-
-    return Decision(
-        label=f"{item.label}{where}",
-        cells=there(item.variant),
-        baselines=there(found.baseline),
-        how=decided(item, seeds, LEVEL / (len(found.items) + len(found.suite))),
-    )
+def _alphas(found: Comparisons) -> list[float]:
+    """The share of the level that each comparison has, on the suite and then on tasks, beside those still open."""
+    kinds = [sum(item.estimate is not None for item in kind) for kind in (found.suite, found.items)]
+    of_suite, of_task = weights(*kinds)
+    each = [(item, of_suite) for item in found.suite] + [(item, of_task) for item in found.items]
+    total = sum(weight for item, weight in each if item.estimate and item.verdict not in _CLAIMS)
+    return [LEVEL * weight / max(total, weight) for _, weight in each]
 
 
 def decided(item: Comparison, seeds: SeedsConfig, alpha: float) -> str:
@@ -82,16 +99,12 @@ def _is_futile(item: Comparison, seeds: SeedsConfig, alpha: float) -> bool:
     if item.verdict is not Verdict.UNRESOLVED:
         return False
     by_margin = item.margin if EQUIVALENT in seeds.stop else None
-    to_come = [look for look in looks_of(seeds, alpha) if look.seeds > len(item.differences)]
+    to_come = [look for look in looks_at(seeds, alpha) if look.seeds > len(item.differences)]
     return bool(to_come) and chance_of_decision(item.differences, to_come, by_margin) < FUTILE_BELOW
 
 
-def looks_of(seeds: SeedsConfig, alpha: float) -> list[LookToCome]:
-    """The looks of a study, each with the levels that it has in a study at `alpha`."""
+def looks_at(seeds: SeedsConfig, alpha: float) -> list[LookToCome]:
+    """The looks of a study, each with the levels that it has in a study, or a part of it, that may err in `alpha`."""
     planned = planned_looks(seeds.every_look, cast("Spending", seeds.spending))
-    return [
-        LookToCome(seeds=look, level=level, equivalence_level=one_sided)
-        for look, level, one_sided in zip(
-            seeds.every_look, planned.levels(alpha), planned.levels(alpha, 1), strict=True
-        )
-    ]
+    levels = (planned.levels(alpha, sides) for sides in _SIDES)
+    return [LookToCome(*each) for each in zip(seeds.every_look, *levels, strict=True)]

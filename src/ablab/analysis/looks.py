@@ -95,6 +95,11 @@ class Looks:
         # Fewer seeds than were looked at already are no earlier look, where none was planned.
         return self.levels(alpha, sides)[self.now if self.declared else -1]
 
+    def until(self, seeds: Collection[int]) -> Looks:
+        """The looks up to the first that has all of these seeds: of a comparison that is given no others."""
+        place = next((place for place, look in enumerate(self.taken) if set(seeds) <= set(look)), self.now)
+        return replace(self, now=min(place, self.now))
+
     def p_value(self, differences: Mapping[int, float], p_of: PValue, sides: Sides = 2) -> float:
         """The sequential p value of a claim.
 

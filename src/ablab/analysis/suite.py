@@ -118,6 +118,7 @@ class Joined:
         blocked = next((replace(e.blocked, task=p.task) for p, e in self.parts if e.blocked), None)
         seeds = [] if blocked else self.seeds
         identical = not self.missing and all(evidence.identical for evidence in each)
+        looks = min((evidence.looks for evidence in each), key=lambda looks: looks.now)  # where every task had seeds
         return Evidence(
             label=first.label,
             overrides=first.overrides,
@@ -132,8 +133,8 @@ class Joined:
             correlation=correlation([own[seed] for seed in seeds], [base[seed] for seed in seeds]),
             margin=first.margin,
             margin_declared=first.margin_declared,
-            looks=first.looks,
-            level=first.level,
+            looks=looks,
+            level=looks.level(),
             intervals=first.intervals,
             identical=identical,
             unchanged=tuple(dict.fromkeys(axis for evidence in each for axis in evidence.unchanged))

@@ -66,7 +66,7 @@ class SeedsConfig:
 
     @property
     def plan_of_looks(self) -> dict[str, Any]:
-        """What the records of a study say of its looks, so that verdicts can be drawn from them alone."""
+        """What the record of each run says of the looks that its study has planned."""
         return {"looks": self.every_look, "max": self.max, "spending": self.spending}
 
 

@@ -90,7 +90,7 @@ class Study:
         """The runs with their configs."""
         composed = [self._compose(run) for run in runs]
         looks = [asdict(look) for look in read_interim_analyses(self.folder)]
-        planned_looks = self.seeds.plan_of_looks if self.seeds else None
+        planned_looks = None if self.seeds is None else self.seeds.plan_of_looks
         return [
             PlannedRun(
                 info=info_of(config, index, run.context.variant),
