@@ -100,6 +100,13 @@ def test_runs_that_declare_different_plans_have_none() -> None:
     assert not looks_of(runs_of(records)).declared
 
 
+@pytest.mark.parametrize(
+    "plan", [{}, {"looks": "3"}, {"looks": [[3], "5", True, 2.5], "max": "x"}, {"spending": ["pocock"]}, {"max": -1}]
+)
+def test_what_is_no_plan_is_none(plan: Node) -> None:
+    assert looks_of(runs_with(first(5), plan)) == looks_of(runs_with(first(5)))
+
+
 def test_one_look_changes_nothing() -> None:
     differences = by_seed([0.1, 0.3, 0.2, -0.1, 0.25])
     for looks in (Looks(), Looks((first(5),)), Looks((first(5),), planned=(5,), most=5)):

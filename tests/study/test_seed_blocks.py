@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from synthetic import record, runs_of
 
+from ablab.analysis.course import course_of
 from ablab.analysis.decisions import decide
 from ablab.config import ComparisonConfig, RunConfig, fingerprint
 from ablab.config.seeds import SeedsConfig, with_seeds
@@ -82,7 +84,6 @@ class World:
             axes={"task": task, "activation": name},
             index=run.info.index,
             fingerprint=fingerprint(run.config),
-            planned_looks=self.seeds.plan_of_looks,
         )
 
     def run(self, most: int = 10**6) -> list[PlannedRun]:
@@ -271,6 +272,27 @@ def test_real_decisions_on_several_tasks_and_their_suite(tiny_config: TinyConfig
     world.run()
     assert world.seeds_of["large"] < world.seeds_of["base"]
     assert world.seeds_of["base"] == world.seeds_of["some"]
+
+
+@pytest.mark.parametrize("spending", ["pocock", "obrien_fleming"])
+def test_real_decisions_are_those_that_levels_and_power_are_measured_of(
+    spending: str, tiny_config: TinyConfig, tmp_path: Path
+) -> None:
+    """Who is resolved when, and who gives up when, in the loop as in the simulation of it."""
+    effects = {"base": 0.0, "large": 6.0, "some": 1.6, "none": 0.0, "less": -1.2}
+    world = World(tmp_path, tiny_config(), effects, seeds=SeedsConfig(spending=spending))
+    world.run()
+    losses = {(run.config.overrides[1], run.info.seed): world.record(run).metrics["val_loss"] for run in world.planned}
+    names = [name for name in effects if name != "base"]
+    values = [[[losses[name, seed] - losses["base", seed] for seed in range(10)] for name in names]]
+    went = course_of(np.array(values), world.seeds)
+    assert world.seeds_of == dict(zip(names, went.seeds[0].tolist(), strict=True)) | {"base": int(went.seeds.max())}
+    looks = read_plan(tmp_path).looks
+    resolved = {
+        each.variant: place for place, look in enumerate(looks) for each in look.ended if each.why == "resolved"
+    }
+    expected = {f"text,{name}": place for name, place in zip(names, went.resolved_at[0].tolist(), strict=True)}
+    assert resolved == {name: place for name, place in expected.items() if place < len(SEEDS.every_look)}
 
 
 def test_plans_keep_looks_and_seeds(tiny_config: TinyConfig, tmp_path: Path) -> None:

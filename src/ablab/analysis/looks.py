@@ -198,11 +198,11 @@ def _plan(runs: Runs) -> Looks:
     plan: Node = (json.loads(declared.pop()) if len(declared) == 1 else None) or {}
     sizes = [size for size in _list(plan.get("looks")) if type(size) is int and size >= FEWEST_SEEDS]
     most = [size for size in (*sizes, plan.get("max")) if type(size) is int and size >= FEWEST_SEEDS]
-    spending = plan.get("spending")
+    known = {name: name for name in get_args(Spending)}
     return Looks(
         planned=tuple(sorted(set(sizes))),
         most=max(most, default=None),
-        spending=spending if spending in get_args(Spending) else "pocock",
+        spending=known.get(str(plan.get("spending")), "pocock"),
     )
 
 

@@ -23,7 +23,7 @@ from statistics import fmean
 import numpy as np
 
 from ablab.analysis.curves import By, Reader, Series, series_of
-from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, Estimate, Interval, paired
+from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, paired
 from ablab.analysis.looks import looks_of
 from ablab.analysis.metrics import choose_metric
 from ablab.analysis.pairing import label, outcomes, tasks, variants
@@ -118,15 +118,15 @@ def time_to_target(
         for variant, own in found.items()
         if target is not None or (variant != baseline and own.finished)
     ]
-    level = looks_of(runs).level()
+    looks = looks_of(runs)
     return TimeToTarget(
         metric=metric,
         direction=direction,
         declared=target is not None,
         by=by,
         baseline=baseline,
-        level=level,
-        items=tuple(_with_intervals(items, level / len(UNITS) / len(tasks(runs)))),
+        level=looks.level(),
+        items=tuple(_with_intervals(items, looks.level(LEVEL / len(UNITS) / len(tasks(runs))))),
     )
 
 

@@ -43,7 +43,7 @@ def show_plan(preview: Preview, console: Console | None = None) -> int:
         console.print(f"{len(preview.errors)} of {preview.runs} runs cannot work; nothing has been started")
         return MISTAKE
     console.print(_table(preview))
-    for line in [*_numbers(preview), *(look_lines(preview, preview.seeds) if preview.seeds else _power(preview))]:
+    for line in [*_numbers(preview), *_looks(preview), *_power(preview)]:
         console.print(Text(line))
     failed = _failed_probes(preview.rows)
     for line in _some(failed):
@@ -116,8 +116,17 @@ def _numbers(preview: Preview) -> list[str]:
     return lines
 
 
+def _looks(preview: Preview) -> list[str]:
+    """What a study that makes its seeds in blocks decides when, and what that will cost."""
+    family = Family.of(preview)
+    on_tasks = sum(family.on_tasks.values())  # which hold half of the level together where there is a suite
+    return look_lines(preview, preview.seeds, on_tasks * (2 if family.on_suite else 1)) if preview.seeds else []
+
+
 def _power(preview: Preview) -> list[str]:
     """The smallest effect that the seeds could show; in the metric's unit where earlier runs tell the spread."""
+    if preview.seeds:
+        return []
     tasks = list(dict.fromkeys(row.first.task for row in preview.rows))
     compared, family = _compared(preview), Family.of(preview)
     said: dict[str, list[str]] = {}
