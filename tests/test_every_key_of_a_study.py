@@ -49,6 +49,7 @@ OTHER = {
     "exclude": [{"attention": "topk", "activation": "silu"}],
     "variants": {"a": {"attention": "lsh"}, "b": {"attention": "topk"}},
     "placebo": "order",
+    "chaos": True,
 }
 
 

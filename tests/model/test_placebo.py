@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ablab.config.placebo import KINDS
-from ablab.model.placebo import HEADS
+from ablab.config.placebo import KINDS, NUDGE
+from ablab.model.placebo import HEADS, SMALLEST
 from ablab.model.transformer import Transformer
 from ablab.training.cost import count_parameters
 
@@ -60,6 +60,19 @@ def test_another_order_of_sums_changes_rounding_and_no_more(build: Build, tied: 
     assert differences[0] < 1e-6
     exact = [model.double()(IDS) for model in (build(d_model=64), build(placebo="order", d_model=64))]
     assert torch.allclose(exact[0], exact[1], rtol=0, atol=1e-14)
+
+
+def test_a_nudge_moves_one_number_by_a_rounding_and_training_makes_more_of_it(build: Build) -> None:
+    plain, nudged = (build(placebo=kind) for kind in (None, NUDGE))
+    states = plain.state_dict(), nudged.state_dict()
+    moved = {name: (value - states[0][name]).abs() for name, value in states[1].items()}
+    changed = [value for value in moved.values() if value.any()]
+    assert len(changed) == 1
+    assert changed[0].count_nonzero() == 1
+    assert changed[0].max().item() == pytest.approx(SMALLEST, rel=0.05)
+    (before, state), (after, other) = learned(plain), learned(nudged)
+    assert torch.equal(state, other)
+    assert 0 < (before[-1] - after[-1]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -320,6 +320,17 @@ def test_every_design_takes_placebos_of_its_baseline(design: Callable[..., Desig
         assert run.variant == f"{base.variant},model.placebo={added}"
 
 
+def test_chaos_is_an_arm_beside_the_baseline_off_by_rounding() -> None:
+    runs = plan("attention=full,lsh", "seed=0,1", design=Factorial(chaos=True))
+    assert [run.variant for run in runs] == [
+        "attention=full",
+        "attention=lsh",
+        "attention=full,model.placebo=nudge",
+    ] * 2
+    both = plan("attention=full,lsh", design=Factorial(chaos=True, placebo="order"))
+    assert [run.variant for run in both[2:]] == [f"attention=full,model.placebo={kind}" for kind in ("order", "nudge")]
+
+
 def test_a_placebo_that_there_is_not_is_refused() -> None:
     with pytest.raises(UserError, match=r"design\.placebo=sugar: must be true, false, draw or order"):
         plan("attention=full,lsh", design=Factorial(placebo="sugar"))
