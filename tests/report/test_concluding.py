@@ -53,7 +53,8 @@ def test_a_planned_run_without_a_record_is_no_success(tmp_path: Path, capsys: py
     folder = write_runs(tmp_path, study(RECORDS))
     plan = {"schema": 2, "command": [], "working_folder": "/", "python_path": [], "comparison": {}}
     for runs, status, lines in ((["0", "1"], 0, ""), (["0", "a", "b"], 1, f"{folder / 'a'} and 1 more\n")):
-        (folder / "plan.json").write_text(json.dumps(plan | {"runs": [{"folder": each} for each in runs]}))
+        planned = [{"folder": each, "task": "text", "variant": each, "seed": 0} for each in runs]
+        (folder / "plan.json").write_text(json.dumps(plan | {"runs": planned}))
         assert conclude_with_status(folder) == status
         assert capsys.readouterr().err == (f"ablab: no record of the planned run {lines}" if lines else "")
 
