@@ -37,7 +37,7 @@ def csv(context: ReportContext, by: By | None = None) -> str:
         for kind, found in kinds.items()
         for row in found.to_dict("records")
     ]
-    rows += [_placebo_row(item) for item in comparisons.placebos.items if by != "suite"]
+    rows += [{**_placebo_row(item)} for item in comparisons.placebos.items if by != "suite"]
     rows += [{"row": "run", **run} for run in unhealthy(context.run_rows).to_dict("records")]
     rows += [{"row": "note", "sentence": note} for note in _notes(comparisons)]
     columns = ["row", *dict.fromkeys(name for found in kinds.values() for name in found.columns)]
