@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from json import dumps
 from typing import Any
 
@@ -37,7 +38,7 @@ def csv(context: ReportContext, by: By | None = None) -> str:
         for kind, found in kinds.items()
         for row in found.to_dict("records")
     ]
-    rows += [{**_placebo_row(item)} for item in comparisons.placebos.items if by != "suite"]
+    rows += [_placebo_row(item) for item in comparisons.placebos.items if by != "suite"]
     rows += [{"row": "run", **run} for run in unhealthy(context.run_rows).to_dict("records")]
     rows += [{"row": "note", "sentence": note} for note in _notes(comparisons)]
     columns = ["row", *dict.fromkeys(name for found in kinds.values() for name in found.columns)]
@@ -51,7 +52,7 @@ def _placebos(comparisons: Comparisons) -> Node:
     return {"placebos": [placebo_node(each) for each in found]} if found else {}
 
 
-def _placebo_row(placebo: Placebo) -> Node:
+def _placebo_row(placebo: Placebo) -> dict[Hashable, Any]:
     item = placebo.comparison
     low, high = item.interval or (None, None)
     return {
