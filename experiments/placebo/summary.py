@@ -36,21 +36,19 @@ class Found:
 
     @property
     def resolved(self) -> int:
-        return sum(item.resolved for item in self.placebos)
+        return sum(item.resolved for item in self.of("order"))
 
-    @property
-    def equal(self) -> int:
-        return sum(item.equal for item in self.placebos)
+    def of(self, kind: str) -> list[Placebo]:
+        return [item for item in self.placebos if item.kind == kind]
 
     def row(self) -> dict[str, object]:
-        """Of the table."""
-        single = [abs(each) for item in self.placebos for each in item.comparison.differences]
-        values = [value for item in self.placebos for value in item.comparison.baseline_values]
+        """Of the table, which is of those whose rounding differs."""
+        single = [abs(each) for item in self.of("order") for each in item.comparison.differences]
+        values = [value for item in self.of("order") for value in item.comparison.baseline_values]
         return {
             "setting": self.setting,
-            "comparisons": len(self.placebos),
+            "comparisons": len(self.of("order")),
             "resolved": self.resolved,
-            "equal": self.equal,
             "a seed's difference": f"{median(single):.2g} (up to {max(single):.2g})",
             "val_loss": f"{median(values):.3g}",
         }
@@ -72,7 +70,7 @@ def comparisons(place: Path) -> Iterator[Found]:
     for path, record in find_records([place]):
         runs[setting_of(record)][record.seed // SEEDS].append((path, record))
     for setting, groups in runs.items():
-        complete = [each for _, each in sorted(groups.items()) if len(each) == 2 * SEEDS]
+        complete = [each for _, each in sorted(groups.items()) if len(each) >= 2 * SEEDS]
         found = [compare(tabulate(each), metric="val_loss").placebos.items for each in complete]
         yield Found(setting, [item for items in found for item in items])
 
@@ -80,13 +78,14 @@ def comparisons(place: Path) -> Iterator[Found]:
 def summary(place: Path) -> str:
     """The table, and a sentence below it."""
     found = sorted(comparisons(place), key=lambda each: each.setting)
-    count, resolved = sum(len(each.placebos) for each in found), sum(each.resolved for each in found)
+    count, resolved = sum(len(each.of("order")) for each in found), sum(each.resolved for each in found)
     low, high = share_interval(resolved, count)
-    equal = sum(each.equal for each in found)
+    draws = [item for each in found for item in each.of("draw")]
     table = pd.DataFrame([each.row() for each in found]).to_markdown(index=False, disable_numparse=True)
     return (
-        f"{table}\n\n{resolved} of {count} placebos came out resolved: {resolved / count:.1%} "
-        f"(95% CI {low:.1%} to {high:.1%}); {equal} were equal to the last bit on every seed."
+        f"{table}\n\n{resolved} of {count} placebos with another order of sums came out resolved: "
+        f"{resolved / count:.1%} (95% CI {low:.1%} to {high:.1%}). Of {len(draws)} with an unused draw "
+        f"{sum(item.equal for item in draws)} were equal to the last bit on every seed, and none can be resolved."
     )
 
 

@@ -134,3 +134,13 @@ def test_every_error_of_every_run_is_listed(tmp_path: Path, capsys: pytest.Captu
 )
 def test_seeds_as_ranges(seeds: list[int], text: str) -> None:
     assert _ranges(seeds) == text
+
+
+def test_placebos_are_named_and_take_no_share_of_what_the_seeds_show(tmp_path: Path) -> None:
+    two = [row(index, f"attention={name}", list(range(5))) for index, name in enumerate(("full", "lsh"))]
+    kinds = ("draw", "order")
+    beside = [row(2 + at, f"attention=full,model.placebo={kind}", list(range(5))) for at, kind in enumerate(kinds)]
+    (_, plain), (_, lines) = (shown(preview(tmp_path, rows)) for rows in (two, two + beside))
+    assert any("2 variants and 2 placebos x 5 seeds" in line for line in lines)
+    assert plain[-1] == lines[-1]
+    assert "show an effect of" in lines[-1]

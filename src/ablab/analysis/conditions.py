@@ -185,9 +185,9 @@ def _grid(record: Record) -> tuple[float, ...]:
 
 def _edge(record: Record) -> tuple[float, str] | None:
     """The chosen rate where it is at an end of those that were tried, and at which."""
-    chosen = (record.tuning or {}).get("chosen")
+    chosen: float | None = (record.tuning or {}).get("chosen")
     edge = None if chosen is None else edge_of(chosen, _grid(record))
-    return None if edge is None else (chosen, edge)
+    return None if chosen is None or edge is None else (chosen, edge)
 
 
 _MATCHED: dict[str, tuple[str, Measure]] = {

@@ -13,7 +13,7 @@ import torch
 from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.tasks.base import IGNORED
-from ablab.tasks.synthetic.base import belongs
+from ablab.tasks.synthetic.base import Split, belongs
 from ablab.tasks.synthetic.recall import Recall
 
 SETTINGS = {"seq_len": 24, "vocab_size": 32, "pairs": 4, "power_a": 0.5, "batch_size": 4, "seed": 1}
@@ -87,7 +87,8 @@ def test_values_repeat_by_default_and_not_where_that_is_asked_for() -> None:
     """As Zoology's generator draws them: each set of so many different values alike, in every segment."""
     sizes = {"vocab_size": 20, "pairs": 5, "seq_len": 32, "eval_samples": 400, "segments": [[64, 8]]}
     plain, apart = (make(repeat_values=repeat, **sizes) for repeat in (True, False))
-    for split, index in (("val", 0), ("test", 0), ("test", 1)):
+    drawn_of: list[tuple[Split, int]] = [("val", 0), ("test", 0), ("test", 1)]
+    for split, index in drawn_of:
         segments = [[task, *task.segments][index] for task in (plain, apart)]
         drawn = [each.samples(split)[0][:, 1 : 2 * each.pairs : 2] for each in segments]
         different = [np.array([len(set(row)) for row in values]) for values in drawn]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from json import dumps
 from typing import Any
 
@@ -52,7 +53,7 @@ def _placebos(comparisons: Comparisons) -> Node:
     return {"placebos": [placebo_node(each) for each in found]} if found else {}
 
 
-def _placebo_row(placebo: Placebo) -> Node:
+def _placebo_row(placebo: Placebo) -> dict[Hashable, Any]:
     item = placebo.comparison
     low, high = item.interval or (None, None)
     return {
