@@ -1,6 +1,6 @@
 """The table of this folder's README: what each remedy leaves of the standard error of a paired effect.
 
-python experiments/pairing/table.py experiments/pairing/runs.jsonl.xz
+python experiments/pairing/table.py experiments/pairing/losses.xz
 """
 
 from __future__ import annotations
@@ -30,6 +30,15 @@ def read(path: str) -> dict[str, dict[int, dict[str, Any]]]:
         for line in map(json.loads, file):
             found.setdefault(line["arm"], {}).setdefault(line["seed"], {}).update(line)
     return found
+
+
+def complete(found: dict[str, dict[int, dict[str, Any]]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """The seeds that every arm has every remedy for, so that all are compared on the same; and the short runs."""
+    whole = set(found[BASELINE])
+    for arm, own in found.items():
+        wanted = set() if arm == SHORT else set(WITHOUT_FORK.values() if arm == BASELINE else REMEDIES)
+        whole -= {seed for seed in whole if arm != SHORT and not wanted <= own.get(seed, {}).keys()}
+    return {arm: own if arm == SHORT else {s: own[s] for s in sorted(whole)} for arm, own in found.items()}
 
 
 def pairs(found: dict[str, dict[int, dict[str, Any]]], arm: str, remedy: str) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +85,7 @@ def covariate_row(found: dict[str, dict[int, dict[str, Any]]], arm: str, name: s
 
 
 def main(path: str) -> None:
-    found = read(path)
+    found = complete(read(path))
     arms = [arm for arm in found if arm not in (BASELINE, SHORT)]
     table = pd.DataFrame([made for arm in arms for remedy in REMEDIES if (made := row(found, arm, remedy))])
     sds = table.pivot(index="arm", columns="remedy", values="sd").reindex(index=arms, columns=list(REMEDIES))

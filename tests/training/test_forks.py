@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -101,3 +102,18 @@ def test_what_cannot_be_inserted_is_refused_in_one_line(
     assert "\n" not in record.reason
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(record.reason)
+
+
+def test_a_trunk_that_names_what_is_not_ablabs_is_refused(
+    trunk: Path, tiny_config: Compose, run: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(trunk, tmp_path / "other")
+    path = tmp_path / "other" / "config.yaml"
+    text = path.read_text(encoding="utf-8")
+    named = "ablab.model.activation.stateless.ReLU"
+    assert named in text
+    path.write_text(text.replace(named, "os.system"), encoding="utf-8")
+    config = tiny_config(*COURSE, "activation=gelu", "trainer.max_steps=8")
+    record = run(replace(config, continue_from=str(path.parent)), tmp_path / "fork")
+    assert record.status == "failed"
+    assert "asks for activation._target_=os.system, which is not ablab's own" in str(record.reason)

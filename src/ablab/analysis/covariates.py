@@ -25,7 +25,7 @@ from ablab.analysis.estimates import Estimate, FloatArray
 
 
 def adjusted(
-    differences: Sequence[float],
+    differences: Sequence[float] | FloatArray,
     covariates: Sequence[Sequence[float]] | FloatArray,
     everywhere: Sequence[Sequence[float]] | FloatArray,
 ) -> Estimate:

@@ -9,7 +9,7 @@ from ablab.config import Node
 from ablab.report.context import ReportContext
 from ablab.report.formatting import MISSING, confidence, decimals_for, number, p_value, plural, share
 
-NAMES = {"draw": "one unused draw", "order": "another order of sums"}
+NAMES = {"draw": "one unused draw", "order": "another order of sums", "nudge": "one number off by rounding"}
 
 
 def placebo_table(context: ReportContext, part: str) -> pd.DataFrame:

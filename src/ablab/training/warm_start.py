@@ -12,6 +12,7 @@ from ablab.config import EXECUTION_KEYS, IDENTITY_EXCLUDES, RunConfig, fingerpri
 from ablab.config.axes import called_by
 from ablab.config.identity import differences
 from ablab.config.placebo import KEY as PLACEBO
+from ablab.config.trust import foreign
 from ablab.errors import UserError
 from ablab.results.run_folder import check_ours, read_config
 from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
@@ -98,7 +99,15 @@ def _config_of(config: RunConfig) -> RunConfig:
     for key in _differing(earlier, config):
         if not _of_component(key):
             raise UserError(f"continue_from={folder}: that run has another {key}; {_hint(key)}")
+    _admit(earlier, config, folder)
     return earlier
+
+
+def _admit(earlier: RunConfig, config: RunConfig, folder: Path) -> None:
+    """Refuse a trunk whose components, which are built anew, are neither this run's own nor ablab's."""
+    others = {axis: node for axis, node in earlier.options.items() if node != config.options.get(axis)}
+    if named := next(foreign({axis: node for axis, node in others.items() if axis in _COMPONENTS}), None):
+        raise UserError(f"continue_from={folder}: that run asks for {named}, which is not ablab's own and is not built")
 
 
 def trunk_of(config: RunConfig) -> RunConfig | None:
