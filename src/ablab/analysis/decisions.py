@@ -45,13 +45,8 @@ def decide(runs: Runs, seeds: SeedsConfig, declared: ComparisonConfig) -> list[D
     Raises:
         UserError: as `ablab.analysis.comparison.compare` does.
     """
-    settings: ComparisonSettings = {
-        "metric": declared.metric,
-        "margin": declared.margin,
-        "last_k": declared.last_k,
-        "split": declared.split,
-    }
-    found = compare(runs, **settings)
+    asked = {name: getattr(declared, name) for name in ("metric", "margin", "last_k", "split")}
+    found = compare(runs, **cast("ComparisonSettings", asked))
     several, tasks = len(found.metrics) > 1, tuple(found.metrics)
     every = [(item, tasks, f" on the {item.task}") for item in found.suite]
     every += [(item, (item.task,), f" on {item.task}" if several else "") for item in found.items]
