@@ -18,11 +18,11 @@ def cell(where: str, studies: Iterable[bool]) -> Cell:
 
 
 def is_false(evidence: Evidence, verdict: Verdict, effect: float) -> bool:
-    """Whether a verdict claims what is not so when the true effect is that one."""
+    """Whether a verdict, or the note that a resolved effect is within the margin, is false of the true effect."""
     assert evidence.estimate is not None
-    if verdict in RESOLVED:
-        return effect == 0 or (effect < 0) != (evidence.estimate.effect < 0)
-    return verdict is Verdict.EQUIVALENT and abs(effect) >= (evidence.margin or 0.0)
+    if evidence.equivalent and abs(effect) >= (evidence.margin or 0.0):
+        return True
+    return verdict in RESOLVED and (effect == 0 or (effect < 0) != (evidence.estimate.effect < 0))
 
 
 def any_false(where: str, tables: FloatArray, effects: Sequence[float], margin: float | None = None) -> Cell:

@@ -254,8 +254,7 @@ def declared_comparison(folders: Sequence[Path], **asked: Unpack[ComparisonSetti
     declared = declared_settings(plan.comparison)
     of_metric = ("metric", "split")
     if any(given.get(name, declared.get(name)) != declared.get(name) for name in of_metric):
-        for name in ("margin", *of_metric):
-            declared.pop(name, None)
+        declared = cast(ComparisonSettings, {k: v for k, v in declared.items() if k not in ("margin", *of_metric)})
     if "margin" not in declared or given.get("margin", declared["margin"]) != declared["margin"]:
         declared.pop("margin_declared", None)
     return cast(ComparisonSettings, {**declared, **given})
