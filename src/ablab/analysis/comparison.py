@@ -138,7 +138,7 @@ def compare(
                 continue
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
-            pairing = pairing.at_its_look(looks.taken)
+            pairing = pairing.at_its_look(looks.taken if looks.several else ())
             own_looks = looks.until(pairing.seeds) if pairing.ended_at_look else looks
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, own_looks)))
     declared = was_declared(runs, margin, metrics.values(), margin_declared)
