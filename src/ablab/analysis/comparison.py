@@ -119,7 +119,6 @@ def compare(
     if missing := None if baseline else _missing_baseline(runs, reference):
         notes.append(missing)
     looks = looks_of(runs)
-    counted = looks.taken if looks.declared else [look.seeds for look in runs.interim_analyses]
     judged: list[tuple[Pairing, Evidence]] = []
     placebo_pairs: list[tuple[Pairing, Evidence]] = []
     metrics: dict[str, str] = {}
@@ -144,7 +143,7 @@ def compare(
                 continue
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
-            pairing = pairing.at_its_look(counted)
+            pairing = pairing.at_its_look(looks.taken if looks.several else ())
             own_looks = looks.until(pairing.seeds) if pairing.ended_at_look else looks
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, own_looks)))
         placebo_pairs += placebos.pairs_of(runs, task, metrics[task], directions[task], last_k, looks)

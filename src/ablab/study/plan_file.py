@@ -144,6 +144,8 @@ def folders_of(study: Path) -> list[Path]:
     try:
         data = _content(path) if path.is_file() else {}
         runs = data.get("runs") or []
+        if not data.get("looks"):
+            return [below(study, str(run["folder"])) for run in runs]
         seeds = sorted({run["seed"] for run in runs})
         most = {
             (each["task"], each["variant"]): look["seeds"] for look in data.get("looks", []) for each in look["ended"]
