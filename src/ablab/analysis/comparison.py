@@ -10,6 +10,7 @@ from typing import TypedDict
 
 from ablab.analysis import oracle
 from ablab.analysis.conclusions import conclude, interval_unit
+from ablab.analysis.divergence import divergence_notes
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import evidence_of
 from ablab.analysis.family import interim_analyses, level_after
@@ -149,6 +150,7 @@ def compare(
     if no_suite and len(metrics) > 1:
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
     suite, items = conclude([] if no_suite else join(judged, list(metrics)), judged)
+    notes += divergence_notes([*suite, *items])
     unit = interval_unit(runs, [*suite, *items])
     return Comparisons(reference, items, tuple(notes), metrics, level, last_k, suite, no_suite, unit)
 

@@ -47,6 +47,12 @@ from ablab.analysis.study_notes import InterimAnalyses
 from ablab.analysis.verdicts import Evidence
 from ablab.results.interim import InterimAnalysis
 
+# Costs that are the same for every seed: without spread they differ for certain.
+COUNTED = frozenset(
+    {"parameters", "active_parameters", "flops_per_step", "flops_total", "tokens", "steps"}
+    | {f"{cost}_{length}" for cost in ("cache_bytes", "decode_flops") for length in ("1k", "8k", "64k")}
+    | {"prefill_flops"}
+)
 Values = Mapping[int, float]  # of the metric by seed, NaN where a run has none
 
 
@@ -96,6 +102,8 @@ def raw_p_values(claim: Claim, estimate: Estimate) -> PValues:
     Each is the smallest level at which the comparison would make that claim if it were the only one.
     """
     margin = claim.evidence.margin
+    if estimate.standard_error == 0 and claim.evidence.metric in COUNTED:
+        return PValues(float(estimate.effect == 0), None if margin is None else estimate.equivalence_p(margin))
     return PValues(estimate.p_value, None if margin is None else estimate.equivalence_p(margin))
 
 
@@ -197,15 +205,15 @@ class _Group:
             interval=estimate.around(critical),
             simultaneous=estimate.around(critical),
             share_level=float(2 * special.stdtr(estimate.degrees, -critical)),
-            p_adjusted=self._p_value(estimate, abs(estimate.effect)),
-            p_equivalence=None if beyond is None else self._p_value(estimate, max(beyond, 0.0)),
+            p_adjusted=self._p_value(evidence, estimate, abs(estimate.effect)),
+            p_equivalence=None if beyond is None else self._p_value(evidence, estimate, max(beyond, 0.0)),
             adjustment="simultaneous",
         )
 
-    def _p_value(self, estimate: Estimate, distance: float) -> float:
+    def _p_value(self, evidence: Evidence, estimate: Estimate, distance: float) -> float:
         """The smallest level at which the intervals end nearer than `distance` to the effects."""
         if estimate.standard_error == 0:
-            return float(distance == 0)
+            return 1.0 if not distance else 0.0 if evidence.metric in COUNTED else estimate.p_value
         return min(1.0, shared_p(distance / estimate.standard_error, estimate.degrees, self.families) / self.share)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from json import dumps
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -115,6 +116,10 @@ def _item(item: Comparison) -> Node:
         "p": item.p_raw,
         "p_adjusted": item.p_adjusted,
         "adjustment": item.adjustment,
+        "median": median(item.differences) if item.differences else None,
+        "p_shared_spread": item.second.p_shared if item.second else None,
+        "p_signs": item.second.p_sign if item.second else None,
+        "p_divergence": item.p_divergence,
         "correlation": item.correlation,
         "detectable": detectable(item.estimate, item.share_level) if item.estimate else None,
         "margin": item.margin,
