@@ -1,7 +1,11 @@
-"""The studies whose results are kept: what the pages of docs/ show of them is what the kept files give."""
+"""The studies whose results are kept: what the pages of docs/ show of them is what the kept files give.
+
+ABLAB_GOLDEN=write writes the pages anew; what is said of a study in words beside them is then to be read again.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -18,21 +22,27 @@ KEPT = sorted((ROOT / "experiments" / "results").glob("*.jsonl.xz"), key=lambda 
 PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 
 
-def shown(name: str) -> str:
-    """The indented block that follows the command on a page, without its indentation."""
-    [found] = [
-        re.search(rf"^    ablab compare experiments/results/{name}\n\n((?:    .*\n|\n)+)", text, re.MULTILINE)
-        for text in PAGES.values()
-        if f"ablab compare experiments/results/{name}" in text
-    ]
+def page_of(name: str) -> tuple[Path, re.Match[str]]:
+    """The page that shows a kept file, and the indented block that follows the command there."""
+    [path] = [path for path, text in PAGES.items() if f"ablab compare experiments/results/{name}" in text]
+    block = rf"^    ablab compare experiments/results/{name}\n\n((?:    .*\n|\n)+)"
+    found = re.search(block, PAGES[path], re.MULTILINE)
     assert found, f"{name}: no block behind its command"
-    return "\n".join(line.removeprefix("    ") for line in found[1].rstrip().splitlines())
+    return path, found
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name.partition(".")[0])
 def test_a_page_shows_what_is_kept(path: Path) -> None:
-    printed = compare_command([path])
-    assert shown(path.name) == "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
+    printed = "\n".join(line.rstrip() for line in compare_command([path]).rstrip().splitlines())
+    page, found = page_of(path.name)
+    if os.environ.get("ABLAB_GOLDEN") == "write":
+        lines = [f"    {line}" if line else "" for line in printed.splitlines()]
+        rest = found[1][len(found[1].rstrip()) :]
+        PAGES[page] = PAGES[page][: found.start(1)] + "\n".join(lines) + rest + PAGES[page][found.end(1) :]
+        page.write_text(PAGES[page], encoding="utf-8")
+        return
+    shown = "\n".join(line.removeprefix("    ") for line in found[1].rstrip().splitlines())
+    assert shown == printed
 
 
 def test_a_page_shows_what_finished_runs_are_worth_elsewhere() -> None:
