@@ -29,7 +29,7 @@ def with_diverged(**counts: int) -> tuple[Comparison, ...]:
 def test_a_baseline_that_diverges_more_often_is_a_finding() -> None:
     (item,) = with_diverged(base=8, calm=0)
     assert item.verdict is not Verdict.UNSTABLE
-    assert item.p_divergence == pytest.approx(stats.fisher_exact([[0, 20], [8, 12]]).pvalue)
+    assert item.p_divergence == pytest.approx(stats.fisher_exact(np.array([[0, 20], [8, 12]])).pvalue)
     assert "baseline diverged 8/20 against 0/20 (Fisher p = .003: calm DIVERGES LESS OFTEN)" in sentence_of(item)
 
 
