@@ -13,7 +13,7 @@ from synthetic import ended, runs_of, study
 from ablab.analysis.comparison import compare
 from ablab.analysis.estimates import LEVEL, holm
 from ablab.analysis.pareto import front
-from ablab.analysis.ranking import Pair, _pairs, rank, resolved_pairs
+from ablab.analysis.ranking import Pair, pairs_of, rank, resolved_pairs
 from ablab.results.record import Direction, Record
 
 STUDIES = 600
@@ -22,7 +22,7 @@ HIGHEST = LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / STUDIES)
 
 def of(losses: dict[str, list[float]], direction: Direction = "min") -> frozenset[Pair]:
     values = {name: dict(enumerate(each)) for name, each in losses.items()}
-    return frozenset(pair.names for pair in resolved_pairs(_pairs("language", values, direction), LEVEL))
+    return frozenset(pair.names for pair in resolved_pairs(pairs_of("language", values, direction), LEVEL))
 
 
 def ranked(records: list[Record], direction: Direction = "min") -> frozenset[Pair]:

@@ -28,7 +28,7 @@ def test_one_comparison_has_the_paired_t_test() -> None:
     estimate = with_shared_error(differences, mean_variance([differences]))
     assert estimate == paired(differences)
     reference = stats.ttest_1samp(differences, 0)
-    assert shared_p(reference.statistic, estimate.degrees, (1,)) == pytest.approx(reference.pvalue)
+    assert shared_p(float(reference.statistic), estimate.degrees, (1,)) == pytest.approx(reference.pvalue)
     assert estimate.around(shared_critical(2, (1,))) == pytest.approx(tuple(reference.confidence_interval(0.95)))
 
 

@@ -101,7 +101,7 @@ def test_no_number_is_cut_short_in_a_terminal(runs: Runs, monkeypatch: pytest.Mo
 
 def test_csv_has_a_row_per_variant_and_per_unwell_run(runs: Runs) -> None:
     rows = list(csv.DictReader(io.StringIO(rendered(runs, "csv"))))
-    assert [row["row"] for row in rows] == ["variant"] * 3 + ["run"] * 2 + ["note"] * 2
+    assert [row["row"] for row in rows] == ["variant"] * 3 + ["run"] * 2 + ["note"] * 3
     assert rows[1]["sentence"].startswith("gelu raises val_loss by 0.1010 (95% CI")
     assert rows[5]["sentence"].startswith("INTERVALS  over seeds")
     assert rows[6]["sentence"] == "baseline seed 5: failed (out of memory | [red]killed)."

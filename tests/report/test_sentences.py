@@ -7,6 +7,7 @@ import pytest
 
 from ablab.analysis.estimates import Estimate
 from ablab.analysis.looks import Looks
+from ablab.analysis.second_opinion import SecondOpinion
 from ablab.analysis.verdicts import Evidence, Verdict, judge
 from ablab.report.sentences import sentence as sentence_of
 
@@ -105,7 +106,35 @@ def test_unstable() -> None:
 
 def test_a_baseline_that_diverged_makes_the_effect_conditional() -> None:
     sentence = judged(evidence(baseline_ended=14, baseline_diverged=2))[1]
-    assert sentence.endswith("; baseline diverged 2/14: conditional on convergence.")
+    assert sentence.endswith("; baseline diverged 2/14 against 0/12 (Fisher p = .48): conditional on convergence.")
+
+
+def test_who_diverges_less_often_is_not_unstable_and_that_is_said() -> None:
+    fewer = evidence(ended=5, diverged=1, baseline_ended=5, baseline_diverged=4, p_divergence=0.21)
+    assert judged(fewer)[0] is Verdict.BETTER
+    assert judged(evidence(ended=5, diverged=1, baseline_ended=5, baseline_diverged=1))[0] is Verdict.UNSTABLE
+    never = evidence(ended=20, baseline_ended=20, baseline_diverged=8, p_divergence=0.0033)
+    said = "; baseline diverged 8/20 against 0/20 (Fisher p = .003: swiglu DIVERGES LESS OFTEN): conditional on"
+    assert said in judged(never)[1]
+    more = evidence(ended=20, diverged=8, baseline_ended=20, p_divergence=0.0033)
+    assert "8/20 diverged (baseline 0/20, Fisher p = .003: swiglu DIVERGES MORE OFTEN)" in judged(more)[1]
+
+
+def test_a_second_opinion_that_differs_is_in_the_line() -> None:
+    doubted = SecondOpinion(median=-0.051, p_shared=0.21, shared_sd=0.31)
+    assert judged(evidence(second=doubted))[1].endswith(
+        ". NOT ROBUST: with the spread of all comparisons on the task (sd 0.3100, its own 0.0078) p = .21; its median "
+        "is -0.0510."
+    )
+    assert "ROBUST" not in judged(evidence(second=SecondOpinion(median=-0.05, p_shared=0.01, shared_sd=0.01)))[1]
+    hidden = evidence(
+        differences=(*[-0.02] * 11, 0.4),
+        p_adjusted=0.4,
+        interval=(-0.1, 0.14),
+        second=SecondOpinion(-0.02, p_sign=0.006),
+    )
+    said = "BY SIGNS it is resolved: 11 of 12 seeds agree (p = .006), median -0.020; few seeds stand against the rest."
+    assert said in judged(hidden)[1]
 
 
 def test_no_effect_on_the_model() -> None:

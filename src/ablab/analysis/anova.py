@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablab.analysis.interactions import Dimension, dimensions
+from ablab.analysis.dimensions import Dimension, dimensions
 from ablab.analysis.pairing import outcomes
 from ablab.errors import UserError
 from ablab.results.collect import Runs

@@ -10,6 +10,7 @@ from typing import TypedDict
 
 from ablab.analysis import oracle, placebos
 from ablab.analysis.conclusions import conclude, interval_unit
+from ablab.analysis.divergence import divergence_notes
 from ablab.analysis.earned import PairingEarned, pairing_earned
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import evidence_of
@@ -157,6 +158,7 @@ def compare(
     if no_suite and len(metrics) > 1:
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
     suite, items = conclude([] if no_suite else join(judged, list(metrics)), judged)
+    notes += divergence_notes([*suite, *items])
     unit = interval_unit(runs, [*suite, *items])
     found = placebos.compare_placebos(runs, placebo_pairs, [] if no_suite else list(metrics))
     suite, items = found.held_against(suite), found.held_against(items)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ablab.analysis import conditions
+from ablab.analysis.divergence import with_divergence
 from ablab.analysis.evidence import constant_difference
 from ablab.analysis.family import Claim, adjust
 from ablab.analysis.metrics import split_of
-from ablab.analysis.notes import DecidedBefore, Note, WithinMargin
+from ablab.analysis.notes import ConstantDifference, DecidedBefore, Note, UnlikeNormal, WithinMargin
 from ablab.analysis.pairing import Outcome, Pairing
+from ablab.analysis.second_opinion import odd_seeds, second_opinion
 from ablab.analysis.study_notes import IntervalUnit
 from ablab.analysis.suite import Joined
 from ablab.analysis.verdicts import RESOLVED, Comparison, Evidence, judge
@@ -25,7 +28,9 @@ def conclude(
     """The comparisons on the suite and on single tasks, which are one family."""
     claims = [each.claim for each in joined]
     claims += [Claim(p.task, evidence, _values(p.of_variant), _values(p.of_baseline)) for p, evidence in judged]
-    adjusted = adjust(claims)
+    found, raw = zip(*adjust(claims), strict=True) if claims else ((), ())
+    tasks = [claim.task for claim in claims]
+    adjusted = list(zip(with_divergence(_with_second_opinions(found, raw, tasks)), raw, strict=True))
     on_suite = tuple(
         _comparison(
             each.variant, each.baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes()
@@ -48,6 +53,24 @@ def conclude(
     return on_suite, on_tasks
 
 
+def _with_second_opinions(
+    found: Sequence[Evidence], raw: Sequence[float | None], tasks: Sequence[str]
+) -> list[Evidence]:
+    """The evidence, with a second opinion where a comparison has an interval of its own."""
+    on_task: dict[str, list[tuple[float, ...]]] = {}
+    for each, task in zip(found, tasks, strict=True):
+        if each.estimate and not each.preliminary:
+            on_task.setdefault(task, []).append(each.differences)
+    count = sum(map(len, on_task.values()))
+    made = []
+    for each, p, task in zip(found, raw, tasks, strict=True):
+        if each.estimate and not each.preliminary:
+            factor = (each.p_adjusted or 0.0) / p if p else float(count)
+            each = replace(each, second=second_opinion(each.differences, on_task[task], factor, count))
+        made.append(each)
+    return made
+
+
 def _values(side: dict[int, Outcome]) -> dict[int, float]:
     return {seed: outcome.value for seed, outcome in side.items()}
 
@@ -65,8 +88,10 @@ def _comparison(
     """The verdict, and the notes beside it."""
     verdict = judge(evidence)
     differences, margin = evidence.differences, evidence.margin
+    constant = any(isinstance(note, ConstantDifference) for note in notes)
     first: list[Note] = [WithinMargin(margin)] if margin and verdict in RESOLVED and evidence.equivalent else []
     first += [DecidedBefore()] if verdict in RESOLVED and evidence.decided_before else []
+    first += [] if constant else _odd_note(evidence, seeds)
     return Comparison(
         **vars(evidence),
         variant=variant,
@@ -79,6 +104,15 @@ def _comparison(
         verdict=verdict,
         notes=(*first, *notes),
     )
+
+
+def _odd_note(evidence: Evidence, seeds: Sequence[int]) -> list[Note]:
+    """The flag for seeds that lie apart, where there is a second opinion."""
+    odd = odd_seeds(evidence.differences) if evidence.second else None
+    if odd is None or evidence.second is None or evidence.estimate is None:
+        return []
+    seed = None if odd.place is None else seeds[odd.place]
+    return [UnlikeNormal(seed, odd.p, evidence.second.median, evidence.estimate.effect)]
 
 
 def _notes(pairing: Pairing, evidence: Evidence) -> list[Note]:

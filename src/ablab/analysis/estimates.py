@@ -22,6 +22,8 @@ FEWEST_SEEDS = 3  # below: values only
 FULL_SEEDS = 4  # from here on: an interval of the comparison's own
 LEVEL = 0.05  # 95% intervals, and the rate of any false claim in a study that is looked at once
 
+_ROUNDING = 1e-11  # of differences, relative to their mean: what is less is no spread
+
 Interval = tuple[float, float]
 FloatArray = NDArray[np.float64]
 
@@ -37,9 +39,12 @@ class Estimate:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, not adjusted. Without any spread it is 1 for no effect and 0 for any other."""
+        """Two-sided, not adjusted. Without any spread it is that of the sign test, since t knows no limit there.
+
+        Metrics that are told in steps, as an accuracy is, tie by chance: that the signs agree is all that is known.
+        """
         if self.standard_error == 0:
-            return float(self.effect == 0)
+            return min(1.0, 2.0 ** (1 - self.pairs)) if self.effect else 1.0
         return float(2 * special.stdtr(self.degrees, -abs(self.effect) / self.standard_error))
 
     @property
@@ -75,8 +80,9 @@ def paired(differences: Sequence[float]) -> Estimate:
     if len(differences) < 2:
         raise ValueError(f"a paired estimate needs 2 differences, got {len(differences)}")
     values = np.asarray(differences, dtype=float)
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return Estimate(float(values.mean()), error, len(values) - 1, len(values))
+    mean, sd = float(values.mean()), float(values.std(ddof=1))
+    error = sd / math.sqrt(len(values)) if sd > _ROUNDING * abs(mean) else 0.0
+    return Estimate(mean, error, len(values) - 1, len(values))
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -33,6 +33,12 @@ from ablab.analysis.shared_error import level_in_plan, mean_variance, shared_cri
 from ablab.analysis.step_down import PValues, step_down
 from ablab.analysis.verdicts import Evidence
 
+# Costs that are the same for every seed: without spread they differ for certain.
+COUNTED = frozenset(
+    {"parameters", "active_parameters", "flops_per_step", "flops_total", "tokens", "steps"}
+    | {f"{cost}_{length}" for cost in ("cache_bytes", "decode_flops") for length in ("1k", "8k", "64k")}
+    | {"prefill_flops"}
+)
 Values = Mapping[int, float]  # of the metric by seed, NaN where a run has none
 
 
@@ -76,6 +82,8 @@ def raw_p_values(claim: Claim, estimate: Estimate) -> PValues:
     Each is the smallest level at which the comparison would make that claim if it were the only one.
     """
     margin, looks = claim.evidence.margin, claim.evidence.looks
+    if estimate.standard_error == 0 and claim.evidence.metric in COUNTED:
+        return PValues(float(estimate.effect == 0), None if margin is None else estimate.equivalence_p(margin))
     if not looks.several:
         return PValues(estimate.p_value, None if margin is None else estimate.equivalence_p(margin))
     difference = looks.p_value(claim.differences, lambda seen: paired(seen).p_value)
@@ -189,9 +197,10 @@ class _Group:
 
     def _p_value(self, made: _Made, distance: float) -> float:
         """The smallest level of the study at which the intervals end nearer than `distance` to the effects."""
-        estimate, share = made.estimate, self.share * made.claim.evidence.level / LEVEL
+        evidence, estimate = made.claim.evidence, made.estimate
         if estimate.standard_error == 0:
-            return float(distance == 0)
+            return 1.0 if not distance else 0.0 if evidence.metric in COUNTED else estimate.p_value
+        share = self.share * evidence.level / LEVEL
         return min(1.0, shared_p(distance / estimate.standard_error, estimate.degrees, self.families) / share)
 
 

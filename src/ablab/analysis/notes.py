@@ -24,6 +24,16 @@ class DecidedBefore:
 
 
 @dataclass(frozen=True)
+class UnlikeNormal:
+    """Differences of which one lies apart from the others, or that lean to one side, more than normal ones do."""
+
+    seed: int | None  # that lies apart; None: they are skewed
+    p: float
+    median: float
+    mean: float
+
+
+@dataclass(frozen=True)
 class InputIndependent:
     """Weights that are said to follow the input and in no run do."""
 
@@ -197,6 +207,7 @@ SeedNote = NoValue | RepeatedSeed | RunNote  # about one side
 Note = (
     WithinMargin
     | DecidedBefore
+    | UnlikeNormal
     | InputIndependent
     | Unmixed
     | WindowCeiling

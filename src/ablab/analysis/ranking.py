@@ -59,22 +59,22 @@ def rank(runs: Runs, comparisons: Comparisons, directions: Mapping[str, Directio
         ranked = [name for name in variants(runs) if (task, name) not in unstable]
         found = {name: outcomes(runs, task, name, metric, comparisons.last_k) for name in ranked}
         values = {name: {seed: each.value for seed, each in side.items()} for name, side in found.items() if side}
-        pairs += _pairs(task, values, directions[task])
+        pairs += pairs_of(task, values, directions[task])
     resolved = resolved_pairs(pairs, comparisons.level)
     better = {task: frozenset(pair.names for pair in resolved if pair.task == task) for task in comparisons.metrics}
     return Ranking(better, comparisons.level)
 
 
-def _pairs(task: str, values: Mapping[str, Mapping[int, float]], direction: Direction) -> list[_Pair]:
+def pairs_of(task: str, values: Mapping[str, Mapping[int, float]], direction: Direction) -> list[_Pair]:
     """Every pair with enough seeds."""
     names = list(values)
     seeds = sorted({seed for side in values.values() for seed in side})
     table = np.array([[values[name].get(seed, math.nan) for seed in seeds] for name in names])
     sign = 1 if direction == "min" else -1
-    return [pair for place in range(len(names)) for pair in _pairs_of(task, names, sign * table, place)]
+    return [pair for place in range(len(names)) for pair in _of_one(task, names, sign * table, place)]
 
 
-def _pairs_of(task: str, names: Sequence[str], table: FloatArray, place: int) -> list[_Pair]:
+def _of_one(task: str, names: Sequence[str], table: FloatArray, place: int) -> list[_Pair]:
     """Those of one variant with all that come after it. `table` is [variants, seeds], less is better."""
     found = []
     for other in range(place + 1, len(names)):

@@ -165,8 +165,17 @@ class ShownComparisons:
     suite: str = ""  # its name, where they are those on the suite
 
 
+@dataclass(frozen=True)
+class DivergenceFamily:
+    """Rates of divergence that are compared by Fisher's exact test."""
+
+    comparisons: int  # that p is adjusted for
+    level: float
+
+
 StudyNote = (
-    InterimAnalyses
+    DivergenceFamily
+    | InterimAnalyses
     | BaselineMissing
     | BaselineNotRun
     | OfBaseline

@@ -12,6 +12,7 @@ from typing import Literal
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, paired
 from ablab.analysis.looks import ONE_LOOK, Looks
 from ablab.analysis.notes import Note
+from ablab.analysis.second_opinion import SecondOpinion
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.results.record import Direction
 
@@ -54,6 +55,8 @@ class Evidence:
     p_adjusted: float | None = None  # of no effect
     p_equivalence: float | None = None  # of an effect of the margin or more, adjusted; None without a margin
     adjustment: str | None = None  # "Holm" or "simultaneous"
+    p_divergence: float | None = None  # of equal rates of divergence, adjusted; None where neither side diverged
+    second: SecondOpinion | None = None  # where there are seeds enough
     correlation: float | None = None
     margin: float | None = None
     margin_declared: bool = False  # by the study, before its runs
@@ -102,6 +105,11 @@ class Evidence:
         return paired(self.differences) if self.preliminary else None
 
     @property
+    def less_stable(self) -> bool:
+        """Whether it diverged, and in no smaller a share of its runs than the baseline."""
+        return self.diverged > 0 and self.diverged * self.baseline_ended >= self.baseline_diverged * self.ended
+
+    @property
     def equivalent(self) -> bool:
         """Whether the effect is shown to lie inside the margin."""
         return self.p_equivalence is not None and self.p_equivalence < LEVEL
@@ -132,7 +140,7 @@ def judge(evidence: Evidence) -> Verdict:
     estimate, interval, p = evidence.estimate, evidence.interval, evidence.p_adjusted
     if evidence.blocked:
         return Verdict.NOT_COMPARABLE
-    if evidence.diverged:
+    if evidence.less_stable:
         return Verdict.UNSTABLE
     if not evidence.differences:
         return Verdict.NO_PAIRS

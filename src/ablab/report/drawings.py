@@ -39,7 +39,7 @@ def cost(context: ReportContext, task: str) -> Drawing | None:
     """Quality against FLOPs, time, speed and memory; None if no run ended well."""
     differing = unequal_budgets(context.drawn(task), task, context.comparisons.baseline)
     unequal = {variant: budget_text(each) for variant, each in differing.items()}
-    members = context.fronts(task).set_index("variant").to_dict()
+    members = {str(cost): found for cost, found in context.fronts(task).set_index("variant").to_dict().items()}
     return quality_and_cost(_shown(context, task), members, unequal, context.styles)
 
 

@@ -11,7 +11,7 @@ from ablab.analysis import notes as known
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.conditions import EQUAL_BUDGET, NEGLIGIBLE
 from ablab.analysis.verdicts import Verdict
-from ablab.report.formatting import decimals_for, number, percent, plural
+from ablab.report.formatting import decimals_for, number, p_value, percent, plural
 from ablab.results.evaluation import AT
 
 
@@ -36,6 +36,14 @@ def _(note: known.WithinMargin, item: Comparison) -> str:
 @note_text.register
 def _(note: known.DecidedBefore, item: Comparison) -> str:
     return "Decided at an earlier planned look, which stands; by itself this one does not resolve it."
+
+
+@note_text.register
+def _(note: known.UnlikeNormal, item: Comparison) -> str:
+    what = "the differences are skewed" if note.seed is None else f"seed {note.seed} lies apart from the others"
+    digits = decimals_for(item.estimate.standard_error if item.estimate else note.mean)
+    middle, mean = (number(value, digits, signed=True) for value in (note.median, note.mean))
+    return f"ODD SEEDS  {item.label}: {what} (p {p_value(note.p)}); the median is {middle} beside the mean {mean}."
 
 
 @note_text.register

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ablab.analysis.comparison import Comparison, Comparisons
-from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Estimate, Interval, fisher, rate_bound
+from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Estimate, Interval, rate_bound
 from ablab.analysis.interactions import Interaction, Interactions
 from ablab.analysis.power import MOST_SEEDS, detectable, seeds_needed
 from ablab.analysis.scaling import Exponent
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.analysis.verdicts import Evidence, Verdict
 from ablab.config.axes import AXES
+from ablab.report.doubts import compared_rates, condition, hidden_by_few, not_robust
 from ablab.report.formatting import confidence, decimals_for, number, p_value, plural, share, without_zero
 
 
@@ -71,7 +72,7 @@ def _resolved(evidence: Evidence) -> str:
         f"{evidence.label} {verb} {evidence.metric} by {number(abs(estimate.effect), digits)} "
         f"({shown}; {evidence.adjustment} p {p_value(p)}); "
         f"{', '.join(parts)}; diverged {evidence.diverged}/{evidence.ended} (true rate may be up to {bound:.0%})"
-        f"{_condition(evidence)}."
+        f"{condition(evidence)}.{not_robust(evidence)}"
     )
 
 
@@ -96,7 +97,7 @@ def _unresolved(evidence: Evidence) -> str:
     text = (
         f"{evidence.label}: {number(estimate.effect, digits, signed=True)} "
         f"({_interval_name(evidence, evidence.level)} {low} to {high}; adj. p {p_value(p)}), "
-        f"{plural(estimate.pairs, 'seed')}{preliminary}{_condition(evidence)}."
+        f"{plural(estimate.pairs, 'seed')}{preliminary}{condition(evidence)}.{hidden_by_few(evidence)}"
     )
     if estimate.standard_error == 0:
         return text
@@ -137,8 +138,7 @@ def _interval_name(evidence: Evidence, level: float) -> str:
 
 
 def _unstable(evidence: Evidence) -> str:
-    p = fisher(evidence.diverged, evidence.ended, evidence.baseline_diverged, evidence.baseline_ended)
-    baseline = f"baseline {evidence.baseline_diverged}/{evidence.baseline_ended}, Fisher p {p_value(p)}"
+    baseline = f"baseline {evidence.baseline_diverged}/{evidence.baseline_ended}, {compared_rates(evidence)}"
     text = f"{evidence.diverged}/{evidence.ended} diverged ({baseline})"
     if not evidence.differences:
         return f"{text}; no complete pair; not ranked."
@@ -150,7 +150,7 @@ def _too_few(evidence: Evidence) -> str:
     digits = decimals_for(spread or max(map(abs, evidence.differences)))
     values = ", ".join(number(value, digits, signed=True) for value in evidence.differences)
     count = plural(len(evidence.differences), "seed")
-    return f"{evidence.label}: {values} on {count}; an interval needs {FEWEST_SEEDS} seeds{_condition(evidence)}."
+    return f"{evidence.label}: {values} on {count}; an interval needs {FEWEST_SEEDS} seeds{condition(evidence)}."
 
 
 def _no_pairs(evidence: Evidence) -> str:
@@ -190,13 +190,6 @@ def _estimated(evidence: Evidence) -> tuple[Estimate, Interval, float]:
     assert evidence.shown_interval is not None
     assert evidence.p_adjusted is not None
     return evidence.estimate, evidence.shown_interval, evidence.p_adjusted
-
-
-def _condition(evidence: Evidence) -> str:
-    """Where only the baseline diverged, the effect holds for the seeds on which it did not."""
-    if not evidence.baseline_diverged:
-        return ""
-    return f"; baseline diverged {evidence.baseline_diverged}/{evidence.baseline_ended}: conditional on convergence"
 
 
 def _seeds(count: int) -> str:

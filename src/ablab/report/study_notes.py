@@ -65,6 +65,15 @@ def _(note: known.InterimAnalyses) -> str:
 
 
 @study_note_text.register
+def _(note: known.DivergenceFamily) -> str:
+    over = f"adjusted by Holm over all {note.comparisons} comparisons" if note.comparisons > 1 else "of one comparison"
+    return (
+        f"DIVERGENCE  Fisher's p of equal rates is {over}, a family of its own, in which any false claim has at most "
+        f"the probability {without_zero(note.level)}."
+    )
+
+
+@study_note_text.register
 def _(note: known.BaselineMissing) -> str:
     return f"no run has the study's baseline {note.declared}: compared with {note.used}, the first variant."
 

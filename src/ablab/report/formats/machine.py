@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from json import dumps
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -144,6 +145,10 @@ def _item(item: Comparison) -> Node:
         "p": item.p_raw,
         "p_adjusted": item.p_adjusted,
         "adjustment": item.adjustment,
+        "median": median(item.differences) if item.differences else None,
+        "p_shared_spread": item.second.p_shared if item.second else None,
+        "p_signs": item.second.p_sign if item.second else None,
+        "p_divergence": item.p_divergence,
         "correlation": item.correlation,
         "saving": saving_of(item),
         "detectable": detectable(item.estimate, item.share_level) if item.estimate else None,
