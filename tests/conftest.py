@@ -1,4 +1,4 @@
-"""What comes before the tests: their environment, and how they are collected; `fixtures.py` is what they share."""
+"""What comes before the tests: their environment, and how they are collected; `shared_fixtures.py` is what they share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in t
 def pytest_configure(config: pytest.Config) -> None:
     """Import what tests share, but for the process that hands them out to others: all that would wait for it."""
     if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
-        config.pluginmanager.import_plugin("fixtures")
+        config.pluginmanager.import_plugin("shared_fixtures")
 
 
 @pytest.hookimpl(wrapper=True)
