@@ -1,4 +1,4 @@
-"""What comes before the tests: their environment, and how they are collected; `shared_fixtures.py` is what they share."""
+"""What comes before the tests: their environment, and how they are collected. They share `shared_fixtures.py`."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
+from composed_once import composed_once
 from composing import composed
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -59,6 +60,12 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """Nobody cuts the power here, and a disk that others write to takes a tenth of a second for each record."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    with composed_once():
         yield
 
 
