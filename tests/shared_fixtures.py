@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import functools
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,12 +20,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 from plain_figures import plain_figures
 
-from ablab.config import AXES, RunConfig, conf_folder, resolve
+from ablab.config import RunConfig, conf_folder, resolve
 from ablab.results.record import Cost, Record, RunContext
 from ablab.study.planning.recombine import Recombiner
-from ablab.study.supervision import code
+from ablab.study.supervision import attempt, code
 from ablab.training.begin import prepare_folder
-from ablab.training.build import BuiltRun
+from ablab.training.build import BuiltRun, made_of
 from ablab.training.run import execute
 
 torch.set_num_threads(1)
@@ -130,21 +129,37 @@ def tiny_config(corpus: Path, task_paths: dict[str, Path]) -> TinyConfig:
     return make
 
 
+_COSTS: dict[str, Cost] = {}  # by what a model is made of
+
+
+@pytest.fixture
+def _costs_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at something else of runs in processes of their own: each counts what its model costs."""
+
+    def remember(config: RunConfig, record: Record) -> None:
+        if record.cost.parameters is not None:
+            _COSTS[_costing(config)] = record.cost.counted()
+
+    monkeypatch.setattr(attempt, "known_cost", lambda config, context: _COSTS.get(_costing(config)))
+    monkeypatch.setattr(attempt, "remember_cost", remember)
+
+
+def _costing(config: RunConfig) -> str:
+    return f"{made_of(config)} {config.trainer.accumulate_grad_batches}"
+
+
 @pytest.fixture(scope="session")
 def run() -> Callable[..., Record]:
     """run(config, folder, variant=..., index=...): the record of a run in this process.
 
     Models and tasks that many runs have are counted once: that is a quarter of a small run.
     """
-    known: dict[str, Cost] = {}
     count: Callable[[BuiltRun], Cost] = BuiltRun.cost.func  # type: ignore[attr-defined]
 
     def cost(built: BuiltRun) -> Cost:
-        counted = [name for name, axis in AXES.items() if axis.caller != "run" or name in ("model", "task")]
-        options = {name: built.config.options.get(name) for name in counted}
-        key = json.dumps([options, built.config.trainer.accumulate_grad_batches], sort_keys=True)
-        known[key] = known.get(key) or count(built)
-        return known[key]  # of which a run makes a copy
+        key = _costing(built.config)
+        _COSTS[key] = _COSTS.get(key) or count(built)
+        return _COSTS[key]  # of which a run makes a copy
 
     def make(config: RunConfig, folder: Path, **context: Any) -> Record:
         prepare_folder(config, folder)
