@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -17,8 +18,10 @@ from unittest import mock
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.defaults_list import DefaultsList, Overrides
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig
 
@@ -29,6 +32,7 @@ _parse = OverridesParser.parse_rule
 _chosen: dict[Any, DefaultsList] = {}  # by files and choices
 _composed: dict[int, DictConfig] = {}  # by the list of defaults, which is kept above
 _parsed: dict[tuple[str, str], Any] = {}
+_loaded: dict[Any, Any] = {}
 _MOST = 100  # that are kept: each has a thousand nodes, which are looked at when garbage is collected
 
 
@@ -39,6 +43,7 @@ def composed_once() -> Iterator[None]:
         mock.patch.object(config_loader_impl, "create_defaults_list", create_defaults_list),
         mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose),
         mock.patch.object(OverridesParser, "parse_rule", parse_rule),
+        mock.patch.object(_of_files()[0], "load_config", load_config),
     ):
         yield
 
@@ -73,6 +78,24 @@ def parse_rule(self: OverridesParser, s: str, rule_name: str) -> Any:
     return copy.deepcopy(_parsed[s, rule_name])
 
 
+def load_config(self: Any, config_path: str) -> Any:
+    path = os.path.join(self.path, self._normalize_file_name(config_path))
+    if not os.path.isfile(path):
+        return _of_files()[1](self, config_path)
+    key = (self.provider, self.path, *_known(path))
+    if key not in _loaded:
+        _loaded[key] = _of_files()[1](self, config_path)
+    return copy.deepcopy(_loaded[key])
+
+
+@functools.cache
+def _of_files() -> tuple[Any, Callable[..., Any]]:
+    """Return Hydra's class of files, as it has loaded it, and how this reads one."""
+    Plugins.instance()  # loads it
+    found = SourcesRegistry.instance().resolve("file")
+    return found, found.load_config
+
+
 def _files(sources: Sequence[ConfigSource]) -> tuple[Any, ...]:
     """All that is known of files without reading them, and the names of what is no file."""
     return (*(_below(source) for source in sources), _names(ConfigStore.instance().repo))
@@ -84,9 +107,13 @@ def _below(source: ConfigSource) -> tuple[Any, ...]:
     found = []
     for folder, _, names in os.walk(source.path, followlinks=True):
         for path in (os.path.join(folder, name) for name in names if name.endswith(".yaml")):
-            known = os.stat(path)
-            found.append((path, known.st_ino, known.st_mtime_ns, known.st_size))
+            found.append(_known(path))
     return source.provider, source.path, *sorted(found)
+
+
+def _known(path: str) -> tuple[Any, ...]:
+    file = os.stat(path)
+    return path, file.st_ino, file.st_mtime_ns, file.st_size
 
 
 def _names(nodes: dict[str, Any]) -> tuple[Any, ...]:

@@ -31,6 +31,8 @@ def _by_hydra_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_loader_impl, "create_defaults_list", composed_once._choose)
     monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", composed_once._compose)
     monkeypatch.setattr(OverridesParser, "parse_rule", composed_once._parse)
+    source, load = composed_once._of_files()
+    monkeypatch.setattr(source, "load_config", load)
 
 
 def composed(words: list[str], conf: Path | None = None) -> DictConfig | str:
