@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from hydra._internal import config_loader_impl
+from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra._internal.sources_registry import SourcesRegistry
@@ -25,7 +25,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig
 
-_choose = config_loader_impl.create_defaults_list
+_choose = defaults_list.create_defaults_list
 _compose = ConfigLoaderImpl._compose_config_from_defaults_list
 _parse = OverridesParser.parse_rule
 
