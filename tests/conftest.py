@@ -1,21 +1,17 @@
-"""What all tests share: one thread, no network, Hydra's globals cleared, and a small run to order."""
+"""What comes before the tests: their environment, and how they are collected. They share `shared_fixtures.py`."""
 
 from __future__ import annotations
 
 import atexit
-import copy
-import csv
-import functools
 import gc
-import json
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Generator
+
+import pytest
 
 # Before anything reads them: processes that tests start inherit these.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -24,50 +20,14 @@ os.environ["WANDB_SILENT"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ABLAB_CACHE"] = tempfile.mkdtemp(prefix="ablab-tests-")
 os.environ["HF_HOME"] = os.path.join(os.environ["ABLAB_CACHE"], "huggingface")
-
-import hypothesis
-import pytest
-import torch
-from composing import composed
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
-from plain_figures import plain_figures
-
-from ablab.config import AXES, RunConfig, conf_folder, resolve
-from ablab.results.record import Cost, Record, RunContext
-from ablab.study.planning.recombine import Recombiner
-from ablab.study.supervision import code
-from ablab.training.begin import prepare_folder
-from ablab.training.build import BuiltRun
-from ablab.training.run import execute
-
-torch.set_num_threads(1)
-hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
-hypothesis.settings.load_profile("suite")
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background would inherit none
 atexit.register(shutil.rmtree, os.environ["ABLAB_CACHE"], ignore_errors=True)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background would inherit none
 
-# Modules of tests that options name. The process that runs are forked from is replaced by another, which takes seconds,
-# when it meets one that it does not know.
-code._known.update({"faulty", "faulty_ranks"})
 
-TinyConfig = Callable[..., RunConfig]
-
-_TINY = (
-    "name=tests",
-    "task=text",
-    "task.seq_len=32",
-    "task.batch_size=4",
-    "task.eval_tokens=256",
-    "task.eval_samples=8",
-    "trainer.accelerator=cpu",
-    "trainer.max_steps=4",
-    "trainer.val_check_interval=2",
-    "trainer.log_every_n_steps=1",
-    "logger=csv",
-)
-_TINY_MODEL = ("model.d_model=16", "model.n_heads=2", "model.n_layers=1")
+def pytest_configure(config: pytest.Config) -> None:
+    """Import what tests share, but for the process that hands them out to others: all that would wait for it."""
+    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
+        config.pluginmanager.import_plugin("shared_fixtures")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -88,111 +48,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files with slow tests first: where the last tests are short, no worker waits long for another."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """Nobody cuts the power here, and a disk that others write to takes a tenth of a second for each record."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda file: None)
-        yield
-
-
-@pytest.fixture
-def _plain_figures() -> Iterator[None]:
-    """For tests that look at something else of a report: figures take most of its time."""
-    with plain_figures():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _clear_hydra() -> Iterator[None]:
-    """Hydra keeps what was composed last in singletons."""
-    yield
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of English of a sort, 20 kB, in which no window is like another."""
-    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
-    path.write_text("".join(f"{n} squared is {n * n}, cubed {n**3}.\n" for n in range(600)), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="session")
-def task_paths(corpus: Path) -> dict[str, Path]:
-    """What tasks that read data of a kind of their own can be given as task.path, by option; the others get text."""
-    lines = corpus.read_text(encoding="utf-8").splitlines()
-    documents, table = corpus.parent / "documents", corpus.parent / "table.csv"
-    documents.mkdir()
-    for split, part in {"train": lines[60:], "validation": lines[:60]}.items():
-        (documents / f"{split}.txt").write_text("\n".join(part), encoding="utf-8")
-    with table.open("w", newline="", encoding="utf-8") as file:
-        rows = ((line, "even" if number % 2 == 0 else "odd") for number, line in enumerate(lines))
-        csv.writer(file).writerows([("text", "label"), *rows])
-    return {"hf_text": documents, "classification": table}
-
-
-@pytest.fixture(scope="session")
-def tiny_config(corpus: Path, task_paths: dict[str, Path]) -> TinyConfig:
-    """tiny_config("attention=lsh", "seed=3"): the config of a run of a second, by overrides.
-
-    Of two overrides of one key the later one counts. An override `model=...` brings that model in its full size, and a
-    task that must be given a path gets one.
-    """
-
-    def make(*overrides: str) -> RunConfig:
-        chosen = dict(o.split("=", 1) for o in _TINY)
-        named = next((o.removeprefix("task=") for o in overrides if o.startswith("task=")), chosen["task"])
-        task = OmegaConf.load(conf_folder() / "task" / f"{named}.yaml")
-        settings = [key for key in chosen if key.startswith("task.") and key.removeprefix("task.") not in task]
-        chosen = {key: value for key, value in chosen.items() if key not in settings}  # of other tasks
-        if not any(o.startswith("model=") for o in overrides):
-            chosen |= dict(o.split("=", 1) for o in _TINY_MODEL)
-        chosen |= dict(o.split("=", 1) for o in overrides)
-        if OmegaConf.is_missing(task, "path"):
-            chosen.setdefault("task.path", str(task_paths.get(named, corpus)))
-        return copy.deepcopy(_compose(tuple(f"{key}={value}" for key, value in chosen.items()), overrides))
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def run() -> Callable[..., Record]:
-    """run(config, folder, variant=..., index=...): the record of a run in this process.
-
-    Models and tasks that many runs have are counted once: that is a quarter of a small run.
-    """
-    known: dict[str, Cost] = {}
-    count: Callable[[BuiltRun], Cost] = BuiltRun.cost.func  # type: ignore[attr-defined]
-
-    def cost(built: BuiltRun) -> Cost:
-        counted = [name for name, axis in AXES.items() if axis.caller != "run" or name in ("model", "task")]
-        options = {name: built.config.options.get(name) for name in counted}
-        key = json.dumps([options, built.config.trainer.accumulate_grad_batches], sort_keys=True)
-        known[key] = known.get(key) or count(built)
-        return known[key]  # of which a run makes a copy
-
-    def make(config: RunConfig, folder: Path, **context: Any) -> Record:
-        prepare_folder(config, folder)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(BuiltRun, "cost", property(cost))
-            return execute(config, folder, RunContext(**context))
-
-    return make
-
-
-@functools.cache
-def _compose(overrides: tuple[str, ...], asked: tuple[str, ...]) -> RunConfig:
-    config = _recombiner()(overrides)
-    choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
-    with open_dict(config):
-        del config["hydra"]
-    return resolve(config, choices, list(asked))
-
-
-@functools.cache  # hundreds of tests ask for configs that differ in a node or two
-def _recombiner() -> Recombiner:
-    return Recombiner(composed)

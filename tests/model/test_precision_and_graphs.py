@@ -1,6 +1,6 @@
 """Every option in bfloat16, and traced by `torch.compile`: in one graph, or not for a reason that is known.
 
-What attentions do by themselves is in `attention/test_contract.py`.
+What attentions do by themselves is in `attention/contract/`.
 """
 
 from __future__ import annotations

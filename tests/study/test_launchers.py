@@ -66,7 +66,7 @@ def test_joblib_is_ended_with_its_jobs_and_then_runs_what_is_left(lab: Lab) -> N
 
     (lab.folder / "slow").unlink()
     kept = (relu / RECORD_FILE).stat().st_mtime_ns
-    again = lab.start(*words, "trainer.max_steps=20", **COMPILED)
+    again = lab.start(*words, "trainer.max_steps=20", "hydra.launcher.n_jobs=1")  # which starts none for what is left
     out, err = again.communicate(timeout=250)
     assert again.returncode == 0, err
     assert "1 of 2 runs are done with; 1 are launched" in out

@@ -14,6 +14,8 @@ from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.study.supervision.supervisor import supervise
 
+pytestmark = pytest.mark.usefixtures("_costs_are_known")
+
 SETTINGS = {
     "spoken_arithmetic": ["task.eval_samples=7", "task.eval_batch_size=3", "task.modality_dropout=0.3"],
     "needle": ["task.eval_samples=5", "task.eval_batch_size=3"],

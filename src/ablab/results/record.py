@@ -7,6 +7,7 @@ where they exist). The dataclasses below are the schema's documentation.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -56,6 +57,17 @@ class Cost:
     evaluation_time_s: float | None = None  # all evaluations together
     peak_memory_bytes: int | None = None  # of the first process
     peak_memory_method: str | None = None  # how it was measured; compare only like with like
+
+    def counted(self) -> Cost:
+        """Return what of it is counted before the first step, and is the same for every seed."""
+        known = {name: copy.copy(getattr(self, name)) for name in _COUNTED}
+        return Cost(**known)
+
+
+_COUNTED = (
+    *("parameters", "active_parameters", "flops_per_step", "flops_uncounted", "prefill_flops"),
+    *(f"{what}_{length}" for what in ("cache_bytes", "decode_flops") for length in ("1k", "8k", "64k")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -46,16 +47,18 @@ class BuiltRun:
 
     Args:
         task: with its data loaded, and the seed of the config.
+        counted: what is known of its cost from a run of the same model; None: it is counted here.
     """
 
     config: RunConfig
     task: Task
+    counted: Cost | None = None
     _spare: list[Transformer] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
-    def of(cls, config: RunConfig) -> BuiltRun:
+    def of(cls, config: RunConfig, counted: Cost | None = None) -> BuiltRun:
         """The run of a config. Raises UserError if its data are missing or its task cannot work."""
-        return cls(config=config, task=build_task(config))
+        return cls(config=config, task=build_task(config), counted=counted)
 
     @cached_property
     def _model_factory(self) -> Callable[..., Transformer]:
@@ -69,6 +72,8 @@ class BuiltRun:
     @cached_property
     def cost(self) -> Cost:
         """Parameters and FLOPs, counted before training; no FLOPs where they cannot be counted."""
+        if self.counted is not None:
+            return self.counted
         flops, uncounted = flops_of(self.shapes, self.task, self.build_model)
         samples = self.task.batch_size * self.config.trainer.accumulate_grad_batches
         counted = Cost(
@@ -115,6 +120,12 @@ def build_strategy(config: RunConfig) -> Any:
         UserError: it refuses a value.
     """
     return build_option(config, "strategy", processes=config.world_size)
+
+
+def made_of(config: RunConfig) -> str:
+    """Tell the options that a model is made of, and its task: runs that share them differ in their training alone."""
+    names = ["task", "model", *(axis.name for axis in called_by("model", "multimodal"))]
+    return json.dumps([config.options[name] for name in names], sort_keys=True)
 
 
 def build_task(config: RunConfig) -> Task:

@@ -58,6 +58,7 @@ def execute(
     progress: Progress | None = None,
     beat: Callable[[], None] | None = None,
     built: BuiltRun | None = None,
+    counted: Cost | None = None,
 ) -> Record:
     """Train and evaluate the run that `config` describes, and leave everything about it in `folder`.
 
@@ -76,6 +77,7 @@ def execute(
         beat: called at every stage of the set-up, optimizer step and batch of an evaluation, so that somebody sees
             that this process has not stopped.
         built: the run as it was checked in this process; None: it is built here.
+        counted: what a run that is built here need not count of its cost, since one of the same model has.
     """
     place = world()
     record = new_record(config, context)
@@ -92,7 +94,7 @@ def execute(
         )
         outlive(loggers, record.notes)
         with quiet_lightning(), stop_on_request() as stop:
-            built = built or BuiltRun.of(config)
+            built = built or BuiltRun.of(config, counted)
             _check_data(built.task, context)
             _train(config, built, folder, record, loggers, progress, stop, beat)
         record.status, record.reason, record.cause = "ok", None, None

@@ -22,6 +22,8 @@ from ablab.training.generation import load_run
 from ablab.training.strategies.delayed import DelayedDataParallel
 from ablab.training.strategies.local import DiLoCo, LocalUpdates
 
+pytestmark = pytest.mark.usefixtures("_costs_are_known")
+
 TinyConfig = Callable[..., RunConfig]
 LR, STEPS = 0.3, 8
 PLAIN = (

@@ -23,6 +23,8 @@ from ablab.training.checkpoint_folders import consolidate, read_checkpoint
 from ablab.training.generation import load_run
 from ablab.training.strategies.mesh_options import FullySharded, Hybrid, TensorParallel
 
+pytestmark = pytest.mark.usefixtures("_costs_are_known")
+
 TinyConfig = Callable[..., RunConfig]
 Run = Callable[[RunConfig, Path], Record]
 

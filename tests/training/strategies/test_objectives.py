@@ -15,6 +15,8 @@ from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.supervisor import supervise
 from ablab.training.generation import load_run
 
+pytestmark = pytest.mark.usefixtures("_costs_are_known")
+
 AHEAD = ("objective=multi_token", "objective.depth=2", "objective.z_loss=0.01", "objective.weight=1.0")
 SETTINGS = (
     *("task.batch_size=2", "trainer.accumulate_grad_batches=2", "optimizer=sgd"),

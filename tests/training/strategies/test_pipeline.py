@@ -22,6 +22,8 @@ from ablab.training.generation import load_run
 from ablab.training.strategies.pipeline import Pipeline
 from ablab.training.strategies.stages import Stage, merged, owners, share_layers_out
 
+pytestmark = pytest.mark.usefixtures("_costs_are_known")
+
 TinyConfig = Callable[..., RunConfig]
 Run = Callable[[RunConfig, Path], Record]
 SETTINGS = (

@@ -14,6 +14,8 @@ from test_resume import assert_same, left_behind
 from ablab.config import RunConfig
 from ablab.study.supervision.supervisor import supervise
 
+pytestmark = pytest.mark.usefixtures("_costs_are_known")
+
 STEPS = ("trainer.max_steps=12", "trainer.val_check_interval=6", "trainer.log_every_n_steps=3", "model.dropout=0.1")
 OPTIONS = [
     ("strategy=ddp_powersgd", "strategy.warmup_steps=2", "strategy.bucket_cap_mb=0.01"),

@@ -20,6 +20,8 @@ from ablab.training.generation import load_run
 from ablab.training.run import execute
 from ablab.training.warm_start import check_steps_left
 
+pytestmark = pytest.mark.usefixtures("_costs_are_known")
+
 TinyConfig = Callable[..., RunConfig]
 Run = Callable[[RunConfig, Path], Record]
 STEPS = ("trainer.max_steps=12", "trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "optimizer=sgd")

@@ -15,6 +15,8 @@ from ablab.results.store import METRICS_FILE
 from ablab.study.supervision.supervisor import supervise
 from ablab.training.traffic.callback import is_timed
 
+pytestmark = pytest.mark.usefixtures("_costs_are_known")
+
 
 @pytest.mark.parametrize("every", [1, 2, 3, 4, 5, 8, 10, 16, 50, 100])
 def test_the_stretches_that_are_timed_keep_no_step_with_a_strategy(every: int) -> None:

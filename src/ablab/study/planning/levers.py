@@ -117,15 +117,31 @@ def _by_d_model(variant: Measured, wanted: int) -> dict[str, int]:
 
 
 def _nearest(measured: Callable[[int], int], wanted: int, highest: int) -> int:
-    """The whole number from 1 to `highest` whose measure, which rises with it, is nearest to what is wanted."""
+    """The whole number from 1 to `highest` whose measure, which rises with it, is nearest to what is wanted.
+
+    Most measures rise evenly, and a model is built for each that is taken.
+    """
     low, high = 1, highest
+    taken: dict[int, int] = {}
     while high - low > 1:
-        middle = (low + high) // 2
-        if measured(middle) <= wanted:
+        number = _on_the_line(taken, wanted) if _EVEN_FROM <= len(taken) <= _EVEN_UNTIL else None
+        middle = (low + high) // 2 if number is None else min(max(number, low + 1), high - 1)
+        taken[middle] = measured(middle)
+        if taken[middle] <= wanted:
             low = middle
         else:
             high = middle
-    return min((low, high), key=lambda number: abs(measured(number) - wanted))
+    return min((low, high), key=lambda number: abs((taken[number] if number in taken else measured(number)) - wanted))
+
+
+_EVEN_FROM, _EVEN_UNTIL = 2, 8  # measures that are taken, between which the next is sought on a line through two
+
+
+def _on_the_line(taken: dict[int, int], wanted: int) -> int | None:
+    """The number that would have what is wanted if measures rose evenly; None where these do not rise."""
+    one, other = sorted(taken, key=lambda number: abs(taken[number] - wanted))[:2]
+    rise = taken[other] - taken[one]
+    return round(one + (wanted - taken[one]) * (other - one) / rise) if rise else None
 
 
 def _by_n_kv_heads(variant: Measured, wanted: int) -> dict[str, int]:

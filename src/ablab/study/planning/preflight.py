@@ -13,12 +13,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import Node, RunConfig, fingerprint
-from ablab.config.axes import AXES, Axis, called_by, load
+from ablab.config.axes import AXES, Axis, load
 from ablab.config.signature import check_signature
 from ablab.errors import UserError, one_line
 from ablab.model.spec import ClashError
 from ablab.tasks.base import Task
-from ablab.training.build import BuiltRun, build_strategy, build_task, clashing
+from ablab.training.build import BuiltRun, build_strategy, build_task, clashing, made_of
 from ablab.training.callback_group import check_callbacks
 from ablab.training.loggers import check_loggers
 from ablab.training.optimizers.groups import build_optimizer
@@ -48,7 +48,7 @@ class Preflight:
         identity = fingerprint(replace(config, seed=0)) + json.dumps(watching, sort_keys=True)
         if identity not in self._passed:
             built = self._build(config, self.task)
-            if (tried := _tried(config)) not in self._metrics:
+            if (tried := made_of(config)) not in self._metrics:
                 self._metrics[tried] = rehearse(built)
             rehearse_callbacks(built, self._metrics[tried])
             self._passed.add(identity)
@@ -62,7 +62,7 @@ class Preflight:
 
     def metrics(self, config: RunConfig) -> set[str] | None:
         """The names of the metrics that a run which was checked will have; None where that is not known."""
-        return self._metrics.get(_tried(config))
+        return self._metrics.get(made_of(config))
 
     def task(self, config: RunConfig) -> Task:
         """The task of the config, with its data; for any seed."""
@@ -181,12 +181,6 @@ def _take_steps(optimizer: Optimizer, schedule: LRScheduler, steps: int) -> None
         optimizer.step()
         schedule.step()
     getattr(schedule, "mechanism", dict)()
-
-
-def _tried(config: RunConfig) -> str:
-    """The options that a model is made of, and its task: runs that share them are tried once."""
-    names = ["task", "model", *(axis.name for axis in called_by("model", "multimodal"))]
-    return json.dumps([config.options[name] for name in names], sort_keys=True)
 
 
 def check_options(axis: Axis, options: dict[str, Node]) -> None:

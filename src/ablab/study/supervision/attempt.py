@@ -19,6 +19,7 @@ from ablab.results.record import Cause, Record
 from ablab.results.store import LOG_FILE, RECORD_FILE, read_record, write_record
 from ablab.study.plan_file import PlannedRun
 from ablab.study.supervision.code import CONTEXT, warm_up
+from ablab.study.supervision.counted import known_cost, remember_cost
 from ablab.study.supervision.ending import Ending, printed_since
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.resources import Placement, Rendezvous, oom_kills, peak_memory_of
@@ -94,6 +95,7 @@ class Attempt:
                     lifeline=lifeline_reader,
                     progress=None if rank else progress_writer,
                     beats=self._beats,
+                    counted=None if rank else known_cost(self.config, self._context),
                 )
                 self._processes.append(_started(args))
         except BaseException:
@@ -254,6 +256,7 @@ class Attempt:
             ),
         )
         if not ending.tell(record, written):
+            remember_cost(self.config, record)
             return record
         record.finished_at = datetime.now(UTC).isoformat(timespec="seconds")
         record.cost.wall_time_s = record.cost.wall_time_s or round(time.monotonic() - self.started, 3)

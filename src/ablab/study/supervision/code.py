@@ -38,6 +38,7 @@ _INSTALLED = ("ablab.", "torch.", "lightning.", "hydra.")
 
 _started = False  # the process, by this one
 _known: set[str] = set()  # modules of options that are not of this package, and that the process has imported
+_replaced = 0  # how often the process made room for one that reads the code anew
 
 
 def warm_up() -> None:
@@ -72,6 +73,11 @@ def freeze_code(configs: Iterable[RunConfig]) -> None:
     warm_up()
 
 
+def generation() -> int:
+    """Return a number that is another once runs are made of code that was read anew."""
+    return _replaced
+
+
 def own_modules(config: RunConfig) -> set[str]:
     """The modules of a run's options that the process does not import anyway: the user's."""
     return {module for module in modules_of(config.to_dict()) if not f"{module}.".startswith(_INSTALLED)}
@@ -79,6 +85,8 @@ def own_modules(config: RunConfig) -> set[str]:
 
 def _end() -> None:
     """End the process; no run is on its way. The next start then finds it dead."""
+    global _replaced
+    _replaced += 1
     if not _started:
         return
     reader, writer = CONTEXT.Pipe(duplex=False)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ablab.config import RunConfig
-from ablab.results.record import RunContext
+from ablab.results.record import Cost, RunContext
 from ablab.results.store import LOG_FILE
 from ablab.streams import lasting_output
 from ablab.study.supervision.lock import run_lock
@@ -48,6 +48,7 @@ class WorkerArgs:
         lifeline: where the supervisor never writes; it is at its end when the supervisor is.
         progress: where the first process tells of it.
         beats: shared; the process counts its own place up whenever it goes on.
+        counted: the cost of the run as one of the same model has counted it; None: it is not known yet.
     """
 
     config: RunConfig
@@ -59,6 +60,7 @@ class WorkerArgs:
     lifeline: Connection
     progress: Connection | None
     beats: Any
+    counted: Cost | None = None
 
 
 def work(args: WorkerArgs) -> None:
@@ -93,7 +95,7 @@ def work(args: WorkerArgs) -> None:
 
     beat()
     with lasting_output(), run_lock(folder) if place.rank == 0 else contextlib.nullcontext():
-        record = execute(args.config, folder, args.context, report, beat)
+        record = execute(args.config, folder, args.context, report, beat, counted=args.counted)
     if record.status == "failed":
         sys.exit(1)  # so that the supervisor ends the other ranks, which may wait for this one forever
 

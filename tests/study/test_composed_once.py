@@ -1,0 +1,75 @@
+"""What the tests take for composed is what Hydra composes, and files that have changed are read again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import composed_once
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal import config_loader_impl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from ablab.config import conf_folder, register_schema
+
+WORDS = [
+    [],
+    ["attention=lsh", "attention.bucket_size=8", "seed=3"],
+    ["attention=lsh", "attention.bucket_size=16", "name=other"],
+    ["+callbacks@callbacks.stop=early_stopping", "trainer.max_steps=7"],
+    ["~logger", "hydra/launcher=basic", "hydra.sweep.dir=there"],
+    ["study=quickstart", "task=copying"],
+]
+
+
+@pytest.fixture
+def _by_hydra_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_loader_impl, "create_defaults_list", composed_once._choose)
+    monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", composed_once._compose)
+    monkeypatch.setattr(OverridesParser, "parse_rule", composed_once._parse)
+    source, load = composed_once._of_files()
+    monkeypatch.setattr(source, "load_config", load)
+
+
+def composed(words: list[str], conf: Path | None = None) -> DictConfig | str:
+    register_schema()
+    with initialize_config_dir(str(conf or conf_folder()), version_base="1.3"):
+        try:
+            return compose("config", words, return_hydra_config=True)
+        except HydraException as error:
+            return str(error)
+
+
+@pytest.mark.usefixtures("_by_hydra_alone")
+@pytest.mark.parametrize("words", [*WORDS, ["attention=no_such"], ["attention.no_such=1"]])
+def test_it_is_what_hydra_composes(words: list[str]) -> None:
+    expected = composed(words)
+    with composed_once.composed_once():
+        for _ in range(2):
+            found = composed(words)
+            assert plain(found) == plain(expected)
+            if isinstance(found, DictConfig) and isinstance(expected, DictConfig):
+                assert OmegaConf.is_struct(found) == OmegaConf.is_struct(expected)
+                found.seed += 1  # of a copy, which nobody else sees
+
+
+def plain(config: DictConfig | str) -> object:
+    """As it is written: references to the time are not followed."""
+    return config if isinstance(config, str) else OmegaConf.to_container(config, resolve=False)
+
+
+def test_files_that_have_changed_are_read_again(tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(conf_folder(), conf)
+    own = conf / "attention" / "own.yaml"
+    for value in (1, 2):
+        own.write_text(f"_target_: somewhere.Own\nvalue: {value}\n")
+        found = composed(["attention=own"], conf)
+        assert isinstance(found, DictConfig)
+        assert found.attention.value == value
+    own.unlink()
+    assert "own" in str(composed(["attention=own"], conf))
