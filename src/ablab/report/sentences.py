@@ -85,7 +85,7 @@ def _within_floor(evidence: Evidence) -> str:
         f"{evidence.label}: {number(estimate.effect, digits, signed=True)} "
         f"({_interval_name(evidence, evidence.level)} {low} to {high}; {evidence.adjustment} p {p_value(p)}), "
         f"{plural(estimate.pairs, 'seed')}; placebos differ from the baseline by up to {number(floor, digits)}, and no "
-        f"effect below that is claimed{_condition(evidence)}."
+        f"effect below that is claimed{condition(evidence)}."
     )
 
 

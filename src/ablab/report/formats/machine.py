@@ -169,7 +169,7 @@ def _item(item: Comparison) -> Node:
 
 
 def _of_all(earned: PairingEarned | None) -> Node | None:
-    return earned and {**vars(earned), "depths": [vars(each) for each in earned.depths]}
+    return {**vars(earned), "depths": [vars(each) for each in earned.depths]} if earned else None
 
 
 def _earned(context: ReportContext, task: str) -> Node:
