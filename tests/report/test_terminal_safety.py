@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import ended, record
 
+from ablab.analysis.comparison import ComparisonSettings
 from ablab.cli.application import fail
 from ablab.errors import printable
 from ablab.report.commands import compare_command, report_command
@@ -19,7 +20,7 @@ from ablab.results.store import write_record
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 EVIL = "\x1b]0;owned\x07\x9b31m\u202e<script>alert(1)</script>"
-TERMS = {"baseline": None, "metric": None, "margin": None, "last_k": None}
+TERMS: ComparisonSettings = {"baseline": None, "metric": None, "margin": None, "last_k": None}
 
 
 @pytest.fixture(scope="module")
