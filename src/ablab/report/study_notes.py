@@ -164,13 +164,13 @@ def _(note: known.ShownComparisons) -> str:
 
 
 def pairing_text(earned: PairingEarned) -> str:
-    """Say what pairing by seed has earned: "pairing by seed: r = .87 (...); unpaired runs would need 7.7 times ..."."""
+    """Say what pairing by seed has earned: "PAIRING  r = .87 (...); unpaired runs would need 7.7 times ..."."""
     spread = f", {share(earned.lowest)} to {share(earned.highest)}"
     over = f" (median of {earned.comparisons:,} comparisons{spread})" if earned.comparisons > 1 else ""
     depths = ", ".join(f"{share(each.correlation)} with {each.layers} layers" for each in earned.depths)
     chaos = "" if earned.chaos is None else f" Rounding that grew explains {min(earned.chaos, 1):.0%} of what is left."
     return (
-        f"pairing by seed: r = {share(earned.correlation)}{over}{f': {depths}' if depths else ''}; "
+        f"PAIRING  r = {share(earned.correlation)}{over}{f': {depths}' if depths else ''}; "
         f"{saving_text(earned.saving)}.{chaos}"
     )
 
