@@ -11,7 +11,7 @@ from statistics import median
 
 from ablab.config import RunConfig
 from ablab.errors import UserError
-from ablab.results.collect import PILOT_FOLDER
+from ablab.results.find import PILOT_FOLDER
 from ablab.results.record import BudgetReport, Record
 from ablab.study.planning.budget import TOLERANCE, Adjustment, adjustment, references_of, task_of
 from ablab.study.planning.compose import Composer

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from ablab.config import RunConfig
 from ablab.errors import UserError
-from ablab.results.collect import TUNING_FOLDER
+from ablab.results.find import TUNING_FOLDER
 from ablab.results.record import Record, TuningReport, edge_of
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
