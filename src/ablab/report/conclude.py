@@ -55,7 +55,7 @@ class ConcludeSweep(Callback):
                 raise UserError(line)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from ablab.report.context import declared_settings  # with it come tables and statistics
+        from ablab.report.declared import declared_settings  # with it come tables and statistics
 
         folder = Path(config.hydra.sweep.dir)
         try:

@@ -46,7 +46,7 @@ class AblabSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         from ablab.report.conclude import compare_so_far
-        from ablab.report.context import declared_settings
+        from ablab.report.declared import declared_settings
 
         study = self._study(arguments)
         try:
