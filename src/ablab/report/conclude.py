@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from ablab.config.composed import comparison_of
 from ablab.config.explain import moved
-from ablab.config.run_config import comparison_of
 from ablab.errors import UserError, one_line
 from ablab.results.store import RECORD_FILE
 
