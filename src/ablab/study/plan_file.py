@@ -19,7 +19,7 @@ from ablab.config.seeds import SeedsConfig
 from ablab.config.trust import admit
 from ablab.errors import UserError, printable
 from ablab.results.kept import read_kept, why_no_folder
-from ablab.results.record import RunContext
+from ablab.results.run_context import RunContext
 from ablab.results.shape import misshapen
 from ablab.results.store import PLAN_FILE, below, link_outside, parse_json, write_atomically
 from ablab.study.events import RunOutline

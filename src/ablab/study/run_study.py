@@ -12,8 +12,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
+from ablab.config.composed import comparison_of, to_plain
 from ablab.config.redact import hand_over
-from ablab.config.run_config import comparison_of, to_plain
 from ablab.config.schema import ComparisonConfig, ExecutionConfig
 from ablab.config.seeds import with_seeds
 from ablab.errors import UserError
