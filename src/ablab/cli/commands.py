@@ -104,7 +104,7 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
         from ablab.report.declared import declared_settings
         from ablab.report.live.screen import observer
         from ablab.study.launch import resume
-        from ablab.study.plan_file import read_plan, return_to
+        from ablab.study.plan_reader import read_plan, return_to
 
         folder = options.folder.resolve()
         plan = read_plan(folder, options.trust)

@@ -85,7 +85,7 @@ def conclude_study(folder: Path, **comparison: Unpack[ComparisonSettings]) -> in
 
 def _without_record(study: Path) -> list[Path]:
     """The folders of the plan's runs that have none: they were never started, or others' files were in the way."""
-    from ablab.study.plan_file import folders_of
+    from ablab.study.plan_reader import folders_of
 
     return [folder for folder in folders_of(study) if not (folder / RECORD_FILE).exists()]
 

@@ -9,7 +9,7 @@ from typing import Unpack, cast
 
 from ablab.analysis.comparison import ComparisonSettings
 from ablab.config import ComparisonConfig
-from ablab.study.plan_file import find_plan
+from ablab.study.plan_reader import find_plan
 
 _RECORDED = ("baseline", "within")  # what every record declares of its study's comparison
 
