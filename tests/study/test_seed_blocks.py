@@ -85,6 +85,7 @@ class World:
             axes={"task": task, "activation": name},
             index=run.info.index,
             fingerprint=fingerprint(run.config),
+            planned_looks=self.seeds.plan_of_looks,
         )
 
     def run(self, most: int = 10**6) -> list[PlannedRun]:

@@ -14,7 +14,7 @@ from ablab.analysis.power import MOST_SEEDS, detectable, seeds_needed
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.analysis.verdicts import Evidence, Verdict
 from ablab.config.axes import AXES
-from ablab.report.doubts import compared_rates, condition, hidden_by_few, not_robust
+from ablab.report.doubts import compared_rates, condition, hidden_by_few, own_spread
 from ablab.report.formatting import confidence, decimals_for, number, p_value, plural, share
 
 
@@ -70,7 +70,7 @@ def _resolved(evidence: Evidence) -> str:
         f"{evidence.label} {verb} {evidence.metric} by {number(abs(estimate.effect), digits)} "
         f"({shown}; {evidence.adjustment} p {p_value(p)}); "
         f"{', '.join(parts)}; diverged {evidence.diverged}/{evidence.ended} (true rate may be up to {bound:.0%})"
-        f"{condition(evidence)}.{not_robust(evidence)}"
+        f"{condition(evidence)}.{own_spread(evidence)}"
     )
 
 
