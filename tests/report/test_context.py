@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ablab.config import ComparisonConfig
-from ablab.report.context import declared_comparison
+from ablab.report.declared import declared_comparison
 from ablab.study.plan_file import write_plan
 
 DECLARED = ComparisonConfig(baseline="attention=full", metric="val_loss", margin=0.01, last_k=3)
