@@ -93,6 +93,12 @@ class Interactions:
     family: int = 0  # interactions that p is adjusted for, on all tasks
     items: tuple[Interaction, ...]
 
+    def shown_with(self, shown: Interactions) -> Interactions:
+        """Those of these that filters show, corrected for all that there are; `shown` is of the runs that are left."""
+        kept = {(item.factors, item.options) for item in shown.items}
+        items = tuple(item for item in self.items if (item.factors, item.options) in kept)
+        return replace(shown, items=items, family=self.family)
+
     @property
     def visible(self) -> bool:
         """Whether the design has all four combinations of any pair of options."""
