@@ -354,7 +354,7 @@ def test_where_the_seeds_come_from(arguments: list[str], seed: object, written: 
 
 
 def test_a_setting_that_there_is_not_is_refused_and_not_dropped() -> None:
-    with pytest.raises(UserError, match="seeds.maxx: no such setting; did you mean 'max'"):
+    with pytest.raises(UserError, match=r"seeds\.maxx: no such setting; did you mean 'max'"):
         with_seeds(["seed=auto", "+seeds.maxx=5"], 0, {"max": 3, "looks": [3], "maxx": 5})
 
 
