@@ -145,6 +145,39 @@ def test_a_look_with_too_few_pairs_claims_nothing() -> None:
     assert looks.p_value(late, p_of) == POCOCK.p_value([1.0, p_of(list(late.values()))])
 
 
+@pytest.mark.parametrize("spending", ["pocock", "obrien_fleming", "lan_demets_obf", "anytime"])
+def test_a_look_without_new_pairs_is_none(spending: Spending) -> None:
+    """Seeds that failed must not make a p smaller: held against the laxer level of a later look, it would be."""
+    had = by_seed([0.5, 0.6, 0.2, 0.45, 0.3])
+    looks = planned_looks((3, 5, 8, 10), spending)
+    taken = tuple(tuple(seed + 1 for seed in look) for look in looks.taken)
+    at = [replace(looks, taken=taken[:count], now=count - 1) for count in (2, 3, 4)]
+    if spending != "lan_demets_obf":  # whose boundary knows of the looks that there were
+        assert len({each.p_value(had, p_of) for each in at}) == 1
+    strict = at[-1].levels()[1]
+    assert at[-1].until(had).level() == strict
+    assert at[-1].p_value(had, p_of) > LEVEL or p_of(list(had.values())) < strict
+
+
+def test_other_seeds_are_new_pairs_also_where_they_are_no_more() -> None:
+    looks = Looks(((1, 2, 3), (4, 5, 6)), 1, (3, 6), 6, "anytime")
+    found = {1: 0.1, 2: -0.1, 3: 0.2, 4: 0.30, 5: 0.301, 6: 0.302}
+    assert looks.p_value(found, p_of) < LEVEL
+
+
+def test_a_variant_whose_later_seeds_failed_is_held_against_the_look_that_it_had() -> None:
+    plan = PLAN | {"spending": "obrien_fleming"}
+    base, own = [1.0, 1.1, 0.9, 1.05, 0.95], [0.83, 0.96, 0.74, 0.89, 0.81]
+    records = [record(seed, loss, planned_looks=plan) for seed, loss in enumerate(base * 2, start=1)]
+    gelu = {"activation": "gelu"}
+    records += [record(seed, loss, axes=gelu, planned_looks=plan) for seed, loss in enumerate(own, start=1)]
+    early = compare(runs_of([one for one in records if one.seed <= 5])).items[0]
+    for status in ("failed", "diverged"):
+        lost = [record(s, axes=gelu, planned_looks=plan, status=status, metrics={}) for s in range(6, 11)]
+        late = compare(runs_of([*records, *lost])).items[0]
+        assert (late.p_adjusted, late.interval, late.level) == (early.p_adjusted, early.interval, early.level)
+
+
 @pytest.mark.parametrize("spending", ["pocock", "obrien_fleming", "lan_demets_pocock", "lan_demets_obf", "anytime"])
 def test_each_way_of_sharing_out_the_level_keeps_it(spending: Spending) -> None:
     generator = np.random.default_rng(7)

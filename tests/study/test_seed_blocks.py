@@ -15,6 +15,7 @@ from synthetic import record, runs_of
 from ablab.analysis.course import course_of
 from ablab.analysis.decisions import decide
 from ablab.config import ComparisonConfig, RunConfig, fingerprint
+from ablab.config.placebo import KINDS, NUDGE
 from ablab.config.seeds import SeedsConfig, with_seeds
 from ablab.errors import UserError
 from ablab.results.collect import Runs
@@ -76,13 +77,15 @@ class World:
         noise = random.Random(f"{task} {name} {run.info.seed}").gauss(0, 1)
         common = random.Random(f"{task} {run.info.seed}").gauss(0, 5)
         status = self.statuses.get((name, run.info.seed), "ok")
+        placebo = {"settings": {"model": {"placebo": name}}} if name in (*KINDS, NUDGE) else {}
         loss = 100 + common + noise * bool(self.effects[name] or name != "base") + self.effects[name]
         return record(
             run.info.seed,
             loss,
             status=status,
             **({} if status == "ok" else {"metrics": {}, "reason": "the bulb is broken"}),
-            axes={"task": task, "activation": name},
+            **placebo,
+            axes={"task": task, "activation": "base" if placebo else name},
             index=run.info.index,
             fingerprint=fingerprint(run.config),
             planned_looks=self.seeds.plan_of_looks,
@@ -188,6 +191,22 @@ def test_the_baseline_of_a_task_ends_with_the_last_that_needs_it(tiny_config: Ti
     world.run()
     assert len(list((tmp_path / "one").rglob(RECORD_FILE))) == 6
     assert len(list((tmp_path / "two").rglob(RECORD_FILE))) == 20
+
+
+def test_placebos_go_on_as_long_as_anybody_on_their_task_is_open(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    """On the seeds of the baseline, and no longer than that."""
+
+    def decide(runs: Runs, seeds: SeedsConfig, comparison: ComparisonConfig) -> list[Decision]:
+        every = by_table({3: set(), 5: {"a"}, 8: {"a"}, 10: {"a"}})(runs, seeds, comparison)
+        return [replace(one, how="resolved") if "on one" in one.label else one for one in every]
+
+    effects = {"base": 0.0, "a": 1.0, "order": 0.0, "nudge": 0.0}
+    world = World(tmp_path, tiny_config(), effects, tasks=("one", "two"), decide=decide)
+    world.run()
+    assert world.seeds_of == dict.fromkeys(effects, 3 + 5)
+    assert len(folders_of(tmp_path)) == world.made
+    why = {(each.variant, each.why) for look in read_plan(tmp_path).looks for each in look.ended}
+    assert ("two,order", "baseline") in why
 
 
 def test_what_was_decided_once_is_not_asked_again(tiny_config: TinyConfig, tmp_path: Path) -> None:
@@ -334,6 +353,11 @@ def test_where_the_seeds_come_from(arguments: list[str], seed: object, written: 
         return
     expected = (arguments, None) if written is None else (written, SeedsConfig.of(settings))
     assert with_seeds(arguments, seed, settings) == expected
+
+
+def test_a_setting_that_there_is_not_is_refused_and_not_dropped() -> None:
+    with pytest.raises(UserError, match=r"seeds\.maxx: no such setting; did you mean 'max'"):
+        with_seeds(["seed=auto", "+seeds.maxx=5"], 0, {"max": 3, "looks": [3], "maxx": 5})
 
 
 @pytest.mark.parametrize(

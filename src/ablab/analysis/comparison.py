@@ -138,8 +138,7 @@ def compare(
             own = outcomes(runs, task, variant, metrics[task], last_k)
             pairing = Pairing(variant, reference, task, metrics[task], own, base)
             pairing = pairing.at_its_look(looks.taken if looks.several else ())
-            own_looks = looks.until(pairing.seeds) if pairing.ended_at_look else looks
-            judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, own_looks)))
+            judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, looks)))
         placebo_pairs += placebos.pairs_of(runs, task, metrics[task], directions[task], last_k, looks)
     declared = was_declared(runs, margin, metrics.values(), margin_declared)
     shown = intervals or "single"

@@ -32,6 +32,7 @@ _SINGLE = 1e-6  # the same of a whole vector: a few times that of each of its nu
 def evidence_of(runs: Runs, pairing: Pairing, direction: Direction, margin: float | None, looks: Looks) -> Evidence:
     """The evidence on the variant of `pairing`, without what depends on how many comparisons there are."""
     blocked = conditions.other_corpus(pairing)
+    looks = looks.until(pairing.seeds)
     identical = _identical(pairing)
     same = unchanged(pairing) if identical or _told_by_responses(pairing) else ()
     own, base = choices(runs, pairing.variant), choices(runs, pairing.baseline)

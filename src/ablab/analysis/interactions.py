@@ -93,6 +93,12 @@ class Interactions:
     family: int = 0  # interactions that p is adjusted for, on all tasks
     items: tuple[Interaction, ...]
 
+    def shown_with(self, shown: Interactions) -> Interactions:
+        """Those of these that filters show, corrected for all that there are; `shown` is of the runs that are left."""
+        kept = {(item.factors, item.options) for item in shown.items}
+        items = tuple(item for item in self.items if (item.factors, item.options) in kept)
+        return replace(shown, items=items, family=self.family)
+
     @property
     def visible(self) -> bool:
         """Whether the design has all four combinations of any pair of options."""
@@ -147,11 +153,10 @@ def _on_task(runs: Runs, task: str, metric: str, baseline_variant: str, last_k: 
         last_k: the mean of so many last evaluations is compared; 1 for the final one.
     """
     looks = looks_of(runs)
-    level = looks.level()
     found = dimensions(runs, task)
     values = {variant: outcomes(runs, task, variant, metric, last_k) for variant in (found[0].options if found else ())}
     items = [
-        _interaction(pair, options, cells, values, metric, level)
+        _interaction(pair, options, cells, values, metric, looks)
         for pair in itertools.combinations(found, 2)
         for options, cells in _cells(pair, found, _baseline_options(runs, pair, baseline_variant)).items()
     ]
@@ -159,7 +164,7 @@ def _on_task(runs: Runs, task: str, metric: str, baseline_variant: str, last_k: 
         task=task,
         metric=metric,
         baseline=baseline_variant,
-        level=level,
+        level=looks.level(),
         factors=tuple(dimension.name for dimension in found),
         items=tuple(items),
     )
@@ -199,7 +204,7 @@ def _interaction(
     cells: list[Cells],
     values: dict[str, Cell],
     metric: str,
-    level: float,
+    looks: Looks,
 ) -> Interaction:
     variants = list(dict.fromkeys(variant for four in cells for variant in four))
     planned = sorted({seed for variant in variants for seed in values[variant]})
@@ -214,7 +219,7 @@ def _interaction(
         seeds=seeds,
         differences=differences,
         missing=tuple(each for found in missing.values() for each in found),
-        level=level,
+        level=looks.until(seeds).level(),
         estimate=paired(differences) if len(differences) >= FEWEST_SEEDS else None,
     )
 

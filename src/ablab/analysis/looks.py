@@ -96,7 +96,7 @@ class Looks:
         return self.levels(alpha, sides)[self.now if self.declared else -1]
 
     def until(self, seeds: Collection[int]) -> Looks:
-        """The looks up to the first that has all of these seeds: of a comparison that is given no others."""
+        """The looks up to the first that has all of these seeds: of a comparison that has pairs on no others."""
         place = next((place for place, look in enumerate(self.taken) if set(seeds) <= set(look)), self.now)
         return replace(self, now=min(place, self.now))
 
@@ -113,10 +113,13 @@ class Looks:
         if not self.declared:
             return min(1.0, len(self.taken) * p_of(list(differences.values())))
         sign = math.copysign(1, math.fsum(differences.values()))
-        seen = [[differences[seed] for seed in look if seed in differences] for look in self.taken[: self.now + 1]]
+        pairs = [differences.keys() & set(look) for look in self.taken[: self.now + 1]]
+        seen = [[differences[seed] for seed in sorted(each)] for each in pairs]
+        # A look that brings no new pair is none: the same p would be held against the level of a later one.
+        new = [not any(each <= before for before in pairs[:place]) for place, each in enumerate(pairs)]
         p_values = [
-            p_of(each) if len(each) >= FEWEST_SEEDS and (sides == 1 or math.fsum(each) * sign > 0) else 1.0
-            for each in seen
+            p_of(each) if has and len(each) >= FEWEST_SEEDS and (sides == 1 or math.fsum(each) * sign > 0) else 1.0
+            for each, has in zip(seen, new, strict=True)
         ]
         if self.spending == "anytime":
             return anytime_p(p_values, list(map(len, seen)), sides)

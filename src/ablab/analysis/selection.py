@@ -74,14 +74,22 @@ def compare_selected(
     Raises:
         UserError: as `compare` does; or a filter that cannot be read, or that no run fits.
     """
+    return compare_and_select(runs, filters, **settings)[0]
+
+
+def compare_and_select(
+    runs: Runs, filters: Sequence[str] = (), **settings: Unpack[ComparisonSettings]
+) -> tuple[tuple[Comparisons, Runs], tuple[Comparisons, Runs]]:
+    """As `compare_selected`; and all comparisons that were made, and their runs, over which families of claims go."""
     wanted = parse_filters(filters)
     for each in wanted:
         _check(each, runs)
     left = _restrict(runs, [each for each in wanted if each.key in OF_RUNS])
-    comparisons, shown = _show(compare(left, **settings), left, [each for each in wanted if each.key not in OF_RUNS])
+    every = compare(left, **settings)
+    comparisons, shown = _show(every, left, [each for each in wanted if each.key not in OF_RUNS])
     if left is not runs:
         comparisons = replace(comparisons, notes=(*comparisons.notes, _restriction(wanted, left, runs)))
-    return comparisons, shown
+    return (comparisons, shown), (every, left)
 
 
 def _restrict(runs: Runs, filters: Sequence[Filter]) -> Runs:

@@ -119,6 +119,7 @@ class Joined:
         seeds = [] if blocked else self.seeds
         identical = not self.missing and all(evidence.identical for evidence in each)
         looks = min((evidence.looks for evidence in each), key=lambda looks: looks.now)  # where every task had seeds
+        looks = looks.until(self.seeds)
         return Evidence(
             label=first.label,
             overrides=first.overrides,

@@ -100,6 +100,9 @@ def with_seeds(arguments: list[str], seed: object, settings: Mapping[str, Any]) 
         if idle := next((word for word in arguments if _key(word).split(".")[0] == "seeds"), None):
             raise UserError(f"{idle}: is for seed=auto, and the seeds are given; leave one of them out")
         return arguments, None
+    known = [each.name for each in fields(SeedsConfig)]
+    if unknown := next((name for name in settings if name not in known), None):
+        raise UserError(f"seeds.{unknown}: no such setting{nearest(unknown, known)}")
     seeds = SeedsConfig.of(settings)
     written = f"seed={','.join(map(str, range(seeds.max)))}"
     return [*(word for place, word in enumerate(arguments) if place not in given), written], seeds

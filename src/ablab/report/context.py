@@ -23,7 +23,7 @@ from ablab.analysis.pairing import variants
 from ablab.analysis.pareto import fronts
 from ablab.analysis.ranking import Ranking, rank
 from ablab.analysis.scaling import Axis, Exponent, scaling, varied
-from ablab.analysis.selection import compare_selected
+from ablab.analysis.selection import compare_and_select
 from ablab.analysis.verdicts import Verdict
 from ablab.config.axes import AXES
 from ablab.report.figures.style import MOST_VARIANTS, Style, styles
@@ -43,6 +43,7 @@ class ReportContext:
 
     runs: Runs
     comparisons: Comparisons
+    unfiltered: ReportContext | None = None  # over which families of claims go; None where nothing was filtered
 
     @classmethod
     def of(cls, runs: Runs, **settings: Unpack[ComparisonSettings]) -> ReportContext:
@@ -61,8 +62,8 @@ class ReportContext:
         Raises:
             UserError: as `collect` and `compare_selected` do.
         """
-        comparisons, runs = compare_selected(collect(folders), filters, **settings)
-        return cls(runs, comparisons)
+        (shown, runs), (every, left) = compare_and_select(collect(folders), filters, **settings)
+        return cls(runs, shown, None if runs is left else cls(left, every))
 
     @cached_property
     def curves(self) -> CurveCache:
@@ -144,7 +145,10 @@ class ReportContext:
     @cached_property
     def _interactions(self) -> dict[str, Interactions]:
         made = self.comparisons
-        return all_interactions(self.runs, made.metrics, made.baseline, made.last_k)
+        found = all_interactions(self.runs, made.metrics, made.baseline, made.last_k)
+        if self.unfiltered is None:
+            return found
+        return {task: self.unfiltered.interactions(task).shown_with(each) for task, each in found.items()}
 
     def interactions(self, task: str) -> Interactions:
         """Those of the compared metric of `task`."""
@@ -152,13 +156,20 @@ class ReportContext:
 
     @cached_property
     def ranking(self) -> Ranking:
-        """Which variants are resolved better than which others, on each task."""
+        """Which variants are resolved better than which others, on each task, whether they are shown or not."""
+        if self.unfiltered is not None:
+            return self.unfiltered.ranking
         return rank(self.runs, self.comparisons, {task: self.direction(task) for task in self.tasks})
 
     @cached_property
     def _fronts(self) -> dict[str, pd.DataFrame]:
         found = {}
         for task in self.tasks:
+            if self.unfiltered is not None:
+                every = self.unfiltered.fronts(task)
+                shown = {row["variant"] for row in self.rows(task)}
+                found[task] = every[every["variant"].isin(shown)].reset_index(drop=True)
+                continue
             rows = pd.DataFrame(self.rows(task))
             rows.loc[rows["verdict"] == Verdict.UNSTABLE, "mean"] = math.nan  # is not ranked
             found[task] = fronts(rows, self.ranking.better[task])

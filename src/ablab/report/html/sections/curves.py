@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from ablab.analysis.curves import By
@@ -65,7 +67,9 @@ def _time_text(found: TimeToTarget) -> str:
 
 def _reached(context: ReportContext, task: str, by: By) -> TimeToTarget:
     metric, baseline = context.comparisons.metrics[task], context.comparisons.baseline
-    return time_to_target(context.runs, task, metric, baseline, by, context.target(task), context.curves)
+    every = (context.unfiltered or context).runs  # whose intervals hold at once, also where some are shown
+    found = time_to_target(every, task, metric, baseline, by, context.target(task), context.curves)
+    return replace(found, items=tuple(item for item in found.items if item.variant in context.variants))
 
 
 def _row(first: Reached, found: list[Reached | None], all_of: TimeToTarget) -> dict[str, str]:
