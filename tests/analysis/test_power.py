@@ -68,7 +68,7 @@ def test_the_range_of_seeds_is_that_of_the_sd() -> None:
 def test_the_range_holds_the_right_seeds_where_it_is_printed(seeds: int, margin: float) -> None:
     """Beside UNRESOLVED alone, and those are the studies whose sd came out large."""
     right = seeds_for(margin, 1.0)
-    held = []
+    held: list[bool] = []
     for differences in np.random.default_rng(0).normal(size=(2000, seeds)):
         estimate = paired(differences.tolist())
         if estimate.p_value >= LEVEL and estimate.equivalence_p(margin) >= LEVEL and len(held) < 150:
