@@ -76,7 +76,7 @@ class World:
         noise = random.Random(f"{task} {name} {run.info.seed}").gauss(0, 1)
         common = random.Random(f"{task} {run.info.seed}").gauss(0, 5)
         status = self.statuses.get((name, run.info.seed), "ok")
-        placebo = {"settings": {"model": {"placebo": name}}} if name in (*KINDS, NUDGE) else {}
+        placebo = {"settings": {"model": {"d_model": 64, "placebo": name}}} if name in (*KINDS, NUDGE) else {}
         loss = 100 + common + noise * bool(self.effects[name] or name != "base") + self.effects[name]
         return record(
             run.info.seed,
@@ -340,6 +340,7 @@ def test_plans_keep_looks_and_seeds(tiny_config: TinyConfig, tmp_path: Path) -> 
         (["seed=auto", "seed=5,6"], 0, None),
         (["seed=1,2"], "auto", None),
         (["tune.seeds=[9]", "seeds=1"], 0, "seeds=1: is for seed=auto"),
+        (["seed=auto,3"], 0, "seed=auto,3: auto stands alone"),
         (["seed=0,1", "seeds.max=4"], 0, "seeds.max=4: is for seed=auto, and the seeds are given"),
     ],
 )
