@@ -86,6 +86,7 @@ class World:
             **placebo,
             axes={"task": task, "activation": "base" if placebo else name},
             index=run.info.index,
+            planned_looks=self.seeds.plan_of_looks,
             fingerprint=fingerprint(run.config),
         )
 
