@@ -21,7 +21,8 @@ from omegaconf import OmegaConf, open_dict
 from plain_figures import plain_figures
 
 from ablab.config import RunConfig, conf_folder, resolve
-from ablab.results.record import Cost, Record, RunContext
+from ablab.results.record import Cost, Record
+from ablab.results.run_context import RunContext
 from ablab.study.planning.recombine import Recombiner
 from ablab.study.supervision import attempt, code
 from ablab.training.begin import prepare_folder

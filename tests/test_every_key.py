@@ -25,7 +25,7 @@ from ablab.config.axes import AXES, Axis
 from ablab.errors import UserError
 from ablab.results.factors import OF_SPEED
 from ablab.study.planning.preflight import check_options
-from ablab.training import build
+from ablab.training import build, build_option
 from ablab.training.build import BuiltRun
 from ablab.training.optimizers.groups import build_optimizer
 
@@ -208,7 +208,7 @@ def parts(made: Any) -> Iterator[bytes]:
 @pytest.fixture(autouse=True)
 def _options_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """With each value of a key all options but its own are as before: Hydra would take a millisecond for each."""
-    read, made = build.component, _MADE
+    read, made = build_option.component, _MADE
 
     def component(axis: Axis, config: RunConfig) -> Any:
         key = axis.name, json.dumps(config.options[axis.name], sort_keys=True)

@@ -24,7 +24,7 @@ from ablab.config import RunConfig, conf_folder, fingerprint
 from ablab.config.schema import Config, ExecutionConfig
 from ablab.config.seeds import with_seeds
 from ablab.errors import UserError
-from ablab.report.context import declared_settings
+from ablab.report.declared import declared_settings
 from ablab.results.collect import tabulate
 from ablab.results.record import Record
 from ablab.results.store import write_record

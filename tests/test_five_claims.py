@@ -13,7 +13,7 @@ import pytest
 
 from ablab import load
 from ablab.cli import main
-from ablab.results.collect import find_records
+from ablab.results.find import find_records
 from ablab.results.store import write_record
 from ablab.study.planning import preflight
 

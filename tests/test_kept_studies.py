@@ -15,7 +15,7 @@ import yaml
 from ablab.report.commands import compare_command
 from ablab.report.context import ReportContext
 from ablab.report.html.sections.elsewhere import elsewhere_table
-from ablab.study.plan_file import find_plan
+from ablab.study.plan_reader import find_plan
 
 ROOT = Path(__file__).parents[1]
 KEPT = sorted((ROOT / "experiments" / "results").glob("*.jsonl.xz"), key=lambda path: path.name)

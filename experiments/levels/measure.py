@@ -23,7 +23,7 @@ ROWS = (
     *("verdict", "equivalence", "suite", "intervals", "power", "seeds"),
     *("interaction", "time_to_target", "front", "looks", "auto"),
 )
-STUDIES = 400  # of each kind
+STUDIES = 1_000  # of each kind
 BEGIN, END = "<!-- measured -->\n", "<!-- end -->\n"
 
 

@@ -25,9 +25,10 @@ from ablab.config import Node
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.report.notebook import LoadedStudy
-from ablab.results.collect import Runs, is_one_run
+from ablab.results.collect import Runs
 from ablab.results.curves import read_curves
 from ablab.results.evaluation import Evaluation
+from ablab.results.find import is_one_run
 from ablab.results.record import Record
 from ablab.results.run_folder import read_config
 from ablab.results.store import CONFIG_FILE, EXPORT_FILES, METRICS_FILE, RECORD_FILE, read_evaluations, read_record

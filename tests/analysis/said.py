@@ -6,8 +6,9 @@ from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.interactions import Interaction, Interactions
 from ablab.analysis.scaling import Exponent
 from ablab.report.notes import notes_of as verdict_notes
-from ablab.report.sentences import exponent_sentence, interaction_sentence, interactions_sentence, verdict_sentence
+from ablab.report.sentences import verdict_sentence
 from ablab.report.study_notes import study_notes
+from ablab.report.study_sentences import exponent_sentence, interaction_sentence, interactions_sentence
 
 
 def sentence_of(found: Comparison | Interaction | Interactions | Exponent) -> str:

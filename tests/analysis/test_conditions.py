@@ -11,7 +11,7 @@ from said import notes_of
 from synthetic import cost, runs_of, study
 
 from ablab.analysis.comparison import Comparison, compare
-from ablab.analysis.conditions import EQUAL_SPEED
+from ablab.analysis.costs import EQUAL_SPEED
 from ablab.results.record import Record
 
 LOSSES = [1.00, 1.02, 0.97, 1.05, 0.99]

@@ -12,8 +12,9 @@ from curved import STEPS, Curved
 from scipy import stats
 from synthetic import odd_runs, runs_of, study, write_runs
 
+from ablab.analysis.baseline import choose_baseline
 from ablab.analysis.curves import Band, By, aligned, difference
-from ablab.analysis.pairing import choose_baseline, tasks
+from ablab.analysis.pairing import tasks
 from ablab.results.collect import collect
 
 RELU, GELU = "activation=relu", "activation=gelu"

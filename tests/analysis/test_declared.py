@@ -14,7 +14,8 @@ from ablab.analysis.declared import check_declared
 from ablab.analysis.verdicts import Verdict
 from ablab.config import ComparisonConfig
 from ablab.errors import UserError
-from ablab.report.context import ReportContext, declared_comparison
+from ablab.report.context import ReportContext
+from ablab.report.declared import declared_comparison
 from ablab.report.html.sections.effects import effects
 from ablab.report.study_notes import interval_lines
 from ablab.report.tables import quality_table

@@ -17,11 +17,12 @@ from said import sentence_of
 from scipy import stats
 from synthetic import odd_runs, record, runs_of, study
 
+from ablab.analysis.baseline import choose_baseline
 from ablab.analysis.estimates import holm
 from ablab.analysis.interactions import Interactions, Missing, all_interactions, interactions
 from ablab.analysis.notes import NoValue, SeedNotRun
-from ablab.analysis.pairing import choose_baseline, tasks
-from ablab.report.sentences import pair_label
+from ablab.analysis.pairing import tasks
+from ablab.report.study_sentences import pair_label
 from ablab.results.collect import Runs
 from ablab.results.interim import InterimAnalysis
 from ablab.results.record import Record

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from synthetic import record, runs_of, study
 
+from ablab.analysis.baseline import choose_baseline
 from ablab.analysis.comparison import compare
 from ablab.analysis.looks import planned_looks
 from ablab.analysis.notes import EndedAtLook, RunNote, SeedNotRun
-from ablab.analysis.pairing import choose_baseline, label, outcomes, seed_notes
+from ablab.analysis.pairing import label, outcomes, seed_notes
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.interim import InterimAnalysis

@@ -97,12 +97,12 @@ def test_a_seed_that_lies_apart_is_named_with_the_median() -> None:
     )
 
 
-def test_a_claim_that_only_its_own_calm_makes_is_said_to_be_not_robust() -> None:
+def test_a_claim_that_only_its_own_calm_makes_is_said_to_rest_on_its_own_spread() -> None:
     draw = np.random.default_rng(4)
     base = draw.normal(1, 0.1, 5)
     losses = {"relu": list(base), "calm": list(base + 0.02 + draw.normal(0, 0.002, 5))}
     losses |= {f"v{place}": list(base + draw.normal(0, 0.2, 5)) for place in range(4)}
     calm, *others = compare(runs_of(study(losses))).items
     assert calm.verdict == "WORSE"
-    assert " NOT ROBUST: with the spread of all comparisons on the task (sd " in sentence_of(calm)
+    assert " RESTS ON ITS OWN SPREAD: with that of all comparisons on the task (sd " in sentence_of(calm)
     assert not any("ROBUST" in sentence_of(item) for item in others)

@@ -18,7 +18,7 @@ from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.export import folder as folders
 from ablab.export.write import export_run, write_trained
-from ablab.results.collect import record_files
+from ablab.results.find import record_files
 from ablab.results.record import Record
 
 pytest.importorskip("safetensors", reason="the extra `export` is not installed")

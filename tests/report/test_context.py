@@ -11,7 +11,8 @@ import pytest
 from synthetic import record, write_runs
 
 from ablab.config import ComparisonConfig
-from ablab.report.context import ReportContext, declared_comparison
+from ablab.report.context import ReportContext
+from ablab.report.declared import declared_comparison
 from ablab.report.html.sections.curves import _reached
 from ablab.study.plan_file import write_plan
 

@@ -123,10 +123,10 @@ def test_who_diverges_less_often_is_not_unstable_and_that_is_said() -> None:
 def test_a_second_opinion_that_differs_is_in_the_line() -> None:
     doubted = SecondOpinion(median=-0.051, p_shared=0.21, shared_sd=0.31)
     assert judged(evidence(second=doubted))[1].endswith(
-        ". NOT ROBUST: with the spread of all comparisons on the task (sd 0.3100, its own 0.0078) p = .21; its median "
-        "is -0.0510."
+        ". RESTS ON ITS OWN SPREAD: with that of all comparisons on the task (sd 0.3100, its own 0.0078) p = .21; its "
+        "median is -0.0510."
     )
-    assert "ROBUST" not in judged(evidence(second=SecondOpinion(median=-0.05, p_shared=0.01, shared_sd=0.01)))[1]
+    assert "SPREAD" not in judged(evidence(second=SecondOpinion(median=-0.05, p_shared=0.01, shared_sd=0.01)))[1]
     hidden = evidence(
         differences=(*[-0.02] * 11, 0.4),
         p_adjusted=0.4,

@@ -15,10 +15,11 @@ from synthetic import odd_runs, record, study, write_runs
 from ablab import load
 from ablab.cli import main
 from ablab.errors import UserError
-from ablab.report.context import declared_comparison
+from ablab.report.declared import declared_comparison
 from ablab.results import kept
-from ablab.results.collect import collect, find_records
+from ablab.results.collect import collect
 from ablab.results.curves import CurveCache
+from ablab.results.find import find_records
 from ablab.results.interim import INTERIM_FILE, count_interim_analysis
 from ablab.results.keep import keep
 from ablab.results.record import Record

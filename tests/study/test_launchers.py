@@ -17,7 +17,7 @@ from processes import processes_in, wait_for
 from slurm import NotHereError, jobs_of, slurm
 
 from ablab.results.store import RECORD_FILE, read_record
-from ablab.study.run_study import objective
+from ablab.study.other_launcher import objective
 
 if TYPE_CHECKING:
     from conftest import Lab

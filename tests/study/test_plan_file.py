@@ -9,10 +9,12 @@ from pathlib import Path
 
 from ablab.config import ComparisonConfig, Node, RunConfig, fingerprint
 from ablab.config.seeds import SeedsConfig
-from ablab.results.record import BudgetReport, Record, RunContext, TuningReport
+from ablab.results.record import Record
+from ablab.results.run_context import BudgetReport, RunContext, TuningReport
 from ablab.results.store import PLAN_FILE
 from ablab.study.events import RunOutline
-from ablab.study.plan_file import PlannedRun, read_plan, write_plan
+from ablab.study.plan_file import PlannedRun, write_plan
+from ablab.study.plan_reader import read_plan
 from ablab.training.begin import new_record
 
 CONTEXT = RunContext(

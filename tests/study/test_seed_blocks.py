@@ -23,7 +23,8 @@ from ablab.results.interim import read_interim_analyses
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import Block, RunOutline
-from ablab.study.plan_file import PlannedRun, folders_of, read_plan, write_looks, write_plan
+from ablab.study.plan_file import PlannedRun, write_looks, write_plan
+from ablab.study.plan_reader import folders_of, read_plan
 from ablab.study.seed_blocks import OPEN, Decide, Decision, SeedBlocks, refuse_undecidable
 
 SEEDS = SeedsConfig(max=10)
@@ -88,6 +89,7 @@ class World:
             index=run.info.index,
             planned_looks=self.seeds.plan_of_looks,
             fingerprint=fingerprint(run.config),
+            planned_looks=self.seeds.plan_of_looks,
         )
 
     def run(self, most: int = 10**6) -> list[PlannedRun]:

@@ -23,7 +23,7 @@ from ablab.results.keep import keep
 from ablab.results.run_folder import check_ours, check_study, clear, damage_of, read_config, set_aside
 from ablab.results.store import read_record
 from ablab.study.launch import finished_record
-from ablab.study.plan_file import find_plan, read_plan
+from ablab.study.plan_reader import find_plan, read_plan
 from ablab.study.planning.preflight import Preflight
 from ablab.training.begin import prepare_folder, set_aside_before
 from ablab.training.checkpoint_folders import consolidate

@@ -12,7 +12,8 @@ from strangers import RUN, Ended, Hostile, Marker
 
 from ablab.cli import main
 from ablab.config import ComparisonConfig, RunConfig
-from ablab.results.record import Record, RunContext
+from ablab.results.record import Record
+from ablab.results.run_context import RunContext
 from ablab.study.events import RunOutline
 from ablab.study.plan_file import PlannedRun, write_plan
 

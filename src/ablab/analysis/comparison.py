@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 from ablab.analysis import oracle, placebos
+from ablab.analysis.baseline import choose_baseline, declared_baseline
 from ablab.analysis.conclusions import conclude, interval_unit
 from ablab.analysis.divergence import divergence_notes
 from ablab.analysis.earned import PairingEarned, pairing_earned
@@ -17,15 +18,7 @@ from ablab.analysis.evidence import evidence_of
 from ablab.analysis.looks import interim_analyses, looks_of
 from ablab.analysis.margin import check_margin, was_declared
 from ablab.analysis.metrics import check_last, choose_metric
-from ablab.analysis.pairing import (
-    Pairing,
-    choose_baseline,
-    declared_baseline,
-    outcomes,
-    seed_notes,
-    tasks,
-    variants,
-)
+from ablab.analysis.pairing import Pairing, outcomes, seed_notes, tasks, variants
 from ablab.analysis.placebos import Placebos
 from ablab.analysis.study_notes import (
     AveragedEvaluations,

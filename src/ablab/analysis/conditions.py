@@ -6,14 +6,23 @@ is said to follow the input follow it? Decided from the mechanism metrics, not f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from statistics import fmean, median
+from collections.abc import Sequence
+from statistics import median
 
 from ablab.analysis import oracle
+from ablab.analysis.costs import (
+    EQUAL_SPEED,
+    Pairs,
+    at_equal_time,
+    matched_budget,
+    unequal_active_parameters,
+    unequal_flops,
+    unequal_parameters,
+    unequal_tokens,
+)
 from ablab.analysis.estimates import FEWEST_SEEDS
 from ablab.analysis.notes import (
     InputIndependent,
-    MatchedBudget,
     Note,
     OtherMachine,
     OtherSoftware,
@@ -21,7 +30,6 @@ from ablab.analysis.notes import (
     SlowTraining,
     TunedRates,
     UncountedFlops,
-    UnequalCost,
     UnequalEvaluation,
     Unmixed,
 )
@@ -29,20 +37,14 @@ from ablab.analysis.pairing import Pairing
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.results.evaluation import AT
 from ablab.results.factors import text_of
-from ablab.results.record import Record, edge_of
+from ablab.results.record import Record
+from ablab.results.run_context import edge_of
 
-EQUAL_BUDGET = 0.02  # as declared by budget.match
-EQUAL_FLOPS = 0.02  # a relative difference up to this counts as equal compute
-EQUAL_SIZE = 0.05  # of the parameters; up to this the difference is said, and the two stay comparable
-EQUAL_SPEED = 0.05  # a relative difference up to this counts as the noise of timing
 NEGLIGIBLE = 1e-3  # of weights that add up to 1
 VARIATION = "layer_fusion/weight_variation"  # standard deviation of a layer's weight over inputs
 STEPS_TO_TARGET = "steps_to_target"
 SPREAD, MIXING = "residual/stream_spread", "residual/mix_distance"  # of streams from their mean, mixes from identity
 _OF_THE_MACHINE = ("device", "processor", "cores", "threads")
-
-Pairs = list[tuple[Record, Record]]
-Measure = Callable[[Record], float | None]
 
 
 def notes(pairing: Pairing) -> list[Note]:
@@ -61,12 +63,12 @@ def notes(pairing: Pairing) -> list[Note]:
 def unequal(pairs: Pairs, metric: str) -> list[Note]:
     """Those of the notes that are about how the two of each pair were trained, and evaluated for the metric."""
     found = [
-        _budget(pairs),
+        matched_budget(pairs),
         _tuning(pairs),
-        _flops(pairs),
-        _parameters(pairs),
-        _active_parameters(pairs),
-        _tokens(pairs),
+        unequal_flops(pairs),
+        unequal_parameters(pairs),
+        unequal_active_parameters(pairs),
+        unequal_tokens(pairs),
         _evaluation(pairs, metric),
         _target(pairs, metric),
         _uncounted(pairs),
@@ -91,21 +93,6 @@ def other_corpus(pairing: Pairing) -> OtherCorpus | None:
     return None
 
 
-def relative_difference(pairs: Pairs, measure: Measure) -> float | None:
-    """(variant - baseline) / baseline of the means over the pairs that have both; None if there are none."""
-    both = [(own, base) for own, base in ((measure(a), measure(b)) for a, b in pairs) if own is not None and base]
-    if not both:
-        return None
-    own, base = (fmean(column) for column in zip(*both, strict=True))
-    return (own - base) / base
-
-
-def flops_difference(pairs: Pairs) -> float | None:
-    """Relative; of one step where those of the whole training are not known."""
-    difference = relative_difference(pairs, lambda record: record.cost.flops_total)
-    return relative_difference(pairs, lambda record: record.cost.flops_per_step) if difference is None else difference
-
-
 def input_independent(pairing: Pairing) -> InputIndependent | None:
     """A layer fusion whose weights are said to depend on the input and in no run do."""
     measured = [own.mechanism[VARIATION] for own, _ in pairing.pairs if VARIATION in own.mechanism]
@@ -128,20 +115,13 @@ def slow_training(pairing: Pairing) -> SlowTraining | None:
     of them timed on like machines, and each slower by more than `EQUAL_SPEED`. A variant that had a budget of time and
     kept it has paid for its speed already: the verdict is at equal time.
     """
-    if _at_equal_time(pairing.pairs):
+    if at_equal_time(pairing.pairs):
         return None
     speeds = [(own.cost.tokens_per_second, base.cost.tokens_per_second) for own, base in pairing.pairs]
     ratios = [own / base for own, base in speeds if own and base]
     if len(ratios) < FEWEST_SEEDS or max(ratios) >= 1 - EQUAL_SPEED or other_machine(pairing):
         return None
     return SlowTraining(median(ratios), min(ratios), max(ratios), len(ratios), _length(pairing))
-
-
-def _at_equal_time(pairs: Pairs) -> bool:
-    budgets = [own.budget for own, _ in pairs]
-    difference = relative_difference(pairs, _MATCHED["time"][1])
-    given = all(budget is not None and budget.get("match") == "time" for budget in budgets)
-    return given and difference is not None and difference <= EQUAL_SPEED
 
 
 def other_machine(pairing: Pairing) -> OtherMachine | None:
@@ -188,65 +168,6 @@ def _edge(record: Record) -> tuple[float, str] | None:
     chosen: float | None = (record.tuning or {}).get("chosen")
     edge = None if chosen is None else edge_of(chosen, _grid(record))
     return None if chosen is None or edge is None else (chosen, edge)
-
-
-_MATCHED: dict[str, tuple[str, Measure]] = {
-    "params": ("parameters", lambda record: record.cost.parameters),
-    "active_params": ("active parameters", lambda record: record.cost.active_parameters),
-    "flops": ("FLOPs", lambda record: record.cost.flops_total),
-    "tokens": ("tokens", lambda record: record.cost.tokens),
-    "time": ("training time", lambda record: record.cost.train_time_s),
-    "kv": ("bytes of cache", lambda record: (record.budget or {}).get("value")),
-    "decode_flops": ("FLOPs of a token", lambda record: (record.budget or {}).get("value")),
-}
-
-
-def _budget(pairs: Pairs) -> MatchedBudget | None:
-    """Whether a declared budget was kept, from what the runs came to."""
-    matches = {own.budget.get("match") for own, _ in pairs if own.budget}
-    if len(matches) != 1 or (match := matches.pop()) not in _MATCHED:
-        return None
-    name, measure = _MATCHED[match]
-    difference = relative_difference(pairs, measure)
-    return None if difference is None else MatchedBudget(name, difference, kept=abs(difference) <= EQUAL_BUDGET)
-
-
-def _flops(pairs: Pairs) -> UnequalCost | None:
-    difference = flops_difference(pairs)
-    if difference is None or abs(difference) <= EQUAL_FLOPS:
-        return None
-    return UnequalCost("FLOPs", difference, comparable=False)
-
-
-def _parameters(pairs: Pairs) -> UnequalCost | None:
-    difference = relative_difference(pairs, lambda record: record.cost.parameters)
-    if not difference:
-        return None
-    if abs(difference) <= EQUAL_SIZE:
-        return UnequalCost("parameters", difference, comparable=True)
-    active = _active_difference(pairs)
-    equal = active is not None and abs(active) <= EQUAL_SIZE
-    return UnequalCost("parameters", difference, comparable=False, active=active if equal else None)
-
-
-def _active_parameters(pairs: Pairs) -> UnequalCost | None:
-    """Unless `_parameters` says it."""
-    difference = _active_difference(pairs)
-    if not difference or ((total := _parameters(pairs)) and total.active is not None):
-        return None
-    return UnequalCost("active parameters", difference, comparable=abs(difference) <= EQUAL_SIZE)
-
-
-def _active_difference(pairs: Pairs) -> float | None:
-    """Where some of the parameters are inactive; else they differ as all of them do."""
-    if all(record.cost.active_parameters == record.cost.parameters for pair in pairs for record in pair):
-        return None
-    return relative_difference(pairs, lambda record: record.cost.active_parameters)
-
-
-def _tokens(pairs: Pairs) -> UnequalCost | None:
-    difference = relative_difference(pairs, lambda record: record.cost.tokens)
-    return UnequalCost("tokens", difference, comparable=True) if difference else None
 
 
 def _evaluation(pairs: Pairs, metric: str) -> UnequalEvaluation | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ablab.analysis.baseline import choose_baseline
 from ablab.analysis.margin import check_margin
 from ablab.analysis.metrics import check_last, choose_metric
-from ablab.analysis.pairing import choose_baseline
 from ablab.config import ComparisonConfig
 from ablab.config.axes import AXES
 from ablab.config.nearest import nearest

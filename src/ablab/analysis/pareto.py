@@ -15,7 +15,7 @@ from enum import StrEnum
 
 import pandas as pd
 
-from ablab.analysis.conditions import (
+from ablab.analysis.costs import (
     EQUAL_BUDGET,
     EQUAL_FLOPS,
     EQUAL_SIZE,
@@ -114,7 +114,7 @@ def prices(cost: str, values: pd.Series) -> list[float]:
 def unequal_budgets(runs: Runs, task: str, baseline_variant: str) -> dict[str, dict[str, float]]:
     """The variants that were given another budget than the baseline, with what differs: {"FLOPs": .38, "tokens": -.03}.
 
-    The tolerances are those of `conditions`. Means are over the seeds on which both runs ended well.
+    The tolerances are those of `costs`. Means are over the seeds on which both runs ended well.
     """
     base = outcomes(runs, task, baseline_variant, _ENDED_WELL)
     found = {}

@@ -3,7 +3,8 @@
 The paired t test errs where variants are skewed, or have one bad seed in ten, and the baseline is calm: comparisons
 whose few seeds missed the tail look calm and claim. Their seeds do not show it, those of the other comparisons do. So
 each comparison of `FULL_SEEDS` pairs or more is tested once more with the spread of all comparisons of its task (the
-geometric mean of their variances) where its own is smaller. A claim that this does not share is said to be not robust.
+geometric mean of their variances) where its own is smaller. A claim that this does not share is said to rest on its own
+spread.
 
 Any false claim in studies of s seeds without effect and with a calm baseline, by the t test, and without doubt:
 

@@ -119,7 +119,7 @@ def _run_hydra(words: list[str]) -> int:
 
     def job(config: DictConfig) -> float:
         from ablab.study.job import run_job
-        from ablab.study.run_study import objective
+        from ablab.study.other_launcher import objective
 
         try:
             record = run_job(config)

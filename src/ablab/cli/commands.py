@@ -101,10 +101,10 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
     def command(options: argparse.Namespace) -> int:
         from ablab.analysis.decisions import decide
         from ablab.report.conclude import compare_so_far, conclude_study
-        from ablab.report.context import declared_settings
+        from ablab.report.declared import declared_settings
         from ablab.report.live.screen import observer
         from ablab.study.launch import resume
-        from ablab.study.plan_file import read_plan, return_to
+        from ablab.study.plan_reader import read_plan, return_to
 
         folder = options.folder.resolve()
         plan = read_plan(folder, options.trust)
@@ -167,8 +167,8 @@ def _dashboard(parser: argparse.ArgumentParser) -> Command:
     parser.add_argument("--port", type=int, default=6006)
 
     def command(options: argparse.Namespace) -> None:
-        from ablab.report.context import declared_comparison
         from ablab.report.dashboard import serve
+        from ablab.report.declared import declared_comparison
 
         with contextlib.suppress(KeyboardInterrupt):
             with contextlib.suppress(ValueError):  # not in the main thread

@@ -16,7 +16,7 @@ from ablab.model.transformer import Transformer
 from ablab.results.run_folder import as_config
 from ablab.results.store import EXPORT_FILES, below, parse_json, replacing_folder
 from ablab.tasks.base import Task
-from ablab.training.build import build_option
+from ablab.training.build_option import build_option
 from ablab.training.restore import DAMAGE, admit_model, rebuild
 
 WEIGHTS_FILE = "model.safetensors"

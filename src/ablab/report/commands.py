@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Unpack
 
 from ablab.analysis.comparison import ComparisonSettings
-from ablab.report.context import ReportContext, declared_comparison
+from ablab.report.context import ReportContext
+from ablab.report.declared import declared_comparison
 from ablab.report.formats import By, render
 from ablab.results.kept import SUFFIX
 

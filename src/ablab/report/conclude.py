@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from ablab.config.composed import comparison_of
 from ablab.config.explain import moved
-from ablab.config.run_config import comparison_of
 from ablab.errors import UserError, one_line
 from ablab.results.store import RECORD_FILE
 
@@ -55,7 +55,7 @@ class ConcludeSweep(Callback):
                 raise UserError(line)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from ablab.report.context import declared_settings  # with it come tables and statistics
+        from ablab.report.declared import declared_settings  # with it come tables and statistics
 
         folder = Path(config.hydra.sweep.dir)
         try:
@@ -85,7 +85,7 @@ def conclude_study(folder: Path, **comparison: Unpack[ComparisonSettings]) -> in
 
 def _without_record(study: Path) -> list[Path]:
     """The folders of the plan's runs that have none: they were never started, or others' files were in the way."""
-    from ablab.study.plan_file import folders_of
+    from ablab.study.plan_reader import folders_of
 
     return [folder for folder in folders_of(study) if not (folder / RECORD_FILE).exists()]
 

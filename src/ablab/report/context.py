@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Unpack, cast
+from typing import Unpack
 
 import pandas as pd
 
@@ -25,18 +25,15 @@ from ablab.analysis.ranking import Ranking, rank
 from ablab.analysis.scaling import Axis, Exponent, scaling, varied
 from ablab.analysis.selection import compare_and_select
 from ablab.analysis.verdicts import Verdict
-from ablab.config import ComparisonConfig
 from ablab.config.axes import AXES
 from ablab.report.figures.style import MOST_VARIANTS, Style, styles
 from ablab.report.rows import Row, run_rows, suite_rows, variant_rows
 from ablab.results.collect import Runs, collect
 from ablab.results.curves import CurveCache
 from ablab.results.record import Direction
-from ablab.study.plan_file import find_plan
 
 TRAINING_LOSS = "train_loss"  # a curve that every run logs
 _SCALED_OVER: tuple[Axis, ...] = ("seq_len", "parameters")
-_RECORDED = ("baseline", "within")  # what every record declares of its study's comparison
 _SCALED = ("seconds_per_step", "flops_per_step", "peak_memory_bytes")  # beside the compared metrics
 
 
@@ -231,41 +228,3 @@ class ReportContext:
         value = declared.pop() if len(declared) == 1 else None
         is_compared = primary is not None and primary.name == self.comparisons.metrics[task]
         return float(value) if is_compared and isinstance(value, int | float) else None
-
-
-def declared_settings(comparison: ComparisonConfig) -> ComparisonSettings:
-    """Return what a study declares, as `ablab.analysis.comparison.compare` takes it.
-
-    Without the conditions, which every record declares, and the baseline, which it does, too: where a command has left
-    it out of the sweep, another one serves.
-    """
-    declared = {
-        name: value for name, value in asdict(comparison).items() if value is not None and name not in _RECORDED
-    }
-    return cast(ComparisonSettings, declared | ({} if comparison.margin is None else {"margin_declared": True}))
-
-
-def declared_comparison(folders: Sequence[Path], **asked: Unpack[ComparisonSettings]) -> ComparisonSettings:
-    """The settings of a comparison of the runs below `folders`: those asked for, else those their study declares.
-
-    A study that declares a margin before it is run is held to it whenever it is compared. Several folders have declared
-    nothing together; and a margin is of one metric, so that it goes where another one, or another split, is asked for.
-    Any other margin than the declared one is not a declared one.
-
-    Args:
-        asked: None for what is not asked for.
-
-    Raises:
-        UserError: the plan of the study cannot be read.
-    """
-    given = {name: value for name, value in asked.items() if value is not None}
-    plan = find_plan(folders[0]) if len(folders) == 1 else None
-    if plan is None:
-        return cast(ComparisonSettings, given)
-    declared = declared_settings(plan.comparison)
-    of_metric = ("metric", "split")
-    if any(given.get(name, declared.get(name)) != declared.get(name) for name in of_metric):
-        declared = cast(ComparisonSettings, {k: v for k, v in declared.items() if k not in ("margin", *of_metric)})
-    if "margin" not in declared or given.get("margin", declared["margin"]) != declared["margin"]:
-        declared.pop("margin_declared", None)
-    return cast(ComparisonSettings, {**declared, **given})

@@ -7,7 +7,7 @@ from ablab.analysis.verdicts import Evidence
 from ablab.report.formatting import decimals_for, number, p_value
 
 
-def not_robust(evidence: Evidence) -> str:
+def own_spread(evidence: Evidence) -> str:
     """Where a resolved effect is not, with the spread of all comparisons on the task; else ""."""
     second, estimate = evidence.second, evidence.estimate
     if second is None or estimate is None or second.p_shared is None or second.p_shared < evidence.level:
@@ -15,7 +15,7 @@ def not_robust(evidence: Evidence) -> str:
     digits = decimals_for(estimate.sd)
     shared, own = number(second.shared_sd or 0.0, digits), number(estimate.sd, digits)
     return (
-        f" NOT ROBUST: with the spread of all comparisons on the task (sd {shared}, its own {own}) "
+        f" RESTS ON ITS OWN SPREAD: with that of all comparisons on the task (sd {shared}, its own {own}) "
         f"p {p_value(second.p_shared)}; its median is {number(second.median, digits, signed=True)}."
     )
 

@@ -23,7 +23,8 @@ from ablab.analysis.verdicts import Intervals, Split
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.report import drawings
-from ablab.report.context import ReportContext, declared_comparison
+from ablab.report.context import ReportContext
+from ablab.report.declared import declared_comparison
 from ablab.report.figures.canvas import Drawing
 from ablab.report.formats.contents import verdict_lines
 

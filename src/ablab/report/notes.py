@@ -9,7 +9,8 @@ from functools import singledispatch
 
 from ablab.analysis import notes as known
 from ablab.analysis.comparison import Comparison
-from ablab.analysis.conditions import EQUAL_BUDGET, NEGLIGIBLE
+from ablab.analysis.conditions import NEGLIGIBLE
+from ablab.analysis.costs import EQUAL_BUDGET
 from ablab.analysis.verdicts import Verdict
 from ablab.report.formatting import decimals_for, number, p_value, percent, plural
 from ablab.results.evaluation import AT

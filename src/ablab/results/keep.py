@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ablab.config import Node
 from ablab.errors import UserError
-from ablab.results.collect import record_files
+from ablab.results.find import record_files
 from ablab.results.interim import interim_analyses_of
 from ablab.results.kept import KeptRun, write_kept
 from ablab.results.store import (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -68,56 +67,6 @@ _COUNTED = (
     *("parameters", "active_parameters", "flops_per_step", "flops_uncounted", "prefill_flops"),
     *(f"{what}_{length}" for what in ("cache_bytes", "decode_flops") for length in ("1k", "8k", "64k")),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BudgetReport:
-    """What was done to give a run as much as the reference of its study has. None where nothing could be measured."""
-
-    changed: dict[str, list[int]] | None = None  # the keys that were adjusted, each with its values before and after
-    value: float | None = None  # what the run has of what is matched
-    of: float | None = None  # what the reference has
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuningReport:
-    """The learning rate that was chosen for a run, and each of the grid with the mean of the primary metric."""
-
-    chosen: float
-    tried: list[list[float | None]]  # None where a rate did not end well
-    edge: str | None = None  # of the grid that was tried, if the best is there: "largest" or "smallest"
-
-
-def edge_of(chosen: float, tried: Collection[float]) -> str | None:
-    """The end of a grid of rates at which the chosen one lies: beyond it there may be a better one."""
-    if len(tried) < 2 or chosen not in (min(tried), max(tried)):
-        return None
-    return "largest" if chosen == max(tried) else "smallest"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunContext:
-    """The place of a run in its study, and what the study has found out for it: in its record, not in its config."""
-
-    variant: str | None = None  # None: named after the overrides that the run was asked for by
-    index: int | None = None  # None: in no plan
-    budget: BudgetReport | None = None
-    tuning: TuningReport | None = None
-    corpus: str | None = None  # the hash of the data that the study was planned with; None: whatever is there
-    looks: list[Node] = field(default_factory=list)  # interim analyses of the study before this run was planned
-    planned_looks: Node | None = None  # how often it will be analysed: `looks` (numbers of seeds), `max`, `spending`
-
-    @classmethod
-    def from_dict(cls, data: Node) -> RunContext:
-        return cls(
-            variant=data["variant"],
-            index=data["index"],
-            budget=as_part(BudgetReport, data["budget"]),
-            tuning=as_part(TuningReport, data["tuning"]),
-            corpus=data.get("corpus"),
-            looks=data.get("looks") or [],
-            planned_looks=data.get("planned_looks"),
-        )
 
 
 # Names of the responses of the model as a whole, with its initial values. Each is empty where they were not computed.

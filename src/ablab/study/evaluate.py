@@ -20,8 +20,8 @@ from ablab.config.explain import ConfigErrors, explain
 from ablab.config.overrides import as_written, canonical
 from ablab.config.redact import redact_text
 from ablab.errors import UserError, printable
-from ablab.results.collect import record_files
 from ablab.results.evaluation import Evaluation
+from ablab.results.find import record_files
 from ablab.results.kept import why_no_folder
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, below, read_evaluations, read_record, write_evaluation

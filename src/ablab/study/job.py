@@ -28,7 +28,8 @@ from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.events import Observer
 from ablab.study.launch import finished_record, launch, tell_damage, tell_outdated
 from ablab.study.launched import check_place, refuse_sweep, run_together
-from ablab.study.plan_file import PlannedRun, find_run
+from ablab.study.plan_file import PlannedRun
+from ablab.study.plan_reader import find_run
 from ablab.study.planning import budget
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import info_of, refuse_devices

@@ -14,7 +14,8 @@ from ablab.config import RunConfig, fingerprint
 from ablab.config.overrides import alike
 from ablab.config.redact import redact_text
 from ablab.errors import UserError
-from ablab.results.record import BudgetReport, Record, RunContext
+from ablab.results.record import Record
+from ablab.results.run_context import BudgetReport, RunContext
 from ablab.results.run_folder import DAMAGED_FOLDER, check_ours, clear, read_config, set_aside
 from ablab.results.store import (
     CONFIG_FILE,

@@ -9,36 +9,23 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import RunConfig
-from ablab.config.axes import Axis, called_by, load
-from ablab.errors import UserError, named, one_line
+from ablab.config.axes import called_by
+from ablab.errors import UserError
 from ablab.model.modal_fusion.base import NOTHING_TO_FUSE
 from ablab.model.multimodal import EncoderFactory, FeatureEncoder, MultimodalTransformer, TextEncoder
-from ablab.model.protocols import ChecksLength, NeedsModalities, misspelt, offering
+from ablab.model.protocols import ChecksLength, NeedsModalities, offering
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.results.record import Cost
 from ablab.tasks.base import Modality, Task
+from ablab.training.build_option import build_option, component, refused
 from ablab.training.cost import count_active_parameters, count_parameters, flops_of
 from ablab.training.inference import inference_costs
-
-
-def build_option(config: RunConfig, axis: str, **supplied: Any) -> Any:
-    """What the config of one axis describes: an object, or a factory if the option says `_partial_`.
-
-    Raises:
-        UserError: its class refuses a value; the message names the axis.
-    """
-    try:
-        return instantiate(config.options[axis], _convert_="all", **supplied)
-    except Exception as error:  # whatever a constructor may raise, somebody else's included
-        known = isinstance(error, InstantiationException)
-        raise _refused(axis, error.__cause__ if known and error.__cause__ else error) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +121,7 @@ def build_task(config: RunConfig) -> Task:
     try:
         task.setup("fit")
     except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise _refused("task", error) from error
+        raise refused("task", error) from error
     return task
 
 
@@ -183,13 +170,13 @@ def _built(config: RunConfig, factory: Callable[..., Transformer], device: str =
     except ClashError as clash:
         raise clashing(config, clash) from clash
     except Exception as error:  # sizes that no tensor can have, and what a component of the user's may raise
-        raise _refused("model", error) from error
+        raise refused("model", error) from error
 
 
 def _check_lengths(model: Transformer) -> None:
-    for _, component in offering(model, ChecksLength):
+    for _, part in offering(model, ChecksLength):
         try:
-            component.check_length(model.max_length)
+            part.check_length(model.max_length)
         except ValueError as error:
             raise UserError(str(error)) from error
 
@@ -222,35 +209,3 @@ def _encoder(modality: Modality) -> EncoderFactory:
         return partial(FeatureEncoder, length=modality.length, features=modality.features)
     assert modality.vocab_size is not None
     return partial(TextEncoder, length=modality.length, vocab_size=modality.vocab_size)
-
-
-def component(axis: Axis, config: RunConfig) -> Callable[..., Any]:
-    """The factory of an axis of the model, with the axis in front of what it refuses."""
-    factory = build_option(config, axis.name)
-
-    def build(*args: Any, **kwargs: Any) -> Any:
-        try:
-            made = factory(*args, **kwargs)
-            _check_kind(made, axis)
-        except Exception as error:  # of somebody else's component
-            raise _refused(axis.name, error) from error
-        return made
-
-    return build
-
-
-def _check_kind(made: object, axis: Axis) -> None:
-    """Raise TypeError for an option that is none of what the axis asks for, or means to offer what it misspells."""
-    option: type = type(made)
-    kinds = tuple(load(kind) for kind in axis.kinds)
-    if kinds and not isinstance(made, kinds):
-        raise TypeError(f"{option.__name__} is not an {' or '.join(axis.kinds)}")
-    if found := misspelt(option, kinds):
-        raise TypeError(f"nobody asks for {option.__name__}.{found[0]}; did you mean '{found[1]}'?")
-
-
-def _refused(axis: str, error: BaseException) -> UserError:
-    foreseen = isinstance(error, UserError | ValueError | TypeError | InstantiationException)
-    text = one_line(error, longest=500) if foreseen else named(error)
-    is_named = text.startswith((f"{axis}.", f"{axis}=")) or isinstance(error, UserError)
-    return UserError(text if is_named else f"{axis}: {text}")

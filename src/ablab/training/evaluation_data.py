@@ -10,7 +10,7 @@ from ablab.errors import UserError, one_line
 from ablab.results.record import Record
 from ablab.tasks.base import Task
 from ablab.tasks.language import LanguageTask
-from ablab.training.build import build_option
+from ablab.training.build_option import build_option
 from ablab.training.restore import SavedRun
 
 _SPLITS = ("val_fraction", "test_fraction")

@@ -20,12 +20,12 @@ from ablab.model.protocols import has_penalties
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.transformer import Transformer
 from ablab.results.record import KEPT_EVALUATIONS
-from ablab.tasks.base import IGNORED, Batch, EvalBatch, Inputs, Task
+from ablab.tasks.base import Batch, EvalBatch, Inputs, Task
 from ablab.training.gradients import clip, parameters_of, ratio, unscale
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.strategies.base import parallel
+from ablab.training.totals import EvaluationTotals
 
-_SAMPLES = "samples"  # beside the task's own totals
 _HISTORY = "history"  # the module's own part of a checkpoint
 _REMEMBERED = ("evaluated_at", "metrics", "last", "evaluated", "steps_to_target")  # in it, as they are
 
@@ -62,7 +62,7 @@ class TrainingModule(LightningModule):
         self._schedule = schedule
         self._penalised = has_penalties(model)
         self.evaluated: dict[str, int] = {}  # samples of the last evaluation of each split, over all processes
-        self._totals: dict[int, dict[str, Tensor]] = {}  # of each of the task's parts
+        self._totals = EvaluationTotals(task)
         self.convert: Callable[[StateDict, Transformer], None] | None = (
             None  # a checkpoint of another model to this one's
         )
@@ -229,24 +229,11 @@ class TrainingModule(LightningModule):
 
     def _add(self, batch: EvalBatch) -> None:
         inputs, targets, *subset = batch
-        totals = self.task.totals(self.model(inputs, targets=targets), targets)
-        totals[_SAMPLES] = (targets != IGNORED).flatten(1).any(1).sum(dtype=torch.float64)
-        sums = self._totals.setdefault(subset[0] if subset else 0, {})
-        for name, value in totals.items():
-            sums[name] = sums.get(name, 0) + value
+        self._totals.add(self.model(inputs, targets=targets), targets, *subset)
 
     def _log_totals(self, split: str) -> dict[str, float]:
         """Log the metrics of the evaluation that has ended, and return them."""
-        # Every process has served a batch of every subset, so that all of them have the same to add up.
-        subsets, names = self.task.subsets(split), list(self._totals[0])
-        sums = torch.stack([self._totals[subset][name] for subset in range(len(subsets)) for name in names])
-        sums = self.trainer.strategy.reduce(sums, reduce_op="sum").view(len(subsets), len(names))
-        totals = {
-            subset: dict(zip(names, row, strict=True)) for subset, row in zip(subsets, sums.tolist(), strict=True)
-        }
-        samples = [int(each.pop(_SAMPLES)) for each in totals.values()]
-        self.evaluated[split] = samples[0] if self.task.same_samples else sum(samples)
-        self._totals = {}
+        totals, self.evaluated[split] = self._totals.take(split, self.trainer.strategy)
         named = {f"{split}_{name}": value for name, value in self.task.evaluation_metrics(totals).items()}
         self.metrics |= named
         # For whoever monitors them, rounded to float32. Every process computed the same metrics, so nothing is left

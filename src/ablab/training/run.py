@@ -23,7 +23,8 @@ from ablab.model.mechanism import probe_outputs
 from ablab.model.position import idle_position
 from ablab.model.transformer import Transformer
 from ablab.results.hparams import write_hparams
-from ablab.results.record import FUNCTION, Cost, Record, RunContext, Status
+from ablab.results.record import FUNCTION, Cost, Record, Status
+from ablab.results.run_context import RunContext
 from ablab.results.run_folder import curves_sha256
 from ablab.results.store import CHECKPOINT_FOLDER, write_record
 from ablab.tasks.base import Task

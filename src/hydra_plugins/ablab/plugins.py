@@ -46,7 +46,7 @@ class AblabSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         from ablab.report.conclude import compare_so_far
-        from ablab.report.context import declared_settings
+        from ablab.report.declared import declared_settings
 
         study = self._study(arguments)
         try:
@@ -58,7 +58,7 @@ class AblabSweeper(Sweeper):
     def _study(self, arguments: list[str]) -> "Study":
         from ablab.analysis.decisions import decide
         from ablab.analysis.declared import check_declared
-        from ablab.config.run_config import to_plain
+        from ablab.config.composed import to_plain
         from ablab.report.live.screen import observer
         from ablab.study.planning.parameters import overrides_of
         from ablab.study.run_study import Study

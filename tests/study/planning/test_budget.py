@@ -14,7 +14,7 @@ from ablab.config import RunConfig, conf_folder, fingerprint
 from ablab.errors import UserError
 from ablab.report.notes import notes_of
 from ablab.results.collect import collect
-from ablab.results.record import BudgetReport, RunContext
+from ablab.results.run_context import BudgetReport, RunContext
 from ablab.study.planning.budget import meet_budgets, refuse_for_one_run
 from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from ablab.config import RunConfig
-from ablab.results.record import Cost, Record, RunContext
+from ablab.results.record import Cost, Record
+from ablab.results.run_context import RunContext
 from ablab.study.supervision import code
 from ablab.study.supervision.counted import known_cost, remember_cost
 from ablab.training.begin import new_record

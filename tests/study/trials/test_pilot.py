@@ -15,7 +15,8 @@ from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.report.notes import notes_of
 from ablab.results.collect import collect
-from ablab.results.record import BudgetReport, Cost, Record
+from ablab.results.record import Cost, Record
+from ablab.results.run_context import BudgetReport
 from ablab.results.store import RECORD_FILE
 from ablab.study.trials.pilot import check_pilots, seconds_per_step, steps_for
 

@@ -12,7 +12,8 @@ import pytest
 
 from ablab.config import RunConfig
 from ablab.errors import UserError
-from ablab.results.record import Metric, Record, TuningReport
+from ablab.results.record import Metric, Record
+from ablab.results.run_context import TuningReport
 from ablab.results.store import RECORD_FILE
 from ablab.study.planning.expand import Run
 from ablab.study.trials.tuning import _choose, check_tuning, rates_of, refuse_for_one_run, score, seeds_of

@@ -62,7 +62,8 @@ def test_what_cannot_be_gone_on_from_is_refused_in_one_line(tiny_config: TinyCon
         Preflight().check(empty)
     run(tiny_config(*STEPS), tmp_path / "run")
     other = tiny_config(*STEPS, "model.d_ff=8", "strategy=ddp", f"continue_from={tmp_path / 'run'}")
-    with pytest.raises(UserError, match=r"continue_from=.*: that run has another model\.d_ff; only strategy"):
+    refusal = r"continue_from=.*: that run has another model\.d_ff; only components, strategy"
+    with pytest.raises(UserError, match=refusal):
         Preflight().check(other)
     nothing = tiny_config(*STEPS, f"continue_from={tmp_path / 'run'}")
     with pytest.raises(UserError, match=r"that run has taken all of its 12 steps: nothing is left"):

@@ -13,7 +13,7 @@ from ablab.analysis.scaling import Exponent
 from ablab.report import formatting
 from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
 from ablab.report.figures.style import MOST_VARIANTS, Style, styles
-from ablab.report.sentences import exponent_sentence
+from ablab.report.study_sentences import exponent_sentence
 
 _COLUMNS = 2
 _FEW_DECADES = 0.3  # on more, the usual ticks would be too many to label

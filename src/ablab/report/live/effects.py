@@ -9,17 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ablab.analysis.baseline import choose_baseline, declared_baseline
 from ablab.analysis.conditions import other_corpus
 from ablab.analysis.metrics import choose_metric
-from ablab.analysis.pairing import (
-    Pairing,
-    choose_baseline,
-    declared_baseline,
-    label,
-    outcomes,
-    tasks,
-    variants,
-)
+from ablab.analysis.pairing import Pairing, label, outcomes, tasks, variants
 from ablab.errors import UserError
 from ablab.report.formatting import decimals_for, number
 from ablab.results.collect import Runs, tabulate

@@ -12,7 +12,7 @@ from ablab.config import RunConfig
 from ablab.config.overrides import BETWEEN_OVERRIDES, canonical
 from ablab.config.schema import BudgetConfig
 from ablab.errors import UserError
-from ablab.results.record import BudgetReport
+from ablab.results.run_context import BudgetReport
 from ablab.study.planning.expand import Run
 from ablab.study.planning.levers import LEVERS, Measured, pull
 from ablab.study.planning.preflight import Preflight

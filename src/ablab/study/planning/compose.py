@@ -15,8 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ablab.config import Node, RunConfig, resolve
+from ablab.config.composed import to_plain
 from ablab.config.redact import redact_text
-from ablab.config.run_config import to_plain
 from ablab.errors import UserError
 from ablab.study.planning.expand import Run
 from ablab.study.planning.recombine import Recombiner

@@ -22,7 +22,7 @@ from ablab.config.redact import is_secret, redact_text
 from ablab.config.schema import OF_THE_STUDY
 from ablab.errors import UserError
 from ablab.results.factors import OF_SPEED
-from ablab.results.record import BudgetReport, RunContext, TuningReport
+from ablab.results.run_context import BudgetReport, RunContext, TuningReport
 from ablab.study.designs import Design, Designed, Factor, Variant, zip_factors
 
 SUBDIR = "hydra.sweep.subdir"

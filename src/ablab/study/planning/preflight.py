@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
@@ -17,16 +16,15 @@ from ablab.config.axes import AXES, Axis, load
 from ablab.config.signature import check_signature
 from ablab.errors import UserError, one_line
 from ablab.model.spec import ClashError
+from ablab.study.planning.check_trainer import check_trainer
 from ablab.tasks.base import Task
-from ablab.training.build import BuiltRun, build_strategy, build_task, clashing, made_of
+from ablab.training.build import BuiltRun, build_task, clashing, made_of
 from ablab.training.callback_group import check_callbacks
 from ablab.training.loggers import check_loggers
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.rehearsal import rehearse, rehearse_callbacks
-from ablab.training.strategies.base import Parallel, parallel
-from ablab.training.trainer import build_profiler, idle_trainer, trainer_settings
+from ablab.training.strategies.base import Parallel
 from ablab.training.warm_start import check_origin
-from ablab.training.world import launched
 
 
 class Preflight:
@@ -72,7 +70,7 @@ class Preflight:
         for axis in reversed(AXES.values()):  # the trainer's keys are what others refer to
             check_options(axis, config.options)
         check_origin(config)
-        strategy = self._check_trainer(config)
+        strategy = check_trainer(config)
         check_callbacks(config.options["callbacks"], strategy)
         check_loggers(config.options["logger"])
         built = BuiltRun(config=config, task=task_of(config))
@@ -116,22 +114,6 @@ class Preflight:
             raise clashing(config, clash) from clash
         except ValueError as error:
             raise UserError(f"{config.chosen('strategy')}: {error}") from error
-
-    @staticmethod
-    def _check_trainer(config: RunConfig) -> Parallel:
-        target, settings = config.options["trainer"]["_target_"], trainer_settings(config)
-        if target != "lightning.Trainer":
-            raise UserError(f"trainer._target_={target}: only lightning.Trainer is used")
-        config.trainer  # noqa: B018 (reading it is the check)
-        build_profiler(settings.get("profiler"), Path("profile"))  # writes nothing before it is used
-        strategy = build_strategy(config)
-        _check_devices(config)
-        _check_precision(config, parallel(strategy))
-        try:
-            idle_trainer(config, strategy)
-        except Exception as error:  # of whatever an accelerator or a plugin needs
-            raise UserError(f"trainer: {one_line(error)}") from error
-        return parallel(strategy)
 
     @staticmethod
     def _check_optimizer(config: RunConfig) -> LRScheduler:
@@ -228,38 +210,3 @@ def _check_evaluations(config: RunConfig, task: Task) -> None:
 def _check_seed(config: RunConfig) -> None:
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed}: must be at least 0 and less than 2**63")
-
-
-def _check_precision(config: RunConfig, strategy: Parallel) -> None:
-    precision, scaled = config.trainer.precision, ("16", "16-mixed", 16)
-    if precision in scaled and strategy.takes_scaled and _on_cpu(config.trainer.accelerator):
-        raise UserError(
-            f"trainer.precision={precision}: a CPU has no float16 to mix with, and Lightning would take bfloat16 "
-            "instead: use trainer.precision=bf16-mixed"
-        )
-
-
-def _on_cpu(accelerator: str) -> bool:
-    others = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return accelerator == "cpu" or (accelerator == "auto" and not others)
-
-
-def _check_devices(config: RunConfig) -> None:
-    """Raises UserError for more GPUs than there are. On CPUs there are as many processes as one likes."""
-    devices = config.options["trainer"].get("devices", 1)
-    if type(devices) is not int or devices < 1:
-        raise UserError(f"trainer.devices={devices}: must be a whole number, at least 1")
-    wanted, accelerator = config.processes, config.trainer.accelerator
-    there = torch.cuda.device_count()
-    if accelerator not in ("auto", "gpu", "cuda") or not there or type(wanted) is not int or wanted <= there:
-        return
-    count = f"{there} GPUs" if there > 1 else "1 GPU"
-    if (place := launched()) is not None and place.on_node == wanted:
-        raise UserError(
-            f"trainer.devices={wanted}: each process sees {count}, and must see all {wanted} of its node: "
-            "with srun, leave out --gpus-per-task and --gpu-bind"
-        )
-    raise UserError(
-        f"trainer.devices={wanted}: there {'are' if there > 1 else 'is'} {count}; choose fewer, or "
-        "trainer.accelerator=cpu"
-    )

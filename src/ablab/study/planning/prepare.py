@@ -13,9 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ablab.config import RunConfig, fingerprint
+from ablab.config.composed import comparison_of
 from ablab.config.explain import ConfigErrors, explain
 from ablab.config.overrides import canonical
-from ablab.config.run_config import comparison_of
 from ablab.config.schema import refuse_shadowed
 from ablab.config.signature import check_signature
 from ablab.config.yaml_files import refuse_misread

@@ -6,7 +6,8 @@ Counting takes as long as some dozen steps, and for a large or an unusual model 
 from __future__ import annotations
 
 from ablab.config import RunConfig
-from ablab.results.record import Cost, Record, RunContext
+from ablab.results.record import Cost, Record
+from ablab.results.run_context import RunContext
 from ablab.study.supervision.code import generation
 from ablab.training.build import made_of
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from ablab.config import RunConfig
-from ablab.results.record import Cost, RunContext
+from ablab.results.record import Cost
+from ablab.results.run_context import RunContext
 from ablab.results.store import LOG_FILE
 from ablab.streams import lasting_output
 from ablab.study.supervision.lock import run_lock

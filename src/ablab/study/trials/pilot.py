@@ -11,8 +11,9 @@ from statistics import median
 
 from ablab.config import RunConfig
 from ablab.errors import UserError
-from ablab.results.collect import PILOT_FOLDER
-from ablab.results.record import BudgetReport, Record
+from ablab.results.find import PILOT_FOLDER
+from ablab.results.record import Record
+from ablab.results.run_context import BudgetReport
 from ablab.study.planning.budget import TOLERANCE, Adjustment, adjustment, references_of, task_of
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run

@@ -11,8 +11,9 @@ from statistics import fmean
 
 from ablab.config import RunConfig
 from ablab.errors import UserError
-from ablab.results.collect import TUNING_FOLDER
-from ablab.results.record import Record, TuningReport, edge_of
+from ablab.results.find import TUNING_FOLDER
+from ablab.results.record import Record
+from ablab.results.run_context import TuningReport, edge_of
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
 from ablab.study.trials.trial import first_of_each, record_in, trial

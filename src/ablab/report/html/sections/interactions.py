@@ -11,7 +11,7 @@ from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.formatting import MISSING, confidence, decimals_for, number, p_value, plural, share
 from ablab.report.html.blocks import Block, Section, per_task, svg
-from ablab.report.sentences import interactions_sentence, pair_label
+from ablab.report.study_sentences import interactions_sentence, pair_label
 
 _VARIANCE = "Type II, with the seed as a block; p is not adjusted. A second view, from which no verdict follows."
 _MOST_PAIRS = 6  # of factors that are drawn

@@ -1,0 +1,76 @@
+"""The baseline of a comparison: the variant that is asked for, that the study declares, or that comes first."""
+
+from __future__ import annotations
+
+import contextlib
+
+from ablab.analysis.pairing import choices, variants
+from ablab.config.nearest import nearest
+from ablab.config.overrides import BETWEEN_OVERRIDES, canonical, same_value
+from ablab.errors import UserError
+from ablab.results.collect import Runs
+
+
+def declared_baseline(runs: Runs) -> str | None:
+    """The baseline that the study of these runs declares, if all of them agree on one."""
+    declared = {record.declared_baseline for record in runs.records}
+    return declared.pop() if len(declared) == 1 else None
+
+
+def choose_baseline(runs: Runs, wanted: str | None = None) -> str:
+    """The variant that the others are compared with: the one that is wanted, else the one that the study declares as
+    its baseline, else the first of the plan.
+
+    Args:
+        wanted: overrides such as "attention=full,activation=relu". Factors that it does not name keep the value of the
+            first variant of the plan, which is also the baseline if nothing is wanted. Settings below a named axis
+            (`attention.window` of `attention=windowed`) need not be named.
+
+    Raises:
+        UserError: an unknown factor or option, or no run of that combination.
+    """
+    known = variants(runs)
+    if not wanted:
+        with contextlib.suppress(UserError):  # a sweep that left the declared baseline out; `compare` says so
+            return choose_baseline(runs, declared) if (declared := declared_baseline(runs)) else known[0]
+        return known[0]
+    if exact := next((variant for variant in known if variant == wanted or _same(variant, wanted)), None):
+        return exact
+    asked = dict(_override(runs, part) for part in BETWEEN_OVERRIDES.split(wanted))
+    first = choices(runs, known[0])
+    for variant in known:
+        own = choices(runs, variant)
+        if all(
+            same_value(own[name], asked.get(name, first[name]))
+            for name in own
+            if name in asked or not _below(name, asked)
+        ):
+            return variant
+    raise UserError(f"baseline {wanted}: no run of this combination; there are {', '.join(known)}")
+
+
+def _same(variant: str, wanted: str) -> bool:
+    """Whether they are the same overrides in the same order, with equal values."""
+    pairs = [[part.partition("=") for part in BETWEEN_OVERRIDES.split(text)] for text in (variant, wanted)]
+    given = [[(key.strip(), canonical(value.strip())) for key, _, value in each] for each in pairs]
+    return given[0] == given[1]
+
+
+def _below(name: str, asked: dict[str, str]) -> bool:
+    return name.split(".")[0] in asked
+
+
+def _override(runs: Runs, text: str) -> tuple[str, str]:
+    """("attention", "full") from "attention=full", if some run has that."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals:
+        raise UserError(f"baseline {text}: write it as factor=option, for example {variants(runs)[0]}")
+    fixed = {record.axes.get(name) for record in runs.records}
+    if name not in runs.factors and {canonical(option) for option in fixed} == {canonical(value)}:
+        return name, value  # true of every run, if not a factor
+    if name not in runs.factors:
+        raise UserError(f"baseline {text}: {name} is not a factor of these runs{nearest(name, runs.factors)}")
+    options = runs.options[name]
+    if not any(same_value(value, option) for option in options):
+        raise UserError(f"baseline {text}: no run has {name}={value}{nearest(value, options)}")
+    return name, value

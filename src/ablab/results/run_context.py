@@ -1,0 +1,59 @@
+"""The place of a run in its study: what was found out for it, which its record has and its config has not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from ablab.config import Node
+from ablab.results.evaluation import as_part
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetReport:
+    """What was done to give a run as much as the reference of its study has. None where nothing could be measured."""
+
+    changed: dict[str, list[int]] | None = None  # the keys that were adjusted, each with its values before and after
+    value: float | None = None  # what the run has of what is matched
+    of: float | None = None  # what the reference has
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningReport:
+    """The learning rate that was chosen for a run, and each of the grid with the mean of the primary metric."""
+
+    chosen: float
+    tried: list[list[float | None]]  # None where a rate did not end well
+    edge: str | None = None  # of the grid that was tried, if the best is there: "largest" or "smallest"
+
+
+def edge_of(chosen: float, tried: Collection[float]) -> str | None:
+    """The end of a grid of rates at which the chosen one lies: beyond it there may be a better one."""
+    if len(tried) < 2 or chosen not in (min(tried), max(tried)):
+        return None
+    return "largest" if chosen == max(tried) else "smallest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """The place of a run in its study, and what the study has found out for it: in its record, not in its config."""
+
+    variant: str | None = None  # None: named after the overrides that the run was asked for by
+    index: int | None = None  # None: in no plan
+    budget: BudgetReport | None = None
+    tuning: TuningReport | None = None
+    corpus: str | None = None  # the hash of the data that the study was planned with; None: whatever is there
+    looks: list[Node] = field(default_factory=list)  # interim analyses of the study before this run was planned
+    planned_looks: Node | None = None  # how often it will be analysed: `looks` (numbers of seeds), `max`, `spending`
+
+    @classmethod
+    def from_dict(cls, data: Node) -> RunContext:
+        return cls(
+            variant=data["variant"],
+            index=data["index"],
+            budget=as_part(BudgetReport, data["budget"]),
+            tuning=as_part(TuningReport, data["tuning"]),
+            corpus=data.get("corpus"),
+            looks=data.get("looks") or [],
+            planned_looks=data.get("planned_looks"),
+        )

@@ -1,0 +1,70 @@
+"""The trainer's settings, checked before a run: its precision, its devices, and what Lightning itself refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ablab.config import RunConfig
+from ablab.errors import UserError, one_line
+from ablab.training.build import build_strategy
+from ablab.training.strategies.base import Parallel, parallel
+from ablab.training.trainer import build_profiler, idle_trainer, trainer_settings
+from ablab.training.world import launched
+
+
+def check_trainer(config: RunConfig) -> Parallel:
+    """Check what the axis `trainer` says, and the strategy with it, which is returned.
+
+    Raises:
+        UserError: with one line, if the run cannot be trained so on this machine.
+    """
+    target, settings = config.options["trainer"]["_target_"], trainer_settings(config)
+    if target != "lightning.Trainer":
+        raise UserError(f"trainer._target_={target}: only lightning.Trainer is used")
+    config.trainer  # noqa: B018 (reading it is the check)
+    build_profiler(settings.get("profiler"), Path("profile"))  # writes nothing before it is used
+    strategy = build_strategy(config)
+    _check_devices(config)
+    _check_precision(config, parallel(strategy))
+    try:
+        idle_trainer(config, strategy)
+    except Exception as error:  # of whatever an accelerator or a plugin needs
+        raise UserError(f"trainer: {one_line(error)}") from error
+    return parallel(strategy)
+
+
+def _check_precision(config: RunConfig, strategy: Parallel) -> None:
+    precision, scaled = config.trainer.precision, ("16", "16-mixed", 16)
+    if precision in scaled and strategy.takes_scaled and _on_cpu(config.trainer.accelerator):
+        raise UserError(
+            f"trainer.precision={precision}: a CPU has no float16 to mix with, and Lightning would take bfloat16 "
+            "instead: use trainer.precision=bf16-mixed"
+        )
+
+
+def _on_cpu(accelerator: str) -> bool:
+    others = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return accelerator == "cpu" or (accelerator == "auto" and not others)
+
+
+def _check_devices(config: RunConfig) -> None:
+    """Raises UserError for more GPUs than there are. On CPUs there are as many processes as one likes."""
+    devices = config.options["trainer"].get("devices", 1)
+    if type(devices) is not int or devices < 1:
+        raise UserError(f"trainer.devices={devices}: must be a whole number, at least 1")
+    wanted, accelerator = config.processes, config.trainer.accelerator
+    there = torch.cuda.device_count()
+    if accelerator not in ("auto", "gpu", "cuda") or not there or type(wanted) is not int or wanted <= there:
+        return
+    count = f"{there} GPUs" if there > 1 else "1 GPU"
+    if (place := launched()) is not None and place.on_node == wanted:
+        raise UserError(
+            f"trainer.devices={wanted}: each process sees {count}, and must see all {wanted} of its node: "
+            "with srun, leave out --gpus-per-task and --gpu-bind"
+        )
+    raise UserError(
+        f"trainer.devices={wanted}: there {'are' if there > 1 else 'is'} {count}; choose fewer, or "
+        "trainer.accelerator=cpu"
+    )
