@@ -89,7 +89,6 @@ class World:
             index=run.info.index,
             planned_looks=self.seeds.plan_of_looks,
             fingerprint=fingerprint(run.config),
-            planned_looks=self.seeds.plan_of_looks,
         )
 
     def run(self, most: int = 10**6) -> list[PlannedRun]:
