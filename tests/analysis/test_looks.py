@@ -18,6 +18,7 @@ from ablab.analysis.anytime import log_e_value, threshold
 from ablab.analysis.comparison import compare
 from ablab.analysis.estimates import LEVEL, paired
 from ablab.analysis.looks import Looks, Spending, looks_of, planned_looks
+from ablab.analysis.notes import DecidedBefore
 from ablab.analysis.sequential import fixed
 from ablab.analysis.simulated_looks import nested
 from ablab.config import Node
@@ -157,6 +158,22 @@ def test_a_look_without_new_pairs_is_none(spending: Spending) -> None:
     strict = at[-1].levels()[1]
     assert at[-1].until(had).level() == strict
     assert at[-1].p_value(had, p_of) > LEVEL or p_of(list(had.values())) < strict
+
+
+def test_an_equivalence_that_only_an_earlier_look_has_shown_says_so() -> None:
+    """Beside an interval that does not lie inside the margin any more."""
+    calm, wild = [0.001, -0.001, 0.002], [3.0, -2.5, 3.5, -2.0]
+    said = []
+    for differences in (calm, calm + wild):
+        base = [record(seed, 10 + seed, planned_looks=PLAN) for seed, _ in enumerate(differences)]
+        own = [
+            record(seed, 10 + seed + each, axes={"activation": "gelu"}, planned_looks=PLAN)
+            for seed, each in enumerate(differences)
+        ]
+        item = compare(runs_of([*base, *own]), margin=0.1).items[0]
+        assert item.verdict == "EQUIVALENT"
+        said.append(DecidedBefore() in item.notes)
+    assert said == [False, True]
 
 
 def test_other_seeds_are_new_pairs_also_where_they_are_no_more() -> None:

@@ -77,7 +77,7 @@ class World:
         noise = random.Random(f"{task} {name} {run.info.seed}").gauss(0, 1)
         common = random.Random(f"{task} {run.info.seed}").gauss(0, 5)
         status = self.statuses.get((name, run.info.seed), "ok")
-        placebo = {"settings": {"model": {"placebo": name}}} if name in (*KINDS, NUDGE) else {}
+        placebo = {"settings": {"model": {"d_model": 64, "placebo": name}}} if name in (*KINDS, NUDGE) else {}
         loss = 100 + common + noise * bool(self.effects[name] or name != "base") + self.effects[name]
         return record(
             run.info.seed,
@@ -87,8 +87,8 @@ class World:
             **placebo,
             axes={"task": task, "activation": "base" if placebo else name},
             index=run.info.index,
-            fingerprint=fingerprint(run.config),
             planned_looks=self.seeds.plan_of_looks,
+            fingerprint=fingerprint(run.config),
         )
 
     def run(self, most: int = 10**6) -> list[PlannedRun]:
@@ -342,6 +342,7 @@ def test_plans_keep_looks_and_seeds(tiny_config: TinyConfig, tmp_path: Path) -> 
         (["seed=auto", "seed=5,6"], 0, None),
         (["seed=1,2"], "auto", None),
         (["tune.seeds=[9]", "seeds=1"], 0, "seeds=1: is for seed=auto"),
+        (["seed=auto,3"], 0, "seed=auto,3: auto stands alone"),
         (["seed=0,1", "seeds.max=4"], 0, "seeds.max=4: is for seed=auto, and the seeds are given"),
     ],
 )

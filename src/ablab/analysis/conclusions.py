@@ -90,7 +90,8 @@ def _comparison(
     differences, margin = evidence.differences, evidence.margin
     constant = any(isinstance(note, ConstantDifference) for note in notes)
     first: list[Note] = [WithinMargin(margin)] if margin and verdict in RESOLVED and evidence.equivalent else []
-    first += [DecidedBefore()] if verdict in RESOLVED and evidence.decided_before else []
+    before = evidence.decided_before if verdict in RESOLVED else evidence.equivalent_before
+    first += [DecidedBefore()] if before else []
     first += [] if constant else _odd_note(evidence, seeds)
     return Comparison(
         **vars(evidence),

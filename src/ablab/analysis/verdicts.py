@@ -100,6 +100,13 @@ class Evidence:
         return includes_zero and self.looks.planned_several and self.p_adjusted is not None and self.p_adjusted < LEVEL
 
     @property
+    def equivalent_before(self) -> bool:
+        """Whether an earlier look that was planned showed the effect inside the margin, which stands, and this not."""
+        interval, margin = self.equivalence_interval, self.margin or 0.0
+        outside = interval is not None and not -margin < interval[0] <= interval[1] < margin
+        return outside and self.looks.planned_several and self.equivalent
+
+    @property
     def own_estimate(self) -> Estimate | None:
         """From its differences alone, where the standard error is pooled."""
         return paired(self.differences) if self.preliminary else None

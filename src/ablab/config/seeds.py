@@ -96,6 +96,8 @@ def with_seeds(arguments: list[str], seed: object, settings: Mapping[str, Any]) 
     """
     given = [place for place, word in enumerate(arguments) if _key(word) == "seed"]
     last = arguments[given[-1]].partition("=")[2] if given else seed
+    if AUTO in [word.strip() for word in str(last).strip("[]").split(",")] and canonical(last) != AUTO:
+        raise UserError(f"seed={last}: auto stands alone; write seed=auto, or the seeds, as in seed=0,1,2")
     if canonical(last) != AUTO:
         if idle := next((word for word in arguments if _key(word).split(".")[0] == "seeds"), None):
             raise UserError(f"{idle}: is for seed=auto, and the seeds are given; leave one of them out")
