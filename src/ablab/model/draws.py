@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 _HALF = 32  # bits of a seed
 _KNOWN = ("ablab.", "torch.")  # of whose modules it is known whether they draw
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 Saved = list[tuple[torch.Generator, Tensor]]
 
@@ -45,7 +45,7 @@ def key_draws(model: nn.Module) -> None:
             draw_apart(module, name)
         if _is_ours(module):
             for place, child in module.named_children():
-                if isinstance(child, _DropoutNd) and child.p > 0:
+                if isinstance(child, _DROPOUTS) and child.p > 0:
                     draw_apart(child, f"{name}.{place}")
 
 
