@@ -87,5 +87,5 @@ def test_a_placebo_has_the_parameters_of_what_it_copies(build: Build, kind: str)
 
 def test_others_are_refused_by_name(build: Build) -> None:
     assert set(HEADS) == {None, *KINDS, NUDGE}
-    with pytest.raises(ValueError, match=r"model\.placebo=sugar: must be draw or order, or null"):
+    with pytest.raises(ValueError, match=r"model\.placebo=sugar: must be draw, order or nudge, or null"):
         build(placebo="sugar")

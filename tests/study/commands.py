@@ -43,6 +43,8 @@ class Command:
         self, words: list[str], cwd: Path, env: dict[str, str], session: bool = False, code: str | None = None
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="command-", dir=os.environ["ABLAB_CACHE"]))
+        for name in ("out", "err"):  # which may be read before it has begun
+            (self._folder / name).touch()
         asked = {"words": words, "cwd": str(cwd), "env": env, "session": session, "code": code}
         _Server.the().ask(asked | {"folder": str(self._folder), "path": sys.path})
         self.pid = int(self._told("pid"))
