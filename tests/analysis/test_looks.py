@@ -17,11 +17,12 @@ from synthetic import record, runs_of, study, write_runs
 from ablab.analysis.anytime import log_e_value, threshold
 from ablab.analysis.comparison import compare
 from ablab.analysis.estimates import LEVEL, paired
-from ablab.analysis.looks import Looks, Spending, looks_of, planned_looks
+from ablab.analysis.looks import Looks, looks_of, planned_looks
 from ablab.analysis.notes import DecidedBefore
 from ablab.analysis.sequential import fixed
 from ablab.analysis.simulated_looks import nested
 from ablab.config import Node
+from ablab.config.seeds import Spending
 from ablab.results.collect import Runs, collect
 from ablab.results.interim import InterimAnalysis, count_interim_analysis
 from ablab.results.record import Record
@@ -259,7 +260,7 @@ def test_a_look_besides_the_plan_has_what_is_left() -> None:
             [3, 5],
             "INTERIM ANALYSES  analysed at 3, then 5 seeds, which was not planned: this time each comparison alone is "
             "held against .025, its interval at 97.5%, and a study analysed so makes a false claim in up to 6.5%; "
-            "declare seeds.looks for 5%.",
+            "seed=auto plans its looks for 5%.",
         ),
         (
             PLAN,
@@ -272,7 +273,7 @@ def test_a_look_besides_the_plan_has_what_is_left() -> None:
             [3, 4],
             "INTERIM ANALYSES  analysed at 3, 4, then 5 seeds, beyond the 4 that were planned: this time each "
             "comparison alone is held against .0305, its interval at 96.95%, and a study analysed so makes a false "
-            "claim in up to 6.5%; declare seeds.looks for 5%.",
+            "claim in up to 6.5%; seed=auto plans its looks for 5%.",
         ),
     ],
 )

@@ -127,6 +127,9 @@ def test_a_second_opinion_that_differs_is_in_the_line() -> None:
         "median is -0.0510."
     )
     assert "SPREAD" not in judged(evidence(second=SecondOpinion(median=-0.05, p_shared=0.01, shared_sd=0.01)))[1]
+    # Of several looks p knows already, as the p of the verdict does: it is held against the level of the study.
+    shared = SecondOpinion(median=-0.05, p_shared=0.03, shared_sd=0.01)
+    assert "SPREAD" not in judged(evidence(second=shared, level=0.025))[1]
     hidden = evidence(
         differences=(*[-0.02] * 11, 0.4),
         p_adjusted=0.4,

@@ -270,6 +270,14 @@ def table(study: Path) -> dict[str, tuple[object, ...]]:
     return {str(p.parent.relative_to(study)): result(read_record(p)) for p in sorted(study.rglob(RECORD_FILE))}
 
 
+def _kill_all(process: Command, study: Path) -> None:
+    """End the command and the runs of its study, none of which is told."""
+    for pid in [process.pid, *processes_in(study)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
 @pytest.mark.slow
 def test_killed_again_and_again_a_study_ends_as_one_that_was_left_alone(lab: Lab) -> None:
     """Supervisor and runs together, by SIGKILL, at moments that are spread over the study."""
@@ -284,10 +292,7 @@ def test_killed_again_and_again_a_study_ends_as_one_that_was_left_alone(lab: Lab
         with started(lab, words=words) as process:
             more = len(list(study.rglob("last.ckpt"))) + 1
             wait_for(lambda least=more: len(list(study.rglob("last.ckpt"))) >= least or process.poll() is not None)
-            for pid in [process.pid, *processes_in(study)]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.communicate()
+            _kill_all(process, study)
     assert lab.ablab("resume", str(study)).status == 0
     assert table(study) == table(lab.folder / "outputs" / "alone")
 
@@ -308,10 +313,7 @@ def test_killed_within_a_block_and_after_a_look_a_study_in_blocks_ends_as_one_th
         words = ["resume", str(study)] if moment else lab.words("-m", "name=auto-killed", *settings)
         with started(lab, words=words) as process:
             wait_for(lambda runs=least: len(list(study.rglob(RECORD_FILE))) >= runs or process.poll() is not None)
-            for pid in [process.pid, *processes_in(study)]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.communicate()
+            _kill_all(process, study)
     assert lab.ablab("resume", str(study)).status == 0
     assert table(study) == table(lab.folder / "outputs" / "auto")
     plans = [json.loads((lab.folder / "outputs" / name / "plan.json").read_text()) for name in ("auto", "auto-killed")]

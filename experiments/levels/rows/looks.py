@@ -19,7 +19,8 @@ from scipy import stats
 from simulated import NOISES, VARIANTS, Cell, Row, tables
 
 from ablab.analysis.estimates import LEVEL
-from ablab.analysis.looks import Looks, Spending, planned_looks
+from ablab.analysis.looks import Looks, planned_looks
+from ablab.config.seeds import Spending
 
 LOOKS = (3, 5, 8, 10)
 TIMES, BLOCK = 525, 25_000

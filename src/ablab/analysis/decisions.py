@@ -16,11 +16,11 @@ from ablab.analysis.comparison import Comparisons, ComparisonSettings, compare
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.family import weights
 from ablab.analysis.futility import FUTILE_BELOW, LookToCome, chance_of_decision
-from ablab.analysis.looks import Spending, planned_looks
+from ablab.analysis.looks import planned_looks
 from ablab.analysis.simulated_looks import Sides
 from ablab.analysis.verdicts import RESOLVED, Comparison, Verdict
 from ablab.config import ComparisonConfig
-from ablab.config.seeds import EQUIVALENT, FUTILE, SeedsConfig
+from ablab.config.seeds import EQUIVALENT, FUTILE, SeedsConfig, Spending
 from ablab.config.seeds import RESOLVED as RESOLVED_WORD
 from ablab.results.collect import Runs
 from ablab.study.seed_blocks import OPEN, Decision

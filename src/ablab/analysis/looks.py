@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +31,9 @@ from ablab.analysis.sequential import Boundary, Shape, departing, error_of, fixe
 from ablab.analysis.simulated_looks import Sides, cells_of, nested
 from ablab.analysis.study_notes import InterimAnalyses
 from ablab.config import Node
+from ablab.config.seeds import SPENDING, Spending
 from ablab.results.collect import Runs
 
-Spending = Literal["pocock", "obrien_fleming", "lan_demets_pocock", "lan_demets_obf", "anytime"]
 _SHAPES: dict[str, Shape] = {"obrien_fleming": "obrien_fleming", "lan_demets_obf": "obrien_fleming"}
 _LEAST = 1e-6  # the level of a look for which nothing is left
 
@@ -201,7 +201,7 @@ def _plan(runs: Runs) -> Looks:
     plan: Node = (json.loads(declared.pop()) if len(declared) == 1 else None) or {}
     sizes = [size for size in _list(plan.get("looks")) if type(size) is int and size >= FEWEST_SEEDS]
     most = [size for size in (*sizes, plan.get("max")) if type(size) is int and size >= FEWEST_SEEDS]
-    known = {name: name for name in get_args(Spending)}
+    known = {name: name for name in SPENDING}
     return Looks(
         planned=tuple(sorted(set(sizes))),
         most=max(most, default=None),

@@ -4,8 +4,8 @@ Fronts of quality and cost ask of each variant whether it is better than every c
 are compared, on the seeds that both have. They are a family of their own, over all tasks: any of its claims is false in
 `LEVEL` of studies at most. With `FULL_SEEDS` seeds a pair has the paired t test and Holm's correction; with fewer, the
 standard error that all pairs of the task share (`ablab.analysis.shared_error`), and its p is multiplied by the square
-root of half their number, since here one noisy variant is in many pairs. By simulation any false claim of 2 to 16
-variants that are alike in truth happens in .022 to .055 of studies, whichever of them are noisy.
+root of half their number, since here one noisy variant is in many pairs. `experiments/levels` measures how often any
+claim of variants that are alike in truth is false.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from scipy import special
 from ablab.analysis.comparison import Comparisons
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, FloatArray
 from ablab.analysis.pairing import outcomes, variants
+from ablab.analysis.step_down import PValues, step_down
 from ablab.analysis.verdicts import Verdict
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
@@ -97,19 +98,9 @@ def resolved_pairs(pairs: Sequence[_Pair], level: float) -> list[_Pair]:
     full = [pair for pair in pairs if pair.seeds >= FULL_SEEDS]
     factors = {task: max(1.0, math.sqrt(len(found) / 2)) for task, found in few.items()}
     reserved = sum(factors.values())
-    resolved = _step_down(full, reserved, level)
+    adjusted = step_down([PValues(pair.p()) for pair in full], [1.0] * len(full), reserved)
+    resolved = [pair for pair, p in zip(full, adjusted, strict=True) if p.difference < level]
     for found in few.values():
         shared = sum(pair.variance for pair in found) / len(found)
         resolved += [pair for pair in found if pair.p(shared) * (reserved + len(full)) < level]
-    return resolved
-
-
-def _step_down(pairs: Sequence[_Pair], reserved: float, level: float) -> list[_Pair]:
-    """Holm's method, where `reserved` more hypotheses are tested elsewhere."""
-    ordered = sorted(((pair.p(), place) for place, pair in enumerate(pairs)))
-    resolved = []
-    for rank, (p, place) in enumerate(ordered):
-        if p * (len(pairs) - rank + reserved) >= level:
-            break
-        resolved.append(pairs[place])
     return resolved

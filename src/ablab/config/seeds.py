@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ablab.config.nearest import nearest
 from ablab.config.overrides import canonical
@@ -13,7 +13,8 @@ from ablab.errors import UserError
 AUTO = "auto"  # of `seed`: as many as it takes
 RESOLVED, FUTILE, EQUIVALENT = "resolved", "futile", "equivalent"
 STOPS = (RESOLVED, FUTILE, EQUIVALENT)
-SPENDING = ("pocock", "obrien_fleming", "lan_demets_pocock", "lan_demets_obf", "anytime")
+Spending = Literal["pocock", "obrien_fleming", "lan_demets_pocock", "lan_demets_obf", "anytime"]
+SPENDING = get_args(Spending)
 _FEWEST, _MOST = 3, 1000  # seeds: below there is no interval, beyond nobody means it
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablab.analysis.estimates import fisher
+from ablab.analysis.estimates import LEVEL, fisher
 from ablab.analysis.verdicts import Evidence
 from ablab.report.formatting import decimals_for, number, p_value
 
@@ -10,7 +10,7 @@ from ablab.report.formatting import decimals_for, number, p_value
 def own_spread(evidence: Evidence) -> str:
     """Where a resolved effect is not, with the spread of all comparisons on the task; else ""."""
     second, estimate = evidence.second, evidence.estimate
-    if second is None or estimate is None or second.p_shared is None or second.p_shared < evidence.level:
+    if second is None or estimate is None or second.p_shared is None or second.p_shared < LEVEL:
         return ""
     digits = decimals_for(estimate.sd)
     shared, own = number(second.shared_sd or 0.0, digits), number(estimate.sd, digits)

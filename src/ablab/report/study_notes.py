@@ -60,7 +60,7 @@ def _(note: known.InterimAnalyses) -> str:
     planned = f"beyond the {note.most} that were planned" if note.most else "which was not planned"
     return (
         f"INTERIM ANALYSES  analysed at {seeds}, {planned}: {now}, and a study analysed so makes a false claim in up "
-        f"to {note.error:.1%}; declare seeds.looks for {LEVEL:.0%}."
+        f"to {note.error:.1%}; seed=auto plans its looks for {LEVEL:.0%}."
     )
 
 
