@@ -13,7 +13,7 @@ from synthetic import record
 
 from ablab.errors import UserError
 from ablab.results.communication import Collective, Communication, Process
-from ablab.results.record import SCHEMA_VERSION, Record
+from ablab.results.record import SCHEMA_VERSION, Anneal, Record
 from ablab.results.run_folder import clear
 from ablab.results.store import (
     CHECKPOINT_FOLDER,
@@ -55,6 +55,32 @@ def test_what_processes_sent_survives_the_file(tmp_path: Path) -> None:
     data = written.to_dict()
     data["communication"] |= {"future": 1, "collectives": [data["communication"]["collectives"][0] | {"future": 1}]}
     assert Record.from_dict(data) == written
+
+
+def test_shorter_runs_of_a_run_survive_the_file(tmp_path: Path) -> None:
+    shorter = tuple(
+        Anneal(step=step, tokens=64 * step, flops=1e6 * step, metrics={"val_loss": 3.0 - step / 10}) for step in (2, 4)
+    )
+    written = record(annealed=shorter, rung="d_model=32,n_layers=2", ladder={"tokens": 256})
+    assert read_record(write_record(tmp_path, written)) == written
+    data = written.to_dict()
+    assert [Record.from_dict(data | {"annealed": [{**vars(shorter[0]), "future": 1}]}).annealed] == [shorter[:1]]
+    del data["annealed"], data["rung"], data["ladder"]
+    assert (Record.from_dict(data).annealed, Record.from_dict(data).rung) == ((), None)  # of an earlier version
+
+
+@pytest.mark.parametrize(
+    ("annealed", "said"),
+    [
+        ([{"step": "two", "tokens": 1, "flops": 1.0, "metrics": {}}], "annealed is"),
+        ([{"step": 2}], "missing"),
+        ([3], "'int' object"),
+        ([{"step": 2, "tokens": 1, "flops": 1.0, "metrics": {"val_loss": "low"}}], "annealed is"),
+    ],
+)
+def test_shorter_runs_of_another_shape_are_damage(annealed: list[object], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape("a damaged record: ") + ".*" + re.escape(said)):
+        Record.from_dict(record().to_dict() | {"annealed": annealed})
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,16 @@ _COUNTED = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Anneal:
+    """A shorter run of the same, by way of the longer one: decayed to its end from where both were alike."""
+
+    step: int  # optimizer steps of the shorter run, those of its decay included
+    tokens: int  # that it was trained on
+    flops: float  # that a run of that length by itself costs
+    metrics: dict[str, float]  # of its last evaluation, as the run's own
+
+
 # Names of the responses of the model as a whole, with its initial values. Each is empty where they were not computed.
 FUNCTION = ("function/logits", "function/gradients", "function/update")
 
@@ -96,6 +106,7 @@ class Record:
         default_factory=dict
     )  # the last `KEPT_EVALUATIONS` on "val", the final one last
     evaluated: dict[str, int] = field(default_factory=dict)  # samples in it, by split, over all processes
+    annealed: tuple[Anneal, ...] = ()  # shorter runs that this one made on its way, ascending, without its own end
     mechanism: dict[str, float] = field(default_factory=dict)  # "axis/name": does the component do what it claims?
     responses: dict[str, list[float]] = field(default_factory=dict)  # of the model and its parts, and the rate's trace
     parameter_groups: list[Node] = field(default_factory=list)  # name, size, lr, weight_decay, optimizer
@@ -103,6 +114,8 @@ class Record:
     communication: Communication | None = None  # between the processes, None where there is one
     budget: Node | None = None  # where one was asked for: what was matched with what, and adjusted
     tuning: Node | None = None  # where the learning rate was tuned: the choice, the grid and its results
+    rung: str | None = None  # the size of the ladder that the run is of: "d_model=64,n_layers=3"
+    ladder: Node | None = None  # of such a run: what the ladder's rules made of it
     looks: list[Node] = field(
         default_factory=list
     )  # of the study before this run was planned, as its looks.json had them
@@ -177,6 +190,7 @@ class Record:
                     "traceback": _cut(data.get("traceback"), LONGEST_TRACEBACK),
                     "metrics": as_numbers(data.get("metrics")),
                     "mechanism": as_numbers(data.get("mechanism")),
+                    "annealed": _annealed(data.get("annealed")),
                     "oracle": as_numbers(data.get("oracle")),
                     "last": {name: _finite(values) for name, values in (data.get("last") or {}).items()},
                     "responses": {name: _finite(values) for name, values in (data.get("responses") or {}).items()},
@@ -206,6 +220,11 @@ def _endless(cost: Cost) -> str | None:
     """The first of the costs that is larger than any can be."""
     told = ((name, value) for name, value in vars(cost).items() if isinstance(value, int | float))
     return next((f"cost.{name} is {value:g}" for name, value in told if abs(value) > LARGEST), None)
+
+
+def _annealed(data: list[Node] | None) -> tuple[Anneal, ...]:
+    numbers = [{**each, "metrics": as_numbers(each.get("metrics"))} for each in data or []]
+    return tuple(Anneal(**known_fields(Anneal, each)) for each in numbers)
 
 
 def _communication(data: Node | None) -> Communication | None:

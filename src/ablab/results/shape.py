@@ -52,6 +52,9 @@ def _check(kind: Any) -> Check:
     if origin is list:
         of_items = _every(inner[0])
         return lambda value: isinstance(value, list) and of_items(value)
+    if origin is tuple:  # of any length: tuple[int, ...]
+        of_items = _every(inner[0])
+        return lambda value: isinstance(value, tuple) and of_items(value)
     if origin is dict:
         of_keys, of_values = map(_every, inner)
         return lambda value: isinstance(value, dict) and of_keys(value) and of_values(value.values())
