@@ -105,6 +105,7 @@ def _run_hydra(words: list[str]) -> int:
     import hydra
 
     from ablab.config import conf_folder, register_schema
+    from ablab.config.ladder import written_out
     from ablab.config.overrides import as_written
 
     words = _retry(words)
@@ -112,7 +113,7 @@ def _run_hydra(words: list[str]) -> int:
     check_overrides(words)
     register_schema()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print at length; it is explained here
-    sys.argv = ["ablab", *map(as_written, overrides_last(words))]
+    sys.argv = ["ablab", *map(as_written, written_out(overrides_last(words)))]
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, interrupt)  # a scheduler's polite end is treated like Ctrl-C
     statuses: list[str] = []

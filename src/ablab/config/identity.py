@@ -24,8 +24,9 @@ IDENTITY_EXCLUDES = frozenset(
         "overrides",
         "design",
         *EXECUTION_KEYS,
-        "budget",  # what these two bring about is where it was brought about
+        "budget",  # what these three bring about is where it was brought about
         "tune",
+        "ladder",
         "logger",
         "axes.logger",
         *("trainer.profiler", "trainer.enable_progress_bar", "trainer.enable_model_summary"),

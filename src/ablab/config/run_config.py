@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, get_type_hints
 
 from ablab.config.axes import AXES
+from ablab.config.ladder import LadderConfig
 from ablab.config.redact import redact
 from ablab.config.schema import (
     BudgetConfig,
@@ -71,6 +72,7 @@ class RunConfig:
     tune: TuneConfig = field(default_factory=TuneConfig)
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    ladder: LadderConfig = field(default_factory=LadderConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     continue_from: str | None = None
     seed: int = 0
@@ -117,6 +119,7 @@ class RunConfig:
             "tune": dataclasses.asdict(self.tune),
             "comparison": dataclasses.asdict(self.comparison),
             "seeds": dataclasses.asdict(self.seeds),
+            "ladder": dataclasses.asdict(self.ladder),
             "design": self.design,
             **dataclasses.asdict(self.execution),
             "continue_from": self.continue_from,
@@ -152,7 +155,7 @@ class RunConfig:
 
 
 _PARTS: dict[str, Any] = {"budget": BudgetConfig, "tune": TuneConfig, "seeds": SeedsConfig}
-_PARTS["comparison"] = ComparisonConfig
+_PARTS |= {"comparison": ComparisonConfig, "ladder": LadderConfig}
 
 
 def _made(cls: Any, data: Node) -> Any:

@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from ablab.config.axes import AXES
+from ablab.config.ladder import LadderConfig
 from ablab.config.seeds import SeedsConfig
 from ablab.errors import UserError
 
@@ -52,7 +53,8 @@ class ExecutionConfig:
 
 
 EXECUTION_KEYS = tuple(each.name for each in fields(ExecutionConfig))
-FOR_SWEEPS = frozenset({"design", "seeds", *EXECUTION_KEYS}) - {"hang_timeout"}  # which one run by itself has, too
+# Keys that one run by itself does not have.
+FOR_SWEEPS = frozenset({"design", "seeds", "ladder", *EXECUTION_KEYS}) - {"hang_timeout"}
 # Keys of a study as a whole, which cannot differ between its runs.
 OF_THE_STUDY = FOR_SWEEPS | {"hang_timeout", "name", "question", "comparison", "tune", "budget"}
 
@@ -123,6 +125,7 @@ class Settings(ExecutionConfig):
     tune: TuneConfig = field(default_factory=TuneConfig)
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    ladder: LadderConfig = field(default_factory=LadderConfig)
     design: Any = MISSING
     continue_from: str | None = None  # the folder of a run whose last checkpoint this one starts from
     seed: int | str = 0  # of parameters, data and everything else, each through a generator of its own; or "auto"

@@ -21,6 +21,7 @@ from ablab.config.placebo import KEY as PLACEBO
 from ablab.errors import UserError, printable
 from ablab.report.conclude import MISTAKE, RUNS_NOT_OK
 from ablab.report.formatting import duration, memory, metric_text, plural
+from ablab.report.plan_ladder import ladder_lines, ladder_table
 from ablab.report.plan_looks import look_lines
 from ablab.results.collect import collect
 from ablab.study.preview import Preview, Row
@@ -42,8 +43,12 @@ def show_plan(preview: Preview, console: Console | None = None) -> int:
             print(line, file=sys.stderr)
         console.print(f"{len(preview.errors)} of {preview.runs} runs cannot work; nothing has been started")
         return MISTAKE
+    if preview.ladder:
+        console.print(ladder_table(preview.ladder))
+        console.print()
     console.print(_table(preview))
-    for line in [*_numbers(preview), *_looks(preview), *_power(preview)]:
+    ladder = ladder_lines(preview.ladder) if preview.ladder else []
+    for line in [*_numbers(preview), *ladder, *_looks(preview), *_power(preview)]:
         console.print(Text(line))
     failed = _failed_probes(preview.rows)
     for line in _some(failed):
@@ -101,7 +106,9 @@ def _numbers(preview: Preview) -> list[str]:
     seeds = max(len(row.seeds) for row in preview.rows)
     per_task = f" on {tasks} tasks" if tasks > 1 else ""
     beside = f" and {plural(placebos, 'placebo')}" if placebos else ""
-    size = f"{plural(variants, 'variant')}{beside}{per_task} x {plural(seeds, 'seed')}"
+    sizes = len({size.report.rung for size in preview.ladder}) or 1
+    at = f" at {plural(sizes, 'size')}" if preview.ladder else ""
+    size = f"{plural(variants // sizes, 'variant')}{beside}{per_task}{at} x {plural(seeds, 'seed')}"
     lines = [f"{plural(preview.runs, 'run')}: {size}; {preview.done} are done with"]
     if preview.trials:
         lines.append(f"{preview.trials} runs before them, to choose learning rates or to measure speeds")

@@ -25,6 +25,7 @@ OF_THE_RECORD = frozenset({"task.target"})  # what is told beside the metrics
 # Where data lie, and how they are unpacked: the same data are the same task.
 _WHERE = frozenset({"task.path", "task.image_path", "task.audio_path", "task.name", "task.revision", "task.binary"})
 # Settings that change something with a value of another one alone.
+STEPS, _TOTAL = "trainer.max_steps", ".total_steps"
 _ONLY_WITH: dict[str, tuple[str, Any]] = {
     "task.bpe_vocab_size": ("task.tokenizer", "bpe"),
     **dict.fromkeys(("task.max_depth", "task.max_args", "task.min_length"), ("task.path", None)),
@@ -106,7 +107,8 @@ def task_labels(records: list[Record], settings: list[Settings]) -> list[str]:
 
     Those count that change what is learned or evaluated on: runs that were loaded by more workers are pairs of others.
 
-    So it is with what all runs declare to be compared within: each of its values makes a task of its own.
+    So it is with what all runs declare to be compared within: each of its values makes a task of its own. And so does
+    each size of a ladder.
     """
     conditions = conditions_of(records)
     names = [record.axes.get("task", "task") for record in records]
@@ -118,9 +120,11 @@ def task_labels(records: list[Record], settings: list[Settings]) -> list[str]:
         differing = sorted(key for key in _unequal("task", runs) if _tells_apart(key, runs))
         values = [{key: value_of(key, *run) for key in conditions} for run in runs]
         varied = [key for key in conditions if len({each[key] for each in values}) > 1]
-        for (_, setting), value in zip(runs, values, strict=True):
+        climbed = len({record.rung for record, _ in runs}) > 1
+        for (record, setting), value in zip(runs, values, strict=True):
             told = [f"{key}={text_of(setting[key])}" for key in differing if key in setting]
             told += [f"{key}={value[key]}" for key in varied if value[key]]
+            told += [record.rung] if climbed and record.rung else []
             labels[id(setting), name] = ",".join([name, *told])
     return [labels[id(setting), name] for setting, name in zip(settings, names, strict=True)]
 
@@ -153,7 +157,8 @@ def settings_of(records: Sequence[Record]) -> list[Settings]:
     settings = []
     for record in records:
         told = {key: value for key, value in record.config.items() if key not in _NO_SETTINGS}
-        same = repr((told, record.axes, record.budget, record.tuning, _asked_for(record).get(RECIPE)))
+        found = (record.budget, record.tuning, record.ladder)
+        same = repr((told, record.axes, found, _asked_for(record).get(RECIPE)))
         if same not in known:
             known[same] = _asked(record)
         settings.append(known[same])
@@ -164,7 +169,8 @@ def _asked(record: Record) -> Settings:
     """The settings of a run, without those that budgets and tuning brought about: they make no variant."""
     besides = _brought_about(record)
     recipe = {RECIPE: _asked_for(record)[RECIPE]} if RECIPE in _asked_for(record) else {}
-    return recipe | {key: value for key, value in _flatten(record.config).items() if key not in besides}
+    asked = _flatten(record.config) | _before_ladder(record)
+    return recipe | {key: value for key, value in asked.items() if key not in besides}
 
 
 def _asked_for(record: Record) -> dict[str, str]:
@@ -173,10 +179,21 @@ def _asked_for(record: Record) -> dict[str, str]:
     return {key: value for key, equals, value in parts if equals}
 
 
+def _before_ladder(record: Record) -> Settings:
+    """What a run of a ladder would have without it, of the settings that follow its size."""
+    changed: dict[str, list[Any]] = (record.ladder or {}).get("changed") or {}
+    before = {key: values[0] for key, values in changed.items()}
+    if STEPS in before:  # which others follow
+        after = changed[STEPS][1]
+        totals = (key for key, value in _flatten(record.config).items() if key.endswith(_TOTAL) and value == after)
+        before |= dict.fromkeys(totals, before[STEPS])
+    return before
+
+
 def _brought_about(record: Record) -> set[str]:
     """The settings that the run's budget or its tuning has set."""
     changed = set((record.budget or {}).get("changed") or ())
-    if "trainer.max_steps" in changed:
+    if STEPS in changed:
         changed.add("schedule.total_steps")  # which follows it
     return changed | ({"optimizer.lr"} if record.tuning else set())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from ablab.config import Node
 from ablab.results.evaluation import as_part
@@ -16,6 +17,20 @@ class BudgetReport:
     changed: dict[str, list[int]] | None = None  # the keys that were adjusted, each with its values before and after
     value: float | None = None  # what the run has of what is matched
     of: float | None = None  # what the reference has
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderReport:
+    """The size of a ladder that a run is of, and what the rules made of that."""
+
+    rung: str  # "d_model=64,n_layers=3"
+    place: int  # among the sizes, from 0
+    parameters: int  # active ones of the baseline at this size, without embeddings
+    tokens: int  # that every variant is trained on
+    flops: float | None  # of the whole run of the baseline; None where they cannot be counted
+    rate_factor: float  # the learning rate, in units of that at the first size
+    rate_rule: str  # what that comes of: "constant", or a power, as "compute^-0.125"
+    changed: dict[str, list[Any]]  # each key that was set, with its values before and after
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +57,7 @@ class RunContext:
     index: int | None = None  # None: in no plan
     budget: BudgetReport | None = None
     tuning: TuningReport | None = None
+    ladder: LadderReport | None = None
     corpus: str | None = None  # the hash of the data that the study was planned with; None: whatever is there
     looks: list[Node] = field(default_factory=list)  # interim analyses of the study before this run was planned
     planned_looks: Node | None = None  # how often it will be analysed: `looks` (numbers of seeds), `max`, `spending`
@@ -53,6 +69,7 @@ class RunContext:
             index=data["index"],
             budget=as_part(BudgetReport, data["budget"]),
             tuning=as_part(TuningReport, data["tuning"]),
+            ladder=as_part(LadderReport, data.get("ladder")),
             corpus=data.get("corpus"),
             looks=data.get("looks") or [],
             planned_looks=data.get("planned_looks"),

@@ -30,7 +30,7 @@ from ablab.study.launch import finished_record, launch, tell_damage, tell_outdat
 from ablab.study.launched import check_place, refuse_sweep, run_together
 from ablab.study.plan_file import PlannedRun
 from ablab.study.plan_reader import find_run
-from ablab.study.planning import budget
+from ablab.study.planning import budget, ladder
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import info_of, refuse_devices
 from ablab.study.supervision.lock import run_lock
@@ -93,6 +93,7 @@ def run_job(config: DictConfig) -> Record:
         asked = resolve(config, choices, words, sources=hydra.runtime.config_sources)
         budget.refuse_for_one_run(asked)
         tuning.refuse_for_one_run(asked)
+        ladder.refuse_for_one_run(asked)
         if not of_sweep:
             refuse_devices(asked)
         preflight = Preflight()

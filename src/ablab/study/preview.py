@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ablab.config.seeds import SeedsConfig
 from ablab.results.collect import Runs
+from ablab.results.run_context import LadderReport
 from ablab.study.events import RunOutline
 
 
@@ -18,6 +19,17 @@ class Probe:
     step_seconds: float | None = None
     memory_bytes: int | None = None  # at most, of the first process
     error: str | None = None  # why it did not end well
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """The runs at a size of a ladder on a task, as the baseline has it."""
+
+    report: LadderReport
+    task: str
+    steps: int
+    runs: int
+    seconds: float | None  # of all of them
 
 
 @dataclass(kw_only=True)
@@ -45,6 +57,7 @@ class Preview:
     question: str = ""
     planned: Runs | None = None  # a run of each variant on each task as it will have been
     seeds: SeedsConfig | None = None  # of a study that makes its seeds in blocks
+    ladder: list[Size] = field(default_factory=list)  # from the smallest size on
 
     @property
     def done(self) -> int:

@@ -16,7 +16,7 @@ from ablab.study.launch import finished_record
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import as_if_run, asked
-from ablab.study.preview import Preview, Probe, Row
+from ablab.study.preview import Preview, Probe, Row, Size
 from ablab.study.run_study import Study
 from ablab.study.supervision.code import freeze_code, warm_up
 from ablab.study.supervision.supervisor import Supervisor, side_by_side
@@ -63,7 +63,31 @@ def preview(study: Study, probe: bool) -> Preview:
         question=planned[0].config.question,
         planned=as_if_run(planned, study.preflight),
         seeds=study.seeds,
+        ladder=_sizes(planned, rows),
     )
+
+
+def _sizes(planned: Sequence[PlannedRun], rows: Sequence[Row]) -> list[Size]:
+    """The sizes of the study's ladder on each task; nothing where it has none."""
+    of_size: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if ladder := planned[row.first.index].context.ladder:
+            of_size.setdefault((row.first.task, ladder.rung), []).append(row)
+    sizes = []
+    for (task, _), each in of_size.items():
+        first = planned[each[0].first.index]
+        assert first.context.ladder is not None
+        times = [row.probe.seconds * len(row.seeds) if row.probe and row.probe.seconds else None for row in each]
+        sizes.append(
+            Size(
+                report=first.context.ladder,
+                task=task,
+                steps=first.info.steps,
+                runs=sum(len(row.seeds) for row in each),
+                seconds=None if None in times else sum(time or 0.0 for time in times),
+            )
+        )
+    return sizes
 
 
 def _rows(planned: Sequence[PlannedRun], preflight: Preflight) -> list[Row]:
@@ -114,13 +138,20 @@ def _trials(planned: Sequence[PlannedRun], rows: Sequence[Row]) -> tuple[int, fl
     rates, seeds = rates_of(config), seeds_of([run.config for run in planned])
     rounds = ROUNDS if config.budget.match == "time" else 0
     each = len(rates) * len(seeds)
-    tuned = {row.first.index: config.tune.max_steps or row.first.steps for row in rows}
-    count = len(rows) * (each + rounds)
+    tuned = {row.first.index: config.tune.max_steps or row.first.steps for row in rows if _is_tuned(planned, row)}
+    count = len(tuned) * each + len(rows) * rounds
     if any(row.probe is None or row.probe.step_seconds is None for row in rows):
         return count, None
     seconds = 0.0
     for row in rows:
         assert row.probe is not None
         assert row.probe.step_seconds is not None
-        seconds += row.probe.step_seconds * (each * tuned[row.first.index] + rounds * config.budget.pilot_steps)
+        steps = each * tuned.get(row.first.index, 0) + rounds * config.budget.pilot_steps
+        seconds += row.probe.step_seconds * steps
     return count, seconds
+
+
+def _is_tuned(planned: Sequence[PlannedRun], row: Row) -> bool:
+    """Whether a variant is tuned itself: of a ladder the first size is, and the others follow it."""
+    ladder = planned[row.first.index].context.ladder
+    return ladder is None or ladder.place == 0

@@ -24,6 +24,7 @@ from ablab.study.other_launcher import Launch, OtherLauncher, job_return, refuse
 from ablab.study.plan_file import PlannedRun, write_plan
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
+from ablab.study.planning.ladder import carry_tuned
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import Prepared, as_if_run, info_of, make_folder, prepare
 from ablab.study.seed_blocks import Decide, SeedBlocks, refuse_undecidable
@@ -129,7 +130,7 @@ class Study:
                 return self._launch(runs, self.planned(runs), lock)
 
             runs = match_time(self._compose, prepared.runs, trials)
-            runs = tune(self._compose, runs, trials)
+            runs = carry_tuned(runs, lambda first: tune(self._compose, first, trials))
             planned = self.planned(runs)
             write_plan(self.folder, self.comparison, planned, self.seeds)
             returns = (self._launch if self.seeds is None else self._launch_in_blocks)(runs, planned, lock)

@@ -90,6 +90,8 @@ def new_record(config: RunConfig, context: RunContext | None = None) -> Record:
         config=config.shown(),
         budget=asdict(config.budget) | asdict(context.budget or BudgetReport()) if config.budget.match else None,
         tuning=asdict(config.tune) | asdict(context.tuning) if context.tuning else None,
+        rung=context.ladder.rung if context.ladder else None,
+        ladder=asdict(context.ladder) if context.ladder else None,
         looks=context.looks,
         planned_looks=context.planned_looks,
         versions=versions(),
@@ -121,7 +123,7 @@ def changed_data(name: str) -> str:
 
 def variant_of(config: RunConfig) -> str:
     """What a run was asked for by, where no plan has given its variant a label."""
-    named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "hydra")
+    named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "ladder", "hydra")
     return ",".join(redact_text(alike(o)) for o in config.overrides if not o.startswith(named))
 
 

@@ -36,6 +36,12 @@ def count_active_parameters(model: nn.Module) -> int:
     return count_parameters(model) - sum(part.inactive_parameters for _, part in offering(model, PartlyActive))
 
 
+def count_body_parameters(model: Transformer) -> int:
+    """Active parameters without those of embeddings, positions and the head."""
+    ends = {id(each) for part in (model.embedding, model.position, model.head) for each in part.parameters()}
+    return count_active_parameters(model) - sum(each.numel() for each in model.parameters() if id(each) in ends)
+
+
 def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], example: Batch) -> tuple[int, list[str]]:
     """FLOPs of forward and backward for one sample, penalties included, and the operators that could not be counted.
 

@@ -90,7 +90,8 @@ def task_of(run: Run, config: RunConfig) -> tuple[str, ...]:
     Runs on one task with other settings have the same.
     """
     keys = {"task", *config.comparison.within}
-    return tuple(o for o in run.overrides if o.partition("=")[0] in keys)
+    rung = [run.context.ladder.rung] if run.context.ladder else []
+    return (*rung, *(o for o in run.overrides if o.partition("=")[0] in keys))
 
 
 def adjustment(changes: dict[str, tuple[int, int]], value: float, wanted: float) -> Adjustment:

@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from ablab.config.axes import AXES
+from ablab.config.ladder import written_out
 from ablab.config.schema import OF_THE_STUDY, Node, conf_folder, type_at
 from ablab.config.signature import hints_of
 from ablab.errors import UserError
@@ -31,7 +32,7 @@ def overrides_of(params: Mapping[str, Any], config: DictConfig) -> list[str]:
     Raises:
         UserError: settings stand where values are wanted, or a list has none.
     """
-    return [f"{key}={_value(str(key), value, config)}" for key, value in params.items()]
+    return written_out(f"{key}={_value(str(key), value, config)}" for key, value in params.items())
 
 
 def _value(key: str, value: Any, config: DictConfig) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.budget import meet_budgets
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, expand
+from ablab.study.planning.ladder import climb
 from ablab.study.planning.preflight import Preflight
 from ablab.study.trials.tuning import check_tuning
 from ablab.training.begin import variant_of
@@ -72,7 +73,8 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
     parser = OverridesParser.create(config_loader=compose.loader)
     declared = comparison_of(compose.config)
     expansion = expand(parser.parse_overrides(list(arguments)), design, declared.baseline, declared.within)
-    runs = [replace(run, folder=None) for run in expansion.runs] if compose.names_folders else expansion.runs
+    runs = climb(expansion.runs, compose, preflight, declared.baseline)
+    runs = [replace(run, folder=None) for run in runs] if compose.names_folders else runs
     prepared = Prepared(runs, expansion.excluded)
     configs = _check(prepared, compose, preflight)
     if not prepared.errors:
@@ -128,6 +130,8 @@ def _outcome(run: PlannedRun, preflight: Preflight) -> Record:
         last={name: [0.0] * evaluations for name in names if name.startswith("val_")},
         cost=_every_cost(),
         primary=task.primary,
+        rung=run.context.ladder.rung if run.context.ladder else None,
+        ladder=asdict(run.context.ladder) if run.context.ladder else None,
     )
 
 
