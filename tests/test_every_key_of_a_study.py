@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from synthetic import record, runs_of, study
@@ -27,12 +28,14 @@ from ablab.errors import UserError
 from ablab.report.declared import declared_settings
 from ablab.results.collect import tabulate
 from ablab.results.record import Record
+from ablab.results.run_context import RunContext
 from ablab.results.store import write_record
 from ablab.study import launch
 from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.budget import meet_budgets
 from ablab.study.planning.expand import Run, expand
+from ablab.study.planning.ladder import climb
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision import supervisor
 from ablab.study.supervision.resources import devices_of
@@ -181,6 +184,21 @@ def trials(config: RunConfig, folder: Path) -> Any:
     return asked
 
 
+def climbed(config: RunConfig, folder: Path) -> Any:
+    """The runs at each size of a ladder, and what their records will say of it."""
+
+    def compose(run: Run) -> tuple[RunConfig, Path]:
+        pairs = [override.split("=", 1) for override in run.overrides]
+        made = config.with_values({key: yaml.safe_load(value) for key, value in pairs if "." in key})
+        for axis, option in ((key, value) for key, value in pairs if "." not in key):
+            node = yaml.safe_load((conf_folder() / axis / f"{option}.yaml").read_text())
+            made = replace(made, options=made.options | {axis: node}, axes=made.axes | {axis: option})
+        return made, folder
+
+    runs = climb([Run(overrides=[], context=RunContext(variant="a"))], compose, Preflight(), None)  # type: ignore[arg-type]
+    return [(run.overrides, run.context.ladder) for run in runs]
+
+
 def _has_trials(config: RunConfig, make: Any) -> bool:
     return bool(config.tune.lr) if make is tuning.tune else config.budget.match == "time"
 
@@ -229,6 +247,7 @@ def itself(key: str) -> Callable[[RunConfig, Path], Any]:
 
 Seen = Callable[[RunConfig, Path], Any]
 # Key -> what shows its effect, two values of it, and what is given beside.
+LADDER = {"ladder.sizes": [16, 32], "model.n_heads": 2}
 STUDY: dict[str, tuple[Seen, Any, Any, dict[str, Any]]] = {
     "jobs": (lambda c, _: supervisor.side_by_side([c], c.execution, 4), None, 3, {}),
     "devices_per_run": (lambda c, _: devices_of(c, 4), None, 2, {"trainer.accelerator": "gpu"}),
@@ -262,6 +281,17 @@ STUDY: dict[str, tuple[Seen, Any, Any, dict[str, Any]]] = {
     "comparison.split": (compared, None, "test", {}),
     "comparison.intervals": (compared, "single", "simultaneous", {}),
     "comparison.within": (compared, [], ["activation"], {}),
+    "ladder.sizes": (climbed, None, [16, 24], {}),
+    "ladder.depth": (climbed, "scaled", "fixed", LADDER),
+    "ladder.aspect_ratio": (climbed, None, 8.0, LADDER),
+    "ladder.heads": (climbed, "scaled", "fixed", LADDER),
+    "ladder.d_head": (climbed, None, 4, LADDER),
+    "ladder.tokens_per_parameter": (climbed, 20.0, None, LADDER),
+    "ladder.batch": (climbed, "fixed", "compute", LADDER),
+    "ladder.rate": (climbed, "auto", "width", LADDER),
+    "ladder.rate_exponent": (climbed, None, -0.5, LADDER | {"ladder.rate": "compute"}),
+    "ladder.schedule": (climbed, "warmup_stable_decay", None, LADDER),
+    "ladder.anneal_at": (climbed, [0.5], [], LADDER),
     "seeds.max": (looked_at, 10, 12, {}),
     "seeds.looks": (looked_at, [3, 5, 8, 10], [4, 10], {}),
     "seeds.stop": (decided_by, ["resolved"], "futile", {}),

@@ -50,6 +50,7 @@ NO_MATTER = {
         "budget",
         "tune",
         "seeds",
+        "ladder",
         "name",
         "question",
         "comparison",

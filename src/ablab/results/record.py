@@ -54,6 +54,9 @@ class Cost:
     wall_time_s: float | None = None  # the whole run: set-up, training, evaluation
     train_time_s: float | None = None  # the training steps alone
     evaluation_time_s: float | None = None  # all evaluations together
+    annealing_steps: int | None = None  # taken beside, by shorter runs on the way; None where there were none
+    annealing_flops: float | None = None  # of these steps
+    annealing_time_s: float | None = None  # of them and their evaluations, which the whole run's has, too
     peak_memory_bytes: int | None = None  # of the first process
     peak_memory_method: str | None = None  # how it was measured; compare only like with like
 
@@ -223,7 +226,10 @@ def _endless(cost: Cost) -> str | None:
 
 
 def _annealed(data: list[Node] | None) -> tuple[Anneal, ...]:
-    numbers = [{**each, "metrics": as_numbers(each.get("metrics"))} for each in data or []]
+    numbers = [
+        {**each, "flops": as_number(each.get("flops")), "metrics": as_numbers(each.get("metrics"))}
+        for each in data or []
+    ]
     return tuple(Anneal(**known_fields(Anneal, each)) for each in numbers)
 
 

@@ -14,6 +14,7 @@ from ablab.config import RunConfig, fingerprint
 from ablab.errors import UserError, one_line
 from ablab.results.record import Record
 from ablab.results.store import (
+    ANNEAL_FOLDER,
     CHECKPOINT_FOLDER,
     CHECKSUM_FILE,
     CONFIG_FILE,
@@ -38,7 +39,7 @@ _WEIGHTS = ("last.ckpt", "previous.ckpt", "best.ckpt", "last.full.ckpt", "best.f
 _WRITTEN = (
     *(RECORD_FILE, METRICS_FILE, LOG_FILE, WANDB_ID_FILE, _EVENTS, f"{PICTURE_FOLDER}/*.png", *_PROFILES),
     *(f"{CHECKPOINT_FOLDER}/{name}" for name in _WEIGHTS),
-    f"{EVALUATION_FOLDER}/*.json",
+    *(f"{CHECKPOINT_FOLDER}/{ANNEAL_FOLDER}", f"{EVALUATION_FOLDER}/*.json"),
     CONFIG_FILE,
 )
 _MARKS = ("\nlayer_fusion:", "\nmodal_fusion:", "\nhang_timeout:")  # keys of a config that no other program has

@@ -24,6 +24,7 @@ METRICS_FILE = "metrics.csv"  # learning curves, one row per logged step
 RECORD_FILE = "record.json"  # how the run ended, written last
 LOG_FILE = "run.log"  # what the run printed, when it ran in a process of its own
 CHECKPOINT_FOLDER = "checkpoints"  # last.ckpt, the one before it, and best.ckpt
+ANNEAL_FOLDER = "annealing"  # in it, while shorter runs on the way are made: their checkpoints, and what came of them
 CHECKSUM_FILE = "checksums.json"  # beside them: of what was written
 WANDB_ID_FILE = "wandb-run-id"  # of the run of Weights & Biases that all attempts go on with
 PROFILE_FOLDER = "profile"  # of what trainer.profiler found: tables, and traces of trainer.profiler=pytorch

@@ -28,6 +28,7 @@ from ablab.results.run_context import RunContext
 from ablab.results.run_folder import curves_sha256
 from ablab.results.store import CHECKPOINT_FOLDER, write_record
 from ablab.tasks.base import Task
+from ablab.training.anneal import BranchPoints, anneal, branches_of, tidy
 from ablab.training.begin import changed_data, new_record, now, set_aside_before
 from ablab.training.build import BuiltRun
 from ablab.training.callback_group import build_callbacks
@@ -46,7 +47,7 @@ from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.token_counts import TokenCounts
 from ablab.training.traffic.callback import Communicating
-from ablab.training.trainer import build_module, build_trainer, quiet_lightning, untimed_steps
+from ablab.training.trainer import build_module, build_trainer, evaluate, quiet_lightning, untimed_steps
 from ablab.training.warm_start import origin_of, trunk_of
 from ablab.training.watchers import Watchers
 from ablab.training.world import world
@@ -98,6 +99,7 @@ def execute(
             built = built or BuiltRun.of(config, counted)
             _check_data(built.task, context)
             _train(config, built, folder, record, loggers, progress, stop, beat)
+            anneal(built, folder, record, stop, beat)
         record.status, record.reason, record.cause = "ok", None, None
     except Diverged as outcome:
         record.status, record.reason, record.cause = "diverged", str(outcome), None
@@ -127,6 +129,7 @@ def execute(
                 write_hparams(folder, record)
             record.curves_sha256 = curves_sha256(folder)
             write_record(folder, record)
+            tidy(folder, record)
     return record
 
 
@@ -158,7 +161,8 @@ def _train(
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
     told = [ReportProgress(progress, task.primary)] if progress else []
     theirs = build_callbacks(config.options["callbacks"], folder)
-    callbacks = [Watchers(LateLoss(), traffic, meter, tokens, mechanisms, *heart, *told), *theirs]
+    watchers = Watchers(LateLoss(), traffic, meter, tokens, mechanisms, *heart, *told)
+    callbacks = [watchers, *theirs, BranchPoints(folder, branches_of(built))]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(built, folder, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)
@@ -177,7 +181,7 @@ def _train(
         module.convert = partial(_insert, Fork(trunk, config, task), strategy, record)
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
-        record.metrics, record.evaluated = _evaluate(trainer, module, task), module.evaluated
+        record.metrics, record.evaluated = evaluate(trainer, module, task), module.evaluated
         record.last = module.last
         _look_back(built, trainer, module, folder, record)
         with noted("counting the traffic", record.notes):
@@ -229,15 +233,6 @@ def _checkpoint(config: RunConfig, folder: Path, origin: Origin, record: Record)
         found, whose = origin_of(config, origin.corpus)
         record.notes += [whose] if whose else []
     return found
-
-
-def _evaluate(trainer: Trainer, module: TrainingModule, task: Task) -> dict[str, float]:
-    """The final weights on the validation and test splits, unless the training ended with an evaluation anyway."""
-    if module.evaluated_at != trainer.global_step:
-        trainer.validate(module, datamodule=task, verbose=False)
-    if task.test_dataloader():
-        trainer.test(module, datamodule=task, verbose=False)
-    return module.metrics
 
 
 def _trace(rates: list[float]) -> list[float]:

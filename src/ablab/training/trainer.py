@@ -20,6 +20,7 @@ from ablab.config import Node, RunConfig
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.results.store import CHECKPOINT_FOLDER, PROFILE_FOLDER
+from ablab.tasks.base import Task
 from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Curves
 from ablab.training.checkpoint_folders import CheckpointFiles
@@ -163,6 +164,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
         # Lightning's own, about a function of torch that it still calls.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*is deprecated")
+        # Of those that only watch: a shorter run on the way of a longer one is made without them.
+        warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
         try:
             yield
         finally:
@@ -178,3 +181,12 @@ def build_module(built: BuiltRun) -> TrainingModule:
         built.optimizer,
         built.schedule,
     )
+
+
+def evaluate(trainer: Trainer, module: TrainingModule, task: Task) -> dict[str, float]:
+    """The final weights on the validation and test splits, unless the training ended with an evaluation anyway."""
+    if module.evaluated_at != trainer.global_step:
+        trainer.validate(module, datamodule=task, verbose=False)
+    if task.test_dataloader():
+        trainer.test(module, datamodule=task, verbose=False)
+    return module.metrics

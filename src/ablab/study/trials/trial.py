@@ -41,7 +41,8 @@ def trial(
         without: beginnings of overrides that it does not take over.
         settings: overrides of its own.
     """
-    kept = [override for override in run.overrides if not override.startswith(("seed=", *without))]
+    unasked = ("seed=", "schedule.anneal_at=", *without)  # nobody looks at shorter runs of a trial
+    kept = [override for override in run.overrides if not override.startswith(unasked)]
     return Run(
         overrides=[*kept, *settings, f"seed={seed}"],
         context=replace(run.context, variant=label, index=index),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from ablab.training.schedules.warmup import warmup_factor, warmup_steps
+from ablab.training.schedules.warmup import warmup_factor
+from ablab.training.schedules.warmup import warmup_steps as steps_of_warmup
 
 
 def constant(optimizer: Optimizer, *, total_steps: int, warmup_share: float = 0.05) -> LambdaLR:
     """Linear warm-up over `warmup_share` of the run, then the optimizer's learning rate throughout."""
-    warmup = warmup_steps(total_steps, warmup_share)
+    warmup = steps_of_warmup(total_steps, warmup_share)
     return LambdaLR(optimizer, lambda step: warmup_factor(step, warmup))
 
 
@@ -38,10 +40,45 @@ def inverse_sqrt(optimizer: Optimizer, *, total_steps: int, warmup_share: float 
 
     Deviation: the level after the warm-up is the optimizer's learning rate, not one that follows from the width.
     """
-    warmup = warmup_steps(total_steps, warmup_share)
+    warmup = steps_of_warmup(total_steps, warmup_share)
     return LambdaLR(
         optimizer, lambda step: warmup_factor(step, warmup) if step < warmup else math.sqrt((warmup + 1) / (step + 1))
     )
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A shorter run on the way of a longer one: both are alike until the shorter one decays.
+
+    Attributes:
+        steps: of the shorter run.
+        start: steps after which its decay begins.
+        settings: of the schedule that the shorter run has by itself.
+    """
+
+    steps: int
+    start: int
+    settings: Mapping[str, Any]
+
+
+@runtime_checkable
+class Branching(Protocol):
+    """A schedule with a stable phase, from which shorter runs may decay."""
+
+    branches: Sequence[Branch]
+
+
+class StableDecay(LambdaLR):
+    """A `LambdaLR` that knows its branches, which are no part of its state."""
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float], branches: Sequence[Branch]) -> None:
+        self.branches = branches
+        super().__init__(optimizer, factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().state_dict()
+        del state["branches"]
+        return state
 
 
 def warmup_stable_decay(
@@ -49,19 +86,26 @@ def warmup_stable_decay(
     *,
     total_steps: int,
     warmup_share: float = 0.05,
+    warmup_steps: int | None = None,
     decay_share: float = 0.2,
     min_factor: float = 0.0,
     shape: Literal["linear", "sqrt"] = "sqrt",
-) -> LambdaLR:
+    anneal_at: Sequence[float] = (),
+) -> StableDecay:
     """Linear warm-up, the optimizer's learning rate, and over the last `decay_share` of the run down to `min_factor`.
 
     The way down is a line, or 1 - sqrt(x) of the share x of it that is done (Haegele et al. 2024, section 3; the
     schedule as a whole: Hu et al. 2024, "MiniCPM", section 4).
 
+    Args:
+        warmup_steps: in place of the share.
+        anneal_at: shares of the run, at each of which it gives a shorter run of that length, with as many steps of
+            warm-up and the same share of decay, on its way (Haegele et al. 2024, section 4).
+
     Raises:
-        ValueError: a share lies outside of [0, 1], or warm-up and decay overlap.
+        ValueError: a share lies outside of [0, 1], warm-up and decay overlap, or a shorter run has no stable phase.
     """
-    warmup = warmup_steps(total_steps, warmup_share)
+    warmup = _warmup(total_steps, warmup_share, warmup_steps)
     _check_share("decay_share", decay_share)
     _check_share("min_factor", min_factor)
     if shape not in ("linear", "sqrt"):
@@ -78,7 +122,34 @@ def warmup_stable_decay(
         done = min(1.0, (step - (total_steps - decay)) / decay)
         return min_factor + (1 - min_factor) * (1 - (done if shape == "linear" else math.sqrt(done)))
 
-    return LambdaLR(optimizer, factor)
+    return StableDecay(optimizer, factor, _branches(anneal_at, total_steps, warmup, decay_share))
+
+
+def _warmup(total_steps: int, share: float, steps: int | None) -> int:
+    if steps is None:
+        return steps_of_warmup(total_steps, share)
+    if not 0 <= steps < max(1, total_steps):
+        raise ValueError(f"warmup_steps={steps}: must be at least 0 and less than the {total_steps} steps of the run")
+    return steps
+
+
+def _branches(shares: Sequence[float], total: int, warmup: int, decay_share: float) -> tuple[Branch, ...]:
+    branches = []
+    for share in sorted(shares):
+        if not 0 < share < 1:
+            raise ValueError(f"anneal_at={share:g}: must be a share of the run, more than 0 and less than 1")
+        steps = round(total * share)
+        start = steps - round(steps * decay_share)
+        if start < max(1, warmup):
+            raise ValueError(
+                f"anneal_at={share:g}: a run of {steps} steps decays from step {start} on, before it has warmed up "
+                f"({warmup} steps); take a larger share, or a shorter warm-up"
+            )
+        if branches and branches[-1].steps == steps:
+            raise ValueError(f"anneal_at: two shares of {total} steps are {steps} steps; leave one out")
+        settings = {"total_steps": steps, "warmup_steps": warmup, "anneal_at": []}
+        branches.append(Branch(steps, start, settings))
+    return tuple(branches)
 
 
 def cyclic_restarts(
@@ -101,7 +172,7 @@ def cyclic_restarts(
     Raises:
         ValueError: a number is out of its range.
     """
-    warmup = warmup_steps(total_steps, warmup_share)
+    warmup = steps_of_warmup(total_steps, warmup_share)
     _check_share("min_factor", min_factor)
     if period_share <= 0:
         raise ValueError(f"period_share must be above 0, got {period_share}")
@@ -137,7 +208,7 @@ def one_cycle(
     Raises:
         ValueError: a number is out of its range.
     """
-    warmup_steps(total_steps, rise_share)
+    steps_of_warmup(total_steps, rise_share)
     _check_share("start_factor", start_factor)
     _check_share("end_factor", end_factor)
     if start_factor == 0 or end_factor == 0:
@@ -158,7 +229,7 @@ def _after_warmup(
     optimizer: Optimizer, total_steps: int, warmup_share: float, decay: Callable[[float], float]
 ) -> LambdaLR:
     """`decay` takes the share of the steps after the warm-up that are done."""
-    warmup = warmup_steps(total_steps, warmup_share)
+    warmup = steps_of_warmup(total_steps, warmup_share)
 
     def factor(step: int) -> float:
         if step < warmup:
