@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ablab.config import RunConfig
+from ablab.config import Node, RunConfig
 from ablab.config.schema import ExecutionConfig
 from ablab.results.record import Record
 from ablab.study.events import Observer
@@ -115,7 +115,13 @@ def _probe(runs: Sequence[PlannedRun], settings: ExecutionConfig) -> dict[int, P
 
 def _shortened(config: RunConfig) -> RunConfig:
     often = {"max_steps": STEPS, "val_check_interval": STEPS // 2, "log_every_n_steps": STEPS // 4}
-    return config.with_values({**{f"trainer.{name}": steps for name, steps in often.items()}, "logger": {}})
+    alone: Node = {"schedule.anneal_at": []} if _shares(config) else {}
+    return config.with_values({**{f"trainer.{name}": steps for name, steps in often.items()}, "logger": {}, **alone})
+
+
+def _shares(config: RunConfig) -> list[float]:
+    """At which shares of it a run gives a shorter one on its way."""
+    return list(config.options["schedule"].get("anneal_at") or [])
 
 
 def _measured(record: Record, run: PlannedRun) -> Probe:
@@ -126,8 +132,10 @@ def _measured(record: Record, run: PlannedRun) -> Probe:
         return Probe(error=record.reason or record.status)
     wall, train, evaluation = (part or 0.0 for part in parts)
     passes = 2 + any(name.startswith("test_") for name in record.metrics)
-    steps = trainer.max_steps
+    steps, shares = float(trainer.max_steps), _shares(run.config)
     wanted = math.ceil(steps / trainer.val_check_interval) + passes - 2
+    wanted += len(shares) * (passes - 1)
+    steps *= 1 + sum(shares) * float(run.config.options["schedule"].get("decay_share", 0))
     seconds = max(0.0, wall - train - evaluation) + steps * train / STEPS + wanted * evaluation / passes
     return Probe(seconds=seconds, step_seconds=train / STEPS, memory_bytes=cost.peak_memory_bytes)
 

@@ -23,6 +23,7 @@ from ablab.training.callback_group import check_callbacks
 from ablab.training.loggers import check_loggers
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.rehearsal import rehearse, rehearse_callbacks
+from ablab.training.schedules.decay import Branching
 from ablab.training.strategies.base import Parallel
 from ablab.training.warm_start import check_origin
 
@@ -128,6 +129,7 @@ class Preflight:
             _take_steps(optimizer, schedule, min(3, config.trainer.max_steps))
             if not any(group["initial_lr"] for group in optimizer.param_groups):
                 raise UserError("optimizer.lr=0: no step would change anything; give a learning rate above 0")
+            _check_branches(schedule, config.trainer.max_steps)
         except ArithmeticError as error:  # as a division by a setting that is 0
             raise UserError(f"{axis}: cannot take its first steps ({one_line(error)}): mend its settings") from error
         except UserError:
@@ -150,6 +152,15 @@ class Preflight:
             raise UserError(
                 f"trainer.precision={precision} scales gradients by a factor that changes between steps, which "
                 f"{option} cannot follow: use trainer.precision=bf16-mixed"
+            )
+
+
+def _check_branches(schedule: LRScheduler, steps: int) -> None:
+    for branch in schedule.branches if isinstance(schedule, Branching) else ():
+        if branch.steps >= steps:
+            raise UserError(
+                f"schedule.anneal_at: a run of {branch.steps} steps is no shorter one than this of {steps}: shares are "
+                "of schedule.total_steps"
             )
 
 
