@@ -30,6 +30,7 @@ from ablab.study.seed_blocks import Decide, SeedBlocks, refuse_undecidable
 from ablab.study.supervision.code import warm_up
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.trials.pilot import match_time
+from ablab.study.trials.search import Search
 from ablab.study.trials.tuning import tune
 
 
@@ -77,6 +78,10 @@ class Study:
             if self.seeds is not None:
                 refuse_undecidable(planned, self.seeds, self.comparison)
         return prepared
+
+    def search(self, runs: Sequence[Run]) -> Search:
+        """What the variants of these runs will be tuned over."""
+        return Search(self._compose, runs, self.preflight.check)
 
     def planned(self, runs: Sequence[Run]) -> list[PlannedRun]:
         """The runs with their configs."""
@@ -129,7 +134,7 @@ class Study:
                 return self._launch(runs, self.planned(runs), lock)
 
             runs = match_time(self._compose, prepared.runs, trials)
-            runs = tune(self._compose, runs, trials)
+            runs = tune(self._compose, runs, trials, self.preflight.check)
             planned = self.planned(runs)
             write_plan(self.folder, self.comparison, planned, self.seeds)
             returns = (self._launch if self.seeds is None else self._launch_in_blocks)(runs, planned, lock)

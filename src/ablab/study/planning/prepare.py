@@ -76,7 +76,7 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
     prepared = Prepared(runs, expansion.excluded)
     configs = _check(prepared, compose, preflight)
     if not prepared.errors:
-        check_tuning(prepared.runs, configs)
+        check_tuning(prepared.runs, compose, preflight.check)
         met = meet_budgets(prepared.runs, configs, preflight)
         prepared.runs, prepared.budgets = met
     return prepared
