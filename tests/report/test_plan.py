@@ -13,7 +13,7 @@ from synthetic import record, runs_of
 
 from ablab.report.plan import _ranges, show_plan
 from ablab.study.events import RunOutline
-from ablab.study.preview import Preview, Probe, Row
+from ablab.study.preview import Preview, Probe, Row, Trials
 
 
 def row(index: int, variant: str, seeds: list[int], task: str = "recall", **given: object) -> Row:
@@ -75,11 +75,12 @@ def test_the_time_left_is_that_of_the_runs_that_are_not_done_with(tmp_path: Path
         row(0, "attention=full", [0, 1, 2], done=3, probe=Probe(seconds=1000.0, memory_bytes=2**20)),
         row(1, "attention=lsh", [0, 1, 2], done=1, probe=Probe(seconds=60.0, memory_bytes=3 * 2**20)),
     ]
-    plan = preview(tmp_path, rows, jobs=2, trials=4, trial_seconds=40.0)
+    plan = preview(tmp_path, rows, jobs=2, trials=Trials(count=4, more=6, seconds=40.0))
     assert plan.seconds == (2 * 60 + 40) / 2
     _, lines = shown(plan)
     assert "6 runs: 2 variants x 3 seeds; 4 are done with" in lines
-    assert "4 runs before them, to choose learning rates or to measure speeds" in lines
+    said = "4 runs before them, to tune or to measure speeds; up to 6 more where a best lies at an end of its grid"
+    assert said in lines
     assert "time left: about 1 min 20 s, 2 side by side; 6 MiB at most (from a few steps of each variant)" in lines
 
 

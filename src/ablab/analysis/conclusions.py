@@ -66,7 +66,9 @@ def _with_second_opinions(
     for each, p, task in zip(found, raw, tasks, strict=True):
         if each.estimate and not each.preliminary:
             factor = (each.p_adjusted or 0.0) / p if p else float(count)
-            each = replace(each, second=second_opinion(each.differences, on_task[task], factor, count))
+            each = replace(
+                each, second=second_opinion(each.differences, on_task[task], factor, count, each.choice or 0.0)
+            )
         made.append(each)
     return made
 

@@ -95,7 +95,7 @@ def _is_futile(item: Comparison, seeds: SeedsConfig, alpha: float) -> bool:
         return False
     by_margin = item.margin if EQUIVALENT in seeds.stop else None
     to_come = [look for look in looks_at(seeds, alpha) if look.seeds > len(item.differences)]
-    return bool(to_come) and chance_of_decision(item.differences, to_come, by_margin) < FUTILE_BELOW
+    return bool(to_come) and chance_of_decision(item.differences, to_come, by_margin, item.choice or 0.0) < FUTILE_BELOW
 
 
 def looks_at(seeds: SeedsConfig, alpha: float) -> list[LookToCome]:

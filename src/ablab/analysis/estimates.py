@@ -36,6 +36,7 @@ class Estimate:
     standard_error: float  # of the effect
     degrees: int  # degrees of freedom of the standard error
     pairs: int  # seeds with both values
+    choice: float = 0.0  # what choosing settings by tuning adds to the standard error, as the other leg of a triangle
 
     @property
     def p_value(self) -> float:
@@ -50,7 +51,7 @@ class Estimate:
     @property
     def sd(self) -> float:
         """The standard deviation of one paired difference that the standard error stands for."""
-        return self.standard_error * math.sqrt(self.pairs)
+        return math.sqrt(max(0.0, self.standard_error**2 - self.choice**2) * self.pairs)
 
     def interval(self, confidence: float = 1 - LEVEL) -> Interval:
         """The t interval."""
@@ -75,14 +76,18 @@ class Estimate:
         return float(special.stdtr(self.degrees, -inside / self.standard_error))
 
 
-def paired(differences: Sequence[float]) -> Estimate:
-    """The estimate from two or more paired differences alone. Raises ValueError for fewer."""
+def paired(differences: Sequence[float], choice: float = 0.0) -> Estimate:
+    """The estimate from two or more paired differences alone. Raises ValueError for fewer.
+
+    Args:
+        choice: the standard error that choosing settings by tuning adds (`ablab.analysis.choice_noise`).
+    """
     if len(differences) < 2:
         raise ValueError(f"a paired estimate needs 2 differences, got {len(differences)}")
     values = np.asarray(differences, dtype=float)
     mean, sd = float(values.mean()), float(values.std(ddof=1))
     error = sd / math.sqrt(len(values)) if sd > _ROUNDING * abs(mean) else 0.0
-    return Estimate(mean, error, len(values) - 1, len(values))
+    return Estimate(mean, math.hypot(error, choice), len(values) - 1, len(values), choice)
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from ablab.analysis import conditions
+from ablab.analysis.choice_noise import choice_of
 from ablab.analysis.estimates import FEWEST_SEEDS, correlation
 from ablab.analysis.looks import Looks
 from ablab.analysis.notes import ConstantDifference
@@ -56,7 +57,14 @@ def evidence_of(runs: Runs, pairing: Pairing, direction: Direction, margin: floa
         identical=identical or bool(same),
         unchanged=same,
         blocked=blocked,
+        choice=choice_of(_sides(pairing), pairing.metric, pairing.differences),
     )
+
+
+def _sides(pairing: Pairing) -> list[tuple[float, list[Record]]]:
+    """The runs of the complete pairs, with their sign in the effect."""
+    own, base = (list(side) for side in zip(*pairing.pairs, strict=True)) if pairing.pairs else ([], [])
+    return [(1.0, own), (-1.0, base)]
 
 
 def _ends(side: dict[int, Outcome]) -> tuple[int, int]:

@@ -81,15 +81,16 @@ def raw_p_values(claim: Claim, estimate: Estimate) -> PValues:
 
     Each is the smallest level at which the comparison would make that claim if it were the only one.
     """
-    margin, looks = claim.evidence.margin, claim.evidence.looks
+    margin, looks, choice = claim.evidence.margin, claim.evidence.looks, claim.evidence.choice or 0.0
     if estimate.standard_error == 0 and claim.evidence.metric in COUNTED:
         return PValues(float(estimate.effect == 0), None if margin is None else estimate.equivalence_p(margin))
     if not looks.several:
         return PValues(estimate.p_value, None if margin is None else estimate.equivalence_p(margin))
-    difference = looks.p_value(claim.differences, lambda seen: paired(seen).p_value)
+    difference = looks.p_value(claim.differences, lambda seen: paired(seen, choice).p_value)
     if margin is None:
         return PValues(difference)
-    return PValues(difference, looks.p_value(claim.differences, lambda seen: paired(seen).equivalence_p(margin), 1))
+    equivalence = looks.p_value(claim.differences, lambda seen: paired(seen, choice).equivalence_p(margin), 1)
+    return PValues(difference, equivalence)
 
 
 def weights(on_suite: int, on_tasks: int) -> tuple[int, int]:
@@ -207,9 +208,10 @@ class _Group:
 def _estimate(claim: Claim, shared: Mapping[str, float]) -> Estimate | None:
     if not claim.counts:
         return None
+    differences, choice = claim.evidence.differences, claim.evidence.choice or 0.0
     if claim.pooled:
-        return with_shared_error(claim.evidence.differences, shared[claim.task])
-    return paired(claim.evidence.differences)
+        return with_shared_error(differences, shared[claim.task], choice)
+    return paired(differences, choice)
 
 
 def _variance(task: str, claims: Sequence[Claim]) -> float:

@@ -33,13 +33,16 @@ class LookToCome:
     equivalence_level: float = 0.0  # of the two one-sided tests against the margin
 
 
-def chance_of_decision(differences: Sequence[float], looks: Sequence[LookToCome], margin: float | None = None) -> float:
+def chance_of_decision(
+    differences: Sequence[float], looks: Sequence[LookToCome], margin: float | None = None, choice: float = 0.0
+) -> float:
     """Return the probability that one of the looks to come finds an effect, or equivalence within a margin.
 
     Args:
         differences: of the pairs there are, two or more.
         looks: at more seeds than these, in order.
         margin: None where equivalence decides nothing.
+        choice: the standard error that tuning adds, which further seeds leave as it is.
     """
     known = np.asarray(differences, dtype=float)
     pairs, mean, sd = len(known), float(known.mean()), float(known.std(ddof=1))
@@ -54,7 +57,7 @@ def chance_of_decision(differences: Sequence[float], looks: Sequence[LookToCome]
     for look in looks:
         at = look.seeds - pairs - 1
         center = sums[:, at] / look.seeds
-        error = np.sqrt(np.maximum(squares[:, at] / look.seeds - center**2, 0) / (look.seeds - 1))
+        error = np.sqrt(np.maximum(squares[:, at] / look.seeds - center**2, 0) / (look.seeds - 1) + choice**2)
         decided |= np.abs(center) > critical(look.seeds, look.level / 2) * error
         if margin is not None and look.equivalence_level > 0:
             decided |= np.abs(center) + critical(look.seeds, look.equivalence_level) * error < margin

@@ -15,18 +15,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from ablab.analysis.choice_noise import choice_of
 from ablab.analysis.dimensions import Dimension, dimensions
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, holm, paired
 from ablab.analysis.looks import Looks, looks_of
 from ablab.analysis.notes import NoValue, SeedNotRun
 from ablab.analysis.pairing import Outcome, choices, outcomes
 from ablab.results.collect import Runs
+from ablab.results.record import Record
 
 Cell = dict[int, Outcome]  # by seed
 Cells = tuple[str, str, str, str]  # the variants [a, b], [a0, b], [a, b0], [a0, b0]
@@ -53,6 +56,7 @@ class Interaction:
     differences: tuple[float, ...]  # of differences, one per complete seed, in the metric's unit
     missing: tuple[Missing, ...]  # why other seeds do not count
     level: float  # of the test and the interval
+    choice: float = 0.0  # the standard error that tuning adds
     estimate: Estimate | None = None  # None below FEWEST_SEEDS
     p_adjusted: float | None = None  # Holm's
 
@@ -211,6 +215,7 @@ def _interaction(
     missing = {seed: _missing(seed, variants, values, metric) for seed in planned}
     seeds = tuple(seed for seed in planned if not missing[seed])
     differences = tuple(_difference([[values[v][seed].value for v in four] for four in cells]) for seed in seeds)
+    choice = choice_of(_sides(cells, values, seeds), metric, differences) or 0.0
     return Interaction(
         factors=(pair[0].name, pair[1].name),
         options=options,
@@ -220,8 +225,18 @@ def _interaction(
         differences=differences,
         missing=tuple(each for found in missing.values() for each in found),
         level=looks.until(seeds).level(),
-        estimate=paired(differences) if len(differences) >= FEWEST_SEEDS else None,
+        choice=choice,
+        estimate=paired(differences, choice) if len(differences) >= FEWEST_SEEDS else None,
     )
+
+
+def _sides(cells: list[Cells], values: dict[str, Cell], seeds: Sequence[int]) -> list[tuple[float, list[Record]]]:
+    """The runs of each variant, with what they are multiplied by."""
+    weights: dict[str, float] = defaultdict(float)
+    for four in cells:
+        for sign, variant in zip((1, -1, -1, 1), four, strict=True):
+            weights[variant] += sign / len(cells)
+    return [(weight, [values[variant][seed].record for seed in seeds]) for variant, weight in weights.items()]
 
 
 def _missing(seed: int, variants: list[str], values: dict[str, Cell], metric: str) -> list[Missing]:
@@ -241,6 +256,10 @@ def _difference(cells: list[list[float]]) -> float:
 
 
 def _adjusted(items: list[Interaction], looks: Looks) -> list[Interaction]:
-    made = [dict(zip(item.seeds, item.differences, strict=True)) for item in items if item.estimate]
-    corrected = iter(holm([looks.p_value(each, lambda seen: paired(seen).p_value) for each in made]))
+    corrected = iter(holm([_p_value(item, looks) for item in items if item.estimate]))
     return [replace(item, p_adjusted=next(corrected)) if item.estimate else item for item in items]
+
+
+def _p_value(item: Interaction, looks: Looks) -> float:
+    made = dict(zip(item.seeds, item.differences, strict=True))
+    return looks.p_value(made, lambda seen: paired(seen, item.choice).p_value)

@@ -48,11 +48,15 @@ def detectable(estimate: Estimate, level: float = LEVEL) -> float:
     return _needed_noncentrality(estimate.degrees, level) * estimate.standard_error
 
 
-def seeds_for(effect: float, sd: float, level: float = LEVEL) -> int:
-    """The fewest seeds, `MOST_SEEDS` at most, that show `effect` when paired differences have `sd`."""
+def seeds_for(effect: float, sd: float, level: float = LEVEL, choice: float = 0.0) -> int:
+    """The fewest seeds, `MOST_SEEDS` at most, that show `effect` when paired differences have `sd`.
+
+    Args:
+        choice: the standard error that tuning adds, which no number of seeds makes smaller.
+    """
 
     def enough(seeds: int) -> bool:
-        return _needed_noncentrality(seeds - 1, level) * sd <= abs(effect) * math.sqrt(seeds)
+        return _needed_noncentrality(seeds - 1, level) * math.hypot(sd / math.sqrt(seeds), choice) <= abs(effect)
 
     low, high = FEWEST_SEEDS, MOST_SEEDS
     while low < high:
@@ -74,7 +78,7 @@ def seeds_needed(
     """
     ranges = [[each.sd * factor for factor in _sd_bounds(each.degrees)] for each in (estimate, own) if each]
     sds = (estimate.sd, min(low for low, _ in ranges), max(high for _, high in ranges))
-    about, least, most = (seeds_for(effect, sd, level) for sd in sds)
+    about, least, most = (seeds_for(effect, sd, level, estimate.choice) for sd in sds)
     return about, least, most
 
 

@@ -76,7 +76,11 @@ def shared_sd(comparisons: Sequence[Sequence[float]]) -> float | None:
 
 
 def second_opinion(
-    differences: Sequence[float], others: Sequence[Sequence[float]], factor: float, comparisons: int
+    differences: Sequence[float],
+    others: Sequence[Sequence[float]],
+    factor: float,
+    comparisons: int,
+    choice: float = 0.0,
 ) -> SecondOpinion:
     """The second opinion on one comparison.
 
@@ -84,8 +88,9 @@ def second_opinion(
         others: the differences of every comparison on its task, its own among them.
         factor: by which the correction multiplied the p of its t test.
         comparisons: of the study.
+        choice: as `paired` takes it.
     """
-    own, sd = paired(differences), shared_sd(others)
+    own, sd = paired(differences, choice), shared_sd(others)
     few = len(others) < 2 or sd is None
     return SecondOpinion(
         median=median(differences),
@@ -96,7 +101,7 @@ def second_opinion(
 
 
 def _p_shared(own: Estimate, sd: float, comparisons: int) -> float:
-    error = max(own.standard_error, sd / math.sqrt(own.pairs))
+    error = max(own.standard_error, math.hypot(sd / math.sqrt(own.pairs), own.choice))
     return float(2 * special.stdtr(own.degrees * comparisons, -abs(own.effect) / error))
 
 

@@ -33,11 +33,15 @@ def mean_variance(comparisons: Sequence[Sequence[float]]) -> float:
     return fmean(float(np.var(differences, ddof=1)) for differences in comparisons)
 
 
-def with_shared_error(differences: Sequence[float], variance: float) -> Estimate:
-    """The paired estimate whose variance is `variance`, that of all comparisons, where its own is smaller."""
+def with_shared_error(differences: Sequence[float], variance: float, choice: float = 0.0) -> Estimate:
+    """The paired estimate whose variance is `variance`, that of all comparisons, where its own is smaller.
+
+    Args:
+        choice: as `paired` takes it.
+    """
     own = paired(differences)
-    error = max(own.standard_error, math.sqrt(variance / own.pairs))
-    return Estimate(own.effect, error, own.degrees, own.pairs)
+    error = math.hypot(max(own.standard_error, math.sqrt(variance / own.pairs)), choice)
+    return Estimate(own.effect, error, own.degrees, own.pairs, choice)
 
 
 def corrected_for(families: tuple[int, ...]) -> float:

@@ -142,7 +142,14 @@ class Joined:
             if identical
             else (),
             blocked=blocked,
+            choice=_joined([evidence.choice for evidence in each]),
         )
+
+
+def _joined(choices: Sequence[float | None]) -> float | None:
+    """What choosing adds to the average over tasks, each of which was tuned by itself; None where it was on none."""
+    known = [choice for choice in choices if choice is not None]
+    return math.hypot(*known) / len(choices) if known else None
 
 
 def join(parts: Sequence[tuple[Pairing, Evidence]], tasks: Sequence[str]) -> list[Joined]:

@@ -67,6 +67,7 @@ class Evidence:
     identical: bool = False  # every final metric is the baseline's to the bit, or what should have differed did not
     unchanged: tuple[str, ...] = ()  # the axes that should have made a difference and made none
     blocked: OtherCorpus | None = None  # why the two cannot be compared at all
+    choice: float | None = None  # standard error that choosing tuned settings adds; None: not tuned, or not known
     floor: float | None = None  # up to which placebos differ from the baseline; None without any
 
     @property
@@ -109,7 +110,7 @@ class Evidence:
     @property
     def own_estimate(self) -> Estimate | None:
         """From its differences alone, where the standard error is pooled."""
-        return paired(self.differences) if self.preliminary else None
+        return paired(self.differences, self.choice or 0.0) if self.preliminary else None
 
     @property
     def less_stable(self) -> bool:

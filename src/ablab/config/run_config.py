@@ -17,9 +17,9 @@ from ablab.config.schema import (
     ComparisonConfig,
     ExecutionConfig,
     Node,
-    TuneConfig,
 )
 from ablab.config.seeds import SeedsConfig
+from ablab.config.tune import TuneConfig, TuneSchema
 from ablab.errors import UserError
 
 
@@ -116,7 +116,7 @@ class RunConfig:
         return {
             **self.options,
             "budget": dataclasses.asdict(self.budget),
-            "tune": dataclasses.asdict(self.tune),
+            "tune": self.tune.to_dict(),
             "comparison": dataclasses.asdict(self.comparison),
             "seeds": dataclasses.asdict(self.seeds),
             "ladder": dataclasses.asdict(self.ladder),
@@ -154,7 +154,7 @@ class RunConfig:
         )
 
 
-_PARTS: dict[str, Any] = {"budget": BudgetConfig, "tune": TuneConfig, "seeds": SeedsConfig}
+_PARTS: dict[str, Any] = {"budget": BudgetConfig, "tune": TuneSchema, "seeds": SeedsConfig}
 _PARTS |= {"comparison": ComparisonConfig, "ladder": LadderConfig}
 
 

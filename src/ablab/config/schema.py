@@ -10,11 +10,12 @@ from typing import Any, get_type_hints
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from ablab.config.axes import AXES
 from ablab.config.ladder import LadderConfig
 from ablab.config.seeds import SeedsConfig
+from ablab.config.tune import TUNABLE, TuneConfig, TuneSchema
 from ablab.errors import UserError
 
 Node = dict[str, Any]  # the option of an axis: `_target_` and its arguments; or any other tree of plain data
@@ -76,19 +77,6 @@ class BudgetConfig:
             raise UserError(f"budget.length={self.length}: must be at least 1")
 
 
-@dataclass(kw_only=True)
-class TuneConfig:
-    """Fair learning rates in a sweep: the grid that every variant gets."""
-
-    lr: list[float] | None = None  # None: every variant trains with optimizer.lr
-    seeds: list[int] = field(default_factory=lambda: [1000, 1001])  # must not be among those that are compared
-    max_steps: int | None = None  # of the tuning runs; None: as many as are compared
-
-    def __post_init__(self) -> None:
-        if self.max_steps is not None and self.max_steps < 1:
-            raise UserError(f"tune.max_steps={self.max_steps}: must be at least 1")
-
-
 SPLITS = ("validation", "test")
 INTERVALS = ("single", "simultaneous")
 
@@ -122,7 +110,7 @@ class Settings(ExecutionConfig):
     """The keys at the config's top that are no axis."""
 
     budget: BudgetConfig = field(default_factory=BudgetConfig)
-    tune: TuneConfig = field(default_factory=TuneConfig)
+    tune: TuneConfig = field(default_factory=TuneSchema)
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
     ladder: LadderConfig = field(default_factory=LadderConfig)
@@ -198,7 +186,10 @@ def check_name(name: str | None) -> None:
 
 def register_schema() -> None:
     """Make the schema known to Hydra as the config `schema`, on which conf/config.yaml builds."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    schema = OmegaConf.structured(Config)
+    for axis in TUNABLE:  # any key may stand there, as in the option that is chosen
+        OmegaConf.set_struct(schema.tune[axis], False)
+    ConfigStore.instance().store(name="schema", node=schema)
 
 
 def refuse_shadowed(sources: Iterable[Any]) -> None:

@@ -105,13 +105,17 @@ def _numbers(preview: Preview) -> list[str]:
     tasks = len({row.first.task for row in preview.rows})
     seeds = max(len(row.seeds) for row in preview.rows)
     per_task = f" on {tasks} tasks" if tasks > 1 else ""
-    beside = f" and {plural(placebos, 'placebo')}" if placebos else ""
     sizes = len({size.report.rung for size in preview.ladder}) or 1
+    beside = f" and {plural(placebos // sizes, 'placebo')}" if placebos else ""
     at = f" at {plural(sizes, 'size')}" if preview.ladder else ""
     size = f"{plural(variants // sizes, 'variant')}{beside}{per_task}{at} x {plural(seeds, 'seed')}"
     lines = [f"{plural(preview.runs, 'run')}: {size}; {preview.done} are done with"]
-    if preview.trials:
-        lines.append(f"{preview.trials} runs before them, to choose learning rates or to measure speeds")
+    if preview.trials.count:
+        more = f"; up to {preview.trials.more:,} more where a best lies at an end of its grid"
+        lines.append(
+            f"{preview.trials.count:,} runs before them, to tune or to measure speeds"
+            f"{more if preview.trials.more else ''}"
+        )
     if any(row.probe for row in preview.rows):
         side = f", {preview.jobs} side by side" if preview.jobs > 1 else ""
         known = [row.probe.memory_bytes for row in preview.rows if row.probe and row.probe.memory_bytes]

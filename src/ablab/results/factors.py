@@ -195,7 +195,8 @@ def _brought_about(record: Record) -> set[str]:
     changed = set((record.budget or {}).get("changed") or ())
     if STEPS in changed:
         changed.add("schedule.total_steps")  # which follows it
-    return changed | ({"optimizer.lr"} if record.tuning else set())
+    tuned = record.tuning or {}
+    return changed | set(tuned.get("settings") or ({"optimizer.lr"} if tuned else ()))
 
 
 def _flatten(config: Node, prefix: str = "") -> Settings:

@@ -35,11 +35,18 @@ class LadderReport:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningReport:
-    """The learning rate that was chosen for a run, and each of the grid with the mean of the primary metric."""
+    """What was chosen for a run, and all that was tried: each point of the grids on each tuning seed."""
 
-    chosen: float
-    tried: list[list[float | None]]  # None where a rate did not end well
-    edge: str | None = None  # of the grid that was tried, if the best is there: "largest" or "smallest"
+    chosen: float | None = None  # the learning rate; None where another setting alone was tuned
+    tried: list[list[float | None]] = field(default_factory=list)  # rates, where nothing else was tuned, with means
+    edge: str | None = None  # of the rates that were tried, if the best is there: "largest" or "smallest"
+    settings: Node = field(default_factory=dict)  # that were chosen, by dotted key
+    # `settings`, and `values`: of each metric one per tuning seed, None where a run did not end well.
+    points: list[Node] = field(default_factory=list)
+    metric: str | None = None  # that decided
+    direction: str = "min"
+    extended: dict[str, list[int]] = field(default_factory=dict)  # key -> steps below and above the grid that was given
+    lacking: list[str] = field(default_factory=list)  # keys that are tuned for others, and this variant has not
 
 
 def edge_of(chosen: float, tried: Collection[float]) -> str | None:

@@ -42,6 +42,15 @@ class Row:
     probe: Probe | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """The runs for tuning and for measuring speeds, before the others."""
+
+    count: int = 0
+    more: int = 0  # at most, where grids of tuning are extended
+    seconds: float | None = None  # of the count; None where that is not known
+
+
 @dataclass(kw_only=True)
 class Preview:
     """The plan of a study, and what it will cost."""
@@ -52,8 +61,7 @@ class Preview:
     errors: list[tuple[str, str]] = field(default_factory=list)  # overrides of each run that cannot work, and why
     rows: list[Row] = field(default_factory=list)
     jobs: int = 1  # runs side by side
-    trials: int = 0  # runs for tuning and for measuring speeds, before the others
-    trial_seconds: float | None = None
+    trials: Trials = field(default_factory=Trials)
     question: str = ""
     planned: Runs | None = None  # a run of each variant on each task as it will have been
     seeds: SeedsConfig | None = None  # of a study that makes its seeds in blocks
@@ -66,7 +74,7 @@ class Preview:
     @property
     def seconds(self) -> float | None:
         """How long what is left will take; None where a variant's probe did not end well, or none was made."""
-        total = self.trial_seconds or 0.0
+        total = self.trials.seconds or 0.0
         for row in self.rows:
             if row.done < len(row.seeds):
                 if row.probe is None or row.probe.seconds is None:

@@ -14,14 +14,15 @@ from ablab.results.record import Record
 from ablab.study.events import Observer
 from ablab.study.launch import finished_record
 from ablab.study.plan_file import PlannedRun
+from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import as_if_run, asked
-from ablab.study.preview import Preview, Probe, Row, Size
+from ablab.study.preview import Preview, Probe, Row, Size, Trials
 from ablab.study.run_study import Study
 from ablab.study.supervision.code import freeze_code, warm_up
 from ablab.study.supervision.supervisor import Supervisor, side_by_side
 from ablab.study.trials.pilot import ROUNDS
-from ablab.study.trials.tuning import rates_of, seeds_of
+from ablab.study.trials.search import Search
 
 STEPS = 8  # of a probe: four blocks of two, the first of which only warms up, and an evaluation after every other
 TIMEOUT_S = 120.0
@@ -51,7 +52,7 @@ def preview(study: Study, probe: bool) -> Preview:
     probes = _probe([run for run in planned if run.info in firsts], settings) if probe else {}
     for row in rows:
         row.probe = probes.get(row.first.index)
-    trials, trial_seconds = _trials(planned, rows)
+    trials = _trials(study.search(prepared.runs), prepared.runs, planned, rows)
     return Preview(
         folder=study.folder,
         runs=len(planned),
@@ -59,7 +60,6 @@ def preview(study: Study, probe: bool) -> Preview:
         rows=rows,
         jobs=jobs,
         trials=trials,
-        trial_seconds=trial_seconds,
         question=planned[0].config.question,
         planned=as_if_run(planned, study.preflight),
         seeds=study.seeds,
@@ -140,26 +140,19 @@ def _measured(record: Record, run: PlannedRun) -> Probe:
     return Probe(seconds=seconds, step_seconds=train / STEPS, memory_bytes=cost.peak_memory_bytes)
 
 
-def _trials(planned: Sequence[PlannedRun], rows: Sequence[Row]) -> tuple[int, float | None]:
-    """How many runs the study makes for itself before it compares, and how long they take altogether."""
+def _trials(search: Search, runs: Sequence[Run], planned: Sequence[PlannedRun], rows: Sequence[Row]) -> Trials:
+    """The runs that the study makes for itself before it compares, and how long they take altogether."""
     config = planned[0].config
-    rates, seeds = rates_of(config), seeds_of([run.config for run in planned])
     rounds = ROUNDS if config.budget.match == "time" else 0
-    each = len(rates) * len(seeds)
-    tuned = {row.first.index: config.tune.max_steps or row.first.steps for row in rows if _is_tuned(planned, row)}
-    count = len(tuned) * each + len(rows) * rounds
+    counts = {row.first.index: search.counts.get(runs[row.first.index].variant, 0) for row in rows}
+    count = sum(counts.values()) + len(rows) * rounds
+    found = Trials(count=count, more=search.most - search.count)
     if any(row.probe is None or row.probe.step_seconds is None for row in rows):
-        return count, None
+        return found
     seconds = 0.0
     for row in rows:
         assert row.probe is not None
         assert row.probe.step_seconds is not None
-        steps = each * tuned.get(row.first.index, 0) + rounds * config.budget.pilot_steps
-        seconds += row.probe.step_seconds * steps
-    return count, seconds
-
-
-def _is_tuned(planned: Sequence[PlannedRun], row: Row) -> bool:
-    """Whether a variant is tuned itself: of a ladder the first size is, and the others follow it."""
-    ladder = planned[row.first.index].context.ladder
-    return ladder is None or ladder.place == 0
+        tuned = counts[row.first.index] * (config.tune.max_steps or row.first.steps)
+        seconds += row.probe.step_seconds * (tuned + rounds * config.budget.pilot_steps)
+    return replace(found, seconds=seconds)

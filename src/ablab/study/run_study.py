@@ -24,13 +24,14 @@ from ablab.study.other_launcher import Launch, OtherLauncher, job_return, refuse
 from ablab.study.plan_file import PlannedRun, write_plan
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
-from ablab.study.planning.ladder import carry_tuned
+from ablab.study.planning.ladder import carry_tuned, first_size, refuse_for_one_run
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import Prepared, as_if_run, info_of, make_folder, prepare
 from ablab.study.seed_blocks import Decide, SeedBlocks, refuse_undecidable
 from ablab.study.supervision.code import warm_up
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.trials.pilot import match_time
+from ablab.study.trials.search import Search
 from ablab.study.trials.tuning import tune
 
 
@@ -78,6 +79,10 @@ class Study:
             if self.seeds is not None:
                 refuse_undecidable(planned, self.seeds, self.comparison)
         return prepared
+
+    def search(self, runs: Sequence[Run]) -> Search:
+        """What the variants of these runs will be tuned over."""
+        return Search(self._compose, first_size(runs), self.preflight.check)
 
     def planned(self, runs: Sequence[Run]) -> list[PlannedRun]:
         """The runs with their configs."""
@@ -130,7 +135,7 @@ class Study:
                 return self._launch(runs, self.planned(runs), lock)
 
             runs = match_time(self._compose, prepared.runs, trials)
-            runs = carry_tuned(runs, lambda first: tune(self._compose, first, trials))
+            runs = carry_tuned(runs, lambda first: tune(self._compose, first, trials, self.preflight.check))
             planned = self.planned(runs)
             write_plan(self.folder, self.comparison, planned, self.seeds)
             returns = (self._launch if self.seeds is None else self._launch_in_blocks)(runs, planned, lock)
@@ -183,6 +188,7 @@ def launch_overrides(
     for place, overrides in enumerate(plan):
         frozen, folder = compose(Run(overrides=list(overrides)), first + place)
         try:
+            refuse_for_one_run(frozen)
             preflight.check(frozen)
         except UserError as error:
             raise UserError(f"{error} [in the run {' '.join(overrides)}]") from error

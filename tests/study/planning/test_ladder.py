@@ -331,5 +331,5 @@ def test_the_short_form_is_for_the_sizes() -> None:
 
 def test_one_run_has_one_size(tiny_config: TinyConfig) -> None:
     refuse_for_one_run(tiny_config())
-    with pytest.raises(UserError, match="one run has one size; add -m"):
+    with pytest.raises(UserError, match="one run has one size"):
         refuse_for_one_run(tiny_config(SIZES))

@@ -16,7 +16,7 @@ import yaml
 
 from ablab.config import RunConfig, conf_folder
 from ablab.config.explain import ConfigErrors
-from ablab.config.ladder import LadderConfig
+from ablab.config.ladder import WIDTH, LadderConfig
 from ablab.config.overrides import BETWEEN_OVERRIDES, canonical
 from ablab.errors import UserError
 from ablab.results.run_context import LadderReport
@@ -25,9 +25,10 @@ from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, folder_name
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.rungs import EVERY, RATE, STEPS, Rung, rungs_of
-from ablab.study.planning.shapes import shape_of
+from ablab.study.planning.shapes import HEADS, shape_of
 
-_BASE_WIDTH = "parametrisation.base_width"
+_AXIS = "parametrisation"
+_BASE_WIDTH, _BASE_HEAD = f"{_AXIS}.base_width", f"{_AXIS}.base_head_size"
 
 
 def climb(plan: list[Run], compose: Composer, preflight: Preflight, baseline: str | None) -> list[Run]:
@@ -57,7 +58,7 @@ def climb(plan: list[Run], compose: Composer, preflight: Preflight, baseline: st
 def refuse_for_one_run(config: RunConfig) -> None:
     """Raises UserError where a run by itself asks for several sizes."""
     if config.ladder.steps:
-        raise UserError("ladder: one run has one size; add -m")
+        raise UserError("ladder: one run has one size; sweeps by ablab's own sweeper have several: add -m")
 
 
 class _Composed:
@@ -149,7 +150,7 @@ def _at(rung: Rung, run: Run, rules: LadderConfig, composed: _Composed) -> Run:
     values |= rung.settings
     if config is not None:
         values |= _rate_at(rung, config)
-        values |= _base_width(run, rules, config)
+        values |= _bases(run, rules, config)
         if _sets(run, EVERY):
             values.pop(EVERY, None)
     changed = {key: [_before(config, key), value] for key, value in values.items() if _before(config, key) != value}
@@ -172,7 +173,7 @@ def _at(rung: Rung, run: Run, rules: LadderConfig, composed: _Composed) -> Run:
 def _rate_at(rung: Rung, config: RunConfig) -> dict[str, float]:
     """The learning rate at a size; nothing where it is to be found out by tuning, which carries it on itself."""
     rate = config.options["optimizer"].get("lr")
-    if rung.rate_factor == 1 or config.tune.lr is not None or not isinstance(rate, int | float):
+    if rung.rate_factor == 1 or RATE in config.tune.grids or not isinstance(rate, int | float):
         return {}
     return {RATE: scaled_rate(rate, rung.rate_factor)}
 
@@ -182,11 +183,14 @@ def scaled_rate(rate: float, factor: float) -> float:
     return float(f"{rate * factor:.6g}")
 
 
-def _base_width(run: Run, rules: LadderConfig, config: RunConfig) -> dict[str, Any]:
-    """The width at which a parametrisation states its rates: that of the first size, unless the command says."""
-    first = rules.steps[0].get("model.d_model")
-    known = "base_width" in config.options.get("parametrisation", {})
-    return {_BASE_WIDTH: first} if known and first is not None and not _sets(run, _BASE_WIDTH) else {}
+def _bases(run: Run, rules: LadderConfig, config: RunConfig) -> dict[str, Any]:
+    """The sizes at which a parametrisation states its rates: those of the first one, unless the command says."""
+    width = rules.steps[0].get(WIDTH)
+    if width is None:
+        return {}
+    heads = shape_of(config, rules.steps[0], rules).get(HEADS, config.options["model"].get("n_heads", 1))
+    bases = {_BASE_WIDTH: width, _BASE_HEAD: max(1, width // int(heads))}
+    return {key: value for key, value in bases.items() if _before(config, key) is not None and not _sets(run, key)}
 
 
 def _anneals(run: Run, rules: LadderConfig, config: RunConfig | None) -> bool:
@@ -220,13 +224,18 @@ def _value(run: Run, key: str) -> str | None:
     return next((canonical(value) for value in values), None)
 
 
+def first_size(plan: Sequence[Run]) -> list[Run]:
+    """The runs that are tuned themselves: of a ladder those at its smallest size, which the others follow."""
+    return [run for run in plan if run.context.ladder is None or run.context.ladder.place == 0]
+
+
 def carry_tuned(plan: Sequence[Run], tune: Callable[[list[Run]], Iterable[Run]]) -> list[Run]:
     """The plan tuned: as it is without a ladder; with one at its smallest size alone, and carried on by its rules.
 
     Args:
         tune: gives runs what was found out for them.
     """
-    first = [run for run in plan if run.context.ladder is None or run.context.ladder.place == 0]
+    first = first_size(plan)
     tuned = list(tune(first))
     if len(first) == len(plan):
         return tuned

@@ -30,7 +30,7 @@ from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.budget import meet_budgets
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, expand
-from ablab.study.planning.ladder import climb
+from ablab.study.planning.ladder import climb, first_size
 from ablab.study.planning.preflight import Preflight
 from ablab.study.trials.tuning import check_tuning
 from ablab.training.begin import variant_of
@@ -78,7 +78,7 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
     prepared = Prepared(runs, expansion.excluded)
     configs = _check(prepared, compose, preflight)
     if not prepared.errors:
-        check_tuning(prepared.runs, configs)
+        check_tuning(first_size(prepared.runs), compose, preflight.check)
         met = meet_budgets(prepared.runs, configs, preflight)
         prepared.runs, prepared.budgets = met
     return prepared

@@ -137,5 +137,5 @@ def _pilot(config: RunConfig, run: Run, number: int, variant: str, index: int) -
         index=index,
         folder=[PILOT_FOLDER, variant, f"round={number}"],
         without=("budget.", f"{STEPS}=", "tune."),
-        settings=["budget.match=null", "tune.lr=null", f"{STEPS}={config.budget.pilot_steps}"],
+        settings=["budget.match=null", "tune.trials=0", f"{STEPS}={config.budget.pilot_steps}"],
     )
