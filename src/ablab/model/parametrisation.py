@@ -158,8 +158,10 @@ def _own(module: nn.Module, growth: Growth) -> float:
 
 def _growth(model: Transformer, base: Transformer, place: str, name: str) -> Growth:
     """Of a parameter of the module at `place`."""
+    module = model.get_submodule(place)
+    own = module.get_parameter(name).shape
     try:
-        own, theirs = (each.get_parameter(f"{place}.{name}".lstrip(".")).shape for each in (model, base))
+        theirs = base.get_submodule(place).get_parameter(name).shape
     except AttributeError:
         theirs = torch.Size()
     if len(own) != len(theirs):
@@ -167,7 +169,6 @@ def _growth(model: Transformer, base: Transformer, place: str, name: str) -> Gro
             f"parametrisation.base_width: the model of that width has no {place}.{name} like this one's, so that what "
             "grows with the width cannot be seen: choose a base that has the same parts"
         )
-    module = model.get_submodule(place)
     summed = _summed_over(module, name, len(own)) if module is not model.head else ()
     ratios = [a / b for a, b in zip(own, theirs, strict=True)]
     fan_in = math.prod(ratios[i] for i in summed)
