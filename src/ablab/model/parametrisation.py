@@ -115,7 +115,7 @@ class MaximalUpdate(Parametrisation):
         if hidden is not None:
             hidden = max(1, round(hidden * self.base_width / model["d_model"]))
         sizes = {"d_model": self.base_width, "n_heads": heads, "n_kv_heads": of_keys, "d_ff": hidden}
-        return {f"model.{name}": value for name, value in sizes.items()} | dict(self.base)
+        return {f"model.{name}": value for name, value in sizes.items()} | dict(_flat(self.base))
 
     @torch.no_grad()
     def apply(self, model: Transformer, base: Transformer) -> None:
@@ -133,6 +133,15 @@ class MaximalUpdate(Parametrisation):
             if layer.query_size:
                 layer.query_factor = math.sqrt(theirs[place].query_size / layer.query_size)
         model.output_factor = base.head.in_features / model.head.in_features
+
+
+def _flat(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted keys, which may be written so, or as mappings in each other."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", value
 
 
 def growths(model: nn.Module) -> dict[int, Growth]:
