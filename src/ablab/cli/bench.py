@@ -20,6 +20,7 @@ def bench(parser: argparse.ArgumentParser) -> Command:
     _bench_decode(what.add_parser("decode", help="generation, token by token, beside that of transformers"))
     _bench_strategies(what.add_parser("strategies", help="ways of spreading a run over processes, whole runs in turn"))
     _bench_links(what.add_parser("links", help="predicted step times beside those over throttled links (needs root)"))
+    _bench_widths(what.add_parser("widths", help="how training moves models of several widths, standard beside mup"))
     return lambda options: options.bench(options)
 
 
@@ -33,6 +34,37 @@ def _bench_loop(parser: argparse.ArgumentParser) -> None:
         from ablab.bench.loop import bench_loop
 
         print(bench_loop(options.overrides, options.steps, options.rounds, options.json))
+
+    parser.set_defaults(bench=command)
+
+
+def _bench_widths(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a run, for example optimizer=muon")
+    parser.add_argument(
+        "--widths", nargs="+", type=int, metavar="N", help="values of model.d_model (default: 32 64 128 256 512)"
+    )
+    parser.add_argument("--steps", type=int, default=5, help="of training (default: 5)")
+    parser.add_argument("--seeds", type=int, default=2, help="of each model (default: 2)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+    parser.add_argument(
+        "--figure", metavar="FILE", type=Path, default=Path("widths.svg"), help="the picture (default: widths.svg)"
+    )
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.bench.widths.command import WIDTHS, Request, check_widths, courses, described
+        from ablab.report.figures.widths import over_widths, require_picture, save
+
+        require_picture(options.figure)
+        request = Request(
+            overrides=options.overrides,
+            widths=options.widths or WIDTHS,
+            steps=options.steps,
+            seeds=options.seeds,
+            output=options.json,
+        )
+        cells = check_widths(request)
+        save(over_widths(courses(cells)), options.figure)
+        print(described(cells), f"the picture: {options.figure}", sep="\n")
 
     parser.set_defaults(bench=command)
 

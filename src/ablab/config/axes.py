@@ -156,6 +156,13 @@ _ENTRIES = (
         ),
     ),
     *_COMPONENTS,
+    Axis(
+        name="parametrisation",
+        kinds=("ablab.model.parametrisation.Parametrisation",),
+        governs="how initial values and learning rates follow the width",
+        mechanism="ablab.model.parametrisation.watch",
+        probe_outputs="ablab.model.parametrisation.probe_outputs",
+    ),
     Axis(name="optimizer", kinds=("torch.optim.Optimizer",), supplied=("params",)),
     Axis(
         name="schedule",

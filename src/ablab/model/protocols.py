@@ -89,6 +89,28 @@ class Grouped(Protocol):
 
 
 @runtime_checkable
+class SumsOver(Protocol):
+    """Says which dimensions of its own parameters are summed over, where those are not all but the first."""
+
+    summed_over: Mapping[str, tuple[int, ...]]  # name -> dimensions; () of a table of which rows are taken
+
+
+@runtime_checkable
+class InitialisedByFanIn(Protocol):
+    """Says that the initial values that it draws get smaller with the root of the fan-in by themselves."""
+
+    initialised_by_fan_in: bool
+
+
+@runtime_checkable
+class ScalesQueries(Protocol):
+    """Multiplies its queries by a factor that a parametrisation sets, and says how many coordinates they have."""
+
+    query_size: int  # 0 where scores do not grow with it
+    query_factor: float
+
+
+@runtime_checkable
 class ChecksLength(Protocol):
     """Says by a ValueError where its settings do not fit sequences of so many tokens; asked of the models of runs."""
 
@@ -140,7 +162,18 @@ class NeedsModalities(Protocol):
 
 OFFERS = (
     *(Measured, Penalised, PenalisedByPass, Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
-    *(PartlyActive, StacksMatrices, Grouped, ChecksLength, NeedsIds, SizesItself, WorksByUnit),
+    *(
+        PartlyActive,
+        StacksMatrices,
+        Grouped,
+        SumsOver,
+        InitialisedByFanIn,
+        ScalesQueries,
+        ChecksLength,
+        NeedsIds,
+        SizesItself,
+        WorksByUnit,
+    ),
 )
 
 

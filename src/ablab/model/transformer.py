@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.config.placebo import NUDGE, Placebo
+from ablab.model.attention.layer import scaled
 from ablab.model.block import Block
 from ablab.model.context import LayerContext
 from ablab.model.feed_forward.base import Dense, FeedForward
@@ -64,6 +65,7 @@ class Transformer(nn.Module):
     Attributes:
         modalities: names of those that an input has; none of tokens.
         each_block_once: whether a forward pass calls each block exactly once and as a whole.
+        output_factor: multiplies what the head reads; see `ablab.model.parametrisation`.
 
     Raises:
         ValueError: a size or an option is out of its range, or options do not work together (`ClashError`).
@@ -71,6 +73,7 @@ class Transformer(nn.Module):
 
     modalities: Sequence[str] = ()
     each_block_once: bool = True
+    output_factor: float = 1.0
 
     def __init__(
         self,
@@ -281,7 +284,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What the head makes of `hidden`."""
-        return self.objective.bound(self.head(hidden))
+        return self.objective.bound(self.head(scaled(hidden, self.output_factor)))
 
     def read(self, streams: Sequence[Tensor]) -> list[Tensor]:
         """What a layer fusion is given: what is read of each, (B, T, d_model). One that takes the last alone is given

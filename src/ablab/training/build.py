@@ -15,9 +15,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import RunConfig
 from ablab.config.axes import called_by
-from ablab.errors import UserError
+from ablab.config.nearest import nearest
+from ablab.errors import UserError, one_line
 from ablab.model.modal_fusion.base import NOTHING_TO_FUSE
 from ablab.model.multimodal import EncoderFactory, FeatureEncoder, MultimodalTransformer, TextEncoder
+from ablab.model.parametrisation import Parametrisation
 from ablab.model.protocols import ChecksLength, NeedsModalities, offering
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
@@ -26,6 +28,8 @@ from ablab.tasks.base import Modality, Task
 from ablab.training.build_option import build_option, component, refused
 from ablab.training.cost import count_active_parameters, count_parameters, flops_of
 from ablab.training.inference import inference_costs
+
+_PARAMETRISATION = "parametrisation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +115,8 @@ def build_strategy(config: RunConfig) -> Any:
 
 def made_of(config: RunConfig) -> str:
     """Tell the options that a model is made of, and its task: runs that share them differ in their training alone."""
-    names = ["task", "model", *(axis.name for axis in called_by("model", "multimodal"))]
-    return json.dumps([config.options[name] for name in names], sort_keys=True)
+    names = ["task", "model", _PARAMETRISATION, *(axis.name for axis in called_by("model", "multimodal"))]
+    return json.dumps([config.options.get(name) for name in names], sort_keys=True)
 
 
 def build_task(config: RunConfig) -> Task:
@@ -140,6 +144,44 @@ def model_factory(config: RunConfig, task: Task, max_length: int = 0) -> Callabl
     Args:
         max_length: tokens that it must take, where those are more than the task's.
     """
+    plain = _plain_factory(config, task, max_length)
+    if _PARAMETRISATION not in config.options:  # of an earlier version
+        return plain
+    parametrisation: Parametrisation = build_option(config, _PARAMETRISATION)
+    values = parametrisation.base_values(config.options["model"])
+    if values is None:
+        return plain
+    base = _plain_factory(_at_base(config, values), task, max_length)
+    return partial(_parametrised, parametrisation, plain, base)
+
+
+def _parametrised(
+    parametrisation: Parametrisation,
+    factory: Callable[..., Transformer],
+    base: Callable[..., Transformer],
+    **changed: Any,
+) -> Transformer:
+    model = factory(**changed)
+    try:
+        with torch.device("meta"):
+            shapes = base(**changed)
+    except (UserError, ValueError) as error:
+        raise UserError(f"parametrisation: there is no model of the base width ({one_line(error)})") from error
+    parametrisation.apply(model, shapes)
+    return model
+
+
+def _at_base(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """The config of the model of the base width."""
+    known = {f"{axis}.{key}" for axis, node in config.options.items() for key in node}
+    for key in values:
+        if key not in known:
+            raise UserError(f"parametrisation.base.{key}: no such setting{nearest(key, known)}")
+    return config.with_values(values)
+
+
+def _plain_factory(config: RunConfig, task: Task, max_length: int) -> Callable[..., Transformer]:
+    """What makes the model in the standard parametrisation."""
     option: partial[Transformer] = build_option(config, "model")
     factory = partial(  # of one piece, for who asks for its keywords
         option.func,

@@ -11,8 +11,9 @@ the loss jumps when it is inserted, one line refuses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
 from ablab.training.build import build_model
 from ablab.training.optimizers.groups import build_optimizer
+from ablab.training.optimizers.widths import GROWTH
 
 LARGEST_JUMP = 0.05  # of the loss, relative, at which a component counts as inserted near the identity
 _STATES = ("state_dict", "current_model_state")  # of a checkpoint; the second beside averaged weights
@@ -89,16 +91,23 @@ def _check_shapes(theirs: Transformer, own: Transformer) -> None:
             )
 
 
-def _members(model: Transformer) -> dict[str, list[str]]:
+def _members(model: Transformer) -> dict[tuple[Any, ...], list[str]]:
     """The names of the parameters in each of the optimizer's groups, in its order."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = build_optimizer(SGD, model).param_groups
-    return {group["name"]: [names[id(parameter)] for parameter in group["params"]] for group in groups}
+    return {_key(group): [names[id(parameter)] for parameter in group["params"]] for group in groups}
 
 
-def _take_moments(saved: StateDict, theirs: dict[str, list[str]], own: dict[str, list[str]]) -> None:
+def _key(group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells a group from others: its name, and how its parameters have grown with the width, if they have."""
+    return group.get("name"), *group.get(GROWTH, ())
+
+
+def _take_moments(
+    saved: StateDict, theirs: dict[tuple[Any, ...], list[str]], own: dict[tuple[Any, ...], list[str]]
+) -> None:
     """Order what an optimizer remembers of the trunk's parameters as this run has them."""
-    groups = {group.get("name"): group for group in saved["param_groups"]}
+    groups = {_key(group): group for group in saved["param_groups"]}
     sizes = {name: len(group["params"]) for name, group in groups.items()}
     if sizes != {name: len(members) for name, members in theirs.items()} or [*theirs] != [*own]:
         raise UserError(

@@ -22,7 +22,7 @@ from ablab.model.transformer import Transformer
 from ablab.results.record import KEPT_EVALUATIONS
 from ablab.tasks.base import Batch, EvalBatch, Inputs, Task
 from ablab.training.gradients import clip, parameters_of, ratio, unscale
-from ablab.training.optimizers.groups import build_optimizer
+from ablab.training.optimizers.groups import base_rate, build_optimizer
 from ablab.training.strategies.base import parallel
 from ablab.training.totals import EvaluationTotals
 
@@ -119,7 +119,7 @@ class TrainingModule(LightningModule):
         # The last step of a run is followed by an evaluation, wherever it falls.
         last = self.trainer.global_step + 1 == self.trainer.max_steps
         measured = last or (batch_idx + 1) % int(self.trainer.val_check_batch or 1) == 0
-        self.learning_rates.append(float(optimizer.param_groups[0]["lr"]))
+        self.learning_rates.append(base_rate(optimizer.param_groups))
         before: list[Tensor] = []
 
         def closure() -> Any:

@@ -175,7 +175,7 @@ class SavedRun:
 
 def admit_model(config: RunConfig, source: Path, trust: bool) -> None:
     """Let the task and the model of a config that was read from `source` be built, or raise UserError."""
-    built = ("task", "model", *(axis.name for axis in called_by("model", "multimodal")))
+    built = ("task", "model", "parametrisation", *(axis.name for axis in called_by("model", "multimodal")))
     admit([{axis: config.options.get(axis) for axis in built}], source, trust)
 
 

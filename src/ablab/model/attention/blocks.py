@@ -84,6 +84,8 @@ class Compression(nn.Module):
 class _Linear(nn.Linear):
     """With initial values that keep the variance: a compressed key starts about as large as a key."""
 
+    initialised_by_fan_in = True
+
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         if name == "weight":
             parameter.normal_(std=self.in_features**-0.5, generator=generator)

@@ -23,6 +23,7 @@ from ablab.model.attention.layer import (
     gated,
     join_heads,
     output_of,
+    scaled,
     split_heads,
 )
 from ablab.model.context import LayerContext
@@ -91,7 +92,7 @@ class CompressedAttention(AttentionLayer):
             raise ValueError(
                 f"attention.rope_size={rope_size} must be even, from 2 to the {size} coordinates of a head"
             )
-        self.head_size = size
+        self.head_size = self.query_size = size
         self.rope = Rope(replace(spec, d_model=rope_size, n_heads=1, n_kv_heads=None), base=rope_base)
         self.query_latent: nn.Module = nn.Identity()
         if q_rank is not None:
@@ -158,7 +159,7 @@ class CompressedAttention(AttentionLayer):
         """Queries and the keys, which are the values, too: not yet rotated."""
         q = split_heads(self.query(latent), self.head_size)
         k: Tensor = self.key_norm(split_heads(self.key(x), self.head_size))
-        return rms_norm(q, q.shape[-1:], eps=1e-6), k
+        return scaled(rms_norm(q, q.shape[-1:], eps=1e-6), self.query_factor), k
 
 
 def _check(spec: LayerSpec, switches: Switches) -> None:

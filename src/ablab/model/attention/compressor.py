@@ -35,6 +35,7 @@ class Compressor(nn.Module):
     """
 
     parameter_groups: ClassVar = {"place": "not_decayed"}  # as any table of positions
+    summed_over: ClassVar = {"place": ()}
 
     def __init__(self, spec: LayerSpec, *, size: int, block: int, overlap: bool, rope: Rope) -> None:
         super().__init__()

@@ -34,10 +34,14 @@ class AttentionLayer(nn.Module):
         takes_values: `LayerContext.values` acts on its values.
         rotates: whether it has queries and keys for the position to rotate.
         groups_heads: whether heads of keys and values may be fewer than those of queries (`model.n_kv_heads`).
+        query_size: coordinates of queries over which scores are sums; 0 where keys have length one.
+        query_factor: multiplies queries; see `ablab.model.parametrisation`.
     """
 
     takes_values = False
     groups_heads = True
+    query_size = 0
+    query_factor = 1.0
     core: AttentionCore | Recurrence
     rotates: bool = True
 
@@ -111,6 +115,7 @@ class MultiHeadAttention(AttentionLayer):
         super().__init__()
         width = spec.kv_heads * spec.head_size
         self.head_size, self.share_qk = spec.head_size, core.share_qk
+        self.query_size = 0 if core.share_qk else spec.head_size
         self._heads = spec.kv_heads
         self.query = nn.Linear(spec.d_model, spec.d_model, bias=spec.bias)
         if not self.share_qk:
@@ -157,7 +162,7 @@ class MultiHeadAttention(AttentionLayer):
             k = normalize(q, dim=-1, eps=SHORTEST)
         else:
             q, k = rotate(q, normed(split_heads(self.key(x), self.head_size), self.key_norm))
-        return q, k, split_heads(self.value(x), self.head_size)
+        return scaled(q, self.query_factor), k, split_heads(self.value(x), self.head_size)
 
 
 class HeadNorm(nn.RMSNorm):
@@ -170,6 +175,11 @@ class HeadNorm(nn.RMSNorm):
 def normed(x: Tensor, norm: nn.Module | None) -> Tensor:
     """What a norm makes of x; x as it is without one."""
     return x if norm is None else norm(x)
+
+
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """x times a factor; x as it is where that is 1."""
+    return x if factor == 1 else x * factor
 
 
 def gate_of(spec: LayerSpec, core: AttentionCore) -> nn.Linear | None:

@@ -19,7 +19,7 @@ from ablab.model.attention.absorbed import LatentCache, absorbed_attention, by_h
 from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches
 from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.full import FullAttention
-from ablab.model.attention.layer import AttentionLayer, Rotate, gate_of, gated, join_heads, split_heads
+from ablab.model.attention.layer import AttentionLayer, Rotate, gate_of, gated, join_heads, scaled, split_heads
 from ablab.model.context import LayerContext
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.position import Rope
@@ -74,6 +74,7 @@ class LatentLayer(AttentionLayer):
         if rope_size % 2:
             raise ValueError(f"rope_size must be even, got {rope_size}")
         self.head_size, self.rope_size, self.kv_rank = size, rope_size, kv_rank
+        self.query_size = size + rope_size
         self.query_latent: nn.Module = nn.Identity()
         if q_rank is not None:
             require_at_least(1, "q_rank", q_rank)
@@ -108,7 +109,7 @@ class LatentLayer(AttentionLayer):
 
     def _compressed(self, x: Tensor, queries: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, head_size + rope_size), latents (B, T, kv_rank) and rotated keys (B, T, rope_size)."""
-        q = split_heads(self.query(queries), self.head_size + self.rope_size)
+        q = scaled(split_heads(self.query(queries), self.head_size + self.rope_size), self.query_factor)
         q, q_rotated = q.split([self.head_size, self.rope_size], dim=-1)
         q_rotated, k_rotated = rotate(q_rotated, split_heads(self.rotated_key(x), self.rope_size))
         return torch.cat([q, q_rotated], dim=-1), self.latent(x), k_rotated.squeeze(1)

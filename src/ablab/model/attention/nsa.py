@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ablab.model.attention.base import DropoutPlace, Switches
 from ablab.model.attention.cache import LayerCache, Step
-from ablab.model.attention.layer import AttentionLayer, HeadNorm, Rotate, join_heads, normed, split_heads
+from ablab.model.attention.layer import AttentionLayer, HeadNorm, Rotate, join_heads, normed, scaled, split_heads
 from ablab.model.attention.nsa_core import BRANCHES, NativeSparseCore
 from ablab.model.context import LayerContext
 from ablab.model.initialisation import ResidualLinear
@@ -54,6 +54,7 @@ class NativeSparseAttention(AttentionLayer):
             )
         d, branches = spec.d_model, len(BRANCHES)
         self.head_size = spec.head_size
+        self.query_size = spec.head_size
         self.query = nn.Linear(d, d, bias=spec.bias)
         self.key = nn.Linear(d, branches * spec.kv_heads * spec.head_size, bias=spec.bias)
         self.value = nn.Linear(d, branches * spec.kv_heads * spec.head_size, bias=spec.bias)
@@ -99,6 +100,7 @@ class NativeSparseAttention(AttentionLayer):
         q = normed(split_heads(self.query(x), self.head_size), self.query_norm)
         keys = split_heads(self.key(x), branches * self.head_size).unflatten(-1, (branches, self.head_size))
         compressed, *others = normed(keys, self.key_norm).unbind(-2)
+        q = scaled(q, self.query_factor)
         turned, keys = rotate(q, torch.cat(others, dim=1))
         k = torch.cat([compressed, *keys.chunk(len(others), dim=1)], dim=-1)
         v = split_heads(self.value(x), branches * self.head_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ class DepthAttention(Residual):
     """
 
     is_stream = False
+    summed_over: ClassVar = {"query": (0,)}
 
     def __init__(self, spec: LayerSpec, *, place: int, group: int = 1) -> None:
         super().__init__(spec, place=place)
@@ -58,6 +60,8 @@ class DepthAttention(Residual):
 
 class LastRead(Ends):
     """The state begins as the embedded tokens alone; in the end it is read as a part would read it."""
+
+    summed_over: ClassVar = {"query": (0,)}
 
     def __init__(self, spec: LayerSpec, group: int) -> None:
         super().__init__()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from ablab.config import Node
+from ablab.model.parametrisation import Growth, growths
 from ablab.model.position import Position
 from ablab.model.protocols import Grouped, StacksMatrices
+from ablab.training.optimizers.widths import FACTOR, GROWTH, follow_widths
 
 
 def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
@@ -20,14 +23,15 @@ def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Opti
     embeddings of rare tokens would fade. A tied embedding counts as an embedding, and so does a table of positions. The
     groups have names: "matrices" (of the blocks), "experts" (stacks of matrices, where there are any), "kernels" (of
     convolutions that say so), "head" (where it is a matrix of its own) and "not_decayed". A component may say of a
-    parameter of its own which of these is its place.
+    parameter of its own which of these is its place. Where learning rates follow the width of the model there are
+    several groups of one name, each with a rate of its own (`ablab.training.optimizers.widths`).
     """
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding | Position)]
     embeddings = {id(parameter) for table in tables for parameter in table.parameters(recurse=False)}
     stacks = [module for module in model.modules() if isinstance(module, StacksMatrices) and module.stacks_matrices]
     stacked = {id(parameter) for stack in stacks for parameter in stack.parameters(recurse=False)}
-    told = dict(_told(model))
-    members: dict[str, list[nn.Parameter]] = {name: [] for name in GROUPS}
+    told, grown = dict(_told(model)), growths(model)
+    members: dict[str, dict[Growth | None, list[nn.Parameter]]] = {name: {} for name in GROUPS}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -40,9 +44,24 @@ def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Opti
             place = "experts"
         else:
             place = "head" if name == "head.weight" else "matrices"
-        members[place].append(parameter)
-    groups: list[dict[str, Any]] = [{"params": own, "name": name} for name, own in members.items() if own]
-    return factory([group | ({"weight_decay": 0.0} if group["name"] == "not_decayed" else {}) for group in groups])
+        members[place].setdefault(grown.get(id(parameter)), []).append(parameter)
+    groups = [_group(name, growth, own) for name, each in members.items() for growth, own in each.items()]
+    optimizer = factory(groups)
+    follow_widths(optimizer)
+    return optimizer
+
+
+def _group(name: str, growth: Growth | None, parameters: list[nn.Parameter]) -> dict[str, Any]:
+    group: dict[str, Any] = {"params": parameters, "name": name}
+    if name == "not_decayed":
+        group["weight_decay"] = 0.0
+    return group if growth is None else group | {GROWTH: astuple(growth)}
+
+
+def base_rate(groups: Sequence[dict[str, Any]]) -> float:
+    """The learning rate at the moment, of which each group of an optimizer may have a part, by the width."""
+    group = groups[0]
+    return float(group["lr"]) / float(group.get(FACTOR, 1.0))
 
 
 GROUPS = ("matrices", "experts", "kernels", "head", "not_decayed")

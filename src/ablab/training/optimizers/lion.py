@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class Lion(Optimizer):
     Raises:
         ValueError: a value is out of its range.
     """
+
+    width_rule: ClassVar = "elementwise"  # see `ablab.training.optimizers.widths`
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class Muon(MatrixRule):
         nesterov: look ahead along the momentum.
         ns_steps: Newton-Schulz iterations.
     """
+
+    width_rule: ClassVar = "spectral"  # see `ablab.training.optimizers.widths`
 
     def __init__(self, params: Iterable[Any], *, momentum: float, nesterov: bool, ns_steps: int) -> None:
         super().__init__(params, {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps})

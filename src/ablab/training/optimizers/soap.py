@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class Soap(MatrixRule):
         frequency: steps from one update of the bases to the next.
         max_size: of a side that has a basis.
     """
+
+    width_rule: ClassVar = "elementwise"  # see `ablab.training.optimizers.widths`
 
     def __init__(
         self, params: Iterable[Any], *, betas: tuple[float, float], eps: float, frequency: int, max_size: int
