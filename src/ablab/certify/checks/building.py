@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ablab.certify.outcomes import Failed, require
@@ -12,7 +14,7 @@ from ablab.errors import UserError
 from ablab.study.planning.preflight import check_options
 
 
-def settings(subject: Subject) -> str:
+def settings(subject: Any) -> str:
     """Settings are known by name and type, so that a misspelt or wrong one is refused before anything runs."""
     axis, node = subject.axis, subject.node
     check_options(axis, subject.config.options)

@@ -100,9 +100,10 @@ def sharded(subject: Subject) -> str:
     expected = gradients(plain, loss(plain, inputs, targets))
     with _alone():
         model = subject.fresh()
+        single = {each for each in model.parameters() if not each.ndim}  # which every process has
         for _, block in model.layers():
-            fully_shard(block)
-        fully_shard(model)
+            fully_shard(block, ignored_params=single)
+        fully_shard(model, ignored_params=single)
         loss(model, inputs, targets).backward()
         found = {name: _whole(each.grad) for name, each in model.named_parameters()}
         names = set(model.state_dict())
