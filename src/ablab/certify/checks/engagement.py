@@ -196,6 +196,7 @@ def _claim(subject: Subject, model: Model) -> str | None:
                 return f"starts_as = {each.starts_as}"
     for module in subject.own(model).values():
         for each in (module, getattr(module, "core", module)):
-            if found := IDENTITY.search(type(each).__doc__ or ""):
+            found = IDENTITY.search(type(each).__doc__ or "")
+            if found and not re.search(r"\b(not|near|nearly|almost)\b", found[0]):
                 return " ".join(found[0].split())
     return None

@@ -84,6 +84,8 @@ def reached(subject: Subject) -> str:
     """Every parameter gets a gradient, and not one of zeros; nothing beside it has lost its own."""
     model, usual = subject.model(), subject.model(usual=True)
     own = subject.own_parameters(model)
+    frozen = [name for name, each in own.items() if not each.requires_grad]
+    require(not frozen, f"{', '.join(frozen)}: asks for no gradient; what is not to be learned is a buffer")
     sizes, touched = _reach(subject, model)
     theirs, _ = _reach(subject, usual)
     for name, size in sizes.items():
