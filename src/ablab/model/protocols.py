@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
@@ -160,20 +160,32 @@ class NeedsModalities(Protocol):
     needs_several: bool
 
 
+@runtime_checkable
+class StartsAs(Protocol):
+    """Says which option of its axis it is before training: its name, or "identity" for none at all. "" says nothing."""
+
+    starts_as: str
+
+
+@runtime_checkable
+class SpeedSettings(Protocol):
+    """Names those of its settings that change how fast it is, or what memory it takes, and nothing that it gives."""
+
+    speed_settings: Sequence[str]
+
+
+@runtime_checkable
+class BreaksGraph(Protocol):
+    """Says why `torch.compile` cannot have it in one graph; `ablab verify` then asks for equal outputs alone."""
+
+    breaks_graph: str
+
+
 OFFERS = (
     *(Measured, Penalised, PenalisedByPass, Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
-    *(
-        PartlyActive,
-        StacksMatrices,
-        Grouped,
-        SumsOver,
-        InitialisedByFanIn,
-        ScalesQueries,
-        ChecksLength,
-        NeedsIds,
-        SizesItself,
-        WorksByUnit,
-    ),
+    *(PartlyActive, StacksMatrices, Grouped, SumsOver, InitialisedByFanIn, ScalesQueries),
+    *(ChecksLength, NeedsIds, SizesItself, WorksByUnit),
+    *(StartsAs, SpeedSettings, BreaksGraph),
 )
 
 
