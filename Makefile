@@ -30,8 +30,8 @@ five-claims-quick: install ## the same in a few steps of three seeds each: preli
 browser: ## install Chromium (Debian's package, as root), in which tests open the report and the dashboard
 	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
-test: install ## run the whole test suite, on as many cores as there are, four at most
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+test: install ## run the whole test suite, on as many cores as there are, four at most, and with a worker more than that
+	$(BIN)/pytest --numprocesses auto --maxprocesses 5 --dist worksteal
 
 test-fast: install ## run the tests that take less than a few seconds each
 	$(BIN)/pytest -m "not slow"

@@ -7,14 +7,17 @@ import csv
 import functools
 import os
 from collections.abc import Callable, Iterator
+from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
+import commands
 import hypothesis
 import pytest
 import torch
 from composed_once import composed_once
 from composing import composed
+from forks import taking
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
@@ -66,6 +69,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _composed_once() -> Iterator[None]:
     with composed_once():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_imports_for_seconds() -> Iterator[None]:
+    """The process that runs are forked from is itself forked, each time that another is needed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(util, "spawnv_passfds", taking(commands.spare))
         yield
 
 

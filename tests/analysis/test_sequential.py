@@ -74,17 +74,17 @@ def test_spending_functions_give_the_published_bounds(shape: Shape, bounds: list
 
 
 BOUNDARIES = {
-    "pocock": fixed(PLANNED, "pocock"),
-    "obrien_fleming": fixed(PLANNED, "obrien_fleming"),
-    "lan_demets_pocock": spending(PLANNED, "pocock", 10),
-    "lan_demets_obf": spending(PLANNED, "obrien_fleming", 10),
-    "departing": departing(PLANNED, nested((4, 7, 10)), "pocock"),
+    "pocock": lambda: fixed(PLANNED, "pocock"),
+    "obrien_fleming": lambda: fixed(PLANNED, "obrien_fleming"),
+    "lan_demets_pocock": lambda: spending(PLANNED, "pocock", 10),
+    "lan_demets_obf": lambda: spending(PLANNED, "obrien_fleming", 10),
+    "departing": lambda: departing(PLANNED, nested((4, 7, 10)), "pocock"),
 }
 
 
 @pytest.mark.parametrize("name", BOUNDARIES)
 def test_a_study_errs_at_its_level_whatever_that_is(name: str) -> None:
-    boundary = BOUNDARIES[name]
+    boundary = BOUNDARIES[name]()
     for alpha in (0.001, 0.00625, 0.025, 0.05):
         assert float(crossed(boundary, alpha).any(0).mean()) == near(alpha)
         assert error_of(PLANNED, boundary.at(alpha)) == near(alpha)
@@ -94,7 +94,7 @@ def test_a_study_errs_at_its_level_whatever_that_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOUNDARIES)
 def test_the_sequential_p_is_the_level_at_which_the_boundary_was_crossed(name: str) -> None:
-    boundary = BOUNDARIES[name]
+    boundary = BOUNDARIES[name]()
     for alpha in (1e-5, 0.0013, 0.05, 0.15):
         for look, level in enumerate(boundary.at(alpha)):
             before = [1.0] * look

@@ -2,7 +2,8 @@
 
 Behind the fork all is as for `python -m ablab`: working folder, environment, where Python looks for modules, signals,
 the processes that the command starts itself. The process that its runs are forked from is forked, too, from one that
-has seen nothing of the command (`forks.Spare`). `tests/test_new_axis.py` and torchrun start commands in full.
+has seen nothing of the command (`forks.Spare`); so is that of commands in the process of the tests, which are told to
+replace it time and again. `tests/test_new_axis.py` and torchrun start commands in full.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
-from forks import keep_spares, run_to_the_end
+from forks import Spare, adopting, await_work, fork_orphan, keep_spares, run_to_the_end
 from processes import wait_for
 
 _SERVER = """
 import json, sys
-sys.path[:] = json.loads(sys.argv[1])
+fresh, sys.path[:] = list(sys.path), json.loads(sys.argv[1])
 import ablab.cli.application, ablab.cli.commands, ablab.report.conclude, ablab.study.run_study, ablab.training.run
 import commands
-commands.serve()
+commands.serve(fresh)
 """
 
 
@@ -108,14 +111,44 @@ class _Server:
         return self._process.poll() is not None
 
 
-def serve() -> None:
-    """Fork a process for each line of stdin."""
+def spare() -> Spare | None:
+    """A child of this process that sees nothing of it, to become the process that runs are forked from."""
+    if sys.platform != "linux":
+        return None
+    with socket.socket(socket.AF_UNIX) as listener, adopting():
+        listener.bind("")  # any name that is free
+        listener.listen()
+        listener.settimeout(180.0)
+        _Server.the().ask({"spare": listener.getsockname().decode()})
+        to_it, _ = listener.accept()
+        pid = int.from_bytes(to_it.recv(8), "big")
+    return Spare(pid, to_it)
+
+
+def serve(fresh: list[str]) -> None:
+    """Fork a process for each line of stdin.
+
+    Args:
+        fresh: where a Python that was just started looks for modules.
+    """
     for line in sys.stdin:
         asked = json.loads(line)
+        if "spare" in asked:
+            if fork_orphan():
+                _wait_as_a_spare(asked["spare"], fresh)
+            continue
         sys.path[:] = asked.pop("path")
         if os.fork() == 0:
             _wait_for_child(Path(asked["folder"]))
             run_to_the_end(functools.partial(_become, **asked))
+
+
+def _wait_as_a_spare(path: str, fresh: list[str]) -> NoReturn:
+    sys.path[:] = fresh
+    own = socket.socket(socket.AF_UNIX)
+    own.connect(path)
+    own.sendall(os.getpid().to_bytes(8, "big"))
+    await_work(own)
 
 
 def _wait_for_child(folder: Path) -> None:
