@@ -4,13 +4,15 @@ An effect at compute C is taken for one of several forms of x = log(C / largest 
 
     effect(x) = a                    it stays
     effect(x) = a exp(-beta x)       it shrinks by a power of compute, as a loss above its floor does
+    effect(x) = a + b exp(-0.6 x)    it settles: small models are odd
     effect(x) = a + b x              it changes by as much with each tenfold compute
     ... + w(x)                       a Brownian walk that is 0 at the largest size: what no form has foreseen
 
 Each form with each size of walk is weighed by how probable it makes the effects that were seen (Bayesian model
 averaging; Hoeting et al. 1999). The level a may be anything, a tenfold compute is thought to change the effect by about
-half of what effects are (b), and the walk to move by up to a quarter. Effects have the noise of their seeds, whose
-variance follows the size (`smoothed`). Tails are Student's, with the degrees of freedom of that variance.
+half of what effects are, oddness to be as large as they are, and the walk to move by up to a quarter. Effects have the
+noise of their seeds, whose variance follows the size (`smoothed`). Tails are Student's, with the degrees of freedom of
+that variance.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ Array = NDArray[np.float64]
 
 COVERAGE = 0.9  # of the interval of a forecast
 TENFOLD = math.log(10)
-BETAS = (0.15, 0.3, 0.6)  # exponents of the forms that shrink
+BETAS = (0.15, 0.3, 0.6, 1.2)  # exponents of the forms that shrink
 WALKS = (0.0, 0.1, 0.25)  # standard deviations of a walk over tenfold compute, in the scale of the effects
-_WALK_WEIGHTS = (0.45, 0.35, 0.2)
-_FORM_WEIGHTS = (0.3, *(0.4 / len(BETAS) for _ in BETAS), 0.3)  # it stays, it shrinks, it changes by steps
-_SLOPE = 0.5  # standard deviation of the change with each tenfold compute, in the scale of the effects
-_LEVEL = 100.0  # standard deviations of the level, in the scale of the effects: it may be anything
+_WALK_WEIGHTS = (0.65, 0.25, 0.1)
+# It stays, it shrinks, it settles, it changes by steps.
+_FORM_WEIGHTS = (0.2, *(0.3 / len(BETAS) for _ in BETAS), 0.1, 0.4)
+_SETTLING = 0.6
+_SLOPE = 0.6  # standard deviation of the change with each tenfold compute, in the scale of the effects
+_LEVEL = 30.0  # standard deviations of the level, in the scale of the effects: it may be anything
 _TREND = 0.25  # standard deviation of the slope of log variance over log compute
 
 
@@ -85,6 +89,7 @@ class Forecast:
         means, covariances: of each form, of the effects first, now and then.
         noise: variance of the mean over as many new seeds, then.
         degrees: of freedom of all of it.
+        least: variance that rounding leaves.
     """
 
     x: float
@@ -93,6 +98,7 @@ class Forecast:
     covariances: Array
     noise: float
     degrees: float
+    least: float
 
     @property
     def effects(self) -> Array:
@@ -110,8 +116,14 @@ class Forecast:
     def below(self, along: Sequence[float], bound: float = 0.0, noise: float = 0.0) -> float:
         """The probability that a combination of the three (and noise) is below the bound."""
         of = np.asarray(along, dtype=float)
-        variances = np.einsum("kij,i,j->k", self.covariances, of, of) + noise
+        variances = np.maximum(np.einsum("kij,i,j->k", self.covariances, of, of) + noise, self.least)
         return float(self.weights @ special.stdtr(self.degrees, (bound - self.means @ of) / np.sqrt(variances)))
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval of the effect then, as it would be measured, lies on one side of 0."""
+        under = self.below((0, 0, 1), noise=self.noise)
+        return min(under, 1 - under) < (1 - COVERAGE) / 2
 
     def sign_p(self, *along: float) -> float:
         """The two-sided probability that a combination of the three has the other sign than it seems to have."""
@@ -168,7 +180,7 @@ def forecast(seen: Seen, at: float, seeds: float | None = None) -> Forecast:
     kernel, prior = _components(tuple(np.append(seen.x - last, at - last)))
     weights, means, covariances = _posterior(kernel * scale**2, prior, seen.effects, noise)
     new = float(variances[-1]) / (seeds or float(seen.counts[-1]))
-    return Forecast(at, weights, means, covariances, new, seen.degrees)
+    return Forecast(at, weights, means, covariances, new, seen.degrees, (1e-6 * scale) ** 2)
 
 
 @lru_cache(maxsize=64)
@@ -184,7 +196,9 @@ def _components(x: tuple[float, ...]) -> tuple[Array, Array]:
     shrinking = [np.exp(-beta * place) for beta in BETAS]
     levels = [np.outer(form, form) * (_LEVEL / form[: len(x) - 1].mean()) ** 2 for form in (ones, *shrinking)]
     steps = _LEVEL**2 * np.outer(ones, ones) + np.outer(place, place) * (_SLOPE / TENFOLD) ** 2
-    kernels = [form + size**2 * walk for form in (*levels, steps) for size in WALKS]
+    odd = np.exp(-_SETTLING * (place - place.min()))
+    settles = _LEVEL**2 * np.outer(ones, ones) + np.outer(odd, odd)
+    kernels = [form + size**2 * walk for form in (*levels, settles, steps) for size in WALKS]
     prior = [of_form * of_walk for of_form in _FORM_WEIGHTS for of_walk in _WALK_WEIGHTS]
     return np.stack(kernels), np.array(prior)
 
