@@ -30,12 +30,13 @@ Array = NDArray[np.float64]
 
 COVERAGE = 0.9  # of the interval of a forecast
 TENFOLD = math.log(10)
-BETAS = (0.15, 0.3, 0.6, 1.2)  # exponents of the forms that shrink
+BETAS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.6)  # exponents of the forms that shrink
 WALKS = (0.0, 0.1, 0.25)  # standard deviations of a walk over tenfold compute, in the scale of the effects
 _WALK_WEIGHTS = (0.65, 0.25, 0.1)
 # It stays, it shrinks, it settles, it changes by steps.
 _FORM_WEIGHTS = (0.2, *(0.3 / len(BETAS) for _ in BETAS), 0.1, 0.4)
 _SETTLING = 0.6
+_RECENT = 3  # sizes, the largest, whose effects are the scale
 _SLOPE = 0.6  # standard deviation of the change with each tenfold compute, in the scale of the effects
 _LEVEL = 30.0  # standard deviations of the level, in the scale of the effects: it may be anything
 _TREND = 0.25  # standard deviation of the slope of log variance over log compute
@@ -90,6 +91,7 @@ class Forecast:
         noise: variance of the mean over as many new seeds, then.
         degrees: of freedom of all of it.
         least: variance that rounding leaves.
+        line: (effect then, its standard error) of the straight line through the effects, without any beliefs.
     """
 
     x: float
@@ -99,6 +101,7 @@ class Forecast:
     noise: float
     degrees: float
     least: float
+    line: tuple[float, float]
 
     @property
     def effects(self) -> Array:
@@ -124,6 +127,14 @@ class Forecast:
         """Whether the interval of the effect then, as it would be measured, lies on one side of 0."""
         under = self.below((0, 0, 1), noise=self.noise)
         return min(under, 1 - under) < (1 - COVERAGE) / 2
+
+    @property
+    def line_p(self) -> float:
+        """The one-sided p value of the straight line that the effect then has the sign that the mixture gives it."""
+        effect, error = self.line
+        return float(
+            special.stdtr(self.degrees, -math.copysign(1.0, self.then) * effect / max(error, math.sqrt(self.least)))
+        )
 
     def sign_p(self, *along: float) -> float:
         """The two-sided probability that a combination of the three has the other sign than it seems to have."""
@@ -176,11 +187,19 @@ def forecast(seen: Seen, at: float, seeds: float | None = None) -> Forecast:
     last = float(seen.x[-1])
     variances = smoothed(seen, np.append(seen.x, at))
     noise = variances[:-1] / seen.counts
-    scale = max(float(np.median(np.abs(seen.effects))), math.sqrt(float(np.median(noise))), 1e-300)
+    scale = max(float(np.median(np.abs(seen.effects[-_RECENT:]))), math.sqrt(float(np.median(noise))), 1e-300)
     kernel, prior = _components(tuple(np.append(seen.x - last, at - last)))
     weights, means, covariances = _posterior(kernel * scale**2, prior, seen.effects, noise)
     new = float(variances[-1]) / (seeds or float(seen.counts[-1]))
-    return Forecast(at, weights, means, covariances, new, seen.degrees, (1e-6 * scale) ** 2)
+    least = (1e-6 * scale) ** 2
+    return Forecast(at, weights, means, covariances, new, seen.degrees, least, _line(seen, noise + least, at))
+
+
+def _line(seen: Seen, noise: Array, at: float) -> tuple[float, float]:
+    """The effect at log compute `at` and its standard error, of the weighted straight line."""
+    design = np.stack([np.ones_like(seen.x), seen.x - at], 1)
+    covariance = np.linalg.inv(design.T / noise @ design)
+    return float((covariance @ (design.T / noise @ seen.effects))[0]), math.sqrt(float(covariance[0, 0]))
 
 
 @lru_cache(maxsize=64)

@@ -2,13 +2,14 @@
 
 Three effects of the same forecast count: at the smallest compute (first), at the largest (now) and beyond (then).
 
-* HOLDS: the sign then is resolved, and is that of now, which is resolved, too. (A sign then is resolved where its p says
-  so and the interval of the forecast lies on one side of 0.)
+* HOLDS: the sign then is resolved, and is that of now, which is resolved, too.
 * FADES: the effect now is resolved, and then less than half of it is left, in either direction.
 * REVERSES: the sign then is resolved, and contrary to that of now, or of first where now is between.
 * UNKNOWN: none of these is shown.
 
-A p value of a sign is that of the forecast, two-sided; a verdict that needs two signs has the larger of the two p. All
+A p value of a sign is that of the forecast, two-sided; a verdict that needs two signs has the larger of the two p. The
+sign then has to be that of a straight line through the effects as well, whose p (one-sided) may be the larger, and the
+interval of the forecast has to lie on one side of 0: what is believed beforehand of effects decides nothing alone. All
 comparisons of all ladders of a study are one family of their own: the probability that any HOLDS or REVERSES is false
 is the level at most (Holm), and so it is of FADES by itself.
 """
@@ -58,7 +59,7 @@ class Claims:
     def of(cls, seen: Forecast) -> Claims:
         first, now, then = (seen.sign_p(*place) for place in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
         signs = [seen.effects[place] > 0 for place in range(3)]
-        then = then if seen.clear else 1.0
+        then = max(then, seen.line_p) if seen.clear else 1.0
         kept = max(now, then) if signs[1] == signs[2] else 1.0
         against = [p for p, sign in ((first, signs[0]), (now, signs[1])) if sign != signs[2]]
         return cls(kept, max(min(against), then) if against else 1.0, max(now, _left(seen)))
