@@ -84,7 +84,8 @@ def _descend(x: Array, y: Array, start: float, free: bool) -> tuple[float, tuple
     log_y, most = np.log(y), _NEAR * float(y.min())
 
     def residuals(at: Array) -> Array:
-        return np.asarray(np.log((at[2] if free else start) + np.exp(at[0] - at[1] * x)) - log_y)
+        above = np.exp(np.clip(at[0] - at[1] * x, -700, 700))
+        return np.asarray(np.log((at[2] if free else start) + above) - log_y)
 
     bounds = ([-np.inf, 0.0], [np.inf, _STEEPEST])
     if free:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 from scipy import stats
 
 from ablab.analysis.comparison import Comparisons
@@ -21,6 +22,8 @@ from ablab.analysis.over_scale.gain import Gains, GainsOf
 from ablab.analysis.over_scale.ladders import Climb, Ladder, ladders_of
 from ablab.analysis.over_scale.verdicts import FEWEST_RUNGS, Claims, Missing, ScaleVerdict, judge, obstacle, usable
 from ablab.results.collect import Runs
+
+_STEPS = 5  # at which a forecast is drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,19 @@ class OverScale:
     @property
     def variant(self) -> str:
         return self.climb.variant
+
+    @cached_property
+    def seen(self) -> Seen:
+        """The effects that a forecast rests on."""
+        return seen_of(usable(self.climb))
+
+    def ahead(self) -> list[tuple[float, float, Interval]]:
+        """(FLOPs, effect, interval) from the largest size to ten times its compute; nothing without a forecast."""
+        if self.forecast is None:
+            return []
+        steps = np.linspace(self.seen.x[-1], self.forecast.x, _STEPS)
+        found = [forecast(self.seen, float(x)) for x in steps]
+        return [(math.exp(each.x), each.then, each.interval()) for each in found]
 
     @cached_property
     def interval(self) -> Interval | None:
