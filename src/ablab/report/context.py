@@ -19,6 +19,7 @@ from ablab.analysis.comparison import Comparison, Comparisons, ComparisonSetting
 from ablab.analysis.earned import Earned, earned_by_step
 from ablab.analysis.elsewhere import Elsewhere, elsewhere
 from ablab.analysis.interactions import Interactions, all_interactions
+from ablab.analysis.over_scale.study import LadderFindings, over_scale
 from ablab.analysis.pairing import variants
 from ablab.analysis.pareto import fronts
 from ablab.analysis.ranking import Ranking, rank
@@ -195,6 +196,14 @@ class ReportContext:
     def elsewhere(self, task: str) -> list[Elsewhere]:
         """What the runs on `task` were found to be worth on other lengths and data."""
         return self._elsewhere[task]
+
+    @cached_property
+    def over_scale(self) -> tuple[LadderFindings, ...]:
+        """What each ladder among the runs says of ten times its compute, corrected for all variants."""
+        if self.unfiltered is not None:
+            shown = {item.variant for item in self.comparisons.items}
+            return tuple(each.shown(shown) for each in self.unfiltered.over_scale)
+        return over_scale(self.runs, self.comparisons)
 
     @cached_property
     def scaling(self) -> dict[Axis, list[list[Exponent]]]:

@@ -26,7 +26,7 @@ from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.declared import declared_comparison
 from ablab.report.figures.canvas import Drawing
-from ablab.report.formats.contents import verdict_lines
+from ablab.report.formats.contents import all_lines
 
 
 class LoadedStudy:
@@ -73,7 +73,7 @@ class LoadedStudy:
     @property
     def verdicts(self) -> list[str]:
         """The lines that `ablab compare` ends with."""
-        return verdict_lines(self.comparisons)
+        return all_lines(self._context)
 
     def effects(self) -> pd.DataFrame:
         """One row per task and variant: metric, effect, interval, adjusted p, correlation, verdict, costs."""

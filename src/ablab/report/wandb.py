@@ -15,7 +15,7 @@ from typing import Any
 from ablab.config import Node
 from ablab.report.context import ReportContext
 from ablab.report.formats import render
-from ablab.report.formats.contents import verdict_lines
+from ablab.report.formats.contents import all_lines
 from ablab.results.record import Record
 from ablab.results.store import write_atomically
 from ablab.results.wandb_runs import begin
@@ -82,7 +82,7 @@ def _show(folder: Path, context: ReportContext, report: Path, node: Node) -> Non
 def _fill(run: Any, context: ReportContext, study: str, texts: dict[str, str], report: Path) -> None:
     import wandb
 
-    verdicts = verdict_lines(context.comparisons)
+    verdicts = all_lines(context)
     tables = {"variants": context.variant_rows, "runs": context.run_rows}
     shown = {
         name: wandb.Table(columns=list(map(str, table)), data=_cells(table), allow_mixed_types=True)

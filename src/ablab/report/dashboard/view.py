@@ -137,9 +137,7 @@ def texts(context: ReportContext, name: str) -> Iterator[Summary.Value]:
     """The verdicts, and the tables that they rest on. Text of the user's is escaped."""
     ends = Counter(record.status for record in context.runs.records)
     counted = ", ".join(f"{count} {status}" for status, count in ends.items())
-    yield text(
-        f"{name}/verdicts", f"{len(context.runs.records)} runs: {counted}.\n\n{markdown_verdicts(context.comparisons)}"
-    )
+    yield text(f"{name}/verdicts", f"{len(context.runs.records)} runs: {counted}.\n\n{markdown_verdicts(context)}")
     yield text(f"{name}/tables", "\n\n".join(markdown_tables(context)))
 
 

@@ -12,6 +12,7 @@ from ablab.errors import UserError
 from ablab.report.context import ReportContext
 from ablab.report.extrapolation import extrapolation_table
 from ablab.report.notes import notes_of
+from ablab.report.over_scale import effects_table, scale_lines, scale_table
 from ablab.report.parallel import parallel_table
 from ablab.report.placebos import placebo_table
 from ablab.report.rows import unhealthy
@@ -24,7 +25,7 @@ from ablab.report.tables import cost_table, inference_table, quality_table
 class Section:
     """A table."""
 
-    kind: Literal["quality", "placebos", "cost", "inference", "parallel", "extrapolation", "runs"]
+    kind: Literal["quality", "placebos", "cost", "inference", "parallel", "extrapolation", "scale", "sizes", "runs"]
     where: str  # the task or the suite, "" if there is one task alone
     title: str
     table: pd.DataFrame  # of text
@@ -63,6 +64,11 @@ def sections(context: ReportContext, by: By | None = None) -> list[Section]:
                 f"{of}efficiency on other links and more devices, by a model (ablab.results.step_time), not measured"
             )
             found.append(Section("extrapolation", where, title, extrapolated))
+    for each in context.over_scale:
+        where = each.ladder.task if len(context.over_scale) > 1 else ""
+        of = f"{where}: " if where else ""
+        found.append(Section("sizes", where, f"{of}effects by size, with half their intervals", effects_table(each)))
+        found.append(Section("scale", where, f"{of}over scale, at ten times the largest compute", scale_table(each)))
     unwell = unhealthy(context.run_rows)
     if not unwell.empty:
         unwell = unwell if len(context.runs.tasks) > 1 else unwell.drop(columns="task")
@@ -81,6 +87,11 @@ def verdict_lines(comparisons: Comparisons, by: By | None = None) -> list[str]:
             lines += [f"            {note}" for note in notes_of(item)]
     earned = [pairing_text(comparisons.earned)] if comparisons.earned else []
     return lines + interval_lines(comparisons) + study_notes(comparisons) + earned
+
+
+def all_lines(context: ReportContext, by: By | None = None) -> list[str]:
+    """The lines of verdicts at each size, and those over scale where there is a ladder."""
+    return verdict_lines(context.comparisons, by) + scale_lines(context.over_scale)
 
 
 def parts(comparisons: Comparisons, by: By | None = None) -> list[tuple[str, list[Comparison]]]:

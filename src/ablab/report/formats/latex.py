@@ -9,10 +9,11 @@ from itertools import groupby
 import pandas as pd
 
 from ablab.analysis.comparison import Comparisons
+from ablab.analysis.over_scale.verdicts import ScaleVerdict
 from ablab.analysis.verdicts import RESOLVED
 from ablab.report.context import ReportContext
 from ablab.report.extrapolation import NOTE
-from ablab.report.formats.contents import By, Section, parts, sections, verdict_lines
+from ablab.report.formats.contents import By, Section, all_lines, parts, sections
 from ablab.report.formatting import confidence
 from ablab.report.sentences import measured
 
@@ -32,7 +33,7 @@ _ESCAPED = {
     "–": "--",
     "—": "---",
 }
-_MARKS = tuple(f"* {verdict.value}" for verdict in RESOLVED)
+_MARKS = tuple(f"* {verdict.value}" for verdict in (*RESOLVED, *ScaleVerdict))
 _HYPHEN = re.compile(r"(?<![\w.])-(?=[\d.])")  # that is a minus sign
 _COLUMNS = {
     **dict.fromkeys(("variant", "task", "status", "verdict", "runs", "link", "placebo", "of", "came out"), "l"),
@@ -53,7 +54,7 @@ def latex(context: ReportContext, by: By | None = None) -> str:
     texts = "".join(str(text) for s in found for text in (s.title, *s.table.columns, *s.table.to_numpy().ravel()))
     if foreign := sorted({character for character in texts if _is_foreign(character) and _is_printed(character)}):
         head.append(_UNICODE.format(characters=" ".join(foreign)))
-    comments = [f"% {' '.join(line.splitlines())}" for line in verdict_lines(context.comparisons, by)]
+    comments = [f"% {' '.join(line.splitlines())}" for line in all_lines(context, by)]
     return "\n\n".join(["\n".join([*head, "%", *comments]), *tables])
 
 
@@ -124,6 +125,10 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
         return text(f"Efficiency{on} on other links and more devices. {NOTE}")
     if section.kind == "placebos":
         return text(f"Placebos{on}: arms that cannot matter, each compared by itself with what it is a copy of.")
+    if section.kind == "sizes":
+        return text(f"Effects{on} by size, with half their intervals.")
+    if section.kind == "scale":
+        return text(f"Over scale{on}: effects and compute-equivalent gains at the largest size, and what is foreseen.")
     if section.kind == "cost":
         return text(f"Cost{on}: means over the runs that ended well.")
     items = next(found for name, found in parts(comparisons, by) if section.where in ("", name))

@@ -17,6 +17,7 @@ from ablab.analysis.power import detectable
 from ablab.config import Node
 from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By
+from ablab.report.formats.scale import scale_nodes, scale_rows
 from ablab.report.notes import notes_of
 from ablab.report.placebos import name_of, outcome, placebo_node
 from ablab.report.rows import unhealthy
@@ -41,6 +42,7 @@ def csv(context: ReportContext, by: By | None = None) -> str:
         for row in found.to_dict("records")
     ]
     rows += [_placebo_row(item) for item in comparisons.placebos.items if by != "suite"]
+    rows += scale_rows(context.over_scale)
     rows += [{"row": "run", **run} for run in unhealthy(context.run_rows).to_dict("records")]
     rows += [{"row": "note", "sentence": note} for note in _notes(comparisons)]
     columns = ["row", *dict.fromkeys(name for found in kinds.values() for name in found.columns)]
@@ -103,6 +105,7 @@ def document(context: ReportContext, by: By | None = None) -> Node:
         "suite_variants": _suite_rows(context, by).to_dict("records"),
         "variants": _variant_rows(context, by).to_dict("records"),
         "fronts": _fronts(context),
+        **scale_nodes(context.over_scale),
         "runs": context.run_rows.to_dict("records"),
     }
     return {name: _plain(value) for name, value in found.items()}

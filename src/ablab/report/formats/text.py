@@ -13,11 +13,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from ablab.analysis.comparison import Comparisons
+from ablab.analysis.over_scale.verdicts import ScaleVerdict
 from ablab.analysis.verdicts import RESOLVED
 from ablab.errors import printable
 from ablab.report.context import ReportContext
-from ablab.report.formats.contents import By, sections, verdict_lines
+from ablab.report.formats.contents import By, all_lines, sections
 
 PIPE_WIDTH = 160  # where stdout is no terminal, nothing needs to wrap
 _WIDE = 10_000  # a width at which every column has what it asks for
@@ -35,7 +35,7 @@ def terminal(context: ReportContext, by: By | None = None) -> str:
         needed = Measurement.get(probe := _console(text, _WIDE, is_terminal), probe.options, shown).minimum
         _console(text, max(width, needed), is_terminal).print(shown)
         text.write("\n")
-    return text.getvalue() + printable("\n".join(verdict_lines(context.comparisons, by)))
+    return text.getvalue() + printable("\n".join(all_lines(context, by)))
 
 
 def _console(text: io.StringIO, width: int, terminal: bool) -> Console:
@@ -57,7 +57,7 @@ def _rich(title: str, frame: pd.DataFrame) -> Table:
             width=None if folded else longest,  # a width that is given need not be measured
             min_width=min(longest, _FOLDED),
         )
-    resolved = tuple(f"* {verdict.value}" for verdict in RESOLVED)
+    resolved = tuple(f"* {verdict.value}" for verdict in (*RESOLVED, *ScaleVerdict))
     for row in zip(*cells.values(), strict=True):
         marked = any(cell.startswith(resolved) for cell in row)
         table.add_row(*map(Text, row), style="bold" if marked else "")
@@ -66,7 +66,7 @@ def _rich(title: str, frame: pd.DataFrame) -> Table:
 
 def markdown(context: ReportContext, by: By | None = None) -> str:
     """Tables and a list of markdown_verdicts."""
-    return "\n\n".join([*markdown_tables(context, by), markdown_verdicts(context.comparisons, by)])
+    return "\n\n".join([*markdown_tables(context, by), markdown_verdicts(context, by)])
 
 
 def markdown_tables(context: ReportContext, by: By | None = None) -> list[str]:
@@ -79,9 +79,9 @@ def markdown_tables(context: ReportContext, by: By | None = None) -> list[str]:
     return parts
 
 
-def markdown_verdicts(comparisons: Comparisons, by: By | None = None) -> str:
+def markdown_verdicts(context: ReportContext, by: By | None = None) -> str:
     """A list, the notes to a verdict below it."""
-    return "\n".join(_item(line) for line in verdict_lines(comparisons, by))
+    return "\n".join(_item(line) for line in all_lines(context, by))
 
 
 def _item(line: str) -> str:

@@ -28,6 +28,7 @@ from ablab.report.html.sections.effects import effects, pairs, power, verdicts
 from ablab.report.html.sections.elsewhere import elsewhere_section
 from ablab.report.html.sections.interactions import interactions
 from ablab.report.html.sections.mechanism import mechanism
+from ablab.report.html.sections.over_scale import over_scale
 from ablab.report.html.sections.pictures import pictures
 from ablab.report.html.sections.placebos import placebos
 from ablab.report.html.sections.runs import origin, question, run_health
@@ -39,8 +40,8 @@ from ablab.results.store import write_atomically
 REPORT_FILE = "report.html"
 # From what was found to what it rests on. The verdicts stand before them.
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
-    effects, pairs, power, placebos, elsewhere_section, reach, learning, cost, inference, parallelism, interactions,
-    scaling, mechanism, subsets, pictures, run_health, origin,
+    over_scale, effects, pairs, power, placebos, elsewhere_section, reach, learning, cost, inference, parallelism,
+    interactions, scaling, mechanism, subsets, pictures, run_health, origin,
 )  # fmt: skip
 _TEMPLATES = "report/html/templates"  # inside the package
 _MOST_LETTERS = 32  # of a name without a place to break

@@ -1,0 +1,237 @@
+"""The paired effect beyond the largest size: a forecast with an interval, from effects at several sizes.
+
+An effect at compute C is taken for one of several forms of x = log(C / largest C), and a walk beside it:
+
+    effect(x) = a                    it stays
+    effect(x) = a exp(-beta x)       it shrinks by a power of compute, as a loss above its floor does
+    effect(x) = a + b exp(-0.6 x)    it settles: small models are odd
+    effect(x) = a + b x              it changes by as much with each tenfold compute
+    ... + w(x)                       a Brownian walk that is 0 at the largest size: what no form has foreseen
+
+Each form with each size of walk is weighed by how probable it makes the effects that were seen (Bayesian model
+averaging; Hoeting et al. 1999). The level a may be anything, a tenfold compute is thought to change the effect by about
+half of what effects are, oddness to be as large as they are, and the walk to move by up to a quarter. Effects have the
+noise of their seeds, whose variance follows the size (`smoothed`). Tails are Student's, with the degrees of freedom of
+that variance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special
+
+Array = NDArray[np.float64]
+
+COVERAGE = 0.9  # of the interval of a forecast
+TENFOLD = math.log(10)
+BETAS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.6)  # exponents of the forms that shrink
+WALKS = (0.0, 0.1, 0.25)  # standard deviations of a walk over tenfold compute, in the scale of the effects
+_WALK_WEIGHTS = (0.65, 0.25, 0.1)
+# It stays, it shrinks, it settles, it changes by steps.
+_FORM_WEIGHTS = (0.2, *(0.3 / len(BETAS) for _ in BETAS), 0.1, 0.4)
+_SETTLING = 0.6
+_RECENT = 3  # sizes, the largest, whose effects are the scale
+_SLOPE = 0.6  # standard deviation of the change with each tenfold compute, in the scale of the effects
+_LEVEL = 30.0  # standard deviations of the level, in the scale of the effects: it may be anything
+_TREND = 0.25  # standard deviation of the slope of log variance over log compute
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A variant's paired effects at the sizes of a ladder, the smallest compute first.
+
+    Args:
+        x: the logarithm of each compute.
+        effects: the mean paired difference at each.
+        spreads: the variance of a single paired difference at each; NaN where there is one alone.
+        counts: paired differences at each.
+    """
+
+    x: Array
+    effects: Array
+    spreads: Array
+    counts: Array
+
+    @classmethod
+    def of(cls, x: Sequence[float], differences: Sequence[Sequence[float]]) -> Seen:
+        """From the paired differences at each compute, one a seed."""
+        single = [np.asarray(each, dtype=float) for each in differences]
+        return cls(
+            np.asarray(x, dtype=float),
+            np.array([each.mean() for each in single]),
+            np.array([each.var(ddof=1) if len(each) > 1 else math.nan for each in single]),
+            np.array([len(each) for each in single], dtype=float),
+        )
+
+    def without_last(self) -> Seen:
+        return Seen(self.x[:-1], self.effects[:-1], self.spreads[:-1], self.counts[:-1])
+
+    @property
+    def degrees(self) -> float:
+        """Of freedom of all variances together, one of which their trend takes."""
+        return float(max(1.0, (self.counts - 1).sum() - 1))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is thought of the effect at the smallest compute (first), at the largest (now) and beyond (then).
+
+    It is a mixture over forms.
+
+    Args:
+        x: the logarithm of the compute that it is for.
+        weights: of each form.
+        means, covariances: of each form, of the effects first, now and then.
+        noise: variance of the mean over as many new seeds, then.
+        degrees: of freedom of all of it.
+        least: variance that rounding leaves.
+        line: (effect then, its standard error) of the straight line through the effects, without any beliefs.
+    """
+
+    x: float
+    weights: Array
+    means: Array
+    covariances: Array
+    noise: float
+    degrees: float
+    least: float
+    line: tuple[float, float]
+
+    @property
+    def effects(self) -> Array:
+        """First, now and then, as all sizes together have them."""
+        return np.asarray(self.weights @ self.means)
+
+    @property
+    def now(self) -> float:
+        return float(self.effects[1])
+
+    @property
+    def then(self) -> float:
+        return float(self.effects[2])
+
+    def below(self, along: Sequence[float], bound: float = 0.0, noise: float = 0.0) -> float:
+        """The probability that a combination of the three (and noise) is below the bound."""
+        of = np.asarray(along, dtype=float)
+        variances = np.maximum(np.einsum("kij,i,j->k", self.covariances, of, of) + noise, self.least)
+        return float(self.weights @ special.stdtr(self.degrees, (bound - self.means @ of) / np.sqrt(variances)))
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval of the effect then, as it would be measured, lies on one side of 0."""
+        under = self.below((0, 0, 1), noise=self.noise)
+        return min(under, 1 - under) < (1 - COVERAGE) / 2
+
+    @property
+    def line_p(self) -> float:
+        """The one-sided p value of the straight line that the effect then has the sign that the mixture gives it."""
+        effect, error = self.line
+        return float(
+            special.stdtr(self.degrees, -math.copysign(1.0, self.then) * effect / max(error, math.sqrt(self.least)))
+        )
+
+    def sign_p(self, *along: float) -> float:
+        """The two-sided probability that a combination of the three has the other sign than it seems to have."""
+        under = self.below(along)
+        return min(1.0, 2 * min(under, 1 - under))
+
+    def interval(self, coverage: float = COVERAGE, measured: bool = True) -> tuple[float, float]:
+        """Of the effect then: as it would be measured, with the noise of as many seeds, or as it is."""
+        tail = (1 - coverage) / 2
+        return self._quantile(tail, measured), self._quantile(1 - tail, measured)
+
+    def _quantile(self, share: float, measured: bool) -> float:
+        noise = self.noise if measured else 0.0
+        reach = 50 * math.sqrt(float(self.covariances[:, 2, 2].max()) + noise)
+        low, high = float(self.means[:, 2].min()) - reach, float(self.means[:, 2].max()) + reach
+        found = optimize.brentq(lambda bound: self.below((0, 0, 1), bound, noise) - share, low, high, xtol=1e-10)
+        return float(found)
+
+
+def smoothed(seen: Seen, at: Array) -> Array:
+    """The variance of a single paired difference at each x: a power of compute, of the variances that were seen.
+
+    The likelihood is that of scaled chi squares; the power is kept near 0, since few seeds know little of it.
+    """
+    known = (seen.counts > 1) & np.isfinite(seen.spreads)
+    x, spread, degrees = seen.x[known], seen.spreads[known], seen.counts[known] - 1
+    middle, whole = float(np.average(x, weights=degrees)), float(np.average(spread, weights=degrees))
+    if whole == 0:
+        return np.zeros_like(at)
+    design = np.stack([np.ones_like(x), x - middle], 1)
+    penalty = np.diag([0.0, 1 / _TREND**2])
+    line = np.array([math.log(whole), 0.0])
+    for _ in range(25):
+        ratio = spread * np.exp(-design @ line)
+        slope = design.T @ (degrees * (1 - ratio)) / 2 + penalty @ line
+        bend = (design.T * (degrees * ratio) / 2) @ design + penalty
+        step = np.linalg.solve(bend + 1e-9 * np.eye(2), slope)
+        line = line - np.clip(step, -1, 1)
+        if np.abs(step).max() < 1e-8:
+            break
+    return np.asarray(np.exp(line[0] + line[1] * (at - middle)))
+
+
+def forecast(seen: Seen, at: float, seeds: float | None = None) -> Forecast:
+    """The effect at log compute `at`.
+
+    Args:
+        seeds: of the measurement that the interval is for; as many as the largest size has, if not given.
+    """
+    last = float(seen.x[-1])
+    variances = smoothed(seen, np.append(seen.x, at))
+    noise = variances[:-1] / seen.counts
+    scale = max(float(np.median(np.abs(seen.effects[-_RECENT:]))), math.sqrt(float(np.median(noise))), 1e-300)
+    kernel, prior = _components(tuple(np.append(seen.x - last, at - last)))
+    weights, means, covariances = _posterior(kernel * scale**2, prior, seen.effects, noise)
+    new = float(variances[-1]) / (seeds or float(seen.counts[-1]))
+    least = (1e-6 * scale) ** 2
+    return Forecast(at, weights, means, covariances, new, seen.degrees, least, _line(seen, noise + least, at))
+
+
+def _line(seen: Seen, noise: Array, at: float) -> tuple[float, float]:
+    """The effect at log compute `at` and its standard error, of the weighted straight line."""
+    design = np.stack([np.ones_like(seen.x), seen.x - at], 1)
+    covariance = np.linalg.inv(design.T / noise @ design)
+    return float((covariance @ (design.T / noise @ seen.effects))[0]), math.sqrt(float(covariance[0, 0]))
+
+
+@lru_cache(maxsize=64)
+def _components(x: tuple[float, ...]) -> tuple[Array, Array]:
+    """(covariances of the effects at the sizes, now and then, for each form and walk; the weights of these).
+
+    In the scale of the effects. The x are those of the sizes and of then, from now.
+    """
+    place = np.array([*x[:-1], x[0], 0.0, x[-1]])
+    same_side = np.sign(place)[:, None] * np.sign(place)[None, :] > 0
+    walk = np.where(same_side, np.minimum(np.abs(place)[:, None], np.abs(place)[None, :]), 0.0) / TENFOLD
+    ones = np.ones_like(place)
+    shrinking = [np.exp(-beta * place) for beta in BETAS]
+    levels = [np.outer(form, form) * (_LEVEL / form[: len(x) - 1].mean()) ** 2 for form in (ones, *shrinking)]
+    steps = _LEVEL**2 * np.outer(ones, ones) + np.outer(place, place) * (_SLOPE / TENFOLD) ** 2
+    odd = np.exp(-_SETTLING * (place - place.min()))
+    settles = _LEVEL**2 * np.outer(ones, ones) + np.outer(odd, odd)
+    kernels = [form + size**2 * walk for form in (*levels, settles, steps) for size in WALKS]
+    prior = [of_form * of_walk for of_form in _FORM_WEIGHTS for of_walk in _WALK_WEIGHTS]
+    return np.stack(kernels), np.array(prior)
+
+
+def _posterior(kernel: Array, prior: Array, effects: Array, noise: Array) -> tuple[Array, Array, Array]:
+    """(weights, means, covariances) of first, now and then, for each component."""
+    count = len(effects)
+    within = kernel[:, :count, :count] + np.diag(noise)
+    across, outside = kernel[:, count:, :count], kernel[:, count:, count:]
+    root = np.linalg.cholesky(within)
+    halved = np.linalg.solve(root, np.broadcast_to(effects, (len(kernel), count))[..., None])[..., 0]
+    reached = np.linalg.solve(root, np.swapaxes(across, 1, 2))
+    likelihood = -0.5 * (halved**2).sum(1) - np.log(np.einsum("kii->ki", root)).sum(1)
+    weights = prior * np.exp(likelihood - likelihood.max())
+    means = np.einsum("kci,kc->ki", reached, halved)
+    covariances = outside - np.einsum("kci,kcj->kij", reached, reached)
+    return weights / weights.sum(), means, covariances
