@@ -114,7 +114,8 @@ def test_a_few_wild_proposals_do_not_make_the_campaign_blind() -> None:
 
 
 def test_one_wild_seed_keeps_nothing() -> None:
-    assert not evidence_of([30.0, 0.0, 0.1], [0, 1, 2], known(1.0, 32.0)).resolves(0.05)
+    for degrees in (0.0, 2.0, 8.0, 32.0):
+        assert not evidence_of([30.0, 0.0, 0.1], [0, 1, 2], known(1.0, degrees)).resolves(0.05)
 
 
 def test_no_proposal_is_kept_on_fewer_seeds_than_may_conclude_anything() -> None:
@@ -158,7 +159,7 @@ def test_levels_are_earned_by_claims_and_spent_within_the_level(procedure: type[
 
 
 def _tell(procedure: OnlineLevels, claimed: bool) -> None:
-    procedure.told(np.array([claimed]), np.array([0.01]))
+    procedure.told(np.array([claimed]), np.array([0.01 if claimed else 0.9]))
 
 
 @pytest.mark.parametrize("effects", [(1.5, 1.5), (1.5, 3.0)])

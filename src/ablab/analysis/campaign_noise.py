@@ -17,6 +17,7 @@ Every array may have leading dimensions, of campaigns side by side.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ _BY_FIRST = 5  # degrees of freedom, at most, that the spread of first runs stan
 _SHARE, _SHARE_DEGREES = 0.5, 10.0  # of the variance that is the baseline's, before anything is seen of it
 _MOST_SHARE = 0.9
 _FAR = 2.0  # standard deviations, beyond which first runs are pulled in
+_NORMAL_QUARTILE, _MEDIAN = 0.6745, 0.455  # of a normal variable's size, of a chi-squared one of one degree of freedom
 _WILD = 6.0  # times the common variance, at which that of a proposal is cut
 _SELECTED = 0.95  # of the variance: those that look good go on, which makes it 5% too large (by simulation)
 
@@ -91,10 +93,17 @@ def _pooled(improvements: FloatArray) -> tuple[FloatArray, FloatArray]:
     degrees = np.maximum(runs - 1, 0)
     total = np.maximum(degrees.sum(-1), 1)
     each = squares / np.maximum(degrees, 1)
-    pooled = (degrees * each).sum(-1) / total
-    for _ in range(4):
+    pooled = _median_of(np.where(degrees > 0, each, np.nan)) / _MEDIAN
+    for _ in range(6):
         pooled = (degrees * np.minimum(each, _WILD * pooled[..., None])).sum(-1) / total
     return pooled * _SELECTED, degrees.sum(-1).astype(float)
+
+
+def _median_of(values: FloatArray) -> FloatArray:
+    """The median of the numbers that there are along the last axis; 0 of none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nan_to_num(np.nanmedian(values, -1)) if values.shape[-1] else np.zeros(values.shape[:-1])
 
 
 def _with_first(first: FloatArray, variance: FloatArray, degrees: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -105,9 +114,6 @@ def _with_first(first: FloatArray, variance: FloatArray, degrees: FloatArray) ->
     center = np.nanmedian(first, -1, keepdims=True)
     spread = (np.nanmedian(np.abs(first - center), -1) / _NORMAL_QUARTILE) ** 2
     return (degrees * variance + more * spread) / (degrees + more), degrees + more
-
-
-_NORMAL_QUARTILE = 0.6745
 
 
 def _seen_of_luck(

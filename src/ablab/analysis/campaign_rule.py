@@ -15,12 +15,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from ablab.analysis.campaign_noise import Noise
 from ablab.analysis.estimates import FloatArray
 from ablab.analysis.shift_evidence import Scale, Sums, interval, log_e_value
 
 FEWEST = 3  # seeds of a proposal that is kept
+RARE = 3e-5  # noise that is larger once in so many seeds counts as if it were not: 4 standard deviations, known ones
 FUTILE_BELOW = 0.65  # the e-value of a proposal that gets no further seed
 CONFIDENCE_LEVEL = 0.05  # of the interval that is shown
 _MOST_LOG = 700.0  # whose exponential is a number still
@@ -66,7 +68,7 @@ def sums_of(improvements: FloatArray, order: list[int], noise: Noise, margin: fl
     """
     runs = improvements.shape[-1]
     at = order[:runs]
-    left = improvements - margin - noise.luck[..., at]
+    left = np.minimum(improvements - margin - noise.luck[..., at], _most(noise)[..., at])
     root = np.linalg.cholesky(noise.covariance[..., at, :][..., at])
     told = np.linalg.solve(root, np.stack([left, np.ones_like(left)], -1))  # independent, of variance 1
     values, weights = told[..., 0], told[..., 1]
@@ -76,6 +78,14 @@ def sums_of(improvements: FloatArray, order: list[int], noise: Noise, margin: fl
         squares=(values**2).cumsum(-1),
         seeds=np.arange(1, runs + 1),
     )
+
+
+def _most(noise: Noise) -> FloatArray:
+    """(..., seeds): the most that a proposal may gain by one seed, so that a wild one keeps nothing."""
+    degrees = np.asarray(noise.scale.degrees, dtype=float)
+    quantile = special.stdtrit(np.maximum(degrees, 1e-9), 1 - RARE)
+    most = np.where(degrees > 0, np.sqrt(noise.scale.variance) * np.minimum(quantile, _MOST_LOG), np.inf)
+    return np.asarray(most[..., None] * np.sqrt(np.diagonal(noise.covariance, axis1=-2, axis2=-1)))
 
 
 def log_e_values(improvements: FloatArray, order: list[int], noise: Noise, margin: float = 0.0) -> FloatArray:
