@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ablab.analysis import conditions
 from ablab.analysis.choice_noise import choice_of
@@ -27,6 +27,7 @@ GOVERNED = tuple(axis.name for axis in AXES.values() if axis.governs)  # axes wh
 _BESIDES = {"seed", "axes", "overrides", *IDENTITY_EXCLUDES}  # keys of a config that are no component
 _ROUNDING = 4 * sys.float_info.epsilon  # of the difference of two values: less than this of the larger is none
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6  # of single precision's rounding
+Responses = Mapping[str, list[float]]
 _SINGLE = 1e-6  # the same of a whole vector: a few times that of each of its numbers
 
 
@@ -81,12 +82,14 @@ def _identical(pairing: Pairing) -> bool:
     """
     metric = pairing.metric
     return _of_quality(pairing) and all(
-        own.measured[metric] == base.measured[metric]
-        and own.metrics == base.metrics
-        and own.cost.parameters == base.cost.parameters
-        and _same_function(own, base) is not False
-        for own, base in pairing.pairs
+        own.measured[metric] == base.measured[metric] and same_run(own, base) for own, base in pairing.pairs
     )
+
+
+def same_run(own: Record, base: Record) -> bool:
+    """Whether two runs have the same metrics to the last bit, from models of one size and function, if known."""
+    equal = own.metrics == base.metrics and own.cost.parameters == base.cost.parameters
+    return equal and _same_function(own, base) is not False
 
 
 def _of_quality(pairing: Pairing) -> bool:
@@ -100,7 +103,7 @@ def _told_by_responses(pairing: Pairing) -> bool:
     Components may be alike on the lengths of the training, by which they are probed, and not on longer ones. Records of
     earlier versions know the components alone, and are asked where metrics of equal computations are unequal anyway.
     """
-    known = all(_function(record) is not None for pair in pairing.pairs for record in pair)
+    known = all(_function(record.responses) is not None for pair in pairing.pairs for record in pair)
     return _of_quality(pairing) and AT not in pairing.metric and (known or sums_vary(pairing))
 
 
@@ -142,15 +145,20 @@ def _same_function(own: Record, base: Record) -> bool | None:
 
     A record that says it was not asked is equal to none.
     """
+    return same_function(own.responses, base.responses)
+
+
+def same_function(own: Responses, base: Responses) -> bool | None:
+    """The same of the responses of two models, as records have them."""
     mine, theirs = _function(own), _function(base)
     if mine is None and theirs is None:
         return None
     return bool(mine and theirs) and all(map(_equal_to_rounding, mine or [], theirs or []))
 
 
-def _function(record: Record) -> list[list[float]] | None:
+def _function(responses: Responses) -> list[list[float]] | None:
     """The responses of the model as a whole; none where it was not asked, None of an earlier version."""
-    told = [record.responses[name] for name in FUNCTION if name in record.responses]
+    told = [responses[name] for name in FUNCTION if name in responses]
     return (told if all(told) else []) if len(told) == len(FUNCTION) else None
 
 

@@ -78,6 +78,11 @@ def generation() -> int:
     return _replaced
 
 
+def forget_modules(names: Iterable[str]) -> None:
+    """Have modules of the user's read anew for runs to come: their files have changed."""
+    _known.difference_update(names)
+
+
 def own_modules(config: RunConfig) -> set[str]:
     """The modules of a run's options that the process does not import anyway: the user's."""
     return {module for module in modules_of(config.to_dict()) if not f"{module}.".startswith(_INSTALLED)}
