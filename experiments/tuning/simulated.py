@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ablab.analysis.choice_noise import choice_error, response
 from ablab.analysis.estimates import paired
-from ablab.analysis.tuned import RATE, Tuned
+from ablab.analysis.tuned import Tuned
+from ablab.config.tune import RATE
 
 FloatArray = NDArray[np.float64]
 CORRELATION = 0.8  # of two runs of one seed

@@ -37,7 +37,7 @@ from ablab.results.record import Cost, Record
 
 _RESPONSES, _TUNINGS = 300, 100  # that are drawn
 _DEPENDENT = 1e-6  # of a direction that is left when the others are taken away: less is nothing
-_COSTS = {each.name for each in fields(Cost)}  # that no rate changes
+COSTS = {each.name for each in fields(Cost)}  # that no rate changes
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def choice_of(
         sides: what each is multiplied by in the effect, and its runs.
         differences: the effect of each seed.
     """
-    if metric in _COSTS:
+    if metric in COSTS:
         return None
     parts: list[tuple[float, Response]] = []
     alike = True

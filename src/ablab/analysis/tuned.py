@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from ablab.config import Node
+from ablab.config.tune import RATE
 from ablab.results.record import Record
 
-RATE = "optimizer.lr"
 Values = tuple[float | None, ...]  # by tuning seed; None where a run did not end well
 
 

@@ -154,7 +154,9 @@ def test_several_keys_share_a_budget_and_who_lacks_one_is_told(
     tiny_config: TinyConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench = Bench(tiny_config, tmp_path, valley(full=3e-3, windowed=3e-3))
-    found = bench.tune("tune.lr=[1e-3,3e-3,1e-2]", "tune.attention.window=[8,16]", "tune.optimizer.weight_decay=[0,0.1]")
+    found = bench.tune(
+        "tune.lr=[1e-3,3e-3,1e-2]", "tune.attention.window=[8,16]", "tune.optimizer.weight_decay=[0,0.1]"
+    )
     full, windowed = found.values()
     assert (len(full.points), len(windowed.points)) == (6, 12)
     assert (full.lacking, windowed.lacking) == (["attention.window"], [])
