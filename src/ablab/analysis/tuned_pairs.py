@@ -16,7 +16,6 @@ from ablab.analysis.pairing import Pairing
 from ablab.analysis.tuned import Tuned, Values, is_number, tuning_of
 from ablab.analysis.tuning_notes import Away, Chosen, OneStepAway, Step, TunedSettings
 from ablab.results.record import Record
-from ablab.results.run_context import edge_of
 
 
 def tuned_settings(pairs: Pairs) -> TunedSettings | None:
@@ -30,7 +29,7 @@ def tuned_settings(pairs: Pairs) -> TunedSettings | None:
         own=_chosen(own),
         baseline=_chosen(base),
         same_grid=_same_grid(every),
-        edges=tuple(sorted({edge for tuned in every for edge in _edges(tuned)}, key=str)),
+        edges=tuple(sorted({edge for tuned in every for edge in tuned.edges}, key=str)),
         extended=tuple(sorted({(key, *steps) for tuned in every for key, steps in _extended(tuned)})),
         points=(_points(own), _points(base)),
         lacking=(_lacking(own), _lacking(base)),
@@ -78,16 +77,6 @@ def _same_grid(tunings: Sequence[Tuned]) -> bool:
     keys = dict.fromkeys(key for tuned in tunings for key in tuned.settings)
     grids = ({tuple(tuned.grid(key)) for tuned in tunings if key in tuned.settings} for key in keys)
     return all(len(grid) == 1 for grid in grids)
-
-
-def _edges(tuned: Tuned) -> list[tuple[str, Any, str]]:
-    """The chosen values at an end of a grid of numbers; nothing lies beyond 0."""
-    found = []
-    for key, value in tuned.settings.items():
-        grid = tuned.grid(key)
-        if value and is_number(value) and all(map(is_number, grid)) and (edge := edge_of(value, grid)):
-            found.append((key, value, edge))
-    return found
 
 
 def _away(key: str, own: Tuned | None, base: Tuned | None, metric: str) -> OneStepAway | None:

@@ -36,17 +36,18 @@ def _all(found: tuple[Chosen, ...], rates: bool) -> str:
 
 def _chosen(chosen: Chosen, rates: bool) -> str:
     if rates:
-        return _value(chosen[0][1])
-    return ",".join(f"{key}={_value(value)}" for key, value in chosen)
+        return setting(chosen[0][1])
+    return ",".join(f"{key}={setting(value)}" for key, value in chosen)
 
 
-def _value(value: Any) -> str:
+def setting(value: Any) -> str:
+    """A chosen value as people read it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _edges(note: TunedSettings) -> str:
     return "".join(
-        f"; {'' if key == RATE else f'{key}='}{_value(value)} is the {edge} of the grid: widen {said(key)}"
+        f"; {'' if key == RATE else f'{key}='}{setting(value)} is the {edge} of the grid: widen {said(key)}"
         for key, value, edge in note.edges
     )
 
@@ -109,5 +110,5 @@ def _where(away: Away) -> str:
 def _away(away: Away, digits: int) -> str:
     found = away.why if away.effect is None else number(away.effect, digits, signed=True)
     values = [value for value in (away.own, away.baseline) if value is not None]
-    at = f" ({' against '.join(map(_value, values))})" if values and away.effect is not None else ""
+    at = f" ({' against '.join(map(setting, values))})" if values and away.effect is not None else ""
     return f"{found} one step {_where(away)}{at}"
