@@ -12,6 +12,7 @@ from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_bel
 from ablab.report.figures.style import MOST_VARIANTS, Style
 
 _WIDTH = 7.2
+_FAR = 4.0  # times as far behind the best as half of all: where the scale ends
 Course = list[tuple[float, float, list[float]]]  # rates with their means, and the value of each seed
 
 
@@ -31,6 +32,7 @@ def over_rates(tunings: Mapping[str, Tuned], metric: str, styles: Mapping[str, S
         for name in names:
             _line(axes, name, courses[name], tunings[name].settings[RATE], styles[name])
         axes.set_xscale("log")
+        _leave_out_the_far(axes, [middle for name in names for _, middle, _ in courses[name]], tunings[names[0]].sign)
         axes.set_xlabel("learning rate")
         axes.set_ylabel(metric)
         add_legend(figure, [axes], columns)
@@ -62,6 +64,15 @@ def _line(axes: Axes, name: str, course: Course, chosen: float, style: Style) ->
         axes.plot([rate] * len(values), values, ".", color=style.colour, markersize=4, alpha=0.6)
         if rate == chosen:
             axes.plot([rate], [middle], "o", color=style.colour, markersize=13, fillstyle="none")
+
+
+def _leave_out_the_far(axes: Axes, means: list[float], sign: int) -> None:
+    """End the scale where rates are so much worse that the others would be one line."""
+    best = min(means) if sign > 0 else max(means)
+    behind = sorted(abs(value - best) for value in means)
+    most = _FAR * (behind[len(behind) // 2] or behind[-1])
+    if behind[-1] > most > 0:
+        axes.set_ylim(*sorted((best - sign * 0.1 * most, best + sign * most)))
 
 
 def _told(course: Course, chosen: float) -> str:
