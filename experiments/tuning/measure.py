@@ -28,6 +28,7 @@ KINDS = {
         for name, curvature in CURVES.items()
     },
     "5 rates, 2 tuning seeds, 10 seeds, a cliff above": Kind(5, 2, 10, 0.2, cliff=10),
+    "5 rates, 2 tuning seeds, 10 seeds, a cliff above, and wild beyond": Kind(5, 2, 10, 0.2, cliff=30, wild=0.5),
     "3 rates, 2 tuning seeds, 10 seeds, optimum at the end, extended": Kind(3, 2, 10, 0.5, off=1, extend=2),
     "3 rates, 2 tuning seeds, 10 seeds, optimum outside, extended": Kind(3, 2, 10, 0.5, off=2, extend=2),
     "3 rates, 2 tuning seeds, 10 seeds, shallow, extended": Kind(3, 2, 10, 0.1, extend=2),

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -232,11 +231,11 @@ def _interaction(
 
 def _sides(cells: list[Cells], values: dict[str, Cell], seeds: Sequence[int]) -> list[tuple[float, list[Record]]]:
     """The runs of each variant, with what they are multiplied by."""
-    weights: dict[str, float] = defaultdict(float)
-    for four in cells:
-        for sign, variant in zip((1, -1, -1, 1), four, strict=True):
-            weights[variant] += sign / len(cells)
-    return [(weight, [values[variant][seed].record for seed in seeds]) for variant, weight in weights.items()]
+    return [
+        (sign / len(cells), [values[variant][seed].record for seed in seeds])
+        for four in cells
+        for sign, variant in zip((1, -1, -1, 1), four, strict=True)
+    ]
 
 
 def _missing(seed: int, variants: list[str], values: dict[str, Cell], metric: str) -> list[Missing]:
