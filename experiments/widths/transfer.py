@@ -41,6 +41,7 @@ SWITCHES = (
     *("norm.placement=post", "norm.placement=sandwich", "model.tie_embeddings=false", "model.n_kv_heads=2"),
     "attention=mla attention.q_rank=8",
     "attention=lsh attention.share_qk=true attention.dense_below=0",
+    "attention=windowed attention.window=8",
 )
 COMMON = (
     *("task=source_text", "task.seq_len=64", "task.batch_size=4", "task.max_bytes=1000000", "model=tiny"),
@@ -168,9 +169,63 @@ def kept() -> list[dict]:
     return [json.loads(line) for line in KEPT.read_text(encoding="utf-8").splitlines()]
 
 
+def optima(row: dict) -> dict[int, float]:
+    """The optimum at each width, in powers of two of the option's own rate."""
+    courses = {int(width): course for width, course in row["losses"].items()}
+    return {width: optimum({int(power): loss for power, loss in each.items()}) for width, each in courses.items()}
+
+
+def line(row: dict) -> str:
+    """A row of the table."""
+    name = " ".join(f"`{word}`" for word in row["words"].split())
+    if "refused" in row["losses"]:
+        return f"| {name} | {row['losses']['refused']} | | |"
+    found = optima(row)
+    rate = compose_config([*COMMON, *row["words"].split()]).options["optimizer"]["lr"]
+    narrow, wide = (f"{rate * 2 ** found[width]:.2g}" for width in (NARROW, WIDE))
+    moved = found[WIDE] - found[NARROW]
+    told = f"**{moved:+.2f}**" if abs(moved) > 1 else f"{moved:+.2f}"
+    return f"| {name} | {narrow} | {wide} | {told} |"
+
+
+def write_table() -> None:
+    """Put the tables of what is kept into the page."""
+    head = f"| option | best rate at d_model={NARROW} | at {WIDE} | moves by, powers of two |\n|---|---|---|---|"
+    text = PAGE.read_text(encoding="utf-8")
+    for name, standard in (("mup", False), ("standard", True)):
+        rows = [row for row in kept() if row["standard"] is standard]
+        moved = [
+            abs(found[WIDE] - found[NARROW])
+            for row in rows
+            if "refused" not in row["losses"]
+            for found in [optima(row)]
+        ]
+        few = sum(each <= 1 for each in moved)
+        said = f"{len(rows)} options; {few} move by at most one power of two, the most {max(moved):.2f}."
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        before, rest = text.split(begin)
+        text = "".join(
+            [
+                before,
+                begin,
+                "\n",
+                said,
+                "\n\n",
+                head,
+                "\n",
+                *(line(row) + "\n" for row in rows),
+                "\n",
+                end,
+                rest.split(end)[1],
+            ]
+        )
+    PAGE.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if "--table" in sys.argv:
-        raise SystemExit("the table: to come")
-    measure()
+        write_table()
+    else:
+        measure()

@@ -12,6 +12,7 @@ from ablab.export.counterparts import Counterpart, nearest_counterpart
 from ablab.export.folder import CONFIG_FILE, VOCABULARY_FILE, Save, safetensors, target_of, write_folder
 from ablab.export.settings import Inexpressible, ModelSettings
 from ablab.export.vocabulary import tokenizer_files, vocabulary_of
+from ablab.model.protocols import ScalesQueries, offering
 from ablab.model.transformer import Transformer
 from ablab.training.restore import Trained, restore
 from ablab.version import __version__
@@ -66,6 +67,7 @@ def transformers_config(trained: Trained) -> tuple[Counterpart, Node]:
         UserError: there is none.
     """
     _require_next_tokens(trained)
+    _require_no_multipliers(trained)
     settings = ModelSettings.of(trained.config)
     asked = (o.removeprefix(_RECIPE) for o in trained.config.overrides if o.startswith(_RECIPE))
     counterpart = nearest_counterpart(settings, next(asked, None))
@@ -89,6 +91,15 @@ def _require_next_tokens(trained: Trained) -> None:
         raise UserError(
             f"{trained.folder}: {trained.config.chosen('task')}: AutoModelForCausalLM of transformers is for models "
             "that tell the next token, which this one does not; --format safetensors writes any model"
+        )
+
+
+def _require_no_multipliers(trained: Trained) -> None:
+    factors = [trained.model.output_factor, *(each.query_factor for _, each in offering(trained.model, ScalesQueries))]
+    if any(factor != 1 for factor in factors):
+        raise UserError(
+            f"{trained.folder}: {trained.config.chosen('parametrisation')} multiplies queries and logits, for which "
+            "models of transformers have no setting; --format safetensors writes any model"
         )
 
 
