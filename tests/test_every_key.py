@@ -57,6 +57,7 @@ ELSEWHERE = {
     "task.eval_batch_size": "speed and memory of an evaluation",
     "objective.total_steps": "the step from which on another weight holds",
     "attention.chunk": "speed and memory; results by rounding alone",
+    "schedule.anneal_at": "which shorter runs a run gives on its way",
     "task=text.binary": "how a file is read that is packed or no text",
     "optimizer.foreach": "speed",
     "optimizer.fused": "speed",

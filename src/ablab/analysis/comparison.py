@@ -15,6 +15,7 @@ from ablab.analysis.divergence import divergence_notes
 from ablab.analysis.earned import PairingEarned, pairing_earned
 from ablab.analysis.estimates import LEVEL
 from ablab.analysis.evidence import evidence_of
+from ablab.analysis.ladder_rules import ladder_rules
 from ablab.analysis.looks import interim_analyses, looks_of
 from ablab.analysis.margin import check_margin, was_declared
 from ablab.analysis.metrics import check_last, choose_metric
@@ -185,6 +186,7 @@ def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:
 def _of_all(runs: Runs, metrics: dict[str, str], margin: float | None, last_k: int) -> list[StudyNote]:
     """Notes on the comparisons on all tasks."""
     notes: list[StudyNote] = [OneVariant()] if len(variants(runs)) == 1 else []
+    notes += ladder_rules(runs)
     named = tuple(dict.fromkeys(name for name in metrics.values() if name))
     if margin is not None and len(named) > 1:
         notes.append(SharedMargin(margin, named))

@@ -86,6 +86,17 @@ class KnownValues:
 
 
 @dataclass(frozen=True)
+class LadderRules:
+    """By which rules runs of several sizes were made of one; as in `ablab.config.ladder`."""
+
+    tokens_per_parameter: float | None
+    depth: str
+    heads: str
+    batch: str
+    rate: str  # "constant", or a power, as "compute^-0.125"
+
+
+@dataclass(frozen=True)
 class PlaceboFloor:
     """Up to which placebos differ from what they are placebos of."""
 
@@ -181,6 +192,7 @@ StudyNote = (
     | OfBaseline
     | DirectionByName
     | KnownValues
+    | LadderRules
     | PlaceboFloor
     | PlaceboShare
     | OneVariant

@@ -65,6 +65,18 @@ def _(note: known.InterimAnalyses) -> str:
 
 
 @study_note_text.register
+def _(note: known.LadderRules) -> str:
+    tokens = "as many steps at every size"
+    if note.tokens_per_parameter is not None:
+        tokens = f"{note.tokens_per_parameter:g} tokens for each parameter of the baseline outside of embeddings"
+    scaled = [name for name, rule in (("layers", note.depth), ("heads", note.heads)) if rule == "scaled"]
+    shape = f"; {' and '.join(scaled)} in proportion to the width" if scaled else ""
+    rate = "one learning rate" if note.rate == "constant" else f"a learning rate that goes as {note.rate}"
+    batch = "one batch size" if note.batch == "fixed" else "batches that grow with the compute"
+    return f"LADDER  by rules: {tokens}{shape}; {rate}, {batch}."
+
+
+@study_note_text.register
 def _(note: known.DivergenceFamily) -> str:
     over = f"adjusted by Holm over all {note.comparisons} comparisons" if note.comparisons > 1 else "of one comparison"
     return (

@@ -24,12 +24,13 @@ from ablab.study.other_launcher import Launch, OtherLauncher, job_return, refuse
 from ablab.study.plan_file import PlannedRun, write_plan
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
-from ablab.study.planning.ladder import carry_tuned, first_size, refuse_for_one_run
+from ablab.study.planning.ladder import refuse_for_one_run
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import Prepared, as_if_run, info_of, make_folder, prepare
 from ablab.study.seed_blocks import Decide, SeedBlocks, refuse_undecidable
 from ablab.study.supervision.code import warm_up
 from ablab.study.supervision.lock import StudyLock
+from ablab.study.trials.carried import carry_tuned, first_size
 from ablab.study.trials.pilot import match_time
 from ablab.study.trials.search import Search
 from ablab.study.trials.tuning import tune

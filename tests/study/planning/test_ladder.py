@@ -16,13 +16,15 @@ from ablab.analysis.comparison import compare
 from ablab.config import RunConfig
 from ablab.config.ladder import LadderConfig, written_out
 from ablab.errors import UserError
+from ablab.report.study_notes import study_notes
 from ablab.results.collect import tabulate
 from ablab.results.run_context import LadderReport, RunContext, TuningReport
 from ablab.study.planning.budget import meet_budgets
 from ablab.study.planning.expand import Run
-from ablab.study.planning.ladder import carry_tuned, climb, refuse_for_one_run
+from ablab.study.planning.ladder import climb, refuse_for_one_run
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.shapes import shape_of
+from ablab.study.trials.carried import carry_tuned
 from ablab.training.begin import new_record
 from ablab.training.build import build_model
 from ablab.training.cost import count_body_parameters, count_flops
@@ -142,6 +144,17 @@ def test_rates_follow_their_rule_from_the_first_size_on(
         # Steps are whole, and the rule is of the tokens that were asked for.
         assert rates == pytest.approx([rates[0] * (size / sizes[0]) ** power for size in sizes], rel=1e-3)  # type: ignore[operator]
     assert climbed.configs[0].options["optimizer"]["lr"] == 0.01
+
+
+def test_rates_stay_where_the_parametrisation_carries_them(tiny_config: TinyConfig) -> None:
+    """They are stated at the first size, unless the command says at which."""
+    climbed = Climbed(tiny_config, TWO, "parametrisation=mup", seeds=[0])
+    assert {report.rate_rule for report in climbed.ladders} == {"constant"}
+    assert len({config.options["optimizer"]["lr"] for config in climbed.configs}) == 1
+    nodes = [config.options["parametrisation"] for config in climbed.configs]
+    assert {(node["base_width"], node["base_head_size"]) for node in nodes} == {(16, 8)}
+    given = Climbed(tiny_config, TWO, variants=[["parametrisation=mup", "parametrisation.base_width=32"]], seeds=[0])
+    assert [config.options["parametrisation"]["base_width"] for config in given.configs] == [32, 32]
 
 
 def test_the_batch_grows_with_the_compute_where_asked_for(tiny_config: TinyConfig) -> None:
@@ -316,6 +329,10 @@ def test_each_size_is_compared_by_itself_and_makes_no_variants(tiny_config: Tiny
     found_of = compare(runs)
     assert [item.verdict for item in found_of.items] == ["BETTER"] * 2
     assert len(found_of.suite) == 1
+    assert study_notes(found_of)[-1] == (
+        "LADDER  by rules: 20 tokens for each parameter of the baseline outside of embeddings; layers and heads in "
+        "proportion to the width; a learning rate that goes as compute^-0.125, batches that grow with the compute."
+    )
 
 
 def test_the_short_form_is_for_the_sizes() -> None:

@@ -7,7 +7,7 @@ parameters at each size, so that all variants there are trained on as many.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -24,7 +24,7 @@ from ablab.study.designs.factors import written
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, folder_name
 from ablab.study.planning.preflight import Preflight
-from ablab.study.planning.rungs import EVERY, RATE, STEPS, Rung, rungs_of
+from ablab.study.planning.rungs import EVERY, RATE, STEPS, Rung, rungs_of, scaled_rate
 from ablab.study.planning.shapes import HEADS, shape_of
 
 _AXIS = "parametrisation"
@@ -87,6 +87,13 @@ def _scheduled(run: Run, rules: LadderConfig, composed: _Composed) -> Run:
     if config.axes.get("schedule") != _default("schedule"):
         return run
     return replace(run, overrides=[*run.overrides, f"schedule={rules.schedule}"])
+
+
+@cache
+def _usual(axis: str, option: str) -> dict[str, Any]:
+    """The settings of an option where nobody says otherwise; none of an option of somebody's own."""
+    path = conf_folder() / axis / f"{option}.yaml"
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
 @cache
@@ -178,19 +185,21 @@ def _rate_at(rung: Rung, config: RunConfig) -> dict[str, float]:
     return {RATE: scaled_rate(rate, rung.rate_factor)}
 
 
-def scaled_rate(rate: float, factor: float) -> float:
-    """A learning rate times the factor of a size, in six digits."""
-    return float(f"{rate * factor:.6g}")
-
-
 def _bases(run: Run, rules: LadderConfig, config: RunConfig) -> dict[str, Any]:
-    """The sizes at which a parametrisation states its rates: those of the first one, unless the command says."""
+    """The sizes at which a parametrisation states its rates: those of the first one, unless somebody says."""
     width = rules.steps[0].get(WIDTH)
     if width is None:
         return {}
     heads = shape_of(config, rules.steps[0], rules).get(HEADS, config.options["model"].get("n_heads", 1))
     bases = {_BASE_WIDTH: width, _BASE_HEAD: max(1, width // int(heads))}
-    return {key: value for key, value in bases.items() if _before(config, key) is not None and not _sets(run, key)}
+    usual = _usual(_AXIS, config.axes.get(_AXIS, ""))
+    return {
+        key: value
+        for key, value in bases.items()
+        if (before := _before(config, key)) is not None
+        and not _sets(run, key)
+        and before == usual.get(key.partition(".")[2], before)
+    }
 
 
 def _anneals(run: Run, rules: LadderConfig, config: RunConfig | None) -> bool:
@@ -222,45 +231,3 @@ def _value(run: Run, key: str) -> str | None:
     """What a run was asked for at a key, if it was."""
     values = (override.partition("=")[2] for override in run.overrides if override.startswith(f"{key}="))
     return next((canonical(value) for value in values), None)
-
-
-def first_size(plan: Sequence[Run]) -> list[Run]:
-    """The runs that are tuned themselves: of a ladder those at its smallest size, which the others follow."""
-    return [run for run in plan if run.context.ladder is None or run.context.ladder.place == 0]
-
-
-def carry_tuned(plan: Sequence[Run], tune: Callable[[list[Run]], Iterable[Run]]) -> list[Run]:
-    """The plan tuned: as it is without a ladder; with one at its smallest size alone, and carried on by its rules.
-
-    Args:
-        tune: gives runs what was found out for them.
-    """
-    first = first_size(plan)
-    tuned = list(tune(first))
-    if len(first) == len(plan):
-        return tuned
-    found = {_across(before): (before, after) for before, after in zip(first, tuned, strict=True)}
-    return [_carried(run, *found[_across(run)]) for run in plan]
-
-
-def _across(run: Run) -> tuple[str, str]:
-    """The variant and the seed of a run, at whatever size of the ladder."""
-    assert run.context.ladder is not None
-    variant = run.variant.removeprefix(run.context.ladder.rung).removeprefix(",")
-    return variant, next((override for override in run.overrides if override.startswith("seed=")), "")
-
-
-def _carried(run: Run, before: Run, after: Run) -> Run:
-    """A run with what was found out for its variant at the first size."""
-    ladder = run.context.ladder
-    assert ladder is not None
-    added = [override for override in after.overrides if override not in before.overrides]
-    overrides = [_scaled(override, ladder.rate_factor) for override in added]
-    return replace(
-        run, overrides=[*run.overrides, *overrides], context=replace(run.context, tuning=after.context.tuning)
-    )
-
-
-def _scaled(override: str, factor: float) -> str:
-    key, _, value = override.partition("=")
-    return f"{key}={scaled_rate(float(value), factor)!r}" if key == RATE and factor != 1 else override

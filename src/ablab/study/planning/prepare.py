@@ -30,8 +30,9 @@ from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.budget import meet_budgets
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, expand
-from ablab.study.planning.ladder import climb, first_size
+from ablab.study.planning.ladder import climb
 from ablab.study.planning.preflight import Preflight
+from ablab.study.trials.carried import first_size
 from ablab.study.trials.tuning import check_tuning
 from ablab.training.begin import variant_of
 from ablab.training.warm_start import check_steps_left

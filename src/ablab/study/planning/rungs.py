@@ -129,3 +129,8 @@ def _with_rate(rung: Rung, first: Rung, rule: str, rules: LadderConfig) -> Rung:
         raise UserError(f"ladder.rate=width: the sizes say nothing of {WIDTH}; take ladder.rate=compute or constant")
     ratio = rung.compute / first.compute if rule == "compute" else (rung.width or 1) / (first.width or 1)
     return replace(rung, rate_factor=float(ratio**exponent), rate_rule=f"{rule}^{exponent:g}")
+
+
+def scaled_rate(rate: float, factor: float) -> float:
+    """A learning rate times the factor of a size, in six digits."""
+    return float(f"{rate * factor:.6g}")
