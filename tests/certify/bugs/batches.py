@@ -38,7 +38,7 @@ class BatchNormed(Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         normal: Tensor = self.inner(x.flatten(0, -2)).view(x.shape)
-        return normal * self.weight + self.bias
+        return normal * self.weight if self.bias is None else normal * self.weight + self.bias
 
 
 class BatchNormedAlways(Norm):

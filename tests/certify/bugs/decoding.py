@@ -92,7 +92,8 @@ class SummaryOfNewTokens(AdaptiveFusion):
         super().__init__(spec, per="sequence")
 
     def extend(self, streams: Sequence[Tensor], step: Step, cache: LayerCache | None) -> Tensor:
-        return self(streams, step.padding)
+        fused: Tensor = self(streams, step.padding)
+        return fused
 
 
 class OneTooFar(Rope):

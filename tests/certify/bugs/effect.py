@@ -182,7 +182,7 @@ class _Hidden(torch.autograd.Function):
         return torch.from_numpy(x.detach().numpy() @ weight.detach().numpy()) if not x.is_meta else x.new_empty(x.shape)
 
     @staticmethod
-    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         if x.is_meta:
             return x.new_empty(x.shape), weight.new_empty(weight.shape)

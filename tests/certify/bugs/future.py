@@ -94,7 +94,7 @@ class BlockSeenTooSoon(Tempered):
         if key_padding_mask is not None:
             v = v.masked_fill(key_padding_mask[:, None, :, None], 0)
         v, length = repeat_heads(v, q.shape[1]), v.shape[2]
-        blocks = pad(v, (0, 0, 0, -length % 4)).unflatten(2, (-1, 4)).mean(3)
+        blocks: Tensor = pad(v, (0, 0, 0, -length % 4)).unflatten(2, (-1, 4)).mean(3)
         return own + blocks.repeat_interleave(4, 2)[:, :, :length]
 
 

@@ -91,7 +91,7 @@ class DetachedIndexer(DeepSeekSparseAttention):
         learning = self.core.learning
         assert learning is not None
         keep = learning.keep
-        learning.keep = lambda lost, mask: keep(lost.detach(), mask)  # type: ignore[method-assign]
+        learning.keep = lambda lost, mask: keep(lost.detach(), mask)  # type: ignore[method-assign, assignment]
 
 
 class ChoiceWithoutGradient(Tempered):
@@ -185,7 +185,7 @@ class BiasTrained(Router):
     def __init__(self, d_model: int, n_experts: int) -> None:
         super().__init__(d_model, n_experts, top_k=2, score="sigmoid", renormalise=True, scale=1.0, bias_speed=0.0)
         del self.bias
-        self.bias = nn.Parameter(torch.zeros(n_experts))  # type: ignore[assignment]
+        self.bias = nn.Parameter(torch.zeros(n_experts))
 
 
 class ExpertsWithTrainedBias(FeedForward):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """A component of this folder.
+    """A component, wrong or right.
 
     Attributes:
         target: its dotted name.
@@ -34,7 +34,7 @@ def right() -> Iterator[Entry]:
     """Those that are right."""
     for line in _DECOYS.strip().splitlines():
         target, axis, *overrides = line.split()
-        yield Entry(f"bugs.decoys.{target}", axis, "", tuple(overrides))
+        yield Entry(f"decoys.{target}", axis, "", tuple(overrides))
 
 
 _BUGS = """
@@ -54,6 +54,14 @@ future.LastTokenSummary           attention     future
 future.FutureInTraining           attention     future
 future.FarFuture                  attention     future
 future.FutureByMaximum            attention     future
+lengths.JoinedWithoutTransposing  attention     future
+lengths.WholeChunkSeen            attention     future
+lengths.BothDirections            attention     future
+lengths.FourierMixing             feed_forward  future
+lengths.CircularConvolution       attention     future
+lengths.DividedByLength           attention     future
+lengths.ScaledByLength            attention     future
+lengths.StretchedTable            position      future
 padding.PaddingSeen               attention     padding
 padding.PaddingInverted           attention     padding
 padding.PaddingLosesCausality     attention     future
@@ -159,11 +167,11 @@ routing.SummaryOfEverything       layer_fusion  future
 routing.NextTokensStream          residual      future
 routing.StreamsByToken            residual      future
 routing.HighwayOverBatch          residual      batch
-routing.RunningMeanNotSaved       activation    resume
-routing.RunningMeanInPython       activation    resume
-routing.FollowsInEvaluation       activation    state
-routing.AnnealedByCalls           activation    resume
-routing.ResampledByCount          activation    resume
+memory.RunningMeanNotSaved        activation    resume
+memory.RunningMeanInPython        activation    resume
+memory.FollowsInEvaluation        activation    state
+memory.AnnealedByCalls            activation    resume
+memory.ResampledByCount           activation    resume
 objectives.AsksForWhatItSees      objective     future
 objectives.SeesWhatIsAsked        objective     future
 objectives.IgnoredTargetsCount    objective     padding
@@ -198,29 +206,29 @@ training.DrawsItsRate             schedule      draws
 """
 
 _DECOYS = """
-Softened            attention
-MaskedBehind        attention
-WithoutParameters   attention
-Kernelised          attention
-Convolved           attention
-Convolved           attention     task=classification
-GateFromZero        residual
-ZeroOutput          feed_forward
-StochasticDepth     residual
-StraightThrough     activation
-FollowsItsInputs    activation
-Annealed            activation
-LearnedSlope        activation
-AlwaysPositive      activation
-MeanSize            norm
-JitteredPosition    position
-SoftExperts         feed_forward
-ById                feed_forward
-Narrow              feed_forward
-FirstAndLast        layer_fusion
-ConfidenceAsked     objective
-WeighedModalities   modal_fusion
-Momentum            optimizer
-Signs               optimizer
-staircase           schedule
+attention.Softened            attention
+attention.MaskedBehind        attention
+attention.WithoutParameters   attention
+attention.Kernelised          attention
+attention.Convolved           attention
+attention.Convolved           attention     task=classification
+parts.GateFromZero        residual
+parts.ZeroOutput          feed_forward
+parts.StochasticDepth     residual
+parts.StraightThrough     activation
+parts.FollowsItsInputs    activation
+parts.Annealed            activation
+parts.LearnedSlope        activation
+parts.AlwaysPositive      activation
+ends.MeanSize            norm
+ends.JitteredPosition    position
+parts.SoftExperts         feed_forward
+parts.ById                feed_forward
+parts.Narrow              feed_forward
+ends.FirstAndLast        layer_fusion
+ends.ConfidenceAsked     objective
+ends.WeighedModalities   modal_fusion
+training.Momentum            optimizer
+training.Signs               optimizer
+training.staircase           schedule
 """

@@ -100,7 +100,7 @@ class CountsByItself(_Momentum):
         return super().step(closure)
 
     def rate(self, group: dict[str, Any]) -> float:
-        return super().rate(group) / (1 - group["beta"] ** self.steps) / 10
+        return super().rate(group) / (1 - float(group["beta"]) ** self.steps) / 10
 
 
 class LeavesTheClosure(Adam):
@@ -109,7 +109,7 @@ class LeavesTheClosure(Adam):
     def __init__(self, params: Iterable[Any], *, lr: float = 1e-3) -> None:
         super().__init__(params, lr=lr)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         return super().step()
 
 
