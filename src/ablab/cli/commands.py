@@ -16,6 +16,7 @@ from ablab.cli.evaluate import evaluate
 from ablab.cli.export import export
 from ablab.cli.generate import generate
 from ablab.cli.parsing import Command, Parser, add_trust, folders_and_overrides, trust_command
+from ablab.cli.verify import verify
 from ablab.config.schema import INTERVALS, SPLITS
 from ablab.errors import UserError
 
@@ -26,7 +27,7 @@ def run_command(words: list[str]) -> int:
     parser = Parser(prog=f"ablab {words[0]}", description=COMMANDS[words[0]].__doc__)
     command = COMMANDS[words[0]](parser)
     # Where folders and filters are named, options may stand between them.
-    intermixed = words[0] in ("compare", "report", "evaluate")
+    intermixed = words[0] in ("compare", "report", "evaluate", "verify")
     parse = parser.parse_intermixed_args if intermixed else parser.parse_args
     return command(parse(words[1:])) or 0
 
@@ -215,4 +216,5 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "evaluate": evaluate,
     "consolidate": _consolidate,
     "bench": bench,
+    "verify": verify,
 }

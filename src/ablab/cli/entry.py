@@ -93,7 +93,7 @@ def _run(words: list[str]) -> int:
 
 def _opens_folder(words: list[str]) -> bool:
     """Whether the command reads a folder that may be a stranger's, and perhaps the working folder: no code is there."""
-    return bool(words) and words[0] in COMMANDS and words[0] != "bench" and "--trust" not in words
+    return bool(words) and words[0] in COMMANDS and words[0] not in ("bench", "verify") and "--trust" not in words
 
 
 def _make_importable(words: list[str]) -> None:

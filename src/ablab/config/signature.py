@@ -126,6 +126,11 @@ def takes(name: str, node: Node, parameter: str) -> bool:
     return parameter in _parameters(import_target(name, node["_target_"]))
 
 
+def settings_of(target: Any) -> dict[str, inspect.Parameter]:
+    """What a class or function takes, by name, bases included; one that takes any keyword whatever has it at the end."""
+    return _parameters(target)
+
+
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:
     """By name, without the object itself; open-ended if the last of the constructors is.
 

@@ -1,0 +1,41 @@
+"""The checks of each axis, a file for each topic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ablab.certify.checks import building, causality
+from ablab.certify.subject import Subject
+from ablab.certify.target import Target
+from ablab.config import AXES
+
+# What a check does: the line of one that passes; it raises `Failed` or `Skipped`.
+Measure = Callable[[Any], str]
+
+_COMPONENT: dict[str, Measure] = {
+    "settings": building.settings,
+    "builds": building.builds,
+    "future": causality.future,
+}
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The checks of one target, and what they are made on."""
+
+    subject: Any
+    all: Mapping[str, Measure]
+
+
+def checks_of(target: Target) -> Checks | None:
+    """Those of a target; None where its axis computes nothing."""
+    if target.axis.caller in ("model", "multimodal"):
+        return Checks(Subject(target), _COMPONENT)
+    return None
+
+
+def names_of(axis: str) -> list[str]:
+    """The names of the checks of an axis, in their order."""
+    return list(_COMPONENT) if AXES[axis].caller in ("model", "multimodal") else []

@@ -1,0 +1,56 @@
+"""Whether it can be built: settings that are checked, sizes that models have, initial values of its own."""
+
+from __future__ import annotations
+
+import torch
+
+from ablab.certify.outcomes import Failed, require
+from ablab.certify.subject import Subject
+from ablab.config.signature import hints_of, settings_of
+from ablab.config.targets import import_target
+from ablab.errors import UserError
+from ablab.study.planning.preflight import check_options
+
+
+def settings(subject: Subject) -> str:
+    """Settings are known by name and type, so that a misspelt or wrong one is refused before anything runs."""
+    axis, node = subject.axis, subject.node
+    check_options(axis, subject.config.options)
+    target = import_target(axis.name, node["_target_"])
+    taken = settings_of(target)
+    require(
+        all(each.kind is not each.VAR_KEYWORD for each in taken.values()),
+        f"{node['_target_']} takes any keyword (**kwargs): a misspelt setting would be accepted in silence",
+    )
+    own, hints = [key for key in taken if key not in axis.supplied], hints_of(node["_target_"])
+    untyped = [key for key in own if key not in hints]
+    beside = f"; without a type, so that any value is accepted: {', '.join(untyped)}" if untyped else ""
+    return f"{len(own)} settings, {len(own) - len(untyped)} of them typed{beside}"
+
+
+def builds(subject: Subject) -> str:
+    """A model with it can be made: of the usual sizes, with one layer, with grouped heads, not causal, without values."""
+    model = subject.build()
+    refused = []
+    for said, changes in _SIZES.items():
+        if subject.several and "causal" in changes:
+            continue
+        try:
+            subject.build(**changes)
+        except (ValueError, UserError) as error:  # it says that it cannot, and why
+            refused.append(f"{said} ({str(error)[:80]})")
+    with torch.device("meta"):
+        subject.build()
+    count = sum(parameter.numel() for parameter in subject.own_parameters(model).values())
+    if not subject.own(model):
+        raise Failed("the model that was built has no module of it")
+    return f"{count:,} parameters of its own" + (f"; refuses {'; '.join(refused)}" if refused else "")
+
+
+_SIZES = {
+    "one layer": {"n_layers": 1},
+    "four layers of width 48": {"n_layers": 4, "d_model": 48, "n_heads": 3},
+    "grouped heads": {"n_kv_heads": 2},
+    "no biases": {"bias": False},
+    "not causal": {"causal": False},
+}

@@ -1,0 +1,281 @@
+"""What checks are made on: small models that have the component, or the usual option in its place, and inputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any, cast
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ablab.certify.target import Target
+from ablab.config import Axis, Node, RunConfig, conf_folder
+from ablab.config.axes import called_by
+from ablab.config.signature import with_floats
+from ablab.model.draws import key_draws, seed_pass
+from ablab.model.initialisation import keyed_generator
+from ablab.model.multimodal import FeatureEncoder, MultimodalTransformer, TextEncoder
+from ablab.model.transformer import Transformer
+from ablab.tasks.base import Inputs
+from ablab.training.build_option import component
+
+VOCABULARY = 29
+LONGEST = 320  # tokens that the models take
+LONG = 272  # more than the options of the menu attend to in full
+SHORT = 24
+CLASSES = 7
+LATE = 10_000  # optimizer steps behind every warm-up
+
+Model = Transformer
+Named = Mapping[str, nn.Module]
+
+
+class Subject:
+    """An option of an axis of the model.
+
+    Attributes:
+        axis: of which it is one.
+        is_usual: it is the axis's default option, with its default settings.
+        several: the model is one of several modalities, which gives one answer.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.axis: Axis = target.axis
+        self.config: RunConfig = target.config
+        self.several = self.axis.caller == "multimodal"
+        self._usual = _with_usual(self.config, self.axis)
+        self.is_usual = self.config.options[self.axis.name] == self._usual.options[self.axis.name]
+        self._made: dict[tuple[Any, ...], Model] = {}
+
+    @property
+    def node(self) -> Node:
+        return self.config.options[self.axis.name]
+
+    @cached_property
+    def usual_name(self) -> str:
+        """The axis's default option, as a user writes it."""
+        return self._usual.chosen(self.axis.name)
+
+    def build(self, *, usual: bool = False, keyed: bool = True, settings: Node | None = None, **changes: Any) -> Model:
+        """A new model in single precision, with its initial values.
+
+        Args:
+            usual: the axis's default option in the component's place.
+            keyed: what draws in training draws as in a run.
+            settings: of the component, in place of its own.
+            changes: arguments of `Transformer`.
+        """
+        config = self._usual if usual else self.config
+        if settings is not None:
+            node = {**self.node, **settings}
+            config = replace(config, options={**config.options, self.axis.name: node})
+        sizes = {key: value for key, value in config.options["model"].items() if not key.startswith("_")}
+        own = {"vocab_size": VOCABULARY, "max_length": LONGEST, "seed": config.seed, "causal": not self.several}
+        parts = {axis.name: component(axis, config) for axis in called_by("model")}
+        if self.several:
+            own |= {"pooled": True, "n_outputs": CLASSES}
+        else:
+            parts |= {}
+        factory = partial(Transformer, **(sizes | own | parts | changes))
+        model = self._joined(factory, config) if self.several else factory()
+        if keyed:
+            key_draws(model)
+        return model
+
+    def model(self, *, usual: bool = False, stirred: bool = True, **changes: Any) -> Model:
+        """A model in double precision, for many to ask and nobody to change.
+
+        Args:
+            stirred: its weights are of the size of trained ones, so that gates that start shut are open.
+        """
+        key = (usual, stirred, *sorted(changes.items()))
+        if key not in self._made:
+            made = self.build(usual=usual, **changes).double()
+            self._made[key] = stir(made) if stirred else made
+        return self._made[key]
+
+    def fresh(self, **changes: Any) -> Model:
+        """The same as a copy of the caller's own, which no other call has gone through."""
+        return stir(self.build(**changes).double())
+
+    def own(self, model: Model) -> dict[str, nn.Module]:
+        """The modules that the option has made, by their names in the model; none within another."""
+        return dict(_outermost(self._found(model)))
+
+    def own_parameters(self, model: Model) -> dict[str, nn.Parameter]:
+        """The parameters of these modules, by their names in the model."""
+        return {
+            f"{name}.{own}": parameter
+            for name, module in self.own(model).items()
+            for own, parameter in module.named_parameters()
+        }
+
+    def inputs(self, batch: int = 3, length: int = LONG, seed: int = 0) -> Inputs:
+        """Random ones, without padding."""
+        generator = keyed_generator("inputs", seed)
+        if not self.several:
+            return torch.randint(VOCABULARY, (batch, length), generator=generator)
+        return {
+            "image": torch.randn(batch, 4, 6, generator=generator, dtype=torch.float64),
+            "audio": torch.randn(batch, 3, 10, generator=generator, dtype=torch.float64),
+            "text": torch.randint(0, 9, (batch, 5), generator=generator),
+            "padding": torch.zeros(batch, 12, dtype=torch.bool),
+        }
+
+    def targets(self, inputs: Inputs, seed: int = 0) -> Tensor:
+        """Random ones, for these inputs."""
+        generator = keyed_generator("targets", seed)
+        if isinstance(inputs, Tensor):
+            return torch.randint(VOCABULARY, inputs.shape, generator=generator)
+        return torch.randint(CLASSES, (len(inputs["text"]), 1), generator=generator)
+
+    def _joined(self, factory: partial[Transformer], config: RunConfig) -> Model:
+        encoders: dict[str, Callable[[int], nn.Module]] = {
+            "image": partial(FeatureEncoder, length=4, features=6),
+            "audio": partial(FeatureEncoder, length=3, features=10),
+            "text": partial(TextEncoder, length=5, vocab_size=9),
+        }
+        fusions: dict[str, Any] = {axis.name: component(axis, config) for axis in called_by("multimodal")}
+        return MultimodalTransformer(factory, encoders=encoders, **fusions)
+
+    def _found(self, model: Model) -> Iterator[tuple[str, nn.Module]]:
+        name = self.axis.name
+        for path, module in model.named_modules():
+            place = path.rpartition(".")[2]
+            if name in ("position", "layer_fusion", "objective", "modal_fusion"):
+                if path == name:
+                    yield path, module
+            elif name == "norm":
+                if place in _NORMS and not isinstance(module, nn.Identity):
+                    yield path, module
+            elif name == "residual":
+                if place in ("attention_residual", "feed_forward_residual") or path == "ends":
+                    yield path, module
+            elif place == name:
+                yield path, module
+
+
+_NORMS = ("attention_norm", "feed_forward_norm", "attention_added_norm", "feed_forward_added_norm", "norm")
+
+
+def _outermost(found: Iterator[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
+    last: str | None = None
+    for path, module in found:
+        if last is None or not path.startswith(f"{last}."):
+            last = path
+            yield path, module
+
+
+def _with_usual(config: RunConfig, axis: Axis) -> RunConfig:
+    """The same run with the axis's default option."""
+    defaults = OmegaConf.load(conf_folder() / "config.yaml").defaults
+    option = next(entry[axis.name] for entry in defaults if not isinstance(entry, str) and axis.name in entry)
+    node = cast(Node, OmegaConf.to_container(OmegaConf.load(conf_folder() / axis.name / f"{option}.yaml")))
+    options = {**config.options, axis.name: with_floats(axis, node)}
+    return replace(config, options=options, axes={**config.axes, axis.name: option})
+
+
+@torch.no_grad()
+def stir(model: Model, seed: int = 0) -> Model:
+    """Add to each parameter a random part that is a function of its name, of the size that training gives it."""
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=keyed_generator("stirred", seed, name), dtype=torch.float64)
+        scale = 1.2 / parameter.shape[-1] ** 0.5 if parameter.ndim > 1 else 0.1
+        parameter.add_((scale * noise).to(parameter.dtype))
+    return model
+
+
+@contextmanager
+def in_mode(model: Model, *, train: bool, step: int = LATE, key: int = 0) -> Iterator[None]:
+    """Within it the model trains at a step, with that pass's draws, or evaluates."""
+    before = torch.get_rng_state()
+    model.train(train)
+    try:
+        if train:
+            model.resample(step)
+            seed_pass(0, step, key)
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+@torch.no_grad()
+def logits(
+    model: Model, inputs: Inputs, mask: Tensor | None = None, *, train: bool = False, step: int = LATE, key: int = 0
+) -> Tensor:
+    """What the model makes of inputs, (B, T, V), in either mode."""
+    with in_mode(model, train=train, step=step, key=key):
+        return cast(Tensor, model(inputs, mask)).clone()
+
+
+def loss(model: Model, inputs: Inputs, targets: Tensor, *, step: int = LATE, penalties: bool = True) -> Tensor:
+    """What training minimises, of a pass in training."""
+    with in_mode(model, train=True, step=step):
+        given = model(inputs, targets=targets)
+    found = cross_entropy(given.flatten(0, 1), targets.flatten())
+    return found + model.penalty() if penalties else found
+
+
+def gradients(model: Model, value: Tensor) -> dict[str, Tensor | None]:
+    """The gradient of a scalar with respect to each parameter, by name; None where it does not depend on it."""
+    named = dict(model.named_parameters())
+    found = torch.autograd.grad(value, list(named.values()), allow_unused=True)
+    return dict(zip(named, found, strict=True))
+
+
+class Trained:
+    """A model with its optimizer, for a few steps as a run takes them."""
+
+    def __init__(self, subject: Subject, model: Model, lr: float = 3e-3) -> None:
+        self.subject, self.model, self.step = subject, model, 0
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+
+    def take(self, count: int, length: int = SHORT, *, fixed: bool = False) -> list[float]:
+        """So many steps; the loss of each. `fixed`: all on one batch."""
+        found = []
+        for _ in range(count):
+            inputs = as_dtype(self.subject.inputs(4, length, seed=0 if fixed else self.step), self.model)
+            value = loss(self.model, inputs, self.subject.targets(inputs), step=self.step)
+            self.optimizer.zero_grad()
+            value.backward()
+            self.optimizer.step()
+            self.model.after_step()
+            self.step += 1
+            found.append(value.item())
+        return found
+
+
+def as_dtype(inputs: Inputs, model: Model) -> Inputs:
+    """Features in the precision of the model; tokens as they are."""
+    if isinstance(inputs, Tensor):
+        return inputs
+    dtype = model.head.weight.dtype
+    return {name: each.to(dtype) if each.is_floating_point() else each for name, each in inputs.items()}
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two tensors, against the size of the first; infinite where one is not finite."""
+    if one.shape != other.shape or not (one.isfinite().all() and other.isfinite().all()):
+        return float("inf")
+    if not one.numel():
+        return 0.0
+    size = one.double().square().mean().sqrt().clamp(min=1e-30)
+    return float((one.double() - other.double()).abs().max() / size)
+
+
+def first_place(one: Tensor, other: Tensor, above: float) -> str:
+    """Where two tensors (B, T, ...) first differ by more than that, "sample 0, token 3"."""
+    size = one.double().square().mean().sqrt().clamp(min=1e-30)
+    apart = ((one.double() - other.double()).abs() > above * size) | ~other.isfinite()
+    where = apart.flatten(2).any(-1).nonzero()
+    return f"sample {int(where[0, 0])}, token {int(where[0, 1])}" if len(where) else "nowhere"
+
+
+def copied(model: Model) -> Model:
+    return copy.deepcopy(model)
