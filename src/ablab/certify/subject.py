@@ -18,6 +18,7 @@ from ablab.certify.target import Target
 from ablab.config import Axis, Node, RunConfig, conf_folder
 from ablab.config.axes import called_by
 from ablab.config.signature import with_floats
+from ablab.errors import UserError
 from ablab.model.draws import key_draws, seed_pass
 from ablab.model.initialisation import keyed_generator
 from ablab.model.multimodal import FeatureEncoder, MultimodalTransformer, TextEncoder
@@ -56,6 +57,17 @@ class Subject:
     @property
     def node(self) -> Node:
         return self.config.options[self.axis.name]
+
+    @cached_property
+    def ways(self) -> tuple[bool, ...]:
+        """Whether a model may be causal, and whether it may not; where it says that it cannot be one, the other."""
+        if self.several:
+            return (False,)
+        try:
+            self.model(causal=False)
+        except (ValueError, UserError):
+            return (True,)
+        return (True, False)
 
     @cached_property
     def usual_name(self) -> str:

@@ -10,7 +10,7 @@ from ablab.cli.parsing import Command
 
 
 def verify(parser: argparse.ArgumentParser) -> Command:
-    """Check a component before anything is trained with it: no leak, padding, gradients, resume, cost; a certificate."""
+    """Check a component before anything is trained with it: leaks, padding, gradients, resume, cost."""
     parser.add_argument(
         "target", metavar="TARGET", help="a class (my_module.MyAttention), an option (attention=dsa), or its YAML file"
     )

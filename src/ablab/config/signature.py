@@ -127,7 +127,7 @@ def takes(name: str, node: Node, parameter: str) -> bool:
 
 
 def settings_of(target: Any) -> dict[str, inspect.Parameter]:
-    """What a class or function takes, by name, bases included; one that takes any keyword whatever has it at the end."""
+    """What a class or function takes, by name, bases included; one of kind VAR_KEYWORD where it takes any keyword."""
     return _parameters(target)
 
 

@@ -138,9 +138,25 @@ class NeedsModalities(Protocol):
     needs_several: bool
 
 
+@runtime_checkable
+class StartsAs(Protocol):
+    """Says that its initial values make it what another option of its axis is, by name, or "identity": as if it were
+    not there. `ablab verify` holds it to that."""
+
+    starts_as: str
+
+
+@runtime_checkable
+class BreaksGraph(Protocol):
+    """Says why `torch.compile` cannot have it in one graph; `ablab verify` then asks for equal outputs alone."""
+
+    breaks_graph: str
+
+
 OFFERS = (
     *(Measured, Penalised, PenalisedByPass, Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
     *(PartlyActive, StacksMatrices, Grouped, ChecksLength, NeedsIds, SizesItself, WorksByUnit),
+    *(StartsAs, BreaksGraph),
 )
 
 

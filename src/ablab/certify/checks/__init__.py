@@ -6,7 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ablab.certify.checks import building, causality
+from ablab.certify.checks import (
+    building,
+    causality,
+    cost,
+    decoding,
+    engagement,
+    graphs,
+    independence,
+    learning,
+    mechanism,
+    padding,
+    precision,
+    resume,
+    sharding,
+)
 from ablab.certify.subject import Subject
 from ablab.certify.target import Target
 from ablab.config import AXES
@@ -17,7 +31,38 @@ Measure = Callable[[Any], str]
 _COMPONENT: dict[str, Measure] = {
     "settings": building.settings,
     "builds": building.builds,
+    "seeds": independence.seeds,
+    "runs": learning.runs,
     "future": causality.future,
+    "future-gradients": causality.gradients_of_future,
+    "targets": causality.targets_unseen,
+    "padding": padding.padding,
+    "cut": padding.padded_like_cut,
+    "batch": independence.batch,
+    "repeats": independence.repeats,
+    "lengths": independence.lengths,
+    "gradients": learning.reached,
+    "differences": learning.differences,
+    "differs": engagement.differs,
+    "knock-out": engagement.counts,
+    "parameters": engagement.parameters_count,
+    "identity": engagement.identity,
+    "dtypes": precision.dtypes,
+    "float64": precision.whole_precision,
+    "extremes": precision.extremes,
+    "memory": precision.memory,
+    "compile": graphs.compiles,
+    "resume": resume.resumes,
+    "copies": resume.copies,
+    "registered": sharding.registered,
+    "devices": sharding.devices,
+    "microbatches": sharding.microbatches,
+    "shards": sharding.sharded,
+    "decoding": decoding.decodes,
+    "mechanism": mechanism.tells,
+    "visits": mechanism.visits,
+    "scale": cost.scale,
+    "cost": cost.costs,
 }
 
 

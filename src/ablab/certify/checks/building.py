@@ -29,7 +29,7 @@ def settings(subject: Subject) -> str:
 
 
 def builds(subject: Subject) -> str:
-    """A model with it can be made: of the usual sizes, with one layer, with grouped heads, not causal, without values."""
+    """A model with it can be made: of the usual sizes, one layer, grouped heads, not causal, without values."""
     model = subject.build()
     refused = []
     for said, changes in _SIZES.items():

@@ -1,0 +1,59 @@
+"""Whether tokens can come one by one: from caches as from the whole sequence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ablab.certify.checks.causality import tokens
+from ablab.certify.outcomes import Skipped, require
+from ablab.certify.subject import Model, Subject, difference
+from ablab.model.decoding import Decoder, without_cache
+
+LENGTHS = (90, 37, 5)
+PASSES = {"one by one": (1,), "in chunks": (9, 1, 1, 70, 3)}
+ROUNDING = 1e-8
+
+
+def decodes(subject: Subject) -> str:
+    """Cached decoding gives what the whole sequence gives, for samples of unequal lengths side by side."""
+    if subject.several:
+        raise Skipped("a model of several modalities does not generate")
+    model = subject.model().eval()
+    if (line := without_cache(model)) is not None:
+        raise Skipped(line)
+    ids, worst = tokens(subject, max(LENGTHS), 0, len(LENGTHS)), 0.0
+    with torch.no_grad():
+        whole = [model(ids[row : row + 1, :length])[0] for row, length in enumerate(LENGTHS)]
+        for said, sizes in PASSES.items():
+            for row, (own, out) in enumerate(zip(_decoded(model, ids, sizes), whole, strict=True)):
+                found = difference(out, own)
+                where = ((out - own).abs().amax(-1) > ROUNDING * out.square().mean().sqrt()).nonzero()
+                first = f"; first at token {int(where[0, 0])} of sample {row}" if len(where) else ""
+                require(
+                    found <= ROUNDING, f"decoded {said}, logits differ from the whole sequence's by {found:.1e}{first}"
+                )
+                worst = max(worst, found)
+    return f"{len(LENGTHS)} samples of {min(LENGTHS)} to {max(LENGTHS)} tokens, {' and '.join(PASSES)}: {worst:.0e}"
+
+
+def _decoded(model: Model, ids: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
+    """The logits of each sample (T, vocabulary), in passes of so many tokens; the last number for all that are left."""
+    decoder = Decoder(model, batch=len(LENGTHS), capacity=max(LENGTHS))
+    parts: list[list[Tensor]] = [[] for _ in LENGTHS]
+    have = [0] * len(LENGTHS)
+    later = iter((*sizes, *[sizes[-1]] * max(LENGTHS)))
+    while tuple(have) != LENGTHS:
+        if not any(have) and sizes[0] > 1:
+            counts = [max(1, length // 3) for length in LENGTHS]
+        else:
+            size = next(later)
+            counts = [min(size, length - before) for before, length in zip(have, LENGTHS, strict=True)]
+        chunk = torch.zeros(len(LENGTHS), max(counts), dtype=torch.int64)
+        for row, (before, count) in enumerate(zip(have, counts, strict=True)):
+            chunk[row, :count] = ids[row, before : before + count]
+        found = decoder.extend(chunk, torch.tensor(counts))
+        for part, out, count in zip(parts, found, counts, strict=True):
+            part.append(out[:count])
+        have = [before + count for before, count in zip(have, counts, strict=True)]
+    return [torch.cat(part) for part in parts]

@@ -1,0 +1,81 @@
+"""Whether `torch.compile` can have it, and gives the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ablab.certify.outcomes import Failed, require
+from ablab.certify.subject import LATE, Model, Subject, difference, stir
+from ablab.errors import one_line
+from ablab.model.protocols import BreaksGraph
+from ablab.tasks.base import Inputs
+
+LENGTH = 24
+ROUNDING = 1e-7
+
+
+def compiles(subject: Subject) -> str:
+    """Compiled, in one graph unless it says why not, outputs and gradients are the same; at another length, too."""
+    said = _reason(subject)
+    try:
+        worst = _compared(subject, fullgraph=said is None)
+    except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+        if said is not None:
+            raise
+        raise Failed(
+            f"torch.compile cannot have it in one graph: {_cause(error)}; one that must break says why, by "
+            '`breaks_graph = "..."`'
+        ) from error
+    finally:
+        torch.compiler.reset()
+    way = "in one graph" if said is None else f"in several graphs ({said})"
+    return f"{way}: outputs and gradients differ by at most {worst:.0e}"
+
+
+def _reason(subject: Subject) -> str | None:
+    """Why it says that no single graph can hold it."""
+    if subject.several:
+        return "each sample is looked at for modalities that are missing"
+    for module in subject.own(subject.model()).values():
+        for each in module.modules():
+            if isinstance(each, BreaksGraph):
+                return each.breaks_graph
+    return None
+
+
+def _compared(subject: Subject, fullgraph: bool) -> float:
+    torch.compiler.reset()
+    plain, model = (stir(subject.build(keyed=False).double()) for _ in range(2))
+    compiled: Any = torch.compile(model, backend="eager", fullgraph=fullgraph)
+    worst = 0.0
+    for length in (LENGTH, LENGTH + 9) if not subject.several else (LENGTH,):
+        inputs = subject.inputs(2, length)
+        expected, found = _step(subject, plain, plain, inputs), _step(subject, model, compiled, inputs)
+        for name, one in expected.items():
+            apart = difference(one, found[name]) if one.abs().max() > 1e-12 else 0.0
+            require(apart <= ROUNDING, f"compiled, of {length} tokens: {name} differs by {apart:.1e} of its size")
+            worst = max(worst, apart)
+    return worst
+
+
+def _step(subject: Subject, model: Model, called: Any, inputs: Inputs) -> dict[str, Tensor]:
+    """Outputs, penalty and gradients of a step in training."""
+    model.train()
+    model.resample(LATE)
+    out = called(inputs, targets=subject.targets(inputs))
+    named = dict(model.named_parameters())
+    total = out.square().mean() + model.penalty()
+    found = torch.autograd.grad(total, list(named.values()), allow_unused=True, materialize_grads=True)
+    named_gradients = {f"the gradient of {name}": each for name, each in zip(named, found, strict=True)}
+    return {"the output": out.detach(), **named_gradients}
+
+
+def _cause(error: BaseException) -> str:
+    text = str(error)
+    for line in text.splitlines():
+        if line.strip().startswith(("Explanation:", "Developer debug context:")):
+            return line.strip().partition(":")[2].strip()[:200]
+    return one_line(error)

@@ -1,0 +1,133 @@
+"""Whether several processes can share it: all that it holds is registered, and gradients of parts are those of all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, distributed, nn
+
+from ablab.certify.checks.causality import ROUNDING
+from ablab.certify.checks.independence import picked
+from ablab.certify.outcomes import Failed, Skipped, require
+from ablab.certify.subject import LATE, Subject, difference, gradients, loss
+
+
+def registered(subject: Subject) -> str:
+    """Every tensor that it holds is a parameter or a buffer, so that devices, checkpoints and strategies have it."""
+    model = subject.build()
+    kept = {id(each) for each in (*model.parameters(), *model.buffers())}
+    modules = {id(each) for each in model.modules()}
+    for place, module in subject.own(model).items():
+        for name, each in module.named_modules(prefix=place):
+            for key, value in vars(each).items():
+                for tensor in _within(value):
+                    held = id(tensor) in kept if isinstance(tensor, Tensor) else id(tensor) in modules
+                    kind = "a tensor" if isinstance(tensor, Tensor) else "a module"
+                    require(
+                        held, f"{name}.{key}: holds {kind} that is not registered: no device and no checkpoint has it"
+                    )
+    tensors = sum(1 for module in subject.own(model).values() for _ in (*module.parameters(), *module.buffers()))
+    return f"all {tensors} tensors of it are parameters or buffers; none stands elsewhere"
+
+
+def _within(value: Any, depth: int = 0) -> Iterator[Tensor | nn.Module]:
+    """Tensors and modules that an attribute holds beside what torch has registered."""
+    if isinstance(value, Tensor | nn.Module):
+        yield value
+    elif depth < 2 and isinstance(value, list | tuple | set):
+        for each in value:
+            yield from _within(each, depth + 1)
+    elif depth < 2 and isinstance(value, dict):
+        for each in value.values():
+            yield from _within(each, depth + 1)
+
+
+def devices(subject: Subject) -> str:
+    """It works wherever its parameters are: no tensor is made on the CPU whatever device the model is on."""
+    model = subject.fresh().to("meta")
+    given = subject.inputs(2, 70)
+    inputs: Any = (
+        given.to("meta") if isinstance(given, Tensor) else {name: each.to("meta") for name, each in given.items()}
+    )
+    try:
+        model.eval()(inputs)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if any(said in text for said in _TWO_DEVICES):
+            raise Failed(f"makes a tensor on another device than its inputs': {text[:160]}") from error
+        raise Skipped(f"reads values, so that it cannot be tried without any ({type(error).__name__})") from error
+    return "a pass on a device of its own: nothing is made elsewhere"
+
+
+_TWO_DEVICES = ("is not on the expected device", "two devices", "same device", "on device cpu", "cpu is not on")
+
+
+def microbatches(subject: Subject) -> str:
+    """The gradient of a batch is the mean of its halves', as data parallel training and accumulation have it."""
+    model, largest, place = subject.model(), 0.0, ""
+    inputs = subject.inputs(4, 70)
+    targets = subject.targets(inputs)
+    for step in (0, LATE):
+        whole = gradients(model, loss(model, inputs, targets, step=step, penalties=False))
+        halves = []
+        for order in ([0, 1], [2, 3]):
+            value = loss(model, picked(inputs, order), targets[order], step=step, penalties=False)
+            halves.append(gradients(model, value))
+        for name, gradient in whole.items():
+            both = [half[name] for half in halves]
+            if gradient is None or gradient.abs().max() < 1e-12:
+                continue
+            mean = sum(each / 2 for each in both if each is not None)
+            assert isinstance(mean, Tensor)
+            found = difference(gradient, mean)
+            if found > largest:
+                largest, place = found, name
+    require(largest <= 1e-7, f"the gradient of {place} of a batch is not the mean of its halves': by {largest:.1e}")
+    return f"gradients of a batch and of its halves: apart by at most {largest:.0e}"
+
+
+def sharded(subject: Subject) -> str:
+    """With its parameters in shards (fully_shard), a step has the same loss and gradients, and a whole state_dict."""
+    if not distributed.is_available() or distributed.is_initialized():
+        raise Skipped("this process is one of several already")
+    from torch.distributed.fsdp import fully_shard
+
+    plain = subject.fresh()
+    inputs = subject.inputs(2, 40)
+    targets = subject.targets(inputs)
+    expected = gradients(plain, loss(plain, inputs, targets))
+    with _alone():
+        model = subject.fresh()
+        for _, block in model.layers():
+            fully_shard(block)
+        fully_shard(model)
+        loss(model, inputs, targets).backward()
+        found = {name: _whole(each.grad) for name, each in model.named_parameters()}
+        names = set(model.state_dict())
+    require(names == set(plain.state_dict()), "the state_dict of shards has other names")
+    worst = 0.0
+    for name, gradient in expected.items():
+        own = found[name]
+        if gradient is None or gradient.abs().max() < 1e-12:
+            continue
+        if own is None:
+            raise Failed(f"in shards, {name} gets no gradient")
+        worst = max(worst, difference(gradient, own))
+        require(worst <= ROUNDING, f"in shards, the gradient of {name} differs by {worst:.1e} of its size")
+    return f"by fully_shard: gradients of a step differ by at most {worst:.0e}"
+
+
+def _whole(gradient: Any) -> Tensor | None:
+    return gradient.full_tensor().detach() if hasattr(gradient, "full_tensor") else gradient
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Within it, this process is the only one of a group."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
