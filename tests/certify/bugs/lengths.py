@@ -71,7 +71,7 @@ class CircularConvolution(Tempered):
         exact = v.to(torch.promote_types(v.dtype, torch.float32))
         taps = 0.8 ** torch.arange(v.shape[2], device=v.device, dtype=exact.dtype)
         product = torch.fft.rfft(exact, dim=2) * torch.fft.rfft(taps)[:, None]
-        long = torch.fft.irfft(product, n=v.shape[2], dim=2).to(v.dtype)
+        long: Tensor = torch.fft.irfft(product, n=v.shape[2], dim=2).to(v.dtype)
         return out + repeat_heads(long, q.shape[1])
 
 

@@ -23,6 +23,33 @@ class Entry:
     overrides: tuple[str, ...] = ()
 
 
+# The checks of a certificate that are about a topic.
+CHECKS: dict[str, tuple[str, ...]] = {
+    "future": ("future", "future-gradients", "targets", "cut", "lengths"),
+    "padding": ("padding", "cut"),
+    "batch": ("batch",),
+    "state": ("repeats", "lengths", "microbatches"),
+    "draws": ("repeats",),
+    "resume": ("resume", "copies"),
+    "gradients": ("gradients", "differences"),
+    "parameters": ("registered", "copies"),
+    "seed": ("seeds", "registered"),
+    "dtypes": ("dtypes", "float64"),
+    "finite": ("runs", "extremes", "dtypes"),
+    "in_place": ("memory", "differences"),
+    "compile": ("compile",),
+    "lengths": ("lengths", "runs"),
+    "device": ("devices",),
+    "says": ("visits", "mechanism"),
+    "effect": ("differs", "knock-out", "parameters"),
+    "settings": ("settings",),
+    "identity": ("identity",),
+    "sharding": ("shards",),
+    "cost": ("cost",),
+    "decoding": ("decoding",),
+}
+
+
 def wrong() -> Iterator[Entry]:
     """The wrong ones."""
     for line in _BUGS.strip().splitlines():
