@@ -236,7 +236,7 @@ def loss(model: Model, inputs: Inputs, targets: Tensor, *, step: int = LATE, pen
 
 def gradients(model: Model, value: Tensor) -> dict[str, Tensor | None]:
     """The gradient of a scalar with respect to each parameter, by name; None where it does not depend on it."""
-    named = dict(model.named_parameters())
+    named = {name: each for name, each in model.named_parameters() if each.requires_grad}
     found = torch.autograd.grad(value, list(named.values()), allow_unused=True)
     return dict(zip(named, found, strict=True))
 

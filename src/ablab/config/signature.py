@@ -127,7 +127,7 @@ def takes(name: str, node: Node, parameter: str) -> bool:
 
 
 def settings_of(target: Any) -> dict[str, inspect.Parameter]:
-    """What a class or function takes, by name, bases included; one of kind VAR_KEYWORD where it takes any keyword."""
+    """What a class or function takes, by name, those of its bases included."""
     return _parameters(target)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
@@ -140,10 +140,16 @@ class NeedsModalities(Protocol):
 
 @runtime_checkable
 class StartsAs(Protocol):
-    """Says that its initial values make it what another option of its axis is, by name, or "identity": as if it were
-    not there. `ablab verify` holds it to that."""
+    """Says which option of its axis it is before training: its name, or "identity" for none at all. "" says nothing."""
 
     starts_as: str
+
+
+@runtime_checkable
+class SpeedSettings(Protocol):
+    """Names those of its settings that change how fast it is, or what memory it takes, and nothing that it gives."""
+
+    speed_settings: Sequence[str]
 
 
 @runtime_checkable
@@ -156,7 +162,7 @@ class BreaksGraph(Protocol):
 OFFERS = (
     *(Measured, Penalised, PenalisedByPass, Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
     *(PartlyActive, StacksMatrices, Grouped, ChecksLength, NeedsIds, SizesItself, WorksByUnit),
-    *(StartsAs, BreaksGraph),
+    *(StartsAs, SpeedSettings, BreaksGraph),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,19 @@ from ablab.certify.checks import (
     causality,
     cost,
     decoding,
+    effects,
     engagement,
     graphs,
     independence,
     learning,
     mechanism,
+    optimizers,
     padding,
     precision,
     resume,
+    schedules,
     sharding,
+    tasks,
 )
 from ablab.certify.subject import Subject
 from ablab.certify.target import Target
@@ -46,6 +50,7 @@ _COMPONENT: dict[str, Measure] = {
     "differs": engagement.differs,
     "knock-out": engagement.counts,
     "parameters": engagement.parameters_count,
+    "effects": effects.effects,
     "identity": engagement.identity,
     "dtypes": precision.dtypes,
     "float64": precision.whole_precision,
@@ -66,6 +71,13 @@ _COMPONENT: dict[str, Measure] = {
 }
 
 
+_OTHERS: dict[str, tuple[Callable[[Target], Any], Iterable[tuple[str, Measure]]]] = {
+    "optimizer": (optimizers.OptimizerSubject, [*optimizers.measures()]),
+    "schedule": (schedules.ScheduleSubject, [*schedules.measures()]),
+    "task": (tasks.TaskSubject, [*tasks.measures()]),
+}
+
+
 @dataclass(frozen=True)
 class Checks:
     """The checks of one target, and what they are made on."""
@@ -76,11 +88,16 @@ class Checks:
 
 def checks_of(target: Target) -> Checks | None:
     """Those of a target; None where its axis computes nothing."""
+    name = target.axis.name
     if target.axis.caller in ("model", "multimodal"):
         return Checks(Subject(target), _COMPONENT)
+    if name in _OTHERS:
+        return Checks(_OTHERS[name][0](target), {"settings": building.settings, **dict(_OTHERS[name][1])})
     return None
 
 
 def names_of(axis: str) -> list[str]:
     """The names of the checks of an axis, in their order."""
-    return list(_COMPONENT) if AXES[axis].caller in ("model", "multimodal") else []
+    if AXES[axis].caller in ("model", "multimodal"):
+        return list(_COMPONENT)
+    return ["settings", *dict(_OTHERS[axis][1])] if axis in _OTHERS else []

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 
-from ablab.certify.outcomes import Failed, require
+from ablab.certify.outcomes import Failed
 from ablab.certify.subject import Subject
 from ablab.config.signature import hints_of, settings_of
 from ablab.config.targets import import_target
 from ablab.errors import UserError
 from ablab.study.planning.preflight import check_options
 
+UNKNOWN = "no_setting_of_anybody"
 
-def settings(subject: Subject) -> str:
+
+def settings(subject: Any) -> str:
     """Settings are known by name and type, so that a misspelt or wrong one is refused before anything runs."""
     axis, node = subject.axis, subject.node
     check_options(axis, subject.config.options)
     target = import_target(axis.name, node["_target_"])
-    taken = settings_of(target)
-    require(
-        all(each.kind is not each.VAR_KEYWORD for each in taken.values()),
-        f"{node['_target_']} takes any keyword (**kwargs): a misspelt setting would be accepted in silence",
-    )
+    _check_unknown(subject)
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    taken = [name for name, each in settings_of(target).items() if each.kind in kinds]
     own, hints = [key for key in taken if key not in axis.supplied], hints_of(node["_target_"])
     untyped = [key for key in own if key not in hints]
     beside = f"; without a type, so that any value is accepted: {', '.join(untyped)}" if untyped else ""
     return f"{len(own)} settings, {len(own) - len(untyped)} of them typed{beside}"
+
+
+def _check_unknown(subject: Any) -> None:
+    """Raises Failed where a setting that there is not is taken all the same."""
+    if not isinstance(subject, Subject):
+        return
+    try:
+        subject.build(settings={UNKNOWN: 1})
+    except (UserError, TypeError, ValueError):
+        return
+    raise Failed(f"takes any setting (**kwargs), {UNKNOWN}=1 for one: a misspelt one would be accepted in silence")
 
 
 def builds(subject: Subject) -> str:

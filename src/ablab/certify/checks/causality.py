@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,16 +20,17 @@ def future(subject: Subject) -> str:
     model, largest, count = subject.model(), 0.0, 0
     for train, step in MODES:
         for length in (2, 65, LONG):
-            ids = tokens(subject, length)
+            ids = tokens(subject, length, batch=3)
             before = logits(model, ids, train=train, step=step)
-            for place in sorted({1, length // 3, length // 2, length - 1} - {0}):
-                for how, after in _changed(subject, model, ids, place, train, step):
-                    found = difference(before[:, :place], after[:, :place])
+            for how, places, after in _changed(subject, model, ids, train, step):
+                for row, place in enumerate(places):
+                    one, other = before[row, None, :place], after[row, None, :place]
+                    found = difference(one, other)
                     if found > ROUNDING:
-                        where = first_place(before[:, :place], after[:, :place], ROUNDING)
+                        where = first_place(one, other, ROUNDING).partition(", ")[2]
                         raise Failed(
-                            f"in {said(train, step)}, of {length} tokens, {how} from {place} on changes outputs "
-                            f"before them by {found:.1e} of their size; first at {where}"
+                            f"in {said(train, step)}, of {length} tokens, {how} from token {place} on changes outputs "
+                            f"before it by {found:.1e} of their size; first at {where}"
                         )
                     largest, count = max(largest, found), count + 1
     return (
@@ -38,18 +39,19 @@ def future(subject: Subject) -> str:
 
 
 def _changed(
-    subject: Subject, model: Model, ids: Tensor, place: int, train: bool, step: int
-) -> Iterator[tuple[str, Tensor]]:
-    """What is made of sequences that are the same before a place alone, each with what was done behind it."""
-    length = ids.shape[1]
-    others = torch.cat([ids[:, :place], tokens(subject, length, 1)[:, place:]], 1)
-    yield "another token", logits(model, others, train=train, step=step)
+    subject: Subject, model: Model, ids: Tensor, train: bool, step: int
+) -> Iterator[tuple[str, Sequence[int], Tensor]]:
+    """What is made of sequences that are the same before a place alone, each sample's own, and what was done there."""
+    length, place = ids.shape[1], torch.arange(ids.shape[1])
+    places = (length - 1, max(1, length // 2), max(1, length // 3))
+    behind = torch.stack([place >= each for each in places])
+    others = tokens(subject, length, 1, len(ids))
+    yield "other tokens", places, logits(model, torch.where(behind, others, ids), train=train, step=step)
     if train and draws(model, ids):
         return  # a mask of another shape is another draw
-    if place in (1, length // 2):
-        nothing = (torch.arange(length) >= place).expand(len(ids), -1)
-        yield "padding", logits(model, ids, nothing, train=train, step=step)
-        yield "the end", logits(model, ids[:, :place], train=train, step=step)
+    yield "padding", places, logits(model, ids, behind, train=train, step=step)
+    cut = places[1]
+    yield "nothing", (cut,) * len(ids), logits(model, ids[:, :cut], train=train, step=step)
 
 
 def gradients_of_future(subject: Subject) -> str:

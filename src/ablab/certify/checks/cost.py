@@ -15,7 +15,7 @@ from ablab.certify.subject import LONG, Model, Subject, as_dtype, gradients, los
 from ablab.training.cost import count_active_parameters, count_flops, count_parameters
 
 LARGE = 300.0  # times as large as with the default option, or as small: not a matter of taste any more
-ROUNDS = 5
+ROUNDS = 4
 
 
 def costs(subject: Subject) -> str:

@@ -129,31 +129,33 @@ def parameters_count(subject: Subject) -> str:
     named = subject.own_parameters(model)
     if not named:
         raise Skipped("it has no parameters")
-    tried = [[subject.inputs(2, length)] for length in (70, LONG)]
-    before, least = [_answers(subject, model, given) for given in tried], float("inf")
+    tried = [subject.inputs(2, length) for length in (70, LONG)]
+    before, least = [list(_answers(subject, model, given)) for given in tried], float("inf")
     for name, parameter in named.items():
         if name.endswith(WITHOUT):
             continue
         kept, found = parameter.detach().clone(), 0.0
         with torch.no_grad():
             parameter.mul_(-0.7).add_(0.3)
-            for given, answers in zip(tried, before, strict=True):  # the longer only where the shorter shows nothing
+            for given, answers in zip(tried, before, strict=True):  # each where those before show nothing
                 if found <= COUNTS:
-                    pairs = zip(answers, _answers(subject, model, given), strict=True)
-                    found = max(difference(one, other) for one, other in pairs)
+                    found = _first_apart(answers, _answers(subject, model, given))
             parameter.copy_(kept)
         require(found > COUNTS, f"{name}: another value of it changes neither outputs nor the loss in training")
         least = min(least, found)
     return f"each of {len(named)} moves outputs or the loss, by {least:.0e} of their size or more"
 
 
-def _answers(subject: Subject, model: Model, given: list[Inputs]) -> list[Tensor]:
-    found = []
-    for inputs in given:
-        found.append(logits(model, inputs))
-        with torch.no_grad():
-            found.append(loss(model, inputs, subject.targets(inputs)))
-    return found
+def _first_apart(answers: list[Tensor], others: Iterator[Tensor]) -> float:
+    """The difference of the first two that differ; those behind them are not computed."""
+    return next((found for one in answers if (found := difference(one, next(others))) > COUNTS), 0.0)
+
+
+def _answers(subject: Subject, model: Model, inputs: Inputs) -> Iterator[Tensor]:
+    """Outputs, and the loss in training."""
+    yield logits(model, inputs)
+    with torch.no_grad():
+        yield loss(model, inputs, subject.targets(inputs))
 
 
 def identity(subject: Subject) -> str:
@@ -194,6 +196,7 @@ def _claim(subject: Subject, model: Model) -> str | None:
                 return f"starts_as = {each.starts_as}"
     for module in subject.own(model).values():
         for each in (module, getattr(module, "core", module)):
-            if found := IDENTITY.search(type(each).__doc__ or ""):
+            found = IDENTITY.search(type(each).__doc__ or "")
+            if found and not re.search(r"\b(not|near|nearly|almost)\b", found[0]):
                 return " ".join(found[0].split())
     return None

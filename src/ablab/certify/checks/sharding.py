@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, distributed, nn
@@ -28,8 +28,18 @@ def registered(subject: Subject) -> str:
                     require(
                         held, f"{name}.{key}: holds {kind} that is not registered: no device and no checkpoint has it"
                     )
+    _check_apart(subject.own(model))
     tensors = sum(1 for module in subject.own(model).values() for _ in (*module.parameters(), *module.buffers()))
     return f"all {tensors} tensors of it are parameters or buffers; none stands elsewhere"
+
+
+def _check_apart(own: Mapping[str, nn.Module]) -> None:
+    """Raises Failed where modules of two layers have a parameter or a buffer together."""
+    whose: dict[int, str] = {}
+    for place, module in own.items():
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            first = whose.setdefault(id(tensor), place)
+            require(first == place, f"{place}.{name}: is one tensor with that of {first}: layers are not apart")
 
 
 def _within(value: Any, depth: int = 0) -> Iterator[Tensor | nn.Module]:
@@ -100,9 +110,10 @@ def sharded(subject: Subject) -> str:
     expected = gradients(plain, loss(plain, inputs, targets))
     with _alone():
         model = subject.fresh()
+        single = {each for each in model.parameters() if not each.ndim}  # which every process has
         for _, block in model.layers():
-            fully_shard(block)
-        fully_shard(model)
+            fully_shard(block, ignored_params=single)
+        fully_shard(model, ignored_params=single)
         loss(model, inputs, targets).backward()
         found = {name: _whole(each.grad) for name, each in model.named_parameters()}
         names = set(model.state_dict())

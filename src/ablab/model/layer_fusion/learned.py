@@ -138,6 +138,8 @@ class DenseFusion(LayerFusion):
         ValueError: a number is below 1.
     """
 
+    starts_as = "last"
+
     def __init__(self, spec: LayerSpec, *, dilation: int, period: int) -> None:
         super().__init__(spec)
         for name, value in (("dilation", dilation), ("period", period)):

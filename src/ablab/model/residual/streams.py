@@ -113,6 +113,8 @@ class HyperConnections(Streams):
 
     parameter_groups: ClassVar = {"mix": "not_decayed"}  # as the paper has all static weights
 
+    starts_as = "plain"
+
     def __init__(self, spec: LayerSpec, *, place: int, streams: int = 4, dynamic: bool = True) -> None:
         super().__init__(spec, place=place, streams=streams)
         self.collapse = nn.Parameter((torch.arange(streams) == place % streams).to(torch.get_default_dtype()))

@@ -1,0 +1,127 @@
+"""Whether each of its settings has an effect: none is accepted and then left alone."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ablab.certify.outcomes import Skipped, require
+from ablab.certify.subject import LATE, Model, Subject, Trained, difference, logits, loss
+from ablab.config.signature import hints_of, settings_of
+from ablab.config.targets import import_target
+from ablab.errors import UserError
+from ablab.model.protocols import SpeedSettings
+
+LENGTH = 96
+WITH = {"dropout": 0.3}  # beside it a setting of what is dropped can show
+STEPS = (0, 60, LATE)  # in and behind warm-ups
+APART = 1e-9
+
+
+def effects(subject: Subject) -> str:
+    """Another value of each setting changes parameters, outputs, the loss, or what training makes of them."""
+    target = import_target(subject.axis.name, subject.node["_target_"])
+    if not inspect.isclass(target):
+        raise Skipped("it is a function, which makes other options")
+    speed = _of_speed(subject)
+    values = {name: value for name, value in _settings(subject, target).items() if name not in speed}
+    if not values:
+        raise Skipped("it has no settings")
+    company = {name: value for name, value in WITH.items() if name in values}
+    plain = {False: list(_answers(subject, {})), True: list(_answers(subject, company)) if company else []}
+    tried, beyond = 0, []
+    for name, value in values.items():
+        others = [*_others(value, hints_of(subject.node["_target_"]).get(name))]
+        found = [_moves(subject, name, each, company, plain) for each in others]
+        known = [each for each in found if each is not None]
+        if not known:
+            beyond.append(name)
+            continue
+        require(
+            any(known),
+            f"{name}: nothing hangs on it ({value!r}, and {', '.join(map(repr, others))} tried); a setting of speed or "
+            f"memory alone is named in `speed_settings`",
+        )
+        tried += 1
+    rest = f"; not tried: {', '.join(beyond)}" if beyond else ""
+    return f"{tried} settings change what it is or does{rest}" + (
+        f"; of speed alone: {', '.join(speed)}" if speed else ""
+    )
+
+
+def _of_speed(subject: Subject) -> list[str]:
+    """The settings that it says leave its function alone."""
+    found: list[str] = []
+    for module in subject.own(subject.model()).values():
+        for each in module.modules():
+            if isinstance(each, SpeedSettings):
+                found += [name for name in each.speed_settings if name not in found]
+    return found
+
+
+def _settings(subject: Subject, target: Any) -> dict[str, Any]:
+    """Those that have a value, in the config or by default."""
+    taken = settings_of(target)
+    defaults = {name: each.default for name, each in taken.items() if each.default is not each.empty}
+    own = {name: subject.node.get(name, defaults.get(name)) for name in taken if name not in subject.axis.supplied}
+    return {name: value for name, value in own.items() if name in subject.node or name in defaults}
+
+
+def _others(value: Any, hint: Any) -> Iterator[Any]:
+    """Other values of a setting."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for kind in kinds:
+        if typing.get_origin(kind) is typing.Literal:
+            yield from (each for each in typing.get_args(kind) if each != value)
+    if isinstance(value, bool) or (value is None and bool in kinds):
+        yield not value
+    elif isinstance(value, int):
+        yield from (each for each in (value // 2, value + 1, 2 * value) if each != value)
+    elif isinstance(value, float):
+        yield from (each for each in (value / 2, 2 * value, value + 0.25) if each != value)
+    elif value is None:
+        yield from ([2, 8] if int in kinds else [0.5, 2.0] if float in kinds else [])
+
+
+def _moves(
+    subject: Subject, name: str, value: Any, company: dict[str, Any], plain: dict[bool, list[Tensor]]
+) -> bool | None:
+    """Whether that value changes anything; None where it is refused."""
+    for beside in (False, True) if company else (False,):
+        if beside and name in company:
+            continue
+        answers = _answers(subject, {**(company if beside else {}), name: value})
+        try:
+            for one, other in zip(plain[beside], answers, strict=True):
+                if difference(one, other) > APART:
+                    return True
+        except (UserError, ValueError):
+            return None if not beside else False
+    return False
+
+
+def _answers(subject: Subject, settings: dict[str, Any]) -> Iterator[Tensor]:
+    """What it is, and what it does, in the order of cost."""
+    model: Model = subject.build(settings=settings).double()
+    with torch.no_grad():
+        yield torch.tensor([float(p.numel()) for p in model.parameters()]).sum().reshape(1)
+        yield torch.stack([p.abs().sum() for p in model.parameters()])[: len(list(subject.model().parameters()))]
+    inputs = subject.inputs(2, LENGTH)
+    targets = subject.targets(inputs)
+    yield logits(model, inputs)
+    for step in STEPS:
+        with torch.no_grad():
+            yield loss(model, inputs, targets, step=step).reshape(1)
+            yield logits(model, inputs, train=True, step=step)
+    value = loss(model, inputs, targets)
+    found = torch.autograd.grad(value, list(model.parameters()), allow_unused=True, materialize_grads=True)
+    yield torch.stack([each.abs().sum() for each in found])
+    trained = Trained(subject, model)
+    yield torch.tensor(trained.take(3))
+    yield logits(model, inputs)
