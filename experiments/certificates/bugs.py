@@ -72,7 +72,7 @@ def _both(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _found(entry: Entry, checks: Sequence[str] | None) -> list[str]:
-    """The first that finds it of the checks that are about what is wrong; all others that do where none of these does."""
+    """The first of the checks about what is wrong that finds it; where none does, all others that do."""
     every = check_names(entry.axis) if checks is None else checks
     first = [name for name in CHECKS.get(entry.topic, ()) if name in every]
     for name in first:
