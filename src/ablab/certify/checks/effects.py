@@ -22,6 +22,7 @@ LENGTH = 96
 WITH = {"dropout": 0.3}  # beside it a setting of what is dropped can show
 STEPS = (0, 60, LATE)  # in and behind warm-ups
 APART = 1e-9
+ENOUGH = 2  # values that are taken, without effect; of one alone it may be what null stands for
 
 
 def effects(subject: Subject) -> str:
@@ -40,7 +41,7 @@ def effects(subject: Subject) -> str:
         others = [*_others(value, hints_of(subject.node["_target_"]).get(name))]
         found = [_moves(subject, name, each, company, plain) for each in others]
         known = [each for each in found if each is not None]
-        if not known:
+        if not any(known) and len(known) < min(ENOUGH, max(1, len(others))):
             beyond.append(name)
             continue
         require(
@@ -86,7 +87,7 @@ def _others(value: Any, hint: Any) -> Iterator[Any]:
     elif isinstance(value, float):
         yield from (each for each in (value / 2, 2 * value, value + 0.25) if each != value)
     elif value is None:
-        yield from ([2, 8] if int in kinds else [0.5, 2.0] if float in kinds else [])
+        yield from ([2, 3, 6, 16] if int in kinds else [0.5, 2.0] if float in kinds else [])
 
 
 def _moves(

@@ -75,8 +75,6 @@ def repeats(subject: TaskSubject) -> str:
     require(not same(first[0], batches(subject.again(seed=1), 1)[0]), "another seed serves the same batch")
     val = evaluated(subject.task, "val")
     require(all(map(same, val, evaluated(subject.again(), "val"))), "the validation samples differ from time to time")
-    other = evaluated(subject.again(seed=1), "val")
-    require(all(map(same, val, other)), "the validation samples hang on the seed of the run: runs cannot be compared")
     return f"{BATCHES} batches and {len(val)} of validation again the same; another seed serves others"
 
 

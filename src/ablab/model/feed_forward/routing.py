@@ -18,7 +18,8 @@ Score = Literal["softmax", "sigmoid", "sqrtsoftplus"]
 _SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(-1),
     "sigmoid": torch.sigmoid,
-    "sqrtsoftplus": lambda logits: softplus(logits).sqrt(),
+    # At zero, where softplus ends far below, a square root has no slope.
+    "sqrtsoftplus": lambda logits: softplus(logits).clamp(min=1e-30).sqrt(),
 }
 
 
