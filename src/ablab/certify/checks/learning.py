@@ -100,8 +100,22 @@ def reached(subject: Subject) -> str:
     if dead:
         name, share = max(dead.items(), key=lambda each: each[1])
         require(share < 0.2, f"{name}: {share:.0%} of its numbers get no gradient from any input that was tried")
+    late = _never_learned(subject)
+    require(not late, f"{', '.join(late)}: from the initial values no gradient comes in {STEPS} steps of training")
     rest = f"; at most {max(dead.values()):.0%} of a tensor without" if dead else ""
     return f"{len(own)} parameters of its own and {len(sizes) - len(own)} beside them get a gradient{rest}"
+
+
+def _never_learned(subject: Subject) -> list[str]:
+    """Parameters of the component whose gradient is zero from the start on, as of two gates in a row that are shut."""
+    trained = Trained(subject, subject.build())
+    waiting = {name: each for name, each in subject.own_parameters(trained.model).items() if not name.endswith(WITHOUT)}
+    for _ in range(STEPS):
+        trained.take(1)
+        waiting = {name: each for name, each in waiting.items() if each.grad is None or not bool(each.grad.any())}
+        if not waiting:
+            break
+    return list(waiting)
 
 
 def _reach(subject: Subject, model: Model) -> tuple[dict[str, float | None], dict[str, Tensor]]:
