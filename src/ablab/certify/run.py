@@ -42,9 +42,11 @@ def certify(
         UserError: there is no such target, setting or check.
     """
     from ablab.certify.checks import checks_of  # torch, which names and errors do without
+    from ablab.study.planning.preflight import check_options
 
     began = time.perf_counter()
     found = find(target, axis, overrides, config_dirs)
+    check_options(found.axis, found.config.options)
     made = checks_of(found)
     if made is None:
         return Certificate(target, found.axis.name, [Check("all", "skipped", f"{found.axis.name} {NOTHING}")], 0.0)

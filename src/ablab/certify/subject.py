@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ablab.certify.target import Target
-from ablab.config import Axis, Node, RunConfig, conf_folder
+from ablab.config import AXES, Axis, Node, RunConfig, conf_folder
 from ablab.config.axes import called_by
 from ablab.config.signature import with_floats
 from ablab.errors import UserError, one_line
@@ -24,6 +24,7 @@ from ablab.model.initialisation import keyed_generator
 from ablab.model.multimodal import FeatureEncoder, MultimodalTransformer, TextEncoder
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
+from ablab.study.planning.preflight import check_options
 from ablab.tasks.base import Inputs
 from ablab.training.build_option import component
 
@@ -58,6 +59,8 @@ class Subject:
 
     def _check_surroundings(self) -> None:
         """Raises UserError where what the user asks for beside the option fits no option: sizes, other components."""
+        for axis in (AXES["model"], *called_by("model", "multimodal")):
+            check_options(axis, self._usual.options)
         try:
             with torch.device("meta"):
                 self.build(usual=True)

@@ -124,7 +124,7 @@ class PositionOfZero(Position):
 class NoIdentityAtTheStart(Residual):
     """Says that training starts as `plain`, and its mix of the stream's halves is none at the start."""
 
-    starts_as_default = True
+    starts_as = "plain"
 
     def __init__(self, spec: LayerSpec, *, place: int) -> None:
         super().__init__(spec, place=place)

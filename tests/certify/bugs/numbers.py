@@ -73,13 +73,13 @@ class SwishByHand(nn.Module):
 
 
 class RootOfZero(nn.Module):
-    """sqrt(relu(x)), whose gradient at 0 is infinite, and NaN where it is multiplied by 0."""
+    """The root where x is above 0, by a `where` behind it: the gradient of the other side is 0 times NaN."""
 
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.relu().sqrt()
+        return torch.where(x > 0, x.sqrt(), 0.0)
 
 
 class VarianceByDifference(Norm):

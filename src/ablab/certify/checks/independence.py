@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablab.certify.checks.causality import MODES, ROUNDING, draws, said
 from ablab.certify.outcomes import Skipped, require
 from ablab.certify.subject import LATE, LONG, Model, Subject, difference, in_mode, logits
-from ablab.model.protocols import FollowsBatches, offering
+from ablab.model.protocols import FollowsBatches, InitialisesItself, offering
 from ablab.tasks.base import Inputs
+
+_SAME = "has the same values for every seed of a run"
 
 
 def batch(subject: Subject) -> str:
@@ -122,10 +126,35 @@ def _check_other_seed(subject: Subject, model: Model) -> None:
         for name, parameter in drawn.items():
             if _is_regular(parameter):
                 continue
-            require(not torch.equal(parameter, other[name]), f"{name}: has the same values for every seed of a run")
+            require(not torch.equal(parameter, other[name]), f"{name}: {_SAME}")
             later = name.replace("blocks.0.", "blocks.1.")
             if later != name and later in named and named[later].shape == parameter.shape:
                 require(not torch.equal(parameter, named[later]), f"{name}: every layer begins with the same values")
+
+        for path, module in model.named_modules():
+            if path.startswith(tuple(subject.own(model))) and isinstance(module, InitialisesItself):
+                for name, parameter in module.named_parameters(recurse=False):
+                    _check_drawn(module, name, parameter, f"{path}.{name}")
+
+
+def _check_drawn(module: InitialisesItself, name: str, parameter: Tensor, said: str) -> None:
+    """Raises Failed where random numbers of another generator than the given one become initial values."""
+    values = []
+    with _Drawing() as drawing:
+        for seed in (1, 2):
+            values.append(parameter.detach().clone())
+            module.init_parameter(name, values[-1], torch.Generator().manual_seed(seed))
+    require(not drawing.count or not torch.equal(*values), f"{said}: {_SAME}")
+
+
+class _Drawing(TorchDispatchMode):
+    """Counts the draws of random numbers, of whatever generator."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 def _is_regular(parameter: Tensor) -> bool:

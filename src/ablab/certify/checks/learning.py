@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablab.certify.outcomes import require
 from ablab.certify.subject import (
@@ -95,7 +95,9 @@ def reached(subject: Subject) -> str:
             require(size is not None, f"{name}: no gradient at all; the loss does not hang on it")
             beside = "" if name in own else f"; beside {subject.usual_name} it has one"
             require(size != 0, f"{name}: the gradient is zero for every input and step that was tried{beside}")
-    parts = {name: _untouched(touched[name]) for name in own if name in touched and not name.endswith(WITHOUT)}
+    tables = {name for name in own if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)}
+    whole = {name for name in own if name in touched and not name.endswith(WITHOUT)} - tables  # of rows that none asked
+    parts = {name: _untouched(touched[name]) for name in own if name in whole}
     dead = {name: share for name, share in parts.items() if share > 0}
     if dead:
         name, share = max(dead.items(), key=lambda each: each[1])
