@@ -74,13 +74,22 @@ class Subject:
         """The axis's default option, as a user writes it."""
         return self._usual.chosen(self.axis.name)
 
-    def build(self, *, usual: bool = False, keyed: bool = True, settings: Node | None = None, **changes: Any) -> Model:
+    def build(
+        self,
+        *,
+        usual: bool = False,
+        keyed: bool = True,
+        settings: Node | None = None,
+        made: Callable[[], None] | None = None,
+        **changes: Any,
+    ) -> Model:
         """A new model in single precision, with its initial values.
 
         Args:
             usual: the axis's default option in the component's place.
             keyed: what draws in training draws as in a run.
             settings: of the component, in place of its own.
+            made: called whenever a part of it has been made.
             changes: arguments of `Transformer`.
         """
         config = self._usual if usual else self.config
@@ -90,10 +99,10 @@ class Subject:
         sizes = {key: value for key, value in config.options["model"].items() if not key.startswith("_")}
         own = {"vocab_size": VOCABULARY, "max_length": LONGEST, "seed": config.seed, "causal": not self.several}
         parts = {axis.name: component(axis, config) for axis in called_by("model")}
+        if made is not None and self.axis.name in parts:
+            parts[self.axis.name] = _telling(parts[self.axis.name], made)
         if self.several:
             own |= {"pooled": True, "n_outputs": CLASSES}
-        else:
-            parts |= {}
         factory = partial(Transformer, **(sizes | own | parts | changes))
         model = self._joined(factory, config) if self.several else factory()
         if keyed:
@@ -184,6 +193,15 @@ def _outermost(found: Iterator[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn
             yield path, module
 
 
+def _telling(factory: Callable[..., Any], made: Callable[[], None]) -> Callable[..., Any]:
+    def make(*args: Any, **kwargs: Any) -> Any:
+        part = factory(*args, **kwargs)
+        made()
+        return part
+
+    return make
+
+
 def _with_usual(config: RunConfig, axis: Axis) -> RunConfig:
     """The same run with the axis's default option."""
     defaults = OmegaConf.load(conf_folder() / "config.yaml").defaults
@@ -247,6 +265,7 @@ class Trained:
     def __init__(self, subject: Subject, model: Model, lr: float = 3e-3) -> None:
         self.subject, self.model, self.step = subject, model, 0
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+        self.reached: set[str] = set()  # parameters that have had a gradient
 
     def take(self, count: int, length: int = SHORT, *, fixed: bool = False) -> list[float]:
         """So many steps; the loss of each. `fixed`: all on one batch."""
@@ -256,6 +275,8 @@ class Trained:
             value = loss(self.model, inputs, self.subject.targets(inputs), step=self.step)
             self.optimizer.zero_grad()
             value.backward()
+            found_now = ((name, each.grad) for name, each in self.model.named_parameters() if name not in self.reached)
+            self.reached |= {name for name, gradient in found_now if gradient is not None and bool(gradient.any())}
             self.optimizer.step()
             self.model.after_step()
             self.step += 1

@@ -110,7 +110,20 @@ def seeds(subject: Subject) -> str:
             require(same, f"{name}: has another initial value than beside {subject.usual_name}: pairs of runs part")
             count += 1
     _check_other_seed(subject, built[0])
+    _check_seeding(subject)
     return f"{count} parameters beside it have the values that they have beside {subject.usual_name}"
+
+
+def _check_seeding(subject: Subject) -> None:
+    """Its constructor leaves the generator that others are constructed with where it found it, or further on."""
+    behind: list[list[Tensor]] = [[], []]
+    for seed, found in enumerate(behind):
+        subject.build(seed=seed, made=lambda found=found: found.append(torch.get_rng_state()))
+    for one, other in zip(*behind, strict=True):
+        require(
+            not torch.equal(one, other),
+            "its constructor seeds torch's global generator: what is drawn behind it no longer hangs on the run's seed",
+        )
 
 
 def _check_other_seed(subject: Subject, model: Model) -> None:

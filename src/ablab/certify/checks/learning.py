@@ -21,6 +21,7 @@ from ablab.certify.subject import (
     loss,
 )
 from ablab.model.initialisation import keyed_generator
+from ablab.model.protocols import Penalised, offering
 from ablab.tasks.base import Inputs
 
 STEPS = 12
@@ -86,6 +87,7 @@ def reached(subject: Subject) -> str:
     own = subject.own_parameters(model)
     frozen = [name for name, each in own.items() if not each.requires_grad]
     require(not frozen, f"{', '.join(frozen)}: asks for no gradient; what is not to be learned is a buffer")
+    _check_penalties(subject, model)
     sizes, touched = _reach(subject, model)
     theirs, _ = _reach(subject, usual)
     for name, size in sizes.items():
@@ -102,6 +104,17 @@ def reached(subject: Subject) -> str:
         require(share < 0.2, f"{name}: {share:.0%} of its numbers get no gradient from any input that was tried")
     rest = f"; at most {max(dead.values()):.0%} of a tensor without" if dead else ""
     return f"{len(own)} parameters of its own and {len(sizes) - len(own)} beside them get a gradient{rest}"
+
+
+def _check_penalties(subject: Subject, model: Model) -> None:
+    """What is added to the loss has a gradient: a number alone asks for nothing."""
+    inputs = subject.inputs(2, 70)
+    loss(model, inputs, subject.targets(inputs))
+    for name, part in offering(model, Penalised):
+        value = part.penalty()
+        mine = any(f"{name}.".startswith(f"{own}.") for own in subject.own(model))
+        asks = not mine or not bool(value.detach().abs().max() > 0) or value.requires_grad
+        require(asks, f"{name}: adds {float(value):.2e} to the loss, from which no parameter gets a gradient")
 
 
 def _reach(subject: Subject, model: Model) -> tuple[dict[str, float | None], dict[str, Tensor]]:
