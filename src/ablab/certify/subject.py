@@ -18,10 +18,11 @@ from ablab.certify.target import Target
 from ablab.config import Axis, Node, RunConfig, conf_folder
 from ablab.config.axes import called_by
 from ablab.config.signature import with_floats
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 from ablab.model.draws import key_draws, seed_pass
 from ablab.model.initialisation import keyed_generator
 from ablab.model.multimodal import FeatureEncoder, MultimodalTransformer, TextEncoder
+from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Inputs
 from ablab.training.build_option import component
@@ -53,6 +54,17 @@ class Subject:
         self._usual = _with_usual(self.config, self.axis)
         self.is_usual = self.config.options[self.axis.name] == self._usual.options[self.axis.name]
         self._made: dict[tuple[Any, ...], Model] = {}
+        self._check_surroundings()
+
+    def _check_surroundings(self) -> None:
+        """Raises UserError where what the user asks for beside the option fits no option: sizes, other components."""
+        try:
+            with torch.device("meta"):
+                self.build(usual=True)
+        except ClashError:  # of the usual option alone, which need not be the component's
+            return
+        except ValueError as error:
+            raise UserError(one_line(error)) from error
 
     @property
     def node(self) -> Node:
