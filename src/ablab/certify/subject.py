@@ -277,7 +277,6 @@ class Trained:
     def __init__(self, subject: Subject, model: Model, lr: float = 3e-3) -> None:
         self.subject, self.model, self.step = subject, model, 0
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-        self.reached: set[str] = set()  # parameters that have had a gradient
 
     def take(self, count: int, length: int = SHORT, *, fixed: bool = False) -> list[float]:
         """So many steps; the loss of each. `fixed`: all on one batch."""
@@ -287,8 +286,6 @@ class Trained:
             value = loss(self.model, inputs, self.subject.targets(inputs), step=self.step)
             self.optimizer.zero_grad()
             value.backward()
-            found_now = ((name, each.grad) for name, each in self.model.named_parameters() if name not in self.reached)
-            self.reached |= {name for name, gradient in found_now if gradient is not None and bool(gradient.any())}
             self.optimizer.step()
             self.model.after_step()
             self.step += 1

@@ -102,19 +102,22 @@ def reached(subject: Subject) -> str:
     if dead:
         name, share = max(dead.items(), key=lambda each: each[1])
         require(share < 0.2, f"{name}: {share:.0%} of its numbers get no gradient from any input that was tried")
+    late = _never_learned(subject)
+    require(not late, f"{', '.join(late)}: from the initial values no gradient comes in {STEPS} steps of training")
     rest = f"; at most {max(dead.values()):.0%} of a tensor without" if dead else ""
     return f"{len(own)} parameters of its own and {len(sizes) - len(own)} beside them get a gradient{rest}"
 
 
-def _check_penalties(subject: Subject, model: Model) -> None:
-    """What is added to the loss has a gradient: a number alone asks for nothing."""
-    inputs = subject.inputs(2, 70)
-    loss(model, inputs, subject.targets(inputs))
-    for name, part in offering(model, Penalised):
-        value = part.penalty()
-        mine = any(f"{name}.".startswith(f"{own}.") for own in subject.own(model))
-        asks = not mine or not bool(value.detach().abs().max() > 0) or value.requires_grad
-        require(asks, f"{name}: adds {float(value):.2e} to the loss, from which no parameter gets a gradient")
+def _never_learned(subject: Subject) -> list[str]:
+    """Parameters of the component whose gradient is zero from the start on, as of two gates in a row that are shut."""
+    trained = Trained(subject, subject.build())
+    waiting = {name: each for name, each in subject.own_parameters(trained.model).items() if not name.endswith(WITHOUT)}
+    for _ in range(STEPS):
+        trained.take(1)
+        waiting = {name: each for name, each in waiting.items() if each.grad is None or not bool(each.grad.any())}
+        if not waiting:
+            break
+    return list(waiting)
 
 
 def _reach(subject: Subject, model: Model) -> tuple[dict[str, float | None], dict[str, Tensor]]:
@@ -134,6 +137,17 @@ def _reach(subject: Subject, model: Model) -> tuple[dict[str, float | None], dic
 
 def _untouched(touched: Tensor) -> float:
     return float((~touched).double().mean()) if touched.numel() else 0.0
+
+
+def _check_penalties(subject: Subject, model: Model) -> None:
+    """What is added to the loss has a gradient: a number alone asks for nothing."""
+    inputs = subject.inputs(2, 70)
+    loss(model, inputs, subject.targets(inputs))
+    for name, part in offering(model, Penalised):
+        value = part.penalty()
+        mine = any(f"{name}.".startswith(f"{own}.") for own in subject.own(model))
+        asks = not mine or not bool(value.detach().abs().max() > 0) or value.requires_grad
+        require(asks, f"{name}: adds {float(value):.2e} to the loss, from which no parameter gets a gradient")
 
 
 def differences(subject: Subject) -> str:
