@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
@@ -234,34 +234,66 @@ def stir(model: Model, seed: int = 0) -> Model:
 
 
 @contextmanager
-def in_mode(model: Model, *, train: bool, step: int = LATE, key: int = 0) -> Iterator[None]:
-    """Within it the model trains at a step, with that pass's draws, or evaluates."""
+def in_mode(model: Model, *, train: bool, step: int = LATE, key: int = 0, keep: bool = False) -> Iterator[None]:
+    """Within it the model trains at a step, with that pass's draws, or evaluates.
+
+    Args:
+        keep: what passes change of its buffers stays so; else all begin alike.
+    """
     before = torch.get_rng_state()
     model.train(train)
     try:
-        if train:
-            model.resample(step)
-            seed_pass(0, step, key)
-        yield
+        with nullcontext() if keep else held(model):
+            if train:
+                model.resample(step)
+                seed_pass(0, step, key)
+            yield
     finally:
         torch.set_rng_state(before)
 
 
+@contextmanager
+def held(model: Model) -> Iterator[None]:
+    """Within it passes change copies of its buffers."""
+    before = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    for module, buffers in before:
+        for name, each in buffers.items():
+            module._buffers[name] = None if each is None else each.clone()
+    try:
+        yield
+    finally:
+        for module, buffers in before:
+            module._buffers.update(buffers)
+
+
 @torch.no_grad()
 def logits(
-    model: Model, inputs: Inputs, mask: Tensor | None = None, *, train: bool = False, step: int = LATE, key: int = 0
+    model: Model,
+    inputs: Inputs,
+    mask: Tensor | None = None,
+    *,
+    train: bool = False,
+    step: int = LATE,
+    key: int = 0,
+    keep: bool = False,
 ) -> Tensor:
-    """What the model makes of inputs, (B, T, V), in either mode."""
-    with in_mode(model, train=train, step=step, key=key):
+    """What the model makes of inputs, (B, T, V), in either mode.
+
+    Args:
+        keep: as of `in_mode`.
+    """
+    with in_mode(model, train=train, step=step, key=key, keep=keep):
         return cast(Tensor, model(inputs, mask)).clone()
 
 
-def loss(model: Model, inputs: Inputs, targets: Tensor, *, step: int = LATE, penalties: bool = True) -> Tensor:
-    """What training minimises, of a pass in training."""
-    with in_mode(model, train=True, step=step):
+def loss(
+    model: Model, inputs: Inputs, targets: Tensor, *, step: int = LATE, penalties: bool = True, keep: bool = False
+) -> Tensor:
+    """What training minimises, of a pass in training; `keep` as of `in_mode`."""
+    with in_mode(model, train=True, step=step, keep=keep):
         given = model(inputs, targets=targets)
-    found = cross_entropy(given.flatten(0, 1), targets.flatten())
-    return found + model.penalty() if penalties else found
+        found = cross_entropy(given.flatten(0, 1), targets.flatten())
+        return found + model.penalty() if penalties else found
 
 
 def gradients(model: Model, value: Tensor) -> dict[str, Tensor | None]:
@@ -283,7 +315,7 @@ class Trained:
         found = []
         for _ in range(count):
             inputs = as_dtype(self.subject.inputs(4, length, seed=0 if fixed else self.step), self.model)
-            value = loss(self.model, inputs, self.subject.targets(inputs), step=self.step)
+            value = loss(self.model, inputs, self.subject.targets(inputs), step=self.step, keep=True)
             self.optimizer.zero_grad()
             value.backward()
             self.optimizer.step()

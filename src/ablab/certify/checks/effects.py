@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ablab.certify.outcomes import Skipped, require
-from ablab.certify.subject import LATE, Model, Subject, Trained, difference, logits, loss
+from ablab.certify.subject import LATE, Model, Subject, Trained, difference, logits, loss, stir
 from ablab.config.signature import hints_of, settings_of
 from ablab.config.targets import import_target
 from ablab.errors import UserError
@@ -107,6 +107,14 @@ def _moves(
     return False
 
 
+def _stirred(subject: Subject, settings: dict[str, Any], louder: float) -> Model:
+    model = stir(subject.build(settings=settings).double())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(louder if parameter.ndim > 1 else 1.0)
+    return model
+
+
 def _answers(subject: Subject, settings: dict[str, Any]) -> Iterator[Tensor]:
     """What it is, and what it does, in the order of cost."""
     model: Model = subject.build(settings=settings).double()
@@ -116,6 +124,8 @@ def _answers(subject: Subject, settings: dict[str, Any]) -> Iterator[Tensor]:
     inputs = subject.inputs(2, LENGTH)
     targets = subject.targets(inputs)
     yield logits(model, inputs)
+    for louder in (1.0, 4.0):  # bounds bind large numbers alone
+        yield logits(_stirred(subject, settings, louder), inputs)
     for step in STEPS:
         with torch.no_grad():
             yield loss(model, inputs, targets, step=step).reshape(1)

@@ -93,7 +93,7 @@ def reached(subject: Subject) -> str:
     for name, size in sizes.items():
         if name.endswith(WITHOUT):
             continue
-        if name in own or theirs.get(name, 0.0) > 0:
+        if name in own or (theirs.get(name) or 0.0) > 0:
             require(size is not None, f"{name}: no gradient at all; the loss does not hang on it")
             beside = "" if name in own else f"; beside {subject.usual_name} it has one"
             require(size != 0, f"{name}: the gradient is zero for every input and step that was tried{beside}")

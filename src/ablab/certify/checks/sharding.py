@@ -136,7 +136,8 @@ def sharded(subject: Subject) -> str:
 
 
 def _whole(gradient: Any) -> Tensor | None:
-    return gradient.full_tensor().detach() if hasattr(gradient, "full_tensor") else gradient
+    whole: Tensor | None = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+    return whole
 
 
 @contextlib.contextmanager
