@@ -55,13 +55,14 @@ class IgnoredTargetsCount(Objective):
 
     def __init__(self, spec: LayerSpec, *, block: Callable[..., Any], norm: Callable[..., Any]) -> None:
         super().__init__(spec, block=block, norm=norm)
-        self._asked = torch.zeros(())
+        self._asked: Tensor | None = None
 
     def forward(self, asked: Asked) -> None:
         self._asked = 0.1 * log_z(asked.logits).square().mean()
 
     def penalty(self) -> Tensor:
         """Of the last pass."""
+        assert self._asked is not None
         return self._asked
 
 
@@ -86,7 +87,7 @@ class PenaltyNotFinite(Objective):
 
     def __init__(self, spec: LayerSpec, *, block: Callable[..., Any], norm: Callable[..., Any]) -> None:
         super().__init__(spec, block=block, norm=norm)
-        self._asked = torch.zeros(())
+        self._asked: Tensor | None = None
 
     def forward(self, asked: Asked) -> None:
         shares = asked.logits.softmax(-1)
@@ -94,6 +95,7 @@ class PenaltyNotFinite(Objective):
 
     def penalty(self) -> Tensor:
         """Of the last pass."""
+        assert self._asked is not None
         return self._asked
 
 
@@ -111,7 +113,7 @@ class NotRegistered(Objective):
     def __init__(self, spec: LayerSpec, *, block: Callable[..., Any], norm: Callable[..., Any]) -> None:
         super().__init__(spec, block=block, norm=norm)
         self.probes = [nn.Linear(spec.d_model, 1)]
-        self._asked = torch.zeros(())
+        self._asked: Tensor | None = None
 
     def forward(self, asked: Asked) -> None:
         counted = asked.targets != IGNORED
@@ -119,4 +121,5 @@ class NotRegistered(Objective):
 
     def penalty(self) -> Tensor:
         """Of the last pass."""
+        assert self._asked is not None
         return self._asked

@@ -75,7 +75,7 @@ class PaddingInPenalty(Dense):
 
     def __init__(self, spec: LayerSpec, *, activation: Callable[[LayerSpec], nn.Module]) -> None:
         super().__init__(spec, activation=activation)
-        self._asked = torch.zeros(())
+        self._asked: Tensor | None = None
 
     def forward(self, x: Tensor, key_padding_mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
         y = super().forward(x)
@@ -84,4 +84,5 @@ class PaddingInPenalty(Dense):
 
     def penalty(self) -> Tensor:
         """Of the last pass."""
+        assert self._asked is not None
         return self._asked

@@ -75,12 +75,20 @@ class DrawnByConstructor(Tempered):
         return super().scored(q @ self.projection.to(q), k)
 
 
-class SeedMoved(Tempered):
-    """The constructor seeds torch's generator: what is drawn after it changes, all else of the run included."""
+class AlwaysTheSameStart(Tempered):
+    """Initial values of its own generator with a seed of its own: the seed of the run changes nothing."""
 
-    def __init__(self, spec: LayerSpec) -> None:
-        super().__init__(spec)
-        torch.manual_seed(1234)
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Drawn around 1."""
+        parameter.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0))
+
+
+class StartOfAnyGenerator(Tempered):
+    """Initial values of torch's generator, wherever it is."""
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Drawn around 1."""
+        parameter.uniform_(0.5, 1.5)
 
 
 class DetachedIndexer(DeepSeekSparseAttention):
@@ -213,13 +221,15 @@ class PenaltyDetached(Objective):
         self, spec: LayerSpec, *, block: Callable[..., nn.Module], norm: Callable[..., nn.Module], weight: float = 0.1
     ) -> None:
         super().__init__(spec, block=block, norm=norm)  # type: ignore[arg-type]
-        self.weight, self._asked = weight, torch.zeros(())
+        self.weight = weight
+        self._asked: Tensor | None = None
 
     def forward(self, asked: Asked) -> None:
         self._asked = torch.tensor(self.weight * asked.logits.logsumexp(-1).square().mean().item())
 
     def penalty(self) -> Tensor:
         """Of the last pass."""
+        assert self._asked is not None
         return self._asked
 
 

@@ -33,7 +33,7 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "resume": ("resume", "copies"),
     "gradients": ("gradients", "differences"),
     "parameters": ("registered", "copies"),
-    "seed": ("seeds", "registered"),
+    "seed": ("seeds", "registered", "repeats"),
     "dtypes": ("dtypes", "float64"),
     "finite": ("runs", "extremes", "dtypes"),
     "in_place": ("memory", "manners", "runs"),
@@ -42,7 +42,7 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "device": ("devices",),
     "says": ("visits", "mechanism"),
     "effect": ("differs", "parameters", "descends"),
-    "settings": ("settings",),
+    "settings": ("effects", "settings"),
     "identity": ("identity",),
     "sharding": ("shards",),
     "cost": ("cost",),
@@ -121,7 +121,8 @@ parameters.ParametersInAList      attention     parameters
 parameters.PlainTable             attention     parameters
 parameters.LayersInADict          activation    parameters
 parameters.DrawnByConstructor     attention     seed
-parameters.SeedMoved              attention     seed
+parameters.AlwaysTheSameStart     attention     seed
+parameters.StartOfAnyGenerator    attention     seed
 parameters.DetachedIndexer        attention     gradients
 parameters.ChoiceWithoutGradient  attention     gradients
 parameters.HardGate               activation    gradients
