@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ablab.certify.outcomes import Skipped, require
-from ablab.certify.subject import LATE, Model, Subject, Trained, difference, logits, loss, stir
+from ablab.certify.subject import LATE, LONG, Model, Subject, Trained, difference, logits, loss, stir
 from ablab.config.signature import hints_of, settings_of
 from ablab.config.targets import import_target
 from ablab.errors import UserError
@@ -133,6 +133,9 @@ def _answers(subject: Subject, settings: dict[str, Any]) -> Iterator[Tensor]:
     value = loss(model, inputs, targets)
     found = torch.autograd.grad(value, list(model.parameters()), allow_unused=True, materialize_grads=True)
     yield torch.stack([each.abs().sum() for each in found])
+    long = subject.inputs(2, LONG)  # of which choices leave something out
+    for train in (False, True):
+        yield logits(_stirred(subject, settings, 1.0), long, train=train)
     trained = Trained(subject, model)
     yield torch.tensor(trained.take(3))
     yield logits(model, inputs)
