@@ -21,6 +21,7 @@ from ablab.certify.subject import (
     loss,
 )
 from ablab.model.initialisation import keyed_generator
+from ablab.model.protocols import Penalised, offering
 from ablab.tasks.base import Inputs
 
 STEPS = 12
@@ -86,12 +87,13 @@ def reached(subject: Subject) -> str:
     own = subject.own_parameters(model)
     frozen = [name for name, each in own.items() if not each.requires_grad]
     require(not frozen, f"{', '.join(frozen)}: asks for no gradient; what is not to be learned is a buffer")
+    _check_penalties(subject, model)
     sizes, touched = _reach(subject, model)
     theirs, _ = _reach(subject, usual)
     for name, size in sizes.items():
         if name.endswith(WITHOUT):
             continue
-        if name in own or theirs.get(name, 0.0) > 0:
+        if name in own or (theirs.get(name) or 0.0) > 0:
             require(size is not None, f"{name}: no gradient at all; the loss does not hang on it")
             beside = "" if name in own else f"; beside {subject.usual_name} it has one"
             require(size != 0, f"{name}: the gradient is zero for every input and step that was tried{beside}")
@@ -137,6 +139,17 @@ def _reach(subject: Subject, model: Model) -> tuple[dict[str, float | None], dic
 
 def _untouched(touched: Tensor) -> float:
     return float((~touched).double().mean()) if touched.numel() else 0.0
+
+
+def _check_penalties(subject: Subject, model: Model) -> None:
+    """What is added to the loss has a gradient: a number alone asks for nothing."""
+    inputs = subject.inputs(2, 70)
+    loss(model, inputs, subject.targets(inputs))
+    for name, part in offering(model, Penalised):
+        value = part.penalty()
+        mine = any(f"{name}.".startswith(f"{own}.") for own in subject.own(model))
+        asks = not mine or not bool(value.detach().abs().max() > 0) or value.requires_grad
+        require(asks, f"{name}: adds {float(value):.2e} to the loss, from which no parameter gets a gradient")
 
 
 def differences(subject: Subject) -> str:
