@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablab.certify.certificate import Certificate, Check
-from ablab.certify.target import Target, find
+from ablab.certify.target import find
 from ablab.config.nearest import nearest
 from ablab.errors import UserError, one_line
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ablab.certify.checks import Checks
 
 NOTHING = "says how a run is run and shown, not what it computes: there is nothing to certify"
+BUILDS = "builds"  # the check without which all others would say the same once more
 
 
 def certify(
@@ -41,14 +42,20 @@ def certify(
         UserError: there is no such target, setting or check.
     """
     from ablab.certify.checks import checks_of  # torch, which names and errors do without
+    from ablab.study.planning.preflight import check_options
 
     began = time.perf_counter()
     found = find(target, axis, overrides, config_dirs)
+    check_options(found.axis, found.config.options)
     made = checks_of(found)
     if made is None:
         return Certificate(target, found.axis.name, [Check("all", "skipped", f"{found.axis.name} {NOTHING}")], 0.0)
     _check_names(checks, made)
-    done = [_done(name, made, found) for name in made.all if checks is None or name in checks]
+    done: list[Check] = []
+    for name in made.all:
+        if checks is None or name in checks:
+            unbuilt = any(check.name == BUILDS and check.outcome == "fail" for check in done)
+            done.append(Check(name, "skipped", "it cannot be built") if unbuilt else _done(name, made))
     return Certificate(target, found.axis.name, done, time.perf_counter() - began)
 
 
@@ -65,7 +72,7 @@ def _check_names(wanted: Collection[str] | None, made: Checks) -> None:
             raise UserError(f"--check {name}: no such check{nearest(name, made.all)}")
 
 
-def _done(name: str, made: Checks, target: Target) -> Check:
+def _done(name: str, made: Checks) -> Check:
     """The outcome of one check; what it raises unforeseen, the component has raised."""
     from ablab.certify.outcomes import Failed, Skipped
     from ablab.training.cost import without_trace
@@ -79,12 +86,14 @@ def _done(name: str, made: Checks, target: Target) -> Check:
     except Skipped as skipped:
         return Check(name, "skipped", str(skipped))
     except Exception as error:  # of anybody's component
-        return Check(name, "fail", f"raises {_where(error)}")
+        return Check(name, "fail", _where(error))
 
 
 def _where(error: Exception) -> str:
-    """What was raised, and the last place that is not in a library."""
+    """What was raised, and the last place that is not in a library; of what is said in plain words, these alone."""
+    if isinstance(error, UserError):
+        return one_line(error)
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "site-packages" not in frame.filename]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {one_line(error)}{place}"
+    return f"raises {type(error).__name__}: {one_line(error)}{place}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ablab.certify.target import Target
-from ablab.config import Axis, Node, RunConfig, conf_folder
+from ablab.config import AXES, Axis, Node, RunConfig, conf_folder
 from ablab.config.axes import called_by
 from ablab.config.signature import with_floats
-from ablab.errors import UserError
+from ablab.errors import UserError, one_line
 from ablab.model.draws import key_draws, seed_pass
 from ablab.model.initialisation import keyed_generator
 from ablab.model.multimodal import FeatureEncoder, MultimodalTransformer, TextEncoder
+from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
+from ablab.study.planning.preflight import check_options
 from ablab.tasks.base import Inputs
 from ablab.training.build_option import component
 
@@ -53,6 +55,19 @@ class Subject:
         self._usual = _with_usual(self.config, self.axis)
         self.is_usual = self.config.options[self.axis.name] == self._usual.options[self.axis.name]
         self._made: dict[tuple[Any, ...], Model] = {}
+        self._check_surroundings()
+
+    def _check_surroundings(self) -> None:
+        """Raises UserError where what the user asks for beside the option fits no option: sizes, other components."""
+        for axis in (AXES["model"], *called_by("model", "multimodal")):
+            check_options(axis, self._usual.options)
+        try:
+            with torch.device("meta"):
+                self.build(usual=True)
+        except ClashError:  # of the usual option alone, which need not be the component's
+            return
+        except ValueError as error:
+            raise UserError(one_line(error)) from error
 
     @property
     def node(self) -> Node:
@@ -74,13 +89,22 @@ class Subject:
         """The axis's default option, as a user writes it."""
         return self._usual.chosen(self.axis.name)
 
-    def build(self, *, usual: bool = False, keyed: bool = True, settings: Node | None = None, **changes: Any) -> Model:
+    def build(
+        self,
+        *,
+        usual: bool = False,
+        keyed: bool = True,
+        settings: Node | None = None,
+        made: Callable[[], None] | None = None,
+        **changes: Any,
+    ) -> Model:
         """A new model in single precision, with its initial values.
 
         Args:
             usual: the axis's default option in the component's place.
             keyed: what draws in training draws as in a run.
             settings: of the component, in place of its own.
+            made: called whenever a part of it has been made.
             changes: arguments of `Transformer`.
         """
         config = self._usual if usual else self.config
@@ -90,10 +114,10 @@ class Subject:
         sizes = {key: value for key, value in config.options["model"].items() if not key.startswith("_")}
         own = {"vocab_size": VOCABULARY, "max_length": LONGEST, "seed": config.seed, "causal": not self.several}
         parts = {axis.name: component(axis, config) for axis in called_by("model")}
+        if made is not None and self.axis.name in parts:
+            parts[self.axis.name] = _telling(parts[self.axis.name], made)
         if self.several:
             own |= {"pooled": True, "n_outputs": CLASSES}
-        else:
-            parts |= {}
         factory = partial(Transformer, **(sizes | own | parts | changes))
         model = self._joined(factory, config) if self.several else factory()
         if keyed:
@@ -184,6 +208,15 @@ def _outermost(found: Iterator[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn
             yield path, module
 
 
+def _telling(factory: Callable[..., Any], made: Callable[[], None]) -> Callable[..., Any]:
+    def make(*args: Any, **kwargs: Any) -> Any:
+        part = factory(*args, **kwargs)
+        made()
+        return part
+
+    return make
+
+
 def _with_usual(config: RunConfig, axis: Axis) -> RunConfig:
     """The same run with the axis's default option."""
     defaults = OmegaConf.load(conf_folder() / "config.yaml").defaults
@@ -204,34 +237,66 @@ def stir(model: Model, seed: int = 0) -> Model:
 
 
 @contextmanager
-def in_mode(model: Model, *, train: bool, step: int = LATE, key: int = 0) -> Iterator[None]:
-    """Within it the model trains at a step, with that pass's draws, or evaluates."""
+def in_mode(model: Model, *, train: bool, step: int = LATE, key: int = 0, keep: bool = False) -> Iterator[None]:
+    """Within it the model trains at a step, with that pass's draws, or evaluates.
+
+    Args:
+        keep: what passes change of its buffers stays so; else all begin alike.
+    """
     before = torch.get_rng_state()
     model.train(train)
     try:
-        if train:
-            model.resample(step)
-            seed_pass(0, step, key)
-        yield
+        with nullcontext() if keep else held(model):
+            if train:
+                model.resample(step)
+                seed_pass(0, step, key)
+            yield
     finally:
         torch.set_rng_state(before)
 
 
+@contextmanager
+def held(model: Model) -> Iterator[None]:
+    """Within it passes change copies of its buffers."""
+    before = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    for module, buffers in before:
+        for name, each in buffers.items():
+            module._buffers[name] = None if each is None else each.clone()
+    try:
+        yield
+    finally:
+        for module, buffers in before:
+            module._buffers.update(buffers)
+
+
 @torch.no_grad()
 def logits(
-    model: Model, inputs: Inputs, mask: Tensor | None = None, *, train: bool = False, step: int = LATE, key: int = 0
+    model: Model,
+    inputs: Inputs,
+    mask: Tensor | None = None,
+    *,
+    train: bool = False,
+    step: int = LATE,
+    key: int = 0,
+    keep: bool = False,
 ) -> Tensor:
-    """What the model makes of inputs, (B, T, V), in either mode."""
-    with in_mode(model, train=train, step=step, key=key):
+    """What the model makes of inputs, (B, T, V), in either mode.
+
+    Args:
+        keep: as of `in_mode`.
+    """
+    with in_mode(model, train=train, step=step, key=key, keep=keep):
         return cast(Tensor, model(inputs, mask)).clone()
 
 
-def loss(model: Model, inputs: Inputs, targets: Tensor, *, step: int = LATE, penalties: bool = True) -> Tensor:
-    """What training minimises, of a pass in training."""
-    with in_mode(model, train=True, step=step):
+def loss(
+    model: Model, inputs: Inputs, targets: Tensor, *, step: int = LATE, penalties: bool = True, keep: bool = False
+) -> Tensor:
+    """What training minimises, of a pass in training; `keep` as of `in_mode`."""
+    with in_mode(model, train=True, step=step, keep=keep):
         given = model(inputs, targets=targets)
-    found = cross_entropy(given.flatten(0, 1), targets.flatten())
-    return found + model.penalty() if penalties else found
+        found = cross_entropy(given.flatten(0, 1), targets.flatten())
+        return found + model.penalty() if penalties else found
 
 
 def gradients(model: Model, value: Tensor) -> dict[str, Tensor | None]:
@@ -253,7 +318,7 @@ class Trained:
         found = []
         for _ in range(count):
             inputs = as_dtype(self.subject.inputs(4, length, seed=0 if fixed else self.step), self.model)
-            value = loss(self.model, inputs, self.subject.targets(inputs), step=self.step)
+            value = loss(self.model, inputs, self.subject.targets(inputs), step=self.step, keep=True)
             self.optimizer.zero_grad()
             value.backward()
             self.optimizer.step()

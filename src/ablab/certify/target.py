@@ -68,6 +68,8 @@ def find(said: str, axis: str | None, overrides: Sequence[str], folders: Sequenc
         return _of_file(said, axis, overrides, folders)
     if matched := _OPTION.match(said):
         name = _known_axis(matched[1])
+        if axis not in (None, name):
+            raise UserError(f"--axis {axis}: {said} is an option of {name}; leave --axis out")
         return Target(said, AXES[name], _composed([said, *overrides], folders))
     if _DOTTED.match(said):
         return _of_class(said, axis, overrides, folders)
@@ -81,7 +83,7 @@ def _known_axis(name: str) -> str:
 
 
 def _of_class(said: str, axis: str | None, overrides: Sequence[str], folders: Sequence[Path]) -> Target:
-    made = import_target("verify", said)
+    made = import_target("", said)
     found = AXES[axis] if axis else _axis_of(said, made)
     partial = found.caller != "run" or found.name in ("model", "optimizer", "schedule")
     node = {"_target_": said, **({"_partial_": True} if partial else {})}

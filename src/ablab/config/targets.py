@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
@@ -24,9 +25,13 @@ _TRACKERS = {"aim", "mlflow"}  # for which there are options, and no extra of th
 def import_target(name: str, target: object) -> Any:
     """What the dotted name `target`, the `_target_` at `name`, stands for.
 
+    Args:
+        name: "" where it is named by itself, and not in a config.
+
     Raises:
         UserError: it cannot be imported, or cannot be called.
     """
+    at = f"{name}._target_: " if name else ""
     if not isinstance(target, str) or "." not in target:
         raise UserError(f"{name}._target_={shown(target)}: must be the dotted name of a class or function")
     hydra_log = logging.getLogger("hydra.utils")  # which would say the same at length
@@ -34,11 +39,11 @@ def import_target(name: str, target: object) -> Any:
     try:
         found = get_object(target)
     except Exception as error:  # whatever importing somebody's module may raise
-        raise UserError(f"{name}._target_: {_why_not(target, error)}") from error
+        raise UserError(f"{at}{_why_not(target, error)}") from error
     finally:
         hydra_log.disabled = muted
     if not callable(found):
-        raise UserError(f"{name}._target_: {target} is neither a class nor a function")
+        raise UserError(f"{at}{target} is neither a class nor a function")
     return found
 
 
@@ -56,10 +61,19 @@ def _why_not(target: str, error: Exception) -> str:
     missing = target.removeprefix(known).lstrip(".").split(".")[0]
     module = sys.modules.get(known)
     if module is None or hasattr(module, missing) or not _says_missing(error, f"{known}.{missing}"):
-        return f"{target} cannot be imported ({one_line(error)})"
+        return f"{target} cannot be imported ({_said(error)})"
     below = [each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))]
     names = [each for each in {*vars(module), *below} if not each.startswith("_")]
     return f"{known} has no {missing}{_meant(missing, names)}"
+
+
+def _said(error: BaseException) -> str:
+    """What was raised by a module itself; of code that is none, the file and the line of it."""
+    while isinstance(error, ImportError) and error.__cause__ is not None:  # Hydra's, around it
+        error = error.__cause__
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}: {error.msg}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _says_missing(error: Exception, module: str) -> bool:

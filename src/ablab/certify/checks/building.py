@@ -61,7 +61,7 @@ def builds(subject: Subject) -> str:
     return f"{count:,} parameters of its own" + (f"; refuses {'; '.join(refused)}" if refused else "")
 
 
-_SIZES = {
+_SIZES: dict[str, dict[str, Any]] = {
     "one layer": {"n_layers": 1},
     "four layers of width 48": {"n_layers": 4, "d_model": 48, "n_heads": 3},
     "grouped heads": {"n_kv_heads": 2},

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ablab.certify.outcomes import Skipped, require
-from ablab.certify.subject import LATE, Model, Subject, Trained, difference, logits, loss
+from ablab.certify.subject import LATE, LONG, Model, Subject, Trained, difference, logits, loss, stir
 from ablab.config.signature import hints_of, settings_of
 from ablab.config.targets import import_target
 from ablab.errors import UserError
@@ -107,6 +107,14 @@ def _moves(
     return False
 
 
+def _stirred(subject: Subject, settings: dict[str, Any], louder: float) -> Model:
+    model = stir(subject.build(settings=settings).double())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(louder if parameter.ndim > 1 else 1.0)
+    return model
+
+
 def _answers(subject: Subject, settings: dict[str, Any]) -> Iterator[Tensor]:
     """What it is, and what it does, in the order of cost."""
     model: Model = subject.build(settings=settings).double()
@@ -116,6 +124,8 @@ def _answers(subject: Subject, settings: dict[str, Any]) -> Iterator[Tensor]:
     inputs = subject.inputs(2, LENGTH)
     targets = subject.targets(inputs)
     yield logits(model, inputs)
+    for louder in (1.0, 4.0):  # bounds bind large numbers alone
+        yield logits(_stirred(subject, settings, louder), inputs)
     for step in STEPS:
         with torch.no_grad():
             yield loss(model, inputs, targets, step=step).reshape(1)
@@ -123,6 +133,9 @@ def _answers(subject: Subject, settings: dict[str, Any]) -> Iterator[Tensor]:
     value = loss(model, inputs, targets)
     found = torch.autograd.grad(value, list(model.parameters()), allow_unused=True, materialize_grads=True)
     yield torch.stack([each.abs().sum() for each in found])
+    long = subject.inputs(2, LONG)  # of which choices leave something out
+    for train in (False, True):
+        yield logits(_stirred(subject, settings, 1.0), long, train=train)
     trained = Trained(subject, model)
     yield torch.tensor(trained.take(3))
     yield logits(model, inputs)

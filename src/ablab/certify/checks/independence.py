@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablab.certify.checks.causality import MODES, ROUNDING, draws, said
 from ablab.certify.outcomes import Skipped, require
 from ablab.certify.subject import LATE, LONG, Model, Subject, difference, in_mode, logits
-from ablab.model.protocols import FollowsBatches, offering
+from ablab.model.protocols import FollowsBatches, InitialisesItself, offering
 from ablab.tasks.base import Inputs
+
+_SAME = "has the same values for every seed of a run"
 
 
 def batch(subject: Subject) -> str:
@@ -40,9 +44,11 @@ def batch(subject: Subject) -> str:
 def repeats(subject: Subject) -> str:
     """Same seed, same outputs: nothing is kept from call to call, and evaluation draws nothing."""
     model, inputs, other = subject.fresh(), subject.inputs(2, 70), subject.inputs(2, 33, seed=1)
-    first, state = logits(model, inputs), dict(_state(model))
-    logits(model, other)
-    require(torch.equal(first, logits(model, inputs)), "in evaluation, the same input gives another output later")
+    first, state = logits(model, inputs, keep=True), dict(_state(model))
+    logits(model, other, keep=True)
+    require(
+        torch.equal(first, logits(model, inputs, keep=True)), "in evaluation, the same input gives another output later"
+    )
     changed = [name for name, value in _state(model).items() if not torch.equal(value, state[name])]
     require(not changed, f"evaluation changes the state: {', '.join(changed)}")
     _check_chance(model, inputs)
@@ -76,10 +82,10 @@ def _check_training(subject: Subject, inputs: Inputs, other: Inputs) -> None:
     for step in (0, 3, LATE):
         fresh, used = subject.fresh(), subject.fresh()
         expected = logits(fresh, inputs, train=True, step=step)
-        logits(used, other, train=True, step=step + 5)
+        logits(used, other, train=True, step=step + 5, keep=True)
         if any(True for _ in offering(used, FollowsBatches)):
             continue  # it says that batches change it
-        logits(used, other, train=False)
+        logits(used, other, train=False, keep=True)
         found = difference(expected, logits(used, inputs, train=True, step=step))
         require(
             found <= ROUNDING,
@@ -93,11 +99,10 @@ def seeds(subject: Subject) -> str:
     built = []
     for seed in (1, 2):
         _seed_all(seed)
-        before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tobytes()  # type: ignore[union-attr]
+        before = _generators()
         built.append(subject.build())
-        after = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tobytes()  # type: ignore[union-attr]
-        same = torch.equal(before[0], after[0]) and before[1:] == after[1:]
-        require(same, "building a model moves a global generator of random numbers")
+        after = _generators()
+        require(before == after, "building a model moves a global generator of random numbers")
     for name, value in _state(built[0]).items():
         same = torch.equal(value, _state(built[1])[name])
         require(same, f"{name}: two models of the same seed have other values: drawn from a global generator")
@@ -110,7 +115,21 @@ def seeds(subject: Subject) -> str:
             require(same, f"{name}: has another initial value than beside {subject.usual_name}: pairs of runs part")
             count += 1
     _check_other_seed(subject, built[0])
+    _check_seeding(subject)
     return f"{count} parameters beside it have the values that they have beside {subject.usual_name}"
+
+
+def _check_seeding(subject: Subject) -> None:
+    """Its constructor leaves the generator that others are constructed with where it found it, or further on."""
+    behind: list[Tensor] = []
+    for seed in (0, 1):
+        subject.build(seed=seed, made=lambda: behind.append(torch.get_rng_state()))
+    half = len(behind) // 2
+    for one, other in zip(behind[:half], behind[half:], strict=True):
+        require(
+            not torch.equal(one, other),
+            "its constructor seeds torch's global generator: what is drawn behind it no longer hangs on the run's seed",
+        )
 
 
 def _check_other_seed(subject: Subject, model: Model) -> None:
@@ -122,10 +141,35 @@ def _check_other_seed(subject: Subject, model: Model) -> None:
         for name, parameter in drawn.items():
             if _is_regular(parameter):
                 continue
-            require(not torch.equal(parameter, other[name]), f"{name}: has the same values for every seed of a run")
+            require(not torch.equal(parameter, other[name]), f"{name}: {_SAME}")
             later = name.replace("blocks.0.", "blocks.1.")
             if later != name and later in named and named[later].shape == parameter.shape:
                 require(not torch.equal(parameter, named[later]), f"{name}: every layer begins with the same values")
+
+        for path, module in model.named_modules():
+            if path.startswith(tuple(subject.own(model))) and isinstance(module, InitialisesItself):
+                for name, parameter in module.named_parameters(recurse=False):
+                    _check_drawn(module, name, parameter, f"{path}.{name}")
+
+
+def _check_drawn(module: InitialisesItself, name: str, parameter: Tensor, said: str) -> None:
+    """Raises Failed where random numbers of another generator than the given one become initial values."""
+    values = []
+    with _Drawing() as drawing:
+        for seed in (1, 2):
+            values.append(parameter.detach().clone())
+            module.init_parameter(name, values[-1], torch.Generator().manual_seed(seed))
+    require(not drawing.count or not torch.equal(*values), f"{said}: {_SAME}")
+
+
+class _Drawing(TorchDispatchMode):
+    """Counts the draws of random numbers, of whatever generator."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 def _is_regular(parameter: Tensor) -> bool:
@@ -137,6 +181,11 @@ def _is_regular(parameter: Tensor) -> bool:
 def _state(model: Model) -> dict[str, Tensor]:
     named = {name: value.detach().clone() for name, value in model.named_parameters()}
     return named | {name: value.clone() for name, value in model.named_buffers()}
+
+
+def _generators() -> list[str]:
+    """The state of each global generator."""
+    return [str(torch.get_rng_state().tolist()), repr(random.getstate()), repr(numpy.random.get_state(legacy=False))]
 
 
 def _seed_all(seed: int) -> None:
@@ -173,7 +222,7 @@ def lengths(subject: Subject) -> str:
         for number, length in enumerate(order):
             ids = subject.inputs(1 + number % 3, length)
             fresh = subject.fresh()
-            with torch.no_grad(), in_mode(used, train=False), in_mode(fresh, train=False):
+            with torch.no_grad(), in_mode(used, train=False, keep=True), in_mode(fresh, train=False):
                 found = difference(fresh(ids), used(ids))
             before = f"after {order[number - 1]}" if number else "at first"
             require(found <= ROUNDING, f"{length} tokens {before}: outputs differ from a fresh model's by {found:.1e}")

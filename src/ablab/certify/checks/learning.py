@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablab.certify.outcomes import require
 from ablab.certify.subject import (
@@ -21,6 +21,7 @@ from ablab.certify.subject import (
     loss,
 )
 from ablab.model.initialisation import keyed_generator
+from ablab.model.protocols import Penalised, offering
 from ablab.tasks.base import Inputs
 
 STEPS = 12
@@ -86,22 +87,39 @@ def reached(subject: Subject) -> str:
     own = subject.own_parameters(model)
     frozen = [name for name, each in own.items() if not each.requires_grad]
     require(not frozen, f"{', '.join(frozen)}: asks for no gradient; what is not to be learned is a buffer")
+    _check_penalties(subject, model)
     sizes, touched = _reach(subject, model)
     theirs, _ = _reach(subject, usual)
     for name, size in sizes.items():
         if name.endswith(WITHOUT):
             continue
-        if name in own or theirs.get(name, 0.0) > 0:
+        if name in own or (theirs.get(name) or 0.0) > 0:
             require(size is not None, f"{name}: no gradient at all; the loss does not hang on it")
             beside = "" if name in own else f"; beside {subject.usual_name} it has one"
             require(size != 0, f"{name}: the gradient is zero for every input and step that was tried{beside}")
-    parts = {name: _untouched(touched[name]) for name in own if name in touched and not name.endswith(WITHOUT)}
+    tables = {name for name in own if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)}
+    whole = {name for name in own if name in touched and not name.endswith(WITHOUT)} - tables  # of rows that none asked
+    parts = {name: _untouched(touched[name]) for name in own if name in whole}
     dead = {name: share for name, share in parts.items() if share > 0}
     if dead:
         name, share = max(dead.items(), key=lambda each: each[1])
         require(share < 0.2, f"{name}: {share:.0%} of its numbers get no gradient from any input that was tried")
+    late = _never_learned(subject)
+    require(not late, f"{', '.join(late)}: from the initial values no gradient comes in {STEPS} steps of training")
     rest = f"; at most {max(dead.values()):.0%} of a tensor without" if dead else ""
     return f"{len(own)} parameters of its own and {len(sizes) - len(own)} beside them get a gradient{rest}"
+
+
+def _never_learned(subject: Subject) -> list[str]:
+    """Parameters of the component whose gradient is zero from the start on, as of two gates in a row that are shut."""
+    trained = Trained(subject, subject.build())
+    waiting = {name: each for name, each in subject.own_parameters(trained.model).items() if not name.endswith(WITHOUT)}
+    for _ in range(STEPS):
+        trained.take(1)
+        waiting = {name: each for name, each in waiting.items() if each.grad is None or not bool(each.grad.any())}
+        if not waiting:
+            break
+    return list(waiting)
 
 
 def _reach(subject: Subject, model: Model) -> tuple[dict[str, float | None], dict[str, Tensor]]:
@@ -121,6 +139,17 @@ def _reach(subject: Subject, model: Model) -> tuple[dict[str, float | None], dic
 
 def _untouched(touched: Tensor) -> float:
     return float((~touched).double().mean()) if touched.numel() else 0.0
+
+
+def _check_penalties(subject: Subject, model: Model) -> None:
+    """What is added to the loss has a gradient: a number alone asks for nothing."""
+    inputs = subject.inputs(2, 70)
+    loss(model, inputs, subject.targets(inputs))
+    for name, part in offering(model, Penalised):
+        value = part.penalty()
+        mine = any(f"{name}.".startswith(f"{own}.") for own in subject.own(model))
+        asks = not mine or not bool(value.detach().abs().max() > 0) or value.requires_grad
+        require(asks, f"{name}: adds {float(value):.2e} to the loss, from which no parameter gets a gradient")
 
 
 def differences(subject: Subject) -> str:

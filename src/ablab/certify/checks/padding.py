@@ -8,6 +8,8 @@ from torch import Tensor
 from ablab.certify.checks.causality import ROUNDING, said, tokens
 from ablab.certify.outcomes import Failed, Skipped, require
 from ablab.certify.subject import LATE, Model, Subject, difference, first_place, in_mode, logits
+from ablab.model.objective.base import IGNORED
+from ablab.model.protocols import has_penalties
 
 LENGTH = 70
 
@@ -24,6 +26,7 @@ def padding(subject: Subject) -> str:
                 found = _moved(subject, model, kind, mask, train)
                 largest, count = max(largest, found), count + 1
         _check_gradients(subject, model, masks()["holes"])
+    _check_penalty(subject)
     return f"{count} masks, modes and directions: other content moves outputs elsewhere by at most {largest:.0e}"
 
 
@@ -94,6 +97,22 @@ def _check_gradients(subject: Subject, model: Model, mask: Tensor) -> None:
     require(bool(reached.isfinite().all()), f"{way}: the gradient is not finite where there is padding")
     largest = float(reached[mask].abs().max() / reached.abs().max())
     require(largest <= ROUNDING, f"{way}: padded places get a gradient from others, {largest:.1e} of the largest")
+
+
+def _check_penalty(subject: Subject) -> None:
+    """Raises Failed where what is asked for beside the loss hangs on padded places, which have no targets either."""
+    model = subject.fresh()
+    if not has_penalties(model):
+        return
+    ids, others, mask = tokens(subject, LENGTH, 0, 3), tokens(subject, LENGTH, 1, 3), masks()["right"]
+    targets = ids.roll(-1, 1).masked_fill(mask, IGNORED)
+    asked = []
+    for given in (ids, torch.where(mask, others, ids)):
+        with in_mode(model, train=True), torch.no_grad():
+            model(given, mask, targets)
+            asked.append(model.penalty().double())
+    apart = float((asked[0] - asked[1]).abs() / asked[0].abs().clamp(min=1e-30))
+    require(apart <= ROUNDING, f"other tokens at padded places change the penalty of training by {apart:.1e} of it")
 
 
 def _of_modalities(subject: Subject) -> str:

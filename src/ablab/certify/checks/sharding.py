@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 from ablab.certify.checks.causality import ROUNDING
 from ablab.certify.checks.independence import picked
 from ablab.certify.outcomes import Failed, Skipped, require
-from ablab.certify.subject import LATE, Subject, difference, gradients, loss
+from ablab.certify.subject import LATE, Subject, as_dtype, difference, gradients, loss
 
 
 def registered(subject: Subject) -> str:
@@ -19,15 +19,20 @@ def registered(subject: Subject) -> str:
     model = subject.build()
     kept = {id(each) for each in (*model.parameters(), *model.buffers())}
     modules = {id(each) for each in model.modules()}
-    for place, module in subject.own(model).items():
-        for name, each in module.named_modules(prefix=place):
-            for key, value in vars(each).items():
-                for tensor in _within(value):
-                    held = id(tensor) in kept if isinstance(tensor, Tensor) else id(tensor) in modules
-                    kind = "a tensor" if isinstance(tensor, Tensor) else "a module"
-                    require(
-                        held, f"{name}.{key}: holds {kind} that is not registered: no device and no checkpoint has it"
-                    )
+    own = {
+        f"{place}.{name}": each for place, module in subject.own(model).items() for name, each in module.named_modules()
+    }
+    before = {name: dict(vars(each)) for name, each in own.items()}
+    inputs = as_dtype(subject.inputs(2, 40), model)
+    loss(model, inputs, subject.targets(inputs))
+    for name, each in own.items():
+        for key, value in before[name].items():
+            if vars(each).get(key) is not value:
+                continue  # of a pass; the next one replaces it
+            for tensor in _within(value):
+                held = id(tensor) in kept if isinstance(tensor, Tensor) else id(tensor) in modules
+                kind = "a tensor" if isinstance(tensor, Tensor) else "a module"
+                require(held, f"{name}.{key}: holds {kind} that is not registered: no device and no checkpoint has it")
     _check_apart(subject.own(model))
     tensors = sum(1 for module in subject.own(model).values() for _ in (*module.parameters(), *module.buffers()))
     return f"all {tensors} tensors of it are parameters or buffers; none stands elsewhere"
@@ -131,7 +136,8 @@ def sharded(subject: Subject) -> str:
 
 
 def _whole(gradient: Any) -> Tensor | None:
-    return gradient.full_tensor().detach() if hasattr(gradient, "full_tensor") else gradient
+    whole: Tensor | None = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+    return whole
 
 
 @contextlib.contextmanager
