@@ -30,6 +30,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.import_plugin("shared_fixtures")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session: pytest.Session) -> Generator[None, object, object]:
+    """Fork the workers of xdist from one process, which imports libraries once for all of them."""
+    if hasattr(session.config, "workerinput") or session.config.getoption("dist", "no") == "no":
+        return (yield)
+    import commands
+
+    with commands.forking_workers():
+        return (yield)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
     """A worker more than processors: each waits, almost half of its time, for processes that it has started."""
