@@ -95,6 +95,7 @@ def forked() -> Zygote:
 def serve(to_it: socket.socket) -> NoReturn:
     """Be a zygote, until the other end is closed."""
     gc.freeze()  # what is imported is no garbage, and looking through it makes copies of shared memory
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a session
     os.chdir("/")
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
@@ -148,6 +149,7 @@ def _become(
     os.environ.clear()
     os.environ.update(env)
     sys.modules.pop("ablab.study.supervision.preload", None)  # does its work when it is imported
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _run_to_the_end(lambda: _interpret(words, path))
 
