@@ -24,10 +24,24 @@ atexit.register(shutil.rmtree, os.environ["ABLAB_CACHE"], ignore_errors=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background would inherit none
 
 
+_LONGEST = ("test_new_axis.py", "test_launchers.py", "test_pilot.py", "test_bench_links.py")  # tests of half a minute
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Import what tests share, but for the process that hands them out to others: all that would wait for it."""
     if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
         config.pluginmanager.import_plugin("shared_fixtures")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session: pytest.Session) -> Generator[None, object, object]:
+    """Fork the workers of xdist from one process, which imports libraries once for all of them."""
+    if hasattr(session.config, "workerinput") or session.config.getoption("dist", "no") == "no":
+        return (yield)
+    import commands
+
+    with commands.forking_workers():
+        return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -55,4 +69,4 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files with slow tests first: where the last tests are short, no worker waits long for another."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, item.path.name not in _LONGEST))

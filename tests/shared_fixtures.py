@@ -7,17 +7,15 @@ import csv
 import functools
 import os
 from collections.abc import Callable, Iterator
-from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
-import commands
 import hypothesis
 import pytest
 import torch
+from commands import forking_runs
 from composed_once import composed_once
 from composing import composed
-from forks import taking
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
@@ -74,9 +72,7 @@ def _composed_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_imports_for_seconds() -> Iterator[None]:
-    """The process that runs are forked from is itself forked, each time that another is needed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(util, "spawnv_passfds", taking(commands.spare))
+    with forking_runs():
         yield
 
 

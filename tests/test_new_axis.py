@@ -11,11 +11,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import forking_all
 
 HOUSE = Path(__file__).parents[1]
 D_MODEL, LAYERS, LENGTH, BATCH = 16, 2, 32, 4
@@ -138,21 +138,17 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def ablab(house: Path, corpus: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(house / "src"), "COLUMNS": "200"}
-        command = [sys.executable, "-m", "ablab", *arguments]
-        return subprocess.run(command, cwd=house, env=environment, capture_output=True, text=True, timeout=280)
-
-    return call
+def ablab(house: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(house / "src"), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "ablab", *arguments]
+    return subprocess.run(command, cwd=house, env=environment, capture_output=True, text=True, timeout=280)
 
 
 @pytest.fixture(scope="module")
-def study(ablab: Callable[..., subprocess.CompletedProcess[str]], house: Path, corpus: Path) -> tuple[Path, str]:
-    """The folder of a study of the axis, and what it said."""
+def study(house: Path, corpus: Path) -> tuple[Path, str]:
+    """The folder of a study of the axis, and what it said; its command starts in full, with all that it starts."""
     swept = ("-m", "addition=plain,renamed,projected", "seed=0,1", "name=addition", f"task.path={corpus}")
-    done = ablab(*swept, *SETTINGS)
+    done = ablab(house, *swept, *SETTINGS)
     assert done.returncode == 0, done.stderr + done.stdout
     return house / "outputs/addition", done.stdout
 
@@ -205,11 +201,10 @@ def test_it_is_probed(records: dict[str, list[dict[str, Any]]]) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_compared_guarded_against_no_effect_and_reported(
-    study: tuple[Path, str], ablab: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_it_is_compared_guarded_against_no_effect_and_reported(study: tuple[Path, str], house: Path) -> None:
     folder, said = study
-    compared = ablab("compare", str(folder)).stdout
+    with forking_all():
+        compared = ablab(house, "compare", str(folder)).stdout
     for text in (said, compared):
         verdict = next(line for line in text.splitlines() if "NO EFFECT" in line)
         assert "addition=renamed" in verdict
@@ -221,7 +216,8 @@ def test_it_is_compared_guarded_against_no_effect_and_reported(
 
 
 @pytest.mark.slow
-def test_a_misspelt_offer_is_refused(ablab: Callable[..., subprocess.CompletedProcess[str]], corpus: Path) -> None:
-    refused = ablab("addition=misspelt", f"task.path={corpus}", *SETTINGS)
+def test_a_misspelt_offer_is_refused(house: Path, corpus: Path) -> None:
+    with forking_all():
+        refused = ablab(house, "addition=misspelt", f"task.path={corpus}", *SETTINGS)
     assert refused.returncode != 0
     assert "addition: nobody asks for Misspelt.mechansim; did you mean 'mechanism'?" in refused.stderr

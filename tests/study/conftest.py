@@ -206,9 +206,10 @@ class Lab:
         assert isinstance(ended.value.code, int)
         return Ended(ended.value.code, out.getvalue(), err.getvalue())
 
-    def start(self, *words: str, session: bool = False, **env: str) -> Command:
+    def start(self, *words: str, session: bool = False, anew: bool = False, **env: str) -> Command:
         """The same in a process of its own, which is not waited for."""
-        return Command(list(words), self.folder, os.environ | {"PYTHONPATH": str(self.folder)} | env, session)
+        environment = os.environ | {"PYTHONPATH": str(self.folder)} | env
+        return Command(list(words), self.folder, environment, session, anew=anew)
 
 
 @pytest.fixture(scope="module")

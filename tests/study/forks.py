@@ -1,6 +1,7 @@
-"""Processes that are forked early from one that has imported everything, and become what would start for seconds.
+"""Processes that become what would start and import for seconds, forked from one that has imported it (on Linux).
 
-They see as little of what happens later as a fresh Python would.
+Behind the fork all is as in a Python that has just started: working folder, environment, where Python looks for
+modules, signals, open files. They are children of the process that asked for them, as if it had started them itself.
 """
 
 from __future__ import annotations
@@ -9,18 +10,166 @@ import atexit
 import contextlib
 import ctypes
 import fcntl
+import gc
 import json
 import os
+import runpy
 import signal
 import socket
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from pythons import fork_pythons
 
-def run_to_the_end(do: Callable[[], object]) -> NoReturn:
+base: list[str] = []  # where a fresh Python looks for modules, in what is forked from a `started` zygote
+own: Zygote | None = None  # of this process as it was forked, see `_become`
+_lock = threading.Lock()
+_START = """
+import importlib, socket, sys
+base, (_, folder, own, *libraries) = sys.path[1:], sys.argv
+sys.path.insert(0, folder)
+import forks
+forks.base, sys.path[:] = base, base
+for library in libraries:
+    importlib.import_module(library)
+forks.serve(socket.socket(fileno=int(own)))
+"""
+
+
+class Zygote:
+    """A process of which this one gets children that have imported what it has.
+
+    Args:
+        to_it: a socket, at whose other end it waits (`serve`); it ends when this is closed.
+    """
+
+    def __init__(self, to_it: socket.socket) -> None:
+        self._socket = to_it
+
+    def child(self, words: Sequence[str], files: Mapping[int, int], **further: Any) -> int:
+        """Start a child that does what Python does with these words; the process.
+
+        Args:
+            words: those after the interpreter's.
+            files: by their numbers there, their numbers here; streams that it does not name are those of here.
+            further: see `_become`; unless told otherwise, working folder and environment are those of here.
+        """
+        files = {0: 0, 1: 1, 2: 2, **files}
+        asked = {"cwd": os.getcwd(), "env": dict(os.environ), **further, "words": list(words), "numbers": list(files)}
+        told = json.dumps(asked | {"mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))}).encode()
+        with _lock, _adopting():
+            socket.send_fds(self._socket, [len(told).to_bytes(4, "big")], list(files.values()))
+            self._socket.sendall(told)
+            return int.from_bytes(_exactly(self._socket, 4), "big")
+
+
+def started(*libraries: str) -> Zygote:
+    """Start one, which imports these."""
+    ours, its = socket.socketpair()
+    command = [sys.executable, "-c", _START, str(Path(__file__).parent), str(its.fileno()), *libraries]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    _started.append(subprocess.Popen(command, pass_fds=[its.fileno()], env=env))
+    its.close()
+    return Zygote(ours)
+
+
+_started: list[subprocess.Popen[bytes]] = []  # so that nobody waits for them
+
+
+def forked() -> Zygote:
+    """One that is this process as it is."""
+    ours, its = socket.socketpair()
+    if os.fork() == 0:
+        os.dup2(its.detach(), 3)
+        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        ours.detach()
+        serve(socket.socket(fileno=3))
+    its.close()
+    return Zygote(ours)
+
+
+def serve(to_it: socket.socket) -> NoReturn:
+    """Be a zygote, until the other end is closed."""
+    gc.freeze()  # what is imported is no garbage, and looking through it makes copies of shared memory
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a session
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nothing, number)
+    os.close(nothing)
+    while True:
+        size, received, _, _ = socket.recv_fds(to_it, 4, 100)
+        if not size:
+            os._exit(0)
+        asked = json.loads(_exactly(to_it, int.from_bytes(size, "big")))
+        if _fork_orphan():
+            to_it.sendall(os.getpid().to_bytes(4, "big"))
+            to_it.close()
+            _become(received, **asked)
+        for file in received:
+            os.close(file)
+
+
+def _become(
+    received: list[int],
+    numbers: list[int],
+    words: list[str],
+    cwd: str,
+    env: dict[str, str],
+    mask: list[int],
+    session: bool = False,
+    path: Sequence[str] = (),
+    starts: str | None = None,
+) -> NoReturn:
+    """Be the Python that was asked for.
+
+    Args:
+        session: whether it is the head of a session of its own.
+        path: where it looks for modules that it finds nowhere else.
+        starts: which Pythons that it starts are forked, too, see `fork_pythons`, or "own": it has a zygote for that.
+    """
+    global own
+    above = max(*numbers, *received, 3) + 1
+    copies = [fcntl.fcntl(file, fcntl.F_DUPFD, above) for file in received]  # a number may be that of another
+    os.closerange(3, above)
+    for copy, number in zip(copies, numbers, strict=True):
+        os.dup2(copy, number)
+        os.close(copy)
+    if session:
+        os.setsid()
+    if starts is not None:
+        own = origin = forked()
+        if starts != "own":
+            fork_pythons(lambda: origin, starts)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.modules.pop("ablab.study.supervision.preload", None)  # does its work when it is imported
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    _run_to_the_end(lambda: _interpret(words, path))
+
+
+def _interpret(words: list[str], path: Sequence[str]) -> None:
+    place = next(number for number, word in enumerate(words) if word in ("-c", "-m"))
+    flags, (kind, what, *arguments) = words[:place], words[place:]
+    sys.dont_write_bytecode = "-B" in flags or bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    safe = "-P" in flags or bool(os.environ.get("PYTHONSAFEPATH"))
+    first = [] if safe else ["" if kind == "-c" else os.getcwd()]
+    told = [*first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *base]
+    sys.path[:] = [*told, *(each for each in path if each not in told)]
+    sys.argv[:] = [kind, *arguments]
+    if kind == "-c":
+        exec(what, {"__name__": "__main__"})
+    else:
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+
+
+def _run_to_the_end(do: Callable[[], object]) -> NoReturn:
     """End the process as Python ends after a script that does this."""
     status: Any = 0
     try:
@@ -42,85 +191,18 @@ def run_to_the_end(do: Callable[[], object]) -> NoReturn:
     os._exit(status)
 
 
-class Spare:
-    """A process that has imported what another has, and waits to become the process that runs are forked from.
-
-    It takes the place of a Python that would start and import for seconds; it sees as little of what the one that it
-    works for imports later as that one would.
-
-    Args:
-        pid: a child of this process.
-        to_it: a socket, at whose other end the process waits (`await_work`).
-    """
-
-    def __init__(self, pid: int, to_it: socket.socket) -> None:
-        self.pid = pid
-        self._socket = to_it.detach()  # a number, since nobody closes it where the spare is not needed
-
-    @classmethod
-    def forked(cls) -> Spare:
-        """One forked from this process."""
-        ours, own = socket.socketpair()
-        if (pid := os.fork()) == 0:
-            ours.close()
-            await_work(own)
-        own.close()
-        return cls(pid, ours)
-
-    def become(self, code: str, fds: list[int]) -> int:
-        """Run `code`, which knows these file descriptors by their numbers; the process."""
-        mask = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
-        fds = [*fds, 1, 2]
-        asked = json.dumps([code, fds, dict(os.environ), os.getcwd(), mask]).encode()
-        with socket.socket(fileno=self._socket) as spare:
-            socket.send_fds(spare, [len(asked).to_bytes(4, "big")], fds)
-            spare.sendall(asked)
-        return self.pid
-
-
-def await_work(own: socket.socket) -> NoReturn:
-    """Become what `Spare.become` asks for; the process ends with its work, or with who would ask for it."""
-    size, received, _, _ = socket.recv_fds(own, 4, 8)
-    if not size:
-        os._exit(0)
-    code, fds, env, cwd, mask = json.loads(own.makefile("rb").read(int.from_bytes(size, "big")))
-    above = max([*fds, *received]) + 1
-    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in received]  # a number may be that of another
-    os.closerange(3, above)
-    for copy, fd in zip(copies, fds, strict=True):
-        os.dup2(copy, fd)
-        os.close(copy)
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    sys.modules.pop("ablab.study.supervision.preload", None)  # does its work when it is imported
-    try:
-        exec(code)
-    finally:
-        os._exit(0)
-
-
-def keep_spares(count: int) -> None:
-    """Let the first starts of a process that runs are forked from take a spare one."""
-    spares = [Spare.forked() for _ in range(count)]
-    util.spawnv_passfds = taking(lambda: spares.pop() if spares else None)  # type: ignore[assignment]
-
-
-def taking(spare: Callable[[], Spare | None]) -> Callable[[bytes, Sequence[Any], Sequence[int]], int]:
-    """Return what stands in for `multiprocessing.util.spawnv_passfds`: where runs are to be forked from it, a spare."""
-    spawn: Callable[..., int] = util.spawnv_passfds
-
-    def take(path: bytes, args: Sequence[Any], fds: Sequence[int]) -> int:
-        found = spare() if "forkserver" in str(args[-1]) else None
-        return spawn(path, args, fds) if found is None else found.become(str(args[-1]), list(fds))
-
-    return take
+def _exactly(other: socket.socket, size: int) -> bytes:
+    found = b""
+    while len(found) < size:
+        if not (more := other.recv(size - len(found))):
+            raise ConnectionError("the other end is gone")
+        found += more
+    return found
 
 
 @contextlib.contextmanager
-def adopting() -> Iterator[None]:
-    """Within it, processes whose parent ends become children of this one, if that was below it (Linux)."""
+def _adopting() -> Iterator[None]:
+    """Within it, processes below this one whose parent ends become its children."""
     prctl, set_child_subreaper = ctypes.CDLL(None).prctl, 36
     prctl(set_child_subreaper, 1, 0, 0, 0)
     try:
@@ -129,7 +211,7 @@ def adopting() -> Iterator[None]:
         prctl(set_child_subreaper, 0, 0, 0, 0)
 
 
-def fork_orphan() -> bool:
+def _fork_orphan() -> bool:
     """Fork a process whose parent has ended; true in that process."""
     reader, writer = os.pipe()
     if (between := os.fork()) == 0:

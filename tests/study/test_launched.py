@@ -84,7 +84,7 @@ def test_torchrun_on_two_nodes_trains_what_ablab_trains_on_one(lab: Lab, tmp_pat
     with started() as processes:
         for node in range(2):
             told = [*torchrun, f"--node-rank={node}", "-m", "ablab", *words]
-            process = Command(told, lab.folder, environment, session=True, code=TORCHRUN)
+            process = Command(told, lab.folder, environment, session=True, code=TORCHRUN, anew=True)
             processes.append(process)
         (first, out, err), (second, silent, _) = ends(processes)
     assert (first, second) == (0, 0), err

@@ -1,4 +1,7 @@
-"""Sweeps through Hydra's launchers of others: the unit is ours, and with it the rules for resume and failures."""
+"""Sweeps through Hydra's launchers of others: the unit is ours, and with it the rules for resume and failures.
+
+Jobs read the code of ablab themselves, from the copies that their sweep has made; libraries they have already.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def test_submitit_has_every_reason_and_is_resumed(lab: Lab) -> None:
     """Its local executor, which starts jobs as SLURM's does."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `launchers`")
     words = lab.words("-m", "hydra/launcher=submitit_local", "name=submitit", "activation=killed", "retries=0")
-    process = lab.start(*words, **COMPILED)
+    process = lab.start(*words, anew=True, **COMPILED)
     out, err = process.communicate(timeout=250)
     study = lab.folder / "outputs" / "submitit"
     assert process.returncode == 1, err
@@ -54,7 +57,7 @@ def test_joblib_is_ended_with_its_jobs_and_then_runs_what_is_left(lab: Lab) -> N
     study, before = lab.folder / "outputs" / "joblib", set(processes_in(lab.folder))
     relu, slow = (study / f"activation={option}" / "seed=0" for option in ("relu", "slow"))
     (lab.folder / "slow").touch()
-    process = lab.start(*words, "trainer.max_steps=20", **COMPILED)
+    process = lab.start(*words, "trainer.max_steps=20", anew=True, **COMPILED)
     begun = relu / RECORD_FILE, slow / "checkpoints" / "last.ckpt"
     wait_for(lambda: process.poll() is not None or all(path.exists() for path in begun), 240.0)
     process.terminate()

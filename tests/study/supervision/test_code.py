@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from commands import forking_all
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -77,7 +78,10 @@ def test_code_and_configs_are_those_of_the_beginning(tmp_path: Path) -> None:
         (options / "own.yaml").write_text("_target_: users_own.Own\nvalue: 2\n")
         (tmp_path / "users_own.py").write_text("VALUE = 2\n")
         assert loader.load_sweep_config(config, ["activation=own"]).activation.value == 1
-        told = subprocess.run([sys.executable, "-c", SEEN], capture_output=True, text=True, check=True, cwd=tmp_path)
+        with forking_all():
+            told = subprocess.run(
+                [sys.executable, "-c", SEEN], capture_output=True, text=True, check=True, cwd=tmp_path
+            )
     [copy] = (tmp_path / SNAPSHOT_FOLDER).iterdir()
     package, configs, plugins, value, _ = told.stdout.splitlines()
     assert [Path(package), Path(configs)] == [copy / "ablab" / "__init__.py", copy / "ablab" / "conf"]
