@@ -21,8 +21,8 @@ from ablab.report.over_scale import effects_table, scale_lines, scale_table
 
 HOLDS = re.compile(
     r"HOLDS       better lowers val_loss by 0\.099\d at d_model=256, and at 10 times the compute by 0\.099\d \(90% of "
-    r"measurements -0\.10\d\d to -0\.09\d\d; Holm p < \.001\); worth \d\.\d\d \(\d\.\d\d to \d\.\d\d\) times the compute, "
-    r"times \d\.\d\d with each tenfold\."
+    r"measurements -0\.10\d\d to -0\.09\d\d; Holm p < \.001\); worth \d\.\d\d \(\d\.\d\d to \d\.\d\d\) times the "
+    r"compute, times \d\.\d\d with each tenfold\."
 )
 
 
