@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 
 COVERAGE = 0.9  # of the interval of a forecast
 TENFOLD = math.log(10)
-BETAS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.6)  # exponents of the forms that shrink
+BETAS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.37, 0.46, 0.6, 0.8, 1.1, 1.6)  # exponents of the forms that shrink
 WALKS = (0.0, 0.1, 0.25)  # standard deviations of a walk over tenfold compute, in the scale of the effects
 _WALK_WEIGHTS = (0.65, 0.25, 0.1)
 # It stays, it shrinks, it settles, it changes by steps.
