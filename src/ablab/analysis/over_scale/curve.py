@@ -22,6 +22,7 @@ DELTA = 1e-3  # of Huber's loss, in log units
 FEWEST_SIZES = 3  # for a law with a floor of its own
 _STARTS = (0.0, 0.5, 0.9)  # of L_inf, as shares of the smallest loss
 _NEAR = 0.995  # of the smallest loss: no L_inf lies above
+_EXACT = {"xtol": 1e-10, "ftol": 1e-10, "gtol": 1e-10, "max_nfev": 200}
 _GRID = 24  # values of L_inf that are tried for its range
 _STEEPEST = 3.0  # exponent
 
@@ -46,13 +47,13 @@ class Curve:
     def loss(self, compute: Array) -> Array:
         return np.asarray(self.floor + np.exp(self.log_scale - self.alpha * np.log(compute)))
 
-    def with_floor(self, floor: float, compute: Sequence[float], losses: Sequence[Sequence[float]]) -> Curve:
-        """The best law with this L_inf."""
-        return fit(compute, losses, floor, ranged=False)
-
 
 def fit(
-    compute: Sequence[float], losses: Sequence[Sequence[float]], floor: float | None = None, ranged: bool = True
+    compute: Sequence[float],
+    losses: Sequence[Sequence[float]],
+    floor: float | None = None,
+    ranged: bool = True,
+    like: Curve | None = None,
 ) -> Curve:
     """The law of the losses at each compute, one a seed.
 
@@ -61,13 +62,15 @@ def fit(
         losses: positive, and above the floor where it is given.
         floor: L_inf where it is known.
         ranged: also find the range of L_inf.
+        like: a law of nearly the same losses, to start from.
     """
     x = np.repeat(np.log(compute), [len(each) for each in losses])
     y = np.concatenate([np.asarray(each, dtype=float) for each in losses])
     middle = float(np.mean(np.log(compute)))
     means = np.array([np.mean(each) for each in losses])
     free = floor is None and len(compute) >= FEWEST_SIZES
-    starts = [share * means.min() for share in _STARTS] if free else [floor or 0.0]
+    begun = [share * means.min() for share in _STARTS] if like is None else [min(like.floor, 0.9 * means.min())]
+    starts = begun if free else [floor or 0.0]
     found = min((_descend(x - middle, y, start, free) for start in starts), key=lambda each: each[0])
     _, (low, height, alpha) = found
     reach = _range(np.log(compute) - middle, losses, means) if free and ranged else (low, low)
@@ -91,7 +94,7 @@ def _descend(x: Array, y: Array, start: float, free: bool) -> tuple[float, tuple
     if free:
         first.append(min(start, most * 0.999))
         bounds = ([*bounds[0], 0.0], [*bounds[1], most])
-    made = optimize.least_squares(residuals, first, bounds=bounds, loss="huber", f_scale=DELTA, x_scale="jac")
+    made = optimize.least_squares(residuals, first, bounds=bounds, loss="huber", f_scale=DELTA, x_scale="jac", **_EXACT)
     return float(made.cost), (float(made.x[2]) if free else start, float(made.x[0]), float(made.x[1]))
 
 
@@ -106,8 +109,8 @@ def _range(x: Array, losses: Sequence[Sequence[float]], means: Array) -> tuple[f
     misfit = np.array([_misfit(x, means, error, floor) for floor in grid])
     spare = max(1.0, float(misfit.min()) / max(len(x) - 3, 1))
     allowed = misfit.min() + spare * float(stats.f.ppf(0.95, 1, degrees))
-    fits = grid[misfit <= allowed]
-    return float(fits[0]), float(fits[-1])
+    (fits,) = np.nonzero(misfit <= allowed)
+    return float(grid[max(fits[0] - 1, 0)]), float(grid[min(fits[-1] + 1, _GRID - 1)])
 
 
 def _misfit(x: Array, means: Array, error: Array, floor: float) -> float:

@@ -24,13 +24,15 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import optimize, special, stats
+
+from ablab.analysis.estimates import LEVEL
 
 Array = NDArray[np.float64]
 
 COVERAGE = 0.9  # of the interval of a forecast
 TENFOLD = math.log(10)
-BETAS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.6)  # exponents of the forms that shrink
+BETAS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.37, 0.46, 0.6, 0.8, 1.1, 1.6)  # exponents of the forms that shrink
 WALKS = (0.0, 0.1, 0.25)  # standard deviations of a walk over tenfold compute, in the scale of the effects
 _WALK_WEIGHTS = (0.65, 0.25, 0.1)
 # It stays, it shrinks, it settles, it changes by steps.
@@ -91,7 +93,8 @@ class Forecast:
         noise: variance of the mean over as many new seeds, then.
         degrees: of freedom of all of it.
         least: variance that rounding leaves.
-        line: (effect then, its standard error) of the straight line through the effects, without any beliefs.
+        line: of the straight line through the effects, without any beliefs: (effect then, its standard error, the p
+            value of its misfit).
     """
 
     x: float
@@ -101,7 +104,7 @@ class Forecast:
     noise: float
     degrees: float
     least: float
-    line: tuple[float, float]
+    line: tuple[float, float, float]
 
     @property
     def effects(self) -> Array:
@@ -130,8 +133,13 @@ class Forecast:
 
     @property
     def line_p(self) -> float:
-        """The one-sided p value of the straight line that the effect then has the sign that the mixture gives it."""
-        effect, error = self.line
+        """The one-sided p value of the straight line that the effect then has the sign that the mixture gives it.
+
+        0 where the effects are shown to lie on no straight line.
+        """
+        effect, error, fits = self.line
+        if fits < LEVEL:
+            return 0.0
         return float(
             special.stdtr(self.degrees, -math.copysign(1.0, self.then) * effect / max(error, math.sqrt(self.least)))
         )
@@ -195,11 +203,14 @@ def forecast(seen: Seen, at: float, seeds: float | None = None) -> Forecast:
     return Forecast(at, weights, means, covariances, new, seen.degrees, least, _line(seen, noise + least, at))
 
 
-def _line(seen: Seen, noise: Array, at: float) -> tuple[float, float]:
-    """The effect at log compute `at` and its standard error, of the weighted straight line."""
+def _line(seen: Seen, noise: Array, at: float) -> tuple[float, float, float]:
+    """The effect at log compute `at`, its standard error and the p value of the misfit, of the weighted line."""
     design = np.stack([np.ones_like(seen.x), seen.x - at], 1)
     covariance = np.linalg.inv(design.T / noise @ design)
-    return float((covariance @ (design.T / noise @ seen.effects))[0]), math.sqrt(float(covariance[0, 0]))
+    line = covariance @ (design.T / noise @ seen.effects)
+    misfit, spare = float(((seen.effects - design @ line) ** 2 / noise).sum()), len(seen.x) - 2
+    fits = float(stats.f.sf(misfit / spare, spare, seen.degrees)) if spare else 1.0
+    return float(line[0]), math.sqrt(float(covariance[0, 0])), fits
 
 
 @lru_cache(maxsize=64)

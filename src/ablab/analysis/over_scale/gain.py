@@ -76,16 +76,16 @@ class GainsOf:
     def value(self, loss: float) -> float:
         return loss if self.offset is None else self.sign * (loss - self.offset)
 
-    def _fitted(self, without: int | None, floor: float | None) -> Curve | None:
+    def _fitted(self, without: int | None, floor: float | None, like: Curve | None = None) -> Curve | None:
         """The baseline's law; None where there is none."""
         if self.offset is None:
             return None
         losses = [[self.loss(value) for seed, value in each.items() if seed != without] for each in self._values]
-        return law([rung.flops for rung in self.ladder.rungs], losses, floor)
+        return law([rung.flops for rung in self.ladder.rungs], losses, floor, like)
 
     def _without(self, seed: int) -> Curve | None:
         if seed not in self._left_out:
-            self._left_out[seed] = self._fitted(seed, self._known)
+            self._left_out[seed] = self._fitted(seed, self._known, self.curve)
         return self._left_out[seed]
 
     def law_of(self, variant: str) -> Curve | None:
@@ -94,7 +94,7 @@ class GainsOf:
         if self.offset is None:
             return None
         losses = [[self.loss(value) for value in each.values()] for each in values]
-        return law([rung.flops for rung in self.ladder.rungs], losses, self._known)
+        return law([rung.flops for rung in self.ladder.rungs], losses, self._known, self.curve)
 
     def of(self, climb: Climb) -> Gains | None:
         """The gains of a variant; None where the baseline has no law."""
@@ -132,17 +132,22 @@ class GainsOf:
         """The laws at both ends of what L_inf may be."""
         if self.curve is None or self.curve.floor_known:
             return []
-        found = [self._fitted(None, floor) for floor in self.curve.floor_range]
+        found = [self._fitted(None, floor, self.curve) for floor in self.curve.floor_range]
         return [each for each in found if each is not None]
 
 
-def law(compute: Sequence[float], losses: Sequence[Sequence[float]], floor: float | None = None) -> Curve | None:
+def law(
+    compute: Sequence[float],
+    losses: Sequence[Sequence[float]],
+    floor: float | None = None,
+    like: Curve | None = None,
+) -> Curve | None:
     """The law of losses that are positive and, where the floor is known, above it; None where they make none."""
     there = [(c, each) for c, each in zip(compute, losses, strict=True) if each]
     lowest = min((min(each) for _, each in there), default=0.0)
     if len(there) < 2 or lowest <= max(floor or 0.0, 0.0):
         return None
-    found = fit([c for c, _ in there], [each for _, each in there], floor)
+    found = fit([c for c, _ in there], [each for _, each in there], floor, ranged=like is None, like=like)
     return found if found.alpha > 1e-6 else None
 
 

@@ -8,8 +8,9 @@ Three effects of the same forecast count: at the smallest compute (first), at th
 * UNKNOWN: none of these is shown.
 
 A p value of a sign is that of the forecast, two-sided; a verdict that needs two signs has the larger of the two p. The
-sign then has to be that of a straight line through the effects as well, whose p (one-sided) may be the larger, and the
-interval of the forecast has to lie on one side of 0: what is believed beforehand of effects decides nothing alone. All
+sign then has to be that of a straight line through the effects as well, unless they are shown to lie on none, whose p
+(one-sided) may be the larger, and the interval of the forecast has to lie on one side of 0: what is believed of effects
+beforehand decides nothing alone. All
 comparisons of all ladders of a study are one family of their own: the probability that any HOLDS or REVERSES is false
 is the level at most (Holm), and so it is of FADES by itself.
 """
