@@ -47,7 +47,7 @@ def choose_metric(runs: Runs, task: str, wanted: str | None, split: str | None =
     names, wanted = available(runs), metric_name(wanted)
     if wanted not in names:
         raise UserError(f"metric {wanted}: no run has it{_not_evaluated(wanted, names) or nearest(wanted, names)}")
-    return _directed(wanted, primary_at(runs, wanted) or primary)
+    return directed(wanted, primary_at(runs, wanted) or primary)
 
 
 def on_split(primary: Metric, split: str | None) -> str:
@@ -115,7 +115,8 @@ def check_last(runs: Runs, metric: str, last_k: int) -> None:
         raise UserError(f"last {last_k}: no run kept its evaluations of {metric}; {why}")
 
 
-def _directed(wanted: str, primary: Metric | None) -> tuple[str, Direction, bool]:
+def directed(wanted: str, primary: Metric | None) -> tuple[str, Direction, bool]:
+    """A metric, its direction, and whether that is guessed by the name: it is known of the primary one of a task."""
     if primary and _stem(primary.name) == _stem(wanted.partition(AT)[0]):
         return wanted, primary.direction, False
     higher = any(word in wanted.lower() for word in _HIGHER_IS_BETTER)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablab.analysis.campaign_verdict import Judgement, Next, level_of, verdict_on
-from ablab.analysis.online_fdr import LEVEL, PROPOSALS
+from ablab.analysis.campaign_verdict import Judgement, level_of, verdict_on
 from ablab.campaign.no_effect import has_no_effect
 from ablab.campaign.opening import Asked, baseline_words, open_campaign
-from ablab.campaign.proposal import Words, identity_of, import_anew, parse, remember, sources_of
+from ablab.campaign.proposal import Words, beside_us, identity_of, import_anew, parse, remember, sources_of
 from ablab.campaign.runs import Train, by_supervisor, in_this_process, judged, planned_run, read_run
 from ablab.config import RunConfig
 from ablab.errors import UserError
@@ -106,8 +106,6 @@ def judge(
 
 
 def _words(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    import shlex
-
     return None if given is None else tuple(shlex.split(given) if isinstance(given, str) else given)
 
 
@@ -179,7 +177,7 @@ class _Judge:
             "identity": identity,
             "label": self._own.label,
             "overrides": list(self._own.overrides),
-            "config_dirs": list(map(str, self._own.config_dirs)),
+            "config_dirs": [beside_us(folder) for folder in self._own.config_dirs],
             "sources": sources,
         }
         self._write("proposal", content)
@@ -247,6 +245,3 @@ class _Judge:
 def _refuse_other_task(config: RunConfig, baseline: RunConfig) -> None:
     if config.options["task"] != baseline.options["task"]:
         raise UserError("task: a proposal is compared on the baseline's task and data; leave it to the baseline")
-
-
-__all__ = ["FOLDER", "LEVEL", "PROPOSALS", "Judged", "Next", "judge"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ablab.analysis.metrics import directed
 from ablab.analysis.online_fdr import LEVEL, PROPOSALS
-from ablab.campaign.proposal import Words, identity_of, parse, remember, sources_of
+from ablab.campaign.proposal import Words, beside_us, identity_of, parse, remember, sources_of
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.results.campaign import Baseline, Campaign, Declaration, campaign_of
@@ -84,10 +85,7 @@ def _metric(words: Words, asked: str | None, preflight: Preflight) -> tuple[str,
         return primary.name, primary.direction
     if names is not None and asked not in names:
         raise UserError(f"--metric {asked}: no run will have it{nearest(asked, names)}")
-    stem, known = (name.partition("_")[2] for name in (asked, primary.name))
-    if stem == known:
-        return asked, primary.direction
-    raise UserError(f"--metric {asked}: only {primary.name}, or the same on another split, has a known direction")
+    return asked, directed(asked, primary)[1]
 
 
 def _baseline(words: Words, preflight: Preflight) -> Baseline:
@@ -96,16 +94,10 @@ def _baseline(words: Words, preflight: Preflight) -> Baseline:
     remember(sources)
     return Baseline(
         overrides=list(words.overrides),
-        identity=identity_of(config, _of_user(sources)),
-        config_dirs=[str(folder.resolve()) for folder in words.config_dirs],
+        identity=identity_of(config, {name: each for name, each in sources.items() if not name.startswith("ablab.")}),
+        config_dirs=[beside_us(folder) for folder in words.config_dirs],
         corpus=preflight.task(config).corpus.sha256,
     )
-
-
-def _of_user(sources: dict[str, str]) -> dict[str, str]:
-    """Those that are not this package's, whose version stands in the config's fingerprint."""
-    package = Path(__file__).resolve().parent.parent
-    return {path: digest for path, digest in sources.items() if package not in Path(path).parents}
 
 
 def _check_baseline(baseline: Baseline, preflight: Preflight) -> None:
@@ -141,6 +133,3 @@ def _refuse_values(asked: Asked) -> None:
         raise UserError(f"--level {asked.level}: must be between 0 and 1")
     if asked.proposals is not None and asked.proposals < 1:
         raise UserError(f"--proposals {asked.proposals}: must be at least 1")
-
-
-__all__ = ["Asked", "baseline_words", "open_campaign", "parse_baseline", "replace"]

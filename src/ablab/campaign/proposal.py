@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ablab.config import AXES, RunConfig, conf_folder, fingerprint, register_schema, resolve
 from ablab.config.explain import ConfigErrors, explain
@@ -55,24 +57,32 @@ class Words:
         Raises:
             UserError: it cannot be composed.
         """
+        composed, words = self._composed, [*self.overrides, f"name={NAME}", f"seed={seed}"]
+        with _hydra_as_before():
+            HydraConfig.instance().set_config(composed)
+            choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
+            plain = copy.deepcopy(composed)
+            with open_dict(plain):
+                del plain["hydra"]
+                plain.seed = seed
+            return resolve(plain, choices, words, sources=list(composed.hydra.runtime.config_sources))
+
+    @cached_property
+    def _composed(self) -> DictConfig:
+        """Composed once, for all seeds: that is what takes long."""
         register_schema()
         make_importable(self.config_dirs)
         path = ",".join(f"file://{folder.resolve()}" for folder in self.config_dirs)
-        words = [*self.overrides, f"name={NAME}", f"seed={seed}"]
-        search = [f"hydra.searchpath=[{path}]"] if path else []
+        words = [*self.overrides, f"name={NAME}", *([f"hydra.searchpath=[{path}]"] if path else [])]
         try:
             with _hydra_as_before(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
-                composed = compose("config", [*words, *search], return_hydra_config=True)
-                HydraConfig.instance().set_config(composed)
-                choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
-                sources = list(composed.hydra.runtime.config_sources)
-                refuse_shadowed(sources)
-                refuse_misread(sources, choices)
-                with open_dict(composed):
-                    del composed["hydra"]
-                return resolve(composed, choices, words, sources=sources)
+                composed = compose("config", words, return_hydra_config=True)
         except ConfigErrors as error:
             raise UserError(explain(error)) from error
+        sources = list(composed.hydra.runtime.config_sources)
+        refuse_shadowed(sources)
+        refuse_misread(sources, OmegaConf.to_container(composed.hydra.runtime.choices))  # type: ignore[arg-type]
+        return composed
 
     def upon(self, other: Words) -> Words:
         """Those of `other`, changed by these: who chooses an option takes back what was set of the former one."""
@@ -105,7 +115,13 @@ def parse(words: Sequence[str], config_dirs: Sequence[Path] = ()) -> Words:
             overrides.append(_allowed(word))
     if not overrides:
         raise UserError("nothing is proposed: give the YAML file of an option, or overrides, as in activation=swiglu")
-    return Words(tuple(overrides), tuple(dict.fromkeys(folders)))
+    return Words(tuple(overrides), tuple(dict.fromkeys(folder.resolve() for folder in folders)))
+
+
+def beside_us(folder: Path) -> str:
+    """A folder as a ledger names it: from the working folder, where it lies below that, so that both may move."""
+    whole, here = folder.resolve(), Path.cwd().resolve()
+    return str(whole.relative_to(here)) if here in (whole, *whole.parents) else str(whole)
 
 
 def _option_file(word: str) -> Path:
@@ -139,37 +155,37 @@ def identity_of(config: RunConfig, sources: dict[str, str]) -> str:
 
 
 def sources_of(config: RunConfig, baseline: RunConfig | None = None) -> dict[str, str]:
-    """The files that options are made of, each with its hash, and what they import from their folder.
+    """The modules that options are made of, each with the hash of its file, and what they import from their folder.
 
     Args:
         baseline: whose options are left out.
     """
     changed = [node for axis, node in config.options.items() if baseline is None or node != baseline.options.get(axis)]
     modules = {name for node in changed for name in modules_of(node) if not _is_installed(name)}
-    files = {path for name in modules for path in _with_imports(name)}
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+    files = {name: path for module in modules for name, path in _with_imports(module).items()}
+    return {name: _hash(path) for name, path in sorted(files.items())}
 
 
 def _is_installed(module: str) -> bool:
     return module.split(".")[0] in ("torch", "lightning", "hydra", "transformers")
 
 
-def _with_imports(name: str) -> set[Path]:
-    """The file of a module, and those that it imports from its own folder or below."""
+def _with_imports(name: str) -> dict[str, Path]:
+    """The file of a module, and those of the modules that it imports from its own folder or below."""
     first = _file_of(sys.modules.get(name))
     if first is None:
-        return set()
-    if name.startswith("ablab."):
-        return {first}
-    found, left = {first}, [sys.modules[name]]
+        return {}
+    if _is_ours(name):
+        return {name: first}
+    found, left = {name: first}, [sys.modules[name]]
     while left:
         values = vars(left.pop()).values()
         names = {v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in values}
-        for module in (sys.modules.get(each) for each in names if isinstance(each, str)):
-            path = _file_of(module)
-            if module is not None and path is not None and path not in found and first.parent in path.parents:
-                found.add(path)
-                left.append(module)
+        for each in (each for each in names if isinstance(each, str) and each not in found):
+            path = _file_of(sys.modules.get(each))
+            if path is not None and first.parent in path.parents:
+                found[each] = path
+                left.append(sys.modules[each])
     return found
 
 
@@ -178,30 +194,30 @@ def _file_of(module: ModuleType | None) -> Path | None:
     return Path(name).resolve() if isinstance(name, str) and name.endswith(".py") else None
 
 
-_read: dict[str, str] = {}  # files of the user's that this process has imported, with the hash of what they held
+def _hash(path: Path | None) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None and path.is_file() else ""
+
+
+_read: dict[str, str] = {}  # modules of the user's that this process has imported, with the hash of what they held
 
 
 def remember(sources: dict[str, str]) -> None:
     """Note what this process has imported."""
-    _read.update({path: digest for path, digest in sources.items() if path not in _read})
+    _read.update({name: digest for name, digest in sources.items() if name not in _read and not _is_ours(name)})
 
 
 def import_anew() -> None:
-    """Forget the user's modules whose files have changed since this process imported them."""
-    stale = {
-        path
-        for path, digest in _read.items()
-        if not Path(path).is_file() or hashlib.sha256(Path(path).read_bytes()).hexdigest() != digest
-    }
-    folders = {Path(path).parent for path in stale}
-    for name, module in list(sys.modules.items()):
-        path = _file_of(module)
-        if path is not None and not name.startswith("ablab.") and folders & set(path.parents) and str(path) in _read:
-            del sys.modules[name]  # with those beside it, which may have imported from it
-            _read.pop(str(path), None)
-            forget_modules([name])
-    for path in stale:
-        _read.pop(path, None)
+    """Forget the user's modules where the file of one has changed since this process imported it."""
+    if all(_hash(_file_of(sys.modules.get(name))) == digest for name, digest in _read.items()):
+        return
+    for name in _read:  # all, since they may have imported from each other
+        sys.modules.pop(name, None)
+    forget_modules(_read)
+    _read.clear()
+
+
+def _is_ours(module: str) -> bool:
+    return module.startswith("ablab.")
 
 
 def make_importable(folders: Sequence[Path]) -> None:

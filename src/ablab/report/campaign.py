@@ -85,7 +85,8 @@ def accounting(campaign: Campaign) -> str:
     count = len(campaign.proposals)
     return (
         f"so far {count} proposal{'' if count == 1 else 's'}: {kept} kept, {discarded} discarded, {left} open; "
-        f"{_runs(campaign.runs)}; of all that is kept at most {100 * campaign.declaration.level:g}% is false on average."
+        f"{_runs(campaign.runs)}; of all that is kept at most {100 * campaign.declaration.level:g}% is false, "
+        "on average."
     )
 
 

@@ -70,7 +70,7 @@ class Proposal:
     label: str
     overrides: list[str]
     config_dirs: list[str] = field(default_factory=list)
-    sources: dict[str, str] = field(default_factory=dict)  # files of its components, each with its hash
+    sources: dict[str, str] = field(default_factory=dict)  # modules of its components, each with the hash of its file
     baseline: int = 1  # the number of the baseline that it is compared with
     began: int = 0  # the line of the ledger
     certificate: Node | None = None  # None: it was not asked for
