@@ -92,17 +92,27 @@ def told(values: FloatArray) -> Tuned:
     return Tuned({RATE: best}, points, seeds, "loss", 1, None, {}, (), (), "")
 
 
-def effect(kind: Kind, sides: list[FloatArray], tunings: int = 3000) -> float:
+def effect(kind: Kind, sides: list[FloatArray]) -> float:
     """The effect on average over tunings."""
     generator = np.random.default_rng(99)
+    if not kind.extend:
+        return float(np.subtract(*(_chosen_on_average(kind, side, generator) for side in sides)))
     found = []
-    for _ in range(tunings):
+    for _ in range(3000):
         values, tried = tuned(kind, sides, generator)
         own, base = (
             side[tried][int(each[:, tried].mean(0).argmin())] for side, each in zip(sides, values, strict=True)
         )
         found.append(own - base)
     return float(np.mean(found))
+
+
+def _chosen_on_average(kind: Kind, side: FloatArray, generator: np.random.Generator) -> float:
+    """What a side comes to on average, where its grid does not depend on the other's."""
+    tried = side[WIDEST : WIDEST + kind.rates]
+    own = math.sqrt((1 - CORRELATION) / kind.tuning_seeds) * (1 + kind.wild * tried)
+    means = tried + own * generator.standard_normal((40_000, kind.rates))
+    return float(tried[means.argmin(1)].mean())
 
 
 def coverage(kind: Kind, studies: int, key: int = 0) -> Coverage:

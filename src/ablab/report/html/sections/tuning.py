@@ -32,7 +32,7 @@ def tuning(context: ReportContext) -> Section | None:
         "Tuning",
         "Runs on seeds of their own, of which none is compared: each variant was tried at the same points, and trains "
         "with the best of them by the mean (the ring; dots are single seeds; what is far worse lies outside). Where "
-        "another choice would have been nearly as good, the choice is noise, too, and the intervals of effects hold it.",
+        "another choice would have been nearly as good, the choice is noise, too, and intervals hold it.",
         made,
     )
 
