@@ -55,7 +55,7 @@ class Growth:
         number. Values that are read by a fixed number of outputs come to agree with their inputs, and then it grows
         with the number itself (table 3, output weights).
         """
-        return self.fan_in ** (-1.0 if self.fan_out == 1 else -0.5)
+        return 1 / (self.fan_in if self.fan_out == 1 else math.sqrt(self.fan_in))
 
 
 class Parametrisation:
