@@ -226,7 +226,10 @@ def _names(rows: list[Row]) -> dict[tuple[str, str], str]:
         for key, value in settings.items():
             values[key, task].add(value)
     varied = {key for (key, _), found in values.items() if len(found) > 1}
-    return {of: _name({k: v for k, v in settings.items() if k in varied or not v}) for of, settings in given.items()}
+    return {
+        of: _name({k: v for k, v in settings.items() if k in varied or not v or k == PLACEBO})
+        for of, settings in given.items()
+    }
 
 
 def _name(settings: dict[str, str]) -> str:

@@ -134,7 +134,7 @@ def _warmup(total_steps: int, share: float, steps: int | None) -> int:
 
 
 def _branches(shares: Sequence[float], total: int, warmup: int, decay_share: float) -> tuple[Branch, ...]:
-    branches = []
+    branches: list[Branch] = []
     for share in sorted(shares):
         if not 0 < share < 1:
             raise ValueError(f"anneal_at={share:g}: must be a share of the run, more than 0 and less than 1")
