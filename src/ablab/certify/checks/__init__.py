@@ -23,6 +23,7 @@ from ablab.certify.checks import (
     resume,
     schedules,
     sharding,
+    small,
     tasks,
 )
 from ablab.certify.subject import Subject
@@ -72,7 +73,7 @@ _COMPONENT: dict[str, Measure] = {
 
 
 _OTHERS: dict[str, tuple[Callable[[Target], Any], Iterable[tuple[str, Measure]]]] = {
-    "optimizer": (optimizers.OptimizerSubject, [*optimizers.measures()]),
+    "optimizer": (small.OptimizerSubject, [*optimizers.measures()]),
     "schedule": (schedules.ScheduleSubject, [*schedules.measures()]),
     "task": (tasks.TaskSubject, [*tasks.measures()]),
 }
