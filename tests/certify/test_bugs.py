@@ -1,32 +1,46 @@
 """Wrong components are found, each by a check that is about what is wrong; right ones that look odd are let through.
 
-One of each kind and axis, by one check. All of them by all checks: experiments/certificates/bugs.py.
+Some of each kind, by one check. All of them by all checks: experiments/certificates/bugs.py.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 from bugs.table import Entry, right, wrong
 
 from ablab.certify import Certificate, certify
 
-KINDS = {(entry.topic, entry.axis): entry for entry in wrong()}
-ODD = {entry.target: entry for entry in right()}
+OF_A_TOPIC = 2  # axes, to save time
 
 
-def certified(entry: Entry, check: str) -> Certificate:
-    return certify(entry.target, axis=entry.axis, overrides=entry.overrides, checks=[check])
+def some() -> Iterator[Entry]:
+    """Of each topic one component of the first axes that there are."""
+    seen: dict[str, set[str]] = {}
+    for entry in wrong():
+        axes = seen.setdefault(entry.topic, set())
+        if entry.axis not in axes and len(axes) < OF_A_TOPIC:
+            axes.add(entry.axis)
+            yield entry
 
 
-@pytest.mark.parametrize("entry", KINDS.values(), ids=lambda entry: entry.target)
+ODD = {entry.axis: entry for entry in right()}
+
+
+def certified(entry: Entry) -> Certificate:
+    return certify(entry.target, axis=entry.axis, overrides=entry.overrides, checks=[entry.check])
+
+
+@pytest.mark.parametrize("entry", some(), ids=lambda entry: entry.target)
 def test_a_wrong_component_is_found(entry: Entry) -> None:
-    found = certified(entry, entry.check)
+    found = certified(entry)
     assert not found.passed, found.text()
 
 
 @pytest.mark.parametrize("entry", ODD.values(), ids=lambda entry: entry.target)
 def test_a_right_one_is_let_through(entry: Entry) -> None:
-    found = certified(entry, entry.check)
+    found = certified(entry)
     assert found.passed, found.text()
 
 

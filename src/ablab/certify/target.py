@@ -21,7 +21,7 @@ from ablab.config import AXES, Axis, Node, RunConfig, conf_folder, register_sche
 from ablab.config.axes import load
 from ablab.config.explain import ConfigErrors, explain
 from ablab.config.nearest import nearest
-from ablab.config.signature import with_floats
+from ablab.config.signature import settings_of, with_floats
 from ablab.config.targets import import_target
 from ablab.errors import UserError, one_line
 
@@ -87,8 +87,16 @@ def _of_class(said: str, axis: str | None, overrides: Sequence[str], folders: Se
     made = import_target("", said)
     found = AXES[axis] if axis else _axis_of(said, made)
     partial = found.caller != "run" or found.name in ("model", "optimizer", "schedule")
-    node = {"_target_": said, **({"_partial_": True} if partial else {})}
+    node = {"_target_": said, **({"_partial_": True} if partial else {}), **_of_the_run(made)}
     return Target(said, found, _with_node(found, node, overrides, folders))
+
+
+def _of_the_run(made: Any) -> dict[str, str]:
+    """The settings that options of the menu take from the run."""
+    try:
+        return {"total_steps": "${trainer.max_steps}"} if "total_steps" in settings_of(made) else {}
+    except ValueError:  # of a function without a signature
+        return {}
 
 
 def _of_file(said: str, axis: str | None, overrides: Sequence[str], folders: Sequence[Path]) -> Target:

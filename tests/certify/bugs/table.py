@@ -14,18 +14,20 @@ class Entry:
         target: its dotted name.
         axis: whose option it is.
         topic: what a certificate should say is wrong with it; "" of one that is right.
+        check: that finds it, or that may not find anything.
         overrides: of the config in which it stands.
     """
 
     target: str
     axis: str
     topic: str = ""
+    check: str = ""
     overrides: tuple[str, ...] = ()
 
 
 # The checks of a certificate that are about a topic.
 CHECKS: dict[str, tuple[str, ...]] = {
-    "future": ("future", "future-gradients", "targets", "cut", "lengths"),
+    "future": ("future", "ahead", "cut"),
     "padding": ("padding", "cut"),
     "batch": ("batch",),
     "state": ("repeats", "lengths", "microbatches"),
@@ -33,19 +35,19 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "resume": ("resume", "copies"),
     "gradients": ("gradients", "differences"),
     "parameters": ("registered", "copies"),
-    "seed": ("seeds", "registered", "repeats"),
+    "seed": ("registered", "seeds"),
     "dtypes": ("dtypes", "float64"),
-    "finite": ("runs", "extremes", "dtypes"),
+    "finite": ("extremes", "runs", "dtypes"),
     "in_place": ("memory", "manners", "runs"),
     "compile": ("compile",),
     "lengths": ("lengths", "runs"),
     "device": ("devices",),
-    "says": ("visits", "mechanism"),
+    "says": ("claims", "visits"),
     "effect": ("differs", "parameters", "descends"),
     "settings": ("effects", "settings"),
     "identity": ("identity",),
-    "sharding": ("shards",),
-    "cost": ("cost",),
+    "sharding": ("claims", "shards"),
+    "cost": ("cost", "decoding"),
     "decoding": ("decoding",),
     "groups": ("groups", "rates"),
     "descends": ("descends",),
@@ -53,18 +55,21 @@ CHECKS: dict[str, tuple[str, ...]] = {
 }
 
 
+SUSPECTED = {"optimizer": "resume", "schedule": "rates", "residual": "repeats", "position": "repeats"}
+
+
 def wrong() -> Iterator[Entry]:
     """The wrong ones."""
     for line in _BUGS.strip().splitlines():
-        target, axis, topic, *overrides = line.split()
-        yield Entry(f"bugs.{target}", axis, topic, tuple(overrides))
+        target, axis, topic, *check = line.split()
+        yield Entry(f"bugs.{target}", axis, topic, *(check or CHECKS[topic][:1]))
 
 
 def right() -> Iterator[Entry]:
     """Those that are right."""
     for line in _DECOYS.strip().splitlines():
         target, axis, *overrides = line.split()
-        yield Entry(f"decoys.{target}", axis, "", tuple(overrides))
+        yield Entry(f"decoys.{target}", axis, "", SUSPECTED.get(axis, "gradients"), tuple(overrides))
 
 
 _BUGS = """
@@ -107,7 +112,7 @@ batches.BatchAsSequence           position      batch
 batches.Capacity                  feed_forward  batch
 batches.MixedUpHeads              attention     batch
 batches.Remembers                 attention     state
-batches.MaskOfTheFirstCall        attention     state
+batches.MaskOfTheFirstCall        attention     state padding
 batches.NoiseInEvaluation         attention     draws
 batches.DropoutInEvaluation       attention     draws
 batches.RandomSlopes              activation    draws
@@ -115,14 +120,14 @@ batches.SeededByTime              attention     draws
 batches.DropsLayersByPython       residual      draws
 batches.OwnGenerator              activation    resume
 batches.MeanOfTheBatch            layer_fusion  batch
-batches.ShiftedByLongestSample    attention     batch
+batches.ShiftedByLongestSample    attention     batch future
 parameters.NeverUsed              attention     gradients
 parameters.ParametersInAList      attention     parameters
 parameters.PlainTable             attention     parameters
 parameters.LayersInADict          activation    parameters
 parameters.DrawnByConstructor     attention     seed
-parameters.AlwaysTheSameStart     attention     seed
-parameters.StartOfAnyGenerator    attention     seed
+parameters.AlwaysTheSameStart     attention     seed seeds
+parameters.StartOfAnyGenerator    attention     seed seeds
 parameters.DetachedIndexer        attention     gradients
 parameters.ChoiceWithoutGradient  attention     gradients
 parameters.HardGate               activation    gradients
@@ -131,13 +136,13 @@ parameters.TwoGatesOfZero         residual      gradients
 parameters.MixNeverApplied        residual      gradients
 parameters.WeightsLeftAside       layer_fusion  gradients
 parameters.FactorForgotten        norm          gradients
-parameters.DetachedSkip           residual      gradients
+parameters.DetachedSkip           residual      gradients differences
 parameters.ExpertsWithTrainedBias feed_forward  gradients
-parameters.PenaltyDetached        objective     gradients
+parameters.PenaltyDetached        objective     gradients padding
 parameters.SharedBySetattr        attention     gradients
 parameters.FrozenByMistake        attention     gradients
 numbers.SingleOnly                attention     dtypes
-numbers.LosesDouble               attention     dtypes
+numbers.LosesDouble               attention     dtypes float64
 numbers.SingleBuffer              attention     dtypes
 numbers.BareExponential           attention     finite
 numbers.Mish                      activation    finite
@@ -145,7 +150,7 @@ numbers.SwishByHand               activation    finite
 numbers.RootOfZero                activation    finite
 numbers.VarianceByDifference      norm          finite
 numbers.NormInPlace               norm          in_place
-numbers.AddsInPlace               residual      in_place
+numbers.AddsInPlace               residual      in_place runs
 numbers.MaskInPlace               attention     in_place
 numbers.CompiledWithoutMask       attention     compile
 numbers.ReadsAValue               activation    batch
@@ -153,8 +158,8 @@ numbers.ByNumpy                   activation    gradients
 numbers.PinnedLength              attention     lengths
 numbers.OnTheCPU                  attention     device
 numbers.ScaledByWholeTensor       feed_forward  batch
-effect.NotScaled                  attention     says
-effect.SeesMoreThanItSays         attention     says
+effect.NotScaled                  attention     says visits
+effect.SeesMoreThanItSays         attention     says visits
 effect.WindowNeverApplied         attention     effect
 effect.GlobalTokensForgotten      attention     settings
 effect.Rectified                  activation    effect
@@ -163,7 +168,7 @@ effect.EpsIgnored                 norm          settings
 effect.LayerNormAgain             norm          effect
 effect.PlainAgain                 residual      effect
 effect.LastAgain                  layer_fusion  effect
-effect.PositionOfZero             position      effect
+effect.PositionOfZero             position      effect parameters
 effect.NoIdentityAtTheStart       residual      identity
 effect.HeadsThatTalk              attention     sharding
 effect.UnitsThatTalk              activation    sharding
@@ -203,11 +208,11 @@ memory.RunningMeanInPython        activation    resume
 memory.FollowsInEvaluation        activation    state
 memory.AnnealedByCalls            activation    resume
 memory.ResampledByCount           activation    resume
-objectives.AsksForWhatItSees      objective     future
-objectives.SeesWhatIsAsked        objective     future
+objectives.AsksForWhatItSees      objective     future ahead
+objectives.SeesWhatIsAsked        objective     future ahead
 objectives.IgnoredTargetsCount    objective     padding
 objectives.SumOfAllPasses         objective     state
-objectives.PenaltyNotFinite       objective     finite
+objectives.PenaltyNotFinite       objective     finite runs
 objectives.BoundOverTokens        objective     future
 objectives.NotRegistered          objective     parameters
 modalities.MissingOnesJoin        modal_fusion  padding
@@ -224,7 +229,7 @@ training.ForgetsItsState          optimizer     resume
 training.CountsByItself           optimizer     resume
 training.LeavesTheClosure         optimizer     effect
 training.Ascends                  optimizer     descends
-training.NoisyByTheClock          optimizer     draws
+training.NoisyByTheClock          optimizer     draws resume
 training.FirstGroupOnly           optimizer     groups
 training.BetasSwapped             optimizer     settings
 training.GradientsKeptInPlace     optimizer     in_place

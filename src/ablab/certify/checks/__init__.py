@@ -9,6 +9,7 @@ from typing import Any
 from ablab.certify.checks import (
     building,
     causality,
+    claims,
     cost,
     decoding,
     effects,
@@ -17,6 +18,7 @@ from ablab.certify.checks import (
     independence,
     learning,
     mechanism,
+    numbers,
     optimizers,
     padding,
     precision,
@@ -67,14 +69,19 @@ _COMPONENT: dict[str, Measure] = {
     "decoding": decoding.decodes,
     "mechanism": mechanism.tells,
     "visits": mechanism.visits,
+    "claims": claims.holds,
+    "ahead": claims.ahead,
     "scale": cost.scale,
     "cost": cost.costs,
 }
 
 
 _OTHERS: dict[str, tuple[Callable[[Target], Any], Iterable[tuple[str, Measure]]]] = {
-    "optimizer": (small.OptimizerSubject, [*optimizers.measures()]),
-    "schedule": (schedules.ScheduleSubject, [*schedules.measures()]),
+    "optimizer": (
+        small.OptimizerSubject,
+        [*optimizers.measures(), ("effects", numbers.of_optimizer)],
+    ),
+    "schedule": (schedules.ScheduleSubject, [*schedules.measures(), ("effects", numbers.of_schedule)]),
     "task": (tasks.TaskSubject, [*tasks.measures()]),
 }
 
