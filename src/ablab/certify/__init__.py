@@ -4,8 +4,9 @@
     certificate = certify("my_module.MyAttention")
     certificate.passed, certificate.checks
 
-`target` (from what a user names to one option), `subject` (small models of it, and inputs), `checks` (a file for each
-topic), `certificate` (what was found), `run` (all of it in turn). `docs/verify.md` says what each check catches.
+`target` (from what a user names to one option), `subject` (small models of it, and inputs), `passes` (through these),
+`checks` (a file for each topic), `certificate` (what was found), `run` (all of it in turn). `docs/verify.md` says what
+each check catches.
 """
 
 from ablab.certify.certificate import Certificate, Check, Outcome

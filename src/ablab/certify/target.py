@@ -8,20 +8,20 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ablab.config import AXES, Axis, RunConfig, conf_folder, register_schema, resolve
+from ablab.config import AXES, Axis, Node, RunConfig, conf_folder, register_schema, resolve
 from ablab.config.axes import load
 from ablab.config.explain import ConfigErrors, explain
 from ablab.config.nearest import nearest
-from ablab.config.signature import settings_of
+from ablab.config.signature import settings_of, with_floats
 from ablab.config.targets import import_target
 from ablab.errors import UserError, one_line
 
@@ -138,6 +138,15 @@ def _with_node(axis: Axis, node: Any, overrides: Sequence[str], folders: Sequenc
         place.write_text(OmegaConf.to_yaml(OmegaConf.create(node)), encoding="utf-8")
         own = [f"++{word}" if word.startswith(f"{axis.name}.") else word for word in overrides]
         return _composed([f"{axis.name}={MINE}", *own], [Path(scratch), *folders])
+
+
+def with_usual(config: RunConfig, axis: Axis) -> RunConfig:
+    """The same run with the axis's default option."""
+    defaults = OmegaConf.load(conf_folder() / "config.yaml").defaults
+    option = next(entry[axis.name] for entry in defaults if not isinstance(entry, str) and axis.name in entry)
+    node = cast(Node, OmegaConf.to_container(OmegaConf.load(conf_folder() / axis.name / f"{option}.yaml")))
+    options = {**config.options, axis.name: with_floats(axis, node)}
+    return replace(config, options=options, axes={**config.axes, axis.name: option})
 
 
 def _composed(words: Sequence[str], folders: Sequence[Path]) -> RunConfig:

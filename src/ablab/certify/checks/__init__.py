@@ -25,6 +25,7 @@ from ablab.certify.checks import (
     resume,
     schedules,
     sharding,
+    small,
     tasks,
 )
 from ablab.certify.subject import Subject
@@ -77,7 +78,7 @@ _COMPONENT: dict[str, Measure] = {
 
 _OTHERS: dict[str, tuple[Callable[[Target], Any], Iterable[tuple[str, Measure]]]] = {
     "optimizer": (
-        optimizers.OptimizerSubject,
+        small.OptimizerSubject,
         [*optimizers.measures(), ("effects", numbers.of_optimizer)],
     ),
     "schedule": (schedules.ScheduleSubject, [*schedules.measures(), ("effects", numbers.of_schedule)]),

@@ -147,15 +147,16 @@ def _check_other_seed(subject: Subject, model: Model) -> None:
                 require(not torch.equal(parameter, named[later]), f"{name}: every layer begins with the same values")
 
         for path, module in model.named_modules():
-            if path.startswith(tuple(subject.own(model))) and isinstance(module, InitialisesItself):
-                for name, parameter in module.named_parameters(recurse=False):
+            own = dict(module.named_parameters(recurse=False)) if path.startswith(tuple(subject.own(model))) else {}
+            if isinstance(module, InitialisesItself):
+                for name, parameter in own.items():
                     _check_drawn(module, name, parameter, f"{path}.{name}")
 
 
-def _check_drawn(module: InitialisesItself, name: str, parameter: Tensor, said: str) -> None:
+def _check_drawn(module: Any, name: str, parameter: Tensor, said: str) -> None:
     """Raises Failed where random numbers of another generator than the given one become initial values."""
     values = []
-    with _Drawing() as drawing:
+    with _Drawing() as drawing:  # type: ignore[no-untyped-call]
         for seed in (1, 2):
             values.append(parameter.detach().clone())
             module.init_parameter(name, values[-1], torch.Generator().manual_seed(seed))

@@ -9,8 +9,8 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from ablab.certify.checks.optimizers import OptimizerSubject, Small, train
 from ablab.certify.checks.schedules import TOTAL, ScheduleSubject
+from ablab.certify.checks.small import OptimizerSubject, Small, train
 from ablab.certify.outcomes import Skipped, require
 from ablab.config import Node
 from ablab.config.signature import settings_of

@@ -3,75 +3,27 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from ablab.certify.outcomes import Failed, require
-from ablab.certify.target import Target
+from ablab.certify.checks.small import (
+    OptimizerSubject,
+    Small,
+    batch_loss,
+    copied,
+    near,
+    require_as,
+    require_same,
+    train,
+)
+from ablab.certify.outcomes import require
 from ablab.model.initialisation import keyed_generator
-from ablab.training.optimizers.groups import build_optimizer
 
 STEPS = 8
 CLOSE = 1e-6  # in single precision, of sums in another order
-
-
-class OptimizerSubject:
-    """An optimizer, and small models for it to train."""
-
-    def __init__(self, target: Target) -> None:
-        self.axis, self.config = target.axis, target.config
-
-    @property
-    def node(self) -> Any:
-        return self.config.options[self.axis.name]
-
-    def optimizer(self, model: nn.Module) -> Any:
-        """A new one over the model's parameters, in the groups of a run."""
-        factory: Callable[..., Optimizer] = instantiate(self.node, _convert_="all")
-        made = build_optimizer(factory, model)
-        getattr(made, "train", lambda: None)()
-        return made
-
-
-class Small(nn.Module):
-    """A model with what optimizers tell apart: an embedding, matrices, biases and a head."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(11, 8)
-        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
-        self.head = nn.Linear(8, 11, bias=False)
-        for name, parameter in self.named_parameters():
-            noise = torch.randn(parameter.shape, generator=keyed_generator("small", seed, name))
-            parameter.data.copy_(0.3 * noise)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.embedding(ids)
-        out: Tensor = self.head(x + self.down(self.up(x).relu()))
-        return out
-
-
-def batch_loss(model: nn.Module, step: int = 0) -> Tensor:
-    """The loss of the batch of a step."""
-    ids, targets = torch.randint(11, (2, 40), generator=keyed_generator("batch", step))
-    return nn.functional.cross_entropy(model(ids), targets)
-
-
-def train(model: nn.Module, optimizer: Any, steps: range, *, fixed: bool = False) -> list[float]:
-    """So many steps, and the loss before each."""
-    found = []
-    for step in steps:
-        value = batch_loss(model, 0 if fixed else step)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        found.append(value.item())
-    return found
 
 
 def descends(subject: OptimizerSubject) -> str:
@@ -118,7 +70,7 @@ def resumes(subject: OptimizerSubject) -> str:
     again.load_state_dict(state["model"])
     other.load_state_dict(state["optimizer"])
     train(again, other, range(STEPS, 2 * STEPS))
-    _same(model, again, f"stopped at step {STEPS} and resumed", 0.0)
+    require_same(model, again, f"stopped at step {STEPS} and resumed", 0.0)
     return f"stopped at step {STEPS} of {2 * STEPS}: parameters are the same bit for bit"
 
 
@@ -132,7 +84,7 @@ def order(subject: OptimizerSubject) -> str:
         group["params"].reverse()
     del optimizer
     train(turned, fresh, range(STEPS))
-    _same(model, turned, "with the parameters in another order", CLOSE)
+    require_same(model, turned, "with the parameters in another order", CLOSE)
     partly.up.bias.requires_grad_(True)
     without = subject.optimizer(partly)
     kept = partly.up.bias.detach().clone()
@@ -148,7 +100,7 @@ def order(subject: OptimizerSubject) -> str:
     for name, parameter in whole.named_parameters():
         if name != "up.bias":
             own = dict(partly.named_parameters())[name]
-            require(_near(parameter, own), f"{name}: gets another step where another parameter has no gradient")
+            require(near(parameter, own), f"{name}: gets another step where another parameter has no gradient")
     return "reversed, and with one that has no gradient: the same steps"
 
 
@@ -156,7 +108,7 @@ def groups(subject: OptimizerSubject) -> str:
     """Each group has its own rate and decay: at rate 0 nothing moves, and what is not to be decayed is not."""
     model = Small()
     optimizer = subject.optimizer(model)
-    before = _copy(model)
+    before = copied(model)
     for group in optimizer.param_groups:
         if group["name"] == "not_decayed":
             group["lr"] = 0.0
@@ -176,7 +128,7 @@ def _check_decay(subject: OptimizerSubject) -> None:
     """With gradients of zero nothing but decay moves anything, and what is not decayed stays."""
     model = Small()
     optimizer = subject.optimizer(model)
-    before = _copy(model)
+    before = copied(model)
     for _ in range(3):
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -185,7 +137,7 @@ def _check_decay(subject: OptimizerSubject) -> None:
     for name, parameter in model.named_parameters():
         require(bool(parameter.isfinite().all()), f"{name}: is not finite after steps with gradients of zero")
         if id(parameter) in kept:
-            require(_near(before[name], parameter), f"{name}: moves by a gradient of zero, though it is not decayed")
+            require(near(before[name], parameter), f"{name}: moves by a gradient of zero, though it is not decayed")
         else:
             grown = float(parameter.norm() / before[name].norm())
             require(grown < 1 + CLOSE, f"{name}: grows {grown:.4f} times by gradients of zero")
@@ -199,7 +151,7 @@ def rates(subject: OptimizerSubject) -> str:
         optimizer = subject.optimizer(model)
         for group in optimizer.param_groups:
             group["lr"] *= factor
-        before = _copy(model)
+        before = copied(model)
         train(model, optimizer, range(1))
         moved.append({name: parameter.detach() - before[name] for name, parameter in model.named_parameters()})
     worst = 0.0
@@ -235,7 +187,7 @@ def manners(subject: OptimizerSubject) -> str:
         train(model, optimizer, range(STEPS))
         require(torch.equal(before, torch.get_rng_state()), "a step draws from torch's global generator")
         ends.append(model)
-    _same(ends[0], ends[1], "with another state of the global generator", 0.0)
+    require_same(ends[0], ends[1], "with another state of the global generator", 0.0)
     model = Small()
     optimizer = subject.optimizer(model)
 
@@ -271,31 +223,12 @@ def evaluation(subject: OptimizerSubject) -> str:
     train(model, optimizer, range(STEPS))
     if not (hasattr(optimizer, "eval") and hasattr(optimizer, "train")):
         return "trains and evaluates with the same weights"
-    before = _copy(model)
+    before = copied(model)
     optimizer.eval()
     apart = max(float((before[name] - p.detach()).abs().max()) for name, p in model.named_parameters())
     optimizer.train()
-    _same_as(before, model, "behind eval() and train()", CLOSE)
+    require_as(before, model, "behind eval() and train()", CLOSE)
     return f"eval() moves weights by {apart:.1e}, and train() moves them back"
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def _same(one: nn.Module, other: nn.Module, said: str, close: float) -> None:
-    _same_as(_copy(one), other, said, close)
-
-
-def _same_as(before: dict[str, Tensor], other: nn.Module, said: str, close: float) -> None:
-    for name, parameter in other.named_parameters():
-        apart = float((before[name] - parameter.detach()).abs().max())
-        if not apart <= close * max(1.0, float(before[name].abs().max())) * 10:
-            raise Failed(f"{said}, {name} differs by {apart:.1e}")
-
-
-def _near(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def measures() -> Iterator[tuple[str, Any]]:
