@@ -81,7 +81,7 @@ def _others(value: Any) -> Iterator[Any]:
 
 def _other_numbers(value: float) -> Iterator[float]:
     if isinstance(value, int):
-        yield from (each for each in (value // 2, value + 1, 2 * value) if each != value)
+        yield from (each for each in (value // 2, value + 1, 2 * value, 1, 5) if each != value)
     else:
         yield from (each for each in (value / 2, 0.9, 2 * value, 1e4 * value, value + 0.1) if each != value)
 
