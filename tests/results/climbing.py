@@ -24,7 +24,7 @@ BASELINE = law(1.0, 2.0, 0.2)
 VARIANTS: dict[str, Law] = {
     "relu": BASELINE,
     "better": lambda compute: BASELINE(compute) - 0.1,
-    "faded": lambda compute: BASELINE(compute) + 5 * (compute / 1e9) ** -1.0,
+    "faded": lambda compute: BASELINE(compute) + (compute / 1e9) ** -0.6,
     "nothing": BASELINE,
 }
 
