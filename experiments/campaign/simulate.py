@@ -17,7 +17,7 @@ import numpy as np
 
 from ablab.analysis.estimates import FloatArray
 from ablab.analysis.online_fdr import ELond, Lord, OnlineLevels, Saffron
-from ablab.analysis.simulated_campaigns import Campaigns, Setting, simulate
+from ablab.analysis.simulated_campaigns import Campaigns, Flags, Setting, simulate
 
 FILE = Path(__file__).with_name("simulated.json")
 CAMPAIGNS = 400
@@ -68,12 +68,12 @@ def measured(setting: Setting, campaigns: int, levels: Callable[[int], OnlineLev
     }
 
 
-def _false_share(kept: FloatArray, real: FloatArray) -> FloatArray:
+def _false_share(kept: Flags, real: Flags) -> FloatArray:
     """Of each campaign; 0 where it keeps nothing."""
     return np.asarray((kept & ~real).sum(1) / np.maximum(kept.sum(1), 1))
 
 
-def _share_found(found: Campaigns, kept: FloatArray) -> FloatArray:
+def _share_found(found: Campaigns, kept: Flags) -> FloatArray:
     real = found.effect > 0
     return np.asarray((kept & real).sum(1) / np.maximum(real.sum(1), 1))
 

@@ -10,12 +10,11 @@ from scipy import integrate, stats
 
 from ablab.analysis.campaign_noise import SEEDS, Noise, noise_of, order_of_seeds
 from ablab.analysis.campaign_rule import FEWEST, evidence_of, log_e_values
-from ablab.analysis.estimates import FloatArray
 from ablab.analysis.online_fdr import PROPOSALS, ELond, Lord, OnlineLevels, Saffron, e_lond_level, share
 from ablab.analysis.shift_evidence import FIND, Scale, Sums, interval, log_e_value
-from ablab.analysis.simulated_campaigns import Setting, simulate
+from ablab.analysis.simulated_campaigns import Flags, Setting, simulate
 
-NOTHING_KNOWN = noise_of(np.full((0, SEEDS), np.nan), np.arange(0))
+NOTHING_KNOWN = noise_of(np.full((0, SEEDS), np.nan), [])
 
 
 def known(variance: float, degrees: float) -> Noise:
@@ -88,11 +87,11 @@ def test_luck_of_the_baseline_is_found_and_a_common_effect_is_not_taken_for_it()
     for place in range(400):
         at = order_of_seeds(place + 1)[:2]
         seen[place, at] = 0.7 * generator.standard_normal(2) - luck[at]
-    noise = noise_of(seen, np.arange(1, 401))
+    noise = noise_of(seen, range(1, 401))
     assert np.corrcoef(noise.luck, -luck)[0, 1] > 0.95
     assert float(np.asarray(noise.scale.variance)) == pytest.approx(0.98, rel=0.2)
     assert noise.covariance[0, 0] < 0.7  # of one: half of it was the baseline's
-    shifted = noise_of(seen - 5.0, np.arange(1, 401))
+    shifted = noise_of(seen - 5.0, range(1, 401))
     assert shifted.luck == pytest.approx(noise.luck, abs=1e-9)
     assert shifted.covariance == pytest.approx(noise.covariance, abs=1e-9)
 
@@ -110,7 +109,7 @@ def test_a_few_wild_proposals_do_not_make_the_campaign_blind() -> None:
     seen = generator.standard_normal((40, SEEDS))
     seen[:, 4:] = np.nan
     seen[:3] *= 100
-    assert float(np.asarray(noise_of(seen, np.arange(1, 41)).scale.variance)) < 2
+    assert float(np.asarray(noise_of(seen, range(1, 41)).scale.variance)) < 2
 
 
 def test_one_wild_seed_keeps_nothing() -> None:
@@ -181,5 +180,5 @@ def test_without_any_effect_hardly_a_campaign_keeps_something(noise: str) -> Non
     assert found.kept.any(1).mean() <= 0.1
 
 
-def _false_share(kept: FloatArray, real: FloatArray) -> float:
+def _false_share(kept: Flags, real: Flags) -> float:
     return float(((kept & ~real).sum(1) / np.maximum(kept.sum(1), 1)).mean())

@@ -18,6 +18,7 @@ Every array may have leading dimensions, of campaigns side by side.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,17 +58,17 @@ def order_of_seeds(number: int, seeds: int = SEEDS) -> list[int]:
     return [(number - 1 + k) % seeds for k in range(seeds)]
 
 
-def noise_of(improvements: FloatArray, numbers: FloatArray) -> Noise:
+def noise_of(improvements: FloatArray, numbers: Sequence[int]) -> Noise:
     """What earlier proposals say of noise.
 
     Args:
         improvements: (..., proposals, seeds), in the metric's unit and its good direction; NaN where nothing was run.
-        numbers: (proposals,) from 1, by which they had their seeds.
+        numbers: of the proposals, from 1, by which they had their seeds.
     """
     proposals, seeds = improvements.shape[-2:]
     variance, degrees = _pooled(improvements)
     if proposals:
-        places = (numbers.astype(int)[:, None] - 1 + np.arange(2)) % seeds
+        places = (np.array(numbers, dtype=int)[:, None] - 1 + np.arange(2)) % seeds
         early = np.take_along_axis(improvements, np.broadcast_to(places, (*improvements.shape[:-1], 2)), -1)
         variance, degrees = _with_first(early[..., 0], variance, degrees)
     with np.errstate(divide="ignore"):
@@ -147,7 +148,8 @@ def _share_of_luck(sums: FloatArray, counts: FloatArray, squares: FloatArray, va
     each = (total - (counts**2).sum(-1) / np.maximum(total, 1)) / np.maximum(seeds - 1, 1)
     found = (between - within) / np.maximum(each * variance, np.finfo(float).tiny)
     degrees = np.maximum(np.minimum(seeds - 1, total - seeds), 0)
-    return (_SHARE_DEGREES * _SHARE + degrees * np.clip(found, 0, _MOST_SHARE)) / (_SHARE_DEGREES + degrees)
+    weighed = _SHARE_DEGREES * _SHARE + degrees * np.clip(found, 0, _MOST_SHARE)
+    return np.asarray(weighed / (_SHARE_DEGREES + degrees))
 
 
 def _luck(sums: FloatArray, counts: FloatArray, share: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -151,7 +151,7 @@ def noise_before(campaign: Campaign, baseline: int) -> Noise:
             if seed in base:
                 table[row, seed] = _sign(campaign.declaration) * (value - base[seed])
     there = ~np.isnan(table).all(1)
-    return noise_of(table[there], np.array([each.number for each in same])[there])
+    return noise_of(table[there], [each.number for each, is_there in zip(same, there, strict=True) if is_there])
 
 
 def _tells_of_noise(proposal: Proposal) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ablab.analysis.estimates import FloatArray
 
@@ -32,7 +33,7 @@ class OnlineLevels(Protocol):
     def level(self) -> FloatArray:
         """Of the next test, in each campaign."""
 
-    def told(self, claimed: FloatArray, p_value: FloatArray) -> None:
+    def told(self, claimed: NDArray[np.bool_], p_value: FloatArray) -> None:
         """How the test has ended."""
 
 
@@ -59,7 +60,7 @@ class ELond:
     def level(self) -> FloatArray:
         return self._level * share(self._number, self._planned) * (self._claims + 1)
 
-    def told(self, claimed: FloatArray, p_value: FloatArray) -> None:
+    def told(self, claimed: NDArray[np.bool_], p_value: FloatArray) -> None:
         self._claims = self._claims + claimed
         self._number += 1
 
@@ -79,7 +80,7 @@ class Lord:
         since = self._share[before - 1 - np.arange(before)] if before else np.zeros(0)
         return np.full(campaigns, self._share[before] * first) + earned @ since
 
-    def told(self, claimed: FloatArray, p_value: FloatArray) -> None:
+    def told(self, claimed: NDArray[np.bool_], p_value: FloatArray) -> None:
         self._claimed = np.column_stack([self._claimed, claimed])
 
 
@@ -100,9 +101,9 @@ class Saffron:
         later = np.column_stack([spent[:, 1:], np.zeros(campaigns)]) if before else spent  # after each claim
         from_start = spent[:, 0] if before else np.zeros(campaigns)
         level = first * self._share[from_start.astype(int)] + (earned * self._share[later.astype(int)]).sum(1)
-        return np.minimum(level, _CANDIDATE)
+        return np.asarray(np.minimum(level, _CANDIDATE))
 
-    def told(self, claimed: FloatArray, p_value: FloatArray) -> None:
+    def told(self, claimed: NDArray[np.bool_], p_value: FloatArray) -> None:
         self._claimed = np.column_stack([self._claimed, claimed])
         self._candidate = np.column_stack([self._candidate, p_value <= _CANDIDATE])
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ablab.analysis.campaign_noise import SEEDS, noise_of, order_of_seeds
 from ablab.analysis.campaign_rule import FEWEST, FUTILE_BELOW, log_e_values
 from ablab.analysis.estimates import FloatArray
 from ablab.analysis.online_fdr import ELond, OnlineLevels
 
+Flags = NDArray[np.bool_]
+Counts = NDArray[np.int_]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], FloatArray]
 
 NOISES: dict[str, Draw] = {  # of variance 1
@@ -59,10 +62,10 @@ class Campaigns:
     """
 
     effect: FloatArray
-    kept: FloatArray
-    seeds: FloatArray
-    baseline_runs: FloatArray
-    lower: FloatArray
+    kept: Flags
+    seeds: Counts
+    baseline_runs: Counts
+    lower: Flags
 
     @property
     def runs(self) -> FloatArray:
@@ -85,7 +88,7 @@ def simulate(
     procedure = levels(campaigns)
     for place in range(setting.proposals):
         order = order_of_seeds(place + 1)
-        noise = noise_of(seen[:, :place], np.arange(1, place + 1))
+        noise = noise_of(seen[:, :place], range(1, place + 1))
         path = log_e_values(improvements[:, place, order], order, noise)
         claimed, runs, p_value = _ended(path, procedure.level())
         procedure.told(claimed, p_value)
@@ -97,9 +100,7 @@ def simulate(
     return Campaigns(effect, kept, seeds, baseline_runs, lower)
 
 
-def _drawn(
-    setting: Setting, campaigns: int, generator: np.random.Generator
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _drawn(setting: Setting, campaigns: int, generator: np.random.Generator) -> tuple[FloatArray, FloatArray, Flags]:
     """Effects, improvements on every seed, and whether the first seed of the baseline's is beaten."""
     shape = (campaigns, setting.proposals)
     draw = NOISES[setting.noise]
@@ -123,7 +124,7 @@ def _effects(setting: Setting, shape: tuple[int, int], generator: np.random.Gene
     return np.where(is_real, generator.uniform(*setting.effects, shape), others)
 
 
-def _ended(path: FloatArray, level: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _ended(path: FloatArray, level: FloatArray) -> tuple[Flags, Counts, FloatArray]:
     """Whether each campaign's proposal is kept, after how many seeds it ends, and its p value."""
     number = np.arange(1, path.shape[1] + 1)
     resolved = (path >= -np.log(level)[:, None]) & (number >= FEWEST)

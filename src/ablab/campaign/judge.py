@@ -10,7 +10,7 @@ from typing import Any
 
 from ablab.analysis.campaign_verdict import Judgement, level_of, verdict_on
 from ablab.campaign.no_effect import has_no_effect
-from ablab.campaign.opening import Asked, baseline_words, open_campaign
+from ablab.campaign.opening import Asked, open_campaign
 from ablab.campaign.proposal import Words, beside_us, identity_of, import_anew, parse, remember, sources_of
 from ablab.campaign.runs import Train, by_supervisor, in_this_process, judged, planned_run, read_run
 from ablab.config import RunConfig
@@ -100,9 +100,9 @@ def judge(
     folder, preflight = Path(campaign), Preflight()
     with StudyLock(folder) as lock:
         ledger = Ledger(folder)
-        open_campaign(ledger, asked, preflight)
+        base = open_campaign(ledger, asked, preflight)
         train = in_this_process(preflight, lock.beat) if in_process else by_supervisor(preflight, observe, lock.beat)
-        return _Judge(folder, ledger, own, preflight, train, max_runs, certify).run()
+        return _Judge(folder, ledger, own, base, preflight, train, max_runs, certify).run()
 
 
 def _words(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
@@ -117,6 +117,7 @@ class _Judge:
         folder: Path,
         ledger: Ledger,
         own: Words,
+        base: Words,
         preflight: Preflight,
         train: Train,
         max_runs: int | None,
@@ -124,8 +125,7 @@ class _Judge:
     ) -> None:
         self._folder, self._ledger, self._own, self._preflight = folder, ledger, own, preflight
         self._train, self._left, self._certify = train, max_runs, certify
-        self._base = baseline_words(self._campaign.baseline)
-        self._whole = own.upon(self._base)
+        self._base, self._whole = base, own.upon(base)
         self._made = 0
 
     def run(self) -> Judged:

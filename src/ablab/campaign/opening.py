@@ -31,8 +31,8 @@ class Asked:
     config_dirs: tuple[Path, ...] = ()
 
 
-def open_campaign(ledger: Ledger, asked: Asked, preflight: Preflight) -> None:
-    """Begin the campaign of a ledger, or make sure that it is the one that is asked for.
+def open_campaign(ledger: Ledger, asked: Asked, preflight: Preflight) -> Words:
+    """Begin the campaign of a ledger, or make sure that it is the one that is asked for; the words of its baseline.
 
     Raises:
         UserError: the baseline cannot work, or what was declared is to be changed.
@@ -45,16 +45,19 @@ def open_campaign(ledger: Ledger, asked: Asked, preflight: Preflight) -> None:
         if campaign is None:
             ledger.append("campaign", asdict(declared), now())
         ledger.append("baseline", asdict(baseline), now())
-        return
+        return words
     _refuse_changes(campaign, asked)
-    _check_baseline(campaign.baseline, preflight)
+    present = _words_of(campaign.baseline)
+    _check_baseline(campaign.baseline, _baseline(present, preflight))
     if asked.move_baseline is not None and list(asked.move_baseline) != campaign.baseline.overrides:
         words = parse_baseline(asked.move_baseline, (*map(Path, campaign.baseline.config_dirs), *asked.config_dirs))
         preflight.check(words.config())
         ledger.append("baseline", asdict(_baseline(words, preflight)), now())
+        return words
+    return present
 
 
-def baseline_words(baseline: Baseline) -> Words:
+def _words_of(baseline: Baseline) -> Words:
     return Words(tuple(baseline.overrides), tuple(map(Path, baseline.config_dirs)))
 
 
@@ -100,9 +103,8 @@ def _baseline(words: Words, preflight: Preflight) -> Baseline:
     )
 
 
-def _check_baseline(baseline: Baseline, preflight: Preflight) -> None:
+def _check_baseline(baseline: Baseline, now_there: Baseline) -> None:
     """Raises UserError where the baseline is not what the campaign's runs were made with."""
-    now_there = _baseline(baseline_words(baseline), preflight)
     if now_there.corpus != baseline.corpus:
         raise UserError(changed_data("the campaign's task"))
     if now_there.identity != baseline.identity:
