@@ -9,7 +9,6 @@ from typing import Literal
 from ablab.config import Node
 from ablab.results.evaluation import as_part
 
-
 Edge = Literal["smallest", "largest"]
 
 
