@@ -188,4 +188,6 @@ def test_rates_that_were_not_tuned_together_are_all_said() -> None:
         grid = GRID if index else (*GRID, 3.0)
         item.tuning = {"chosen": 0.3 if index % 2 else 0.1, "tried": [[each, 1.0] for each in grid]}
     (said,) = notes_of(item_of(records))
-    assert said.startswith("AT DIFFERENT RATES  0.1 and 0.3 against 0.1 and 0.3, tuned on different grids. ")
+    assert said.startswith(
+        "AT DIFFERENT RATES  0.1 and 0.3 against 0.1 and 0.3, tuned on different grids; NOT THE SAME BUDGET"
+    )

@@ -11,6 +11,7 @@ from ablab.analysis import notes as known
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.conditions import NEGLIGIBLE
 from ablab.analysis.costs import EQUAL_BUDGET
+from ablab.analysis.tuning_notes import OneStepAway, TunedSettings
 from ablab.analysis.verdicts import Verdict
 from ablab.report import tuning
 from ablab.report.formatting import decimals_for, number, p_value, percent, plural
@@ -93,8 +94,8 @@ def _(note: known.MatchedBudget, item: Comparison) -> str:
     return f"NOT AT EQUAL BUDGET  {percent(note.difference)} {note.quantity} against the baseline."
 
 
-note_text.register(known.TunedSettings, tuning.settings_text)
-note_text.register(known.OneStepAway, tuning.away_text)
+note_text.register(TunedSettings, tuning.settings_text)
+note_text.register(OneStepAway, tuning.away_text)
 
 
 @note_text.register
