@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ablab.analysis.choice_noise import choice_error, response
+from ablab.analysis.choice_noise import choice_error
 from ablab.analysis.estimates import paired
-from ablab.analysis.tuned import RATE, Tuned
+from ablab.analysis.responses import response
+from ablab.analysis.tuned import Tuned
+from ablab.config.tune import RATE
 
 FloatArray = NDArray[np.float64]
 CORRELATION = 0.8  # of two runs of one seed
@@ -35,6 +37,7 @@ class Kind:
     cliff: float = 1.0  # how much steeper it is at rates above the optimum
     off: float = 0.0  # the optima lie so many steps from the middle of the grid, perhaps outside of it
     extend: int = 0  # steps
+    wild: float = 0.0  # by which a run's own part grows with each standard deviation that it is worse
 
     def responses(self, place: tuple[float, float]) -> list[FloatArray]:
         steps = np.arange(-WIDEST, self.rates + WIDEST) - (self.rates - 1) / 2
@@ -56,15 +59,18 @@ class Coverage:
     studies: int
 
 
-def noise(generator: np.random.Generator, seeds: int, points: int, of_seed: FloatArray) -> FloatArray:
-    own = generator.standard_normal((seeds, points))
+def noise(
+    generator: np.random.Generator, seeds: int, response: FloatArray, of_seed: FloatArray, wild: float = 0.0
+) -> FloatArray:
+    """[seed, point], of mean 0."""
+    own = generator.standard_normal((seeds, len(response))) * (1 + wild * response)
     return math.sqrt(CORRELATION) * of_seed + math.sqrt(1 - CORRELATION) * own
 
 
 def tuned(kind: Kind, sides: list[FloatArray], generator: np.random.Generator) -> tuple[list[FloatArray], slice]:
     """The tuning runs of both sides at every rate, and the part of the grid that was tried: one budget for both."""
     of_seed = generator.standard_normal((kind.tuning_seeds, 1))
-    values = [side + noise(generator, kind.tuning_seeds, len(side), of_seed) for side in sides]
+    values = [side + noise(generator, kind.tuning_seeds, side, of_seed, kind.wild) for side in sides]
     low, high = WIDEST, WIDEST + kind.rates
     least, most = low - kind.extend, high + kind.extend
     while True:
@@ -86,17 +92,27 @@ def told(values: FloatArray) -> Tuned:
     return Tuned({RATE: best}, points, seeds, "loss", 1, None, {}, (), (), "")
 
 
-def effect(kind: Kind, sides: list[FloatArray], tunings: int = 4000) -> float:
+def effect(kind: Kind, sides: list[FloatArray]) -> float:
     """The effect on average over tunings."""
     generator = np.random.default_rng(99)
+    if not kind.extend:
+        return float(np.subtract(*(_chosen_on_average(kind, side, generator) for side in sides)))
     found = []
-    for _ in range(tunings):
+    for _ in range(3000):
         values, tried = tuned(kind, sides, generator)
         own, base = (
             side[tried][int(each[:, tried].mean(0).argmin())] for side, each in zip(sides, values, strict=True)
         )
         found.append(own - base)
     return float(np.mean(found))
+
+
+def _chosen_on_average(kind: Kind, side: FloatArray, generator: np.random.Generator) -> float:
+    """What a side comes to on average, where its grid does not depend on the other's."""
+    tried = side[WIDEST : WIDEST + kind.rates]
+    own = math.sqrt((1 - CORRELATION) / kind.tuning_seeds) * (1 + kind.wild * tried)
+    means = tried + own * generator.standard_normal((40_000, kind.rates))
+    return float(tried[means.argmin(1)].mean())
 
 
 def coverage(kind: Kind, studies: int, key: int = 0) -> Coverage:
@@ -112,7 +128,7 @@ def coverage(kind: Kind, studies: int, key: int = 0) -> Coverage:
             known = [told(each[:, tried]) for each in values]
             at = [side[tried][int(each[:, tried].mean(0).argmin())] for side, each in zip(sides, values, strict=True)]
             of_seed = generator.standard_normal((kind.seeds, 1))
-            own, base = (level + noise(generator, kind.seeds, 1, of_seed) for level in at)
+            own, base = (level + noise(generator, kind.seeds, np.zeros(1), of_seed) for level in at)
             differences = (own - base)[:, 0].tolist()
             parts = [
                 (sign, found)

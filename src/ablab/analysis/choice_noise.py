@@ -25,51 +25,21 @@ tuning runs (seed plus point), and half of the variance of the paired difference
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from statistics import fmean
 
 import numpy as np
 
 from ablab.analysis.estimates import FloatArray
-from ablab.analysis.tuned import Tuned, is_number, tuning_of
+from ablab.analysis.responses import Response, residual_squares, response
+from ablab.analysis.tuned import tuning_of
 from ablab.results.record import Cost, Record
 
 _RESPONSES, _TUNINGS = 300, 100  # that are drawn
-_DEPENDENT = 1e-6  # of a direction that is left when the others are taken away: less is nothing
-_COSTS = {each.name for each in fields(Cost)}  # that no rate changes
-
-
-@dataclass(frozen=True)
-class Response:
-    """The tuning runs of one side, as far as they all ended well."""
-
-    values: FloatArray  # [tuning seed, point], of the metric that is compared
-    scores: FloatArray  # the same of the metric that decided, less is better
-    basis: FloatArray  # [point, direction], orthonormal: constant, smooth ones, rest
-    smooth: int  # directions
-    chosen: int  # point
-
-    @property
-    def degrees(self) -> int:
-        return (self.values.shape[0] - 1) * (self.values.shape[1] - 1)
-
-    @property
-    def squares(self) -> float:
-        """The sum of squared residuals from seed plus point."""
-        rest = self.values - self.values.mean(0) - self.values.mean(1)[:, None] + self.values.mean()
-        return float((rest**2).sum())
-
-
-def response(tuned: Tuned, metric: str) -> Response | None:
-    """The response of a side; None where fewer than two points or seeds say something of the metric."""
-    places, chosen = tuned.complete(metric), tuned.chosen
-    if chosen not in places or len(places) < 2 or len(tuned.seeds) < 2:
-        return None
-    values = np.array([tuned.values(place, metric) for place in places], dtype=float).T
-    decided = np.array([tuned.values(place, tuned.metric or metric) for place in places], dtype=float).T
-    basis, smooth = _basis([dict(tuned.points[place][0]) for place in places])
-    return Response(values, tuned.sign * decided, basis, smooth, places.index(chosen))
+_BEYOND = 8.0  # standard errors of the difference of two points
+COSTS = {each.name for each in fields(Cost)}  # that no rate changes
 
 
 def choice_of(
@@ -81,7 +51,7 @@ def choice_of(
         sides: what each is multiplied by in the effect, and its runs.
         differences: the effect of each seed.
     """
-    if metric in _COSTS:
+    if metric in COSTS:
         return None
     parts: list[tuple[float, Response]] = []
     alike = True
@@ -109,46 +79,94 @@ def choice_error(
         differences: of the effect by seed, where they are of runs like the tuning runs: they tell their noise, too.
         coefficients: the sum of the squares of what all sides are multiplied by, tuned or not.
     """
-    if not parts:
-        return 0.0
-    degrees = sum(side.degrees for _, side in parts)
-    squares = sum(side.squares for _, side in parts)
+    known = _Noise()
     if len(differences) > 1:
-        degrees += len(differences) - 1
-        squares += float(np.var(differences, ddof=1)) * (len(differences) - 1) / coefficients
-    noise = squares / degrees
-    if noise <= 0:
+        degrees = len(differences) - 1
+        known = _Noise(float(np.var(differences, ddof=1)) * degrees / coefficients, degrees)
+    sides = _in_question([side for _, side in parts], known)
+    noise = known.with_runs(side.values for side in sides)
+    if not noise.variance > 0:
         return 0.0
-    prior = _prior([side for _, side in parts], noise)
-    moments = [(factor, *_moments(side, noise, prior)) for factor, side in parts]
-    centre = sum(factor * mean for factor, mean, _ in moments)
-    return math.sqrt(centre**2 + sum(factor**2 * variance for factor, _, variance in moments))
+    prior = _prior(sides, noise.variance)
+    moments = [_moments(side, noise.variance, prior) for side in sides]
+    factors = [factor for factor, _ in parts]
+    centre = sum(factor * mean for factor, (mean, _) in zip(factors, moments, strict=True))
+    return math.sqrt(centre**2 + sum(factor**2 * spread for factor, (_, spread) in zip(factors, moments, strict=True)))
 
 
-def _prior(sides: Sequence[Response], noise: float) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Noise:
+    """The variance of a run's own part, as far as it is known."""
+
+    squares: float = 0.0
+    degrees: int = 0
+
+    @property
+    def variance(self) -> float:
+        return self.squares / self.degrees if self.degrees else 0.0
+
+    def with_runs(self, tables: Iterable[FloatArray]) -> _Noise:
+        """With the residuals of tuning runs, [tuning seed, point]."""
+        squares, degrees = self.squares, self.degrees
+        for table in tables:
+            squares += residual_squares(table)
+            degrees += (table.shape[0] - 1) * (table.shape[1] - 1)
+        return _Noise(squares, degrees)
+
+
+def _in_question(sides: Sequence[Response], known: _Noise) -> list[Response]:
+    """The sides at those points that another tuning might have chosen.
+
+    What lies `_BEYOND` standard errors behind the best will not be, and says nothing of the noise among the others: a
+    run at a rate that is far too large is worse by far, and by far another amount each time.
+    """
+    start = known if all(side.of_itself for side in sides) else _Noise()
+    kept = [_best(side, 1 if start.degrees else 2) for side in sides]
+    while True:
+        noise = start.with_runs(side.scores[:, places] for side, places in zip(sides, kept, strict=True))
+        near = [_near(side, noise.variance) for side in sides]
+        wider = [sorted({*old, *new}) for old, new in zip(kept, near, strict=True)]
+        if wider == kept:
+            return [side.at(places) for side, places in zip(sides, kept, strict=True)]
+        kept = wider
+
+
+def _best(side: Response, count: int) -> list[int]:
+    others = [place for place in np.argsort(side.scores.mean(0), kind="stable").tolist() if place != side.chosen]
+    return sorted([side.chosen, *others[: count - 1]])
+
+
+def _near(side: Response, variance: float) -> list[int]:
+    behind = side.scores.mean(0) - side.scores.mean(0)[side.chosen]
+    return [*np.flatnonzero(behind <= _BEYOND * math.sqrt(2 * variance / len(side.scores))).tolist()]
+
+
+def _prior(sides: Sequence[Response], variance: float) -> tuple[float, float]:
     """The variances of the smooth coefficients and of the rest, beyond the noise of their means."""
-    smooth, rest = [], []
+    smooth: list[float] = []
+    rest: list[float] = []
     for side in sides:
-        beyond = (side.values.mean(0) @ side.basis) ** 2 - noise / len(side.values)
-        smooth += beyond[1 : 1 + side.smooth].tolist()
-        rest += beyond[1 + side.smooth :].tolist()
-    kinds = (max(0.0, float(np.mean(kind))) if kind else 0.0 for kind in (smooth, rest))
-    first, second = kinds
-    return first, second
+        basis, count = side.basis
+        beyond = (side.values.mean(0) @ basis) ** 2 - variance / len(side.values)
+        smooth += beyond[1 : 1 + count].tolist()
+        rest += beyond[1 + count :].tolist()
+    return max(0.0, fmean(smooth or [0.0])), max(0.0, fmean(rest or [0.0]))
 
 
-def _moments(side: Response, noise: float, prior: tuple[float, float]) -> tuple[float, float]:
+def _moments(side: Response, variance: float, prior: tuple[float, float]) -> tuple[float, float]:
     """The mean and the variance of f(j) - E f(J) over what f may be."""
-    of_mean = noise / len(side.values)
-    found = _drawn(side.values.mean(0), side, of_mean, prior)
-    scores, of_score = found, of_mean
-    if side.scores is not side.values and not np.array_equal(side.scores, side.values):
-        own = side.scores - side.scores.mean(0) - side.scores.mean(1)[:, None] + side.scores.mean()
-        of_score = float((own**2).sum()) / side.degrees / len(side.scores)
-        scores = _drawn(side.scores.mean(0), side, of_score, _prior_of_scores(side, of_score))
-    shaken = _deviates(_TUNINGS, side.values.shape[1], 1) * math.sqrt(of_score)
-    expected = _of_the_best(found, scores, shaken).mean(1)
-    regret = found[:, side.chosen] - expected
+    if len(side.points) < 2:
+        return 0.0, 0.0
+    found = _drawn(side.values.mean(0), side, variance / len(side.values), prior)
+    if side.of_itself:
+        scores, of_score = np.sign((side.scores * side.values).sum()) * found, variance / len(side.values)
+    else:
+        decided = replace(side, values=side.scores)
+        of_one = residual_squares(side.scores) / side.degrees
+        of_score = of_one / len(side.scores)
+        scores = _drawn(side.scores.mean(0), decided, of_score, _prior([decided], of_one))
+    shaken = _deviates(_TUNINGS, len(side.points), 1) * math.sqrt(of_score)
+    regret = found[:, side.chosen] - _of_the_best(found, scores, shaken).mean(1)
     return float(regret.mean()), float(regret.var())
 
 
@@ -163,52 +181,18 @@ def _of_the_best(found: FloatArray, scores: FloatArray, shaken: FloatArray) -> F
     return np.asarray(value)
 
 
-def _prior_of_scores(side: Response, of_mean: float) -> tuple[float, float]:
-    beyond = (side.scores.mean(0) @ side.basis) ** 2 - of_mean
-    smooth, rest = beyond[1 : 1 + side.smooth], beyond[1 + side.smooth :]
-    return max(0.0, float(smooth.mean())), max(0.0, float(rest.mean())) if len(rest) else 0.0
-
-
 def _drawn(means: FloatArray, side: Response, of_mean: float, prior: tuple[float, float]) -> FloatArray:
     """Responses that the tuning runs leave possible, [response, point]."""
+    basis, smooth = side.basis
     variances = np.full(len(means), prior[1])
-    variances[1 : 1 + side.smooth] = prior[0]
+    variances[1 : 1 + smooth] = prior[0]
     share = variances / (variances + of_mean)
     share[0] = 1.0  # nothing is known of the level beforehand
-    centre = share * (means @ side.basis)
-    drawn = centre + np.sqrt(share * of_mean) * _deviates(_RESPONSES, len(means), 0)
-    return np.asarray(drawn @ side.basis.T)
+    drawn = share * (means @ basis) + np.sqrt(share * of_mean) * _deviates(_RESPONSES, len(means), 0)
+    return np.asarray(drawn @ basis.T)
 
 
 @lru_cache(maxsize=64)
 def _deviates(count: int, points: int, stream: int) -> FloatArray:
     """Standard deviates, the same at every call and in every version of numpy: the same records, the same interval."""
     return np.random.RandomState(stream).standard_normal((count, points))
-
-
-def _basis(points: Sequence[dict[str, object]]) -> tuple[FloatArray, int]:
-    """An orthonormal basis of responses at these points, and how many of its directions are smooth ones."""
-    columns = [np.ones(len(points))]
-    for key in points[0]:
-        column = _scaled([point[key] for point in points])
-        columns += [] if column is None else [column, column**2]
-    found: list[FloatArray] = []
-    smooth = 0
-    for place, column in enumerate([*columns, *np.eye(len(points))]):
-        rest = column - sum((column @ known * known for known in found), np.zeros(len(points)))
-        size = float(np.linalg.norm(rest))
-        if len(found) < len(points) and size > _DEPENDENT * float(np.linalg.norm(column)):
-            found.append(rest / size)
-        if place < len(columns):
-            smooth = len(found) - 1
-    return np.stack(found, 1), smooth
-
-
-def _scaled(values: Sequence[object]) -> FloatArray | None:
-    """The values of a key between -1 and 1, by their logarithms where all are positive; None for words."""
-    if not all(map(is_number, values)):
-        return None
-    numbers = np.array(values, dtype=float)
-    numbers = np.log(numbers) if (numbers > 0).all() else numbers
-    spread = float(np.ptp(numbers))
-    return (2 * (numbers - numbers.min()) / spread - 1) if spread else None

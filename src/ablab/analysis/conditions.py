@@ -6,7 +6,6 @@ is said to follow the input follow it? Decided from the mechanism metrics, not f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import median
 
 from ablab.analysis import oracle
@@ -28,17 +27,16 @@ from ablab.analysis.notes import (
     OtherSoftware,
     OtherTarget,
     SlowTraining,
-    TunedRates,
     UncountedFlops,
     UnequalEvaluation,
     Unmixed,
 )
 from ablab.analysis.pairing import Pairing
 from ablab.analysis.study_notes import OtherCorpus
+from ablab.analysis.tuned_pairs import one_step_away, tuned_settings
 from ablab.results.evaluation import AT
 from ablab.results.factors import text_of
 from ablab.results.record import Record
-from ablab.results.run_context import edge_of
 
 NEGLIGIBLE = 1e-3  # of weights that add up to 1
 VARIATION = "layer_fusion/weight_variation"  # standard deviation of a layer's weight over inputs
@@ -55,6 +53,7 @@ def notes(pairing: Pairing) -> list[Note]:
         oracle.window_ceiling(pairing),
         slow_training(pairing),
         *unequal(pairing.pairs, pairing.metric),
+        *one_step_away(pairing),
         other_machine(pairing),
     ]
     return [note for note in found if note]
@@ -64,7 +63,7 @@ def unequal(pairs: Pairs, metric: str) -> list[Note]:
     """Those of the notes that are about how the two of each pair were trained, and evaluated for the metric."""
     found = [
         matched_budget(pairs),
-        _tuning(pairs),
+        tuned_settings(pairs),
         unequal_flops(pairs),
         unequal_parameters(pairs),
         unequal_active_parameters(pairs),
@@ -143,31 +142,6 @@ def _length(pairing: Pairing) -> int | None:
 def _seq_len(record: Record) -> int | None:
     length = _of_task(record, "seq_len")
     return length if isinstance(length, int) else None
-
-
-def _tuning(pairs: Pairs) -> TunedRates | None:
-    """The rates that the two were tuned to, and which of them lie at an end of what was tried."""
-    own, base = (_rates(side) for side in zip(*pairs, strict=True)) if pairs else ((), ())
-    if not own and not base:
-        return None
-    grids = {_grid(record) for pair in pairs for record in pair if record.tuning}
-    edges = {edge for pair in pairs for record in pair if (edge := _edge(record)) is not None}
-    return TunedRates(own, base, len(grids) == 1, tuple(sorted(edges)))
-
-
-def _rates(side: Sequence[Record]) -> tuple[float, ...]:
-    return tuple(sorted({record.tuning["chosen"] for record in side if record.tuning and record.tuning.get("chosen")}))
-
-
-def _grid(record: Record) -> tuple[float, ...]:
-    return tuple(rate for rate, _ in (record.tuning or {}).get("tried") or ())
-
-
-def _edge(record: Record) -> tuple[float, str] | None:
-    """The chosen rate where it is at an end of those that were tried, and at which."""
-    chosen: float | None = (record.tuning or {}).get("chosen")
-    edge = None if chosen is None else edge_of(chosen, _grid(record))
-    return None if chosen is None or edge is None else (chosen, edge)
 
 
 def _evaluation(pairs: Pairs, metric: str) -> UnequalEvaluation | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from ablab.results.collect import Runs
+
+Cells = tuple[str, str, str, str]  # the variants [a, b], [a0, b], [a, b0], [a0, b0]
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,24 @@ def _options(axis: dict[str, str], settings: dict[str, dict[str, str]]) -> dict[
         differing = [name for name, value in settings.items() if len({value[other] for other in same}) > 1]
         named[variant] = ",".join([option, *(f"{name}={settings[name][variant]}" for name in differing)])
     return named
+
+
+def cells_of(
+    pair: tuple[Dimension, Dimension], all_dimensions: list[Dimension], base: tuple[str, str]
+) -> dict[tuple[str, str], list[Cells]]:
+    """options -> the four variants of each context that has all four; no options that have no context."""
+    others = [dimension for dimension in all_dimensions if dimension not in pair]
+    contexts: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
+    for variant in pair[0].options:
+        context = tuple(dimension.options[variant] for dimension in others)
+        contexts.setdefault(context, {}).setdefault((pair[0].options[variant], pair[1].options[variant]), variant)
+    found: dict[tuple[str, str], list[Cells]] = {}
+    for options in itertools.product(*(dimension.distinct for dimension in pair)):
+        (a, b), (a0, b0) = options, base
+        if a == a0 or b == b0:
+            continue
+        corners = [(a, b), (a0, b), (a, b0), (a0, b0)]
+        whole = [at for at in contexts.values() if all(corner in at for corner in corners)]
+        if whole:
+            found[a, b] = [(at[a, b], at[a0, b], at[a, b0], at[a0, b0]) for at in whole]
+    return found

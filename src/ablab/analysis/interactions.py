@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from ablab.analysis.choice_noise import choice_of
-from ablab.analysis.dimensions import Dimension, dimensions
+from ablab.analysis.dimensions import Cells, Dimension, cells_of, dimensions
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, holm, paired
 from ablab.analysis.looks import Looks, looks_of
 from ablab.analysis.notes import NoValue, SeedNotRun
@@ -32,7 +31,6 @@ from ablab.results.collect import Runs
 from ablab.results.record import Record
 
 Cell = dict[int, Outcome]  # by seed
-Cells = tuple[str, str, str, str]  # the variants [a, b], [a0, b], [a, b0], [a0, b0]
 _ROUNDING = 8 * float(np.finfo(float).eps)  # of a sum of four values: less than this of the largest is no difference
 
 
@@ -162,7 +160,7 @@ def _on_task(runs: Runs, task: str, metric: str, baseline_variant: str, last_k: 
     items = [
         _interaction(pair, options, cells, values, metric, looks)
         for pair in itertools.combinations(found, 2)
-        for options, cells in _cells(pair, found, _baseline_options(runs, pair, baseline_variant)).items()
+        for options, cells in cells_of(pair, found, _baseline_options(runs, pair, baseline_variant)).items()
     ]
     return Interactions(
         task=task,
@@ -179,27 +177,6 @@ def _baseline_options(runs: Runs, pair: tuple[Dimension, Dimension], baseline: s
     own = choices(runs, baseline)
     first, second = (dimension.options.get(baseline, own[dimension.name]) for dimension in pair)
     return first, second
-
-
-def _cells(
-    pair: tuple[Dimension, Dimension], all_dimensions: list[Dimension], base: tuple[str, str]
-) -> dict[tuple[str, str], list[Cells]]:
-    """options -> the four variants of each context that has all four; no options that have no context."""
-    others = [dimension for dimension in all_dimensions if dimension not in pair]
-    contexts: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
-    for variant in pair[0].options:
-        context = tuple(dimension.options[variant] for dimension in others)
-        contexts.setdefault(context, {}).setdefault((pair[0].options[variant], pair[1].options[variant]), variant)
-    found: dict[tuple[str, str], list[Cells]] = {}
-    for options in itertools.product(*(dimension.distinct for dimension in pair)):
-        (a, b), (a0, b0) = options, base
-        if a == a0 or b == b0:
-            continue
-        corners = [(a, b), (a0, b), (a, b0), (a0, b0)]
-        whole = [at for at in contexts.values() if all(corner in at for corner in corners)]
-        if whole:
-            found[a, b] = [(at[a, b], at[a0, b], at[a, b0], at[a0, b0]) for at in whole]
-    return found
 
 
 def _interaction(
@@ -232,11 +209,11 @@ def _interaction(
 
 def _sides(cells: list[Cells], values: dict[str, Cell], seeds: Sequence[int]) -> list[tuple[float, list[Record]]]:
     """The runs of each variant, with what they are multiplied by."""
-    weights: dict[str, float] = defaultdict(float)
-    for four in cells:
-        for sign, variant in zip((1, -1, -1, 1), four, strict=True):
-            weights[variant] += sign / len(cells)
-    return [(weight, [values[variant][seed].record for seed in seeds]) for variant, weight in weights.items()]
+    return [
+        (sign / len(cells), [values[variant][seed].record for seed in seeds])
+        for four in cells
+        for sign, variant in zip((1, -1, -1, 1), four, strict=True)
+    ]
 
 
 def _missing(seed: int, variants: list[str], values: dict[str, Cell], metric: str) -> list[Missing]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ablab.analysis.tuning_notes import OneStepAway, TunedSettings
 from ablab.results.record import Status
 
 # (name, the variant's, the baseline's)
@@ -80,16 +81,6 @@ class MatchedBudget:
     quantity: str  # "FLOPs"
     difference: float  # relative
     kept: bool
-
-
-@dataclass(frozen=True)
-class TunedRates:
-    """The learning rates that were tuned for the two, each once; none where one was not tuned."""
-
-    own: tuple[float, ...]
-    baseline: tuple[float, ...]
-    same_grid: bool = True
-    edges: tuple[tuple[float, str], ...] = ()  # those that are the "largest" or the "smallest" that was tried
 
 
 @dataclass(frozen=True)
@@ -213,7 +204,8 @@ Note = (
     | WindowCeiling
     | SlowTraining
     | MatchedBudget
-    | TunedRates
+    | TunedSettings
+    | OneStepAway
     | UnequalCost
     | UnequalEvaluation
     | OtherTarget

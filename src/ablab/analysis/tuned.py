@@ -10,9 +10,11 @@ from statistics import fmean
 from typing import Any
 
 from ablab.config import Node
+from ablab.config.tune import RATE
+from ablab.results.collect import Runs
 from ablab.results.record import Record
+from ablab.results.run_context import edge_of
 
-RATE = "optimizer.lr"
 Values = tuple[float | None, ...]  # by tuning seed; None where a run did not end well
 
 
@@ -47,6 +49,13 @@ class Tuned:
         """The values of a key that were tried, numbers in ascending order."""
         found = list(dict.fromkeys(dict(point)[key] for point in self.tried if key in dict(point)))
         return sorted(found) if all(map(is_number, found)) else found
+
+    @property
+    def edges(self) -> list[tuple[str, Any, str]]:
+        """The chosen numbers at an end of their grid, and at which; nothing lies beyond 0."""
+        numbers = {key: value for key, value in self.settings.items() if is_number(value) and value}
+        grids = {key: grid for key in numbers if all(map(is_number, grid := self.grid(key)))}
+        return [(key, numbers[key], edge) for key, grid in grids.items() if (edge := edge_of(numbers[key], grid))]
 
     def values(self, place: int, metric: str) -> Values:
         """Of the point in some place; empty where the metric is not known of it."""
@@ -98,3 +107,9 @@ def tuning_of(record: Record) -> Tuned | None:
 
 def _by_metric(values: Mapping[str, list[float | None]]) -> dict[str, Values]:
     return {name: tuple(each) for name, each in values.items()}
+
+
+def tunings_on(runs: Runs, task: str) -> dict[str, Tuned]:
+    """Variant -> its tuning on a task, that of its first run; without those that were not tuned."""
+    found = {variant: tuning_of(runs.records[places[0]]) for (of, variant), places in runs.places.items() if of == task}
+    return {variant: tuned for variant, tuned in found.items() if tuned and tuned.points}

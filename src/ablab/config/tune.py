@@ -106,7 +106,7 @@ def _grid(key: str, values: Any) -> list[Scalar]:
     if not all(map(_is_number, values)):
         return list(values)
     if rate or any(isinstance(each, float) for each in values):
-        return sorted(map(float, values))
+        return [*sorted(map(float, values))]
     return sorted(values)
 
 

@@ -11,7 +11,9 @@ from ablab.analysis import notes as known
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.conditions import NEGLIGIBLE
 from ablab.analysis.costs import EQUAL_BUDGET
+from ablab.analysis.tuning_notes import OneStepAway, TunedSettings
 from ablab.analysis.verdicts import Verdict
+from ablab.report import tuning
 from ablab.report.formatting import decimals_for, number, p_value, percent, plural
 from ablab.results.evaluation import AT
 
@@ -92,20 +94,8 @@ def _(note: known.MatchedBudget, item: Comparison) -> str:
     return f"NOT AT EQUAL BUDGET  {percent(note.difference)} {note.quantity} against the baseline."
 
 
-@note_text.register
-def _(note: known.TunedRates, item: Comparison) -> str:
-    edges = "".join(f"; {rate:g} is the {edge} of the grid: widen tune.lr" for rate, edge in note.edges)
-    if not note.own or not note.baseline:
-        return f"Only {'this variant' if note.own else 'the baseline'} had its learning rate tuned{edges}."
-    grid = "tuned on the same grid" if note.same_grid else "tuned on different grids"
-    if note.own == note.baseline and len(note.own) == 1:
-        return f"Both at the learning rate {note.own[0]:g}, {grid}{edges}."
-    return f"AT DIFFERENT RATES  {_rates(note.own)} against {_rates(note.baseline)}, {grid}{edges}."
-
-
-def _rates(found: tuple[float, ...]) -> str:
-    """ "0.003", or what the seeds were trained at if they were not all tuned together: "0.003 and 0.01"."""
-    return " and ".join(f"{rate:g}" for rate in found)
+note_text.register(TunedSettings, tuning.settings_text)
+note_text.register(OneStepAway, tuning.away_text)
 
 
 @note_text.register

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Estimate, Interval, rate_bound
-from ablab.analysis.power import MOST_SEEDS, detectable, seeds_needed
+from ablab.analysis.power import MOST_SEEDS, detectable, seeds_for, seeds_needed
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.analysis.verdicts import Evidence, Verdict
 from ablab.config.axes import AXES
@@ -105,6 +105,8 @@ def _unresolved(evidence: Evidence) -> str:
     if not wanted:
         return text
     about, least, most = seeds_needed(wanted, estimate, evidence.share_level, evidence.own_estimate)
+    if about >= MOST_SEEDS and seeds_for(wanted, estimate.sd, evidence.share_level) < MOST_SEEDS:
+        return f"{text} What hides it is the choice by tuning, which more tune.seeds make surer, and no further seed."
     seeds = f"{_seeds(about)} seeds" if about >= MOST_SEEDS else f"about {_seeds(about)} seeds"
     if evidence.margin is None:
         return f"{text} An effect as large as that would need {seeds}."

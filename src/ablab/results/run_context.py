@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ablab.config import Node
 from ablab.results.evaluation import as_part
+
+Edge = Literal["smallest", "largest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class TuningReport:
     lacking: list[str] = field(default_factory=list)  # keys that are tuned for others, and this variant has not
 
 
-def edge_of(chosen: float, tried: Collection[float]) -> str | None:
+def edge_of(chosen: float, tried: Collection[float]) -> Edge | None:
     """The end of a grid of rates at which the chosen one lies: beyond it there may be a better one."""
     if len(tried) < 2 or chosen not in (min(tried), max(tried)):
         return None

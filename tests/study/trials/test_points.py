@@ -8,10 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ablab.config.tune import Scalar
 from ablab.errors import UserError
 from ablab.study.trials.points import MOST_POINTS, Side, beyond, check_size, points_of, projected
 
-GRIDS = {"optimizer.lr": [1e-3, 3e-3, 1e-2], "optimizer.weight_decay": [0.0, 0.1], "attention.window": [8, 16]}
+GRIDS: dict[str, list[Scalar]] = {
+    "optimizer.lr": [1e-3, 3e-3, 1e-2],
+    "optimizer.weight_decay": [0.0, 0.1],
+    "attention.window": [8, 16],
+}
 sizes = st.lists(st.integers(2, 6), min_size=1, max_size=4)
 
 

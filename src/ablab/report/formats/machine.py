@@ -14,6 +14,7 @@ from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.earned import PairingEarned, saving_of
 from ablab.analysis.placebos import Placebo
 from ablab.analysis.power import detectable
+from ablab.analysis.tuning_notes import OneStepAway, plain
 from ablab.config import Node
 from ablab.report.context import ReportContext
 from ablab.report.formats.contents import By
@@ -150,6 +151,7 @@ def _item(item: Comparison) -> Node:
         "p_signs": item.second.p_sign if item.second else None,
         "p_divergence": item.p_divergence,
         "correlation": item.correlation,
+        **_tuning(item),
         "saving": saving_of(item),
         "detectable": detectable(item.estimate, item.share_level) if item.estimate else None,
         "margin": item.margin,
@@ -166,6 +168,18 @@ def _item(item: Comparison) -> Node:
         "sentence": verdict_sentence(item),
         "notes": notes_of(item),
     }
+
+
+def _tuning(item: Comparison) -> Node:
+    """What choosing settings adds to the standard error, and the effect a step of the grid away; where any was tuned.
+
+    `one_step_away` has an entry for each number that was tuned.
+    """
+    away = [plain(note) for note in item.notes if isinstance(note, OneStepAway)]
+    if item.choice is None and not away:
+        return {}
+    error = None if item.estimate is None else item.estimate.standard_error
+    return {"standard_error": error, "error_of_choice": item.choice, "one_step_away": away}
 
 
 def _of_all(earned: PairingEarned | None) -> Node | None:

@@ -32,6 +32,7 @@ from ablab.report.html.sections.pictures import pictures
 from ablab.report.html.sections.placebos import placebos
 from ablab.report.html.sections.runs import origin, question, run_health
 from ablab.report.html.sections.subsets import subsets
+from ablab.report.html.sections.tuning import tuning
 from ablab.report.notes import notes_of
 from ablab.report.sentences import measured, verdict_sentence
 from ablab.results.store import write_atomically
@@ -39,8 +40,8 @@ from ablab.results.store import write_atomically
 REPORT_FILE = "report.html"
 # From what was found to what it rests on. The verdicts stand before them.
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
-    effects, pairs, power, placebos, elsewhere_section, reach, learning, cost, inference, parallelism, interactions,
-    scaling, mechanism, subsets, pictures, run_health, origin,
+    effects, pairs, power, tuning, placebos, elsewhere_section, reach, learning, cost, inference, parallelism,
+    interactions, scaling, mechanism, subsets, pictures, run_health, origin,
 )  # fmt: skip
 _TEMPLATES = "report/html/templates"  # inside the package
 _MOST_LETTERS = 32  # of a name without a place to break

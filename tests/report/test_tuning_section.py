@@ -1,0 +1,28 @@
+"""The report of a tuned study: its section, and what it leaves out."""
+
+from __future__ import annotations
+
+from synthetic import runs_of
+from tuned import Points, told, tuned_study
+
+from ablab.report.context import ReportContext
+from ablab.report.html.page import page
+
+BASE: Points = {1e-3: [1.20, 1.22], 3e-3: [1.00, 1.02], 1e-2: [1.10, 1.12], 1.0: [48.0, 60.0]}
+DIFFERENCES = [-0.1, -0.12, -0.09, -0.1, -0.11]
+
+
+def test_a_tuned_study_has_its_section() -> None:
+    shown = page(ReportContext.of(runs_of(tuned_study(DIFFERENCES, told(BASE, 3e-3), told(BASE, 1e-2)))))
+    assert 'id="tuning"' in shown
+    assert (
+        "val_loss over the learning rate in tuning runs: attention=full 1.21 at 0.001, 1.01 at 0.003 (chosen)" in shown
+    )
+    assert "ONE STEP AWAY" in shown
+    assert "The interval holds what choosing adds" in shown
+
+
+def test_a_study_that_was_not_tuned_or_tells_nothing_of_it_has_none() -> None:
+    earlier = {"chosen": 3e-3, "tried": [[1e-3, 1.4], [3e-3, 1.05]]}
+    for kept in (None, earlier):
+        assert 'id="tuning"' not in page(ReportContext.of(runs_of(tuned_study(DIFFERENCES, kept, kept))))
