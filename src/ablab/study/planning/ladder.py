@@ -190,8 +190,8 @@ def _bases(run: Run, rules: LadderConfig, config: RunConfig) -> dict[str, Any]:
     width = rules.steps[0].get(WIDTH)
     if width is None:
         return {}
-    heads = shape_of(config, rules.steps[0], rules).get(HEADS, config.options["model"].get("n_heads", 1))
-    bases = {_BASE_WIDTH: width, _BASE_HEAD: max(1, width // int(heads))}
+    heads = int(shape_of(config, rules.steps[0], rules).get(HEADS) or config.options["model"].get("n_heads") or 1)
+    bases = {_BASE_WIDTH: width, _BASE_HEAD: max(1, width // heads)}
     usual = _usual(_AXIS, config.axes.get(_AXIS, ""))
     return {
         key: value
