@@ -58,7 +58,8 @@ class FourierMixing(Dense):
 
     def forward(self, x: Tensor, key_padding_mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        return super().forward(x) + 0.1 * torch.fft.fft(exact, dim=1, norm="ortho").real.to(x.dtype)
+        mixed: Tensor = torch.fft.fft(exact, dim=1, norm="ortho").real.to(x.dtype)
+        return super().forward(x) + 0.1 * mixed
 
 
 class CircularConvolution(Tempered):

@@ -112,9 +112,11 @@ def extremes(subject: Subject) -> str:
     model = _stirred_single(subject)
     inputs = as_dtype(subject.inputs(2, 70), model)
     alike = inputs if not isinstance(inputs, Tensor) else torch.zeros_like(inputs)
-    ways = {"zeros": 0.0, "a thousand times as large": 1e3, "as small as 1e-12": 1e-12}
-    for said, factor in ways.items():
-        with _scaled(subject, model, factor):
+    ways = {"zeros": (0.0, 0.0), "a thousand times as large": (1e3, 0.0), "as small as 1e-12": (1e-12, 0.0)}
+    if subject.axis.name == "norm":  # whose input is a stream that may be far from zero
+        ways["ten thousand away from zero"] = (1.0, 1e4)
+    for said, (factor, offset) in ways.items():
+        with _scaled(subject, model, factor, offset):
             _check_finite(subject, model, inputs, f"inputs {said}")
     _check_finite(subject, model, alike, "one token throughout")
     return f"inputs of its modules as {', '.join(ways)}, one token throughout: all finite in float32"
@@ -125,12 +127,13 @@ def _stirred_single(subject: Subject) -> Model:
 
 
 @contextmanager
-def _scaled(subject: Subject, model: Model, factor: float) -> Iterator[None]:
-    """Within it what goes into its modules, or where those take no stream of the embedding, is so much larger."""
+def _scaled(subject: Subject, model: Model, factor: float, offset: float) -> Iterator[None]:
+    """Within it what goes into its modules, or where those take no stream of the embedding, is so much larger, and off
+    by so much."""
 
     def scale(module: nn.Module, args: tuple[Any, ...]) -> Any:
         first = args[0] if args else None
-        return (first * factor, *args[1:]) if isinstance(first, Tensor) and first.is_floating_point() else None
+        return (first * factor + offset, *args[1:]) if isinstance(first, Tensor) and first.is_floating_point() else None
 
     places = subject.own(model).values() if subject.axis.name in _OF_STREAM else [model.dropout]
     handles = [module.register_forward_pre_hook(scale) for module in places]
