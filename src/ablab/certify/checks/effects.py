@@ -112,6 +112,7 @@ def _moves_in_company(subject: Subject, name: str, others: dict[str, list[Any]],
     """Whether it has an effect beside another value of another setting, as what belongs to one choice alone."""
     beside = [{other: value} for other, value in WITH.items() if other in others]
     beside += [{other: value} for other, each in others.items() if other not in WITH for value in each[:2]]
+    beside.sort(key=lambda each: not isinstance(next(iter(each.values())), str | bool))  # choices first
     return any(
         _moves(subject, name, value, company, plain)
         for company in beside
