@@ -1,7 +1,6 @@
 """Which of the wrong components of tests/certify a certificate finds, and which of the right ones it takes for wrong.
 
     python experiments/certificates/bugs.py                    # the wrong ones, then the odd ones that are right
-    python experiments/certificates/bugs.py --menu             # every option of the menu instead
     python experiments/certificates/bugs.py --only Mish Step   # some of them
 
 A wrong one meets the checks that are about what is wrong with it, up to the first that finds it; all others only where
@@ -32,22 +31,16 @@ from ablab.certify.run import check_names  # noqa: E402
 from ablab.config.axes import AXES  # noqa: E402
 from ablab.errors import UserError  # noqa: E402
 
-AXES_OF_PARTS = (
-    *("norm", "attention", "feed_forward", "activation", "residual", "position", "layer_fusion", "objective"),
-    *("modal_fusion", "optimizer", "schedule"),
-)
-
 
 def main() -> None:
     """Print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--menu", action="store_true")
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--checks", nargs="+", help="these alone")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     lines = []
-    for line in _menu(options) if options.menu else _both(options):
+    for line in _both(options):
         print(line, flush=True)
         lines.append(line)
     if options.out:
@@ -81,22 +74,14 @@ def _found(entry: Entry, checks: Sequence[str] | None) -> list[str]:
     return _failed(entry, [name for name in every if name not in first])[0]
 
 
-def _menu(options: argparse.Namespace) -> Iterator[str]:
-    names = [(axis, path.stem) for axis in AXES_OF_PARTS for path in sorted((HOUSE / "conf" / axis).glob("*.yaml"))]
-    yield "| option | axis | | taken for wrong by | seconds |"
-    yield "|---|---|---|---|---|"
-    yield from _alarms([Entry(f"{axis}={name}", axis) for axis, name in names], options)
-
-
 def _alarms(entries: list[Entry], options: argparse.Namespace) -> Iterator[str]:
     alarms, total = 0, 0
     for entry in _chosen(entries, options.only):
         failed, seconds = _failed(entry, options.checks)
         alarms, total = alarms + bool(failed), total + 1
-        about = "" if "=" in entry.target else _said(entry.target)
         name = " ".join([entry.target, *entry.overrides])
         alarm = f"**{', '.join(failed)}**" if failed else ""
-        yield f"| `{name}` | {entry.axis} | {about} | {alarm} | {seconds:.0f} |"
+        yield f"| `{name}` | {entry.axis} | {_said(entry.target)} | {alarm} | {seconds:.0f} |"
     yield ""
     yield f"{alarms} of {total} are taken for wrong."
 
@@ -107,8 +92,7 @@ def _failed(entry: Entry, checks: Sequence[str] | None) -> tuple[list[str], floa
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            axis = None if "=" in entry.target else entry.axis
-            found: Certificate = certify(entry.target, axis=axis, overrides=entry.overrides, checks=checks)
+            found: Certificate = certify(entry.target, axis=entry.axis, overrides=entry.overrides, checks=checks)
     except UserError as error:
         print(f"{entry.target}: {error}", file=sys.stderr)
         return ["refused"], time.monotonic() - start

@@ -27,7 +27,15 @@ from ablab.errors import UserError, one_line
 
 MINE = "certified"  # the name of what is no file of an axis's folder
 # Small, and all the same long enough for windows and buckets of the menu to leave something out.
-SIZES = ("model=tiny", "model.d_model=32", "model.n_heads=4", "model.n_layers=2", "name=certificate", "seed=0")
+SIZES = (
+    "model=tiny",
+    "model.d_model=32",
+    "model.n_heads=4",
+    "model.n_layers=2",
+    "name=certificate",
+    "seed=0",
+    "trainer.max_steps=100",
+)
 
 _OPTION = re.compile(r"(\w+)=([\w.+-]+)$")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")

@@ -34,20 +34,20 @@ def effects(subject: Subject) -> str:
     values = {name: value for name, value in _settings(subject, target).items() if name not in speed}
     if not values:
         raise Skipped("it has no settings")
-    company = {name: value for name, value in WITH.items() if name in values}
-    plain = {False: list(_answers(subject, {})), True: list(_answers(subject, company)) if company else []}
+    hints = hints_of(subject.node["_target_"])
+    others = {name: [*_others(value, hints.get(name))] for name, value in values.items()}
+    plain = _Plain(subject)
     tried, beyond = 0, []
     for name, value in values.items():
-        others = [*_others(value, hints_of(subject.node["_target_"]).get(name))]
-        found = [_moves(subject, name, each, company, plain) for each in others]
+        found = [_moves(subject, name, each, {}, plain) for each in others[name]]
         known = [each for each in found if each is not None]
-        if not any(known) and len(known) < min(ENOUGH, max(1, len(others))):
+        if not any(known) and len(known) < min(ENOUGH, max(1, len(others[name]))):
             beyond.append(name)
             continue
         require(
-            any(known),
-            f"{name}: nothing hangs on it ({value!r}, and {', '.join(map(repr, others))} tried); a setting of speed or "
-            f"memory alone is named in `speed_settings`",
+            any(known) or _moves_in_company(subject, name, others, plain),
+            f"{name}: nothing hangs on it ({value!r}, and {', '.join(map(repr, others[name]))} tried, alone and beside "
+            "other values of other settings); a setting of speed or memory alone is named in `speed_settings`",
         )
         tried += 1
     rest = f"; not tried: {', '.join(beyond)}" if beyond else ""
@@ -90,21 +90,47 @@ def _others(value: Any, hint: Any) -> Iterator[Any]:
         yield from ([2, 3, 6, 16] if int in kinds else [0.5, 2.0] if float in kinds else [])
 
 
-def _moves(
-    subject: Subject, name: str, value: Any, company: dict[str, Any], plain: dict[bool, list[Tensor]]
-) -> bool | None:
+class _Plain:
+    """What it does with some settings, computed once."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._known: dict[str, list[Tensor] | None] = {}
+
+    def __call__(self, settings: dict[str, Any]) -> list[Tensor] | None:
+        """Its answers; None where the settings are refused."""
+        key = repr(settings)
+        if key not in self._known:
+            try:
+                self._known[key] = list(_answers(self._subject, settings))
+            except (UserError, ValueError):
+                self._known[key] = None
+        return self._known[key]
+
+
+def _moves_in_company(subject: Subject, name: str, others: dict[str, list[Any]], plain: _Plain) -> bool:
+    """Whether it has an effect beside another value of another setting, as what belongs to one choice alone."""
+    beside = [{other: value} for other, value in WITH.items() if other in others]
+    beside += [{other: value} for other, each in others.items() if other not in WITH for value in each[:2]]
+    beside.sort(key=lambda each: not isinstance(next(iter(each.values())), str | bool))  # choices first
+    return any(
+        _moves(subject, name, value, company, plain)
+        for company in beside
+        if name not in company
+        for value in others[name]
+    )
+
+
+def _moves(subject: Subject, name: str, value: Any, company: dict[str, Any], plain: _Plain) -> bool | None:
     """Whether that value changes anything; None where it is refused."""
-    for beside in (False, True) if company else (False,):
-        if beside and name in company:
-            continue
-        answers = _answers(subject, {**(company if beside else {}), name: value})
-        try:
-            for one, other in zip(plain[beside], answers, strict=True):
-                if difference(one, other) > APART:
-                    return True
-        except (UserError, ValueError):
-            return None if not beside else False
-    return False
+    before = plain(company)
+    if before is None:
+        return None
+    try:
+        answers = _answers(subject, {**company, name: value})
+        return any(difference(one, next(answers)) > APART for one in before)
+    except (UserError, ValueError):
+        return None
 
 
 def _stirred(subject: Subject, settings: dict[str, Any], louder: float) -> Model:

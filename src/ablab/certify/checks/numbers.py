@@ -35,20 +35,24 @@ def of_optimizer(subject: OptimizerSubject) -> str:
 
 
 def of_schedule(subject: ScheduleSubject) -> str:
-    """Another value of each of its numbers changes the course of the rates."""
-    return _each(subject, lambda node: torch.tensor(subject.run(node=node).take(TOTAL)))
+    """Another value of each of its numbers changes the course of the rates; of one that goes by gradients or
+    evaluations, which need not come to a bound here, of some."""
+    by_step = type(subject.run().schedule).__module__.startswith("torch.")
+    return _each(subject, lambda node: torch.tensor(subject.run(node=node).take(TOTAL)), every=by_step)
 
 
-def _each(subject: Any, course: Callable[[Node], Tensor]) -> str:
-    plain, tried = course(subject.node), []
+def _each(subject: Any, course: Callable[[Node], Tensor], *, every: bool = True) -> str:
+    plain, tried, idle = course(subject.node), [], []
     for name, value in _numbers(subject).items():
         found = [_moves(course, {**subject.node, name: other}, plain) for other in _others(value)]
         known = [each for each in found if each is not None]
-        require(not known or any(known), f"{name}: nothing hangs on it ({value!r}, and {len(known)} others tried)")
-        tried += [name] if known else []
+        tried += [name] if any(known) else []
+        idle += [f"{name} ({value!r}, and {len(known)} others tried)"] if known and not any(known) else []
+    require(not idle or bool(tried and not every), f"nothing hangs on {', '.join(idle)}")
     if not tried:
         raise Skipped("it has no numbers to set")
-    return f"{len(tried)} numbers change what it does: {', '.join(tried)}"
+    rest = f"; not seen to: {', '.join(idle)}" if idle else ""
+    return f"{len(tried)} numbers change what it does: {', '.join(tried)}{rest}"
 
 
 def _numbers(subject: Any) -> Node:

@@ -44,6 +44,7 @@ class LinearAttention(AttentionLayer):
 
     rotates = False
     groups_heads = False
+    speed_settings = ("chunk",)
     core: Recurrence
     convolution: ShortConvolution
 
