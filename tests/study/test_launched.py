@@ -52,7 +52,7 @@ def step(lab: Lab, *words: str, size: int = 2) -> Iterator[list[Command]]:
     python_path = os.pathsep.join([str(lab.folder), *sys.path])
     with started() as processes:
         for rank in range(size):
-            env = of_srun(rank, size, port) | {"PYTHONPATH": python_path}
+            env: Any = of_srun(rank, size, port) | {"PYTHONPATH": python_path}
             processes.append(lab.start(*words, session=True, **env))
         yield processes
 
