@@ -22,7 +22,7 @@ DELTA = 1e-3  # of Huber's loss, in log units
 FEWEST_SIZES = 3  # for a law with a floor of its own
 _STARTS = (0.0, 0.5, 0.9)  # of L_inf, as shares of the smallest loss
 _NEAR = 0.995  # of the smallest loss: no L_inf lies above
-_EXACT = {"xtol": 1e-10, "ftol": 1e-10, "gtol": 1e-10, "max_nfev": 200}
+_EXACT = 1e-10  # relative change at which a descent ends
 _GRID = 24  # values of L_inf that are tried for its range
 _STEEPEST = 3.0  # exponent
 
@@ -94,7 +94,18 @@ def _descend(x: Array, y: Array, start: float, free: bool) -> tuple[float, tuple
     if free:
         first.append(min(start, most * 0.999))
         bounds = ([*bounds[0], 0.0], [*bounds[1], most])
-    made = optimize.least_squares(residuals, first, bounds=bounds, loss="huber", f_scale=DELTA, x_scale="jac", **_EXACT)
+    made = optimize.least_squares(
+        residuals,
+        first,
+        bounds=bounds,
+        loss="huber",
+        f_scale=DELTA,
+        x_scale="jac",
+        xtol=_EXACT,
+        ftol=_EXACT,
+        gtol=_EXACT,
+        max_nfev=200,
+    )
     return float(made.cost), (float(made.x[2]) if free else start, float(made.x[0]), float(made.x[1]))
 
 

@@ -1,0 +1,79 @@
+"""Forecasts over scale cover what they say, and verdicts are false as seldom: small versions of experiments/ladder."""
+
+from __future__ import annotations
+
+import runpy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ablab.analysis.over_scale.forecast import TENFOLD, Seen, forecast, smoothed
+from ablab.analysis.over_scale.verdicts import Claims, ScaleVerdict, judge
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "ladder" / "simulate.py"
+
+
+@cache
+def simulate() -> dict[str, Any]:
+    return runpy.run_path(str(SCRIPT))
+
+
+@pytest.mark.parametrize("place", [2, 3])
+def test_an_interval_covers_the_size_that_was_held_out(place: int) -> None:
+    shares = simulate()["coverage"](simulate()["KINDS"][place], 300)
+    assert 0.87 <= shares <= 0.97  # .92 to .94 of 2,000, and .016 is the error of 300
+
+
+@pytest.mark.parametrize("truth", ["none", "0 at ten times, on a line"])
+def test_false_verdicts_are_few(truth: str) -> None:
+    alone, of_eight = simulate()["verdicts"](truth, 1.0, 8, 25)
+    assert alone[ScaleVerdict.HOLDS] + alone[ScaleVerdict.REVERSES] <= 0.05
+    assert of_eight <= 0.16  # .05, and .044 is the error of 25
+
+
+def test_planted_effects_are_found() -> None:
+    alone, _ = simulate()["verdicts"]("constant", 0.4, 1, 40)
+    assert alone[ScaleVerdict.HOLDS] >= 0.75
+    alone, _ = simulate()["verdicts"]("a quarter at ten times, by a power", 0.1, 1, 20)
+    assert alone[ScaleVerdict.FADES] >= 0.5
+    alone, _ = simulate()["verdicts"]("turns round on the way, on a line", 0.05, 1, 20)
+    assert alone[ScaleVerdict.REVERSES] >= 0.5
+
+
+def test_the_variance_follows_the_size() -> None:
+    random = np.random.default_rng(0)
+    x = np.linspace(-5, 0, 6)
+    found = np.mean(
+        [
+            smoothed(Seen.of(x, np.exp(-0.2 * x)[:, None] * random.normal(size=(6, 40))), np.array([-5.0, 0.0]))
+            for _ in range(20)
+        ],
+        0,
+    )
+    assert found == pytest.approx([np.exp(2.0), 1.0], rel=0.15)
+
+
+def test_more_seeds_and_less_distance_narrow_the_interval() -> None:
+    random = np.random.default_rng(1)
+    x, noise = np.linspace(-5, 0, 5), random.normal(size=(5, 8))
+
+    def width(seeds: int, at: float) -> float:
+        low, high = forecast(Seen.of(x, 1 + 0.3 * noise[:, :seeds]), at).interval()
+        return high - low
+
+    assert width(8, TENFOLD) < width(4, TENFOLD)
+    assert width(8, 1.0) < width(8, TENFOLD)
+
+
+def test_units_and_the_sign_of_a_metric_change_nothing() -> None:
+    random = np.random.default_rng(2)
+    x, seen = np.linspace(-5, 0, 5), 1 + 0.5 * random.normal(size=(5, 4))
+    usual = forecast(Seen.of(x, seen), TENFOLD)
+    for factor in (1e6, 1e-6, -1.0):
+        other = forecast(Seen.of(x + 7, factor * seen), TENFOLD + 7)
+        assert other.effects == pytest.approx(factor * usual.effects)
+        assert other.sign_p(0, 0, 1) == pytest.approx(usual.sign_p(0, 0, 1))
+        assert judge([Claims.of(other)])[0][0] == judge([Claims.of(usual)])[0][0]
