@@ -109,7 +109,7 @@ def test_a_few_wild_proposals_do_not_make_the_campaign_blind() -> None:
     seen = generator.standard_normal((40, SEEDS))
     seen[:, 4:] = np.nan
     seen[:3] *= 100
-    assert float(np.asarray(noise_of(seen, range(1, 41)).scale.variance)) < 2
+    assert float(np.asarray(noise_of(seen, range(1, 41)).scale.variance)) < 3  # of one; the mean is 750
 
 
 def test_one_wild_seed_keeps_nothing() -> None:
@@ -165,7 +165,7 @@ def _tell(procedure: OnlineLevels, claimed: bool) -> None:
 def test_campaigns_keep_few_false_proposals_find_most_real_ones_and_cost_less_than_twice(
     effects: tuple[float, float],
 ) -> None:
-    found = simulate(Setting(effects=effects), campaigns=24, seed=5)
+    found = simulate(Setting(effects=effects), campaigns=16, seed=5)
     real = found.effect > 0
     assert _false_share(found.kept, real) <= 0.05
     assert found.kept[real].mean() >= 0.75  # by 20,000 campaigns .82 and .96: experiments/campaign
@@ -176,7 +176,7 @@ def test_campaigns_keep_few_false_proposals_find_most_real_ones_and_cost_less_th
 
 @pytest.mark.parametrize("noise", ["t3", "skewed", "skewed the other way"])
 def test_without_any_effect_hardly_a_campaign_keeps_something(noise: str) -> None:
-    found = simulate(Setting(real=0.0, noise=noise, proposals=100, ratio=3.0), campaigns=30, seed=6)
+    found = simulate(Setting(real=0.0, noise=noise, proposals=100, ratio=3.0), campaigns=20, seed=6)
     assert found.kept.any(1).mean() <= 0.1
 
 
