@@ -2,7 +2,7 @@
 
     python experiments/campaign/run.py calibrate                 # what a rate is worth, in sd of paired differences
     python experiments/campaign/run.py outputs/proposals         # writes the proposals into that folder and judges them
-    python experiments/campaign/run.py outputs/proposals --keep  # the same, and writes ledger.jsonl.xz beside this file
+    python experiments/campaign/run.py outputs/proposals --keep  # the same, and writes ledger.xz beside this file
 
 Runs take about a second each and are trained in this process; stopped, the same command goes on.
 """
@@ -28,7 +28,7 @@ from ablab.training.begin import prepare_folder
 from ablab.training.run import execute
 
 HERE = Path(__file__).parent
-KEPT = HERE / "ledger.jsonl.xz"
+KEPT = HERE / "ledger.xz"
 PROPOSALS = 200
 RATES = (0.01, 0.0105, 0.011, 0.012, 0.013, 0.015, 0.018)
 BASELINE = (

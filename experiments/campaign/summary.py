@@ -1,4 +1,4 @@
-"""The tables of README.md, from simulated.json and ledger.jsonl.xz beside this file.
+"""The tables of README.md, from simulated.json and ledger.xz beside this file.
 
 python experiments/campaign/summary.py        # writes them between the marks
 """
@@ -18,7 +18,7 @@ from ablab.results.campaign import Campaign, Proposal, campaign_of
 from ablab.results.ledger import LEDGER_FILE, Ledger
 
 HERE = Path(__file__).parent
-README, SIMULATED, KEPT = HERE / "README.md", HERE / "simulated.json", HERE / "ledger.jsonl.xz"
+README, SIMULATED, KEPT = HERE / "README.md", HERE / "simulated.json", HERE / "ledger.xz"
 Row = dict[str, Any]
 HEAD = (
     "| {} | kept falsely | real ones found | runs, of 201 | seeds of the others "

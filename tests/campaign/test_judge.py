@@ -60,7 +60,7 @@ class Runs:
             config=run.config.shown(),
             primary=Metric(name="val_loss", direction="min", split="val"),
             metrics={} if diverged else {"val_loss": loss},
-            cost=Cost(parameters=100, flops_total=150 if "wide" in run.info.variant else 100),
+            cost=Cost(parameters=100, flops_total=150 if GOOD in run.info.variant else 100),
         )
         run.folder.mkdir(parents=True)
         write_record(run.folder, record)
@@ -126,7 +126,7 @@ def test_the_same_proposal_has_the_same_answer_and_costs_nothing(runs: Runs, ask
     assert runs.made == made
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 4])
+@pytest.mark.parametrize("stop_after", [1, 4])
 def test_a_judge_that_is_killed_goes_on_to_the_same_verdict(
     stop_after: int, runs: Runs, ask: Callable[..., Judged], tmp_path: Path
 ) -> None:
@@ -294,6 +294,7 @@ def test_the_command_says_which_by_its_status_and_in_json(
     status, told = command(GOOD)
     assert status == 0
     assert told.startswith(f"KEEP        {GOOD}: better than the baseline.\n")
+    assert "NOT AT EQUAL BUDGET  +50% FLOPs against the baseline." in told
     assert "from the ledger; nothing was run; so far 2 proposals: 1 kept, 0 discarded, 1 open" in told
     assert command("+model.placebo=draw")[0] == 1
     assert command("optimizer.lr=nought")[0] == 2

@@ -57,6 +57,15 @@ class Words:
         Raises:
             UserError: it cannot be composed.
         """
+        if seed not in self._configs:
+            self._configs[seed] = self._resolved(seed)
+        return self._configs[seed]
+
+    @cached_property
+    def _configs(self) -> dict[int, RunConfig]:
+        return {}
+
+    def _resolved(self, seed: int) -> RunConfig:
         composed, words = self._composed, [*self.overrides, f"name={NAME}", f"seed={seed}"]
         with _hydra_as_before():
             HydraConfig.instance().set_config(composed)
