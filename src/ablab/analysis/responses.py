@@ -41,7 +41,8 @@ class Response:
 
     @property
     def degrees(self) -> int:
-        return (self.values.shape[0] - 1) * (self.values.shape[1] - 1)
+        seeds, points = self.values.shape
+        return (int(seeds) - 1) * (int(points) - 1)
 
 
 def residual_squares(values: FloatArray) -> float:
