@@ -78,6 +78,7 @@ TRUTHS: dict[str, Callable[[Array], Array]] = {
     "none": lambda x: 0 * x,
     "0 at ten times, on a line": lambda x: 1 - x / TENFOLD,
     "half at ten times, by a power": lambda x: np.asarray(0.5 ** (x / TENFOLD)),
+    "a tenth at ten times, by a power": lambda x: np.asarray(0.1 ** (x / TENFOLD)),
     "a quarter at ten times, by a power": lambda x: np.asarray(0.25 ** (x / TENFOLD)),
     "turns round on the way, on a line": lambda x: 1 - 2 * x / TENFOLD,
     "constant": lambda x: 1 + 0 * x,

@@ -61,7 +61,7 @@ class Seen:
     counts: Array
 
     @classmethod
-    def of(cls, x: Sequence[float], differences: Sequence[Sequence[float]]) -> Seen:
+    def of(cls, x: Sequence[float] | Array, differences: Sequence[Sequence[float]] | Array) -> Seen:
         """From the paired differences at each compute, one a seed."""
         single = [np.asarray(each, dtype=float) for each in differences]
         return cls(

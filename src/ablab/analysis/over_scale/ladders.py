@@ -72,8 +72,12 @@ class Climb:
 
     def only(self, wanted: Sequence[bool]) -> Climb:
         """At some of its rungs."""
-        rungs, items, cost = (tuple(compress(each, wanted)) for each in (self.rungs, self.items, self.cost))
-        return replace(self, rungs=rungs, items=items, cost=cost)
+        return replace(
+            self,
+            rungs=tuple(compress(self.rungs, wanted)),
+            items=tuple(compress(self.items, wanted)),
+            cost=tuple(compress(self.cost, wanted)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,10 +115,11 @@ def effects_ahead(found: LadderFindings, of_variants: Mapping[str, Style]) -> Dr
 
 def _panel(axes: Axes, item: OverScale, style: Style) -> None:
     axes.axhline(0, color=TEXT, linewidth=1, linestyle=":")
-    for flops, size in zip(item.climb.compute, item.climb.items, strict=True):
+    for place, size in zip(item.climb.compute, item.climb.items, strict=True):
         if size.interval is not None:
-            axes.plot([flops, flops], size.interval, color=style.colour, linewidth=2, alpha=0.5)
-        axes.plot([flops], [size.effect], style.marker, color=style.colour, markersize=5)
+            axes.plot([place, place], size.interval, color=style.colour, linewidth=2, alpha=0.5)
+        if size.effect is not None:
+            axes.plot([place], [size.effect], style.marker, color=style.colour, markersize=5)
     if ahead := item.ahead():
         flops, middle, bounds = zip(*ahead, strict=True)
         low, high = zip(*bounds, strict=True)

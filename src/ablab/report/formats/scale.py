@@ -45,7 +45,7 @@ def _ladder(found: LadderFindings) -> Node:
 
 
 def _law(law: Curve | None) -> Node | None:
-    return law and {**vars(law), "identified": law.identified}
+    return None if law is None else {**vars(law), "identified": law.identified}
 
 
 def _item(item: OverScale) -> Node:
