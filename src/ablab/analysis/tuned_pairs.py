@@ -93,11 +93,11 @@ def _away(key: str, own: Tuned | None, base: Tuned | None, metric: str) -> OneSt
 
 def _one(step: Step, key: str, own: Tuned, base: Tuned, metric: str) -> Away:
     values = [_at(side, key, step, metric) for side in (own, base)]
-    effect, why = None, "not tried"
-    if all(each is not None for each in values):
-        effect = _effect(values, own, base)
-        why = "" if effect is not None else "did not end well"
-    return Away(step, _neighbour(own, key, step), _neighbour(base, key, step), effect, why)
+    own_value, base_value = _neighbour(own, key, step), _neighbour(base, key, step)
+    if any(each is None for each in values):
+        return Away(step, own_value, base_value, effect=None, why="not tried")
+    effect = _effect(values, own, base)
+    return Away(step, own_value, base_value, effect=effect, why="" if effect is not None else "did not end well")
 
 
 def _neighbour(side: Tuned, key: str, step: int) -> Any:
