@@ -34,11 +34,13 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
 
 
-# Those that a model knows of; the others come together, an option of each at a time.
+# Those that a model knows of; the others come together, an option of each at a time. A parametrisation multiplies what
+# is drawn: `tests/model/test_parametrisation.py` holds it to that.
 SEEN = [name for name, axis in AXES.items() if axis.caller != "run" or name in ("task", "model")]
+APART = {axis: options for axis, options in OPTIONS.items() if axis not in (*SEEN, "parametrisation")}
 TOGETHER = [
-    [f"{axis}={options[number]}" for axis, options in OPTIONS.items() if axis not in SEEN and number < len(options)]
-    for number in range(max(len(options) for axis, options in OPTIONS.items() if axis not in SEEN))
+    [f"{axis}={options[number]}" for axis, options in APART.items() if number < len(options)]
+    for number in range(max(map(len, APART.values())))
 ]
 ALL_TOGETHER = [
     [f"{axis}={options[number]}" for axis, options in OPTIONS.items() if axis != "task" and number < len(options)]

@@ -100,7 +100,8 @@ def by_definition(
             k_s, k_w = k_s[0, 0], k_w[0, 0]
             heads = range(g * H // K, (g + 1) * H // K)
             starts = [s for s in range(0, T, stride) if s == 0 or s - stride + length < T]
-            starts = [s for s in starts if any(there[s : s + length])]
+            news = {s: 0 if spec.causal or s == 0 else length - stride for s in starts}  # behind the block before
+            starts = [s for s in starts if any(there[s + news[s] : s + length])]
             small_k = {s // stride: compressed(k[:, g, 0], there, s, core.compress_key) for s in starts}
             small_v = {s // stride: compressed(v[:, g, 0], there, s, core.compress_value) for s in starts}
             for t in range(T):

@@ -52,7 +52,9 @@ def test_killed_and_gone_on(tiny_config: TinyConfig, run: Callable[[RunConfig, P
     config = tiny_config("logger=tensorboard", "trainer.max_steps=40", "trainer.val_check_interval=10")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(config, whole)
-    killed = Command([json.dumps(config.to_dict()), str(parts)], tmp_path, dict(os.environ), code=KILLED)
+    words = [json.dumps(config.to_dict()), str(parts)]
+    # Event files are read in the order of their names, whose time is in whole seconds: this one is not to be quick.
+    killed = Command(words, tmp_path, dict(os.environ), code=KILLED, anew=True)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
 

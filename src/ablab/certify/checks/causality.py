@@ -50,7 +50,7 @@ def _changed(
     if train and draws(model, ids):
         return  # a mask of another shape is another draw
     yield "padding", places, logits(model, ids, behind, train=train, step=step)
-    cut = places[1]
+    cut = places[0] if length == LONG else places[1]  # sequences that are short enough are attended to in full
     yield "nothing", (cut,) * len(ids), logits(model, ids[:, :cut], train=train, step=step)
 
 

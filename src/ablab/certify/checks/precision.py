@@ -161,11 +161,16 @@ def memory(subject: Subject) -> str:
     if name not in ("attention", "feed_forward", "activation", "norm"):
         raise Skipped(f"an option of {name} is given no single tensor")
     before, written = logits(model, inputs), []
+    given: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
+        given[module] = args[0].clone()
+
     for place, module in subject.own(model).items():
         module.register_forward_pre_hook(_apart)
-        module.register_forward_pre_hook(_kept)
+        module.register_forward_pre_hook(keep)
         module.register_forward_hook(
-            lambda module, args, out, place=place: None if torch.equal(args[0], module.kept) else written.append(place)
+            lambda module, args, out, place=place: None if torch.equal(args[0], given[module]) else written.append(place)
         )
     found = difference(before, logits(model, inputs))
     require(not written, f"{written[0] if written else ''}: writes to its input, which others read")
@@ -179,7 +184,3 @@ def _apart(module: nn.Module, args: tuple[Any, ...]) -> Any:
     if not isinstance(x, Tensor) or x.ndim < 2:
         return None
     return (x.transpose(-1, -2).contiguous().transpose(-1, -2), *args[1:])
-
-
-def _kept(module: Any, args: tuple[Any, ...]) -> None:
-    object.__setattr__(module, "kept", args[0].clone())

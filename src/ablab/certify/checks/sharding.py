@@ -116,7 +116,7 @@ def sharded(subject: Subject) -> str:
     with _alone():
         model = subject.fresh()
         single = {each for each in model.parameters() if not each.ndim}  # which every process has
-        for _, block in model.layers():
+        for _, block in model.layers() if model.each_block_once else ():  # else parts of blocks are called
             fully_shard(block, ignored_params=single)
         fully_shard(model, ignored_params=single)
         loss(model, inputs, targets).backward()

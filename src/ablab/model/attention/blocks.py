@@ -62,8 +62,12 @@ class Compression(nn.Module):
         """(B, 1, S, N): which blocks queries at `positions` (S,) see, of tokens that are `there` (B, T)."""
         n = self.count(there.shape[1])
         length = self.block + (n - 1) * self.stride
-        some = pad(there, (0, length - there.shape[1])).unfold(1, self.block, self.stride).any(-1)[:, None, None, :]
+        blocks = pad(there, (0, length - there.shape[1])).unfold(1, self.block, self.stride)
+        some = blocks.any(-1)[:, None, None, :]
         if not causal:
+            # What a block has before its last stride is in the one before it, too: padding behind a text makes no more.
+            further = blocks[..., -self.stride :].any(-1)[:, None, None, :]
+            some = torch.cat([some[..., :1], further[..., 1:]], dim=-1)
             return some.expand(-1, -1, len(positions), -1)
         ends = torch.arange(n, device=there.device) * self.stride + self.block - 1
         return some & (ends <= positions[:, None])
