@@ -2,12 +2,11 @@
 
 python experiments/ladder/summary.py                    # of ladder.jsonl.xz beside this file
 python experiments/ladder/summary.py outputs/ladder     # of a folder of runs
-python experiments/ladder/summary.py --pictures         # also laws.svg and effects.svg, beside this file
+python experiments/ladder/summary.py --pictures         # also laws.png and effects.png, beside this file
 """
 
 from __future__ import annotations
 
-import io
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,9 +16,7 @@ import pandas as pd
 
 from ablab.analysis.over_scale.study import LadderFindings
 from ablab.report.context import ReportContext
-from ablab.report.figures.canvas import Drawing, drawing
 from ablab.report.figures.over_scale import effects_ahead, laws
-from ablab.report.figures.style import TEXT
 from ablab.report.formatting import count
 from ablab.report.over_scale import effects_table, held_out_sentence, law_sentence, scale_table
 
@@ -66,14 +63,7 @@ def draw(context: ReportContext) -> None:
     (found,) = context.over_scale
     for name, shown in (("laws", laws(found, context.styles)), ("effects", effects_ahead(found, context.styles))):
         if shown is not None:
-            (HERE / f"{name}.svg").write_text(_svg(shown), encoding="utf-8")
-
-
-def _svg(shown: Drawing) -> str:
-    text = io.StringIO()
-    with drawing():
-        shown.figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None})
-    return text.getvalue().replace(TEXT, "#000000")
+            (HERE / f"{name}.png").write_bytes(shown.figure.png())
 
 
 def main(words: Sequence[str]) -> None:
