@@ -97,7 +97,7 @@ def test_what_is_no_component_is_refused_in_one_line(target: str, words: dict[st
 
 def test_every_axis_has_checks_or_says_that_there_is_nothing() -> None:
     computing = {name for name in AXES if check_names(name)}
-    assert set(AXES) - computing == {"model", "strategy", "trainer", "logger", "callbacks"}
+    assert set(AXES) - computing == {"model", "parametrisation", "strategy", "trainer", "logger", "callbacks"}
     certificate = certify("strategy=ddp")
     assert certificate.passed
     assert "nothing to certify" in certificate.text()

@@ -30,7 +30,8 @@ def planned(tmp_path: Path) -> PlannedRun:
     info = RunOutline(index=0, variant="", task="", seed=0, steps=1000)
     trainer = {"max_steps": 1000, "val_check_interval": 300, "log_every_n_steps": 100}
     config = RunConfig(
-        options={"trainer": {**trainer, "accumulate_grad_batches": 1, "gradient_clip_val": None}, "schedule": {}}, axes={}
+        options={"trainer": {**trainer, "accumulate_grad_batches": 1, "gradient_clip_val": None}, "schedule": {}},
+        axes={},
     )
     return PlannedRun(info=info, config=config, folder=tmp_path)
 

@@ -95,8 +95,8 @@ def test_every_field_of_the_record_is_filled(finished: Any, corpus: Path) -> Non
 
 def test_the_cost_is_complete(finished: Any) -> None:
     cost = finished.record.cost
-    for field in dataclasses.fields(Cost):
-        assert getattr(cost, field.name), field.name
+    for field in dataclasses.fields(Cost):  # what runs on its way have cost is held to by test_anneal.py
+        assert getattr(cost, field.name) or field.name.startswith("annealing_"), field.name
     assert cost.steps == 7
     assert cost.tokens == 7 * 4 * 32
     assert cost.flops_total == 7 * cost.flops_per_step

@@ -172,7 +172,7 @@ effect.PositionOfZero             position      effect parameters
 effect.NoIdentityAtTheStart       residual      identity
 effect.HeadsThatTalk              attention     sharding
 effect.UnitsThatTalk              activation    sharding
-effect.SaysInactive               feed_forward  cost
+effect.SaysInactive               feed_forward  differs
 effect.CheapOnMeta                attention     cost
 effect.HiddenProducts             activation    cost
 effect.KernelWithOtherMask        attention     future
@@ -247,7 +247,7 @@ attention.MaskedBehind        attention
 attention.WithoutParameters   attention
 attention.Kernelised          attention
 attention.Convolved           attention
-attention.Convolved           attention     task=classification
+attention.Convolved           attention     task=listops
 parts.GateFromZero        residual
 parts.ZeroOutput          feed_forward
 parts.StochasticDepth     residual

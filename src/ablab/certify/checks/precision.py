@@ -170,7 +170,9 @@ def memory(subject: Subject) -> str:
         module.register_forward_pre_hook(_apart)
         module.register_forward_pre_hook(keep)
         module.register_forward_hook(
-            lambda module, args, out, place=place: None if torch.equal(args[0], given[module]) else written.append(place)
+            lambda module, args, out, place=place: (
+                None if torch.equal(args[0], given[module]) else written.append(place)
+            )
         )
     found = difference(before, logits(model, inputs))
     require(not written, f"{written[0] if written else ''}: writes to its input, which others read")

@@ -116,7 +116,7 @@ def resumes(subject: ScheduleSubject) -> str:
         written.seek(0)
         expected = whole.take(TOTAL - place)
         again = subject.run()
-        states: Any = torch.load(written, weights_only=False)
+        states: Any = torch.load(written, weights_only=True)
         again.optimizer.load_state_dict(states[0])
         again.schedule.load_state_dict(states[1])
         again.step = place
