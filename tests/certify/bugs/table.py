@@ -172,7 +172,7 @@ effect.PositionOfZero             position      effect parameters
 effect.NoIdentityAtTheStart       residual      identity
 effect.HeadsThatTalk              attention     sharding
 effect.UnitsThatTalk              activation    sharding
-effect.SaysInactive               feed_forward  differs
+effect.SaysInactive               feed_forward  cost          differs
 effect.CheapOnMeta                attention     cost
 effect.HiddenProducts             activation    cost
 effect.KernelWithOtherMask        attention     future
