@@ -14,7 +14,8 @@ from torch import Tensor
 from ablab.config import AXES, RunConfig, conf_folder
 from ablab.tasks.base import Batch
 from ablab.tasks.text import Text
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 
 TinyConfig = Callable[..., RunConfig]
 OPTIONS = {axis: sorted(path.stem for path in (conf_folder() / axis).glob("*.yaml")) for axis in AXES}

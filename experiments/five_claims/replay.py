@@ -22,7 +22,7 @@ from ablab.analysis.decisions import decide
 from ablab.analysis.verdicts import Verdict
 from ablab.config import ComparisonConfig, Node
 from ablab.config.seeds import SeedsConfig
-from ablab.report.context import declared_comparison
+from ablab.report.declared import declared_comparison
 from ablab.results.collect import Runs, collect
 from ablab.study.seed_blocks import OPEN
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -30,6 +31,18 @@ def outcomes(certificate: Certificate) -> dict[str, str]:
 
 def details(certificate: Certificate) -> str:
     return "\n".join(check.detail for check in certificate.failed)
+
+
+def test_the_page_has_every_check_of_every_axis() -> None:
+    page = (HERE.parents[1] / "docs" / "verify.md").read_text(encoding="utf-8")
+    of_components, rest = page.split("| check |")[1].split("| optimizer |")
+    rest = f"| optimizer |{rest}"
+    tables = {"attention": of_components}
+    for axis, following in (("optimizer", "| schedule |"), ("schedule", "| task |"), ("task", "## Limits")):
+        tables[axis] = rest.split(f"| {axis} |")[1].split(following)[0]
+    for axis, table in tables.items():
+        named = re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)
+        assert set(check_names(axis)) - {"settings"} == set(named) - {"settings"}, axis
 
 
 def test_a_right_component_passes_every_check() -> None:

@@ -13,7 +13,7 @@ from variants import CASES, LENGTH, as_trained, config_of
 
 from ablab.config import RunConfig
 from ablab.export.write import write_trained
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 
 transformers = pytest.importorskip("transformers", reason="the extra `bench` is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of a package that is not ours

@@ -14,7 +14,7 @@ from ablab.config import RunConfig
 from ablab.export.counterparts import COUNTERPARTS
 from ablab.model.feed_forward.routing import Router
 from ablab.tasks.base import Task
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 from ablab.training.build_option import build_option
 from ablab.training.restore import Trained
 

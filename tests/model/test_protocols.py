@@ -14,7 +14,8 @@ from ablab.config.axes import AXES, called_by, load
 from ablab.errors import UserError
 from ablab.model.protocols import Measured, Penalised, SizesItself, WorksByUnit, misspelt, offering
 from ablab.model.spec import LayerSpec
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 
 
 class Offering(nn.Module):

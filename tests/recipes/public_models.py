@@ -24,7 +24,7 @@ from ablab.config import RunConfig
 from ablab.export.conversions import to_ours
 from ablab.export.counterparts import COUNTERPARTS
 from ablab.model.transformer import Transformer
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 
 Weights = dict[str, Tensor]
 

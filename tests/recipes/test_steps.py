@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from ablab.config import AXES, RunConfig, conf_folder
 from ablab.study.designs import Steps
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 from ablab.training.cost import count_parameters
 
 STUDIES = sorted((conf_folder().parent / "experiments" / "study").glob("*_to_*.yaml"))

@@ -12,7 +12,7 @@ from ablab.config import RunConfig
 from ablab.config.axes import AXES
 from ablab.errors import UserError
 from ablab.study.planning.preflight import check_options
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 
 OTHERS = {
     "attention": "full",

@@ -24,7 +24,8 @@ from ablab.tasks.balance import WINDOW, BalancedBatches, deal
 from ablab.tasks.base import Batch
 from ablab.tasks.batches import EpochBatches, Rows
 from ablab.tasks.synthetic.listops import ListOps
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 from ablab.training.generation import load_run
 
 TinyConfig = Callable[..., RunConfig]

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ablab.config import RunConfig, conf_folder
 from ablab.tasks.base import IGNORED, Task
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 
 OPTIONS = sorted(path.stem for path in (conf_folder() / "task").glob("*.yaml"))
 TinyConfig = Callable[..., RunConfig]

@@ -15,7 +15,8 @@ from torch import nn
 from ablab.config import RunConfig
 from ablab.results.record import Cost
 from ablab.tasks.base import Task
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 from ablab.training.cost import CostMeter, count_flops, count_parameters, peak_memory
 
 TinyConfig = Callable[..., RunConfig]

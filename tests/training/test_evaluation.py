@@ -18,7 +18,8 @@ from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import EVALUATION_FOLDER, read_evaluations
 from ablab.tasks.base import Task
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 from ablab.training.restore import SavedRun
 
 TinyConfig = Callable[..., RunConfig]

@@ -34,7 +34,8 @@ from ablab.tasks.corpus import SourceFile
 from ablab.tasks.corpus import fingerprint as corpus_fingerprint
 from ablab.tasks.text import Text
 from ablab.training.begin import prepare_folder
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 from ablab.training.cost import count_flops
 from ablab.training.loggers import close_loggers
 from ablab.training.provenance import git_state

@@ -16,7 +16,8 @@ from ablab.model.attention.layer import attention_layer
 from ablab.model.attention.mla import LatentAttention
 from ablab.model.spec import LayerSpec
 from ablab.training import inference
-from ablab.training.build import BuiltRun, of_length
+from ablab.training.build import BuiltRun
+from ablab.training.build_model import of_length
 
 TinyConfig = Callable[..., RunConfig]
 

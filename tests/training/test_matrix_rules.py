@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ablab.config import RunConfig
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 from ablab.training.optimizers.groups import build_optimizer, describe_groups
 from ablab.training.optimizers.muon import MuonWithAdamW, NorMuonWithAdamW, orthogonalised
 from ablab.training.optimizers.soap import SoapWithAdamW

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ablab.config import RunConfig, conf_folder
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 from ablab.training.generation import load_run
 from ablab.training.optimizers.groups import build_optimizer
 

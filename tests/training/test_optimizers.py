@@ -15,7 +15,8 @@ from hydra.utils import instantiate
 
 from ablab.config import RunConfig, conf_folder
 from ablab.model.transformer import Transformer
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 from ablab.training.generation import load_run
 from ablab.training.optimizers.groups import build_optimizer, describe_groups
 from ablab.training.optimizers.muon import MuonWithAdamW

@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 from ablab.config import RunConfig
 from ablab.model.transformer import Transformer
 from ablab.results.record import Record
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 from ablab.training.generation import load_run
 from ablab.training.module import TrainingModule
 from ablab.training.optimizers.groups import build_optimizer

@@ -15,7 +15,8 @@ from ablab.bench.widths.measure import moves, slope
 from ablab.config import RunConfig, conf_folder
 from ablab.errors import UserError
 from ablab.tasks.base import Task
-from ablab.training.build import BuiltRun, build_model, build_task
+from ablab.training.build import BuiltRun, build_task
+from ablab.training.build_model import build_model
 from ablab.training.optimizers.groups import base_rate, build_optimizer, describe_groups
 
 TinyConfig = Callable[..., RunConfig]

@@ -7,6 +7,7 @@ import shlex
 
 from ablab.config.nearest import nearest
 from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.config.value_types import is_number
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.evaluation import AT, CHECKPOINT, metric_name
@@ -22,7 +23,7 @@ def available(runs: Runs) -> list[str]:
     """Every number that some run has: metrics, those of evaluations elsewhere too; mechanism metrics; costs."""
     metrics = {name for record in runs.records for name in record.measured}
     mechanism = {name for record in runs.records for name in record.mechanism}
-    costs = [name for name in _COSTS if any(_is_number(getattr(record.cost, name)) for record in runs.records)]
+    costs = [name for name in _COSTS if any(is_number(getattr(record.cost, name)) for record in runs.records)]
     return [*sorted(metrics), *sorted(mechanism), *costs]
 
 
@@ -127,7 +128,3 @@ def _stem(name: str) -> str:
     """The metric without its split: "val_loss" and "test_loss" are good in the same direction."""
     split, _, rest = name.partition("_")
     return rest if split in ("train", "val", "test") else name
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)

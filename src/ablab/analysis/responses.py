@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ablab.analysis.estimates import FloatArray
-from ablab.analysis.tuned import Tuned, is_number
+from ablab.analysis.tuned import Tuned
+from ablab.config.value_types import is_number
 
 _DEPENDENT = 1e-6  # of a direction that is left when the others are taken away: less is nothing
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ablab.config import Node
 from ablab.config.tune import RATE
+from ablab.config.value_types import is_number
 from ablab.results.collect import Runs
 from ablab.results.record import Record
 from ablab.results.run_context import edge_of
@@ -79,10 +80,6 @@ def whole(values: Values) -> bool:
 
 def mean(values: Values) -> float | None:
     return fmean(value for value in values if value is not None) if whole(values) else None
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def tuning_of(record: Record) -> Tuned | None:

@@ -13,8 +13,9 @@ from typing import Any
 
 from ablab.analysis.costs import Pairs
 from ablab.analysis.pairing import Pairing
-from ablab.analysis.tuned import Tuned, Values, is_number, tuning_of
+from ablab.analysis.tuned import Tuned, Values, tuning_of
 from ablab.analysis.tuning_notes import Away, Chosen, OneStepAway, Step, TunedSettings
+from ablab.config.value_types import is_number
 from ablab.results.record import Record
 
 

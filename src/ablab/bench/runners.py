@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ablab.config import RunConfig
 from ablab.model.protocols import has_penalties
 from ablab.tasks.base import Batch, EvalBatch, Task
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 from ablab.training.optimizers.groups import build_optimizer
 
 PATIENCE_S = 600  # for a runner's turn to end

@@ -11,8 +11,9 @@ from typing import Any
 from ablab.analysis.campaign_verdict import Judgement, level_of, verdict_on
 from ablab.campaign.no_effect import has_no_effect
 from ablab.campaign.opening import Asked, open_campaign
-from ablab.campaign.proposal import Words, beside_us, identity_of, import_anew, parse, remember, sources_of
+from ablab.campaign.proposal import Words, beside_us, identity_of, parse
 from ablab.campaign.runs import Train, by_supervisor, in_this_process, judged, planned_run, read_run
+from ablab.campaign.sources import import_anew, remember, sources_of
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.campaign import BASELINE, Campaign, Decision, Proposal, campaign_of

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ablab.analysis.metrics import directed
 from ablab.analysis.online_fdr import LEVEL, PROPOSALS
-from ablab.campaign.proposal import Words, beside_us, identity_of, parse, remember, sources_of
+from ablab.campaign.proposal import Words, beside_us, identity_of, parse
+from ablab.campaign.sources import remember, sources_of
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
 from ablab.results.campaign import Baseline, Campaign, Declaration, campaign_of

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from ablab.config import AXES, Axis, Node, RunConfig, conf_folder, register_schema, resolve
+from ablab.config import AXES, Axis, Node, RunConfig, conf_folder
 from ablab.config.axes import load
-from ablab.config.explain import ConfigErrors, explain
+from ablab.config.compose import composed, make_importable, resolved
 from ablab.config.nearest import nearest
+from ablab.config.schema import default_option
 from ablab.config.signature import settings_of, with_floats
 from ablab.config.targets import import_target
 from ablab.errors import UserError, one_line
@@ -72,7 +68,7 @@ def find(said: str, axis: str | None, overrides: Sequence[str], folders: Sequenc
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--config-dir {folder}: no such folder")
-    _make_importable([Path.cwd(), *folders, *(folder.resolve().parent for folder in folders)])
+    make_importable([Path.cwd(), *folders, *(folder.resolve().parent for folder in folders)])
     if said.endswith((".yaml", ".yml")):
         return _of_file(said, axis, overrides, folders)
     if matched := _OPTION.match(said):
@@ -118,7 +114,7 @@ def _of_file(said: str, axis: str | None, overrides: Sequence[str], folders: Seq
     if not isinstance(node, DictConfig) or not ("_target_" in node or "defaults" in node):
         raise UserError(f"{said}: has no _target_, the class or function that builds it")
     folder = path.parent
-    _make_importable([folder, folder.parent, folder.parent.parent])
+    make_importable([folder, folder.parent, folder.parent.parent])
     name = axis or (folder.name if folder.name in AXES else None)
     if name is None:
         name = _axis_of(str(node.get("_target_")), import_target("verify", node.get("_target_"))).name
@@ -150,43 +146,12 @@ def _with_node(axis: Axis, node: Any, overrides: Sequence[str], folders: Sequenc
 
 def with_usual(config: RunConfig, axis: Axis) -> RunConfig:
     """The same run with the axis's default option."""
-    defaults = OmegaConf.load(conf_folder() / "config.yaml").defaults
-    option = next(entry[axis.name] for entry in defaults if not isinstance(entry, str) and axis.name in entry)
+    option = default_option(axis.name)
     node = cast(Node, OmegaConf.to_container(OmegaConf.load(conf_folder() / axis.name / f"{option}.yaml")))
     options = {**config.options, axis.name: with_floats(axis, node)}
     return replace(config, options=options, axes={**config.axes, axis.name: option})
 
 
 def _composed(words: Sequence[str], folders: Sequence[Path]) -> RunConfig:
-    register_schema()
-    path = ",".join(f"file://{folder.resolve()}" for folder in folders)
     overrides = [*SIZES, *words]
-    search = [f"hydra.searchpath=[{path}]"] if folders else []
-    try:
-        with _hydra_as_before(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", [*overrides, *search], return_hydra_config=True)
-            HydraConfig.instance().set_config(config)
-            choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
-            sources = list(config.hydra.runtime.config_sources)
-            with open_dict(config):
-                del config["hydra"]
-            return resolve(config, choices, list(overrides), sources=sources)
-    except ConfigErrors as error:
-        raise UserError(explain(error)) from error
-
-
-@contextmanager
-def _hydra_as_before() -> Iterator[None]:
-    """Within it Hydra may be used, whoever uses it around it."""
-    before, settings = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra = before
-        HydraConfig.instance().cfg = settings
-
-
-def _make_importable(folders: Sequence[Path]) -> None:
-    """Let a component of the user's be found, behind all that is installed."""
-    sys.path += [each for each in dict.fromkeys(map(str, folders)) if each not in sys.path]
+    return resolved(composed(overrides, folders), overrides)

@@ -1,9 +1,9 @@
 """The config: where it lies, what it may hold, the typed config of a run, its identity, and what to say of mistakes.
 
 `axes` (the table of what can be swapped), `schema` (the keys at the top, typed, and the folder of options),
-`composed` (from what Hydra composed to one typed `RunConfig`), `run_config` (what that holds), `signature` (an option's
-keys against its class), `identity` (the fingerprint), `overrides`, `explain` (Hydra's errors in one line), `nearest`
-(did you mean ...?). Never imports torch.
+`composed` (from what Hydra composed to one typed `RunConfig`), `compose` (composing within Python), `run_config` (what
+that holds), `signature` (an option's keys against its class), `identity` (the fingerprint), `overrides`, `explain`
+(Hydra's errors in one line), `nearest` (did you mean ...?). Never imports torch.
 """
 
 from ablab.config.axes import AXES, Axis

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -222,3 +223,10 @@ def studies_folder() -> Path | None:
     """The folder that holds the group `study` where it does not lie in `conf_folder()`, else None."""
     folder = conf_folder().parent / "experiments"
     return folder if (folder / "study").is_dir() else None
+
+
+@cache
+def default_option(axis: str) -> str:
+    """The option of an axis where nobody chooses one."""
+    defaults = yaml.safe_load((conf_folder() / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    return str(next(each[axis] for each in defaults if isinstance(each, dict) and axis in each))

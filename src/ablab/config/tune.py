@@ -10,6 +10,7 @@ from typing import Any
 
 from ablab.config.axes import AXES
 from ablab.config.overrides import canonical
+from ablab.config.value_types import is_number
 from ablab.errors import UserError
 
 RATE = "optimizer.lr"
@@ -99,16 +100,16 @@ def _grid(key: str, values: Any) -> list[Scalar]:
         raise UserError(f"{said(key)}: {why}")
     shown, rate = f"{said(key)}={canonical(values)}", key == RATE
     several = isinstance(values, list) and len(values) > 1 and len(set(map(canonical, values))) == len(values)
-    if rate and not (several and all(_is_number(each) and each > 0 for each in values)):
+    if rate and not (several and all(_is_finite(each) and each > 0 for each in values)):
         raise UserError(f"{shown}: must be a list of at least two different positive numbers")
     if not several or not all(each is None or isinstance(each, float | int | bool | str) for each in values):
         raise UserError(f"{shown}: must be a list of at least two different values, such as [0,0.1]")
-    if not all(map(_is_number, values)):
+    if not all(map(_is_finite, values)):
         return list(values)
     if rate or any(isinstance(each, float) for each in values):
         return [*sorted(map(float, values))]
     return sorted(values)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
@@ -52,6 +52,11 @@ def _is_valid(adapter: TypeAdapter[Any], value: Any) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is one to count with: true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def shown(value: Any) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.config.placebo import NUDGE, Placebo
-from ablab.model.attention.layer import scaled
+from ablab.model.attention.projections import scaled
 from ablab.model.block import Block
 from ablab.model.context import LayerContext
 from ablab.model.feed_forward.base import Dense, FeedForward

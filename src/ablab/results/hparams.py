@@ -25,6 +25,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from ablab.config import Node
 from ablab.config.overrides import BETWEEN_OVERRIDES
+from ablab.config.value_types import is_number
 from ablab.results.factors import Settings
 from ablab.results.record import Record
 
@@ -125,7 +126,7 @@ def _column(name: str, values: Iterable[Any]) -> api_pb2.HParamInfo:
     if all(isinstance(value, bool) for value in present):
         info.type = api_pb2.DATA_TYPE_BOOL
         info.domain_discrete.extend(sorted(set(present)))
-    elif all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
+    elif all(map(is_number, present)):
         info.type = api_pb2.DATA_TYPE_FLOAT64
         info.domain_interval.min_value, info.domain_interval.max_value = min(present), max(present)
     else:

@@ -26,7 +26,7 @@ from ablab.errors import UserError
 from ablab.model.placebo import nudge
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.optimizers.widths import GROWTH
 

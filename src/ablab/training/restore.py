@@ -23,7 +23,7 @@ from ablab.model.transformer import Transformer
 from ablab.results.run_folder import read_config
 from ablab.results.store import CONFIG_FILE
 from ablab.tasks.base import Task
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 from ablab.training.build_option import build_option
 from ablab.training.checkpoint_folders import find_checkpoint, read_checkpoint
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ablab.model.attention.base import AttentionCore, repeat_heads
-from ablab.model.attention.layer import AttentionLayer, Rotate, split_heads
+from ablab.model.attention.layer import AttentionLayer, Rotate
+from ablab.model.attention.projections import split_heads
 from ablab.model.feed_forward.base import Dense
 from ablab.model.position import Position
 from ablab.model.spec import LayerSpec

@@ -11,7 +11,8 @@ from torch.nn.functional import elu, pad
 
 from ablab.model.attention.base import AttentionCore, repeat_heads
 from ablab.model.attention.full import FullAttention
-from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads, split_heads
+from ablab.model.attention.layer import AttentionLayer, Rotate
+from ablab.model.attention.projections import join_heads, split_heads
 from ablab.model.spec import LayerSpec
 
 Activation = Callable[[LayerSpec], nn.Module]

@@ -19,7 +19,8 @@ from ablab.study.planning.budget import meet_budgets, refuse_for_one_run
 from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.training.begin import new_record
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 from ablab.training.cost import count_active_parameters, count_parameters
 
 TinyConfig = Callable[..., RunConfig]

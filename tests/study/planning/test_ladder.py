@@ -26,7 +26,7 @@ from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.shapes import shape_of
 from ablab.study.trials.carried import carry_tuned
 from ablab.training.begin import new_record
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 from ablab.training.cost import count_body_parameters, count_flops
 
 TinyConfig = Callable[..., RunConfig]

@@ -17,7 +17,8 @@ from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.supervisor import supervise
 from ablab.tasks.base import Task
-from ablab.training.build import build_model, build_task
+from ablab.training.build import build_task
+from ablab.training.build_model import build_model
 from ablab.training.generation import load_run
 from ablab.training.strategies.delayed import DelayedDataParallel
 from ablab.training.strategies.local import DiLoCo, LocalUpdates

@@ -19,7 +19,7 @@ from ablab.export.settings import ModelSettings
 from ablab.model.decoding import Decoder, without_cache
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 
 BASE = "llama"  # the recipe that attentions are put into, and that is timed with its own
 _BASE = (f"recipe={BASE}", "model.n_kv_heads=null")  # some attentions share no heads

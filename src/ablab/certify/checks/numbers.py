@@ -15,6 +15,7 @@ from ablab.certify.outcomes import Skipped, require
 from ablab.config import Node
 from ablab.config.signature import settings_of
 from ablab.config.targets import import_target
+from ablab.config.value_types import is_number
 from ablab.training.optimizers.groups import build_optimizer
 
 STEPS = 12
@@ -62,7 +63,7 @@ def _numbers(subject: Any) -> Node:
     return {
         name: value
         for name, value in own.items()
-        if name not in (LENGTH, *subject.axis.supplied) and all(map(_is_number, _listed(value))) and _listed(value)
+        if name not in (LENGTH, *subject.axis.supplied) and all(map(is_number, _listed(value))) and _listed(value)
     }
 
 
@@ -92,7 +93,3 @@ def _other_numbers(value: float) -> Iterator[float]:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -16,6 +16,7 @@ from torch import nn
 from ablab.certify.outcomes import Skipped, require
 from ablab.certify.target import Target
 from ablab.config import conf_folder
+from ablab.config.schema import default_option
 from ablab.model.initialisation import keyed_generator
 
 TOTAL = 60
@@ -142,8 +143,7 @@ def repeats(subject: ScheduleSubject) -> str:
 
 def differs(subject: ScheduleSubject) -> str:
     """The course of its rates is not that of the default schedule."""
-    defaults = OmegaConf.load(conf_folder() / "config.yaml").defaults
-    usual = next(entry["schedule"] for entry in defaults if not isinstance(entry, str) and "schedule" in entry)
+    usual = default_option("schedule")
     node = OmegaConf.load(conf_folder() / "schedule" / f"{usual}.yaml")
     node.total_steps = TOTAL
     plain: Any = OmegaConf.to_container(node)

@@ -15,17 +15,8 @@ from ablab.model.attention.compressed_cache import CompressedCache
 from ablab.model.attention.compressed_core import CompressedCore
 from ablab.model.attention.compressor import Compressor, EntryIndexer, turned, turned_at
 from ablab.model.attention.indexer import IndexLearning
-from ablab.model.attention.layer import (
-    AttentionLayer,
-    HeadNorm,
-    Rotate,
-    gate_of,
-    gated,
-    join_heads,
-    output_of,
-    scaled,
-    split_heads,
-)
+from ablab.model.attention.layer import AttentionLayer, Rotate
+from ablab.model.attention.projections import HeadNorm, gate_of, gated, join_heads, output_of, scaled, split_heads
 from ablab.model.context import LayerContext
 from ablab.model.position import Rope
 from ablab.model.spec import LayerSpec, require_at_least

@@ -13,7 +13,7 @@ from ablab.model.attention.cache import Step
 from ablab.model.attention.entry_cache import EntryCache, sums_of
 from ablab.model.attention.indexer import Index, require_rotated
 from ablab.model.attention.kernel import without_autocast, working_dtype
-from ablab.model.attention.layer import HeadNorm, split_heads
+from ablab.model.attention.projections import HeadNorm, split_heads
 from ablab.model.position import Rope
 from ablab.model.spec import LayerSpec, require_at_least
 

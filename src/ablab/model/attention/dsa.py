@@ -15,7 +15,8 @@ from torch import Tensor
 from ablab.model.attention.base import DropoutPlace, Switches
 from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.indexer import IndexLearning, LightningIndexer
-from ablab.model.attention.layer import AttentionLayer, MultiHeadAttention, Rotate, Values, View, gated, join_heads
+from ablab.model.attention.layer import AttentionLayer, MultiHeadAttention, Rotate, Values, View
+from ablab.model.attention.projections import gated, join_heads
 from ablab.model.attention.selected_cache import CacheSizes, SelectedCache
 from ablab.model.attention.selected_core import SelectedCore
 from ablab.model.attention.selection import Selection

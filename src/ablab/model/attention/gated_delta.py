@@ -13,8 +13,8 @@ from torch.nn.functional import silu
 
 from ablab.model.attention.convolution import ShortConvolution
 from ablab.model.attention.kernel import without_autocast, working_dtype
-from ablab.model.attention.layer import split_heads
 from ablab.model.attention.linear import Decay, FeatureNorm, LinearAttention
+from ablab.model.attention.projections import split_heads
 from ablab.model.attention.recurrence import DeltaRule
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec, require_at_least

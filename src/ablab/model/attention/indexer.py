@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.attention.kernel import without_autocast
-from ablab.model.attention.layer import Rotate, split_heads
+from ablab.model.attention.layer import Rotate
+from ablab.model.attention.projections import split_heads
 from ablab.model.position import Rope
 from ablab.model.spec import LayerSpec, require_at_least
 

@@ -14,7 +14,8 @@ from ablab.model.attention.block_cache import wide
 from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.convolution import ShortConvolution
 from ablab.model.attention.kernel import without_autocast, working_dtype
-from ablab.model.attention.layer import AttentionLayer, Rotate, join_heads
+from ablab.model.attention.layer import AttentionLayer, Rotate
+from ablab.model.attention.projections import join_heads
 from ablab.model.attention.recurrence import Recurrence
 from ablab.model.context import LayerContext
 from ablab.model.spec import LayerSpec

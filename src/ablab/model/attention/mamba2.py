@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from ablab.model.attention.convolution import ShortConvolution
-from ablab.model.attention.layer import split_heads
 from ablab.model.attention.linear import Decay, FeatureNorm, LinearAttention
+from ablab.model.attention.projections import split_heads
 from ablab.model.attention.recurrence import StateSpace
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec, require_at_least

@@ -19,7 +19,8 @@ from ablab.model.attention.absorbed import LatentCache, absorbed_attention, by_h
 from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches
 from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.full import FullAttention
-from ablab.model.attention.layer import AttentionLayer, Rotate, gate_of, gated, join_heads, scaled, split_heads
+from ablab.model.attention.layer import AttentionLayer, Rotate
+from ablab.model.attention.projections import gate_of, gated, join_heads, scaled, split_heads
 from ablab.model.context import LayerContext
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.position import Rope

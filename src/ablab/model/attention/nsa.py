@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ablab.model.attention.base import DropoutPlace, Switches
 from ablab.model.attention.cache import LayerCache, Step
-from ablab.model.attention.layer import AttentionLayer, HeadNorm, Rotate, join_heads, normed, scaled, split_heads
+from ablab.model.attention.layer import AttentionLayer, Rotate
 from ablab.model.attention.nsa_core import BRANCHES, NativeSparseCore
+from ablab.model.attention.projections import HeadNorm, join_heads, normed, scaled, split_heads
 from ablab.model.context import LayerContext
 from ablab.model.initialisation import ResidualLinear
 from ablab.model.spec import LayerSpec

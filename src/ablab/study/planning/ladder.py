@@ -18,6 +18,7 @@ from ablab.config import RunConfig, conf_folder
 from ablab.config.explain import ConfigErrors
 from ablab.config.ladder import WIDTH, LadderConfig
 from ablab.config.overrides import BETWEEN_OVERRIDES, canonical
+from ablab.config.schema import default_option
 from ablab.errors import UserError
 from ablab.results.run_context import LadderReport
 from ablab.study.designs.factors import written
@@ -84,7 +85,7 @@ def _scheduled(run: Run, rules: LadderConfig, composed: _Composed) -> Run:
     config = composed(run)
     if rules.schedule is None or config is None or _sets(run, "schedule"):
         return run
-    if config.axes.get("schedule") != _default("schedule"):
+    if config.axes.get("schedule") != default_option("schedule"):
         return run
     return replace(run, overrides=[*run.overrides, f"schedule={rules.schedule}"])
 
@@ -94,13 +95,6 @@ def _usual(axis: str, option: str) -> dict[str, Any]:
     """The settings of an option where nobody says otherwise; none of an option of somebody's own."""
     path = conf_folder() / axis / f"{option}.yaml"
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
-
-
-@cache
-def _default(axis: str) -> str:
-    """The option of an axis where nobody chooses one."""
-    defaults = yaml.safe_load((conf_folder() / "config.yaml").read_text(encoding="utf-8"))["defaults"]
-    return str(next(each[axis] for each in defaults if isinstance(each, Mapping) and axis in each))
 
 
 def _refuse_set(runs: Sequence[Run], rules: LadderConfig) -> None:

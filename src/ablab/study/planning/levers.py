@@ -10,7 +10,7 @@ from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.study.planning.units import Unit
 from ablab.tasks.base import Task
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 
 WIDEST = 64  # times the hidden units that a variant has by itself
 

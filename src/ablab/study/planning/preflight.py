@@ -18,7 +18,8 @@ from ablab.errors import UserError, one_line
 from ablab.model.spec import ClashError
 from ablab.study.planning.check_trainer import check_trainer
 from ablab.tasks.base import Task
-from ablab.training.build import BuiltRun, build_task, clashing, made_of
+from ablab.training.build import BuiltRun, build_task, made_of
+from ablab.training.build_model import clashing
 from ablab.training.callback_group import check_callbacks
 from ablab.training.loggers import check_loggers
 from ablab.training.optimizers.groups import build_optimizer

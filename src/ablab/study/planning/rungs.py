@@ -13,7 +13,7 @@ from ablab.errors import UserError
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.shapes import label_of, shape_of
 from ablab.tasks.base import Task
-from ablab.training.build import build_model
+from ablab.training.build_model import build_model
 from ablab.training.cost import count_body_parameters, flops_of
 
 STEPS, EVERY, BATCH, RATE = "trainer.max_steps", "trainer.val_check_interval", "task.batch_size", "optimizer.lr"

@@ -9,7 +9,7 @@ from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
-from ablab.training.build import build_model, model_factory, of_length
+from ablab.training.build_model import build_model, model_factory, of_length
 from ablab.training.cost import count_active_parameters, count_parameters, flops_of
 from ablab.training.inference import cache_bytes, decode_flops
 

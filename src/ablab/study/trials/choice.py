@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from ablab.config.tune import RATE, Scalar, said
+from ablab.config.value_types import is_number
 from ablab.results.record import Record
 from ablab.results.run_context import TuningReport, edge_of
 from ablab.study.designs.factors import written
@@ -73,7 +74,7 @@ def _values(records: Sequence[Record | None]) -> dict[str, list[float | None]]:
 
 def end_of(value: Scalar, values: Sequence[Scalar]) -> Side | None:
     """The end of a grid of numbers at which a value lies; nothing lies beyond 0."""
-    numbers = [each for each in values if isinstance(each, float | int) and not isinstance(each, bool)]
+    numbers = [each for each in values if is_number(each)]
     if len(numbers) < len(values) or value == 0 or not isinstance(value, float | int):
         return None
     return edge_of(value, numbers)

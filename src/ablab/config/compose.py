@@ -1,0 +1,81 @@
+"""Configs that are composed within Python, beside whatever else the process uses Hydra for."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ablab.config.composed import resolve
+from ablab.config.explain import ConfigErrors, explain
+from ablab.config.run_config import RunConfig
+from ablab.config.schema import conf_folder, register_schema
+from ablab.errors import UserError
+
+
+def composed(overrides: Sequence[str], folders: Sequence[Path] = ()) -> DictConfig:
+    """What Hydra composes of overrides, with its own node.
+
+    Args:
+        folders: where options of the user's own lie, as --config-dir has it.
+
+    Raises:
+        UserError: it cannot be composed.
+    """
+    register_schema()
+    path = ",".join(f"file://{folder.resolve()}" for folder in folders)
+    words = [*overrides, *([f"hydra.searchpath=[{path}]"] if path else [])]
+    try:
+        with _hydra_as_before(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return compose("config", words, return_hydra_config=True)
+    except ConfigErrors as error:
+        raise UserError(explain(error)) from error
+
+
+def resolved(config: DictConfig, overrides: Sequence[str], seed: int | None = None) -> RunConfig:
+    """The run of what was `composed`, which stays as it is.
+
+    Args:
+        overrides: how it was asked for.
+        seed: in place of its own.
+
+    Raises:
+        UserError: it holds what no run can have.
+    """
+    choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
+    plain = copy.deepcopy(config)
+    with open_dict(plain):
+        del plain["hydra"]
+        if seed is not None:
+            plain.seed = seed
+    try:
+        with _hydra_as_before():
+            HydraConfig.instance().set_config(config)
+            return resolve(plain, choices, list(overrides), sources=list(config.hydra.runtime.config_sources))
+    except ConfigErrors as error:
+        raise UserError(explain(error)) from error
+
+
+@contextmanager
+def _hydra_as_before() -> Iterator[None]:
+    """Within it Hydra may be used, whoever uses it around it."""
+    before, settings = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before
+        HydraConfig.instance().cfg = settings
+
+
+def make_importable(folders: Iterable[Path]) -> None:
+    """Let components of the user's be found in these folders, behind all that is installed."""
+    sys.path += [each for each in dict.fromkeys(map(str, folders)) if each not in sys.path]
