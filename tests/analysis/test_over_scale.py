@@ -178,6 +178,19 @@ def test_runs_that_diverged_or_are_missing() -> None:
     assert item.verdict is ScaleVerdict.HOLDS
 
 
+def test_nothing_is_foreseen_of_what_failed_at_the_largest_size() -> None:
+    largest = "d_model=256"
+    at_largest = [item for item in ladder() if item.axes["activation"] == "better" and item.rung == largest]
+    rest = [item for item in ladder() if item.axes["activation"] != "better" or item.rung != largest]
+    gone = [
+        ended("diverged", "nan", bad.seed, axes=bad.axes, rung=bad.rung, ladder=bad.ladder, config=bad.config)
+        for bad in at_largest
+    ]
+    assert _of([*rest, *gone]) == (ScaleVerdict.UNKNOWN, Missing(diverged=(largest, 4, 4)))
+    for few in ([], at_largest[:2]):
+        assert _of([*rest, *few]) == (ScaleVerdict.UNKNOWN, Missing(largest=largest))
+
+
 def test_an_effect_that_turns_round() -> None:
     for where, expected in ((3e11, ScaleVerdict.REVERSES), (1e10, ScaleVerdict.HOLDS)):
         crossing: Law = lambda compute, where=where: BASELINE(compute) + 0.1 * math.log10(compute / where)  # type: ignore[misc]  # noqa: E731

@@ -75,6 +75,8 @@ def _lacks(missing: Missing | None) -> str:
         return f"pairs at {plural(missing.rungs, 'size')}; an extrapolation needs {FEWEST_RUNGS}."
     if missing.seeds is not None:
         return f"{plural(missing.seeds, 'pair')} at some size; each of {FEWEST_RUNGS} sizes needs {FEWEST_SEEDS}."
+    if missing.largest is not None:
+        return f"fewer than {FEWEST_SEEDS} pairs at {missing.largest}, the largest size; nothing is foreseen beyond it."
     if missing.diverged is not None:
         size, diverged, ended = missing.diverged
         return f"{diverged}/{ended} diverged at {size}, no less often than the baseline; nothing is foreseen of it."
