@@ -14,7 +14,7 @@ from ablab.analysis.comparison import compare
 from ablab.analysis.over_scale.curve import fit
 from ablab.analysis.over_scale.study import LadderFindings, coverage, over_scale
 from ablab.analysis.over_scale.verdicts import Missing, ScaleVerdict
-from ablab.results.record import Metric, Record
+from ablab.results.record import Cost, Metric, Record
 
 
 def findings(records: list[Record]) -> LadderFindings:
@@ -189,6 +189,16 @@ def test_nothing_is_foreseen_of_what_failed_at_the_largest_size() -> None:
     assert _of([*rest, *gone]) == (ScaleVerdict.UNKNOWN, Missing(diverged=(largest, 4, 4)))
     for few in ([], at_largest[:2]):
         assert _of([*rest, *few]) == (ScaleVerdict.UNKNOWN, Missing(largest=largest))
+
+
+def test_a_size_at_which_every_run_of_the_baseline_failed_is_none_of_the_ladder() -> None:
+    records = ladder()
+    for bad in records:
+        if bad.rung == "d_model=32" and bad.axes["activation"] == "relu":
+            bad.status, bad.reason, bad.metrics, bad.cost = "failed", "out of memory", {}, Cost()
+    found = findings(records)
+    assert [rung.name for rung in found.ladder.rungs] == [f"d_model={width}" for width in (16, 64, 128, 256)]
+    assert found.items[0].verdict is ScaleVerdict.HOLDS
 
 
 def test_an_effect_that_turns_round() -> None:

@@ -116,7 +116,8 @@ def ladders_of(
             found.setdefault(whole, []).append(_rung(name, task, records))
     ladders = []
     for whole, rungs in found.items():
-        ordered = sorted(rungs, key=lambda rung: rung.flops)
+        known_cost = [rung for rung in rungs if math.isfinite(rung.flops)]  # none where all of its runs failed
+        ordered = sorted(known_cost, key=lambda rung: rung.flops)
         if _climbs(runs, baseline, ordered):
             ladders.append(_ladder(runs, whole, baseline, ordered, items, metrics, last_k))
     return ladders
@@ -140,7 +141,7 @@ def _size_of(task: str, records: Sequence[Record]) -> tuple[str, str] | None:
 
 def _climbs(runs: Runs, baseline: str, rungs: Sequence[Rung]) -> bool:
     """Whether these sizes are a ladder: one that is called so, or conditions that differ in compute."""
-    if len(rungs) < 2 or not all(math.isfinite(rung.flops) for rung in rungs):
+    if len(rungs) < 2:
         return False
     if _records(runs, rungs[0].place, baseline)[0].rung:
         return True
