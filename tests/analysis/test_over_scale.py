@@ -14,7 +14,7 @@ from ablab.analysis.comparison import compare
 from ablab.analysis.over_scale.curve import fit
 from ablab.analysis.over_scale.study import LadderFindings, coverage, over_scale
 from ablab.analysis.over_scale.verdicts import Missing, ScaleVerdict
-from ablab.results.record import Metric, Record
+from ablab.results.record import Cost, Metric, Record
 
 
 def findings(records: list[Record]) -> LadderFindings:
@@ -176,6 +176,29 @@ def test_runs_that_diverged_or_are_missing() -> None:
     (item,) = [item for item in findings(without).items if item.climb.label == "better"]
     assert item.climb.missing == ("d_model=64",)
     assert item.verdict is ScaleVerdict.HOLDS
+
+
+def test_nothing_is_foreseen_of_what_failed_at_the_largest_size() -> None:
+    largest = "d_model=256"
+    at_largest = [item for item in ladder() if item.axes["activation"] == "better" and item.rung == largest]
+    rest = [item for item in ladder() if item.axes["activation"] != "better" or item.rung != largest]
+    gone = [
+        ended("diverged", "nan", bad.seed, axes=bad.axes, rung=bad.rung, ladder=bad.ladder, config=bad.config)
+        for bad in at_largest
+    ]
+    assert _of([*rest, *gone]) == (ScaleVerdict.UNKNOWN, Missing(diverged=(largest, 4, 4)))
+    for few in ([], at_largest[:2]):
+        assert _of([*rest, *few]) == (ScaleVerdict.UNKNOWN, Missing(largest=largest))
+
+
+def test_a_size_at_which_every_run_of_the_baseline_failed_is_none_of_the_ladder() -> None:
+    records = ladder()
+    for bad in records:
+        if bad.rung == "d_model=32" and bad.axes["activation"] == "relu":
+            bad.status, bad.reason, bad.metrics, bad.cost = "failed", "out of memory", {}, Cost()
+    found = findings(records)
+    assert [rung.name for rung in found.ladder.rungs] == [f"d_model={width}" for width in (16, 64, 128, 256)]
+    assert found.items[0].verdict is ScaleVerdict.HOLDS
 
 
 def test_an_effect_that_turns_round() -> None:

@@ -16,6 +16,8 @@ from ablab.analysis.selection import compare_and_select
 from ablab.report.context import ReportContext
 from ablab.report.figures.over_scale import effects_ahead, laws
 from ablab.report.formats import render
+from ablab.report.formats.scale import scale_rows
+from ablab.report.formatting import MISSING
 from ablab.report.html.sections.over_scale import over_scale
 from ablab.report.over_scale import effects_table, scale_lines, scale_table
 
@@ -116,3 +118,18 @@ def test_a_study_without_a_ladder_says_nothing_of_it() -> None:
     assert plain.over_scale == ()
     assert over_scale(plain) is None
     assert "over_scale" not in json.loads(render(plain, "json"))
+
+
+def test_a_row_has_the_p_of_its_own_verdict(context: ReportContext) -> None:
+    (found,) = context.over_scale
+    rows = {row["verdict"]: row for row in scale_rows(context.over_scale)}
+    assert rows["FADES"]["p_adjusted"] == found.items[1].p_fade != found.items[1].p_sign
+    assert rows["HOLDS"]["p_adjusted"] == found.items[0].p_sign
+
+
+def test_a_gain_is_that_at_the_largest_size_or_none() -> None:
+    lost = [item for item in ladder() if item.axes["activation"] != "better" or item.rung != "d_model=256"]
+    (found,) = ReportContext.of(runs_of(lost)).over_scale
+    assert scale_table(found)["gain (95% CI)"][0] == scale_table(found)["at its FLOPs"][0] == MISSING
+    assert scale_table(found)["gain (95% CI)"][1] != MISSING
+    assert "fewer than 3 pairs at d_model=256" in scale_lines([found])[1]

@@ -75,6 +75,8 @@ def _lacks(missing: Missing | None) -> str:
         return f"pairs at {plural(missing.rungs, 'size')}; an extrapolation needs {FEWEST_RUNGS}."
     if missing.seeds is not None:
         return f"{plural(missing.seeds, 'pair')} at some size; each of {FEWEST_RUNGS} sizes needs {FEWEST_SEEDS}."
+    if missing.largest is not None:
+        return f"fewer than {FEWEST_SEEDS} pairs at {missing.largest}, the largest size; nothing is foreseen beyond it."
     if missing.diverged is not None:
         size, diverged, ended = missing.diverged
         return f"{diverged}/{ended} diverged at {size}, no less often than the baseline; nothing is foreseen of it."
@@ -159,18 +161,18 @@ def _range_of(tests: Sequence[HeldOut]) -> str:
 
 def scale_table(found: LadderFindings) -> pd.DataFrame:
     """A row per variant, as text: now, what it is worth, and what is foreseen."""
-    return pd.DataFrame([_row(item) for item in found.items])
+    return pd.DataFrame([_row(item, found.ladder.rungs[-1].name) for item in found.items])
 
 
-def _row(item: OverScale) -> dict[str, str]:
+def _row(item: OverScale, largest: str) -> dict[str, str]:
     gains, seen, held = item.gains, item.forecast, item.held_out
+    at, net = (gains.at[-1], gains.net[-1]) if gains and _reaches(item, largest) else (None, None)
     low, high = item.interval or (math.nan, math.nan)
     digits = decimals_for((high - low) / 2)
-    net = gains.net[-1] if gains and gains.net else None
     return {
         "variant": item.climb.label,
         "effect now": number(seen.now, digits, signed=True) if seen else MISSING,
-        "gain (95% CI)": gain_text(gains.at[-1]) if gains and gains.at else MISSING,
+        "gain (95% CI)": gain_text(at),
         "at its FLOPs": _factor(net),
         "per tenfold": gain_text(gains.slope) if gains else MISSING,
         f"at {TIMES}x": number(seen.then, digits, signed=True) if seen else MISSING,
@@ -180,6 +182,11 @@ def _row(item: OverScale) -> dict[str, str]:
         "held out": MISSING if held is None else "inside" if held.inside else "outside",
         "verdict": item.verdict.value if item.verdict is ScaleVerdict.UNKNOWN else f"* {item.verdict.value}",
     }
+
+
+def _reaches(item: OverScale, largest: str) -> bool:
+    """Whether it has pairs at the largest size, where gains are told."""
+    return any(rung.name == largest for rung in item.climb.rungs)
 
 
 def effects_table(found: LadderFindings) -> pd.DataFrame:

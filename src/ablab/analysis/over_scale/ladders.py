@@ -61,6 +61,7 @@ class Climb:
     items: tuple[Comparison, ...]  # one for each rung
     cost: tuple[float, ...]  # FLOPs of the variant's runs over the baseline's, at each rung; NaN where not known
     missing: tuple[str, ...] = ()  # rungs without a pair
+    unstable: tuple[str, int, int] | None = None  # the rung, how many diverged, of how many: as often as the baseline
 
     @property
     def compute(self) -> list[float]:
@@ -115,7 +116,8 @@ def ladders_of(
             found.setdefault(whole, []).append(_rung(name, task, records))
     ladders = []
     for whole, rungs in found.items():
-        ordered = sorted(rungs, key=lambda rung: rung.flops)
+        known_cost = [rung for rung in rungs if math.isfinite(rung.flops)]  # none where all of its runs failed
+        ordered = sorted(known_cost, key=lambda rung: rung.flops)
         if _climbs(runs, baseline, ordered):
             ladders.append(_ladder(runs, whole, baseline, ordered, items, metrics, last_k))
     return ladders
@@ -139,7 +141,7 @@ def _size_of(task: str, records: Sequence[Record]) -> tuple[str, str] | None:
 
 def _climbs(runs: Runs, baseline: str, rungs: Sequence[Rung]) -> bool:
     """Whether these sizes are a ladder: one that is called so, or conditions that differ in compute."""
-    if len(rungs) < 2 or not all(math.isfinite(rung.flops) for rung in rungs):
+    if len(rungs) < 2:
         return False
     if _records(runs, rungs[0].place, baseline)[0].rung:
         return True
@@ -202,6 +204,7 @@ def _climb(runs: Runs, variant: str, rungs: Sequence[Rung], at: dict[tuple[str, 
     paired = [(rung, item) for rung, item in there if item.differences and not item.blocked]
     costs = [_mean(record.cost.flops_total for record in _records(runs, rung.place, variant)) for rung, _ in paired]
     reached = {rung.name for rung, _ in paired}
+    unstable = ((rung.name, item.diverged, item.ended) for rung, item in there if item.less_stable)
     return Climb(
         variant=variant,
         label=there[-1][1].label,
@@ -209,6 +212,7 @@ def _climb(runs: Runs, variant: str, rungs: Sequence[Rung], at: dict[tuple[str, 
         items=tuple(item for _, item in paired),
         cost=tuple(own / rung.flops for own, (rung, _) in zip(costs, paired, strict=True)),
         missing=tuple(rung.name for rung in rungs if rung.name not in reached),
+        unstable=next(unstable, None),
     )
 
 
@@ -228,7 +232,8 @@ def _points(runs: Runs, task: str, rung: Rung, variant: str, metric: str, last_k
         record = outcome.record
         shorter = record.annealed if record.status == "ok" else ()
         ends = [(each.tokens, each.flops, each.metrics.get(metric, math.nan), True) for each in shorter]
-        for tokens, flops, value, on_the_way in [*ends, _end(record, outcome.value)]:
+        end = (record.cost.tokens, record.cost.flops_total, outcome.value, False)
+        for tokens, flops, value, on_the_way in [*ends, end]:
             found.append(
                 Point(
                     task=task,
@@ -243,7 +248,3 @@ def _points(runs: Runs, task: str, rung: Rung, variant: str, metric: str, last_k
                 )
             )
     return found
-
-
-def _end(record: Record, value: float) -> tuple[int, float | None, float, bool]:
-    return record.cost.tokens, record.cost.flops_total, value, False

@@ -138,7 +138,7 @@ def _findings(ladder: Ladder, level: float) -> LadderFindings:
 
 
 def _item(ladder: Ladder, gains: GainsOf, climb: Climb) -> OverScale:
-    missing, enough = obstacle(climb), usable(climb)
+    missing, enough = obstacle(climb, ladder.rungs[-1]), usable(climb)
     whole = None if missing else seen_of(enough)
     target = math.log(ladder.rungs[-1].flops) + TENFOLD
     return OverScale(
@@ -149,7 +149,7 @@ def _item(ladder: Ladder, gains: GainsOf, climb: Climb) -> OverScale:
         law=gains.law_of(climb.variant),
         forecast=forecast(whole, target) if whole else None,
         missing=missing,
-        held_out=hold_out(enough) if whole and enough.rungs[-1] == ladder.rungs[-1] else None,
+        held_out=hold_out(enough) if whole else None,
     )
 
 

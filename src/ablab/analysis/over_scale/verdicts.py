@@ -23,7 +23,7 @@ from enum import StrEnum
 
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, holm
 from ablab.analysis.over_scale.forecast import Forecast
-from ablab.analysis.over_scale.ladders import Climb
+from ablab.analysis.over_scale.ladders import Climb, Rung
 
 FEWEST_RUNGS = 3  # sizes that an extrapolation needs
 KEPT = 0.5  # of the effect: below, it has faded
@@ -46,6 +46,7 @@ class Missing:
         None  # the size, how many, of how many runs: no less often than the baseline
     )
     same: bool = False  # it never differed from the baseline
+    largest: str | None = None  # the largest size of the ladder, where it has too few pairs there
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,16 @@ def usable(climb: Climb) -> Climb:
     return climb.only([len(item.differences) >= FEWEST_SEEDS for item in climb.items])
 
 
-def obstacle(climb: Climb) -> Missing | None:
-    """What a forecast lacks; None where nothing does."""
-    for rung, item in zip(climb.rungs, climb.items, strict=True):
-        if item.less_stable:
-            return Missing(diverged=(rung.name, item.diverged, item.ended))
+def obstacle(climb: Climb, largest: Rung) -> Missing | None:
+    """What a forecast to ten times the largest size lacks; None where nothing does."""
+    if climb.unstable:
+        return Missing(diverged=climb.unstable)
     if len(climb.items) < FEWEST_RUNGS:
         return Missing(rungs=len(climb.items))
     if len(usable(climb).items) < FEWEST_RUNGS:
         return Missing(seeds=min(len(item.differences) for item in climb.items))
+    if usable(climb).rungs[-1] != largest:
+        return Missing(largest=largest.name)
     if not any(any(item.differences) for item in climb.items):
         return Missing(same=True)
     return None

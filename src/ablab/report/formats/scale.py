@@ -9,6 +9,7 @@ from ablab.analysis.over_scale.curve import Curve
 from ablab.analysis.over_scale.forecast import COVERAGE
 from ablab.analysis.over_scale.gain import Gain
 from ablab.analysis.over_scale.study import HeldOut, LadderFindings, OverScale, coverage
+from ablab.analysis.over_scale.verdicts import ScaleVerdict
 from ablab.config import Node
 from ablab.report.over_scale import TIMES, scale_lines, scale_sentence
 
@@ -105,7 +106,7 @@ def _row(item: OverScale) -> dict[Hashable, Any]:
         "low": low,
         "high": high,
         "confidence": COVERAGE if item.forecast else None,
-        "p_adjusted": item.p_sign,
+        "p_adjusted": item.p_fade if item.verdict is ScaleVerdict.FADES else item.p_sign,
         "seeds": min((len(size.differences) for size in item.climb.items), default=0),
         "sentence": scale_sentence(item),
     }
