@@ -174,7 +174,7 @@ effect.HeadsThatTalk              attention     sharding
 effect.UnitsThatTalk              activation    sharding
 effect.SaysInactive               feed_forward  cost          differs
 effect.CheapOnMeta                attention     cost
-effect.HiddenProducts             activation    cost
+effect.HiddenProducts             activation    cost          dtypes
 effect.KernelWithOtherMask        attention     future
 effect.ValuesOfNobody             residual      effect
 decoding.OwnKeyForgotten          attention     decoding
