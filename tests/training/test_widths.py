@@ -14,6 +14,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from ablab.bench.widths.measure import moves, slope
 from ablab.config import RunConfig, conf_folder
 from ablab.errors import UserError
+from ablab.study.planning.preflight import Preflight
 from ablab.tasks.base import Task
 from ablab.training.build import BuiltRun, build_task
 from ablab.training.build_model import build_model
@@ -107,6 +108,13 @@ def test_optimizers_without_a_rule_are_refused(small: Callable[..., RunConfig], 
         build_optimizer(lambda groups: Adam(groups, weight_decay=0.1), model)
     for fine in (Adam, lambda groups: AdamW(groups, weight_decay=0.1)):
         build_optimizer(fine, model)
+
+
+def test_optimizers_without_a_rule_are_refused_before_anything_runs(small: Callable[..., RunConfig]) -> None:
+    wrong = ("optimizer=adam", "optimizer.weight_decay=0.1")
+    with pytest.raises(UserError, match=r"Adam adds weight decay to gradients .* optimizer.weight_decay=0"):
+        Preflight().check(small(*MUP, *wrong))
+    Preflight().check(small(*wrong))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from ablab.training.build_model import clashing
 from ablab.training.callback_group import check_callbacks
 from ablab.training.loggers import check_loggers
 from ablab.training.optimizers.groups import build_optimizer
+from ablab.training.optimizers.widths import check_follows
 from ablab.training.rehearsal import rehearse, rehearse_callbacks
 from ablab.training.schedules.decay import Branching
 from ablab.training.strategies.base import Parallel
@@ -125,6 +126,8 @@ class Preflight:
         axis = "optimizer"
         try:
             optimizer = build_optimizer(instantiate(config.options["optimizer"], _convert_="all"), tiny)
+            if "base_width" in config.options.get("parametrisation", {}):  # a width that rates are stated at
+                check_follows(optimizer)
             axis = "schedule"
             schedule: LRScheduler = instantiate(config.options["schedule"], _convert_="all")(optimizer)
             _take_steps(optimizer, schedule, min(3, config.trainer.max_steps))

@@ -51,6 +51,13 @@ def follow_widths(optimizer: Optimizer) -> None:
                 _follow(part, group, Growth(*growth))
 
 
+def check_follows(optimizer: Optimizer) -> None:
+    """Raise UserError where no rule is known, and change nothing."""
+    for part in getattr(optimizer, "parts", [optimizer]):
+        for group in part.param_groups:
+            _follow(part, dict(group), Growth())
+
+
 def rule_of(optimizer: type[Optimizer]) -> Rule | None:
     """The rule of an optimizer: what its class says by `width_rule`, or what PyTorch's class goes by; None: unknown."""
     said: Rule | None = getattr(optimizer, "width_rule", None)
