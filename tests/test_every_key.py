@@ -25,7 +25,7 @@ from ablab.config.axes import AXES, Axis
 from ablab.errors import UserError
 from ablab.results.factors import OF_SPEED
 from ablab.study.planning.preflight import check_options
-from ablab.training import build, build_option
+from ablab.training import build_model, build_option
 from ablab.training.build import BuiltRun
 from ablab.training.optimizers.groups import build_optimizer
 
@@ -217,7 +217,7 @@ def _options_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
             made[key] = read(axis, config)
         return made[key]
 
-    monkeypatch.setattr(build, "component", component)
+    monkeypatch.setattr(build_model, "component", component)
 
 
 @pytest.mark.parametrize(("axis", "option"), OPTIONS, ids=[f"{axis}={option}" for axis, option in OPTIONS])

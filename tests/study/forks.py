@@ -72,12 +72,15 @@ def started(*libraries: str) -> Zygote:
     ours, its = socket.socketpair()
     command = [sys.executable, "-c", _START, str(Path(__file__).parent), str(its.fileno()), *libraries]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    _started.append(subprocess.Popen(command, pass_fds=[its.fileno()], env=env))
+    atexit.register(_end, subprocess.Popen(command, pass_fds=[its.fileno()], env=env), os.getpid())
     its.close()
     return Zygote(ours)
 
 
-_started: list[subprocess.Popen[bytes]] = []  # so that nobody waits for them
+def _end(process: subprocess.Popen[bytes], of: int) -> None:
+    if os.getpid() == of:  # and not in one of its forks
+        process.terminate()
+        process.wait()
 
 
 def forked() -> Zygote:

@@ -62,7 +62,7 @@ def test_killed_and_gone_on(tiny_config: TinyConfig, run: Callable[[RunConfig, P
     assert list(first)[-1] >= 20
     (file,) = parts.glob("events.out.tfevents.*")
     file.write_bytes(file.read_bytes()[:-7])  # killed in the middle of a write
-    # Event files are read in the order of their names, which begin with whole seconds: two runs within one were not told
+    # Event files are read in the order of their names, which begin with whole seconds: two runs within one are not told
     # apart, and no run that is killed by hand is over as soon.
     started = file.name.split(".")[3]
     file.rename(file.with_name(file.name.replace(started, str(int(started) - 1), 1)))
