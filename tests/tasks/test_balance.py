@@ -169,7 +169,7 @@ def test_less_waits_on_a_skewed_distribution() -> None:
         assert idle[1] < 0.5 * idle[0]
 
 
-LENGTH_MATTERS = {"nsa", "lsh", "dynamic"}  # whose blocks, or numbers of buckets, follow the length of the sequence
+LENGTH_MATTERS = {"lsh", "dynamic"}  # whose numbers of buckets follow the length of the sequence
 HASHED = ("attention.dense_below=0", "attention.bucket_size=16")  # no short cut for short sequences
 MENU = {axis: sorted(p.stem for p in (conf_folder() / axis).glob("*.yaml")) for axis in ("attention", "position")}
 
