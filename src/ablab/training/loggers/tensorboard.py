@@ -6,6 +6,7 @@ So TensorBoard, shown a study's folder, calls each run by its path below it: `at
 from __future__ import annotations
 
 import io
+import os
 import time
 import zlib
 from argparse import Namespace
@@ -57,13 +58,17 @@ class EventsLogger(TensorBoardLogger, ContinuesCurves, EndsWithStatus, TakesPict
         self.experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def continue_from(self, step: int) -> None:
-        if not any(Path(self.save_dir).glob("events.out.tfevents.*")):
+        earlier = set(Path(self.save_dir).glob("events.out.tfevents.*"))
+        if not earlier:
             return  # nothing of an earlier attempt, as of one that was killed before its first checkpoint
         # Files are read in the order of their names, and those hold the second in which they were begun: one of the
         # same second could come before what it is to purge.
-        while int(time.time()) in map(_begun, Path(self.save_dir).glob("events.out.tfevents.*")):
+        while int(time.time()) in map(_begun, earlier):
             time.sleep(0.05)
         SummaryWriter(self.save_dir, purge_step=step + 1).close()  # a file that says so, and no more
+        # Their last part counts the files of the process, and 10 comes before 9: it is to be read before what follows.
+        for purge in set(Path(self.save_dir).glob(f"events.out.tfevents.*.{os.getpid()}.*")) - earlier:
+            purge.rename(purge.with_suffix(".0"))
 
     @rank_zero_only
     def save(self) -> None:
