@@ -10,22 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ablab.certify.passes import (
-    LATE,
-    SHORT,
-    Model,
-    Trained,
-    as_dtype,
-    copied,
-    difference,
-    first_place,
-    gradients,
-    held,
-    in_mode,
-    logits,
-    loss,
-    stir,
-)
+from ablab.certify.passes import Model, stir
 from ablab.certify.target import Target, with_usual
 from ablab.config import AXES, Axis, Node, RunConfig
 from ablab.config.axes import called_by
@@ -38,9 +23,6 @@ from ablab.model.transformer import Transformer
 from ablab.study.planning.preflight import check_options
 from ablab.tasks.base import Inputs
 from ablab.training.build_option import component
-
-__all__ = ["CLASSES", "LATE", "LONG", "LONGEST", "SHORT", "VOCABULARY", "Model", "Subject", "Trained", "as_dtype"]
-__all__ += ["copied", "difference", "first_place", "gradients", "held", "in_mode", "logits", "loss", "stir"]
 
 VOCABULARY = 29
 LONGEST = 320  # tokens that the models take

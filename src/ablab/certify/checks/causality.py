@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ablab.certify.outcomes import Failed, Skipped, require
-from ablab.certify.subject import LATE, LONG, Model, Subject, difference, first_place, in_mode, logits
+from ablab.certify.passes import LATE, Model, difference, first_place, in_mode, logits
+from ablab.certify.subject import LONG, Subject
 
 ROUNDING = 1e-9  # in double precision, of the size of the outputs
 MODES = ((False, LATE), (True, 0), (True, LATE))  # whether it trains, and at which step

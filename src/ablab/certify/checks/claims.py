@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ablab.certify.checks.causality import ROUNDING, tokens
 from ablab.certify.outcomes import Skipped, require
-from ablab.certify.subject import VOCABULARY, Model, Subject, difference, in_mode, logits
+from ablab.certify.passes import Model, difference, in_mode, logits
+from ablab.certify.subject import VOCABULARY, Subject
 from ablab.model.attention.base import AttentionCore
 from ablab.model.feed_forward.routing import Router
 from ablab.model.multimodal import MultimodalTransformer

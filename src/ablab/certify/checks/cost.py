@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ablab.certify.outcomes import require
-from ablab.certify.subject import LONG, Model, Subject, as_dtype, gradients, loss
+from ablab.certify.passes import Model, as_dtype, gradients, loss
+from ablab.certify.subject import LONG, Subject
 from ablab.training.cost import count_active_parameters, count_flops, count_parameters
 
 LARGE = 300.0  # times as large as with the default option, or as small: not a matter of taste any more

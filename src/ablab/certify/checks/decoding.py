@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ablab.certify.checks.causality import tokens
 from ablab.certify.outcomes import Skipped, require
-from ablab.certify.subject import Model, Subject, difference
+from ablab.certify.passes import Model, difference
+from ablab.certify.subject import Subject
 from ablab.model.decoding import Decoder, without_cache
 
 LENGTHS = (90, 37, 5)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ablab.certify.outcomes import Skipped, require
-from ablab.certify.subject import LATE, LONG, Model, Subject, Trained, difference, logits, loss, stir
+from ablab.certify.passes import LATE, Model, Trained, difference, logits, loss, stir
+from ablab.certify.subject import LONG, Subject
 from ablab.config.signature import hints_of, settings_of
 from ablab.config.targets import import_target
 from ablab.errors import UserError

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ablab.certify.checks.learning import WITHOUT
 from ablab.certify.outcomes import Failed, Skipped, require
-from ablab.certify.subject import LATE, LONG, Model, Subject, difference, logits, loss
+from ablab.certify.passes import LATE, Model, difference, logits, loss
+from ablab.certify.subject import LONG, Subject
 from ablab.model.layer_fusion.base import LastLayer
 from ablab.model.position import Position
 from ablab.model.protocols import StartsAs

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ablab.certify.outcomes import Failed, require
-from ablab.certify.subject import LATE, Model, Subject, difference, stir
+from ablab.certify.passes import LATE, Model, difference, stir
+from ablab.certify.subject import Subject
 from ablab.errors import UserError, one_line
 from ablab.model.protocols import BreaksGraph
 from ablab.tasks.base import Inputs

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablab.certify.checks.causality import MODES, ROUNDING, draws, said
 from ablab.certify.outcomes import Skipped, require
-from ablab.certify.subject import LATE, LONG, Model, Subject, difference, in_mode, logits
+from ablab.certify.passes import LATE, Model, difference, in_mode, logits
+from ablab.certify.subject import LONG, Subject
 from ablab.model.protocols import FollowsBatches, InitialisesItself, offering
 from ablab.tasks.base import Inputs
 

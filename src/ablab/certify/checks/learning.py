@@ -8,18 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ablab.certify.outcomes import require
-from ablab.certify.subject import (
-    LATE,
-    LONG,
-    LONGEST,
-    Model,
-    Subject,
-    Trained,
-    as_dtype,
-    gradients,
-    in_mode,
-    loss,
-)
+from ablab.certify.passes import LATE, Model, Trained, as_dtype, gradients, in_mode, loss
+from ablab.certify.subject import LONG, LONGEST, Subject
 from ablab.model.initialisation import keyed_generator
 from ablab.model.protocols import Penalised, offering
 from ablab.tasks.base import Inputs

@@ -8,7 +8,8 @@ import torch
 
 from ablab.certify.checks.causality import tokens
 from ablab.certify.outcomes import Skipped, require
-from ablab.certify.subject import Subject, as_dtype, in_mode
+from ablab.certify.passes import as_dtype, in_mode
+from ablab.certify.subject import Subject
 from ablab.model.attention.base import AttentionCore, repeat_heads
 from ablab.model.attention.layer import MultiHeadAttention
 from ablab.model.mechanism import MechanismProbe, probe_outputs

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ablab.certify.checks.causality import ROUNDING, said, tokens
 from ablab.certify.outcomes import Failed, Skipped, require
-from ablab.certify.subject import LATE, Model, Subject, difference, first_place, in_mode, logits
+from ablab.certify.passes import LATE, Model, difference, first_place, in_mode, logits
+from ablab.certify.subject import Subject
 from ablab.model.objective.base import IGNORED
 from ablab.model.protocols import has_penalties
 

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablab.certify.checks.causality import ROUNDING
 from ablab.certify.outcomes import Failed, Skipped, require
-from ablab.certify.subject import Model, Subject, as_dtype, difference, gradients, in_mode, logits, loss
+from ablab.certify.passes import Model, as_dtype, difference, gradients, in_mode, logits, loss
+from ablab.certify.subject import Subject
 from ablab.tasks.base import Inputs
 
 LENGTH = 40

@@ -9,7 +9,8 @@ import torch
 
 from ablab.certify.checks.causality import said
 from ablab.certify.outcomes import Failed, Skipped, require
-from ablab.certify.subject import LATE, Subject, Trained, as_dtype, copied, difference, logits
+from ablab.certify.passes import LATE, Trained, as_dtype, copied, difference, logits
+from ablab.certify.subject import Subject
 
 STOP, END = 3, 6
 

@@ -11,7 +11,8 @@ from torch import Tensor, distributed, nn
 from ablab.certify.checks.causality import ROUNDING
 from ablab.certify.checks.independence import picked
 from ablab.certify.outcomes import Failed, Skipped, require
-from ablab.certify.subject import LATE, Subject, as_dtype, difference, gradients, loss
+from ablab.certify.passes import LATE, as_dtype, difference, gradients, loss
+from ablab.certify.subject import Subject
 
 
 def registered(subject: Subject) -> str:
