@@ -1,8 +1,8 @@
-"""What a ladder of kept runs says at ten times its compute: the table of README.md, and the pictures.
+"""What ladders of kept runs say at ten times their compute: the tables of README.md, and the pictures.
 
-python experiments/ladder/summary.py                    # of ladder.jsonl.xz beside this file
-python experiments/ladder/summary.py outputs/ladder     # of a folder of runs
-python experiments/ladder/summary.py --pictures         # also laws.png and effects.png, beside this file
+python experiments/ladder/summary.py                         # of the kept ladders beside this file
+python experiments/ladder/summary.py outputs/ladder_rope     # of a folder of runs
+python experiments/ladder/summary.py --pictures              # also the pictures, beside this file
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ablab.report.formatting import count
 from ablab.report.over_scale import effects_table, held_out_sentence, law_sentence, scale_table
 
 HERE = Path(__file__).parent
-KEPT = HERE / "ladder.jsonl.xz"
+KEPT = [HERE / "ladder_rope.jsonl.xz", HERE / "ladder.jsonl.xz"]
 
 
 def sizes_table(found: LadderFindings) -> pd.DataFrame:
@@ -59,19 +59,28 @@ def summary(context: ReportContext) -> str:
     )
 
 
-def draw(context: ReportContext) -> None:
+def together(contexts: Sequence[ReportContext]) -> str:
+    """How the largest sizes of all ladders came out."""
+    return held_out_sentence([found for context in contexts for found in context.over_scale])
+
+
+def draw(context: ReportContext, name: str) -> None:
     (found,) = context.over_scale
-    for name, shown in (("laws", laws(found, context.styles)), ("effects", effects_ahead(found, context.styles))):
+    for kind, shown in (("laws", laws(found, context.styles)), ("effects", effects_ahead(found, context.styles))):
         if shown is not None:
-            (HERE / f"{name}.png").write_bytes(shown.figure.png())
+            (HERE / f"{name}_{kind}.png").write_bytes(shown.figure.png())
 
 
 def main(words: Sequence[str]) -> None:
-    places = [Path(word) for word in words if not word.startswith("--")] or [KEPT]
-    context = ReportContext.read(places)
-    print(summary(context))
+    places = [Path(word) for word in words if not word.startswith("--")] or KEPT
+    contexts = [ReportContext.read([place]) for place in places]
+    for context in contexts:
+        print(summary(context), end="\n\n")
+    if len(contexts) > 1:
+        print(together(contexts))
     if "--pictures" in words:
-        draw(context)
+        for place, context in zip(places, contexts, strict=True):
+            draw(context, place.name.split(".")[0])
 
 
 if __name__ == "__main__":

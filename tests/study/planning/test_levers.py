@@ -43,3 +43,16 @@ def test_where_the_measure_rises_evenly_a_few_are_taken(base: int, rise: int, hi
     number = min(number, highest)
     assert _nearest(measure, measure(number), highest) == number
     assert measure.taken <= 7
+
+
+@given(
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=5),
+    st.integers(1, 20_000),
+    st.integers(1, 20_000),
+    st.integers(0, 10**11),
+)
+def test_a_measure_that_is_known_changes_nothing(rises: list[int], highest: int, known: int, wanted: int) -> None:
+    measure = Counted(7, rises)
+    known = min(known, highest)
+    found = _nearest(measure, wanted, highest, {known: measure(known)})
+    assert abs(measure(found) - wanted) == abs(measure(_nearest(measure, wanted, highest)) - wanted)

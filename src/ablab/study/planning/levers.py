@@ -83,9 +83,10 @@ def pull(variant: Measured, wanted: int, lever: str | None) -> dict[str, int]:
 def _by_d_ff(variant: Measured, wanted: int) -> dict[str, int]:
     """Hidden units of the feed-forward parts: the finest lever, which leaves heads and embeddings as they are."""
     before = variant.before(D_FF)
-    if variant.with_({}) == wanted:
+    value = variant.with_({})
+    if value == wanted:
         return {D_FF: before}
-    return {D_FF: _nearest(lambda width: variant.with_({D_FF: width}), wanted, WIDEST * before)}
+    return {D_FF: _nearest(lambda width: variant.with_({D_FF: width}), wanted, WIDEST * before, {before: value})}
 
 
 def _by_steps(variant: Measured, wanted: int) -> dict[str, int]:
@@ -93,13 +94,14 @@ def _by_steps(variant: Measured, wanted: int) -> dict[str, int]:
     if value == wanted:
         return {STEPS: before}
     highest = max(1, 2 * before * wanted // max(1, value))
-    return {STEPS: _nearest(lambda steps: variant.with_({STEPS: steps}), wanted, highest)}
+    return {STEPS: _nearest(lambda steps: variant.with_({STEPS: steps}), wanted, highest, {before: value})}
 
 
 def _by_d_model(variant: Measured, wanted: int) -> dict[str, int]:
     """The width of the stream, with hidden units in proportion, and these alone for what whole heads leave over."""
     before, hidden = variant.before(D_MODEL), variant.before(D_FF)
-    if variant.with_({}) == wanted:
+    value = variant.with_({})
+    if value == wanted:
         return {D_MODEL: before}
     # Pairs of features, which rotary positions and their halves need, in every head.
     heads = 2 * variant.config.options["model"]["n_heads"]
@@ -108,23 +110,33 @@ def _by_d_model(variant: Measured, wanted: int) -> dict[str, int]:
         width = heads * count
         return {D_MODEL: width, D_FF: max(1, round(hidden * width / before))}
 
-    count = _nearest(lambda count: variant.with_(scaled(count)), wanted, max(2, WIDEST * before // heads))
-    width = scaled(count)[D_MODEL]
-    return {
-        D_MODEL: width,
-        D_FF: _nearest(lambda d_ff: variant.with_({D_MODEL: width, D_FF: d_ff}), wanted, WIDEST * hidden),
-    }
+    taken = {} if before % heads else {before // heads: value}
+    count = _nearest(lambda count: variant.with_(scaled(count)), wanted, max(2, WIDEST * before // heads), taken)
+    near = scaled(count)
+    width = near[D_MODEL]
+
+    def of_width(d_ff: int) -> int:
+        return variant.with_({D_MODEL: width, D_FF: d_ff})
+
+    known = {near[D_FF]: taken[count]} if count in taken else {}
+    return {D_MODEL: width, D_FF: _nearest(of_width, wanted, WIDEST * hidden, known)}
 
 
-def _nearest(measured: Callable[[int], int], wanted: int, highest: int) -> int:
+def _nearest(measured: Callable[[int], int], wanted: int, highest: int, taken: dict[int, int] | None = None) -> int:
     """The whole number from 1 to `highest` whose measure, which rises with it, is nearest to what is wanted.
 
     Most measures rise evenly, and a model is built for each that is taken.
+
+    Args:
+        taken: measures that are known; those that are taken are added.
     """
-    low, high = 1, highest
-    taken: dict[int, int] = {}
+    taken = {} if taken is None else taken
+    low = max((number for number in taken if taken[number] <= wanted), default=1)
+    high = min((number for number in taken if taken[number] > wanted), default=highest)
     while high - low > 1:
-        number = _on_the_line(taken, wanted) if _EVEN_FROM <= len(taken) <= _EVEN_UNTIL else None
+        number = _proportional(taken, wanted) if len(taken) == 1 else None
+        if _EVEN_FROM <= len(taken) <= _EVEN_UNTIL:
+            number = _on_the_line(taken, wanted)
         middle = (low + high) // 2 if number is None else min(max(number, low + 1), high - 1)
         taken[middle] = measured(middle)
         if taken[middle] <= wanted:
@@ -135,6 +147,12 @@ def _nearest(measured: Callable[[int], int], wanted: int, highest: int) -> int:
 
 
 _EVEN_FROM, _EVEN_UNTIL = 2, 8  # measures that are taken, between which the next is sought on a line through two
+
+
+def _proportional(taken: dict[int, int], wanted: int) -> int:
+    """The number that would have what is wanted if the measure were in proportion to it."""
+    ((number, value),) = taken.items()
+    return round(number * wanted / max(1, value))
 
 
 def _on_the_line(taken: dict[int, int], wanted: int) -> int | None:
