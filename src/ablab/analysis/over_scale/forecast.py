@@ -10,7 +10,7 @@ An effect at compute C is taken for one of several forms of x = log(C / largest 
 
 Each form with each size of walk is weighed by how probable it makes the effects that were seen (Bayesian model
 averaging; Hoeting et al. 1999). The level a may be anything, a tenfold compute is thought to change the effect by about
-as much as effects are, oddness to be as large as they are, and the walk to move by up to half of that: under such
+as much as effects are, oddness to be as large as they are, and the walk to move by a third of that: under such
 numbers 88 effects of trained models, each foreseen from smaller ones, were most probable (experiments/ladder). Effects
 have the noise of their seeds, whose variance follows the size (`smoothed`). Tails are Student's, with the degrees of
 freedom of that variance.
@@ -34,8 +34,8 @@ Array = NDArray[np.float64]
 COVERAGE = 0.9  # of the interval of a forecast
 TENFOLD = math.log(10)
 BETAS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.37, 0.46, 0.6, 0.8, 1.1, 1.6)  # exponents of the forms that shrink
-WALKS = (0.0, 0.25, 0.5)  # standard deviations of a walk over tenfold compute, in the scale of the effects
-_WALK_WEIGHTS = (0.4, 0.3, 0.3)
+WALKS = (0.0, 0.3)  # standard deviations of a walk over tenfold compute, in the scale of the effects
+_WALK_WEIGHTS = (0.3, 0.7)
 # It stays, it shrinks, it settles, it changes by steps.
 _FORM_WEIGHTS = (0.2, *(0.3 / len(BETAS) for _ in BETAS), 0.1, 0.4)
 _SETTLING = 0.6
