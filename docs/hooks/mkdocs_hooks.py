@@ -39,6 +39,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return repository.with_links_of_site(markdown.replace("\n", f"\n{note}", 1), path, page.file.src_uri)
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Name what the theme leaves without a name for those who are read to."""
+    named = output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
+    return named.replace("<th></th>", "<td></td>")
+
+
 def _file(config: MkDocsConfig, path: Path) -> File:
     """A page or picture of the site that is not named by the navigation."""
     name, hidden = repository.site_path(path), InclusionLevel.NOT_IN_NAV

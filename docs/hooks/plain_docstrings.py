@@ -11,9 +11,11 @@ _CODE = re.compile(r"(`+[^`]*`+)")
 
 
 class PlainDocstrings(griffe.Extension):
-    """Escapes what Markdown would take for a link."""
+    """Leaves out what modules say to who reads the code, and escapes what Markdown would take for a link."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.is_module:
+            obj.docstring = None
         if obj.docstring is not None:
             obj.docstring.value = escaped(obj.docstring.value)
 

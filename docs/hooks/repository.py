@@ -118,7 +118,7 @@ def _output(output: dict[str, object]) -> Iterator[str]:
         "image/png": lambda text: (
             f"![a figure that this cell draws](data:image/png;base64,{text.replace(chr(10), '')})"
         ),
-        "text/html": lambda text: f'<div class="md-typeset__table" tabindex="0">{_without_style(text)}</div>',
+        "text/html": lambda text: f'<div class="scrolls" tabindex="0">{_without_style(text)}</div>',
         "text/plain": lambda text: f"```text\n{text}\n```",
     }
     if "text" in output:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import shlex
@@ -67,7 +68,7 @@ def files_of(pages: list[Path]) -> Iterator[tuple[str, str]]:
 def commands_of(page: Path) -> Iterator[tuple[str, list[str]]]:
     """Each command of a page that is to be tried, and the heads of the tables that it shows behind it."""
     found = blocks(page)
-    for block, following in zip(found, [*found[1:], None], strict=True):
+    for block, following in itertools.zip_longest(found, found[1:]):
         if block.language == "sh":
             lines = block.text.strip().splitlines()
             for line in lines:
