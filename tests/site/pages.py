@@ -82,12 +82,13 @@ def in_small(words: list[str]) -> list[str]:
     if first == "verify":
         special = next((checks for name, checks in _CHECKS.items() if words[1].startswith(name)), _CHECKS_OF_COMPONENTS)
         return words if "--check" in words else [*words, "--check", "settings", *special]
+    if first == "plan":  # of which the sizes cost nothing
+        return words if "--no-probe" in words else [*words, "--no-probe"]
     if first in COMMANDS:
         return words
     keys = {word.partition("=")[0] for word in words}
     small = {key: value for key, value in _SMALL.items() if key not in _AS_WRITTEN or key not in keys}
     kept = [word for word in words if word.partition("=")[0] not in small]
-    kept += ["--no-probe"] if first == "plan" and "--no-probe" not in words else []
     return [*kept, *(f"{key}={value}" for key, value in small.items())]
 
 

@@ -72,7 +72,9 @@ def seen(address: str) -> Iterator[Watched]:
 
 def test_every_generated_page_and_every_study_is_there(site: Path) -> None:
     wanted = [name.replace(".md", ".html") for name in reference.pages()]
-    studies = [path.parent.relative_to(ROOT) / "index.html" for path in ROOT.glob("experiments/*/README.md")]
+    studies = [
+        f"{path.parent.relative_to(ROOT).as_posix()}/index.html" for path in ROOT.glob("experiments/*/README.md")
+    ]
     assert [name for name in (*wanted, *studies) if not (site / name).is_file()] == []
     assert not list(site.rglob("*.py"))
 
@@ -92,7 +94,7 @@ def test_a_page_reads_well_on_a_phone_by_day_and_by_night(seen: Watched, address
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = seen.page
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         page.goto(address + name)
         page.wait_for_selector("body[data-md-color-scheme={}]".format("slate" if scheme == "dark" else "default"))
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
