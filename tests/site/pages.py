@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from commands import Command
 from hydra.core.global_hydra import GlobalHydra
 from plain_figures import plain_figures
 
@@ -39,6 +40,7 @@ _SMALL = {
     "logger": "csv",
 }
 _AS_WRITTEN = ("logger",)  # where a page says something else
+_ONE_JOB = ("activation=gelu", "norm=layer")  # of those of a launcher, which take seconds to begin
 # Of the checks of each kind of component, some that take no time.
 _CHECKS = {"my_optimizer": ["descends"], "my_conf/schedule": ["rates"]}
 _CHECKS_OF_COMPONENTS = ["builds", "future", "gradients"]
@@ -101,6 +103,8 @@ class Workshop:
     def do(self, line: str) -> tuple[int, str]:
         """Carry out a line of a page; its exit status, and what it printed."""
         words = shlex.split(line)
+        if words[0] == "ablab" and any(word.startswith("hydra/launcher=") for word in words):
+            return self.launched(in_small([*words[1:], *_ONE_JOB]))
         if words[0] == "ablab":
             return self.ablab(in_small(words[1:]))
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -109,6 +113,12 @@ class Workshop:
             command, cwd=self.folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
         )
         return ended.returncode, ended.stdout + ended.stderr
+
+    def launched(self, words: list[str]) -> tuple[int, str]:
+        """A sweep by another launcher, in a process of its own; its jobs read the code themselves."""
+        command = Command(words, self.folder, os.environ | {"PYTHONPATH": str(self.folder)}, anew=True)
+        out, err = command.communicate()
+        return command.returncode or 0, out + err
 
     def ablab(self, words: list[str]) -> tuple[int, str]:
         """A command in this process, which has imported everything; runs have their own."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import forking_all
 from pages import DOCS, Workshop, blocks, commands_of, files_of
 
 from ablab.study.supervision import code
@@ -33,7 +32,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     modules = {Path(name).stem for name in written if name.endswith(".py")}
-    with pytest.MonkeyPatch.context() as patch, forking_all():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(code, "_known", code._known | modules)
         patch.setenv("OMP_NUM_THREADS", "1")
         yield Workshop(folder)
@@ -50,7 +49,7 @@ def follow(workshop: Workshop, page: Path) -> None:
             assert any(each.split() == head.split() for each in said.splitlines()), f"{line}: no line {head}\n{said}"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_tutorial_can_be_followed(workshop: Workshop) -> None:
     pages = tutorial()
     assert len(pages) == len(list((DOCS / "tutorial").glob("*.md")))
