@@ -1,9 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help install ablation five-claims five-claims-quick browser test test-fast check format house bench clean
+.PHONY: help install ablation five-claims five-claims-quick browser test test-fast check format docs docs-serve house bench clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -36,11 +37,18 @@ test: install ## run the whole test suite, on as many cores as there are, four a
 test-fast: install ## run the tests that take less than a few seconds each
 	$(BIN)/pytest -m "not slow"
 
-check: install ## lint, format, types and the import contract
+check: install ## lint, format, types, the import contract, and the site: a broken link or page fails
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MKDOCS) build --strict --quiet
+
+docs: install ## build the documentation as a site, into site/
+	$(MKDOCS) build --strict
+
+docs-serve: install ## show the documentation on this machine alone, at http://127.0.0.1:8000, and follow its changes
+	$(MKDOCS) serve --dev-addr 127.0.0.1:8000
 
 format: install ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
@@ -53,4 +61,4 @@ bench: install ## time the harness beside a bare PyTorch loop
 	$(BIN)/ablab bench loop
 
 clean: ## remove the environment and caches (outputs/ stays)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -34,6 +34,18 @@ def test_the_first_page_is_short() -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
-    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    listed = set(re.findall(r"\]\((\w+\.md)\)", index))
-    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"} == listed
+    docs = ROOT / "docs"
+    listed = re.findall(r"\]\(([\w/]+\.md)\)", (docs / "index.md").read_text(encoding="utf-8"))
+    assert {page.relative_to(docs).as_posix() for page in docs.rglob("*.md")} - {"index.md"} == set(listed)
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    docs = ROOT / "docs"
+    named = re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert {page.relative_to(docs).as_posix() for page in docs.rglob("*.md")} <= set(named)
+
+
+def test_every_picture_says_what_it_shows() -> None:
+    for page in PAGES:
+        for text in re.findall(r"!\[([^\]]*)\]\(", page.read_text(encoding="utf-8")):
+            assert len(text.split()) > 1, page
