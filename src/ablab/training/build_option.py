@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 
-from ablab.config import RunConfig
+from ablab.config import Node, RunConfig
 from ablab.config.axes import Axis, load
 from ablab.errors import UserError, named, one_line
 from ablab.model.protocols import misspelt
@@ -20,11 +22,36 @@ def build_option(config: RunConfig, axis: str, **supplied: Any) -> Any:
     Raises:
         UserError: its class refuses a value; the message names the axis.
     """
+    node = config.options[axis]
     try:
-        return instantiate(config.options[axis], _convert_="all", **supplied)
+        if node.get("_partial_") is True and not supplied:
+            return _factory(node)
+        return instantiate(node, _convert_="all", **supplied)
     except Exception as error:  # whatever a constructor may raise, somebody else's included
         known = isinstance(error, InstantiationException)
         raise refused(axis, error.__cause__ if known and error.__cause__ else error) from error
+
+
+_FACTORIES: dict[str, partial[Any]] = {}  # of classes, by the node that describes them
+_MOST = 1024
+
+
+def _factory(node: Node) -> Any:
+    """What Hydra makes of an option that says `_partial_`, by one instantiation for all that are alike.
+
+    That is two thirds of making a small model, which a plan does for hundreds of variants. Hydra has allowed the class
+    before it is called again. A class that another has taken the place of, in its module, is looked up anew.
+    """
+    key = repr(node)
+    known = _FACTORIES.get(key)
+    if known is None or get_object(node["_target_"]) is not known.func:
+        made = instantiate(node, _convert_="all")
+        if not (isinstance(made, partial) and isinstance(made.func, type)):
+            return made
+        if len(_FACTORIES) >= _MOST:
+            _FACTORIES.clear()
+        known = _FACTORIES[key] = partial(made.func, *made.args, **made.keywords)
+    return partial(known.func, *known.args, **copy.deepcopy(known.keywords))  # nobody shares a list
 
 
 def component(axis: Axis, config: RunConfig) -> Callable[..., Any]:
