@@ -190,7 +190,8 @@ def _train(
     record.notes += strategy.notes(steps) + idle_position(built.shapes) + unchosen(built.shapes, steps)
     seed_everything_else(config.seed, strategy.dp_rank(trainer.global_rank))
     module = build_module(built) if seat is None else seat.build_module(built)
-    record.notes += [seat.note] if seat else []
+    if seat is not None:
+        record.stacked, record.notes = seat.size, [*record.notes, seat.note]
     if world().rank == 0:
         _look_ahead(built, module, trainer.strategy.root_device, record)
     if checkpoint and not own and (trunk := trunk_of(config)):

@@ -59,9 +59,7 @@ class StackedModel:
             return {place: self._pass({place: models[place]}, {place: batches[place]}, 1)[place] for place in models}
         return self._pass(models, batches, self._size)
 
-    def _pass(
-        self, models: Mapping[int, Transformer], batches: Mapping[int, Batch], size: int
-    ) -> dict[int, Passed]:
+    def _pass(self, models: Mapping[int, Transformer], batches: Mapping[int, Batch], size: int) -> dict[int, Passed]:
         first = min(models)
         whose = [place if place in models else first for place in range(size)] if size > 1 else [first]
         in_order = [models[place] for place in whose]
@@ -76,7 +74,9 @@ class StackedModel:
         gradients = torch.autograd.grad(totals.sum(), list(learned.values()), allow_unused=True)
         changed = {name: each for name, each in buffers.items() if each._version != before[name]}
         # Contiguous as the parameters are: fused optimizers go by memory, and not by strides.
-        named = {name: None if each is None else each.contiguous() for name, each in zip(learned, gradients, strict=True)}
+        named = {
+            name: None if each is None else each.contiguous() for name, each in zip(learned, gradients, strict=True)
+        }
         found = {}
         for index, place in enumerate(whose):
             if place in found:
