@@ -190,8 +190,7 @@ def _train(
     record.notes += strategy.notes(steps) + idle_position(built.shapes) + unchosen(built.shapes, steps)
     seed_everything_else(config.seed, strategy.dp_rank(trainer.global_rank))
     module = build_module(built) if seat is None else seat.build_module(built)
-    if seat is not None:
-        record.stacked, record.notes = seat.size, [*record.notes, seat.note]
+    record.stacked = seat.size if seat else None
     if world().rank == 0:
         _look_ahead(built, module, trainer.strategy.root_device, record)
     if checkpoint and not own and (trunk := trunk_of(config)):

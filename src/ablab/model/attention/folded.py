@@ -46,7 +46,7 @@ def _arguments(
 
 
 class _Fused(torch.autograd.Function):
-    """PyTorch's attention. Below `vmap` alone: autograd sees what it calls there, so that it has no pass back itself."""
+    """PyTorch's attention below `vmap`. Autograd sees what it calls there, so that it has no pass back of its own."""
 
     generate_vmap_rule = False
 

@@ -173,11 +173,7 @@ class Attempt:
         for process in self._processes:
             process.join()
 
-    def close(self) -> Record:
-        """The record, once all processes have ended; of several runs that of the first."""
-        return self.close_all()[0]
-
-    def close_all(self) -> list[Record]:
+    def close(self) -> list[Record]:
         """The record of each run, once all processes have ended."""
         for process in self._processes:
             process.join()

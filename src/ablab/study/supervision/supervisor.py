@@ -150,7 +150,7 @@ class Supervisor:
             if attempt.ended:
                 self._running.remove(running)
                 pool.give_back(running.devices)
-                found = attempt.close_all()
+                found = attempt.close()
                 if attempt.orphaned and found[0].status == "failed" and job.orphaned < _ORPHANED:
                     job.orphaned, job.attempts = job.orphaned + 1, job.attempts - 1
                 self._judge(job, found, queue, records)

@@ -37,11 +37,6 @@ class Seat:
         """As `ablab.training.trainer.build_module`."""
         return SeatedModule(self, built)
 
-    @property
-    def note(self) -> str:
-        """For the record."""
-        return f"trained with {self.size - 1} other seeds in one process (stack=seeds): times are shared"
-
     def share(self, cost: Cost) -> None:
         """Leave of the measured cost what can be told of one run: an equal share of the time, and no speed."""
         if cost.wall_time_s is not None:

@@ -55,7 +55,7 @@ def why_not_stacked(built: BuiltRun) -> str | None:
 def _refused(built: BuiltRun) -> str | None:
     config = built.config
     trainer = config.options["trainer"]
-    if config.world_size > 1 or "strategy" in config.options and config.chosen("strategy") != "strategy=single":
+    if config.world_size > 1 or ("strategy" in config.options and config.chosen("strategy") != "strategy=single"):
         return f"{config.chosen('strategy')} has processes of its own"
     if config.trainer.precision not in (None, "32-true", "32", 32):
         return f"trainer.precision={config.trainer.precision}: seeds are stacked in single precision"
