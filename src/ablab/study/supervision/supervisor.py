@@ -23,6 +23,7 @@ from ablab.study.plan_file import PlannedRun
 from ablab.study.supervision.attempt import Attempt
 from ablab.study.supervision.lock import LockedError
 from ablab.study.supervision.resources import DevicePool, Placement, devices_of, threads_for, visible_devices
+from ablab.study.supervision.stack import Unit
 from ablab.training.begin import new_record
 from ablab.training.callbacks import Progress
 from ablab.training.failures import NO_SPACE, cause_of, describe
@@ -35,7 +36,8 @@ _ORPHANED = 3  # starts of a run that count as none, since the process that it w
 
 @dataclass
 class _Job:
-    run: PlannedRun
+    unit: Unit
+    devices: int  # that it takes
     attempts: int  # that were made, by an earlier supervisor, too
     orphaned: int = 0  # attempts that count as none
     not_before: float = 0.0
@@ -68,24 +70,30 @@ class Supervisor:
     _passed_on: bool = False
     _running: list[_Running] = field(default_factory=list)
 
-    def run(self, runs: Sequence[PlannedRun]) -> dict[int, Record]:
+    def run(self, runs: Sequence[PlannedRun | Unit]) -> dict[int, Record]:
         """See the runs to their end; their records by `RunOutline.index`, without those that were not started.
+
+        Args:
+            runs: each by itself, or several that are stacked.
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after running runs have saved themselves and ended; a second one ends
                 them at once.
         """
         names = visible_devices() if self.names is None else list(self.names)
-        needs = {run.info.index: devices_of(run.config, len(names)) for run in runs}
+        units = [run if isinstance(run, Unit) else Unit(runs=(run,)) for run in runs]
         pool = DevicePool(names, self.settings.runs_per_device)
-        jobs = side_by_side([run.config for run in runs], self.settings, len(names))
+        jobs = side_by_side([unit.head.config for unit in units], self.settings, len(names))
         again = self.settings.retry == "failed"  # with all the attempts that a run has
-        queue = deque(_Job(run, 0 if again else _attempts_left_behind(run)) for run in runs)
+        queue = deque(
+            _Job(unit, devices_of(unit.head.config, len(names)), 0 if again else _attempts_left_behind(unit))
+            for unit in units
+        )
         records: dict[int, Record] = {}
         with self._interruptible():
             try:
                 while queue or self._running:
-                    self._start(queue, jobs, pool, needs, records)
+                    self._start(queue, min(jobs, len(units)), pool, records)
                     self._wait(queue)
                     self._poll(queue, pool, records)
             finally:
@@ -95,28 +103,29 @@ class Supervisor:
             raise KeyboardInterrupt
         return records
 
-    def _start(
-        self, queue: deque[_Job], jobs: int, pool: DevicePool, needs: dict[int, int], records: dict[int, Record]
-    ) -> None:
+    def _start(self, queue: deque[_Job], jobs: int, pool: DevicePool, records: dict[int, Record]) -> None:
         if self._stopping:
             queue.clear()
         now = time.monotonic()
         for job in [job for job in queue if job.not_before <= now]:
             if self._stopping or len(self._running) >= jobs:
                 return
-            devices = pool.take(needs[job.run.info.index])
+            head = job.unit.head
+            devices = pool.take(job.devices)
             if devices is None:
                 continue  # a later one may need fewer
             queue.remove(job)
             job.attempts += 1
-            processes = job.run.config.processes
-            placement = Placement(threads_for(processes, min(jobs, len(needs))), devices)
-            self.observer.started(job.run.info, job.attempts)
+            processes = head.config.processes
+            placement = Placement(threads_for(processes, jobs), devices)
+            for run in job.unit.runs:
+                self.observer.started(run.info, job.attempts)
             try:
-                attempt = Attempt(job.run, placement, self.settings.hang_timeout)
+                attempt = Attempt(job.unit, placement, self.settings.hang_timeout)
             except (UserError, OSError, EOFError) as error:
                 pool.give_back(devices)
-                self._end(job, _not_started(job.run, error), records)
+                for run in job.unit.runs:
+                    self._end(job, run, _not_started(run, error), records)
             else:
                 job.first_started = job.first_started or attempt.started
                 self._running.append(_Running(job, attempt, devices))
@@ -133,41 +142,45 @@ class Supervisor:
         self._obey()
         for running in list(self._running):
             job, attempt = running.job, running.attempt
-            for step, steps, shown in attempt.poll():
-                self.observer.progressed(job.run.info, step, steps, shown)
+            for index, step, steps, shown in attempt.poll():
+                self.observer.progressed(job.unit.runs[index].info, step, steps, shown)
             limit = self.settings.timeout
             if limit is not None and time.monotonic() - attempt.started > limit:
                 attempt.stop("timeout", f"timed out: it took longer than {limit:g} s (timeout={limit:g})")
             if attempt.ended:
                 self._running.remove(running)
                 pool.give_back(running.devices)
-                record = attempt.close()
-                if attempt.orphaned and record.status == "failed" and job.orphaned < _ORPHANED:
+                found = attempt.close()
+                if attempt.orphaned and found[0].status == "failed" and job.orphaned < _ORPHANED:
                     job.orphaned, job.attempts = job.orphaned + 1, job.attempts - 1
-                self._judge(job, record, queue, records)
+                self._judge(job, found, queue, records)
 
-    def _judge(self, job: _Job, record: Record, queue: deque[_Job], records: dict[int, Record]) -> None:
-        again = may_try_again(record.status, record.cause, job.attempts, self.settings.retries)
-        if again and not self._stopping:
-            pause = BACK_OFF_S * 2 ** max(job.attempts - 1, 0)
-            job.not_before = time.monotonic() + pause
+    def _judge(self, job: _Job, found: Sequence[Record], queue: deque[_Job], records: dict[int, Record]) -> None:
+        pause = BACK_OFF_S * 2 ** max(job.attempts - 1, 0)
+        once_more = []
+        for run, record in zip(job.unit.runs, found, strict=True):
+            again = may_try_again(record.status, record.cause, job.attempts, self.settings.retries)
+            if again and not self._stopping:
+                once_more.append(run)
+                self.observer.waiting(run.info, record.reason or record.status, pause)
+            else:
+                self._end(job, run, record, records)
+        if once_more:
+            job.unit, job.not_before = job.unit.of(once_more), time.monotonic() + pause
             queue.appendleft(job)
-            self.observer.waiting(job.run.info, record.reason or record.status, pause)
-            return
-        self._end(job, record, records)
 
-    def _end(self, job: _Job, record: Record, records: dict[int, Record]) -> None:
+    def _end(self, job: _Job, run: PlannedRun, record: Record, records: dict[int, Record]) -> None:
         if job.attempts > 1 and record.attempts != job.attempts:
             record.attempts = job.attempts
             with contextlib.suppress(OSError):
-                write_record(job.run.folder, record)
-        records[job.run.info.index] = record
+                write_record(run.folder, record)
+        records[run.info.index] = record
         seconds = time.monotonic() - job.first_started if job.first_started else 0.0
-        self.observer.ended(job.run.info, record, seconds)
+        self.observer.ended(run.info, record, seconds)
         full = record.status == "failed" and record.cause == "disk"  # as it is for all that are queued
         if (full or (record.status == "failed" and self.settings.on_failure == "stop")) and not self._stopping:
             why = f"there is {NO_SPACE}" if full else "on_failure=stop"
-            self.stopped_by = f"{job.run.info.label} failed ({why})"
+            self.stopped_by = f"{run.info.label} failed ({why})"
 
     @property
     def _stopping(self) -> bool:
@@ -242,8 +255,12 @@ def may_try_again(status: Status, cause: Cause | None, attempts: int, retries: i
     return status == "failed" and cause not in NOT_AGAIN and attempts <= retries
 
 
-def _attempts_left_behind(run: PlannedRun) -> int:
+def _attempts_left_behind(unit: Unit) -> int:
     """How many attempts at the run its record tells of: an earlier supervisor may have died before the next one."""
+    return max(_attempts_at(run) for run in unit.runs)
+
+
+def _attempts_at(run: PlannedRun) -> int:
     try:
         record = read_record(run.folder / RECORD_FILE)
     except UserError:
