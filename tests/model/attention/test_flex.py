@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from ablab.model.attention import windowed
-from ablab.model.attention.flex import flex_rule_attention
+from ablab.model.attention.flex.rule import flex_rule_attention
 from ablab.model.attention.windowed import WindowedAttention
 
 MakeProblem = Callable[..., Any]

@@ -18,7 +18,7 @@ from ablab.model.attention.base import (
 )
 from ablab.model.attention.by_position import PositionalCore
 from ablab.model.attention.dense import DENSE_BELOW, dense_attention, softmax_attention
-from ablab.model.attention.flex import flex_rule_attention
+from ablab.model.attention.flex.rule import flex_rule_attention
 from ablab.model.attention.local import Local
 from ablab.model.attention.operators import sparse_attention
 from ablab.model.spec import LayerSpec, require_at_least
