@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, Protocol
+from functools import cache, wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,12 +21,16 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 from torch.nn.functional import pad
 
 from ablab.model.attention.base import repeat_heads
+from ablab.model.attention.flex.masks import Everything
+from ablab.model.attention.flex.masks import block_mask as made
 from ablab.model.attention.kernel import without_autocast, working_dtype
 
 # (batch, head of queries, query, key) -> whether it is seen; as FlexAttention calls it, elementwise in all four.
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 # (score, batch, head of queries, query, key) -> the score in its place. Tensors that it reads get gradients.
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+Given, Result = ParamSpec("Given"), TypeVar("Result")
 
 SMALLEST = 16  # coordinates of a head: the kernels multiply no smaller matrices
 # Rules that one process may meet, each compiled once: layers of different settings times lengths of sequences.
@@ -123,12 +127,15 @@ def compiled(
     """FlexAttention's own kernels. Heads smaller than they take are filled up with zeros."""
     width = v.shape[-1]
     q, k, v = (pad(x, (0, max(0, SMALLEST - x.shape[-1]))) for x in (q, k, v))
-    out, beside = _flex()(
+    flex = flex_attention if torch.compiler.is_compiling() else _flex()
+    if block_mask is None:
+        block_mask = made(Everything(), q.shape[2], k.shape[2], q.device, alone=False)
+    out, beside = flex(
         q,
         k,
         v,
         score_mod=score_mod,
-        block_mask=_with_rule(block_mask, mask_mod, q.shape[2], k.shape[2], q.device),
+        block_mask=_with_rule(block_mask, mask_mod),
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
         return_aux=AuxRequest(lse=True),
@@ -163,22 +170,30 @@ def dense(
     return (weights @ repeat_heads(v, H).to(exact)).to(v.dtype), scores.logsumexp(-1).masked_fill(nothing, -math.inf)
 
 
+def fused(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Compile what stands around calls, and would be many small kernels, wherever they are compiled."""
+    kept: list[Callable[Given, Result]] = []
+
+    @wraps(function)
+    def either(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        on_cuda = any(isinstance(x, Tensor) and x.device.type == "cuda" for x in args)
+        if not on_cuda or _chosen not in (None, compiled) or torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        if not kept:
+            kept.append(torch.compile(function, dynamic=False, recompile_limit=RULES, isolate_recompiles=True))
+        return kept[0](*args, **kwargs)
+
+    return either
+
+
 @cache
 def _flex() -> Callable[..., Any]:
     # Of one graph, and never without its kernels, which would write out all scores.
     return torch.compile(flex_attention, fullgraph=True, dynamic=False, recompile_limit=RULES, isolate_recompiles=True)
 
 
-def _with_rule(
-    blocks: BlockMask | None, mask_mod: MaskMod, queries: int, keys: int, device: torch.device
-) -> BlockMask | None:
+def _with_rule(blocks: BlockMask, mask_mod: MaskMod) -> BlockMask:
     """The same blocks with a rule of their own."""
-    if blocks is None:
-        one = torch.ones(1, 1, 1, dtype=torch.int32, device=device)
-        whole = 2**30  # what FlexAttention takes for "all of it"
-        return BlockMask.from_kv_blocks(
-            one, torch.zeros_like(one).unsqueeze(-1), BLOCK_SIZE=whole, mask_mod=mask_mod, seq_lengths=(queries, keys)
-        )
     return BlockMask(
         seq_lengths=blocks.seq_lengths,
         kv_num_blocks=blocks.kv_num_blocks,
@@ -205,10 +220,8 @@ def _within(blocks: BlockMask, seen: Tensor, queries: int, keys: int) -> Tensor:
 
 def _tokens(blocks: BlockMask, counts: Tensor, indices: Tensor, queries: int, keys: int) -> Tensor:
     """(.., S, T): which pairs lie in the first `counts` blocks of each row of `indices`."""
-    (rows, columns), listed = blocks.BLOCK_SIZE, torch.arange(indices.shape[-1], device=indices.device)
-    among = (listed < counts.unsqueeze(-1)).to(torch.int32)
-    width = -(-keys // columns)
-    dense = torch.zeros(*indices.shape[:-1], width, dtype=torch.int32, device=indices.device)
-    dense = dense.scatter_add(-1, indices.long().clamp(max=width - 1), among) > 0
-    dense = dense.repeat_interleave(rows, -2)[..., :queries, :]
-    return dense.repeat_interleave(columns, -1)[..., :keys]
+    device, (rows, columns) = indices.device, blocks.BLOCK_SIZE
+    among = (torch.arange(indices.shape[-1], device=device) < counts.unsqueeze(-1)).int()
+    dense = torch.zeros_like(indices).scatter_add(-1, indices.long(), among) > 0
+    query, key = torch.arange(queries, device=device) // rows, torch.arange(keys, device=device) // columns
+    return dense[..., query, :][..., key]
