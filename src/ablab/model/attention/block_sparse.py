@@ -19,6 +19,9 @@ from ablab.model.attention.base import DropoutPlace, Switches, by_query, self_on
 from ablab.model.attention.by_position import PositionalCore, attend_to
 from ablab.model.attention.cache import Step
 from ablab.model.attention.dense import DENSE_BELOW, dense_attention, recomputed, softmax_attention
+from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.pattern import Pattern, pattern_of
+from ablab.model.attention.flex.rule import Scoring, with_own, with_sinks
 from ablab.model.attention.picked import GATHER_FROM
 from ablab.model.initialisation import keyed_generator
 from ablab.model.spec import LayerSpec, require_at_least
@@ -79,6 +82,7 @@ class BlockSparseAttention(PositionalCore):
         choices = torch.arange(1, blocks + 1, device="cpu")[:, None] if spec.causal else blocks
         drawn = (share * choices).long().to(torch.get_default_device())
         self.register_buffer("random", drawn, persistent=False)
+        self._patterns: dict[tuple[int, torch.device], Pattern] = {}  # one for each length that has been met
 
     def sees(self, query: Tensor, key: Tensor) -> Tensor:
         own, block = query // self.block, key // self.block
@@ -123,6 +127,8 @@ class BlockSparseAttention(PositionalCore):
                 q, k, v, mask, key_padding_mask,
                 own_if_alone=self.share_qk, dropout=self._dropped(), sinks=self.sinks, softcap=self.softcap,
             )  # fmt: skip
+        if wanted(q) and not self._dropped():
+            return self._by_flex(q, k, v, key_padding_mask)
         missing = -T % self.block
         # With heads behind positions a block is contiguous in memory, as it is where heads are a view of a projection.
         queries, keys, values = (pad(x.transpose(1, 2), (0, 0, 0, 0, 0, missing)) for x in (q, k, v))
@@ -131,6 +137,20 @@ class BlockSparseAttention(PositionalCore):
             padding = padding | pad(key_padding_mask, (0, missing))
         outs = [self._attend_sequence(*sequence) for sequence in zip(queries, keys, values, padding, strict=True)]
         return torch.stack(outs)[:, :T].transpose(1, 2)
+
+    def _by_flex(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        scoring = Scoring(softcap=self.softcap)
+        out, lse = pattern_of(self, q.shape[2], q.device).attend(q, k, v, key_padding_mask, scoring)
+        if self.share_qk:
+            out, lse = with_own(out, lse, q, k, v, key_padding_mask, self.softcap)
+        return with_sinks(out, lse, self.sinks)
+
+    def pattern(self, length: int, device: torch.device) -> Pattern:
+        """What a sequence of so many tokens is attended by on `device`, made once."""
+        if (length, device) not in self._patterns:
+            table, how = self._table(-(-length // self.block)).to(device), (self.causal, not self.share_qk)
+            self._patterns[length, device] = Pattern.of(table, self.block, *how, length)
+        return self._patterns[length, device]
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
         mask = self._mask(positions, k.shape[2])
@@ -214,15 +234,17 @@ class BlockSparseAttention(PositionalCore):
 
     def _mask(self, positions: Tensor, length: int) -> Tensor:
         """(S, length): what the queries at `positions` see, their own keys included."""
-        n = math.ceil(length / self.block)
-        device = positions.device
+        keys = torch.arange(length, device=positions.device)
+        mask = self._table(math.ceil(length / self.block))[positions // self.block][:, keys // self.block]
+        return mask & (keys <= positions[:, None]) if self.causal else mask
+
+    def _table(self, n: int) -> Tensor:
+        """(n, n): which of n blocks see which."""
         rows = []
         for start, end in self._segments(n):
-            blocks = torch.zeros(end - start, n + 1, dtype=torch.bool, device=device)
+            blocks = torch.zeros(end - start, n + 1, dtype=torch.bool, device=self.random.device)
             rows.append(blocks.scatter(1, self._slots(start, end, n), True))
-        keys = torch.arange(length, device=device)
-        mask = torch.cat(rows)[positions // self.block][:, keys // self.block]
-        return mask & (keys <= positions[:, None]) if self.causal else mask
+        return torch.cat(rows)[:, :n]
 
     def _dropped(self) -> float:
         return self.dropout if self.training and self.dropout_on == "weights" else 0.0

@@ -60,17 +60,21 @@ class Compression(nn.Module):
 
     def seen(self, positions: Tensor, there: Tensor, causal: bool) -> Tensor:
         """(B, 1, S, N): which blocks queries at `positions` (S,) see, of tokens that are `there` (B, T)."""
-        n = self.count(there.shape[1])
-        length = self.block + (n - 1) * self.stride
-        blocks = pad(there, (0, length - there.shape[1])).unfold(1, self.block, self.stride)
-        some = blocks.any(-1)[:, None, None, :]
+        some = self.some(there, causal)[:, None, None, :]
         if not causal:
-            # What a block has before its last stride is in the one before it, too: padding behind a text makes no more.
-            further = blocks[..., -self.stride :].any(-1)[:, None, None, :]
-            some = torch.cat([some[..., :1], further[..., 1:]], dim=-1)
             return some.expand(-1, -1, len(positions), -1)
-        ends = torch.arange(n, device=there.device) * self.stride + self.block - 1
+        ends = torch.arange(some.shape[-1], device=there.device) * self.stride + self.block - 1
         return some & (ends <= positions[:, None])
+
+    def some(self, there: Tensor, causal: bool) -> Tensor:
+        """(B, N): which blocks there are, of tokens that are `there` (B, T)."""
+        length = self.block + (self.count(there.shape[1]) - 1) * self.stride
+        blocks = pad(there, (0, length - there.shape[1])).unfold(1, self.block, self.stride)
+        some = blocks.any(-1)
+        if causal:
+            return some
+        # What a block has before its last stride is in the one before it, too: padding behind a text makes no more.
+        return torch.cat([some[:, :1], blocks[:, 1:, -self.stride :].any(-1)], dim=-1)
 
     def shares_of(self, share: Tensor, size: int, count: int) -> Tensor:
         """Weights of the blocks (..., N), added up over larger or smaller ones (..., J) that they overlap.

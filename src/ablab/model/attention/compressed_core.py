@@ -12,8 +12,12 @@ from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by
 from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.compressed_cache import CompressedCache
 from ablab.model.attention.dense import at_once, highest, recomputed, softmax_attention
+from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.entries import entries_attention
+from ablab.model.attention.flex.masks import EVERYTHING, Past, Rule
 from ablab.model.attention.indexer import COMPARED, IndexLearning, divergence, index_scores, recall
 from ablab.model.attention.kernel import working_dtype
+from ablab.model.attention.local import Local
 from ablab.model.attention.picked import GATHER_FROM, grouped_attention
 from ablab.model.spec import LayerSpec, require_at_least, require_at_most
 
@@ -58,6 +62,8 @@ class CompressedCore(AttentionCore):
         if keys is not None:
             require_at_least(1, "attention.keys", keys)
         self.window, self.block, self.keys, self.learning = window, block, keys, learning
+        self.near = Local(back=window - 1 if spec.causal else window, ahead=0 if spec.causal else window)
+        self.past: Rule = Past(block=block, stride=block) if spec.causal else EVERYTHING
         own = ("entries_visited", "entry_share", *(() if self.sinks is None else ("sink_share",)))
         self.compares = (*own, *(() if keys is None else COMPARED))
 
@@ -79,6 +85,11 @@ class CompressedCore(AttentionCore):
     def _attend_all(
         self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, entries: Tensor, there: Tensor, *index: Tensor
     ) -> Tensor:
+        if wanted(q) and not self._dropped():
+            out, loss = entries_attention(self, q, k, v, padding, entries, there, *index, warming=self._warming())
+            if torch.is_grad_enabled() and self.learning is not None:
+                self.learning.keep(loss, padding)
+            return out
         B, H, T, _ = q.shape
         heads = H + (index[0].shape[1] if index else 0)
         most = at_once(SLICE, q.device) // (B * heads * (2 * max(self.window, QUERIES) + entries.shape[2]))
@@ -110,11 +121,12 @@ class CompressedCore(AttentionCore):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The output for queries at `positions`, with tokens from place `first` on, and what the index loses (B, S)."""
         local = self._local(positions, first, k.shape[2], padding)
-        allowed = self._allowed(positions, there)
+        allowed = self.allowed(positions, there)
         scores = index_scores(*index) if index else None
-        warming = self.training and self.learning is not None and self.learning.warming
         chosen = (
-            allowed if scores is None or self.keys is None or warming else highest(scores.detach(), allowed, self.keys)
+            allowed
+            if scores is None or self.keys is None or self._warming()
+            else highest(scores.detach(), allowed, self.keys)
         )
         mask = torch.cat([local.expand(len(q), -1, -1), chosen.expand(len(q), -1, -1)], -1)[:, None]
         keys, values = torch.cat([k, entries], 2), torch.cat([v, entries], 2)
@@ -176,7 +188,7 @@ class CompressedCore(AttentionCore):
         local = (distance >= 0) & (distance < self.window) if self.causal else distance.abs() <= self.window
         return local[None] if padding is None else local & ~padding[:, None, :]
 
-    def _allowed(self, positions: Tensor, there: Tensor) -> Tensor:
+    def allowed(self, positions: Tensor, there: Tensor) -> Tensor:
         """(B, S, N): the entries that queries at `positions` may see."""
         ends = (torch.arange(there.shape[1], device=there.device) + 1) * self.block - 1
         past = ends <= positions[:, None] if self.causal else torch.ones_like(ends <= positions[:, None])
@@ -196,7 +208,7 @@ class CompressedCore(AttentionCore):
             found["sink_share"] = (1 - tokens.sum(-1) - shares.sum(-1)).mean(1)
         if self.keys is None:
             return found
-        allowed = self._allowed(positions, index[1])
+        allowed = self.allowed(positions, index[1])
         _, full, _ = self._split(q, k, positions, *index[:2])
         best = highest(full.sum(1), allowed, self.keys)
         lost = divergence(self._scores(positions, *index[2:]), shares, chosen)
@@ -209,7 +221,7 @@ class CompressedCore(AttentionCore):
 
         All of them are, where no index is given.
         """
-        chosen = self._allowed(positions, there)
+        chosen = self.allowed(positions, there)
         if index and self.keys is not None:
             chosen = highest(self._scores(positions, *index), chosen, self.keys)
         local = self._local(positions, 0, k.shape[2], None).expand(len(q), -1, -1)
@@ -221,6 +233,9 @@ class CompressedCore(AttentionCore):
     @staticmethod
     def _scores(positions: Tensor, q: Tensor, weight: Tensor, k: Tensor) -> Tensor:
         return index_scores(q[:, :, positions], weight[:, :, positions], k)
+
+    def _warming(self) -> bool:
+        return self.training and self.learning is not None and self.learning.warming
 
     def _dropped(self) -> float:
         return self.dropout if self.training and self.dropout_on == "weights" else 0.0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ablab.model.attention.band import Band, Edge, band_backward, band_forward, band_scores, span_gradient
+from ablab.model.attention.flex.masks import Blocks, Extent
 from ablab.model.attention.kernel import FLOOR, Scale, attend, attend_backward, merge
 
 
@@ -29,6 +30,8 @@ class Local:
 
     def near(self, distance: Tensor) -> Tensor:
         """Whether keys at `distance` (query minus key) lie in the window, bool."""
+        if self.dilation == 1:
+            return (distance >= -self.ahead) & (distance <= self.back)
         steps = distance // self.dilation
         return (distance % self.dilation == 0) & (steps >= -self.ahead) & (steps <= self.back)
 
@@ -49,6 +52,17 @@ class Local:
         if self.ahead == 0:
             seen = seen & (distance >= 0)
         return seen if self.own else seen & (distance != 0)
+
+    def blocks(self, queries: Extent, keys: Extent) -> Blocks:
+        """The rule, of blocks of queries and of keys (`ablab.model.attention.flex.masks.Rule`)."""
+        least, most, d = queries.first - keys.last, queries.last - keys.first, self.dilation
+        some = most.clamp(max=self.back * d) // d * d >= least.clamp(min=-self.ahead * d)
+        every = (least >= -self.ahead) & (most <= self.back) & (d == 1)
+        some = some | (keys.first < self.global_tokens) | (queries.first < self.global_tokens)
+        every = every | (keys.last < self.global_tokens) | (queries.last < self.global_tokens)
+        if self.ahead == 0:
+            some, every = some & (most >= 0), every & (least >= 0)
+        return Blocks(some, every if self.own else every & ((least > 0) | (most < 0)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,9 @@ from ablab.model.attention.base import (
 from ablab.model.attention.blocks import Compression, selected_attention, tokens_of
 from ablab.model.attention.cache import KeyValueCache, LayerCache, Step
 from ablab.model.attention.dense import highest, recomputed, softmax_attention
+from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.masks import EVERYTHING, Past, Rule
+from ablab.model.attention.flex.native import native_blocks
 from ablab.model.attention.kernel import without_autocast
 from ablab.model.attention.nsa_cache import NativeSparseCache
 from ablab.model.attention.picked import grouped_attention, picked_attention, places
@@ -86,6 +89,7 @@ class NativeSparseCore(AttentionCore):
         self.select_block, self.selected_blocks = select_block, selected_blocks
         self.compress_key = Compression(spec, block=compress_block, stride=compress_stride)
         self.compress_value = Compression(spec, block=compress_block, stride=compress_stride)
+        self.past: Rule = Past(block=compress_block, stride=compress_stride) if spec.causal else EVERYTHING
         own = self.sinks is not None
         self.window = WindowedAttention(spec, window=window, sinks=own, softcap=self.softcap)
 
@@ -138,7 +142,7 @@ class NativeSparseCore(AttentionCore):
         seen = (ends <= positions.unsqueeze(-1)).expand(len(q_c), 1, -1, -1)
         compressed = grouped_attention(self, q_c, k_c, v_c, seen)
         there = torch.ones(len(q_c), total, dtype=torch.bool, device=q_c.device)
-        chosen = self._choose(q_c, k_c, self.sinks, seen, positions, there)
+        chosen = self.choose(q_c, k_c, self.sinks, seen, positions, there)
         selected = picked_attention(self, q_s, cache, chosen, positions, self._selection, total)
         return torch.cat([compressed, selected], dim=-1)
 
@@ -152,6 +156,8 @@ class NativeSparseCore(AttentionCore):
         self, q_c: Tensor, q_s: Tensor, k_c: Tensor, v_c: Tensor, k_s: Tensor, v_s: Tensor, there: Tensor
     ) -> Tensor:
         """The compressed and the selected branch."""
+        if wanted(q_c):
+            return native_blocks(self, q_c, q_s, k_c, v_c, k_s, v_s, there)
         (B, H, T, _), K = q_c.shape, k_c.shape[1]
         gathered = K * self.selected_blocks * self.select_block * (k_s.shape[-1] + v_s.shape[-1])
         rows = max(1, SLICE // (B * (H * k_c.shape[2] + gathered)))
@@ -197,7 +203,7 @@ class NativeSparseCore(AttentionCore):
             k_c, v_c, seen = k_c[:, :, :n], v_c[:, :, :n], seen[..., :n]
         compressed = softmax_attention(q_c, k_c, v_c, mask=seen, sinks=by_query(sinks), softcap=self.softcap)
         k_s, v_s, there = k_s[:, :, :reach], v_s[:, :, :reach], there[:, :reach]
-        chosen = self._choose(q_c, k_c, sinks, seen, positions, there)
+        chosen = self.choose(q_c, k_c, sinks, seen, positions, there)
         last = positions if self.causal else None
         selected = selected_attention(
             q_s, k_s, v_s, chosen, self.select_block, self.selected_blocks, there, last, sinks, self.softcap
@@ -205,7 +211,7 @@ class NativeSparseCore(AttentionCore):
         return torch.cat([compressed, selected], dim=-1)
 
     @torch.no_grad()
-    def _choose(
+    def choose(
         self, q_c: Tensor, k_c: Tensor, sinks: Tensor | None, seen: Tensor, positions: Tensor, there: Tensor
     ) -> Tensor:
         """The blocks that queries (B, H, S, D) at `positions`, (S,) or (B, 1, S), select: (B, K, S, J)."""
@@ -232,6 +238,6 @@ class NativeSparseCore(AttentionCore):
         T = k.shape[2]
         there = torch.ones(len(k), T, dtype=torch.bool, device=k.device)
         seen = self.compress_key.seen(positions, there, self.causal)
-        chosen = self._choose(q_c[:, :, positions], self.compress_key(k_c, there), self.sinks, seen, positions, there)
+        chosen = self.choose(q_c[:, :, positions], self.compress_key(k_c, there), self.sinks, seen, positions, there)
         tokens = repeat_heads(tokens_of(chosen, self.select_block, T), q.shape[1])
         return tokens & (torch.arange(T, device=k.device) <= positions[:, None]) if self.causal else tokens

@@ -15,8 +15,10 @@ from ablab.model.attention.base import (
     softmax_of,
 )
 from ablab.model.attention.cache import LayerCache, Step
-from ablab.model.attention.choosing import ChoosingCore, block_divergence
+from ablab.model.attention.choosing import block_divergence
 from ablab.model.attention.dense import at_once, recomputed, softmax_attention
+from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.choosing import FlexChoosingCore
 from ablab.model.attention.gathered import (
     Gathered,
     gathered_attention,
@@ -36,9 +38,11 @@ SLICE = 2**22  # scores, or elements of gathered keys and values, that are there
 # Where there are so many times more blocks than a query sees, what it sees is brought to it; else the rest is hidden.
 # Single keys are gathered for each query, which pays later, and without a backward pass hardly ever.
 ROUTE_FROM, GATHER_FROM = 8, 32
+# FlexAttention computes what it hides so fast that bringing queries to blocks, in many small steps, pays later.
+FLEX_BELOW = 32
 
 
-class SelectedCore(ChoosingCore):
+class SelectedCore(FlexChoosingCore):
     """One softmax over the keys of chosen blocks, and a window.
 
     With an index the heads choose together, by `index_scores` of the mean of each block's index keys. Without, each
@@ -92,6 +96,8 @@ class SelectedCore(ChoosingCore):
     def _attend_all(self, q: Tensor, k: Tensor, v: Tensor, there: Tensor, *index: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and what the index loses, (B, T)."""
         times = -(-q.shape[2] // self.selection.block) / self.selection.slots
+        if wanted(q) and (times < FLEX_BELOW or self.selection.block == 1) and not self._dropped():
+            return self._by_flex(q, k, v, there, *index, warming=self._warming())
         if self.selection.block > 1 and times >= ROUTE_FROM and not self._warming():
             return self._route(q, k, v, there, *index)
         if self.selection.block > 1 or times < GATHER_FROM or self._warming() or not torch.is_grad_enabled():

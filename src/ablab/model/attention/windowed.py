@@ -18,7 +18,8 @@ from ablab.model.attention.base import (
 )
 from ablab.model.attention.by_position import PositionalCore
 from ablab.model.attention.dense import DENSE_BELOW, dense_attention, softmax_attention
-from ablab.model.attention.flex import flex_rule_attention
+from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.rule import Scoring, rule_attention
 from ablab.model.attention.local import Local
 from ablab.model.attention.operators import sparse_attention
 from ablab.model.spec import LayerSpec, require_at_least
@@ -81,7 +82,8 @@ class WindowedAttention(PositionalCore):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         T = q.shape[2]
         everything = self.local.dilation == 1 and self.local.back >= T - 1
-        if everything and not self.share_qk and key_padding_mask is None and self.slopes is None:
+        plain = not self.share_qk and key_padding_mask is None and self.slopes is None
+        if everything and plain and (self.softcap is None or not wanted(q)):  # PyTorch's fused kernels know no cap
             return softmax_attention(q, k, v, causal=self.causal, sinks=by_query(self.sinks), softcap=self.softcap)
         if T < DENSE_BELOW:
             mask = self.dense_mask[:T, :T]
@@ -92,8 +94,11 @@ class WindowedAttention(PositionalCore):
                 q, k, v, mask, key_padding_mask,
                 own_if_alone=self.share_qk, bias=bias, sinks=self.sinks, softcap=self.softcap,
             )  # fmt: skip
-        if q.device.type == "cuda" and self.slopes is None and self.sinks is None and self.softcap is None:
-            return flex_rule_attention(q, k, v, self.local, key_padding_mask, own_if_alone=self.share_qk)
+        if wanted(q):
+            return rule_attention(
+                q, k, v, self.local, key_padding_mask=key_padding_mask, sinks=self.sinks, own_if_alone=self.share_qk,
+                scoring=Scoring(softcap=self.softcap, slopes=self.slopes),
+            )  # fmt: skip
         return sparse_attention(
             q,
             repeat_heads(k, q.shape[1]),
