@@ -23,6 +23,7 @@ class Parallel:
     Attributes:
         shares_gradients: every process takes each step by the same gradient.
         holds_all: every process has the whole gradient of every parameter when a step is taken.
+        compiles_not: why `trainer.compile` cannot be had with it; None: it can.
         takes_scaled: gradients may be scaled for float16, by a factor that changes between steps.
         batch_loss: of the last batch, where `training_step` could not know it yet.
     """
@@ -30,6 +31,7 @@ class Parallel:
     shares_gradients = True
     holds_all = True
     takes_scaled = True
+    compiles_not: str | None = None
     batch_loss: Tensor | None = None
 
     def mechanism(self) -> dict[str, float]:
