@@ -23,6 +23,7 @@ from ablab.config.tune import TuneConfig, TuneSchema
 from ablab.errors import UserError
 
 # Whether blocks are compiled in training, or in which of torch.compile's modes.
+GRAPHS = "reduce-overhead"  # the one that has CUDA graphs
 Compile = bool | Literal["max-autotune-no-cudagraphs", "reduce-overhead"]
 
 

@@ -82,7 +82,8 @@ def dropout(module: nn.Module, x: Tensor, p: float) -> Tensor:
     if key is None or not torch.compiler.is_compiling():
         return nn.functional.dropout(x, p)
     like = torch.empty_like(x)  # whose order in memory, in which a mask is drawn, is that of the mask
-    return x * kept(key, like.shape, like.stride(), x.dtype, x.device, p).to(x.dtype).div(1 - p)
+    mask: Tensor = kept(key, like.shape, like.stride(), x.dtype, x.device, p)
+    return x * mask.to(x.dtype).div(1 - p)
 
 
 class Dropout(nn.Dropout):

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from ablab.config.run_config import Compile
+from ablab.config.run_config import GRAPHS, Compile
 from ablab.config.value_types import shown
 from ablab.errors import UserError, one_line
 from ablab.model.block import Block
@@ -34,10 +34,10 @@ from ablab.tasks.base import Batch
 BACKEND = "inductor"
 KINDS = 8  # of shapes, and of states of components, for each layer, before one that changes all the time is refused
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}
-_GRAPHS = "reduce-overhead"
 _OFF = "or use trainer.compile=false"
 
 Backend = str | Callable[..., Any]
+Failure = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)  # of `torch.compile`
 
 
 def compile_blocks(model: nn.Module, asked: Compile, backend: Backend | None = None) -> None:
@@ -58,7 +58,7 @@ def compile_blocks(model: nn.Module, asked: Compile, backend: Backend | None = N
     whole, in_parts = make(fullgraph=True), make()
     for block in blocks:
         block.compiled = whole if compile_breaks(block) is None else in_parts
-    if mode == _GRAPHS:
+    if mode == GRAPHS:
         model.register_forward_pre_hook(_begin_step)
 
 
@@ -75,7 +75,7 @@ def compile_notes(model: nn.Module, asked: Compile) -> list[str]:
 
 def told(error: BaseException, asked: Compile) -> BaseException:
     """The error, or where it is one of `torch.compile` what a user is told of it."""
-    if not asked or not isinstance(error, torch._dynamo.exc.TorchDynamoException):
+    if not asked or not isinstance(error, Failure):
         return error
     return UserError(f"{_named(asked)}: torch.compile failed: {cause_of(error)}; mend it, {_OFF}")
 
@@ -109,7 +109,7 @@ def try_compiled(model: Transformer, batch: Batch, asked: Compile) -> None:
     before = torch.get_rng_state()
     try:
         model(inputs, targets=targets)
-    except Exception as error:
+    except Failure as error:
         raise told(error, asked) from error
     finally:
         torch.compiler.reset()
@@ -125,7 +125,7 @@ def _check_draws(graphs: list[GraphModule], asked: Compile, *, drawn: bool) -> N
             f"weights does), which would be other numbers than not compiled: use attention.dropout_on=output, {_OFF}"
         )
     drops = any(node.target is torch.ops.ablab.kept.default for each in graphs for node in each.graph.nodes)
-    if drops and asked == _GRAPHS:
+    if drops and asked == GRAPHS:
         raise UserError(
             f"{_named(asked)}: a CUDA graph would drop the same in every step: use trainer.compile=true, or no dropout"
         )
@@ -137,9 +137,9 @@ def check_compiler(asked: Compile, *, on_gpu: bool, batches: int = 1) -> None:
     Args:
         batches: of each step.
     """
-    if asked == _GRAPHS and not on_gpu:
+    if asked == GRAPHS and not on_gpu:
         raise UserError(f"{_named(asked)}: CUDA graphs need a GPU: use trainer.compile=true, {_OFF}")
-    if asked == _GRAPHS and batches > 1:
+    if asked == GRAPHS and batches > 1:
         raise UserError(
             f"{_named(asked)}: CUDA graphs keep the gradients of one batch alone, and "
             f"trainer.accumulate_grad_batches={batches} adds up several: use trainer.compile=true, {_OFF}"

@@ -81,7 +81,14 @@ def rehearse_compiled(built: BuiltRun) -> None:
     with without_trace(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = _model_of(replace(built), keep_model=False)  # without the model that is left for the run
-        try_compiled(model, _cropped(one_sample(task)), config.trainer.compile)
+        try:
+            try_compiled(model, _cropped(one_sample(task)), config.trainer.compile)
+        except UserError as error:
+            if error.__cause__ is None or not _on_gpu(config):  # what fails on a CPU need not fail on a GPU
+                raise
+        except Exception as error:
+            if not _on_gpu(config):
+                raise UserError(_told(config, error, "torch.compile")) from error
 
 
 def rehearse_callbacks(built: BuiltRun, metrics: Collection[str] | None) -> None:

@@ -50,9 +50,11 @@ def _check_compile(config: RunConfig, strategy: Parallel) -> None:
     asked = config.trainer.compile
     if not asked:
         return
-    if (why := strategy.compiles_not) is not None:
-        raise UserError(f"{config.chosen('strategy')} does not work with trainer.compile={asked}: {why}")
-    trainer = config.trainer
+    trainer, said = config.trainer, asked if isinstance(asked, str) else "true"
+    try:
+        strategy.check_compile(asked)
+    except ValueError as error:
+        raise UserError(f"{config.chosen('strategy')} does not work with trainer.compile={said}: {error}") from error
     check_compiler(asked, on_gpu=not _on_cpu(trainer.accelerator), batches=trainer.accumulate_grad_batches)
 
 

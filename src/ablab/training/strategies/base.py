@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
+from ablab.config.run_config import Compile
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -23,7 +25,6 @@ class Parallel:
     Attributes:
         shares_gradients: every process takes each step by the same gradient.
         holds_all: every process has the whole gradient of every parameter when a step is taken.
-        compiles_not: why `trainer.compile` cannot be had with it; None: it can.
         takes_scaled: gradients may be scaled for float16, by a factor that changes between steps.
         batch_loss: of the last batch, where `training_step` could not know it yet.
     """
@@ -31,7 +32,6 @@ class Parallel:
     shares_gradients = True
     holds_all = True
     takes_scaled = True
-    compiles_not: str | None = None
     batch_loss: Tensor | None = None
 
     def mechanism(self) -> dict[str, float]:
@@ -81,6 +81,9 @@ class Parallel:
 
     def check_batch(self, samples: int) -> None:
         """Whether a share of so many samples of a batch can be trained on so. Raises ValueError if it cannot."""
+
+    def check_compile(self, asked: Compile) -> None:
+        """Whether blocks can be compiled so (`trainer.compile`). Raises ValueError if they cannot."""
 
     def check_optimizer(self, factory: Callable[..., Optimizer]) -> None:
         """Whether an optimizer works so. Raises ClashError if it does not."""
