@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from ablab.config import conf_folder
+from ablab.config.run_config import Compile
 from ablab.errors import UserError
 from ablab.model.block import Block
 from ablab.model.draws import key_draws, seed_pass
@@ -191,7 +192,7 @@ class SaysSo(Breaks):
 
 def test_what_cannot_be_compiled_is_refused_in_a_line(build: Build, load_option: Any, tokens: Tokens) -> None:
     dropping = load_option("attention", "full", dropout=0.3, dropout_on="weights")
-    refused = [
+    refused: list[tuple[dict[str, Any], Compile, str]] = [
         ({"attention": dropping}, True, r"attention\.dropout_on=weights does\), .* use attention\.dropout_on=output"),
         ({"activation": Draws}, True, "draws from PyTorch's own generators"),
         ({"activation": Breaks}, True, r"^trainer\.compile=true: torch\.compile failed: .*graph break.*compile=false$"),

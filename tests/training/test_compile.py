@@ -102,7 +102,7 @@ def scaled(config: RunConfig, scale: float, backend: str | None) -> list[torch.T
     )
     compile_blocks(module.model, backend is not None, backend)
     quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    plugins = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))]
+    plugins: list[Any] = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))]
     with quiet_lightning():
         Trainer(
             accelerator="cpu", max_steps=3, limit_val_batches=0, gradient_clip_val=0.25, plugins=plugins,

@@ -19,7 +19,6 @@ from ablab.config import RunConfig
 from ablab.model.protocols import has_penalties
 from ablab.tasks.base import Batch, EvalBatch, Task
 from ablab.training.build_model import build_model
-from ablab.training.compile import compile_blocks
 from ablab.training.optimizers.groups import build_optimizer
 
 PATIENCE_S = 600  # for a runner's turn to end
@@ -41,7 +40,6 @@ class BareLoop(Runner):
     def __init__(self, config: RunConfig, task: Task, device: torch.device) -> None:
         self.device = device
         self.model = self.transformer = build_model(config, task).to(device)
-        compile_blocks(self.model, config.trainer.compile)
         self.optimizer = build_optimizer(instantiate(config.options["optimizer"], _convert_="all"), self.model)
         getattr(self.optimizer, "train", lambda: None)()
         self.schedule = instantiate(config.options["schedule"], _convert_="all")(self.optimizer)
@@ -78,7 +76,6 @@ class PlainModule(LightningModule):
     def __init__(self, config: RunConfig, task: Task) -> None:
         super().__init__()
         self.model = build_model(config, task)
-        compile_blocks(self.model, config.trainer.compile)
         self.config, self.task = config, task
         self.penalised = has_penalties(self.model)
 

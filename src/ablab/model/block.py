@@ -77,7 +77,8 @@ class Block(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is not compiled: it may be of another type, on another device, and not to be trained."""
-        return {name: value for name, value in super().__getstate__().items() if name != "compiled"}
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]  # torch says no types here
+        return {name: value for name, value in state.items() if name != "compiled"}
 
     def extend(self, x: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
         """`forward` for new tokens alone, which the context's `step` names; the cache has those before them."""
