@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -28,6 +29,14 @@ _HALF = 32  # bits of a seed
 _KNOWN = ("ablab.", "torch.")  # of whose modules it is known whether they draw
 _KEY = "draw_key"  # of a module that draws apart
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """The key of a module's draws: a tensor, so that it is no part of a graph, which modules that are alike share."""
+
+    number: Tensor  # on the CPU, wherever the module goes
+
 
 Saved = list[tuple[torch.Generator, Tensor]]
 
@@ -56,7 +65,7 @@ def key_draws(model: nn.Module) -> None:
 def draw_apart(module: nn.Module, *key: int | str) -> None:
     """Let a module draw as a function of the pass and `key` alone. Of two keys of one module the later one counts."""
     own = _OwnGenerators(_digest(*key))
-    setattr(module, _KEY, torch.tensor(own.key, device="cpu"))  # no number, which would be a part of the graph
+    setattr(module, _KEY, _Key(torch.tensor(own.key, device="cpu")))
     module.register_forward_pre_hook(own.enter)
     module.register_forward_hook(own.leave, prepend=True)
 
@@ -82,7 +91,7 @@ def dropout(module: nn.Module, x: Tensor, p: float) -> Tensor:
     if key is None or not torch.compiler.is_compiling():
         return nn.functional.dropout(x, p)
     like = torch.empty_like(x)  # whose order in memory, in which a mask is drawn, is that of the mask
-    mask: Tensor = kept(key, like.shape, like.stride(), x.dtype, x.device, p)
+    mask: Tensor = kept(key.number, like.shape, like.stride(), x.dtype, x.device, p)
     return x * mask.to(x.dtype).div(1 - p)
 
 
