@@ -36,6 +36,7 @@ TinyConfig = Callable[..., RunConfig]
 ELSEWHERE = {
     "strategy.processes": "how many processes a run starts, `RunConfig.processes`",
     "strategy.data_parallel_size": "nothing: it is what the other size leaves, and any other is refused",
+    "trainer.compile": "what blocks are called by in training, see training/test_compile.py",
     "trainer.devices": "the processes of a strategy of several; see below",
     "callbacks.*.observer": "whether a callback is part of a run's identity; see below",
 }

@@ -51,10 +51,12 @@ def test_both_do_the_same_work(overrides: list[str], tiny: list[str], tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
 
-def test_a_run_of_several_processes_is_refused(tiny: list[str]) -> None:
+def test_a_run_of_several_processes_or_a_compiled_one_is_refused(tiny: list[str]) -> None:
     line = r"^strategy=ddp: bench loop measures one process; ablab bench strategies compares several$"
     with pytest.raises(UserError, match=line):
         bench_loop([*tiny, "strategy=ddp", "trainer.devices=2"], steps=1, rounds=1, output=None)
+    with pytest.raises(UserError, match=r"^trainer\.compile: bench loop compares loops as they are written"):
+        bench_loop([*tiny, "trainer.compile=true"], steps=1, rounds=1, output=None)
 
 
 def test_both_minimise_a_penalty(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

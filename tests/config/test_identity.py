@@ -84,6 +84,19 @@ def test_every_setting_counts_but_names_and_loggers(config: Frozen) -> None:
         assert (identity_of(changed(config, path)) != identity) == matters, path
 
 
+def test_compiling_counts_where_it_is_asked_for(config: Frozen) -> None:
+    """A run from before there was the key is the same run."""
+    assert config["trainer"]["compile"] is False
+    before = {**config, "trainer": {key: value for key, value in config["trainer"].items() if key != "compile"}}
+    asked = {
+        value: {**config, "trainer": {**config["trainer"], "compile": value}} for value in (True, "reduce-overhead")
+    }
+    assert identity_of(before) == identity_of(config)
+    assert list(differences(before, config)) == []
+    assert len({identity_of(each) for each in (config, *asked.values())}) == 3
+    assert what_differs(asked[True], before) == "trainer.compile=True, not False"
+
+
 def test_a_setting_of_that_name_deeper_down_counts(config: Frozen) -> None:
     config["task"]["name"] = "a"
     identity = identity_of(config)
@@ -115,6 +128,9 @@ def test_a_run_is_what_its_config_says(tiny_config: Callable[..., RunConfig]) ->
         ("max_steps", 1.5, "trainer.max_steps=1.5: must be a whole number"),
         ("val_check_interval", 0, "trainer.val_check_interval=0: must be at least 1"),
         ("gradient_clip_val", "much", "trainer.gradient_clip_val='much': must be a number or null"),
+        ("compile", "fast", "trainer.compile='fast': must be true or false or one of max-autotune-no-cudagraphs, "),
+        ("compile", None, "trainer.compile=null: must be true or false or one of "),
+        ("compile", 1, "trainer.compile=1: must be true or false or one of "),
         ("gradient_clip_val", ..., "trainer.gradient_clip_val must be given: add trainer.gradient_clip_val=... "),
     ],
 )

@@ -57,6 +57,8 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
         raise UserError(
             f"{config.chosen('strategy')}: bench loop measures one process; ablab bench strategies compares several"
         )
+    if config.trainer.compile:
+        raise UserError("trainer.compile: bench loop compares loops as they are written; leave it out")
     Preflight().check(config)
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--json {output}: no such folder")

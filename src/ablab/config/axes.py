@@ -176,6 +176,7 @@ _ENTRIES = (
         name="trainer",
         kinds=("lightning.Trainer",),
         refused="ablab.training.trainer.OWNED",
+        beside=("compile",),
         read_as="ablab.config.run_config.TrainerConfig",
     ),
     Axis(name="logger", kinds=("lightning.pytorch.loggers.Logger",), several=True, supplied=("run",)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ablab.config.redact import redact
@@ -34,6 +34,10 @@ IDENTITY_EXCLUDES = frozenset(
     }
 )
 
+# Keys that a config of an earlier version has not, with the value by which all is as it was: they count where they are
+# something else.
+OFF: Mapping[str, Any] = {"trainer.compile": False}
+
 # The key by which a callback's node says that it changes nothing that is computed.
 OBSERVER = "observer"
 
@@ -62,8 +66,15 @@ def _identity(node: Any, prefix: str) -> Any:
     return {
         key: _identity(value, f"{prefix}{key}.")
         for key, value in node.items()
-        if f"{prefix}{key}" not in IDENTITY_EXCLUDES and not _only_observes(prefix, value)
+        if f"{prefix}{key}" not in IDENTITY_EXCLUDES
+        and not _only_observes(prefix, value)
+        and not is_off(f"{prefix}{key}", value)
     }
+
+
+def is_off(key: str, value: Any) -> bool:
+    """Whether the value of a dotted key says no more than that the key would if it were not there."""
+    return key in OFF and value is OFF[key]
 
 
 def _only_observes(prefix: str, node: Any) -> bool:
@@ -89,8 +100,9 @@ def _differences(one: Any, other: Any, prefix: str, excluded: Collection[str]) -
             yield prefix.removesuffix("."), one, other
         return
     for key in sorted(one.keys() | other.keys()):
-        if f"{prefix}{key}" not in excluded:
-            yield from _differences(one.get(key), other.get(key), f"{prefix}{key}.", excluded)
+        if (name := f"{prefix}{key}") not in excluded:
+            off = OFF.get(name)
+            yield from _differences(one.get(key, off), other.get(key, off), f"{name}.", excluded)
 
 
 def what_differs(config: Node, other: Node) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from ablab.config.axes import AXES
 from ablab.config.ladder import LadderConfig
@@ -22,10 +22,14 @@ from ablab.config.seeds import SeedsConfig
 from ablab.config.tune import TuneConfig, TuneSchema
 from ablab.errors import UserError
 
+# Whether blocks are compiled in training, or in which of torch.compile's modes.
+GRAPHS = "reduce-overhead"  # the one that has CUDA graphs
+Compile = bool | Literal["max-autotune-no-cudagraphs", "reduce-overhead"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """The arguments of Lightning's Trainer that the harness reads, too. The Trainer gets all of the axis `trainer`."""
+    """The arguments of Lightning's Trainer that the harness reads, too. It gets all of the axis but `compile`."""
 
     max_steps: int
     val_check_interval: int
@@ -35,6 +39,7 @@ class TrainerConfig:
     num_nodes: int = 1
     accelerator: str = "auto"
     precision: str | int | None = None
+    compile: Compile = False  # the harness's own, of which Lightning is not told
 
     @classmethod
     def of(cls, node: Node) -> TrainerConfig:

@@ -7,13 +7,14 @@ whether it also acts inside the attention is that option's, since not every core
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ablab.model.attention.cache import LayerCache
 from ablab.model.attention.layer import attention_layer
 from ablab.model.context import LayerContext
+from ablab.model.draws import Dropout
 from ablab.model.feed_forward.base import FeedForward
 from ablab.model.norm import Norm, norm_of_added
 from ablab.model.residual.base import Residual
@@ -29,7 +30,13 @@ class Block(nn.Module):
         norm: makes each of the two norms, or four where they stand on both sides of a part.
         residual: makes each of the two residual connections, which are told their place among all of the model.
         dropout: probability, on what each half adds to the stream.
+
+    Attributes:
+        compiled: `Block.compute` in another form, by which a block in training is called; None: as it is written. See
+            `ablab.training.compile`.
     """
+
+    compiled: Callable[[Block, Tensor, LayerContext], Tensor] | None = None
 
     def __init__(
         self,
@@ -50,7 +57,7 @@ class Block(nn.Module):
         self.feed_forward = feed_forward(spec)
         self.attention_residual = residual(spec, place=2 * spec.layer_index)
         self.feed_forward_residual = residual(spec, place=2 * spec.layer_index + 1)
-        self.attention_dropout, self.feed_forward_dropout = nn.Dropout(dropout), nn.Dropout(dropout)
+        self.attention_dropout, self.feed_forward_dropout = Dropout(dropout), Dropout(dropout)
         self._check()
 
     def forward(self, x: Tensor, context: LayerContext) -> Tensor:
@@ -59,8 +66,19 @@ class Block(nn.Module):
         Args:
             x: the stream (B, T, d_model), or what the residual has in its place, (B, T, ..., d_model).
         """
+        if self.compiled is not None and self.training:
+            return self.compiled(self, x, context)
+        return self.compute(x, context)
+
+    def compute(self, x: Tensor, context: LayerContext) -> Tensor:
+        """`forward` as it is written, whether the block is compiled or not."""
         given = self.attention_residual.given(context)
         return self.transform(self.mix(x, lambda y: self.attention.within(y, given)), context)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not compiled: it may be of another type, on another device, and not to be trained."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]  # torch says no types here
+        return {name: value for name, value in state.items() if name != "compiled"}
 
     def extend(self, x: Tensor, context: LayerContext, cache: LayerCache) -> Tensor:
         """`forward` for new tokens alone, which the context's `step` names; the cache has those before them."""

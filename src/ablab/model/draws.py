@@ -9,12 +9,16 @@ The pass is the upper half of the generators' seed, which no draw moves and whic
 puts a state back to compute something again, as `torch.utils.checkpoint` does, draws the same masks again.
 
 A module that is called twice in a pass draws the same both times; `branch` sets the calls apart.
+
+`dropout` draws the same masks where `torch.compile` has made a graph of the module, in which nothing can be put back
+and forth: there the mask is an operator of its own (`ablab::kept`), which is given the module's key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -23,7 +27,16 @@ from torch import Tensor, nn
 
 _HALF = 32  # bits of a seed
 _KNOWN = ("ablab.", "torch.")  # of whose modules it is known whether they draw
+_KEY = "draw_key"  # of a module that draws apart
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """The key of a module's draws: a tensor, so that it is no part of a graph, which modules that are alike share."""
+
+    number: Tensor  # on the CPU, wherever the module goes
+
 
 Saved = list[tuple[torch.Generator, Tensor]]
 
@@ -52,6 +65,7 @@ def key_draws(model: nn.Module) -> None:
 def draw_apart(module: nn.Module, *key: int | str) -> None:
     """Let a module draw as a function of the pass and `key` alone. Of two keys of one module the later one counts."""
     own = _OwnGenerators(_digest(*key))
+    setattr(module, _KEY, _Key(torch.tensor(own.key, device="cpu")))
     module.register_forward_pre_hook(own.enter)
     module.register_forward_hook(own.leave, prepend=True)
 
@@ -69,6 +83,45 @@ def branch(module: nn.Module, key: int | str) -> Iterator[None]:
         _restore(saved)
 
 
+def dropout(module: nn.Module, x: Tensor, p: float) -> Tensor:
+    """Return x with dropout if the module, which draws nothing else, is in training. Compiled or not it is the same."""
+    if not module.training or p == 0:
+        return x
+    key = getattr(module, _KEY, None)
+    if key is None or not torch.compiler.is_compiling():
+        return nn.functional.dropout(x, p)
+    like = torch.empty_like(x)  # whose order in memory, in which a mask is drawn, is that of the mask
+    mask: Tensor = kept(key.number, like.shape, like.stride(), x.dtype, x.device, p)
+    return x * mask.to(x.dtype).div(1 - p)
+
+
+class Dropout(nn.Dropout):
+    """`torch.nn.Dropout` by `dropout`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(self, x, self.p)
+
+
+@torch.library.custom_op("ablab::kept", mutates_args=())
+def kept(
+    key: Tensor, shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype, device: torch.device, p: float
+) -> Tensor:
+    """The numbers that dropout lets through, bool: as a module of that key draws them in the pass that has begun."""
+    saved = _switch(_pass(), int(key))
+    try:
+        ones = torch.empty_strided(shape, stride, dtype=dtype, device=device).fill_(1)
+        return nn.functional.dropout(ones, p) != 0
+    finally:
+        _restore(saved)
+
+
+@kept.register_fake
+def _(
+    key: Tensor, shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype, device: torch.device, p: float
+) -> Tensor:
+    return torch.empty_strided(shape, stride, dtype=torch.bool, device=device)
+
+
 class _OwnGenerators:
     """Hooks around the calls of a module in training. In what is compiled they do nothing: one graph has one generator.
 
@@ -77,12 +130,12 @@ class _OwnGenerators:
     """
 
     def __init__(self, key: int) -> None:
-        self._key = key
+        self.key = key
         self._saved: Saved | None = None
 
     def enter(self, module: nn.Module, args: Any) -> None:
         drawing = module.training and not torch.compiler.is_compiling()
-        self._saved = _switch(_pass(), self._key) if drawing else None
+        self._saved = _switch(_pass(), self.key) if drawing else None
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._saved is not None:

@@ -17,6 +17,7 @@ from ablab.config.placebo import NUDGE, Placebo
 from ablab.model.attention.projections import scaled
 from ablab.model.block import Block
 from ablab.model.context import LayerContext
+from ablab.model.draws import Dropout
 from ablab.model.feed_forward.base import Dense, FeedForward
 from ablab.model.initialisation import initialise, keyed_generator
 from ablab.model.layer_fusion.base import LastLayer, LayerFusion
@@ -133,7 +134,7 @@ class Transformer(nn.Module):
             torch.set_rng_state(keyed_generator("constructors", seed).get_state())
             self._embed(spec(0))
             self.position = position(spec(0))
-            self.dropout = nn.Dropout(dropout)
+            self.dropout = Dropout(dropout)
             make = partial(
                 Block,
                 attention=attention,

@@ -12,6 +12,7 @@ from typing import Any
 
 from ablab.config import IDENTITY_EXCLUDES, Node
 from ablab.config.axes import called_by
+from ablab.config.identity import OFF
 from ablab.config.overrides import canonical
 from ablab.config.placebo import KEY as PLACEBO
 from ablab.results.record import Record
@@ -87,7 +88,7 @@ def _unequal(group: str, runs: list[tuple[Record, Settings]]) -> set[str]:
     seen: dict[str, set[str | None]] = defaultdict(set)
     for record, setting in runs:
         for key in keys[record.versions.get("ablab")] - _brought_about(record):
-            seen[key].add(text_of(setting[key]) if key in setting else None)
+            seen[key].add(text_of(setting.get(key, OFF.get(key))) if key in setting or key in OFF else None)
     return {key for key, found in seen.items() if len(found) > 1}
 
 

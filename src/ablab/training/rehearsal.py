@@ -27,6 +27,7 @@ from ablab.model.transformer import Transformer
 from ablab.tasks.base import Batch, Task
 from ablab.training.build import BuiltRun, build_strategy
 from ablab.training.callback_group import check_monitors, check_setup, has_setup
+from ablab.training.compile import try_compiled
 from ablab.training.cost import count_parameters, one_sample, without_trace
 from ablab.training.module import TrainingModule
 from ablab.training.trainer import idle_trainer
@@ -66,6 +67,28 @@ def rehearse(built: BuiltRun, *, keep_model: bool = False) -> set[str] | None:
             if _on_gpu(config) and not isinstance(error, _MISWRITTEN):
                 return None  # on a CPU, where a kernel for GPUs need not work
             raise UserError(_told(config, error, stage)) from error
+
+
+def rehearse_compiled(built: BuiltRun) -> None:
+    """Try what `trainer.compile` has to do with the run, if it is set.
+
+    Raises:
+        UserError: a component, or the run, cannot be compiled.
+    """
+    config, task = built.config, built.task
+    if not config.trainer.compile:
+        return
+    with without_trace(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = _model_of(replace(built), keep_model=False)  # without the model that is left for the run
+        try:
+            try_compiled(model, _cropped(one_sample(task)), config.trainer.compile)
+        except UserError as error:
+            if error.__cause__ is None or not _on_gpu(config):  # what fails on a CPU need not fail on a GPU
+                raise
+        except Exception as error:
+            if not _on_gpu(config):
+                raise UserError(_told(config, error, "torch.compile")) from error
 
 
 def rehearse_callbacks(built: BuiltRun, metrics: Collection[str] | None) -> None:

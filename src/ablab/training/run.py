@@ -35,6 +35,7 @@ from ablab.training.build import BuiltRun
 from ablab.training.callback_group import build_callbacks
 from ablab.training.callbacks import Heartbeat, LateLoss, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_list import Found, Origin, newest_whole
+from ablab.training.compile import compile_notes, told
 from ablab.training.cost import CostMeter
 from ablab.training.failures import ended_itself, failure_of, leave, noted
 from ablab.training.fork import Fork
@@ -117,6 +118,7 @@ def execute(
             return record
         if isinstance(error, MisconfigurationException):  # by which Lightning tells users of their mistakes
             error = UserError(one_line(error))
+        error = told(error, config.trainer.compile)
         hidden = secrets_in(config.to_dict())
         failure = failure_of(error, place.rank, hidden)
         record.reason, record.cause, record.traceback = failure.reason, failure.cause, failure.traceback or None
@@ -174,9 +176,9 @@ def _train(
     record.cost = cost = replace(built.cost) if world().rank == 0 else Cost()  # counting takes long, and one writes
     meter, tokens = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config)), TokenCounts(accumulate)
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
-    told = [ReportProgress(progress, task.primary)] if progress else []
+    shows = [ReportProgress(progress, task.primary)] if progress else []
     theirs = build_callbacks(config.options["callbacks"], folder)
-    watchers = Watchers(LateLoss(), traffic, meter, tokens, mechanisms, *heart, *told)
+    watchers = Watchers(LateLoss(), traffic, meter, tokens, mechanisms, *heart, *shows)
     callbacks = [watchers, *theirs, BranchPoints(folder, branches_of(built))]
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(built, folder, loggers, callbacks, origin, stop)
@@ -188,6 +190,7 @@ def _train(
     strategy = parallel(trainer.strategy)
     steps = config.trainer.max_steps
     record.notes += strategy.notes(steps) + idle_position(built.shapes) + unchosen(built.shapes, steps)
+    record.notes += compile_notes(built.shapes, config.trainer.compile)
     seed_everything_else(config.seed, strategy.dp_rank(trainer.global_rank))
     module = build_module(built) if seat is None else seat.build_module(built)
     record.stacked = seat.size if seat else None

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from ablab.config import Node, RunConfig
+from ablab.config.axes import AXES
 from ablab.config.signature import check_signature
 from ablab.errors import UserError
 from ablab.results.store import CHECKPOINT_FOLDER, PROFILE_FOLDER
@@ -26,6 +27,7 @@ from ablab.training.callbacks import Curves
 from ablab.training.checkpoint_folders import CheckpointFiles
 from ablab.training.checkpoint_list import Origin
 from ablab.training.checkpoints import Checkpoints, ParallelState, Randomness
+from ablab.training.compile import compile_blocks
 from ablab.training.environment import FixedClusterEnvironment
 from ablab.training.module import TrainingModule
 from ablab.training.stopping import OwnSigterm
@@ -137,7 +139,8 @@ def build_profiler(asked: str | Node | None, folder: Path) -> Profiler | None:
 
 def trainer_settings(config: RunConfig) -> Node:
     """The config of the axis `trainer` as arguments of Lightning's Trainer, with the strategy's devices."""
-    settings = {key: value for key, value in config.options["trainer"].items() if key != "_target_"}
+    own = ("_target_", *AXES["trainer"].beside)
+    settings = {key: value for key, value in config.options["trainer"].items() if key not in own}
     return settings | {"devices": config.processes}
 
 
@@ -175,12 +178,14 @@ def quiet_lightning() -> Iterator[None]:
 
 def build_module(built: BuiltRun) -> TrainingModule:
     """The model of a run, with its initial values, ready to be trained on its task."""
-    return TrainingModule(
+    module = TrainingModule(
         built.build_model(),
         built.task,
         built.optimizer,
         built.schedule,
     )
+    compile_blocks(module.model, built.config.trainer.compile)
+    return module
 
 
 def evaluate(trainer: Trainer, module: TrainingModule, task: Task) -> dict[str, float]:

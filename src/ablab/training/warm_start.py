@@ -24,7 +24,7 @@ _MAY_DIFFER = frozenset(
         *IDENTITY_EXCLUDES,
         *EXECUTION_KEYS,
         *("continue_from", "strategy", "axes.strategy", "axes.trainer"),
-        *("trainer.devices", "trainer.num_nodes", "trainer.accelerator"),
+        *("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.compile"),
         "trainer.max_steps",  # the schedule's steps are its own, and the same
     }
 )
@@ -130,4 +130,4 @@ def _of_component(key: str) -> bool:
 def _hint(key: str) -> str:
     if key == "schedule.total_steps":
         return "give a trunk the steps of the whole course: schedule.total_steps=..."
-    return "only components, strategy, trainer.devices, trainer.num_nodes and trainer.accelerator may differ"
+    return "only components, strategy, trainer.devices, num_nodes, accelerator and compile may differ"

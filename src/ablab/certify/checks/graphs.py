@@ -10,9 +10,9 @@ from torch import Tensor
 from ablab.certify.outcomes import Failed, require
 from ablab.certify.passes import LATE, Model, difference, stir
 from ablab.certify.subject import Subject
-from ablab.errors import UserError, one_line
-from ablab.model.protocols import BreaksGraph
+from ablab.errors import UserError
 from ablab.tasks.base import Inputs
+from ablab.training.compile import cause_of, compile_breaks
 
 LENGTH = 24
 ROUNDING = 1e-7
@@ -27,7 +27,7 @@ def compiles(subject: Subject) -> str:
         if said is not None:
             raise
         raise Failed(
-            f"torch.compile cannot have it in one graph: {_cause(error)}; one that must break says why, by "
+            f"torch.compile cannot have it in one graph: {cause_of(error)}; one that must break says why, by "
             '`breaks_graph = "..."`'
         ) from error
     finally:
@@ -40,11 +40,7 @@ def _reason(subject: Subject) -> str | None:
     """Why it says that no single graph can hold it."""
     if subject.several:
         return "each sample is looked at for modalities that are missing"
-    for module in subject.own(subject.model()).values():
-        for each in module.modules():
-            if isinstance(each, BreaksGraph):
-                return each.breaks_graph
-    return None
+    return next(filter(None, map(compile_breaks, subject.own(subject.model()).values())), None)
 
 
 def _compared(subject: Subject, fullgraph: bool) -> float:
@@ -79,11 +75,3 @@ def _step(subject: Subject, model: Model, called: Any, inputs: Inputs) -> dict[s
     found = torch.autograd.grad(total, list(named.values()), allow_unused=True, materialize_grads=True)
     named_gradients = {f"the gradient of {name}": each for name, each in zip(named, found, strict=True)}
     return {"the output": out.detach(), **named_gradients}
-
-
-def _cause(error: BaseException) -> str:
-    text = str(error)
-    for line in text.splitlines():
-        if line.strip().startswith(("Explanation:", "Developer debug context:")):
-            return line.strip().partition(":")[2].strip()[:200]
-    return one_line(error)

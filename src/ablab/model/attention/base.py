@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.attention.cache import LayerCache, Step
+from ablab.model.draws import dropout
 from ablab.model.spec import LayerSpec
 
 DropoutPlace = Literal["output", "weights"]
@@ -116,9 +117,7 @@ class AttentionCore(nn.Module):
             (B, H, T, Dv), zero where a query has nothing to attend to.
         """
         out = self.attend(q, k, v, key_padding_mask)
-        if self.dropout and self.dropout_on == "output":
-            out = nn.functional.dropout(out, self.dropout, self.training)
-        return out
+        return dropout(self, out, self.dropout) if self.dropout_on == "output" else out
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         """`forward` without dropout on the output."""

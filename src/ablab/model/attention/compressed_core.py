@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Unpack, cast
 
 import torch
-from torch import Tensor
-from torch.nn.functional import dropout as drop
+from torch import Tensor, nn
 
 from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by_query, scores_of, softmax_of
 from ablab.model.attention.cache import LayerCache, Step
@@ -19,6 +18,7 @@ from ablab.model.attention.indexer import COMPARED, IndexLearning, divergence, i
 from ablab.model.attention.kernel import working_dtype
 from ablab.model.attention.local import Local
 from ablab.model.attention.picked import GATHER_FROM, grouped_attention
+from ablab.model.draws import dropout
 from ablab.model.spec import LayerSpec, require_at_least, require_at_most
 
 SLICE = 2**22  # scores that are there at one time
@@ -78,9 +78,7 @@ class CompressedCore(AttentionCore):
     ) -> Tensor:
         """`AttentionCore.forward` with entries (B, 1, N, D), which there are (B, N), and the index of these, if any."""
         out = self._attend_all(q, k, v, key_padding_mask, *index)
-        if self.dropout and self.dropout_on == "output":
-            out = drop(out, self.dropout, self.training)
-        return out
+        return dropout(self, out, self.dropout) if self.dropout_on == "output" else out
 
     def _attend_all(
         self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, entries: Tensor, there: Tensor, *index: Tensor
@@ -139,7 +137,7 @@ class CompressedCore(AttentionCore):
         products = scores_of(q, keys, every, softcap=self.softcap).to(working_dtype(q))
         weights = softmax_of(products.masked_fill(~mask, float("-inf")), sinks)
         lost = divergence(scores, weights[..., k.shape[2] :], chosen)
-        return drop(weights, self._dropped()).to(values.dtype) @ values, lost
+        return nn.functional.dropout(weights, self._dropped()).to(values.dtype) @ values, lost
 
     def extend(
         self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, step: Step, index: tuple[Tensor, ...] = ()

@@ -18,6 +18,7 @@ from ablab.model.attention.layer import AttentionLayer, Rotate
 from ablab.model.attention.projections import join_heads
 from ablab.model.attention.recurrence import Recurrence
 from ablab.model.context import LayerContext
+from ablab.model.draws import dropout
 from ablab.model.spec import LayerSpec
 
 RATES = (1.0, 16.0)  # of forgetting, per unit of step size, as they are drawn at first
@@ -131,7 +132,7 @@ class LinearAttention(AttentionLayer):
 
     def drop(self, mixed: Tensor) -> Tensor:
         """Features with dropout."""
-        return nn.functional.dropout(mixed, self.dropout, self.training) if self.dropout else mixed
+        return dropout(self, mixed, self.dropout)
 
 
 class StateCache(LayerCache):

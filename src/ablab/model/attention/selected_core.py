@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from torch import Tensor
-from torch.nn.functional import dropout as drop
+from torch import Tensor, nn
 
 from ablab.model.attention.base import (
     by_query,
@@ -33,6 +32,7 @@ from ablab.model.attention.picked import picked_attention, places
 from ablab.model.attention.routed import routed_attention, routes
 from ablab.model.attention.selected_cache import SelectedCache
 from ablab.model.attention.selection import means
+from ablab.model.draws import dropout
 
 SLICE = 2**22  # scores, or elements of gathered keys and values, that are there at one time
 # Where there are so many times more blocks than a query sees, what it sees is brought to it; else the rest is hidden.
@@ -71,9 +71,7 @@ class SelectedCore(FlexChoosingCore):
         out, lost = self._attend_all(q, k, v, there, *index)
         if self.learning is not None and torch.is_grad_enabled():
             self.learning.keep(lost, key_padding_mask)
-        if self.dropout and self.dropout_on == "output":
-            out = drop(out, self.dropout, self.training)
-        return out
+        return dropout(self, out, self.dropout) if self.dropout_on == "output" else out
 
     def extend(
         self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, step: Step, index: tuple[Tensor, ...] = ()
@@ -172,7 +170,7 @@ class SelectedCore(FlexChoosingCore):
         products = scores_of(q, k, every, softcap=self.softcap).to(working_dtype(q))
         weights = softmax_of(products.masked_fill(~seen, float("-inf")), sinks)
         lost = block_divergence(scores[:, 0], self._shares(weights, positions), (chosen & candidates.scored)[:, 0])
-        dropped = drop(weights, self._dropped()).to(v.dtype)
+        dropped = nn.functional.dropout(weights, self._dropped()).to(v.dtype)
         return (dropped.unflatten(1, (v.shape[1], -1)) @ v.unsqueeze(2)).flatten(1, 2), lost
 
     def _gather(
@@ -199,7 +197,7 @@ class SelectedCore(FlexChoosingCore):
         lost = block_divergence(
             gathered_index(index[0], index[1], pooled, keys[..., :n]), weights[..., :n], learns[:, 0]
         )
-        return gathered_values(drop(weights, self._dropped()), v, given), lost
+        return gathered_values(nn.functional.dropout(weights, self._dropped()), v, given), lost
 
     def _warming(self) -> bool:
         return self.training and self.learning is not None and self.learning.warming

@@ -9,6 +9,7 @@ import torch
 from ablab.config import RunConfig
 from ablab.errors import UserError, one_line
 from ablab.training.build import build_strategy
+from ablab.training.compile import check_compiler
 from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.trainer import build_profiler, idle_trainer, trainer_settings
 from ablab.training.world import launched
@@ -28,6 +29,7 @@ def check_trainer(config: RunConfig) -> Parallel:
     strategy = build_strategy(config)
     _check_devices(config)
     _check_precision(config, parallel(strategy))
+    _check_compile(config, parallel(strategy))
     try:
         idle_trainer(config, strategy)
     except Exception as error:  # of whatever an accelerator or a plugin needs
@@ -42,6 +44,18 @@ def _check_precision(config: RunConfig, strategy: Parallel) -> None:
             f"trainer.precision={precision}: a CPU has no float16 to mix with, and Lightning would take bfloat16 "
             "instead: use trainer.precision=bf16-mixed"
         )
+
+
+def _check_compile(config: RunConfig, strategy: Parallel) -> None:
+    asked = config.trainer.compile
+    if not asked:
+        return
+    trainer, said = config.trainer, asked if isinstance(asked, str) else "true"
+    try:
+        strategy.check_compile(asked)
+    except ValueError as error:
+        raise UserError(f"{config.chosen('strategy')} does not work with trainer.compile={said}: {error}") from error
+    check_compiler(asked, on_gpu=not _on_cpu(trainer.accelerator), batches=trainer.accumulate_grad_batches)
 
 
 def _on_cpu(accelerator: str) -> bool:

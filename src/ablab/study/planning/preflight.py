@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ablab.config import Node, RunConfig, fingerprint
 from ablab.config.axes import AXES, Axis, load
+from ablab.config.run_config import Compile
 from ablab.config.signature import check_signature
 from ablab.errors import UserError, one_line
 from ablab.model.spec import ClashError
@@ -24,7 +25,7 @@ from ablab.training.callback_group import check_callbacks
 from ablab.training.loggers import check_loggers
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.optimizers.widths import check_follows
-from ablab.training.rehearsal import rehearse, rehearse_callbacks
+from ablab.training.rehearsal import rehearse, rehearse_callbacks, rehearse_compiled
 from ablab.training.schedules.decay import Branching
 from ablab.training.stacked.trial import why_not_stacked
 from ablab.training.strategies.base import Parallel
@@ -39,6 +40,7 @@ class Preflight:
         self._passed: set[str] = set()  # identities, without the seed
         self._stacked: dict[str, str | None] = {}  # why not, by identities without the seed
         self._metrics: dict[str, set[str] | None] = {}  # of what was tried, by the options that make the model
+        self._compiled: set[tuple[str, Compile]] = set()  # of what was traced, with the mode
 
     def check(self, config: RunConfig) -> None:
         """Check the run, unless one has passed that differs from it in nothing but its seed.
@@ -53,6 +55,9 @@ class Preflight:
             built = self._build(config, self.task)
             if (tried := made_of(config)) not in self._metrics:
                 self._metrics[tried] = rehearse(built)
+            if config.trainer.compile and (compiled := (tried, config.trainer.compile)) not in self._compiled:
+                rehearse_compiled(built)
+                self._compiled.add(compiled)
             rehearse_callbacks(built, self._metrics[tried])
             self._passed.add(identity)
 
@@ -71,7 +76,9 @@ class Preflight:
         """The run, checked, to be trained in this process. Raises UserError with one line if it cannot work."""
         _check_seed(config)
         built = self._build(config, self._own_task)
-        rehearse_callbacks(built, rehearse(built, keep_model=True))
+        metrics = rehearse(built, keep_model=True)
+        rehearse_compiled(built)
+        rehearse_callbacks(built, metrics)
         return built
 
     def metrics(self, config: RunConfig) -> set[str] | None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
+from ablab.config.run_config import Compile
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -79,6 +81,9 @@ class Parallel:
 
     def check_batch(self, samples: int) -> None:
         """Whether a share of so many samples of a batch can be trained on so. Raises ValueError if it cannot."""
+
+    def check_compile(self, asked: Compile) -> None:
+        """Whether blocks can be compiled so (`trainer.compile`). Raises ValueError if they cannot."""
 
     def check_optimizer(self, factory: Callable[..., Optimizer]) -> None:
         """Whether an optimizer works so. Raises ClashError if it does not."""

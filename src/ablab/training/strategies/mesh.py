@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
+from ablab.config.run_config import GRAPHS, Compile
 from ablab.model import ranks
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
@@ -104,6 +105,12 @@ class Mesh(Parallel, ModelParallelStrategy):
             check_tensor_parallel(model, self.tp_size)
         if self._processes > self.tp_size:
             check_sharding(model)
+
+    def check_compile(self, asked: Compile) -> None:
+        if self.tp_size > 1:
+            raise ValueError("weights are cut within the blocks, and what is sent there is no part of a graph")
+        if asked == GRAPHS:
+            raise ValueError("weights are gathered anew for each pass, and CUDA graphs need them where they were")
 
     def check_optimizer(self, factory: Callable[..., Optimizer]) -> None:
         if not is_elementwise(factory):

@@ -15,6 +15,7 @@ from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
+from ablab.config.run_config import GRAPHS, Compile
 from ablab.errors import require_at_least
 from ablab.model import ranks
 from ablab.model.protocols import FollowsBatches, Penalised, offering
@@ -107,6 +108,10 @@ class Pipeline(Replicas):
             raise ValueError(
                 f"model.n_layers={len(model.blocks)} are fewer than the stages, trainer.devices={self._stages}"
             )
+
+    def check_compile(self, asked: Compile) -> None:
+        if asked == GRAPHS:
+            raise ValueError("several microbatches are under way at a time, and CUDA graphs have room for one")
 
     def check_batch(self, samples: int) -> None:
         if samples % self._count:
