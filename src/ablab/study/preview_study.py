@@ -20,7 +20,8 @@ from ablab.study.planning.prepare import as_if_run, asked
 from ablab.study.preview import Preview, Probe, Row, Size, Trials
 from ablab.study.run_study import Study
 from ablab.study.supervision.code import freeze_code, warm_up
-from ablab.study.supervision.supervisor import Supervisor, side_by_side
+from ablab.study.supervision.resources import side_by_side
+from ablab.study.supervision.supervisor import Supervisor
 from ablab.study.trials.pilot import ROUNDS
 from ablab.study.trials.search import Search
 

@@ -25,7 +25,7 @@ def _of_file(read: Callable[[Any], list[Row]]) -> Callable[[Path, str], list[Row
         try:
             text = (folder / RESULT_FILE).read_text(encoding="utf-8")
             return read(json.loads(text, parse_constant=lambda _: None))  # NaN is nothing to be written on
-        except (OSError, ValueError, TypeError, KeyError, IndexError):
+        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
             return []
 
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -22,7 +23,9 @@ from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
 from ablab.study.supervision.attempt import Attempt
 from ablab.study.supervision.lock import LockedError
-from ablab.study.supervision.resources import DevicePool, Placement, devices_of, threads_for, visible_devices
+from ablab.study.supervision.packing.measure import Tools
+from ablab.study.supervision.packing.sharing import Sharing, sharing
+from ablab.study.supervision.resources import DevicePool, devices_of, side_by_side, threads_for, visible_devices
 from ablab.training.begin import new_record
 from ablab.training.callbacks import Progress
 from ablab.training.failures import NO_SPACE, cause_of, describe
@@ -67,6 +70,7 @@ class Supervisor:
     _interrupts: int = 0
     _passed_on: bool = False
     _running: list[_Running] = field(default_factory=list)
+    _sharing: Sharing = field(default_factory=lambda: Sharing(names=()))
 
     def run(self, runs: Sequence[PlannedRun]) -> dict[int, Record]:
         """See the runs to their end; their records by `RunOutline.index`, without those that were not started.
@@ -77,12 +81,13 @@ class Supervisor:
         """
         names = visible_devices() if self.names is None else list(self.names)
         needs = {run.info.index: devices_of(run.config, len(names)) for run in runs}
-        pool = DevicePool(names, self.settings.runs_per_device)
-        jobs = side_by_side([run.config for run in runs], self.settings, len(names))
         again = self.settings.retry == "failed"  # with all the attempts that a run has
         queue = deque(_Job(run, 0 if again else _attempts_left_behind(run)) for run in runs)
         records: dict[int, Record] = {}
-        with self._interruptible():
+        with self._interruptible(), sharing(runs, needs, names, self.settings, self._tools()) as self._sharing:
+            pool = DevicePool(self._sharing.names, self._sharing.runs_per_device)
+            each = self._sharing.runs_per_device
+            jobs = side_by_side([run.config for run in runs], self.settings, len(names), each)
             try:
                 while queue or self._running:
                     self._start(queue, jobs, pool, needs, records)
@@ -110,7 +115,7 @@ class Supervisor:
             queue.remove(job)
             job.attempts += 1
             processes = job.run.config.processes
-            placement = Placement(threads_for(processes, min(jobs, len(needs))), devices)
+            placement = self._sharing.place(devices, threads_for(processes, min(jobs, len(needs))))
             self.observer.started(job.run.info, job.attempts)
             try:
                 attempt = Attempt(job.run, placement, self.settings.hang_timeout)
@@ -144,7 +149,26 @@ class Supervisor:
                 record = attempt.close()
                 if attempt.orphaned and record.status == "failed" and job.orphaned < _ORPHANED:
                     job.orphaned, job.attempts = job.orphaned + 1, job.attempts - 1
-                self._judge(job, record, queue, records)
+                if self._makes_room(running, record, pool):
+                    job.attempts -= 1
+                    queue.appendleft(job)
+                    self.observer.waiting(job.run.info, f"{record.reason}; with one run less on a device", 0.0)
+                else:
+                    self._judge(job, record, queue, records)
+
+    def _makes_room(self, ended: _Running, record: Record, pool: DevicePool) -> bool:
+        """Whether a run found no memory beside others on a device that trials had found room on, and now has more."""
+        short = record.status == "failed" and record.cause == "memory" and self._sharing.measured
+        beside = any(set(other.devices) & set(ended.devices) for other in self._running)
+        return short and beside and not self._stopping and pool.lower()
+
+    def _tools(self) -> Tools:
+        return Tools(
+            start=lambda run, placement: Attempt(run, placement, self.settings.hang_timeout),
+            say=lambda line: print(f"ablab: {line}", file=sys.stderr),
+            heartbeat=self.heartbeat,
+            stopped=lambda: bool(self._interrupts),
+        )
 
     def _judge(self, job: _Job, record: Record, queue: deque[_Job], records: dict[int, Record]) -> None:
         again = may_try_again(record.status, record.cause, job.attempts, self.settings.retries)
@@ -222,19 +246,6 @@ class _Only(Observer):
 
     def progressed(self, run: RunOutline, step: int, steps: int, shown: str) -> None:
         self._progress(step, steps, shown)
-
-
-def side_by_side(configs: Sequence[RunConfig], settings: ExecutionConfig, devices: int | None = None) -> int:
-    """How many of these runs go side by side: as many as there are devices for, one where they use none.
-
-    Args:
-        devices: how many there are; None: those of this machine.
-    """
-    if settings.jobs is not None:
-        return settings.jobs
-    devices = len(visible_devices()) if devices is None else devices
-    using = [need for config in configs if (need := devices_of(config, devices))]
-    return max(1, devices * settings.runs_per_device // max(using)) if using else 1
 
 
 def may_try_again(status: Status, cause: Cause | None, attempts: int, retries: int) -> bool:

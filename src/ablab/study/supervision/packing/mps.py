@@ -46,13 +46,17 @@ def service(devices: Sequence[str]) -> Iterator[Service]:
     """MPS for as long as the block takes: that which is running already, or one of our own that ends with the block.
 
     Args:
-        devices: for which, by UUID: a number would name another device to the processes that use the service.
+        devices: for which, by UUID: a number would name another device to the processes that use the service. None:
+            then it is not started.
     """
     if reason := at_hand():
         yield Service(reason)
         return
     if _running(pipes := _pipes()):
         yield Service(environment={PIPES: str(pipes)})
+        return
+    if not devices:
+        yield Service("nvidia-smi does not tell the devices apart")
         return
     with tempfile.TemporaryDirectory(prefix="ablab-mps-", ignore_cleanup_errors=True) as folder:
         own = {PIPES: f"{folder}/pipe", LOGS: f"{folder}/log"}
