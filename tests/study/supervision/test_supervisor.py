@@ -227,10 +227,11 @@ def test_a_run_that_finds_no_memory_beside_others_is_tried_with_fewer(
             assert dict(placement.environment) == {"MPS": "there"}
             alive.append(self)
             most.append(len(alive))
-            self.room, self.ended = len(alive) <= 2, False
+            self.room, self.ended, self.polls = len(alive) <= 2, False, 0
 
         def poll(self) -> list[Any]:
-            self.ended = not self.room or len(most) >= 5
+            self.polls += 1
+            self.ended = not self.room or self.polls > 3
             return []
 
         def kill(self) -> None:
