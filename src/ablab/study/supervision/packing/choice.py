@@ -50,12 +50,10 @@ class Packing:
         """Say what was measured, in a line."""
         found = ", ".join(f"{level.runs}: {level.steps_per_second:.3g}" for level in self.levels)
         measured = f"; steps a second by runs side by side: {found}" if found else ""
-        taken = [level for level in self.levels if level.runs == self.runs and level.used_bytes is not None]
-        used = (
-            f"; {taken[-1].used_bytes / 2**30:.1f} of {memory.total_bytes / 2**30:.1f} GiB" if taken and memory else ""
-        )
+        used = [level.used_bytes / 2**30 for level in self.levels if level.runs == self.runs and level.used_bytes]
+        taken = f"; {used[-1]:.1f} of {memory.total_bytes / 2**30:.1f} GiB" if used and memory else ""
         each = "1 run has a device for itself" if self.runs == 1 else f"{self.runs} runs share a device"
-        return f"{each} ({self.reason}{measured}{used})"
+        return f"{each} ({self.reason}{measured}{taken})"
 
 
 def pack(trial: Trial, most: int, memory: Memory | None) -> Packing:
@@ -87,7 +85,7 @@ def pack(trial: Trial, most: int, memory: Memory | None) -> Packing:
 
 def _pays(fewer: Level, more: Level) -> bool:
     """Whether so many more get enough done for it: of twice as many 1.1 times, of fewer than that in proportion."""
-    needed = LEAST_GAIN ** math.log2(more.runs / fewer.runs)
+    needed: float = LEAST_GAIN ** math.log2(more.runs / fewer.runs)
     return more.steps_per_second >= needed * fewer.steps_per_second
 
 
