@@ -37,8 +37,9 @@ def tests(folder: Path, printed: str) -> list[Row]:
     counts = Counter(outcome.lower() for _, outcome in found)
     if not counts:
         return []
-    bad = [Row(test=name, outcome=outcome.lower()) for name, outcome in found if outcome in ("FAILED", "ERROR")]
-    return [Row(test=f"{count} tests", outcome=outcome) for outcome, count in counts.items()] + bad[:_MOST]
+    rows: list[Row] = [{"tests": count, "outcome": outcome} for outcome, count in counts.items()]
+    bad = [(name, outcome.lower()) for name, outcome in found if outcome in ("FAILED", "ERROR")]
+    return rows + [{"tests": name, "outcome": outcome} for name, outcome in bad[:_MOST]]
 
 
 def _attention(cells: Any) -> list[Row]:
@@ -90,7 +91,9 @@ def _strategies(found: Any) -> list[Row]:
 def _any_numbers(found: Any) -> list[Row]:
     """Whatever is a number or a word in an object, or in each of a list of them."""
     every = found if isinstance(found, list) else [found]
-    plain = [{key: value for key, value in each.items() if isinstance(value, str | int | float)} for each in every]
+    plain: list[Row] = [
+        {str(key): value for key, value in each.items() if isinstance(value, str | int | float)} for each in every
+    ]
     return [row for row in plain if row]
 
 
