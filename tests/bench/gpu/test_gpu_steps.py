@@ -16,7 +16,7 @@ from ablab.bench.attention.command import catalogue, chosen, request
 from ablab.bench.attention.cost import Times
 from ablab.bench.attention.results import Cell
 from ablab.bench.attention.results import write as write_cells
-from ablab.bench.gpu import ranks, readings, steps
+from ablab.bench.gpu import ranks, readings, stacks, steps
 from ablab.bench.gpu.command import LIMIT_S
 from ablab.bench.gpu.describe import describe
 from ablab.bench.gpu.results import Machine, Results, Row, StepResult, markdown
@@ -36,15 +36,14 @@ def test_a_cpu_skips_all_that_needs_cuda_by_name(monkeypatch: pytest.MonkeyPatch
     skipped = {step.name: step.missing(CPU) for step in all_steps() if step.missing(CPU)}
     assert {"tests", "attention", "compiled", "ddp", "fsdp", "tensor"} <= set(skipped)
     assert "loop" not in skipped
-    needing = {name for name, why in skipped.items() if why == "needs CUDA: there is none"}
-    assert needing >= set(skipped) - {"stacked"}
+    assert set(skipped.values()) == {"needs CUDA: there is none"}
     monkeypatch.setattr(steps, "_tests", lambda: Path("/nowhere"))
     monkeypatch.setattr(steps, "known_settings", list)
-    monkeypatch.setattr(steps, "find_spec", lambda name: None)
+    monkeypatch.setattr(steps, "type_at", lambda key: None)
     lacking = {step.name: step.missing(GPU) for step in all_steps() if step.missing(GPU)}
     assert lacking == {
         "tests": "the tests are not there: needs a clone of the repository",
-        "stacked": "there is no ablab bench stacked",
+        "stacked": "there is no setting stack",
         "compiled": "there is no setting trainer.compile",
     }
 
@@ -97,8 +96,27 @@ def test_a_run_of_two_ranks_is_told_in_numbers(tmp_path: Path, monkeypatch: pyte
     assert (row["status"], row["backend"], row["steps"]) == ("ok", "gloo", 2)
     assert row["MB a step"] > 0
     assert row["val_loss"] > 0
-    assert not ranks.run(output, [*tiny, "strategy=none"])
-    assert readings.ranks(tmp_path, "")[0]["status"] == "ok"  # of the folder, which the refused one left alone
+
+
+def test_stacked_seeds_are_told_beside_those_that_are_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_config: Any
+) -> None:
+    def sweep(folder: Path, overrides: list[str]) -> int:
+        seeds = next(word for word in overrides if word.startswith("seed=")).split(",")
+        for place, _ in enumerate(seeds):
+            record = new_record(tiny_config())
+            record.status, record.cost.wall_time_s = "ok", 2.0 if "stack=seeds" in overrides else 12.0
+            (folder / str(place)).mkdir(parents=True)
+            write_record(folder / str(place), record)
+        return 0
+
+    monkeypatch.setattr(stacks, "_sweep", sweep)
+    assert stacks.run(tmp_path / readings.RESULT_FILE, ["model=tiny"])
+    together, alone = readings.any_numbers(tmp_path, "")
+    assert (together["seeds"], together["ended well"], together["times as fast"]) == (16, 16, 6.0)
+    assert (alone["seeds"], alone["s a seed"]) == (4, 12.0)
+    monkeypatch.setattr(stacks, "_sweep", lambda folder, overrides: 1)
+    assert not stacks.run(tmp_path / "none" / readings.RESULT_FILE, [])
 
 
 def test_a_run_that_stood_still_says_where(tmp_path: Path, tiny_config: Any) -> None:

@@ -45,6 +45,9 @@ def run(output: Path, overrides: list[str]) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
             statuses = [process.wait(timeout=FAREWELL_S / len(processes)) for process in processes]
     finally:
+        for process in processes:
+            process.kill()
+            process.wait()
         write_atomically(output, json.dumps(_told(folder, statuses)) + "\n")
     return not any(statuses) and bool(statuses)
 

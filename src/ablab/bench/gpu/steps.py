@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from ablab.bench.gpu import readings
 from ablab.bench.gpu.results import Machine, Row
-from ablab.config.schema import known_settings
+from ablab.config.schema import known_settings, type_at
 
 LENGTHS = (4096, 16_384, 65_536)
 _ATTENTIONS = ("sdpa-flash", "flex-attention", "windowed", "lsh", "dynamic-1", "dynamic-2", "full")
@@ -58,7 +57,7 @@ def _no_compile(machine: Machine) -> str:
 
 
 def _no_stacks(machine: Machine) -> str:
-    return "" if find_spec("ablab.bench.stacked") else "there is no ablab bench stacked"
+    return no_cuda(machine) or ("" if type_at("stack") is not None else "there is no setting stack")
 
 
 def _tests() -> Path:
@@ -118,7 +117,7 @@ def all_steps() -> list[Step]:
             name="stacked",
             what="the seeds of a variant in one process beside one after the other",
             limit_s=50,
-            words=_ablab("stacked"),
+            words=[sys.executable, "-m", "ablab.bench.gpu.stacks", readings.RESULT_FILE, *_SMALL],
             read=readings.any_numbers,
             missing=_no_stacks,
         ),
