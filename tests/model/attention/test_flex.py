@@ -62,7 +62,8 @@ def both(core: WindowedAttention, inputs: list[Tensor], padding: Tensor | None, 
     return [x.cpu() for x in (out, *torch.autograd.grad(out.square().sum(), moved))]
 
 
-@pytest.mark.cuda
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has a backward pass on CUDA only")
 @pytest.mark.parametrize("options", WINDOWS)
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("padded", [None, "holes"])
