@@ -40,6 +40,7 @@ from ablab.study.planning.ladder import climb
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision import supervisor
 from ablab.study.supervision.resources import devices_of, side_by_side
+from ablab.study.supervision.stack import Unit, units
 from ablab.study.trials import pilot, tuning
 from ablab.training.build import BuiltRun
 
@@ -84,7 +85,7 @@ def test_each_key_of_a_design(option: str, tiny_config: TinyConfig) -> None:
 class Attempt:
     """One that has taken a hundred seconds, and ends; that of the first run fails."""
 
-    run: PlannedRun
+    unit: Unit
     placement: Any
     hang_timeout: float | None
     started: float = dataclasses.field(default_factory=lambda: time.monotonic() - 100.0)
@@ -100,9 +101,9 @@ class Attempt:
 
     def kill(self) -> None: ...
 
-    def close(self) -> Record:
-        failed = self.run.info.index == 0
-        return record(status="failed" if failed else "ok", cause=self.stopped or ("error" if failed else None))
+    def close(self) -> list[Record]:
+        failed = self.unit.head.info.index == 0
+        return [record(status="failed" if failed else "ok", cause=self.stopped or ("error" if failed else None))]
 
 
 def outcome(config: RunConfig, folder: Path) -> Any:
@@ -116,7 +117,7 @@ def outcome(config: RunConfig, folder: Path) -> Any:
         def ended(self, run: RunOutline, record: Record, seconds: float) -> None:
             seen.append(("ended", run.index, record.status, record.cause))
 
-    def attempt(run: PlannedRun, placement: Any, hang_timeout: float | None) -> Attempt:
+    def attempt(run: Unit, placement: Any, hang_timeout: float | None) -> Attempt:
         seen.append(hang_timeout)
         return Attempt(run, placement, hang_timeout)
 
@@ -141,8 +142,8 @@ def left_to_run(config: RunConfig, folder: Path) -> Any:
 
         def __init__(self, *_: Any) -> None: ...
 
-        def run(self, runs: list[PlannedRun]) -> dict[int, Record]:
-            started.extend(run.info.index for run in runs)
+        def run(self, runs: list[Unit]) -> dict[int, Record]:
+            started.extend(run.info.index for unit in runs for run in unit.runs)
             return {}
 
     info = RunOutline(index=0, variant="", task="a", seed=0, steps=1)
@@ -151,6 +152,13 @@ def left_to_run(config: RunConfig, folder: Path) -> Any:
         patch.setattr(launch, "freeze_code", lambda configs: None)
         launch.launch([PlannedRun(info=info, config=config, folder=folder / "failed")], config.execution, Observer())
     return started
+
+
+def together(config: RunConfig, folder: Path) -> Any:
+    """How many runs are started in one process, of a variant on two seeds."""
+    infos = [RunOutline(index=seed, variant="", task="a", seed=seed, steps=1) for seed in range(2)]
+    runs = [PlannedRun(info=i, config=replace(config, seed=i.seed), folder=folder / str(i.seed)) for i in infos]
+    return [len(unit.runs) for unit in units(runs, runs, Preflight().may_stack)]
 
 
 def two_variants(config: RunConfig) -> list[Run]:
@@ -258,6 +266,7 @@ STUDY: dict[str, tuple[Seen, Any, Any, dict[str, Any]]] = {
         2,
         {"trainer.accelerator": "gpu"},
     ),
+    "stack": (together, None, "seeds", {}),
     "retries": (outcome, 0, 2, {}),
     "retry": (left_to_run, None, "failed", {}),
     "timeout": (outcome, 1000.0, 50.0, {"retries": 0}),

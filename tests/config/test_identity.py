@@ -65,6 +65,7 @@ NO_MATTER = {
         "jobs",
         "devices_per_run",
         "runs_per_device",
+        "stack",
         "retries",
         "retry",
         "timeout",

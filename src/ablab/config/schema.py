@@ -36,6 +36,7 @@ class ExecutionConfig:
     jobs: int | None = None  # runs side by side; None: as many as there are devices for, one without devices
     devices_per_run: int | None = None  # GPUs; None: one for each process
     runs_per_device: int | str = 1  # "auto": as many as trials find to fit on it and to pay
+    stack: str | None = None  # "seeds": those of a variant in one process, by one pass for all; null: each by itself
     retries: int = 1  # of a run that crashed or was killed
     retry: str | None = None  # "failed": what an earlier supervisor left; None: nothing
     timeout: float | None = None  # seconds that an attempt at a run may take
@@ -54,6 +55,8 @@ class ExecutionConfig:
                 raise UserError(f"{name}={value:g}: must be a number of seconds, more than 0")
         if self.retry not in (None, "failed"):
             raise UserError(f"retry={self.retry}: must be failed, or null")
+        if self.stack not in (None, "seeds"):
+            raise UserError(f"stack={self.stack}: must be seeds, or null")
         if self.on_failure not in ("continue", "stop"):
             raise UserError(f"on_failure={self.on_failure}: must be continue or stop")
 

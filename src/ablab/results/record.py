@@ -125,6 +125,7 @@ class Record:
     planned_looks: Node | None = None  # None: the study did not say how often it would be analysed
     corpus: Corpus | None = None
     oracle: dict[str, float] = field(default_factory=dict)  # known values of the primary metric: chance, ceiling, ...
+    stacked: int | None = None  # seeds that were trained in one process, by one pass; None: it was alone
     notes: list[str] = field(default_factory=list)  # what a reader should know of how it came about, a line each
     pictures: list[str] = field(default_factory=list)  # that the run left in its folder: files below it, PNG
     versions: dict[str, str] = field(default_factory=dict)  # ablab, python, torch, lightning, hydra-core, numpy

@@ -42,7 +42,7 @@ def preview(study: Study, probe: bool) -> Preview:
         warm_up()
     prepared = study.prepare()
     errors = [(asked(run, prepared.runs), error) for run, error in prepared.errors]
-    notes = [*prepared.excluded, *prepared.budgets]
+    notes = [*prepared.excluded, *prepared.budgets, *prepared.alone]
     if errors:
         return Preview(folder=study.folder, runs=len(prepared.runs), errors=errors, notes=notes)
     planned = study.planned(prepared.runs)

@@ -123,7 +123,7 @@ class Study:
         else:
             for run in prepared.runs:
                 refuse_nodes(self._compose(run)[0])
-        for line in [*prepared.excluded, *prepared.budgets]:
+        for line in [*prepared.excluded, *prepared.budgets, *prepared.alone]:
             print(line)
         check_study(self.folder)
         make_folder(self.folder)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ from ablab.training.module import TrainingModule
 from ablab.training.optimizers.groups import describe_groups
 from ablab.training.pictures import leave_pictures
 from ablab.training.provenance import machine
+from ablab.training.stacked.module import Seat
 from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.token_counts import TokenCounts
@@ -61,6 +63,7 @@ def execute(
     beat: Callable[[], None] | None = None,
     built: BuiltRun | None = None,
     counted: Cost | None = None,
+    seat: Seat | None = None,
 ) -> Record:
     """Train and evaluate the run that `config` describes, and leave everything about it in `folder`.
 
@@ -80,6 +83,7 @@ def execute(
             that this process has not stopped.
         built: the run as it was checked in this process; None: it is built here.
         counted: what a run that is built here need not count of its cost, since one of the same model has.
+        seat: of a run that is trained with others in this process; None: it is alone.
     """
     place = world()
     record = new_record(config, context)
@@ -95,10 +99,10 @@ def execute(
             config=config.shown(),
         )
         outlive(loggers, record.notes)
-        with quiet_lightning(), stop_on_request() as stop:
+        with _manners(seat) as stop:
             built = built or BuiltRun.of(config, counted)
             _check_data(built.task, context)
-            _train(config, built, folder, record, loggers, progress, stop, beat)
+            _train(config, built, folder, record, loggers, progress, stop, beat, seat)
             anneal(built, folder, record, stop, beat)
         record.status, record.reason, record.cause = "ok", None, None
     except Diverged as outcome:
@@ -133,6 +137,16 @@ def execute(
     return record
 
 
+@contextlib.contextmanager
+def _manners(seat: Seat | None) -> Iterator[StopRequest]:
+    """Within it, Lightning is quiet and Ctrl-C a request; of a run in a stack, all of the process sees to that."""
+    if seat is not None:
+        yield seat.stop
+        return
+    with quiet_lightning(), stop_on_request() as stop:
+        yield stop
+
+
 _INTERRUPTED: tuple[Status, str, None] = ("interrupted", "stopped before it was finished", None)
 
 
@@ -151,6 +165,7 @@ def _train(
     progress: Progress | None,
     stop: StopRequest,
     beat: Callable[[], None] | None,
+    seat: Seat | None,
 ) -> None:
     heart = [] if beat is None else [Heartbeat(beat)]
     accumulate = config.trainer.accumulate_grad_batches
@@ -174,7 +189,8 @@ def _train(
     steps = config.trainer.max_steps
     record.notes += strategy.notes(steps) + idle_position(built.shapes) + unchosen(built.shapes, steps)
     seed_everything_else(config.seed, strategy.dp_rank(trainer.global_rank))
-    module = build_module(built)
+    module = build_module(built) if seat is None else seat.build_module(built)
+    record.stacked = seat.size if seat else None
     if world().rank == 0:
         _look_ahead(built, module, trainer.strategy.root_device, record)
     if checkpoint and not own and (trunk := trunk_of(config)):
@@ -189,6 +205,8 @@ def _train(
     finally:
         trainer.profiler.teardown(stage=None)  # type: ignore[attr-defined]  # else torch's goes on in the process
         meter.measured(cost, trainer.global_step)
+        if seat is not None:
+            seat.share(cost)
         record.notes += [f"{axis} was not watched: {why}" for axis, why in mechanisms.failures.items()]
         record.mechanism = mechanisms.values
         with noted("what is told of traffic and parameters", record.notes):

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ablab.study.supervision import attempt, resources, supervisor
 from ablab.study.supervision.code import warm_up
 from ablab.study.supervision.packing.sharing import Sharing
 from ablab.study.supervision.resources import Placement, side_by_side
+from ablab.study.supervision.stack import Unit, units
 from ablab.study.supervision.supervisor import Supervisor
 from ablab.training.begin import new_record
 
@@ -223,7 +224,7 @@ def test_a_run_that_finds_no_memory_beside_others_is_tried_with_fewer(
         handles: list[Any] = []  # noqa: RUF012
         orphaned = False
 
-        def __init__(self, run: PlannedRun, placement: Placement, hang_timeout: Any) -> None:
+        def __init__(self, unit: Unit, placement: Placement, hang_timeout: Any) -> None:
             assert dict(placement.environment) == {"MPS": "there"}
             alive.append(self)
             most.append(len(alive))
@@ -237,12 +238,12 @@ def test_a_run_that_finds_no_memory_beside_others_is_tried_with_fewer(
         def kill(self) -> None:
             pytest.fail("nothing is left to be ended")
 
-        def close(self) -> Record:
+        def close(self) -> list[Record]:
             alive.remove(self)
             found = Record(status="ok", fingerprint="", study="", variant="", seed=0, axes={}, config={})
             if not self.room:
                 found.status, found.cause, found.reason = "failed", "memory", "out of memory"
-            return found
+            return [found]
 
     shared = Sharing(names=["0"], runs_per_device=4, environment={"MPS": "there"}, measured=True)
     monkeypatch.setattr(supervisor, "Attempt", Crowded)
@@ -269,7 +270,7 @@ def test_runs_have_devices_of_their_own(
         ended = True
         orphaned = False
 
-        def __init__(self, run: PlannedRun, placement: Any, hang_timeout: Any) -> None:
+        def __init__(self, unit: Unit, placement: Any, hang_timeout: Any) -> None:
             placed.append(placement.devices)
             open_ones.extend(placement.devices)
             assert len(set(open_ones)) == len(open_ones) <= 2
@@ -278,10 +279,10 @@ def test_runs_have_devices_of_their_own(
         def poll(self) -> list[Any]:
             return []
 
-        def close(self) -> Record:
+        def close(self) -> list[Record]:
             for name in self.mine:
                 open_ones.remove(name)
-            return Record(status="ok", fingerprint="", study="", variant="", seed=0, axes={}, config={})
+            return [Record(status="ok", fingerprint="", study="", variant="", seed=0, axes={}, config={})]
 
     monkeypatch.setattr(supervisor, "Attempt", Quick)
     config = tiny_config()
@@ -343,3 +344,82 @@ def test_a_full_disk_ends_the_study(tiny_config: TinyConfig, tmp_path: Path, mon
     assert told.events == ["started 0 1", "ended 0 failed", "stopping"]
     assert (records[0].cause, str(records[0].reason)[:25]) == ("disk", "no space left on device (")
     assert made.stopped_by == "default seed=0 failed (there is no space left on device)"
+
+
+# Runs that are stacked.
+
+
+def test_what_is_stacked_shares_a_process_and_nothing_else(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    runs = planned(tmp_path, *(tiny_config(f"seed={seed}", "trainer.max_steps=2") for seed in range(3)))
+    told = Told()
+    found = Supervisor(ExecutionConfig(), told, names=()).run(units(runs, runs, lambda config: True))
+    assert [(found[place].status, found[place].seed, found[place].stacked) for place in range(3)] == [
+        ("ok", 0, 3),
+        ("ok", 1, 3),
+        ("ok", 2, 3),
+    ]
+    assert told.events[:3] == ["started 0 1", "started 1 1", "started 2 1"]
+    assert sorted(told.events[3:]) == ["ended 0 ok", "ended 1 ok", "ended 2 ok"]
+    assert [read_record(run.folder / RECORD_FILE) for run in runs] == [found[place] for place in range(3)]
+
+
+def test_what_of_a_plan_is_stacked(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    configs = [tiny_config(f"seed={seed}", f"activation={name}") for name in ("relu", "gelu") for seed in range(3)]
+    runs = planned(tmp_path, *configs, tiny_config("activation=silu"))
+
+    def seats(left: list[PlannedRun], may: bool = True) -> list[tuple[list[int], tuple[int, ...], int]]:
+        found = units(runs, left, lambda config: may)
+        return [([run.info.index for run in unit.runs], unit.places, unit.size) for unit in found]
+
+    assert seats(runs) == [([0, 1, 2], (0, 1, 2), 3), ([3, 4, 5], (0, 1, 2), 3), ([6], (0,), 1)]
+    assert seats(runs, may=False) == [([index], (0,), 1) for index in range(7)]
+    assert seats([runs[1], runs[2], runs[6]]) == [([1, 2], (0, 1), 2), ([6], (0,), 1)]
+    last = runs[2].folder / CHECKPOINT_FOLDER / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.touch()  # it goes on, in the place that it had
+    assert seats([runs[1], runs[2]]) == [([1, 2], (1, 2), 3)]
+
+
+def test_of_a_stack_those_are_tried_again_that_failed(
+    tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[tuple[int, ...], int]] = []
+
+    class Second:
+        """The second fails once."""
+
+        started = 0.0
+        handles: list[Any] = []  # noqa: RUF012
+        ended = True
+        orphaned = False
+
+        def __init__(self, unit: Unit, placement: Any, hang_timeout: Any) -> None:
+            self._unit = unit
+            made.append((unit.places, unit.size))
+
+        def poll(self) -> list[Any]:
+            return []
+
+        def close(self) -> list[Record]:
+            failed = [len(made) == 1 and place == 1 for place in self._unit.places]
+            blank = {"fingerprint": "", "study": "", "variant": "", "seed": 0, "axes": {}, "config": {}}
+            return [Record(status="failed" if bad else "ok", **blank) for bad in failed]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(supervisor, "Attempt", Second)
+    monkeypatch.setattr(supervisor, "BACK_OFF_S", 0.0)
+    monkeypatch.setattr(supervisor, "POLL_S", 0.0)
+    runs = planned(tmp_path, *(tiny_config(f"seed={seed}") for seed in range(3)))
+    found = Supervisor(ExecutionConfig(), Told(), names=()).run(units(runs, runs, lambda config: True))
+    assert made == [((0, 1, 2), 3), ((1,), 3)]
+    assert {place: record.status for place, record in found.items()} == {0: "ok", 1: "ok", 2: "ok"}
+
+
+def test_a_trial_of_a_stack_is_of_all_its_runs(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    runs = planned(tmp_path, *(tiny_config(f"seed={seed}") for seed in range(3)))
+    [unit] = units(runs, runs, lambda config: True)
+    copy = replace(runs[0], config=runs[0].config.with_values({"logger": {}}), folder=tmp_path / "trial")
+    tried = supervisor._tried(unit, copy)
+    assert (tried.places, tried.size, tried.head) == (unit.places, unit.size, copy)
+    assert [run.config.seed for run in tried.runs] == [0, 1, 2]
+    assert [run.config.options["logger"] for run in tried.runs] == [{}] * 3
+    assert [run.folder for run in tried.runs[1:]] == [tmp_path / "trial" / "1", tmp_path / "trial" / "2"]

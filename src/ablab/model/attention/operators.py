@@ -75,7 +75,10 @@ def _small(numbers: Tensor) -> Tensor:
     return numbers.int()  # they are kept for the backward pass
 
 
-@torch.library.custom_op("ablab::sparse_attention", mutates_args=())
+OPERATOR = "ablab::sparse_attention"
+
+
+@torch.library.custom_op(OPERATOR, mutates_args=())
 def _forward(
     q: Tensor,
     k: Tensor,

@@ -33,6 +33,8 @@ class Section:
 
 By = Literal["suite", "task"]  # what verdicts are wanted on
 
+_SHARED = "; seeds that were stacked have equal shares of the wall time, and all of the memory"
+
 
 def sections(context: ReportContext, by: By | None = None) -> list[Section]:
     """Every table, in order: the suite, each task, then the runs that did not end well."""
@@ -43,7 +45,8 @@ def sections(context: ReportContext, by: By | None = None) -> list[Section]:
         where = part if len(comparisons.metrics) > 1 else ""
         of = f"{where}: " if where else ""
         quality = f"{of}quality, against {comparisons.baseline}{averaged}"
-        cost = f"{of}cost, mean over the runs that ended well"
+        shared = any(record.stacked for record in context.runs.records)
+        cost = f"{of}cost, mean over the runs that ended well" + (_SHARED if shared else "")
         found.append(Section("quality", where, quality, quality_table(context, part)))
         placebos = placebo_table(context, part)
         if not placebos.empty:

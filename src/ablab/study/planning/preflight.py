@@ -26,6 +26,7 @@ from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.optimizers.widths import check_follows
 from ablab.training.rehearsal import rehearse, rehearse_callbacks
 from ablab.training.schedules.decay import Branching
+from ablab.training.stacked.trial import why_not_stacked
 from ablab.training.strategies.base import Parallel
 from ablab.training.warm_start import check_origin
 
@@ -36,6 +37,7 @@ class Preflight:
     def __init__(self) -> None:
         self._tasks: dict[str, tuple[int, Task]] = {}  # by their settings, each with the seed of the first such run
         self._passed: set[str] = set()  # identities, without the seed
+        self._stacked: dict[str, str | None] = {}  # why not, by identities without the seed
         self._metrics: dict[str, set[str] | None] = {}  # of what was tried, by the options that make the model
 
     def check(self, config: RunConfig) -> None:
@@ -53,6 +55,17 @@ class Preflight:
                 self._metrics[tried] = rehearse(built)
             rehearse_callbacks(built, self._metrics[tried])
             self._passed.add(identity)
+
+    def may_stack(self, config: RunConfig) -> bool:
+        """Whether the run asks for its seeds to be stacked, and they can be."""
+        return config.execution.stack is not None and self.why_not_stacked(config) is None
+
+    def why_not_stacked(self, config: RunConfig) -> str | None:
+        """Why the seeds of a run that was checked cannot be stacked; None where they can. It is tried once."""
+        identity = fingerprint(replace(config, seed=0)) + str(config.budget.match)
+        if identity not in self._stacked:
+            self._stacked[identity] = why_not_stacked(BuiltRun(config=config, task=self.task(config)))
+        return self._stacked[identity]
 
     def build(self, config: RunConfig) -> BuiltRun:
         """The run, checked, to be trained in this process. Raises UserError with one line if it cannot work."""

@@ -50,6 +50,8 @@ class Prepared:
     errors: list[tuple[Run, str]] = field(default_factory=list)  # runs that cannot work, and why
     budgets: list[str] = field(default_factory=list)  # what was adjusted to meet a budget
 
+    alone: list[str] = field(default_factory=list)  # variants whose seeds cannot be stacked, and why
+
     def refuse_errors(self) -> None:
         """Raises UserError with the first of the errors, if there is any."""
         if self.errors:
@@ -82,7 +84,18 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
         check_tuning(first_size(prepared.runs), compose, preflight.check)
         met = meet_budgets(prepared.runs, configs, preflight)
         prepared.runs, prepared.budgets = met
+        prepared.alone = _alone([compose(run)[0] for run in prepared.runs], prepared.runs, preflight)
     return prepared
+
+
+def _alone(configs: Sequence[RunConfig], runs: Sequence[Run], preflight: Preflight) -> list[str]:
+    """A line for each variant whose seeds were to be stacked and cannot be."""
+    found: dict[str, None] = {}
+    for config, run in zip(configs, runs, strict=True):
+        if config.execution.stack is not None and (reason := preflight.why_not_stacked(config)):
+            own = " ".join(each for each in asked(run, runs).split() if not each.startswith("seed="))
+            found[f"{own or 'all runs'}: seeds are trained one after the other, not stacked: {reason}"] = None
+    return list(found)
 
 
 def asked(run: Run, among: Sequence[Run] = ()) -> str:

@@ -23,6 +23,7 @@ from ablab.study.supervision.counted import known_cost, remember_cost
 from ablab.study.supervision.ending import Ending, printed_since
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.resources import Placement, Rendezvous, oom_kills, peak_memory_of
+from ablab.study.supervision.stack import Unit
 from ablab.study.supervision.watchdog import StackReport, Watchdog, at_fault, stack_traces
 from ablab.study.supervision.worker import WorkerArgs, work
 from ablab.training.begin import new_record, prepare_folder
@@ -37,6 +38,7 @@ FAREWELL_S = 15.0
 _STARTS = 6  # of one process
 _DYING_S = 0.05  # in which a process that was killed may have closed its sockets, and not yet be known for dead
 ORPHANED = 255  # the exit status that multiprocessing gives to those whose parent was killed
+Reported = tuple[int, int, int, str]  # which of the runs, its step, of how many, and a word on its quality
 ANSWER_S = 1.0  # for processes that were asked where they stand
 
 
@@ -47,18 +49,22 @@ class Attempt:
     dies, the others, which would wait for it forever, are ended. When none goes on any more, all are.
 
     Args:
+        run: or several that are stacked, in one process.
         hang_timeout: seconds without progress after which the processes are ended; None: never.
 
     Raises:
         UserError: another process works in the folder.
     """
 
-    def __init__(self, run: PlannedRun, placement: Placement, hang_timeout: float | None = None) -> None:
+    def __init__(self, run: PlannedRun | Unit, placement: Placement, hang_timeout: float | None = None) -> None:
         warm_up()
+        self._unit = run if isinstance(run, Unit) else Unit(runs=(run,))
+        run = self._unit.head
         self.config, self.folder, self.placement = run.config, run.folder, placement
         self._context = run.context
-        with run_lock(self.folder):
-            prepare_folder(self.config, self.folder)
+        for each in self._unit.runs:
+            with run_lock(each.folder):
+                prepare_folder(each.config, each.folder)
         log = self.folder / LOG_FILE
         self._log_start = log.stat().st_size if log.is_file() else 0  # what earlier attempts have printed
         self._oom_kills = oom_kills()
@@ -96,6 +102,7 @@ class Attempt:
                     progress=None if rank else progress_writer,
                     beats=self._beats,
                     counted=None if rank else known_cost(self.config, self._context),
+                    stack=self._unit if self._unit.stacked else None,
                 )
                 self._processes.append(_started(args))
         except BaseException:
@@ -112,8 +119,8 @@ class Attempt:
         alive = [process.sentinel for process in self._processes if process.is_alive()]
         return alive if self._progress.closed else [self._progress, *alive]
 
-    def poll(self) -> list[tuple[int, int, str]]:
-        """Return what the run has reported of its progress; processes that must not live on are ended."""
+    def poll(self) -> list[Reported]:
+        """Return what the runs have reported of their progress; processes that must not live on are ended."""
         reported = self._reported()
         now = time.monotonic()
         if not self._first_dead and self._kill_at is None:
@@ -166,22 +173,22 @@ class Attempt:
         for process in self._processes:
             process.join()
 
-    def close(self) -> Record:
-        """The record, once all processes have ended."""
+    def close(self) -> list[Record]:
+        """The record of each run, once all processes have ended."""
         for process in self._processes:
             process.join()
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid or 0, signal.SIGKILL)  # what it had started and left behind
         self._lifeline.close()
         self._progress.close()
-        record = self._record()
+        records = [self._record(run) for run in self._unit.runs]
         forget_failures(self.folder)
         forget_stacks(self.folder)
         if self._rendezvous:
             self._rendezvous.close()
-        return record
+        return records
 
-    def _reported(self) -> list[tuple[int, int, str]]:
+    def _reported(self) -> list[Reported]:
         reported = []
         try:
             while not self._progress.closed and self._progress.poll():
@@ -233,13 +240,13 @@ class Attempt:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, how)
 
-    def _record(self) -> Record:
+    def _record(self, run: PlannedRun) -> Record:
         """The record that the run wrote, unless it does not know the cause of its end, or wrote none."""
         record = None
         with contextlib.suppress(UserError):
-            record = read_record(self.folder / RECORD_FILE)
+            record = read_record(run.folder / RECORD_FILE)
         written = record is not None
-        record = record or new_record(self.config, self._context)
+        record = record or new_record(run.config, run.context)
         exits = [process.exitcode for process in self._processes]
         stacks = {rank: stack_of(self.folder, rank) for rank, status in enumerate(exits) if (status or 0) < 0}
         ending = Ending(
@@ -256,15 +263,15 @@ class Attempt:
             ),
         )
         if not ending.tell(record, written):
-            remember_cost(self.config, record)
+            remember_cost(run.config, record)
             return record
         record.finished_at = datetime.now(UTC).isoformat(timespec="seconds")
         record.cost.wall_time_s = record.cost.wall_time_s or round(time.monotonic() - self.started, 3)
         record.cost.peak_memory_bytes = record.cost.peak_memory_bytes or self._peak_memory or None
         with noted("the event file of hyper-parameters", record.notes):
-            write_hparams(self.folder, record)
+            write_hparams(run.folder, record)
         try:
-            write_record(self.folder, record)
+            write_record(run.folder, record)
         except OSError as error:  # as the run itself could not
             record.cause, record.reason = cause_of(error), describe(error)
         return record

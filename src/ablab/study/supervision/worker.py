@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from ablab.results.store import LOG_FILE
 from ablab.streams import lasting_output
 from ablab.study.supervision.lock import run_lock
 from ablab.study.supervision.resources import Placement, die_first
+from ablab.study.supervision.stack import Unit
 from ablab.training.run import execute
+from ablab.training.stacked.run import Member, execute_stack
 from ablab.training.stacks import answer
 from ablab.training.world import World
 
@@ -50,6 +54,7 @@ class WorkerArgs:
         progress: where the first process tells of it.
         beats: shared; the process counts its own place up whenever it goes on.
         counted: the cost of the run as one of the same model has counted it; None: it is not known yet.
+        stack: the runs that are trained together, this one the first of them; None: it is alone.
     """
 
     config: RunConfig
@@ -62,6 +67,7 @@ class WorkerArgs:
     progress: Connection | None
     beats: Any
     counted: Cost | None = None
+    stack: Unit | None = None
 
 
 def work(args: WorkerArgs) -> None:
@@ -90,16 +96,36 @@ def work(args: WorkerArgs) -> None:
 
     def report(step: int, steps: int, shown: str) -> None:
         if args.progress is not None:
-            args.progress.send((step, steps, shown))
+            args.progress.send((0, step, steps, shown))
 
     def beat() -> None:
         args.beats[place.rank] += 1
 
     beat()
+    if args.stack is not None:
+        _work_together(args, args.stack, beat)
+        return
     with lasting_output(), run_lock(folder) if place.rank == 0 else contextlib.nullcontext():
         record = execute(args.config, folder, args.context, report, beat, counted=args.counted)
     if record.status == "failed":
         sys.exit(1)  # so that the supervisor ends the other ranks, which may wait for this one forever
+
+
+def _work_together(args: WorkerArgs, stack: Unit, beat: Callable[[], None]) -> None:
+    """Run the runs of a stack. How each of them ended stands in its record, and is no matter of this process."""
+
+    def report(index: int, step: int, steps: int, shown: str) -> None:
+        if args.progress is not None:
+            args.progress.send((index, step, steps, shown))
+
+    members = [
+        Member(place=seat, config=run.config, folder=run.folder, context=run.context, progress=partial(report, index))
+        for index, (run, seat) in enumerate(zip(stack.runs, stack.places, strict=True))
+    ]
+    with lasting_output(), contextlib.ExitStack() as locks:
+        for member in members:
+            locks.enter_context(run_lock(member.folder))
+        execute_stack(members, stack.size, beat, args.counted)
 
 
 def _die_with_supervisor(lifeline: Connection) -> None:

@@ -93,16 +93,16 @@ class FakePilot:
             self.steps += seconds * 40 * min(1.0, 1 / (self.gpu.busy * len(beside)))
             self.ended = self.steps >= self.gpu.longest
 
-    def poll(self) -> list[tuple[int, int, str]]:
+    def poll(self) -> list[tuple[int, int, int, str]]:
         if int(self.steps) == self.told:
             return []
         self.told = int(self.steps)
-        return [(self.told, self.gpu.longest, "")]
+        return [(0, self.told, self.gpu.longest, "")]
 
     def kill(self) -> None:
         self.ended = True
         if self in self.gpu.running:
             self.gpu.running.remove(self)
 
-    def close(self) -> Record:
-        return record("failed", "memory", self.reason) if self.reason else record("ok")
+    def close(self) -> list[Record]:
+        return [record("failed", "memory", self.reason) if self.reason else record("ok")]

@@ -31,9 +31,9 @@ Report = tuple[float, int]  # when, and how many steps were taken by then
 class Pilot(Protocol):
     """What is used of `Attempt`."""
 
-    def poll(self) -> list[tuple[int, int, str]]: ...
+    def poll(self) -> list[tuple[int, int, int, str]]: ...
     def kill(self) -> None: ...
-    def close(self) -> Record: ...
+    def close(self) -> list[Record]: ...
     @property
     def handles(self) -> list[Any]: ...
     @property
@@ -114,7 +114,7 @@ class Trials:
             self.tools.heartbeat()
             now = self.tools.clock()
             for pilot, own in zip(pilots, reports, strict=True):
-                own += [(now, step) for step, _, _ in pilot.poll()][-1:]
+                own += [(now, step) for _, step, _, _ in pilot.poll()][-1:]
             if now - asked >= _MEMORY_S:
                 asked, used = now, _most(used, self.used_bytes())
             if until is None and min(map(len, reports)) > _WARM:
@@ -143,9 +143,9 @@ def _failure(pilots: Sequence[Pilot]) -> str:
     """Why one that has ended did not end well; "" where none has."""
     for pilot in pilots:
         if pilot.ended:
-            record = pilot.close()
-            if record.status not in ("ok", "diverged"):
-                return record.reason or record.status
+            for record in pilot.close():
+                if record.status not in ("ok", "diverged"):
+                    return record.reason or record.status
     return ""
 
 
