@@ -94,8 +94,7 @@ def test_a_run_of_two_ranks_is_told_in_numbers(tmp_path: Path, monkeypatch: pyte
     assert ranks.run(output, [*tiny, "strategy=ddp"])
     [row] = readings.ranks(tmp_path, "")
     assert (row["status"], row["backend"], row["steps"]) == ("ok", "gloo", 2)
-    assert row["MB a step"] > 0
-    assert row["val_loss"] > 0
+    assert min(float(row[key] or 0) for key in ("MB a step", "val_loss")) > 0
 
 
 def test_stacked_seeds_are_told_beside_those_that_are_alone(

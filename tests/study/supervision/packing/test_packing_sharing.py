@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_gpu import FakeGpu
 
-from ablab.config import RunConfig
+from ablab.config import Node, RunConfig
 from ablab.config.schema import ExecutionConfig
 from ablab.errors import UserError
 from ablab.study.events import RunOutline
@@ -19,7 +19,7 @@ from ablab.study.plan_file import PlannedRun
 from ablab.study.supervision.packing import measure, mps, sharing
 from ablab.study.supervision.packing.measure import steps_per_second
 from ablab.study.supervision.packing.sharing import Sharing
-from ablab.study.supervision.resources import DevicePool, side_by_side
+from ablab.study.supervision.resources import DevicePool, side_by_side, threads_for
 
 AUTO = ExecutionConfig(runs_per_device="auto")
 
@@ -35,7 +35,12 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def config(d_model: int = 500) -> RunConfig:
     counts = ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches")
     trainer = dict.fromkeys(counts, 1) | {"gradient_clip_val": None, "accelerator": "auto"}
-    options = {"strategy": {"processes": 1}, "trainer": trainer, "model": {"d_model": d_model}, "logger": {"csv": {}}}
+    options: dict[str, Node] = {
+        "strategy": {"processes": 1},
+        "trainer": trainer,
+        "model": {"d_model": d_model},
+        "logger": {"csv": {}},
+    }
     return RunConfig(options=options, axes={})
 
 
@@ -68,7 +73,7 @@ def test_as_many_as_fit_in_time() -> None:
     assert "1: 40, 2: 80, 4: 160, 8: 160; 2.1 of 7.8 GiB)" in line
     assert line.endswith("; without MPS, since there is no nvidia-cuda-mps-control-of-nobody on the PATH")
     assert {place.threads for beside, place in gpu.started[:1]} == {None}
-    assert {place.threads for beside, place in gpu.started[-8:]} == {sharing.threads_for(1, 8)}
+    assert {place.threads for beside, place in gpu.started[-8:]} == {threads_for(1, 8)}
     assert not any(folder.exists() or folder.parent.exists() for folder in gpu.folders)
 
 
@@ -108,7 +113,7 @@ def test_where_there_is_nothing_to_measure_nothing_is_tried(
     shared = found(gpu, runs(count), settings, needs)
     assert (shared.runs_per_device, list(shared.names), shared.environment) == (number, list(gpu.names), {})
     assert not gpu.started
-    assert [words in line for line in gpu.said] == [True] * (words is not None)
+    assert [str(words) in line for line in gpu.said] == [True] * (words is not None)
 
 
 def test_several_devices_share_out_the_runs() -> None:
