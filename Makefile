@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install ablation five-claims five-claims-quick browser test test-fast check format docs docs-serve house bench clean
+.PHONY: help install ablation five-claims five-claims-quick browser test test-fast check format docs docs-serve house bench gpu-check clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -59,6 +59,11 @@ house: install ## print the measures of the code's structure: files, reaches int
 
 bench: install ## time the harness beside a bare PyTorch loop
 	$(BIN)/ablab bench loop
+
+# Where nothing can be installed: make gpu-check WITH=python3, of an environment that has PyTorch and what ablab needs.
+gpu-check: $(if $(WITH),,install) ## all that is to be known of a GPU at hand, in 8 minutes at most (OUT=... another folder)
+	PYTHONPATH=$(CURDIR)/src:$$PYTHONPATH $(or $(WITH),$(BIN)/python) -m ablab bench gpu \
+		--out $(or $(OUT),outputs/gpu-check) $(if $(STEPS),--steps $(STEPS))
 
 clean: ## remove the environment and caches (outputs/ stays)
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

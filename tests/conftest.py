@@ -66,7 +66,16 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def _skip_without_cuda(items: list[pytest.Item]) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files with slow tests first: where the last tests are short, no worker waits long for another."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
+    _skip_without_cuda([item for item in items if item.get_closest_marker("cuda")])
     items.sort(key=lambda item: (item.path not in slow, item.path.name not in _LONGEST))

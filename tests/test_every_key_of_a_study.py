@@ -39,7 +39,7 @@ from ablab.study.planning.expand import Run, expand
 from ablab.study.planning.ladder import climb
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision import supervisor
-from ablab.study.supervision.resources import devices_of
+from ablab.study.supervision.resources import devices_of, side_by_side
 from ablab.study.supervision.stack import Unit, units
 from ablab.study.trials import pilot, tuning
 from ablab.training.build import BuiltRun
@@ -258,10 +258,10 @@ Seen = Callable[[RunConfig, Path], Any]
 # Key -> what shows its effect, two values of it, and what is given beside.
 LADDER = {"ladder.sizes": [16, 32], "model.n_heads": 2}
 STUDY: dict[str, tuple[Seen, Any, Any, dict[str, Any]]] = {
-    "jobs": (lambda c, _: supervisor.side_by_side([c], c.execution, 4), None, 3, {}),
+    "jobs": (lambda c, _: side_by_side([c], c.execution, 4), None, 3, {}),
     "devices_per_run": (lambda c, _: devices_of(c, 4), None, 2, {"trainer.accelerator": "gpu"}),
     "runs_per_device": (
-        lambda c, _: supervisor.side_by_side([c], c.execution, 4),
+        lambda c, _: side_by_side([c], c.execution, 4),
         1,
         2,
         {"trainer.accelerator": "gpu"},

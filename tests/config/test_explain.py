@@ -32,6 +32,7 @@ def of_attention(wrong: str) -> str:
         ("jobs=1.5", "jobs=1.5: must be a whole number or null"),
         ("timeout=long", "timeout=long: must be a number or null"),
         ("runs_per_device=null", "runs_per_device=null: must be a whole number"),
+        ("runs_per_device=1.5", "runs_per_device=1.5: must be a whole number"),
         ("tune.lr=[0.1,big]", "tune.lr=[0.1,big]: must be a list of a number or null"),
         ("comparison.within=seed", "comparison.within=seed: must be a list of a text; write comparison.within=[seed]"),
         ("comparison.margin=x", "comparison.margin=x: must be a number or null"),

@@ -11,10 +11,11 @@ import pytest
 from processes import processes_in, wait_for
 
 from ablab.config import RunConfig
+from ablab.config.schema import ExecutionConfig
 from ablab.results.record import Cost, Record
 from ablab.study.events import RunOutline
 from ablab.study.plan_file import PlannedRun
-from ablab.study.preview_study import STEPS, _measured
+from ablab.study.preview_study import STEPS, _measured, _without_trials
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -52,6 +53,12 @@ def test_the_test_split_is_evaluated_once(tmp_path: Path) -> None:
 def test_a_probe_that_failed_says_why(tmp_path: Path) -> None:
     probe = _measured(record(status="failed", reason="the bulb is broken"), planned(tmp_path))
     assert (probe.seconds, probe.error) == (None, "the bulb is broken")
+
+
+def test_a_plan_tries_no_runs_side_by_side() -> None:
+    given = ExecutionConfig(runs_per_device=3, retries=2)
+    assert _without_trials(given, 6) == given
+    assert _without_trials(ExecutionConfig(runs_per_device="auto"), 6) == ExecutionConfig(jobs=6)
 
 
 def test_a_plan_writes_nothing_and_lists_runs_and_failed_probes(lab: Lab) -> None:

@@ -20,6 +20,7 @@ def bench(parser: argparse.ArgumentParser) -> Command:
     _bench_decode(what.add_parser("decode", help="generation, token by token, beside that of transformers"))
     _bench_strategies(what.add_parser("strategies", help="ways of spreading a run over processes, whole runs in turn"))
     _bench_links(what.add_parser("links", help="predicted step times beside those over throttled links (needs root)"))
+    _bench_gpu(what.add_parser("gpu", help="all that is to be known of a GPU at hand, in eight minutes at most"))
     _bench_widths(what.add_parser("widths", help="how training moves models of several widths, standard beside mup"))
     return lambda options: options.bench(options)
 
@@ -34,6 +35,27 @@ def _bench_loop(parser: argparse.ArgumentParser) -> None:
         from ablab.bench.loop import bench_loop
 
         print(bench_loop(options.overrides, options.steps, options.rounds, options.json))
+
+    parser.set_defaults(bench=command)
+
+
+def _bench_gpu(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", nargs="+", default=[], metavar="NAME", help="default: all; a wrong name lists them")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path("outputs/gpu-check"),
+        help="of the results (default: outputs/gpu-check); those of steps that are not run now stay as they are",
+    )
+    parser.add_argument("--limit", type=float, default=480.0, metavar="S", help="seconds of all (default: 480)")
+
+    def command(options: argparse.Namespace) -> int:
+        from ablab.bench.gpu.command import bench_gpu
+
+        said, status = bench_gpu(options.out, options.steps, options.limit)
+        print(said)
+        return status
 
     parser.set_defaults(bench=command)
 

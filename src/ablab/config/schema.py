@@ -22,6 +22,9 @@ from ablab.errors import UserError
 Node = dict[str, Any]  # the option of an axis: `_target_` and its arguments; or any other tree of plain data
 
 
+AUTO = "auto"  # of `runs_per_device`
+
+
 @dataclass(kw_only=True)
 class ExecutionConfig:
     """How the runs of a sweep are carried out. None of it changes what a run computes.
@@ -32,7 +35,7 @@ class ExecutionConfig:
 
     jobs: int | None = None  # runs side by side; None: as many as there are devices for, one without devices
     devices_per_run: int | None = None  # GPUs; None: one for each process
-    runs_per_device: int = 1
+    runs_per_device: int | str = 1  # "auto": as many as trials find to fit on it and to pay
     stack: str | None = None  # "seeds": those of a variant in one process, by one pass for all; null: each by itself
     retries: int = 1  # of a run that crashed or was killed
     retry: str | None = None  # "failed": what an earlier supervisor left; None: nothing
@@ -41,7 +44,8 @@ class ExecutionConfig:
     on_failure: str = "continue"  # or "stop"
 
     def __post_init__(self) -> None:
-        for name, least in (("jobs", 1), ("devices_per_run", 1), ("runs_per_device", 1), ("retries", 0)):
+        self._check_sharing()
+        for name, least in (("jobs", 1), ("devices_per_run", 1), ("retries", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name}={value}: must be at least {least}")
@@ -55,6 +59,13 @@ class ExecutionConfig:
             raise UserError(f"stack={self.stack}: must be seeds, or null")
         if self.on_failure not in ("continue", "stop"):
             raise UserError(f"on_failure={self.on_failure}: must be continue or stop")
+
+    def _check_sharing(self) -> None:
+        given = self.runs_per_device
+        if isinstance(given, str) and given != AUTO:
+            raise UserError(f"runs_per_device={given}: must be a whole number, or {AUTO}")
+        if isinstance(given, int) and given < 1:
+            raise UserError(f"runs_per_device={given}: must be at least 1, or {AUTO}")
 
 
 EXECUTION_KEYS = tuple(each.name for each in fields(ExecutionConfig))
@@ -138,7 +149,8 @@ def type_at(key: str) -> Any:
     hint: Any = Config
     for name in re.sub(r"\[\d+\]", "", key).split("."):
         hint = get_type_hints(hint).get(name) if is_dataclass(hint) else None
-    return None if hint is Any else int if key == "seed" else hint  # whose one word, auto, no run has
+    one_word = key in ("seed", "runs_per_device")  # beside numbers: auto
+    return None if hint is Any else int if one_word else hint
 
 
 def known_settings() -> list[str]:

@@ -94,7 +94,7 @@ def _left_by_job(run: PlannedRun, gave_up: str) -> Record:
 
 def refuse_ours(settings: ExecutionConfig) -> None:
     """Raises UserError where something is asked for that only our own launcher does."""
-    asked = {"jobs": settings.jobs is not None, "runs_per_device": settings.runs_per_device > 1}
+    asked = {"jobs": settings.jobs is not None, "runs_per_device": settings.runs_per_device != 1}
     asked |= {"on_failure": settings.on_failure != "continue", "stack": settings.stack is not None}
     for name, given in asked.items():
         if given:

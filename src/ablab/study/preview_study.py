@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ablab.config import Node, RunConfig
-from ablab.config.schema import ExecutionConfig
+from ablab.config.schema import AUTO, ExecutionConfig
 from ablab.results.record import Record
 from ablab.study.events import Observer
 from ablab.study.launch import finished_record
@@ -20,7 +20,8 @@ from ablab.study.planning.prepare import as_if_run, asked
 from ablab.study.preview import Preview, Probe, Row, Size, Trials
 from ablab.study.run_study import Study
 from ablab.study.supervision.code import freeze_code, warm_up
-from ablab.study.supervision.supervisor import Supervisor, side_by_side
+from ablab.study.supervision.resources import side_by_side
+from ablab.study.supervision.supervisor import Supervisor
 from ablab.study.trials.pilot import ROUNDS
 from ablab.study.trials.search import Search
 
@@ -49,7 +50,8 @@ def preview(study: Study, probe: bool) -> Preview:
     settings = planned[0].config.execution
     jobs = side_by_side([run.config for run in planned], settings)
     firsts = [row.first for row in rows]
-    probes = _probe([run for run in planned if run.info in firsts], settings) if probe else {}
+    probed = [run for run in planned if run.info in firsts] if probe else []
+    probes = _probe(probed, _without_trials(settings, jobs)) if probe else {}
     for row in rows:
         row.probe = probes.get(row.first.index)
     trials = _trials(study.search(prepared.runs), prepared.runs, planned, rows)
@@ -99,6 +101,11 @@ def _rows(planned: Sequence[PlannedRun], preflight: Preflight) -> list[Row]:
         kept = finished_record(run.config, run.folder, preflight, retry_failed=False)
         row.done += kept is not None
     return list(rows.values())
+
+
+def _without_trials(settings: ExecutionConfig, jobs: int) -> ExecutionConfig:
+    """Settings by which probes go side by side as the runs would, had nothing been tried before them."""
+    return replace(settings, runs_per_device=1, jobs=jobs) if settings.runs_per_device == AUTO else settings
 
 
 def _probe(runs: Sequence[PlannedRun], settings: ExecutionConfig) -> dict[int, Probe]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ import torch
 
 from ablab.config import RunConfig
 from ablab.config.schema import ExecutionConfig
+from ablab.errors import UserError
 from ablab.results.communication import MEASURED
 from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, RECORD_FILE, read_record, write_record
 from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
-from ablab.study.supervision import attempt, supervisor
+from ablab.study.supervision import attempt, resources, supervisor
 from ablab.study.supervision.code import warm_up
+from ablab.study.supervision.packing.sharing import Sharing
+from ablab.study.supervision.resources import Placement, side_by_side
 from ablab.study.supervision.stack import Unit, units
-from ablab.study.supervision.supervisor import Supervisor, side_by_side
+from ablab.study.supervision.supervisor import Supervisor
 from ablab.training.begin import new_record
 
 TinyConfig = Callable[..., RunConfig]
@@ -193,6 +197,66 @@ def test_how_many_run_side_by_side(tiny_config: TinyConfig) -> None:
     assert side_by_side([tiny_config()], ExecutionConfig(), devices=4) == 1  # on the CPU
 
 
+def test_what_auto_is_before_anything_is_measured(tiny_config: TinyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "cores", lambda: 8)
+    auto, config = ExecutionConfig(runs_per_device="auto"), tiny_config()
+    two = config.with_values({"strategy": {"processes": 2}})
+    assert side_by_side([config], auto, devices=0) == 8  # a core for each process
+    assert side_by_side([config, two], auto, devices=0) == 4
+    assert side_by_side([config], ExecutionConfig(runs_per_device="auto", jobs=3), devices=0) == 3
+    on_gpus = config.with_values({"trainer.accelerator": "auto"})
+    assert side_by_side([on_gpus], auto, devices=4) == 4
+    assert side_by_side([on_gpus], auto, devices=4, sharing=3) == 12
+    for wrong, words in ((0, "must be at least 1, or auto"), ("many", "must be a whole number, or auto")):
+        with pytest.raises(UserError, match=f"runs_per_device={wrong}: {words}"):
+            ExecutionConfig(runs_per_device=wrong)
+
+
+def test_a_run_that_finds_no_memory_beside_others_is_tried_with_fewer(
+    tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that has room for two, where trials had found some for four: all end well, and at their first try."""
+    alive: list[Crowded] = []
+    most: list[int] = []
+
+    class Crowded:
+        started = 0.0
+        handles: list[Any] = []  # noqa: RUF012
+        orphaned = False
+
+        def __init__(self, unit: Unit, placement: Placement, hang_timeout: Any) -> None:
+            assert dict(placement.environment) == {"MPS": "there"}
+            alive.append(self)
+            most.append(len(alive))
+            self.room, self.ended, self.polls = len(alive) <= 2, False, 0
+
+        def poll(self) -> list[Any]:
+            self.polls += 1
+            self.ended = not self.room or self.polls > 3
+            return []
+
+        def kill(self) -> None:
+            pytest.fail("nothing is left to be ended")
+
+        def close(self) -> list[Record]:
+            alive.remove(self)
+            found = Record(status="ok", fingerprint="", study="", variant="", seed=0, axes={}, config={})
+            if not self.room:
+                found.status, found.cause, found.reason = "failed", "memory", "out of memory"
+            return [found]
+
+    shared = Sharing(names=["0"], runs_per_device=4, environment={"MPS": "there"}, measured=True)
+    monkeypatch.setattr(supervisor, "Attempt", Crowded)
+    monkeypatch.setattr(supervisor, "sharing", lambda *_: contextlib.nullcontext(shared))
+    config = tiny_config().with_values({"trainer.accelerator": "auto"})
+    settings = ExecutionConfig(runs_per_device="auto", retries=0, on_failure="stop")
+    records = Supervisor(settings, told := Told(), names=["0"]).run(planned(tmp_path, *[config] * 6))
+    assert [records[index].status for index in range(6)] == ["ok"] * 6
+    assert {event.split()[2] for event in told.events if event.startswith("started")} == {"1"}
+    assert max(most) == 4
+    assert max(most[4:]) <= 2  # from then on
+
+
 def test_runs_have_devices_of_their_own(
     tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,3 +412,14 @@ def test_of_a_stack_those_are_tried_again_that_failed(
     found = Supervisor(ExecutionConfig(), Told(), names=()).run(units(runs, runs, lambda config: True))
     assert made == [((0, 1, 2), 3), ((1,), 3)]
     assert {place: record.status for place, record in found.items()} == {0: "ok", 1: "ok", 2: "ok"}
+
+
+def test_a_trial_of_a_stack_is_of_all_its_runs(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    runs = planned(tmp_path, *(tiny_config(f"seed={seed}") for seed in range(3)))
+    [unit] = units(runs, runs, lambda config: True)
+    copy = replace(runs[0], config=runs[0].config.with_values({"logger": {}}), folder=tmp_path / "trial")
+    tried = supervisor._tried(unit, copy)
+    assert (tried.places, tried.size, tried.head) == (unit.places, unit.size, copy)
+    assert [run.config.seed for run in tried.runs] == [0, 1, 2]
+    assert [run.config.options["logger"] for run in tried.runs] == [{}] * 3
+    assert [run.folder for run in tried.runs[1:]] == [tmp_path / "trial" / "1", tmp_path / "trial" / "2"]

@@ -14,6 +14,7 @@ import torch
 from torch.distributed import TCPStore
 
 from ablab.config import RunConfig
+from ablab.config.schema import AUTO, ExecutionConfig
 from ablab.errors import UserError
 
 
@@ -23,6 +24,7 @@ class Placement:
 
     threads: int | None = None  # of each process; None: torch's own choice
     devices: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; empty: whatever there is
+    environment: tuple[tuple[str, str], ...] = ()  # what else their processes are told: where MPS is
 
 
 class DevicePool:
@@ -34,11 +36,12 @@ class DevicePool:
     """
 
     def __init__(self, names: Sequence[str], runs_per_device: int = 1) -> None:
-        self._free = dict.fromkeys(names, runs_per_device)
+        self._sharing = runs_per_device
+        self._free = dict.fromkeys(names, runs_per_device)  # below 0 where `lower` came while all places were taken
 
     def take(self, count: int) -> tuple[str, ...] | None:
         """`count` different devices, or None if so many are not free now."""
-        free = sorted((name for name, left in self._free.items() if left), key=lambda name: -self._free[name])
+        free = sorted((name for name, left in self._free.items() if left > 0), key=lambda name: -self._free[name])
         if len(free) < count:
             return None
         taken = tuple(free[:count])
@@ -49,6 +52,14 @@ class DevicePool:
     def give_back(self, names: Sequence[str]) -> None:
         for name in names:
             self._free[name] += 1
+
+    def lower(self) -> bool:
+        """Let one run less share a device from now on. Whether that was possible: one run always may have it."""
+        if self._sharing < 2:
+            return False
+        self._sharing -= 1
+        self._free = {name: left - 1 for name, left in self._free.items()}
+        return True
 
 
 def visible_devices() -> list[str]:
@@ -75,6 +86,27 @@ def devices_of(config: RunConfig, visible: int) -> int:
     if wanted > visible:
         raise UserError(f"devices_per_run={wanted}: there are {visible} devices")
     return wanted
+
+
+def side_by_side(
+    configs: Sequence[RunConfig], settings: ExecutionConfig, devices: int | None = None, sharing: int | None = None
+) -> int:
+    """How many of these runs go side by side: as many as there are devices for, one where they use none.
+
+    Where they use none, and `runs_per_device=auto` leaves it to the machine: as many as it has cores for.
+
+    Args:
+        devices: how many there are; None: those of this machine.
+        sharing: how many runs share one; None: as the settings say, and one where that is yet to be measured.
+    """
+    if settings.jobs is not None:
+        return settings.jobs
+    devices = len(visible_devices()) if devices is None else devices
+    using = [need for config in configs if (need := devices_of(config, devices))]
+    auto = settings.runs_per_device == AUTO
+    if not using:
+        return max(1, cores() // max(config.processes for config in configs)) if auto else 1
+    return max(1, devices * (sharing or (1 if auto else int(settings.runs_per_device))) // max(using))
 
 
 def cores() -> int:

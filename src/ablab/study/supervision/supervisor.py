@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ from ablab.study.events import Observer, RunOutline
 from ablab.study.plan_file import PlannedRun
 from ablab.study.supervision.attempt import Attempt
 from ablab.study.supervision.lock import LockedError
-from ablab.study.supervision.resources import DevicePool, Placement, devices_of, threads_for, visible_devices
+from ablab.study.supervision.packing.measure import Tools
+from ablab.study.supervision.packing.sharing import Sharing, sharing
+from ablab.study.supervision.resources import DevicePool, devices_of, side_by_side, threads_for, visible_devices
 from ablab.study.supervision.stack import Unit
 from ablab.training.begin import new_record
 from ablab.training.callbacks import Progress
@@ -69,6 +73,7 @@ class Supervisor:
     _interrupts: int = 0
     _passed_on: bool = False
     _running: list[_Running] = field(default_factory=list)
+    _sharing: Sharing = field(default_factory=lambda: Sharing(names=()))
 
     def run(self, runs: Sequence[PlannedRun | Unit]) -> dict[int, Record]:
         """See the runs to their end; their records by `RunOutline.index`, without those that were not started.
@@ -82,15 +87,17 @@ class Supervisor:
         """
         names = visible_devices() if self.names is None else list(self.names)
         units = [run if isinstance(run, Unit) else Unit(runs=(run,)) for run in runs]
-        pool = DevicePool(names, self.settings.runs_per_device)
-        jobs = side_by_side([unit.head.config for unit in units], self.settings, len(names))
+        needs = {unit.head.info.index: devices_of(unit.head.config, len(names)) for unit in units}
         again = self.settings.retry == "failed"  # with all the attempts that a run has
         queue = deque(
             _Job(unit, devices_of(unit.head.config, len(names)), 0 if again else _attempts_left_behind(unit))
             for unit in units
         )
         records: dict[int, Record] = {}
-        with self._interruptible():
+        with self._interruptible(), self._shared(units, needs, names) as self._sharing:
+            pool = DevicePool(self._sharing.names, self._sharing.runs_per_device)
+            each = self._sharing.runs_per_device
+            jobs = side_by_side([unit.head.config for unit in units], self.settings, len(names), each)
             try:
                 while queue or self._running:
                     self._start(queue, min(jobs, len(units)), pool, records)
@@ -117,7 +124,7 @@ class Supervisor:
             queue.remove(job)
             job.attempts += 1
             processes = head.config.processes
-            placement = Placement(threads_for(processes, jobs), devices)
+            placement = self._sharing.place(devices, threads_for(processes, jobs))
             for run in job.unit.runs:
                 self.observer.started(run.info, job.attempts)
             try:
@@ -153,7 +160,35 @@ class Supervisor:
                 found = attempt.close()
                 if attempt.orphaned and found[0].status == "failed" and job.orphaned < _ORPHANED:
                     job.orphaned, job.attempts = job.orphaned + 1, job.attempts - 1
-                self._judge(job, found, queue, records)
+                if self._makes_room(running, found, pool):
+                    job.attempts -= 1
+                    queue.appendleft(job)
+                    for run in job.unit.runs:
+                        self.observer.waiting(run.info, f"{found[0].reason}; with one run less on a device", 0.0)
+                else:
+                    self._judge(job, found, queue, records)
+
+    def _makes_room(self, ended: _Running, found: Sequence[Record], pool: DevicePool) -> bool:
+        """Whether a run found no memory beside others on a device that trials had found room on, and now has more."""
+        short = self._sharing.measured and all((each.status, each.cause) == ("failed", "memory") for each in found)
+        beside = any(set(other.devices) & set(ended.devices) for other in self._running)
+        return short and beside and not self._stopping and pool.lower()
+
+    def _shared(
+        self, units: Sequence[Unit], needs: dict[int, int], names: Sequence[str]
+    ) -> AbstractContextManager[Sharing]:
+        return sharing([unit.head for unit in units], needs, names, self.settings, self._tools(units))
+
+    def _tools(self, units: Sequence[Unit]) -> Tools:
+        unit_of = {unit.head.info.index: unit for unit in units}
+        return Tools(
+            start=lambda run, placement: Attempt(
+                _tried(unit_of[run.info.index], run), placement, self.settings.hang_timeout
+            ),
+            say=lambda line: print(f"ablab: {line}", file=sys.stderr),
+            heartbeat=self.heartbeat,
+            stopped=lambda: bool(self._interrupts),
+        )
 
     def _judge(self, job: _Job, found: Sequence[Record], queue: deque[_Job], records: dict[int, Record]) -> None:
         pause = BACK_OFF_S * 2 ** max(job.attempts - 1, 0)
@@ -237,17 +272,13 @@ class _Only(Observer):
         self._progress(step, steps, shown)
 
 
-def side_by_side(configs: Sequence[RunConfig], settings: ExecutionConfig, devices: int | None = None) -> int:
-    """How many of these runs go side by side: as many as there are devices for, one where they use none.
-
-    Args:
-        devices: how many there are; None: those of this machine.
-    """
-    if settings.jobs is not None:
-        return settings.jobs
-    devices = len(visible_devices()) if devices is None else devices
-    using = [need for config in configs if (need := devices_of(config, devices))]
-    return max(1, devices * settings.runs_per_device // max(using)) if using else 1
+def _tried(unit: Unit, copy: PlannedRun) -> Unit:
+    """A unit as a trial begins it, in the folder and with the loggers of a copy of its first run."""
+    rest = [
+        replace(run, config=replace(copy.config, seed=run.config.seed), folder=copy.folder / str(run.info.index))
+        for run in unit.runs[1:]
+    ]
+    return replace(unit, runs=(copy, *rest))
 
 
 def may_try_again(status: Status, cause: Cause | None, attempts: int, retries: int) -> bool:

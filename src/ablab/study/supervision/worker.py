@@ -88,6 +88,7 @@ def work(args: WorkerArgs) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     place.enter()
+    os.environ.update(args.placement.environment)
     if args.placement.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(args.placement.devices)
     if args.placement.threads is not None:
