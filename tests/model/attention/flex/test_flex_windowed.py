@@ -133,7 +133,7 @@ def both(core: WindowedAttention, inputs: list[Tensor], padding: Tensor | None, 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has a backward pass on CUDA only")
+@pytest.mark.cuda
 @pytest.mark.parametrize("options", WINDOWS)
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("padded", [None, "holes"])
