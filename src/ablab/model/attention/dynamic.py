@@ -22,6 +22,9 @@ from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by
 from ablab.model.attention.buckets import Buckets, seen_in_buckets
 from ablab.model.attention.cache import KeyValueCache, LayerCache, Step
 from ablab.model.attention.dense import softmax_attention, weighted_attention
+from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.rule import Scoring, attend_by_rule, with_own, with_sinks
+from ablab.model.attention.flex.sorted import hashed_attention
 from ablab.model.attention.full import full_attention
 from ablab.model.attention.hashed_cache import HashedCache
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
@@ -126,6 +129,8 @@ class DynamicAttention(AttentionCore):
                 own_if_alone=self.share_qk, slopes=self.slopes, sinks=self.sinks, softcap=self.softcap,
             )  # fmt: skip
         spans: Tensor | None = None if self.span is None else self.span(q)
+        if wanted(q):
+            return self._by_flex(q, k, v, spans, key_padding_mask, length)
         return sparse_attention(
             q,
             repeat_heads(k, q.shape[1]),
@@ -139,6 +144,20 @@ class DynamicAttention(AttentionCore):
             key_padding_mask=key_padding_mask,
             own_if_alone=self.share_qk,
         )
+
+    def _by_flex(
+        self, q: Tensor, k: Tensor, v: Tensor, spans: Tensor | None, key_padding_mask: Tensor | None, length: int
+    ) -> Tensor:
+        """Two calls of FlexAttention, the local keys' and the hashed ones', in one softmax."""
+        ramp = 1.0 if self.span is None else self.span.ramp
+        scoring = Scoring(softcap=self.softcap, slopes=self.slopes, spans=spans, ramp=ramp)
+        out, lse = attend_by_rule(q, k, v, self.local, key_padding_mask=key_padding_mask, scoring=scoring)
+        buckets = self._buckets(q, k, spans, key_padding_mask, length, grouped=True)
+        if buckets is not None:
+            out, lse = hashed_attention(q, k, v, buckets, slopes=self.slopes, softcap=self.softcap, beside=(out, lse))
+        if self.share_qk:
+            out, lse = with_own(out, lse, q, k, v, key_padding_mask, self.softcap)
+        return with_sinks(out, lse, self.sinks)
 
     def new_cache(self, batch: int, capacity: int, *, heads: int, size: int, like: Tensor) -> LayerCache | None:
         if not self.causal:
@@ -179,13 +198,15 @@ class DynamicAttention(AttentionCore):
         return 0 if self.hash is None or length < self.dense_below else self.hash.rounds
 
     def _buckets(
-        self, q: Tensor, k: Tensor, spans: Tensor | None, key_padding_mask: Tensor | None, length: int | None = None
-    ) -> Buckets | None:
+        self, q: Tensor, k: Tensor, spans: Tensor | None, key_padding_mask: Tensor | None, length: int | None = None,
+        *, grouped: bool = False,
+    ) -> Buckets | None:  # fmt: skip
         if self.hash is None:
             return None
         buckets = hash_buckets(
-            self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk, length=length
-        )
+            self.hash, q, k, key_padding_mask,
+            causal=self.causal, share_qk=self.share_qk, length=length, grouped=grouped,
+        )  # fmt: skip
         return replace(buckets, beyond=self._reach(q, spans))
 
     def _reach(self, q: Tensor, spans: Tensor | None) -> Tensor:

@@ -27,6 +27,9 @@ from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, re
 from ablab.model.attention.buckets import seen_in_buckets
 from ablab.model.attention.by_position import attend_to
 from ablab.model.attention.cache import LayerCache, Step
+from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.rule import with_own, with_sinks
+from ablab.model.attention.flex.sorted import hashed_attention
 from ablab.model.attention.full import all_visited, full_attention
 from ablab.model.attention.hashed_cache import HashedCache
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
@@ -104,9 +107,14 @@ class LSHAttention(AttentionCore):
         """`attend`, hashed as sequences of `length` are."""
         if length < self.dense_below:
             return full_attention(self, q, k, v, key_padding_mask)
+        by_flex = wanted(q)
         buckets = hash_buckets(
-            self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk, length=length
-        )
+            self.hash, q, k, key_padding_mask,
+            causal=self.causal, share_qk=self.share_qk, length=length, grouped=by_flex,
+        )  # fmt: skip
+        if by_flex:
+            out, lse = hashed_attention(q, k, v, buckets, slopes=self.slopes, softcap=self.softcap)
+            return with_sinks(*with_own(out, lse, q, k, v, key_padding_mask, self.softcap), self.sinks)
         k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
         return sparse_attention(
             q, k, v, buckets=buckets,
