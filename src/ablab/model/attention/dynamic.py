@@ -37,6 +37,8 @@ from ablab.model.spec import LayerSpec, require_at_least
 class DynamicAttention(AttentionCore):
     """Time grows as T * window for the local keys plus, where the position adapts, as that of `LSHAttention`.
 
+    On a CPU as one operator (`ablab.model.attention.operators`), on CUDA as two calls of FlexAttention.
+
     Parameters of its own: where the size adapts, one per head, and with `span_per_query` head_size more.
 
     Args:

@@ -40,6 +40,9 @@ from ablab.model.spec import LayerSpec, require_at_least
 class LSHAttention(AttentionCore):
     """Time grows as T log T for sorting plus rounds * T * bucket_size for attending, memory as rounds * T.
 
+    On a CPU by chunks (`ablab.model.attention.hashed`), on CUDA by one call of FlexAttention
+    (`ablab.model.attention.flex.sorted`).
+
     Args:
         rounds: independent hashings, at least 1.
         bucket_size: mean number of keys in a bucket, and the most that a query sees of its bucket in a round.

@@ -81,7 +81,7 @@ def attend(
     """
     assert grouped is None or grouped == (q.shape[1] != k.shape[1])
     dtype = v.dtype
-    if torch.is_autocast_enabled(q.device.type):
+    if torch.amp.is_autocast_available(q.device.type) and torch.is_autocast_enabled(q.device.type):
         dtype = torch.get_autocast_dtype(q.device.type)
         q, k, v = (x.to(dtype) for x in (q, k, v))
     common = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)

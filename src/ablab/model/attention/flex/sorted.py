@@ -64,7 +64,7 @@ def hashed_attention(
         q, k, v, buckets.queries, buckets.keys, buckets.beyond, buckets.count, buckets.back, buckets.ahead
     )
     if together:
-        blocks = _band(q.shape[2], buckets.back, buckets.ahead, q.device)
+        blocks = band(q.shape[2], buckets.back, buckets.ahead, q.device)
     else:
         blocks = _block_mask(sorted_.blocks, q.shape[2])
     out, lse = attend(
@@ -197,9 +197,14 @@ def _scores(sorted_: Sorted, slopes: Tensor | None, softcap: float | None) -> Sc
     return changed
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def band(length: int, back: int, ahead: int, device: torch.device) -> BlockMask:
+    """The blocks that hold, for each query, the keys from `back` before it to `ahead` after it; made once."""
+    return _band(length, back, ahead, device)
+
+
 @lru_cache(maxsize=64)
 def _band(length: int, back: int, ahead: int, device: torch.device) -> BlockMask:
-    """The blocks that hold, for each query, the keys from `back` before it to `ahead` after it."""
     begin = torch.arange(0, length, BLOCK, device=device)
     first, last = (begin - back).clamp(min=0), (begin + BLOCK - 1 + ahead).clamp(max=length - 1)
     return _block_mask(_lists((first // BLOCK)[None, None], (last // BLOCK)[None, None]), length)
