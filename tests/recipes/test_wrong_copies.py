@@ -66,7 +66,7 @@ def entries_seen_too_early(patch: pytest.MonkeyPatch) -> None:
     def wrong(self: CompressedCore, positions: Tensor, there: Tensor) -> Tensor:
         return (torch.arange(there.shape[1]) * self.block <= positions[:, None]) & there[:, None]
 
-    patch.setattr(CompressedCore, "_allowed", wrong)
+    patch.setattr(CompressedCore, "allowed", wrong)
 
 
 def rotations_that_are_left_in_the_values(patch: pytest.MonkeyPatch) -> None:

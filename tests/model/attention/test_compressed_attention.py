@@ -182,7 +182,7 @@ def test_outputs_penalty_and_gradients_are_those_of_the_definition(
 class _TooEarly(CompressedCore):
     """An entry is seen from the first token of its window on."""
 
-    def _allowed(self, positions: Tensor, there: Tensor) -> Tensor:
+    def allowed(self, positions: Tensor, there: Tensor) -> Tensor:
         starts = torch.arange(there.shape[1]) * self.block
         return (starts <= positions[:, None]) & there[:, None, :]
 

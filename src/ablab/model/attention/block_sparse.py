@@ -20,7 +20,7 @@ from ablab.model.attention.by_position import PositionalCore, attend_to
 from ablab.model.attention.cache import Step
 from ablab.model.attention.dense import DENSE_BELOW, dense_attention, recomputed, softmax_attention
 from ablab.model.attention.flex.call import wanted
-from ablab.model.attention.flex.pattern import Pattern
+from ablab.model.attention.flex.pattern import Pattern, pattern_of
 from ablab.model.attention.flex.rule import Scoring, with_own, with_sinks
 from ablab.model.attention.picked import GATHER_FROM
 from ablab.model.initialisation import keyed_generator
@@ -140,12 +140,13 @@ class BlockSparseAttention(PositionalCore):
 
     def _by_flex(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         scoring = Scoring(softcap=self.softcap)
-        out, lse = self._pattern(q.shape[2], q.device).attend(q, k, v, key_padding_mask, scoring)
+        out, lse = pattern_of(self, q.shape[2], q.device).attend(q, k, v, key_padding_mask, scoring)
         if self.share_qk:
             out, lse = with_own(out, lse, q, k, v, key_padding_mask, self.softcap)
         return with_sinks(out, lse, self.sinks)
 
-    def _pattern(self, length: int, device: torch.device) -> Pattern:
+    def pattern(self, length: int, device: torch.device) -> Pattern:
+        """What a sequence of so many tokens is attended by on `device`, made once."""
         if (length, device) not in self._patterns:
             table, how = self._table(-(-length // self.block)).to(device), (self.causal, not self.share_qk)
             self._patterns[length, device] = Pattern.of(table, self.block, *how, length)

@@ -14,8 +14,10 @@ from ablab.model.attention.compressed_cache import CompressedCache
 from ablab.model.attention.dense import at_once, highest, recomputed, softmax_attention
 from ablab.model.attention.flex.call import wanted
 from ablab.model.attention.flex.entries import entries_attention
+from ablab.model.attention.flex.masks import EVERYTHING, Past, Rule
 from ablab.model.attention.indexer import COMPARED, IndexLearning, divergence, index_scores, recall
 from ablab.model.attention.kernel import working_dtype
+from ablab.model.attention.local import Local
 from ablab.model.attention.picked import GATHER_FROM, grouped_attention
 from ablab.model.spec import LayerSpec, require_at_least, require_at_most
 
@@ -60,6 +62,8 @@ class CompressedCore(AttentionCore):
         if keys is not None:
             require_at_least(1, "attention.keys", keys)
         self.window, self.block, self.keys, self.learning = window, block, keys, learning
+        self.near = Local(back=window - 1 if spec.causal else window, ahead=0 if spec.causal else window)
+        self.past: Rule = Past(block=block, stride=block) if spec.causal else EVERYTHING
         own = ("entries_visited", "entry_share", *(() if self.sinks is None else ("sink_share",)))
         self.compares = (*own, *(() if keys is None else COMPARED))
 

@@ -126,7 +126,7 @@ def test_small_heads_are_filled_up_for_the_kernels(make_problem: MakeProblem, mo
         out, lse = dense(q, k, v, block_mask.mask_mod, block_mask, None, scale)
         return out, type("Beside", (), {"lse": lse})
 
-    monkeypatch.setattr("ablab.model.attention.flex.call._flex", lambda: flex)
+    monkeypatch.setattr("ablab.model.attention.flex.call._made_compiled", lambda function: flex)
     problem = make_problem(length=T, sizes=(8, 4), padded="holes")
     (q, k, v), seen = problem.inputs(), padded_window(problem.padding())
     for blocks in (None, block_mask(WINDOW, T, T, q.device, alone=False)):

@@ -16,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from switched import TOLERANCE, hold, near, switched_attention
 from torch import Tensor
+from torch.nn.attention.flex_attention import AuxOutput, flex_attention
 
 from ablab.model.attention import block_sparse, selected_core, windowed
 from ablab.model.attention.block_sparse import BlockSparseAttention
 from ablab.model.attention.compressed import CompressedSparseAttention, HeavilyCompressedAttention
 from ablab.model.attention.dsa import DeepSeekSparseAttention
+from ablab.model.attention.flex import call
 from ablab.model.attention.flex.call import using
 from ablab.model.attention.flex.chosen import packed, unpacked
 from ablab.model.attention.nsa import NativeSparseAttention
@@ -220,3 +222,33 @@ def test_dropped_weights_go_another_way(make_spec: Spec) -> None:
             outs = [layer.train()(*inputs) for _ in range(2)]
             assert not torch.equal(*outs)
             assert torch.equal(*[layer.eval()(*inputs) for _ in range(2)])
+
+
+@pytest.mark.slow  # PyTorch compiles for a CPU what stands around the calls, which takes half a minute for each
+@pytest.mark.parametrize(("made", "options"), LAYERS)
+def test_what_stands_around_the_calls_compiles(
+    make_spec: Spec, monkeypatch: pytest.MonkeyPatch, made: type[Any], options: dict[str, Any]
+) -> None:
+    """In one graph each, and computes the same."""
+
+    def flex(q: Tensor, k: Tensor, v: Tensor, *, block_mask: Any, score_mod: Any, scale: float, **others: Any) -> Any:
+        out, lse = call.dense(q, k, v, block_mask.mask_mod, block_mask, score_mod, scale)
+        return out, AuxOutput(lse=lse)
+
+    compiled: dict[Any, Any] = {flex_attention: flex}
+
+    def made_compiled(function: Any) -> Any:
+        if function not in compiled:
+            compiled[function] = torch.compile(function, fullgraph=True, dynamic=False)
+        return compiled[function]
+
+    monkeypatch.setattr(call, "_made_compiled", made_compiled)
+    layer: Any = made(make_spec(d_model=32, n_heads=4, max_length=300), sinks=True, **options)
+    x = torch.randn(2, 200, 32, generator=torch.Generator().manual_seed(0))
+    with using("dense"):
+        expected = outcome(layer, x, None)
+    with using("compiled"):
+        found = outcome(layer, x, None)
+    assert len(compiled) > 2
+    for mine, theirs in zip(found, expected, strict=True):
+        near(mine, theirs, TOLERANCE[torch.float32])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ablab.model.attention.flex.masks import BLOCK, Everything, Past, Rule, block_mask, coarser, mask_of
+from ablab.model.attention.flex.masks import BLOCK, Causal, Everything, Past, Rule, block_mask, coarser, mask_of
 from ablab.model.attention.local import Local
 
 lengths = st.integers(1, 700)
@@ -40,7 +40,9 @@ def listed(counts: Tensor, indices: Tensor) -> Tensor:
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(rule=windows | pasts | st.just(Everything()), queries=lengths, keys=lengths, alone=st.booleans())
+@given(
+    rule=windows | pasts | st.just(Everything()) | st.just(Causal()), queries=lengths, keys=lengths, alone=st.booleans()
+)
 def test_blocks_are_those_of_the_rule(rule: Rule, queries: int, keys: int, alone: bool) -> None:
     keys = queries if isinstance(rule, Local) else keys
     some, every = in_blocks(rule(torch.arange(queries)[:, None], torch.arange(keys)))

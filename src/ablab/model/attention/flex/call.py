@@ -21,7 +21,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 from torch.nn.functional import pad
 
 from ablab.model.attention.base import repeat_heads
-from ablab.model.attention.flex.masks import Everything
+from ablab.model.attention.flex.masks import EVERYTHING
 from ablab.model.attention.flex.masks import block_mask as made
 from ablab.model.attention.kernel import without_autocast, working_dtype
 
@@ -126,11 +126,10 @@ def compiled(
 ) -> tuple[Tensor, Tensor]:
     """FlexAttention's own kernels. Heads smaller than they take are filled up with zeros."""
     width = v.shape[-1]
-    q, k, v = (pad(x, (0, max(0, SMALLEST - x.shape[-1]))) for x in (q, k, v))
-    flex = flex_attention if torch.compiler.is_compiling() else _flex()
+    q, k, v = (x if x.shape[-1] >= SMALLEST else pad(x, (0, SMALLEST - x.shape[-1])) for x in (q, k, v))
     if block_mask is None:
-        block_mask = made(Everything(), q.shape[2], k.shape[2], q.device, alone=False)
-    out, beside = flex(
+        block_mask = made(EVERYTHING, q.shape[2], k.shape[2], q.device, alone=False)
+    out, beside = _compiled(flex_attention)(
         q,
         k,
         v,
@@ -140,7 +139,7 @@ def compiled(
         enable_gqa=q.shape[1] != k.shape[1],
         return_aux=AuxRequest(lse=True),
     )
-    return out[..., :width], beside.lse
+    return out if out.shape[-1] == width else out[..., :width], beside.lse
 
 
 def dense(
@@ -172,24 +171,26 @@ def dense(
 
 def fused(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """Compile what stands around calls, and would be many small kernels, wherever they are compiled."""
-    kept: list[Callable[Given, Result]] = []
 
     @wraps(function)
     def either(*args: Given.args, **kwargs: Given.kwargs) -> Result:
         on_cuda = any(isinstance(x, Tensor) and x.device.type == "cuda" for x in args)
-        if not on_cuda or _chosen not in (None, compiled) or torch.compiler.is_compiling():
+        if _chosen is not compiled and not (_chosen is None and on_cuda):
             return function(*args, **kwargs)
-        if not kept:
-            kept.append(torch.compile(function, dynamic=False, recompile_limit=RULES, isolate_recompiles=True))
-        return kept[0](*args, **kwargs)
+        return _compiled(function)(*args, **kwargs)
 
     return either
 
 
+def _compiled(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Within a graph that is compiled as a whole, the function as it is."""
+    return function if torch.compiler.is_compiling() else _made_compiled(function)
+
+
 @cache
-def _flex() -> Callable[..., Any]:
+def _made_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # Of one graph, and never without its kernels, which would write out all scores.
-    return torch.compile(flex_attention, fullgraph=True, dynamic=False, recompile_limit=RULES, isolate_recompiles=True)
+    return torch.compile(function, fullgraph=True, dynamic=False, recompile_limit=RULES, isolate_recompiles=True)
 
 
 def _with_rule(blocks: BlockMask, mask_mod: MaskMod) -> BlockMask:

@@ -9,7 +9,9 @@ from torch.nn.functional import pad
 from ablab.model.attention.base import scores_of
 from ablab.model.attention.choosing import ChoosingCore, block_divergence
 from ablab.model.attention.dense import at_once, recomputed
-from ablab.model.attention.flex.chosen import attend_chosen, of_order, packed, unpacked
+from ablab.model.attention.flex.call import fused
+from ablab.model.attention.flex.chosen import WORD, attend_chosen, packed, unpacked
+from ablab.model.attention.flex.masks import CAUSAL, EVERYTHING
 from ablab.model.attention.flex.rule import with_sinks
 from ablab.model.attention.kernel import working_dtype
 from ablab.model.attention.selection import means
@@ -28,7 +30,7 @@ class FlexChoosingCore(ChoosingCore):
         pooled = means(index[2] if index else k.detach(), there, self.selection.block)
         words = self._chosen_words(q, there, pooled, *index[:2], warming=warming)
         out, lse = attend_chosen(
-            q, k, v, words, rule=of_order(self.causal, T), size=self.selection.block, there=there,
+            q, k, v, words, rule=CAUSAL if self.causal else EVERYTHING, size=self.selection.block, there=there,
             near=self.selection.near if self.selection.window else None, softcap=self.softcap,
         )  # fmt: skip
         if index and torch.is_grad_enabled():
@@ -48,11 +50,17 @@ class FlexChoosingCore(ChoosingCore):
         J, parts, positions = pooled.shape[2], [], torch.arange(q.shape[2], device=q.device)
         for own in self._rows(q, index[0].shape[1] if index else q.shape[1], J):
             n = self._reach(own.stop, J)
-            given = (x[:, :, own] for x in index)
-            candidates, scores = self._scored(q[:, :, own], there, positions[own], pooled[:, :, :n], *given)
-            chosen = candidates.allowed if warming else self.selection.chosen(scores, candidates)
-            parts.append(packed(pad(chosen, (0, J - n))))
+            given = q[:, :, own], there, positions[own], pooled[:, :, :n], *(x[:, :, own] for x in index)
+            parts.append(pad(self._choose(warming, *given), (0, -(-J // WORD) - -(-n // WORD))))
         return torch.cat(parts, 2)
+
+    @fused
+    def _choose(
+        self, warming: bool, q: Tensor, there: Tensor, positions: Tensor, pooled: Tensor, *index: Tensor
+    ) -> Tensor:
+        """What a slice of queries chooses, `packed`."""
+        candidates, scores = self._scored(q, there, positions, pooled, *index)
+        return packed(candidates.allowed if warming else self.selection.chosen(scores, candidates))
 
     def _lost(
         self, q: Tensor, k: Tensor, lse: Tensor, there: Tensor, words: Tensor, pooled: Tensor, *index: Tensor
@@ -72,6 +80,7 @@ class FlexChoosingCore(ChoosingCore):
             )  # fmt: skip
         return torch.cat(parts, 1)
 
+    @fused
     def _lost_by(
         self, q: Tensor, k: Tensor, lse: Tensor, there: Tensor, positions: Tensor, words: Tensor, pooled: Tensor,
         *index: Tensor,

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ablab.model.attention.flex.call import MaskMod, attend, fused
-from ablab.model.attention.flex.masks import Everything, Rule, block_mask
+from ablab.model.attention.flex.masks import Rule, block_mask
 from ablab.model.attention.flex.rule import Scoring
-from ablab.model.attention.local import Local
 
 WORD = 32  # bits
 Near = Callable[[Tensor], Tensor]  # of distances, query minus key: whether a key is seen whatever is chosen
@@ -63,11 +62,6 @@ def attend_chosen(
     seen = _seen(words.contiguous(), served, rule, size, near, there)
     blocks = block_mask(rule, q.shape[2], k.shape[2], q.device, alone=False)
     return attend(q, k, v, seen, block_mask=blocks, score_mod=Scoring(softcap=softcap).mod(q))
-
-
-def of_order(causal: bool, length: int) -> Rule:
-    """What may be chosen of so many tokens."""
-    return Local(back=length, ahead=0) if causal else Everything()
 
 
 def _seen(

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from ablab.model.attention.base import scores_of
 from ablab.model.attention.dense import at_once, highest, recomputed
+from ablab.model.attention.flex.call import fused
 from ablab.model.attention.flex.chosen import attend_chosen, packed, unpacked
-from ablab.model.attention.flex.masks import Everything, Past, Rule
 from ablab.model.attention.flex.rule import Scoring, attend_by_rule, merged, with_sinks
 from ablab.model.attention.indexer import divergence, index_scores
 from ablab.model.attention.kernel import working_dtype
-from ablab.model.attention.local import Local
 
 if TYPE_CHECKING:
     from ablab.model.attention.compressed_core import CompressedCore
@@ -34,16 +33,14 @@ def entries_attention(
     warming: bool,
 ) -> tuple[Tensor, Tensor]:
     """The output, and what the index loses (B, T): two calls, merged. Arguments are those of the core's `forward`."""
-    window = Local(back=core.window - 1 if core.causal else core.window, ahead=0 if core.causal else core.window)
     scoring = Scoring(softcap=core.softcap)
-    near = attend_by_rule(q, k, v, window, key_padding_mask=padding, scoring=scoring)
-    rule: Rule = Past(block=core.block, stride=core.block) if core.causal else Everything()
+    near = attend_by_rule(q, k, v, core.near, key_padding_mask=padding, scoring=scoring)
     if not index or core.keys is None or warming:
         words = None
-        far = attend_by_rule(q, entries, entries, rule, key_padding_mask=~there, scoring=scoring)
+        far = attend_by_rule(q, entries, entries, core.past, key_padding_mask=~there, scoring=scoring)
     else:
         words = _chosen_words(core, there, *index)
-        far = attend_chosen(q, entries, entries, words, rule=rule, there=there, softcap=core.softcap)
+        far = attend_chosen(q, entries, entries, words, rule=core.past, there=there, softcap=core.softcap)
     out, lse = merged(*near, *far)
     lost = q.new_zeros(q.shape[0], q.shape[2])
     if index and torch.is_grad_enabled():
@@ -61,9 +58,14 @@ def _chosen_words(core: CompressedCore, there: Tensor, q: Tensor, weight: Tensor
     """The entries that the index picks for all queries, `packed`, (B, 1, T, words)."""
     positions, parts = torch.arange(q.shape[2], device=q.device), []
     for own in _rows(q, q.shape[1], k.shape[2]):
-        scores = index_scores(q[:, :, own], weight[:, :, own], k)
-        parts.append(packed(highest(scores, core.allowed(positions[own], there), core.keys or 0)))
+        parts.append(_choose(core, positions[own], there, q[:, :, own], weight[:, :, own], k))
     return torch.cat(parts, 1).unsqueeze(1)
+
+
+@fused
+def _choose(core: CompressedCore, positions: Tensor, there: Tensor, *index: Tensor) -> Tensor:
+    assert core.keys is not None
+    return packed(highest(index_scores(*index), core.allowed(positions, there), core.keys))
 
 
 def _lost(
@@ -85,6 +87,7 @@ def _lost(
     return torch.cat(parts, 1)
 
 
+@fused
 def _lost_by(
     softcap: float | None, q: Tensor, lse: Tensor, entries: Tensor, chosen: Tensor, *index: Tensor
 ) -> Tensor:  # fmt: skip

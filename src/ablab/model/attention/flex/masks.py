@@ -61,6 +61,17 @@ class Past:
 
 
 @dataclass(frozen=True)
+class Causal:
+    """A query sees the keys up to its own place."""
+
+    def __call__(self, query: Tensor, key: Tensor) -> Tensor:
+        return key <= query
+
+    def blocks(self, queries: Extent, keys: Extent) -> Blocks:
+        return Blocks(self(queries.last, keys.first), self(queries.first, keys.last))
+
+
+@dataclass(frozen=True)
 class Everything:
     """Every query sees every key."""
 
@@ -72,10 +83,15 @@ class Everything:
         return Blocks(every, every)
 
 
+CAUSAL, EVERYTHING = Causal(), Everything()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def block_mask(rule: Rule, queries: int, keys: int, device: torch.device, *, alone: bool) -> BlockMask:
-    """The blocks that `rule` needs, without a mask function.
+    """The blocks that `rule` needs, without a mask function. In a graph that is compiled it is a constant.
 
     Args:
+        rule: made outside of any such graph.
         alone: the rule is all that says what is seen, so that blocks that are seen whole need not be looked into.
     """
     return _made(rule, queries, keys, device, alone)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
@@ -64,3 +66,15 @@ class Pattern:
             return found if padding is None else found & ~padding[batch, key]
 
         return seen
+
+
+class Patterned(Protocol):
+    """A core that has a pattern for each length."""
+
+    def pattern(self, length: int, device: torch.device) -> Pattern: ...
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def pattern_of(core: Patterned, length: int, device: torch.device) -> Pattern:
+    """Its pattern; in a graph that is compiled it is a constant."""
+    return core.pattern(length, device)

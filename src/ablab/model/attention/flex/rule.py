@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,9 +72,10 @@ def attend_by_rule(
     Returns:
         (B, H, S, Dv), zero where a query sees nothing, and the log-sum-exp (B, H, S), minus infinity there.
     """
+    scoring = replace(scoring, spans=scoring.by_query(q))
     alone = key_padding_mask is None and scoring.spans is None
     mask = block_mask(rule, q.shape[2], k.shape[2], q.device, alone=alone)
-    seen = _seen(rule, key_padding_mask, scoring.by_query(q), scoring.ramp)
+    seen = _seen(rule, key_padding_mask, scoring.spans, scoring.ramp)
     return attend(q, k, v, seen, block_mask=mask, score_mod=scoring.mod(q))
 
 
