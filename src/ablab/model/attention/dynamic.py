@@ -23,8 +23,7 @@ from ablab.model.attention.buckets import Buckets, seen_in_buckets
 from ablab.model.attention.cache import KeyValueCache, LayerCache, Step
 from ablab.model.attention.dense import softmax_attention, weighted_attention
 from ablab.model.attention.flex.call import wanted
-from ablab.model.attention.flex.rule import Scoring, attend_by_rule, with_own, with_sinks
-from ablab.model.attention.flex.sorted import hashed_attention
+from ablab.model.attention.flex.sparse import flex_sparse_attention
 from ablab.model.attention.full import full_attention
 from ablab.model.attention.hashed_cache import HashedCache
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
@@ -131,35 +130,22 @@ class DynamicAttention(AttentionCore):
                 own_if_alone=self.share_qk, slopes=self.slopes, sinks=self.sinks, softcap=self.softcap,
             )  # fmt: skip
         spans: Tensor | None = None if self.span is None else self.span(q)
-        if wanted(q):
-            return self._by_flex(q, k, v, spans, key_padding_mask, length)
-        return sparse_attention(
+        by_flex = wanted(q)
+        attention = flex_sparse_attention if by_flex else sparse_attention
+        heads = k.shape[1] if by_flex else q.shape[1]
+        return attention(
             q,
-            repeat_heads(k, q.shape[1]),
-            repeat_heads(v, q.shape[1]),
+            repeat_heads(k, heads),
+            repeat_heads(v, heads),
             local=self.local,
             slopes=self.slopes,
             sinks=self.sinks,
             softcap=self.softcap,
             spans=None if spans is None or self.span is None else Spans(tokens=spans, ramp=self.span.ramp),
-            buckets=self._buckets(q, k, spans, key_padding_mask, length),
+            buckets=self._buckets(q, k, spans, key_padding_mask, length, grouped=by_flex),
             key_padding_mask=key_padding_mask,
             own_if_alone=self.share_qk,
         )
-
-    def _by_flex(
-        self, q: Tensor, k: Tensor, v: Tensor, spans: Tensor | None, key_padding_mask: Tensor | None, length: int
-    ) -> Tensor:
-        """Two calls of FlexAttention, the local keys' and the hashed ones', in one softmax."""
-        ramp = 1.0 if self.span is None else self.span.ramp
-        scoring = Scoring(softcap=self.softcap, slopes=self.slopes, spans=spans, ramp=ramp)
-        out, lse = attend_by_rule(q, k, v, self.local, key_padding_mask=key_padding_mask, scoring=scoring)
-        buckets = self._buckets(q, k, spans, key_padding_mask, length, grouped=True)
-        if buckets is not None:
-            out, lse = hashed_attention(q, k, v, buckets, slopes=self.slopes, softcap=self.softcap, beside=(out, lse))
-        if self.share_qk:
-            out, lse = with_own(out, lse, q, k, v, key_padding_mask, self.softcap)
-        return with_sinks(out, lse, self.sinks)
 
     def new_cache(self, batch: int, capacity: int, *, heads: int, size: int, like: Tensor) -> LayerCache | None:
         if not self.causal:

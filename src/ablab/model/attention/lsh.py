@@ -28,8 +28,7 @@ from ablab.model.attention.buckets import seen_in_buckets
 from ablab.model.attention.by_position import attend_to
 from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.flex.call import wanted
-from ablab.model.attention.flex.rule import with_own, with_sinks
-from ablab.model.attention.flex.sorted import hashed_attention
+from ablab.model.attention.flex.sparse import flex_sparse_attention
 from ablab.model.attention.full import all_visited, full_attention
 from ablab.model.attention.hashed_cache import HashedCache
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
@@ -115,12 +114,9 @@ class LSHAttention(AttentionCore):
             self.hash, q, k, key_padding_mask,
             causal=self.causal, share_qk=self.share_qk, length=length, grouped=by_flex,
         )  # fmt: skip
-        if by_flex:
-            out, lse = hashed_attention(q, k, v, buckets, slopes=self.slopes, softcap=self.softcap)
-            return with_sinks(*with_own(out, lse, q, k, v, key_padding_mask, self.softcap), self.sinks)
-        k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
-        return sparse_attention(
-            q, k, v, buckets=buckets,
+        attention, heads = (flex_sparse_attention, k.shape[1]) if by_flex else (sparse_attention, q.shape[1])
+        return attention(
+            q, repeat_heads(k, heads), repeat_heads(v, heads), buckets=buckets,
             slopes=self.slopes, sinks=self.sinks, softcap=self.softcap,
             key_padding_mask=key_padding_mask, own_if_alone=True,
         )  # fmt: skip

@@ -175,9 +175,7 @@ def check_lists(blocks: BlockMask) -> None:
     assert torch.equal(blocks.q_indices[listed], indices[listed])
 
 
-# PyTorch makes an instance of its own class where it traces a function of one's own, and warns of it.
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize(("kind", "options"), EXAMPLES[:2])
+@pytest.mark.parametrize(("kind", "options"), EXAMPLES)
 def test_it_is_one_graph(make_problem: MakeProblem, kind: Make, options: dict[str, Any]) -> None:
     share_qk = options.get("share_qk", False)
     problem = make_problem(length=150, heads=(2, 2), sizes=(16, 16), dtype=torch.float32, padded="left")
