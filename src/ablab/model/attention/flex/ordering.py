@@ -36,8 +36,8 @@ def in_order(queries: Tensor, keys: Tensor | None, count: int, back: int, ahead:
 
 def _together(queries: Tensor, count: int, back: int, ahead: int) -> InOrder:
     shape, T, each, numbers = queries.shape, queries.shape[-1], count + 1, _numbers(queries)
-    codes = queries.to(_integer(numbers.numel() * each)) + numbers * each
-    codes, items = codes.flatten().sort(stable=True)
+    codes = (queries + numbers * each).flatten().to(_integer(numbers.numel() * each))
+    codes, items = codes.sort(stable=True)
     slots = torch.arange(len(items), device=queries.device) % T
     positions, places = (items % T).view(shape), torch.empty_like(items).scatter_(0, items, slots).view(shape)
     slots = slots.view(shape)
