@@ -11,7 +11,7 @@ projections (`mla`, `nsa`, `dsa`, `mla_dsa`, `csa`, `hca`), or that has no keys 
 * `compressed` (`csa`, `hca`), made of `compressor` (windows into entries) and `compressed_core` (what mixes them)
 * `operators`: local and hashed attention as one operator, made of `local` (by `band`, around the diagonal), `hashed`
   (among items of one bucket), `kernel` (dense attention that can be merged, by log-sum-exp) and `rest` (what is left)
-* `flex`: the engine for windows on CUDA
+* `flex`: the engine on CUDA for all whose masks follow a rule or a choice, with a stand-in for CPUs
 * `hashing`, `buckets`, `limits`, `blocks`: what decides whom a query sees
 * `gated_delta`, `mamba2`: the linear options, made of `linear` (what is around) and `recurrence` (what mixes)
 * `dense`: the softmax over whole matrices of scores, and what goes through long ones slice by slice

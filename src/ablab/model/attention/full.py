@@ -8,7 +8,10 @@ from torch.nn.functional import pad
 
 from ablab.model.attention.base import AttentionCore, by_query, self_only_if_alone, tilt
 from ablab.model.attention.by_position import PositionalCore
-from ablab.model.attention.dense import dense_attention, softmax_attention
+from ablab.model.attention.dense import DENSE_BELOW, dense_attention, softmax_attention
+from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.masks import CAUSAL, EVERYTHING
+from ablab.model.attention.flex.rule import Scoring, rule_attention
 
 
 class FullAttention(PositionalCore):
@@ -16,7 +19,8 @@ class FullAttention(PositionalCore):
 
     Time grows as T^2. Memory grows as T, except that it takes T^2 for the mask of a padded causal sequence, for that of
     shared queries and keys, for a bias by distance, and on a CPU for dropping weights. With `softcap` the
-    scores are written out, for slices of queries one after the other, and again in the backward pass.
+    scores are written out, for slices of queries one after the other, and again in the backward pass. On CUDA all of
+    this but shared queries and keys and dropped weights goes by FlexAttention, in memory that grows as T.
     """
 
     by_head = True
@@ -49,10 +53,17 @@ def full_attention(
     Args:
         dropout: probability, on the weights.
     """
-    if key_padding_mask is None and not core.share_qk and core.slopes is None:
+    by_flex = wanted(q) and not dropout and not core.share_qk and q.shape[2] >= DENSE_BELOW
+    plain = key_padding_mask is None and not core.share_qk and core.slopes is None
+    if plain and not (by_flex and core.softcap is not None):  # PyTorch's fused kernels know no cap
         return softmax_attention(
             q, k, v, causal=core.causal, dropout=dropout, sinks=by_query(core.sinks), softcap=core.softcap
         )
+    if by_flex:
+        return rule_attention(
+            q, k, v, CAUSAL if core.causal else EVERYTHING, key_padding_mask=key_padding_mask, sinks=core.sinks,
+            scoring=Scoring(softcap=core.softcap, slopes=core.slopes),
+        )  # fmt: skip
     positions = torch.arange(q.shape[2], device=q.device)
     mask = _allowed(core, positions, k.shape[2])
     if core.share_qk:

@@ -224,6 +224,8 @@ def test_dropped_weights_go_another_way(make_spec: Spec) -> None:
             assert torch.equal(*[layer.eval()(*inputs) for _ in range(2)])
 
 
+# A guard of the compiler looks at the gradient of what is no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.slow  # PyTorch compiles for a CPU what stands around the calls, which takes half a minute for each
 @pytest.mark.parametrize(("made", "options"), LAYERS)
 def test_what_stands_around_the_calls_compiles(

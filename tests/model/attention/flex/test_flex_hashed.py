@@ -73,8 +73,9 @@ def check(
         seen = without_padding(seen, padding)
         if core.share_qk or isinstance(core, LSHAttention):
             seen = own_if_alone(without_own(seen), padding)
-        beside = {"softcap": core.softcap, "slopes": slopes, "sinks": sinks}
-        return switched_attention(q, k, v, seen.expand(len(q), heads, -1, -1), weight=weight, **beside)
+        seen = seen.expand(len(q), heads, -1, -1)
+        out: Tensor = switched_attention(q, k, v, seen, weight=weight, softcap=core.softcap, slopes=slopes, sinks=sinks)
+        return out
 
     inputs = [*problem.inputs(share_qk=core.share_qk), *values]
     hold(found, expected, inputs, there=None if padding is None else ~padding)
@@ -224,7 +225,8 @@ def test_short_sequences_and_caches_give_what_they_give_on_a_cpu(
         for first, last in ((0, length - 3), (length - 3, length)):
             positions = torch.arange(first, last).expand(2, -1)
             step = Step(positions=positions, there=None, before=first, total=last)
-            outs.append(core.extend(*(x[:, :, first:last] for x in inputs), cache, step))
+            q, k, v = (x[:, :, first:last] for x in inputs)
+            outs.append(core.extend(q, k, v, cache, step))
         return outs
 
     plain = passes()

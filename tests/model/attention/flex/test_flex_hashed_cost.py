@@ -83,9 +83,11 @@ def asked_for(make_problem: MakeProblem, kind: Make, options: dict[str, Any], **
     q, k, v = (x.detach().to("meta").requires_grad_() for x in problem.inputs(share_qk=share_qk))
     padding = problem.padding().to("meta")
 
-    def engine(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    def engine(
+        q: Tensor, k: Tensor, v: Tensor, mask_mod: Any, block_mask: Any, score_mod: Any, scale: float
+    ) -> tuple[Tensor, Tensor]:
         calls.append(q.shape)
-        out: tuple[Tensor, Tensor] = Attention.apply(q, k, v)
+        out: tuple[Tensor, Tensor] = Attention.apply(q, k, v)  # type: ignore[no-untyped-call]
         return out
 
     with using(engine):
@@ -154,7 +156,10 @@ def test_blocks_of_own_buckets_are_in_number_as_a_band_has(make_problem: MakePro
     core = LSHAttention(replace(problem.spec, max_length=3000), rounds=2, bucket_size=60)
     found: list[BlockMask] = []
 
-    def engine(q: Tensor, k: Tensor, v: Tensor, mask_mod: Any, block_mask: BlockMask, *others: Any) -> Any:
+    def engine(
+        q: Tensor, k: Tensor, v: Tensor, mask_mod: Any, block_mask: BlockMask | None, score_mod: Any, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        assert block_mask is not None
         found.append(block_mask)
         return q.new_zeros(v.shape), q.new_zeros(q.shape[:3])
 

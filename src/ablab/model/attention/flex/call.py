@@ -30,7 +30,8 @@ MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 # (score, batch, head of queries, query, key) -> the score in its place. Tensors that it reads get gradients.
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
-Given, Result = ParamSpec("Given"), TypeVar("Result")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 SMALLEST = 16  # coordinates of a head: the kernels multiply no smaller matrices
 # Rules that one process may meet, each compiled once: layers of different settings times lengths of sequences.

@@ -68,11 +68,12 @@ def hashed_attention(
     else:
         blocks = _block_mask(sorted_.blocks, q.shape[2])
     out, lse = attend(
-        *(x.flatten(0, 1) for x in (sorted_.q, sorted_.k, sorted_.v)),
+        sorted_.q.flatten(0, 1),
+        sorted_.k.flatten(0, 1),
+        sorted_.v.flatten(0, 1),
         _rule(sorted_),
         block_mask=blocks,
         score_mod=_scores(sorted_, None if slopes is None else slopes.to(working_dtype(q)), softcap),
-        grouped=k.shape[1] != q.shape[1],
     )
     others = () if beside is None else beside
     return _merged(out, lse, sorted_.order.queries, sorted_.order.places, *others)
@@ -126,8 +127,8 @@ def _merged(
 ) -> tuple[Tensor, Tensor]:
     """One softmax over what all rounds and what is `beside` them have, out of the orders of the rounds."""
     shape, dtype = queries.shape, out.dtype
-    mixed = _Taken.apply(out.view(*shape, -1), places, queries)
-    sums = _Taken.apply(lse.view(*shape, 1), places, queries).squeeze(-1)
+    mixed = _reordered(out.view(*shape, -1), places, queries)
+    sums = _reordered(lse.view(*shape, 1), places, queries).squeeze(-1)
     if beside is not None and its_lse is not None:
         mixed, sums = torch.cat([mixed, beside.to(dtype)[None]]), torch.cat([sums, its_lse[None]])
     nobody = sums.detach().amax(0) == -math.inf
@@ -152,13 +153,18 @@ class _Taken(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         rows, back = ctx.saved_tensors
-        return _Taken.apply(grad, back, rows), None, None
+        return _reordered(grad, back, rows), None, None
+
+
+def _reordered(x: Tensor, rows: Tensor, back: Tensor) -> Tensor:
+    """x (..., T, D) with the row `rows` (..., T) at each place; `back` is the inverse of that order."""
+    found: Tensor = _Taken.apply(x, rows, back)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _taken(x: Tensor, rows: Tensor, back: Tensor) -> Tensor:
     """(B, H, T, D) -> (rounds, B, H, T, D), in the order of each round."""
-    found: Tensor = _Taken.apply(x.expand(len(rows), *x.shape), rows, back)
-    return found
+    return _reordered(x.expand(len(rows), *x.shape), rows, back)
 
 
 def _rule(sorted_: Sorted) -> MaskMod:
