@@ -22,6 +22,8 @@ from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, by
 from ablab.model.attention.buckets import Buckets, seen_in_buckets
 from ablab.model.attention.cache import KeyValueCache, LayerCache, Step
 from ablab.model.attention.dense import softmax_attention, weighted_attention
+from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.sparse import flex_sparse_attention
 from ablab.model.attention.full import full_attention
 from ablab.model.attention.hashed_cache import HashedCache
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
@@ -33,6 +35,8 @@ from ablab.model.spec import LayerSpec, require_at_least
 
 class DynamicAttention(AttentionCore):
     """Time grows as T * window for the local keys plus, where the position adapts, as that of `LSHAttention`.
+
+    On a CPU as one operator (`ablab.model.attention.operators`), on CUDA as two calls of FlexAttention.
 
     Parameters of its own: where the size adapts, one per head, and with `span_per_query` head_size more.
 
@@ -126,16 +130,19 @@ class DynamicAttention(AttentionCore):
                 own_if_alone=self.share_qk, slopes=self.slopes, sinks=self.sinks, softcap=self.softcap,
             )  # fmt: skip
         spans: Tensor | None = None if self.span is None else self.span(q)
-        return sparse_attention(
+        by_flex = wanted(q)
+        attention = flex_sparse_attention if by_flex else sparse_attention
+        heads = k.shape[1] if by_flex else q.shape[1]
+        return attention(
             q,
-            repeat_heads(k, q.shape[1]),
-            repeat_heads(v, q.shape[1]),
+            repeat_heads(k, heads),
+            repeat_heads(v, heads),
             local=self.local,
             slopes=self.slopes,
             sinks=self.sinks,
             softcap=self.softcap,
             spans=None if spans is None or self.span is None else Spans(tokens=spans, ramp=self.span.ramp),
-            buckets=self._buckets(q, k, spans, key_padding_mask, length),
+            buckets=self._buckets(q, k, spans, key_padding_mask, length, grouped=by_flex),
             key_padding_mask=key_padding_mask,
             own_if_alone=self.share_qk,
         )
@@ -179,13 +186,15 @@ class DynamicAttention(AttentionCore):
         return 0 if self.hash is None or length < self.dense_below else self.hash.rounds
 
     def _buckets(
-        self, q: Tensor, k: Tensor, spans: Tensor | None, key_padding_mask: Tensor | None, length: int | None = None
-    ) -> Buckets | None:
+        self, q: Tensor, k: Tensor, spans: Tensor | None, key_padding_mask: Tensor | None, length: int | None = None,
+        *, grouped: bool = False,
+    ) -> Buckets | None:  # fmt: skip
         if self.hash is None:
             return None
         buckets = hash_buckets(
-            self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk, length=length
-        )
+            self.hash, q, k, key_padding_mask,
+            causal=self.causal, share_qk=self.share_qk, length=length, grouped=grouped,
+        )  # fmt: skip
         return replace(buckets, beyond=self._reach(q, spans))
 
     def _reach(self, q: Tensor, spans: Tensor | None) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ablab.model.attention.base import repeat_heads
 from ablab.model.attention.buckets import Buckets
 from ablab.model.attention.dense import at_once
+from ablab.model.attention.flex.call import fused
 from ablab.model.attention.kernel import without_autocast
 from ablab.model.initialisation import keyed_generator
 from ablab.model.spec import LayerSpec, require_at_least
@@ -86,23 +87,32 @@ class RotationHash(nn.Module):
 
     def redraw(self, step: int) -> None:
         """Use the rotations of training step `step`."""
-        self.rotations.copy_(self._draw(step))
+        drawn = self._draw(step)
+        if self.rotations.device.type == "cuda":  # on its way while the program goes on
+            drawn = drawn.pin_memory()
+        self.rotations.copy_(drawn, non_blocking=True)
 
     @torch.no_grad()
     def forward(self, x: Tensor, length: int | None = None) -> Tensor:
         """Queries or keys x (B, H, T, D) -> buckets (B, H, rounds, T), int64; as of a sequence of `length`, None: T."""
-        B, H, T, D = x.shape
-        factors = self.factors(T if length is None else length)
+        factors = self.factors(x.shape[2] if length is None else length)
         rotations = self.rotations if self.training else self.evaluation_rotations
-        found = torch.zeros(B, T, H, self.rounds, dtype=torch.int64, device=x.device)
         with without_autocast(x.device):
-            rows = x.transpose(1, 2).reshape(-1, D).float()
-            start = 0
-            for factor in factors:
-                half = rotations[..., start : start + factor // 2].float()
-                found = found * factor + _strongest(rows, half).view(B, T, H, self.rounds)
-                start += factor // 2
-        return found.permute(0, 2, 3, 1)
+            return _hashed(x, rotations, factors)
+
+
+@fused
+def _hashed(x: Tensor, rotations: Tensor, factors: list[int]) -> Tensor:
+    """x (B, H, T, D) -> (B, H, rounds, T), by rotations (D, rounds, n) of which each factor takes half as many."""
+    (B, H, T, D), rounds = x.shape, rotations.shape[1]
+    found = torch.zeros(B, T, H, rounds, dtype=torch.int64, device=x.device)
+    rows = x.transpose(1, 2).reshape(-1, D).float()
+    start = 0
+    for factor in factors:
+        half = rotations[..., start : start + factor // 2].float()
+        found = found * factor + _strongest(rows, half).view(B, T, H, rounds)
+        start += factor // 2
+    return found.permute(0, 2, 3, 1)
 
 
 def _strongest(x: Tensor, rotations: Tensor) -> Tensor:
@@ -137,16 +147,20 @@ def hash_buckets(
     causal: bool,
     share_qk: bool,
     length: int | None = None,
+    grouped: bool = False,
 ) -> Buckets:
     """The buckets of who may see whom, for q (B, H, T, D) and k (B, K, T, D): the nearest keys of the bucket.
 
     Args:
         length: there are as many buckets as of a sequence of so many tokens; None: T.
+        grouped: buckets of keys are those of the K heads; otherwise of all H, to each of which a key has the same one.
     """
     length = q.shape[2] if length is None else length
     count = hash_.count(length)
     queries = hash_(q, length)
-    keys = None if share_qk else repeat_heads(hash_(k, length), q.shape[1])
+    keys = None if share_qk else hash_(k, length)
+    if keys is not None and not grouped:
+        keys = repeat_heads(keys, q.shape[1])
     if key_padding_mask is not None:
         padded = key_padding_mask[:, None, None, :]
         if keys is None:

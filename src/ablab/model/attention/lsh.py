@@ -27,6 +27,8 @@ from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, re
 from ablab.model.attention.buckets import seen_in_buckets
 from ablab.model.attention.by_position import attend_to
 from ablab.model.attention.cache import LayerCache, Step
+from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.sparse import flex_sparse_attention
 from ablab.model.attention.full import all_visited, full_attention
 from ablab.model.attention.hashed_cache import HashedCache
 from ablab.model.attention.hashing import RotationHash, bucket_figures, hash_buckets
@@ -36,6 +38,9 @@ from ablab.model.spec import LayerSpec, require_at_least
 
 class LSHAttention(AttentionCore):
     """Time grows as T log T for sorting plus rounds * T * bucket_size for attending, memory as rounds * T.
+
+    On a CPU by chunks (`ablab.model.attention.hashed`), on CUDA by one call of FlexAttention
+    (`ablab.model.attention.flex.sorted`).
 
     Args:
         rounds: independent hashings, at least 1.
@@ -104,12 +109,14 @@ class LSHAttention(AttentionCore):
         """`attend`, hashed as sequences of `length` are."""
         if length < self.dense_below:
             return full_attention(self, q, k, v, key_padding_mask)
+        by_flex = wanted(q)
         buckets = hash_buckets(
-            self.hash, q, k, key_padding_mask, causal=self.causal, share_qk=self.share_qk, length=length
-        )
-        k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
-        return sparse_attention(
-            q, k, v, buckets=buckets,
+            self.hash, q, k, key_padding_mask,
+            causal=self.causal, share_qk=self.share_qk, length=length, grouped=by_flex,
+        )  # fmt: skip
+        attention, heads = (flex_sparse_attention, k.shape[1]) if by_flex else (sparse_attention, q.shape[1])
+        return attention(
+            q, repeat_heads(k, heads), repeat_heads(v, heads), buckets=buckets,
             slopes=self.slopes, sinks=self.sinks, softcap=self.softcap,
             key_padding_mask=key_padding_mask, own_if_alone=True,
         )  # fmt: skip

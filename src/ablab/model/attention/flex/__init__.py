@@ -6,4 +6,6 @@
 * `rule`: attention under such a rule, with bounds, slopes, spans, sinks and shared queries and keys
 * `pattern`: fixed patterns of blocks
 * `chosen`: what queries have chosen, read bit by bit; `choosing`, `native` and `entries` are the options that choose
+* `sparse`: local and hashed attention in one softmax; `sorted`: all rounds of hashing in one call on the sorted
+  sequence; `ordering`: who stands where in it, and what it sees
 """

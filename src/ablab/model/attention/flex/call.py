@@ -30,7 +30,8 @@ MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 # (score, batch, head of queries, query, key) -> the score in its place. Tensors that it reads get gradients.
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
-Given, Result = ParamSpec("Given"), TypeVar("Result")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 SMALLEST = 16  # coordinates of a head: the kernels multiply no smaller matrices
 # Rules that one process may meet, each compiled once: layers of different settings times lengths of sequences.
@@ -81,7 +82,7 @@ def attend(
     """
     assert grouped is None or grouped == (q.shape[1] != k.shape[1])
     dtype = v.dtype
-    if torch.is_autocast_enabled(q.device.type):
+    if torch.amp.is_autocast_available(q.device.type) and torch.is_autocast_enabled(q.device.type):
         dtype = torch.get_autocast_dtype(q.device.type)
         q, k, v = (x.to(dtype) for x in (q, k, v))
     common = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
