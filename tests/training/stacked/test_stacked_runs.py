@@ -20,6 +20,7 @@ from ablab.training.build import BuiltRun
 from ablab.training.run import execute
 from ablab.training.stacked import run as stacked_run
 from ablab.training.stacked.model import StackedModel
+from ablab.training.stacked.module import Seat
 from ablab.training.stacked.run import Member, execute_stack
 
 TinyConfig = Callable[..., RunConfig]
@@ -180,13 +181,13 @@ def test_a_run_can_go_on_alone_from_what_it_left_in_a_stack(both: Both, tmp_path
 
 
 def test_asked_to_stop_every_seed_saves_itself(both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Asked(stacked_run.StackedModel):
+    class Asked(StackedModel):
         def __call__(self, *args: Any) -> Any:
             stops[0].made = True
             return super().__call__(*args)
 
     stops: list[Any] = []
-    kept = stacked_run.Seat
+    kept = Seat
 
     def seat(**settings: Any) -> Any:
         stops.append(settings["stop"])

@@ -58,6 +58,7 @@ class Counting(Dense):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.level: Tensor
         self.register_buffer("level", torch.zeros(()))
         self.seen: Tensor | None = None
 

@@ -26,7 +26,7 @@ class FoldedSeeds(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is scaled_dot_product_attention:
-            return _Fused.apply(*_arguments(*args, **(kwargs or {})))
+            return _Fused.apply(*_arguments(*args, **(kwargs or {})))  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
@@ -98,7 +98,7 @@ _HEADS: Sequence[int | None] = (1, 1, 1, None, 1, 2, 2, 1, 0, 0)
 _SPANS = 4
 
 
-@torch.library.register_vmap(OPERATOR)
+@torch.library.register_vmap(OPERATOR)  # type: ignore[untyped-decorator]
 def _sparse(info: Any, in_dims: _Dims, *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     """The operator for all seeds: more samples, or more heads where heads have numbers that each seed learns."""
     tensors, dims, settings = args[: len(_SAMPLES)], in_dims[: len(_SAMPLES)], args[len(_SAMPLES) :]

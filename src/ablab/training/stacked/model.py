@@ -120,7 +120,7 @@ def _stacked(named: Sequence[Mapping[str, Tensor]]) -> _Named:
 
 def _inputs_of(inputs: Sequence[Inputs]) -> Inputs:
     if isinstance(inputs[0], Tensor):
-        return torch.stack(cast(Sequence[Tensor], inputs))
+        return torch.stack(cast(list[Tensor], list(inputs)))
     return _stacked(cast(Sequence[Mapping[str, Tensor]], inputs))
 
 
