@@ -108,9 +108,10 @@ def _formulas(model: Model, name: str) -> str:
     """Hold the numbers that each layer's formula gives to what it allocates."""
     total = 0
     for length in (1, 40, LONGEST):
-        kept = [(f"layer {layer}", block.attention, (length,)) for layer, block in model.layers()]
+        parts: list[tuple[str, Any, tuple[int, ...]]] = [("layer fusion", model.layer_fusion, ())]
+        parts += [(f"layer {layer}", block.attention, (length,)) for layer, block in model.layers()]
         total = 0
-        for where, part, sizes in [*kept, ("layer fusion", model.layer_fusion, ())]:
+        for where, part, sizes in parts:
             allocated = part.new_cache(SAMPLES, *sizes)
             numbers = part.cache_numbers(*sizes) or 0
             itemsize = model.head.weight.element_size()
