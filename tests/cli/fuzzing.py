@@ -11,7 +11,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -175,9 +175,13 @@ def _leaves(node: Any, prefix: str) -> Iterator[str]:
 
 def keys() -> list[tuple[str | None, str]]:
     """Every key of every option, with the override that chooses the option; and the keys that belong to no axis."""
-    found: list[tuple[str | None, str]] = [(None, name) for name in get_type_hints(Config)]
+    sections = get_type_hints(Config)
+    found: list[tuple[str | None, str]] = [(None, name) for name in sections]
     found += [(None, key) for key in ("budget.match", "budget.reference", "budget.adjust", "budget.pilot_steps")]
-    found += [(None, f"tune.{key}") for key in ("lr", "seeds", "max_steps")]
+    found += [(None, f"{name}.{field.name}") for name in ("tune", "ladder") for field in fields(sections[name])]
+    found += [
+        (None, f"tune.{key}") for key in ("optimizer.weight_decay", "model.d_model", "attention.window", "task.x")
+    ]
     declared = ("baseline", "metric", "margin", "split", "intervals", "last_k", "within")
     found += [(None, f"comparison.{key}") for key in declared]
     found += [(None, key) for key in ("hydra.run.dir", "hydra.sweep.subdir", "hydra.job.chdir", "+hydra.x", "hydra")]

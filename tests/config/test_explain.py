@@ -53,6 +53,10 @@ def of_attention(wrong: str) -> str:
             "strategy.pieces: is now strategy.microbatches; write strategy.microbatches=... in a command, "
             "strategy: {microbatches: ...} in a file",
         ),
+        ("tune=3", "tune=3: has settings by name; write tune.NAME=..."),
+        ("budget=[1]", "budget=[1]: has settings by name; write budget.NAME=..."),
+        ("tune.optimizer=[1,2]", "tune.optimizer=[1,2]: has settings by name; write tune.optimizer.NAME=..."),
+        ("tune.lr={a:1}", "tune.lr={a:1}: must be a list of a number or null"),
         ("+seed=1", "seed: is in the config already; leave out the +"),
     ],
 )

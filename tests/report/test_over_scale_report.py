@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 
 import pytest
@@ -36,6 +37,22 @@ def context() -> ReportContext:
 @pytest.fixture(scope="module")
 def lines(context: ReportContext) -> list[str]:
     return scale_lines(context.over_scale)
+
+
+@pytest.mark.parametrize(
+    ("where", "begins"),
+    [(4e11, "better lowers val_loss by 0.0"), (2.5e11, "better lowers val_loss by 0.2")],
+)
+def test_what_reverses_begins_with_the_effect_that_it_is_contrary_to(where: float, begins: str) -> None:
+    """Beyond the largest size that is the one there; where it lies before it, that of the smallest size."""
+    runs = runs_of(
+        ladder({"relu": BASELINE, "better": lambda compute: BASELINE(compute) + 0.1 * math.log10(compute / where)})
+    )
+    line = scale_lines(ReportContext.of(runs).over_scale)[1].removeprefix("REVERSES    ")
+    assert line.startswith(begins), line
+    of_the_smallest = "at d_model=16, is at +0.0" in line
+    assert of_the_smallest == (where < COMPUTE[-1]), line
+    assert ", and raises it at 10 times the compute by " in line
 
 
 def test_each_verdict_is_a_line(lines: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -58,6 +59,8 @@ def explain(error: Exception) -> str:
         return f"{found[1]}: is in the config already; leave out the +"
     if said := _wrong_type(error, text):
         return said
+    if said := _other_kind(error, text):
+        return said
     if found := re.search(r"Error merging override (\S+)", text):
         cause = error.__cause__
         why = " ".join(str(cause).split(" full_key:")[0].split()) if cause is not None else text
@@ -95,9 +98,31 @@ def _wrong_type(error: Exception, text: str) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, ValidationError) and (hint := type_at(str(cause.full_key))) is not None:
             override = re.search(r"Error merging override (\S+)", text)
-            given, kind = override[1] if override else str(cause.full_key), type_name(hint)
+            given = override[1] if override else str(cause.full_key)
+            if is_dataclass(hint):
+                return _by_name(given, str(cause.full_key))
+            kind = type_name(hint)
             return f"{given}: must be {kind}{_in_brackets(given) if kind.startswith('a list') else ''}"
     return None
+
+
+def _other_kind(error: Exception, text: str) -> str | None:
+    """The line for a list or one value where settings stand by name, or the reverse."""
+    override = re.search(r"Error merging override (\S+)", text)
+    if override is None or not any(_CANNOT_MERGE.search(str(cause)) for cause in _causes(error)):
+        return None
+    key = override[1].partition("=")[0].lstrip("+")
+    hint = type_at(key)
+    if hint is not None and not is_dataclass(hint):
+        return f"{override[1]}: must be {type_name(hint)}"
+    return _by_name(override[1], key)
+
+
+def _by_name(given: str, key: str) -> str:
+    return f"{given}: has settings by name; write {key}.NAME=..."
+
+
+_CANNOT_MERGE = re.compile(r"Cannot merge \w+ with \w+")
 
 
 def _in_brackets(override: str) -> str:

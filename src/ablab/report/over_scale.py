@@ -59,13 +59,23 @@ def scale_sentence(item: OverScale) -> str:
         ScaleVerdict.HOLDS: f"{label} {does}, and {ahead} by {number(abs(then), digits)} ({shown}{sign})",
         ScaleVerdict.FADES: f"{label} {does}, and {ahead} by less than half of that: "
         f"{number(then, digits, signed=True)} ({shown}{fade})",
-        ScaleVerdict.REVERSES: f"{label} {does}, and {'lowers' if then < 0 else 'raises'} it {ahead} by "
-        f"{number(abs(then), digits)} ({shown}{sign}); at the smallest size it is "
-        f"{number(float(item.forecast.effects[0]), digits, signed=True)}",
+        ScaleVerdict.REVERSES: f"{label} {_reversed(item, digits, size)}, and {'lowers' if then < 0 else 'raises'} it "
+        f"{ahead} by {number(abs(then), digits)} ({shown}{sign})",
         ScaleVerdict.UNKNOWN: f"{label}: {number(now, digits, signed=True)} at {size}, and {ahead} "
         f"{number(then, digits, signed=True)} ({shown}{sign})",
     }
     return f"{said[item.verdict]}{_gain_text(item)}."
+
+
+def _reversed(item: OverScale, digits: int, largest: str) -> str:
+    """What the sign at ten times the compute is contrary to: the effect at the largest size, or that at the smallest,
+    where the one at the largest is on its way and has the new sign already."""
+    assert item.forecast is not None
+    first, now, then = (float(each) for each in item.forecast.effects)
+    turned = now * then > 0
+    effect, size = (first, item.climb.rungs[0].name) if turned else (now, largest)
+    text = f"{'lowers' if effect < 0 else 'raises'} {item.metric} by {number(abs(effect), digits)} at {size}"
+    return f"{text}, is at {number(now, digits, signed=True)} by {largest}" if turned else text
 
 
 def _lacks(missing: Missing | None) -> str:

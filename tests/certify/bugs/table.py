@@ -47,7 +47,7 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "settings": ("effects", "settings"),
     "identity": ("identity",),
     "sharding": ("claims", "shards"),
-    "cost": ("cost", "decoding"),
+    "cost": ("cost", "flops", "cache"),
     "decoding": ("decoding",),
     "groups": ("groups", "rates"),
     "descends": ("descends",),
@@ -173,14 +173,14 @@ effect.NoIdentityAtTheStart       residual      identity
 effect.HeadsThatTalk              attention     sharding
 effect.UnitsThatTalk              activation    sharding
 effect.SaysInactive               feed_forward  cost          differs
-effect.CheapOnMeta                attention     cost
+effect.CheapOnMeta                attention     cost flops
 effect.HiddenProducts             activation    cost          dtypes
 effect.KernelWithOtherMask        attention     future
 effect.ValuesOfNobody             residual      effect
 decoding.OwnKeyForgotten          attention     decoding
 decoding.WindowKeptShort          attention     decoding
 decoding.CacheNeverFilled         attention     decoding
-decoding.CacheSaysLess            attention     cost
+decoding.CacheSaysLess            attention     cost cache
 decoding.RotatedFromZero          attention     decoding
 decoding.StateNotKept             attention     decoding
 decoding.SummaryOfNewTokens       layer_fusion  decoding
@@ -190,6 +190,18 @@ decoding.OffsetIgnored            position      decoding
 decoding.PairsMixed               position      says
 decoding.KeysNotRotated           position      says
 decoding.RandomOffset             position      batch
+counts.DearOnMeta                 attention     cost flops
+counts.OneExpertOnMeta            feed_forward  cost flops
+counts.NoGradientOnMeta           feed_forward  cost flops
+counts.CheapWhenDecoded           attention     cost flops
+counts.CacheForgetsValues         attention     cost cache
+counts.CacheOfAllHeads            attention     cost cache
+counts.CacheOfAWindow             attention     cost cache
+counts.CacheRoundedUp             attention     cost cache
+counts.NoNumbers                  attention     cost cache
+counts.KeptInAList                attention     cost cache
+counts.KeptOnTheModule            attention     cost cache
+counts.SummaryUncounted           layer_fusion  cost cache
 routing.ExpertsChooseTokens       feed_forward  future
 routing.TokensMixedUp             feed_forward  future
 routing.ExpertsWithBiasThatWeighs feed_forward  says

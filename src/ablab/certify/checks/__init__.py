@@ -11,6 +11,7 @@ from ablab.certify.checks import (
     causality,
     claims,
     cost,
+    counted,
     decoding,
     effects,
     engagement,
@@ -73,6 +74,8 @@ _COMPONENT: dict[str, Measure] = {
     "ahead": claims.ahead,
     "scale": cost.scale,
     "cost": cost.costs,
+    "flops": counted.flops,
+    "cache": counted.cache,
 }
 
 

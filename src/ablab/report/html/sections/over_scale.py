@@ -19,7 +19,8 @@ _INTRO = (
     f"Does what was found hold at {TIMES} times the largest compute? HOLDS: the sign there is shown, and it is that of "
     "now. FADES: less than half of the effect is shown to be left. REVERSES: the sign there is shown, and is contrary. "
     "UNKNOWN: none of these is. All variants are one family, at the level of the study for false HOLDS and REVERSES "
-    "together, and for false FADES. The gain is by how much more compute the baseline would do as well."
+    "together, and for false FADES. The gain is by how much more compute the baseline would do as well. "
+    "Placebos have no verdict here: their floor is told of each size."
 )
 
 
