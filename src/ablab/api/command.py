@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from ablab.errors import UserError
 from ablab.report.conclude import SHOWN_ELSEWHERE
 
+PROGRAM = (sys.executable, "-P", "-u", "-m", "ablab.cli.attached")  # -P: no module of the working folder goes first
 _ERROR = "ablab: error: "  # begins the one line by which a command says what is the user's to mend
 
 
@@ -32,7 +33,7 @@ class Command:
         sys.stdout.flush()
         self._error = ""
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-u", "-m", "ablab.cli.attached"],
+            PROGRAM,
             stdin=subprocess.PIPE,  # its words, and then nothing until this process is gone
             stdout=None if _is_terminal() else subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -49,8 +49,8 @@ def written(value: object, sweep: bool = False) -> str:
         return value
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
+    if isinstance(value, int | float):  # NumPy's have representations of their own
+        return repr(float(value) if isinstance(value, float) else int(value))
     if isinstance(value, PathLike):
         return "'" + str(value).replace("'", "\\'") + "'"
     if isinstance(value, Mapping):
