@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +14,17 @@ from commands import everything
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from pythons import forking
+from synthetic import record, write_runs
 from synthetic import study as records_of
-from synthetic import write_runs
 
 from ablab import compare, compose, run, sweep
+from ablab.api import actions
 from ablab.api.loaded import Study
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.store import PLAN_FILE
 
+NOTEBOOK = Path(__file__).parents[2] / "experiments" / "first_ablation.ipynb"
 TINY = {
     "task.seq_len": 32,
     "task.batch_size": 2,
@@ -114,6 +118,50 @@ def test_a_study_is_compared_anew_and_shown_in_a_notebook(tmp_path: Path) -> Non
     assert "<gelu>" not in page
     with pytest.raises(UserError, match=r'compare\("outputs/quickstart"\)'):
         compare()
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words of commands that are asked for: no process is started, and a study of records is there at once."""
+    words: list[str] = []
+
+    def carry_out(flags: list[str], settings: list[str], config_dir: object) -> None:
+        words.extend([*flags, *settings])
+        losses = {"relu": [2.0, 2.1, 2.2], "gelu": [1.9, 2.0, 2.11]}
+        found = [
+            record(seed, loss, axes={"activation": option})
+            for option, each in losses.items()
+            for seed, loss in enumerate(each)
+        ]
+        write_runs(tmp_path / "outputs" / "notebook", found)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(actions, "_carry_out", carry_out)
+    return words
+
+
+def test_the_notebook_runs_and_was_run(asked: list[str]) -> None:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    names: dict[str, object] = {}
+    for source in ("".join(cell["source"]) for cell in code):
+        if ".model()" not in source:  # which these records have not
+            exec(source, names)
+    assert asked[:2] == ["-m", "activation=relu,gelu"]
+    assert asked[-2:] == ["seed=0,1,2", "name=notebook"]
+    assert isinstance(names["study"], Study)
+    kinds = [{*output.get("data", {}), output["output_type"]} for cell in code for output in cell["outputs"]]
+    assert len(kinds) == len(code)
+    assert [sum(kind in each for each in kinds) for kind in ("image/png", "text/html", "stream")] == [2, 3, 2]
+
+
+def test_what_depends_on_the_time_of_day_is_settled_here(asked: list[str]) -> None:
+    with pytest.raises(UserError, match=r"outputs/\d{4}-.*: no such folder"):  # the records lie elsewhere
+        sweep("activation=relu,gelu")
+    assert [*map(str.split, asked)][:2] == [["-m"], ["activation=relu,gelu"]]
+    assert re.fullmatch(r"name='\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d'", asked[2])
+    sweep("name=notebook", {"hydra.sweep.dir": "outputs/notebook"})
+    assert asked[3:] == ["-m", "name=notebook", "hydra.sweep.dir=outputs/notebook"]
 
 
 @pytest.mark.slow

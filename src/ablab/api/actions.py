@@ -12,13 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from ablab.analysis.verdicts import Intervals, Split
 from ablab.api.command import Command
-from ablab.api.loaded import Run, Study
+from ablab.api.loaded import Study
+from ablab.api.trained import Run
 from ablab.api.words import Asked, words_of
 from ablab.config import RunConfig
 from ablab.config.compose import composed, composed_sweep, importable, resolved
 from ablab.config.ladder import written_out
 from ablab.config.overrides import as_written
-from ablab.config.project import project_conf
+from ablab.config.project import module_folders, option_folders
 from ablab.config.redact import redact_text
 from ablab.errors import UserError
 
@@ -39,11 +40,11 @@ def compose(*asked: Asked, config_dir: Folder | None = None, **settings: object)
         UserError: there is no such option or setting, or a value cannot be what it is.
     """
     words, folders = words_of(asked, settings), _folders(config_dir)
-    with importable([Path.cwd(), *folders, *(folder.parent for folder in folders)]):
+    with importable(module_folders(folders)):
         try:
             return resolved(composed(_as_read(words), folders), words)
         except UserError as error:
-            raise _in_python(error) from error
+            raise _in_python(error) from None
 
 
 def run(*asked: Asked, config_dir: Folder | None = None, **settings: object) -> Run:
@@ -70,7 +71,7 @@ def run(*asked: Asked, config_dir: Folder | None = None, **settings: object) -> 
         folder = Path(config.hydra.run.dir)
         _carry_out([], words, config_dir)
     except UserError as error:
-        raise _in_python(error) from error
+        raise _in_python(error) from None
     return Run(folder)
 
 
@@ -98,7 +99,7 @@ def sweep(*asked: Asked, config_dir: Folder | None = None, **settings: object) -
         words += _at_this_moment(config, "hydra.sweep.dir")
         folder = Path(config.hydra.sweep.dir)
     except UserError as error:
-        raise _in_python(error) from error
+        raise _in_python(error) from None
     _carry_out(["-m"], words, config_dir)
     return Study.read(folder)
 
@@ -128,19 +129,23 @@ def compare(
     if not of:
         raise UserError('compare() needs a study or a folder of runs, as in compare("outputs/quickstart")')
     places = [place for each in of for place in (each.folders if isinstance(each, Study) else [Path(each)])]
-    terms: dict[str, Any] = {"split": split, "intervals": intervals}
     return Study.read(
-        *places, baseline=baseline, metric=metric, margin=margin, last_k=last_k, only=shlex.split(only), **terms
+        *places,
+        baseline=baseline,
+        metric=metric,
+        margin=margin,
+        last_k=last_k,
+        split=split,
+        intervals=intervals,
+        only=shlex.split(only),
     )
 
 
 def _folders(config_dir: Folder | None) -> list[Path]:
     """The folder of the user's own options, as it is named or as their project names it."""
-    if config_dir is None:
-        return [] if (conf := project_conf()) is None else [conf]
-    if not Path(config_dir).is_dir():
+    if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(f"config_dir={config_dir}: no such folder")
-    return [Path(config_dir).resolve()]
+    return option_folders(None if config_dir is None else Path(config_dir))
 
 
 def _as_read(words: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ conf = "my_conf"  # a folder of options of its own, as --config-dir names one
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,22 @@ from ablab.errors import UserError
 
 _FILE = "pyproject.toml"
 _KEYS = ("conf",)
+
+
+def option_folders(named: Path | None = None) -> list[Path]:
+    """The folders of the user's own options: the one that is named, or else that of their project.
+
+    Raises:
+        UserError: as `project_conf` does.
+    """
+    if named is not None:
+        return [named.resolve()]
+    return [] if (conf := project_conf()) is None else [conf]
+
+
+def module_folders(options: Sequence[Path]) -> list[Path]:
+    """Where modules of the user's are looked for, as commands do: here, and where their options lie and above it."""
+    return [Path.cwd(), *options, *(folder.parent for folder in options)]
 
 
 def project_conf(folder: Path | None = None) -> Path | None:
