@@ -16,7 +16,7 @@ from ablab.streams import said
 
 __all__ = ["main"]
 
-_SILENT_S = 0.7  # that a person at a terminal need not wonder about
+_SILENT_S = 0.5  # that a person at a terminal need not wonder about
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
