@@ -43,7 +43,10 @@ def project_conf(folder: Path | None = None) -> Path | None:
     Raises:
         UserError: the file cannot be read, or what it says of ablab cannot be.
     """
-    start = (folder or Path.cwd()).resolve()
+    try:
+        start = (folder or Path.cwd()).resolve()
+    except FileNotFoundError as error:
+        raise UserError("the working folder is not there any more: change to one that is") from error
     file = next((each / _FILE for each in (start, *start.parents) if (each / _FILE).is_file()), None)
     if file is None:
         return None
