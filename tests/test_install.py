@@ -44,8 +44,10 @@ def ablab(unpacked: Path, cwd: Path, words: Sequence[str]) -> str:
 
 def test_everything_that_is_not_python_is_inside(unpacked: Path) -> None:
     package = unpacked / "ablab"
-    for source, inside in (("conf", "conf"), ("experiments/study", "conf/study"), ("src/ablab/report", "report")):
-        files = [path for path in (ROOT / source).rglob("*.*") if path.suffix in (".yaml", ".j2", ".css", ".py")]
+    places = {"conf": "conf", "experiments/study": "conf/study", "src/ablab/report": "report"}
+    for source, inside in {**places, "src/ablab/cli/template": "cli/template"}.items():
+        kinds = (".yaml", ".j2", ".css", ".py", ".toml", ".md")
+        files = [path for path in (ROOT / source).rglob("*") if path.suffix in kinds or path.name == "Makefile"]
         assert files
         for path in files:
             packed = package / inside / path.relative_to(ROOT / source)

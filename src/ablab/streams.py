@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, cast
+
+said = threading.Event()  # whether this process has written anything to a lasting stream
 
 
 class Lasting:
@@ -21,6 +24,7 @@ class Lasting:
         self.failed: OSError | None = None
 
     def write(self, text: str) -> int:
+        said.set()
         if self.failed is None:
             try:
                 self._write(text)

@@ -16,6 +16,7 @@ from ablab.cli.evaluate import evaluate
 from ablab.cli.export import export
 from ablab.cli.generate import generate
 from ablab.cli.judge import judge
+from ablab.cli.new import new
 from ablab.cli.parsing import Command, Parser, add_trust, folders_and_overrides, trust_command
 from ablab.cli.verify import verify
 from ablab.config.schema import INTERVALS, SPLITS
@@ -219,4 +220,5 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "bench": bench,
     "verify": verify,
     "judge": judge,
+    "new": new,
 }

@@ -12,10 +12,15 @@ from pathlib import Path
 from ablab.cli.application import refuse, run_hydra, show_plan
 from ablab.cli.commands import COMMANDS, run_command
 from ablab.cli.flags import command_first
+from ablab.config.project import project_conf
 from ablab.errors import UserError
 from ablab.streams import lasting_output
 from ablab.training.world import forget, launched
 from ablab.version import __version__
+
+_FOLDER_FLAGS = ("--config-dir", "-cd")
+_WITH_FOLDERS = ("", "plan", "verify", "judge")  # commands that have them; "": a run, or a sweep
+_HELP = frozenset({"-h", "--help", "help", "--version", "--hydra-help"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,6 +69,7 @@ def _run(words: list[str]) -> int:
     if launched() is None:
         forget()  # what the environment says of places among processes is not of this one, nor of those that it starts
     try:
+        words = _with_project(words)
         if _opens_folder(words):
             os.environ["PYTHONSAFEPATH"] = "1"  # processes that are started look for no modules in the working folder
         else:
@@ -89,6 +95,16 @@ def _run(words: list[str]) -> int:
     except Exception as error:
         refuse(error)
     return status
+
+
+def _with_project(words: list[str]) -> list[str]:
+    """The words with the folder of options that the user's project names, where they name none and may have one."""
+    command = words[0] if words and words[0] in ("plan", *COMMANDS) else ""
+    named = any(word in _FOLDER_FLAGS or word.startswith(f"{_FOLDER_FLAGS[0]}=") for word in words)
+    if named or command not in _WITH_FOLDERS or _HELP & {*words} or (conf := project_conf()) is None:
+        return words
+    flags = [_FOLDER_FLAGS[0], os.path.relpath(conf)]
+    return [command, *flags, *words[1:]] if command else [*flags, *words]
 
 
 def _opens_folder(words: list[str]) -> bool:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ablab.analysis.comparison import ComparisonSettings
     from ablab.results.collect import Runs
 
+SHOWN_ELSEWHERE = "ABLAB_SHOWN_ELSEWHERE"  # in the environment: whoever started the command shows the comparison itself
 RUNS_NOT_OK = 1  # exit status: the sweep came to its end, some of its runs did not
 MISTAKE = 2  # exit status of a user's mistake, as everywhere in ablab
 
@@ -123,12 +125,17 @@ def conclude(folder: Path, **comparison: Unpack[ComparisonSettings]) -> list[str
     try:
         write_report(context, report)
     except Exception as error:
-        print(text, end="")  # the comparison is shown all the same
+        _show(text)  # the comparison is shown all the same
         raise error if isinstance(error, UserError) else UserError(f"{report}: {one_line(error)}") from error
-    print(text, end="")
+    _show(text)
     print(f"report: {report}")
     show_in_wandb(folder, context, report)
     return [record.status for record in runs.every.records]
+
+
+def _show(comparison: str) -> None:
+    if SHOWN_ELSEWHERE not in os.environ:
+        print(comparison, end="")
 
 
 def _until_evaluated(runs: Runs, folder: Path, comparison: ComparisonSettings) -> ComparisonSettings:

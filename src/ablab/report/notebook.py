@@ -8,7 +8,7 @@ study.plot.forest()    # a Matplotlib figure, as in the report
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Self
@@ -26,7 +26,9 @@ from ablab.report import drawings
 from ablab.report.context import ReportContext
 from ablab.report.declared import declared_comparison
 from ablab.report.figures.canvas import Drawing
+from ablab.report.formats import render
 from ablab.report.formats.contents import all_lines
+from ablab.report.formats.text import html
 
 
 class LoadedStudy:
@@ -34,11 +36,13 @@ class LoadedStudy:
 
     Attributes:
         comparisons: the verdicts with all that they rest on.
+        folders: where its runs lie.
         plot: the figures of the report (`Plots`).
     """
 
-    def __init__(self, context: ReportContext) -> None:
+    def __init__(self, context: ReportContext, folders: Sequence[Path] = ()) -> None:
         self._context = context
+        self.folders = [*folders]
         self.comparisons = context.comparisons
         self.plot = Plots(self._context)
 
@@ -52,14 +56,15 @@ class LoadedStudy:
         last_k: int | None = None,
         split: Split | None = None,
         intervals: Intervals | None = None,
+        only: Sequence[str] = (),
     ) -> Self:
-        """The runs below `folders`. Arguments and errors are those of `ablab.load`."""
+        """The runs below `folders`. Arguments and errors are those of `ablab.load`; `only` are filters, "seed=0,1"."""
         paths = [Path(folder) for folder in folders]
         asked = ComparisonSettings(
             baseline=baseline, metric=metric, margin=margin, last_k=last_k, split=split, intervals=intervals
         )
         settings = declared_comparison(paths, **asked)
-        return cls(ReportContext.read(paths, **settings))
+        return cls(ReportContext.read(paths, only, **settings), paths)
 
     @property
     def runs(self) -> pd.DataFrame:
@@ -160,6 +165,14 @@ class LoadedStudy:
 
     def __repr__(self) -> str:
         return "\n".join(self.verdicts)
+
+    def __str__(self) -> str:
+        """What `ablab compare` prints."""
+        return render(self._context).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the tables of quality, and the verdicts."""
+        return html(self._context)
 
 
 class Plots:

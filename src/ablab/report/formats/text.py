@@ -1,10 +1,11 @@
-"""For people: a terminal or a pipe; a README or an issue."""
+"""For people: a terminal or a pipe; a README or an issue; a notebook."""
 
 from __future__ import annotations
 
 import io
 import shutil
 import sys
+from html import escape
 
 import pandas as pd
 from rich.cells import cell_len
@@ -95,3 +96,18 @@ def _cell(text: str) -> str:
     for mark in "|*_`<[":
         text = text.replace(mark, f"\\{mark}")
     return text
+
+
+def html(context: ReportContext, by: By | None = None) -> str:
+    """The tables of quality and the verdicts, for a notebook's cell."""
+    parts = []
+    for section in sections(context, by):
+        if section.kind in ("quality", "runs"):
+            table = section.table.map(_flat).rename(columns=_flat).to_html(index=False, border=0, justify="left")
+            parts.append(f"<p><b>{escape(_flat(section.title))}</b></p>\n{table}")
+    lines = "\n".join(f"<li>{escape(_flat(line.strip()))}</li>" for line in all_lines(context, by))
+    return "\n".join([*parts, f"<ul>\n{lines}\n</ul>"])
+
+
+def _flat(text: object) -> str:
+    return printable(str(text))
