@@ -30,7 +30,8 @@ MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 # (score, batch, head of queries, query, key) -> the score in its place. Tensors that it reads get gradients.
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
-Given, Result = ParamSpec("Given"), TypeVar("Result")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 SMALLEST = 16  # coordinates of a head: the kernels multiply no smaller matrices
 # Rules that one process may meet, each compiled once: layers of different settings times lengths of sequences.
@@ -184,13 +185,18 @@ def fused(function: Callable[Given, Result]) -> Callable[Given, Result]:
 
 def _compiled(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """Within a graph that is compiled as a whole, the function as it is."""
-    return function if torch.compiler.is_compiling() else _made_compiled(function)
+    if torch.compiler.is_compiling():
+        return function
+    made: Callable[Given, Result] = _made_compiled(function)
+    return made
 
 
 @cache
 def _made_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # Of one graph, and never without its kernels, which would write out all scores.
-    return torch.compile(function, fullgraph=True, dynamic=False, recompile_limit=RULES, isolate_recompiles=True)
+    settings: dict[str, Any] = {"recompile_limit": RULES, "isolate_recompiles": True}  # which its types do not have
+    compiled: Callable[..., Any] = torch.compile(function, fullgraph=True, dynamic=False, **settings)
+    return compiled
 
 
 def _with_rule(blocks: BlockMask, mask_mod: MaskMod) -> BlockMask:
