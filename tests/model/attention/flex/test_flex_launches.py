@@ -96,7 +96,7 @@ def as_compiled(launches: Launches, function: Any) -> Callable[..., Any]:
             filled: list[Any] = [given[places.index(n)] if n in places else x for n, x in enumerate(args)]
             if function is flex_attention:
                 blocks = kwargs["block_mask"]
-                return dense(*filled[:3], blocks.mask_mod, blocks, kwargs["score_mod"], kwargs["scale"])  # type: ignore[call-arg, arg-type]
+                return dense(*filled[:3], blocks.mask_mod, blocks, kwargs["score_mod"], kwargs["scale"])  # type: ignore[call-arg]
             made = function(*filled, **kwargs)
             return made if isinstance(made, tuple) else (made,)
 

@@ -140,6 +140,7 @@ def compiled(
         enable_gqa=q.shape[1] != k.shape[1],
         return_aux=AuxRequest(lse=True),
     )
+    assert beside.lse is not None
     return out if out.shape[-1] == width else out[..., :width], beside.lse
 
 
