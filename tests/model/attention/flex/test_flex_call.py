@@ -150,7 +150,7 @@ def test_flex_attention_compiled_for_a_cpu_gives_the_same_output(make_problem: M
     blocks = block_mask(WINDOW, T, T, q.device, alone=False)
     q, k, v = (x.detach() for x in (q, k, v))
     with torch.no_grad():
-        given = {"score_mod": scoring.mod(q), "block_mask": _with_rule(blocks, seen)}
+        given: dict[str, Any] = {"score_mod": scoring.mod(q), "block_mask": _with_rule(blocks, seen)}
         found = torch.compile(flex_attention)(q, k, v, enable_gqa=True, **given)
     torch.testing.assert_close(found, attend(q, k, v, seen, block_mask=blocks, score_mod=scoring.mod(q))[0])
 

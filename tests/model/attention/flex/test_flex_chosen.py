@@ -210,10 +210,11 @@ def test_long_sequences_bring_queries_to_blocks(make_spec: Spec, monkeypatch: py
 
 def test_dropped_weights_go_another_way(make_spec: Spec) -> None:
     """FlexAttention knows no dropout."""
-    for made, options in (
+    cases: list[tuple[type[Any], dict[str, Any]]] = [
         (BlockSparseAttention, {"block": 16}),
         (DeepSeekSparseAttention, {"keys": 5, "index_heads": 2}),
-    ):
+    ]
+    for made, options in cases:
         layer: Any = made(make_spec(max_length=300), **options, dropout=0.5, dropout_on="weights")
         inputs: tuple[Any, ...] = tuple(torch.randn(1, 2, 40, 8) for _ in range(3))
         if made is DeepSeekSparseAttention:

@@ -48,7 +48,7 @@ class Launches(TorchDispatchMode):
     """Counts what computes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count, self.inside = 0, False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -93,10 +93,10 @@ def as_compiled(launches: Launches, function: Any) -> Callable[..., Any]:
         places = [place for place, x in enumerate(args) if isinstance(x, Tensor)]
 
         def compute(*given: Tensor) -> tuple[Tensor, ...]:
-            filled = [given[places.index(n)] if n in places else x for n, x in enumerate(args)]
+            filled: list[Any] = [given[places.index(n)] if n in places else x for n, x in enumerate(args)]
             if function is flex_attention:
                 blocks = kwargs["block_mask"]
-                return dense(*filled, blocks.mask_mod, blocks, kwargs["score_mod"], kwargs["scale"])
+                return dense(*filled[:3], blocks.mask_mod, blocks, kwargs["score_mod"], kwargs["scale"])  # type: ignore[call-arg]
             made = function(*filled, **kwargs)
             return made if isinstance(made, tuple) else (made,)
 
@@ -136,11 +136,11 @@ def step(launches: Launches, core: Any, inputs: list[Tensor], index: tuple[Tenso
 def made(spec: LayerSpec, name: str, T: int) -> tuple[Any, list[Tensor], tuple[Tensor, ...] | None]:
     """A core, its inputs, and its index."""
     q, k, v = (torch.randn(1, 4, T, 16) for _ in range(3))
-    small = {"window": 100}
+    small: dict[str, Any] = {"window": 100}
     if name == "windowed":
-        return WindowedAttention(spec, **small), [q, k, v], None
+        return WindowedAttention(spec, window=100), [q, k, v], None
     if name == "windowed, every switch":
-        core = WindowedAttention(spec, sinks=True, softcap=5.0, share_qk=True, global_tokens=2, **small)
+        core = WindowedAttention(spec, sinks=True, softcap=5.0, share_qk=True, global_tokens=2, window=100)
         core.weigh_down(torch.ones(4))
         return core, [q, k, v], None
     if name == "spans":
@@ -149,11 +149,11 @@ def made(spec: LayerSpec, name: str, T: int) -> tuple[Any, list[Tensor], tuple[T
     if name == "block_sparse":
         return BlockSparseAttention(spec, block=32, random_blocks=1), [q, k, v], None
     if name == "nsa":
-        sizes = {"compress_block": 32, "compress_stride": 16, "select_block": 32, "selected_blocks": 4}
+        sizes: dict[str, Any] = {"compress_block": 32, "compress_stride": 16, "select_block": 32, "selected_blocks": 4}
         native = NativeSparseAttention(spec, **sizes, **small).core
         return native, [x.repeat(1, 1, 1, 3) for x in (q, k, v)], None
     if name == "selected":
-        layer = SelectedAttention(spec, granularity="block", scorer="pooled", keys=128, block=32)
+        layer: Any = SelectedAttention(spec, granularity="block", scorer="pooled", keys=128, block=32)
         return layer.core, [q, k, v], None
     if name == "dsa":
         index = torch.randn(1, 2, T, 16), torch.randn(1, 2, T), torch.randn(1, 1, T, 16)

@@ -29,7 +29,8 @@ def outcome(model: Transformer, tokens: Tensor) -> list[Tensor]:
     """Logits and gradients, what the parts ask for beside the loss included."""
     logits = model(tokens)
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
-    loss = loss + sum(part.penalty() for part in model.modules() if hasattr(part, "penalty"))
+    parts: list[Any] = [part for part in model.modules() if hasattr(part, "penalty")]
+    loss = loss + sum(part.penalty() for part in parts)
     return [logits, *torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)]
 
 

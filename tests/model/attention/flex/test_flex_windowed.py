@@ -56,7 +56,7 @@ def test_windows_are_those_of_the_definition(
     heads: tuple[int, int],
     padded: str | None,
     causal: bool,
-    options: dict[str, int],
+    options: dict[str, Any],
     share_qk: bool,
     switches: dict[str, Any],
     sloping: bool,

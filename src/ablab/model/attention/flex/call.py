@@ -140,6 +140,7 @@ def compiled(
         enable_gqa=q.shape[1] != k.shape[1],
         return_aux=AuxRequest(lse=True),
     )
+    assert beside.lse is not None
     return out if out.shape[-1] == width else out[..., :width], beside.lse
 
 
@@ -185,13 +186,18 @@ def fused(function: Callable[Given, Result]) -> Callable[Given, Result]:
 
 def _compiled(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """Within a graph that is compiled as a whole, the function as it is."""
-    return function if torch.compiler.is_compiling() else _made_compiled(function)
+    if torch.compiler.is_compiling():
+        return function
+    made: Callable[Given, Result] = _made_compiled(function)
+    return made
 
 
 @cache
 def _made_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # Of one graph, and never without its kernels, which would write out all scores.
-    return torch.compile(function, fullgraph=True, dynamic=False, recompile_limit=RULES, isolate_recompiles=True)
+    settings: dict[str, Any] = {"recompile_limit": RULES, "isolate_recompiles": True}  # which its types do not have
+    compiled: Callable[..., Any] = torch.compile(function, fullgraph=True, dynamic=False, **settings)
+    return compiled
 
 
 def _with_rule(blocks: BlockMask, mask_mod: MaskMod) -> BlockMask:

@@ -25,7 +25,8 @@ def packed(chosen: Tensor) -> Tensor:
     """bool (..., J) -> int32 (..., ceil(J / 32)), the first block in the lowest bit."""
     words = pad(chosen, (0, -chosen.shape[-1] % WORD)).unflatten(-1, (-1, WORD)).to(torch.int32)
     places = torch.arange(WORD, device=chosen.device, dtype=torch.int32)
-    return (words << places).sum(-1, dtype=torch.int32)
+    added: Tensor = (words << places).sum(-1, dtype=torch.int32)
+    return added
 
 
 @fused

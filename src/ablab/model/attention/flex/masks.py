@@ -115,8 +115,8 @@ def mask_of(some: Tensor, every: Tensor | None, queries: int, keys: int, device:
     """The block mask of blocks (rows, columns) that are seen in part and, of these, as a whole."""
     partial = some if every is None else some & ~every
     counts, indices = _listed(partial, device)
-    full = (None, None) if every is None or not every.any() else _listed(every, device)
-    return BlockMask.from_kv_blocks(counts, indices, *full, BLOCK_SIZE=BLOCK, seq_lengths=(queries, keys))
+    full, whole = (None, None) if every is None or not every.any() else _listed(every, device)
+    return BlockMask.from_kv_blocks(counts, indices, full, whole, BLOCK_SIZE=BLOCK, seq_lengths=(queries, keys))
 
 
 def coarser(seen: Tensor, size: int, queries: int, keys: int) -> Tensor:

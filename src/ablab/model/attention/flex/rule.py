@@ -98,7 +98,8 @@ def rule_attention(
     out, lse = attend_by_rule(q, k, v, rule, key_padding_mask=key_padding_mask, scoring=scoring)
     if not own_if_alone:
         return with_sinks(out, lse, sinks)
-    return with_sinks(*with_own(out, lse, q, k, v, key_padding_mask, scoring.softcap), sinks)
+    out, lse = with_own(out, lse, q, k, v, key_padding_mask, scoring.softcap)
+    return with_sinks(out, lse, sinks)
 
 
 @fused
