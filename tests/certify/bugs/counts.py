@@ -145,7 +145,8 @@ class KeptOnTheModule(KeyValueCore):
         keys = torch.arange(step.total)
         hidden = keys > step.positions[:, None, :, None]
         scores = 2 * q @ self.past[:, :, : step.total].mT / q.shape[-1] ** 0.5
-        return scores.masked_fill(hidden, -1e9).softmax(-1) @ values
+        mixed: Tensor = scores.masked_fill(hidden, -1e9).softmax(-1) @ values
+        return mixed
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         return full_attention(self, 2 * q, k, v, key_padding_mask)
