@@ -86,7 +86,7 @@ def as_page(path: Path) -> str:
     if path.is_dir():
         body = "\n".join(f"* `{each.name}`" for each in sorted(path.iterdir()) if not each.name.startswith((".", "_")))
     elif path.suffix == ".ipynb":
-        return notebook(path.read_text(encoding="utf-8"))
+        return with_links_of_site(notebook(path.read_text(encoding="utf-8")), path, site_path(path))
     elif path.stat().st_size > _LONGEST:
         body = f"{path.stat().st_size / 1e6:.1f} MB, in the repository."
     else:

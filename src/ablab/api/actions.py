@@ -56,7 +56,9 @@ def run(*asked: Asked, config_dir: Folder | None = None, **settings: object) -> 
     trained again. A run that failed or diverged is given all the same: `.record.status`.
 
     Args:
-        asked, config_dir, settings: as `compose` takes them.
+        asked: overrides, as `compose` takes them.
+        config_dir: as `compose` takes it.
+        settings: as `compose` takes them.
 
     Raises:
         UserError: the run cannot be as asked; nothing has been trained.
@@ -85,8 +87,10 @@ def sweep(*asked: Asked, config_dir: Folder | None = None, **settings: object) -
     themselves, and the same call goes on.
 
     Args:
-        asked, config_dir, settings: as `compose` takes them; a list, tuple or range is swept over, as are several
-            values in a text, "0,1,2".
+        asked: overrides, as `compose` takes them.
+        config_dir: as `compose` takes it.
+        settings: as `compose` takes them; a list, tuple or range is swept over, as are several values in a
+            text, "0,1,2".
 
     Raises:
         UserError: some run of the plan cannot be as asked, and nothing has been trained; or the runs cannot be compared
@@ -120,7 +124,12 @@ def compare(
 
     Args:
         of: what `sweep` or `load` gave, folders of runs, or files of kept results.
-        baseline, metric, margin, last_k, split, intervals: as `load` takes them.
+        baseline: as `load` takes it, as all of the following.
+        metric: that decides.
+        margin: within which variants count as equivalent.
+        last_k: evaluations whose mean decides.
+        split: that decides.
+        intervals: one of its names.
         only: what is shown of it, "attention=lsh,mla seed=0,1"; p values stay adjusted for all comparisons.
 
     Raises:
