@@ -69,7 +69,8 @@ def test_branches_over_different_keys_merge_to_one_softmax_with_gradients(make_p
     far, mask = Local(back=59, ahead=0), full_mask(60, causal=True) & ~padding[:, None, None]
 
     def beyond(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return far(query, key) & ~WINDOW(query, key) & ~padding[batch, key]
+        found: Tensor = far(query, key) & ~WINDOW(query, key) & ~padding[batch, key]
+        return found
 
     out, lse = merged(*attend(q, k, v, padded_window(padding)), *attend(q, k, v, beyond))
     expected = masked_attention(q, k, v, mask)

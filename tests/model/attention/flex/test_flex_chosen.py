@@ -101,7 +101,8 @@ def test_patterns_are_those_of_the_definition(
         return out
 
     def expected(q: Tensor, k: Tensor, v: Tensor, *own: Tensor) -> Tensor:
-        return switched_attention(q, k, v, seen, softcap=core.softcap, sinks=own[0] if own else None)
+        whole: Tensor = switched_attention(q, k, v, seen, softcap=core.softcap, sinks=own[0] if own else None)
+        return whole
 
     hold(found, expected, [q, k, v, *sinks], there=None if padding is None else ~padding)
 

@@ -77,7 +77,8 @@ def test_windows_are_those_of_the_definition(
 
     def expected(q: Tensor, k: Tensor, v: Tensor, *own: Tensor) -> Tensor:
         left = own[0] if core.sinks is not None else None
-        return switched_attention(q, k, v, seen, softcap=core.softcap, slopes=slopes, sinks=left)
+        whole: Tensor = switched_attention(q, k, v, seen, softcap=core.softcap, slopes=slopes, sinks=left)
+        return whole
 
     inputs = [*problem.inputs(share_qk=share_qk), *(sinks if core.sinks is not None else [])]
     hold(found, expected, inputs, there=None if padding is None else ~padding)
@@ -117,7 +118,8 @@ def test_spans_are_those_of_the_definition(
 
     def expected(q: Tensor, k: Tensor, v: Tensor, spans: Tensor) -> Tensor:
         weight = span_weight(length, spans if per_query else spans[None, :, None], ramp)
-        return switched_attention(q, k, v, seen, weight=weight)
+        whole: Tensor = switched_attention(q, k, v, seen, weight=weight)
+        return whole
 
     hold(found, expected, [*problem.inputs(), spans], there=None if padding is None else ~padding)
 
