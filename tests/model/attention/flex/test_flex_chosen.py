@@ -94,7 +94,9 @@ def test_patterns_are_those_of_the_definition(
         seen = BlockSparseAttention(problem.spec, **pattern).visited(q, k, torch.arange(length)) & there
         others = seen & ~own
         seen = others | (own & there & ~others.any(-1, keepdim=True)) if share_qk else seen
-    sinks = [] if core.sinks is None else [torch.linspace(-1, 1, heads[0], dtype=torch.float64).to(torch.float32)]
+    sinks = (
+        [] if core.sinks is None else [torch.linspace(-1, 1, heads[0], dtype=torch.promote_types(dtype, torch.float32))]
+    )
 
     def found(q: Tensor, k: Tensor, v: Tensor, *own: Tensor) -> Tensor:
         out: Tensor = torch.func.functional_call(core, {"sinks": own[0]} if own else {}, (q, k, v, padding))
