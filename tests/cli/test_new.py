@@ -72,7 +72,6 @@ def test_commands_in_its_folder_find_its_options(
     assert "_target_: snakes.Snake" in shown("activation=snake", "--cfg", "job", "-p", "activation")
     monkeypatch.setenv("COMP_LINE", "ablab activation=sn")
     assert shown("-sc", "query=bash").split() == ["activation=snake"]
-    assert f"command-line | file://{project / 'conf'}" in shown("--info", "searchpath")
     (project / "other" / "experiment").mkdir(parents=True)
     (project / "other" / "experiment" / "long.yaml").write_text("# @package _global_\ntrainer:\n  max_steps: 77\n")
     others = ("--config-dir", "other", "--cfg", "job", "-p", "trainer.max_steps")
