@@ -21,7 +21,7 @@ from ablab.report.formatting import count
 from ablab.report.over_scale import effects_table, held_out_sentence, law_sentence, scale_table
 
 HERE = Path(__file__).parent
-KEPT = [HERE / "ladder_rope.jsonl.xz", HERE / "ladder.jsonl.xz"]
+KEPT = [HERE / f"{name}.jsonl.xz" for name in ("ladder_llama", "ladder_rope", "ladder")]
 
 
 def sizes_table(found: LadderFindings) -> pd.DataFrame:
