@@ -31,6 +31,7 @@ from functools import lru_cache
 from statistics import fmean
 
 import numpy as np
+from scipy import special
 
 from ablab.analysis.estimates import FloatArray
 from ablab.analysis.responses import Response, residual_squares, response
@@ -38,6 +39,7 @@ from ablab.analysis.tuned import tuning_of
 from ablab.results.record import Cost, Record
 
 _RESPONSES, _TUNINGS = 300, 100  # that are drawn
+_DEGREES = 4  # of freedom of the error of a choice, for each tuning seed but one
 _BEYOND = 8.0  # standard errors of the difference of two points
 COSTS = {each.name for each in fields(Cost)}  # that no rate changes
 
@@ -91,7 +93,17 @@ def choice_error(
     moments = [_moments(side, noise.variance, prior) for side in sides]
     factors = [factor for factor, _ in parts]
     centre = sum(factor * mean for factor, (mean, _) in zip(factors, moments, strict=True))
-    return math.sqrt(centre**2 + sum(factor**2 * spread for factor, (_, spread) in zip(factors, moments, strict=True)))
+    spread = sum(factor**2 * spread for factor, (_, spread) in zip(factors, moments, strict=True))
+    return math.sqrt(centre**2 + spread) * _widened(sides, len(differences) - 1)
+
+
+def _widened(sides: Sequence[Response], degrees: int) -> float:
+    """By what an error that few tuning seeds tell is larger, for a t with the degrees of freedom of many seeds.
+
+    Without it intervals of 20 seeds beside 2 tuning seeds held .89, since what is left of their error is the choice's.
+    """
+    few = _DEGREES * max(1, min(len(side.values) for side in sides) - 1)
+    return float(special.stdtrit(few, 0.975) / special.stdtrit(degrees, 0.975)) if degrees > few else 1.0
 
 
 @dataclass(frozen=True)

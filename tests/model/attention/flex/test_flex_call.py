@@ -138,6 +138,7 @@ def test_small_heads_are_filled_up_for_the_kernels(make_problem: MakeProblem, mo
     assert asked == [{SMALLEST}] * 2
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's compiler warns of what it does itself
 @pytest.mark.slow  # FlexAttention compiles its kernel for a CPU, which takes a minute
 def test_flex_attention_compiled_for_a_cpu_gives_the_same_output(make_problem: MakeProblem) -> None:
     """It has neither a backward pass nor a log-sum-exp there."""
