@@ -172,6 +172,7 @@ def test_in_single_and_half_precision(make_spec: Spec, made: type[Any], options:
     """Far from ties, so that the same is chosen: every block that is past."""
     many = {"keys": 320, "selected_blocks": 20}
     options = options | {name: value for name, value in many.items() if name in options}
+    torch.manual_seed(0)  # of single precision a worst case is not asked
     layer: Any = made(make_spec(d_model=32, n_heads=4, max_length=300), **options)
     x = torch.randn(2, 200, 32, generator=torch.Generator().manual_seed(0))
     with using("dense"):
