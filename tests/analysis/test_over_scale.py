@@ -209,7 +209,7 @@ def test_an_effect_that_turns_round() -> None:
 
 
 def test_of_a_look_that_is_held_against_less_the_verdicts_are_fewer() -> None:
-    runs = runs_of(ladder({"relu": BASELINE, "better": lambda compute: BASELINE(compute) - 0.025}, noise=0.005))
+    runs = runs_of(ladder({"relu": BASELINE, "better": lambda compute: BASELINE(compute) - 0.012}, noise=0.005))
     made = compare(runs)
     (usual,), (strict,) = (over_scale(runs, dataclasses.replace(made, level=level)) for level in (0.05, 1e-6))
     assert usual.items[0].verdict is ScaleVerdict.HOLDS

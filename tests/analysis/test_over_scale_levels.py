@@ -36,7 +36,7 @@ def test_false_verdicts_are_few(truth: str) -> None:
 
 def test_planted_effects_are_found() -> None:
     alone, _ = simulate()["verdicts"]("constant", 0.4, 1, 40)
-    assert alone[ScaleVerdict.HOLDS] >= 0.6
+    assert alone[ScaleVerdict.HOLDS] >= 0.75
     alone, _ = simulate()["verdicts"]("a quarter at ten times, by a power", 0.1, 1, 20)
     assert alone[ScaleVerdict.FADES] >= 0.5
     alone, _ = simulate()["verdicts"]("turns round on the way, on a line", 0.05, 1, 20)
