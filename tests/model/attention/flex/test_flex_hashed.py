@@ -242,7 +242,7 @@ def both(core: AttentionCore, inputs: list[Tensor], padding: Tensor, device: str
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has a backward pass on CUDA only")
+@pytest.mark.cuda
 @pytest.mark.parametrize("kind", [LSHAttention, DynamicAttention])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("switches", [{}, {"share_qk": True}, {"sinks": True, "softcap": 2.0}])
