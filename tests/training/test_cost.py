@@ -120,6 +120,7 @@ def test_the_clock_stands_still_outside_of_training(monkeypatch: pytest.MonkeyPa
     """40 steps of 1 s, the first ten half a second slower; evaluations and checkpoints of 100 s between."""
     clock, module = Clock(), cast(LightningModule, None)
     monkeypatch.setattr("time.perf_counter", clock)
+    monkeypatch.setattr("time.process_time", lambda: 0.75 * clock.now)  # a machine that others use, too
     meter, trainer = CostMeter(tokens_per_step=32, untimed_steps=10), fake_trainer()
     for steps, seconds in ((10, 1.5), (20, 1.0), (10, 1.0)):
         train(meter, trainer, steps, clock.tick, seconds)
@@ -129,6 +130,7 @@ def test_the_clock_stands_still_outside_of_training(monkeypatch: pytest.MonkeyPa
     meter.on_train_end(trainer, module)
     cost = meter.measured(Cost(flops_per_step=7), trainer.global_step)
     assert cost.train_time_s == 40.0  # the first steps counted as long as the others are
+    assert cost.processor_time_s == 30.0
     assert cost.tokens_per_second == 32.0
     assert cost.wall_time_s == 245.0
     assert (cost.steps, cost.tokens, cost.flops_total) == (40, 1280, 280)
@@ -138,6 +140,7 @@ def test_a_run_that_goes_on_costs_what_it_cost_before(monkeypatch: pytest.Monkey
     """Two attempts of 20 steps of 1 s, the first ten of each slower, and an evaluation of 4 s."""
     clock, module, state = Clock(), cast(LightningModule, None), None
     monkeypatch.setattr("time.perf_counter", clock)
+    monkeypatch.setattr("time.process_time", lambda: 0.5 * clock.now)
     trainer = fake_trainer()
     for _ in range(2):
         meter = CostMeter(tokens_per_step=32, untimed_steps=10)
@@ -153,6 +156,7 @@ def test_a_run_that_goes_on_costs_what_it_cost_before(monkeypatch: pytest.Monkey
     clock.tick(-1000)
     cost = meter.measured(Cost(), trainer.global_step)
     assert (cost.wall_time_s, cost.train_time_s, cost.evaluation_time_s) == (58.0, 40.0, 8.0)
+    assert cost.processor_time_s == 20.0
     assert cost.peak_memory_bytes == 2**50
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import resource
 import sys
 import time
@@ -139,6 +140,7 @@ class CostMeter(Callback):
         self._clock_started: float | None = None  # None: standing still
         self._timed_steps = 0
         self._train_time_s = 0.0
+        self._processor_time_s = 0.0
         self._evaluation_time_s = 0.0
         self._evaluation_started = 0.0
         self._earlier_s = 0.0  # wall time until the checkpoint that the run goes on from
@@ -148,6 +150,7 @@ class CostMeter(Callback):
         return {
             "wall_time_s": self._wall_time_s(),
             "train_time_s": self._train_time_s,
+            "processor_time_s": self._processor_time_s,
             "timed_steps": self._timed_steps,
             "evaluation_time_s": self._evaluation_time_s,
             "peak_memory_bytes": max(peak_memory()[0], self._earlier_peak),
@@ -157,6 +160,7 @@ class CostMeter(Callback):
         self._earlier_s, self._earlier_peak = state_dict["wall_time_s"], state_dict["peak_memory_bytes"]
         self._train_time_s, self._timed_steps = state_dict["train_time_s"], state_dict["timed_steps"]
         self._evaluation_time_s = state_dict["evaluation_time_s"]
+        self._processor_time_s = state_dict.get("processor_time_s", math.nan)  # of a checkpoint that did not count it
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
         # The clock starts again with the next step, so that checkpoints written meanwhile are left out too.
@@ -165,7 +169,7 @@ class CostMeter(Callback):
         if self._untimed_left:
             self._untimed_left -= 1
             return
-        self._clock_started = time.perf_counter()
+        self._clock_started, self._processor_started = time.perf_counter(), time.process_time()
         self._steps_at_start = trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -189,6 +193,7 @@ class CostMeter(Callback):
             if trainer.strategy.root_device.type == "cuda":
                 torch.cuda.synchronize(trainer.strategy.root_device)  # what is queued has not been done yet
             self._train_time_s += time.perf_counter() - self._clock_started
+            self._processor_time_s += time.process_time() - self._processor_started
             self._timed_steps += trainer.global_step - self._steps_at_start
             self._clock_started = None
 
@@ -206,6 +211,8 @@ class CostMeter(Callback):
             step_time_s = self._train_time_s / self._timed_steps
             cost.train_time_s = round(steps * step_time_s, 3)
             cost.tokens_per_second = round(self._tokens_per_step / step_time_s, 1)
+            if math.isfinite(self._processor_time_s):
+                cost.processor_time_s = round(steps * self._processor_time_s / self._timed_steps, 3)
         peak, cost.peak_memory_method = peak_memory()
         cost.peak_memory_bytes = max(peak, self._earlier_peak)
         return cost

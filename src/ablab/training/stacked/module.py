@@ -41,7 +41,7 @@ class Seat:
         """Leave of the measured cost what can be told of one run: an equal share of the time, and no speed."""
         if cost.wall_time_s is not None:
             cost.wall_time_s = round(cost.wall_time_s / self.size, 3)
-        cost.train_time_s = cost.evaluation_time_s = cost.tokens_per_second = None
+        cost.train_time_s = cost.evaluation_time_s = cost.processor_time_s = cost.tokens_per_second = None
         if cost.peak_memory_method is not None:
             cost.peak_memory_method += f", shared by {self.size} seeds"
 
