@@ -23,10 +23,10 @@ ablation: install ## train the quickstart study, compare its variants and write 
 	$(BIN)/ablab -m study=quickstart
 
 five-claims: install ## run the flagship study: hours on two cores; goes on where it stopped (SCALE=gpu: on a GPU)
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/five_claims/run.py $(or $(SCALE),cpu)
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/run.py experiments/five_claims $(or $(SCALE),cpu)
 
 five-claims-quick: install ## the same in a few steps of three seeds each: preliminary
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/five_claims/run.py quick
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/run.py experiments/five_claims quick
 
 browser: ## install Chromium (Debian's package, as root), in which tests open the report and the dashboard
 	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }

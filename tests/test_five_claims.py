@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -20,8 +21,8 @@ from ablab.study.planning import preflight
 FOLDER = Path(__file__).parents[1] / "experiments" / "five_claims"
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"five_claims_{name}", FOLDER / f"{name}.py")
+def script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"experiments_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -30,10 +31,11 @@ def script(name: str) -> ModuleType:
     return module
 
 
-run, summary = script("run"), script("summary")
+run, summary = script(FOLDER.parent / "run.py"), script(FOLDER / "summary.py")
+STUDIES = run.Studies.of(FOLDER)
 
 
-PLANNED = [name for name in run.STUDIES if name not in ("activation_depth_2", "activation_depth_6")]  # but for depth
+PLANNED = [name for name in STUDIES.words if name not in ("activation_depth_2", "activation_depth_6")]  # but for depth
 
 
 @pytest.mark.slow
@@ -45,18 +47,17 @@ def test_the_studies_can_be_planned(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(preflight, "rehearse", lambda *run, **how: None)  # as where it cannot be told
-    words = [*run.STUDIES[name], f"scale={scale}", *run.MORE.get((scale, name), [])]
     with pytest.raises(SystemExit) as ended:
-        main(["plan", "--config-dir", str(FOLDER), *words, "seed=0", "hydra.sweeper.probe=false"])
+        main(["plan", *STUDIES.command(name, scale), "seed=0", "hydra.sweeper.probe=false"])
     printed = capsys.readouterr()
     assert ended.value.code == 0, printed.err
     assert " variants" in printed.out
 
 
 def test_unknown_names_get_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.main("cpu", "schedules") == 2
+    assert run.main(str(FOLDER), "cpu", "schedules") == 2
     assert capsys.readouterr().err.startswith("schedules: there are attention_text, ")
-    assert run.main("tpu") == 2
+    assert run.main(str(FOLDER), "tpu") == 2
     assert capsys.readouterr().err == "tpu: there are cpu, gpu, quick\n"
 
 
@@ -81,15 +82,16 @@ def test_finished_studies_are_kept(
     study = tmp_path / "outputs" / "five_claims" / "schedule"
     for index, (_, record) in enumerate(find_records([FOLDER / "results" / "schedule.jsonl.xz"])):
         write_record(study / str(index), record)
-    monkeypatch.setattr(run, "HERE", tmp_path)
-    (tmp_path / "scale").mkdir()
-    (tmp_path / "scale" / "cpu.yaml").touch()
+    folder = tmp_path / "five_claims"
+    (folder / "scale").mkdir(parents=True)
+    (folder / "scale" / "cpu.yaml").touch()
+    shutil.copy(FOLDER / "studies.yaml", folder)
     monkeypatch.setattr(run, "left", lambda words: "time left: about 2.0 s")
     statuses = iter([1, 2])  # some run did not end well; the study is refused
     monkeypatch.setattr(run, "train", lambda words: next(statuses))
-    assert run.main("cpu", "schedule", "layers") == 2
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["schedule.jsonl.xz"]
-    kept = load(tmp_path / "results" / "schedule.jsonl.xz")
+    assert run.main(str(folder), "cpu", "schedule", "layers") == 2
+    assert [path.name for path in (folder / "results").iterdir()] == ["schedule.jsonl.xz"]
+    kept = load(folder / "results" / "schedule.jsonl.xz")
     assert kept.verdicts == load(study).verdicts
 
 
@@ -116,15 +118,16 @@ def test_how_a_study_ended(script: str, expected: int, monkeypatch: pytest.Monke
 def test_what_is_killed_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "HERE", tmp_path)
-    (tmp_path / "scale").mkdir()
-    (tmp_path / "scale" / "cpu.yaml").touch()
+    folder = tmp_path / "five_claims"
+    (folder / "scale").mkdir(parents=True)
+    (folder / "scale" / "cpu.yaml").touch()
+    shutil.copy(FOLDER / "studies.yaml", folder)
     monkeypatch.setattr(run, "left", lambda words: "time left: about 2.0 s")
     statuses = iter([137, 130])
     monkeypatch.setattr(run, "train", lambda words: next(statuses))
-    assert run.main("cpu", "schedule", "layers", "fusion") == 137
+    assert run.main(str(folder), "cpu", "schedule", "layers", "fusion") == 137
     assert "in all: 6.0 s\n" in capsys.readouterr().out
-    assert not (tmp_path / "results").exists()  # none is finished
+    assert not (folder / "results").exists()  # none is finished
 
 
 def test_the_summary_is_that_of_the_records() -> None:

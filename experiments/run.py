@@ -1,10 +1,11 @@
-"""Run the studies of this folder one after the other, and keep the results of each beside them, in a file.
+"""Run the studies of a folder one after the other, and keep the results of each there, in a file.
 
-    python experiments/five_claims/run.py               # everything; what is finished is kept
-    python experiments/five_claims/run.py quick         # another scale: quick, gpu
-    python experiments/five_claims/run.py cpu schedule  # one study
+    python experiments/run.py experiments/five_claims               # everything; what is finished is kept
+    python experiments/run.py experiments/five_claims quick         # another scale: quick, gpu
+    python experiments/run.py experiments/five_claims cpu schedule  # one study
 
-Each line of `STUDIES` is one command; this only says how long they will take, and gives them one after the other.
+`studies.yaml` in the folder has the words of each study's command, and what a scale changes in one study alone; this
+only says how long they will take, and gives them one after the other.
 """
 
 from __future__ import annotations
@@ -13,40 +14,45 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from ablab.report.formatting import duration
 
-HERE = Path(__file__).parent
-STUDIES = {
-    "attention_text": ["study=attention_text"],
-    "attention_time": ["study=attention_time", "jobs=1"],  # by itself, since its budget is time
-    "attention_recall": ["study=attention_recall"],
-    **{f"activation_depth_{n}": ["study=activation", f"model.n_layers={n}"] for n in (2, 6, 12)},
-    "schedule": ["study=schedule"],
-    "fusion": ["study=fusion"],
-    "parallel": ["study=parallel", "jobs=1"],  # each run has two processes or more
-    "layers": ["study=layers"],
-    "together": ["study=together"],
-    "together_spoken": ["study=together_spoken"],
-}
-MORE = {  # what a scale changes in one study alone
-    # A budget is met to 2%, and a step must not be more.
-    ("quick", "attention_time"): ["trainer.max_steps=60", "task.seq_len=1024", "task.batch_size=4", "design.zip=[]"],
-    ("gpu", "attention_text"): ["task.seq_len=1024,4096,16384", "task.batch_size=16,4,1"],
-}
 ABLAB = [sys.executable, "-m", "ablab"]  # of this Python's environment, activated or not
 
 
-def ablab(command: str, *words: str) -> list[str]:
-    return [*ABLAB, command, "--config-dir", str(HERE), *words]
+@dataclass(frozen=True)
+class Studies:
+    """What the `studies.yaml` of a folder lists."""
+
+    folder: Path
+    words: dict[str, list[str]]  # of each study's command
+    more: dict[str, dict[str, list[str]]]  # scale -> study -> words behind these
+
+    @classmethod
+    def of(cls, folder: Path) -> Studies:
+        listed = yaml.safe_load((folder / "studies.yaml").read_text())
+        return cls(folder, listed["studies"], listed.get("more") or {})
+
+    @property
+    def scales(self) -> list[str]:
+        return sorted(path.stem for path in self.folder.glob("scale/*.yaml"))
+
+    def command(self, name: str, scale: str) -> list[str]:
+        added = self.more.get(scale, {}).get(name, [])
+        return ["--config-dir", str(self.folder), *self.words[name], f"scale={scale}", *added]
+
+    def kept(self, name: str) -> Path:
+        return self.folder / "results" / f"{name}.jsonl.xz"
 
 
 def left(words: list[str]) -> str:
     """What `ablab plan` says of the time that a study needs: "time left: about 28 min 14 s, ..."."""
-    told = subprocess.run(ablab("plan", *words), capture_output=True, text=True, check=False)
+    told = subprocess.run([*ABLAB, "plan", *words], capture_output=True, text=True, check=False)
     lines = (told.stdout + told.stderr).strip().splitlines() or ["it said nothing"]
     return next((line for line in lines if line.startswith("time left")), lines[-1])
 
@@ -78,7 +84,7 @@ def end(*_: object) -> None:
 
 def train(words: list[str]) -> int:
     """The exit status of a study: 130 after Ctrl-C or SIGTERM, at which it waits for its runs to save themselves."""
-    study = subprocess.Popen(ablab("-m", *words))
+    study = subprocess.Popen([*ABLAB, "-m", *words])
     while True:
         try:
             status = study.wait()
@@ -92,13 +98,13 @@ def train(words: list[str]) -> int:
     return 128 - status if status < 0 else status  # as a shell counts what a signal ended
 
 
-def main(scale: str = "cpu", *names: str) -> int:
-    scales = sorted(path.stem for path in HERE.glob("scale/*.yaml"))
-    for word, known in [(scale, scales), *((name, [*STUDIES]) for name in names)]:
+def main(folder: str, scale: str = "cpu", *names: str) -> int:
+    studies = Studies.of(Path(folder))
+    for word, known in [(scale, studies.scales), *((name, [*studies.words]) for name in names)]:
         if word not in known:
             print(f"{word}: there are {', '.join(known)}", file=sys.stderr)
             return 2
-    chosen = {name: [*STUDIES[name], f"scale={scale}", *MORE.get((scale, name), [])] for name in names or STUDIES}
+    chosen = {name: studies.command(name, scale) for name in names or studies.words}
     status, finished = 0, []
     try:
         if scale != "quick":  # which takes less time than to estimate it
@@ -116,11 +122,11 @@ def main(scale: str = "cpu", *names: str) -> int:
     finally:
         if scale == "cpu":  # at the end, so that git finds no changes while others run
             for name in finished:
-                study, kept = Path("outputs", "five_claims", name), HERE / "results" / f"{name}.jsonl.xz"
-                subprocess.run([*ABLAB, "keep", study, kept], check=True)
+                runs = Path("outputs", studies.folder.name, name)
+                subprocess.run([*ABLAB, "keep", runs, studies.kept(name)], check=True)
     return status
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, end)
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]) if len(sys.argv) > 1 else __doc__)
