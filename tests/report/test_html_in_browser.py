@@ -68,13 +68,32 @@ def test_the_first_screen_holds_verdicts_and_nothing_scrolls_sideways(page: Page
 def test_no_figure_is_empty(page: Page) -> None:
     picture = _picture(page)
     figures = page.locator("main svg").evaluate_all(
-        "all => all.map(each => each.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])"
+        "all => all.map(each => each.getBoundingClientRect()).filter(box => box.width)"
+        ".map(box => [box.left, box.top, box.right, box.bottom])"
     )
     assert len(figures) >= 6
     for box in figures:
         figure = picture.crop(tuple(map(round, box)))
         assert min(figure.size) > 100
         assert len(set(figure.tobytes())) > 8  # an empty one is of one shade
+
+
+def test_on_a_phone_every_figure_is_whole_and_its_text_can_be_read(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    shown = page.evaluate(
+        """[...document.querySelectorAll("main svg")].filter(each => each.getBoundingClientRect().width).map(each => ({
+          kind: each.classList.value,
+          whole: each.parentElement.scrollWidth <= each.parentElement.clientWidth,
+          sizes: [...each.querySelectorAll("text")].map(
+            text => parseFloat(getComputedStyle(text).fontSize) * each.getBoundingClientRect().width / each.viewBox.baseVal.width),
+          beside: [...each.querySelectorAll("text")].map(text => text.getBoundingClientRect())
+            .filter(box => box.left < each.getBoundingClientRect().left - 1 || box.right > each.getBoundingClientRect().right + 1)
+            .length}))"""
+    )
+    assert len(shown) >= 6
+    for each in shown:
+        assert (each["kind"], each["whole"], each["beside"]) == ("narrow", True, 0)
+        assert min(each["sizes"]) >= 11
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
