@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 SIZES = [(360, 740), (1280, 800)]
 
+# Of each figure that is shown: of which form it is, whether its box need not be scrolled, the sizes of its text in
+# pixels, and how much text is cut off at its sides.
+FIGURES = """() => {
+  const boxed = [...document.querySelectorAll("main svg")].map(svg => [svg, svg.getBoundingClientRect()]);
+  return boxed.filter(([svg, box]) => box.width).map(([svg, box]) => {
+    const texts = [...svg.querySelectorAll("text")], scale = box.width / svg.viewBox.baseVal.width;
+    return {
+      kind: svg.classList.value,
+      whole: svg.parentElement.scrollWidth <= svg.parentElement.clientWidth,
+      sizes: texts.map(text => parseFloat(getComputedStyle(text).fontSize) * scale),
+      beside: texts.map(text => text.getBoundingClientRect())
+        .filter(text => text.left < box.left - 1 || text.right > box.right + 1).length,
+    };
+  });
+}"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -80,16 +96,7 @@ def test_no_figure_is_empty(page: Page) -> None:
 
 def test_on_a_phone_every_figure_is_whole_and_its_text_can_be_read(page: Page) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
-    shown = page.evaluate(
-        """[...document.querySelectorAll("main svg")].filter(each => each.getBoundingClientRect().width).map(each => ({
-          kind: each.classList.value,
-          whole: each.parentElement.scrollWidth <= each.parentElement.clientWidth,
-          sizes: [...each.querySelectorAll("text")].map(
-            text => parseFloat(getComputedStyle(text).fontSize) * each.getBoundingClientRect().width / each.viewBox.baseVal.width),
-          beside: [...each.querySelectorAll("text")].map(text => text.getBoundingClientRect())
-            .filter(box => box.left < each.getBoundingClientRect().left - 1 || box.right > each.getBoundingClientRect().right + 1)
-            .length}))"""
-    )
+    shown = page.evaluate(FIGURES)
     assert len(shown) >= 6
     for each in shown:
         assert (each["kind"], each["whole"], each["beside"]) == ("narrow", True, 0)

@@ -61,7 +61,7 @@ def quality_and_cost(
     metric = rows[0]["metric"]
     with drawing():
         width, down = 3.6 * min(_COLUMNS, len(shown)) + 0.4, math.ceil(len(shown) / _COLUMNS)
-        columns, room = legend_below([row["variant"] for row in known], width)
+        columns, room = legend_below([styles[row["variant"]].name or row["variant"] for row in known], width)
         figure, panes = panels(width, 2.5 * down + 0.9 + room, min(_COLUMNS, len(shown)), down)
         words = [
             _panel(axes, cost, rows, members.get(cost, {}), unequal, styles)
@@ -100,7 +100,7 @@ def _panel(
         style, faint = styles[row["variant"]], row not in on and row not in perhaps
         axes.errorbar(
             row[cost], row["mean"], row["sd"] if math.isfinite(row["sd"]) else 0,
-            color=style.colour, marker=style.marker, markersize=8, linestyle="none", label=row["variant"],
+            color=style.colour, marker=style.marker, markersize=8, linestyle="none", label=style.name or row["variant"],
             markerfacecolor=style.colour if row in on or faint else "none", alpha=_FAINT if faint else 1.0,
         )  # fmt: skip
         if row["variant"] in unequal:

@@ -51,7 +51,7 @@ def curves(found: Sequence[Panel], styles: Mapping[str, Style], columns: int = 2
         bands = [variant for panel in drawn for variant in panel.bands]
         diverged = [variant for panel in drawn for variant, _, _ in panel.diverged if variant in styles]
         names = list(dict.fromkeys([*bands, *diverged]))[:MOST_VARIANTS]
-        legend, room = legend_below(names, width)
+        legend, room = legend_below([styles[name].name or name for name in names], width)
         figure, panes = panels(width, 2.6 * down + 0.8 + room, across, down)
         for axes, panel in zip(panes, drawn, strict=False):
             _draw(axes, panel, styles, names)
@@ -77,14 +77,14 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style], names: Sequence
         axes.plot(
             band.x[keep], band.mean[keep], linestyle=style.line, color=style.colour, marker=style.marker,
             markevery=_turns(rank, len(shown), len(keep)), markersize=_size(rank, len(shown), len(keep)),
-            linewidth=_LINE if style.dashes else _WHOLE_LINE, label=variant,
+            linewidth=_LINE if style.dashes else _WHOLE_LINE, label=style.name or variant,
         )  # fmt: skip
     for variant, _, (x, y) in panel.diverged:
         if variant in names:
             style = styles[variant]
             axes.plot(
                 x, y, ":", color=style.colour, linewidth=1, marker=style.marker, markevery=[-1], markerfacecolor="none",
-                label=None if variant in panel.bands else variant,
+                label=None if variant in panel.bands else style.name or variant,
             )  # fmt: skip
     low, high = axes.get_ylim()
     if high - low < _ROUNDING * max(abs(low), abs(high)):  # of single precision: no course to be shown

@@ -24,11 +24,12 @@ _PAIRS = len(_COLOURS) * len(_MARKERS)  # they share no divisor: counting both u
 
 @dataclass(frozen=True)
 class Style:
-    """How a variant is drawn, in every figure alike."""
+    """How a variant is drawn and called, in every figure alike."""
 
     colour: str
     marker: str
     dashes: tuple[float, ...] = ()  # none: a whole line
+    name: str = ""  # in legends, where it is another than the variant's
 
     @property
     def line(self) -> tuple[float, tuple[float, ...]] | str:
