@@ -55,12 +55,14 @@ class ShownFigure(Figure):
 
     Attributes:
         lists: the axes that are lists of rows, with the names of these.
+        cells: how many columns of written numbers it has side by side, 0 of none.
         legend_height: of its legend, in inches; 0 without one.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.lists: dict[Axes, Sequence[str]] = {}
+        self.cells = 0
         self.legend_height = 0.0
 
     def _repr_png_(self) -> bytes:

@@ -22,6 +22,7 @@ _ROW = 0.27  # inches of half a row at least: its name is in the upper half, its
 _OWN = 0.75  # inches of a list of rows that are for its axis and the label of it
 _LETTERS, _UPWARDS = 40, 26  # in a line of a label along and beside a panel
 _NAME = 44  # letters in a line of the name of a row
+_CELLS, _LETTER = 2.3, 0.075  # inches of all columns of a grid, and of a letter
 _TICKS = 4  # at most, and their gaps, along an axis
 
 
@@ -35,6 +36,8 @@ def narrow(figure: ShownFigure) -> None:
     each = height / before.nrows
     if figure.lists:
         each = _OWN + sum(_listed(axes, labels) for axes, labels in figure.lists.items()) / len(figure.lists)
+    if figure.cells:
+        each = _turned(panes[0], figure.cells, each)
     grid = GridSpec(down, across, figure=figure)
     for place, axes in enumerate(panes):
         axes.set_subplotspec(grid[place // across, place % across])
@@ -83,6 +86,26 @@ def _fit(axes: Axes, figure: ShownFigure, across: int) -> None:
     if axes in figure.lists or not isinstance(axes.xaxis.get_major_locator(), MaxNLocator):
         return
     axes.locator_params(axis="x", nbins=_TICKS)
+
+
+def _turned(axes: Axes, columns: int, height: float) -> float:
+    """Write upwards what would meet side by side in a grid, its numbers and the names of its columns.
+
+    Returns:
+        The inches that the grid then needs, of the `height` that it had.
+    """
+    room = _CELLS / columns / _LETTER
+    names = max(len(label.get_text()) for label in axes.get_xticklabels())
+    numbers = max((len(text.get_text()) for text in axes.texts), default=0)
+    if names > room:
+        axes.tick_params(axis="x", rotation=90)
+        height += names * _LETTER
+    if numbers > room:
+        for text in axes.texts:
+            text.set_rotation(90)
+        rows = len(axes.get_yticklabels())
+        height = max(height, _OWN + names * _LETTER + rows * (numbers + 1) * _LETTER)
+    return height
 
 
 def _readable(figure: ShownFigure) -> None:
