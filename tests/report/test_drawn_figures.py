@@ -116,7 +116,9 @@ def test_a_narrow_figure_has_its_panels_below_each_other_and_names_above_rows() 
     assert len({round(box.x0, 3) for box in boxes}) == 1
     assert all(above.y0 > below.y1 for above, below in itertools.pairwise(boxes))
     assert shown.figure.get_figheight() > height
-    sizes = [text.get_fontsize() for text in shown.figure.findobj(Text) if text.get_text()]  # type: ignore[attr-defined]
+    sizes = [
+        float(text.get_fontsize()) for text in shown.figure.findobj(Text) if isinstance(text, Text) and text.get_text()
+    ]
     assert min(sizes) >= 8.25  # points, 11 pixels
 
 

@@ -39,11 +39,14 @@ def narrow(figure: ShownFigure) -> None:
     if figure.cells:
         each = _turned(panes[0], figure.cells, each)
     grid = GridSpec(down, across, figure=figure)
+    upwards = [panes[place - place % before.ncols].get_ylabel() for place in range(len(panes))]  # said once in a row
     for place, axes in enumerate(panes):
         axes.set_subplotspec(grid[place // across, place % across])
+        first = place % across == 0
+        axes.set_ylabel(axes.get_ylabel() or upwards[place] if first else "")
         _fit(axes, figure, across)
         if before.ncols > 1 and _shares(panes):
-            axes.tick_params(labelleft=place % across == 0)
+            axes.tick_params(labelleft=first)
     _readable(figure)
     figure.set_size_inches(NARROW, each * down)
     if figure.legends:
