@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -41,7 +42,10 @@ def runs() -> Runs:
 
 @pytest.mark.parametrize(("format", "golden"), [("markdown", "comparison.md"), ("terminal", "comparison.txt")])
 def test_the_text_is_the_golden_one(runs: Runs, format: str, golden: str) -> None:
-    assert rendered(runs, format) == (GOLDEN / golden).read_text(encoding="utf-8")
+    text, path = rendered(runs, format), GOLDEN / golden
+    if os.environ.get("ABLAB_GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
 
 
 @pytest.fixture

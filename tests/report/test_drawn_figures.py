@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 from synthetic import runs_of, study
 
 from ablab.analysis.comparison import Comparison, compare
@@ -27,6 +28,7 @@ from ablab.report.figures.cost import quality_and_cost
 from ablab.report.figures.curves import Panel, curves
 from ablab.report.figures.effects import detectable_effects, forest, slopes
 from ablab.report.figures.interactions import interaction_heatmap
+from ablab.report.figures.narrow import NARROW, narrow
 from ablab.report.figures.scaling import power_laws
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style, styles
 from ablab.report.html.blocks import to_svg
@@ -60,6 +62,64 @@ def test_six_variants_have_six_colours_and_a_thousand_have_looks() -> None:
         assert len({style.colour for style in found.values()}) == 7  # the baseline has the colour of the text
         assert len({style.marker for style in found.values()}) == 7  # and a star: no two are told by their colour alone
     assert len(styles([f"v{index}" for index in range(1000)], "v0")) == 1000
+
+
+def test_lines_upon_each_other_can_be_told_apart() -> None:
+    """The baseline is whole and below; each other line has gaps of its own, and its markers where no other has any."""
+    names = ["base", "one", "two", "three", "four", "five"]
+    own = styles(names, "base")
+    assert own["base"].dashes == ()
+    assert len({own[name].dashes for name in names}) == len(names)
+    x = np.arange(30.0)
+    bands = {name: Band(x, 1 / (x + 1), None, None, ()) for name in names}
+    lines = axes_of(curves([Panel("step", "val_loss", bands)], own))[0].lines
+    at = [set(line.get_markevery()) for line in lines]  # type: ignore[arg-type]
+    assert all(at)
+    assert sum(map(len, at)) == len(set().union(*at)) <= 30
+    few = {name: Band(x[:2], x[:2], None, None, ()) for name in names}
+    sizes = [line.get_markersize() for line in axes_of(curves([Panel("layer", "mass", few)], own))[0].lines]
+    assert sizes[:4] == sorted(set(sizes[:4]), reverse=True)  # those above are smaller
+
+
+def test_bands_are_fainter_than_what_they_could_hide() -> None:
+    x = np.arange(5.0)
+    band = Band(x, x, x - 1, x + 1, ())
+    axes = axes_of(curves([Panel("step", "val_loss", {"a": band, "b": band})], styles(["a", "b"], "a")))[0]
+    assert [patch.get_alpha() for patch in axes.collections] == [pytest.approx(0.08)] * 2
+    means = [line for line in axes.lines if line.get_alpha() is None]
+    assert len(means) == 2
+    assert min(line.get_zorder() for line in means) > max(
+        each.get_zorder() for each in (*axes.collections, *(line for line in axes.lines if line.get_alpha()))
+    )
+
+
+def test_a_narrow_figure_has_its_panels_below_each_other_and_names_above_rows() -> None:
+    name = "a_rather_long_name_of_an_option_of_some_axis"
+    items, style = compared({"relu": LOSSES["relu"], name: LOSSES["gelu"]})
+    drawn = forest(items, style)
+    (axes,) = axes_of(drawn)
+    assert drawn is not None
+    narrow(drawn.figure)
+    drawn.figure.draw_without_rendering()
+    assert drawn.figure.get_figwidth() == NARROW
+    assert axes.bbox.width > 0.8 * drawn.figure.bbox.width  # the name takes no room beside the zero line
+    assert [text.get_text().replace("\n", "") for text in axes.texts] == [name]
+
+    x = np.arange(9.0)
+    panes = [Panel("step", f"metric {place}", {"a": Band(x, x, None, None, ())}) for place in range(3)]
+    shown = curves(panes, styles(["a"], "b"))
+    assert shown is not None
+    height = shown.figure.get_figheight()
+    narrow(shown.figure)
+    shown.figure.draw_without_rendering()
+    boxes = [axes.get_position() for axes in shown.figure.axes if axes.get_visible()]
+    assert len({round(box.x0, 3) for box in boxes}) == 1
+    assert all(above.y0 > below.y1 for above, below in itertools.pairwise(boxes))
+    assert shown.figure.get_figheight() > height
+    sizes = [
+        float(text.get_fontsize()) for text in shown.figure.findobj(Text) if isinstance(text, Text) and text.get_text()
+    ]
+    assert min(sizes) >= 8.25  # points, 11 pixels
 
 
 def test_the_colours_can_be_told_from_both_pages() -> None:

@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 SIZES = [(360, 740), (1280, 800)]
 
+# Of each figure that is shown: of which form it is, whether its box need not be scrolled, the sizes of its text in
+# pixels, and how much text is cut off at its sides.
+FIGURES = """() => {
+  const boxed = [...document.querySelectorAll("main svg")].map(svg => [svg, svg.getBoundingClientRect()]);
+  return boxed.filter(([svg, box]) => box.width).map(([svg, box]) => {
+    const texts = [...svg.querySelectorAll("text")], scale = box.width / svg.viewBox.baseVal.width;
+    return {
+      kind: svg.classList.value,
+      whole: svg.parentElement.scrollWidth <= svg.parentElement.clientWidth,
+      sizes: texts.map(text => parseFloat(getComputedStyle(text).fontSize) * scale),
+      beside: texts.map(text => text.getBoundingClientRect())
+        .filter(text => text.left < box.left - 1 || text.right > box.right + 1).length,
+    };
+  });
+}"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -68,13 +84,23 @@ def test_the_first_screen_holds_verdicts_and_nothing_scrolls_sideways(page: Page
 def test_no_figure_is_empty(page: Page) -> None:
     picture = _picture(page)
     figures = page.locator("main svg").evaluate_all(
-        "all => all.map(each => each.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])"
+        "all => all.map(each => each.getBoundingClientRect()).filter(box => box.width)"
+        ".map(box => [box.left, box.top, box.right, box.bottom])"
     )
     assert len(figures) >= 6
     for box in figures:
         figure = picture.crop(tuple(map(round, box)))
         assert min(figure.size) > 100
         assert len(set(figure.tobytes())) > 8  # an empty one is of one shade
+
+
+def test_on_a_phone_every_figure_is_whole_and_its_text_can_be_read(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    shown = page.evaluate(FIGURES)
+    assert len(shown) >= 6
+    for each in shown:
+        assert (each["kind"], each["whole"], each["beside"]) == ("narrow", True, 0)
+        assert min(each["sizes"]) >= 11
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

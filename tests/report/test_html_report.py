@@ -103,7 +103,8 @@ def test_ids_are_unique_and_every_reference_has_its_target(page: Page, text: str
 
 def test_every_figure_says_what_it_shows(page: Page) -> None:
     figures = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(figures) == 6  # effects, pairs, power, curves, differences, cost
+    kinds = [attributes["class"] for attributes in figures]
+    assert kinds == ["broad", "narrow"] * 6  # effects, pairs, power, curves, differences, cost
     assert all(figure["role"] == "img" and figure["aria-labelledby"] in page.all("id") for figure in figures)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from synthetic import odd_runs, record, runs_of, study, write_runs
 
+from ablab.analysis.pairing import label, short_name
 from ablab.errors import UserError
 from ablab.results.collect import Runs, collect
 from ablab.results.record import Record
@@ -282,3 +283,33 @@ def test_a_value_is_printed_in_one_way() -> None:
         assert runs.variants == ["trainer.gradient_clip_val=1", "trainer.gradient_clip_val=0.5"]
     runs = runs_of([record(settings={"optimizer": {"betas": each, "fused": True}}) for each in ([0.9, 1.0], [0.5, 1])])
     assert runs.variants == ["optimizer.betas=[0.9,1]", "optimizer.betas=[0.5,1]"]
+
+
+def test_an_option_within_an_option_is_a_factor_and_its_settings_are_not() -> None:
+    """As of `-m attention@attention.core=full,windowed`, where an option of one's own holds another one as its core."""
+
+    def run(option: str, seed: int, *more: str, **core: object) -> Record:
+        config = {"attention": {"gate": 1, "core": {"dropout": 0.0, **core}}}
+        asked = [f"attention@attention.core={option}", *more]
+        return record(seed, axes={"attention": "mine"}, settings={**config, "overrides": asked})
+
+    two = [each for seed in (1, 2) for each in (run("full", seed, sinks=False), run("windowed", seed, window=32))]
+    runs = runs_of(two)
+    assert runs.factors == ["attention@attention.core"]
+    assert runs.variants == ["attention@attention.core=full", "attention@attention.core=windowed"]
+    assert label(runs, runs.variants[1], runs.variants[0]) == "windowed"
+
+    more = runs_of([*two, run("windowed", 1, "attention.core.window=16", window=16)])  # of one option two values
+    assert more.factors == ["attention@attention.core", "attention.core.window"]
+
+
+def test_a_short_name_is_what_the_baseline_has_not() -> None:
+    axes = [(one, other) for one in ("relu", "gelu") for other in ("full", "lsh")]
+    runs = runs_of([record(axes={"activation": one, "attention": other}) for one, other in axes])
+    base = runs.variants[0]
+    assert [short_name(runs, variant, base) for variant in runs.variants] == [
+        "activation=relu,attention=full",
+        "attention=lsh",
+        "activation=gelu",
+        "activation=gelu,attention=lsh",
+    ]

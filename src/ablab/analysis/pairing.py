@@ -178,11 +178,23 @@ def label(runs: Runs, variant: str, baseline: str) -> str:
     """
     if "=" not in variant and runs.factors:
         return variant
-    own, other = choices(runs, variant), choices(runs, baseline)
-    differing = {name: value for name, value in own.items() if value != other[name] and value}
+    differing = _apart(runs, variant, baseline)
     if len(differing) == 1:
         ((name, value),) = differing.items()
         elsewhere = any(value in options for factor, options in runs.options.items() if factor != name)
-        if name in runs.records[0].axes and not elsewhere:
+        if (name in runs.records[0].axes or "@" in name) and not elsewhere:
             return value
     return ",".join(f"{name}={value}" for name, value in differing.items()) or variant
+
+
+def short_name(runs: Runs, variant: str, baseline: str) -> str:
+    """`variant` without what it has in common with `baseline`: "attention=lsh" of "activation=relu,attention=lsh"."""
+    if "=" not in variant or variant == baseline or baseline not in runs.choices:
+        return variant
+    return ",".join(f"{name}={value}" for name, value in _apart(runs, variant, baseline).items()) or variant
+
+
+def _apart(runs: Runs, variant: str, baseline: str) -> dict[str, str]:
+    """The factors in which it differs from the baseline, with its values."""
+    own, other = choices(runs, variant), choices(runs, baseline)
+    return {name: value for name, value in own.items() if value != other[name] and value}

@@ -7,8 +7,9 @@ each; a sweep that ends makes one for all of them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Unpack
@@ -20,7 +21,7 @@ from ablab.analysis.earned import Earned, earned_by_step
 from ablab.analysis.elsewhere import Elsewhere, elsewhere
 from ablab.analysis.interactions import Interactions, all_interactions
 from ablab.analysis.over_scale.study import LadderFindings, over_scale
-from ablab.analysis.pairing import variants
+from ablab.analysis.pairing import short_name, variants
 from ablab.analysis.pareto import fronts
 from ablab.analysis.ranking import Ranking, rank
 from ablab.analysis.scaling import Axis, Exponent, scaling, varied
@@ -91,7 +92,16 @@ class ReportContext:
 
     @cached_property
     def styles(self) -> dict[str, Style]:
-        return styles(self.variants, self.comparisons.baseline)
+        found = styles(self.variants, self.comparisons.baseline)
+        return {variant: replace(style, name=self.names[variant]) for variant, style in found.items()}
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Variant -> its name without what the baseline has, too; the whole one where two would be called alike."""
+        every, baseline = [*self.variants, self.comparisons.baseline], self.comparisons.baseline
+        short = {variant: short_name(self.runs, variant, baseline) for variant in self.variants} | {baseline: baseline}
+        often = Counter(short.values())
+        return {variant: short[variant] if often[short[variant]] == 1 else variant for variant in every}
 
     @cached_property
     def _drawn(self) -> dict[str, Runs]:

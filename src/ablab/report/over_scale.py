@@ -181,6 +181,7 @@ def _row(item: OverScale, largest: str) -> dict[str, str]:
     digits = decimals_for((high - low) / 2)
     return {
         "variant": item.climb.label,
+        "verdict": item.verdict.value if item.verdict is ScaleVerdict.UNKNOWN else f"* {item.verdict.value}",
         "effect now": number(seen.now, digits, signed=True) if seen else MISSING,
         "gain (95% CI)": gain_text(at),
         "at its FLOPs": _factor(net),
@@ -190,7 +191,6 @@ def _row(item: OverScale, largest: str) -> dict[str, str]:
         if seen
         else MISSING,
         "held out": MISSING if held is None else "inside" if held.inside else "outside",
-        "verdict": item.verdict.value if item.verdict is ScaleVerdict.UNKNOWN else f"* {item.verdict.value}",
     }
 
 

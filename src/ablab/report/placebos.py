@@ -28,12 +28,12 @@ def _row(placebo: Placebo, level: float, several: bool) -> dict[str, str]:
     return {
         "placebo": name_of(placebo.kind),
         **({"of": item.baseline} if several else {}),
+        "came out": outcome(placebo),
         "effect": MISSING if item.effect is None else shown[item.effect],
         f"{confidence(level)} CI": MISSING if low is None or high is None else f"{shown[low]} to {shown[high]}",
         "p": MISSING if item.p_raw is None else p_value(item.p_raw).removeprefix("= "),
         "r": MISSING if item.correlation is None else share(item.correlation),
         "seeds": str(len(item.seeds)),
-        "came out": outcome(placebo),
     }
 
 

@@ -85,6 +85,7 @@ def _row(
     return {
         "task": task,
         "variant": variant,
+        "verdict": item.verdict.value if item else "baseline",
         "metric": metric,
         "mean": mean,
         "sd": sd,
@@ -113,7 +114,6 @@ def _effect(item: Comparison | None) -> Row:
         "p_adjusted": item.p_adjusted if item else None,
         "correlation": item.correlation if item else None,
         "seeds": len(item.seeds) if item else None,
-        "verdict": item.verdict.value if item else "baseline",
         "preliminary": item.preliminary and item.interval is not None if item else None,
     }
 

@@ -45,6 +45,7 @@ def quality_table(context: ReportContext, part: str, both: bool = False) -> pd.D
         rows.append(
             {
                 "variant": row["variant"],
+                "verdict": _mark(row["verdict"], bool(row["preliminary"])),  # second: a narrow screen shows it, too
                 metric or "metric": metric_text(row["mean"], row["sd"]),
                 "effect": MISSING if effect is None else number(effect, digits, signed=True),
                 f"{together} {alone}" if chosen else alone: _range(low, high, digits),
@@ -52,7 +53,6 @@ def quality_table(context: ReportContext, part: str, both: bool = False) -> pd.D
                 "adj. p": MISSING if p is None else p_value(p).removeprefix("= "),
                 "r": MISSING if r is None else share(r),
                 "seeds": MISSING if _number(row["seeds"]) is None else str(int(row["seeds"])),
-                "verdict": _mark(row["verdict"], bool(row["preliminary"])),
                 "runs": row["status"],
             }
         )

@@ -7,7 +7,8 @@ of the model is none, unless runs of the same recipe differ in it or somebody as
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ablab.config import IDENTITY_EXCLUDES, Node
@@ -33,6 +34,7 @@ _ONLY_WITH: dict[str, tuple[str, Any]] = {
 }
 RECIPE = "recipe"
 _OF_A_MODEL = {"model", *(axis.name for axis in called_by("model", "multimodal"))}  # what a recipe speaks of
+_NOWHERE: Mapping[str, str] = MappingProxyType({})
 _NO_SETTINGS = IDENTITY_EXCLUDES | {"seed", "continue_from", "axes", PLACEBO}  # keys of a config
 
 
@@ -56,35 +58,51 @@ def factors_of(records: list[Record], settings: list[Settings], tasks: list[str]
 
 
 def _factors(records: list[Record], settings: list[Settings], tasks: list[str]) -> list[str]:
-    axes = sorted({axis for record in records for axis in record.axes} - NOT_FACTORS)
     different = list(_different(records, settings, tasks))
-    groups = sorted({key.split(".")[0] for _, setting, _ in different for key in setting} - NOT_FACTORS)
+    within = {_package(key): key for _, setting, _ in different for key in setting if "@" in key}
+    axes = [*sorted({axis for record in records for axis in record.axes} - NOT_FACTORS), *sorted(within.values())]
+    groups = sorted({_group(key, within) for _, setting, _ in different for key in setting} - NOT_FACTORS)
     values: dict[tuple[str, str], set[str]] = defaultdict(set)  # (axis, task) -> its options
     alike: dict[tuple[str, str | None, str], list[tuple[Record, Settings]]] = defaultdict(list)
     together: dict[tuple[str, str], list[tuple[Record, Settings]]] = defaultdict(list)  # of one study, by its task
     for record, setting, task in different:
         together[record.study, task].append((record, setting))
         for axis in axes:
-            values[axis, task].add(str(record.axes.get(axis)))
+            values[axis, task].add(value_of(axis, record, setting))
         for group in groups:
-            alike[group, record.axes.get(group), task].append((record, setting))
+            option = setting.get(within[group]) if group in within else record.axes.get(group)
+            alike[group, option, task].append((record, setting))
     differing = {axis for (axis, _), seen in values.items() if len(seen) > 1}
     for (group, _, _), runs in alike.items():
-        differing |= _unequal(group, runs)
+        differing |= _unequal(group, runs, within)
     for runs in together.values():
         differing |= _unequal("task", runs) & OF_SPEED
     return [*(axis for axis in axes if axis in differing), *sorted(differing - set(axes))]
 
 
-def _unequal(group: str, runs: list[tuple[Record, Settings]]) -> set[str]:
+def _package(override: str) -> str:
+    """Where the option is put that an override chooses: "attention.core" of "attention@attention.core"."""
+    return override.partition("@")[2]
+
+
+def _group(key: str, within: Mapping[str, str]) -> str:
+    """To whose option a setting belongs: that of the innermost place of `within`, else that of an axis."""
+    places = [place for place in within if key.startswith(f"{place}.") or key == within[place]]
+    return max(places, key=len, default=key.split(".")[0])
+
+
+def _unequal(group: str, runs: list[tuple[Record, Settings]], within: Mapping[str, str] = _NOWHERE) -> set[str]:
     """The settings of a group that not all of these runs have, or not with the same value.
 
     A run whose budget or tuning brought a setting about differs from no other in it; nor does one of a version of ablab
     that did not know the setting.
+
+    Args:
+        within: the places of options within options, each with the override that chooses it.
     """
     keys: dict[str | None, set[str]] = defaultdict(set)  # by version
     for record, setting in runs:
-        keys[record.versions.get("ablab")] |= {key for key in setting if key.split(".")[0] == group}
+        keys[record.versions.get("ablab")] |= {key for key in setting if _group(key, within) == group}
     seen: dict[str, set[str | None]] = defaultdict(set)
     for record, setting in runs:
         for key in keys[record.versions.get("ablab")] - _brought_about(record):
@@ -159,7 +177,7 @@ def settings_of(records: Sequence[Record]) -> list[Settings]:
     for record in records:
         told = {key: value for key, value in record.config.items() if key not in _NO_SETTINGS}
         found = (record.budget, record.tuning, record.ladder)
-        same = repr((told, record.axes, found, _asked_for(record).get(RECIPE)))
+        same = repr((told, record.axes, found, _chosen(record)))
         if same not in known:
             known[same] = _asked(record)
         settings.append(known[same])
@@ -169,9 +187,17 @@ def settings_of(records: Sequence[Record]) -> list[Settings]:
 def _asked(record: Record) -> Settings:
     """The settings of a run, without those that budgets and tuning brought about: they make no variant."""
     besides = _brought_about(record)
-    recipe = {RECIPE: _asked_for(record)[RECIPE]} if RECIPE in _asked_for(record) else {}
     asked = _flatten(record.config) | _before_ladder(record)
-    return recipe | {key: value for key, value in asked.items() if key not in besides}
+    return _chosen(record) | {key: value for key, value in asked.items() if key not in besides}
+
+
+def _chosen(record: Record) -> Settings:
+    """What no axis says and was asked for: the recipe, and options within options, as "attention@attention.core"."""
+    return {
+        key.lstrip("+"): value
+        for key, value in _asked_for(record).items()
+        if key == RECIPE or ("@" in key and key.lstrip("+").split("@")[0] not in NOT_FACTORS)
+    }
 
 
 def _asked_for(record: Record) -> dict[str, str]:

@@ -58,7 +58,7 @@ def test_texts_and_pictures_are_found(shown: Board) -> None:
     assert "<li>UNSTABLE" in html
     assert "<table>" in until(lambda: shown.text("which/tables"))
     tags = shown.get("plugin/images/tags")["dashboard"]
-    assert len(tags) == 3
+    assert len(tags) == 4
     for tag in tags:
         (found,) = shown.get("plugin/images/images", run="dashboard", tag=tag, sample="0")
         png = shown.read(f"plugin/images/individualImage?{found['query']}&")

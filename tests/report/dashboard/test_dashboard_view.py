@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
+import time
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -12,6 +14,7 @@ from PIL import Image
 from scipy import stats
 from shown import VALUES, write_study
 from synthetic import record, study
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
@@ -67,6 +70,24 @@ def test_a_chart_per_metric_and_its_difference_the_primary_metric_first(folder: 
         (series,) = chart.margin.series
         tag = series.value.removesuffix("/mean")
         assert (series.lower, series.upper) == (f"{tag}/lower", f"{tag}/upper")
+
+
+def test_nothing_comes_between_the_variants_however_long_it_takes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorBoard gives its colours to all runs in turn, by the time of their first events."""
+    view = make_view(folder)
+    clock = itertools.count(1_700_000_000.5)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    write_view(folder, view, set())
+    starts = {}
+    for run in view.events:
+        (file,) = (folder / "dashboard" / run).glob("*.view")
+        times = [event.wall_time for event in LegacyEventFileLoader(str(file)).Load()]
+        assert len(times) == 1 + len(view.events[run])
+        starts[run] = min(times)
+    assert sorted(starts, key=lambda run: starts[run]) == list(view.events)
+    assert 0 < max(starts.values()) - min(starts.values()) < 1e-3
 
 
 def test_means_and_intervals_are_those_of_the_seeds(folder: Path) -> None:
@@ -142,6 +163,7 @@ def test_the_figures_are_pictures_on_white_with_words(folder: Path) -> None:
         "which/language/effects",
         "which/language/seed by seed",
         "which/language/what these seeds could have detected",
+        "which/language/learning curves",
     ]
     for value in pictures.values():
         width, height, png = value.tensor.string_val

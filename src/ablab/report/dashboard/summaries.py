@@ -5,7 +5,8 @@ TensorBoard's own helpers for text, images and layouts import TensorFlow, so the
 
 from __future__ import annotations
 
-import time
+import os
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from tensorboard.plugins.custom_scalar import metadata as layouts
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.image import metadata as images
 from tensorboard.plugins.text import metadata as texts
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+_VERSION = "brain.Event:2"  # of event files
 
 
 def scalar(tag: str, value: float) -> Summary.Value:
@@ -52,19 +55,26 @@ def layout(content: Layout) -> Summary.Value:
 
 
 def event(step: int, values: Iterable[Summary.Value]) -> Event:
-    """The values of one step."""
-    return Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+    """The values of one step, without a time."""
+    return Event(step=step, summary=Summary(value=values))
 
 
-def write_events(folder: Path, suffix: str, events: Iterable[Event]) -> None:
-    """Write an event file whose name ends in `suffix` into `folder`. Raises OSError if it cannot be written."""
+def write_events(folder: Path, suffix: str, events: Iterable[Event], began: float) -> None:
+    """Write an event file whose name ends in `suffix` into `folder`. Raises OSError if it cannot be written.
+
+    TensorBoard's own writer takes the times of its clock; its format is a record for each event.
+
+    Args:
+        began: seconds since 1970, the time of all events. TensorBoard sorts runs by the first, and counts up its
+            colours in that order.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    writer = EventFileWriter(str(folder), filename_suffix=suffix)
-    try:
-        for each in events:
-            writer.add_event(each)
-    finally:
-        writer.close()
+    owner = f"{socket.gethostname()}.{os.getpid()}.{int(began % 1 * 1e6)}"
+    with (folder / f"events.out.tfevents.{int(began):010d}.{owner}{suffix}").open("wb") as file:
+        records = RecordWriter(file)
+        for each in (Event(file_version=_VERSION), *events):
+            each.wall_time = began
+            records.write(each.SerializeToString())
 
 
 def _strings(values: list[bytes], scalar: bool) -> TensorProto:

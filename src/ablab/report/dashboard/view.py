@@ -5,6 +5,7 @@ It holds margin charts of the curves, the verdicts as text and their figures as 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from ablab.study.planning.expand import folder_name
 
 VIEW_FOLDER = "dashboard"
 _SUFFIX = ".view"
+_APART_S = 1e-6  # which no run that begins meanwhile comes between
 _EVENT_FILES = "events.out.tfevents.*"
 
 
@@ -103,6 +105,9 @@ def remove_view(folder: Path) -> Removed:
 def write_view(folder: Path, view: View, columns: set[Path]) -> None:
     """Write the view into `folder`/dashboard, and the columns of the HPARAMS tab for all runs below `folder`.
 
+    The variants follow each other in time without a gap, however long writing takes: TensorBoard has seven colours,
+    which it gives to all runs in turn, so that up to seven variants have different ones.
+
     TensorBoard takes the columns of any folder that has them, so they are the same in all of them.
 
     Args:
@@ -111,8 +116,9 @@ def write_view(folder: Path, view: View, columns: set[Path]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    for run, events in view.events.items():
-        write_events(folder / VIEW_FOLDER / run, _SUFFIX, events)
+    began = time.time()
+    for place, (run, events) in enumerate(view.events.items()):
+        write_events(folder / VIEW_FOLDER / run, _SUFFIX, events, began + place * _APART_S)
     for holder in {folder, *columns}:
         write_experiment(holder, view.records)
 
@@ -131,6 +137,7 @@ _FIGURES = {
     "seed by seed": drawings.slopes,
     "what these seeds could have detected": drawings.detectable,
 }
+_OF_TASKS = {"learning curves": drawings.curves}  # in which curves can be told apart that margin charts draw as one
 
 
 def texts(context: ReportContext, name: str) -> Iterator[Summary.Value]:
@@ -144,7 +151,7 @@ def texts(context: ReportContext, name: str) -> Iterator[Summary.Value]:
 def pictures(context: ReportContext, name: str) -> Iterator[Summary.Value]:
     """The figures of the suite and of each task, as far as their runs have something to draw."""
     for part in [context.suite, *context.tasks] if context.suite else context.tasks:
-        for title, draw in _FIGURES.items():
+        for title, draw in (_FIGURES if part == context.suite else _FIGURES | _OF_TASKS).items():
             if drawn := draw(context, part):
                 yield _picture(f"{name}/{part}/{title}", drawn)
 

@@ -23,7 +23,8 @@ from ablab.report.figures.style import TEXT
 DOTS_PER_INCH = 144  # of pictures; in the report figures have no pixels
 
 # Of a legend, in inches: a letter and a line of its text on average, its marker with the gaps; lines with room anyway.
-_CHARACTER, _LINE, _HANDLE, _FEW_LINES = 0.082, 0.19, 0.55, 4
+_CHARACTER, LINE, _HANDLE, _FEW_LINES = 0.082, 0.19, 0.55, 4
+_LEGEND = 0.15  # around all of its lines
 
 _ROW_LETTERS, _ROW_LINE = 34, 0.17  # of the labels of rows: the most in a line, and inches of height of one
 _MOST_LINES = 4  # of a label
@@ -50,7 +51,19 @@ _RC: dict[Any, Any] = {  # Matplotlib types the names as literals
 
 
 class ShownFigure(Figure):
-    """A figure that a notebook shows as it is, whether or not pyplot has been set up there."""
+    """A figure that a notebook shows as it is, whether or not pyplot has been set up there.
+
+    Attributes:
+        lists: the axes that are lists of rows, with the names of these.
+        cells: how many columns of written numbers it has side by side, 0 of none.
+        legend_height: of its legend, in inches; 0 without one.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.lists: dict[Axes, Sequence[str]] = {}
+        self.cells = 0
+        self.legend_height = 0.0
 
     def _repr_png_(self) -> bytes:
         return self.png()
@@ -94,14 +107,15 @@ def legend_below(labels: Sequence[str], width: float) -> tuple[int, float]:
     widest = max(map(len, labels), default=0) * _CHARACTER + _HANDLE
     columns = 2 if 2 * widest <= width else 1
     tallest = max((folded(label, _letters(width, columns)).count("\n") + 1 for label in labels), default=1)
-    return columns, _LINE * max(0, tallest * -(-len(labels) // columns) - _FEW_LINES)
+    return columns, LINE * max(0, tallest * -(-len(labels) // columns) - _FEW_LINES)
 
 
-def add_legend(figure: Figure, panes: Sequence[Axes], columns: int) -> list[str]:
+def add_legend(figure: ShownFigure, panes: Sequence[Axes], columns: int) -> list[str]:
     """One legend below all panels, every label once; the labels. Without any there is none."""
     handles = {label: line for axes in panes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
         names = [folded(label, _letters(figure.get_figwidth(), columns)) for label in handles]
+        figure.legend_height = LINE * sum(name.count("\n") + 1 for name in names) / columns + _LEGEND
         figure.legend(list(handles.values()), names, loc="outside lower center", ncols=columns, fontsize=9)
     return list(handles)
 
@@ -116,6 +130,8 @@ def only_rows(axes: Axes, labels: Sequence[str], reach: float = 0.5) -> None:
 
     Long labels are folded, and the horizontal axis has few ticks: both leave room for what is drawn.
     """
+    if isinstance(axes.figure, ShownFigure):
+        axes.figure.lists[axes] = labels
     axes.locator_params(axis="x", nbins=_TICKS)
     axes.set_yticks(range(len(labels)), [folded(label) for label in labels])
     axes.set_ylim(len(labels) - 1 + reach, -reach)

@@ -23,7 +23,7 @@ def ceilings(found: Theory, styles: dict[str, Style]) -> Drawing | None:
     rows = [row for row in found.reached if row.values]
     if not rows:
         return None
-    labels = [row.variant for row in rows]
+    labels = [styles[row.variant].name or row.variant for row in rows]
     with drawing():
         figure, (axes,) = panels(7.2, 1.5 + row_height(labels, 0.48) * len(rows))
         for place, (known, value) in enumerate(found.known.items()):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ablab.analysis.pareto import Membership
 from ablab.report import formatting
@@ -60,7 +61,7 @@ def quality_and_cost(
     metric = rows[0]["metric"]
     with drawing():
         width, down = 3.6 * min(_COLUMNS, len(shown)) + 0.4, math.ceil(len(shown) / _COLUMNS)
-        columns, room = legend_below([row["variant"] for row in known], width)
+        columns, room = legend_below([styles[row["variant"]].name or row["variant"] for row in known], width)
         figure, panes = panels(width, 2.5 * down + 0.9 + room, min(_COLUMNS, len(shown)), down)
         words = [
             _panel(axes, cost, rows, members.get(cost, {}), unequal, styles)
@@ -99,16 +100,25 @@ def _panel(
         style, faint = styles[row["variant"]], row not in on and row not in perhaps
         axes.errorbar(
             row[cost], row["mean"], row["sd"] if math.isfinite(row["sd"]) else 0,
-            color=style.colour, marker=style.marker, markersize=8, linestyle="none", label=row["variant"],
+            color=style.colour, marker=style.marker, markersize=8, linestyle="none", label=style.name or row["variant"],
             markerfacecolor=style.colour if row in on or faint else "none", alpha=_FAINT if faint else 1.0,
         )  # fmt: skip
         if row["variant"] in unequal:
             axes.plot([row[cost]], [row["mean"]], "o", color=TEXT, markerfacecolor="none", markersize=14)
     axes.set_xlabel(f"{shown.title} (more is better)" if shown.better == "max" else shown.title)
     axes.margins(0.2)
-    axes.locator_params(axis="x", nbins=3)
+    axes.xaxis.set_major_locator(_Bytes(nbins=3) if shown.text is formatting.memory else MaxNLocator(nbins=3))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: shown.text(value)))
     return f"{shown.title}: {_named(on)} on the front{f', perhaps {_named(perhaps)}' if perhaps else ''}."
+
+
+class _Bytes(MaxNLocator):
+    """Ticks at round numbers of MiB, or of whichever unit they are told in."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        most = max(abs(vmin), abs(vmax), 1.0)
+        unit = 1024.0 ** int(math.log(most, 1024))
+        return [unit * tick for tick in super().tick_values(vmin / unit, vmax / unit)]
 
 
 def _named(rows: Sequence[Row]) -> str:

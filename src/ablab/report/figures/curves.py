@@ -14,6 +14,9 @@ from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
 
 _COUNTED = ("step", "layer")  # horizontal axes without fractions
 _ROUNDING = 1e-6
+_MARKERS = 6  # on a line
+_LINE, _WHOLE_LINE = 1.5, 2.2  # points; the baseline, which is whole, shows at the sides of what lies upon it
+_BAND, _EDGE = 0.08, 0.4  # opacity of a band, and of its edges
 _POINTS = 120  # more than the eye resolves would only make the file large
 
 
@@ -36,7 +39,8 @@ class Panel:
 def curves(found: Sequence[Panel], styles: Mapping[str, Style], columns: int = 2) -> Drawing | None:
     """The panels in rows of `columns`, one legend below; None if there is nothing to draw.
 
-    Lines are means over seeds, bands t intervals at each point, dotted lines with a hollow end runs that diverged.
+    Lines are means over seeds, bands t intervals at each point, dotted lines with a hollow end runs that diverged. What
+    lies upon each other can be told apart: bands are faint with an edge, lines dashed, and markers take turns.
     """
     drawn = [panel for panel in found if not panel.empty]
     if not drawn:
@@ -47,7 +51,7 @@ def curves(found: Sequence[Panel], styles: Mapping[str, Style], columns: int = 2
         bands = [variant for panel in drawn for variant in panel.bands]
         diverged = [variant for panel in drawn for variant, _, _ in panel.diverged if variant in styles]
         names = list(dict.fromkeys([*bands, *diverged]))[:MOST_VARIANTS]
-        legend, room = legend_below(names, width)
+        legend, room = legend_below([styles[name].name or name for name in names], width)
         figure, panes = panels(width, 2.6 * down + 0.8 + room, across, down)
         for axes, panel in zip(panes, drawn, strict=False):
             _draw(axes, panel, styles, names)
@@ -61,25 +65,26 @@ def curves(found: Sequence[Panel], styles: Mapping[str, Style], columns: int = 2
 def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style], names: Sequence[str]) -> None:
     if panel.zero:
         axes.axhline(0, color=TEXT, linewidth=1)
-    for variant, band in panel.bands.items():
-        if variant not in names:
-            continue
+    shown = {variant: band for variant, band in panel.bands.items() if variant in names}
+    for rank, (variant, band) in enumerate(shown.items()):
         keep = np.unique(np.linspace(0, len(band.x) - 1, min(_POINTS, len(band.x))).astype(int))
         style = styles[variant]
         if band.low is not None and band.high is not None:
             low, high = band.low[keep], band.high[keep]
-            axes.fill_between(band.x[keep], low, high, color=style.colour, alpha=0.18, linewidth=0)
-        every = max(1, len(keep) // 6)
+            axes.fill_between(band.x[keep], low, high, color=style.colour, alpha=_BAND, linewidth=0)
+            for edge in (low, high):
+                axes.plot(band.x[keep], edge, color=style.colour, alpha=_EDGE, linewidth=0.7, zorder=1.5)
         axes.plot(
-            band.x[keep], band.mean[keep], color=style.colour, marker=style.marker, markevery=every, markersize=5,
-            label=variant,
+            band.x[keep], band.mean[keep], linestyle=style.line, color=style.colour, marker=style.marker,
+            markevery=_turns(rank, len(shown), len(keep)), markersize=_size(rank, len(shown), len(keep)),
+            linewidth=_LINE if style.dashes else _WHOLE_LINE, label=style.name or variant,
         )  # fmt: skip
     for variant, _, (x, y) in panel.diverged:
         if variant in names:
             style = styles[variant]
             axes.plot(
                 x, y, ":", color=style.colour, linewidth=1, marker=style.marker, markevery=[-1], markerfacecolor="none",
-                label=None if variant in panel.bands else variant,
+                label=None if variant in panel.bands else style.name or variant,
             )  # fmt: skip
     low, high = axes.get_ylim()
     if high - low < _ROUNDING * max(abs(low), abs(high)):  # of single precision: no course to be shown
@@ -88,6 +93,17 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style], names: Sequence
     axes.set_ylabel(panel.upwards)
     axes.set_title(panel.title, fontsize=9)
     axes.locator_params(axis="x", nbins=5, integer=panel.across in _COUNTED)
+
+
+def _turns(rank: int, variants: int, points: int) -> list[int]:
+    """The points at which the line of that rank has its markers: each at others, where there are enough of them."""
+    apart = max(points // _MARKERS, min(variants, points))
+    return list(range(rank % points if variants <= points else 0, points, apart if variants <= points else 1))
+
+
+def _size(rank: int, variants: int, points: int) -> float:
+    """Of markers, in points: where they cannot take turns, those above are smaller."""
+    return 5.0 if variants <= points else max(4.0, 8.0 - 1.5 * rank)
 
 
 def _ends(panel: Panel, names: Sequence[str]) -> str:

@@ -39,6 +39,7 @@ def interaction_heatmap(effects: pd.DataFrame, resolved: pd.DataFrame, metric: s
     rows, columns = values.shape
     with drawing():
         figure, (axes,) = panels(1.9 + 1.25 * columns, 1.1 + 0.6 * rows)
+        figure.cells = columns
         for row in range(rows):
             for column in range(columns):
                 _cell(axes, row, column, values[row, column], bool(resolved.iloc[row, column]), scale)

@@ -43,7 +43,7 @@ def over_lengths(found: Elsewhere, styles: Mapping[str, Style]) -> Drawing | Non
 def _line(axes: Axes, name: str, points: list[tuple[int, Point | None]], style: Style) -> None:
     known = [(length, point) for length, point in points if point is not None]
     x, y = [length for length, _ in known], [point.mean for _, point in known]
-    axes.plot(x, y, "-", marker=style.marker, color=style.colour, markersize=6, label=name)
+    axes.plot(x, y, "-", marker=style.marker, color=style.colour, markersize=6, label=style.name or name)
     for length, point in known:
         if point.interval is not None:
             axes.plot([length, length], point.interval, color=style.colour, linewidth=2, alpha=0.5)

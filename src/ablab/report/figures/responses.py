@@ -58,7 +58,7 @@ def _line(axes: Axes, name: str, course: Course, chosen: float, style: Style) ->
         marker=style.marker,
         color=style.colour,
         markersize=6,
-        label=name,
+        label=style.name or name,
     )
     for rate, middle, values in course:
         axes.plot([rate] * len(values), values, ".", color=style.colour, markersize=4, alpha=0.6)

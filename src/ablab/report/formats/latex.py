@@ -87,7 +87,7 @@ def _foreign(characters: str) -> str:
 def _table(section: Section, caption: str) -> str:
     frame = section.table.astype(str).reset_index(drop=True)
     names = list(frame.columns)
-    numbers = names[1:6] if section.kind == "quality" else []
+    numbers = names[2:7] if section.kind == "quality" else []
     resolved = frame.get("verdict", pd.Series("", frame.index)).str.startswith(_MARKS)
     cells = pd.DataFrame({name: [_cell(value, name in numbers) for value in frame[name]] for name in names})
     long = len(frame) > LONGEST_FLOAT

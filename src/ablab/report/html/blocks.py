@@ -17,7 +17,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from ablab.report.context import ReportContext
-from ablab.report.figures.canvas import Drawing, drawing
+from ablab.report.figures.canvas import Drawing, ShownFigure, drawing
+from ablab.report.figures.narrow import narrow
 from ablab.report.figures.style import TEXT
 from ablab.report.formatting import MISSING
 
@@ -111,36 +112,39 @@ def svg(context: ReportContext, shown: Drawing | None, section: str, task: str, 
     return to_svg(shown, f"{section}-{place}-{number}")
 
 
-_NARROWEST = 5.6  # inches: on a phone a wider figure is scrolled, since its text could not be read
-
-
 def to_svg(shown: Drawing | None, name: str) -> Markup | None:
-    """The figure for an HTML page; None if there is none.
+    """The figure for an HTML page, for wide screens and once more for narrow ones; None if there is none.
+
+    The style sheet shows one of the two.
 
     Args:
         name: unique in the page; every id in the figure starts with it.
     """
     if shown is None:
         return None
+    label = html.escape(shown.alt, quote=True)
+    broad = _svg(shown.figure, name, "broad", f'<title id="{name}-title">{label}</title>', name)
+    with drawing():
+        narrow(shown.figure)
+    return broad + _svg(shown.figure, f"{name}-narrow", "narrow", "", name)
+
+
+def _svg(figure: ShownFigure, name: str, kind: str, title: str, named: str) -> Markup:
+    """The figure as it is laid out now; ids begin with `name`, and the title of `named` says what it shows."""
     buffer = io.StringIO()
     with drawing():
-        if engine := shown.figure.get_layout_engine():  # else saving draws the whole figure once more for it
-            engine.execute(shown.figure)
-            shown.figure.set_layout_engine("none")
-        shown.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        if engine := figure.get_layout_engine():  # else saving draws the whole figure once more for it
+            engine.execute(figure)
+            figure.set_layout_engine("none")
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = _compact(re.sub(r"<[^>]+>", lambda tag: _of_page(tag[0], name), svg))
     opening, rest = svg.split(">", 1)
     opening = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", opening)
-    width = shown.figure.get_figwidth()
-    narrow = min(width, _NARROWEST)
-    label = html.escape(shown.alt, quote=True)
-    return Markup(
-        f'{opening} role="img" aria-labelledby="{name}-title" style="width:{width:g}in;min-width:{narrow:g}in">'
-        f'<title id="{name}-title">{label}</title>{rest}'
-    )
+    about = f'class="{kind}" role="img" aria-labelledby="{named}-title" style="width:{figure.get_figwidth():g}in"'
+    return Markup(f"{opening} {about}>{title}{rest}")
 
 
 def _of_page(tag: str, name: str) -> str:

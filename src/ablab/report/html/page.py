@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -82,7 +82,7 @@ def _check_replaceable(path: Path) -> None:
 
 def page(context: ReportContext) -> str:
     """Make the page. Text from records is escaped by the template; only our own figures are markup."""
-    environment = _environment()
+    environment = _environment(context.names)
     runs, comparisons = context.runs, context.comparisons
     return environment.get_template("page.html.j2").render(
         style=Markup(environment.get_template("style.css").render()),
@@ -101,7 +101,7 @@ def page(context: ReportContext) -> str:
     )
 
 
-def _environment() -> Environment:
+def _environment(names: Mapping[str, str]) -> Environment:
     environment = Environment(
         loader=PackageLoader("ablab", _TEMPLATES),
         autoescape=True,
@@ -110,7 +110,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "foldable": foldable,
+        "foldable": lambda name: foldable(names.get(name, name)),
         "isolated": isolated,
         "sentence": verdict_sentence,
         "notes": notes_of,
