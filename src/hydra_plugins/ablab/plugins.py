@@ -124,8 +124,9 @@ class OptunaSweeper(Sweeper):
         from ablab.report.live.screen import observer
         from ablab.study.planning.parameters import overrides_of
         from ablab.study.searching import best
-        from ablab.study.searching.search import OptunaSearch
+        from ablab.study.searching.search import OptunaSearch, refuse_launcher
 
+        refuse_launcher(str(self.config.hydra.launcher._target_), ours=f"{__name__}.{AblabLauncher.__name__}")
         given = overrides_of(to_plain(self._params), self.config)
         search = OptunaSearch(
             self._context.config_loader,
@@ -139,7 +140,8 @@ class OptunaSweeper(Sweeper):
             records = search.run(observer)
         finally:
             best.tell(search)
-        sys.exit(int(any(record.status == "failed" for record in records)))  # there is nothing to compare
+        done = all(record.status in ("ok", "diverged") for record in records)
+        sys.exit(int(not done or any(each.best is None for each in search.variants)))  # there is nothing to compare
 
 
 class AblabLauncher(Launcher):

@@ -26,7 +26,8 @@ def tell(search: OptunaSearch) -> None:
     tried = len(search.variants[0].asked)
     if not tried:
         return
-    print(f"best of {tried} trial{'s' if tried > 1 else ''} of each variant, on seed {', '.join(_seeds(search))}:")
+    each = " of each variant" if len(search.variants) > 1 else ""
+    print(f"best of {tried} trial{'s' if tried > 1 else ''}{each}, on seed {', '.join(_seeds(search))}:")
     for variant in search.variants:
         print(f"  {_line(variant, search)}")
     if all(variant.best is not None for variant in search.variants) and len(search.variants) > 1:

@@ -6,6 +6,7 @@ again: those that are finished are kept, and the search goes on where it was sto
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,7 +114,8 @@ class OptunaSearch:
     def option_folders(self) -> list[str]:
         """Of options of the user's own, as the command names them."""
         paths = self._compose.loader.get_search_path().get_path()
-        return [path.path.removeprefix("file://") for path in paths if path.provider == "command-line"]
+        given = [path.path.removeprefix("file://") for path in paths if path.provider == "command-line"]
+        return [os.path.relpath(folder) for folder in given]
 
     def run(self, observe: Callable[[], Observer]) -> list[Record]:
         """See the search to its end; the records of all trials.
@@ -259,6 +261,12 @@ def _refuse_of_a_comparison(config: DictConfig, arguments: Sequence[str]) -> Non
             f"study={config.hydra.runtime.choices.study}: a search takes all that it varies from its command, so that the "
             "study which follows can have it; give the settings there"
         )
+
+
+def refuse_launcher(target: str, ours: str) -> None:
+    """Raises UserError where runs are to be carried out by another launcher than ours."""
+    if target != ours:
+        raise UserError(f"hydra.launcher._target_={target}: a search is carried out by ablab's own launcher; leave it out")
 
 
 def _import_optuna() -> None:

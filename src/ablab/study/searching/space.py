@@ -28,10 +28,11 @@ def divide(overrides: Sequence[Override]) -> tuple[Space, list[Override]]:
         UserError: nothing is searched, or something that cannot be.
     """
     space: Space = {}
-    rest = []
+    rest: list[Override] = []
     for override in overrides:
         key = override.get_key_element()
         space.pop(key, None)  # of two overrides of the same key the later one counts
+        rest = [each for each in rest if each.get_key_element() != key]
         if override.value_type in _SEARCHED:
             _refuse_fixed(key, override)
             space[key] = _distribution(override)
@@ -39,8 +40,6 @@ def divide(overrides: Sequence[Override]) -> tuple[Space, list[Override]]:
             rest.append(override)
     if not space:
         raise UserError(f"hydra/sweeper=optuna: nothing is to be searched; write a setting as {_EXAMPLE}")
-    if once_more := next((each for each in rest if each.get_key_element() in space), None):
-        raise UserError(f"{once_more.input_line}: is searched as well; give one of them")
     return space, rest
 
 
