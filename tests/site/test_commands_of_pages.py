@@ -77,7 +77,7 @@ def test_what_is_not_tried_says_so_by_its_prompt() -> None:
     """A block in `sh` is tried; one in `console`, with a $, needs a cluster, a GPU or an account."""
     for page in [*tutorial(), *HOW_TO]:
         for block in blocks(page):
-            assert block.language in ("sh", "console", "text", "python", "yaml"), page
+            assert block.language in ("sh", "console", "text", "python", "yaml", "toml"), page
             assert (block.language == "console") == block.text.startswith("$ "), page
             if block.title and block.title.endswith(".yaml"):
                 assert yaml.safe_load(block.text), page

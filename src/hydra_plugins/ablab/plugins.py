@@ -124,7 +124,8 @@ class OptunaSweeper(Sweeper):
         from ablab.report.live.screen import observer
         from ablab.study.planning.parameters import overrides_of
         from ablab.study.searching import best
-        from ablab.study.searching.search import OptunaSearch, refuse_launcher
+        from ablab.study.searching.refused import refuse_launcher
+        from ablab.study.searching.search import OptunaSearch
 
         refuse_launcher(str(self.config.hydra.launcher._target_), ours=f"{__name__}.{AblabLauncher.__name__}")
         given = overrides_of(to_plain(self._params), self.config)

@@ -33,9 +33,7 @@ def loss_at(option: str, rate: float, seed: int = 0) -> float:
 
 
 @pytest.fixture
-def searched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Searched:
+def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Searched:
     """searched("seed=100"): how a search of a rate for two variants ends, what it says, and the runs it makes.
 
     Nothing is trained: a run's loss is `loss_at` its rate.

@@ -31,7 +31,10 @@ def divided(*words: str) -> tuple[dict[str, object], list[str]]:
 )
 def test_each_word_is_its_distribution(word: str, distribution: object) -> None:
     key = word.partition("=")[0]
-    assert divided("attention=full,lsh", f"{key}=1", word, "seed=3") == ({key: distribution}, ["attention=full,lsh", "seed=3"])
+    assert divided("attention=full,lsh", f"{key}=1", word, "seed=3") == (
+        {key: distribution},
+        ["attention=full,lsh", "seed=3"],
+    )
 
 
 def test_numbers_are_tried_to_four_digits_and_choices_as_they_were_written() -> None:

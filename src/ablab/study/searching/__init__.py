@@ -1,1 +1,4 @@
-"""Settings of each variant searched by Optuna: `space` (what is searched), `search` (trials), `best` (what comes of it)."""
+"""Settings of each variant searched by Optuna.
+
+`space` (what is searched), `search` (the trials), `best` (what comes of them), `refused` (what no search has).
+"""

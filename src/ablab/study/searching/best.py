@@ -17,7 +17,7 @@ FILE = Path("study") / "best.yaml"  # below the folder of the search, which is t
 _FEWEST_SEEDS = 5  # of the study: with four and more there are intervals
 _HEAD = """\
 # @package _global_
-# Each variant at the best of its trials, which Optuna found on other seeds than those here. Another search writes it anew.
+# Each variant at the best of its trials, which Optuna found on other seeds than those here. A search writes it anew.
 """
 
 

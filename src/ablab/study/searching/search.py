@@ -17,9 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from ablab.config import RunConfig
-from ablab.config.composed import to_plain
 from ablab.config.explain import ConfigErrors, explain
-from ablab.config.seeds import with_seeds
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.run_context import RunContext
@@ -32,7 +30,8 @@ from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run, folder_name
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import info_of, make_folder, prepare
-from ablab.study.searching.space import Space, as_overrides, corners, divide
+from ablab.study.searching.refused import refuse_of_a_comparison, refuse_without_optuna
+from ablab.study.searching.space import as_overrides, corners, divide
 from ablab.study.supervision.code import warm_up
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.trials.choice import score
@@ -87,11 +86,11 @@ class OptunaSearch:
         n_jobs: int,
         sampler: Callable[[], optuna.samplers.BaseSampler],
     ) -> None:
-        _import_optuna()
+        refuse_without_optuna()
         for name, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):
             if value < 1:
                 raise UserError(f"hydra.sweeper.{name}={value}: must be 1 at least")
-        _refuse_of_a_comparison(config, arguments)
+        refuse_of_a_comparison(config, arguments)
         self.folder = Path(config.hydra.sweep.dir)
         self.n_trials, self._n_jobs = n_trials, n_jobs
         self.space, rest = divide(OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)))
@@ -241,38 +240,3 @@ def _trial_of(run: Run, number: int, settings: dict[str, str]) -> Run:
 
 def _label(variant: str, number: int) -> str:
     return f"{variant},trial={number}" if variant else f"trial={number}"
-
-
-def _refuse_of_a_comparison(config: DictConfig, arguments: Sequence[str]) -> None:
-    """Raises UserError where something is asked for that belongs to the study which follows."""
-    follows = "give it to the study that compares what was found"
-    if with_seeds(list(arguments), config.seed, to_plain(config.seeds))[1] is not None:
-        raise UserError(f"seed=auto: a search has the seeds that it is given; {follows}")
-    if config.budget.match is not None:
-        raise UserError(f"budget.match={config.budget.match}: a search compares nothing; {follows}")
-    if config.tune.lr is not None:
-        raise UserError("tune.lr: Optuna searches here; leave one of them out")
-    if config.ladder.sizes is not None:
-        raise UserError(f"ladder: a search is of one size; {follows}")
-    if config.design.get("placebo"):
-        raise UserError(f"design.placebo: a search compares nothing; {follows}")
-    if config.hydra.runtime.choices.get("study") is not None:
-        raise UserError(
-            f"study={config.hydra.runtime.choices.study}: a search takes all that it varies from its command, so that the "
-            "study which follows can have it; give the settings there"
-        )
-
-
-def refuse_launcher(target: str, ours: str) -> None:
-    """Raises UserError where runs are to be carried out by another launcher than ours."""
-    if target != ours:
-        raise UserError(f"hydra.launcher._target_={target}: a search is carried out by ablab's own launcher; leave it out")
-
-
-def _import_optuna() -> None:
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("hydra/sweeper=optuna: Optuna is not installed; pip install 'optuna>=4'") from None
-    if not hasattr(optuna.distributions, "FloatDistribution"):  # of version 3, and later ones
-        raise UserError(f"hydra/sweeper=optuna: needs Optuna 4, and {optuna.__version__} is installed")
