@@ -79,7 +79,9 @@ def test_commands_in_its_folder_find_its_options(
     (project / "other" / "experiment").mkdir(parents=True)
     (project / "other" / "experiment" / "long.yaml").write_text("# @package _global_\ntrainer:\n  max_steps: 77\n")
     others = ("--config-dir", "other", "--cfg", "job", "-p", "trainer.max_steps")
-    assert "77" in shown(*others, "+experiment=long")
+    for word in ("experiment=long", "+experiment=long"):
+        assert "77" in shown(*others, word)
+    assert "experiment=lang: no such option; did you mean 'long'?" in shown(*others, "experiment=lang")
     assert "activation=snake: no such option" in shown(*others, "activation=snake")  # whose folder is another one now
 
 

@@ -101,8 +101,10 @@ class Command:
 
 
 def _environment() -> dict[str, str]:
-    """Of this process; but where no terminal is, none is feigned: Jupyter's kernels do so for colours, and a screen that
-    is drawn anew four times a second would be copied into the notebook."""
+    """Of this process; but where no terminal is, none is feigned.
+
+    Jupyter's kernels do so for colours. A terminal's screen would be copied into the notebook at each change.
+    """
     feigned = () if _is_terminal() else _FEIGN_A_TERMINAL
     kept = {name: value for name, value in os.environ.items() if name not in feigned}
     return kept | {"PYTHONIOENCODING": "utf-8", SHOWN_ELSEWHERE: "1"}
