@@ -102,7 +102,7 @@ def test_trials_are_those_of_optunas_own_loop_and_the_study_has_the_best(
         assert rates == by_optuna(option)
         best = min(rates, key=partial(loss_at, option))
         assert written["design"]["variants"][f"attention={option}"] == {"attention": option, "optimizer.lr": best}
-        assert f"attention={option}: optimizer.lr={best}, {loss_at(option, best, 100):.4f} in trial" in said
+        assert f"attention={option}: optimizer.lr={best}, val_loss {loss_at(option, best, 100):.4f} in trial" in said
     assert written["hydra"]["sweeper"]["params"] == {"model.dropout": "0.1", "seed": "101,102,103,104,105"}
     assert said.endswith("ablab --config-dir outputs/search -m study=best\n")
 

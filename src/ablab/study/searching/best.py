@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from ablab.results.store import write_atomically
-from ablab.study.searching.search import OptunaSearch, Searched
+from ablab.study.searching.search import OptunaSearch
 from ablab.study.searching.space import near_end
+from ablab.study.searching.variant import Searched
 
 FILE = Path("study") / "best.yaml"  # below the folder of the search, which is then one of options
 _FEWEST_SEEDS = 5  # of the study: with four and more there are intervals
@@ -23,7 +24,7 @@ _HEAD = """\
 
 def tell(search: OptunaSearch) -> None:
     """Print the best of each variant so far; where all of them have one, write their study and say how it is run."""
-    tried = len(search.variants[0].asked)
+    tried = search.variants[0].told
     if not tried:
         return
     each = " of each variant" if len(search.variants) > 1 else ""
@@ -46,7 +47,7 @@ def study_of(search: OptunaSearch) -> dict[str, Any]:
     for variant, run in zip(search.variants, runs, strict=True):
         assert variant.best is not None
         own = dict(_pair(each) for each in run.overrides if each not in shared and not each.startswith("seed="))
-        variants[variant.label] = _read(own | variant.best[1])
+        variants[variant.label] = _read(own | variant.best.overrides)
     first = 1 + max(map(int, _seeds(search)))
     seeds = ",".join(str(first + place) for place in range(_FEWEST_SEEDS))
     return {
@@ -61,11 +62,10 @@ def _line(variant: Searched, search: OptunaSearch) -> str:
     name = f"{variant.label}: " if variant.label else ""
     if variant.best is None:
         return f"{name}no trial ended well"
-    number, settings, asked = variant.best
-    ends = {key: end for key, value in asked.items() if (end := near_end(key, value, search.space))}
+    found = variant.best
+    ends = {key: end for key, value in found.params.items() if (end := near_end(key, value, search.space))}
     hint = "".join(f"; near the {end} end of {key}: widen it" for key, end in ends.items())
-    value = abs(variant.study.trials[number].value or 0.0)
-    return f"{name}{_words(settings)}, {value:.4f} in trial {number}{hint}"
+    return f"{name}{_words(found.overrides)}, {found.value} in trial {found.number}{hint}"
 
 
 def _words(settings: Mapping[str, str]) -> str:

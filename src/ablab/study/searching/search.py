@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,46 +19,24 @@ from ablab.config import RunConfig
 from ablab.config.explain import ConfigErrors, explain
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.results.run_context import RunContext
 from ablab.results.run_folder import check_study
 from ablab.study.events import Observer, RunOutline
 from ablab.study.launch import carry_out, tell_stopped, watched
 from ablab.study.launched import refuse_sweep
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.compose import Composer
-from ablab.study.planning.expand import Run, folder_name
+from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import info_of, make_folder, prepare
 from ablab.study.searching.refused import refuse_of_a_comparison, refuse_without_optuna
 from ablab.study.searching.space import as_overrides, corners, divide
+from ablab.study.searching.variant import Searched, label_of, trial_of, variants_of
 from ablab.study.supervision.code import warm_up
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.trials.choice import score
-from ablab.study.trials.trial import first_of_each
 
 if TYPE_CHECKING:
     import optuna
-
-
-@dataclass(kw_only=True)
-class Searched:
-    """A variant and its trials."""
-
-    label: str  # "" for the only one
-    runs: list[Run]  # one for each seed, without what is searched
-    study: optuna.Study
-    asked: list[tuple[optuna.trial.Trial, dict[str, str]]] = field(default_factory=list)
-
-    @property
-    def best(self) -> tuple[int, dict[str, str], dict[str, Any]] | None:
-        """Its number, its overrides and what Optuna asked for; None where no trial has ended well."""
-        from optuna.trial import TrialState
-
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not done:
-            return None
-        trial = min(done, key=lambda each: (each.value, each.number))
-        return trial.number, self.asked[trial.number][1], trial.params
 
 
 class OptunaSearch:
@@ -100,7 +77,7 @@ class OptunaSearch:
         self._compose, self._preflight = Composer(loader, config), Preflight()
         prepared = prepare(self._compose, self.given, self._preflight)
         prepared.refuse_errors()
-        self.variants = _variants(prepared.runs, sampler)
+        self.variants = variants_of(prepared.runs, sampler)
         for variant in self.variants:
             self._try_out(variant.runs[0])
 
@@ -148,14 +125,14 @@ class OptunaSearch:
         for _ in range(min(self._n_jobs, self.n_trials - len(self.variants[0].asked))):
             for place, variant in enumerate(self.variants):
                 trial = variant.study.ask(dict(self.space))
-                variant.asked.append((trial, as_overrides(trial.params)))
+                variant.asked.append(as_overrides(trial.params))
                 batch.append(((variant, trial), self._planned(place, trial.number)))
         return batch
 
     def _planned(self, place: int, number: int) -> list[PlannedRun]:
         variant, planned = self.variants[place], []
         for which, run in enumerate(variant.runs):
-            config, folder = self._compose(_trial_of(run, number, variant.asked[number][1]))
+            config, folder = self._compose(trial_of(run, number, variant.asked[number]))
             planned.append(PlannedRun(info=self._outline(place, number, which, config), config=config, folder=folder))
         return planned
 
@@ -168,8 +145,10 @@ class OptunaSearch:
         for (variant, trial), planned in batch:
             records = [found.get(run.info.index) for run in planned]
             value = score(records)
+            variant.told += 1
             if value < float("inf"):
                 variant.study.tell(trial, value)
+                variant.primary = next(record.primary for record in records if record is not None)
             else:
                 diverged = any(record is not None and record.status == "diverged" for record in records)
                 variant.study.tell(trial, state=TrialState.PRUNED if diverged else TrialState.FAIL)
@@ -186,12 +165,12 @@ class OptunaSearch:
     def _outline(self, place: int, number: int, which: int, config: RunConfig) -> RunOutline:
         seeds = len(self.variants[0].runs)
         index = (number * len(self.variants) + place) * seeds + which
-        return info_of(config, index, _label(self.variants[place].label, number))
+        return info_of(config, index, label_of(self.variants[place].label, number))
 
     def _try_out(self, run: Run) -> None:
         """Raises UserError where a variant cannot be built at the ends of what is searched."""
         for corner in corners(self.space):
-            tried = _trial_of(run, 0, corner)
+            tried = trial_of(run, 0, corner)
             try:
                 self._preflight.check(self._compose(tried)[0])
             except (UserError, *ConfigErrors) as error:
@@ -210,33 +189,3 @@ class _Promised(Observer):
 
     def close(self) -> None:
         self._observer.close()
-
-
-def _variants(runs: Sequence[Run], sampler: Callable[[], optuna.samplers.BaseSampler]) -> list[Searched]:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # each run has its line
-    if len({override for run in runs for override in run.overrides if override.startswith("task=")}) > 1:
-        raise UserError("task: a search is of one task; give a command for each")
-    return [
-        Searched(
-            label=label,
-            runs=[run for run in runs if run.variant == label],
-            study=optuna.create_study(direction="minimize", sampler=sampler()),
-        )
-        for label in first_of_each(runs)
-    ]
-
-
-def _trial_of(run: Run, number: int, settings: dict[str, str]) -> Run:
-    *above, seed = (run.folder or "").split("/")
-    return replace(
-        run,
-        overrides=[*run.overrides, *(f"{key}={value}" for key, value in settings.items())],
-        context=RunContext(variant=_label(run.variant, number)),
-        folder="/".join([*above, folder_name(f"trial={number}"), seed]),
-    )
-
-
-def _label(variant: str, number: int) -> str:
-    return f"{variant},trial={number}" if variant else f"trial={number}"
