@@ -81,7 +81,7 @@ def by_optuna(option: str, diverges_above: float = math.inf) -> list[float]:
             raise optuna.TrialPruned
         return loss_at(option, rate, 100)
 
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(n_startup_trials=5, seed=0))
     study.optimize(objective, n_trials=TRIALS)
     return tried
 
