@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, ValueType
 
@@ -56,12 +57,10 @@ def corners(space: Space) -> list[dict[str, str]]:
 
 def near_end(key: str, value: Any, space: Space) -> str | None:
     """The end of its interval that a value lies within a twentieth of, "low" or "high": a better one may lie beyond."""
-    from math import log
-
-    each = space[key]
+    each: Any = space[key]
     if not isinstance(value, int | float) or not hasattr(each, "low"):
         return None
-    scale = log if getattr(each, "log", False) else float
+    scale = math.log if getattr(each, "log", False) else float
     low, high = scale(each.low), scale(each.high)
     place = (scale(value) - low) / (high - low) if high > low else 0.5
     return "low" if place < 0.05 else "high" if place > 0.95 else None
@@ -81,14 +80,14 @@ def _distribution(override: Override) -> BaseDistribution:
     log = "log" in sweep.tags
     try:
         if isinstance(sweep, IntervalSweep):
-            kind = IntDistribution if isinstance(sweep.start, int) else FloatDistribution
-            return kind(sweep.start, sweep.end, log=log)
+            kind: Any = IntDistribution if isinstance(sweep.start, int) else FloatDistribution
+            return cast("BaseDistribution", kind(sweep.start, sweep.end, log=log))
         if log:
             raise UserError(f"{override.input_line}: log is for an interval")
         if isinstance(sweep, RangeSweep):
             values = [*override.sweep_iterator()]
-            numbers = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
-            return numbers(values[0], values[-1], step=sweep.step)
+            kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
+            return cast("BaseDistribution", kind(values[0], values[-1], step=sweep.step))
         return CategoricalDistribution([*override.sweep_string_iterator()])
     except (ValueError, IndexError) as error:  # an empty one, or one whose ends are the wrong way round
         raise UserError(f"{override.input_line}: cannot be searched ({' '.join(str(error).split())})") from None
