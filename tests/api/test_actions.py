@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,14 @@ def test_composing_leaves_hydra_and_the_path_as_they_were(project: Path) -> None
     before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg, [*sys.path]
     assert compose("activation=sine").options["activation"]["rate"] == 1.0
     assert (GlobalHydra.instance().hydra, HydraConfig.instance().cfg, sys.path) == before
+
+
+def test_threads_compose_side_by_side(project: Path) -> None:
+    options = ["relu", "gelu", "silu", "sine"] * 2
+    before = [*sys.path]
+    with ThreadPoolExecutor(len(options)) as pool:
+        found = [*pool.map(lambda option: compose(activation=option).axes["activation"], options)]
+    assert (found, sys.path) == (options, before)
 
 
 def test_a_folder_that_is_named_goes_before_that_of_the_project(project: Path) -> None:

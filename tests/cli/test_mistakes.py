@@ -22,6 +22,7 @@ LINES = {
     "--resolve": "--resolve: says how --cfg shows the config; write --cfg job --resolve",
     "--shell-completion": "--shell-completion: say what it is to do, as in --shell-completion install=bash",
     "--run -m": "--run -m: each asks for something else; give one of them",
+    "--cfg job hydra.searchpath=[file://nowhere]": "hydra.searchpath: nowhere: no such folder",
     "-m --cfg job": "-m --cfg: each asks for something else",
     "--experimental-rerun x.pkl": "--experimental-rerun: ablab does not take it",
     "--seed 3": "--seed: settings are given without dashes; write seed=3",
@@ -109,6 +110,14 @@ def test_a_mistake_in_a_study_file(tmp_path: Path, text: str) -> None:
     [line] = ended.err.splitlines()
     assert line.startswith("ablab: error: ")
     assert FILES[text] in line
+
+
+def test_a_search_has_no_plan(tmp_path: Path) -> None:
+    ended = end(tmp_path, ["plan", *SMALL, "hydra/sweeper=optuna", "optimizer.lr=interval(1e-4,1e-2)"])
+    assert (ended.status, ended.left) == (2, ())
+    assert ended.err == (
+        "ablab: error: hydra/sweeper=optuna: a plan is of a sweep by ablab's own sweeper; leave it out\n"
+    )
 
 
 def test_a_command_may_stand_behind_the_folder_of_options() -> None:

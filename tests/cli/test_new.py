@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from ablab.cli.new import write_project
 from ablab.config.compose import composed_sweep
 from ablab.config.project import project_conf
 from ablab.errors import UserError
+from ablab.results.store import RECORD_FILE, read_record
 
 WRITTEN = {
     *(".gitignore", "Makefile", "README.md", "pyproject.toml", "snakes.py", "tests/test_snakes.py"),
@@ -49,7 +50,9 @@ def test_its_study_is_a_study_and_its_component_in_it(project: Path) -> None:
 
 
 @pytest.fixture
-def shown(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def shown(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., str]]:
     """shown("--cfg", "job"): what a command prints that is given in the project's folder."""
     monkeypatch.chdir(project)
     monkeypatch.setattr(sys, "argv", sys.argv)
@@ -63,7 +66,8 @@ def shown(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
             main(words)
         return "".join(capsys.readouterr())
 
-    return show
+    yield show
+    sys.modules.pop("snakes", None)
 
 
 def test_commands_in_its_folder_find_its_options(
@@ -75,7 +79,9 @@ def test_commands_in_its_folder_find_its_options(
     (project / "other" / "experiment").mkdir(parents=True)
     (project / "other" / "experiment" / "long.yaml").write_text("# @package _global_\ntrainer:\n  max_steps: 77\n")
     others = ("--config-dir", "other", "--cfg", "job", "-p", "trainer.max_steps")
-    assert "77" in shown(*others, "+experiment=long")
+    for word in ("experiment=long", "+experiment=long"):
+        assert "77" in shown(*others, word)
+    assert "experiment=lang: no such option; did you mean 'long'?" in shown(*others, "experiment=lang")
     assert "activation=snake: no such option" in shown(*others, "activation=snake")  # whose folder is another one now
 
 
@@ -109,6 +115,29 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="No space left"):
         write_project(tmp_path / "snakes")
     assert [*tmp_path.iterdir()] == []
+
+
+SMALL = (
+    *("task.seq_len=32", "task.batch_size=2", "task.eval_tokens=128", "model.d_model=16", "model.n_layers=1"),
+    *("trainer.max_steps=2", "trainer.val_check_interval=1", "trainer.accelerator=cpu", "logger=csv"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_plain_figures")
+def test_its_study_is_trained_and_reported(project: Path, shown: Callable[..., str]) -> None:
+    said = shown("-m", "study=first", "activation=relu,snake", "seed=0", *SMALL)
+    study = project / "outputs" / "first"
+    records = {path.parent.parent.name: read_record(path) for path in study.rglob(RECORD_FILE)}
+    assert {name: record.status for name, record in records.items()} == dict.fromkeys(
+        ["activation=relu", "activation=snake"], "ok"
+    ), said
+    assert records["activation=snake"].config["activation"] == {
+        "_target_": "snakes.Snake",
+        "_partial_": True,
+        "frequency": 1.0,
+    }
+    assert (study / "report.html").is_file()
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ _SMALL = {
     "trainer.log_every_n_steps": "1",
     "logger": "csv",
 }
+_FEWER = {"hydra.sweeper.n_trials": "2"}  # the same, where a page says how many
 _AS_WRITTEN = ("logger",)  # where a page says something else
 _ONE_JOB = ("activation=gelu", "norm=layer")  # of those of a launcher, which take seconds to begin
 # Of the checks of each kind of component, some that take no time.
@@ -90,6 +91,7 @@ def in_small(words: list[str]) -> list[str]:
         return words
     keys = {word.partition("=")[0] for word in words}
     small = {key: value for key, value in _SMALL.items() if key not in _AS_WRITTEN or key not in keys}
+    small |= {key: value for key, value in _FEWER.items() if key in keys}
     kept = [word for word in words if word.partition("=")[0] not in small]
     return [*kept, *(f"{key}={value}" for key, value in small.items())]
 

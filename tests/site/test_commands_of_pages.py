@@ -14,6 +14,8 @@ from ablab.study.supervision import code
 
 pytestmark = pytest.mark.slow
 
+NEEDS = {"optuna": "optuna"}  # packages that a page is about, and that are not among ablab's own
+
 HOW_TO = sorted(page for page in (DOCS / "how_to").glob("*.md") if any(commands_of(page)))
 
 
@@ -60,6 +62,8 @@ def test_the_tutorial_can_be_followed(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
 def test_a_how_to_does_what_it_says(workshop: Workshop, page: Path) -> None:
+    if page.stem in NEEDS:
+        pytest.importorskip(NEEDS[page.stem], reason=f"the extra `{page.stem}`")
     follow(workshop, page)
 
 
@@ -73,7 +77,7 @@ def test_what_is_not_tried_says_so_by_its_prompt() -> None:
     """A block in `sh` is tried; one in `console`, with a $, needs a cluster, a GPU or an account."""
     for page in [*tutorial(), *HOW_TO]:
         for block in blocks(page):
-            assert block.language in ("sh", "console", "text", "python", "yaml"), page
+            assert block.language in ("sh", "console", "text", "python", "yaml", "toml"), page
             assert (block.language == "console") == block.text.startswith("$ "), page
             if block.title and block.title.endswith(".yaml"):
                 assert yaml.safe_load(block.text), page

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from processes import wait_for
+
 if TYPE_CHECKING:
     from forks import Zygote
 
@@ -41,7 +43,10 @@ def fork_pythons(zygote: Callable[[], Zygote], starts: str) -> Callable[[], None
             found = zygote()
         finally:
             put(fork_exec)
-        return found.child(words[1:], files, **further)
+        process = found.child(words[1:], files, **further)
+        if session:  # which whoever started it may ask for at once, and end by its number
+            wait_for(lambda: os.getsid(process) == process)
+        return process
 
     def put(do: Callable[..., int]) -> None:
         for module, name in ((_posixsubprocess, "fork_exec"), (subprocess, "_fork_exec")):

@@ -19,6 +19,7 @@ from ablab.errors import UserError
 from ablab.report.conclude import SHOWN_ELSEWHERE
 
 PROGRAM = (sys.executable, "-P", "-u", "-m", "ablab.cli.attached")  # -P: no module of the working folder goes first
+_FEIGN_A_TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # as rich reads them
 _ERROR = "ablab: error: "  # begins the one line by which a command says what is the user's to mend
 
 
@@ -39,7 +40,7 @@ class Command:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            env=os.environ | {"PYTHONIOENCODING": "utf-8", SHOWN_ELSEWHERE: "1"},
+            env=_environment(),
             start_new_session=True,  # so that Ctrl-C reaches it once, from here
         )
         self._errors = threading.Thread(target=self._pass_on_errors, daemon=True)
@@ -97,6 +98,16 @@ class Command:
                     self._error = line.removeprefix(_ERROR).strip()
                 else:
                     sys.stderr.write(line)
+
+
+def _environment() -> dict[str, str]:
+    """Of this process; but where no terminal is, none is feigned.
+
+    Jupyter's kernels do so for colours. A terminal's screen would be copied into the notebook at each change.
+    """
+    feigned = () if _is_terminal() else _FEIGN_A_TERMINAL
+    kept = {name: value for name, value in os.environ.items() if name not in feigned}
+    return kept | {"PYTHONIOENCODING": "utf-8", SHOWN_ELSEWHERE: "1"}
 
 
 def _is_terminal() -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+_NO_FOLDER = re.compile(r"provider=hydra\.searchpath in [\w-]+, path=(.+) is not available\.")  # a warning of Hydra's
 _LONGEST = 660  # characters of a line: a name or a list within it may have any number
 
 
@@ -56,6 +59,8 @@ def refuse(error: Exception) -> NoReturn:
         fail(f"each axis needs the name of an option ({error})")  # attention: null in the defaults of a file
     if isinstance(error, OSError):
         fail(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    if isinstance(error, UserWarning) and (found := _NO_FOLDER.fullmatch(str(error))):
+        fail(f"hydra.searchpath: {found[1]}: no such folder")
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # as pathlib says it
         fail(f"{one_line(error)}: a link that leads to itself")
     if _is_of_hydra(error):
@@ -129,7 +134,9 @@ def _run_hydra(words: list[str]) -> int:
         statuses.append(record.status)
         return objective(record)
 
-    hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", _NO_FOLDER.pattern, UserWarning)  # whatever lies there would be missing
+        hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(job)()
     return 130 if "interrupted" in statuses else int(any(status != "ok" for status in statuses))
 
 
@@ -138,6 +145,8 @@ def show_plan(words: list[str]) -> int:
     if "-h" in words or "--help" in words:
         print("ablab plan [--no-probe] STUDY, as in ablab plan study=quickstart\n\n" + PLAN_HELP)
         return 0
+    if foreign := next((word for word in words if word.lstrip("+").startswith("hydra/sweeper=")), None):
+        raise UserError(f"{foreign}: a plan is of a sweep by ablab's own sweeper; leave it out")
     probe = "--no-probe" not in words
     planner = ["hydra/sweeper=ablab_plan", f"hydra.sweeper.probe={str(probe).lower()}"]
     return run_hydra(["-m", *planner, *(word for word in words if word not in ("--no-probe", "-m"))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from ablab.config.run_config import RunConfig
 from ablab.config.schema import conf_folder, register_schema
 from ablab.errors import UserError
 
+_one_at_a_time = threading.RLock()
 _SEARCH = "hydra.searchpath="
 
 
@@ -91,14 +93,15 @@ def resolved(config: DictConfig, overrides: Sequence[str], seed: int | None = No
 
 @contextmanager
 def _hydra_as_before() -> Iterator[None]:
-    """Within it Hydra may be used, whoever uses it around it."""
-    before, settings = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra = before
-        HydraConfig.instance().cfg = settings
+    """Within it Hydra may be used, whoever uses it around it, and by one thread at a time: what it knows is global."""
+    with _one_at_a_time:
+        before, settings = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+        GlobalHydra.instance().clear()
+        try:
+            yield
+        finally:
+            GlobalHydra.instance().hydra = before
+            HydraConfig.instance().cfg = settings
 
 
 def make_importable(folders: Iterable[Path]) -> None:
@@ -109,9 +112,10 @@ def make_importable(folders: Iterable[Path]) -> None:
 @contextmanager
 def importable(folders: Iterable[Path]) -> Iterator[None]:
     """Within it, `make_importable` of these folders holds."""
-    before = [*sys.path]
-    make_importable(folders)
-    try:
-        yield
-    finally:
-        sys.path[:] = before
+    with _one_at_a_time:
+        before = [*sys.path]
+        make_importable(folders)
+        try:
+            yield
+        finally:
+            sys.path[:] = before

@@ -16,10 +16,12 @@ _NUMBER = re.compile(
 def as_written(word: str) -> str:
     """The override `word` with quotes around a value that is a text, and that Hydra would read as a number.
 
-    So that `name=2024_01_15` is called that, and not 20240115.
+    So that `name=2024_01_15` is called that, and not 20240115. The group `experiment` of a user's own had to be added,
+    as in `+experiment=long`, and still may be.
     """
     from ablab.config.schema import type_at  # which imports the table of axes, and this file is imported by readers
 
+    word = word.removeprefix("+") if word.startswith("+experiment=") else word  # as long as Hydra knew of no such group
     key, equals, value = word.partition("=")
     if equals and _NUMBER.fullmatch(value) and type_at(key.lstrip("+")) in (str, str | None):
         return f"{key}='{value}'"

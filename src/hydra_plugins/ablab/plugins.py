@@ -7,6 +7,7 @@ it is in `sys.modules`, where dataclasses would look for annotations that are te
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -101,6 +102,49 @@ class AblabPlanner(AblabSweeper):
         sys.exit(show_plan(preview(self._study(arguments), probe=self._probe)))
 
 
+class OptunaSweeper(Sweeper):
+    """Searches settings of each variant by Optuna, and writes the study that compares the variants at their best.
+
+    Its settings are those of sweepers/hydra/sweeper/optuna.yaml.
+    """
+
+    config: DictConfig
+
+    def __init__(
+        self, sampler: Any = None, params: dict[str, Any] | None = None, n_trials: int = 20, n_jobs: int = 1
+    ) -> None:
+        self._sampler, self._params, self._n_trials, self._n_jobs = sampler, params or {}, n_trials, n_jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self._context = hydra_context
+
+    def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
+        from ablab.config.composed import to_plain
+        from ablab.report.live.screen import observer
+        from ablab.study.planning.parameters import overrides_of
+        from ablab.study.searching import best
+        from ablab.study.searching.refused import refuse_launcher
+        from ablab.study.searching.search import OptunaSearch
+
+        refuse_launcher(str(self.config.hydra.launcher._target_), ours=f"{__name__}.{AblabLauncher.__name__}")
+        given = overrides_of(to_plain(self._params), self.config)
+        search = OptunaSearch(
+            self._context.config_loader,
+            self.config,
+            [*given, *arguments],
+            n_trials=self._n_trials,
+            n_jobs=self._n_jobs,
+            sampler=self._sampler,
+        )
+        try:
+            records = search.run(observer)
+        finally:
+            best.tell(search)
+        done = all(record.status in ("ok", "diverged") for record in records)
+        sys.exit(int(not done or any(each.best is None for each in search.variants)))  # there is nothing to compare
+
+
 class AblabLauncher(Launcher):
     """Runs each run in processes of its own, several side by side where asked, and sees every one to its end."""
 
@@ -132,14 +176,15 @@ class LauncherConfig:
     _target_: str = f"{__name__}.AblabLauncher"
 
 
-class StudiesSearchPath(SearchPathPlugin):
-    """Lets `study=...` find the study files of the repository, in experiments/study."""
+class OurSearchPath(SearchPathPlugin):
+    """Lets `study=...` find the study files of the repository, and `hydra/sweeper=optuna` be ours."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        folder = studies_folder()
-        ours = any(path.path == str(conf_folder()) for path in search_path.get_path())  # not in other applications
-        if folder is not None and ours:
+        if not any(path.path == str(conf_folder()) for path in search_path.get_path()):
+            return  # of another application
+        if (folder := studies_folder()) is not None:
             search_path.append(provider="ablab", path=f"file://{folder}")
+        search_path.append(provider="ablab", path=f"file://{Path(__file__).parent / 'sweepers'}")
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="ablab", node=SweeperConfig, provider="ablab")

@@ -148,7 +148,10 @@ def _choices(overrides: Sequence[Override], zipped: Collection[str]) -> dict[str
         choices.pop(key, None)
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
-                raise UserError(f"{override.input_line}: needs a list of values, such as {key}=1,2,3")
+                raise UserError(
+                    f"{override.input_line}: needs a list of values, such as {key}=1,2,3; an interval is searched by "
+                    "hydra/sweeper=optuna"
+                )
             if is_secret(key, "text"):
                 raise UserError(f"{key}: is a secret, and no variant: give it one value, or leave it out")
             if key == "name":
