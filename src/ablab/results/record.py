@@ -53,7 +53,7 @@ class Cost:
     tokens_per_second: float | None = None  # while training; start-up, evaluation and the block after it left out
     wall_time_s: float | None = None  # the whole run: set-up, training, evaluation
     train_time_s: float | None = None  # the training steps alone
-    processor_time_s: float | None = None  # of these steps in the first process, all its threads: a busy machine adds none
+    processor_time_s: float | None = None  # of these steps, all threads of the first process: a busy machine adds none
     evaluation_time_s: float | None = None  # all evaluations together
     annealing_steps: int | None = None  # taken beside, by shorter runs on the way; None where there were none
     annealing_flops: float | None = None  # of these steps
