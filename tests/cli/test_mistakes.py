@@ -68,6 +68,7 @@ LINES = {
 }
 
 
+@pytest.mark.filterwarnings("default:provider=:UserWarning")  # which a command itself makes an error
 @pytest.mark.parametrize("words", LINES)
 def test_a_mistake_in_the_words(tmp_path: Path, words: str) -> None:
     ended = end(tmp_path, [*SMALL, *shlex.split(words)])

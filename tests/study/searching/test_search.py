@@ -23,7 +23,7 @@ optuna = pytest.importorskip("optuna", reason="the extra `optuna`")
 
 Searched = Callable[..., tuple[int, str, list[PlannedRun]]]
 
-TRIALS = 12
+TRIALS = 9
 BEST = {"full": -2.0, "windowed": -3.0}  # the logarithms of rates, to the base 10
 
 
@@ -86,6 +86,11 @@ def by_optuna(option: str, diverges_above: float = math.inf) -> list[float]:
     return tried
 
 
+ASKED_AT_ONCE = (
+    "hydra.sweeper.n_trials=7",
+    "hydra.sweeper.n_jobs=3",
+    "hydra.sweeper.sampler.n_startup_trials=2",
+)
 WORDS = ("attention=full,windowed", "optimizer.lr=tag(log, interval(1e-4, 1e-1))", f"hydra.sweeper.n_trials={TRIALS}")
 
 
@@ -115,6 +120,23 @@ def test_a_trial_is_the_mean_of_its_seeds_and_one_that_diverged_is_avoided(
     assert rates_of(made, "full")[::2] == rates_of(made, "full")[1::2]
     assert rates_of(made, "full")[::2] == by_optuna("full", diverges_above=0.03)
     assert max(rates_of(made, "full")) > 0.03  # or none has diverged
+
+
+def test_trials_that_are_asked_for_at_once_are_told_together(searched: Searched) -> None:
+    status, said, made = searched("optimizer.lr=tag(log, interval(1e-4, 1e-1))", *ASKED_AT_ONCE, "seed=100")
+    assert status == 0, said
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(n_startup_trials=2, seed=0))
+    space = {"optimizer.lr": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True)}
+    tried = []
+    for size in (3, 3, 1):
+        trials = [study.ask(space) for _ in range(size)]
+        rates = [float(f"{trial.params['optimizer.lr']:.4g}") for trial in trials]
+        for trial, rate in zip(trials, rates, strict=True):
+            study.tell(trial, loss_at("full", rate, 100))
+        tried += rates
+    assert rates_of(made, "full") == tried
+    assert "of each variant" not in said
+    assert not Path("outputs/search/study").exists()  # there is nothing to compare
 
 
 @pytest.mark.parametrize(
