@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import lzma
 import shutil
@@ -22,6 +23,7 @@ from ablab.results.curves import CurveCache
 from ablab.results.find import find_records
 from ablab.results.interim import INTERIM_FILE, count_interim_analysis
 from ablab.results.keep import keep
+from ablab.results.restore import restore
 from ablab.results.record import Record
 from ablab.results.store import METRICS_FILE, PLAN_FILE, RECORD_FILE, as_record, write_record
 
@@ -254,10 +256,12 @@ def rewritten(file: Path, change: Any) -> Path:
         (lambda lines: lines[0]["plan"].pop("command"), "the plan cannot be read"),
         (lambda lines: lines[0].update(interim_analyses=3), "3 is of another type"),
         (lambda lines: lines[0].update(interim_analyses=[{"seeds": "x"}]), "damaged"),
-        (lambda lines: lines[0].update(kept=2), "kept by a later version of ablab: upgrade ablab to read it"),
+        (lambda lines: lines[0].update(kept=3), "kept by a later version of ablab: upgrade ablab to read it"),
         (lambda lines: lines[0].update(kept="1"), "damaged kept results"),
         (lambda lines: lines[0].update(kept=-1), "damaged kept results (kept: -1)"),
         (lambda lines: lines[0].update(kept=0), "damaged kept results (kept: 0)"),
+        (lambda lines: lines[0].update(kept=2, trials=1), "0 of 1 trials"),
+        (lambda lines: lines[1].update(trial=True), "5 of 6 runs"),
         (lambda lines: lines[0].update(runs=-1), "damaged kept results (6 of -1 runs)"),
         (lambda lines: lines.insert(0, {"hello": 1}), "neither a folder of runs nor a file of kept results"),
     ],
@@ -348,3 +352,43 @@ def test_a_file_of_nothing_is_not_looked_through(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(lzma, "open", None)
     with pytest.raises(UserError, match="neither a folder of runs nor a file of kept results"):
         kept.read_kept(path)
+
+
+@pytest.fixture
+def tuned(folder: Path) -> Path:
+    """The study with two runs that chose its rate."""
+    write_runs(folder / "tune" / "relu", [record(1000, 1.5), record(1001, 1.6)])
+    return folder
+
+
+def test_trials_are_kept_where_that_is_asked_for_and_are_no_runs(tuned: Path, file: Path) -> None:
+    without = file.read_bytes()
+    assert keep(tuned, file).startswith(f"{file}: 6 runs, ")
+    assert file.read_bytes() == without
+    assert '{"kept":1,' in text_of(file)
+    assert keep(tuned, file, trials=True).startswith(f"{file}: 6 runs and 2 trials, ")
+    assert '{"kept":2,' in text_of(file)  # what reads files without trials would take them for runs
+    assert_equal(file, tuned)
+
+
+def test_a_restored_study_is_the_one_that_was_kept(tuned: Path, file: Path, tmp_path: Path) -> None:
+    keep(tuned, file, trials=True)
+    assert restore(file, tmp_path / "again") == f"{tmp_path / 'again'}: 6 runs and 2 trials"
+    assert_equal(file, tmp_path / "again")
+    keep(tmp_path / "again", tmp_path / "again.jsonl.xz", trials=True)
+    assert (tmp_path / "again.jsonl.xz").read_bytes() == file.read_bytes()
+
+
+def test_nothing_is_restored_over_what_is_there(file: Path, folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError, match="is there already"):
+        restore(file, folder)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_run_without_a_config_is_not_restored(folder: Path, file: Path, tmp_path: Path) -> None:
+    write_record(folder / "bare", dataclasses.replace(record(9), config={}))
+    keep(folder, file)
+    with pytest.raises(UserError, match="its run bare has no config"):
+        restore(file, tmp_path / "again")
+    assert not [*tmp_path.glob("*again*")]

@@ -155,11 +155,27 @@ def _keep(parser: argparse.ArgumentParser) -> Command:
     """Keep the results of a study in one small file, which compare, report and load() read."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="a run, a study, or any folder of them")
     parser.add_argument("file", metavar="FILE", type=Path, help="named ....jsonl.xz; an earlier one is replaced")
+    parser.add_argument(
+        "--trials", action="store_true", help="also the runs that chose settings or measured speeds, for `ablab restore`"
+    )
 
     def command(options: argparse.Namespace) -> None:
         from ablab.results.keep import keep
 
-        print(keep(options.folder, options.file))
+        print(keep(options.folder, options.file, trials=options.trials))
+
+    return command
+
+
+def _restore(parser: argparse.ArgumentParser) -> Command:
+    """Make a folder of kept results again, so that a study can go on with it: more seeds, more variants."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="by `ablab keep`, with --trials where the study tunes")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the study's: outputs/NAME; new")
+
+    def command(options: argparse.Namespace) -> None:
+        from ablab.results.restore import restore
+
+        print(restore(options.file, options.folder))
 
     return command
 
@@ -211,6 +227,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Command]] = {
     "compare": _compare,
     "report": _report,
     "keep": _keep,
+    "restore": _restore,
     "dashboard": _dashboard,
     "sync": _sync,
     "generate": generate,

@@ -57,6 +57,16 @@ def record_files(folder: Path) -> list[Path]:
     raise UserError(f"{folder}: no runs here (no {RECORD_FILE} in it or below); give the folder of a run or a sweep")
 
 
+def trial_files(study: Path) -> list[Path]:
+    """The records' files of the runs of a study by which settings were chosen or speeds measured.
+
+    Raises:
+        UserError: part of their folders cannot be read.
+    """
+    places = (study / name for name in _NOT_COMPARED)
+    return [path for place in places if place.is_dir() for path in _record_files(place)]
+
+
 def is_one_run(folder: Path) -> bool:
     """Whether `folder` is that of a run, and holds no others."""
     if not any(os.path.isfile(folder / name) for name in (RECORD_FILE, CONFIG_FILE)):

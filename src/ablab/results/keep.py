@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ablab.config import Node
 from ablab.errors import UserError
-from ablab.results.find import record_files
+from ablab.results.find import record_files, trial_files
 from ablab.results.interim import interim_analyses_of
 from ablab.results.kept import KeptRun, write_kept
 from ablab.results.store import (
@@ -21,8 +21,11 @@ from ablab.results.store import (
 )
 
 
-def keep(folder: Path, file: Path) -> str:
+def keep(folder: Path, file: Path, *, trials: bool = False) -> str:
     """Write the results of the runs below `folder` into `file`, and return what was written, in a line.
+
+    Args:
+        trials: also the runs by which settings were chosen or speeds measured.
 
     Raises:
         UserError: no runs below `folder`, one of them cannot be read, or `file` cannot be written or is another's.
@@ -30,13 +33,16 @@ def keep(folder: Path, file: Path) -> str:
     paths = record_files(folder)
     runs = [_run(path, folder) for path in paths]
     analyses = interim_analyses_of(path.parent for path in paths)
+    if trials:
+        runs += [_run(path, folder, trial=True) for path in trial_files(folder)]
     write_kept(file, {"interim_analyses": [asdict(each) for each in analyses], "plan": _plan(folder)}, runs)
     curves, evaluations = sum(run.curves is not None for run in runs), sum(len(run.evaluations) for run in runs)
     elsewhere = f", {evaluations} evaluations elsewhere" if evaluations else ""
-    return f"{file}: {len(runs)} runs, {curves} with learning curves{elsewhere}, {file.stat().st_size / 1024:,.0f} KiB"
+    beside = f" and {len(runs) - len(paths)} trials" if len(runs) > len(paths) else ""
+    return f"{file}: {len(paths)} runs{beside}, {curves} with learning curves{elsewhere}, {file.stat().st_size / 1024:,.0f} KiB"
 
 
-def _run(path: Path, study: Path) -> KeptRun:
+def _run(path: Path, study: Path, *, trial: bool = False) -> KeptRun:
     folder = path.parent.relative_to(study).as_posix()
     if not folder.isprintable():
         raise UserError(f"{path.parent}: the name of a run's folder must be readable text")
@@ -47,6 +53,7 @@ def _run(path: Path, study: Path) -> KeptRun:
         record=data,
         curves=_curves(path.with_name(METRICS_FILE)),
         evaluations=[finite(each.to_dict()) for each in found.values()],
+        trial=trial,
     )
 
 

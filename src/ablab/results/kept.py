@@ -8,7 +8,8 @@ The file is lines of JSON, compressed with xz, so that `xz -dc study.jsonl.xz | 
 The first line says how many runs follow, when verdicts were drawn, and what was planned (null: no plan was found). Each
 other line is a run: its folder below the study's, its record and its learning curves, as their files hold them, and its
 evaluations elsewhere, where it has any. Nothing else of a study is in it: no checkpoints, logs or pictures, and none of
-the folders that its plan names.
+the folders that its plan names. Where it was asked for, runs that chose settings or measured speeds follow, marked as
+trials: readers pass over them, and `ablab restore` needs them no more to be trained.
 
 A file is data only, whoever it is from: reading one writes nothing, and the folders in it are names.
 """
@@ -26,12 +27,12 @@ from typing import Any
 
 from ablab.config import Node
 from ablab.errors import UserError
-from ablab.results.evaluation import as_evaluation
+from ablab.results.evaluation import as_evaluation, known_fields
 from ablab.results.record import Record
 from ablab.results.store import as_record, parse_json, replacing
 
 SUFFIX = ".jsonl.xz"
-_SCHEMA = 1
+_SCHEMA = 2  # 1: without trials, which is written still where there are none
 _PACKED = b"\xfd7zXZ\x00"  # how every .xz file begins
 _MARK = b'{"kept":'  # how the text of every such file begins
 _LONGEST_LINE = 2**27  # bytes: the plan of some 30,000 runs
@@ -60,11 +61,12 @@ class KeptRun:
     record: Node
     curves: str | None
     evaluations: list[Node] = field(default_factory=list)
+    trial: bool = False  # it chose a setting or measured a speed, and is no part of what is compared
 
     @property
     def line(self) -> Node:
-        """As it stands in the file; without evaluations as files were before there were any."""
-        return {key: value for key, value in vars(self).items() if key != "evaluations" or value}
+        """As it stands in the file; without evaluations and trials as files were before there were any."""
+        return {key: value for key, value in vars(self).items() if key not in ("evaluations", "trial") or value}
 
 
 def write_kept(path: Path, study: Mapping[str, Any], runs: list[KeptRun]) -> None:
@@ -77,7 +79,9 @@ def write_kept(path: Path, study: Mapping[str, Any], runs: list[KeptRun]) -> Non
         UserError: there is a file of that name that is no file of results, or it cannot be written.
     """
     _check_replaceable(path)
-    lines = [{"kept": _SCHEMA, "runs": len(runs), **study}, *(run.line for run in runs)]
+    trials = sum(run.trial for run in runs)
+    head = {"kept": _SCHEMA, "trials": trials} if trials else {"kept": 1}
+    lines = [head | {"runs": len(runs) - trials, **study}, *(run.line for run in runs)]
     try:
         with replacing(path) as raw, lzma.open(raw, "wb") as file:
             for line in lines:
@@ -97,6 +101,18 @@ def read_kept(path: Path) -> KeptStudy:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     return _read(path, file.st_ino, file.st_mtime_ns, file.st_size)
+
+
+def kept_runs(path: Path) -> Iterator[KeptRun]:
+    """The runs in the file `path` as they were written, trials among them.
+
+    Raises:
+        UserError: as `read_kept`, which has looked through all of them before the first one.
+    """
+    read_kept(path)
+    lines = _lines(path)
+    next(lines)
+    yield from (KeptRun(**known_fields(KeptRun, parse_json(line))) for line in lines)
 
 
 def kept_curves(run: Path) -> str:
@@ -147,10 +163,14 @@ def _read(path: Path, *_version: int) -> KeptStudy:
         study = KeptStudy(
             plan=_typed(head["plan"], dict, None), interim_analyses=_typed(head["interim_analyses"], list)
         )
-        for line in lines:
-            _add(study, parse_json(line), path)
-        if len(study.records) != head["runs"]:
-            raise ValueError(f"{len(study.records)} of {head['runs']} runs")
+        trials = KeptStudy()
+        for line in map(parse_json, lines):
+            _add(trials if _typed(line, dict).get("trial") else study, line, path)
+        for found, kind in ((study, "runs"), (trials, "trials")):
+            if len(found.records) != head.get(kind, 0):
+                raise ValueError(f"{len(found.records)} of {head.get(kind, 0)} {kind}")
+        if shared := study.records.keys() & trials.records.keys():
+            raise ValueError(f"two runs in {min(shared)!r}")
     except _DAMAGE as error:
         raise UserError(f"{path}: damaged kept results ({_reason(error)})") from error
     return study

@@ -76,7 +76,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     new.mkdir(parents=True)
     try:
         yield new
-        for file in new.iterdir():
+        for file in filter(Path.is_file, new.rglob("*")):
             os.chmod(file, 0o644)  # as `replacing` does
             with file.open("rb") as written:
                 os.fsync(written.fileno())
