@@ -23,8 +23,8 @@ from ablab.results.curves import CurveCache
 from ablab.results.find import find_records
 from ablab.results.interim import INTERIM_FILE, count_interim_analysis
 from ablab.results.keep import keep
-from ablab.results.restore import restore
 from ablab.results.record import Record
+from ablab.results.restore import restore
 from ablab.results.store import METRICS_FILE, PLAN_FILE, RECORD_FILE, as_record, write_record
 
 PLAN = {

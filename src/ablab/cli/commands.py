@@ -156,7 +156,7 @@ def _keep(parser: argparse.ArgumentParser) -> Command:
     parser.add_argument("folder", metavar="DIR", type=Path, help="a run, a study, or any folder of them")
     parser.add_argument("file", metavar="FILE", type=Path, help="named ....jsonl.xz; an earlier one is replaced")
     parser.add_argument(
-        "--trials", action="store_true", help="also the runs that chose settings or measured speeds, for `ablab restore`"
+        "--trials", action="store_true", help="also runs that chose settings or measured speeds, for `ablab restore`"
     )
 
     def command(options: argparse.Namespace) -> None:

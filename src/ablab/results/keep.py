@@ -39,7 +39,8 @@ def keep(folder: Path, file: Path, *, trials: bool = False) -> str:
     curves, evaluations = sum(run.curves is not None for run in runs), sum(len(run.evaluations) for run in runs)
     elsewhere = f", {evaluations} evaluations elsewhere" if evaluations else ""
     beside = f" and {len(runs) - len(paths)} trials" if len(runs) > len(paths) else ""
-    return f"{file}: {len(paths)} runs{beside}, {curves} with learning curves{elsewhere}, {file.stat().st_size / 1024:,.0f} KiB"
+    size = f"{file.stat().st_size / 1024:,.0f} KiB"
+    return f"{file}: {len(paths)} runs{beside}, {curves} with learning curves{elsewhere}, {size}"
 
 
 def _run(path: Path, study: Path, *, trial: bool = False) -> KeptRun:
