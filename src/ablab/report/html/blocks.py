@@ -135,7 +135,7 @@ def _svg(figure: ShownFigure, name: str, kind: str, title: str, named: str) -> M
     with drawing():
         if engine := figure.get_layout_engine():  # else saving draws the whole figure once more for it
             engine.execute(figure)
-            figure.set_layout_engine("none")
+            figure.set_layout_engine(None)  # "none" would leave one that does nothing, and is drawn for all the same
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
