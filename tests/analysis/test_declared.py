@@ -157,5 +157,5 @@ def test_the_page_has_both_kinds_of_interval_beside_each_other() -> None:
     assert {"95% CI", "simultaneous CI"} <= set(page.columns)
     assert "simultaneous CI" not in quality_table(context, "language").columns
     chosen = quality_table(ReportContext.of(runs(), intervals="simultaneous"), "language", both=True)
-    assert list(chosen.columns)[3] == "simultaneous 95% CI"
-    assert list(chosen.iloc[:, 3]) == list(page["simultaneous CI"])
+    assert list(chosen.columns)[4] == "simultaneous 95% CI"
+    assert list(chosen.iloc[:, 4]) == list(page["simultaneous CI"])

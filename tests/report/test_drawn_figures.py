@@ -85,12 +85,10 @@ def test_bands_are_fainter_than_what_they_could_hide() -> None:
     x = np.arange(5.0)
     band = Band(x, x, x - 1, x + 1, ())
     axes = axes_of(curves([Panel("step", "val_loss", {"a": band, "b": band})], styles(["a", "b"], "a")))[0]
-    assert [patch.get_alpha() for patch in axes.collections] == [pytest.approx(0.08)] * 2
-    means = [line for line in axes.lines if line.get_alpha() is None]
-    assert len(means) == 2
-    assert min(line.get_zorder() for line in means) > max(
-        each.get_zorder() for each in (*axes.collections, *(line for line in axes.lines if line.get_alpha()))
-    )
+    bands: list[Any] = list(axes.collections)
+    assert [band.get_facecolor()[0][3] for band in bands] == [pytest.approx(0.08)] * 2
+    assert len(axes.lines) == 2
+    assert min(line.get_zorder() for line in axes.lines) > max(band.get_zorder() for band in bands)
 
 
 def test_a_narrow_figure_has_its_panels_below_each_other_and_names_above_rows() -> None:

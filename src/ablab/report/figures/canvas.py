@@ -33,6 +33,8 @@ _TICKS = 4  # along an axis whose labels may be long
 _RC: dict[Any, Any] = {  # Matplotlib types the names as literals
     "svg.hashsalt": "ablab",  # ids from content, not from chance
     "svg.fonttype": "none",  # text stays text: small, readable aloud, in the page's font
+    "figure.autolayout": False,  # a figure without a layout engine has none
+    "figure.constrained_layout.use": False,
     "text.usetex": False,  # a matplotlibrc in the working folder would start TeX
     "text.parse_math": False,  # a "$" in a variant's name is a dollar
     "font.size": 10,

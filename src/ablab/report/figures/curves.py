@@ -17,6 +17,7 @@ _ROUNDING = 1e-6
 _MARKERS = 6  # on a line
 _LINE, _WHOLE_LINE = 1.5, 2.2  # points; the baseline, which is whole, shows at the sides of what lies upon it
 _BAND, _EDGE = 0.08, 0.4  # opacity of a band, and of its edges
+_FEW = 4  # bands; of more each is fainter
 _POINTS = 120  # more than the eye resolves would only make the file large
 
 
@@ -71,9 +72,9 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style], names: Sequence
         style = styles[variant]
         if band.low is not None and band.high is not None:
             low, high = band.low[keep], band.high[keep]
-            axes.fill_between(band.x[keep], low, high, color=style.colour, alpha=_BAND, linewidth=0)
-            for edge in (low, high):
-                axes.plot(band.x[keep], edge, color=style.colour, alpha=_EDGE, linewidth=0.7, zorder=1.5)
+            few = min(1.0, _FEW / len(shown))
+            fill, edge = (style.colour, few * _BAND), (style.colour, few * _EDGE)
+            axes.fill_between(band.x[keep], low, high, facecolor=fill, edgecolor=edge, linewidth=0.7)
         axes.plot(
             band.x[keep], band.mean[keep], linestyle=style.line, color=style.colour, marker=style.marker,
             markevery=_turns(rank, len(shown), len(keep)), markersize=_size(rank, len(shown), len(keep)),
@@ -97,8 +98,7 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style], names: Sequence
 
 def _turns(rank: int, variants: int, points: int) -> list[int]:
     """The points at which the line of that rank has its markers: each at others, where there are enough of them."""
-    apart = max(points // _MARKERS, min(variants, points))
-    return list(range(rank % points if variants <= points else 0, points, apart if variants <= points else 1))
+    return list(range(rank % points, points, max(points // _MARKERS, min(variants, points))))
 
 
 def _size(rank: int, variants: int, points: int) -> float:

@@ -126,7 +126,7 @@ def to_svg(shown: Drawing | None, name: str) -> Markup | None:
     broad = _svg(shown.figure, name, "broad", f'<title id="{name}-title">{label}</title>', name)
     with drawing():
         narrow(shown.figure)
-    return broad + _svg(shown.figure, f"{name}-narrow", "narrow", "", name)
+    return broad + _svg(shown.figure, f"{name}-n", "narrow", "", name)
 
 
 def _svg(figure: ShownFigure, name: str, kind: str, title: str, named: str) -> Markup:
@@ -135,15 +135,16 @@ def _svg(figure: ShownFigure, name: str, kind: str, title: str, named: str) -> M
     with drawing():
         if engine := figure.get_layout_engine():  # else saving draws the whole figure once more for it
             engine.execute(figure)
-            figure.set_layout_engine("none")
+            figure.set_layout_engine(None)  # "none" would leave one that does nothing, and is drawn for all the same
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = _compact(re.sub(r"<[^>]+>", lambda tag: _of_page(tag[0], name), svg))
+    svg = _said_once(_compact(re.sub(r"<[^>]+>", lambda tag: _of_page(tag[0], name), svg)), name)
     opening, rest = svg.split(">", 1)
     opening = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", opening)
-    about = f'class="{kind}" role="img" aria-labelledby="{named}-title" style="width:{figure.get_figwidth():g}in"'
+    width = f"{figure.get_figwidth():g}in"
+    about = f'id="{name}-f" class="{kind}" role="img" aria-labelledby="{named}-title" style="width:{width}"'
     return Markup(f"{opening} {about}>{title}{rest}")
 
 
@@ -155,7 +156,7 @@ def _of_page(tag: str, name: str) -> str:
 
 
 def _compact(svg: str) -> str:
-    """Write the picture in half the bytes: no ids that nothing refers to, no lists of fonts, a hundredth of a point."""
+    """Write the picture in half the bytes: no ids that nothing refers to, no lists of fonts, hundredths of points."""
     used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
 
     def shorter(tag: re.Match[str]) -> str:
@@ -163,13 +164,39 @@ def _compact(svg: str) -> str:
         text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
         text = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", text)
         text = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), text)
+        text = re.sub(r' (?:d|x|y)="[^"]*"', lambda place: re.sub(r" ?([MLQCz]) ?", r"\1", _tenths(place[0])), text)
         return re.sub(r"\s+", " ", text)
 
     svg = re.sub(r">\s+<", "><", re.sub(r"<[^>]+>", shorter, svg))
     empty = re.compile(r"<(g|defs)></\1>")
     while empty.search(svg):
         svg = empty.sub("", svg)
+    bare = re.compile(r"<g>((?:(?!</?g[ >]).)*)</g>", re.DOTALL)  # a group that says nothing, and holds no other
+    while bare.search(svg):
+        svg = bare.sub(r"\1", svg)
     return svg
+
+
+def _tenths(numbers: str) -> str:
+    return re.sub(r"-?\d+\.\d\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), numbers)
+
+
+def _said_once(svg: str, name: str) -> str:
+    """Write each style once, as a class, and short ids: a figure has hundreds of marks, and few kinds of them."""
+    classes: dict[str, str] = {}
+    ids = {known: f"{name}-i{place}" for place, known in enumerate(re.findall(r' id="([^"]+)"', svg))}
+
+    def shorter(tag: re.Match[str]) -> str:
+        text = re.sub(r'( id="|url\(#|href="#)([^")]+)', lambda found: found[1] + ids.get(found[2], found[2]), tag[0])
+        return re.sub(r'style="([^"]*)"', classed, text)
+
+    def classed(style: re.Match[str]) -> str:
+        return f'class="{classes.setdefault(style[1], f"k{len(classes)}")}"'
+
+    svg = re.sub(r"<[^>]+>", shorter, svg)
+    tight = {style: re.sub(r"(?<=[:;]) ", "", style) for style in classes}
+    rules = "".join(f"#{name}-f .{title}{{{tight[style]}}}" for style, title in classes.items())
+    return svg.replace("</style>", f"{rules}</style>", 1)
 
 
 def scale_of(frames: Iterable[pd.DataFrame]) -> Scale:
