@@ -24,7 +24,7 @@ STEP = 32  # lengths of stretches are multiples of it
 # Rows attended by one call. What it returns should still be in the cache when it is put into its place, but each call
 # costs as much as some hundred rows: the backward pass returns four times as much.
 PIECE = 2048
-BACKWARD_PIECE = 512
+BACKWARD_PIECE = 1024
 SLICE = 2**20  # elements of a bias that differs from block to block, so that it stays in the cache
 
 
