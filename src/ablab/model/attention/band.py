@@ -21,10 +21,10 @@ from ablab.model.attention.kernel import FLOOR, Scale, attend, attend_backward
 BLOCK = 32  # queries that share one stretch of keys
 BACKWARD_BLOCK = 64  # keys that share one stretch of queries
 STEP = 32  # lengths of stretches are multiples of it
-# Rows attended by one call. What it returns should still be in the cache when it is put into its place, but each call
-# costs as much as some hundred rows: the backward pass returns four times as much.
+# Rows attended by one call, so that what it returns stays in the cache until it is in its place. The backward pass
+# returns five times as much.
 PIECE = 2048
-BACKWARD_PIECE = 1024
+BACKWARD_PIECE = 512
 SLICE = 2**20  # elements of a bias that differs from block to block, so that it stays in the cache
 
 
@@ -145,52 +145,24 @@ def band_backward(
     edge: Edge | None = None,
     slopes: Tensor | None = None,
 ) -> None:
-    """Gradients of one sequence, written to `grad_q`, `grad_k` and `grad_v`.
+    """Gradients of one sequence: added to `grad_q`, written to `grad_k` and `grad_v`.
 
     `out` and `lse` may be those of more keys than the band's.
     """
-    total = _Overlapping(grad_q)
     for segment in _segments(len(q), BACKWARD_BLOCK, band.ahead, band.back):  # the rows are keys here
         of_queries = [_columns(x, segment) for x in (grad, q, out, lse)]
         of_keys = [_rows(x, segment) for x in (k, v, grad_k, grad_v)]
+        # Stretches overlap, but not their parts of one block's length.
+        parts = [slice(at, min(at + segment.rows, segment.columns)) for at in range(0, segment.columns, segment.rows)]
+        totals = [_view(grad_q, segment.column + part.start, part.stop - part.start, segment) for part in parts]
         for piece, bias in _pieces(segment, band, padding, edge, slopes, q, rows_are_queries=False):
             grads, queries, outs, sums = (x[piece] for x in of_queries)
             keys, values, keys_grad, values_grad = (x[piece] for x in of_keys)
             dq, dk, dv = attend_backward(grads, queries, keys, values, outs, sums, bias, scale)
             keys_grad.copy_(dk)
             values_grad.copy_(dv)
-            total.add(dq, segment, piece)
-
-
-class _Overlapping:
-    """The sum of stretches that overlap, in ascending order: what no earlier one has reached is written, not added to.
-
-    Args:
-        total: (T, H, D), with anything in it.
-    """
-
-    def __init__(self, total: Tensor) -> None:
-        self.total = total
-        self.reached = 0  # by the stretches so far
-
-    def add(self, stretches: Tensor, segment: _Segment, piece: slice) -> None:
-        """Those (blocks, H, columns, D) of the blocks `piece` of a segment."""
-        blocks, columns, step = len(stretches), segment.columns, segment.rows
-        first = segment.column + piece.start * step
-        fresh = max(0, self.reached - first) if blocks == 1 else columns - step  # of each stretch, from there on
-        self.total[self.reached : first + fresh] = 0
-        # Stretches overlap, but not their parts of one block's length.
-        stops = [columns, *range(fresh, 0, -step)]
-        for start, stop in zip([*stops[1:], 0], stops, strict=True):
-            if start == stop:
-                continue
-            place = _view(self.total, segment.column + start, stop - start, segment)[piece]
-            part = stretches[:, :, start:stop]
-            if start >= fresh:
-                place.copy_(part)
-            else:
-                place.add_(part)
-        self.reached = first + (blocks - 1) * step + columns
+            for part, total in zip(parts, totals, strict=True):
+                total[piece].add_(dq[:, :, part])
 
 
 def span_gradient(

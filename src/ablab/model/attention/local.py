@@ -113,7 +113,7 @@ def local_backward(
     slopes: Tensor | None = None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
     """Gradients of q, k and v, and of the spans; `out` and `lse` may be those of more keys than the local ones."""
-    gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    gradients = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
     grad_spans = torch.empty_like(lse)
     for b in range(len(q)):
         around = _around(b, q, local, scale, padding, spans, slopes)
