@@ -151,7 +151,7 @@ def _bench_attention(parser: argparse.ArgumentParser) -> None:
         help="seconds for the repetitions of one implementation in one pass at one length (default: 3)",
     )
     parser.add_argument("--longest-call", type=float, default=30.0, metavar="S", help="skip slower ones (default: 30)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures here")
+    _add_clock(parser)
     parser.add_argument("--figure", metavar="FILE", type=Path, help="also draw them, as PNG or SVG")
 
     def command(options: argparse.Namespace) -> None:

@@ -80,6 +80,7 @@ def test_a_run_from_end_to_end(bench: Bench, tmp_path: Path) -> None:
         (["--rounds", "0"], ["--rounds 0: must be at least 1"]),
         (["--budget", "0"], ["--budget 0.0: must be above 0"]),
         (["--longest-call", "nan"], ["--longest-call nan: must be above 0"]),
+        (["--threads", "0"], ["--threads 0: must be at least 1"]),
         (["--dtype", "int8"], ["--dtype int8: there are float32, bfloat16, float16"]),
         (["--device", "cuda"], ["--device cuda: PyTorch finds no CUDA device here"]),
         (["--json", "no/such/file"], ["--json no/such/file: no such folder"]),

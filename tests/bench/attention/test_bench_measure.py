@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ablab.bench.attention import cost
 from ablab.bench.attention import measure as measure_module
-from ablab.bench.attention.cost import FEWEST, MatmulPeak, Times, in_turn, repetitions
+from ablab.bench.attention.cost import CLOCKS, FEWEST, MatmulPeak, Times, in_turn, repetitions
 from ablab.bench.attention.definitions import WrongResultError, check, sample
 from ablab.bench.attention.implementation import PASSES, Implementation, Pass, Setting
 from ablab.bench.attention.measure import Effort, measure, needed_flops
@@ -153,7 +153,7 @@ def test_no_backward_pass_is_a_reason() -> None:
 def test_what_was_timed_before_an_interrupt_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
 
-    def interrupted(call: Callable[[], object], device: str) -> float:
+    def interrupted(call: Callable[[], object], device: str, clock: str) -> float:
         calls.append(call)
         if len(calls) == 3:
             raise KeyboardInterrupt
@@ -183,6 +183,14 @@ def test_calls_take_turns_and_rare_ones_are_spread_over_the_rounds() -> None:
     in_turn({name: partial(made.append, name) for name in "ab"}, {"a": 6, "b": 2}, "cpu", seconds)
     assert "".join(made) == "aaabaaab"
     assert {name: len(each) for name, each in seconds.items()} == {"a": 6, "b": 2}
+
+
+def test_the_clock_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1.0, 3.0])
+    monkeypatch.setitem(CLOCKS, "cpu", lambda: next(times))
+    seconds: dict[str, list[float]] = {}
+    in_turn({"a": int}, {"a": 1}, "cpu", seconds, "cpu")
+    assert seconds == {"a": [2.0]}
 
 
 def test_repetitions_fit_the_budget() -> None:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ablab.bench.attention.cost import CLOCKS
 from ablab.bench.attention.implementation import PASSES
-from ablab.bench.layers import measure as measuring
 from ablab.bench.layers import pair
 from ablab.bench.layers.command import Request, bench_layers, chosen
 from ablab.bench.layers.measure import Effort, Ratio, Timed, exponent, in_rounds, measure
@@ -99,7 +99,7 @@ def test_a_few_tokens_may_differ_where_keys_are_picked(alike: float, differs: bo
 def test_rounds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     clock = iter(range(100))
-    monkeypatch.setitem(measuring.CLOCKS, "wall", lambda: float(next(clock)))
+    monkeypatch.setitem(CLOCKS, "wall", lambda: float(next(clock)))
     found = in_rounds({name: partial(called.append, name) for name in "abc"}, Effort(rounds=2))
     assert "".join(called) == "abc" + "bca" + "cab"
     assert found == {name: [1.0, 1.0] for name in "abc"}

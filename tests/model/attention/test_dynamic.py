@@ -374,6 +374,12 @@ def test_how_much_is_computed_at_one_time_changes_nothing(
 
     expected = found()
     for size in (1, 5000, 2**30):
-        for module, name in [(band, "PIECE"), (band, "SLICE"), (hashed, "SLICE"), (hashing, "SLICE")]:
+        for module, name in [
+            (band, "PIECE"),
+            (band, "BACKWARD_PIECE"),
+            (band, "SLICE"),
+            (hashed, "SLICE"),
+            (hashing, "SLICE"),
+        ]:
             monkeypatch.setattr(module, name, size)
         torch.testing.assert_close(found(), expected, rtol=1e-10, atol=1e-10)

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 
 from ablab.bench.attention import indexed, ours, recurrent, torch_peers, transformers_peers
-from ablab.bench.attention.cost import MatmulPeak
+from ablab.bench.attention.cost import CLOCKS, Clock, MatmulPeak
 from ablab.bench.attention.figure import SUFFIXES, draw
 from ablab.bench.attention.implementation import PASSES, Implementation, Missing, Pass, Setting
 from ablab.bench.attention.measure import Effort, measure
@@ -84,6 +84,7 @@ class Request:
     implementations: Sequence[str] = ()  # all, where none is named
     passes: Sequence[Pass] = PASSES
     effort: Effort = field(default_factory=Effort)
+    threads: int | None = None  # None: as many as torch takes
     json: Path | None = None
     figure: Path | None = None
 
@@ -95,6 +96,12 @@ class Request:
                 raise UserError(f"--passes {pass_}: there are {', '.join(PASSES)}")
         if self.effort.rounds < 1:
             raise UserError(f"--rounds {self.effort.rounds}: must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads {self.threads}: must be at least 1")
+        if self.effort.clock not in CLOCKS:
+            raise UserError(f"--clock {self.effort.clock}: there are {', '.join(CLOCKS)}")
+        if self.effort.clock == "cpu" and self.setting.device == "cuda":
+            raise UserError("--clock cpu: the processor waits for the GPU; give --device cpu")
         for name in ("budget_s", "longest_call_s"):
             if not getattr(self.effort, name) > 0:
                 raise UserError(f"--{name[:-2].replace('_', '-')} {getattr(self.effort, name)}: must be above 0")
@@ -127,7 +134,13 @@ def request(options: Namespace) -> Request:
         lengths=[_number(word) for word in _words(options.lengths)] or LENGTHS,
         implementations=_words(options.implementations),
         passes=cast("list[Pass]", _words(options.passes)) or PASSES,
-        effort=Effort(rounds=options.rounds, budget_s=options.budget, longest_call_s=options.longest_call),
+        effort=Effort(
+            rounds=options.rounds,
+            budget_s=options.budget,
+            longest_call_s=options.longest_call,
+            clock=options.clock,
+        ),
+        threads=options.threads,
         json=options.json,
         figure=options.figure,
     )
@@ -157,12 +170,15 @@ def bench_attention(request: Request) -> str:
     found, missing = catalogue(setting)
     selected = chosen(found, request.implementations)
     _warn(missing)
-    results, peak = Results([each.name for each in selected]), MatmulPeak(setting)
+    clock, before = request.effort.clock, torch.get_num_threads()
+    results, peak = Results([each.name for each in selected]), MatmulPeak(setting, clock)
+    torch.set_num_threads(request.threads or before)
     try:
         _measure(request, selected, results, peak)
+        return _description(setting, results, peak, missing, clock)
     finally:
+        torch.set_num_threads(before)
         _write(request, results)
-    return _description(setting, results, peak, missing)
 
 
 def _measure(request: Request, selected: list[Implementation], results: Results, peak: MatmulPeak) -> None:
@@ -199,11 +215,12 @@ def _left_out(missing: Missing) -> str:
     return f"left out: {missing.name}: {missing.reason}"
 
 
-def _description(setting: Setting, results: Results, peak: MatmulPeak, missing: Sequence[Missing]) -> str:
+def _description(setting: Setting, results: Results, peak: MatmulPeak, missing: Sequence[Missing], clock: Clock) -> str:
     host = machine(torch.device(setting.device))
     where = host["device"] if setting.device == "cuda" else host["processor"]
     head = [
-        f"{where}, {host['threads']} threads, torch {torch.__version__}; "
+        f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"{'wall-clock' if clock == 'wall' else 'processor'} time; "
         f"matrix products reach {peak.flops_per_second / 1e9:,.0f} GFLOP/s",
         f"batch {setting.batch}, {setting.heads} heads of {setting.head_size}, window {setting.window}, "
         f"chunk {setting.chunk}, {setting.hash_rounds} rounds of hashing, {setting.dtype}",

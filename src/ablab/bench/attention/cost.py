@@ -18,12 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ablab.bench.attention.implementation import Setting
 
+Clock = Literal["wall", "cpu"]
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 FEWEST = 3  # repetitions, however long they take
 
 
@@ -40,15 +43,16 @@ class Times:
         return cls(median(seconds), min(seconds), max(seconds))
 
 
-def once(call: Callable[[], object], device: str) -> float:
+def once(call: Callable[[], object], device: str, clock: Clock = "wall") -> float:
     """Seconds that one call takes, until the device has done it."""
+    now = CLOCKS[clock]
     if device == "cuda":
         torch.cuda.synchronize()
-    started = time.perf_counter()
+    started = now()
     kept = call()
     if device == "cuda":
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
+    seconds = now() - started
     del kept  # freeing is not counted: for what is large it costs more than small calls do
     return seconds
 
@@ -59,7 +63,11 @@ def repetitions(seconds: float, rounds: int, budget_s: float) -> int:
 
 
 def in_turn(
-    calls: Mapping[str, Callable[[], object]], counts: Mapping[str, int], device: str, seconds: dict[str, list[float]]
+    calls: Mapping[str, Callable[[], object]],
+    counts: Mapping[str, int],
+    device: str,
+    seconds: dict[str, list[float]],
+    clock: Clock = "wall",
 ) -> None:
     """Time each call `counts` times, in rounds; calls with fewer repetitions pause in rounds evenly spread.
 
@@ -74,7 +82,7 @@ def in_turn(
         for round_ in range(rounds):
             for name, call in calls.items():
                 if (round_ + 1) * counts[name] // rounds > round_ * counts[name] // rounds:
-                    seconds.setdefault(name, []).append(once(call, device))
+                    seconds.setdefault(name, []).append(once(call, device, clock))
     finally:
         if collecting:
             gc.enable()
@@ -156,9 +164,9 @@ REPETITIONS = 5
 class MatmulPeak:
     """The fastest of all matrix products that were timed, in FLOP/s; the machine's peak changes with what else runs."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, clock: Clock = "wall") -> None:
         self.flops_per_second = 0.0
-        self._device = setting.device
+        self._device, self._clock = setting.device, clock
         self._matrix = torch.ones(SIZE[setting.device], SIZE[setting.device], dtype=setting.torch_dtype).to(
             setting.device
         )
@@ -167,5 +175,5 @@ class MatmulPeak:
         """Time a few more."""
         n = len(self._matrix)
         for _ in range(REPETITIONS):
-            seconds = once(lambda: self._matrix @ self._matrix, self._device)
+            seconds = once(lambda: self._matrix @ self._matrix, self._device, self._clock)
             self.flops_per_second = max(self.flops_per_second, 2 * n**3 / seconds)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ablab.bench.attention.cost import (
+    Clock,
     MatmulPeak,
     Times,
     available_bytes,
@@ -35,6 +36,7 @@ class Effort:
     rounds: int = 30  # repetitions at most
     budget_s: float = 3.0  # for the repetitions of one implementation in one pass at one length
     longest_call_s: float = 30.0  # what is foreseen to take longer is skipped
+    clock: Clock = "wall"
 
 
 class _SkippedError(Exception):
@@ -95,7 +97,7 @@ def _time(
     counts = {each.implementation.name: repetitions(each.seconds, effort.rounds, effort.budget_s) for each in ready}
     seconds: dict[str, list[float]] = {}
     try:
-        in_turn(calls, counts, setting.device, seconds)
+        in_turn(calls, counts, setting.device, seconds, effort.clock)
     finally:  # what was timed before an interrupt is kept
         for each in ready:
             if each.implementation.name in seconds:
@@ -129,7 +131,7 @@ def _prepare(
         keys = check(attention, *tensors, backward=backward)
         call = _call(attention, *tensors, backward=backward)
         memory = peak_bytes(call, setting.device)
-        seconds = once(call, setting.device)
+        seconds = once(call, setting.device, effort.clock)
         if seconds > effort.longest_call_s:
             raise _SkippedError(f"one call took {seconds:.0f} s, more than {effort.longest_call_s:g} s")
     except _SkippedError:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
+from ablab.bench.attention.cost import CLOCKS
 from ablab.bench.attention.tables import render
 from ablab.bench.decode.entries import BASE, Entry, Sizes, attention_entry, recipe_entries
 from ablab.bench.decode.measure import Timed, measure
 from ablab.bench.decode.tables import lines, tables
-from ablab.bench.layers.measure import CLOCKS, WARM_UP, Effort
+from ablab.bench.layers.measure import WARM_UP, Effort
 from ablab.config import conf_folder
 from ablab.config.nearest import nearest
 from ablab.errors import UserError

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
+from ablab.bench.attention.cost import CLOCKS
 from ablab.bench.attention.implementation import PASSES, Pass
 from ablab.bench.attention.tables import render
 from ablab.bench.layers import compressed, experts, linear
-from ablab.bench.layers.measure import CLOCKS, Effort, Timed, measure
+from ablab.bench.layers.measure import Effort, Timed, measure
 from ablab.bench.layers.pair import Kind, Sizes
 from ablab.bench.layers.tables import lines, tables
 from ablab.errors import UserError

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ablab.bench.attention.cost import CLOCKS, Clock
 from ablab.bench.attention.implementation import PASSES, Pass
 from ablab.bench.attention.results import first_line
 from ablab.bench.layers.pair import Kind, Layer, Sizes
 
-Clock = Literal["wall", "cpu"]
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 TOLERANCE = 1e-3  # of the largest number, of outputs and of the input's gradient, in single precision
 WARM_UP = 1  # rounds that are not counted
 

@@ -21,7 +21,10 @@ from ablab.model.attention.kernel import FLOOR, Scale, attend, attend_backward
 BLOCK = 32  # queries that share one stretch of keys
 BACKWARD_BLOCK = 64  # keys that share one stretch of queries
 STEP = 32  # lengths of stretches are multiples of it
-PIECE = 512  # rows attended by one call, so that what it returns stays in the cache until it is in its place
+# Rows attended by one call, so that what it returns stays in the cache until it is in its place. The backward pass
+# returns five times as much.
+PIECE = 2048
+BACKWARD_PIECE = 512
 SLICE = 2**20  # elements of a bias that differs from block to block, so that it stays in the cache
 
 
@@ -117,10 +120,12 @@ def band_forward(
         slopes: (H,), by which scores fall per position of distance.
     """
     for segment in _segments(len(q), BLOCK, band.back, band.ahead):
-        for part, bias in _parts(segment, band, padding, edge, slopes, q, rows_are_queries=True):
-            mixed, sums = attend(_rows(q, part), _columns(k, part), _columns(v, part), bias, scale)
-            _rows(out, part).copy_(mixed)
-            _rows(lse, part).copy_(sums)
+        queries, keys, values = _rows(q, segment), _columns(k, segment), _columns(v, segment)
+        outs, totals = _rows(out, segment), _rows(lse, segment)
+        for piece, bias in _pieces(segment, band, padding, edge, slopes, q, rows_are_queries=True):
+            mixed, sums = attend(queries[piece], keys[piece], values[piece], bias, scale)
+            outs[piece].copy_(mixed)
+            totals[piece].copy_(sums)
 
 
 def band_backward(
@@ -145,23 +150,19 @@ def band_backward(
     `out` and `lse` may be those of more keys than the band's.
     """
     for segment in _segments(len(q), BACKWARD_BLOCK, band.ahead, band.back):  # the rows are keys here
-        for part, bias in _parts(segment, band, padding, edge, slopes, q, rows_are_queries=False):
-            dq, dk, dv = attend_backward(
-                _columns(grad, part),
-                _columns(q, part),
-                _rows(k, part),
-                _rows(v, part),
-                _columns(out, part),
-                _columns(lse, part),
-                bias,
-                scale,
-            )
-            _rows(grad_k, part).copy_(dk)
-            _rows(grad_v, part).copy_(dv)
-            # Stretches overlap, but not their pieces of one block's length.
-            for start in range(0, part.columns, part.rows):
-                stop = min(start + part.rows, part.columns)
-                _view(grad_q, part.column + start, stop - start, part).add_(dq[:, :, start:stop])
+        of_queries = [_columns(x, segment) for x in (grad, q, out, lse)]
+        of_keys = [_rows(x, segment) for x in (k, v, grad_k, grad_v)]
+        # Stretches overlap, but not their parts of one block's length.
+        parts = [slice(at, min(at + segment.rows, segment.columns)) for at in range(0, segment.columns, segment.rows)]
+        totals = [_view(grad_q, segment.column + part.start, part.stop - part.start, segment) for part in parts]
+        for piece, bias in _pieces(segment, band, padding, edge, slopes, q, rows_are_queries=False):
+            grads, queries, outs, sums = (x[piece] for x in of_queries)
+            keys, values, keys_grad, values_grad = (x[piece] for x in of_keys)
+            dq, dk, dv = attend_backward(grads, queries, keys, values, outs, sums, bias, scale)
+            keys_grad.copy_(dk)
+            values_grad.copy_(dv)
+            for part, total in zip(parts, totals, strict=True):
+                total[piece].add_(dq[:, :, part])
 
 
 def span_gradient(
@@ -185,10 +186,12 @@ def span_gradient(
     of the attention over the keys on the ramp, each of weight 1, that makes (Z_r / Z) grad . (O_r - O) / ramp.
     """
     for segment in _segments(len(q), BLOCK, band.back, band.ahead):
-        for part, bias in _parts(segment, band, padding, edge, slopes, q, rows_are_queries=True, on_ramp=True):
-            mixed, sums = attend(_rows(q, part), _columns(k, part), _columns(v, part), bias, scale)
-            share = (sums - _rows(lse, part)).exp_().div_(edge.ramp)
-            _rows(grad_spans, part).copy_(((mixed - _rows(out, part)) * _rows(grad, part)).sum(-1).mul_(share))
+        queries, outs, totals, grads, found = (_rows(x, segment) for x in (q, out, lse, grad, grad_spans))
+        keys, values = _columns(k, segment), _columns(v, segment)
+        for piece, bias in _pieces(segment, band, padding, edge, slopes, q, rows_are_queries=True, on_ramp=True):
+            mixed, sums = attend(queries[piece], keys[piece], values[piece], bias, scale)
+            share = (sums - totals[piece]).exp_().div_(edge.ramp)
+            found[piece].copy_(((mixed - outs[piece]) * grads[piece]).sum(-1).mul_(share))
 
 
 def band_scores(length: int, back: int, ahead: int) -> int:
@@ -211,7 +214,7 @@ def _columns(x: Tensor, segment: _Segment) -> Tensor:
     return _view(x, segment.column, segment.columns, segment)
 
 
-def _parts(
+def _pieces(
     segment: _Segment,
     band: Band,
     padding: Tensor | None,
@@ -221,37 +224,40 @@ def _parts(
     *,
     rows_are_queries: bool,
     on_ramp: bool = False,
-) -> Iterator[tuple[_Segment, Tensor]]:
-    """The segment in pieces, each with its bias: queries times keys, with (blocks, heads) before where they matter."""
-    size = max(1, at_once(PIECE, like.device) // segment.rows)
+) -> Iterator[tuple[slice, Tensor]]:
+    """The segment's blocks, a few at a time, with their bias.
+
+    That is queries times keys, with (blocks, heads) before where they matter.
+    """
+    size = max(1, at_once(PIECE if rows_are_queries else BACKWARD_PIECE, like.device) // segment.rows)
     offset = segment.row - segment.column
     small = segment.rows * segment.columns <= SLICE
     band_bias = _remembered_band_bias if small else _band_bias
     bias = band_bias(band, offset, segment.rows, segment.columns, rows_are_queries, like.dtype, like.device)
-    query_view, key_view = (_rows, _columns) if rows_are_queries else (_columns, _rows)
-    soft_bias = None if edge is None else edge.on_ramp if on_ramp else edge.bias
-    distance = _distance(offset, segment.rows, segment.columns, rows_are_queries, like.device)
-    if slopes is not None:
-        bias = (bias - slopes[:, None, None] * distance.abs()).unsqueeze(0)
-    spans_by_query = None
-    if edge is not None and soft_bias is not None:
-        if edge.spans.dim() == 2:
-            spans_by_query = edge.spans
-        else:
-            bias = bias + soft_bias(distance, edge.spans.unsqueeze(-1)).unsqueeze(0)
-    if padding is not None or spans_by_query is not None:
+    spans_by_query, padding_by_key = None, None
+    if slopes is not None or edge is not None:
+        distance = _distance(offset, segment.rows, segment.columns, rows_are_queries, like.device)
+        if slopes is not None:
+            bias = (bias - slopes[:, None, None] * distance.abs()).unsqueeze(0)
+        if edge is not None:
+            soft_bias = edge.on_ramp if on_ramp else edge.bias
+            if edge.spans.dim() == 2:
+                spans_by_query = (_rows if rows_are_queries else _columns)(edge.spans, segment)
+            else:
+                bias = bias + soft_bias(distance, edge.spans.unsqueeze(-1)).unsqueeze(0)
+    if padding is not None:
+        padding_by_key = (_columns if rows_are_queries else _rows)(padding.unsqueeze(-1), segment).unsqueeze(-2)
+    if padding_by_key is not None or spans_by_query is not None:
         heads = 1 if edge is None and slopes is None else like.shape[1]
         size = min(size, max(1, at_once(SLICE, like.device) // (heads * segment.rows * segment.columns)))
     for start in range(0, segment.blocks, size):
-        offset = start * segment.rows
-        blocks = min(size, segment.blocks - start)
-        part = _Segment(segment.row + offset, segment.rows, segment.column + offset, segment.columns, blocks)
-        of_part = bias
-        if spans_by_query is not None and soft_bias is not None:
-            of_part = of_part + soft_bias(distance, query_view(spans_by_query, part))
-        if padding is not None:
-            of_part = of_part + key_view(padding.unsqueeze(-1), part).unsqueeze(-2)
-        yield part, of_part
+        piece = slice(start, min(start + size, segment.blocks))
+        of_piece = bias
+        if spans_by_query is not None:
+            of_piece = of_piece + soft_bias(distance, spans_by_query[piece])
+        if padding_by_key is not None:
+            of_piece = of_piece + padding_by_key[piece]
+        yield piece, of_piece
 
 
 def _distance(offset: int, rows: int, columns: int, rows_are_queries: bool, device: torch.device) -> Tensor:
