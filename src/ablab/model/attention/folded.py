@@ -20,24 +20,14 @@ _Dims = Sequence[int | None]
 
 
 class FoldedSeeds(TorchFunctionMode):
-    """Within it, `scaled_dot_product_attention` of anybody may be called below `vmap`, and takes one call for all.
-
-    Args:
-        others: functions of torch, and what is called in their place.
-    """
-
-    def __init__(self, others: Mapping[Any, Callable[..., Any]] | None = None) -> None:
-        super().__init__()
-        self._instead = {scaled_dot_product_attention: _fused, **(others or {})}
+    """Within it, `scaled_dot_product_attention` of anybody may be called below `vmap`, and takes one call for all."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return self._instead.get(func, func)(*args, **(kwargs or {}))
-
-
-def _fused(*args: Any, **kwargs: Any) -> Any:
-    return _Fused.apply(*_arguments(*args, **kwargs))  # type: ignore[no-untyped-call]
+        if func is scaled_dot_product_attention:
+            return _Fused.apply(*_arguments(*args, **(kwargs or {})))  # type: ignore[no-untyped-call]
+        return func(*args, **(kwargs or {}))
 
 
 def _arguments(

@@ -13,13 +13,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional
 
 from ablab.model.attention.folded import FoldedSeeds
 from ablab.model.protocols import has_penalties
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Batch, Inputs, Task
-from ablab.training.stacked.linear import linear
 
 _Named = dict[str, Tensor]
 
@@ -72,7 +70,7 @@ class StackedModel:
         inputs = _inputs_of([batches[place][0] for place in whose])
         targets = torch.stack([batches[place][1] for place in whose])
         before = {name: buffer._version for name, buffer in buffers.items()}
-        with FoldedSeeds({functional.linear: linear}):
+        with FoldedSeeds():
             losses, totals = vmap(self._objective.of, randomness="error")(parameters, buffers, inputs, targets)
         gradients = torch.autograd.grad(totals.sum(), list(learned.values()), allow_unused=True)
         changed = {name: each for name, each in buffers.items() if each._version != before[name]}
