@@ -40,6 +40,10 @@ class Seat:
         self.counted[:] = [built.cost.counted()]
         return SeatedModule(self, built)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Seat:
+        """Itself: callbacks that average weights copy the whole module, and a copy sits in no other place."""
+        return self
+
     def share(self, cost: Cost) -> None:
         """Leave of the measured cost what can be told of one run: an equal share of the time, and no speed."""
         if cost.wall_time_s is not None:
