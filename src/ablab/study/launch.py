@@ -22,6 +22,7 @@ from ablab.study.planning.preflight import Preflight
 from ablab.study.seed_blocks import Decide, SeedBlocks
 from ablab.study.supervision.code import freeze_code
 from ablab.study.supervision.lock import StudyLock
+from ablab.study.supervision.resources import side_by_side
 from ablab.study.supervision.stack import units
 from ablab.study.supervision.supervisor import Supervisor, may_try_again
 from ablab.training.begin import changed_data
@@ -173,7 +174,8 @@ def carry_out(
     tell_replaced(left)
     if left:
         freeze_code(run.config for run in left)
-        records |= supervisor.run(units(runs, left, preflight.may_stack))
+        room = side_by_side([run.config for run in left], settings)
+        records |= supervisor.run(units(runs, left, preflight.may_stack, room))
     return records, supervisor.stopped_by
 
 

@@ -21,6 +21,8 @@ class Watchers(Callback):
 
     def __init__(self, *callbacks: Callback) -> None:
         self._callbacks = callbacks
+        # Lightning asks for it at every hook.
+        self._state_key = f"Watchers[{', '.join(callback.state_key for callback in self._stateful)}]"
         for name in _HOOKS:
             defined = [getattr(callback, name) for callback in callbacks if _defines(callback, name)]
             if defined:
@@ -28,7 +30,7 @@ class Watchers(Callback):
 
     @property
     def state_key(self) -> str:
-        return f"Watchers[{', '.join(callback.state_key for callback in self._stateful)}]"
+        return self._state_key
 
     def state_dict(self) -> StateDict:
         states = {callback.state_key: callback.state_dict() for callback in self._stateful}

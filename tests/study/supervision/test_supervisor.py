@@ -380,6 +380,31 @@ def test_what_of_a_plan_is_stacked(tiny_config: TinyConfig, tmp_path: Path) -> N
     assert seats([runs[1], runs[2]]) == [([1, 2], (1, 2), 3)]
 
 
+@pytest.mark.parametrize(
+    ("seeds", "side_by_side", "sizes"),
+    [
+        (9, 1, [9]),
+        (9, 2, [4, 5]),
+        (9, 8, [4, 5]),  # not of less than four
+        (3, 2, [3]),
+        (34, 1, [11, 11, 12]),
+    ],
+)
+def test_stacks_are_as_many_as_there_is_room_for(
+    tiny_config: TinyConfig, tmp_path: Path, seeds: int, side_by_side: int, sizes: list[int]
+) -> None:
+    runs = planned(tmp_path, *(tiny_config(f"seed={seed}") for seed in range(seeds)))
+    found = units(runs, runs, lambda config: True, side_by_side)
+    assert [unit.size for unit in found] == sizes
+    assert [run for unit in found for run in unit.runs] == runs
+    last = runs[1].folder / CHECKPOINT_FOLDER / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.touch()  # it goes on: what is left of the others stays where it was
+    again = units(runs, runs[1:], lambda config: True, side_by_side)
+    assert [unit.size for unit in again] == sizes
+    assert [seat for unit in again for seat in unit.places] == [seat for size in sizes for seat in range(size)][1:]
+
+
 def test_of_a_stack_those_are_tried_again_that_failed(
     tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ablab.analysis.comparison import compare
 from ablab.config import RunConfig, fingerprint
+from ablab.results.collect import tabulate
 from ablab.results.record import Record
 from ablab.results.store import CHECKPOINT_FOLDER, METRICS_FILE, remove
 from ablab.training.begin import prepare_folder
@@ -178,6 +180,43 @@ def test_a_run_can_go_on_alone_from_what_it_left_in_a_stack(both: Both, tmp_path
     weights = {name.removeprefix("model."): each for name, each in found["state_dict"].items()}
     model.load_state_dict(weights)
     assert all(isinstance(each, Tensor) and each.untyped_storage().nbytes() == each.nbytes for each in weights.values())
+
+
+def test_copies_of_weights_and_batches_that_are_added_up_are_those_of_the_run_alone(
+    tiny_config: TinyConfig, run: Callable[[RunConfig, Path], Record], tmp_path: Path
+) -> None:
+    """And a schedule that follows each seed's own gradients."""
+    words = ["callbacks=ema", "trainer.accumulate_grad_batches=2", "schedule=gradient_variance", "trainer.max_steps=2"]
+    words += ["optimizer=sgd", "trainer.gradient_clip_val=100"]  # by which the size of a gradient counts
+    configs = [tiny_config(f"seed={seed}", *words) for seed in range(SEEDS)]
+    stacked = stack(configs, tmp_path / "stacked", places=(0, 2))
+    for place in (0, 2):
+        alone = run(configs[place], tmp_path / str(place))
+        assert (stacked[place].status, alone.status) == ("ok", "ok")
+        assert stacked[place].metrics == pytest.approx(alone.metrics, rel=1e-5)
+        assert stacked[place].responses["schedule"] == pytest.approx(alone.responses["schedule"], rel=1e-4)
+        assert losses(tmp_path / "stacked" / str(place)) == pytest.approx(losses(tmp_path / str(place)), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_verdicts_are_those_of_runs_alone(
+    both: Both, tiny_config: TinyConfig, run: Callable[[RunConfig, Path], Record], tmp_path: Path
+) -> None:
+    found = {"alone": [*both.alone], "stacked": [*both.stacked.values()]}
+    for number, word in enumerate(("optimizer.lr=0.01", "model.n_heads=1")):
+        configs = [tiny_config(f"seed={seed}", "model.n_layers=2", word) for seed in range(SEEDS)]
+        found["alone"] += [run(each, tmp_path / str(number) / f"alone{each.seed}") for each in configs]
+        found["stacked"] += stack(configs, tmp_path / str(number)).values()
+    alone, stacked = (
+        compare(
+            tabulate([(Path(str(index)), each) for index, each in enumerate(records)]),
+            baseline="model.n_heads=2,optimizer.lr=0.001",
+        ).items
+        for records in found.values()
+    )
+    assert sorted(item.verdict for item in alone) == ["BETTER", "UNRESOLVED"]
+    assert [item.verdict for item in stacked] == [item.verdict for item in alone]
+    assert [item.effect for item in stacked] == pytest.approx([item.effect for item in alone], abs=1e-5)
 
 
 def test_asked_to_stop_every_seed_saves_itself(both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

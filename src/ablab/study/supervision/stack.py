@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +14,7 @@ from ablab.study.plan_file import PlannedRun
 from ablab.training.checkpoint_list import LAST
 
 MOST = 16  # seeds in a stack; of more there are several
+FEWEST = 4  # seeds in each, where one stack is made into several: what a pass takes beside its products is shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,30 +45,45 @@ class Unit:
         return replace(self, runs=tuple(runs), places=tuple(places[run.info.index] for run in runs))
 
 
-def units(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], may_stack: Callable[[RunConfig], bool]) -> list[Unit]:
+def units(
+    runs: Sequence[PlannedRun],
+    left: Sequence[PlannedRun],
+    may_stack: Callable[[RunConfig], bool],
+    side_by_side: int = 1,
+) -> list[Unit]:
     """What to start, in the order of the plan.
 
     Args:
         runs: of the plan, or of its block.
         left: those of them that are not done with.
         may_stack: whether the seeds of a run can be stacked.
+        side_by_side: how many processes there are room for. Stacks are made smaller, so that each has one.
     """
     wanted = {run.info.index for run in left}
     groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault(_kind(run), []).append(run)
-    found = [unit for group in groups.values() for unit in _of_group(group, wanted, may_stack)]
+    share = math.ceil(side_by_side / max(len(groups), 1))
+    found = [unit for group in groups.values() for unit in _of_group(group, wanted, may_stack, share)]
     return sorted(found, key=lambda unit: unit.head.info.index)
 
 
-def _of_group(group: list[PlannedRun], wanted: set[int], may_stack: Callable[[RunConfig], bool]) -> list[Unit]:
+def _of_group(
+    group: list[PlannedRun], wanted: set[int], may_stack: Callable[[RunConfig], bool], share: int
+) -> list[Unit]:
     left = [run for run in group if run.info.index in wanted]
     if len(group) < 2 or not left or not may_stack(group[0].config):
         return [Unit(runs=(run,)) for run in left]
     # One that goes on must find as many places as it had; those of a stack that begins are of who is in it.
     whole = group if any(_goes_on(run) for run in left) else left
-    stacks = [whole[start : start + MOST] for start in range(0, len(whole), MOST)]
-    return [unit for stack in stacks for unit in _unit(stack, wanted)]
+    return [unit for stack in _parts(whole, share) for unit in _unit(stack, wanted)]
+
+
+def _parts(whole: list[PlannedRun], share: int) -> list[list[PlannedRun]]:
+    """So many stacks of seeds, of nearly the same size: none with more than MOST, and with fewer than FEWEST none."""
+    count = max(math.ceil(len(whole) / MOST), min(share, len(whole) // FEWEST), 1)
+    bounds = [len(whole) * part // count for part in range(count + 1)]
+    return [whole[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def _unit(stack: Sequence[PlannedRun], wanted: set[int]) -> list[Unit]:

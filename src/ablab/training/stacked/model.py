@@ -52,6 +52,7 @@ class StackedModel:
     def __init__(self, template: Transformer, task: Task, size: int) -> None:
         self._size = size
         self._objective = _Objective(template.train(), task)
+        self._tensors: dict[int, Tensors] = {}  # of the models, by place
 
     def __call__(self, models: Mapping[int, Transformer], batches: Mapping[int, Batch]) -> dict[int, Passed]:
         """One pass of each model on its batch, by place. The buffers of the models change as they do in a pass."""
@@ -62,10 +63,10 @@ class StackedModel:
     def _pass(self, models: Mapping[int, Transformer], batches: Mapping[int, Batch], size: int) -> dict[int, Passed]:
         first = min(models)
         whose = [place if place in models else first for place in range(size)] if size > 1 else [first]
-        in_order = [models[place] for place in whose]
-        parameters = _stacked([dict(each.named_parameters()) for each in in_order])
-        buffers = _stacked([dict(each.named_buffers()) for each in in_order])
-        learned = {name: p.requires_grad_() for name, p in parameters.items() if _learned(in_order[0], name)}
+        tensors = [self._tensors_of(place, models[place]) for place in whose]
+        own = [each.parameters() for each in tensors]
+        parameters, buffers = _stacked(own), _stacked([each.buffers() for each in tensors])
+        learned = {name: p.requires_grad_() for name, p in parameters.items() if own[0][name].requires_grad}
         inputs = _inputs_of([batches[place][0] for place in whose])
         targets = torch.stack([batches[place][1] for place in whose])
         before = {name: buffer._version for name, buffer in buffers.items()}
@@ -74,8 +75,9 @@ class StackedModel:
         gradients = torch.autograd.grad(totals.sum(), list(learned.values()), allow_unused=True)
         changed = {name: each for name, each in buffers.items() if each._version != before[name]}
         # Contiguous as the parameters are: fused optimizers go by memory, and not by strides.
-        named = {
-            name: None if each is None else each.contiguous() for name, each in zip(learned, gradients, strict=True)
+        each_ones = {
+            name: [None] * size if each is None else each.contiguous().unbind()
+            for name, each in zip(learned, gradients, strict=True)
         }
         found = {}
         for index, place in enumerate(whose):
@@ -85,9 +87,40 @@ class StackedModel:
             found[place] = Passed(
                 losses[index].detach(),
                 totals[index].detach(),
-                {name: None if each is None else each[index] for name, each in named.items()},
+                {name: each[index] for name, each in each_ones.items()},
             )
         return found
+
+    def _tensors_of(self, place: int, model: Transformer) -> Tensors:
+        known = self._tensors.get(place)
+        if known is None or known.model is not model:
+            known = self._tensors[place] = Tensors(model)
+        return known
+
+
+class Tensors:
+    """The parameters and buffers of a model by their names, found again and again.
+
+    `named_parameters` goes through all modules, which takes as long as some products of a small model. Here it does so
+    once; tensors that were put in the place of others are found.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._parameters = _places(model, [name for name, _ in model.named_parameters()])
+        self._buffers = _places(model, [name for name, _ in model.named_buffers()])
+
+    def parameters(self) -> _Named:
+        return {name: getattr(module, own) for name, module, own in self._parameters}
+
+    def buffers(self) -> _Named:
+        return {name: getattr(module, own) for name, module, own in self._buffers}
+
+
+def _places(model: nn.Module, names: Sequence[str]) -> list[tuple[str, nn.Module, str]]:
+    """Of each name the module that has it, and how it is called there."""
+    split = [(name, *name.rpartition(".")[::2]) for name in names]
+    return [(name, model.get_submodule(where), own) for name, where, own in split]
 
 
 class _Objective(nn.Module):
@@ -107,10 +140,6 @@ class _Objective(nn.Module):
         """The loss and the total for these parameters and buffers of the model."""
         values = {f"model.{name}": value for name, value in {**parameters, **buffers}.items()}
         return cast(tuple[Tensor, Tensor], functional_call(self, values, (inputs, targets)))
-
-
-def _learned(model: Transformer, name: str) -> bool:
-    return model.get_parameter(name).requires_grad
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from ablab.tasks.base import Batch
 from ablab.training.build import BuiltRun
 from ablab.training.module import TrainingModule
 from ablab.training.stacked.lockstep import Lockstep
-from ablab.training.stacked.model import Passed
+from ablab.training.stacked.model import Passed, Tensors
 from ablab.training.stopping import StopRequest
 
 Given = tuple[Transformer, Batch]
@@ -26,16 +26,23 @@ class Seat:
     Args:
         place: of so many (`size`), those of runs that had ended before among them.
         stop: whether the process was asked to stop.
+        counted: what one of them has counted of its cost, for all that follow; empty until then.
     """
 
     place: int
     size: int
     lockstep: Lockstep[Given, Passed]
     stop: StopRequest
+    counted: list[Cost]
 
     def build_module(self, built: BuiltRun) -> TrainingModule:
         """As `ablab.training.trainer.build_module`."""
+        self.counted[:] = [built.cost.counted()]
         return SeatedModule(self, built)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Seat:
+        """Itself: callbacks that average weights copy the whole module, and a copy sits in no other place."""
+        return self
 
     def share(self, cost: Cost) -> None:
         """Leave of the measured cost what can be told of one run: an equal share of the time, and no speed."""
@@ -52,6 +59,7 @@ class SeatedModule(TrainingModule):
     def __init__(self, seat: Seat, built: BuiltRun) -> None:
         super().__init__(built.build_model(), built.task, built.optimizer, built.schedule)
         self._seat = seat
+        self._tensors = Tensors(self.model)
         self._passed: Passed | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -65,9 +73,11 @@ class SeatedModule(TrainingModule):
         """Give the parameters their gradients, which came with the loss."""
         assert self._passed is not None
         share = 1 / self.trainer.accumulate_grad_batches
-        for name, parameter in self.model.named_parameters():
-            if (gradient := self._passed.gradients.get(name)) is None:
+        parameters = self._tensors.parameters()
+        for name, gradient in self._passed.gradients.items():
+            if gradient is None:
                 continue
+            parameter = parameters[name]
             own = gradient if share == 1 else gradient * share
             parameter.grad = own if parameter.grad is None else parameter.grad + own
         self._passed = None

@@ -52,7 +52,7 @@ def execute_stack(
         known = [counted] if counted else []
 
         def train(member: Member) -> None:
-            seat = Seat(place=member.place, size=size, lockstep=lockstep, stop=stop)
+            seat = Seat(place=member.place, size=size, lockstep=lockstep, stop=stop, counted=known)
             record = execute(
                 member.config,
                 member.folder,
