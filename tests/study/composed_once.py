@@ -26,6 +26,7 @@ from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig
 
 _choose = defaults_list.create_defaults_list
+_refer = defaults_list._create_interpolation_map
 _compose = ConfigLoaderImpl._compose_config_from_defaults_list
 _parse = OverridesParser.parse_rule
 
@@ -33,6 +34,7 @@ _chosen: dict[Any, DefaultsList] = {}  # by files and choices
 _composed: dict[int, DictConfig] = {}  # by the list of defaults, which is kept above
 _parsed: dict[tuple[str, str], Any] = {}
 _loaded: dict[Any, Any] = {}
+_NOTHING = DictConfig({})
 _MOST = 100  # that are kept: each has a thousand nodes, which are looked at when garbage is collected
 
 
@@ -41,6 +43,7 @@ def composed_once() -> Iterator[None]:
     """Within it, the files of a config are read and merged for the first of those that choose the same options."""
     with (
         mock.patch.object(config_loader_impl, "create_defaults_list", create_defaults_list),
+        mock.patch.object(defaults_list, "_create_interpolation_map", create_interpolation_map),
         mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose),
         mock.patch.object(OverridesParser, "parse_rule", parse_rule),
         mock.patch.object(_of_files()[0], "load_config", load_config),
@@ -61,6 +64,11 @@ def create_defaults_list(
             _composed.clear()
         _chosen[key] = _choose(repo, config_name, overrides_list, prepend_hydra, skip_missing)
     return replace(_chosen[key], config_overrides=values)
+
+
+def create_interpolation_map(overrides: Overrides, defaults: list[Any], self_added: bool) -> DictConfig:
+    """What the defaults of a file can refer to. Few do, and Hydra makes a config of all choices for every file."""
+    return _refer(overrides, defaults, self_added) if any(each.is_interpolation() for each in defaults) else _NOTHING
 
 
 def compose(self: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfig:
