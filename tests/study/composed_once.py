@@ -10,6 +10,7 @@ import contextlib
 import copy
 import functools
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,9 +32,9 @@ _compose = ConfigLoaderImpl._compose_config_from_defaults_list
 _parse = OverridesParser.parse_rule
 
 _chosen: dict[Any, DefaultsList] = {}  # by files and choices
-_composed: dict[int, DictConfig] = {}  # by the list of defaults, which is kept above
+_composed: dict[int, bytes] = {}  # pickled, by the list of defaults, which is kept above
 _parsed: dict[tuple[str, str], Any] = {}
-_loaded: dict[Any, Any] = {}
+_loaded: dict[Any, bytes] = {}
 _NOTHING = DictConfig({})
 _MOST = 100  # that are kept: each has a thousand nodes, which are looked at when garbage is collected
 
@@ -76,8 +77,9 @@ def compose(self: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfi
     if not kept:
         return _compose(self, defaults, repo)
     if id(defaults) not in _composed:
-        _composed[id(defaults)] = _compose(self, defaults, repo)
-    return copy.deepcopy(_composed[id(defaults)])
+        _composed[id(defaults)] = pickle.dumps(_compose(self, defaults, repo))
+    config: DictConfig = pickle.loads(_composed[id(defaults)])
+    return config
 
 
 def parse_rule(self: OverridesParser, s: str, rule_name: str) -> Any:
@@ -92,8 +94,8 @@ def load_config(self: Any, config_path: str) -> Any:
         return _of_files()[1](self, config_path)
     key = (self.provider, self.path, *_known(path))
     if key not in _loaded:
-        _loaded[key] = _of_files()[1](self, config_path)
-    return copy.deepcopy(_loaded[key])
+        _loaded[key] = pickle.dumps(_of_files()[1](self, config_path))
+    return pickle.loads(_loaded[key])  # a sixth of the time of `copy.deepcopy`
 
 
 @functools.cache

@@ -62,8 +62,9 @@ def test_it_is_what_hydra_composes(words: list[str]) -> None:
 def test_what_refers_to_another_choice_follows_it(tmp_path: Path, option: str) -> None:
     conf = tmp_path / "conf"
     shutil.copytree(conf_folder(), conf)
+    first = "defaults:\n"
     whole = (conf / "config.yaml").read_text()
-    (conf / "config.yaml").write_text(whole.replace("defaults:\n", "defaults:\n  - activation@again: ${activation}\n", 1))
+    (conf / "config.yaml").write_text(whole.replace(first, f"{first}  - activation@again: ${{activation}}\n", 1))
     found = composed([f"activation={option}"], conf)
     assert isinstance(found, DictConfig), found
     assert found.again == found.activation
