@@ -18,6 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"  # else its first kernel waits for programs that try each out
 os.environ["ABLAB_CACHE"] = tempfile.mkdtemp(prefix="ablab-tests-")
 os.environ["HF_HOME"] = os.path.join(os.environ["ABLAB_CACHE"], "huggingface")
 atexit.register(shutil.rmtree, os.environ["ABLAB_CACHE"], ignore_errors=True)

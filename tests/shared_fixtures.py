@@ -7,6 +7,7 @@ import csv
 import functools
 import os
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from composed_once import composed_once
 from composing import composed
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from lightning.fabric.utilities import registry
+from omegaconf import DictConfig, OmegaConf, open_dict
 from plain_figures import plain_figures
 
 from ablab.config import RunConfig, conf_folder, resolve
@@ -61,6 +63,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """Nobody cuts the power here, and a disk that others write to takes a tenth of a second for each record."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _installed_once() -> Iterator[None]:
+    """Each of Lightning's trainers reads what is installed, for callbacks of other packages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", functools.cache(metadata.entry_points))
         yield
 
 
@@ -124,7 +134,7 @@ def tiny_config(corpus: Path, task_paths: dict[str, Path]) -> TinyConfig:
     def make(*overrides: str) -> RunConfig:
         chosen = dict(o.split("=", 1) for o in _TINY)
         named = next((o.removeprefix("task=") for o in overrides if o.startswith("task=")), chosen["task"])
-        task = OmegaConf.load(conf_folder() / "task" / f"{named}.yaml")
+        task = _task(named)
         settings = [key for key in chosen if key.startswith("task.") and key.removeprefix("task.") not in task]
         chosen = {key: value for key, value in chosen.items() if key not in settings}  # of other tasks
         if not any(o.startswith("model=") for o in overrides):
@@ -176,6 +186,13 @@ def run() -> Callable[..., Record]:
             return execute(config, folder, RunContext(**context))
 
     return make
+
+
+@functools.cache
+def _task(named: str) -> DictConfig:
+    task = OmegaConf.load(conf_folder() / "task" / f"{named}.yaml")
+    assert isinstance(task, DictConfig)
+    return task
 
 
 @functools.cache

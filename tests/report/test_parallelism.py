@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from typing import Any
 
 import pandas as pd
@@ -199,8 +197,3 @@ def test_several_tasks_have_a_table_each_and_the_suite_has_none(records: list[Re
     section = parallelism(ReportContext.of(runs))
     assert section is not None
     assert [block.title for block in section.blocks if not block.sub] == ["language", "vision"]
-
-
-def test_reading_communication_needs_no_torch() -> None:
-    program = "import sys, ablab.report.parallel, ablab.results.record; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

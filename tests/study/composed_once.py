@@ -10,6 +10,7 @@ import contextlib
 import copy
 import functools
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,13 +27,15 @@ from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig
 
 _choose = defaults_list.create_defaults_list
+_refer = defaults_list._create_interpolation_map
 _compose = ConfigLoaderImpl._compose_config_from_defaults_list
 _parse = OverridesParser.parse_rule
 
 _chosen: dict[Any, DefaultsList] = {}  # by files and choices
-_composed: dict[int, DictConfig] = {}  # by the list of defaults, which is kept above
+_composed: dict[int, bytes] = {}  # pickled, by the list of defaults, which is kept above
 _parsed: dict[tuple[str, str], Any] = {}
-_loaded: dict[Any, Any] = {}
+_loaded: dict[Any, bytes] = {}
+_NOTHING = DictConfig({})
 _MOST = 100  # that are kept: each has a thousand nodes, which are looked at when garbage is collected
 
 
@@ -41,6 +44,7 @@ def composed_once() -> Iterator[None]:
     """Within it, the files of a config are read and merged for the first of those that choose the same options."""
     with (
         mock.patch.object(config_loader_impl, "create_defaults_list", create_defaults_list),
+        mock.patch.object(defaults_list, "_create_interpolation_map", create_interpolation_map),
         mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose),
         mock.patch.object(OverridesParser, "parse_rule", parse_rule),
         mock.patch.object(_of_files()[0], "load_config", load_config),
@@ -63,13 +67,19 @@ def create_defaults_list(
     return replace(_chosen[key], config_overrides=values)
 
 
+def create_interpolation_map(overrides: Overrides, defaults: list[Any], self_added: bool) -> DictConfig:
+    """What the defaults of a file can refer to. Few do, and Hydra makes a config of all choices for every file."""
+    return _refer(overrides, defaults, self_added) if any(each.is_interpolation() for each in defaults) else _NOTHING
+
+
 def compose(self: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfig:
     kept = any(defaults is each.defaults for each in _chosen.values())
     if not kept:
         return _compose(self, defaults, repo)
     if id(defaults) not in _composed:
-        _composed[id(defaults)] = _compose(self, defaults, repo)
-    return copy.deepcopy(_composed[id(defaults)])
+        _composed[id(defaults)] = pickle.dumps(_compose(self, defaults, repo))
+    config: DictConfig = pickle.loads(_composed[id(defaults)])
+    return config
 
 
 def parse_rule(self: OverridesParser, s: str, rule_name: str) -> Any:
@@ -84,8 +94,8 @@ def load_config(self: Any, config_path: str) -> Any:
         return _of_files()[1](self, config_path)
     key = (self.provider, self.path, *_known(path))
     if key not in _loaded:
-        _loaded[key] = _of_files()[1](self, config_path)
-    return copy.deepcopy(_loaded[key])
+        _loaded[key] = pickle.dumps(_of_files()[1](self, config_path))
+    return pickle.loads(_loaded[key])  # a sixth of the time of `copy.deepcopy`
 
 
 @functools.cache

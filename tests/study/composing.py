@@ -6,6 +6,7 @@ Hydra takes a seventh of a second to compose a config, and the tests ask for hun
 from __future__ import annotations
 
 import copy
+import pickle
 from functools import cache
 
 from hydra import compose, initialize_config_dir
@@ -23,8 +24,8 @@ def composed(overrides: list[str]) -> DictConfig:
     values = {word[0]: word[1] for word in words if word[0] in ("seed", "name")}
     rest = tuple(override for override, word in zip(overrides, words, strict=True) if word[0] not in chosen | values)
     if any(word.partition("=")[0].split(".")[0].lstrip("+~") in {*chosen, "recipe", "study"} for word in rest):
-        return copy.deepcopy(by_hydra(tuple(overrides)))
-    config = copy.deepcopy(by_hydra(rest))
+        return _copy_of_what_hydra_composes(tuple(overrides))
+    config = _copy_of_what_hydra_composes(rest)
     OmegaConf.update(config, "hydra.runtime.choices", chosen)
     with open_dict(config):
         for axis, option in chosen.items():
@@ -32,6 +33,16 @@ def composed(overrides: list[str]) -> DictConfig:
     for key, value in values.items():
         OmegaConf.update(config, key, int(value) if value.isdigit() else value)
     return config
+
+
+def _copy_of_what_hydra_composes(overrides: Overrides) -> DictConfig:
+    config: DictConfig = pickle.loads(_pickled(overrides))  # a sixth of the time of `copy.deepcopy`
+    return config
+
+
+@cache
+def _pickled(overrides: Overrides) -> bytes:
+    return pickle.dumps(by_hydra(overrides))
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 import composed_once
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra._internal import config_loader_impl
+from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -29,6 +29,7 @@ WORDS = [
 @pytest.fixture
 def _by_hydra_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_loader_impl, "create_defaults_list", composed_once._choose)
+    monkeypatch.setattr(defaults_list, "_create_interpolation_map", composed_once._refer)
     monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", composed_once._compose)
     monkeypatch.setattr(OverridesParser, "parse_rule", composed_once._parse)
     source, load = composed_once._of_files()
@@ -55,6 +56,19 @@ def test_it_is_what_hydra_composes(words: list[str]) -> None:
             if isinstance(found, DictConfig) and isinstance(expected, DictConfig):
                 assert OmegaConf.is_struct(found) == OmegaConf.is_struct(expected)
                 found.seed += 1  # of a copy, which nobody else sees
+
+
+@pytest.mark.parametrize("option", ["gelu", "relu"])
+def test_what_refers_to_another_choice_follows_it(tmp_path: Path, option: str) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(conf_folder(), conf)
+    first = "defaults:\n"
+    whole = (conf / "config.yaml").read_text()
+    (conf / "config.yaml").write_text(whole.replace(first, f"{first}  - activation@again: ${{activation}}\n", 1))
+    found = composed([f"activation={option}"], conf)
+    assert isinstance(found, DictConfig), found
+    assert found.again == found.activation
+    assert found.hydra.runtime.choices["activation@again"] == option
 
 
 def plain(config: DictConfig | str) -> object:

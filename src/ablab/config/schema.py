@@ -141,6 +141,7 @@ Config = make_dataclass(
     "Config",
     [(axis.name, Any, field(default_factory=dict) if axis.optional else MISSING) for axis in AXES.values()],
     bases=(Settings,),
+    namespace={"__module__": __name__},  # where `pickle` looks for it
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from pathlib import Path
 
@@ -23,10 +22,7 @@ def timed(entry: str, *seconds: float, nbytes: int, length: int = 2048, ours: bo
     return Timed(entry=entry, ours=ours, kind="token", batch=1, length=length, seconds=seconds, nbytes=nbytes)
 
 
-def test_one_run_times_prompts_and_tokens_of_all(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # a process of tests has much to look through
+def test_one_run_times_prompts_and_tokens_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     request = Request(
         sizes=SMALL, attentions=["windowed"], lengths=[70, 12], batches=[2], steps=2, effort=Effort(rounds=2),
         threads=1, json=tmp_path / "figures.json",

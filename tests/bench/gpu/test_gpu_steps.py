@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from commands import everything
+from pythons import forking
 
 from ablab.bench.attention.command import catalogue, chosen, request
 from ablab.bench.attention.cost import Times
@@ -91,7 +93,8 @@ def test_a_run_of_two_ranks_is_told_in_numbers(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(ranks, "STEPS", 2)
     monkeypatch.setattr(ranks, "HANG_S", 120)
     output = tmp_path / readings.RESULT_FILE
-    assert ranks.run(output, [*tiny, "strategy=ddp"])
+    with forking(everything, "all"):
+        assert ranks.run(output, [*tiny, "strategy=ddp"])
     [row] = readings.ranks(tmp_path, "")
     assert (row["status"], row["backend"], row["steps"]) == ("ok", "gloo", 2)
     assert min(float(row[key] or 0) for key in ("MB a step", "val_loss")) > 0

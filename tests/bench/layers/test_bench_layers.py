@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,7 +47,6 @@ def test_without_the_package_ours_is_timed_and_one_line_says_why(monkeypatch: py
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(pair, "import_module", missing)
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # a process of tests has much to look through
     found = [row for rows in measure(chosen(()), SIZES, [9], ["forward"], ONCE) for row in rows]
     assert all(row.seconds for row in found if row.ours)
     assert not any(row.seconds for row in found if not row.ours)

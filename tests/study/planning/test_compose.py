@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ablab.config import conf_folder, register_schema
 from ablab.config.explain import ConfigErrors
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
-from ablab.study.planning.recombine import Recombiner
+from ablab.study.planning.recombine import Recombiner, _copy_of
 
 # Options, settings of nodes that are exchanged, settings that only some options have, and what adds a key.
 WORDS = {
@@ -109,6 +110,24 @@ def test_an_option_that_changes_others_is_composed_in_full(tmp_path: Path) -> No
         both, _ = composer(Run(overrides=["activation=meddling", "attention=lsh"]))
     assert (both.options["model"]["dropout"], both.axes["attention"]) == (0.3, "lsh")
     assert both.options["activation"] == {"_target_": "mine.Mine"}
+
+
+def test_a_copy_is_the_config_and_shares_nothing(hydra: tuple[Any, DictConfig]) -> None:
+    """Also of what cannot be pickled."""
+
+    @dataclass
+    class OfAFunction:
+        value: int = 1
+
+    _, config = hydra
+    for whole in (config, OmegaConf.create({"seed": 0, "own": OmegaConf.structured(OfAFunction)})):
+        copied, before = _copy_of(whole), OmegaConf.to_container(whole, resolve=False)
+        assert OmegaConf.to_container(copied, resolve=False) == before
+        assert OmegaConf.is_struct(copied) == OmegaConf.is_struct(whole)
+        assert OmegaConf.get_type(copied) is OmegaConf.get_type(whole)
+        assert all(copied[key]._get_parent() is copied for key in copied if isinstance(copied[key], DictConfig))
+        copied.seed = 99
+        assert OmegaConf.to_container(whole, resolve=False) == before
 
 
 def test_what_refers_to_the_seed_follows_it(hydra: tuple[Any, DictConfig]) -> None:

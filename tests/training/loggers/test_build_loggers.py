@@ -15,10 +15,12 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from commands import everything
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from PIL import Image
+from pythons import forking
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ablab.errors import UserError
@@ -171,7 +173,8 @@ def test_wandb_online_without_a_key_asks_nobody(tmp_path: Path) -> None:
     try:
         command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run")]
         terminal: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-        subprocess.run(command, env=environment, timeout=120, check=True, **terminal)
+        with forking(everything, "all"):
+            subprocess.run(command, env=environment, timeout=120, check=True, **terminal)
         said = os.read(ours, 10_000).decode()
     finally:
         os.close(ours)

@@ -10,6 +10,7 @@ are what Hydra sets last, and so they are set in what was composed without them.
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -77,13 +78,13 @@ class Recombiner:
         if base is None:
             config = self._compose(list(overrides))
             self._bases[fixed] = _Base(overrides, config, _plain(config))
-            return copy.deepcopy(config)
+            return _copy_of(config)
         own, usual = _by_node(overrides), _by_node(base.words)
         exchanged = [top for top in usual | own if own.get(top) != usual.get(top)]
         nodes = {top: self._node(fixed, top, own.get(top, ())) for top in exchanged}
         if any(node is None for node in nodes.values()):
             return self._compose(list(overrides))
-        config = copy.deepcopy(base.config)
+        config = _copy_of(base.config)
         with read_write(config), open_dict(config), read_write(config.hydra), open_dict(config.hydra):
             for top, node in nodes.items():
                 assert node is not None
@@ -111,6 +112,15 @@ class Recombiner:
         plain = _plain(config)
         differs = {part for part in {*plain, *base.plain} if plain.get(part) != base.plain.get(part)}
         return config if differs <= {top} else None
+
+
+def _copy_of(config: DictConfig) -> DictConfig:
+    """Return a copy of a whole config, by way of `pickle`, which takes a third of the time of `copy.deepcopy`."""
+    try:
+        copied: DictConfig = pickle.loads(pickle.dumps(config, pickle.HIGHEST_PROTOCOL))
+    except (pickle.PicklingError, AttributeError, TypeError):  # of a class that lies where no module has it
+        return copy.deepcopy(config)
+    return copied
 
 
 def _exchangeable(override: str) -> bool:
