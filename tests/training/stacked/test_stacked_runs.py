@@ -27,7 +27,10 @@ from ablab.training.stacked.run import Member, execute_stack
 
 TinyConfig = Callable[..., RunConfig]
 SEEDS = 3
-OF_TIME = ("wall_time_s", "train_time_s", "evaluation_time_s", "tokens_per_second", "peak_memory_bytes")
+OF_TIME = (
+    *("wall_time_s", "train_time_s", "processor_time_s", "evaluation_time_s", "tokens_per_second"),
+    "peak_memory_bytes",
+)
 
 
 @dataclass
