@@ -260,7 +260,9 @@ def test_nothing_in_the_package_reads_what_may_run() -> None:
     for path in sorted(Path(ablab.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            assert called not in ("pickle.load", "pickle.loads", "joblib.load", "pandas.read_pickle"), path
+            if called == "pickle.loads":  # what it has just written itself is a copy, and nobody's file
+                assert ast.unparse(node).startswith("pickle.loads(pickle.dumps("), path
+            assert called not in ("pickle.load", "joblib.load", "pandas.read_pickle"), path
             assert called not in ("yaml.load", "yaml.unsafe_load", "yaml.full_load"), path
             if called in ("torch.load", "dcp.load"):
                 assert read[called.removeprefix("torch.")] in ast.unparse(node), path
