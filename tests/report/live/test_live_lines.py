@@ -176,3 +176,11 @@ def test_without_a_console_lines_go_to_stdout(capsys: pytest.CaptureFixture[str]
     told.ended(run, ok(run, 2.5), 1.0)
     told.close()
     assert capsys.readouterr() == ("[1/1] ok          default seed=7  val_loss 2.5000  1.0 s\n", "")
+
+
+def test_colours_that_are_forced_make_no_terminal_of_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Jupyter's kernels and some services that build projects have them."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert type(observer()) is PlainLines

@@ -7,6 +7,7 @@ them out a few times a second, prints and draws; all that is known of the study 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -158,8 +159,9 @@ def observer(compare: Compare | None = None, console: Console | None = None) -> 
     Args:
         compare: makes what the screen shows of the runs that have ended; default: `effects_so_far`.
     """
+    drawable = console is not None or sys.stdout.isatty()  # FORCE_COLOR asks for colours in a file, and no more
     console = console or Console(highlight=False)
-    if not console.is_interactive or console.options.ascii_only:
+    if not drawable or not console.is_interactive or console.options.ascii_only:
         return PlainLines(console)
     return Screen(console, compare or _effects_so_far)
 
