@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from said import notes_of
 from synthetic import record, runs_of, study
 
 from ablab.analysis.baseline import choose_baseline
@@ -82,6 +83,16 @@ def test_what_a_run_notes_of_itself_is_known() -> None:
     runs = runs_of([record(1), record(2, notes=["last.ckpt is damaged: went on from previous.ckpt"])])
     found = seed_notes(outcomes(runs, "language", "default", "val_loss"), "val_loss")
     assert found == [RunNote(2, "last.ckpt is damaged: went on from previous.ckpt")]
+
+
+def test_what_runs_of_several_seeds_say_alike_is_said_once() -> None:
+    runs = runs_of(study({"relu": [1.0, 1.2, 1.4], "gelu": [2.0, 2.3, 2.4]}))
+    for item in runs.records[3:]:
+        item.notes.append("the position has nothing to do")
+    runs.records[4].notes.append("went on")
+    (item,) = compare(runs).items
+    told = [note for note in notes_of(item) if note.startswith("seed")]
+    assert told == ["seeds 1, 2, 3: the position has nothing to do.", "seed 2: went on."]
 
 
 def test_a_variant_whose_seeds_ended_with_a_look_is_compared_there() -> None:

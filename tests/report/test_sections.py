@@ -209,6 +209,18 @@ def test_settings_that_differ_are_told_once_for_those_who_share_them() -> None:
     assert shared["variants"].iloc[0].count(";") == 1
 
 
+def test_long_lists_of_variants_are_shortened() -> None:
+    names = [f"option{number:02}" for number in range(30)]
+    records = study({name: [1.0 + place / 100] for place, name in enumerate(names)})
+    for place, item in enumerate(records):
+        item.config = {"optimizer": {"lr": 0.1 if place < 2 else 0.2 if place < 13 else 0.3}}
+    told = dict(zip(*(differing_settings(runs_of(records))[key] for key in ("value", "variants")), strict=True))
+    assert told["0.1"].count("activation=") == 2
+    assert told["0.2"].count("activation=") == 8
+    assert told["0.2"].endswith(" and 3 more")
+    assert told["0.3"] == "all others (17)"
+
+
 def test_a_setting_that_only_some_have_differs() -> None:
     records = study({"relu": [1.0], "gelu": [1.2]})
     records[1].config = {**records[1].config, "attention": {"window": 8}}

@@ -19,8 +19,18 @@ from ablab.results.evaluation import AT
 
 
 def notes_of(item: Comparison) -> list[str]:
-    """The notes beside one verdict, a line each."""
-    return [note_text(note, item) for note in item.notes]
+    """The notes beside one verdict, a line each; what runs of several seeds say alike is one."""
+    seeds: dict[str, list[int]] = {}
+    for note in item.notes:
+        if isinstance(note, known.RunNote):
+            seeds.setdefault(note.text, []).append(note.seed)
+    lines = []
+    for note in item.notes:
+        if not isinstance(note, known.RunNote) or len(seeds[note.text]) == 1:
+            lines.append(note_text(note, item))
+        elif note.seed == seeds[note.text][0]:
+            lines.append(f"seeds {', '.join(map(str, seeds[note.text]))}: {note.text}.")
+    return lines
 
 
 @singledispatch

@@ -22,6 +22,7 @@ from ablab.results.collect import Runs
 from ablab.results.record import Record
 
 NOT_RUN = "not run"
+_NAMED = 8  # variants that are named of a longer list
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,19 @@ def differing_settings(runs: Runs) -> pd.DataFrame:
         if len(next(iter(values.values()))) < len(configs)  # the others have another value, or none
     }
     rows = [
-        {"key": key, "value": value, "variants": "; ".join(whose)}
+        {"key": key, "value": value, "variants": _whose(list(whose), len(configs))}
         for key, values in differing.items()
         for value, whose in values.items()
     ]
     return pd.DataFrame(rows)
+
+
+def _whose(names: list[str], of: int) -> str:
+    """Names of variants; "all others (112)" where they are most of many, and of other long lists the beginning."""
+    if len(names) > max(_NAMED, of / 2):
+        return f"all others ({len(names)})"
+    more = len(names) - _NAMED
+    return "; ".join(names) if more < 2 else f"{'; '.join(names[:_NAMED])} and {more} more"
 
 
 def origins(runs: Runs) -> list[tuple[str, str]]:
@@ -145,7 +154,8 @@ def parameter_groups(runs: Runs) -> pd.DataFrame:
             _, names = found.setdefault(repr(record.parameter_groups), (record.parameter_groups, []))
             if variant not in names:
                 names.append(str(variant))
-    return pd.DataFrame([_group_row(names, group) for groups, names in found.values() for group in groups])
+    of = sum(len(names) for _, names in found.values())
+    return pd.DataFrame([_group_row(_whose(names, of), group) for groups, names in found.values() for group in groups])
 
 
 def command(record: Record) -> str:
@@ -176,7 +186,7 @@ def _leaves(config: Node, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield name, "null" if value is None else str(value)
 
 
-def _group_row(variants: list[str], group: Node) -> dict[str, str]:
+def _group_row(variants: str, group: Node) -> dict[str, str]:
     size = group.get("parameters")
     return {
         "group": str(group.get("name")),
@@ -185,7 +195,7 @@ def _group_row(variants: list[str], group: Node) -> dict[str, str]:
         "parameters": f"{size:,}" if isinstance(size, int) else str(size),
         "learning rate": str(group.get("lr")),
         "weight decay": str(group.get("weight_decay")),
-        "variants": "; ".join(variants),
+        "variants": variants,
     }
 
 
