@@ -90,8 +90,8 @@ def test_what_runs_of_several_seeds_say_alike_is_said_once() -> None:
     for item in runs.records[3:]:
         item.notes.append("the position has nothing to do")
     runs.records[4].notes.append("went on")
-    (item,) = compare(runs).items
-    told = [note for note in notes_of(item) if note.startswith("seed")]
+    (compared,) = compare(runs).items
+    told = [note for note in notes_of(compared) if note.startswith("seed")]
     assert told == ["seeds 1, 2, 3: the position has nothing to do.", "seed 2: went on."]
 
 
