@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install ablation five-claims five-claims-quick browser test test-fast check format docs docs-serve house bench gpu-check clean
+.PHONY: help install ablation five-claims five-claims-quick change-by-change change-by-change-quick browser test test-fast check format docs docs-serve house bench gpu-check clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,6 +27,12 @@ five-claims: install ## run the flagship study: hours on two cores; goes on wher
 
 five-claims-quick: install ## the same in a few steps of three seeds each: preliminary
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/run.py experiments/five_claims quick
+
+change-by-change: install ## run the studies from GPT-2 to DeepSeek-V4: goes on where it stopped (SCALE=gpu: on a GPU; PROSE=FILE: a text)
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/run.py experiments/change_by_change $(or $(SCALE),cpu)
+
+change-by-change-quick: install ## the same in a few steps of three seeds each: preliminary
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/run.py experiments/change_by_change quick
 
 browser: ## install Chromium (Debian's package, as root), in which tests open the report and the dashboard
 	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }

@@ -1,0 +1,161 @@
+"""What the kept results say of each change: the tables of README.md, and a picture.
+
+    python experiments/change_by_change/summary.py               # of the files in `results`
+    python experiments/change_by_change/summary.py outputs/mine  # of the studies' folders, or files, in another place
+    python experiments/change_by_change/summary.py --picture     # also changes.png, beside this file
+
+Each change has three comparisons that decide: alone on the baseline, taken out of the full system, and upon the change
+that was published before it, each over all sizes together. They are one family, by Holm's method.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ablab import load
+from ablab.analysis.comparison import Comparison
+from ablab.analysis.step_down import PValues, step_down
+from ablab.analysis.verdicts import LEVEL
+
+HERE = Path(__file__).parent
+METRIC = "test_bits_per_byte"
+COLOURS = {"BETTER": "#1a7f37", "WORSE": "#b42318", "EQUIVALENT": "#1f5fbf"}
+QUESTIONS = {"alone": "alone", "left_out": "taken out", "cumulative": "upon the one before"}
+COSTS = {
+    "tokens": "tokens trained on",
+    "processor_time_s": "processor time of the run",
+    "cache_bytes_8k": "bytes of the cache at 8k",
+    "decode_flops_8k": "FLOPs of a token at 8k",
+    "active_parameters": "active parameters",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison that decides."""
+
+    change: str
+    question: str  # of QUESTIONS
+    item: Comparison
+    p: float | None = None  # over all rows; None: it has none of its own
+
+    @property
+    def verdict(self) -> str:
+        """As it is over all rows: none is resolved here that is not within its own study."""
+        resolved = self.item.verdict.value in ("BETTER", "WORSE")
+        return "UNRESOLVED" if resolved and (self.p is None or self.p >= LEVEL) else str(self.item.verdict.value)
+
+
+def place_of(results: Path, study: str) -> Path | None:
+    """The file of a study's results, or its folder."""
+    return next((path for path in (results / f"{study}.jsonl.xz", results / study) if path.exists()), None)
+
+
+def compared(results: Path) -> Iterator[Row]:
+    """Each comparison that decides, not corrected over all of them yet."""
+    for question in ("alone", "left_out"):
+        if place := place_of(results, question):
+            for item in together(load(place).comparisons):
+                yield Row(item.label, question, item)
+    if place := place_of(results, "cumulative"):
+        steps = variants_in_order(load(place))
+        for before, change in itertools.pairwise(steps):
+            for item in together(load(place, baseline=before).comparisons):
+                if item.variant == change:
+                    yield Row(change, "cumulative", item)
+
+
+def together(comparisons: Any) -> Sequence[Comparison]:
+    """Over all sizes, or at the one that there is."""
+    found: Sequence[Comparison] = comparisons.suite or comparisons.items
+    return found
+
+
+def variants_in_order(study: Any) -> list[str]:
+    return list(dict.fromkeys(study.runs.sort_values("index")["variant"]))
+
+
+def rows(results: Path) -> list[Row]:
+    """Each comparison that decides, with its p over all of them."""
+    found = list(compared(results))
+    known = [row for row in found if row.item.p_raw is not None]
+    adjusted = step_down([PValues(float(row.item.p_raw or 0)) for row in known], [1.0] * len(known))
+    p_of = {id(row): p.difference for row, p in zip(known, adjusted, strict=True)}
+    return [Row(row.change, row.question, row.item, p_of.get(id(row))) for row in found]
+
+
+def effects_table(found: Sequence[Row], results: Path) -> pd.DataFrame:
+    """A row for each change: what it does at each size alone, and what its three comparisons decide."""
+    at_sizes = {}
+    if place := place_of(results, "alone"):
+        for item in load(place).comparisons.items:
+            at_sizes.setdefault(item.label, {})[item.task.partition("d_model=")[2].partition(",")[0]] = told(item)
+    lines = {}
+    for row in found:
+        line = lines.setdefault(row.change, {"change": f"`{row.change}`"})
+        line |= {f"alone, width {size}": text for size, text in at_sizes.get(row.change, {}).items() if size}
+        line[QUESTIONS[row.question]] = f"{row.verdict} {told(row.item)}"
+    return pd.DataFrame(lines.values()).fillna("–")
+
+
+def told(item: Comparison) -> str:
+    """The effect with its interval, in bits per byte."""
+    if item.effect is None:
+        return "–"
+    interval = f" ({item.interval[0]:+.3f} to {item.interval[1]:+.3f})" if item.interval else ""
+    return f"{item.effect:+.3f}{interval}"
+
+
+def costs_table(place: Path) -> pd.DataFrame:
+    """What each variant costs over what the first one does, at each size, as means over its runs."""
+    study = load(place)
+    means = study.runs.groupby(["task", "variant"], sort=False)[list(COSTS)].mean()
+    lines = []
+    for task, own in means.groupby(level="task", sort=False):
+        ratios = own.droplevel("task") / own.iloc[0]
+        ratios.insert(0, "size", task)
+        lines.append(ratios.reset_index())
+    found = pd.concat(lines).rename(columns=COSTS)
+    return found.map(lambda value: f"{value:.2f}" if isinstance(value, float) else value)
+
+
+def picture(found: Sequence[Row]) -> Figure:
+    """Every comparison that decides, with its interval; to the left of 0 the loss is lower with the change."""
+    figure = Figure(figsize=(13, 0.9 + 0.3 * max(1, len({row.change for row in found}))), layout="constrained")
+    for axes, (question, name) in zip(figure.subplots(1, 3, squeeze=False)[0], QUESTIONS.items(), strict=True):
+        shown = [row for row in found if row.question == question and row.item.effect is not None]
+        for place, row in enumerate(shown):
+            colour = COLOURS.get(row.verdict, "#777777")
+            low, high = row.item.interval or (row.item.effect, row.item.effect)
+            axes.plot([low, high], [place, place], color=colour, linewidth=2.4)
+            axes.plot([row.item.effect], [place], "o", color=colour, markersize=6)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(shown)), [row.change for row in shown])
+        axes.invert_yaxis()
+        axes.set_title(name)
+        axes.set_xlabel("bits per byte")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main(words: Sequence[str]) -> None:
+    results = next((Path(word) for word in words if not word.startswith("--")), HERE / "results")
+    found = rows(results)
+    print(effects_table(found, results).to_markdown(index=False, disable_numparse=True))
+    for study in QUESTIONS:
+        if place := place_of(results, study):
+            print(f"\n{study}\n\n{costs_table(place).to_markdown(index=False, disable_numparse=True)}")
+    if "--picture" in words:
+        picture(found).savefig(HERE / "changes.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
