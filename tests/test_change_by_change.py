@@ -28,7 +28,7 @@ def test_the_studies_can_be_planned(
     """Without budgets, whose levers are tried elsewhere: counting the FLOPs of all variants takes a minute."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(preflight, "rehearse", lambda *run, **how: None)  # as where it cannot be told
-    words = [*STUDIES[name], "scale=quick", "budget.match=null", "task.max_bytes=200000", "seed=0"]
+    words = [*STUDIES[name], "scale=quick", "budget.match=null", "task.max_bytes=1000000", "seed=0"]
     with pytest.raises(SystemExit) as ended:
         main(["plan", "--config-dir", str(FOLDER), *words, "hydra.sweeper.probe=false"])
     printed = capsys.readouterr()
