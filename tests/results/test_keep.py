@@ -379,6 +379,18 @@ def test_a_restored_study_is_the_one_that_was_kept(tuned: Path, file: Path, tmp_
     assert (tmp_path / "again.jsonl.xz").read_bytes() == file.read_bytes()
 
 
+def test_trials_of_each_study_below_a_folder_are_kept(tuned: Path, file: Path) -> None:
+    shutil.copytree(tuned, tuned / "other")
+    assert keep(tuned, file, trials=True).startswith(f"{file}: 12 runs and 4 trials, ")
+
+
+def test_a_single_run_is_restored(folder: Path, file: Path, tmp_path: Path) -> None:
+    run = next(path.parent for path in sorted(folder.rglob(RECORD_FILE)))
+    keep(run, file)
+    assert restore(file, tmp_path / "again").endswith("again: 1 runs")
+    assert (tmp_path / "again" / RECORD_FILE).is_file()
+
+
 def test_nothing_is_restored_over_what_is_there(file: Path, folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     with pytest.raises(UserError, match="is there already"):

@@ -57,14 +57,14 @@ def record_files(folder: Path) -> list[Path]:
     raise UserError(f"{folder}: no runs here (no {RECORD_FILE} in it or below); give the folder of a run or a sweep")
 
 
-def trial_files(study: Path) -> list[Path]:
-    """The records' files of the runs of a study by which settings were chosen or speeds measured.
+def trial_files(folder: Path) -> list[Path]:
+    """The records' files of the runs below `folder` by which settings were chosen or speeds measured.
 
     Raises:
         UserError: part of their folders cannot be read.
     """
-    places = (study / name for name in _NOT_COMPARED)
-    return [path for place in places if place.is_dir() for path in _record_files(place)]
+    places = sorted(place for name in _NOT_COMPARED for place in folder.rglob(name) if place.is_dir())
+    return [path for place in places for path in _record_files(place)]
 
 
 def is_one_run(folder: Path) -> bool:

@@ -52,7 +52,7 @@ def restore(file: Path, folder: Path) -> str:
 def _write(run: KeptRun, study: Path, file: Path) -> bool:
     """Write the folder of a run, and return whether it is a trial."""
     place = study / run.folder  # which `read_kept` has found to lie below the study's
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)  # it is the study's where a single run was kept
     record = as_record(run.record, file / run.folder)
     if not record.config:
         raise UserError(f"{file}: its run {run.folder} has no config, so that no study could go on with it")
