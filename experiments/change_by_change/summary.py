@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from matplotlib.figure import Figure
 
 from ablab import load
 from ablab.analysis.comparison import Comparison
+from ablab.analysis.family import Claim, raw_p_values
 from ablab.analysis.step_down import PValues, step_down
-from ablab.analysis.verdicts import LEVEL
+from ablab.analysis.verdicts import judge
 
 HERE = Path(__file__).parent
 METRIC = "test_bits_per_byte"
 COLOURS = {"BETTER": "#1a7f37", "WORSE": "#b42318", "EQUIVALENT": "#1f5fbf"}
+TURNED = {"BETTER": "WORSE", "WORSE": "BETTER"}
 QUESTIONS = {"alone": "alone", "left_out": "taken out", "cumulative": "upon the one before"}
 COSTS = {
     "tokens": "tokens trained on",
@@ -44,14 +46,11 @@ class Row:
 
     change: str
     question: str  # of QUESTIONS
-    item: Comparison
-    p: float | None = None  # over all rows; None: it has none of its own
+    item: Comparison  # corrected over all rows, once `rows` has done so
 
     @property
     def verdict(self) -> str:
-        """As it is over all rows: none is resolved here that is not within its own study."""
-        resolved = self.item.verdict.value in ("BETTER", "WORSE")
-        return "UNRESOLVED" if resolved and (self.p is None or self.p >= LEVEL) else str(self.item.verdict.value)
+        return str(self.item.verdict.value)
 
 
 def place_of(results: Path, study: str) -> Path | None:
@@ -84,12 +83,24 @@ def variants_in_order(study: Any) -> list[str]:
 
 
 def rows(results: Path) -> list[Row]:
-    """Each comparison that decides, with its p over all of them."""
+    """Each comparison that decides, with its p values and its verdict over all of them."""
     found = list(compared(results))
-    known = [row for row in found if row.item.p_raw is not None]
-    adjusted = step_down([PValues(float(row.item.p_raw or 0)) for row in known], [1.0] * len(known))
-    p_of = {id(row): p.difference for row, p in zip(known, adjusted, strict=True)}
-    return [Row(row.change, row.question, row.item, p_of.get(id(row))) for row in found]
+    making = [row.item for row in found if row.item.estimate]
+    adjusted = iter(step_down([alone(item) for item in making], [1.0] * len(making)))
+    return [replace(row, item=corrected(row.item, next(adjusted))) if row.item.estimate else row for row in found]
+
+
+def alone(item: Comparison) -> PValues:
+    """Its p values if it were the only comparison, over all its looks."""
+    assert item.estimate
+    base = dict(zip(item.seeds, item.baseline_values, strict=True))
+    own = {seed: base[seed] + difference for seed, difference in zip(item.seeds, item.differences, strict=True)}
+    return raw_p_values(Claim(item.task, item, own, base), item.estimate)
+
+
+def corrected(item: Comparison, p: PValues) -> Comparison:
+    once_more = replace(item, p_adjusted=p.difference, p_equivalence=p.equivalence)
+    return replace(once_more, verdict=judge(once_more))
 
 
 def effects_table(found: Sequence[Row], results: Path) -> pd.DataFrame:
@@ -128,19 +139,24 @@ def costs_table(place: Path) -> pd.DataFrame:
 
 
 def picture(found: Sequence[Row]) -> Figure:
-    """Every comparison that decides, with its interval; to the left of 0 the loss is lower with the change."""
+    """Every comparison that decides, with its interval; to the left of 0 the loss is lower with the change.
+
+    So what is taken out is shown with its sign turned, and the colour says what it did where it was.
+    """
     figure = Figure(figsize=(13, 0.9 + 0.3 * max(1, len({row.change for row in found}))), layout="constrained")
     for axes, (question, name) in zip(figure.subplots(1, 3, squeeze=False)[0], QUESTIONS.items(), strict=True):
         shown = [row for row in found if row.question == question and row.item.effect is not None]
         for place, row in enumerate(shown):
-            colour = COLOURS.get(row.verdict, "#777777")
-            low, high = row.item.interval or (row.item.effect, row.item.effect)
-            axes.plot([low, high], [place, place], color=colour, linewidth=2.4)
-            axes.plot([row.item.effect], [place], "o", color=colour, markersize=6)
+            sign = -1 if question == "left_out" else 1
+            verdict = TURNED.get(row.verdict, row.verdict) if sign < 0 else row.verdict
+            colour = COLOURS.get(verdict, "#777777")
+            ends = [sign * end for end in row.item.interval or (row.item.effect, row.item.effect)]
+            axes.plot(ends, [place, place], color=colour, linewidth=2.4)
+            axes.plot([sign * row.item.effect], [place], "o", color=colour, markersize=6)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(shown)), [row.change for row in shown])
         axes.invert_yaxis()
-        axes.set_title(name)
+        axes.set_title(f"{name}, sign turned" if question == "left_out" else name)
         axes.set_xlabel("bits per byte")
         axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -147,8 +147,9 @@ def _print_help() -> int:
     folders = [folder for folder in conf_folder().iterdir() if folder.is_dir()]
     if (studies := studies_folder()) is not None:
         folders.append(studies / "study")
+    width = max(len(folder.name) for folder in folders) + 2
     for folder in sorted(folders, key=lambda path: path.name):
-        print(f"  {folder.name:13}{', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}")
+        print(f"  {folder.name:{width}}{', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}")
     print("\n--config-dir DIR adds options of your own; --hydra-help tells the rest, which is Hydra's.")
     return 0
 
