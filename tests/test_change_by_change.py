@@ -1,12 +1,26 @@
-"""The studies from GPT-2 to DeepSeek-V4: every variant of them can be built, and is what the page says it is."""
+"""The studies from GPT-2 to DeepSeek-V4: every variant can be built, and the page says what the kept results give.
+
+Verdicts are found once more from the kept files by scipy alone, but for the noise of tuning, which `tests/analysis`
+holds to simulated studies.
+"""
 
 from __future__ import annotations
 
+import json
+import lzma
+import math
 import re
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 from ablab.cli import main
 from ablab.study.planning import preflight
@@ -39,3 +53,95 @@ def test_the_studies_can_be_planned(
 def test_the_page_has_each_change_in_the_order_of_the_study() -> None:
     table = re.findall(r"^\| `(\w+)` \| (?=`|one head)", (FOLDER / "README.md").read_text(), re.MULTILINE)
     assert table == changes("cumulative") == changes("each_alone")
+
+
+RESULTS = FOLDER / "results"
+MARGIN, LEVEL = 0.01, 0.05
+LOOKS = (4, 6)
+
+Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # size -> variant -> seed -> bits per byte of the test split
+
+
+def kept(study: str) -> Values:
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    with lzma.open(RESULTS / f"{study}.jsonl.xz", "rt", encoding="utf-8") as lines:
+        records = [json.loads(line).get("record") for line in lines]
+    for record in filter(None, records):
+        if not record["variant"].startswith("tune ") and record["status"] == "ok":
+            own = found.setdefault(record["rung"], {}).setdefault(record["variant"], {})
+            own[record["seed"]] = record["metrics"]["test_bits_per_byte"]
+    return found
+
+
+def averaged(values: Values, variant: str, baseline: str) -> list[float]:
+    """By seed, the difference averaged over sizes, of the seeds that both have at each of them."""
+    sizes = list(values.values())
+    seeds = set.intersection(*(set(size[variant]) & set(size[baseline]) for size in sizes))
+    return [fmean(size[variant][seed] - size[baseline][seed] for size in sizes) for seed in sorted(seeds)]
+
+
+@lru_cache
+def least_p_values(sides: int) -> np.ndarray[Any, Any]:
+    """The least p of both looks, in many studies without an effect, the smallest first."""
+    drawn = np.random.default_rng(0).standard_normal((1_000_000, max(LOOKS)))
+    each = []
+    for size in LOOKS:
+        t = drawn[:, :size].mean(1) / (drawn[:, :size].std(1, ddof=1) / math.sqrt(size))
+        each.append(sides * stats.t.sf(np.abs(t) if sides == 2 else t, size - 1))
+    return np.sort(np.minimum(*each))
+
+
+def over_looks(p_at: Sequence[float], sides: int) -> float:
+    """How often some look of a study without an effect has as small a p: all looks are at one level (Pocock)."""
+    simulated = float(np.searchsorted(least_p_values(sides), min(p_at))) / 1_000_000
+    return simulated if simulated > 1e-4 else min(1.0, len(LOOKS) * min(p_at))  # too rare to be counted
+
+
+def p_values(differences: Sequence[float], choice: float) -> tuple[float, float]:
+    """Of no effect, and of one of the margin or more, over the looks that there were."""
+    no_effect, outside = [], []
+    sign = math.copysign(1, fmean(differences))
+    for size in (size for size in LOOKS if size <= len(differences)):
+        seen = differences[:size]
+        error = math.hypot(stdev(seen) / math.sqrt(size), choice)
+        if fmean(seen) * sign > 0:
+            no_effect.append(2 * stats.t.sf(abs(fmean(seen)) / error, size - 1))
+        outside.append(stats.t.sf((MARGIN - abs(fmean(seen))) / error, size - 1))
+    return over_looks(no_effect, 2), over_looks(outside, 1)
+
+
+def corrected(found: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Holm's p values over all that were declared, where each counts until both of its hypotheses are rejected."""
+    tests = sorted((p, place, which) for place, pair in enumerate(found) for which, p in enumerate(pair))
+    adjusted = [[1.0, 1.0] for _ in found]
+    left, largest = [2] * 41, 0.0
+    for p, place, which in tests:
+        largest = max(largest, min(1.0, p * sum(each > 0 for each in left)))
+        adjusted[place][which] = largest
+        left[place] -= 1
+    return [(one, other) for one, other in adjusted]
+
+
+@pytest.mark.skipif(not RESULTS.is_dir(), reason="nothing of it has been run yet")
+def test_verdicts_are_those_of_the_kept_records() -> None:
+    made: dict[str, Callable[..., Any]] = runpy.run_path(str(FOLDER / "summary.py"))
+    rows = made["rows"](RESULTS)
+    files = {study: kept(study) for study in {row.question for row in rows}}
+    steps = changes("cumulative")
+    before = dict(zip(steps, ["gpt2", *steps], strict=False))
+    raw = []
+    for row in rows:
+        baseline = before[row.change] if row.question == "cumulative" else row.item.baseline
+        differences = averaged(files[row.question], row.change, baseline)
+        assert row.item.differences == pytest.approx(differences)
+        assert len(differences) in LOOKS
+        raw.append(p_values(differences, row.item.choice or 0.0))
+    for row, (p, p_equivalent) in zip(rows, corrected(raw), strict=True):
+        effect = fmean(row.item.differences)
+        expected = "UNRESOLVED"
+        if p < LEVEL:
+            expected = "BETTER" if effect < 0 else "WORSE"
+        elif p_equivalent < LEVEL:
+            expected = "EQUIVALENT"
+        near = min(abs(math.log(each / LEVEL)) for each in (p, p_equivalent)) < 0.05  # simulated by either
+        assert near or row.verdict == expected, (row.change, row.question, p, p_equivalent)
