@@ -126,6 +126,15 @@ def test_what_cannot_be_shown_is_a_sentence(tmp_path: Path, data: bytes | None, 
     assert found.notes == [f"made of activation=relu, seed 1: {message}."]
 
 
+def test_what_many_pictures_lack_is_said_once(tmp_path: Path) -> None:
+    records = study({name: [1.0] for name in ("relu", "gelu", "silu", "glu", "elu")})
+    files = {place: {"pictures/made.png": b"" if place < 4 else png()} for place in range(5)}
+    (found,) = pictures_of(collect([write(tmp_path, records, files)]))
+    assert found.notes == [
+        "4 pictures, made of activation=relu, seed 1 among them: pictures/made.png is damaged.",
+    ]
+
+
 def test_files_outside_the_runs_folder_stay_there(tmp_path: Path) -> None:
     (tmp_path / "private.png").write_bytes(png())
     records = study({"relu": [1.0]})
@@ -152,5 +161,8 @@ def test_a_page_of_a_hundred_runs_stays_small(tmp_path: Path) -> None:
     page = page_of(write(tmp_path, records, files))
     shown = len(images(page))
     assert 5 <= shown < 20
-    assert page.text.count("left out, since the page holds") == 20 - shown
+    left_out = (
+        f"{20 - shown} pictures, made of activation=option{shown}, seed 1 among them: left out, since the page holds"
+    )
+    assert page.text.count(left_out) == 1
     assert (tmp_path / "report.html").stat().st_size < 1_000_000

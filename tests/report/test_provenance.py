@@ -4,6 +4,7 @@ import shlex
 from synthetic import ended, record, runs_of, study
 
 from ablab.report.context import ReportContext
+from ablab.report.html.page import page
 from ablab.report.html.sections.mechanism import mechanism
 from ablab.report.html.sections.runs import command, health, origins, parameter_groups, question
 
@@ -101,6 +102,31 @@ def test_mechanism_metrics_that_the_same_variants_have_share_a_table() -> None:
         (["decay"], ["gated_delta"]),
         (["entries"], ["csa"]),
     ]
+
+
+def test_mechanisms_of_many_tasks_are_folded_away_under_their_names() -> None:
+    def page_of(tasks: list[str]) -> str:
+        each = [{"axes": {"task": task}, "mechanism": {"attention/mass": 1.0}} for task in tasks]
+        return page(ReportContext.of(runs_of([record(seed, **own) for own in each for seed in (1, 2, 3)])))
+
+    few, many = page_of(["a", "b", "c"]), page_of(["a", "b", "c", "d"])
+    assert "<details" not in few
+    section = many.partition('<section id="mechanism">')[2].partition("</section>")[0]
+    assert section.count("</details>") == 4
+    for task in "abcd":
+        inside = section.partition(f"<summary><h3>{task}</h3></summary>")[2].partition("</details>")[0]
+        assert "<h4>attention</h4>" in inside
+        assert "mass" in inside
+
+
+def test_how_to_train_many_runs_again_is_folded_away() -> None:
+    def page_of(runs: int) -> str:
+        return page(ReportContext.of(runs_of([record(seed) for seed in range(runs)])))
+
+    title = "<summary><h3>To train each run again</h3></summary>"
+    assert title not in page_of(40)
+    many = page_of(41)
+    assert "seed=40" in many.partition(title)[2].partition("</details>")[0]
 
 
 def test_mechanism_metrics_are_told_by_axis() -> None:

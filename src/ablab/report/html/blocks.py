@@ -75,6 +75,7 @@ class Block:
     lines: Sequence[str] = ()
     sub: bool = False  # whether it belongs to the block before it
     whose: str = ""  # the task, in a section on several
+    folded: Sequence[Block] = ()  # what its title opens, by a click
 
 
 @dataclass(frozen=True)
@@ -89,18 +90,25 @@ class Section:
     data: object = None  # that the template shows
 
 
-def per_task(context: ReportContext, make: Callable[[str], Sequence[Block]], suite: bool = False) -> list[Block]:
+_MOST_OPEN = 3  # tasks of a section that may be folded
+
+
+def per_task(
+    context: ReportContext, make: Callable[[str], Sequence[Block]], suite: bool = False, folding: bool = False
+) -> list[Block]:
     """The blocks of every task, under its name where there are several.
 
     Args:
         suite: whether the suite of all tasks, where they make one, comes before them.
+        folding: whether those of many tasks, or of many sizes, are folded away under their names.
     """
     blocks: list[Block] = []
     for task in [context.suite, *context.tasks] if suite and context.suite else context.tasks:
         made = list(make(task))
         if made and len(context.tasks) > 1:
-            blocks.append(Block(title=task))
             made = [replace(block, sub=bool(block.title), whose=task) for block in made]
+            folded = folding and len(context.tasks) > _MOST_OPEN
+            made = [Block(title=task, folded=made)] if folded else [Block(title=task), *made]
         blocks += made
     left_out = next((said for task in context.tasks if (said := context.left_out(task))), "")
     return [Block(text=left_out), *blocks] if blocks and left_out else blocks

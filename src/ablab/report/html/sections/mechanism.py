@@ -61,7 +61,7 @@ def mechanism(context: ReportContext) -> Section:
         "mechanism",
         "Mechanism: does each component do what it claims?",
         "Means over the seeds that ended well; lines show single layers, or a course over the training.",
-        per_task(context, blocks),
+        per_task(context, blocks, folding=True),
     )
 
 

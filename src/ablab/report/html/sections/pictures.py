@@ -18,6 +18,7 @@ from ablab.results.record import Record
 
 _MOST_OF_ONE = 64 * 1024  # bytes of a file that is shown
 _MOST_OF_ALL = 448 * 1024  # bytes of all files that are shown; they take a third more as text
+_MOST_NAMED = 3  # of those that are not shown for the same reason
 _WIDTH = 300  # pixels on the page that small pictures are enlarged to, or to somewhat less
 _KIB = 1024
 _MEANINGS = {  # what a name starts with -> how such a picture is read
@@ -44,7 +45,7 @@ class Pictures:
 
     task: str
     shown: list[Shown]
-    notes: list[str]  # one sentence for each picture that is not shown
+    notes: list[str]  # sentences about those that are not shown
 
 
 class _NotShownError(Exception):
@@ -66,21 +67,27 @@ def pictures_of(runs: Runs) -> list[Pictures]:
     """
     room, found = _MOST_OF_ALL, []
     for task in tasks(runs):
-        whose, notes, count = _gather(runs, task)
+        whose, lacking, count = _gather(runs, task)
         shown = []
         for (name, data), labels in whose.items():
             label = "every variant" if len(labels) == count > 1 else "; ".join(labels)
             if len(data) > room:
-                notes.append(
-                    f"{name} of {label}: left out, since the page holds {_MOST_OF_ALL // _KIB} KiB of pictures."
-                )
+                full = f"left out, since the page holds {_MOST_OF_ALL // _KIB} KiB of pictures"
+                lacking.setdefault(full, []).append(f"{name} of {label}")
                 continue
             room -= len(data)
             source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
             shown.append(Shown(name, label, source, _width(data)))
-        if shown or notes:
-            found.append(Pictures(task, shown, notes))
+        if shown or lacking:
+            found.append(Pictures(task, shown, [note for each in lacking.items() for note in _sentences(*each)]))
     return found
+
+
+def _sentences(reason: str, those: list[str]) -> list[str]:
+    """Why some pictures are not shown: one by one while they are few."""
+    if len(those) <= _MOST_NAMED:
+        return [f"{one}: {reason}." for one in those]
+    return [f"{len(those)} pictures, {those[0]} among them: {reason}."]
 
 
 def introduction(found: list[Pictures]) -> str:
@@ -90,10 +97,11 @@ def introduction(found: list[Pictures]) -> str:
     return " ".join(["Of each variant, those of its first finished seed.", *known])
 
 
-def _gather(runs: Runs, task: str) -> tuple[dict[tuple[str, bytes], list[str]], list[str], int]:
-    """(name, content) -> whose it is; sentences about what cannot be shown; the number of variants with pictures."""
+def _gather(runs: Runs, task: str) -> tuple[dict[tuple[str, bytes], list[str]], dict[str, list[str]], int]:
+    """(name, content) -> whose it is; why some cannot be shown -> which; the number of variants with pictures."""
     whose: dict[tuple[str, bytes], list[str]] = {}
-    notes, count = [], 0
+    lacking: dict[str, list[str]] = {}
+    count = 0
     for label, folder, record in _first_seeds(runs, task):
         count += 1
         for file in record.pictures:
@@ -101,8 +109,8 @@ def _gather(runs: Runs, task: str) -> tuple[dict[tuple[str, bytes], list[str]], 
             try:
                 whose.setdefault((name, _read(folder, file)), []).append(label)
             except _NotShownError as reason:
-                notes.append(f"{name} of {label}: {reason}.")
-    return whose, notes, count
+                lacking.setdefault(str(reason), []).append(f"{name} of {label}")
+    return whose, lacking, count
 
 
 def _first_seeds(runs: Runs, task: str) -> Iterator[tuple[str, Path, Record]]:
