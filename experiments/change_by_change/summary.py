@@ -79,7 +79,7 @@ def together(comparisons: Any) -> Sequence[Comparison]:
 
 
 def variants_in_order(study: Any) -> list[str]:
-    return list(dict.fromkeys(study.runs.sort_values("index")["variant"]))
+    return list(dict.fromkeys(study.runs["variant"]))
 
 
 def rows(results: Path) -> list[Row]:
@@ -106,16 +106,24 @@ def corrected(item: Comparison, p: PValues) -> Comparison:
 
 def effects_table(found: Sequence[Row], results: Path) -> pd.DataFrame:
     """A row for each change: what it does at each size alone, and what its three comparisons decide."""
-    at_sizes = {}
+    at_sizes: dict[str, dict[str, str]] = {}
     if place := place_of(results, "alone"):
         for item in load(place).comparisons.items:
-            at_sizes.setdefault(item.label, {})[item.task.partition("d_model=")[2].partition(",")[0]] = told(item)
-    lines = {}
+            at_sizes.setdefault(item.label, {})[width(item.task)] = told(item)
+    lines: dict[str, dict[str, str]] = {}
     for row in found:
         line = lines.setdefault(row.change, {"change": f"`{row.change}`"})
         line |= {f"alone, width {size}": text for size, text in at_sizes.get(row.change, {}).items() if size}
         line[QUESTIONS[row.question]] = f"{row.verdict} {told(row.item)}"
+    if place := place_of(results, "cumulative"):
+        for item in together(load(place).comparisons):
+            lines[item.label]["all so far, beside GPT-2"] = told(item)
     return pd.DataFrame(lines.values()).fillna("–")
+
+
+def width(task: str) -> str:
+    """Of a ladder's size, as its label says it: "code,d_model=24,n_layers=2"."""
+    return task.partition("d_model=")[2].partition(",")[0]
 
 
 def told(item: Comparison) -> str:
@@ -133,10 +141,12 @@ def costs_table(place: Path) -> pd.DataFrame:
     lines = []
     for task, own in means.groupby(level="task", sort=False):
         ratios = own.droplevel("task") / own.iloc[0]
-        ratios.insert(0, "size", task)
+        ratios.insert(0, "width", width(str(task)))
         lines.append(ratios.reset_index())
     found = pd.concat(lines).rename(columns=COSTS)
-    return found.map(lambda value: f"{value:.2f}" if isinstance(value, float) else value)
+    found["variant"] = "`" + found["variant"] + "`"
+    rounded: pd.DataFrame = found.map(lambda value: f"{value:.2f}" if isinstance(value, float) else value)
+    return rounded
 
 
 def picture(found: Sequence[Row]) -> Figure:
@@ -146,16 +156,16 @@ def picture(found: Sequence[Row]) -> Figure:
     """
     figure = Figure(figsize=(13, 0.9 + 0.3 * max(1, len({row.change for row in found}))), layout="constrained")
     for axes, (question, name) in zip(figure.subplots(1, 3, squeeze=False)[0], QUESTIONS.items(), strict=True):
-        shown = [row for row in found if row.question == question and row.item.effect is not None]
-        for place, row in enumerate(shown):
+        shown = [(row, row.item.effect) for row in found if row.question == question and row.item.effect is not None]
+        for place, (row, effect) in enumerate(shown):
             sign = -1 if question == "left_out" else 1
             verdict = TURNED.get(row.verdict, row.verdict) if sign < 0 else row.verdict
             colour = COLOURS.get(verdict, "#777777")
-            ends = [sign * end for end in row.item.interval or (row.item.effect, row.item.effect)]
+            ends = [sign * end for end in row.item.interval or (effect, effect)]
             axes.plot(ends, [place, place], color=colour, linewidth=2.4)
-            axes.plot([sign * row.item.effect], [place], "o", color=colour, markersize=6)
+            axes.plot([sign * effect], [place], "o", color=colour, markersize=6)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(shown)), [row.change for row in shown])
+        axes.set_yticks(range(len(shown)), [row.change for row, _ in shown])
         axes.invert_yaxis()
         axes.set_title(f"{name}, sign turned" if question == "left_out" else name)
         axes.set_xlabel("bits per byte")
