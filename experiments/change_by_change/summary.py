@@ -154,8 +154,10 @@ def picture(found: Sequence[Row]) -> Figure:
 
     So what is taken out is shown with its sign turned, and the colour says what it did where it was.
     """
-    figure = Figure(figsize=(13, 0.9 + 0.3 * max(1, len({row.change for row in found}))), layout="constrained")
-    for axes, (question, name) in zip(figure.subplots(1, 3, squeeze=False)[0], QUESTIONS.items(), strict=True):
+    asked = [question for question in QUESTIONS if any(row.question == question for row in found)]
+    height = 0.9 + 0.3 * max(1, len({row.change for row in found}))
+    figure = Figure(figsize=(1 + 4 * len(asked), height), layout="constrained")
+    for axes, question in zip(figure.subplots(1, len(asked), squeeze=False)[0], asked, strict=True):
         shown = [(row, row.item.effect) for row in found if row.question == question and row.item.effect is not None]
         for place, (row, effect) in enumerate(shown):
             sign = -1 if question == "left_out" else 1
@@ -167,7 +169,7 @@ def picture(found: Sequence[Row]) -> Figure:
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(shown)), [row.change for row, _ in shown])
         axes.invert_yaxis()
-        axes.set_title(f"{name}, sign turned" if question == "left_out" else name)
+        axes.set_title(QUESTIONS[question] + (", sign turned" if question == "left_out" else ""))
         axes.set_xlabel("bits per byte")
         axes.spines[["top", "right"]].set_visible(False)
     return figure
