@@ -122,7 +122,12 @@ def corrected(found: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return [(one, other) for one, other in adjusted]
 
 
-@pytest.mark.skipif(not RESULTS.is_dir(), reason="nothing of it has been run yet")
+def test_the_page_has_the_tables_of_the_kept_results() -> None:
+    tables = runpy.run_path(str(FOLDER / "summary.py"))["tables"](RESULTS)
+    page = (FOLDER / "README.md").read_text("utf-8")
+    assert [name for name, table in tables.items() if table not in page] == []
+
+
 def test_verdicts_are_those_of_the_kept_records() -> None:
     made: dict[str, Callable[..., Any]] = runpy.run_path(str(FOLDER / "summary.py"))
     rows = made["rows"](RESULTS)

@@ -135,13 +135,15 @@ def told(item: Comparison) -> str:
 
 
 def costs_table(place: Path) -> pd.DataFrame:
-    """What each variant costs over what the first one does, at each size, as means over its runs."""
+    """What each variant costs over what the first one does, at each size, and the tokens that it had: means of runs."""
     study = load(place)
     means = study.runs.groupby(["task", "variant"], sort=False)[list(COSTS)].mean()
     lines = []
     for task, own in means.groupby(level="task", sort=False):
         ratios = own.droplevel("task") / own.iloc[0]
         ratios.insert(0, "width", width(str(task)))
+        each = own["tokens"] / own["active_parameters"]
+        ratios.insert(1, "tokens of each active parameter", each.droplevel("task").map("{:.0f}".format))
         lines.append(ratios.reset_index())
     found = pd.concat(lines).rename(columns=COSTS)
     found["variant"] = "`" + found["variant"] + "`"
@@ -175,15 +177,18 @@ def picture(found: Sequence[Row]) -> Figure:
     return figure
 
 
+def tables(results: Path) -> dict[str, str]:
+    """In Markdown: that of the effects, and that of the costs of each study."""
+    made = {"effects": effects_table(rows(results), results)}
+    made |= {study: costs_table(place) for study in QUESTIONS if (place := place_of(results, study))}
+    return {name: table.to_markdown(index=False, disable_numparse=True) for name, table in made.items()}
+
+
 def main(words: Sequence[str]) -> None:
     results = next((Path(word) for word in words if not word.startswith("--")), HERE / "results")
-    found = rows(results)
-    print(effects_table(found, results).to_markdown(index=False, disable_numparse=True))
-    for study in QUESTIONS:
-        if place := place_of(results, study):
-            print(f"\n{study}\n\n{costs_table(place).to_markdown(index=False, disable_numparse=True)}")
+    print("\n\n".join(f"{name}\n\n{table}" for name, table in tables(results).items()))
     if "--picture" in words:
-        picture(found).savefig(HERE / "changes.png", dpi=110)
+        picture(rows(results)).savefig(HERE / "changes.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -106,8 +106,9 @@ def test_mechanism_metrics_that_the_same_variants_have_share_a_table() -> None:
 
 def test_mechanisms_of_many_tasks_are_folded_away_under_their_names() -> None:
     def page_of(tasks: list[str]) -> str:
-        each = [{"axes": {"task": task}, "mechanism": {"attention/mass": 1.0}} for task in tasks]
-        return page(ReportContext.of(runs_of([record(seed, **own) for own in each for seed in (1, 2, 3)])))
+        told = {"attention/mass": 1.0}
+        each = [record(seed, axes={"task": task}, mechanism=told) for task in tasks for seed in (1, 2, 3)]
+        return page(ReportContext.of(runs_of(each)))
 
     few, many = page_of(["a", "b", "c"]), page_of(["a", "b", "c", "d"])
     assert "<details" not in few
