@@ -68,7 +68,8 @@ def kept(study: str) -> Values:
         records = [json.loads(line).get("record") for line in lines]
     for record in filter(None, records):
         if not record["variant"].startswith("tune ") and record["status"] == "ok":
-            own = found.setdefault(record["rung"], {}).setdefault(record["variant"], {})
+            name = record["variant"].rpartition(",")[2]  # behind its size
+            own = found.setdefault(record["rung"], {}).setdefault(name, {})
             own[record["seed"]] = record["metrics"]["test_bits_per_byte"]
     return found
 
