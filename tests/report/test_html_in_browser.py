@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from chromium import Watched, chromium, watched
 from PIL import Image
+from synthetic import study
 from worlds import factorial, lengths, write
 
 from ablab.report.commands import report_command
@@ -140,6 +141,19 @@ def test_on_paper_nothing_is_cut_off(page: Page) -> None:
     )
     assert cut == 0
     assert not page.locator("nav").is_visible()
+
+
+def test_what_is_folded_away_is_opened_by_the_keyboard_and_is_there_on_paper(browser: Browser, tmp_path: Path) -> None:
+    address = report_command([write(tmp_path, study({"relu": [1.0] * 21, "gelu": [1.1] * 21}))]).as_uri()
+    with watched(browser, offline=True) as seen:
+        seen.page.goto(address)
+        commands = seen.page.get_by_label("Commands")
+        assert not commands.is_visible()
+        seen.page.emulate_media(media="print")
+        assert commands.bounding_box()["height"] > 100  # type: ignore[index]
+        seen.page.emulate_media(media="screen")
+        seen.page.locator("summary", has_text="To train each run again").press("Enter")
+        assert commands.is_visible()
 
 
 def _picture(page: Page) -> Image.Image:
