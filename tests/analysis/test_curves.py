@@ -12,7 +12,7 @@ from curved import STEPS, Curved
 from scipy import stats
 from synthetic import odd_runs, runs_of, study, write_runs
 
-from ablab.analysis.baseline import choose_baseline
+from ablab.analysis.baseline import Baselines, choose_baselines
 from ablab.analysis.curves import Band, By, aligned, difference
 from ablab.analysis.pairing import tasks
 from ablab.results.collect import collect
@@ -67,7 +67,7 @@ def test_no_common_step_is_no_band() -> None:
     made.add("relu", 1, [4, 3], steps=(10, 20))
     made.add("relu", 2, [4, 3], steps=(15, 25))
     assert bands(made) == {}
-    assert difference(made.runs, "language", "val_loss", RELU, "step", made.reader) == {}
+    assert difference(made.runs, "language", "val_loss", Baselines(RELU), "step", made.reader) == {}
 
 
 def test_tokens_are_steps_times_tokens_per_step() -> None:
@@ -110,7 +110,7 @@ def test_differences_are_paired_by_seed() -> None:
     for seed, moved in reversed(shift.items()):
         made.add("gelu", seed, [9 + moved + 100 / step + e for step, e in zip(STEPS, noise[seed], strict=True)])
     made.add("gelu", 9, [0, 0, 0, 0])  # without a partner
-    found = difference(made.runs, "language", "val_loss", RELU, "step", made.reader)
+    found = difference(made.runs, "language", "val_loss", Baselines(RELU), "step", made.reader)
     assert list(found) == [GELU]
     band = found[GELU]
     assert band.seeds == (1, 2, 3, 4)
@@ -126,7 +126,7 @@ def test_differences_over_seconds_are_taken_at_equal_time() -> None:
     for seed in (1, 2, 3):
         made.add("relu", seed, lambda step: 100 - step, step_time_s=0.5)
         made.add("gelu", seed, lambda step: 100 - step, step_time_s=0.25)
-    band = difference(made.runs, "language", "val_loss", RELU, "seconds", made.reader)[GELU]
+    band = difference(made.runs, "language", "val_loss", Baselines(RELU), "seconds", made.reader)[GELU]
     assert (band.x[0], band.x[-1]) == (5.0, 10.0)
     assert band.mean == pytest.approx(-2 * band.x)
 
@@ -136,7 +136,7 @@ def test_files_are_read_where_no_reader_is_given(tmp_path: Path) -> None:
     found = aligned(runs, "language", "val_loss")
     assert found.bands[RELU].mean == pytest.approx(1.1 + 1 / np.arange(1, 4) - 1 / 3)
     assert [(variant, seed) for variant, seed, _ in found.diverged] == [(RELU, 4)]
-    assert difference(runs, "language", "val_loss", RELU)[GELU].mean == pytest.approx([-0.1] * 3)
+    assert difference(runs, "language", "val_loss", Baselines(RELU))[GELU].mean == pytest.approx([-0.1] * 3)
 
 
 @pytest.mark.parametrize("by", ["step", "tokens", "seconds"])
@@ -145,7 +145,7 @@ def test_odd_runs(tmp_path: Path, name: str, by: By) -> None:
     runs = collect([write_runs(tmp_path, odd_runs()[name])])
     for task in tasks(runs):
         aligned(runs, task, "val_loss", by)
-        difference(runs, task, "val_loss", choose_baseline(runs), by)
+        difference(runs, task, "val_loss", choose_baselines(runs), by)
 
 
 def test_runs_without_files_have_no_curves() -> None:

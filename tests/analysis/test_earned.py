@@ -5,6 +5,7 @@ import pytest
 from curved import Curved
 from synthetic import record, runs_of, study
 
+from ablab.analysis.baseline import Baselines
 from ablab.analysis.chaos import chaos_share
 from ablab.analysis.comparison import compare
 from ablab.analysis.earned import earned_by_step, saving, spaced
@@ -43,7 +44,7 @@ def test_pairs_at_each_step_that_all_have() -> None:
         if seed < 2:
             curved.add("silu", seed, [2.0] * 3, steps)
     runs = curved.runs
-    found = earned_by_step(runs, runs.tasks[0], "val_loss", "activation=relu", curved.reader)
+    found = earned_by_step(runs, runs.tasks[0], "val_loss", Baselines("activation=relu"), curved.reader)
     assert list(found) == ["activation=gelu"]  # not of two seeds
     assert [point.step for point in found["activation=gelu"]] == [10, 20, 40]
     for point, own in zip(found["activation=gelu"], (LUCK, LUCK + 0.1 * apart, apart), strict=True):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import cost, ended, runs_of, study
 
+from ablab.analysis.baseline import Baselines
 from ablab.analysis.pareto import Membership, front, fronts, unequal_budgets
 from ablab.report.formatting import budget_text
 from ablab.results.record import Record
@@ -73,7 +74,7 @@ def spent(**changes: float | None) -> dict[str, dict[str, float]]:
             name: None if share is None else round(getattr(item.cost, name) * share) for name, share in changes.items()
         }
         item.cost = cost(item, **shares)
-    return unequal_budgets(runs_of(records), "language", "activation=relu")
+    return unequal_budgets(runs_of(records), "language", Baselines("activation=relu"))
 
 
 @pytest.mark.parametrize(
@@ -94,4 +95,4 @@ def test_budgets_are_compared_seed_by_seed() -> None:
     records = study({"relu": [1.0, 1.1], "gelu": [0.9, math.nan]})
     records[1].cost = cost(records[1], flops_total=999_000_000)  # its partner diverged
     records += [ended("failed", "boom", 1, axes={"activation": "glu"})]
-    assert unequal_budgets(runs_of(records), "language", "activation=relu") == {}
+    assert unequal_budgets(runs_of(records), "language", Baselines("activation=relu")) == {}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from synthetic import runs_of, study
 
+from ablab.analysis.baseline import Baselines
 from ablab.analysis.curves import By
 from ablab.analysis.time_to_target import UNITS, TimeToTarget, crossing, time_to_target
 from ablab.errors import UserError
@@ -25,7 +26,7 @@ RELU = "activation=relu"
 
 
 def found(made: Curved, target: float | None = None, by: By = "step") -> TimeToTarget:
-    return time_to_target(made.runs, "language", "val_loss", RELU, by, target, made.reader)
+    return time_to_target(made.runs, "language", "val_loss", Baselines(RELU), by, target, made.reader)
 
 
 def line(slope: float) -> Callable[[float], float]:
@@ -57,7 +58,7 @@ def test_looks_make_it_stricter() -> None:
     twice = replace(
         made.runs, interim_analyses=(InterimAnalysis((1, 2, 3), "then"), InterimAnalysis((1, 2, 3, 4), "now"))
     )
-    _, gelu = time_to_target(twice, "language", "val_loss", RELU, target=5.0, reader=made.reader).items
+    _, gelu = time_to_target(twice, "language", "val_loss", Baselines(RELU), target=5.0, reader=made.reader).items
     assert gelu.ratio is not None
     assert gelu.interval == pytest.approx(tuple(map(math.exp, gelu.ratio.interval(1 - 0.025 / 2))))
 
@@ -116,7 +117,7 @@ def test_the_default_target_treats_the_two_alike() -> None:
         for option in ("relu", "gelu"):
             made.add(option, seed, line(0.1 + 0.02 * float(draw.random())), steps=range(5, 50, 5))
     (one,) = found(made).items
-    (other,) = time_to_target(made.runs, "language", "val_loss", "activation=gelu", reader=made.reader).items
+    (other,) = time_to_target(made.runs, "language", "val_loss", Baselines("activation=gelu"), reader=made.reader).items
     assert one.factor is not None
     assert other.factor == pytest.approx(1 / one.factor)
     assert one.target == other.target
@@ -165,12 +166,12 @@ def test_higher_is_better_where_the_task_says_so() -> None:
         made.add("relu", seed, partial(lambda s, step: s * step / 100, seed))
     runs = made.runs
     runs = replace(runs, primary={"language": Metric(name="val_loss", split="val", direction="max")})
-    result = time_to_target(runs, "language", "val_loss", RELU, target=0.4, reader=made.reader)
+    result = time_to_target(runs, "language", "val_loss", Baselines(RELU), target=0.4, reader=made.reader)
     assert result.items[0].times == pytest.approx({1: 40, 2: 20, 3: 40 / 3})
     for seed in (1, 2, 3):
         made.add("gelu", seed, partial(lambda s, step: s * step / 50, seed))
     runs = replace(made.runs, primary=runs.primary)
-    (gelu,) = time_to_target(runs, "language", "val_loss", RELU, reader=made.reader).items
+    (gelu,) = time_to_target(runs, "language", "val_loss", Baselines(RELU), reader=made.reader).items
     assert gelu.target == pytest.approx(0.4)  # the worst final value of all
 
 
@@ -189,8 +190,8 @@ def test_pairs_are_needed_for_a_ratio() -> None:
 def test_without_curves_there_is_no_default_target() -> None:
     runs = runs_of(study({"relu": [1.0] * 3, "gelu": [1.0] * 3}))
     with pytest.raises(UserError, match="no finished run of activation=relu has a curve of val_loss; give a target"):
-        time_to_target(runs, "language", "val_loss", RELU)
-    assert time_to_target(runs, "language", "val_loss", RELU, target=1.0).items == ()
+        time_to_target(runs, "language", "val_loss", Baselines(RELU))
+    assert time_to_target(runs, "language", "val_loss", Baselines(RELU), target=1.0).items == ()
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=8), st.floats(-5, 5), st.sampled_from(["min", "max"]))

@@ -1,14 +1,50 @@
-"""The baseline of a comparison: the variant that is asked for, that the study declares, or that comes first."""
+"""The baseline of a comparison: the variant that is asked for, that the study declares, or that comes first.
+
+Or, where `previous` is asked for or declared, the one before each in the plan: of changes that are made one upon the
+other (`design=steps`, `design=cumulative`) that says what each has added.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 from ablab.analysis.pairing import choices, variants
 from ablab.config.nearest import nearest
 from ablab.config.overrides import BETWEEN_OVERRIDES, canonical, same_value
 from ablab.errors import UserError
 from ablab.results.collect import Runs
+
+PREVIOUS = "previous"  # in a variant's place: each is compared with the one before it in the plan
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Whom each variant is compared with."""
+
+    first: str  # which is compared with none
+    steps: Mapping[str, str] = field(default_factory=dict)  # variant -> the one before it; none: all with the first
+
+    def of(self, variant: str) -> str:
+        return self.steps.get(variant, self.first)
+
+
+def choose_baselines(runs: Runs, wanted: str | None = None) -> Baselines:
+    """Whom each variant is compared with: `wanted`, what the study declares, or the first of the plan.
+
+    Args:
+        wanted: as `choose_baseline` takes it; or `previous`, where no variant is called so.
+
+    Raises:
+        UserError: as `choose_baseline` does.
+    """
+    asked = wanted or declared_baseline(runs)
+    known = variants(runs)
+    if asked != PREVIOUS or PREVIOUS in known:
+        return Baselines(choose_baseline(runs, wanted))
+    return Baselines(known[0], {variant: before for before, variant in pairwise(known)})
 
 
 def declared_baseline(runs: Runs) -> str | None:
@@ -24,12 +60,15 @@ def choose_baseline(runs: Runs, wanted: str | None = None) -> str:
     Args:
         wanted: overrides such as "attention=full,activation=relu". Factors that it does not name keep the value of the
             first variant of the plan, which is also the baseline if nothing is wanted. Settings below a named axis
-            (`attention.window` of `attention=windowed`) need not be named.
+            (`attention.window` of `attention=windowed`) need not be named. `previous`: the first of the plan, upon
+            which the others follow.
 
     Raises:
         UserError: an unknown factor or option, or no run of that combination.
     """
     known = variants(runs)
+    if wanted == PREVIOUS and PREVIOUS not in known:
+        return known[0]
     if not wanted:
         with contextlib.suppress(UserError):  # a sweep that left the declared baseline out; `compare` says so
             return choose_baseline(runs, declared) if (declared := declared_baseline(runs)) else known[0]

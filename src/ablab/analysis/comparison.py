@@ -1,4 +1,4 @@
-"""Every variant against the baseline, on every task and on the suite of them.
+"""Every variant against the baseline, or against the one before it, on every task and on the suite of them.
 
 One correction holds for all of them (`ablab.analysis.family`).
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 from ablab.analysis import oracle, placebos
-from ablab.analysis.baseline import choose_baseline, declared_baseline
+from ablab.analysis.baseline import Baselines, choose_baseline, choose_baselines, declared_baseline
 from ablab.analysis.conclusions import conclude, interval_unit
 from ablab.analysis.divergence import divergence_notes
 from ablab.analysis.earned import PairingEarned, pairing_earned
@@ -26,6 +26,7 @@ from ablab.analysis.study_notes import (
     BaselineMissing,
     BaselineNotRun,
     DirectionByName,
+    InSteps,
     IntervalUnit,
     NoSuite,
     NoSuiteVerdict,
@@ -56,9 +57,9 @@ class ComparisonSettings(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Comparisons:
-    """All comparisons of a study with one baseline."""
+    """All comparisons of a study with one baseline, or of each variant with the one before it."""
 
-    baseline: str
+    baselines: Baselines
     items: tuple[Comparison, ...]
     notes: tuple[StudyNote, ...]  # about the comparison as a whole
     metrics: dict[str, str]  # task -> metric, "" if none is known
@@ -69,6 +70,11 @@ class Comparisons:
     unit: IntervalUnit | None = None  # of all intervals; None where there are none
     placebos: Placebos = field(default_factory=Placebos)
     earned: PairingEarned | None = None  # by pairing; None where no comparison has the seeds that would tell
+
+    @property
+    def baseline(self) -> str:
+        """With which all variants are compared, or upon which they follow one after the other."""
+        return self.baselines.first
 
     def of_task(self, task: str) -> list[Comparison]:
         return [item for item in self.items if item.task == task]
@@ -84,12 +90,13 @@ def compare(
     split: Split | None = None,
     intervals: Intervals | None = None,
 ) -> Comparisons:
-    """Compare every variant with the baseline, seed by seed, on every task and on the suite of them.
+    """Compare every variant with its baseline, seed by seed, on every task and on the suite of them.
 
     The more often the study of these runs is analysed, the stricter (`ablab.analysis.looks`).
 
     Args:
-        baseline: overrides that name it, "attention=full"; default: the first variant of the plan.
+        baseline: overrides that name it, "attention=full"; `previous`: the variant before each in the plan; default:
+            what the study declares, else the first variant of the plan.
         metric: any number that the runs have; default: each task's primary metric.
         margin: in the metric's unit; effects inside it count as equivalent. Declare it before looking.
         last_k: the mean of so many last evaluations is compared; default: the final one. Declare it before looking.
@@ -109,7 +116,8 @@ def compare(
     if runs.table.empty:
         raise UserError("no runs to compare")
     last_k = 1 if last_k is None else last_k
-    reference = choose_baseline(runs, baseline)
+    baselines = choose_baselines(runs, baseline)
+    reference = baselines.first
     notes: list[StudyNote] = []
     if missing := None if baseline else _missing_baseline(runs, reference):
         notes.append(missing)
@@ -125,7 +133,8 @@ def compare(
         by_name = DirectionByName(metrics[task], directions[task])
         if guessed and by_name not in notes:
             notes.append(by_name)
-        base = outcomes(runs, task, reference, metrics[task], last_k)
+        found_of = {variant: outcomes(runs, task, variant, metrics[task], last_k) for variant in variants(runs)}
+        base = found_of[reference]
         if not base:
             without_baseline.append(task)
             notes.append(BaselineNotRun(task, reference))
@@ -136,9 +145,9 @@ def compare(
         for variant in variants(runs):
             if variant == reference or (task, variant) not in runs.places:
                 continue
-            own = outcomes(runs, task, variant, metrics[task], last_k)
-            pairing = Pairing(variant, reference, task, metrics[task], own, base)
-            pairing = pairing.at_its_look(looks.taken if looks.several else ())
+            before = baselines.of(variant)
+            pairing = Pairing(variant, before, task, metrics[task], found_of[variant], found_of[before])
+            pairing = pairing.at_its_look(looks.taken if looks.several else (), in_steps=bool(baselines.steps))
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, looks)))
         placebo_pairs += placebos.pairs_of(runs, task, metrics[task], directions[task], last_k, looks)
     declared = was_declared(runs, margin, metrics.values(), margin_declared)
@@ -146,7 +155,7 @@ def compare(
     judged = [(pairing, replace(each, margin_declared=declared, intervals=shown)) for pairing, each in judged]
     if analyses := interim_analyses(looks, len(judged)):
         notes.insert(0, analyses)
-    notes += _of_all(runs, metrics, margin, last_k)
+    notes += _of_all(runs, baselines, metrics, margin, last_k)
     no_suite = obstacle(metrics, directions, without_baseline)
     if no_suite and len(metrics) > 1:
         notes.append(NoSuiteVerdict(suite_name(len(metrics)), no_suite))
@@ -157,7 +166,7 @@ def compare(
     suite, items = found.held_against(suite), found.held_against(items)
     notes += found.notes()
     return Comparisons(
-        baseline=reference,
+        baselines=baselines,
         items=items,
         notes=tuple(notes),
         metrics=metrics,
@@ -183,9 +192,12 @@ def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:
     return None
 
 
-def _of_all(runs: Runs, metrics: dict[str, str], margin: float | None, last_k: int) -> list[StudyNote]:
+def _of_all(
+    runs: Runs, baselines: Baselines, metrics: dict[str, str], margin: float | None, last_k: int
+) -> list[StudyNote]:
     """Notes on the comparisons on all tasks."""
     notes: list[StudyNote] = [OneVariant()] if len(variants(runs)) == 1 else []
+    notes += [InSteps(baselines.first)] if baselines.steps else []
     notes += ladder_rules(runs)
     named = tuple(dict.fromkeys(name for name in metrics.values() if name))
     if margin is not None and len(named) > 1:

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from ablab.analysis.baseline import Baselines
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, FloatArray
 from ablab.analysis.pairing import outcomes, variants
 from ablab.results.collect import Runs
@@ -71,16 +72,16 @@ def aligned(runs: Runs, task: str, metric: str, by: By = "step", reader: Reader 
 
 
 def difference(
-    runs: Runs, task: str, metric: str, baseline: str, by: By = "step", reader: Reader | None = None
+    runs: Runs, task: str, metric: str, baselines: Baselines, by: By = "step", reader: Reader | None = None
 ) -> dict[str, Band]:
-    """variant -> the mean over seeds of its curve minus the baseline's, with the band of the paired differences.
+    """variant -> the mean over seeds of its curve minus its baseline's, with the band of the paired differences.
 
     The band is pointwise, not simultaneous: somewhere along a curve it will exclude 0 more often than one time in
     twenty where nothing differs. What is concluded from is the last evaluation alone.
     """
     return {
         variant: _summary(pairs.x, pairs.own - pairs.base, pairs.seeds)
-        for variant, pairs in paired_curves(runs, task, metric, baseline, by, reader).items()
+        for variant, pairs in paired_curves(runs, task, metric, baselines, by, reader).items()
     }
 
 
@@ -95,16 +96,16 @@ class PairedCurves:
 
 
 def paired_curves(
-    runs: Runs, task: str, metric: str, baseline: str, by: By = "step", reader: Reader | None = None
+    runs: Runs, task: str, metric: str, baselines: Baselines, by: By = "step", reader: Reader | None = None
 ) -> dict[str, PairedCurves]:
-    """variant -> its finished runs beside the baseline's; without those that share no seed or no point with it."""
+    """variant -> its finished runs beside its baseline's; without those that share no seed or no point with it."""
     reader = reader or CurveCache([metric])
-    base = _series(runs, task, baseline, metric, by, reader, "ok")
+    finished = {variant: _series(runs, task, variant, metric, by, reader, "ok") for variant in variants(runs)}
     found = {}
-    for variant in variants(runs):
-        own = _series(runs, task, variant, metric, by, reader, "ok")
+    for variant, own in finished.items():
+        base = finished.get(baselines.of(variant), {})
         seeds = [seed for seed in own if seed in base]
-        if variant == baseline or not seeds:
+        if variant == baselines.first or not seeds:
             continue
         x, values = _on_common_grid([*(own[seed] for seed in seeds), *(base[seed] for seed in seeds)], by)
         if len(x):

@@ -59,7 +59,7 @@ def decide(runs: Runs, seeds: SeedsConfig, declared: ComparisonConfig) -> list[D
         Decision(
             label=f"{item.label}{where}",
             cells=there(item.variant, on),
-            baselines=there(found.baseline, on),
+            baselines=there(item.baseline, on),
             how=decided(item, seeds, alpha),
         )
         for (item, on, where), alpha in zip(every, alphas, strict=True)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ablab.analysis.baseline import Baselines
 from ablab.analysis.chaos import ChaosShare, chaos_share, rounding_arm, rounding_differences
 from ablab.analysis.curves import Reader, paired_curves
 from ablab.analysis.estimates import FEWEST_SEEDS, FloatArray, correlation
@@ -86,15 +87,15 @@ def saving_of(item: Comparison) -> float | None:
 
 
 def earned_by_step(
-    runs: Runs, task: str, metric: str, baseline: str, reader: Reader | None = None
+    runs: Runs, task: str, metric: str, baselines: Baselines, reader: Reader | None = None
 ) -> dict[str, list[Earned]]:
     """variant -> its pairs at each step that all of them were evaluated at; without those of too few seeds.
 
     Args:
         reader: of curves, so that a caller reads each file once.
     """
-    found = paired_curves(runs.every, task, metric, baseline, reader=reader) if metric else {}
-    arm = rounding_arm(runs, task, baseline)
+    found = paired_curves(runs.every, task, metric, baselines, reader=reader) if metric else {}
+    arm = rounding_arm(runs, task, baselines.first)
     alone = found.get(arm) if arm else None
     nudged = dict(zip(alone.x.tolist(), (alone.own - alone.base).T, strict=True)) if alone else {}
     return {

@@ -173,10 +173,11 @@ class SeedNotRun:
 
 @dataclass(frozen=True)
 class EndedAtLook:
-    """A variant that was given no seeds after an interim analysis, where others were."""
+    """A variant that was given no seeds after an interim analysis, where its baseline was; or the other way round."""
 
     seeds: int  # at that look
-    others: int  # that its baseline has
+    others: int  # that the other of the two has
+    of_baseline: bool = False  # it is the baseline's that ended
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -53,17 +53,20 @@ class Pairing:
     of_baseline: dict[int, Outcome]
     ended_at_look: EndedAtLook | None = None
 
-    def at_its_look(self, looks: Iterable[Collection[int]]) -> Pairing:
+    def at_its_look(self, looks: Sequence[Collection[int]], in_steps: bool = False) -> Pairing:
         """The pairing up to the look with which the variant's seeds ended, where the baseline's went on without it.
 
         Args:
             looks: the seeds of each interim analysis.
+            in_steps: each variant is the next one's baseline, and may have gone on for that one without its own.
         """
         own, base = set(self.of_variant), set(self.of_baseline)
-        if not own or not any(own == (own | base) & set(look) for look in looks) or own >= base:
-            return self
-        seen = {seed: outcome for seed, outcome in self.of_baseline.items() if seed in own}
-        return replace(self, of_baseline=seen, ended_at_look=EndedAtLook(len(own), len(base)))
+        if _ended_at(looks, own, base):
+            return replace(self, of_baseline=_of(self.of_baseline, own), ended_at_look=EndedAtLook(len(own), len(base)))
+        if in_steps and _ended_at(looks, base, own):
+            ended = EndedAtLook(len(base), len(own), of_baseline=True)
+            return replace(self, of_variant=_of(self.of_variant, base), ended_at_look=ended)
+        return self
 
     @cached_property
     def planned(self) -> list[int]:
@@ -107,6 +110,15 @@ class Pairing:
         )
         ended = [self.ended_at_look] if self.ended_at_look else []
         return [*ended, *seed_notes(self.of_variant, self.metric), *unpaired]
+
+
+def _ended_at(looks: Sequence[Collection[int]], own: set[int], other: set[int]) -> bool:
+    """Whether the seeds of one side ended with a look, and the other's went on."""
+    return bool(own) and not own >= other and any(own == (own | other) & set(look) for look in looks)
+
+
+def _of(side: dict[int, Outcome], seeds: Collection[int]) -> dict[int, Outcome]:
+    return {seed: outcome for seed, outcome in side.items() if seed in seeds}
 
 
 def seed_notes(side: dict[int, Outcome], metric: str) -> list[SeedNote]:

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 import pandas as pd
 
+from ablab.analysis.baseline import Baselines
 from ablab.analysis.costs import (
     EQUAL_BUDGET,
     EQUAL_FLOPS,
@@ -111,17 +112,17 @@ def prices(cost: str, values: pd.Series) -> list[float]:
     return [1 / value if value > 0 else math.nan for value in numbers]
 
 
-def unequal_budgets(runs: Runs, task: str, baseline_variant: str) -> dict[str, dict[str, float]]:
-    """The variants that were given another budget than the baseline, with what differs: {"FLOPs": .38, "tokens": -.03}.
+def unequal_budgets(runs: Runs, task: str, baselines: Baselines) -> dict[str, dict[str, float]]:
+    """The variants that had another budget than their baseline, with what differs: {"FLOPs": .38, "tokens": -.03}.
 
     The tolerances are those of `costs`. Means are over the seeds on which both runs ended well.
     """
-    base = outcomes(runs, task, baseline_variant, _ENDED_WELL)
+    ended = {variant: outcomes(runs, task, variant, _ENDED_WELL) for variant in variants(runs)}
     found = {}
-    for variant in variants(runs):
-        own = outcomes(runs, task, variant, _ENDED_WELL)
-        pairs = Pairing(variant, baseline_variant, task, _ENDED_WELL, own, base).pairs
-        if variant != baseline_variant and (differing := _differences(pairs)):
+    for variant, own in ended.items():
+        before = baselines.of(variant)
+        pairs = Pairing(variant, before, task, _ENDED_WELL, own, ended.get(before, {})).pairs
+        if variant != baselines.first and (differing := _differences(pairs)):
             found[variant] = differing
     return found
 

@@ -113,7 +113,8 @@ def _show(comparisons: Comparisons, runs: Runs, filters: Sequence[Filter]) -> tu
     fitting = set(_fitting(runs, filters))
     cells = {cell for cell, places in runs.places.items() if fitting & set(places)}
     tasks = [task for task in runs.tasks if any(task == on for on, _ in cells)]
-    kept = cells | {(task, comparisons.baseline) for task in tasks}
+    bases = {comparisons.baselines.of(variant) for _, variant in cells}
+    kept = cells | {(task, base) for task in tasks for base in bases}
     items = tuple(item for item in comparisons.items if (item.task, item.variant) in cells)
     suite = tuple(item for item in comparisons.suite if item.variant in {variant for _, variant in cells})
     named = " ".join(each.text for each in filters)

@@ -6,8 +6,8 @@ its own or the root mean square of all comparisons' on the task, whichever is la
 of freedom, which is what a comparison that is noisier than the others rests on. That maximum pays for up to
 `UNCORRECTED` comparisons: any false claim of 1, 3, 5, 8 of them happens in .050, .050, .051, .053 of studies at most,
 whatever the ratio of the noise of the baseline, of one, of some or of all variants (1/10 to 10) and in .010 where all
-are alike. For more, the level is divided by the square root of how many times as many they are; for several tasks, by
-their number.
+are alike. Of steps, each beside the one before it: .051, .055, .057, .058. For more, the level is divided by the square
+root of how many times as many they are; for several tasks, by their number.
 
 Power at an effect of 3.5 sd of the paired difference, five comparisons: .80 here, .32 for the paired t with Bonferroni,
 .97 for a standard error pooled over variants with Dunnett's value, which claims falsely in .14 of studies where the

@@ -52,6 +52,13 @@ class BaselineMissing:
 
 
 @dataclass(frozen=True)
+class InSteps:
+    """Each variant is compared with the one before it, and nothing is said over scale."""
+
+    first: str
+
+
+@dataclass(frozen=True)
 class BaselineNotRun:
     """A task that the baseline was not run on."""
 
@@ -189,6 +196,7 @@ StudyNote = (
     | InterimAnalyses
     | BaselineMissing
     | BaselineNotRun
+    | InSteps
     | OfBaseline
     | DirectionByName
     | KnownValues

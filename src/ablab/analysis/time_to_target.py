@@ -22,6 +22,7 @@ from statistics import fmean
 
 import numpy as np
 
+from ablab.analysis.baseline import Baselines
 from ablab.analysis.curves import By, Reader, Series, series_of
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, paired
 from ablab.analysis.looks import looks_of
@@ -91,12 +92,12 @@ def time_to_target(
     runs: Runs,
     task: str,
     metric: str,
-    baseline: str,
+    baselines: Baselines,
     by: By = "step",
     target: float | None = None,
     reader: Reader | None = None,
 ) -> TimeToTarget:
-    """When the runs of each variant reach `target`.
+    """When the runs of each variant reach `target`, and those of its baseline.
 
     Args:
         target: in the metric's unit. Default: for each variant the best value that every finished run of its own and of
@@ -110,12 +111,13 @@ def time_to_target(
     reader = reader or CurveCache([metric])
     found = {variant: _curves(runs, task, variant, metric, by, reader) for variant in variants(runs)}
     found = {variant: own for variant, own in found.items() if own.curves}
-    base = found.get(baseline, _Runs({}, frozenset()))
-    if target is None and not base.finished:
+    baseline, nothing = baselines.first, _Runs({}, frozenset())
+    if target is None and not found.get(baseline, nothing).finished:
         raise UserError(f"{task}: no finished run of {baseline} has a curve of {metric}; give a target")
     items = [
-        _reached(variant, label(runs, variant, baseline), own, base, target, direction)
+        _reached(variant, label(runs, variant, before), own, found.get(before, nothing), target, direction)
         for variant, own in found.items()
+        for before in [baselines.of(variant)]
         if target is not None or (variant != baseline and own.finished)
     ]
     looks = looks_of(runs)

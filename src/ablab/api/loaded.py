@@ -39,7 +39,8 @@ def load(
     """The runs below `folders`, compared as `ablab compare` does; or the run, where the folder is that of one.
 
     Args:
-        baseline: overrides that name it, "attention=full"; default: the study's, else the first variant.
+        baseline: overrides that name it, "attention=full"; "previous": the variant before each in the plan; default:
+            the study's, else the first variant.
         metric: what to compare by; default: each task's primary metric.
         margin: effects below it are equivalent, in the metric's unit; default: the one that the study declares.
         last_k: compare the mean of the last k evaluations; default: as the study says, else the last one.

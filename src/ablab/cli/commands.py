@@ -43,7 +43,9 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         "study=... restrict the runs that are compared, any other the comparisons that are shown",
     )
     parser.add_argument(
-        "--baseline", metavar="OVERRIDES", help="for example attention=full; default: the first variant"
+        "--baseline",
+        metavar="OVERRIDES",
+        help="such as attention=full; previous: the one before each; default: the study's, else the first",
     )
     parser.add_argument("--metric", help="what to compare by; default: the task's primary metric")
     parser.add_argument(

@@ -100,7 +100,7 @@ INTERVALS = ("single", "simultaneous")
 class ComparisonConfig:
     """What a study declares of the comparison that it ends with."""
 
-    baseline: str | None = None  # the variant that the others are compared with, "attention=full"; None: the first
+    baseline: str | None = None  # that the others are compared with: "attention=full", or "previous"; None: the first
     metric: str | None = None  # None: the task's primary metric
     margin: float | None = None  # differences below it are equivalent, in the metric's unit
     split: str | None = None  # "validation" or "test", of the task's primary metric; None: the one that it is of

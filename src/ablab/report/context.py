@@ -193,7 +193,7 @@ class ReportContext:
     @cached_property
     def _earned(self) -> dict[str, dict[str, list[Earned]]]:
         made = self.comparisons
-        return {t: earned_by_step(self.drawn(t), t, made.metrics[t], made.baseline, self.curves) for t in self.tasks}
+        return {t: earned_by_step(self.drawn(t), t, made.metrics[t], made.baselines, self.curves) for t in self.tasks}
 
     def earned(self, task: str) -> dict[str, list[Earned]]:
         """Variant -> what its pairs have earned by step, of the variants that figures show. Reads learning curves."""

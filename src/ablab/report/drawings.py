@@ -37,7 +37,7 @@ def detectable(context: ReportContext, task: str) -> Drawing | None:
 
 def cost(context: ReportContext, task: str) -> Drawing | None:
     """Quality against FLOPs, time, speed and memory; None if no run ended well."""
-    differing = unequal_budgets(context.drawn(task), task, context.comparisons.baseline)
+    differing = unequal_budgets(context.runs, task, context.comparisons.baselines)
     unequal = {variant: budget_text(each) for variant, each in differing.items()}
     members = {str(cost): found for cost, found in context.fronts(task).set_index("variant").to_dict().items()}
     return quality_and_cost(_shown(context, task), members, unequal, context.styles)
@@ -74,9 +74,10 @@ def curves(context: ReportContext, task: str) -> Drawing | None:
 
 
 def differences(context: ReportContext, task: str) -> Drawing | None:
-    """The compared metric, variant minus baseline on the same seed, by step."""
+    """The compared metric, variant minus its baseline on the same seed, by step."""
     metric = context.comparisons.metrics[task]
-    bands = difference(context.drawn(task), task, metric, context.comparisons.baseline, reader=context.curves)
+    found = difference(context.runs, task, metric, context.comparisons.baselines, reader=context.curves)
+    bands = {variant: band for variant, band in found.items() if variant in context.drawn(task).variants}
     return curve_panels([Panel("step", f"difference in {metric}", bands, zero=True)], context.styles, columns=1)
 
 

@@ -170,7 +170,8 @@ def _(note: known.SeedNotRun, item: Comparison) -> str:
 
 @note_text.register
 def _(note: known.EndedAtLook, item: Comparison) -> str:
-    return f"its seeds ended with the look at {note.seeds}, where this is said; the baseline has {note.others}."
+    whose, other = ("the baseline's", "it") if note.of_baseline else ("its", "the baseline")
+    return f"{whose} seeds ended with the look at {note.seeds}, where this is said; {other} has {note.others}."
 
 
 @note_text.register

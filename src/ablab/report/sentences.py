@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ablab.analysis.baseline import Baselines
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Estimate, Interval, rate_bound
 from ablab.analysis.power import MOST_SEEDS, detectable, seeds_for, seeds_needed
@@ -32,6 +33,11 @@ def verdict_sentence(item: Comparison) -> str:
 def sentence(evidence: Evidence, verdict: Verdict) -> str:
     """Say a verdict, with the evidence that it rests on."""
     return _SENTENCES[verdict](evidence)
+
+
+def against(baselines: Baselines) -> str:
+    """Name whom each variant is compared with."""
+    return "the one before each" if baselines.steps else baselines.first
 
 
 def measured(comparisons: Comparisons) -> str:

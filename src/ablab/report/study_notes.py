@@ -91,6 +91,14 @@ def _(note: known.BaselineMissing) -> str:
 
 
 @study_note_text.register
+def _(note: known.InSteps) -> str:
+    return (
+        f"STEPS  each variant is compared with the one before it; --baseline '{note.first}' compares all of them with "
+        "the first, over scale, too."
+    )
+
+
+@study_note_text.register
 def _(note: known.BaselineNotRun) -> str:
     return f"{note.task}: the baseline {note.baseline} was not run on this task."
 

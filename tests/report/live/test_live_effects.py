@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -102,3 +103,22 @@ def test_names_are_no_markup() -> None:
         for run, loss, sizes in zip(runs, [1.0, 2.0], ["[1,2]", "[red]"], strict=True)
     ]
     assert shown(records)[-1].split() == ["model.sizes=[red]", "+1.0", "1"]
+
+
+def test_a_step_is_shown_beside_the_one_before_it_and_no_other() -> None:
+    """What lies between two may not have ended: then there is nothing to show yet."""
+    named = [(seed, variant) for seed in range(2) for variant in VARIANTS]  # as a study of steps is planned
+    losses = dict(zip(named, [2.0, 2.15, 1.9, 2.1, 2.35, 2.0], strict=True))
+    by_name = {(run.seed, run.variant): run for run in RUNS}
+    steps = {"comparison": {"baseline": "previous"}}
+    records = {
+        key: replace(ok(by_name[key], losses[key]), index=index, config={"seed": key[0], **steps})
+        for index, key in enumerate(named)
+    }
+    assert shown(list(records.values())) == [
+        "so far, no verdict: val_loss (lower is better), variant minus the one before each",
+        "variant  mean difference  pairs",
+        "gelu               +0.20      2",
+        "silu               -0.30      2",
+    ]
+    assert shown([records[0, "activation=relu"], records[0, "activation=silu"]]) == []

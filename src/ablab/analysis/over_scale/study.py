@@ -108,7 +108,12 @@ class Coverage:
 
 
 def over_scale(runs: Runs, comparisons: Comparisons) -> tuple[LadderFindings, ...]:
-    """What every ladder among the runs says, in the order of the plan; nothing where there is none."""
+    """What every ladder among the runs says, in the order of the plan; nothing where there is none.
+
+    Nor where each variant is compared with the one before it: a gain is that over one baseline at all sizes.
+    """
+    if comparisons.baselines.steps:
+        return ()
     ladders = ladders_of(runs, comparisons.baseline, comparisons.items, comparisons.metrics, comparisons.last_k)
     made = [_findings(ladder, comparisons.level) for ladder in ladders]
     claims = [Claims.of(item.forecast) for each in made for item in each.items if item.forecast]

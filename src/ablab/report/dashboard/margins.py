@@ -17,6 +17,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from ablab.analysis.curves import Band, aligned, difference
 from ablab.report.context import TRAINING_LOSS, ReportContext
 from ablab.report.dashboard.summaries import event, scalar
+from ablab.report.sentences import against
 from ablab.results.curves import CurveCache
 
 _MOST_METRICS = 6
@@ -34,19 +35,21 @@ class Chart:
 
 
 def charts(context: ReportContext, task: str, prefix: str) -> list[Chart]:
-    """For each metric of `task` with learning curves: its values, and their paired difference to the baseline.
+    """For each metric of `task` with learning curves: its values, and their paired difference to their baseline.
 
     Args:
         prefix: of the tags, so that views of other folders that TensorBoard finds, too, stay apart.
     """
     metrics = _metrics(context, task)
-    reader, baseline = CurveCache(metrics), context.comparisons.baseline
+    reader, baselines = CurveCache(metrics), context.comparisons.baselines
     found = []
     for metric in metrics:
         means = aligned(context.runs, task, metric, reader=reader).bands
         found.append(Chart(f"{metric}: mean over seeds", f"{prefix}/{metric}", means))
-        apart = difference(context.runs, task, metric, baseline, reader=reader)
-        found.append(Chart(f"{metric}: paired difference to {baseline}", f"{prefix}/{metric}/difference", apart))
+        apart = difference(context.runs, task, metric, baselines, reader=reader)
+        found.append(
+            Chart(f"{metric}: paired difference to {against(baselines)}", f"{prefix}/{metric}/difference", apart)
+        )
     return [chart for chart in found if chart.bands]
 
 

@@ -42,7 +42,9 @@ def forest(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | N
         better = "lower" if first.direction == "min" else "higher"
         axes.set_xlabel(f"effect on {first.metric}, variant minus baseline ({better} is better)", loc="right")
     words = "; ".join(map(verdict_line, shown))
-    return Drawing(figure, f"Effects on {first.metric} against {first.baseline}: {words}")
+    bases = {item.baseline for item in items}
+    base = first.baseline if len(bases) == 1 else "the one before each"
+    return Drawing(figure, f"Effects on {first.metric} against {base}: {words}")
 
 
 def _largest(items: list[Comparison]) -> list[Comparison]:

@@ -16,7 +16,7 @@ from ablab.report.over_scale import effects_table, scale_lines, scale_table
 from ablab.report.parallel import parallel_table
 from ablab.report.placebos import placebo_table
 from ablab.report.rows import unhealthy
-from ablab.report.sentences import measured, verdict_line
+from ablab.report.sentences import against, measured, verdict_line
 from ablab.report.study_notes import interval_lines, no_suite_text, pairing_text, study_notes
 from ablab.report.tables import cost_table, inference_table, quality_table
 
@@ -44,7 +44,7 @@ def sections(context: ReportContext, by: By | None = None) -> list[Section]:
     for part, _ in parts(comparisons, by):
         where = part if len(comparisons.metrics) > 1 else ""
         of = f"{where}: " if where else ""
-        quality = f"{of}quality, against {comparisons.baseline}{averaged}"
+        quality = f"{of}quality, against {against(comparisons.baselines)}{averaged}"
         shared = any(record.stacked for record in context.runs.records)
         cost = f"{of}cost, mean over the runs that ended well" + (_SHARED if shared else "")
         found.append(Section("quality", where, quality, quality_table(context, part)))

@@ -15,7 +15,7 @@ from ablab.report.context import ReportContext
 from ablab.report.extrapolation import NOTE
 from ablab.report.formats.contents import By, Section, all_lines, parts, sections
 from ablab.report.formatting import confidence
-from ablab.report.sentences import measured
+from ablab.report.sentences import against, measured
 
 LONGEST_FLOAT = 40  # rows; a longer table goes on over pages
 _ESCAPED = {
@@ -145,8 +145,8 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
         f"{confidence(comparisons.level)} CI, {', or '.join(used)}, over all comparisons{several}. " if used else ""
     )
     return text(
-        f"Quality{on}: mean and standard deviation over seeds{of}. Effects against {comparisons.baseline} are paired "
-        f"by seed. {interval}Bold: resolved."
+        f"Quality{on}: mean and standard deviation over seeds{of}. Effects against "
+        f"{against(comparisons.baselines)} are paired by seed. {interval}Bold: resolved."
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ablab.analysis.baseline import PREVIOUS
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.earned import PairingEarned, saving_of
 from ablab.analysis.placebos import Placebo
@@ -92,7 +93,7 @@ def document(context: ReportContext, by: By | None = None) -> Node:
     comparisons = context.comparisons
     found = {
         "schema": SCHEMA_VERSION,
-        "baseline": comparisons.baseline,
+        "baseline": PREVIOUS if comparisons.baselines.steps else comparisons.baseline,
         "last_k": comparisons.last_k,
         "intervals": "simultaneous" if comparisons.unit and comparisons.unit.simultaneous else "single",
         "suite": [_item(item) for item in comparisons.suite] if by != "task" else [],

@@ -9,12 +9,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ablab.analysis.baseline import choose_baseline, declared_baseline
+from ablab.analysis.baseline import Baselines, choose_baselines, declared_baseline
 from ablab.analysis.conditions import other_corpus
 from ablab.analysis.metrics import choose_metric
 from ablab.analysis.pairing import Pairing, label, outcomes, tasks, variants
 from ablab.errors import UserError
 from ablab.report.formatting import decimals_for, number
+from ablab.report.sentences import against
 from ablab.results.collect import Runs, tabulate
 from ablab.results.record import Record
 
@@ -29,27 +30,35 @@ def effects_so_far(records: list[Record]) -> RenderableType | None:
         return None  # the first of the plan is missing, which tells the baseline
     runs = tabulate([(Path(str(place)), record) for place, record in enumerate(planned)])
     try:
-        baseline = choose_baseline(runs, declared_baseline(runs))
+        baselines = choose_baselines(runs, declared_baseline(runs))
     except UserError:  # none of its runs has ended
         return None
-    tables = [table for task in tasks(runs) if (table := _table(runs, task, baseline))]
+    tables = [table for task in tasks(runs) if (table := _table(runs, task, baselines))]
     return Group(*tables) if tables else None
 
 
-def _table(runs: Runs, task: str, baseline: str) -> RenderableType | None:
+def _table(runs: Runs, task: str, baselines: Baselines) -> RenderableType | None:
     metric, direction, _ = choose_metric(runs, task, None)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("variant")
     table.add_column("mean difference", justify="right", no_wrap=True)
     table.add_column("pairs", justify="right", no_wrap=True)
-    of_baseline = outcomes(runs, task, baseline, metric)
-    for variant in variants(runs):
-        pairing = Pairing(variant, baseline, task, metric, outcomes(runs, task, variant, metric), of_baseline)
-        if variant != baseline and pairing.seeds and not other_corpus(pairing):
+    found = {variant: outcomes(runs, task, variant, metric) for variant in variants(runs)}
+    for variant, own in found.items():
+        baseline = baselines.of(variant)
+        pairing = Pairing(variant, baseline, task, metric, own, found.get(baseline, {}))
+        if baselines.steps and not _neighbours(pairing):
+            continue
+        if variant != baselines.first and pairing.seeds and not other_corpus(pairing):
             effect = fmean(pairing.differences)
             name = Text(label(runs, variant, baseline), no_wrap=True, overflow="ellipsis")
             table.add_row(name, Text(number(effect, decimals_for(effect), signed=True)), Text(str(len(pairing.seeds))))
     where = f"{task}, " if len(tasks(runs)) > 1 else ""
     better = "higher" if direction == "max" else "lower"
-    title = f"so far, no verdict: {where}{metric} ({better} is better), variant minus {baseline}"
+    title = f"so far, no verdict: {where}{metric} ({better} is better), variant minus {against(baselines)}"
     return Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), table) if table.row_count else None
+
+
+def _neighbours(pairing: Pairing) -> bool:
+    """Whether nothing lies between the two in the plan: what does may not have ended yet."""
+    return all((own.index or 0) - (base.index or 0) == 1 for own, base in pairing.pairs)

@@ -17,10 +17,10 @@ from ablab.report.tables import cost_table, inference_table, quality_table
 
 
 def cost(context: ReportContext) -> Section:
-    baseline = context.comparisons.baseline
+    baselines = context.comparisons.baselines
 
     def blocks(task: str) -> list[Block]:
-        unequal = unequal_budgets(context.runs, task, baseline)
+        unequal = unequal_budgets(context.runs, task, baselines)
         drawn = svg(context, drawings.cost(context, task), "cost", task)
         table = cost_table(context, task)
         table["budget"] = [budget_text(unequal.get(variant, {})) for variant in table["variant"]]

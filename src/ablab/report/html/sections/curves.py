@@ -66,9 +66,9 @@ def _time_text(found: TimeToTarget) -> str:
 
 
 def _reached(context: ReportContext, task: str, by: By) -> TimeToTarget:
-    metric, baseline = context.comparisons.metrics[task], context.comparisons.baseline
+    metric, baselines = context.comparisons.metrics[task], context.comparisons.baselines
     every = (context.unfiltered or context).runs  # whose intervals hold at once, also where some are shown
-    found = time_to_target(every, task, metric, baseline, by, context.target(task), context.curves)
+    found = time_to_target(every, task, metric, baselines, by, context.target(task), context.curves)
     return replace(found, items=tuple(item for item in found.items if item.variant in context.variants))
 
 
