@@ -10,7 +10,6 @@ that was published before it, each over all sizes together. They are one family,
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -65,21 +64,14 @@ def compared(results: Path) -> Iterator[Row]:
             for item in together(load(place).comparisons):
                 yield Row(item.label, question, item)
     if place := place_of(results, "cumulative"):
-        steps = variants_in_order(load(place))
-        for before, change in itertools.pairwise(steps):
-            for item in together(load(place, baseline=before).comparisons):
-                if item.variant == change:
-                    yield Row(change, "cumulative", item)
+        for item in together(load(place, baseline="previous").comparisons):
+            yield Row(item.label, "cumulative", item)
 
 
 def together(comparisons: Any) -> Sequence[Comparison]:
     """Over all sizes, or at the one that there is."""
     found: Sequence[Comparison] = comparisons.suite or comparisons.items
     return found
-
-
-def variants_in_order(study: Any) -> list[str]:
-    return list(dict.fromkeys(study.runs["variant"]))
 
 
 def rows(results: Path) -> list[Row]:
