@@ -103,7 +103,10 @@ def _override(runs: Runs, text: str) -> tuple[str, str]:
     """("attention", "full") from "attention=full", if some run has that."""
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals:
-        raise UserError(f"baseline {text}: write it as factor=option, for example {variants(runs)[0]}")
+        raise UserError(
+            f"baseline {text}: write it as factor=option, for example {variants(runs)[0]}; or {PREVIOUS}, for the "
+            "variant before each"
+        )
     fixed = {record.axes.get(name) for record in runs.records}
     if name not in runs.factors and {canonical(option) for option in fixed} == {canonical(value)}:
         return name, value  # true of every run, if not a factor
