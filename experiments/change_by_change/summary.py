@@ -21,9 +21,7 @@ from matplotlib.figure import Figure
 
 from ablab import load
 from ablab.analysis.comparison import Comparison
-from ablab.analysis.family import Claim, raw_p_values
-from ablab.analysis.step_down import PValues, step_down
-from ablab.analysis.verdicts import judge
+from ablab.analysis.conclusions import as_one_family
 
 HERE = Path(__file__).parent
 DECIDING = 41  # comparisons that decide, also while some of their studies have not been run
@@ -77,23 +75,9 @@ def together(comparisons: Any) -> Sequence[Comparison]:
 def rows(results: Path) -> list[Row]:
     """Each comparison that decides, with its p values and its verdict over all of them."""
     found = list(compared(results))
-    making = [row.item for row in found if row.item.estimate]
-    p_values = [alone(item) for item in making]
-    adjusted = iter(step_down(p_values, [1.0] * len(making), reserved=DECIDING - len(making)))
-    return [replace(row, item=corrected(row.item, next(adjusted))) if row.item.estimate else row for row in found]
-
-
-def alone(item: Comparison) -> PValues:
-    """Its p values if it were the only comparison, over all its looks."""
-    assert item.estimate
-    base = dict(zip(item.seeds, item.baseline_values, strict=True))
-    own = {seed: base[seed] + difference for seed, difference in zip(item.seeds, item.differences, strict=True)}
-    return raw_p_values(Claim(item.task, item, own, base), item.estimate)
-
-
-def corrected(item: Comparison, p: PValues) -> Comparison:
-    once_more = replace(item, p_adjusted=p.difference, p_equivalence=p.equivalence)
-    return replace(once_more, verdict=judge(once_more))
+    reserved = DECIDING - sum(row.item.estimate is not None for row in found)
+    corrected = as_one_family([row.item for row in found], reserved)
+    return [replace(row, item=item) for row, item in zip(found, corrected, strict=True)]
 
 
 def effects_table(found: Sequence[Row], results: Path) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
     python experiments/five_claims/summary.py  # prints the table, and writes it and claims.png
 
-A row is one comparison of a claim on one task: the verdict of `ablab compare`, corrected within its own study.
+A row is one comparison of a claim on one task: the verdict of `ablab compare`, corrected within its own study. Beside
+it stand two that nobody declared: the same corrected over all rows, and what the test split says.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from ablab import load
 from ablab.analysis.comparison import Comparison
+from ablab.analysis.conclusions import as_one_family
 from ablab.report.formatting import confidence
 
 HERE = Path(__file__).parent
@@ -39,6 +41,7 @@ class Row:
 
     label: str
     item: Comparison
+    test: Comparison  # on the test split
     level: float  # of its interval: stricter, the more often its study was looked at
     speed: float  # over the baseline's
 
@@ -89,31 +92,39 @@ def rows(results: Path) -> Iterator[Row]:
         if not kept.is_file():
             continue
         study = load(kept, baseline=headline.baseline)
+        margin = study.comparisons.items[0].margin  # in nats or of accuracy, as the test split's metric is
+        on_test = load(kept, baseline=headline.baseline, split="test", margin=margin)
         speeds = study.effects().set_index(["task", "variant"])["tokens_per_second"]
-        for item in study.comparisons.items:
+        for item, test in zip(study.comparisons.items, on_test.comparisons.items, strict=True):
             if item.label == headline.variant:
                 ratio = speeds[item.task, item.variant] / speeds[item.task, item.baseline]
-                yield Row(f"{headline.claim}; {task_name(item.task)}", item, study.comparisons.level, ratio)
+                yield Row(f"{headline.claim}; {task_name(item.task)}", item, test, study.comparisons.level, ratio)
 
 
 def table(found: list[Row]) -> str:
     """As Markdown."""
     lines = []
-    for row in found:
-        low, high = row.item.interval or (float("nan"), float("nan"))
+    for row, over_all in zip(found, as_one_family([row.item for row in found]), strict=True):
         lines.append(
             {
                 "claim and task": row.label,
                 "metric": row.item.metric,
                 "effect": f"{row.item.effect:+.3f}",
-                "interval": f"{low:+.3f} to {high:+.3f}",
+                "interval": interval(row.item),
                 "confidence": confidence(row.level),
                 "seeds": len(row.item.seeds),
                 "verdict": row.item.verdict.value,
+                f"over all {len(found)} rows": over_all.verdict.value,
+                "on the test split": f"{row.test.verdict.value} {row.test.effect:+.3f} ({interval(row.test)})",
                 "speed over the baseline's": f"{row.speed:.2f}",
             }
         )
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
+def interval(item: Comparison) -> str:
+    low, high = item.interval or (float("nan"), float("nan"))
+    return f"{low:+.3f} to {high:+.3f}"
 
 
 def picture(found: list[Row]) -> Figure:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from ablab.analysis import conditions
 from ablab.analysis.divergence import with_divergence
 from ablab.analysis.evidence import constant_difference
-from ablab.analysis.family import Claim, adjust
+from ablab.analysis.family import Claim, adjust, raw_p_values
 from ablab.analysis.metrics import split_of
 from ablab.analysis.notes import ConstantDifference, DecidedBefore, Note, UnlikeNormal, WithinMargin
 from ablab.analysis.pairing import Outcome, Pairing
 from ablab.analysis.second_opinion import odd_seeds, second_opinion
+from ablab.analysis.step_down import PValues, step_down
 from ablab.analysis.study_notes import IntervalUnit
 from ablab.analysis.suite import Joined
 from ablab.analysis.verdicts import RESOLVED, Comparison, Evidence, judge
@@ -51,6 +52,33 @@ def conclude(
         for (pairing, _), (evidence, p) in zip(judged, adjusted[len(joined) :], strict=True)
     )
     return on_suite, on_tasks
+
+
+def as_one_family(items: Sequence[Comparison], reserved: int = 0) -> list[Comparison]:
+    """Comparisons of one or several studies, corrected over all of them together instead of within their own studies.
+
+    All have the same share of the level, by Holm's method. What has no estimate stays as it is. Intervals are those of
+    one comparison alone, as they were.
+
+    Args:
+        reserved: further comparisons of the family, whose results are not known yet.
+    """
+    making = [item for item in items if item.estimate]
+    adjusted = iter(step_down([_p_values(item) for item in making], [1.0] * len(making), reserved))
+    return [_corrected(item, next(adjusted)) if item.estimate else item for item in items]
+
+
+def _p_values(item: Comparison) -> PValues:
+    """Those of the comparison alone, over all its looks."""
+    assert item.estimate
+    base = dict(zip(item.seeds, item.baseline_values, strict=True))
+    own = {seed: base[seed] + difference for seed, difference in zip(item.seeds, item.differences, strict=True)}
+    return raw_p_values(Claim(item.task, item, own, base), item.estimate)
+
+
+def _corrected(item: Comparison, p: PValues) -> Comparison:
+    once_more = replace(item, p_adjusted=p.difference, p_equivalence=p.equivalence)
+    return replace(once_more, verdict=judge(once_more))
 
 
 def _with_second_opinions(

@@ -24,7 +24,7 @@ from ablab.analysis.looks import Looks
 from ablab.analysis.pairing import Pairing, outcomes
 from ablab.analysis.study_notes import PlaceboFloor, PlaceboShare
 from ablab.analysis.suite import join
-from ablab.analysis.verdicts import RESOLVED, Comparison, Evidence, Verdict
+from ablab.analysis.verdicts import RESOLVED, Comparison, Evidence, judge
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
 
@@ -74,8 +74,8 @@ class Placebos:
         floor = self.floor(item.task)
         if floor is None:
             return item
-        inside = item.verdict in RESOLVED and item.effect is not None and abs(item.effect) <= floor
-        return replace(item, floor=floor, verdict=Verdict.WITHIN_FLOOR if inside else item.verdict)
+        held = replace(item, floor=floor)
+        return replace(held, verdict=judge(held))
 
     def on(self, tasks: Sequence[str]) -> Placebos:
         """Those on some tasks alone."""

@@ -157,6 +157,8 @@ def judge(evidence: Evidence) -> Verdict:
     if estimate is None or interval is None or p is None:
         return Verdict.TOO_FEW_SEEDS
     if p < LEVEL and (evidence.decided_before or not interval[0] <= 0 <= interval[1]):
+        if evidence.floor is not None and abs(estimate.effect) <= evidence.floor:
+            return Verdict.WITHIN_FLOOR
         better = (estimate.effect < 0) == (evidence.direction == "min")
         return Verdict.BETTER if better else Verdict.WORSE
     if evidence.equivalent:
