@@ -135,6 +135,18 @@ def test_the_summary_is_that_of_the_records() -> None:
     assert summary.table(found) == (FOLDER / "results" / "summary.md").read_text().rstrip("\n")
 
 
+def test_what_is_said_of_the_other_readings_is_counted() -> None:
+    """Of the rows that decide something, how many do over all rows, and on the test split."""
+    lines = (FOLDER / "results" / "summary.md").read_text().splitlines()[2:]
+    rows = [[cell.strip() for cell in line.split("|")[7:10]] for line in lines]
+    deciding = [row for row in rows if row[0] != "UNRESOLVED"]
+    kept, on_test = (sum(row[0] == row[at].partition(" ")[0] for row in deciding) for at in (1, 2))
+    assert (len(rows), len(deciding), len(deciding) - kept, on_test) == (40, 21, 7, 19)
+    page = " ".join((FOLDER / "README.md").read_text().split())
+    assert "Of its 21 rows that decide something, seven do not over all 40 rows" in page
+    assert "On the test split 19 decide the same" in page
+
+
 @pytest.mark.parametrize("page", [FOLDER / "README.md", FOLDER.parents[1] / "README.md"], ids=["study", "root"])
 def test_each_interval_beside_a_verdict_is_one_of_the_records(page: Path) -> None:
     rows = [row.split("|") for row in (FOLDER / "results" / "summary.md").read_text().splitlines()]

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -85,15 +87,21 @@ def task_name(task: str) -> str:
     return ", ".join(filter(None, named))
 
 
+@lru_cache
+def both_splits(kept: Path, baseline: str | None) -> tuple[Any, Any]:
+    """The study as it was declared, and as it would be if it had been declared on the test split."""
+    study = load(kept, baseline=baseline)
+    margin = study.comparisons.items[0].margin  # in nats or of accuracy, as the test split's metric is
+    return study, load(kept, baseline=baseline, split="test", margin=margin)
+
+
 def rows(results: Path) -> Iterator[Row]:
     """A row for every headline whose study has been run, and each of its tasks."""
     for headline in HEADLINES:
         kept = results / f"{headline.study}.jsonl.xz"
         if not kept.is_file():
             continue
-        study = load(kept, baseline=headline.baseline)
-        margin = study.comparisons.items[0].margin  # in nats or of accuracy, as the test split's metric is
-        on_test = load(kept, baseline=headline.baseline, split="test", margin=margin)
+        study, on_test = both_splits(kept, headline.baseline)
         speeds = study.effects().set_index(["task", "variant"])["tokens_per_second"]
         for item, test in zip(study.comparisons.items, on_test.comparisons.items, strict=True):
             if item.label == headline.variant:
