@@ -14,12 +14,14 @@ from synthetic import runs_of, study
 
 from ablab.analysis.comparison import compare
 from ablab.analysis.selection import compare_and_select
+from ablab.errors import UserError
 from ablab.report.context import ReportContext
 from ablab.report.figures.over_scale import effects_ahead, laws
 from ablab.report.formats import render
 from ablab.report.formats.scale import scale_rows
 from ablab.report.formatting import MISSING
 from ablab.report.html.sections.over_scale import over_scale
+from ablab.report.notebook import LoadedStudy
 from ablab.report.over_scale import effects_table, scale_lines, scale_table
 
 HOLDS = re.compile(
@@ -150,3 +152,17 @@ def test_a_gain_is_that_at_the_largest_size_or_none() -> None:
     assert scale_table(found)["gain (95% CI)"][0] == scale_table(found)["at its FLOPs"][0] == MISSING
     assert scale_table(found)["gain (95% CI)"][1] != MISSING
     assert "fewer than 3 pairs at d_model=256" in scale_lines([found])[1]
+
+
+def test_a_notebook_has_the_same_verdicts_and_figures(context: ReportContext) -> None:
+    loaded = LoadedStudy(context)
+    table = loaded.over_scale()
+    assert table["sentence"].tolist() == [row["sentence"] for row in scale_rows(context.over_scale)]
+    assert table["verdict"].tolist() == ["HOLDS", "FADES", "UNKNOWN"]
+    assert "row" not in table
+    for figure in (loaded.plot.laws(), loaded.plot.over_scale(context.tasks[-1])):
+        assert figure.axes
+    without = LoadedStudy(ReportContext.of(runs_of(study({"relu": [1.0, 1.1], "gelu": [1.2, 1.3]}))))
+    assert without.over_scale().empty
+    with pytest.raises(UserError, match="nothing to draw"):
+        without.plot.laws()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ablab.analysis.curves import Aligned, By, aligned, difference
+from ablab.analysis.over_scale.study import LadderFindings
 from ablab.analysis.pareto import unequal_budgets
 from ablab.analysis.scaling import Axis
 from ablab.report.context import TRAINING_LOSS, ReportContext
+from ablab.report.figures import over_scale as over_scale_figures
 from ablab.report.figures.canvas import Drawing
 from ablab.report.figures.cost import quality_and_cost
 from ablab.report.figures.curves import Panel
@@ -54,6 +58,20 @@ def interaction(context: ReportContext, task: str, factors: tuple[str, str]) -> 
 def scaling(context: ReportContext, over: Axis) -> Drawing | None:
     """Costs and quality over the length of the sequences or the parameters; None if the runs do not differ in it."""
     return power_laws(context.scaling.get(over, []), context.styles)
+
+
+def laws(context: ReportContext, task: str) -> Drawing | None:
+    """The losses of the ladder that the task is a size of, with their laws; None where it is of none."""
+    return next((over_scale_figures.laws(each, context.styles) for each in _ladders(context, task)), None)
+
+
+def over_scale(context: ReportContext, task: str) -> Drawing | None:
+    """The effects at each size of that ladder, and those foreseen beyond the largest; None where there is none."""
+    return next((over_scale_figures.effects_ahead(each, context.styles) for each in _ladders(context, task)), None)
+
+
+def _ladders(context: ReportContext, task: str) -> Iterator[LadderFindings]:
+    return (each for each in context.over_scale if task in {rung.place for rung in each.ladder.rungs})
 
 
 def lengths(context: ReportContext, task: str) -> Drawing | None:
