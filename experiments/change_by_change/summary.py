@@ -84,12 +84,15 @@ def effects_table(found: Sequence[Row], results: Path) -> pd.DataFrame:
     """A row for each change: what it does at each size alone, and what its three comparisons decide."""
     at_sizes: dict[str, dict[str, str]] = {}
     if place := place_of(results, "alone"):
-        for item in load(place).comparisons.items:
-            at_sizes.setdefault(item.label, {})[width(item.task)] = told(item)
+        study = load(place)
+        for item in study.comparisons.items:
+            at_sizes.setdefault(item.label, {})[f"width {width(item.task)}"] = told(item)
+        for row in study.over_scale().to_dict("records"):
+            at_sizes[row["variant"]]["at ten times the compute"] = row["verdict"]
     lines: dict[str, dict[str, str]] = {}
     for row in found:
         line = lines.setdefault(row.change, {"change": f"`{row.change}`"})
-        line |= {f"alone, width {size}": text for size, text in at_sizes.get(row.change, {}).items() if size}
+        line |= {f"alone, {where}": text for where, text in at_sizes.get(row.change, {}).items()}
         line[QUESTIONS[row.question]] = f"{row.verdict} {told(row.item)}"
     if place := place_of(results, "cumulative"):
         for item in together(load(place).comparisons):
