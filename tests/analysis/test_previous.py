@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from curved import Curved
+from said import notes_of
 from synthetic import cost, record, runs_of, study
 
 from ablab.analysis.baseline import PREVIOUS, Baselines, choose_baselines
 from ablab.analysis.comparison import compare
 from ablab.analysis.curves import difference
 from ablab.analysis.decisions import decide
-from ablab.analysis.notes import EndedAtLook
+from ablab.analysis.notes import BaselineSeed, EndedAtLook
 from ablab.analysis.pareto import unequal_budgets
 from ablab.analysis.selection import compare_selected
-from ablab.analysis.study_notes import InSteps
+from ablab.analysis.study_notes import BaselineNotRun, InSteps
 from ablab.analysis.time_to_target import time_to_target
+from ablab.analysis.verdicts import Verdict
 from ablab.config import ComparisonConfig
 from ablab.config.seeds import SeedsConfig
+from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.interim import InterimAnalysis
+from ablab.results.record import Record
 
 VALUES = {
     "relu": [1.0, 1.2, 1.4, 1.1, 1.3],
@@ -52,7 +57,7 @@ def test_each_is_paired_with_the_one_before_it_in_the_plan(runs: Runs) -> None:
         assert item.baseline_values == pytest.approx(tuple(base))
     assert [item.baseline for item in found.items] == [RELU, GELU, SILU]
     assert [str(item.verdict) for item in found.items] == ["WORSE", "UNRESOLVED", "BETTER"]
-    assert InSteps(RELU) in found.notes
+    assert InSteps(RELU, sizes=False) in found.notes
 
 
 def test_it_can_be_declared_and_a_command_may_ask_for_another(runs: Runs) -> None:
@@ -120,3 +125,67 @@ def test_curves_budgets_and_times_are_beside_the_one_before_it() -> None:
         item.cost = cost(item, tokens=2 * item.cost.tokens)
     assert list(unequal_budgets(runs_of(records), "language", STEPS)) == [SILU]
     assert list(unequal_budgets(runs_of(records), "language", Baselines(RELU))) == [SILU, SWIGLU]
+
+
+def planned(without: Collection[tuple[str, int, str]] = (), tasks: Collection[str] = ("one", "two")) -> list[Record]:
+    """Records as a plan has them, but for those that have not ended or that it leaves out: (task, seed, variant)."""
+    made = [
+        record(seed, VALUES[name][seed], axes={"task": task, "activation": name})
+        for task in tasks
+        for seed in range(4)
+        for name in VALUES
+    ]
+    for index, each in enumerate(made):
+        each.index = index
+    return [each for each in made if (each.axes["task"], each.seed, each.axes["activation"]) not in without]
+
+
+@pytest.mark.parametrize(
+    "lost", [{("one", 0, "gelu")}, {("one", 0, "relu"), ("two", 3, "silu")}, {("one", 1, "swiglu")}]
+)
+def test_the_order_is_that_of_the_plan_whichever_runs_there_are(lost: set[tuple[str, int, str]]) -> None:
+    assert choose_baselines(runs_of(planned(lost)), PREVIOUS) == STEPS
+
+
+def test_a_task_that_some_variants_were_not_run_on_says_so_and_the_others_are_compared() -> None:
+    without = {("two", seed, "gelu") for seed in range(4)}
+    found = compare(runs_of(planned(without)), PREVIOUS)
+    assert found.baselines == STEPS
+    assert BaselineNotRun("two", GELU) in found.notes
+    on_two = {item.variant: item.verdict for item in found.of_task("two")}
+    assert on_two == {SILU: Verdict.NO_PAIRS, SWIGLU: Verdict.BETTER}
+    assert {item.variant: bool(item.interval) for item in found.suite} == {GELU: False, SILU: False, SWIGLU: True}
+
+
+def test_where_the_first_was_not_run_later_steps_still_have_their_suite() -> None:
+    found = compare(runs_of(planned({("two", seed, "relu") for seed in range(4)})), PREVIOUS)
+    assert found.no_suite is None
+    assert {item.variant: bool(item.interval) for item in found.suite} == {GELU: False, SILU: True, SWIGLU: True}
+
+
+def test_runs_of_several_plans_have_no_one_before_them() -> None:
+    other = [replace(each, study="other") for each in planned()]
+    with pytest.raises(UserError, match=r"runs of several studies \(demo, other\)"):
+        compare(runs_of([*planned(), *other]), PREVIOUS)
+    backwards = [replace(each, index=100 - (each.index or 0)) for each in planned(tasks=["two"])]
+    with pytest.raises(UserError, match="of several plans, whose variants have no order in common"):
+        compare(runs_of([*planned(tasks=["one"]), *backwards]), PREVIOUS)
+
+
+def test_seeds_that_the_one_before_has_no_value_for_are_named() -> None:
+    records = study({"relu": VALUES["relu"], "gelu": [1.4, float("nan"), 1.8, 1.52, 1.71], "silu": VALUES["silu"]})
+    gelu, silu = compare(runs_of(records), PREVIOUS).items
+    assert [type(note) for note in silu.notes if isinstance(note, BaselineSeed)] == [BaselineSeed]
+    assert "baseline seed 2: diverged (train_loss became nan at step 7)." in notes_of(silu)
+    assert not any(isinstance(note, BaselineSeed) for note in gelu.notes)
+
+
+def test_what_two_steps_add_alike_is_told_apart() -> None:
+    grid = [("full", "relu"), ("full", "gelu"), ("lsh", "relu"), ("lsh", "gelu")]
+    runs = runs_of(record(s, 1 + s / 9, axes={"attention": a, "activation": b}) for a, b in grid for s in (1, 2, 3))
+    labels = [item.label for item in compare(runs, PREVIOUS).items]
+    assert labels == [
+        "activation=gelu,attention=full",
+        "activation=relu,attention=lsh",
+        "activation=gelu,attention=lsh",
+    ]

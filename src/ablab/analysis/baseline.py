@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
 from ablab.analysis.pairing import choices, variants
@@ -38,13 +39,39 @@ def choose_baselines(runs: Runs, wanted: str | None = None) -> Baselines:
         wanted: as `choose_baseline` takes it; or `previous`, where no variant is called so.
 
     Raises:
-        UserError: as `choose_baseline` does.
+        UserError: as `choose_baseline` does; or runs of several plans have no one before them.
     """
     asked = wanted or declared_baseline(runs)
-    known = variants(runs)
-    if asked != PREVIOUS or PREVIOUS in known:
+    if asked != PREVIOUS or PREVIOUS in variants(runs):
         return Baselines(choose_baseline(runs, wanted))
-    return Baselines(known[0], {variant: before for before, variant in pairwise(known)})
+    planned = _in_order_of_the_plan(runs)
+    return Baselines(planned[0], {variant: before for before, variant in pairwise(planned)})
+
+
+def _in_order_of_the_plan(runs: Runs) -> list[str]:
+    """The variants, each behind those that it follows on some task and seed: on none of them all need have ended."""
+    studies = dict.fromkeys(record.study for record in runs.records)
+    if len(studies) > 1:
+        raise UserError(
+            f"baseline {PREVIOUS}: these are runs of several studies ({', '.join(studies)}), each with an order of its "
+            "own; compare them one by one"
+        )
+    follows: dict[str, dict[str, None]] = {variant: {} for variant in variants(runs)}
+    rows: dict[tuple[str, int], list[tuple[int, str]]] = {}
+    for (task, variant), places in runs.places.items():
+        for record in (runs.records[place] for place in places):
+            if record.index is not None:
+                rows.setdefault((task, record.seed), []).append((record.index, variant))
+    for row in rows.values():
+        for (_, before), (_, variant) in pairwise(sorted(row)):
+            follows[variant] |= {before: None} if before != variant else {}
+    try:
+        return [*TopologicalSorter(follows).static_order()]
+    except CycleError:
+        raise UserError(
+            f"baseline {PREVIOUS}: these runs are of several plans, whose variants have no order in common; compare "
+            "them one by one"
+        ) from None
 
 
 def declared_baseline(runs: Runs) -> str | None:
@@ -60,15 +87,12 @@ def choose_baseline(runs: Runs, wanted: str | None = None) -> str:
     Args:
         wanted: overrides such as "attention=full,activation=relu". Factors that it does not name keep the value of the
             first variant of the plan, which is also the baseline if nothing is wanted. Settings below a named axis
-            (`attention.window` of `attention=windowed`) need not be named. `previous`: the first of the plan, upon
-            which the others follow.
+            (`attention.window` of `attention=windowed`) need not be named.
 
     Raises:
         UserError: an unknown factor or option, or no run of that combination.
     """
     known = variants(runs)
-    if wanted == PREVIOUS and PREVIOUS not in known:
-        return known[0]
     if not wanted:
         with contextlib.suppress(UserError):  # a sweep that left the declared baseline out; `compare` says so
             return choose_baseline(runs, declared) if (declared := declared_baseline(runs)) else known[0]

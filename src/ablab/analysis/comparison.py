@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 from ablab.analysis import oracle, placebos
-from ablab.analysis.baseline import Baselines, choose_baseline, choose_baselines, declared_baseline
+from ablab.analysis.baseline import Baselines, choose_baselines, declared_baseline
 from ablab.analysis.conclusions import conclude, interval_unit
 from ablab.analysis.divergence import divergence_notes
 from ablab.analysis.earned import PairingEarned, pairing_earned
@@ -135,24 +135,28 @@ def compare(
             notes.append(by_name)
         found_of = {variant: outcomes(runs, task, variant, metrics[task], last_k) for variant in variants(runs)}
         base = found_of[reference]
-        if not base:
+        if not base and not baselines.steps:
             without_baseline.append(task)
-            notes.append(BaselineNotRun(task, reference))
         where = task if len(tasks(runs)) > 1 else ""
-        notes += [OfBaseline(where, note) for note in seed_notes(base, metrics[task])]
+        notes += [OfBaseline(where, note) for note in ([] if baselines.steps else seed_notes(base, metrics[task]))]
         if known := oracle.known_values(runs, task, metrics[task]):
             notes.append(known)
         for variant in variants(runs):
             if variant == reference or (task, variant) not in runs.places:
                 continue
             before = baselines.of(variant)
+            missing_base = BaselineNotRun(task, before)
+            if not found_of[before] and missing_base not in notes:
+                notes.append(missing_base)
             pairing = Pairing(variant, before, task, metrics[task], found_of[variant], found_of[before])
-            pairing = pairing.at_its_look(looks.taken if looks.several else (), in_steps=bool(baselines.steps))
+            pairing = replace(pairing, in_steps=bool(baselines.steps))
+            pairing = pairing.at_its_look(looks.taken if looks.several else ())
             judged.append((pairing, evidence_of(runs, pairing, directions[task], margin, looks)))
         placebo_pairs += placebos.pairs_of(runs, task, metrics[task], directions[task], last_k, looks)
     declared = was_declared(runs, margin, metrics.values(), margin_declared)
     shown = intervals or "single"
     judged = [(pairing, replace(each, margin_declared=declared, intervals=shown)) for pairing, each in judged]
+    judged = _told_apart(judged)
     if analyses := interim_analyses(looks, len(judged)):
         notes.insert(0, analyses)
     notes += _of_all(runs, baselines, metrics, margin, last_k)
@@ -180,13 +184,24 @@ def compare(
     )
 
 
+def _told_apart(judged: list[tuple[Pairing, Evidence]]) -> list[tuple[Pairing, Evidence]]:
+    """With labels that no two variants share: what each adds to the one before it may be the same."""
+    named: dict[str, set[str]] = {}
+    for pairing, evidence in judged:
+        named.setdefault(evidence.label, set()).add(pairing.variant)
+    return [
+        (pairing, evidence if len(named[evidence.label]) == 1 else replace(evidence, label=pairing.variant))
+        for pairing, evidence in judged
+    ]
+
+
 def _missing_baseline(runs: Runs, reference: str) -> BaselineMissing | None:
     """Whether the study declares a baseline that was not run."""
     declared = declared_baseline(runs)
     if not declared:
         return None
     try:
-        choose_baseline(runs, declared)
+        choose_baselines(runs, declared)
     except UserError:
         return BaselineMissing(declared, reference)
     return None
@@ -197,7 +212,8 @@ def _of_all(
 ) -> list[StudyNote]:
     """Notes on the comparisons on all tasks."""
     notes: list[StudyNote] = [OneVariant()] if len(variants(runs)) == 1 else []
-    notes += [InSteps(baselines.first)] if baselines.steps else []
+    sizes = any(record.rung for record in runs.records)
+    notes += [InSteps(baselines.first, sizes)] if baselines.steps else []
     notes += ladder_rules(runs)
     named = tuple(dict.fromkeys(name for name in metrics.values() if name))
     if margin is not None and len(named) > 1:

@@ -17,7 +17,7 @@ from ablab.analysis.second_opinion import odd_seeds, second_opinion
 from ablab.analysis.step_down import PValues, step_down
 from ablab.analysis.study_notes import IntervalUnit
 from ablab.analysis.suite import Joined
-from ablab.analysis.verdicts import RESOLVED, Comparison, Evidence, judge
+from ablab.analysis.verdicts import RESOLVED, Comparison, Evidence, Verdict, judge
 from ablab.results.collect import Runs
 
 KIND_OF_MACHINE = ("device", "processor")  # what sets one kind apart from another
@@ -57,12 +57,17 @@ def conclude(
 def as_one_family(items: Sequence[Comparison], reserved: int = 0) -> list[Comparison]:
     """Comparisons of one or several studies, corrected over all of them together instead of within their own studies.
 
-    All have the same share of the level, by Holm's method. What has no estimate stays as it is. Intervals are those of
-    one comparison alone, as they were.
+    All have the same share of the level, by Holm's method. What has no estimate stays as it is, and so do intervals:
+    with three seeds they are those that hold together in their own study.
 
     Args:
         reserved: further comparisons of the family, whose results are not known yet.
+
+    Raises:
+        ValueError: `reserved` is negative.
     """
+    if reserved < 0:
+        raise ValueError(f"reserved={reserved}: there are more comparisons than the family was to have")
     making = [item for item in items if item.estimate]
     adjusted = iter(step_down([_p_values(item) for item in making], [1.0] * len(making), reserved))
     return [_corrected(item, next(adjusted)) if item.estimate else item for item in items]
@@ -77,8 +82,10 @@ def _p_values(item: Comparison) -> PValues:
 
 
 def _corrected(item: Comparison, p: PValues) -> Comparison:
-    once_more = replace(item, p_adjusted=p.difference, p_equivalence=p.equivalence)
-    return replace(once_more, verdict=judge(once_more))
+    once_more = replace(item, p_adjusted=p.difference, p_equivalence=p.equivalence, adjustment="Holm")
+    verdict = judge(once_more)
+    others = [note for note in item.notes if not isinstance(note, WithinMargin | DecidedBefore)]
+    return replace(once_more, verdict=verdict, notes=(*_on_verdict(once_more, verdict), *others))
 
 
 def _with_second_opinions(
@@ -117,12 +124,9 @@ def _comparison(
 ) -> Comparison:
     """The verdict, and the notes beside it."""
     verdict = judge(evidence)
-    differences, margin = evidence.differences, evidence.margin
+    differences = evidence.differences
     constant = any(isinstance(note, ConstantDifference) for note in notes)
-    first: list[Note] = [WithinMargin(margin)] if margin and verdict in RESOLVED and evidence.equivalent else []
-    before = evidence.decided_before if verdict in RESOLVED else evidence.equivalent_before
-    first += [DecidedBefore()] if before else []
-    first += [] if constant else _odd_note(evidence, seeds)
+    first = _on_verdict(evidence, verdict) + ([] if constant else _odd_note(evidence, seeds))
     return Comparison(
         **vars(evidence),
         variant=variant,
@@ -135,6 +139,13 @@ def _comparison(
         verdict=verdict,
         notes=(*first, *notes),
     )
+
+
+def _on_verdict(evidence: Evidence, verdict: Verdict) -> list[Note]:
+    margin = evidence.margin
+    found: list[Note] = [WithinMargin(margin)] if margin and verdict in RESOLVED and evidence.equivalent else []
+    before = evidence.decided_before if verdict in RESOLVED else evidence.equivalent_before
+    return found + ([DecidedBefore()] if before else [])
 
 
 def _odd_note(evidence: Evidence, seeds: Sequence[int]) -> list[Note]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablab.analysis.baseline import choose_baseline
+from ablab.analysis.baseline import choose_baselines
 from ablab.analysis.margin import check_margin
 from ablab.analysis.metrics import check_last, choose_metric
 from ablab.config import ComparisonConfig
@@ -26,7 +26,7 @@ def check_declared(declared: ComparisonConfig, planned: Runs) -> None:
     """
     check_margin(declared.margin)
     _check_conditions(declared.within, planned)
-    choose_baseline(planned, declared.baseline)
+    choose_baselines(planned, declared.baseline)
     for task in planned.tasks:
         _check_metric(declared, planned, task)
 

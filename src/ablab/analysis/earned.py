@@ -13,7 +13,7 @@ where both vary alike, and less than 1 where pairing does harm (r < 0).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ import numpy as np
 
 from ablab.analysis.baseline import Baselines
 from ablab.analysis.chaos import ChaosShare, chaos_share, rounding_arm, rounding_differences
-from ablab.analysis.curves import Reader, paired_curves
+from ablab.analysis.curves import PairedCurves, Reader, paired_curves
 from ablab.analysis.estimates import FEWEST_SEEDS, FloatArray, correlation
 from ablab.analysis.pairing import choices, outcomes, variants
 from ablab.config.axes import AXES
@@ -95,9 +95,7 @@ def earned_by_step(
         reader: of curves, so that a caller reads each file once.
     """
     found = paired_curves(runs.every, task, metric, baselines, reader=reader) if metric else {}
-    arm = rounding_arm(runs, task, baselines.first)
-    alone = found.get(arm) if arm else None
-    nudged = dict(zip(alone.x.tolist(), (alone.own - alone.base).T, strict=True)) if alone else {}
+    nudged = {base: _nudged(found, rounding_arm(runs, task, base)) for base in map(baselines.of, found)}
     return {
         variant: [
             Earned(
@@ -106,13 +104,20 @@ def earned_by_step(
                 sd=float((own - base).std(ddof=1)),
                 correlation=correlation(own.tolist(), base.tolist()),
                 saving=saving(own, base),
-                chaos=chaos_share(own - base, nudged[step]) if step in nudged else None,
+                chaos=chaos_share(own - base, at[step]) if step in at else None,
             )
             for step, own, base in zip(pairs.x.tolist(), pairs.own.T, pairs.base.T, strict=True)
         ]
         for variant, pairs in found.items()
+        for at in [nudged[baselines.of(variant)]]
         if len(pairs.seeds) >= FEWEST_SEEDS and (task, variant) in runs.places
     }
+
+
+def _nudged(found: Mapping[str, PairedCurves], arm: str | None) -> dict[float, FloatArray]:
+    """What rounding alone makes of a baseline, at each step of its curves; nothing where no runs tell."""
+    pairs = found.get(arm) if arm else None
+    return dict(zip(pairs.x.tolist(), (pairs.own - pairs.base).T, strict=True)) if pairs else {}
 
 
 def spaced(steps: Sequence[int], most: int = 5) -> list[int]:
@@ -176,8 +181,11 @@ def pairing_earned(runs: Runs, items: Sequence[Comparison], last_k: int = 1) -> 
     found = [(r, saved) for item in able if (r := item.correlation) is not None and (saved := saving_of(item))]
     if not found:
         return None
-    alone = {item.task: rounding_differences(runs, item.task, item.metric, item.baseline, last_k) for item in able}
-    shares = [share.share for item in able if (share := chaos_share(item.differences, alone[item.task]))]
+    alone = {
+        (item.task, item.baseline): rounding_differences(runs, item.task, item.metric, item.baseline, last_k)
+        for item in able
+    }
+    shares = [share.share for item in able if (share := chaos_share(item.differences, alone[item.task, item.baseline]))]
     return PairingEarned(
         comparisons=len(found),
         correlation=_middle(found)[0],

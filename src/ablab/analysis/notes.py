@@ -196,6 +196,15 @@ class IncompleteSeed:
 
 
 SeedNote = NoValue | RepeatedSeed | RunNote  # about one side
+
+
+@dataclass(frozen=True)
+class BaselineSeed:
+    """A note on a seed of the one before it, where that is its baseline."""
+
+    note: SeedNote
+
+
 Note = (
     WithinMargin
     | DecidedBefore
@@ -215,6 +224,7 @@ Note = (
     | OtherMachine
     | ConstantDifference
     | SeedNote
+    | BaselineSeed
     | SeedNotRun
     | EndedAtLook
     | TaskNotRun

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ablab.analysis.notes import EndedAtLook, Note, NoValue, RepeatedSeed, RunNote, SeedNote, SeedNotRun
+from ablab.analysis.notes import BaselineSeed, EndedAtLook, Note, NoValue, RepeatedSeed, RunNote, SeedNote, SeedNotRun
 from ablab.results.collect import Runs
 from ablab.results.evaluation import AT
 from ablab.results.record import Record
@@ -52,18 +52,20 @@ class Pairing:
     of_variant: dict[int, Outcome]
     of_baseline: dict[int, Outcome]
     ended_at_look: EndedAtLook | None = None
+    in_steps: bool = False  # each variant is the next one's baseline
 
-    def at_its_look(self, looks: Sequence[Collection[int]], in_steps: bool = False) -> Pairing:
+    def at_its_look(self, looks: Sequence[Collection[int]]) -> Pairing:
         """The pairing up to the look with which the variant's seeds ended, where the baseline's went on without it.
+
+        In steps a variant may have gone on for the next one, without its own baseline.
 
         Args:
             looks: the seeds of each interim analysis.
-            in_steps: each variant is the next one's baseline, and may have gone on for that one without its own.
         """
         own, base = set(self.of_variant), set(self.of_baseline)
         if _ended_at(looks, own, base):
             return replace(self, of_baseline=_of(self.of_baseline, own), ended_at_look=EndedAtLook(len(own), len(base)))
-        if in_steps and _ended_at(looks, base, own):
+        if self.in_steps and _ended_at(looks, base, own):
             ended = EndedAtLook(len(base), len(own), of_baseline=True)
             return replace(self, of_variant=_of(self.of_variant, base), ended_at_look=ended)
         return self
@@ -109,7 +111,8 @@ class Pairing:
             if seed not in side
         )
         ended = [self.ended_at_look] if self.ended_at_look else []
-        return [*ended, *seed_notes(self.of_variant, self.metric), *unpaired]
+        base = seed_notes(self.of_baseline, self.metric) if self.in_steps else []  # of one of all it is said once
+        return [*ended, *seed_notes(self.of_variant, self.metric), *map(BaselineSeed, base), *unpaired]
 
 
 def _ended_at(looks: Sequence[Collection[int]], own: set[int], other: set[int]) -> bool:

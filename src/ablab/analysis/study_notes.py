@@ -53,9 +53,10 @@ class BaselineMissing:
 
 @dataclass(frozen=True)
 class InSteps:
-    """Each variant is compared with the one before it, and nothing is said over scale."""
+    """Each variant is compared with the one before it."""
 
     first: str
+    sizes: bool  # there is a ladder, of which nothing is said over scale
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,6 @@ class TimeToTarget:
     direction: Direction
     declared: bool  # False: the best value that all finished runs of a variant and of the baseline reached
     by: By
-    baseline: str
     level: float  # of all intervals of the study together
     items: tuple[Reached, ...]  # in the order of the plan, the baseline among them where the target is declared
 
@@ -112,13 +111,13 @@ def time_to_target(
     found = {variant: _curves(runs, task, variant, metric, by, reader) for variant in variants(runs)}
     found = {variant: own for variant, own in found.items() if own.curves}
     baseline, nothing = baselines.first, _Runs({}, frozenset())
-    if target is None and not found.get(baseline, nothing).finished:
+    if target is None and not any(found.get(base, nothing).finished for base in (baseline, *baselines.steps.values())):
         raise UserError(f"{task}: no finished run of {baseline} has a curve of {metric}; give a target")
     items = [
         _reached(variant, label(runs, variant, before), own, found.get(before, nothing), target, direction)
         for variant, own in found.items()
         for before in [baselines.of(variant)]
-        if target is not None or (variant != baseline and own.finished)
+        if target is not None or (variant != baseline and own.finished and found.get(before, nothing).finished)
     ]
     looks = looks_of(runs)
     return TimeToTarget(
@@ -126,7 +125,6 @@ def time_to_target(
         direction=direction,
         declared=target is not None,
         by=by,
-        baseline=baseline,
         level=looks.level(),
         items=tuple(_with_intervals(items, looks.level(LEVEL / len(UNITS) / len(tasks(runs))))),
     )

@@ -156,6 +156,13 @@ class ReportContext:
     @cached_property
     def _interactions(self) -> dict[str, Interactions]:
         made = self.comparisons
+        if made.baselines.steps:  # they are told from one baseline
+            return {
+                task: Interactions(
+                    task=task, metric=metric, baseline=made.baseline, level=made.level, factors=(), items=()
+                )
+                for task, metric in made.metrics.items()
+            }
         found = all_interactions(self.runs, made.metrics, made.baseline, made.last_k)
         if self.unfiltered is None:
             return found

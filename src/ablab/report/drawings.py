@@ -42,7 +42,8 @@ def detectable(context: ReportContext, task: str) -> Drawing | None:
 def cost(context: ReportContext, task: str) -> Drawing | None:
     """Quality against FLOPs, time, speed and memory; None if no run ended well."""
     differing = unequal_budgets(context.runs, task, context.comparisons.baselines)
-    unequal = {variant: budget_text(each) for variant, each in differing.items()}
+    drawn = set(context.drawn(task).variants)
+    unequal = {variant: budget_text(each) for variant, each in differing.items() if variant in drawn}
     members = {str(cost): found for cost, found in context.fronts(task).set_index("variant").to_dict().items()}
     return quality_and_cost(_shown(context, task), members, unequal, context.styles)
 

@@ -130,7 +130,7 @@ class LoadedStudy:
 
     def over_scale(self) -> pd.DataFrame:
         """One row per variant and ladder: the verdict about ten times the largest compute, the effect there, its
-        interval, and the sentence. Empty without a ladder."""
+        interval, and the sentence. Empty without a ladder, and where each is compared with the one before it."""
         return pd.DataFrame(scale_rows(self._context.over_scale)).drop(columns="row", errors="ignore")
 
     def evaluations(self) -> pd.DataFrame:

@@ -164,13 +164,18 @@ def _(note: known.SeedNote, item: Comparison) -> str:
 
 
 @note_text.register
+def _(note: known.BaselineSeed, item: Comparison) -> str:
+    return f"baseline {seed_text(note.note)}"
+
+
+@note_text.register
 def _(note: known.SeedNotRun, item: Comparison) -> str:
     return f"{'baseline ' if note.by_baseline else ''}seed {note.seed} was not run."
 
 
 @note_text.register
 def _(note: known.EndedAtLook, item: Comparison) -> str:
-    whose, other = ("the baseline's", "it") if note.of_baseline else ("its", "the baseline")
+    whose, other = ("the baseline's", "this variant") if note.of_baseline else ("its", "the baseline")
     return f"{whose} seeds ended with the look at {note.seeds}, where this is said; {other} has {note.others}."
 
 

@@ -86,6 +86,7 @@ def _row(
         "task": task,
         "variant": variant,
         "verdict": item.verdict.value if item else "baseline",
+        "baseline": item.baseline if item else "",
         "metric": metric,
         "mean": mean,
         "sd": sd,

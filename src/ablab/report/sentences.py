@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ablab.analysis.baseline import Baselines
+from ablab.analysis.baseline import PREVIOUS, Baselines
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Estimate, Interval, rate_bound
 from ablab.analysis.power import MOST_SEEDS, detectable, seeds_for, seeds_needed
@@ -38,6 +38,11 @@ def sentence(evidence: Evidence, verdict: Verdict) -> str:
 def against(baselines: Baselines) -> str:
     """Name whom each variant is compared with."""
     return "the one before each" if baselines.steps else baselines.first
+
+
+def named(baselines: Baselines) -> str:
+    """The same for programs, as a command takes it."""
+    return PREVIOUS if baselines.steps else baselines.first
 
 
 def measured(comparisons: Comparisons) -> str:

@@ -93,8 +93,8 @@ def _(note: known.BaselineMissing) -> str:
 @study_note_text.register
 def _(note: known.InSteps) -> str:
     return (
-        f"STEPS  each variant is compared with the one before it; --baseline '{note.first}' compares all of them with "
-        "the first, over scale, too."
+        "STEPS  each variant is compared with the one before it, which is what notes on it call the baseline; "
+        f"--baseline '{note.first}' compares all of them with the first{', over scale, too' if note.sizes else ''}."
     )
 
 

@@ -16,6 +16,7 @@ from ablab.config import Node
 from ablab.report.context import ReportContext
 from ablab.report.formats import render
 from ablab.report.formats.contents import all_lines
+from ablab.report.sentences import named
 from ablab.results.record import Record
 from ablab.results.store import write_atomically
 from ablab.results.wandb_runs import begin
@@ -68,7 +69,7 @@ def _show(folder: Path, context: ReportContext, report: Path, node: Node) -> Non
         group=study,
         job_type="report",
         tags=[study, *(node.get("tags") or ())],
-        config={"question": first.config.get("question"), "baseline": context.comparisons.baseline},
+        config={"question": first.config.get("question"), "baseline": named(context.comparisons.baselines)},
     )
     exit_code = 1
     try:

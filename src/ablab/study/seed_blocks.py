@@ -179,7 +179,7 @@ def _ended(
 ) -> list[Ended]:
     """Whose seeds end: those of all whose comparisons are decided, and of a baseline that nobody needs any more.
 
-    Placebos go on with their task: they say what the differences there come of nothing, on the same seeds.
+    A placebo goes on with the arm whose settings it has: it says what differences come of nothing, on the same seeds.
     """
     arms = {run.info.index: arm_of(run.info) for run in made}
     of_cell = {cell: {arms[runs.records[place].index or 0] for place in places} for cell, places in runs.places.items()}
@@ -189,7 +189,9 @@ def _ended(
         if one.how == OPEN and not last:
             on = on.union(*(of_cell[cell] for cell in (*one.cells, *one.baselines)))
         why |= {arm: one.how for cell in one.cells for arm in of_cell[cell]}
-    open_tasks = {task for task, _ in on}
-    placebos = {arms[record.index or 0] for record in runs.every.records if record.placebo}
-    on |= {arm for arm in placebos if arm[0] in open_tasks}
+    every, named = runs.every, {tuple(each.values()): variant for variant, each in runs.choices.items()}
+    for (task, variant), places in every.places.items():
+        original = named.get(tuple(every.choices[variant].values()), variant)
+        if every.records[places[0]].placebo and on & of_cell.get((task, original), set()):
+            on = on.union(arms[every.records[place].index or 0] for place in places)
     return [Ended(task=arm[0], variant=arm[1], why=why.get(arm, BASELINE)) for arm in going if arm not in on]

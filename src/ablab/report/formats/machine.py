@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from ablab.analysis.baseline import PREVIOUS
 from ablab.analysis.comparison import Comparison, Comparisons
 from ablab.analysis.earned import PairingEarned, saving_of
 from ablab.analysis.placebos import Placebo
@@ -23,7 +22,7 @@ from ablab.report.formats.scale import scale_nodes, scale_rows
 from ablab.report.notes import notes_of
 from ablab.report.placebos import name_of, outcome, placebo_node
 from ablab.report.rows import unhealthy
-from ablab.report.sentences import verdict_sentence
+from ablab.report.sentences import named, verdict_sentence
 from ablab.report.study_notes import interval_lines, no_suite_text, study_notes
 
 SCHEMA_VERSION = 2  # of the JSON
@@ -93,7 +92,7 @@ def document(context: ReportContext, by: By | None = None) -> Node:
     comparisons = context.comparisons
     found = {
         "schema": SCHEMA_VERSION,
-        "baseline": PREVIOUS if comparisons.baselines.steps else comparisons.baseline,
+        "baseline": named(comparisons.baselines),
         "last_k": comparisons.last_k,
         "intervals": "simultaneous" if comparisons.unit and comparisons.unit.simultaneous else "single",
         "suite": [_item(item) for item in comparisons.suite] if by != "task" else [],
