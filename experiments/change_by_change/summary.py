@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 DECIDING = 41  # comparisons that decide, also while some of their studies have not been run
 COLOURS = {"BETTER": "#1a7f37", "WORSE": "#b42318", "EQUIVALENT": "#1f5fbf"}
 TURNED = {"BETTER": "WORSE", "WORSE": "BETTER"}
+SECONDARY = ("prose", "retrieval", "same_cache", "same_time")  # each corrected within itself
 QUESTIONS = {"alone": "alone", "left_out": "taken out", "cumulative": "upon the one before"}
 COSTS = {
     "tokens": "tokens trained on",
@@ -113,6 +114,18 @@ def told(item: Comparison) -> str:
     return f"{item.effect:+.3f}{interval}"
 
 
+def secondary_table(place: Path) -> pd.DataFrame:
+    """A row for each change: its effect on each task or size, and on all of them together, by the study's verdicts."""
+    found = load(place).comparisons
+    lines: dict[str, dict[str, str]] = {}
+    for item in (*found.items, *found.suite):
+        size = width(item.task)
+        where = "together" if item in found.suite else f"width {size}" if size else item.task
+        line = lines.setdefault(item.label, {"change": f"`{item.label}`"})
+        line[where] = f"{item.verdict.value} {told(item)}"
+    return pd.DataFrame(lines.values())
+
+
 def costs_table(place: Path) -> pd.DataFrame:
     """What each variant costs over what the first one does, at each size, and the tokens that it had: means of runs."""
     study = load(place)
@@ -157,9 +170,10 @@ def picture(found: Sequence[Row]) -> Figure:
 
 
 def tables(results: Path) -> dict[str, str]:
-    """In Markdown: that of the effects, and that of the costs of each study."""
+    """In Markdown: that of the effects, those of the secondary studies, and the costs of the others."""
     made = {"effects": effects_table(rows(results), results)}
-    made |= {study: costs_table(place) for study in QUESTIONS if (place := place_of(results, study))}
+    made |= {study: secondary_table(place) for study in SECONDARY if (place := place_of(results, study))}
+    made |= {f"costs of {study}": costs_table(place) for study in QUESTIONS if (place := place_of(results, study))}
     return {name: table.to_markdown(index=False, disable_numparse=True) for name, table in made.items()}
 
 
