@@ -62,7 +62,7 @@ def test_what_holds_over_scale_is_said_upon_one_variant_alone() -> None:
     climbed = ReportContext.of(runs_of(declaring(ladder())))
     assert climbed.over_scale == ()
     assert f"{STEPS}, over scale, too." in render(climbed, "terminal")
-    with pytest.raises(UserError, match=r"nothing is said of variants beside the one before them; load .* baseline="):
+    with pytest.raises(UserError, match=r'^over scale nothing is said .* load with baseline="activation=relu"$'):
         LoadedStudy(climbed).plot.laws()
     assert ReportContext.of(climbed.runs, baseline="activation=relu").over_scale
 
@@ -85,4 +85,6 @@ def test_a_page_of_some_of_them_shows_each_beside_the_one_before_it(tmp_path: Pa
         "activation=gelu,attention=lsh",
     ]
     assert LoadedStudy(shown).interactions().empty
+    with pytest.raises(UserError, match=r"^nothing is said of interactions"):
+        LoadedStudy(shown).plot.interactions("activation", "attention")
     assert 'id="interactions"' in page(ReportContext.read([folder]))

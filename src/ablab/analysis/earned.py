@@ -95,7 +95,7 @@ def earned_by_step(
         reader: of curves, so that a caller reads each file once.
     """
     found = paired_curves(runs.every, task, metric, baselines, reader=reader) if metric else {}
-    nudged = {base: _nudged(found, rounding_arm(runs, task, base)) for base in map(baselines.of, found)}
+    nudged = _nudged(found, rounding_arm(runs, task, baselines.first))  # placebos are paired with the first
     return {
         variant: [
             Earned(
@@ -109,7 +109,7 @@ def earned_by_step(
             for step, own, base in zip(pairs.x.tolist(), pairs.own.T, pairs.base.T, strict=True)
         ]
         for variant, pairs in found.items()
-        for at in [nudged[baselines.of(variant)]]
+        for at in [nudged if baselines.of(variant) == baselines.first else {}]
         if len(pairs.seeds) >= FEWEST_SEEDS and (task, variant) in runs.places
     }
 

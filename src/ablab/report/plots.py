@@ -53,11 +53,13 @@ class Plots:
 
     def laws(self, task: str | None = None) -> Figure:
         """Losses over compute with their laws, of the ladder that the task is a size of."""
-        return self._drawn(drawings.laws, task, scaled=True)
+        self._need_one_baseline("over scale nothing is said")
+        return self._drawn(drawings.laws, task)
 
     def over_scale(self, task: str | None = None) -> Figure:
         """Effects at each size of that ladder, and what is foreseen of them at ten times the largest compute."""
-        return self._drawn(drawings.over_scale, task, scaled=True)
+        self._need_one_baseline("over scale nothing is said")
+        return self._drawn(drawings.over_scale, task)
 
     def lengths(self, task: str | None = None) -> Figure:
         """The metric over the length of sequences that the runs were evaluated on (`ablab evaluate`)."""
@@ -65,21 +67,20 @@ class Plots:
 
     def interactions(self, first: str, second: str, task: str | None = None) -> Figure:
         """Interactions of the options of two factors, beyond the sum of their effects."""
+        self._need_one_baseline("nothing is said of interactions")
         known = self._context.interactions(choose_task(self._context, task)).factors
         for name in (first, second):
             if name not in known:
                 raise UserError(f"{name} is no factor that varies{nearest(name, known)}")
         return self._drawn(lambda context, chosen: drawings.interaction(context, chosen, (first, second)), task)
 
-    def _drawn(
-        self, draw: Callable[[ReportContext, str], Drawing | None], task: str | None, scaled: bool = False
-    ) -> Figure:
+    def _need_one_baseline(self, without: str) -> None:
+        baselines = self._context.comparisons.baselines
+        if baselines.steps:
+            raise UserError(f'{without} where each is beside the one before it; load with baseline="{baselines.first}"')
+
+    def _drawn(self, draw: Callable[[ReportContext, str], Drawing | None], task: str | None) -> Figure:
         chosen = choose_task(self._context, task)
-        if scaled and (steps := self._context.comparisons.baselines).steps:
-            raise UserError(
-                "over scale nothing is said of variants beside the one before them; load the study with "
-                f'baseline="{steps.first}"'
-            )
         found = draw(self._context, chosen)
         if found is None:
             raise UserError(f"{chosen}: nothing to draw, since no finished runs have what this figure shows")
