@@ -22,6 +22,7 @@ import pytest
 import yaml
 from scipy import stats
 
+from ablab import load
 from ablab.cli import main
 from ablab.study.planning import preflight
 
@@ -111,16 +112,28 @@ def p_values(differences: Sequence[float], choice: float) -> tuple[float, float]
     return over_looks(no_effect, 2), over_looks(outside, 1)
 
 
-def corrected(found: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Holm's p values over all that were declared, where each counts until both of its hypotheses are rejected."""
-    tests = sorted((p, place, which) for place, pair in enumerate(found) for which, p in enumerate(pair))
+def corrected(found: Sequence[tuple[float, float]], weights: Sequence[float]) -> list[tuple[float, float]]:
+    """Holm's p values over all that have a weight, where each counts until both of its hypotheses are rejected."""
+    tests = sorted(
+        (p / weights[place], place, which) for place, pair in enumerate(found) for which, p in enumerate(pair)
+    )
     adjusted = [[1.0, 1.0] for _ in found]
-    left, largest = [2] * 41, 0.0
+    left, largest = [2] * len(weights), 0.0
     for p, place, which in tests:
-        largest = max(largest, min(1.0, p * sum(each > 0 for each in left)))
+        largest = max(largest, min(1.0, p * sum(weight for weight, each in zip(weights, left, strict=True) if each)))
         adjusted[place][which] = largest
         left[place] -= 1
     return [(one, other) for one, other in adjusted]
+
+
+def agrees(verdict: str, effect: float, adjusted: tuple[float, float]) -> bool:
+    expected = "UNRESOLVED"
+    if adjusted[0] < LEVEL:
+        expected = "BETTER" if effect < 0 else "WORSE"
+    elif adjusted[1] < LEVEL:
+        expected = "EQUIVALENT"
+    near = min(abs(math.log(max(p, 1e-12) / LEVEL)) for p in adjusted) < 0.05  # what is simulated by either
+    return near or verdict == expected
 
 
 def test_the_page_has_the_tables_of_the_kept_results() -> None:
@@ -142,12 +155,22 @@ def test_verdicts_are_those_of_the_kept_records() -> None:
         assert row.item.differences == pytest.approx(differences)
         assert len(differences) in LOOKS
         raw.append(p_values(differences, row.item.choice or 0.0))
-    for row, (p, p_equivalent) in zip(rows, corrected(raw), strict=True):
-        effect = fmean(row.item.differences)
-        expected = "UNRESOLVED"
-        if p < LEVEL:
-            expected = "BETTER" if effect < 0 else "WORSE"
-        elif p_equivalent < LEVEL:
-            expected = "EQUIVALENT"
-        near = min(abs(math.log(each / LEVEL)) for each in (p, p_equivalent)) < 0.05  # simulated by either
-        assert near or row.verdict == expected, (row.change, row.question, p, p_equivalent)
+    for row, adjusted in zip(rows, corrected(raw, [1.0] * 41), strict=True):
+        assert agrees(row.verdict, fmean(row.item.differences), adjusted), (row.change, row.question, adjusted)
+
+
+def test_verdicts_on_prose_are_those_of_the_kept_records() -> None:
+    """A family of their own: those over both sizes hold half of the level, those at each size the other half."""
+    found, values = load(RESULTS / "prose.jsonl.xz").comparisons, kept("prose")
+    items = [*found.suite, *found.items]
+    raw = []
+    for item in items:
+        size = item.task.partition(",")[2]  # none of the suite
+        differences = averaged({size: values[size]} if size else values, item.variant, "gpt2")
+        assert item.differences == pytest.approx(differences)
+        raw.append(p_values(differences, item.choice or 0.0))
+    weights = [len(found.items)] * len(found.suite) + [len(found.suite)] * len(found.items)
+    adjusted = corrected(raw, weights)
+    assert [item.label for item in items if item.verdict == "BETTER"].count("rotary") == 3
+    for item, each in zip(items, adjusted, strict=True):
+        assert agrees(str(item.verdict.value), fmean(item.differences), each), (item.label, item.task, each)
