@@ -116,13 +116,18 @@ def told(item: Comparison) -> str:
 
 def secondary_table(place: Path) -> pd.DataFrame:
     """A row for each change: its effect on each task or size, and on all of them together, by the study's verdicts."""
-    found = load(place).comparisons
+    study = load(place)
+    found = study.comparisons
+    each = study.runs["tokens"] / study.runs["active_parameters"]
+    tokens = each.groupby([study.runs["variant"], study.runs["task"]], sort=False).mean()
     lines: dict[str, dict[str, str]] = {}
     for item in (*found.items, *found.suite):
         size = width(item.task)
         where = "together" if item in found.suite else f"width {size}" if size else item.task
         line = lines.setdefault(item.label, {"change": f"`{item.label}`"})
         line[where] = f"{item.verdict.value} {told(item)}"
+    for name, line in lines.items():
+        line["tokens of each active parameter"] = ", ".join(map("{:.0f}".format, tokens[name]))
     return pd.DataFrame(lines.values())
 
 

@@ -150,7 +150,9 @@ def test_what_is_folded_away_is_opened_by_the_keyboard_and_is_there_on_paper(bro
         commands = seen.page.get_by_label("Commands")
         assert not commands.is_visible()
         seen.page.emulate_media(media="print")
-        assert commands.bounding_box()["height"] > 100  # type: ignore[index]
+        box = commands.bounding_box()
+        assert box is not None
+        assert box["height"] > 100
         seen.page.emulate_media(media="screen")
         seen.page.locator("summary", has_text="To train each run again").press("Enter")
         assert commands.is_visible()
