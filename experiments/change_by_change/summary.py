@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 DECIDING = 41  # comparisons that decide, also while some of their studies have not been run
 COLOURS = {"BETTER": "#1a7f37", "WORSE": "#b42318", "EQUIVALENT": "#1f5fbf"}
 TURNED = {"BETTER": "WORSE", "WORSE": "BETTER"}
-SECONDARY = ("prose", "retrieval", "same_cache", "same_time")  # each corrected within itself
+SECONDARY = ("prose", "retrieval", "same_cache", "same_time", "contested")  # each corrected within itself
 QUESTIONS = {"alone": "alone", "left_out": "taken out", "cumulative": "upon the one before"}
 COSTS = {
     "tokens": "tokens trained on",
