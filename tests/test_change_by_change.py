@@ -70,7 +70,7 @@ def kept(study: str) -> Values:
     for record in filter(None, records):
         if not record["variant"].startswith("tune ") and record["status"] == "ok":
             name = record["variant"].rpartition(",")[2]  # behind its size
-            own = found.setdefault(record["rung"], {}).setdefault(name, {})
+            own = found.setdefault(record["rung"] or "", {}).setdefault(name, {})
             own[record["seed"]] = record["metrics"]["test_bits_per_byte"]
     return found
 
@@ -99,16 +99,18 @@ def over_looks(p_at: Sequence[float], sides: int) -> float:
     return simulated if simulated > 1e-4 else min(1.0, len(LOOKS) * min(p_at))  # too rare to be counted
 
 
-def p_values(differences: Sequence[float], choice: float) -> tuple[float, float]:
+def p_values(differences: Sequence[float], choice: float, looks: Sequence[int] = LOOKS) -> tuple[float, float]:
     """Of no effect, and of one of the margin or more, over the looks that there were."""
     no_effect, outside = [], []
     sign = math.copysign(1, fmean(differences))
-    for size in (size for size in LOOKS if size <= len(differences)):
+    for size in (size for size in looks if size <= len(differences)):
         seen = differences[:size]
         error = math.hypot(stdev(seen) / math.sqrt(size), choice)
         if fmean(seen) * sign > 0:
             no_effect.append(2 * stats.t.sf(abs(fmean(seen)) / error, size - 1))
         outside.append(stats.t.sf((MARGIN - abs(fmean(seen))) / error, size - 1))
+    if len(looks) == 1:
+        return no_effect[0], outside[0]
     return over_looks(no_effect, 2), over_looks(outside, 1)
 
 
@@ -159,18 +161,25 @@ def test_verdicts_are_those_of_the_kept_records() -> None:
         assert agrees(row.verdict, fmean(row.item.differences), adjusted), (row.change, row.question, adjusted)
 
 
-def test_verdicts_on_prose_are_those_of_the_kept_records() -> None:
+@pytest.mark.parametrize(
+    ("study", "baseline", "looks", "resolved"),
+    [("prose", "gpt2", LOOKS, 10), ("same_cache", "multi_query", LOOKS, 9)],
+)
+def test_verdicts_of_secondary_studies_are_those_of_the_kept_records(
+    study: str, baseline: str, looks: Sequence[int], resolved: int
+) -> None:
     """A family of their own: those over both sizes hold half of the level, those at each size the other half."""
-    found, values = load(RESULTS / "prose.jsonl.xz").comparisons, kept("prose")
+    found, values = load(RESULTS / f"{study}.jsonl.xz").comparisons, kept(study)
     items = [*found.suite, *found.items]
     raw = []
     for item in items:
-        size = item.task.partition(",")[2]  # none of the suite
-        differences = averaged({size: values[size]} if size else values, item.variant, "gpt2")
+        size = item.task.partition(",")[2]  # none of the suite, nor where there is one size
+        differences = averaged({size: values[size]} if size else values, item.variant, baseline)
         assert item.differences == pytest.approx(differences)
-        raw.append(p_values(differences, item.choice or 0.0))
-    weights = [len(found.items)] * len(found.suite) + [len(found.suite)] * len(found.items)
+        assert len(differences) in looks
+        raw.append(p_values(differences, item.choice or 0.0, looks))
+    weights = [len(found.items)] * len(found.suite) + [len(found.suite) or 1] * len(found.items)
     adjusted = corrected(raw, weights)
-    assert [item.label for item in items if item.verdict == "BETTER"].count("rotary") == 3
+    assert [item.verdict.value in ("BETTER", "WORSE") for item in items].count(True) == resolved
     for item, each in zip(items, adjusted, strict=True):
         assert agrees(str(item.verdict.value), fmean(item.differences), each), (item.label, item.task, each)

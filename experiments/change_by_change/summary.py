@@ -27,7 +27,13 @@ HERE = Path(__file__).parent
 DECIDING = 41  # comparisons that decide, also while some of their studies have not been run
 COLOURS = {"BETTER": "#1a7f37", "WORSE": "#b42318", "EQUIVALENT": "#1f5fbf"}
 TURNED = {"BETTER": "WORSE", "WORSE": "BETTER"}
-SECONDARY = ("prose", "retrieval", "same_cache", "same_time", "contested")  # each corrected within itself
+SECONDARY = {  # each corrected within itself -> what of its costs stands beside the effects
+    "prose": [],
+    "retrieval": [],
+    "same_cache": ["cache_bytes_8k", "decode_flops_8k"],
+    "same_time": ["tokens"],
+    "contested": ["processor_time_s"],
+}
 QUESTIONS = {"alone": "alone", "left_out": "taken out", "cumulative": "upon the one before"}
 COSTS = {
     "tokens": "tokens trained on",
@@ -114,12 +120,17 @@ def told(item: Comparison) -> str:
     return f"{item.effect:+.3f}{interval}"
 
 
-def secondary_table(place: Path) -> pd.DataFrame:
-    """A row for each change: its effect on each task or size, and on all of them together, by the study's verdicts."""
+def secondary_table(place: Path, costs: Sequence[str]) -> pd.DataFrame:
+    """A row for each change: its effect on each task or size, and on all of them together, by the study's verdicts.
+
+    Behind them the tokens of each active parameter and `costs` over the baseline's, on each task or at each size.
+    """
     study = load(place)
     found = study.comparisons
-    each = study.runs["tokens"] / study.runs["active_parameters"]
-    tokens = each.groupby([study.runs["variant"], study.runs["task"]], sort=False).mean()
+    names = [study.runs["variant"], study.runs["task"]]
+    tokens = (study.runs["tokens"] / study.runs["active_parameters"]).groupby(names, sort=False).mean()
+    means = study.runs.groupby(names, sort=False)[list(costs)].mean()
+    baseline = means.loc[found.items[0].baseline]
     lines: dict[str, dict[str, str]] = {}
     for item in (*found.items, *found.suite):
         size = width(item.task)
@@ -128,6 +139,8 @@ def secondary_table(place: Path) -> pd.DataFrame:
         line[where] = f"{item.verdict.value} {told(item)}"
     for name, line in lines.items():
         line["tokens of each active parameter"] = ", ".join(map("{:.0f}".format, tokens[name]))
+        for cost in costs:
+            line[COSTS[cost]] = ", ".join(map("{:.2f}".format, means.loc[name, cost] / baseline[cost]))
     return pd.DataFrame(lines.values())
 
 
@@ -177,7 +190,11 @@ def picture(found: Sequence[Row]) -> Figure:
 def tables(results: Path) -> dict[str, str]:
     """In Markdown: that of the effects, those of the secondary studies, and the costs of the others."""
     made = {"effects": effects_table(rows(results), results)}
-    made |= {study: secondary_table(place) for study in SECONDARY if (place := place_of(results, study))}
+    made |= {
+        study: secondary_table(place, costs)
+        for study, costs in SECONDARY.items()
+        if (place := place_of(results, study))
+    }
     made |= {f"costs of {study}": costs_table(place) for study in QUESTIONS if (place := place_of(results, study))}
     return {name: table.to_markdown(index=False, disable_numparse=True) for name, table in made.items()}
 
