@@ -163,7 +163,7 @@ def test_verdicts_are_those_of_the_kept_records() -> None:
 
 @pytest.mark.parametrize(
     ("study", "baseline", "looks", "resolved"),
-    [("prose", "gpt2", LOOKS, 10), ("same_cache", "multi_query", LOOKS, 9)],
+    [("prose", "gpt2", LOOKS, 10), ("same_cache", "multi_query", LOOKS, 9), ("same_time", "gpt2", LOOKS, 2)],
 )
 def test_verdicts_of_secondary_studies_are_those_of_the_kept_records(
     study: str, baseline: str, looks: Sequence[int], resolved: int

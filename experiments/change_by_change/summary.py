@@ -5,7 +5,8 @@
     python experiments/change_by_change/summary.py --picture     # also changes.png, beside this file
 
 Each change has three comparisons that decide: alone on the baseline, taken out of the full system, and upon the change
-that was published before it, each over all sizes together. They are one family, by Holm's method.
+that was published before it, each over all sizes together. They are one family, by Holm's method. The picture shows them,
+and beside them each change by itself on prose and at equal time, corrected within those studies.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SECONDARY = {  # each corrected within itself -> what of its costs stands beside
     "contested": ["processor_time_s"],
 }
 QUESTIONS = {"alone": "alone", "left_out": "taken out", "cumulative": "upon the one before"}
+BESIDE = {"prose": "alone, on prose", "same_time": "alone, at equal time"}  # in the picture beside the questions
 COSTS = {
     "tokens": "tokens trained on",
     "processor_time_s": "processor time of the run",
@@ -161,35 +163,59 @@ def costs_table(place: Path) -> pd.DataFrame:
     return rounded
 
 
-def picture(found: Sequence[Row]) -> Figure:
-    """Every comparison that decides, with its interval; to the left of 0 the loss is lower with the change.
+def panels(found: Sequence[Row], results: Path) -> dict[str, dict[str, Comparison]]:
+    """What each panel of the picture shows of each change: the questions that decide, and each change by itself elsewhere."""
+    shown: dict[str, dict[str, Comparison]] = {}
+    for row in found:
+        shown.setdefault(QUESTIONS[row.question], {})[row.change] = row.item
+    for study, title in BESIDE.items():
+        if place := place_of(results, study):
+            shown[title] = {item.label: item for item in together(load(place).comparisons)}
+    return shown
+
+
+def picture(found: Sequence[Row], results: Path) -> Figure:
+    """Each comparison with its interval; to the left of 0 the loss is lower with the change.
 
     So what is taken out is shown with its sign turned, and the colour says what it did where it was.
     """
-    asked = [question for question in QUESTIONS if any(row.question == question for row in found)]
-    height = 0.9 + 0.3 * max(1, len({row.change for row in found}))
-    figure = Figure(figsize=(1 + 4 * len(asked), height), layout="constrained")
-    for axes, question in zip(figure.subplots(1, len(asked), squeeze=False)[0], asked, strict=True):
-        shown = [(row, row.item.effect) for row in found if row.question == question and row.item.effect is not None]
-        for place, (row, effect) in enumerate(shown):
-            sign = -1 if question == "left_out" else 1
-            verdict = TURNED.get(row.verdict, row.verdict) if sign < 0 else row.verdict
-            colour = COLOURS.get(verdict, "#777777")
-            ends = [sign * end for end in row.item.interval or (effect, effect)]
-            axes.plot(ends, [place, place], color=colour, linewidth=2.4)
-            axes.plot([sign * effect], [place], "o", color=colour, markersize=6)
+    shown = panels(found, results)
+    changes = list(dict.fromkeys(change for items in shown.values() for change in items))
+    figure = Figure(figsize=(1.5 + 3.2 * len(shown), 0.9 + 0.3 * max(1, len(changes))), layout="constrained")
+    drawn = figure.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, (title, items) in zip(drawn, shown.items(), strict=True):
+        out = title == QUESTIONS["left_out"]
+        for change, item in items.items():
+            if item.effect is None:
+                continue
+            sign, verdict = -1 if out else 1, str(item.verdict.value)
+            colour = COLOURS.get(TURNED.get(verdict, verdict) if out else verdict, "#777777")
+            place, ends = changes.index(change), item.interval or (item.effect, item.effect)
+            axes.plot([sign * end for end in ends], [place, place], color=colour, linewidth=2.4)
+            axes.plot([sign * item.effect], [place], "o", color=colour, markersize=6)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(shown)), [row.change for row, _ in shown])
-        axes.invert_yaxis()
-        axes.set_title(QUESTIONS[question] + (", sign turned" if question == "left_out" else ""))
+        axes.set_yticks(range(len(changes)), changes)
+        axes.set_title(title + (", sign turned" if out else ""))
         axes.set_xlabel("bits per byte")
         axes.spines[["top", "right"]].set_visible(False)
+    drawn[0].set_ylim(len(changes) - 0.5, -0.5)
     return figure
 
 
+def short_table(shown: dict[str, dict[str, Comparison]]) -> pd.DataFrame:
+    """What the picture shows, in words: a row for each change, bold where something is resolved."""
+    lines: dict[str, dict[str, str]] = {}
+    for title, items in shown.items():
+        for change, item in items.items():
+            verdict = "" if item.verdict == "UNRESOLVED" else f"**{item.verdict.value.lower()}** "
+            lines.setdefault(change, {"change": f"`{change}`"})[title] = verdict + told(item)
+    return pd.DataFrame(lines.values()).fillna("–")
+
+
 def tables(results: Path) -> dict[str, str]:
-    """In Markdown: that of the effects, those of the secondary studies, and the costs of the others."""
-    made = {"effects": effects_table(rows(results), results)}
+    """In Markdown: that of the effects, those of the secondary studies, the costs of the others, and the short one."""
+    found = rows(results)
+    made = {"effects": effects_table(found, results), "in short": short_table(panels(found, results))}
     made |= {
         study: secondary_table(place, costs)
         for study, costs in SECONDARY.items()
@@ -203,7 +229,7 @@ def main(words: Sequence[str]) -> None:
     results = next((Path(word) for word in words if not word.startswith("--")), HERE / "results")
     print("\n\n".join(f"{name}\n\n{table}" for name, table in tables(results).items()))
     if "--picture" in words:
-        picture(rows(results)).savefig(HERE / "changes.png", dpi=110)
+        picture(rows(results), results).savefig(HERE / "changes.png", dpi=110)
 
 
 if __name__ == "__main__":

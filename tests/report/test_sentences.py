@@ -85,6 +85,29 @@ def test_unresolved() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("effect", "choice", "expected"),
+    [
+        (
+            0.15,
+            0.014,
+            "No number of seeds resolves 0.010: choosing by tuning has a standard error of 0.014, which more tune.seeds "
+            "make smaller. An effect as large as the one seen would need about 5 seeds.",
+        ),
+        (0.009, 0.014, "which more tune.seeds make smaller."),  # no larger than the margin
+        (0.15, 0.1, "which more tune.seeds make smaller."),  # nor do seeds resolve the one seen
+        (0.15, 0.001, " Resolving 0.010 needs "),
+    ],
+)
+def test_what_choosing_hides(effect: float, choice: float, expected: str) -> None:
+    estimate = Estimate(effect, standard_error=math.hypot(0.036, choice), degrees=3, pairs=4, choice=choice)
+    values = {"estimate": estimate, "interval": estimate.interval(), "differences": (effect,) * 4}
+    sentence = judged(evidence(**values, p_adjusted=0.1, margin=0.01))[1]
+    assert expected in sentence
+    assert ("No number of seeds" in sentence) == (choice > 0.01)
+    assert ("An effect as large" in sentence) == ("as large" in expected)
+
+
 def test_equivalent_needs_a_declared_margin() -> None:
     estimate = Estimate(effect=0.001, standard_error=0.0023, degrees=4, pairs=5)
     values = {"estimate": estimate, "interval": estimate.interval(), "p_adjusted": 0.7, "differences": (0.001,) * 5}

@@ -117,12 +117,25 @@ def _unresolved(evidence: Evidence) -> str:
         return text
     about, least, most = seeds_needed(wanted, estimate, evidence.share_level, evidence.own_estimate)
     if about >= MOST_SEEDS and seeds_for(wanted, estimate.sd, evidence.share_level) < MOST_SEEDS:
-        return f"{text} What hides it is the choice by tuning, which more tune.seeds make surer, and no further seed."
+        return f"{text} {_hidden_by_choice(evidence, estimate, wanted, digits)}"
     seeds = f"{_seeds(about)} seeds" if about >= MOST_SEEDS else f"about {_seeds(about)} seeds"
     if evidence.margin is None:
         return f"{text} An effect as large as that would need {seeds}."
     ranged = "" if about >= MOST_SEEDS else f" ({_seeds(least)} to {_seeds(most)})"
     return f"{text} Resolving {number(wanted, max(digits, decimals_for(wanted)))} needs {seeds}{ranged}."
+
+
+def _hidden_by_choice(evidence: Evidence, estimate: Estimate, wanted: float, digits: int) -> str:
+    """Where seeds do not help, since rates might have been chosen otherwise; an effect as large as this one may be told."""
+    choice, small = estimate.choice, max(digits, decimals_for(wanted), decimals_for(estimate.choice))
+    text = (
+        f"No number of seeds resolves {number(wanted, small)}: choosing by tuning has a standard error of "
+        f"{number(choice, small)}, which more tune.seeds make smaller."
+    )
+    needed = seeds_for(estimate.effect, estimate.sd, evidence.share_level, choice)
+    if needed >= MOST_SEEDS or abs(estimate.effect) <= wanted:
+        return text
+    return f"{text} An effect as large as the one seen would need about {_seeds(needed)} seeds."
 
 
 def _equivalent(evidence: Evidence) -> str:
