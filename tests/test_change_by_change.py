@@ -144,6 +144,14 @@ def test_the_page_has_the_tables_of_the_kept_results() -> None:
     assert [name for name, table in tables.items() if table not in page] == []
 
 
+def test_the_readme_has_the_resolved_rows_of_the_short_table() -> None:
+    made = runpy.run_path(str(FOLDER / "summary.py"))["tables"](RESULTS)["in short"]
+    resolved = [re.sub(" +", " ", row) for row in made.splitlines() if "**" in row]
+    readme = (FOLDER.parents[1] / "README.md").read_text("utf-8")
+    assert "\n".join(resolved) in readme
+    assert f"of the {['six', 'seven', 'eight', 'nine'][len(resolved) - 6]} of fourteen that are resolved so far" in readme
+
+
 def test_verdicts_are_those_of_the_kept_records() -> None:
     made: dict[str, Callable[..., Any]] = runpy.run_path(str(FOLDER / "summary.py"))
     rows = made["rows"](RESULTS)
@@ -163,7 +171,12 @@ def test_verdicts_are_those_of_the_kept_records() -> None:
 
 @pytest.mark.parametrize(
     ("study", "baseline", "looks", "resolved"),
-    [("prose", "gpt2", LOOKS, 10), ("same_cache", "multi_query", LOOKS, 9), ("same_time", "gpt2", LOOKS, 2)],
+    [
+        ("prose", "gpt2", LOOKS, 10),
+        ("same_cache", "multi_query", LOOKS, 9),
+        ("same_time", "gpt2", LOOKS, 2),
+        ("contested", "usual", (10,), 1),
+    ],
 )
 def test_verdicts_of_secondary_studies_are_those_of_the_kept_records(
     study: str, baseline: str, looks: Sequence[int], resolved: int
