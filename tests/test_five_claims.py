@@ -135,6 +135,22 @@ def test_the_summary_is_that_of_the_records() -> None:
     assert summary.table(found) == (FOLDER / "results" / "summary.md").read_text().rstrip("\n")
 
 
+def test_further_studies_have_a_table(tmp_path: Path) -> None:
+    """Of any study in the place of one: each comparison with its verdict, which may be lost over all rows."""
+    further = script(FOLDER / "further.py")
+    assert further.table(further.rows(tmp_path)) == ""
+    stand_ins = {"activation_depth_2": "activation_tuned", "schedule": "schedule_tuned", "layers": "layers_overfit"}
+    for study, name in stand_ins.items():
+        shutil.copy(FOLDER / "results" / f"{study}.jsonl.xz", tmp_path / f"{name}.jsonl.xz")
+    lines = further.table(further.rows(tmp_path)).splitlines()[2:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)  # claim by claim
+    on_code = next(row for row in rows if row[2:4] == ["`gradient_variance`", "code"])
+    assert on_code[4:] == ["val_loss", "WORSE +0.130 (+0.121 to +0.140)", "WORSE", "95%", "5"]
+    lost = [row[2] for row in rows if row[5].startswith("BETTER") and row[6] == "UNRESOLVED"]
+    assert "`dynamic_sparse`" in lost
+
+
 def test_what_is_said_of_the_other_readings_is_counted() -> None:
     """Of the rows that decide something, how many do over all rows, and on the test split."""
     lines = (FOLDER / "results" / "summary.md").read_text().splitlines()[2:]

@@ -5,8 +5,8 @@
     python experiments/change_by_change/summary.py --picture     # also changes.png, beside this file
 
 Each change has three comparisons that decide: alone on the baseline, taken out of the full system, and upon the change
-that was published before it, each over all sizes together. They are one family, by Holm's method. The picture shows them,
-and beside them each change by itself on prose and at equal time, corrected within those studies.
+that was published before it, each over all sizes together. They are one family, by Holm's method. The picture shows
+them, and beside them each change by itself on prose and at equal time, corrected within those studies.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def costs_table(place: Path) -> pd.DataFrame:
 
 
 def panels(found: Sequence[Row], results: Path) -> dict[str, dict[str, Comparison]]:
-    """What each panel of the picture shows of each change: the questions that decide, and each change by itself elsewhere."""
+    """What each panel of the picture shows of each change: a question that decides, or itself alone, elsewhere."""
     shown: dict[str, dict[str, Comparison]] = {}
     for row in found:
         shown.setdefault(QUESTIONS[row.question], {})[row.change] = row.item

@@ -3,7 +3,7 @@
     python experiments/five_claims/further.py               # of the files in `results`
     python experiments/five_claims/further.py outputs/mine  # of the studies' folders, or files, in another place
 
-A row is one comparison on the test split: the verdict within its study, and the one over all rows of the table together.
+A row is one comparison on the test split: the verdict within its study, and the one over all rows of the table.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def test_unresolved() -> None:
         (
             0.15,
             0.014,
-            "No number of seeds resolves 0.010: choosing by tuning has a standard error of 0.014, which more tune.seeds "
-            "make smaller. An effect as large as the one seen would need about 5 seeds.",
+            "No number of seeds resolves 0.010: choosing by tuning has a standard error of 0.014, which more "
+            "tune.seeds make smaller. An effect as large as the one seen would need about 5 seeds.",
         ),
         (0.009, 0.014, "which more tune.seeds make smaller."),  # no larger than the margin
         (0.15, 0.1, "which more tune.seeds make smaller."),  # nor do seeds resolve the one seen

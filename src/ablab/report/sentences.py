@@ -126,7 +126,7 @@ def _unresolved(evidence: Evidence) -> str:
 
 
 def _hidden_by_choice(evidence: Evidence, estimate: Estimate, wanted: float, digits: int) -> str:
-    """Where seeds do not help, since rates might have been chosen otherwise; an effect as large as this one may be told."""
+    """Where no seeds help, since rates might have been chosen otherwise; an effect as large as this may be told."""
     choice, small = estimate.choice, max(digits, decimals_for(wanted), decimals_for(estimate.choice))
     text = (
         f"No number of seeds resolves {number(wanted, small)}: choosing by tuning has a standard error of "
