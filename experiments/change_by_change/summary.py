@@ -203,11 +203,13 @@ def picture(found: Sequence[Row], results: Path) -> Figure:
 
 
 def short_table(shown: dict[str, dict[str, Comparison]]) -> pd.DataFrame:
-    """What the picture shows, in words: a row for each change, bold where something is resolved."""
+    """What the picture shows of the change where it is added: a row for each, bold where something is resolved."""
     lines: dict[str, dict[str, str]] = {}
     for title, items in shown.items():
+        if title == QUESTIONS["left_out"]:
+            continue
         for change, item in items.items():
-            verdict = "" if item.verdict == "UNRESOLVED" else f"**{item.verdict.value.lower()}** "
+            verdict = f"**{item.verdict.value.lower()}** " if item.verdict.value in COLOURS else ""
             lines.setdefault(change, {"change": f"`{change}`"})[title] = verdict + told(item)
     return pd.DataFrame(lines.values()).fillna("–")
 

@@ -3,7 +3,8 @@
     python experiments/five_claims/further.py               # of the files in `results`
     python experiments/five_claims/further.py outputs/mine  # of the studies' folders, or files, in another place
 
-A row is one comparison on the test split: the verdict within its study, and the one over all rows of the table.
+A row is one comparison on the test split: the verdict within its study, and the one over all rows of the table, which
+is stricter the more studies there are.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def table(found: Sequence[Row]) -> str:
     for row, over_all in zip(found, as_one_family([row.item for row in found]), strict=True):
         item = row.item
         low, high = item.interval or (float("nan"), float("nan"))
+        effect = float("nan") if item.effect is None else item.effect
         lines.append(
             {
                 "claim": FURTHER[row.study],
@@ -62,7 +64,7 @@ def table(found: Sequence[Row]) -> str:
                 "variant": f"`{item.label}`",
                 "task": item.task,
                 "metric": item.metric,
-                "verdict": f"{item.verdict.value} {item.effect:+.3f} ({low:+.3f} to {high:+.3f})",
+                "verdict": f"{item.verdict.value} {effect:+.3f} ({low:+.3f} to {high:+.3f})",
                 f"over all {len(found)}": over_all.verdict.value,
                 "interval": confidence(row.level),
                 "seeds": len(item.seeds),

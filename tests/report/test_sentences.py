@@ -91,7 +91,7 @@ def test_unresolved() -> None:
         (
             0.15,
             0.014,
-            "No number of seeds resolves 0.010: choosing by tuning has a standard error of 0.014, which more "
+            "Not even 10,000 seeds resolve 0.010: choosing by tuning has a standard error of 0.014, which more "
             "tune.seeds make smaller. An effect as large as the one seen would need about 5 seeds.",
         ),
         (0.009, 0.014, "which more tune.seeds make smaller."),  # no larger than the margin
@@ -104,7 +104,7 @@ def test_what_choosing_hides(effect: float, choice: float, expected: str) -> Non
     values = {"estimate": estimate, "interval": estimate.interval(), "differences": (effect,) * 4}
     sentence = judged(evidence(**values, p_adjusted=0.1, margin=0.01))[1]
     assert expected in sentence
-    assert ("No number of seeds" in sentence) == (choice > 0.01)
+    assert ("Not even" in sentence) == (choice > 0.01)
     assert ("An effect as large" in sentence) == ("as large" in expected)
 
 

@@ -129,7 +129,7 @@ def _hidden_by_choice(evidence: Evidence, estimate: Estimate, wanted: float, dig
     """Where no seeds help, since rates might have been chosen otherwise; an effect as large as this may be told."""
     choice, small = estimate.choice, max(digits, decimals_for(wanted), decimals_for(estimate.choice))
     text = (
-        f"No number of seeds resolves {number(wanted, small)}: choosing by tuning has a standard error of "
+        f"Not even {MOST_SEEDS:,} seeds resolve {number(wanted, small)}: choosing by tuning has a standard error of "
         f"{number(choice, small)}, which more tune.seeds make smaller."
     )
     needed = seeds_for(estimate.effect, estimate.sd, evidence.share_level, choice)
