@@ -22,12 +22,14 @@ import pytest
 import yaml
 from scipy import stats
 
-from ablab import load
+from ablab import compose, load
 from ablab.cli import main
 from ablab.study.planning import preflight
+from ablab.training.trainer import untimed_steps
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "change_by_change"
-STUDIES = yaml.safe_load((FOLDER / "studies.yaml").read_text())["studies"]
+LISTED = yaml.safe_load((FOLDER / "studies.yaml").read_text())
+STUDIES = LISTED["studies"]
 
 
 def changes(study: str) -> list[str]:
@@ -49,6 +51,15 @@ def test_the_studies_can_be_planned(
     printed = capsys.readouterr()
     assert ended.value.code == 0, printed.err
     assert re.search(r"1[4-6] variants", printed.out)
+
+
+@pytest.mark.parametrize("scale", ["cpu", "quick", "gpu"])
+def test_steps_can_be_timed_at_each_scale(scale: str) -> None:
+    words = [*STUDIES["same_time"], f"scale={scale}", *LISTED["more"].get(scale, {}).get("same_time", []), "seed=0"]
+    config = compose(*words, config_dir=FOLDER)
+    assert config.budget.match == "time"
+    assert "jobs=1" in words
+    assert config.trainer.max_steps >= config.budget.pilot_steps >= 2 * untimed_steps(config)
 
 
 def test_the_page_has_each_change_in_the_order_of_the_study() -> None:
