@@ -31,7 +31,7 @@ from ablab.study.seed_blocks import Decide, SeedBlocks, refuse_undecidable
 from ablab.study.supervision.code import warm_up
 from ablab.study.supervision.lock import StudyLock
 from ablab.study.trials.carried import carry_tuned, first_size
-from ablab.study.trials.pilot import match_time
+from ablab.study.trials.pilot import check_pilots, match_time
 from ablab.study.trials.search import Search
 from ablab.study.trials.tuning import tune
 
@@ -71,7 +71,7 @@ class Study:
         """The plan, checked as a whole; nothing has been written.
 
         Raises:
-            UserError: as `prepare` and the check of the comparison do.
+            UserError: as `prepare` and the checks of the comparison and of pilots do.
         """
         prepared = prepare(self._compose, self._arguments, self.preflight)
         if not prepared.errors:
@@ -79,6 +79,7 @@ class Study:
             self._check_comparison(self.comparison, planned)
             if self.seeds is not None:
                 refuse_undecidable(planned, self.seeds, self.comparison)
+            check_pilots(self._compose, prepared.runs)
         return prepared
 
     def search(self, runs: Sequence[Run]) -> Search:

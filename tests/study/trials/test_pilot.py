@@ -18,7 +18,8 @@ from ablab.results.collect import collect
 from ablab.results.record import Cost, Record
 from ablab.results.run_context import BudgetReport
 from ablab.results.store import RECORD_FILE
-from ablab.study.trials.pilot import check_pilots, seconds_per_step, steps_for
+from ablab.study.planning.preflight import Preflight
+from ablab.study.trials.pilot import check_pilot, seconds_per_step, steps_for
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -74,7 +75,18 @@ def test_a_pilot_is_timed_by_its_record() -> None:
 def test_a_pilot_must_be_long_enough(tiny_config: TinyConfig) -> None:
     short = tiny_config("trainer.log_every_n_steps=10", "trainer.val_check_interval=10", "trainer.max_steps=15")
     with pytest.raises(UserError, match=r"budget\.pilot_steps=15: must be at least 20"):
-        check_pilots([short] * 3)
+        check_pilot(short, Preflight())
+
+
+@pytest.mark.parametrize("command", ["plan", "sweep"])
+def test_short_pilots_are_refused_before_anything_is_written(lab: Any, command: str) -> None:
+    words = ["attention=full", "model.n_layers=1,2", "seed=0", "name=timed", "budget.match=time"]
+    words += ["budget.pilot_steps=15", "trainer.max_steps=40", "trainer.val_check_interval=10"]
+    words += ["trainer.log_every_n_steps=10"]
+    done = lab.ablab("plan", *lab.words(*words)) if command == "plan" else lab.sweep(*words)
+    assert done.status == 2
+    assert done.err.startswith("ablab: error: budget.pilot_steps=15: must be at least 20")
+    assert not (lab.folder / "outputs").exists()
 
 
 def test_a_sweep_at_equal_time_is_the_same_when_repeated(lab: Any) -> None:

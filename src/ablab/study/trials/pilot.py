@@ -6,7 +6,7 @@ what counts is the median over the rounds of its time relative to the reference'
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from ablab.config import RunConfig
@@ -36,16 +36,13 @@ def match_time(compose: Composer, plan: list[Run], launch: Callable[[list[Run]],
         launch: runs a plan to its end.
 
     Raises:
-        UserError: the pilots cannot work, the reference's did not end well, or a variant cannot come within 2%.
+        UserError: the reference's pilots did not end well, or a variant cannot come within 2%.
     """
     configs = [compose(run)[0] for run in plan]
     if configs[0].budget.match != "time":
         return plan
-    variants = first_of_each(plan)
-    keys = [(number, variant) for number in range(1, ROUNDS + 1) for variant in variants]
-    pilots = {key: _pilot(configs[0], variants[key[1]], *key, index) for index, key in enumerate(keys)}
+    variants, pilots = first_of_each(plan), _pilots(configs[0], plan)
     frozen = {key: compose(run) for key, run in pilots.items()}
-    check_pilots([pilot for pilot, _ in frozen.values()])
     print(f"budget.match=time: measuring {len(variants)} variants in {ROUNDS} rounds")
     launch(list(pilots.values()))
     seconds = {
@@ -61,20 +58,27 @@ def match_time(compose: Composer, plan: list[Run], launch: Callable[[list[Run]],
     return [run.adjusted(overrides, budget=report) for run, (overrides, report) in found]
 
 
-def check_pilots(configs: list[RunConfig]) -> None:
-    """Raises UserError where pilots cannot be built, or are too short to be timed."""
-    preflight = Preflight()
-    for config in configs[: len(configs) // ROUNDS]:
-        steps, untimed = config.trainer.max_steps, untimed_steps(config)
-        if steps < 2 * untimed:
-            raise UserError(
-                f"budget.pilot_steps={steps}: must be at least {2 * untimed}, twice what lies between two moments at "
-                "which something is logged or evaluated"
-            )
-        try:
-            preflight.check(config)
-        except UserError as error:
-            raise UserError(f"{error} [in a pilot of budget.pilot_steps={steps}]") from error
+def check_pilots(compose: Composer, plan: Sequence[Run]) -> None:
+    """Raises UserError where the pilots of `match=time` cannot be built, or are too short to be timed."""
+    config, preflight = compose(plan[0])[0], Preflight()
+    if config.budget.match == "time":
+        for (number, _), pilot in _pilots(config, plan).items():
+            if number == 1:  # the other rounds are the same
+                check_pilot(compose(pilot)[0], preflight)
+
+
+def check_pilot(config: RunConfig, preflight: Preflight) -> None:
+    """Raises UserError where a pilot cannot be built, or is too short to be timed."""
+    steps, untimed = config.trainer.max_steps, untimed_steps(config)
+    if steps < 2 * untimed:
+        raise UserError(
+            f"budget.pilot_steps={steps}: must be at least {2 * untimed}, twice what lies between two moments at "
+            "which something is logged or evaluated"
+        )
+    try:
+        preflight.check(config)
+    except UserError as error:
+        raise UserError(f"{error} [in a pilot of budget.pilot_steps={steps}]") from error
 
 
 def seconds_per_step(record: Record | None) -> float | None:
@@ -127,6 +131,13 @@ def steps_for(
             )
         adjusted[variant] = adjustment(changes, round(after * step, 3), round(wanted, 3))
     return adjusted
+
+
+def _pilots(config: RunConfig, plan: Sequence[Run]) -> dict[tuple[int, str], Run]:
+    """The pilots of a study, by round and variant."""
+    variants = first_of_each(plan)
+    keys = [(number, variant) for number in range(1, ROUNDS + 1) for variant in variants]
+    return {key: _pilot(config, variants[key[1]], *key, index) for index, key in enumerate(keys)}
 
 
 def _pilot(config: RunConfig, run: Run, number: int, variant: str, index: int) -> Run:
