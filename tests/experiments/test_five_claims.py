@@ -8,9 +8,11 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 
 import pytest
+from verdicts_by_scipy import agrees, corrected, p_values
 
 from ablab import load
 from ablab.cli import main
@@ -18,7 +20,7 @@ from ablab.results.find import find_records
 from ablab.results.store import write_record
 from ablab.study.planning import preflight
 
-FOLDER = Path(__file__).parents[1] / "experiments" / "five_claims"
+FOLDER = Path(__file__).parents[2] / "experiments" / "five_claims"
 
 
 def script(path: Path) -> ModuleType:
@@ -32,6 +34,7 @@ def script(path: Path) -> ModuleType:
 
 
 run, summary = script(FOLDER.parent / "run.py"), script(FOLDER / "summary.py")
+further = script(FOLDER / "further.py")
 STUDIES = run.Studies.of(FOLDER)
 
 
@@ -137,7 +140,6 @@ def test_the_summary_is_that_of_the_records() -> None:
 
 def test_further_studies_have_a_table(tmp_path: Path) -> None:
     """Of any study in the place of one: each comparison with its verdict, which may be lost over all rows."""
-    further = script(FOLDER / "further.py")
     assert further.table(further.rows(tmp_path)) == ""
     stand_ins = {"activation_depth_2": "activation_tuned", "schedule": "schedule_tuned", "layers": "layers_overfit"}
     for study, name in stand_ins.items():
@@ -149,6 +151,32 @@ def test_further_studies_have_a_table(tmp_path: Path) -> None:
     assert on_code[4:] == ["val_loss", "WORSE +0.130 (+0.121 to +0.140)", "WORSE", "95%", "5"]
     lost = [row[2] for row in rows if row[5].startswith("BETTER") and row[6] == "UNRESOLVED"]
     assert "`dynamic_sparse`" in lost
+    made = further.table(further.rows(FOLDER / "results"))
+    assert made in (FOLDER / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(("study", "baseline", "seeds", "resolved"), [("schedule_tuned", "cosine", 10, 1)])
+def test_verdicts_of_further_studies_are_those_of_the_kept_records(
+    study: str, baseline: str, seeds: int, resolved: int
+) -> None:
+    found = load(FOLDER / "results" / f"{study}.jsonl.xz").comparisons
+    items, raw = [*found.suite, *found.items], []
+    records = [record for _, record in find_records([FOLDER / "results" / f"{study}.jsonl.xz"])]
+    for item in items:
+        values: dict[str, dict[int, float]] = {}
+        for record in records:
+            words = record.variant.split(",")
+            if f"task={item.task}" in words or len({item.task for item in items}) == 1:
+                name = next(word for word in words if not word.startswith("task=")).rpartition("=")[2]
+                values.setdefault(name, {})[record.seed] = record.metrics[item.metric]
+        differences = [values[item.label][seed] - values[baseline][seed] for seed in range(seeds)]
+        assert item.differences == pytest.approx(differences)
+        raw.append(p_values(differences, item.choice or 0.0, [seeds], item.margin))
+    adjusted = corrected(raw, [1.0] * len(raw))
+    assert [item.verdict.value in ("BETTER", "WORSE") for item in items].count(True) == resolved
+    for item, each in zip(items, adjusted, strict=True):
+        better = -1 if item.metric.endswith("_loss") else 1
+        assert agrees(item.verdict.value, fmean(item.differences), each, better), (item.label, item.task, each)
 
 
 def test_what_is_said_of_the_other_readings_is_counted() -> None:
@@ -165,8 +193,13 @@ def test_what_is_said_of_the_other_readings_is_counted() -> None:
 
 @pytest.mark.parametrize("page", [FOLDER / "README.md", FOLDER.parents[1] / "README.md"], ids=["study", "root"])
 def test_each_interval_beside_a_verdict_is_one_of_the_records(page: Path) -> None:
-    rows = [row.split("|") for row in (FOLDER / "results" / "summary.md").read_text().splitlines()]
-    known = {(cells[1].strip()[0], cells[3].strip(), *cells[4].strip().split(" to ")) for cells in rows[2:]}
+    lines = [row.split("|") for row in (FOLDER / "results" / "summary.md").read_text().splitlines()]
+    known = {(cells[1].strip()[0], cells[3].strip(), *cells[4].strip().split(" to ")) for cells in lines[2:]}
+    for row in further.rows(FOLDER / "results"):
+        assert row.item.effect is not None
+        assert row.item.interval is not None
+        figures = (row.item.effect, *row.item.interval)
+        known.add((str(further.FURTHER[row.study]), *(f"{number:+.3f}" for number in figures)))
     table = [line for line in page.read_text().splitlines() if re.match(r"\| (\d\.|All together)", line)]
     assert len(table) == 7
     for line in table:

@@ -1,33 +1,29 @@
 """The studies from GPT-2 to DeepSeek-V4: every variant can be built, and the page says what the kept results give.
 
-Verdicts are found once more from the kept files by scipy alone, but for the noise of tuning, which `tests/analysis`
-holds to simulated studies.
+Verdicts are found once more from the kept files; see `verdicts_by_scipy`.
 """
 
 from __future__ import annotations
 
 import json
 import lzma
-import math
 import re
 import runpy
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from scipy import stats
+from verdicts_by_scipy import agrees, corrected, p_values
 
 from ablab import compose, load
 from ablab.cli import main
 from ablab.study.planning import preflight
 from ablab.training.trainer import untimed_steps
 
-FOLDER = Path(__file__).parents[1] / "experiments" / "change_by_change"
+FOLDER = Path(__file__).parents[2] / "experiments" / "change_by_change"
 LISTED = yaml.safe_load((FOLDER / "studies.yaml").read_text())
 STUDIES = LISTED["studies"]
 
@@ -68,7 +64,7 @@ def test_the_page_has_each_change_in_the_order_of_the_study() -> None:
 
 
 RESULTS = FOLDER / "results"
-MARGIN, LEVEL = 0.01, 0.05
+MARGIN = 0.01
 LOOKS = (4, 6)
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # size -> variant -> seed -> bits per byte of the test split
@@ -91,62 +87,6 @@ def averaged(values: Values, variant: str, baseline: str) -> list[float]:
     sizes = list(values.values())
     seeds = set.intersection(*(set(size[variant]) & set(size[baseline]) for size in sizes))
     return [fmean(size[variant][seed] - size[baseline][seed] for size in sizes) for seed in sorted(seeds)]
-
-
-@lru_cache
-def least_p_values(sides: int) -> np.ndarray[Any, Any]:
-    """The least p of both looks, in many studies without an effect, the smallest first."""
-    drawn = np.random.default_rng(0).standard_normal((1_000_000, max(LOOKS)))
-    each = []
-    for size in LOOKS:
-        t = drawn[:, :size].mean(1) / (drawn[:, :size].std(1, ddof=1) / math.sqrt(size))
-        each.append(sides * stats.t.sf(np.abs(t) if sides == 2 else t, size - 1))
-    return np.sort(np.minimum(*each))
-
-
-def over_looks(p_at: Sequence[float], sides: int) -> float:
-    """How often some look of a study without an effect has as small a p: all looks are at one level (Pocock)."""
-    simulated = float(np.searchsorted(least_p_values(sides), min(p_at))) / 1_000_000
-    return simulated if simulated > 1e-4 else min(1.0, len(LOOKS) * min(p_at))  # too rare to be counted
-
-
-def p_values(differences: Sequence[float], choice: float, looks: Sequence[int] = LOOKS) -> tuple[float, float]:
-    """Of no effect, and of one of the margin or more, over the looks that there were."""
-    no_effect, outside = [], []
-    sign = math.copysign(1, fmean(differences))
-    for size in (size for size in looks if size <= len(differences)):
-        seen = differences[:size]
-        error = math.hypot(stdev(seen) / math.sqrt(size), choice)
-        if fmean(seen) * sign > 0:
-            no_effect.append(2 * stats.t.sf(abs(fmean(seen)) / error, size - 1))
-        outside.append(stats.t.sf((MARGIN - abs(fmean(seen))) / error, size - 1))
-    if len(looks) == 1:
-        return no_effect[0], outside[0]
-    return over_looks(no_effect, 2), over_looks(outside, 1)
-
-
-def corrected(found: Sequence[tuple[float, float]], weights: Sequence[float]) -> list[tuple[float, float]]:
-    """Holm's p values over all that have a weight, where each counts until both of its hypotheses are rejected."""
-    tests = sorted(
-        (p / weights[place], place, which) for place, pair in enumerate(found) for which, p in enumerate(pair)
-    )
-    adjusted = [[1.0, 1.0] for _ in found]
-    left, largest = [2] * len(weights), 0.0
-    for p, place, which in tests:
-        largest = max(largest, min(1.0, p * sum(weight for weight, each in zip(weights, left, strict=True) if each)))
-        adjusted[place][which] = largest
-        left[place] -= 1
-    return [(one, other) for one, other in adjusted]
-
-
-def agrees(verdict: str, effect: float, adjusted: tuple[float, float]) -> bool:
-    expected = "UNRESOLVED"
-    if adjusted[0] < LEVEL:
-        expected = "BETTER" if effect < 0 else "WORSE"
-    elif adjusted[1] < LEVEL:
-        expected = "EQUIVALENT"
-    near = min(abs(math.log(max(p, 1e-12) / LEVEL)) for p in adjusted) < 0.05  # what is simulated by either
-    return near or verdict == expected
 
 
 def test_the_page_has_the_tables_of_the_kept_results() -> None:
@@ -176,7 +116,7 @@ def test_verdicts_are_those_of_the_kept_records() -> None:
         differences = averaged(files[row.question], row.change, baseline)
         assert row.item.differences == pytest.approx(differences)
         assert len(differences) in LOOKS
-        raw.append(p_values(differences, row.item.choice or 0.0))
+        raw.append(p_values(differences, row.item.choice or 0.0, LOOKS, MARGIN))
     for row, adjusted in zip(rows, corrected(raw, [1.0] * 41), strict=True):
         assert agrees(row.verdict, fmean(row.item.differences), adjusted), (row.change, row.question, adjusted)
 
@@ -202,7 +142,7 @@ def test_verdicts_of_secondary_studies_are_those_of_the_kept_records(
         differences = averaged({size: values[size]} if size else values, item.variant, baseline)
         assert item.differences == pytest.approx(differences)
         assert len(differences) in looks
-        raw.append(p_values(differences, item.choice or 0.0, looks))
+        raw.append(p_values(differences, item.choice or 0.0, looks, MARGIN))
     weights = [len(found.items)] * len(found.suite) + [len(found.suite) or 1] * len(found.items)
     adjusted = corrected(raw, weights)
     assert [item.verdict.value in ("BETTER", "WORSE") for item in items].count(True) == resolved

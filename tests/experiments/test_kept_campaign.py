@@ -6,7 +6,7 @@ import json
 import runpy
 from pathlib import Path
 
-FOLDER = Path(__file__).parent.parent / "experiments" / "campaign"
+FOLDER = Path(__file__).parents[2] / "experiments" / "campaign"
 
 
 def test_the_readme_has_the_tables_that_the_command_makes() -> None:

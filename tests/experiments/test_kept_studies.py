@@ -17,7 +17,7 @@ from ablab.report.context import ReportContext
 from ablab.report.html.sections.elsewhere import elsewhere_table
 from ablab.study.plan_reader import find_plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KEPT = sorted((ROOT / "experiments" / "results").glob("*.jsonl.xz"), key=lambda path: path.name)
 PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 

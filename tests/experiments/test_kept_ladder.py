@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ablab.report.context import ReportContext
 
-FOLDER = Path(__file__).parents[1] / "experiments" / "ladder"
+FOLDER = Path(__file__).parents[2] / "experiments" / "ladder"
 
 
 def test_the_page_shows_what_is_kept() -> None:

@@ -6,7 +6,7 @@ import re
 import runpy
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "experiments" / "placebo"
+FOLDER = Path(__file__).parents[2] / "experiments" / "placebo"
 
 
 def test_the_page_shows_what_is_kept_and_two_to_eight_in_a_hundred_are_resolved() -> None:
