@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ablab.model.residual.base import Residual
 from ablab.model.residual.depth import DepthAttention
-from ablab.model.residual.streams import HyperConnections, ManifoldHyperConnections, Streams, sinkhorn
+from ablab.model.residual.sinkhorn import sinkhorn
+from ablab.model.residual.streams import HyperConnections, ManifoldHyperConnections, Streams
 from ablab.model.spec import LayerSpec
 
 Spec = Callable[..., LayerSpec]

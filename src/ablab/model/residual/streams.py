@@ -15,6 +15,7 @@ from torch.nn.functional import layer_norm, rms_norm
 
 from ablab.model.context import full_precision
 from ablab.model.residual.base import Ends, Part, Residual, share_entropy
+from ablab.model.residual.sinkhorn import sinkhorn
 from ablab.model.spec import LayerSpec, require_at_least
 
 START = 0.01  # of what a connection takes from its input: the factor in front of it (both papers)
@@ -227,20 +228,6 @@ class CollapsedStreams(MeanOfStreams):
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """Leave every parameter as the constructor made it."""
-
-
-def sinkhorn(logits: Tensor, *, rounds: int, eps: float) -> Tensor:
-    """Make exp(logits) (..., n, n) doubly stochastic: rows are divided by their sums, then columns, `rounds` times.
-
-    Columns are exact in the end, rows as good as the rounds make them.
-    """
-    ways = logits.movedim((-2, -1), (0, 1)).contiguous()  # sums over what lies far apart in memory are the faster ones
-    ways = ways.softmax(1) + eps
-    for round in range(rounds):
-        if round:
-            ways = ways / (ways.sum(1, keepdim=True) + eps)
-        ways = ways / (ways.sum(0, keepdim=True) + eps)
-    return ways.movedim((0, 1), (-2, -1))
 
 
 def _flat(streams: Tensor) -> Tensor:
