@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ablab.model.attention import compressed_core
+from ablab.model.attention import compressed_core, dense
 from ablab.model.attention.compressed import CompressedSparseAttention, HeavilyCompressedAttention
 from ablab.model.attention.compressed_core import CompressedCore
 from ablab.model.attention.compressed_layer import CompressedAttention
@@ -176,6 +176,7 @@ def test_outputs_penalty_and_gradients_are_those_of_the_definition(
     layer = build(spec, sparse=sparse, **options, **groups, **of_index)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compressed_core, "QUERIES", queries)
+        patch.setattr(dense, "KEPT", 10 * queries)  # of few scores everything is kept
         check(layer, spec, length=length, padded=padded, seed=seed, warming=warming)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ablab.model.attention import selected_core
+from ablab.model.attention import dense, selected_core
 from ablab.model.attention.dsa import DeepSeekSparseAttention, IndexedAttention
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.index_probe import IndexWatcher
@@ -139,6 +139,7 @@ def test_outputs_penalty_and_gradients_are_those_of_the_definition(
     layer = build(spec, **options, warmup_steps=int(warming))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selected_core, "SLICE", at_once)
+        patch.setattr(dense, "KEPT", at_once)  # of few scores everything is kept
         patch.setattr(selected_core, "GATHER_FROM", gather_from)
         check(layer, spec, length=length, share=share, padded=padded, seed=seed, warming=warming)
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ablab.model.attention import selected_core
+from ablab.model.attention import dense, selected_core
 from ablab.model.attention.indexer import Index, LightningIndexer
 from ablab.model.attention.layer import Rotate
 from ablab.model.attention.mla import LatentAttention
@@ -124,6 +124,7 @@ def test_outputs_penalty_and_gradients_are_those_of_the_definition(
     layer = build(spec, **options, warmup_steps=int(warming))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selected_core, "SLICE", at_once)
+        patch.setattr(dense, "KEPT", at_once)  # of few scores everything is kept
         check(layer, spec, length=length, padded=padded, seed=seed, warming=warming)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from ablab.model.attention import blocks as key_blocks
-from ablab.model.attention import nsa_core
+from ablab.model.attention import dense, nsa_core
 from ablab.model.attention.blocks import Compression, selected_attention
 from ablab.model.attention.nsa import NativeSparseAttention
 from ablab.model.initialisation import initialise
@@ -176,6 +176,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(key_blocks, "GATHER_FROM", gather_from)
         patch.setattr(nsa_core, "SLICE", at_once)
+        patch.setattr(dense, "KEPT", at_once)  # of few scores everything is kept
         out = layer(x, stretch, padding)
         # What comes out where there is no token means nothing.
         there = torch.ones(1, length, 1) if padding is None else ~padding[..., None]
@@ -345,6 +346,7 @@ def test_compiles_in_one_graph(
 ) -> None:
     monkeypatch.setattr(key_blocks, "GATHER_FROM", gather_from)
     monkeypatch.setattr(nsa_core, "SLICE", at_once)
+    monkeypatch.setattr(dense, "KEPT", at_once)
     layer, x = build(make_spec()), random(1, 24, 16)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     parameters = list(layer.parameters())

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ablab.model.attention import topk
+from ablab.model.attention import dense, topk
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.topk import TopKAttention
 from ablab.model.spec import LayerSpec
@@ -72,6 +72,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(
     core = TopKAttention(make_spec(n_heads=H, n_kv_heads=K, causal=causal), keys=count, share_qk=share_qk)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "SLICE", at_once)
+        patch.setattr(dense, "KEPT", at_once)  # of few scores everything is kept
         out = core(*inputs, padding)
         direction = random(*out.shape, seed=seed, dtype=dtype)
         ours = torch.autograd.grad(out, inputs, direction)
@@ -163,6 +164,7 @@ def test_dropped_weights_come_out_the_same_in_the_backward_pass(
 ) -> None:
     """The output is linear in the values: with the same weights dropped, its gradient by them is the weights."""
     monkeypatch.setattr(topk, "SLICE", at_once)
+    monkeypatch.setattr(dense, "KEPT", at_once)
     q, k = random(1, 1, 12, 8), random(1, 1, 12, 8, seed=1)
     v = torch.eye(12, dtype=torch.float64).expand(1, 1, 12, 12).clone().requires_grad_()
     torch.manual_seed(0)
@@ -175,6 +177,7 @@ def test_dropped_weights_come_out_the_same_in_the_backward_pass(
 @pytest.mark.parametrize("at_once", [500, 10**6])
 def test_compiles_in_one_graph(make_spec: Spec, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     monkeypatch.setattr(topk, "SLICE", at_once)
+    monkeypatch.setattr(dense, "KEPT", at_once)
     inputs = [random(2, 2, 17, 8, seed=seed).requires_grad_() for seed in range(3)]
     core = TopKAttention(make_spec(), keys=4)
     compiled = torch.compile(core, fullgraph=True, backend="aot_eager")

@@ -7,8 +7,6 @@ the latents costs, which are fewer numbers than keys and values, though each is 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -60,8 +58,7 @@ def absorbed_attention(
         return mixed.squeeze(1)[..., :rank].unflatten(1, heads), None
     scores = torch.bmm(q.flatten(1, 2), kept.mT).unflatten(1, heads)
     scores = bounded(scores if shift is None else scores + shift.unsqueeze(-1), core.softcap)
-    scores = scores if seen is None else scores.masked_fill(~seen, -math.inf)
-    weights = softmax_of(scores, by_query(core.sinks))
+    weights = softmax_of(scores, by_query(core.sinks), seen)
     mixed = torch.bmm(weights.flatten(1, 2), kept[..., :rank]).unflatten(1, heads)
     return mixed, None if core.sinks is None else weights.sum(-1, keepdim=True)
 

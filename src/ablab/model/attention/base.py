@@ -157,8 +157,7 @@ class AttentionCore(nn.Module):
         otherwise override it.
         """
         scores = scores_of(q, k, positions, self.slopes, self.softcap)
-        scores = scores.masked_fill(~self.visited(q, k, positions), -math.inf)
-        return softmax_of(scores, by_query(self.sinks)).nan_to_num(0.0)
+        return softmax_of(scores, by_query(self.sinks), self.visited(q, k, positions)).nan_to_num(0.0)
 
 
 def by_query(sinks: Tensor | None) -> Tensor | None:
@@ -166,12 +165,19 @@ def by_query(sinks: Tensor | None) -> Tensor | None:
     return None if sinks is None else sinks.unsqueeze(-1)
 
 
-def softmax_of(scores: Tensor, sinks: Tensor | None = None) -> Tensor:
-    """The softmax of each row (..., T), zero where all scores of a row are minus infinity.
+def softmax_of(scores: Tensor, sinks: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+    """The softmax of each row (..., T), zero where a row has nothing.
 
     Args:
         sinks: broadcastable to (...), a logit for each row that takes its share.
+        seen: bool, broadcastable to the scores, those that take part; None: those above minus infinity.
     """
+    if seen is not None:
+        some = seen if sinks is not None else seen | ~seen.any(-1, keepdim=True)  # a row of nothing stays finite
+        # Added, where filling in would take a copy, and another one on the way back.
+        scores = scores + torch.zeros_like(some, dtype=scores.dtype).masked_fill(~some, -math.inf)
+        if sinks is None:
+            return scores.softmax(-1) * seen.any(-1, keepdim=True)
     if sinks is None:
         nothing = scores.detach().amax(-1, keepdim=True) == -math.inf
         return scores.masked_fill(nothing, 0).softmax(-1).masked_fill(nothing, 0)

@@ -52,8 +52,7 @@ class ChoosingCore(AttentionCore):
 
     def weights(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> Tensor:
         scores = scores_of(q, k, positions, softcap=self.softcap)
-        scores = scores.masked_fill(~self.visited(q, k, positions, *index), float("-inf"))
-        return softmax_of(scores, by_query(self.sinks))
+        return softmax_of(scores, by_query(self.sinks), self.visited(q, k, positions, *index))
 
     def compared(self, q: Tensor, k: Tensor, positions: Tensor, *index: Tensor) -> dict[str, Tensor]:
         """`compares` for the queries at `positions` (S,), beside full attention: (B, S) each.

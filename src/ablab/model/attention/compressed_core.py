@@ -90,8 +90,10 @@ class CompressedCore(AttentionCore):
             return out
         B, H, T, _ = q.shape
         heads = H + (index[0].shape[1] if index else 0)
-        most = at_once(SLICE, q.device) // (B * heads * (2 * max(self.window, QUERIES) + entries.shape[2]))
+        N, beside = entries.shape[2], 2 * max(self.window, QUERIES)
+        most = at_once(SLICE, q.device) // (B * heads * (beside + N))
         rows = max(1, min(most, max(self.window, QUERIES)))
+        scores = B * T * (H * min(T, beside) + heads * N)
         parts, lost, sinks = [], [], by_query(self.sinks)
         for start in range(0, T, rows):
             positions = torch.arange(start, min(start + rows, T), device=q.device)
@@ -105,8 +107,9 @@ class CompressedCore(AttentionCore):
                 else []
             )
             part, loss = recomputed(
-                self._attend_slice, *given, masked, entries[:, :, :n], there[:, :n], *own, random=self._dropped() > 0
-            )
+                self._attend_slice, *given, masked, entries[:, :, :n], there[:, :n], *own, random=self._dropped() > 0,
+                scores=scores,
+            )  # fmt: skip
             parts.append(part)
             lost.append(loss)
         if torch.is_grad_enabled() and self.learning is not None:
@@ -135,7 +138,7 @@ class CompressedCore(AttentionCore):
             return out, q.new_zeros(len(q), len(positions))
         every = torch.arange(len(positions), device=q.device)
         products = scores_of(q, keys, every, softcap=self.softcap).to(working_dtype(q))
-        weights = softmax_of(products.masked_fill(~mask, float("-inf")), sinks)
+        weights = softmax_of(products, sinks, mask)
         lost = divergence(scores, weights[..., k.shape[2] :], chosen)
         return nn.functional.dropout(weights, self._dropped()).to(values.dtype) @ values, lost
 
@@ -225,7 +228,7 @@ class CompressedCore(AttentionCore):
         local = self._local(positions, 0, k.shape[2], None).expand(len(q), -1, -1)
         scores = scores_of(q, torch.cat([k, entries], 2), positions, softcap=self.softcap)
         mask = torch.cat([local, chosen], -1)[:, None]
-        weights = softmax_of(scores.masked_fill(~mask, float("-inf")), by_query(self.sinks))
+        weights = softmax_of(scores, by_query(self.sinks), mask)
         return *weights.split([k.shape[2], entries.shape[2]], -1), chosen
 
     @staticmethod

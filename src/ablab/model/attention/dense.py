@@ -27,6 +27,7 @@ from ablab.model.attention.base import bounded, by_query, repeat_heads, scores_o
 DENSE_BELOW = 384
 GPU_SLICES = 64  # times as much at one time on a GPU as on a CPU
 SLICE = 2**22  # scores that are written out at one time
+KEPT = 2**20  # scores that are kept for the backward pass, and not computed again in it
 GPU_WIDTHS = 8  # fused kernels on a GPU want sizes of heads to be multiples of it
 
 Result = TypeVar("Result", Tensor, tuple[Tensor, Tensor])
@@ -123,9 +124,9 @@ def _rows_of(
         mask = keys <= torch.arange(first, first + q.shape[2], device=k.device)[:, None]
     products = q @ repeat_heads(k, q.shape[1]).transpose(-1, -2)
     scores = bounded(products.to(torch.promote_types(q.dtype, torch.float32)) / math.sqrt(q.shape[-1]), softcap)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    weights = drop(softmax_of(scores, sinks), dropout)
+    if mask is not None and mask.dtype != torch.bool:
+        scores, mask = scores + mask, None
+    weights = drop(softmax_of(scores, sinks, mask), dropout)
     return weights.to(v.dtype) @ repeat_heads(v, q.shape[1])
 
 
@@ -214,16 +215,20 @@ def at_once(on_cpu: int, device: torch.device) -> int:
     return on_cpu if device.type == "cpu" else on_cpu * GPU_SLICES
 
 
-def recomputed(function: Callable[..., Result], *args: Any, random: bool = False) -> Result:
+def recomputed(function: Callable[..., Result], *args: Any, random: bool = False, scores: int | None = None) -> Result:
     """function(*args); where a gradient is wanted, keeps the arguments alone and computes the rest again for it.
+
+    On the meta device, where FLOPs are counted, nothing is: what is computed twice to save memory is counted once.
 
     Parameters must be among the arguments: by the time of the backward pass a module may have others in their place, as
     after `torch.func.functional_call`.
 
     Args:
         random: whether the function draws random numbers, which must come out the same the second time.
+        scores: how many there are in all slices. Where they are few everything is kept. None: they are many.
     """
-    if not torch.is_grad_enabled():
+    few = scores is not None and scores <= KEPT
+    if few or not torch.is_grad_enabled() or any(isinstance(arg, Tensor) and arg.is_meta for arg in args):
         return function(*args)
     return cast(Result, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=random))
 

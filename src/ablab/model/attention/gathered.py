@@ -72,9 +72,7 @@ def gathered_weights(q: Tensor, k: Tensor, given: Gathered, *, sinks: Tensor | N
     seen = given.seen.expand(-1, k.shape[1], -1, -1)
     products = _grouped(q, k.shape[1]) @ _taken(k, given).transpose(-1, -2) / math.sqrt(q.shape[-1])
     scores = bounded(products, softcap).to(working_dtype(q))
-    return _apart(
-        softmax_of(scores.masked_fill(~seen.flatten(0, 2)[:, None, None], -math.inf), _sinks(sinks, seen)), seen
-    )
+    return _apart(softmax_of(scores, _sinks(sinks, seen), seen.flatten(0, 2)[:, None, None]), seen)
 
 
 def gathered_values(weights: Tensor, v: Tensor, given: Gathered) -> Tensor:

@@ -160,6 +160,7 @@ class NativeSparseCore(AttentionCore):
             return native_blocks(self, q_c, q_s, k_c, v_c, k_s, v_s, there)
         (B, H, T, _), K = q_c.shape, k_c.shape[1]
         gathered = K * self.selected_blocks * self.select_block * (k_s.shape[-1] + v_s.shape[-1])
+        scores = B * H * T * (k_c.shape[2] + self.selected_blocks * self.select_block)
         rows = max(1, SLICE // (B * (H * k_c.shape[2] + gathered)))
         parts = []
         for start in range(0, T, rows):
@@ -168,7 +169,7 @@ class NativeSparseCore(AttentionCore):
             queries = q_c[:, :, start:stop], q_s[:, :, start:stop]
             reach = stop if self.causal else T
             given = *queries, k_c, v_c, k_s, v_s, self.sinks, positions, there, reach
-            parts.append(recomputed(self._attend_slice, *given))
+            parts.append(recomputed(self._attend_slice, *given, scores=scores))
         return torch.cat(parts, dim=2)
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
@@ -184,8 +185,8 @@ class NativeSparseCore(AttentionCore):
         """The mean of the weights in the selected branch and in the window."""
         q_w, k_w = self._parts(q)[2], self._parts(k)[2]
         scores = bounded(self.scores(q, k, positions), self.softcap)
-        scores = scores.masked_fill(~self._selected(q, k, positions), float("-inf"))
-        return (softmax_of(scores, by_query(self.sinks)) + self.window.weights(q_w, k_w, positions)) / 2
+        selected = softmax_of(scores, by_query(self.sinks), self._selected(q, k, positions))
+        return (selected + self.window.weights(q_w, k_w, positions)) / 2
 
     @staticmethod
     def _parts(x: Tensor) -> tuple[Tensor, ...]:
@@ -220,8 +221,7 @@ class NativeSparseCore(AttentionCore):
         with without_autocast(q_c.device):
             exact = torch.promote_types(q_c.dtype, torch.float32)
             scores = products_of(q_c.to(exact), k_c.to(exact)) * q_c.shape[-1] ** -0.5
-            scores = bounded(scores, self.softcap).masked_fill(~seen, float("-inf"))
-            share = softmax_of(scores, by_query(sinks)).nan_to_num(0.0)
+            share = softmax_of(bounded(scores, self.softcap), by_query(sinks), seen).nan_to_num(0.0)
             importance = self.compress_key.shares_of(share.unflatten(1, (K, H // K)).sum(2), block, blocks)
         index, own = torch.arange(blocks, device=q_c.device), positions.unsqueeze(-1) // block
         always = (index == 0) | (index == own) | (index == own - 1)

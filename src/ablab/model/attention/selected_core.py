@@ -52,8 +52,8 @@ class SelectedCore(FlexChoosingCore):
 
     Where few blocks of many are chosen, queries are brought to them (`ablab.model.attention.routed`), and the time of
     the attention grows as T; single keys are gathered for each query then, in training. Else the others are hidden, and
-    a slice of queries is attended at a time, and again in the backward pass. Time of the choice grows as T^2 / block.
-    Memory grows as T.
+    a slice of queries is attended at a time, and again in the backward pass where there are many scores. Time of the
+    choice grows as T^2 / block. Memory grows as T.
 
     Args:
         selection: of blocks.
@@ -154,7 +154,10 @@ class SelectedCore(FlexChoosingCore):
         """Attend a slice of queries by hiding what is not chosen: the output, and what the index loses (B, S)."""
         reach = pooled.shape[2] * self.selection.block
         given = q, k[:, :, :reach], v[:, :, :reach], self.sinks, there[:, :reach], positions, pooled
-        return recomputed(self._attend_hidden, *given, self._warming(), *index, random=self._dropped() > 0)
+        scores = len(q) * q.shape[1] * there.shape[1] ** 2
+        return recomputed(
+            self._attend_hidden, *given, self._warming(), *index, random=self._dropped() > 0, scores=scores
+        )
 
     def _attend_hidden(
         self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, there: Tensor, positions: Tensor, pooled: Tensor,
@@ -168,7 +171,7 @@ class SelectedCore(FlexChoosingCore):
             return out, q.new_zeros(len(q), len(positions))
         every = torch.arange(len(positions), device=q.device)
         products = scores_of(q, k, every, softcap=self.softcap).to(working_dtype(q))
-        weights = softmax_of(products.masked_fill(~seen, float("-inf")), sinks)
+        weights = softmax_of(products, sinks, seen)
         lost = block_divergence(scores[:, 0], self._shares(weights, positions), (chosen & candidates.scored)[:, 0])
         dropped = nn.functional.dropout(weights, self._dropped()).to(v.dtype)
         return (dropped.unflatten(1, (v.shape[1], -1)) @ v.unsqueeze(2)).flatten(1, 2), lost

@@ -62,7 +62,7 @@ class TopKAttention(KeyValueCore):
             positions = torch.arange(start, stop, device=q.device)
             padding = None if key_padding_mask is None else key_padding_mask[:, :reach]
             given = (q[:, :, start:stop], k[:, :, :reach], v[:, :, :reach], by_query(self.sinks), positions, padding)
-            parts.append(recomputed(self._attend_slice, *given, random=self._dropped() > 0))
+            parts.append(recomputed(self._attend_slice, *given, random=self._dropped() > 0, scores=B * H * T * T))
         return torch.cat(parts, dim=2)
 
     def attend_past(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, step: Step) -> Tensor:
