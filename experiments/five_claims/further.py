@@ -4,7 +4,8 @@
     python experiments/five_claims/further.py outputs/mine  # of the studies' folders, or files, in another place
 
 A row is one comparison on the test split: the verdict within its study, and the one over all rows of the table, which
-is stricter the more studies there are.
+is stricter the more studies there are. A second table is of what `layers_overfit` was run for: how far the loss of the
+test split is above that of training.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from scipy import stats
 
 from ablab import load
 from ablab.analysis.comparison import Comparison
@@ -32,6 +34,9 @@ FURTHER = {  # the claim that each answers an objection to
 }
 
 
+LOGGED = 5  # training losses at the end of a run that are averaged, since each is of one batch
+
+
 @dataclass(frozen=True)
 class Row:
     study: str
@@ -39,12 +44,16 @@ class Row:
     level: float
 
 
+def place_of(study: str, results: Path) -> Path | None:
+    """The kept file of a study, or its folder."""
+    return next((path for path in (results / f"{study}.jsonl.xz", results / study) if path.exists()), None)
+
+
 def rows(results: Path) -> list[Row]:
     """Each comparison of the studies that there are: on a task, and on all of a study's tasks together."""
     found = []
     for name in FURTHER:
-        place = next((path for path in (results / f"{name}.jsonl.xz", results / name) if path.exists()), None)
-        if place is not None:
+        if place := place_of(name, results):
             compared = load(place).comparisons
             found += [Row(name, item, compared.level) for item in (*compared.items, *compared.suite)]
     return found
@@ -73,5 +82,36 @@ def table(found: Sequence[Row]) -> str:
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
 
+def gaps(place: Path) -> str:
+    """What the loss of the test split is above that of training, by variant and beside the first, as Markdown."""
+    study = load(place)
+    losses = {}
+    for variant, seed, test_loss in study.runs[["layer_fusion", "seed", "test_loss"]].itertuples(index=False):
+        curve = study.run(layer_fusion=variant, seed=seed).curves["train_loss"].dropna()
+        losses[variant, seed] = (curve.tail(LOGGED).mean(), test_loss)
+    frame = pd.DataFrame.from_dict(losses, orient="index", columns=["training", "test"])
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["layer_fusion", "seed"])
+    gap = (frame["test"] - frame["training"]).unstack("layer_fusion")
+    lines = []
+    for variant in study.runs["layer_fusion"].unique():
+        beside = gap[variant] - gap[study.runs["layer_fusion"].iloc[0]]
+        half = float(stats.t.ppf(0.975, len(beside) - 1) * beside.sem())
+        lines.append(
+            {
+                "layer fusion": f"`{variant}`",
+                "loss of training": f"{frame.loc[variant, 'training'].mean():.3f}",
+                "of the test split": f"{frame.loc[variant, 'test'].mean():.3f}",
+                "gap": f"{gap[variant].mean():.3f}",
+                "beside the first": f"{beside.mean():+.3f} ({beside.mean() - half:+.3f} to {beside.mean() + half:+.3f})"
+                if lines
+                else "",
+            }
+        )
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
 if __name__ == "__main__":
-    print(table(rows(next(map(Path, sys.argv[1:]), HERE / "results"))))
+    results = next(map(Path, sys.argv[1:]), HERE / "results")
+    print(table(rows(results)))
+    if overfit := place_of("layers_overfit", results):
+        print("", gaps(overfit), sep="\n")
