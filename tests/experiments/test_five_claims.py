@@ -43,7 +43,11 @@ PLANNED = [name for name in STUDIES.words if name not in ("activation_depth_2", 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "scale"), [*((name, "quick") for name in PLANNED), ("attention_text", "gpu"), ("layers", "gpu")]
+    ("name", "scale"),
+    [
+        *((name, "cpu" if name in further.FURTHER else "quick") for name in PLANNED),  # quick ones are not tuned
+        *(("attention_text", "gpu"), ("layers", "gpu")),
+    ],
 )
 def test_the_studies_can_be_planned(
     name: str, scale: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
