@@ -155,11 +155,15 @@ def test_further_studies_have_a_table(tmp_path: Path) -> None:
     assert on_code[4:] == ["val_loss", "WORSE +0.130 (+0.121 to +0.140)", "WORSE", "95%", "5"]
     lost = [row[2] for row in rows if row[5].startswith("BETTER") and row[6] == "UNRESOLVED"]
     assert "`dynamic_sparse`" in lost
-    made = further.table(further.rows(FOLDER / "results"))
-    assert made in (FOLDER / "README.md").read_text("utf-8")
+    page = (FOLDER / "README.md").read_text("utf-8")
+    assert further.table(further.rows(FOLDER / "results")) in page
+    gaps = further.gaps(FOLDER / "results" / "layers_overfit.jsonl.xz")
+    assert gaps in "\n".join(line.strip() for line in page.splitlines())
 
 
-@pytest.mark.parametrize(("study", "baseline", "seeds", "resolved"), [("schedule_tuned", "cosine", 10, 1)])
+@pytest.mark.parametrize(
+    ("study", "baseline", "seeds", "resolved"), [("schedule_tuned", "cosine", 10, 1), ("layers_overfit", "mean", 10, 0)]
+)
 def test_verdicts_of_further_studies_are_those_of_the_kept_records(
     study: str, baseline: str, seeds: int, resolved: int
 ) -> None:
