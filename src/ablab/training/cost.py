@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import StateDict
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from ablab.model.attention.dense import computed_once
 from ablab.model.protocols import PartlyActive, offering
 from ablab.model.transformer import Transformer
 from ablab.results.record import Cost
@@ -47,7 +48,8 @@ def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], exam
     """FLOPs of forward and backward for one sample, penalties included, and the operators that could not be counted.
 
     A multiplication and an addition are two. Matrix products, convolutions and attention are counted; of the rest,
-    what is neither element by element nor a mere view is named.
+    what is neither element by element nor a mere view is named. What attention computes again in the backward pass to
+    save memory counts once.
 
     Args:
         model: best on the meta device, which computes nothing and where, unlike on the CPU, the count includes
@@ -56,7 +58,7 @@ def count_flops(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], exam
     """
     inputs, targets = move_data_to_device(example, next(model.parameters()).device)
     seen: set[Any] = set()
-    with FlopCounterMode(display=False) as counter, every_operator(seen.add) as all_seen:
+    with computed_once(), FlopCounterMode(display=False) as counter, every_operator(seen.add) as all_seen:
         _asked_of(model, loss, inputs, targets).backward()
     uncounted = {operator.overloadpacket.__name__ for operator in seen if _is_uncounted(operator)}
     return counter.get_total_flops(), sorted(uncounted - _MOVES_DATA_ONLY) if all_seen else [_NOT_SEEN]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ablab.config import RunConfig
+from ablab.certify import certify
 from ablab.model.attention import dense
 from ablab.model.attention.base import softmax_of
 from ablab.model.attention.dense import recomputed
-from ablab.training.build import BuiltRun
-from ablab.training.cost import count_flops, one_sample
 
 
 def by_definition(scores: Tensor, sinks: Tensor | None, seen: Tensor) -> Tensor:
@@ -76,16 +72,15 @@ def test_what_has_few_scores_is_not_computed_again(scores: int | None, times: in
     torch.testing.assert_close(gradient, 2 * x.exp().square())
 
 
-@pytest.mark.parametrize("option", ["dsa", "mla_dsa", "csa", "nsa", "topk", "selected"])
-def test_flops_are_counted_of_computing_once(
-    option: str, tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("option", ["dsa", "mla_dsa", "csa", "hca", "nsa", "topk", "block_sparse", "selected"])
+def test_flops_are_counted_of_computing_once(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With values as without them, of sequences that training computes again slice by slice."""
+
     def again(*args: object, **settings: object) -> None:
         raise AssertionError("is computed again")
 
     monkeypatch.setattr(dense, "KEPT", 0)
     monkeypatch.setattr(dense, "checkpoint", again)
-    built = BuiltRun.of(tiny_config(f"attention={option}", "position=none", "task.seq_len=64"))
-    assert count_flops(built.shapes, built.task.loss, built.task.example())[0] > 0
-    with pytest.raises(AssertionError, match="again"):
-        built.build_model()(one_sample(built.task)[0])
+    counted = certify(f"attention={option}", checks=["flops"]).checks
+    assert [check.outcome for check in counted] == ["pass"], counted
+    assert "a step 1.00x" in counted[0].detail

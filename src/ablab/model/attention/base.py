@@ -174,8 +174,7 @@ def softmax_of(scores: Tensor, sinks: Tensor | None = None, seen: Tensor | None 
     """
     if seen is not None:
         some = seen if sinks is not None else seen | ~seen.any(-1, keepdim=True)  # a row of nothing stays finite
-        # Added, where filling in would take a copy, and another one on the way back.
-        scores = scores + torch.zeros_like(some, dtype=scores.dtype).masked_fill(~some, -math.inf)
+        scores = torch.where(some, scores, -math.inf)
         if sinks is None:
             return scores.softmax(-1) * seen.any(-1, keepdim=True)
     if sinks is None:

@@ -12,7 +12,8 @@ kernels know neither:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
@@ -215,10 +216,23 @@ def at_once(on_cpu: int, device: torch.device) -> int:
     return on_cpu if device.type == "cpu" else on_cpu * GPU_SLICES
 
 
+_ONCE: list[bool] = []  # as many as there are `computed_once` around what is going on
+
+
+@contextmanager
+def computed_once() -> Iterator[None]:
+    """Within it `recomputed` keeps everything."""
+    _ONCE.append(True)
+    try:
+        yield
+    finally:
+        _ONCE.pop()
+
+
 def recomputed(function: Callable[..., Result], *args: Any, random: bool = False, scores: int | None = None) -> Result:
     """function(*args); where a gradient is wanted, keeps the arguments alone and computes the rest again for it.
 
-    On the meta device, where FLOPs are counted, nothing is: what is computed twice to save memory is counted once.
+    Within `computed_once`, where FLOPs are counted, nothing is: what is computed twice to save memory counts once.
 
     Parameters must be among the arguments: by the time of the backward pass a module may have others in their place, as
     after `torch.func.functional_call`.
@@ -228,7 +242,7 @@ def recomputed(function: Callable[..., Result], *args: Any, random: bool = False
         scores: how many there are in all slices. Where they are few everything is kept. None: they are many.
     """
     few = scores is not None and scores <= KEPT
-    if few or not torch.is_grad_enabled() or any(isinstance(arg, Tensor) and arg.is_meta for arg in args):
+    if few or _ONCE or not torch.is_grad_enabled():
         return function(*args)
     return cast(Result, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=random))
 

@@ -50,7 +50,7 @@ class NativeSparseCore(AttentionCore):
     own is always selected too, and the window extends to both sides.
 
     Time grows as T^2 / compress_stride for the compressed branch, and as T for the others. Memory grows as T: a slice
-    of queries is attended at a time, and again in the backward pass.
+    of queries is attended at a time, and again in the backward pass where there is much to keep.
 
     With sinks the softmaxes of the compressed and of the selected branch have one logit for each head, and that of the
     window another (the paper has none).
@@ -160,8 +160,8 @@ class NativeSparseCore(AttentionCore):
             return native_blocks(self, q_c, q_s, k_c, v_c, k_s, v_s, there)
         (B, H, T, _), K = q_c.shape, k_c.shape[1]
         gathered = K * self.selected_blocks * self.select_block * (k_s.shape[-1] + v_s.shape[-1])
-        scores = B * H * T * (k_c.shape[2] + self.selected_blocks * self.select_block)
-        rows = max(1, SLICE // (B * (H * k_c.shape[2] + gathered)))
+        held = B * (H * k_c.shape[2] + gathered)  # of a query
+        rows = max(1, SLICE // held)
         parts = []
         for start in range(0, T, rows):
             stop = min(start + rows, T)
@@ -169,7 +169,7 @@ class NativeSparseCore(AttentionCore):
             queries = q_c[:, :, start:stop], q_s[:, :, start:stop]
             reach = stop if self.causal else T
             given = *queries, k_c, v_c, k_s, v_s, self.sinks, positions, there, reach
-            parts.append(recomputed(self._attend_slice, *given, scores=scores))
+            parts.append(recomputed(self._attend_slice, *given, scores=held * T))
         return torch.cat(parts, dim=2)
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:

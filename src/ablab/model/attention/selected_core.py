@@ -154,9 +154,9 @@ class SelectedCore(FlexChoosingCore):
         """Attend a slice of queries by hiding what is not chosen: the output, and what the index loses (B, S)."""
         reach = pooled.shape[2] * self.selection.block
         given = q, k[:, :, :reach], v[:, :, :reach], self.sinks, there[:, :reach], positions, pooled
-        scores = len(q) * q.shape[1] * there.shape[1] ** 2
+        heads, (B, T) = q.shape[1] + (index[0].shape[1] if index else 0), there.shape
         return recomputed(
-            self._attend_hidden, *given, self._warming(), *index, random=self._dropped() > 0, scores=scores
+            self._attend_hidden, *given, self._warming(), *index, random=self._dropped() > 0, scores=B * heads * T * T
         )
 
     def _attend_hidden(

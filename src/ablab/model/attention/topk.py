@@ -28,7 +28,7 @@ class TopKAttention(KeyValueCore):
 
     Of keys with equal scores the later one is taken. The choice has no gradient; the softmax over what is chosen has.
     Every score is computed: time grows as T^2, as that of full attention. Memory grows as T, since a slice of queries
-    is attended at a time, and again in the backward pass.
+    is attended at a time, and again in the backward pass where there are many scores.
 
     Args:
         keys: at least 1.

@@ -33,6 +33,7 @@ def match_time(compose: Composer, plan: list[Run], launch: Callable[[list[Run]],
     A variant whose pilot did not end well keeps its steps; its own runs will show the reason.
 
     Args:
+        plan: whose pilots `check_pilots` has nothing against.
         launch: runs a plan to its end.
 
     Raises:
