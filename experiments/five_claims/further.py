@@ -4,8 +4,8 @@
     python experiments/five_claims/further.py outputs/mine  # of the studies' folders, or files, in another place
 
 A row is one comparison on the test split: the verdict within its study, and the one over all rows of the table, which
-is stricter the more studies there are. A second table is of what `layers_overfit` was run for: how far the loss of the
-test split is above that of training.
+is stricter the more studies there are. Two tables are of what is asked beside a metric: units that are dead in
+`activation_tuned`, and how far the loss of the test split is above that of training in `layers_overfit`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ FURTHER = {  # the claim that each answers an objection to
 }
 
 
+DEAD = "activation/dead_share"
 LOGGED = 5  # training losses at the end of a run that are averaged, since each is of one batch
 
 
@@ -96,27 +97,54 @@ def gaps(place: Path) -> str:
     frame = pd.DataFrame.from_dict(losses, orient="index", columns=["training", "test"])
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["layer_fusion", "seed"])
     gap = (frame["test"] - frame["training"]).unstack("layer_fusion")
-    lines = []
-    for variant in study.runs["layer_fusion"].unique():
-        beside = gap[variant] - gap[study.runs["layer_fusion"].iloc[0]]
-        half = float(stats.t.ppf(0.975, len(beside) - 1) * beside.sem())
-        lines.append(
-            {
-                "layer fusion": f"`{variant}`",
-                "rate": f"{rates[variant]:g}",
-                "loss of training": f"{frame.loc[variant, 'training'].mean():.3f}",
-                "of the test split": f"{frame.loc[variant, 'test'].mean():.3f}",
-                "gap": f"{gap[variant].mean():.3f}",
-                "beside the first": f"{beside.mean():+.3f} ({beside.mean() - half:+.3f} to {beside.mean() + half:+.3f})"
-                if lines
-                else "",
-            }
-        )
+    first, *others = study.runs["layer_fusion"].unique()
+    lines = [
+        {
+            "layer fusion": f"`{variant}`",
+            "rate": f"{rates[variant]:g}",
+            "loss of training": f"{frame.loc[variant, 'training'].mean():.3f}",
+            "of the test split": f"{frame.loc[variant, 'test'].mean():.3f}",
+            "gap": f"{gap[variant].mean():.3f}",
+            "beside the first": "" if variant == first else paired(gap[variant] - gap[first]),
+        }
+        for variant in (first, *others)
+    ]
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
+
+def dead_units(place: Path) -> str:
+    """Shares of hidden units that are zero for every token of the validation, by task and variant, as Markdown.
+
+    Intervals are 95% by t over the seeds, without what choosing a scale adds.
+    """
+    lines = []
+    for task, runs in load(place).runs.groupby("task", sort=False):
+        names = runs["variant"].str.rpartition(",")[2]
+        dead, zero = (runs.pivot_table(column, "seed", names) for column in (DEAD, "activation/zero_share"))
+        lines += [
+            {
+                "task": task,
+                "variant": f"`{name}`",
+                "dead": f"{dead[name].mean():.3f}",
+                "beside ReLU": "" if name == "relu" else paired(dead[name] - dead["relu"]),
+                "zeros": f"{zero[name].mean():.2f}",
+            }
+            for name in names.unique()
+        ]
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
+def paired(differences: pd.Series[float]) -> str:
+    """Their mean, with its 95% interval by t."""
+    mean, half = differences.mean(), float(stats.t.ppf(0.975, len(differences) - 1) * differences.sem())
+    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
+
+
+BESIDE = {"activation_tuned": dead_units, "layers_overfit": gaps}
 
 if __name__ == "__main__":
     results = next(map(Path, sys.argv[1:]), HERE / "results")
     print(table(rows(results)))
-    if overfit := place_of("layers_overfit", results):
-        print("", gaps(overfit), sep="\n")
+    for name, made in BESIDE.items():
+        if place := place_of(name, results):
+            print("", made(place), sep="\n")
