@@ -157,12 +157,14 @@ def test_further_studies_have_a_table(tmp_path: Path) -> None:
     assert "`dynamic_sparse`" in lost
     page = (FOLDER / "README.md").read_text("utf-8")
     assert further.table(further.rows(FOLDER / "results")) in page
-    gaps = further.gaps(FOLDER / "results" / "layers_overfit.jsonl.xz")
-    assert gaps in "\n".join(line.strip() for line in page.splitlines())
+    lines = "\n".join(line.strip() for line in page.splitlines())
+    for study, beside in further.BESIDE.items():
+        assert beside(FOLDER / "results" / f"{study}.jsonl.xz") in lines
 
 
 @pytest.mark.parametrize(
-    ("study", "baseline", "seeds", "resolved"), [("schedule_tuned", "cosine", 10, 1), ("layers_overfit", "mean", 10, 0)]
+    ("study", "baseline", "seeds", "resolved"),
+    [("activation_tuned", "relu", 10, 0), ("schedule_tuned", "cosine", 10, 1), ("layers_overfit", "mean", 10, 0)],
 )
 def test_verdicts_of_further_studies_are_those_of_the_kept_records(
     study: str, baseline: str, seeds: int, resolved: int
