@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from scipy import stats
 
 from ablab import load
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.conclusions import as_one_family
+from ablab.analysis.estimates import paired
 from ablab.report.formatting import confidence
 
 HERE = Path(__file__).parent
@@ -105,7 +105,7 @@ def gaps(place: Path) -> str:
             "loss of training": f"{frame.loc[variant, 'training'].mean():.3f}",
             "of the test split": f"{frame.loc[variant, 'test'].mean():.3f}",
             "gap": f"{gap[variant].mean():.3f}",
-            "beside the first": "" if variant == first else paired(gap[variant] - gap[first]),
+            "beside the first": "" if variant == first else told(gap[variant] - gap[first]),
         }
         for variant in (first, *others)
     ]
@@ -126,7 +126,7 @@ def dead_units(place: Path) -> str:
                 "task": task,
                 "variant": f"`{name}`",
                 "dead": f"{dead[name].mean():.3f}",
-                "beside ReLU": "" if name == "relu" else paired(dead[name] - dead["relu"]),
+                "beside ReLU": "" if name == "relu" else told(dead[name] - dead["relu"]),
                 "zeros": f"{zero[name].mean():.2f}",
             }
             for name in names.unique()
@@ -134,10 +134,11 @@ def dead_units(place: Path) -> str:
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
 
-def paired(differences: pd.Series[float]) -> str:
+def told(differences: pd.Series[float]) -> str:
     """Their mean, with its 95% interval by t."""
-    mean, half = differences.mean(), float(stats.t.ppf(0.975, len(differences) - 1) * differences.sem())
-    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
+    estimate = paired(differences.tolist())
+    low, high = estimate.interval()
+    return f"{estimate.effect:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 BESIDE = {"activation_tuned": dead_units, "layers_overfit": gaps}

@@ -58,6 +58,21 @@ def test_the_softmax_keeps_its_precision_and_a_row_of_nothing_its_gradient(dtype
     assert not scores.grad[0, :, 2].any()
 
 
+@pytest.mark.parametrize("hidden", [float("inf"), float("nan"), -float("inf")])
+@pytest.mark.parametrize("with_sinks", [False, True])
+def test_what_is_hidden_may_be_anything(hidden: float, with_sinks: bool) -> None:
+    """In half precision a product that nobody sees may be infinite."""
+    scores = torch.tensor([[hidden, 1.0, 2.0], [hidden, hidden, hidden]]).requires_grad_()
+    seen = torch.tensor([[False, True, True], [False] * 3])
+    weights = softmax_of(scores, torch.zeros(2) if with_sinks else None, seen)
+    total = (torch.tensor([1.0, 2.0]).exp().sum() + int(with_sinks)).item()
+    expected = torch.tensor([[0.0, 1.0, 2.0], [0.0] * 3]).exp() / total * seen
+    torch.testing.assert_close(weights, expected)
+    weights.square().sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.isfinite().all()
+
+
 @pytest.mark.parametrize(("scores", "times"), [(None, 2), (dense.KEPT + 1, 2), (dense.KEPT, 1)])
 def test_what_has_few_scores_is_not_computed_again(scores: int | None, times: int) -> None:
     called = []

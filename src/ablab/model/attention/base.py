@@ -172,11 +172,14 @@ def softmax_of(scores: Tensor, sinks: Tensor | None = None, seen: Tensor | None 
         sinks: broadcastable to (...), a logit for each row that takes its share.
         seen: bool, broadcastable to the scores, those that take part; None: those above minus infinity.
     """
+    if seen is not None and sinks is None:
+        some = seen.any(-1, keepdim=True)
+        hidden = torch.zeros_like(some, dtype=scores.dtype).masked_fill(
+            some, -math.inf
+        )  # a row of nothing stays finite
+        return torch.where(seen, scores, hidden).softmax(-1) * some
     if seen is not None:
-        some = seen if sinks is not None else seen | ~seen.any(-1, keepdim=True)  # a row of nothing stays finite
-        scores = torch.where(some, scores, -math.inf)
-        if sinks is None:
-            return scores.softmax(-1) * seen.any(-1, keepdim=True)
+        scores = torch.where(seen, scores, -math.inf)
     if sinks is None:
         nothing = scores.detach().amax(-1, keepdim=True) == -math.inf
         return scores.masked_fill(nothing, 0).softmax(-1).masked_fill(nothing, 0)
