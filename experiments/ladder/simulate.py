@@ -73,7 +73,7 @@ def coverage(kind: Kind, ladders: int, seed: int = 1) -> float:
     return sum(covered(random, kind) for _ in range(ladders)) / ladders
 
 
-# The true effect by the logarithm of compute over the largest; 1 there, unless there is none.
+# The true effect by the logarithm of compute over the largest; 1 there, unless there is none or it turns round.
 TRUTHS: dict[str, Callable[[Array], Array]] = {
     "none": lambda x: 0 * x,
     "0 at ten times, on a line": lambda x: 1 - x / TENFOLD,
@@ -81,6 +81,7 @@ TRUTHS: dict[str, Callable[[Array], Array]] = {
     "a tenth at ten times, by a power": lambda x: np.asarray(0.1 ** (x / TENFOLD)),
     "a quarter at ten times, by a power": lambda x: np.asarray(0.25 ** (x / TENFOLD)),
     "turns round on the way, on a line": lambda x: 1 - 2 * x / TENFOLD,
+    "turns round now, on a line": lambda x: -x / TENFOLD,
     "constant": lambda x: 1 + 0 * x,
     "same gain, alpha = 0.15": lambda x: np.exp(-0.15 * x),
 }

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from said import sentence_of
 from scipy import stats
-from synthetic import odd_runs, record, runs_of, study
+from synthetic import cost, odd_runs, record, runs_of, study
 
 from ablab.analysis.baseline import choose_baseline
 from ablab.analysis.estimates import holm
@@ -196,6 +196,32 @@ def test_looks_make_it_stricter() -> None:
     assert twice.level == 0.025
     assert twice.interval == once.estimate.interval(0.975)
     assert "97.5% CI" in sentence_of(twice)
+
+
+def test_what_a_planned_look_has_decided_stands() -> None:
+    """Three seeds agree well; a later one does not, and the interval of the last look has both signs."""
+    planted = [0.30, 0.31, 0.305, 0.2, 1.9, -0.4, 0.5, 0.1]
+
+    def loss(attention: str, activation: str, seed: int) -> float:
+        return 1 + 0.03 * seed + planted[seed - 1] * ((attention, activation) == ("lsh", "gelu"))
+
+    plan = {"looks": [3, 5, 8, 10], "max": 10, "spending": "pocock"}
+    made = [replace(each, planned_looks=plan) for each in factorial(PAIR, loss, seeds=8)]
+    (item,) = found(runs_of(made)).items
+    assert item.interval is not None
+    assert item.interval[0] < 0 < item.interval[1]
+    assert item.resolved
+    assert sentence_of(item).endswith("8 seeds; decided at an earlier planned look.")
+    assert "at most the probability .05." in sentence_of(found(runs_of(made)))
+
+
+def test_a_cost_that_is_counted_interacts_for_certain() -> None:
+    records = factorial(PAIR, noisy)
+    for each in records:
+        both = (each.axes["attention"], each.axes["activation"]) == ("lsh", "gelu")
+        each.cost = cost(each, parameters=1000 + 100 * both)
+    (item,) = found(runs_of(records), "parameters").items
+    assert (item.effect, item.p_adjusted, item.resolved) == (100, 0.0, True)
 
 
 def test_a_missing_cell_costs_its_seed_and_says_why() -> None:

@@ -201,6 +201,36 @@ def test_a_size_at_which_every_run_of_the_baseline_failed_is_none_of_the_ladder(
     assert found.items[0].verdict is ScaleVerdict.HOLDS
 
 
+def test_differences_that_never_vary_have_a_forecast() -> None:
+    """As those of a cost that is counted do, or of a metric at its best and at its worst."""
+    records = ladder({"relu": BASELINE, "gelu": BASELINE})
+    for record in records:
+        record.cost = cost(record, parameters=1000 + 500 * (record.axes["activation"] == "gelu"))
+    runs = runs_of(records)
+    (item,) = over_scale(runs, compare(runs, metric="parameters"))[0].items
+    assert item.verdict is ScaleVerdict.HOLDS
+    assert item.forecast is not None
+    assert item.forecast.then == pytest.approx(500, rel=1e-3)
+
+
+def test_sizes_of_one_compute_are_one_size() -> None:
+    records = ladder()
+    for record in records:
+        record.cost = cost(record, flops_total=10**9)
+    assert _of(records) == (ScaleVerdict.UNKNOWN, Missing(rungs=1))
+
+
+def test_small_units_change_no_interval() -> None:
+    def ahead(unit: float) -> tuple[float, float]:
+        records = ladder()
+        for record in records:
+            record.metrics = {"val_loss": record.metrics["val_loss"] * unit}
+        (low, high) = findings(records).items[0].interval or (math.nan, math.nan)
+        return low / unit, high / unit
+
+    assert ahead(1e-9) == pytest.approx(ahead(1.0), rel=1e-3)
+
+
 def test_an_effect_that_turns_round() -> None:
     for where, expected in ((3e11, ScaleVerdict.REVERSES), (1e10, ScaleVerdict.HOLDS)):
         crossing: Law = lambda compute, where=where: BASELINE(compute) + 0.1 * math.log10(compute / where)  # type: ignore[misc]  # noqa: E731

@@ -34,6 +34,24 @@ def test_false_verdicts_are_few(truth: str) -> None:
     assert of_eight <= 0.16  # .05, and .044 is the error of 25
 
 
+def test_what_turns_round_at_the_largest_size_does_not_hold() -> None:
+    """There it has no sign, so that HOLDS is false and REVERSES is true, whose p is far smaller."""
+    alone, _ = simulate()["verdicts"]("turns round now, on a line", 0.1, 8, 25)
+    assert alone[ScaleVerdict.REVERSES] >= 0.5
+    assert alone[ScaleVerdict.HOLDS] <= 0.006  # one of 200; any of 8 is false in .05 of studies at most
+
+
+def test_what_is_said_is_what_its_own_p_shows() -> None:
+    """The p of one claim of a comparison is not that of the other."""
+    for holds, reverses, verdict, p in (
+        (0.04, 0.0001, ScaleVerdict.REVERSES, 0.0008),
+        (0.004, 0.0001, ScaleVerdict.HOLDS, 0.032),
+        (0.04, 0.6, ScaleVerdict.UNKNOWN, 0.32),
+    ):
+        for said, of_sign, _ in judge([Claims(holds, reverses, 1.0)] * 8):
+            assert (said, of_sign) == (verdict, pytest.approx(p))
+
+
 def test_planted_effects_are_found() -> None:
     alone, _ = simulate()["verdicts"]("constant", 0.4, 1, 40)
     assert alone[ScaleVerdict.HOLDS] >= 0.75

@@ -42,13 +42,31 @@ def test_pairs_are_paired_t_tests_with_holms_correction() -> None:
 
 
 def test_what_diverged_is_not_ranked_and_two_seeds_resolve_nothing() -> None:
-    apart = {"relu": [1.0, 1.1, 1.2, 1.3], "gelu": [0.5, 0.61, 0.7, 0.79], "glu": [0.1, 0.21, 0.3, 0.39]}
+    apart = {"relu": [1.0, 1.1, 1.2, 1.3], "gelu": [0.5, 0.61, 0.7, 0.79], "glu": [0.1, 0.2, 0.31, 0.4]}
     records = study(apart)
     relu, gelu, glu = "activation=relu", "activation=gelu", "activation=glu"
     assert ranked(records) == {(gelu, relu), (glu, relu), (glu, gelu)}
     records.append(ended("diverged", "train_loss became nan", 5, axes={"activation": "glu"}))
     assert ranked(records) == {(gelu, relu)}
     assert ranked(study({name: values[:2] for name, values in apart.items()})) == frozenset()
+
+
+def test_ties_of_a_metric_told_in_steps_order_nothing_and_counted_costs_do() -> None:
+    """Four pairs that differ by the same have agreed four times by chance in an eighth of studies."""
+    tied = {"a": dict.fromkeys(range(4), 0.9), "b": dict.fromkeys(range(4), 0.95)}
+    assert resolved_pairs(pairs_of("language", tied, "max"), LEVEL) == []
+    assert [pair.names for pair in resolved_pairs(pairs_of("language", tied, "max", counted=True), LEVEL)] == [
+        ("b", "a")
+    ]
+
+
+def test_variants_alike_in_a_coarse_accuracy_are_seldom_ordered() -> None:
+    draw = np.random.default_rng(3)
+    any_false = 0
+    for _ in range(STUDIES):
+        table = draw.binomial(4, 0.5, (10, 4)) / 4
+        any_false += bool(of({f"v{place}": list(row) for place, row in enumerate(table)}, "max"))
+    assert any_false / STUDIES <= HIGHEST
 
 
 @pytest.mark.parametrize("seeds", [3, 5])

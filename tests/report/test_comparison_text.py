@@ -71,6 +71,25 @@ def test_a_second_look_is_said_and_every_interval_names_its_confidence(runs: Run
     assert again.count("97.5% CI") == 3  # the heading, the one sentence with an interval, the line on intervals
 
 
+@pytest.mark.parametrize("format", ["terminal", "markdown", "latex"])
+def test_where_variants_ended_at_several_looks_each_interval_names_its_own_confidence(format: str) -> None:
+    """O'Brien and Fleming leave little for the first look, at which one of the two has ended."""
+    losses = {
+        "relu": [1.0, 1.02, 0.97, 1.05, 0.99],
+        "gelu": [1.1, 1.14, 1.05, 1.19, 1.08],
+        "silu": [0.9, 0.93, 0.88],
+    }
+    plan = {"looks": [3, 5], "max": 5, "spending": "obrien_fleming"}
+    found = runs_of([dataclasses.replace(each, planned_looks=plan) for each in study(losses)])
+    assert [round(1 - item.level, 4) for item in compare(found).items] == [0.9565, 0.9908]
+    text = rendered(found, format).replace("\\", "")
+    rows = [line for line in text.splitlines() if "activation=gelu" in line or "activation=silu" in line]
+    assert ["(95.65%)" in row for row in rows[:2]] == [True, False]
+    assert ["(99.08%)" in row for row in rows[:2]] == [False, True]
+    assert "95.65% CI, " not in text
+    assert "each CI, at the level of its look, is of one comparison alone but those of 3 seeds, while" in text
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_machines_are_told_the_looks_and_the_confidence(runs: Runs, twice: Runs, again: bool) -> None:
     shown, confidence = (twice, 0.975) if again else (runs, 0.95)

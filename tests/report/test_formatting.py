@@ -24,7 +24,16 @@ from ablab.report.formatting import (
 
 @pytest.mark.parametrize(
     ("p", "text"),
-    [(0.0004, "< .001"), (0.0012, "= .001"), (0.049, "= .049"), (0.11, "= .11"), (0.0996, "= .10"), (1.0, "> .99")],
+    [
+        (0.0004, "< .001"),
+        (0.0012, "= .001"),
+        (0.049, "= .049"),
+        (0.0497, "< .050"),
+        (0.05, "= .050"),
+        (0.11, "= .11"),
+        (0.0996, "= .10"),
+        (1.0, "> .99"),
+    ],
 )
 def test_p_values(p: float, text: str) -> None:
     assert p_value(p) == text
@@ -53,6 +62,7 @@ def test_levels_and_the_confidence_of_intervals(analyses: int, shown: str, level
     assert confidence(0.05 / analyses) == shown
     assert without_zero(0.05 / analyses) == level
     assert confidence(2 * 0.05) == "90%"
+    assert confidence(2.1e-6) == "99.9998%"
 
 
 def test_two_digits_of_the_scale_are_shown() -> None:

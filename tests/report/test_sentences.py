@@ -64,6 +64,16 @@ def test_better() -> None:
     )
 
 
+def test_an_interval_of_all_that_spans_zero_keeps_its_signs() -> None:
+    """What Holm's method resolves at a later step, and what an earlier look has decided."""
+    said = evidence(p_adjusted=0.031, intervals="simultaneous", simultaneous=(-0.0766, 0.0053))
+    verdict, sentence = judged(said)
+    assert verdict is Verdict.BETTER
+    assert "lowers val_loss by 0.045 (simultaneous 95% CI -0.077 to +0.005; Holm p = .031)" in sentence
+    looks = Looks(((0, 1, 2), (0, 1, 2, 3)), now=1, planned=(3, 4), most=4)
+    assert "(95% CI -0.051 to +0.021; " in judged(evidence(looks=looks, interval=(-0.051, 0.021)))[1]
+
+
 def test_worse_where_higher_is_better() -> None:
     verdict, sentence = judged(evidence(direction="max"))
     assert verdict is Verdict.WORSE
@@ -130,6 +140,17 @@ def test_unstable() -> None:
 def test_a_baseline_that_diverged_makes_the_effect_conditional() -> None:
     sentence = judged(evidence(baseline_ended=14, baseline_diverged=2))[1]
     assert sentence.endswith("; baseline diverged 2/14 against 0/12 (Fisher p = .48): conditional on convergence.")
+
+
+def test_an_equivalent_effect_and_none_at_all_are_conditional_too() -> None:
+    flat = Estimate(effect=0.001, standard_error=0.0023, degrees=4, pairs=5)
+    rates: dict[str, Any] = {"ended": 8, "baseline_ended": 8, "baseline_diverged": 2}
+    inside = {"margin": 0.010, "p_equivalence": 0.012, "interval": (-0.01, 0.01), "p_adjusted": 0.7}
+    verdict, sentence = judged(evidence(estimate=flat, **rates, **inside))
+    assert verdict is Verdict.EQUIVALENT
+    assert sentence.endswith("; baseline diverged 2/8 against 0/8 (Fisher p = .47): conditional on convergence.")
+    without = evidence(differences=(), estimate=None, ended=5, baseline_ended=5, baseline_diverged=5, planned=5)
+    assert "(5 seeds planned); baseline diverged 5/5 against 0/5 (Fisher p = .008: " in judged(without)[1]
 
 
 def test_who_diverges_less_often_is_not_unstable_and_that_is_said() -> None:

@@ -175,7 +175,7 @@ def interval_unit(runs: Runs, items: Sequence[Comparison]) -> IntervalUnit | Non
     return IntervalUnit(
         split=splits.pop() if len(splits) == 1 else None,
         machines=len(machines) if any(record.machine for record in runs.records) else 0,
-        level=judged[0].level,
+        level=judged[0].level if len({item.level for item in judged}) == 1 else None,
         comparisons=len(judged),
         together=sum(item.preliminary for item in judged),
         simultaneous=judged[0].intervals == "simultaneous",

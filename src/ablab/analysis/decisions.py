@@ -26,7 +26,9 @@ from ablab.results.collect import Runs
 from ablab.study.seed_blocks import OPEN, Decision
 
 _SIDES: tuple[Sides, Sides] = (2, 1)  # of a test of no effect, and of each of those against the margin
-_FINAL = {  # verdicts that no further seed changes, and how they are said
+# How verdicts are said behind which no seed is spent: those that none would change, and those of a variant that does
+# not stand up to training, which more seeds might call otherwise.
+_FINAL = {
     Verdict.NO_EFFECT: "no effect on the model",
     Verdict.NOT_COMPARABLE: "not comparable",
     Verdict.UNSTABLE: "unstable",

@@ -32,4 +32,4 @@ def divergence_notes(found: Sequence[Evidence]) -> list[StudyNote]:
     """What the p values on rates of divergence are adjusted for, where there are any."""
     if not any(each.p_divergence is not None for each in found):
         return []
-    return [DivergenceFamily(len(found), found[0].level)]
+    return [DivergenceFamily(len(found), max(each.level for each in found))]

@@ -68,11 +68,12 @@ class Estimate:
     def equivalence_p(self, margin: float) -> float:
         """The p value of two one-sided tests that the effect is `margin` or more, not adjusted.
 
-        It is below a level exactly where the interval at twice that level lies inside plus and minus `margin`.
+        It is below a level exactly where the interval at twice that level lies inside plus and minus `margin`. Without
+        any spread it is 1: ties of a metric that is told in steps say nothing of how large an effect may be.
         """
         inside = margin - abs(self.effect)
         if self.standard_error == 0:
-            return float(inside <= 0)
+            return 1.0
         return float(special.stdtr(self.degrees, -inside / self.standard_error))
 
 

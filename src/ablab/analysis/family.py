@@ -83,7 +83,7 @@ def raw_p_values(claim: Claim, estimate: Estimate) -> PValues:
     """
     margin, looks, choice = claim.evidence.margin, claim.evidence.looks, claim.evidence.choice or 0.0
     if estimate.standard_error == 0 and claim.evidence.metric in COUNTED:
-        return PValues(float(estimate.effect == 0), None if margin is None else estimate.equivalence_p(margin))
+        return PValues(float(estimate.effect == 0), None if margin is None else float(abs(estimate.effect) >= margin))
     if not looks.several:
         return PValues(estimate.p_value, None if margin is None else estimate.equivalence_p(margin))
     difference = looks.p_value(claim.differences, lambda seen: paired(seen, choice).p_value)

@@ -24,6 +24,7 @@ import pandas as pd
 from ablab.analysis.choice_noise import choice_of
 from ablab.analysis.dimensions import Cells, Dimension, cells_of, dimensions
 from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, Interval, holm, paired
+from ablab.analysis.family import COUNTED
 from ablab.analysis.looks import Looks, looks_of
 from ablab.analysis.notes import NoValue, SeedNotRun
 from ablab.analysis.pairing import Outcome, choices, outcomes
@@ -53,10 +54,11 @@ class Interaction:
     seeds: tuple[int, ...]  # of `differences`
     differences: tuple[float, ...]  # of differences, one per complete seed, in the metric's unit
     missing: tuple[Missing, ...]  # why other seeds do not count
-    level: float  # of the test and the interval
+    level: float  # of the interval
+    planned: bool = False  # there are several looks by a plan, of which an earlier one may have decided
     choice: float = 0.0  # the standard error that tuning adds
     estimate: Estimate | None = None  # None below FEWEST_SEEDS
-    p_adjusted: float | None = None  # Holm's
+    p_adjusted: float | None = None  # Holm's, over all looks, to be held against `LEVEL`
 
     @property
     def effect(self) -> float | None:
@@ -77,10 +79,17 @@ class Interaction:
         return FEWEST_SEEDS <= len(self.seeds) < FULL_SEEDS
 
     @property
+    def decided_before(self) -> bool:
+        """Whether it was resolved at an earlier look that was planned, which stands, and is not any more."""
+        includes_zero = self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
+        return includes_zero and self.planned and self.p_adjusted is not None and self.p_adjusted < LEVEL
+
+    @property
     def resolved(self) -> bool:
         if self.p_adjusted is None or self.interval is None:
             return False
-        return self.p_adjusted < LEVEL and not self.interval[0] <= 0 <= self.interval[1]
+        excludes_zero = not self.interval[0] <= 0 <= self.interval[1]
+        return self.p_adjusted < LEVEL and (excludes_zero or self.decided_before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +175,7 @@ def _on_task(runs: Runs, task: str, metric: str, baseline_variant: str, last_k: 
         task=task,
         metric=metric,
         baseline=baseline_variant,
-        level=looks.level(),
+        level=LEVEL if looks.planned_several else looks.level(),  # planned looks keep it together
         factors=tuple(dimension.name for dimension in found),
         items=tuple(items),
     )
@@ -202,6 +211,7 @@ def _interaction(
         differences=differences,
         missing=tuple(each for found in missing.values() for each in found),
         level=looks.until(seeds).level(),
+        planned=looks.planned_several,
         choice=choice,
         estimate=paired(differences, choice) if len(differences) >= FEWEST_SEEDS else None,
     )
@@ -238,5 +248,7 @@ def _adjusted(items: list[Interaction], looks: Looks) -> list[Interaction]:
 
 
 def _p_value(item: Interaction, looks: Looks) -> float:
+    if item.estimate and item.estimate.standard_error == 0 and item.metric in COUNTED:
+        return float(item.estimate.effect == 0)
     made = dict(zip(item.seeds, item.differences, strict=True))
     return looks.p_value(made, lambda seen: paired(seen, item.choice).p_value)

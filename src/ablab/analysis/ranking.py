@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special
 
 from ablab.analysis.comparison import Comparisons
-from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, FloatArray
+from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, FloatArray, paired
+from ablab.analysis.family import COUNTED
 from ablab.analysis.pairing import outcomes, variants
 from ablab.analysis.step_down import PValues, step_down
 from ablab.analysis.verdicts import Verdict
@@ -40,16 +40,20 @@ class Ranking:
 class _Pair:
     task: str
     names: Pair  # in the order of their means
-    seeds: int
-    effect: float  # not negative
-    variance: float  # of one difference
+    estimate: Estimate
+    counted: bool  # a cost that all seeds have alike: any difference is certain
+
+    @property
+    def variance(self) -> float:
+        """Of one difference."""
+        return self.estimate.sd**2
 
     def p(self, shared: float = 0.0) -> float:
         """Two-sided, not adjusted; where the variance of all is larger than its own, by that."""
-        error = math.sqrt(max(self.variance, shared) / self.seeds)
-        if error == 0:
-            return float(self.effect == 0)
-        return float(2 * special.stdtr(self.seeds - 1, -self.effect / error))
+        error = max(self.estimate.standard_error, math.sqrt(shared / self.estimate.pairs))
+        if error == 0 and self.counted:
+            return float(self.estimate.effect == 0)
+        return replace(self.estimate, standard_error=error).p_value
 
 
 def rank(runs: Runs, comparisons: Comparisons, directions: Mapping[str, Direction]) -> Ranking:
@@ -60,22 +64,28 @@ def rank(runs: Runs, comparisons: Comparisons, directions: Mapping[str, Directio
         ranked = [name for name in variants(runs) if (task, name) not in unstable]
         found = {name: outcomes(runs, task, name, metric, comparisons.last_k) for name in ranked}
         values = {name: {seed: each.value for seed, each in side.items()} for name, side in found.items() if side}
-        pairs += pairs_of(task, values, directions[task])
+        pairs += pairs_of(task, values, directions[task], counted=metric in COUNTED)
     resolved = resolved_pairs(pairs, comparisons.level)
     better = {task: frozenset(pair.names for pair in resolved if pair.task == task) for task in comparisons.metrics}
     return Ranking(better, comparisons.level)
 
 
-def pairs_of(task: str, values: Mapping[str, Mapping[int, float]], direction: Direction) -> list[_Pair]:
-    """Every pair with enough seeds."""
+def pairs_of(
+    task: str, values: Mapping[str, Mapping[int, float]], direction: Direction, counted: bool = False
+) -> list[_Pair]:
+    """Every pair with enough seeds.
+
+    Args:
+        counted: the values are costs that all seeds of a variant have alike.
+    """
     names = list(values)
     seeds = sorted({seed for side in values.values() for seed in side})
     table = np.array([[values[name].get(seed, math.nan) for seed in seeds] for name in names])
     sign = 1 if direction == "min" else -1
-    return [pair for place in range(len(names)) for pair in _of_one(task, names, sign * table, place)]
+    return [pair for place in range(len(names)) for pair in _of_one(task, names, sign * table, place, counted)]
 
 
-def _of_one(task: str, names: Sequence[str], table: FloatArray, place: int) -> list[_Pair]:
+def _of_one(task: str, names: Sequence[str], table: FloatArray, place: int, counted: bool) -> list[_Pair]:
     """Those of one variant with all that come after it. `table` is [variants, seeds], less is better."""
     found = []
     for other in range(place + 1, len(names)):
@@ -83,9 +93,9 @@ def _of_one(task: str, names: Sequence[str], table: FloatArray, place: int) -> l
         apart = apart[np.isfinite(apart)]
         if len(apart) < FEWEST_SEEDS:
             continue
-        effect = float(apart.mean())
-        ordered = (names[place], names[other]) if effect >= 0 else (names[other], names[place])
-        found.append(_Pair(task, ordered, len(apart), abs(effect), float(apart.var(ddof=1))))
+        estimate = paired(apart.tolist())
+        ordered = (names[place], names[other]) if estimate.effect >= 0 else (names[other], names[place])
+        found.append(_Pair(task, ordered, estimate, counted))
     return found
 
 
@@ -93,9 +103,9 @@ def resolved_pairs(pairs: Sequence[_Pair], level: float) -> list[_Pair]:
     """Those whose order is resolved at `level` of all together."""
     few: dict[str, list[_Pair]] = {}
     for pair in pairs:
-        if pair.seeds < FULL_SEEDS:
+        if pair.estimate.pairs < FULL_SEEDS:
             few.setdefault(pair.task, []).append(pair)
-    full = [pair for pair in pairs if pair.seeds >= FULL_SEEDS]
+    full = [pair for pair in pairs if pair.estimate.pairs >= FULL_SEEDS]
     factors = {task: max(1.0, math.sqrt(len(found) / 2)) for task, found in few.items()}
     reserved = sum(factors.values())
     adjusted = step_down([PValues(pair.p()) for pair in full], [1.0] * len(full), reserved)

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 class PValues:
     """The p values of one comparison."""
 
-    difference: float  # of "there is no effect"
-    equivalence: float | None = None  # of "the effect is the margin or more"; None without a margin
+    difference: float  # of "there is no effect", or of the first of two others that cannot both be true
+    equivalence: float | None = None  # of "the effect is the margin or more", or the second; None without
 
 
 def step_down(raw: Sequence[PValues], weights: Sequence[float], reserved: float = 0.0) -> list[PValues]:

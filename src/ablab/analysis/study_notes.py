@@ -37,7 +37,7 @@ class IntervalUnit:
 
     split: str | None  # that the metric is of, "validation" or "test"; None: of neither, or of several
     machines: int  # kinds of them; 0 where the records do not say
-    level: float
+    level: float | None  # None: each is at that of its own look, which are several
     comparisons: int  # that have an interval
     together: int  # of these, whose intervals hold together whatever is shown: those with few seeds
     simultaneous: bool  # shown are the intervals that hold together

@@ -47,7 +47,13 @@ def compared_rates(evidence: Evidence) -> str:
 
 def condition(evidence: Evidence) -> str:
     """Where runs of the baseline diverged, the effect holds for the seeds on which none did; else ""."""
+    rates = diverged(evidence)
+    return f"{rates}: conditional on convergence" if rates else ""
+
+
+def diverged(evidence: Evidence) -> str:
+    """How many runs of the baseline diverged, beside those of the variant; "" where none did."""
     if not evidence.baseline_diverged:
         return ""
     own, base = f"{evidence.diverged}/{evidence.ended}", f"{evidence.baseline_diverged}/{evidence.baseline_ended}"
-    return f"; baseline diverged {base} against {own} ({compared_rates(evidence)}): conditional on convergence"
+    return f"; baseline diverged {base} against {own} ({compared_rates(evidence)})"

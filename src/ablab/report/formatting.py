@@ -39,7 +39,9 @@ def p_value(p: float) -> str:
         return "< .001"
     if p > 0.99:
         return "> .99"
-    # Three decimals while p is near what decides, so that .049 does not read as .05.
+    # Three decimals while p is near what decides, so that .049 does not read as .05, nor .0497.
+    if 0.0495 <= p < 0.05:
+        return "< .050"
     return "= " + f"{p:.{3 if p < 0.0995 else 2}f}"[1:]
 
 
@@ -49,8 +51,9 @@ def without_zero(value: float) -> str:
 
 
 def confidence(level: float) -> str:
-    """The confidence of an interval at `level`: "95%", "97.5%", "98.33%"."""
-    return f"{100 * (1 - level):.2f}".rstrip("0").rstrip(".") + "%"
+    """The confidence of an interval at `level`: "95%", "97.5%", "98.33%", "99.9998%"; never 100%."""
+    digits = max(2, -math.floor(math.log10(100 * level))) if level > 0 else 2
+    return f"{100 * (1 - level):.{digits}f}".rstrip("0").rstrip(".") + "%"
 
 
 def share(value: float) -> str:

@@ -15,7 +15,7 @@ from ablab.analysis.power import MOST_SEEDS, detectable, seeds_for, seeds_needed
 from ablab.analysis.study_notes import OtherCorpus
 from ablab.analysis.verdicts import Evidence, Verdict
 from ablab.config.axes import AXES
-from ablab.report.doubts import compared_rates, condition, hidden_by_few, own_spread
+from ablab.report.doubts import compared_rates, condition, diverged, hidden_by_few, own_spread
 from ablab.report.formatting import confidence, decimals_for, number, p_value, plural, share
 
 
@@ -50,6 +50,12 @@ def measured(comparisons: Comparisons) -> str:
     return f"mean of the last {comparisons.last_k} evaluations" if comparisons.last_k > 1 else ""
 
 
+def interval_name(comparisons: Comparisons) -> str:
+    """Name the intervals of all comparisons: "95% CI", or "CI" where each is at the level of its own look."""
+    one_level = comparisons.unit is None or comparisons.unit.level is not None
+    return f"{confidence(comparisons.level)} CI" if one_level else "CI"
+
+
 def _not_comparable(evidence: Evidence) -> str:
     why = _other_corpus(evidence.blocked) if evidence.blocked else "not comparable"
     return f"{evidence.label}: {why}."
@@ -68,15 +74,16 @@ def _other_corpus(found: OtherCorpus) -> str:
 def _resolved(evidence: Evidence) -> str:
     estimate, interval, p = _estimated(evidence)
     verb = "lowers" if estimate.effect < 0 else "raises"
-    low, high = sorted(map(abs, interval))
-    digits = decimals_for((high - low) / 2 or estimate.effect)
+    digits = decimals_for((interval[1] - interval[0]) / 2 or estimate.effect)
+    spans = interval[0] <= 0 <= interval[1]  # where all hold together, or an earlier look has decided
+    ends = [number(end, digits, signed=spans) for end in (interval if spans else sorted(map(abs, interval)))]
     parts = [f"{len(evidence.differences)}/{evidence.planned} seeds"]
     if evidence.preliminary:
         parts.append("preliminary")
     if evidence.correlation is not None:
         parts.append(f"r = {share(evidence.correlation)}")
     bound = rate_bound(evidence.diverged, evidence.ended)
-    shown = f"{_interval_name(evidence, evidence.level)} {number(low, digits)} to {number(high, digits)}"
+    shown = f"{_interval_name(evidence, evidence.level)} {' to '.join(ends)}"
     return (
         f"{evidence.label} {verb} {evidence.metric} by {number(abs(estimate.effect), digits)} "
         f"({shown}; {evidence.adjustment} p {p_value(p)}); "
@@ -148,7 +155,7 @@ def _equivalent(evidence: Evidence) -> str:
     level = evidence.level if evidence.adjustment == "simultaneous" else 2 * evidence.looks.level(LEVEL, 1)
     tested = f"{margin_name(evidence)}; {evidence.adjustment} p {p_value(p)}"
     shown = f"{_interval_name(evidence, level)} {low} to {high}{', preliminary' if evidence.preliminary else ''}"
-    return f"|effect| < {number(margin, digits)} ({tested}): {shown}."
+    return f"|effect| < {number(margin, digits)} ({tested}): {shown}{condition(evidence)}."
 
 
 def margin_name(evidence: Evidence) -> str:
@@ -180,7 +187,7 @@ def _too_few(evidence: Evidence) -> str:
 def _no_pairs(evidence: Evidence) -> str:
     return (
         f"{evidence.label}: no seed has {evidence.metric or 'a metric'} from both this variant and the baseline "
-        f"({plural(evidence.planned, 'seed')} planned); see the run health."
+        f"({plural(evidence.planned, 'seed')} planned){diverged(evidence)}; see the run health."
     )
 
 

@@ -35,11 +35,12 @@ def _held(unit: known.IntervalUnit) -> str:
     """Which of them hold together, where there are several."""
     if unit.comparisons < 2:
         return ""
-    ci, count = f"{confidence(unit.level)} CI", f"{unit.comparisons:,}"
+    ci, count = "CI" if unit.level is None else f"{confidence(unit.level)} CI", f"{unit.comparisons:,}"
+    own = ", at the level of its look," if unit.level is None else ""
     if unit.simultaneous or unit.together == unit.comparisons:
         return f"; the {ci}s of all {count} comparisons hold together"
     few = f" but those of {FULL_SEEDS - 1} seeds" if unit.together else ""
-    return f"; each {ci} is of one comparison alone{few}, while p is adjusted for all {count}"
+    return f"; each {ci}{own} is of one comparison alone{few}, while p is adjusted for all {count}"
 
 
 @singledispatch

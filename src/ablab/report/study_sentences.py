@@ -25,12 +25,13 @@ def interaction_sentence(item: Interaction) -> str:
         return f"{label} together: {values} on {counted}; an interval needs {FEWEST_SEEDS} seeds."
     digits = decimals_for((item.interval[1] - item.interval[0]) / 2 or item.effect)
     effect, low, high = (number(value, digits, signed=True) for value in (item.effect, *item.interval))
+    before = "; decided at an earlier planned look" if item.decided_before else ""
     averaged = f", averaged over {item.contexts} settings of the other factors" if item.contexts > 1 else ""
     return (
         f"{label} together: {effect} {item.metric} beyond the sum of their effects "
         f"({confidence(item.level)} CI {low} to {high}; Holm p {p_value(item.p_adjusted)}), "
         f"{plural(len(item.seeds), 'seed')}{', preliminary' if item.preliminary else ''}{averaged}"
-        f"{'' if item.resolved else '; not resolved'}."
+        f"{'' if item.resolved else '; not resolved'}{before}."
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ablab.analysis.study_notes import IntervalUnit
 from ablab.analysis.verdicts import RESOLVED
 from ablab.report.context import ReportContext
 from ablab.report.formatting import (
@@ -22,6 +23,7 @@ from ablab.report.formatting import (
     share,
 )
 from ablab.report.rows import IN_USE, Row
+from ablab.report.sentences import interval_name
 
 
 def quality_table(context: ReportContext, part: str, both: bool = False) -> pd.DataFrame:
@@ -32,7 +34,7 @@ def quality_table(context: ReportContext, part: str, both: bool = False) -> pd.D
     """
     found, unit = context.rows(part), context.comparisons.unit
     metric = found[0]["metric"]
-    alone, together = f"{confidence(context.comparisons.level)} CI", "simultaneous"
+    alone, together = interval_name(context.comparisons), "simultaneous"
     chosen = bool(unit and unit.simultaneous)
     both = both and not chosen and bool(unit and unit.comparisons > unit.together and unit.comparisons > 1)
     rows = []
@@ -48,7 +50,7 @@ def quality_table(context: ReportContext, part: str, both: bool = False) -> pd.D
                 "verdict": _mark(row["verdict"], bool(row["preliminary"])),  # second: a narrow screen shows it, too
                 metric or "metric": metric_text(row["mean"], row["sd"]),
                 "effect": MISSING if effect is None else number(effect, digits, signed=True),
-                f"{together} {alone}" if chosen else alone: _range(low, high, digits),
+                f"{together} {alone}" if chosen else alone: _range(low, high, digits) + _at_look(row, unit),
                 **({f"{together} CI": wide} if both else {}),
                 "adj. p": MISSING if p is None else p_value(p).removeprefix("= "),
                 "r": MISSING if r is None else share(r),
@@ -63,6 +65,12 @@ def _range(low: float | None, high: float | None, digits: int) -> str:
     if low is None or high is None:
         return MISSING
     return f"{number(low, digits, signed=True)} to {number(high, digits, signed=True)}"
+
+
+def _at_look(row: Row, unit: IntervalUnit | None) -> str:
+    """The confidence of a row's interval, where rows have several: " (99.64%)", else ""."""
+    own = _number(row["confidence"])
+    return f" ({confidence(1 - own)})" if unit and unit.level is None and own is not None else ""
 
 
 def cost_table(context: ReportContext, part: str) -> pd.DataFrame:

@@ -36,7 +36,7 @@ class Decision:
     label: str  # of the comparison: "lsh", with several tasks "lsh on recall"
     cells: tuple[Cell, ...]  # that get further seeds while it is open: of a suite, all of a variant's
     baselines: tuple[Cell, ...]  # that do so with them
-    how: str  # a word of `ablab.config.seeds`, the verdict where no further seed could change it, or `OPEN`
+    how: str  # a word of `ablab.config.seeds`, the verdict where no seed is spent on it, or `OPEN`
 
     @property
     def of(self) -> object:

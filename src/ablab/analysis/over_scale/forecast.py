@@ -157,9 +157,11 @@ class Forecast:
 
     def _quantile(self, share: float, measured: bool) -> float:
         noise = self.noise if measured else 0.0
-        reach = 50 * math.sqrt(float(self.covariances[:, 2, 2].max()) + noise)
+        reach = 50 * math.sqrt(max(float(self.covariances[:, 2, 2].max()), self.least) + noise)
         low, high = float(self.means[:, 2].min()) - reach, float(self.means[:, 2].max()) + reach
-        found = optimize.brentq(lambda bound: self.below((0, 0, 1), bound, noise) - share, low, high, xtol=1e-10)
+        found = optimize.brentq(
+            lambda bound: self.below((0, 0, 1), bound, noise) - share, low, high, xtol=1e-12 * (high - low)
+        )
         return float(found)
 
 
@@ -198,9 +200,9 @@ def forecast(seen: Seen, at: float, seeds: float | None = None) -> Forecast:
     noise = variances[:-1] / seen.counts
     scale = max(float(np.sqrt((seen.effects[-_RECENT:] ** 2).mean())), math.sqrt(float(np.median(noise))), 1e-300)
     kernel, prior = _components(tuple(np.append(seen.x - last, at - last)))
-    weights, means, covariances = _posterior(kernel * scale**2, prior, seen.effects, noise)
+    least = (1e-6 * scale) ** 2  # of spread, also where pairs are all alike: less is no more than rounding
+    weights, means, covariances = _posterior(kernel * scale**2, prior, seen.effects, noise + least)
     new = float(variances[-1]) / (seeds or float(seen.counts[-1]))
-    least = (1e-6 * scale) ** 2
     return Forecast(at, weights, means, covariances, new, seen.degrees, least, _line(seen, noise + least, at))
 
 

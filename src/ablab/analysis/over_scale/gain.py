@@ -145,7 +145,7 @@ def law(
     """The law of losses that are positive and, where the floor is known, above it; None where they make none."""
     there = [(c, each) for c, each in zip(compute, losses, strict=True) if each]
     lowest = min((min(each) for _, each in there), default=0.0)
-    if len(there) < 2 or lowest <= max(floor or 0.0, 0.0):
+    if len({c for c, _ in there}) < 2 or lowest <= max(floor or 0.0, 0.0):
         return None
     found = fit([c for c, _ in there], [each for _, each in there], floor, ranged=like is None, like=like)
     return found if found.alpha > 1e-6 else None

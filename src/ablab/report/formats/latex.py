@@ -14,8 +14,7 @@ from ablab.analysis.verdicts import RESOLVED
 from ablab.report.context import ReportContext
 from ablab.report.extrapolation import NOTE
 from ablab.report.formats.contents import By, Section, all_lines, parts, sections
-from ablab.report.formatting import confidence
-from ablab.report.sentences import against, measured
+from ablab.report.sentences import against, interval_name, measured
 
 LONGEST_FLOAT = 40  # rows; a longer table goes on over pages
 _ESCAPED = {
@@ -141,9 +140,7 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
     }
     used = [said for name, said in methods.items() if name in {item.adjustment for item in items}]
     of = f" of the {measured(comparisons)}" if measured(comparisons) else ""
-    interval = (
-        f"{confidence(comparisons.level)} CI, {', or '.join(used)}, over all comparisons{several}. " if used else ""
-    )
+    interval = f"{interval_name(comparisons)}, {', or '.join(used)}, over all comparisons{several}. " if used else ""
     return text(
         f"Quality{on}: mean and standard deviation over seeds{of}. Effects against "
         f"{against(comparisons.baselines)} are paired by seed. {interval}Bold: resolved."

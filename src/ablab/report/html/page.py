@@ -20,7 +20,6 @@ from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.errors import UserError
 from ablab.report.context import ReportContext
 from ablab.report.formats.machine import document
-from ablab.report.formatting import confidence
 from ablab.report.html.blocks import Section
 from ablab.report.html.sections.cost import cost, inference, parallelism, scaling
 from ablab.report.html.sections.curves import learning, reach
@@ -35,7 +34,7 @@ from ablab.report.html.sections.runs import origin, question, run_health
 from ablab.report.html.sections.subsets import subsets
 from ablab.report.html.sections.tuning import tuning
 from ablab.report.notes import notes_of
-from ablab.report.sentences import measured, verdict_sentence
+from ablab.report.sentences import interval_name, measured, verdict_sentence
 from ablab.results.store import write_atomically
 
 REPORT_FILE = "report.html"
@@ -90,7 +89,7 @@ def page(context: ReportContext) -> str:
         question=question(runs),
         factors=runs.factors,
         comparisons=comparisons,
-        confidence=confidence(comparisons.level),
+        interval_name=interval_name(comparisons),
         measured=measured(comparisons),
         several_looks=any(isinstance(note, InterimAnalyses) for note in context.comparisons.notes),
         n_runs=len(runs.records),

@@ -11,10 +11,10 @@ from ablab.analysis.comparison import Comparison
 from ablab.analysis.power import MOST_SEEDS, POWER, detectable, seeds_needed
 from ablab.report import drawings
 from ablab.report.context import ReportContext
-from ablab.report.formatting import MISSING, confidence, decimals_for, number, plural, share
+from ablab.report.formatting import MISSING, decimals_for, number, plural, share
 from ablab.report.html.blocks import Block, Section, per_task, svg
 from ablab.report.html.sections.pairing import earned_blocks
-from ablab.report.sentences import margin_name
+from ablab.report.sentences import interval_name, margin_name
 from ablab.report.study_notes import interval_lines, pairing_text, study_notes
 from ablab.report.tables import quality_table
 
@@ -67,12 +67,11 @@ def effects(context: ReportContext) -> Section:
 
 
 def _intro(context: ReportContext) -> str:
-    level = confidence(context.comparisons.level)
     margin = next((margin_name(item) for item in context.comparisons.items if item.margin), None)
     band = f"; a grey band is the {margin}" if margin else ""
     return (
-        f"Points are means over paired seeds, bars {level} intervals, ticks single seeds. A filled marker is a "
-        f"resolved verdict{band}."
+        f"Points are means over paired seeds, bars their {interval_name(context.comparisons)}, ticks single seeds. "
+        f"A filled marker is a resolved verdict{band}."
     )
 
 
