@@ -49,7 +49,8 @@ def test_what_is_said_is_what_its_own_p_shows() -> None:
         (0.04, 0.6, ScaleVerdict.UNKNOWN, 0.32),
     ):
         for said, of_sign, _ in judge([Claims(holds, reverses, 1.0)] * 8):
-            assert (said, of_sign) == (verdict, pytest.approx(p))
+            assert said == verdict
+            assert of_sign == pytest.approx(p)
 
 
 def test_planted_effects_are_found() -> None:
