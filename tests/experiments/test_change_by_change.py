@@ -67,23 +67,25 @@ RESULTS = FOLDER / "results"
 MARGIN = 0.01
 LOOKS = (4, 6)
 
-Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # size -> variant -> seed -> bits per byte of the test split
+OTHERS = {"retrieval": ("test_accuracy", 0.02, 1)}  # metric, margin and the sign of what is better, where not these
+
+Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # size, or task -> variant -> seed -> of the test split
 
 
-def kept(study: str) -> Values:
+def kept(study: str, metric: str = "test_bits_per_byte") -> Values:
     found: dict[str, dict[str, dict[int, float]]] = {}
     with lzma.open(RESULTS / f"{study}.jsonl.xz", "rt", encoding="utf-8") as lines:
         records = [json.loads(line).get("record") for line in lines]
     for record in filter(None, records):
         if not record["variant"].startswith("tune ") and record["status"] == "ok":
             name = record["variant"].rpartition(",")[2]  # behind its size
-            own = found.setdefault(record["rung"] or "", {}).setdefault(name, {})
-            own[record["seed"]] = record["metrics"]["test_bits_per_byte"]
+            own = found.setdefault(record["rung"] or record["axes"]["task"], {}).setdefault(name, {})
+            own[record["seed"]] = record["metrics"][metric]
     return found
 
 
 def averaged(values: Values, variant: str, baseline: str) -> list[float]:
-    """By seed, the difference averaged over sizes, of the seeds that both have at each of them."""
+    """By seed, the difference averaged over sizes or tasks, of the seeds that both have at each of them."""
     sizes = list(values.values())
     seeds = set.intersection(*(set(size[variant]) & set(size[baseline]) for size in sizes))
     return [fmean(size[variant][seed] - size[baseline][seed] for size in sizes) for seed in sorted(seeds)]
@@ -134,17 +136,18 @@ def test_verdicts_of_secondary_studies_are_those_of_the_kept_records(
     study: str, baseline: str, looks: Sequence[int], resolved: int
 ) -> None:
     """A family of their own: those over both sizes hold half of the level, those at each size the other half."""
-    found, values = load(RESULTS / f"{study}.jsonl.xz").comparisons, kept(study)
+    metric, margin, better = OTHERS.get(study, ("test_bits_per_byte", MARGIN, -1))
+    found, values = load(RESULTS / f"{study}.jsonl.xz").comparisons, kept(study, metric)
     items = [*found.suite, *found.items]
     raw = []
     for item in items:
-        size = item.task.partition(",")[2]  # none of the suite, nor where there is one size
-        differences = averaged({size: values[size]} if size else values, item.variant, baseline)
+        size = item.task.partition(",")[2] or item.task  # neither of these for all of them together
+        differences = averaged({size: values[size]} if size in values else values, item.variant, baseline)
         assert item.differences == pytest.approx(differences)
         assert len(differences) in looks
-        raw.append(p_values(differences, item.choice or 0.0, looks, MARGIN))
+        raw.append(p_values(differences, item.choice or 0.0, looks, margin))
     weights = [len(found.items)] * len(found.suite) + [len(found.suite) or 1] * len(found.items)
     adjusted = corrected(raw, weights)
     assert [item.verdict.value in ("BETTER", "WORSE") for item in items].count(True) == resolved
     for item, each in zip(items, adjusted, strict=True):
-        assert agrees(str(item.verdict.value), fmean(item.differences), each), (item.label, item.task, each)
+        assert agrees(str(item.verdict.value), fmean(item.differences), each, better), (item.label, item.task, each)
