@@ -29,6 +29,17 @@ def test_an_earlier_report_and_an_empty_file_are_replaced(study: Path) -> None:
     assert path.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_a_link_is_written_through(study: Path, tmp_path: Path) -> None:
+    """As /dev/stdout is one, which a report of its own would take from every other program."""
+    (tmp_path / "site").mkdir()
+    page, link = tmp_path / "site" / "report.html", tmp_path / "link.html"
+    page.touch()
+    link.symlink_to(page)
+    assert report_command([study], output=link) == link
+    assert link.is_symlink()
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
 @pytest.mark.parametrize("kind", ["folder", "record", "page", "fifo", "nowhere"])
 def test_nothing_else_is(study: Path, tmp_path: Path, kind: str) -> None:
     path = study / "run" / "record.json" if kind == "record" else tmp_path / kind

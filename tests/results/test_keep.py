@@ -311,6 +311,15 @@ def test_what_is_not_ours_is_not_replaced(folder: Path, tmp_path: Path) -> None:
         keep(folder, tmp_path / "kept.zip")
 
 
+def test_a_link_is_written_through(file: Path, folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.jsonl.xz"
+    link.symlink_to(file)
+    before = file.stat().st_ino
+    keep(folder, link)
+    assert link.is_symlink()
+    assert file.stat().st_ino != before
+
+
 def test_a_write_that_fails_leaves_the_earlier_file(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, beside = file.read_bytes(), sorted(file.parent.iterdir())
 
@@ -377,6 +386,11 @@ def test_a_restored_study_is_the_one_that_was_kept(tuned: Path, file: Path, tmp_
     assert_equal(file, tmp_path / "again")
     keep(tmp_path / "again", tmp_path / "again.jsonl.xz", trials=True)
     assert (tmp_path / "again.jsonl.xz").read_bytes() == file.read_bytes()
+
+
+def test_a_folder_is_not_restored(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder; this takes a file of kept results"):
+        restore(folder, tmp_path / "again")
 
 
 def test_trials_of_each_study_below_a_folder_are_kept(tuned: Path, file: Path) -> None:

@@ -17,7 +17,9 @@ from commands import Command
 from filelock import FileLock
 from processes import processes_in, wait_for
 
+from ablab.results.keep import keep
 from ablab.results.record import Record
+from ablab.results.restore import restore
 from ablab.results.store import RECORD_FILE, read_record
 
 if TYPE_CHECKING:
@@ -201,6 +203,11 @@ def test_a_study_that_moved_is_resumed_where_it_lies(lab: Lab, tmp_path: Path, m
     ended = lab.ablab("resume", str(tmp_path / "elsewhere"))
     assert ended.status == 0, ended.err
     assert sorted(run[0] for run in ended.runs) == ["kept", "ok"]
+    keep(tmp_path / "elsewhere", tmp_path / "moved.jsonl.xz")
+    restore(tmp_path / "moved.jsonl.xz", tmp_path / "restored")
+    ended = lab.ablab("resume", str(tmp_path / "restored"))  # whose plan does not say where its command was given
+    assert ended.status == 0, ended.err
+    assert [run[0] for run in ended.runs] == ["kept", "kept"]
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,16 @@ def test_a_strangers_files_are_left_alone(tmp_path: Path, tiny_config: TinyConfi
     assert path.read_text() == "precious"
 
 
-@pytest.mark.parametrize("text", ["precious", '{"resource_changes": []}', "[]"])
+@pytest.mark.parametrize(
+    "text", ["", '{"schema": 2, "command": ["-m", "seed=', '{\n  "schema": 2,\n  "command": [],\n  "runs": 1}']
+)
+def test_a_plan_of_ours_is_taken_over_also_where_it_was_cut(tmp_path: Path, text: str) -> None:
+    """The study's own command writes it anew, and keeps the runs that are done."""
+    (tmp_path / "plan.json").write_text(text)
+    check_study(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["precious", '{"resource_changes": []}', '{"schema": 2}', "[]"])
 def test_a_plan_of_another_program_is_left_alone(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(UserError, match=r"plan.json: is no plan of ablab's; choose another name="):

@@ -112,7 +112,7 @@ def read_campaign(folder: Path) -> Campaign:
     """The campaign in a folder. Raises UserError: there is none, or its ledger was changed."""
     campaign = campaign_of(Ledger(folder).entries)
     if campaign is None:
-        raise UserError(f"{folder}: there is no campaign in this folder; the first `ablab judge` begins one")
+        raise UserError(f"{folder}: there is no campaign here; its first proposal begins one: ablab judge KEY=VALUE")
     return campaign
 
 

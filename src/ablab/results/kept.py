@@ -83,7 +83,7 @@ def write_kept(path: Path, study: Mapping[str, Any], runs: list[KeptRun]) -> Non
     head = {"kept": _SCHEMA, "trials": trials} if trials else {"kept": 1}
     lines = [head | {"runs": len(runs) - trials, **study}, *(run.line for run in runs)]
     try:
-        with replacing(path) as raw, lzma.open(raw, "wb") as file:
+        with replacing(Path(os.path.realpath(path))) as raw, lzma.open(raw, "wb") as file:
             for line in lines:
                 file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
     except OSError as error:
@@ -151,6 +151,8 @@ def _check_replaceable(path: Path) -> None:
 
 @lru_cache(maxsize=32)
 def _read(path: Path, *_version: int) -> KeptStudy:
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; this takes a file of kept results ({SUFFIX}, by `ablab keep`)")
     if not is_kept(path):
         raise UserError(f"{path}: neither a folder of runs nor a file of kept results ({SUFFIX}, by `ablab keep`)")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,16 @@ def _text(path: Path) -> str:
         return ""
 
 
+_OF_A_PLAN = re.compile(r'\s*(\Z|\{\s*"schema":\s*\d+,\s*"command":)')
+
+
 def check_study(folder: Path) -> None:
-    """Raises UserError if `folder` cannot be a study's, since another program's plan lies there."""
+    """Raises UserError if `folder` cannot be a study's, since another program's plan lies there.
+
+    One of ours that is empty, or was cut, is taken over, as the plan is written anew.
+    """
     path = folder / PLAN_FILE
-    if path.is_dir() or (path.exists() and not _holds(path, "schema", "runs")):
+    if path.is_dir() or (path.exists() and not (path.is_file() and _OF_A_PLAN.match(_text(path)))):
         raise UserError(f"{path}: is no plan of ablab's; choose another name=...")
 
 

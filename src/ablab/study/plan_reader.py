@@ -131,7 +131,7 @@ def return_to(plan: Plan, trust: bool = False) -> None:
     Args:
         trust: look for modules where that command did, too.
     """
-    if Path(plan.working_folder).is_dir():
+    if plan.working_folder and Path(plan.working_folder).is_dir():  # kept results do not say where that was
         os.chdir(plan.working_folder)
     if trust:
         sys.path += [folder for folder in plan.python_path if folder not in sys.path]

@@ -57,7 +57,7 @@ def write_report(context: ReportContext, path: Path) -> Path:
     """
     try:
         _check_replaceable(path)
-        write_atomically(path, page(context))
+        write_atomically(Path(os.path.realpath(path)), page(context))  # through a link, as it is named
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give another --output") from error
     return path
