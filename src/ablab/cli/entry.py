@@ -12,6 +12,7 @@ from pathlib import Path
 from ablab.cli.application import refuse, run_hydra, show_plan
 from ablab.cli.commands import COMMANDS, run_command
 from ablab.cli.flags import command_first
+from ablab.config.nearest import nearest
 from ablab.config.project import project_conf
 from ablab.errors import UserError
 from ablab.streams import lasting_output
@@ -82,6 +83,9 @@ def _run(words: list[str]) -> int:
             status = _print_help()
         elif words and words[0] == "--version":
             status = _print_version()
+        elif words and words[0].isalpha():
+            known = nearest(words[0], ["plan", *COMMANDS], see="ablab --help")
+            raise UserError(f"{words[0]}: not an override, which is KEY=VALUE, nor a command{known}")
         else:
             status = run_hydra(words)
     except KeyboardInterrupt:
