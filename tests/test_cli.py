@@ -101,6 +101,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.parametrize("first", ["-m", "plan"])
+def test_a_range_with_a_slip_in_it_is_not_written_out(ablab: Ablab, tmp_path: Path, first: str) -> None:
+    assert_refused(ablab(first, "seed=range(0,1e9)"), "seed=range(0,1e9): gives more than 100,000 values")
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_a_run(ablab: Ablab, files: list[str], tmp_path: Path, mistake: str) -> None:
     others, parts = MISTAKES[mistake]

@@ -60,6 +60,7 @@ def test_hydras_syntax(word: str, key: str, values: tuple[str, ...]) -> None:
         ("+attention=lsh", "write it as key=value"),
         ("++attention=lsh", "write it as key=value"),
         ("attention=interval(0,1)", "not in Hydra's override syntax"),
+        ("seed=range(0,1e9)", "gives more than 100,000 values; write fewer"),
         ("attention=lsh,", "quote what is no plain word"),
         ("activation=活性化", "quote what is no plain word, as in task.path='a b.txt'"),
     ],

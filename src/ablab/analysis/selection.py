@@ -16,7 +16,7 @@ from typing import Any, Unpack
 from ablab.analysis.comparison import Comparisons, ComparisonSettings, compare
 from ablab.analysis.study_notes import NoSuite, RestrictedRuns, ShownComparisons
 from ablab.config.nearest import nearest
-from ablab.config.overrides import same_value
+from ablab.config.overrides import not_too_many, same_value
 from ablab.errors import UserError
 from ablab.results.collect import Runs, tabulate
 from ablab.results.factors import Settings, settings_of, text_of
@@ -52,7 +52,8 @@ def parse_filters(words: Sequence[str]) -> list[Filter]:
             override = parser.parse_override(word)
             if override.type is not OverrideType.CHANGE:
                 raise UserError(f"filter {word}: write it as key=value or key=value,value")
-            values = override.sweep_iterator(_itself) if override.is_sweep_override() else [override.value()]
+            swept = override.sweep_iterator(_itself) if override.is_sweep_override() else [override.value()]
+            values = not_too_many(swept, f"filter {word}")
             filters.append(Filter(word, override.key_or_group, tuple(_plain(value) for value in values)))
         except HydraException as error:
             reason = " ".join(str(error).split())

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
+from ablab.errors import UserError
+
+Value = TypeVar("Value")
+MOST_VALUES = 100_000  # of one override; a range with a slip in it may have billions
 # A comma before a key; others belong to a value.
 BETWEEN_OVERRIDES = re.compile(r",\s*(?=[\w./@+~-]+=)")
 _NUMBER = re.compile(
@@ -26,6 +32,14 @@ def as_written(word: str) -> str:
     if equals and _NUMBER.fullmatch(value) and type_at(key.lstrip("+")) in (str, str | None):
         return f"{key}='{value}'"
     return word
+
+
+def not_too_many(values: Iterable[Value], word: str) -> list[Value]:
+    """The values that an override gives, as `seed=range(0,10)` does. Raises UserError: nobody means so many."""
+    found = list(itertools.islice(values, MOST_VALUES + 1))
+    if len(found) > MOST_VALUES:
+        raise UserError(f"{word}: gives more than {MOST_VALUES:,} values; write fewer")
+    return found
 
 
 _WORDS = {"null": "null", "~": "null", "true": "true", "false": "false"}

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from ablab.config import Node, conf_folder, register_schema
 from ablab.config.explain import ConfigErrors, explain
-from ablab.config.overrides import as_written, canonical
+from ablab.config.overrides import as_written, canonical, not_too_many
 from ablab.config.redact import redact_text
 from ablab.errors import UserError, printable
 from ablab.results.evaluation import Evaluation
@@ -202,7 +202,7 @@ def _values(override: Override) -> list[str]:
         return [str(override.get_value_element_as_str())]
     if not override.is_discrete_sweep() or key == _DEVICE:
         raise UserError(f"{text}: needs {'one value' if key == _DEVICE else f'a list of values, as in {key}=1,2,3'}")
-    return list(dict.fromkeys(str(value) for value in override.sweep_string_iterator()))
+    return list(dict.fromkeys(map(str, not_too_many(override.sweep_string_iterator(), text))))
 
 
 def _request(chosen: dict[str, str], checkpoint: str) -> Request:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
 from ablab.config.explain import moved
-from ablab.config.overrides import BETWEEN_OVERRIDES, alike, same_value
+from ablab.config.overrides import BETWEEN_OVERRIDES, alike, not_too_many, same_value
 from ablab.config.placebo import KEY, override_of
 from ablab.config.redact import is_secret, redact_text
 from ablab.config.schema import OF_THE_STUDY
@@ -156,7 +156,7 @@ def _choices(overrides: Sequence[Override], zipped: Collection[str]) -> dict[str
                 raise UserError(f"{key}: is a secret, and no variant: give it one value, or leave it out")
             if key == "name":
                 raise UserError(f"{override.input_line}: a sweep is one study, and has one name")
-            values = [str(value) for value in override.sweep_string_iterator()]
+            values = [*map(str, not_too_many(override.sweep_string_iterator(), str(override.input_line)))]
             if not values:
                 raise UserError(f"{override.input_line}: gives no value at all; write {key}=1,2,3, or one value")
             values = values if key in zipped else list(dict.fromkeys(values))
