@@ -143,7 +143,7 @@ def test_every_place_names_the_confidence_of_the_looks(folder: Path, page: Page)
         again.count(f"INTERIM ANALYSES  analysed at 3, then {len(seeds)} seeds, which was not planned: this time") == 1
     )
     assert "has more than one interim analysis" in again
-    for said in ("bars {} intervals", "paired t intervals ({})", "({} CI 0.", "{} CI"):
+    for said in ("bars their {} CI, ", "paired t intervals ({} CI)", "({} CI 0.", "{} CI"):
         assert said.format("95%") in page.text
         assert said.format("97.5%") in again
     assert again.count("95%") == 2  # bands of curves and the bound on the rate of diverging: no intervals of effects
