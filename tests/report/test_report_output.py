@@ -40,6 +40,16 @@ def test_a_link_is_written_through(study: Path, tmp_path: Path) -> None:
     assert page.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_a_link_that_lies_in_the_folder_is_replaced(study: Path, tmp_path: Path) -> None:
+    """Nobody has named it, and the folder may be a stranger's."""
+    outside, link = tmp_path / "empty", study / "report.html"
+    outside.touch()
+    link.symlink_to(outside)
+    report_command([study])
+    assert not link.is_symlink()
+    assert outside.read_text() == ""
+
+
 @pytest.mark.parametrize("kind", ["folder", "record", "page", "fifo", "nowhere"])
 def test_nothing_else_is(study: Path, tmp_path: Path, kind: str) -> None:
     path = study / "run" / "record.json" if kind == "record" else tmp_path / kind

@@ -52,7 +52,7 @@ def report_command(
     from ablab.report.html.page import REPORT_FILE, write_report  # figures and templates take a second to import
 
     context = ReportContext.read(folders, filters, **declared_comparison(folders, **asked))
-    return write_report(context, output or _beside(folders[0], REPORT_FILE))
+    return write_report(context, output or _beside(folders[0], REPORT_FILE), through_links=output is not None)
 
 
 def _beside(place: Path, name: str) -> Path:

@@ -44,6 +44,7 @@ _WRITTEN = (
     CONFIG_FILE,
 )
 _MARKS = ("\nlayer_fusion:", "\nmodal_fusion:", "\nhang_timeout:")  # keys of a config that no other program has
+_CUT_PLAN = re.compile(r'\s*(\Z|\{\s*"schema":\s*\d+,\s*"command":)')  # how one of ours begins, or nothing
 _LONGEST_CONFIG, _MOST_BRACKETS = 2**22, 3000
 _LARGEST = 2**28  # bytes of a checkpoint that is compared when a finished run is met again; others when they are used
 
@@ -87,16 +88,14 @@ def _text(path: Path) -> str:
         return ""
 
 
-_OF_A_PLAN = re.compile(r'\s*(\Z|\{\s*"schema":\s*\d+,\s*"command":)')
-
-
 def check_study(folder: Path) -> None:
     """Raises UserError if `folder` cannot be a study's, since another program's plan lies there.
 
     One of ours that is empty, or was cut, is taken over, as the plan is written anew.
     """
     path = folder / PLAN_FILE
-    if path.is_dir() or (path.exists() and not (path.is_file() and _OF_A_PLAN.match(_text(path)))):
+    ours = path.is_file() and (_CUT_PLAN.match(_text(path)) or _holds(path, "schema", "runs"))
+    if path.is_dir() or (path.exists() and not ours):
         raise UserError(f"{path}: is no plan of ablab's; choose another name=...")
 
 

@@ -49,15 +49,19 @@ _MOST_LETTERS = 32  # of a name without a place to break
 _BREAK = Markup("<wbr>")
 
 
-def write_report(context: ReportContext, path: Path) -> Path:
+def write_report(context: ReportContext, path: Path, through_links: bool = False) -> Path:
     """Write the report into the file `path`, and return it.
+
+    Args:
+        through_links: a link is written through, as who named it expects; else it is replaced, since it may be a
+            stranger's.
 
     Raises:
         UserError: it cannot be written there, or there is something else of that name than a report.
     """
     try:
         _check_replaceable(path)
-        write_atomically(Path(os.path.realpath(path)), page(context))  # through a link, as it is named
+        write_atomically(Path(os.path.realpath(path)) if through_links else path, page(context))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give another --output") from error
     return path

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, ValueType
 
+from ablab.config.overrides import not_too_many
 from ablab.config.schema import OF_THE_STUDY
 from ablab.errors import UserError
 from ablab.study.designs.factors import written
@@ -85,10 +86,10 @@ def _distribution(override: Override) -> BaseDistribution:
         if log:
             raise UserError(f"{override.input_line}: log is for an interval")
         if isinstance(sweep, RangeSweep):
-            values = [*override.sweep_iterator()]
+            values = not_too_many(override.sweep_iterator(), str(override.input_line))
             kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
             return cast("BaseDistribution", kind(values[0], values[-1], step=sweep.step))
-        return CategoricalDistribution([*override.sweep_string_iterator()])
+        return CategoricalDistribution(not_too_many(override.sweep_string_iterator(), str(override.input_line)))
     except (ValueError, IndexError) as error:  # an empty one, or one whose ends are the wrong way round
         raise UserError(f"{override.input_line}: cannot be searched ({' '.join(str(error).split())})") from None
 
