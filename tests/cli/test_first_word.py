@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import pytest
 
-from ablab import cli
+from ablab import __version__, cli
+from ablab.cli import entry
 from ablab.streams import Lasting, said
 
 
@@ -77,3 +80,26 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 def broken(text: str) -> int:
     raise BrokenPipeError
+
+
+def test_ctrl_c_while_the_command_is_imported_is_said_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(arguments: Sequence[str] | None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry, "main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "\nablab: interrupted\n"
+
+
+def test_ctrl_c_behind_the_command_ends_the_process_silently() -> None:
+    program = (
+        "import atexit, os, signal, sys; from ablab import cli; sys.argv = ['ablab', '--version']; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT); cli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, f"ablab {__version__}\n", "")

@@ -84,6 +84,24 @@ def test_one_that_fails_is_named_and_the_others_go_on(
         evaluate_all([study / "1"], ["task.seq_len=64"])
 
 
+def test_a_reason_is_said_once(
+    study: Path, made: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run in "012":
+        failing(monkeypatch, UserError("no more rows"), (run, "task.seq_len=64"))
+    with monkeypatch.context() as patch:
+        failing(patch, UserError("no such file"), ("2", "task.seq_len=128"))
+        assert evaluate_all([study], LENGTHS) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"ablab: {study}/0: task.seq_len=64: no more rows (and for 2 more)",
+        f"ablab: {study}/2: task.seq_len=128: no such file",
+        "ablab: 4 of 6 evaluations could not be made",
+    ]
+    assert evaluate_all([study], ["task.seq_len=128"]) == 0
+    with pytest.raises(UserError, match=r"^no more rows$"):  # all that are left
+        evaluate_all([study], LENGTHS)
+
+
 def test_ctrl_c_loses_the_one_that_is_being_made(
     study: Path, made: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

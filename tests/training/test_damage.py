@@ -153,8 +153,9 @@ def test_a_flipped_bit_of_the_weights_is_noticed_wherever_they_are_read(
     finished: Any, preflight: Preflight, name: str, place: float
 ) -> None:
     with damaged(finished, f"checkpoints/{name}", "flipped", place) as folder:
-        with pytest.raises(UserError, match=f"{name}: a damaged checkpoint"):
-            load_run(folder, name.removesuffix(".ckpt"))
+        for read in (load_run, consolidate):
+            with pytest.raises(UserError, match=f"{name}: a damaged checkpoint"):
+                read(folder, name.removesuffix(".ckpt"))
         if name == "last.ckpt":
             assert damage_of(folder, finished.record) == ["checkpoints/last.ckpt is damaged"]
 

@@ -8,6 +8,7 @@ What is heavy is imported where it is used: help must not wait for torch.
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,10 +22,18 @@ _SILENT_S = 0.5  # that a person at a terminal need not wonder about
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: see `ablab.cli.entry.main`, which takes a while to import where much else is going on."""
-    with word_if_silent():
-        from ablab.cli.entry import main as entered
+    try:
+        with word_if_silent():
+            from ablab.cli.entry import main as entered
 
-        entered(arguments)
+            entered(arguments)
+    except KeyboardInterrupt:  # while that is imported, or when all has been done
+        print("\nablab: interrupted", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        if arguments is None:  # nothing of ours is left to do: Ctrl-C then ends the process without a traceback
+            with contextlib.suppress(ValueError):  # not in the main thread
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

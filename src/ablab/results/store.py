@@ -192,7 +192,9 @@ def _read_json(path: Path, what: str) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise UserError(f"{path}: not {what} (damaged JSON: {error})") from error
+        raise UserError(
+            f"{path}: not {what} (damaged JSON: {error}); remove it, and the command that wrote it makes it anew"
+        ) from error
 
 
 def as_record(data: Any, source: Path) -> Record:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pydantic_core import ValidationError
+
 from ablab.config import Node
 from ablab.config.redact import redact, redact_text
 from ablab.errors import UserError
@@ -92,16 +94,15 @@ def offline_folders(folder: Path, identity: str = "*") -> list[Path]:
 
 
 def check_key(offline: bool) -> None:
-    """Raises UserError where runs are to be uploaded at once, and there is no API key."""
+    """Raises UserError where W&B's own settings are wrong, or runs are to be uploaded at once without an API key."""
+    _own_settings()
     if not (offline or has_key()):
         raise UserError(f"W&B could not start ({NO_KEY}), or set logger.wandb.offline=true")
 
 
 def has_key() -> bool:
     """Whether W&B would find an API key for its server, in the environment, its settings or .netrc."""
-    import wandb
-
-    settings = wandb.setup().settings
+    settings = _own_settings()
     if settings.api_key or settings.identity_token_file:
         return True
     places = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
@@ -113,3 +114,17 @@ def has_key() -> bool:
         if known.authenticators(urlsplit(settings.base_url).netloc):
             return True
     return False
+
+
+def _own_settings() -> wandb.Settings:
+    """What the environment and W&B's files say. Raises UserError for a value that W&B does not know."""
+    import wandb
+
+    try:
+        return wandb.setup().settings
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = "_".join(map(str, wrong["loc"]))
+        raise UserError(
+            f"W&B could not start ({name}: {wrong['msg']}): mend WANDB_{name.upper()}, or W&B's file of settings"
+        ) from error

@@ -86,31 +86,35 @@ def evaluate_all(
 ) -> int:
     """Make every evaluation that is not there yet, and tell of each; the exit status.
 
-    One that fails is named on stderr, and the others go on. What is written is whole at any moment: whoever stops this
-    loses the evaluation that is being made, and the same command goes on with those that are left.
+    One that fails does not keep the others from being made; each reason is said once, on stderr, when all have been
+    tried. What is written is whole at any moment: whoever stops this loses the evaluation that is being made, and the
+    same command goes on with those that are left.
 
     Raises:
-        UserError: nothing can be evaluated as asked; or the only evaluation that was asked for fails.
+        UserError: nothing can be evaluated as asked; or all that were tried fail for the same reason.
     """
     asked, runs = requests(overrides, checkpoint), finished_runs(places)
     pairs = list(_in_turn(asked, runs))
     left = [(request, run) for request, run in pairs if again or existing(run, request) is None]
     if len(left) < len(pairs):
         tell(f"{len(pairs) - len(left)} of {len(pairs)} evaluations are there already (--again makes them anew)")
-    tasks, failed = Tasks(), 0
+    tasks, failed = Tasks(), dict[str, list[str]]()  # the reason -> what fails for it
     for number, (request, run) in enumerate(left, start=1):
         try:
             found = _write(run, request, tasks, trust)
         except UserError as error:
-            if len(pairs) == 1:
-                raise
-            failed += 1
-            print(printable(f"ablab: {run.folder}: {request.name}: {error}"), file=sys.stderr)
+            failed.setdefault(str(error), []).append(f"{run.folder}: {request.name}")
             continue
         tell(printable(f"[{number}/{len(left)}] {run.folder}: {_said(found)}"))
+    count = sum(map(len, failed.values()))
+    if len(failed) == 1 and count == len(left):
+        raise UserError(*failed)
+    for reason, (first, *others) in failed.items():
+        more = f" (and for {len(others)} more)" if others else ""
+        print(printable(f"ablab: {first}: {reason}{more}"), file=sys.stderr)
     if failed:
-        print(f"ablab: {failed} of {len(pairs)} evaluations could not be made", file=sys.stderr)
-    return int(failed > 0)
+        print(f"ablab: {count} of {len(pairs)} evaluations could not be made", file=sys.stderr)
+    return int(count > 0)
 
 
 def _said(found: Evaluation) -> str:

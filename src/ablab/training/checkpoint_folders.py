@@ -125,10 +125,11 @@ def consolidate(run: Path, checkpoint: str = "best") -> Path:
         UserError: the folder holds no run, or the run has no such checkpoint, or the checkpoint is damaged.
     """
     path = find_checkpoint(run, checkpoint)
+    whole = read_checkpoint(path)
     if path.is_file():
         return path
     target = path.with_suffix(".full.ckpt")
-    write_file(read_checkpoint(path), target)
+    write_file(whole, target)
     return target
 
 

@@ -52,6 +52,7 @@ def rehearse(built: BuiltRun, *, keep_model: bool = False) -> set[str] | None:
         UserError: it fails; the message names the option, and where.
     """
     config, task = built.config, built.task
+    _check_weights(built)
     stage = "forward and backward"
     with without_trace(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself shows them
@@ -155,6 +156,17 @@ def _train(model: Transformer, task: Task, batch: Batch) -> int:
         loss = task.loss(model(inputs, targets=targets), targets) + model.penalty()
     loss.backward()
     return sum(kept.values())
+
+
+def _check_weights(built: BuiltRun) -> None:
+    """Raises UserError for a model that this machine cannot hold with its gradients, before any of it is made."""
+    count, has = count_parameters(built.shapes), psutil.virtual_memory().total
+    size = 2 * sum(each.nbytes for each in built.shapes.parameters() if each.requires_grad)
+    if size > has and not _on_gpu(built.config):
+        raise UserError(
+            f"model: {count:,} parameters and their gradients take {size / 2**30:,.0f} GiB, and this machine has "
+            f"{has / 2**30:.0f} GiB: make it smaller, in model.d_model or model.n_layers say"
+        )
 
 
 def _check_memory(built: BuiltRun, of_one: int) -> None:

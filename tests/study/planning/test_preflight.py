@@ -81,6 +81,8 @@ TinyConfig = Callable[..., RunConfig]
             ["+callbacks.mine._target_=recording.Unreadable"],
             r"callbacks\.mine: its state_dict cannot .*it holds pathlib",
         ),
+        (["model.d_model=1048576"], r"^model: [\d,]+ parameters and their gradients take [\d,]+ GiB, and this"),
+        (["trainer.max_time=00:00:00:00"], r"^trainer\.max_time=00:00:00:00: leaves no time for a step: give"),
         (["task.batch_size=10000000"], r"task\.batch_size=10000000: a training step keeps about \d+ GiB, and this"),
         (["seed=-1"], "seed=-1: must be at least 0"),
     ],

@@ -256,3 +256,15 @@ def test_a_key_that_is_missing_is_missed_before_a_study(monkeypatch: pytest.Monk
     check_loggers({"wandb": node, "csv": {"_target_": "ablab.training.loggers.csv.CurvesLogger"}})
     with pytest.raises(UserError, match=r"^W&B could not start \(no API key: .*logger.wandb.offline=true$"):
         check_loggers({"wandb": node | {"offline": False}})
+
+
+def test_what_wandb_reads_wrong_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    def setup() -> None:
+        wandb.Settings().update_from_env_vars({"WANDB_MODE": "of-line"})
+
+    monkeypatch.setattr(wandb, "setup", setup)
+    node = {"_target_": "ablab.training.loggers.wandb.RunsLogger", "offline": True}
+    with pytest.raises(UserError, match=r"^W&B could not start \(mode: Input should be .*\): mend WANDB_MODE, or "):
+        check_loggers({"wandb": node})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Timer
 
 from ablab.config import RunConfig
 from ablab.errors import UserError, one_line
@@ -31,10 +33,17 @@ def check_trainer(config: RunConfig) -> Parallel:
     _check_precision(config, parallel(strategy))
     _check_compile(config, parallel(strategy))
     try:
-        idle_trainer(config, strategy)
+        trainer = idle_trainer(config, strategy)
     except Exception as error:  # of whatever an accelerator or a plugin needs
         raise UserError(f"trainer: {one_line(error)}") from error
+    _check_time(trainer, settings.get("max_time"))
     return parallel(strategy)
+
+
+def _check_time(trainer: Trainer, asked: object) -> None:
+    """Raises UserError for a `trainer.max_time` of nothing, after which an untrained model would be a run's result."""
+    if any(isinstance(callback, Timer) and callback.time_remaining() == 0 for callback in trainer.callbacks):
+        raise UserError(f"trainer.max_time={asked}: leaves no time for a step: give DD:HH:MM:SS, or null for no limit")
 
 
 def _check_precision(config: RunConfig, strategy: Parallel) -> None:
