@@ -127,6 +127,7 @@ def test_verdicts_are_those_of_the_kept_records() -> None:
     ("study", "baseline", "looks", "resolved"),
     [
         ("prose", "gpt2", LOOKS, 10),
+        ("retrieval", "gpt2", LOOKS, 1),
         ("same_cache", "multi_query", LOOKS, 9),
         ("same_time", "gpt2", LOOKS, 2),
         ("contested", "usual", (10,), 1),
