@@ -103,6 +103,7 @@ def test_a_run_of_a_study_is_asked_for_by_its_choices(tmp_path: Path) -> None:
     assert run.metrics["val_loss"] == 1.0
     assert loaded.run({"activation": "relu"}, seed=1, attention="full").folder == tmp_path / "0"
     assert loaded.run(variant="activation=gelu", seed=1).folder == tmp_path / "2"
+    assert loaded.run(activation="'gelu'", seed="2").folder == run.folder  # however a value is written
     with pytest.raises(UserError, match=r"run\(\): 2 runs are meant: say which, by seed \(1, 2\)"):
         loaded.run(activation="gelu")
     with pytest.raises(UserError, match=r"no run has activation=gleu; did you mean 'gelu'"):

@@ -214,6 +214,36 @@ def test_a_baseline_is_moved_where_that_is_said(runs: Runs, ask: Callable[..., J
     assert {run.folder.split("/")[0] for run in campaign.baseline_runs[1]} == {f"baseline-{campaign.baseline.identity}"}
 
 
+def test_what_was_kept_beside_the_baseline_before_is_asked_anew(
+    runs: Runs, ask: Callable[..., Judged], tmp_path: Path
+) -> None:
+    """Both words are better by the learning rate alone; beside a baseline that has it, the other does nothing."""
+    both = (GOOD, null(1))
+    before = ask(*both)
+    assert before.decision == "KEEP"
+    moved = ask(null(1), move_baseline=[*BASELINE, GOOD])
+    assert (moved.decision, moved.from_ledger, moved.proposal.number, moved.proposal.baseline) == (
+        "DISCARD",
+        False,
+        2,
+        2,
+    )
+    back = ask(*both, move_baseline=BASELINE)
+    assert (back.decision, back.from_ledger, back.proposal.number, back.runs_made) == ("KEEP", True, 1, 0)
+    campaign = read_campaign(tmp_path / "campaign")
+    assert (len(campaign.baselines), campaign.present) == (2, 0)
+
+
+def test_an_open_proposal_waits_for_its_own_baseline(runs: Runs, ask: Callable[..., Judged], tmp_path: Path) -> None:
+    began = ask(GOOD, max_runs=2)
+    assert began.decision == "MORE SEEDS"
+    assert ask(GOOD, move_baseline=[*BASELINE, null(1)]).proposal.number == 2
+    back = ask(GOOD, move_baseline=BASELINE)
+    assert (back.decision, back.proposal.number, back.judgement.seeds[0]) == ("KEEP", 1, began.judgement.seeds[0])
+    seeds = [run.seed for run in read_campaign(tmp_path / "campaign").baseline_runs[0]]
+    assert len(seeds) == len(set(seeds))
+
+
 def test_a_component_that_was_changed_is_another_proposal(
     runs: Runs, ask: Callable[..., Judged], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from synthetic import runs_of, study
 
 from ablab.report.context import ReportContext
+from ablab.report.formats import latex
 from ablab.report.formats.contents import sections
 from ablab.report.formatting import MISSING
 from ablab.report.html.page import page
@@ -40,6 +41,9 @@ def test_it_says_what_is_kept_and_what_a_token_takes() -> None:
     assert table["token at 8k"].tolist() == [MISSING, MISSING]
     assert "inference" in [section.kind for section in sections(made)]
     assert "Cost in use" in page(made)
+    assert r"\caption{In use: bytes kept of a sequence, FLOPs of its last token and of a prompt, counted.}" in latex(
+        made
+    )
 
 
 def test_it_is_left_out_where_all_cost_the_same() -> None:

@@ -20,6 +20,7 @@ from ablab.analysis.comparison import ComparisonSettings
 from ablab.analysis.verdicts import Intervals, Split
 from ablab.api.trained import ExportedModel, Run
 from ablab.config.nearest import nearest
+from ablab.config.overrides import same_value
 from ablab.errors import UserError
 from ablab.report.notebook import LoadedStudy
 from ablab.results.collect import Runs
@@ -96,7 +97,7 @@ def _only_place(runs: Runs, choices: Mapping[str, object]) -> int:
     places = list(range(len(runs.records)))
     for name, value in choices.items():
         there = {place: _choice(runs, place, name) for place in places}
-        places = [place for place in places if there[place] == str(value)]
+        places = [place for place in places if same_value(there[place], value)]
         if not places:
             known = list(dict.fromkeys(there.values()))
             raise UserError(f"run(): no run has {name}={value}{nearest(str(value), known)}")

@@ -11,7 +11,7 @@ from typing import Any
 from ablab.analysis.campaign_verdict import Judgement, level_of, verdict_on
 from ablab.campaign.no_effect import has_no_effect
 from ablab.campaign.opening import Asked, open_campaign
-from ablab.campaign.proposal import Words, beside_us, identity_of, parse
+from ablab.campaign.proposal import Words, beside_us, identity_of, joined, parse
 from ablab.campaign.runs import Train, by_supervisor, in_this_process, judged, planned_run, read_run
 from ablab.campaign.sources import import_anew, remember, sources_of
 from ablab.config import RunConfig
@@ -85,8 +85,8 @@ def judge(
             changed, or another process judges in this campaign.
     """
     asked = Asked(
-        baseline=_words(baseline),
-        move_baseline=_words(move_baseline),
+        baseline=_words("--baseline", baseline),
+        move_baseline=_words("--move-baseline", move_baseline),
         metric=metric,
         margin=margin,
         level=level,
@@ -106,8 +106,11 @@ def judge(
         return _Judge(folder, ledger, own, base, preflight, train, max_runs, certify).run()
 
 
-def _words(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    return None if given is None else tuple(shlex.split(given) if isinstance(given, str) else given)
+def _words(option: str, given: Sequence[str] | str | None) -> tuple[str, ...] | None:
+    try:
+        return None if given is None else tuple(shlex.split(given) if isinstance(given, str) else given)
+    except ValueError as error:
+        raise UserError(f"{option} {given}: a quote is not closed ({error})") from error
 
 
 class _Judge:
@@ -136,7 +139,7 @@ class _Judge:
         self._preflight.check(config)
         sources = sources_of(config, baseline)
         remember(sources_of(config))
-        identity = identity_of(config, sources)
+        identity = self._known_by(identity_of(config, sources))
         known = self._campaign.find(identity)
         if known is not None and known.verdict is not None:
             return self._judged(known, Judgement.from_dict(known.verdict), from_ledger=True)
@@ -147,6 +150,11 @@ class _Judge:
         if not self._proposal(identity).runs and self._is_baseline(identity, config, baseline):
             return self._conclude(identity, self._without_effect(identity))
         return self._by_seeds(identity)
+
+    def _known_by(self, own: str) -> str:
+        """What a proposal is known by in the ledger: beside another baseline it is another proposal."""
+        present, first = self._campaign.baseline.identity, self._campaign.baselines[0].identity
+        return own if present == first else joined(own, present)
 
     def _by_seeds(self, identity: str) -> Judged:
         while True:

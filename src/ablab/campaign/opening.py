@@ -41,6 +41,8 @@ def open_campaign(ledger: Ledger, asked: Asked, preflight: Preflight) -> Words:
     _refuse_values(asked)
     campaign = campaign_of(ledger.entries)
     if campaign is None or not campaign.baselines:
+        if asked.move_baseline is not None:
+            raise UserError("--move-baseline: no campaign has begun here; give --baseline, or the --campaign that has")
         words = parse_baseline(asked.baseline or (), asked.config_dirs)
         declared, baseline = _declared(words, asked, preflight)
         if campaign is None:
@@ -53,7 +55,11 @@ def open_campaign(ledger: Ledger, asked: Asked, preflight: Preflight) -> Words:
     if asked.move_baseline is not None and list(asked.move_baseline) != campaign.baseline.overrides:
         words = parse_baseline(asked.move_baseline, (*map(Path, campaign.baseline.config_dirs), *asked.config_dirs))
         preflight.check(words.config())
-        ledger.append("baseline", asdict(_baseline(words, preflight)), now())
+        moved = _baseline(words, preflight)
+        for before in campaign.baselines:
+            if before.identity == moved.identity:
+                _check_baseline(before, moved)
+        ledger.append("baseline", asdict(moved), now())
         return words
     return present
 

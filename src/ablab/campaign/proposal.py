@@ -136,5 +136,13 @@ def _key(word: str) -> str:
 
 def identity_of(config: RunConfig, sources: dict[str, str]) -> str:
     """What tells a proposal from every other: its config, whatever the seed, and the source of its components."""
-    told = json.dumps([fingerprint(replace(config, seed=0)), sorted(sources.items())])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    return _hashed([fingerprint(replace(config, seed=0)), sorted(sources.items())])
+
+
+def joined(*identities: str) -> str:
+    """One identity for several together."""
+    return _hashed(list(identities))
+
+
+def _hashed(told: object) -> str:
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

@@ -25,6 +25,8 @@ from ablab.report.formatting import (
 from ablab.report.rows import IN_USE, Row
 from ablab.report.sentences import interval_name
 
+_TOGETHER = "simultaneous"
+
 
 def quality_table(context: ReportContext, part: str, both: bool = False) -> pd.DataFrame:
     """The quality of the variants on one task, or on the suite, as text: metric, effect, interval, p, r, verdict.
@@ -34,7 +36,6 @@ def quality_table(context: ReportContext, part: str, both: bool = False) -> pd.D
     """
     found, unit = context.rows(part), context.comparisons.unit
     metric = found[0]["metric"]
-    alone, together = interval_name(context.comparisons), "simultaneous"
     chosen = bool(unit and unit.simultaneous)
     both = both and not chosen and bool(unit and unit.comparisons > unit.together and unit.comparisons > 1)
     rows = []
@@ -50,8 +51,8 @@ def quality_table(context: ReportContext, part: str, both: bool = False) -> pd.D
                 "verdict": _mark(row["verdict"], bool(row["preliminary"])),  # second: a narrow screen shows it, too
                 metric or "metric": metric_text(row["mean"], row["sd"]),
                 "effect": MISSING if effect is None else number(effect, digits, signed=True),
-                f"{together} {alone}" if chosen else alone: _range(low, high, digits) + _at_look(row, unit),
-                **({f"{together} CI": wide} if both else {}),
+                interval_column(context): _range(low, high, digits) + _at_look(row, unit),
+                **({f"{_TOGETHER} CI": wide} if both else {}),
                 "adj. p": MISSING if p is None else p_value(p).removeprefix("= "),
                 "r": MISSING if r is None else share(r),
                 "seeds": MISSING if _number(row["seeds"]) is None else str(int(row["seeds"])),
@@ -59,6 +60,12 @@ def quality_table(context: ReportContext, part: str, both: bool = False) -> pd.D
             }
         )
     return pd.DataFrame(rows)
+
+
+def interval_column(context: ReportContext) -> str:
+    """What the intervals of `quality_table` stand below: "95% CI", or "simultaneous 95% CI" where all hold together."""
+    unit, name = context.comparisons.unit, interval_name(context.comparisons)
+    return f"{_TOGETHER} {name}" if unit and unit.simultaneous else name
 
 
 def _range(low: float | None, high: float | None, digits: int) -> str:

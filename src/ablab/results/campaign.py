@@ -66,7 +66,7 @@ class Proposal:
     """What was proposed, and what has become of it."""
 
     number: int  # from 1, in the order in which they were begun
-    identity: str  # of its config and its sources, whatever the seed
+    identity: str  # of its config and its sources, whatever the seed, and of the baseline, where that was moved
     label: str
     overrides: list[str]
     config_dirs: list[str] = field(default_factory=list)
@@ -87,14 +87,15 @@ class Campaign:
     """All that a ledger says."""
 
     declaration: Declaration
-    baselines: tuple[Baseline, ...]
+    baselines: tuple[Baseline, ...]  # in the order in which each was first moved to
     baseline_runs: tuple[tuple[JudgedRun, ...], ...]  # of each of them
     proposals: tuple[Proposal, ...] = ()
+    present: int = 0  # the place of the present baseline, which need not be the last: one may move back
 
     @property
     def baseline(self) -> Baseline:
         """The present one."""
-        return self.baselines[-1]
+        return self.baselines[self.present]
 
     def find(self, identity: str) -> Proposal | None:
         return next((each for each in self.proposals if each.identity == identity), None)
@@ -130,16 +131,20 @@ def campaign_of(entries: Sequence[Entry]) -> Campaign | None:
     baselines: list[Baseline] = []
     baseline_runs: list[list[JudgedRun]] = []
     proposals: dict[str, Proposal] = {}
+    present = 0
     for entry in entries[1:]:
         content = entry.content
         if entry.kind == "baseline":
-            baselines.append(_as(Baseline, content))
-            baseline_runs.append([])
+            moved = _as(Baseline, content)
+            known = (place for place, each in enumerate(baselines) if each.identity == moved.identity)
+            if (present := next(known, len(baselines))) == len(baselines):
+                baselines.append(moved)
+                baseline_runs.append([])
         elif entry.kind == "proposal":
-            told = replace(_as(Proposal, content), began=entry.number, baseline=len(baselines))
+            told = replace(_as(Proposal, content), began=entry.number, baseline=present + 1)
             proposals[told.identity] = told
         elif entry.kind == "run" and content["of"] == BASELINE:
-            baseline_runs[-1].append(_as(JudgedRun, content))
+            baseline_runs[present].append(_as(JudgedRun, content))
         elif content.get("of") in proposals:
             proposals[content["of"]] = _told(proposals[content["of"]], entry)
     return Campaign(
@@ -147,6 +152,7 @@ def campaign_of(entries: Sequence[Entry]) -> Campaign | None:
         baselines=tuple(baselines),
         baseline_runs=tuple(map(tuple, baseline_runs)),
         proposals=tuple(proposals.values()),
+        present=present,
     )
 
 

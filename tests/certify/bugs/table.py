@@ -250,6 +250,8 @@ training.counts_by_itself         schedule      resume
 training.never_moves              schedule      settings
 training.OneRateForAll            schedule      groups
 training.length_ignored           schedule      settings
+training.NegativeWhenShort        schedule      range
+training.IdleBesideALiveOne       schedule      settings
 training.DrawsItsRate             schedule      draws
 """
 

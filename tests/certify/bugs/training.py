@@ -204,6 +204,31 @@ def length_ignored(optimizer: Optimizer, *, total_steps: int, warmup: int = 100)
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 1000))
 
 
+class NegativeWhenShort(LRScheduler):
+    """Takes a warm-up of ten steps off a run that has fewer: rates below zero, of some groups alone."""
+
+    def __init__(self, optimizer: Optimizer, *, total_steps: int) -> None:
+        self.total = total_steps
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        first, *others = self.base_lrs
+        left = min(1.0, (self.total - 10) / self.total) if self.total < 10 else 1.0
+        return [first, *(base * left for base in others)]
+
+
+class IdleBesideALiveOne(LRScheduler):
+    """Of its two numbers one is never read."""
+
+    def __init__(self, optimizer: Optimizer, *, total_steps: int, power: float = 2.0, floor: float = 0.1) -> None:
+        self.total, self.floor = total_steps, floor
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        left = max(0.0, 1 - self.last_epoch / self.total) ** 2
+        return [base * (self.floor + (1 - self.floor) * left) for base in self.base_lrs]
+
+
 class DrawsItsRate(LRScheduler):
     """Rates with noise from torch's own generator: batches and masks after it are moved, and no two runs alike."""
 

@@ -30,6 +30,9 @@ def test_what_a_variant_lacks_it_has_of_the_first_or_not_at_all() -> None:
 def test_a_declared_baseline_moves_its_variant_in_front_and_changes_none() -> None:
     designed = Explicit(variants=LISTED).choose([], {}, {"model.d_model": "128"})
     assert (designed.variants, designed.names) == ([WIDE, BASE, SPARSE], ["wide", "base", "sparse"])
+    nested: dict[str, dict[str, object]] = {"plain": {}, "both": {"a": True, "b": 2}, "one": {"a": True}}
+    led = Explicit(variants=nested).choose([], {}, {"a": "True"})  # as `comparison.baseline=one` says it
+    assert led.names == ["one", "plain", "both"]
     fixed = {"model.d_ff": "32", "seed": "0"}
     assert Explicit(variants=LISTED).choose([], fixed, {"model.d_ff": "32"}).names == ["base", "sparse", "wide"]
     assert Explicit(variants=LISTED).choose([], fixed, {"attention": "lsh", "seed": "0"}).names[0] == "sparse"

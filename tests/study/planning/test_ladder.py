@@ -166,6 +166,17 @@ def test_the_batch_grows_with_the_compute_where_asked_for(tiny_config: TinyConfi
     assert tokens == pytest.approx([20 * report.parameters for report in climbed.ladders[::2]], rel=0.01)
 
 
+def test_batches_and_rates_go_by_the_compute_that_a_run_has_where_its_steps_are_given(tiny_config: TinyConfig) -> None:
+    words = ("ladder.batch=compute", "ladder.tokens_per_parameter=null", "ladder.rate=compute")
+    climbed = Climbed(tiny_config, TWO, *words, seeds=[0])
+    flops = [report.flops or 0 for report in climbed.ladders[::2]]
+    grown, larger = climbed.configs[2].options["task"]["batch_size"] / 4, flops[1] / flops[0]
+    assert len({config.trainer.max_steps for config in climbed.configs}) == 1
+    assert grown == pytest.approx(larger**0.3271, rel=0.1)  # but for whole samples
+    rates = [config.options["optimizer"]["lr"] for config in climbed.configs[::2]]
+    assert rates[1] / rates[0] == pytest.approx(larger**-0.125, rel=1e-3)
+
+
 def test_variants_keep_their_own_proportions(tiny_config: TinyConfig) -> None:
     variants = [["attention=full"], ["model.n_layers=4"], ["model.d_ff=48"], ["model.n_kv_heads=1"]]
     climbed = Climbed(tiny_config, TWO, variants=variants, seeds=[0])

@@ -38,7 +38,8 @@ def of_optimizer(subject: OptimizerSubject) -> str:
 def of_schedule(subject: ScheduleSubject) -> str:
     """Another value of each of its numbers changes the course of the rates; of one that goes by gradients or
     evaluations, which need not come to a bound here, of some."""
-    by_step = type(subject.run().schedule).__module__.startswith("torch.")
+    schedule = subject.run().schedule
+    by_step = not getattr(schedule, "reads_gradients", False) and not hasattr(schedule, "evaluated")
     return _each(subject, lambda node: torch.tensor(subject.run(node=node).take(TOTAL)), every=by_step)
 
 

@@ -83,7 +83,8 @@ def rates(subject: ScheduleSubject) -> str:
     top = first.index(max(first))
     for total in (1, 2, 3):
         short = subject.run(total).take(total)
-        require(all(math.isfinite(each[0]) for each in short), f"of {total} steps, a rate is not finite")
+        require(all(math.isfinite(rate) for each in short for rate in each), f"of {total} steps, a rate is not finite")
+        require(min(map(min, short)) >= 0, f"of {total} steps, a rate is below zero")
     said = f"first {first[0]:.2f}, largest {max(first):.2f} at step {top}, last {first[-1]:.3f}"
     return f"of {TOTAL} steps, in the optimizer's: {said}"
 

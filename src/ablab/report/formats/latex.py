@@ -130,6 +130,8 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
         return text(f"Over scale{on}: effects and compute-equivalent gains at the largest size, and what is foreseen.")
     if section.kind == "cost":
         return text(f"Cost{on}: means over the runs that ended well.")
+    if section.kind == "inference":
+        return text(f"In use{on}: bytes kept of a sequence, FLOPs of its last token and of a prompt, counted.")
     items = next(found for name, found in parts(comparisons, by) if section.where in ("", name))
     unit = comparisons.unit
     simultaneous = bool(unit and unit.simultaneous)

@@ -42,7 +42,8 @@ def csv(context: ReportContext, by: By | None = None) -> str:
         for kind, found in kinds.items()
         for row in found.to_dict("records")
     ]
-    rows += [_placebo_row(item) for item in comparisons.placebos.items if by != "suite"]
+    placebos = comparisons.placebos
+    rows += [_placebo_row(item) for item in (*placebos.suite, *(placebos.items if by != "suite" else ()))]
     rows += scale_rows(context.over_scale)
     rows += [{"row": "run", **run} for run in unhealthy(context.run_rows).to_dict("records")]
     rows += [{"row": "note", "sentence": note} for note in _notes(comparisons)]

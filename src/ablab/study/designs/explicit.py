@@ -41,7 +41,7 @@ class Explicit(Design):
         rules.check(values, fixed)
         check_baseline(baseline, values, fixed)
         conditions = Conditions(rules=rules, fixed=fixed)
-        led = _led_by(baseline, listed, fixed)
+        led = _led_by(self._listed_as(baseline) or baseline, listed, fixed)
         conditions.demand("reference", next(iter(led.values())))
         names = [name for name, variant in led.items() if conditions.broken(variant) is None]
         return replace(conditions.sift(led.values()), names=names)
@@ -59,6 +59,11 @@ class Explicit(Design):
             own = {str(key): written(value) for key, value in overrides.items()}
             listed[str(name)] = self._completed(own, list(listed.values()))
         return listed
+
+    def _listed_as(self, baseline: Mapping[str, str]) -> str | None:
+        """The variant that says just what the baseline does, among others that say more."""
+        own = {str(name): _plainly(overrides) for name, overrides in (self.variants or {}).items()}
+        return next((name for name, each in own.items() if baseline and each == _plainly(baseline)), None)
 
     def _completed(self, own: Variant, before: Sequence[Variant]) -> Variant:
         """A variant that says so much itself, given those that are listed before it."""
@@ -99,7 +104,16 @@ def _values(listed: Mapping[str, Variant], fixed: Mapping[str, str]) -> dict[str
     return {key: list(dict.fromkeys(whole[key] for whole in wholes if key in whole)) for key in keys}
 
 
-def _led_by(baseline: Mapping[str, str], listed: dict[str, Variant], fixed: Mapping[str, str]) -> dict[str, Variant]:
+def _plainly(overrides: Mapping[Any, object]) -> Variant:
+    return {str(key): plain(value) for key, value in overrides.items()}
+
+
+def _led_by(
+    baseline: str | Mapping[str, str], listed: dict[str, Variant], fixed: Mapping[str, str]
+) -> dict[str, Variant]:
+    """The variants, with the one of a name, or the first that has what a baseline says, before all others."""
+    if isinstance(baseline, str):
+        return {baseline: listed[baseline], **listed}
     for name, variant in listed.items():
         whole = {**fixed, **variant}
         if all(key in whole and plain(whole[key]) == plain(value) for key, value in baseline.items()):

@@ -78,8 +78,11 @@ def _rung(
     compute = wanted * (6.0 * parameters if flops is None else flops)
     settings: dict[str, Any] = {}
     if before and rules.batch != "fixed" and BATCH not in shape:
-        settings[BATCH] = _batch(own, task, (compute / before[0].compute) ** BATCH_EXPONENT)
+        # Where steps are given, larger batches are more compute, by which they grow: this is the power that both have.
+        power = BATCH_EXPONENT if ruled else BATCH_EXPONENT / (1 - BATCH_EXPONENT)
+        settings[BATCH] = _batch(own, task, (compute / before[0].compute) ** power)
         per_step = per_step // task.batch_size * settings[BATCH]
+        compute *= 1 if ruled else settings[BATCH] / task.batch_size
     if ruled:
         steps = settings[STEPS] = max(1, round(wanted / per_step))
     if EVERY not in shape and steps != own.trainer.max_steps:

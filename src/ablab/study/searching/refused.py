@@ -22,8 +22,9 @@ def refuse_of_a_comparison(config: DictConfig, arguments: Sequence[str]) -> None
         raise UserError("tune.lr: Optuna searches here; leave one of them out")
     if config.ladder.sizes is not None:
         raise UserError(f"ladder: a search is of one size; {follows}")
-    if config.design.get("placebo"):
-        raise UserError(f"design.placebo: a search compares nothing; {follows}")
+    for arm in ("placebo", "chaos"):
+        if config.design.get(arm):
+            raise UserError(f"design.{arm}: a search compares nothing; {follows}")
     if config.hydra.runtime.choices.get("study") is not None:
         raise UserError(
             f"study={config.hydra.runtime.choices.study}: a search takes all that it varies from its command, so that "

@@ -13,8 +13,7 @@ from ablab.report.figures.cost import COST_AXES
 from ablab.report.formatting import MISSING, budget_text, confidence, decimals_for, number, without_zero
 from ablab.report.html.blocks import Block, Section, per_task, svg, to_svg
 from ablab.report.parallel import parallel_notes, parallel_table
-from ablab.report.sentences import interval_name
-from ablab.report.tables import cost_table, inference_table, quality_table
+from ablab.report.tables import cost_table, inference_table, interval_column, quality_table
 
 
 def cost(context: ReportContext) -> Section:
@@ -128,7 +127,7 @@ _PARALLEL_INTRO = (
 
 def parallelism(context: ReportContext) -> Section | None:
     """None where every run was of one process."""
-    interval = interval_name(context.comparisons)
+    interval = interval_column(context)
 
     def blocks(task: str) -> list[Block]:
         table = parallel_table(context, task)
