@@ -164,6 +164,15 @@ def test_a_link_that_leads_to_itself_is_named(tmp_path: Path) -> None:
         assert "unforeseen" not in ended.err
 
 
+@pytest.mark.parametrize("words", ["hydra.run.dir=taken", "-m seed=0,1 hydra.sweep.dir=taken"])
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path, words: str) -> None:
+    (tmp_path / "taken").write_text("mine")
+    ended = end(tmp_path, [*SMALL, *words.split()])
+    assert (ended.status, ended.left) == (2, ())
+    assert ended.err.startswith("ablab: error: taken: a file is in the way of the ")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
 def test_a_line_is_short_however_long_a_name_is(tmp_path: Path) -> None:
     ended = end(tmp_path, [*SMALL, "task=text", f"task.path='{'x' * 5000}'"])
     assert ended.status == 2

@@ -59,6 +59,8 @@ class Study:
         foreign: Launch | None = None,
     ) -> None:
         self.folder = Path(config.hydra.sweep.dir)
+        if self.folder.is_file():
+            raise UserError(f"{self.folder}: a file is in the way of the study's folder; choose another name=...")
         self.comparison = comparison_of(config)
         # None: all seeds are given, and made.
         self._arguments, self.seeds = with_seeds(list(arguments), config.seed, to_plain(config.seeds))
