@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +15,15 @@ from processes import processes_in, wait_for
 
 from ablab.config import RunConfig
 from ablab.config.schema import ExecutionConfig
+from ablab.results.find import TUNING_FOLDER
 from ablab.results.record import Cost, Record
+from ablab.results.run_context import RunContext
+from ablab.results.store import RECORD_FILE
 from ablab.study.events import RunOutline
 from ablab.study.plan_file import PlannedRun
-from ablab.study.preview_study import STEPS, _measured, _without_trials
+from ablab.study.planning.expand import Run
+from ablab.study.preview import Probe, Row
+from ablab.study.preview_study import STEPS, _measured, _trials, _without_trials
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -91,10 +99,27 @@ def test_a_plan_that_is_ended_leaves_nothing(lab: Lab) -> None:
 
 
 def test_what_is_done_with_is_counted(lab: Lab) -> None:
-    words = lab.words("activation=relu,gelu", "name=half")
+    words = lab.words("activation=relu,gelu", "name=half", "tune.lr=[1e-3,1e-2]", "tune.seeds=[7,8]", "tune.extend=0")
     assert lab.ablab("-m", *words).status == 0
     ended = lab.ablab("plan", "--no-probe", *words, "seed=0,1")
     assert "4 runs: 2 variants x 2 seeds; 2 are done with" in ended.out
+    assert "8 runs before them, to tune or to measure speeds; 8 are done with" in ended.out
+    shutil.rmtree(next((lab.folder / "outputs" / "half" / TUNING_FOLDER).rglob(RECORD_FILE)).parent)
+    left = lab.ablab("plan", "--no-probe", *words).out
+    assert "8 runs before them, to tune or to measure speeds; 7 are done with" in left
+    assert "2 runs: 2 variants x 1 seed; 0 are done with" in left  # what will be chosen is open again
+
+
+def test_the_time_that_is_left_is_without_trials_that_are_done_with(tmp_path: Path) -> None:
+    """Of 6 trials of 1,000 steps of 0.1 s two are left."""
+    run = planned(tmp_path)
+    search = SimpleNamespace(counts={"": 6}, count=6, most=6, done=lambda folder: {"": 4})
+    config = replace(run.config, options={**run.config.options, "optimizer": {}})
+    rows = [Row(first=run.info, probe=Probe(seconds=5.0, step_seconds=0.1))]
+    found = _trials(
+        search, [Run(overrides=[], context=RunContext(), folder="")], [replace(run, config=config)], rows, tmp_path
+    )  # type: ignore[arg-type]
+    assert (found.count, found.done, found.seconds) == (6, 4, pytest.approx(200.0))
 
 
 def test_errors_of_several_runs_are_all_listed(lab: Lab) -> None:

@@ -103,6 +103,7 @@ def _numbers(preview: Preview) -> list[str]:
         more = f"; up to {preview.trials.more:,} more where a best lies at an end of its grid"
         lines.append(
             f"{preview.trials.count:,} runs before them, to tune or to measure speeds"
+            f"{f'; {preview.trials.done:,} are done with' if preview.trials.done else ''}"
             f"{more if preview.trials.more else ''}"
         )
     if any(row.probe for row in preview.rows):

@@ -47,8 +47,9 @@ class Trials:
     """The runs for tuning and for measuring speeds, before the others."""
 
     count: int = 0
+    done: int = 0  # of them, finished before
     more: int = 0  # at most, where grids of tuning are extended
-    seconds: float | None = None  # of the count; None where that is not known
+    seconds: float | None = None  # of those that are left; None where that is not known
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from ablab.study.run_study import Study
 from ablab.study.supervision.code import freeze_code, warm_up
 from ablab.study.supervision.resources import side_by_side
 from ablab.study.supervision.supervisor import Supervisor
-from ablab.study.trials.pilot import ROUNDS
+from ablab.study.trials.pilot import ROUNDS, pilots_done
 from ablab.study.trials.search import Search
 
 STEPS = 8  # of a probe: four blocks of two, the first of which only warms up, and an evaluation after every other
@@ -45,7 +46,7 @@ def preview(study: Study, probe: bool) -> Preview:
     notes = [*prepared.excluded, *prepared.budgets, *prepared.alone]
     if errors:
         return Preview(folder=study.folder, runs=len(prepared.runs), errors=errors, notes=notes)
-    planned = study.planned(prepared.runs)
+    planned = study.planned(study.as_chosen_before(prepared.runs))
     rows = _rows(planned, study.preflight)
     settings = planned[0].config.execution
     jobs = side_by_side([run.config for run in planned], settings)
@@ -54,7 +55,7 @@ def preview(study: Study, probe: bool) -> Preview:
     probes = _probe(probed, _without_trials(settings, jobs)) if probe else {}
     for row in rows:
         row.probe = probes.get(row.first.index)
-    trials = _trials(study.search(prepared.runs), prepared.runs, planned, rows)
+    trials = _trials(study.search(prepared.runs), prepared.runs, planned, rows, study.folder)
     return Preview(
         folder=study.folder,
         runs=len(planned),
@@ -147,19 +148,26 @@ def _measured(record: Record, run: PlannedRun) -> Probe:
     return Probe(seconds=seconds, step_seconds=train / STEPS, memory_bytes=cost.peak_memory_bytes)
 
 
-def _trials(search: Search, runs: Sequence[Run], planned: Sequence[PlannedRun], rows: Sequence[Row]) -> Trials:
-    """The runs that the study makes for itself before it compares, and how long they take altogether."""
+def _trials(
+    search: Search, runs: Sequence[Run], planned: Sequence[PlannedRun], rows: Sequence[Row], folder: Path
+) -> Trials:
+    """The runs that the study makes for itself before it compares, and how long those that are left take altogether."""
     config = planned[0].config
     rounds = ROUNDS if config.budget.match == "time" else 0
-    counts = {row.first.index: search.counts.get(runs[row.first.index].variant, 0) for row in rows}
+    timed = pilots_done(config, runs, folder) if rounds else Counter[str]()
+    tuned = search.done(folder)
+    of = {row.first.index: runs[row.first.index].variant for row in rows}
+    counts = {place: search.counts.get(variant, 0) for place, variant in of.items()}
+    done = {place: (tuned.get(variant, 0), timed[variant]) for place, variant in of.items()}
     count = sum(counts.values()) + len(rows) * rounds
-    found = Trials(count=count, more=search.most - search.count)
+    found = Trials(count=count, done=sum(map(sum, done.values())), more=search.most - search.count)
     if any(row.probe is None or row.probe.step_seconds is None for row in rows):
         return found
     seconds = 0.0
     for row in rows:
         assert row.probe is not None
         assert row.probe.step_seconds is not None
-        tuned = counts[row.first.index] * (config.tune.max_steps or row.first.steps)
-        seconds += row.probe.step_seconds * (tuned + rounds * config.budget.pilot_steps)
+        place = row.first.index
+        steps = (counts[place] - done[place][0]) * (config.tune.max_steps or row.first.steps)
+        seconds += row.probe.step_seconds * (steps + (rounds - done[place][1]) * config.budget.pilot_steps)
     return replace(found, seconds=seconds)

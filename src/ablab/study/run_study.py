@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,7 +35,12 @@ from ablab.study.supervision.lock import StudyLock
 from ablab.study.trials.carried import carry_tuned, first_size
 from ablab.study.trials.pilot import check_pilots, match_time
 from ablab.study.trials.search import Search
+from ablab.study.trials.trial import ended_in
 from ablab.study.trials.tuning import tune
+
+
+class _NotYetError(Exception):
+    """Something has to be tried out first."""
 
 
 class Study:
@@ -138,14 +145,30 @@ class Study:
             def trials(runs: list[Run]) -> object:
                 return self._launch(runs, self.planned(runs), lock)
 
-            runs = match_time(self._compose, prepared.runs, trials)
-            runs = carry_tuned(runs, lambda first: tune(self._compose, first, trials, self.preflight.check))
+            runs = self._chosen(prepared.runs, trials)
             planned = self.planned(runs)
             write_plan(self.folder, self.comparison, planned, self.seeds)
             returns = (self._launch if self.seeds is None else self._launch_in_blocks)(runs, planned, lock)
         if self._other is not None:
             self._other.tidy()
         return returns
+
+    def as_chosen_before(self, runs: Sequence[Run]) -> list[Run]:
+        """The runs with what was tuned and timed for them, where that has all been done; else as they are."""
+
+        def trials(asked: list[Run]) -> None:
+            if not all(ended_in(self.folder / each.folder) for each in asked):
+                raise _NotYetError
+
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # the study says so itself when it is run
+                return self._chosen(runs, trials)
+        except _NotYetError:
+            return list(runs)
+
+    def _chosen(self, runs: Sequence[Run], trials: Callable[[list[Run]], object]) -> list[Run]:
+        timed = match_time(self._compose, list(runs), trials)
+        return carry_tuned(timed, lambda first: tune(self._compose, first, trials, self.preflight.check))
 
     def _has_options_of_the_users(self) -> bool:
         """Whose modules are known when the plan is, and have to be imported, too."""

@@ -54,3 +54,9 @@ def record_in(folder: Path) -> Record | None:
     """What a trial left, if it left anything."""
     path = folder / RECORD_FILE
     return read_record(path) if path.is_file() else None
+
+
+def ended_in(folder: Path) -> bool:
+    """Whether a trial has come to an end of its own there, and will be used again."""
+    record = record_in(folder)
+    return record is not None and record.status in ("ok", "diverged")
