@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -81,6 +82,36 @@ def test_gradients_of_lower_precision_are_read_in_full() -> None:
         optimizer.step()
         schedule.step()
     assert schedule.mechanism()["signal_share"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("broken", [math.inf, math.nan, 1e30])  # the square of the last is none of float32's numbers
+@pytest.mark.parametrize("at", [0, 60])
+def test_a_gradient_that_overflows_is_left_out(broken: float, at: int) -> None:
+    """As if there had been none, though the schedule is stepped at it."""
+    settings = {"warmup_share": 0.1, "total_steps": 500, "beta": 0.9, "smoothing": 0.5}
+    without, with_one = Gradients(**settings), Gradients(**settings)
+    for each in (without, with_one):
+        each.step(at, mean=1.0, noise=1.0)
+        each.optimizer.zero_grad()
+        each.optimizer.step()
+    with_one.parameters[0].grad = torch.full(SHAPES[0], broken)
+    for each in (without, with_one):
+        each.schedule.step()
+    rates = [each.step(100, mean=0.5, noise=1.0) for each in (without, with_one)]
+    assert rates[0] == rates[1] != 1.0
+    assert without.schedule.mechanism() == with_one.schedule.mechanism()
+
+
+def test_what_is_restored_lies_where_the_parameters_do() -> None:
+    """Whichever device wrote it; and the groups are those of the optimizer that goes on."""
+    before = Gradients(per_group=True)
+    before.step(3, mean=1.0, noise=1.0)
+    meta = torch.optim.SGD([nn.Parameter(torch.empty(shape, device="meta")) for shape in SHAPES], lr=1.0)
+    after = GradientVariance(meta, total_steps=1000, warmup_share=0.0)
+    after.load_state_dict(before.schedule.state_dict() | {"_parts": [1]})
+    assert after.observed == 3
+    assert {tensor.device.type for tensor in (*after.mean, *after.square)} == {"meta"}
+    assert after._parts == [2]
 
 
 @pytest.mark.parametrize(

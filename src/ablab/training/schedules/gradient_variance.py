@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import StateDict
 
 from ablab.training import foreach
 from ablab.training.schedules.warmup import warmup_factor, warmup_steps
@@ -25,7 +27,8 @@ class GradientVariance(LRScheduler):
 
     smoothed by a moving average, divided by its value at the end of the warm-up and clipped to [min_factor,
     max_factor]. Gradients are read when the scheduler is stepped, after the optimizer: averaged over processes,
-    unscaled, and clipped if the trainer clips them.
+    unscaled, and clipped if the trainer clips them. Those that are not finite, as where float16 overflows and the
+    optimizer takes no step, are left out.
 
     With `per_group` each of the optimizer's groups of parameters has sums and a factor of its own.
 
@@ -93,13 +96,29 @@ class GradientVariance(LRScheduler):
             metrics |= {f"{name}/group_{i}" if several else name: value for i, value in enumerate(values)}
         return metrics
 
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Go on with averages that lie where the parameters do. What the parts of these are, the optimizer says."""
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != "_parts"})
+        if self.mean:
+            devices = [p.device for p in self._parameters]
+            for name in self.per_parameter:
+                restored = zip(getattr(self, name), devices, strict=True)
+                setattr(self, name, [tensor.to(device) for tensor, device in restored])
+
+    @property
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     @torch.no_grad()
     def _observe(self) -> None:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        parameters = self._parameters
         if all(p.grad is None for p in parameters):  # when constructed, before the first step
             return
         # One that has no gradient now and then counts as zero, so that what is remembered stays in its place.
         gradients = [torch.zeros_like(p, dtype=torch.float32) if p.grad is None else p.grad.float() for p in parameters]
+        # Summed over all processes, so that each leaves out the same steps. One such step would stay in the averages.
+        if not self._global_sums(torch.stack([g.norm().square() for g in gradients])).isfinite().all():
+            return
         if not self.mean:
             self.mean = [torch.zeros_like(g) for g in gradients]
             self.square = [torch.zeros_like(g) for g in gradients]
@@ -112,11 +131,14 @@ class GradientVariance(LRScheduler):
         sums = torch.stack(
             [torch.stack([x.sum() for x in of]) for of in ([m.square() for m in self.mean], self.square)]
         )
-        sums = getattr(self.optimizer, "global_sums", lambda of_shards: of_shards)(sums)
+        sums = self._global_sums(sums)
         of_parts = torch.stack([part.sum(-1) for part in sums.split(self._parts, -1)])
-        # The step's one wait for the device.
         for part, (mean_squared, square) in enumerate(of_parts.tolist()):
             self._judge(part, mean_squared, square)
+
+    def _global_sums(self, sums: Tensor) -> Tensor:
+        of_shards: Callable[[Tensor], Tensor] | None = getattr(self.optimizer, "global_sums", None)
+        return sums if of_shards is None else of_shards(sums)
 
     def _judge(self, part: int, mean_squared: float, square: float) -> None:
         """From the sums of m^2 and of v over a part of the parameters, before correction of their bias."""
