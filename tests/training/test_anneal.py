@@ -126,6 +126,8 @@ def test_one_that_diverges_is_told_of_and_no_failure(tiny_config: TinyConfig, tm
         record = run(tiny_config(*STABLE, SHARES), tmp_path)
     assert (record.status, [each.step for each in record.annealed]) == ("ok", [8])
     assert "annealed after 6 steps: train_loss became nan at step 4" in record.notes
+    assert record.cost.annealing_steps == 1 + 4
+    assert record.cost.annealing_flops == 5 * record.cost.flops_per_step
 
 
 def test_a_run_that_is_stopped_before_has_none(tiny_config: TinyConfig, tmp_path: Path, run: Any) -> None:
@@ -133,6 +135,7 @@ def test_a_run_that_is_stopped_before_has_none(tiny_config: TinyConfig, tmp_path
     record = run(tiny_config(*STABLE, "schedule.anneal_at=[0.9]", *early), tmp_path)
     assert (record.status, record.annealed) == ("ok", ())
     assert any("has no checkpoint of where it would decay" in note for note in record.notes)
+    assert (record.cost.annealing_steps, record.cost.annealing_flops) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ class Outcome:
     run: str  # the fingerprint of the longer one
     metrics: dict[str, float] | None  # None: it did not end well
     note: str = ""  # why
+    steps: int = 0  # that it took
     time_s: float = 0.0
 
 
@@ -117,7 +118,7 @@ def anneal(
         if outcome.metrics is not None
     )
     if branches:
-        _add_cost(record, sum(branch.steps - branch.start for branch in branches), [each for _, each in found])
+        _add_cost(record, [each for _, each in found])
 
 
 def tidy(folder: Path, record: Record) -> None:
@@ -134,8 +135,9 @@ def _tokens_per_step(built: BuiltRun) -> int:
     return built.task.tokens_per_batch * built.config.trainer.accumulate_grad_batches
 
 
-def _add_cost(record: Record, steps: int, outcomes: Sequence[Outcome]) -> None:
+def _add_cost(record: Record, outcomes: Sequence[Outcome]) -> None:
     cost, seconds = record.cost, sum(outcome.time_s for outcome in outcomes)
+    steps = sum(outcome.steps for outcome in outcomes)
     cost.annealing_steps, cost.annealing_time_s = steps, round(seconds, 3)
     cost.annealing_flops = None if cost.flops_per_step is None else float(cost.flops_per_step * steps)
     cost.wall_time_s = None if cost.wall_time_s is None else round(cost.wall_time_s + seconds, 3)
@@ -199,14 +201,17 @@ def _made(
     seed_everything_else(config.seed, parallel(trainer.strategy).dp_rank(trainer.global_rank))
     module = build_module(shorter)
     task.first_step = 0
+    metrics, note = None, ""
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
-        if trainer.global_step != branch.steps:
-            return Outcome(run=record.fingerprint, metrics=None, note=f"stopped early, at step {trainer.global_step}")
-        metrics = evaluate(trainer, module, task)
+        if trainer.global_step == branch.steps:
+            metrics = evaluate(trainer, module, task)
+        else:
+            note = f"stopped early, at step {trainer.global_step}"
     except Diverged as outcome:
-        return Outcome(run=record.fingerprint, metrics=None, note=str(outcome))
-    return Outcome(run=record.fingerprint, metrics=metrics)
+        note = str(outcome)
+    began = min(branch.start, checkpoint.step) if checkpoint else 0  # an earlier attempt's steps were its own, too
+    return Outcome(run=record.fingerprint, metrics=metrics, note=note, steps=trainer.global_step - began)
 
 
 def config_of(config: RunConfig, branch: Branch) -> RunConfig:
