@@ -25,6 +25,7 @@ from ablab.training.checkpoint_files import (
     put_in_place,
     write_file,
 )
+from ablab.training.checkpoint_folders import CheckpointFiles
 from ablab.training.checkpoint_list import Found, Origin, newest_whole
 from ablab.training.checkpoints import Checkpoints
 from ablab.training.generation import load_run
@@ -157,6 +158,30 @@ def test_only_checkpoints_of_the_run_and_its_data_are_found(tmp_path: Path) -> N
     found, damaged = newest_whole(tmp_path, ORIGIN)
     assert found is None
     assert len(damaged) == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_was_not_finished_is_removed_by_one_process(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several would get into each other's way."""
+    place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": 29500}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    (tmp_path / ".last.ckpt.new").mkdir()
+    assert newest_whole(tmp_path, ORIGIN) == (None, [])
+    assert names(tmp_path) == ({".last.ckpt.new"} if rank else set())
+
+
+def test_it_is_read_into_the_cpus_memory_unless_asked_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning asks for nothing, and the device that wrote it need not be there."""
+    write(tmp_path / "last.ckpt", 1)
+    places: list[Any] = []
+    monkeypatch.setattr(torch, "load", lambda *_, map_location, **__: places.append(map_location))
+    CheckpointFiles(ORIGIN).load_checkpoint(tmp_path / "last.ckpt")
+    assert places == ["cpu"]
 
 
 def test_colleagues_may_read_it(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Shard:
 class CheckpointFiles(AtomicCheckpointIO):
     """Writes files, and reads whatever is there, whole: a run may go on with another strategy than it began with."""
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> StateDict:
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> StateDict:
         if Path(path).is_dir():
             return read_folder(Path(path))
         checkpoint: StateDict = super().load_checkpoint(path, map_location, weights_only=True)  # whatever was asked

@@ -15,6 +15,7 @@ from pathlib import Path
 from ablab.errors import UserError
 from ablab.results.curves import rows_sha256
 from ablab.results.store import CHECKSUM_FILE, METRICS_FILE, parse_json, remove, remove_orphans, write_atomically
+from ablab.training.world import world
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 _LISTED_BEST = 2  # of those with the best metric: the one that has the name, and one that may be about to
@@ -59,9 +60,10 @@ class Found:
 def newest_whole(folder: Path, origin: Origin) -> tuple[Found | None, list[str]]:
     """The newest whole checkpoint of `origin` in `folder`, if there is any, and a line on each that is of no use to it.
 
-    What a killed process was about to write is removed.
+    What a killed process was about to write is removed, by the first process of the run.
     """
-    remove_orphans(folder, (CHECKSUM_FILE, LAST, PREVIOUS, BEST))
+    if world().rank == 0:
+        remove_orphans(folder, (CHECKSUM_FILE, LAST, PREVIOUS, BEST))
     known = {entry.sha256: entry for entry in listed(folder)}
     damaged: list[str] = []
     for name in (LAST, PREVIOUS):
