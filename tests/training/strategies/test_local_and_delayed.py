@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from ablab.config import RunConfig
@@ -20,8 +24,11 @@ from ablab.tasks.base import Task
 from ablab.training.build import build_task
 from ablab.training.build_model import build_model
 from ablab.training.generation import load_run
+from ablab.training.strategies.base import Parallel
+from ablab.training.strategies.compressed import PowerSgdDataParallel, TopKDataParallel
 from ablab.training.strategies.delayed import DelayedDataParallel
 from ablab.training.strategies.local import DiLoCo, LocalUpdates
+from ablab.training.strategies.pipeline import Pipeline
 
 pytestmark = pytest.mark.usefixtures("_costs_are_known")
 
@@ -185,8 +192,28 @@ def test_what_cannot_work_together_is_refused(tiny_config: TinyConfig, settings:
         Preflight().check(tiny_config(*settings))
 
 
-def test_scaled_gradients_cannot_be_late(tiny_config: TinyConfig) -> None:
+@pytest.mark.parametrize(
+    ("option", "strategy"),
+    [("async_ddp", DelayedDataParallel), ("ddp_powersgd", PowerSgdDataParallel), ("ddp_topk", TopKDataParallel)],
+)
+def test_scaled_gradients_cannot_be_kept_for_a_later_step(
+    tiny_config: TinyConfig, option: str, strategy: type[Parallel]
+) -> None:
     """On a CPU Lightning refuses float16 before we do."""
-    config = tiny_config("strategy=async_ddp", "trainer.precision=16-mixed")
+    config = tiny_config(f"strategy={option}", "trainer.precision=16-mixed")
     with pytest.raises(UserError, match=r"precision=16-mixed scales gradients by a factor .* use .*=bf16-mixed"):
-        Preflight._check_gradients(config, DelayedDataParallel(processes=2), None)  # type: ignore[arg-type]
+        Preflight._check_gradients(config, strategy(processes=2), None)  # type: ignore[arg-type, call-arg]
+
+
+@pytest.mark.parametrize(("strategy", "sends"), [(LocalUpdates, "_show_mean"), (Pipeline, "_share_weights")])
+def test_weights_are_on_their_device_before_they_are_sent(
+    strategy: type[DDPStrategy], sends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL sends from GPUs alone, and training leaves the weights on the CPU."""
+    called: list[str] = []
+    for owner, name in ((strategy, "model_to_device"), (strategy, sends), (DDPStrategy, "setup")):
+        monkeypatch.setattr(owner, name, lambda *_, name=name: called.append(name))
+    settings: dict[str, Any] = {"period": 1} if strategy is LocalUpdates else {}
+    made = strategy(processes=2, **settings)
+    made.setup(cast(Trainer, SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.TESTING))))
+    assert called == ["model_to_device", sends, "setup"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from ranks import interrupt
 from test_resume import TIMED, assert_same, left_behind
 
@@ -126,6 +127,26 @@ def test_a_stage_gives_what_it_says(tiny_config: TinyConfig, fusion: str, residu
     assert [(x.shape, x.dtype) for x in said] == [(x.shape, x.dtype) for x in (*streams, logits)]
     if not mixed:
         torch.testing.assert_close(logits, model(piece))
+
+
+def test_weights_of_several_types_are_sent_in_one_order(
+    tiny_config: TinyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is the same in every process: that of the model."""
+    config = tiny_config("model.n_layers=2")
+    model: Transformer = build_model(config, build_task(config))
+    dtypes = (torch.float64, torch.float16, torch.float32, torch.bfloat16)
+    for place, module in enumerate(model.modules()):
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtypes[place % len(dtypes)])
+    sent: dict[int, list[torch.dtype]] = {0: [], 1: []}
+    monkeypatch.setattr(Pipeline, "transformer", model)
+    monkeypatch.setattr(dist, "broadcast", lambda flat, src: sent[src].append(flat.dtype))
+    Pipeline(processes=2)._share_weights()
+    stage_of, named = owners(model, 2), {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for stage, order in sent.items():
+        assert order == list(dict.fromkeys(each.dtype for name, each in named.items() if stage_of[name] == stage))
+        assert len(order) > 2
 
 
 def test_states_of_stages_become_one() -> None:

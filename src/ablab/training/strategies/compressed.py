@@ -128,6 +128,8 @@ class PowerSgdDataParallel(DataParallel):
         ValueError: a number is out of its range.
     """
 
+    takes_scaled = False  # what is held back has the scale of its step, and after an overflow never a finite number
+
     def __init__(
         self,
         *,
@@ -196,6 +198,8 @@ class TopKDataParallel(DataParallel):
     Raises:
         ValueError: a number is out of its range.
     """
+
+    takes_scaled = False  # as in `PowerSgdDataParallel`
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ class LocalUpdates(Replicas):
 
     def setup(self, trainer: Trainer) -> None:
         if trainer.state.fn != TrainerFn.FITTING:  # Lightning then gives everyone the first process's weights
+            self.model_to_device()  # which training leaves on the CPU at its end, and NCCL sends from GPUs alone
             self._show_mean()
         super().setup(trainer)
 

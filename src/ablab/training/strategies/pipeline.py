@@ -183,6 +183,7 @@ class Pipeline(Replicas):
 
     def setup(self, trainer: Trainer) -> None:
         if trainer.state.fn != TrainerFn.FITTING:  # Lightning then gives everyone the first process's weights
+            self.model_to_device()  # which training leaves on the CPU at its end, and NCCL sends from GPUs alone
             self._share_weights()
         super().setup(trainer)
 
@@ -273,7 +274,7 @@ class Pipeline(Replicas):
         tensors = {**dict(self.transformer.named_parameters()), **dict(self.transformer.named_buffers())}
         for stage in range(self._stages):
             own = [tensor for name, tensor in tensors.items() if stage_of[name] == stage]
-            for dtype in {tensor.dtype for tensor in own}:
+            for dtype in dict.fromkeys(tensor.dtype for tensor in own):  # in an order that all processes share
                 same = [tensor for tensor in own if tensor.dtype == dtype]
                 flat = torch.cat([tensor.detach().flatten() for tensor in same])
                 dist.broadcast(flat, src=stage)
