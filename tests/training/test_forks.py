@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from ablab.config import RunConfig
+from ablab.errors import UserError
 from ablab.results.record import Record
+from ablab.training.build import BuiltRun, build_strategy
 from ablab.training.checkpoint_folders import read_checkpoint
+from ablab.training.fork import Fork
+from ablab.training.optimizers.groups import build_optimizer
+from ablab.training.run import _insert
+from ablab.training.strategies.base import parallel
 
 COURSE = ("schedule.total_steps=8", "trainer.val_check_interval=2", "optimizer.lr=0.01", "model.n_layers=2")
 Run = Callable[[RunConfig, Path], Record]
@@ -75,6 +85,64 @@ def test_weights_and_moments_are_the_trunks_by_name(fork: Callable[..., Record],
         assert torch.allclose(before["state_dict"][name], after["state_dict"][name], atol=0.05), name
     steps = {int(state["step"]) for state in after["optimizer_states"][0]["state"].values()}
     assert steps == {1, 5}  # of what is new, and of what was taken over
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "soap"])
+def test_what_two_rules_and_a_schedule_remember_is_the_trunks_by_name(
+    optimizer: str, tiny_config: Compose, run: Run, tmp_path: Path
+) -> None:
+    """New parameters stand between those of the trunk."""
+    words = (*COURSE, f"optimizer={optimizer}", "optimizer.lr=0.01", "schedule=gradient_variance")
+    trunk = tiny_config(*words, "trainer.max_steps=3")
+    forked = tiny_config(*words, "residual=hyper", "trainer.max_steps=4", f"continue_from={tmp_path / 'trunk'}")
+    assert run(trunk, tmp_path / "trunk").status == "ok"
+    checkpoint = read_checkpoint(tmp_path / "trunk" / "checkpoints" / "last.ckpt")
+    before = remembered(checkpoint, BuiltRun.of(trunk))
+    built = BuiltRun.of(forked)
+    Fork(trunk, built).insert(checkpoint, built.build_model())
+    after = remembered(checkpoint, built)
+    assert before.keys() < after.keys()
+    for name, found in after.items():
+        known = before.get(name, [torch.zeros(())] * 2)  # of what is new the averages alone, of nothing
+        assert len(found) == len(known), name
+        assert all(torch.equal(one, other.expand_as(one)) for one, other in zip(found, known, strict=True)), name
+    assert run(forked, tmp_path / "fork").status == "ok"
+
+
+def remembered(checkpoint: dict[str, Any], built: BuiltRun) -> dict[str, list[Tensor]]:
+    """What is remembered of each parameter: by the schedule, and by the optimizer."""
+    model = built.build_model()
+    optimizer = build_optimizer(built.optimizer, model)
+    schedule: Any = built.schedule(optimizer)
+    optimizer.load_state_dict(checkpoint["optimizer_states"][0])
+    schedule.load_state_dict(checkpoint["lr_schedulers"][0])
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        names[id(each)]: [mean, square, *(x for x in optimizer.state.get(each, {}).values() if isinstance(x, Tensor))]
+        for each, mean, square in zip(parameters, schedule.mean, schedule.square, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "taken"),
+    [
+        *(("single", True), ("ddp", True), ("ddp_fp16", True)),
+        *(("ddp_topk", False), ("ddp_powersgd", False), ("local_sgd", False), ("diloco", False)),
+        *(("async_ddp", False), ("fsdp", False), ("pipeline", False)),
+    ],
+)
+def test_a_strategy_that_holds_shards_or_remembers_parameters_is_refused(
+    option: str, taken: bool, tiny_config: Compose
+) -> None:
+    class Inserts:
+        def insert(self, *_: Any) -> str:
+            return "inserted"
+
+    strategy, record = parallel(build_strategy(tiny_config(f"strategy={option}"))), SimpleNamespace(notes=[])
+    with contextlib.nullcontext() if taken else pytest.raises(UserError, match=r"use strategy=single or strategy=ddp"):
+        _insert(Inserts(), strategy, record, {}, None)  # type: ignore[arg-type]
+    assert record.notes == (["inserted"] if taken else [])
 
 
 def test_an_arm_that_is_off_by_rounding_is_off_from_the_fork_on(fork: Callable[..., Record], base: Record) -> None:

@@ -4,9 +4,9 @@ The trunk is a run of the baseline for some steps. Whatever made its seed good o
 that go on from it, and so is what rounding made of it, so that pairs stay closer than two runs from the start. What is
 compared is then another question: what a component does to a model that has learned without it.
 
-Weights and the optimizer's moments are taken over by name. What the trunk has not begins at its initial value, and what
-the run has not is left behind. A component must fit in: where it has weights of the trunk's names in other shapes, or
-the loss jumps when it is inserted, one line refuses it.
+Weights, the optimizer's moments and what the schedule remembers of each parameter are taken over by name. What the
+trunk has not begins at its initial value, and what the run has not is left behind. A component must fit in: where it
+has weights of the trunk's names in other shapes, or the loss jumps when it is inserted, one line refuses it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD
+from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
 from ablab.config import RunConfig
@@ -26,6 +26,7 @@ from ablab.errors import UserError
 from ablab.model.placebo import nudge
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Task
+from ablab.training.build import BuiltRun
 from ablab.training.build_model import build_model
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.optimizers.widths import GROWTH
@@ -33,6 +34,7 @@ from ablab.training.optimizers.widths import GROWTH
 LARGEST_JUMP = 0.05  # of the loss, relative, at which a component counts as inserted near the identity
 _STATES = ("state_dict", "current_model_state")  # of a checkpoint; the second beside averaged weights
 _MODEL = "model."  # how the names of weights begin in a checkpoint
+Members = dict[tuple[Any, ...], list[str]]  # by the group of parameters, their names
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,11 @@ class Fork:
 
     Args:
         trunk: the trunk's config.
-        config: of the run that goes on.
+        built: the run that goes on.
     """
 
     trunk: RunConfig
-    config: RunConfig
-    task: Task
+    built: BuiltRun
 
     def insert(self, checkpoint: StateDict, own: Transformer) -> str:
         """Make the trunk's checkpoint one of this run, in place, and return a line on what that did to the loss.
@@ -54,15 +55,22 @@ class Fork:
         Raises:
             UserError: a component cannot be inserted so.
         """
-        theirs = build_model(self.trunk, self.task)
+        task = self.built.task
+        theirs = build_model(self.trunk, task)
         _check_shapes(theirs, own)
+        optimizers = [build_optimizer(self.built.optimizer, model) for model in (theirs, own)]
+        known, wanted = (_members(*each) for each in zip(optimizers, (theirs, own), strict=True))
         for saved in checkpoint["optimizer_states"]:
-            _take_moments(saved, _members(theirs), _members(own))
+            _take_moments(saved, known, wanted)
+        schedule = self.built.schedule(optimizers[1])
+        for saved in checkpoint["lr_schedulers"]:
+            for name in getattr(schedule, "per_parameter", ()):
+                saved[name] = _by_name(saved[name], known, wanted, own)
         jump = 0.0
         for state in (checkpoint[name] for name in _STATES if name in checkpoint):
             theirs.load_state_dict({name.removeprefix(_MODEL): value for name, value in state.items()})
             self._fill(own, theirs)
-            before, after = (_loss(model, self.task) for model in (theirs, own))
+            before, after = (_loss(model, task) for model in (theirs, own))
             jump = (after - before) / abs(before)
             if not abs(jump) <= LARGEST_JUMP:
                 raise UserError(
@@ -77,7 +85,7 @@ class Fork:
     def _fill(self, own: Transformer, theirs: Transformer) -> None:
         known = theirs.state_dict()
         own.load_state_dict({name: known.get(name, value) for name, value in own.state_dict().items()})
-        if placebo_of(self.config.to_dict()) == NUDGE:
+        if placebo_of(self.built.config.to_dict()) == NUDGE:
             nudge(own)
 
 
@@ -91,11 +99,13 @@ def _check_shapes(theirs: Transformer, own: Transformer) -> None:
             )
 
 
-def _members(model: Transformer) -> dict[tuple[Any, ...], list[str]]:
-    """The names of the parameters in each of the optimizer's groups, in its order."""
+def _members(optimizer: Optimizer, model: Transformer) -> list[Members]:
+    """Of each part of the optimizer the names of the parameters in each of its groups, in its order."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = build_optimizer(SGD, model).param_groups
-    return {_key(group): [names[id(parameter)] for parameter in group["params"]] for group in groups}
+    return [
+        {_key(group): [names[id(parameter)] for parameter in group["params"]] for group in part.param_groups}
+        for part in getattr(optimizer, "parts", [optimizer])
+    ]
 
 
 def _key(group: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -103,17 +113,22 @@ def _key(group: Mapping[str, Any]) -> tuple[Any, ...]:
     return group.get("name"), *group.get(GROWTH, ())
 
 
-def _take_moments(
-    saved: StateDict, theirs: dict[tuple[Any, ...], list[str]], own: dict[tuple[Any, ...], list[str]]
-) -> None:
+def _take_moments(saved: StateDict, theirs: list[Members], own: list[Members]) -> None:
     """Order what an optimizer remembers of the trunk's parameters as this run has them."""
-    groups = {_key(group): group for group in saved["param_groups"]}
-    sizes = {name: len(group["params"]) for name, group in groups.items()}
-    if sizes != {name: len(members) for name, members in theirs.items()} or [*theirs] != [*own]:
+    parts = saved.get("parts", [saved])
+    sizes = [{_key(group): len(group["params"]) for group in part["param_groups"]} for part in parts]
+    known = [{group: len(names) for group, names in part.items()} for part in theirs]
+    if sizes != known or [[*part] for part in theirs] != [[*part] for part in own]:
         raise UserError(
             "continue_from: the optimizer has other groups of parameters there than here, so that what it remembers "
             "cannot be taken over; train this variant from the start"
         )
+    for part, before, after in zip(parts, theirs, own, strict=True):
+        _reorder(part, before, after)
+
+
+def _reorder(saved: StateDict, theirs: Members, own: Members) -> None:
+    groups = {_key(group): group for group in saved["param_groups"]}
     place = {
         name: index
         for group, members in theirs.items()
@@ -126,6 +141,19 @@ def _take_moments(
     saved["param_groups"] = [
         {**groups[name], "params": [next(counted) for _ in members]} for name, members in own.items()
     ]
+
+
+def _by_name(saved: list[Tensor], theirs: list[Members], own: list[Members], model: Transformer) -> list[Tensor]:
+    """The same of a tensor for each parameter, which is zero of one that the trunk has not."""
+    if not saved:  # nothing has been seen
+        return []
+    before = dict(zip(_names(theirs), saved, strict=True))
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    return [before[name] if name in before else saved[0].new_zeros(shapes[name]) for name in _names(own)]
+
+
+def _names(parts: list[Members]) -> list[str]:
+    return [name for part in parts for names in part.values() for name in names]
 
 
 @torch.no_grad()

@@ -197,7 +197,7 @@ def _train(
     if world().rank == 0:
         _look_ahead(built, module, trainer.strategy.root_device, record)
     if checkpoint and not own and (trunk := trunk_of(config)):
-        module.convert = partial(_insert, Fork(trunk, config, task), strategy, record)
+        module.convert = partial(_insert, Fork(trunk, built), strategy, record)
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         record.metrics, record.evaluated = evaluate(trainer, module, task), module.evaluated
@@ -226,8 +226,11 @@ def _look_ahead(built: BuiltRun, module: TrainingModule, device: torch.device, r
 
 
 def _insert(fork: Fork, strategy: Parallel, record: Record, checkpoint: StateDict, model: Transformer) -> None:
-    if not strategy.holds_all:
-        raise UserError("continue_from: components are inserted into whole models: use strategy=single or strategy=ddp")
+    if not strategy.holds_all or strategy.remembers:
+        raise UserError(
+            "continue_from: components are inserted into whole models, of whose parameters the strategy remembers "
+            "nothing: use strategy=single or strategy=ddp"
+        )
     record.notes.append(fork.insert(checkpoint, model))
 
 

@@ -34,6 +34,11 @@ class Parallel:
     takes_scaled = True
     batch_loss: Tensor | None = None
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it has a state in checkpoints, which is of the very parameters that the model has."""
+        return any(getattr(type(self), name) is not getattr(Parallel, name) for name in ("shared_state", "own_state"))
+
     def mechanism(self) -> dict[str, float]:
         """What the strategy says of itself, by name."""
         return {}
