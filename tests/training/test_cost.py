@@ -117,13 +117,16 @@ class Clock:
 
 
 def test_the_clock_stands_still_outside_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """40 steps of 1 s, the first ten half a second slower; evaluations and checkpoints of 100 s between."""
+    """40 steps of 1 s, the first ten half a second slower; evaluations and a checkpoint of 100 s between."""
     clock, module = Clock(), cast(LightningModule, None)
     monkeypatch.setattr("time.perf_counter", clock)
     monkeypatch.setattr("time.process_time", lambda: 0.75 * clock.now)  # a machine that others use, too
     meter, trainer = CostMeter(tokens_per_step=32, untimed_steps=10), fake_trainer()
-    for steps, seconds in ((10, 1.5), (20, 1.0), (10, 1.0)):
-        train(meter, trainer, steps, clock.tick, seconds)
+    for seconds in (1.5, 1.0, 1.0, 1.0):
+        train(meter, trainer, 10, clock.tick, seconds)
+        if trainer.global_step == 20:
+            meter.on_save_checkpoint(trainer, module, {})
+            clock.tick(100)
         if trainer.global_step in (10, 30):
             meter.on_validation_start(trainer, module)
             clock.tick(100)
@@ -132,7 +135,7 @@ def test_the_clock_stands_still_outside_of_training(monkeypatch: pytest.MonkeyPa
     assert cost.train_time_s == 40.0  # the first steps counted as long as the others are
     assert cost.processor_time_s == 30.0
     assert cost.tokens_per_second == 32.0
-    assert cost.wall_time_s == 245.0
+    assert cost.wall_time_s == 345.0
     assert (cost.steps, cost.tokens, cost.flops_total) == (40, 1280, 280)
 
 
@@ -158,6 +161,31 @@ def test_a_run_that_goes_on_costs_what_it_cost_before(monkeypatch: pytest.Monkey
     assert (cost.wall_time_s, cost.train_time_s, cost.evaluation_time_s) == (58.0, 40.0, 8.0)
     assert cost.processor_time_s == 20.0
     assert cost.peak_memory_bytes == 2**50
+
+
+@pytest.mark.parametrize(
+    ("sharers", "wall_time_s"), [((4, 1), 5.0 + 20.0), ((1, 4), 20.0 + 5.0), ((4, 4), 5.0 + 5.0), ((4, 2), 5.0 + 10.0)]
+)
+def test_a_run_that_enters_or_leaves_a_stack_has_its_own_times(
+    sharers: tuple[int, int], wall_time_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 s in one attempt and in the other; a step takes 2 s, in a stack and alone."""
+    clock, module = Clock(), cast(LightningModule, None)
+    state: dict[str, Any] = {}
+    monkeypatch.setattr("time.perf_counter", clock)
+    monkeypatch.setattr("time.process_time", clock)
+    trainer = fake_trainer()
+    for number in sharers:
+        meter = CostMeter(tokens_per_step=32, untimed_steps=0, sharers=number)
+        if state:
+            meter.load_state_dict({**state, "peak_memory_bytes": 2**50})
+        train(meter, trainer, 10, clock.tick, 2.0)
+        meter.on_train_end(trainer, module)
+        state = meter.state_dict()
+    cost = meter.measured(Cost(), trainer.global_step)
+    assert cost.wall_time_s == wall_time_s
+    assert state["timed_steps"] == 10 * sharers.count(1)
+    assert (cost.peak_memory_bytes == 2**50) == (sharers[0] == sharers[1])
 
 
 def test_a_run_of_untimed_steps_has_no_speed() -> None:

@@ -133,11 +133,17 @@ class CostMeter(Callback):
     """Measures the time of training steps, without evaluation, checkpoints and the first steps that a process takes.
 
     A run that was interrupted and goes on costs what it cost until its checkpoint, and what it costs from there.
+
+    Args:
+        untimed_steps: the first steps of the process, which are left out.
+        sharers: runs that the process trains together. Each has an equal share of the wall time; steps are timed of a
+            run that is alone.
     """
 
-    def __init__(self, tokens_per_step: int, untimed_steps: int = 1) -> None:
+    def __init__(self, tokens_per_step: int, untimed_steps: int = 1, sharers: int = 1) -> None:
         self._tokens_per_step = tokens_per_step
         self._untimed_left = untimed_steps
+        self._sharers = sharers
         self._started = time.perf_counter()
         self._clock_started: float | None = None  # None: standing still
         self._timed_steps = 0
@@ -156,17 +162,20 @@ class CostMeter(Callback):
             "timed_steps": self._timed_steps,
             "evaluation_time_s": self._evaluation_time_s,
             "peak_memory_bytes": max(peak_memory()[0], self._earlier_peak),
+            "sharers": self._sharers,
         }
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        self._earlier_s, self._earlier_peak = state_dict["wall_time_s"], state_dict["peak_memory_bytes"]
+        self._earlier_s = state_dict["wall_time_s"]
+        if state_dict.get("sharers", 1) == self._sharers:  # else that of a process with other runs beside this one
+            self._earlier_peak = state_dict["peak_memory_bytes"]
         self._train_time_s, self._timed_steps = state_dict["train_time_s"], state_dict["timed_steps"]
         self._evaluation_time_s = state_dict["evaluation_time_s"]
         self._processor_time_s = state_dict.get("processor_time_s", math.nan)  # of a checkpoint that did not count it
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
         # The clock starts again with the next step, so that checkpoints written meanwhile are left out too.
-        if self._clock_started is not None or batch_index % trainer.accumulate_grad_batches:
+        if self._clock_started is not None or batch_index % trainer.accumulate_grad_batches or self._sharers > 1:
             return
         if self._untimed_left:
             self._untimed_left -= 1
@@ -187,6 +196,9 @@ class CostMeter(Callback):
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.on_validation_end(trainer, module)
 
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: StateDict) -> None:
+        self._stop_clock(trainer)  # of one between evaluations: a branch point, or somebody's callback's
+
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._stop_clock(trainer)
 
@@ -200,7 +212,7 @@ class CostMeter(Callback):
             self._clock_started = None
 
     def _wall_time_s(self) -> float:
-        return self._earlier_s + time.perf_counter() - self._started
+        return self._earlier_s + (time.perf_counter() - self._started) / self._sharers
 
     def measured(self, cost: Cost, steps: int) -> Cost:
         """`cost` with what was measured filled in, as this process saw them."""

@@ -174,7 +174,8 @@ def _train(
     task = built.task
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = replace(built.cost) if world().rank == 0 else Cost()  # counting takes long, and one writes
-    meter, tokens = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config)), TokenCounts(accumulate)
+    meter = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config), seat.size if seat else 1)
+    tokens = TokenCounts(accumulate)
     mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
     shows = [ReportProgress(progress, task.primary)] if progress else []
     theirs = build_callbacks(config.options["callbacks"], folder)
@@ -209,7 +210,7 @@ def _train(
         trainer.profiler.teardown(stage=None)  # type: ignore[attr-defined]  # else torch's goes on in the process
         meter.measured(cost, trainer.global_step)
         if seat is not None:
-            seat.share(cost)
+            seat.leave_out(cost)
         record.notes += [f"{axis} was not watched: {why}" for axis, why in mechanisms.failures.items()]
         record.mechanism = mechanisms.values
         with noted("what is told of traffic and parameters", record.notes):

@@ -44,10 +44,8 @@ class Seat:
         """Itself: callbacks that average weights copy the whole module, and a copy sits in no other place."""
         return self
 
-    def share(self, cost: Cost) -> None:
-        """Leave of the measured cost what can be told of one run: an equal share of the time, and no speed."""
-        if cost.wall_time_s is not None:
-            cost.wall_time_s = round(cost.wall_time_s / self.size, 3)
+    def leave_out(self, cost: Cost) -> None:
+        """Leave of the measured cost what can be told of one run: its share of the wall time, and no speed."""
         cost.train_time_s = cost.evaluation_time_s = cost.processor_time_s = cost.tokens_per_second = None
         if cost.peak_memory_method is not None:
             cost.peak_memory_method += f", shared by {self.size} seeds"
