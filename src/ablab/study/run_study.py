@@ -157,7 +157,7 @@ class Study:
         """The runs with what was tuned and timed for them, where that has all been done; else as they are."""
 
         def trials(asked: list[Run]) -> None:
-            if not all(ended_in(self.folder / each.folder) for each in asked):
+            if not all(ended_in(self.folder, each) for each in asked):
                 raise _NotYetError
 
         try:

@@ -145,7 +145,7 @@ def _pilots(config: RunConfig, plan: Sequence[Run]) -> dict[tuple[int, str], Run
 
 def pilots_done(config: RunConfig, plan: Sequence[Run], folder: Path) -> Counter[str]:
     """The pilots of each variant that have ended in a sweep's folder before."""
-    return Counter(key[1] for key, run in _pilots(config, plan).items() if ended_in(folder / run.folder))
+    return Counter(key[1] for key, run in _pilots(config, plan).items() if ended_in(folder, run))
 
 
 def _pilot(config: RunConfig, run: Run, number: int, variant: str, index: int) -> Run:

@@ -58,7 +58,7 @@ class Search:
         trials = {
             v: [self._trial(v, point, s, 0) for point in self.points(v) for s in self.seeds] for v in self.variants
         }
-        return {variant: sum(ended_in(folder / each.folder) for each in made) for variant, made in trials.items()}
+        return {variant: sum(ended_in(folder, each) for each in made) for variant, made in trials.items()}
 
     @property
     def count(self) -> int:
