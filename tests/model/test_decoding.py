@@ -41,6 +41,8 @@ OTHER_SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("full", {"sinks": True, "softcap": 3.0, "qk_norm": True, "output_gate": "feature"}),
     ("windowed", {"window": 3, "dilation": 2, "global_tokens": 2}),
     ("windowed", {"window": 5, "share_qk": True, "sinks": True, "softcap": 3.0}),
+    ("mla", {}),
+    ("mla", {"sinks": True, "softcap": 3.0}),
 ]
 
 

@@ -65,6 +65,13 @@ def test_a_window_keeps_and_sees_no_more_than_it_holds(tiny_config: TinyConfig, 
         assert cost[f"decode_flops_{name}"] == token_flops(100, vocabulary)
 
 
+@pytest.mark.parametrize("changes", [(), ("attention.sinks=true",), ("position=alibi",)])
+def test_a_latent_is_multiplied_once_as_key_and_once_as_value(changes: tuple[str, ...], tiny_config: TinyConfig) -> None:
+    cost = cost_of(tiny_config, "attention=mla", "attention.kv_rank=12", "attention.rope_size=4", *changes)
+    more = cost["decode_flops_8k"] - cost["decode_flops_1k"]
+    assert more == LAYERS * (8192 - 1024) * HEADS * 2 * ((12 + 4) + 12)
+
+
 @pytest.mark.parametrize("task", ["listops", "pixels"])
 def test_answers_to_whole_inputs_have_none(task: str, tiny_config: TinyConfig) -> None:
     built = BuiltRun.of(tiny_config(f"task={task}"))

@@ -7,6 +7,8 @@ the latents costs, which are fewer numbers than keys and values, though each is 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -33,7 +35,14 @@ class LatentCache(LayerCache):
 
 
 def absorbed_attention(
-    core: AttentionCore, q: Tensor, kept: Tensor, seen: Tensor | None, *, rank: int, shift: Tensor | None
+    core: AttentionCore,
+    q: Tensor,
+    kept: Tensor,
+    seen: Tensor | None,
+    *,
+    rank: int,
+    shift: Tensor | None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The softmax of a core, with its sinks and bound, over latents that serve all heads as keys and as values.
 
@@ -45,19 +54,25 @@ def absorbed_attention(
         seen: bool, (B or 1, 1, S or 1, L); None: everything is seen.
         rank: the leading coordinates of what is kept are mixed.
         shift: (B, H, S), what all scores of a query have in addition, where sinks or a bound tell it from nothing.
+        bias: (B or 1, H, S, L), added to the scores behind the bound, as that by distance is.
 
     Returns:
         Mixed latents (B, H, S, rank), and the sum of the weights (B, H, S, 1); None: they sum to 1.
     """
     heads = q.shape[1:3]
     if core.sinks is None and core.softcap is None:
-        if seen is not None and seen.shape[2] > 1:
+        if bias is not None:
+            seen = bias if seen is None else torch.where(seen, bias, -math.inf)
+        if seen is not None and seen.shape[1:3] != (1, 1):
             seen = seen.expand(-1, *heads, -1).flatten(1, 2).unsqueeze(1)
-        one = kept.unsqueeze(1)  # values as wide as keys, as a CPU's kernel wants them
-        mixed = scaled_dot_product_attention(q.flatten(1, 2).unsqueeze(1), one, one, attn_mask=seen, scale=1.0)
+        keys = values = kept.unsqueeze(1)
+        if kept.device.type == "meta":  # fused kernels want values as wide as keys; a count of FLOPs does not
+            values = values[..., :rank]
+        mixed = scaled_dot_product_attention(q.flatten(1, 2).unsqueeze(1), keys, values, attn_mask=seen, scale=1.0)
         return mixed.squeeze(1)[..., :rank].unflatten(1, heads), None
     scores = torch.bmm(q.flatten(1, 2), kept.mT).unflatten(1, heads)
     scores = bounded(scores if shift is None else scores + shift.unsqueeze(-1), core.softcap)
+    scores = scores if bias is None else scores + bias
     weights = softmax_of(scores, by_query(core.sinks), seen)
     mixed = torch.bmm(weights.flatten(1, 2), kept[..., :rank]).unflatten(1, heads)
     return mixed, None if core.sinks is None else weights.sum(-1, keepdim=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ablab.model.attention.absorbed import LatentCache, absorbed_attention, by_head
-from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches
+from ablab.model.attention.base import AttentionCore, DropoutPlace, Switches, tilt
 from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.layer import AttentionLayer, Rotate
@@ -125,8 +125,12 @@ class LatentLayer(AttentionLayer):
         last = len(self.rope.cos) - 1
         return self.rope.at(step.positions if step.there is None else step.positions.clamp(max=last))
 
-    def _absorbed(self, q: Tensor, kept: Tensor, seen: Tensor | None) -> Tensor:
-        """What queries (B, H, S, head_size + rope_size) get of all that is kept (B, L, kv_rank + rope_size)."""
+    def _absorbed(self, q: Tensor, kept: Tensor, seen: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        """What queries (B, H, S, head_size + rope_size) get of all that is kept (B, L, kv_rank + rope_size).
+
+        Args:
+            seen, bias: as of `absorbed_attention`.
+        """
         rank, size = self.value.in_features, self.head_size
         keys, values = (project.weight.unflatten(0, (-1, size)) for project in (self.key, self.value))
         q = q * q.shape[-1] ** -0.5
@@ -135,7 +139,7 @@ class LatentLayer(AttentionLayer):
             # What a bias adds is the same for all keys: only a bound or a sink tells it from nothing.
             shift = torch.einsum("bhsn,hn->bhs", q[..., :size], self.key.bias.unflatten(0, (-1, size)))
         within = torch.cat([by_head(q[..., :size], keys), q[..., size:]], -1)
-        mixed, total = absorbed_attention(self.core, within, kept, seen, rank=rank, shift=shift)
+        mixed, total = absorbed_attention(self.core, within, kept, seen, rank=rank, shift=shift, bias=bias)
         out = by_head(mixed, values.mT)
         if self.value.bias is None:
             return out
@@ -186,7 +190,9 @@ class LatentAttention(LatentLayer):
             mixed = self._expanded_past(q, kept, step)
         else:
             alone = step.alike and q.shape[2] == 1
-            mixed = self._absorbed(q, kept, None if alone else _up_to(step))
+            slopes = self.core.slopes
+            bias = None if slopes is None else tilt(slopes, step.positions[:, None], step.total, q.dtype)
+            mixed = self._absorbed(q, kept, None if alone else _up_to(step), bias)
         return self._out(mixed, x)
 
     def _expanded_past(self, q: Tensor, kept: Tensor, step: Step) -> Tensor:
