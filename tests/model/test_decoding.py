@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.attention.cache import KeyValueCache, Slots, Step
+from ablab.model.attention.flex.call import dense, using
 from ablab.model.decoding import Decoder, without_cache
 from ablab.model.transformer import Transformer
 
@@ -143,6 +144,25 @@ def test_other_settings(
     attention = load_option("attention", option, **settings)
     model = drawn(build(attention=attention, position=position, n_layers=1, max_length=max(LENGTHS)))
     assert difference(model, tokens(len(LENGTHS), max(LENGTHS)), LENGTHS, IN_CHUNKS) < 1e-9
+
+
+@pytest.mark.parametrize("first", [3, 9])
+@pytest.mark.parametrize("option", ["csa", "hca"])
+def test_a_prompt_shorter_than_an_entry_goes_by_the_kernels(
+    option: str,
+    first: int,
+    build: Build,
+    load_option: Callable[..., Any],
+    tokens: Callable[..., Tensor],
+    double: None,
+) -> None:
+    def engine(q: Tensor, k: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        assert k.shape[2] > 0  # as the kernels on CUDA ask for
+        return dense(q, k, *others)
+
+    model = made(build, "attention", option, load_option)
+    with using(engine):  # type: ignore[arg-type]
+        assert difference(model, tokens(2, 14), (14, 14), (first, 1)) < 1e-9
 
 
 def test_grouped_heads_keep_less(build: Build, tokens: Callable[..., Tensor], double: None) -> None:

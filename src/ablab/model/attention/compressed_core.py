@@ -83,7 +83,8 @@ class CompressedCore(AttentionCore):
     def _attend_all(
         self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, entries: Tensor, there: Tensor, *index: Tensor
     ) -> Tensor:
-        if wanted(q) and not self._dropped():
+        # A first pass over fewer tokens than a window has brings no entry yet, and the kernels take no keys of none.
+        if wanted(q) and not self._dropped() and entries.shape[2]:
             out, loss = entries_attention(self, q, k, v, padding, entries, there, *index, warming=self._warming())
             if torch.is_grad_enabled() and self.learning is not None:
                 self.learning.keep(loss, padding)
