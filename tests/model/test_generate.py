@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -34,6 +34,10 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
     "selected": {"block": 2, "keys": 6, "window": 2},
     "lsh": {"bucket_size": 4, "buckets": 2, "dense_below": 0},
 }
+BY_LENGTH: dict[str, dict[str, Any]] = {
+    "lsh": {"bucket_size": 2, "dense_below": 10},
+    "dynamic": {"bucket_size": 2, "dense_below": 10, "window": 2, "ramp": 1.0},
+}
 PROMPTS = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=14), min_size=1, max_size=4)
 SAMPLERS = st.sampled_from([GREEDY, Sampler(temperature=0.5), Sampler(top_p=0.7), Sampler(temperature=2, top_k=3)])
 
@@ -45,7 +49,8 @@ def made(build: Build, load_option: Load) -> Callable[[str, int], Transformer]:
     @cache
     def make(attention: str, depth: int) -> Transformer:
         objective = load_option("objective", "multi_token", depth=depth) if depth else "next_token"
-        mixing = load_option("attention", attention, **ATTENTIONS[attention])
+        option, _, by_length = attention.partition(" ")
+        mixing = load_option("attention", option, **(BY_LENGTH if by_length else ATTENTIONS)[option])
         model = build(
             attention=mixing, objective=objective, vocab_size=5, max_length=LONGEST, n_layers=2, position="rope"
         ).double()
@@ -207,6 +212,37 @@ def test_perfect_guesses_are_all_accepted(
     assert generation.ids == [ids]
     effort = generation.effort
     assert (effort.passes, effort.drafted, effort.accepted) == (3, 7, 7)  # 1 token, 1 + 3, 1 + 3, and 1 + 1
+
+
+class Kept:
+    """The likeliest token, and the logits that it was chosen by."""
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+
+    def choose(self, logits: Tensor, generator: torch.Generator) -> int:
+        self.logits.append(logits.clone())
+        return GREEDY.choose(logits, generator)
+
+
+@pytest.mark.parametrize("option", ["lsh", "dynamic"])
+def test_no_text_hangs_on_neighbours_by_how_many_buckets_there_are(
+    option: str, made: Callable[[str, int], Transformer]
+) -> None:
+    """Nor on how many tokens are to come: it is hashed as the longest sequence is."""
+    model = made(f"{option} by length", 0)
+    prompt, neighbour = [3, 1, 4, 1, 0, 2], [0, 2, 1, 3, 4, 0, 1, 2, 2]
+
+    def first(prompts: Sequence[Sequence[int]], count: int) -> Tensor:
+        seen = Kept()
+        Generation(
+            model, [torch.tensor(ids) for ids in prompts], max_new_tokens=count, sampler=cast(Sampler, seen)
+        ).step()
+        return seen.logits[0]
+
+    alone = first([prompt], 1)
+    assert (first([prompt, neighbour], 1) - alone).abs().max() < 1e-9
+    assert (first([prompt], 9) - alone).abs().max() < 1e-9
 
 
 def test_the_same_prompt_twice_has_other_draws(made: Callable[[str, int], Transformer]) -> None:

@@ -66,7 +66,9 @@ def test_a_window_keeps_and_sees_no_more_than_it_holds(tiny_config: TinyConfig, 
 
 
 @pytest.mark.parametrize("changes", [(), ("attention.sinks=true",), ("position=alibi",)])
-def test_a_latent_is_multiplied_once_as_key_and_once_as_value(changes: tuple[str, ...], tiny_config: TinyConfig) -> None:
+def test_a_latent_is_multiplied_once_as_key_and_once_as_value(
+    changes: tuple[str, ...], tiny_config: TinyConfig
+) -> None:
     cost = cost_of(tiny_config, "attention=mla", "attention.kv_rank=12", "attention.rope_size=4", *changes)
     more = cost["decode_flops_8k"] - cost["decode_flops_1k"]
     assert more == LAYERS * (8192 - 1024) * HEADS * 2 * ((12 + 4) + 12)

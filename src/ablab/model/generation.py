@@ -7,7 +7,8 @@
 
 Up to the model's `max_length` each pass computes the new tokens alone, by a `Decoder`. Beyond it the model sees the
 last `max_length` tokens, whose positions begin at 0 again: what layers keep of them is then of no use, and each token
-computes the whole window.
+computes the whole window. Attention that hangs on how long a sequence is (hashing, say) goes as in one of `max_length`
+tokens, as a model that was trained on such does, whatever other samples there are and however many tokens are to come.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ablab.model.attention.base import AttentionCore
 from ablab.model.decoding import Decoder, Mark, require_continuable
 from ablab.model.drafting import Drafter
 from ablab.model.initialisation import keyed_generator
@@ -159,8 +161,10 @@ class _Cached:
     def __init__(self, generation: Generation, samples: Sequence[int], draft: int) -> None:
         model, ids = generation.model, generation.ids
         self.generation, self.samples = generation, samples
-        longest = max(len(ids[sample]) + generation.left(sample) for sample in samples)
-        capacity = min(model.max_length, longest)
+        capacity = model.max_length
+        if not any(isinstance(part, AttentionCore) and part.by_length for part in model.modules()):
+            longest = max(len(ids[sample]) + generation.left(sample) for sample in samples)
+            capacity = min(capacity, longest)
         self.decoder = Decoder(model, batch=len(samples), capacity=capacity)
         self.drafter = Drafter(model, batch=len(samples), capacity=capacity, depth=draft) if draft else None
         self._have = [0] * len(samples)  # tokens of each that the decoder has

@@ -51,6 +51,7 @@ class AttentionCore(nn.Module):
     # can then hold some of the heads, and gives what these would give among the others.
     by_head = False
     takes_slopes = False  # whether it can weigh keys down by their distance
+    by_length = False  # whether what a query sees hangs on how long the sequence is; a cache's room stands for that
     slopes: Tensor | None
 
     def __init__(

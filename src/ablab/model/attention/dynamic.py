@@ -102,6 +102,7 @@ class DynamicAttention(AttentionCore):
         self.hash: RotationHash | None = None
         if adapt_position:
             self.hash = RotationHash(spec, rounds=rounds, bucket_size=bucket_size, buckets=buckets, factored=factored)
+            self.by_length = buckets is None or dense_below > 0
         self._figures: dict[str, float] = {}
 
     def resample(self, step: int) -> None:

@@ -71,6 +71,7 @@ class LSHAttention(AttentionCore):
         self.hash = RotationHash(spec, rounds=rounds, bucket_size=bucket_size, buckets=buckets, factored=factored)
         require_at_least(0, "dense_below", dense_below)
         self.dense_below = dense_below
+        self.by_length = buckets is None or dense_below > 0
         self._figures: dict[str, float] = {}
 
     def resample(self, step: int) -> None:
