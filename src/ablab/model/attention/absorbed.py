@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ablab.model.attention.base import AttentionCore, bounded, by_query, softmax_of
 from ablab.model.attention.cache import LayerCache, Slots, Step
+from ablab.model.attention.full import may_fuse
 
 
 class LatentCache(LayerCache):
@@ -66,7 +67,7 @@ def absorbed_attention(
         if seen is not None and seen.shape[1:3] != (1, 1):
             seen = seen.expand(-1, *heads, -1).flatten(1, 2).unsqueeze(1)
         keys = values = kept.unsqueeze(1)
-        if kept.device.type == "meta":  # fused kernels want values as wide as keys; a count of FLOPs does not
+        if kept.device.type == "meta" or not may_fuse():  # fused kernels want values as wide as keys, a count does not
             values = values[..., :rank]
         mixed = scaled_dot_product_attention(q.flatten(1, 2).unsqueeze(1), keys, values, attn_mask=seen, scale=1.0)
         return mixed.squeeze(1)[..., :rank].unflatten(1, heads), None

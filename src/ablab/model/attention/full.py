@@ -32,7 +32,7 @@ class FullAttention(PositionalCore):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         narrower = q.shape[-1] - v.shape[-1]
-        if narrower > 0 and q.device.type == "cpu" and _may_fuse():
+        if narrower > 0 and q.device.type == "cpu" and may_fuse():
             # The CPU's fused kernel wants values as wide as keys; without it, memory would grow as T^2.
             return self._attend(q, k, pad(v, (0, narrower)), key_padding_mask)[..., :-narrower]
         return self._attend(q, k, v, key_padding_mask)
@@ -45,7 +45,7 @@ class FullAttention(PositionalCore):
         return all_visited(self, positions, k.shape[2])
 
 
-def _may_fuse() -> bool:
+def may_fuse() -> bool:
     """Whether the fused kernel is allowed, which it is not where FLOPs are counted; a graph cannot ask."""
     return torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled()  # of every device
 
