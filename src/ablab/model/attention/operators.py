@@ -251,5 +251,5 @@ def _backward_flops(
     q_buckets: _Shape | None, k_buckets: _Shape | None, beyond: object, slopes: object, sinks: object,
     local: list[int], bucket: list[int], *others: object, **kwargs: object,
 ) -> int:  # fmt: skip
-    # Scores once more, then the gradients of weights, values, queries and keys.
-    return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (3 * q[-1] + 2 * v[-1])
+    # Gradients of weights, values, queries and keys. Scores, computed again to save memory, count once, as everywhere.
+    return _scores(q, q_buckets, k_buckets, local, bucket) * 2 * (2 * q[-1] + 2 * v[-1])
