@@ -28,6 +28,7 @@ from ablab.model.attention.base import bounded, by_query, repeat_heads, scores_o
 DENSE_BELOW = 384
 GPU_SLICES = 64  # times as much at one time on a GPU as on a CPU
 SLICE = 2**22  # scores that are written out at one time
+UNLIMITED = 2**60  # elements; in PyTorch's integers, with room for a sequence beside it
 KEPT = 2**20  # scores that are kept for the backward pass, and not computed again in it
 GPU_WIDTHS = 8  # fused kernels on a GPU want sizes of heads to be multiples of it
 
@@ -213,7 +214,16 @@ def at_once(on_cpu: int, device: torch.device) -> int:
 
     A GPU is busy with a call only if it is large, and starting thousands of small ones takes most of the time.
     """
-    return on_cpu if device.type == "cpu" else on_cpu * GPU_SLICES
+    return unless_counted(on_cpu if device.type == "cpu" else on_cpu * GPU_SLICES, device)
+
+
+def unless_counted(limit: int, device: torch.device) -> int:
+    """Return the limit of elements that one call computes; none on the meta device, where FLOPs are counted.
+
+    Slices of causal queries leave out keys behind them, and how many slices there are changes with the length: what is
+    hidden would count for short sequences alone.
+    """
+    return UNLIMITED if device.type == "meta" else limit
 
 
 _ONCE: list[bool] = []  # as many as there are `computed_once` around what is going on

@@ -21,7 +21,7 @@ from ablab.model.attention.base import (
 )
 from ablab.model.attention.blocks import Compression, selected_attention, tokens_of
 from ablab.model.attention.cache import KeyValueCache, LayerCache, Step
-from ablab.model.attention.dense import highest, recomputed, softmax_attention
+from ablab.model.attention.dense import highest, recomputed, softmax_attention, unless_counted
 from ablab.model.attention.flex.call import wanted
 from ablab.model.attention.flex.masks import EVERYTHING, Past, Rule
 from ablab.model.attention.flex.native import native_blocks
@@ -161,7 +161,7 @@ class NativeSparseCore(AttentionCore):
         (B, H, T, _), K = q_c.shape, k_c.shape[1]
         gathered = K * self.selected_blocks * self.select_block * (k_s.shape[-1] + v_s.shape[-1])
         held = B * (H * k_c.shape[2] + gathered)  # of a query
-        rows = max(1, SLICE // held)
+        rows = max(1, unless_counted(SLICE, q_c.device) // held)
         parts = []
         for start in range(0, T, rows):
             stop = min(start + rows, T)

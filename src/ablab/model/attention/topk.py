@@ -14,7 +14,7 @@ from torch import Tensor
 from ablab.model.attention.base import DropoutPlace, Switches, by_query, scores_of, tilt
 from ablab.model.attention.by_position import KeyValueCore, attend_to
 from ablab.model.attention.cache import Step
-from ablab.model.attention.dense import highest, recomputed, softmax_attention
+from ablab.model.attention.dense import highest, recomputed, softmax_attention, unless_counted
 from ablab.model.attention.gathered import listed
 from ablab.model.attention.kernel import without_autocast
 from ablab.model.attention.picked import GATHER_FROM, places
@@ -54,7 +54,7 @@ class TopKAttention(KeyValueCore):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         B, H, T, _ = q.shape
-        rows = max(1, SLICE // (B * H * T))
+        rows = max(1, unless_counted(SLICE, q.device) // (B * H * T))
         parts = []
         for start in range(0, T, rows):
             stop = min(start + rows, T)
