@@ -102,6 +102,7 @@ class Windowed(AttentionCore):
     """The `reach` keys up to and including the query's own."""
 
     reach = 1
+    takes_slopes = True
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         return v
@@ -171,6 +172,19 @@ def test_figures_are_those_of_loops_over_queries_and_keys(
     assert found["keys_visited"] == pytest.approx(sum(keys) / len(keys))
     assert found["mass_captured"] == pytest.approx(sum(mass) / len(mass), rel=1e-4)
     assert found["effective_context"] == pytest.approx(sum(distances) / len(distances), rel=1e-4, abs=1e-6)
+
+
+def test_mass_falls_with_the_distance_where_scores_do() -> None:
+    q, k = (torch.zeros(1, 4, 12, 4) for _ in range(2))
+    core, slopes = Windowed(surroundings()), torch.tensor([0.1, 0.4, 1.0, 3.0])
+    core.reach = 5
+    core.weigh_down(slopes)
+    mass = []
+    for slope in slopes.tolist():
+        for i in range(12):
+            weight = [math.exp(-slope * distance) for distance in range(i + 1)]
+            mass.append(sum(weight[:5]) / sum(weight))
+    assert figures(core, q, k)["mass_captured"] == pytest.approx(sum(mass) / len(mass), rel=1e-5)
 
 
 @settings(max_examples=40, deadline=None)

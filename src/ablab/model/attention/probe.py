@@ -104,12 +104,13 @@ class AttentionWatcher(Watcher):
         return picture(cat_over_tp_ranks(torch.cat(slices, dim=1), 0)).cpu()
 
     def _full(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
-        """The weights that full attention would give to the same queries and keys, sinks aside."""
+        """The weights that full attention would give to the same queries and keys, with the same bias by distance, sinks aside."""
         keys = torch.arange(k.shape[2], device=q.device)
         allowed = keys <= positions[:, None] if self.causal else torch.ones_like(keys <= positions[:, None])
         if self.share_qk:  # as full attention has it then, or a query's own key would hold most of the mass
             allowed = self_only_if_alone(allowed, positions)
-        scores = scores_of(q, k, positions, softcap=self.softcap)
+        slopes = self.module.slopes if isinstance(self.module, AttentionCore) else None
+        scores = scores_of(q, k, positions, slopes, self.softcap)
         return scores.masked_fill(~allowed, -math.inf).softmax(-1)
 
     def metrics(self) -> dict[str, float]:
