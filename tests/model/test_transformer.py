@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -114,6 +115,24 @@ def test_the_penalty_is_the_sum_of_what_components_ask_for(build: Build) -> None
     assert model.penalty().item() == 0.5 * (1 + 2 + 3)
     blocks: list[Any] = list(model.blocks)
     assert [block.attention.core.share.grad.item() for block in blocks] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("axis", "option", "settings"),
+    [
+        ("feed_forward", "moe", {"balance_weight": 0.1, "sequence_weight": 0.1}),
+        ("objective", "next_token", {"z_loss": 0.1}),
+        ("objective", "multi_token", {}),
+    ],
+)
+def test_what_was_asked_for_keeps_nothing_of_the_pass(
+    axis: str, option: str, settings: dict[str, Any], build: Build, load_option: Callable[..., Any]
+) -> None:
+    """A copy of a model, as of weights to average, can be made between steps."""
+    model, ids = build(**{axis: load_option(axis, option, **settings)}), tokens(2, 12)
+    model(ids, targets=ids)
+    assert model.penalty().requires_grad
+    copy.deepcopy(model)
 
 
 def test_every_option_is_causal_and_looks_back(

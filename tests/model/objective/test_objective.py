@@ -47,10 +47,9 @@ def test_log_z_is_what_the_loop_says(
         if targets[row, place] != IGNORED
     ]
     wanted = 0.02 * torch.stack(squares).mean()
-    torch.testing.assert_close(model.penalty(), wanted)
-    own, theirs = (
-        torch.autograd.grad(each, model.head.weight, retain_graph=True) for each in (model.penalty(), wanted)
-    )
+    penalty = model.penalty()
+    torch.testing.assert_close(penalty, wanted)
+    own, theirs = (torch.autograd.grad(each, model.head.weight, retain_graph=True) for each in (penalty, wanted))
     torch.testing.assert_close(own, theirs)
 
 
@@ -59,8 +58,9 @@ def test_nothing_is_asked_of_a_batch_without_targets(
 ) -> None:
     model = build(objective=load_option("objective", "multi_token", z_loss=0.1))
     model(tokens(2, 8), targets=torch.full((2, 8), IGNORED))
-    model.penalty().backward()
-    assert float(model.penalty().detach()) == 0
+    penalty = model.penalty()
+    penalty.backward()
+    assert float(penalty.detach()) == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 

@@ -134,7 +134,7 @@ def _untouched(touched: Tensor) -> float:
 def _check_penalties(subject: Subject, model: Model) -> None:
     """What is added to the loss has a gradient: a number alone asks for nothing."""
     inputs = subject.inputs(2, 70)
-    loss(model, inputs, subject.targets(inputs))
+    loss(model, inputs, subject.targets(inputs), penalties=False)  # each is asked once of a pass
     for name, part in offering(model, Penalised):
         value = part.penalty()
         mine = any(f"{name}.".startswith(f"{own}.") for own in subject.own(model))

@@ -185,6 +185,10 @@ class BalanceLoss(nn.Module):
     * `weight` times that of the whole batch, over all processes (Fedus et al. 2022, "Switch Transformers", equations 4
       to 6; of K choices: Lepikhin et al. 2021). Where a batch comes in several parts, each has its own.
     * `sequence_weight` times that of each sequence, the mean over the sequences (DeepSeek-V3, equations 17 to 20).
+
+    Deviation: equation 18 counts the K highest scores of each token as they are, without the bias of the balance and
+    without groups, so that f_i may be of other experts than the token goes to. Here both losses count the experts that
+    were chosen.
     """
 
     penalty_of_pass = True
@@ -213,8 +217,9 @@ class BalanceLoss(nn.Module):
         """What is added to the training loss, of the last pass; nothing outside of training, where none is kept."""
         if not self.training:
             return torch.zeros(())
-        assert self._asked is not None, "asked for before any pass"
-        return self._asked
+        asked, self._asked = self._asked, None  # lets go of the graph
+        assert asked is not None, "asked for before any pass"
+        return asked
 
 
 def hashed_experts(ids: Tensor, n_experts: int, top_k: int, seed: int) -> Tensor:

@@ -113,8 +113,9 @@ class ZLoss(nn.Module):
 
     def penalty(self) -> Tensor:
         """What is added to the training loss, of the last pass."""
-        assert self._asked is not None, "asked for before any pass with targets"
-        return self._asked
+        asked, self._asked = self._asked, None  # lets go of the graph
+        assert asked is not None, "asked for before any pass with targets"
+        return asked
 
 
 def log_z(logits: Tensor) -> Tensor:

@@ -117,8 +117,9 @@ class MultiToken(Objective):
 
     def penalty(self) -> Tensor:
         """What is added to the training loss, of the last pass."""
-        assert self._asked is not None, "asked for before any pass with targets"
-        return self._asked
+        asked, self._asked = self._asked, None  # lets go of the graph
+        assert asked is not None, "asked for before any pass with targets"
+        return asked
 
 
 class DepthModule(nn.Module):
