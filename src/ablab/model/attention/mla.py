@@ -143,8 +143,8 @@ class LatentLayer(AttentionLayer):
         out = by_head(mixed, values.mT)
         if self.value.bias is None:
             return out
-        bias: Tensor = self.value.bias.unflatten(0, (-1, 1, size))
-        return out + (bias if total is None else total * bias)
+        own: Tensor = self.value.bias.unflatten(0, (-1, 1, size))
+        return out + (own if total is None else total * own)
 
     def _out(self, mixed: Tensor, x: Tensor) -> Tensor:
         return cast(Tensor, self.output(join_heads(gated(mixed, x, self.output_gate))))

@@ -104,7 +104,10 @@ class AttentionWatcher(Watcher):
         return picture(cat_over_tp_ranks(torch.cat(slices, dim=1), 0)).cpu()
 
     def _full(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
-        """The weights that full attention would give to the same queries and keys, with the same bias by distance, sinks aside."""
+        """The weights that full attention would give to the same queries and keys, sinks aside.
+
+        With the core's bound of scores, and its bias by distance.
+        """
         keys = torch.arange(k.shape[2], device=q.device)
         allowed = keys <= positions[:, None] if self.causal else torch.ones_like(keys <= positions[:, None])
         if self.share_qk:  # as full attention has it then, or a query's own key would hold most of the mass
