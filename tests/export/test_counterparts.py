@@ -62,6 +62,8 @@ def test_every_key_that_may_differ_differs_somewhere(recipe: str, tiny_config: T
         (["recipe=llama", "position.share=0.5"], r"position\.share=0\.5: there it is 1\.0"),
         (["recipe=llama", "norm.placement=post"], r"norm\.placement=post: there it is pre"),
         (["recipe=llama", "objective.softcap=30.0"], r"objective\.softcap=30\.0: there it is null"),
+        (["recipe=llama", "objective=multi_token", "objective.softcap=30.0"], r"softcap=30\.0: there it is null"),
+        (["recipe=deepseek_v3", "objective=next_token", "objective.softcap=30.0"], r"softcap=30\.0: there it is null"),
         (["recipe=llama", "layer_fusion=dense"], "layer_fusion=dense: there it is last"),
         (
             [

@@ -67,7 +67,9 @@ class ModelSettings:
         for name, node in self.layers[axis]:
             if node.get(_TARGET) in known:
                 yield from _in_node(axis, node, known[node.get(_TARGET)], free)
-            elif axis not in free:
+            elif axis in free:  # of another class, which may have settings that are not free
+                yield from _in_node(axis, node, model.layers[axis][0][1], free)
+            else:
                 yield Inexpressible(axis, name, " and ".join(dict.fromkeys(name for name, _ in model.layers[axis])))
 
 
