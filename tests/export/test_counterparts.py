@@ -43,6 +43,11 @@ def test_every_weight_has_one_place_in_both(recipe: str, number: int, tiny_confi
     )
 
 
+def test_versions_of_transformers_that_know_no_rope_parameters_have_the_base_of_llama(tiny_config: TinyConfig) -> None:
+    _, config = transformers_config(as_trained(tiny_config("model=tiny", "recipe=llama", "position.base=500.0")))
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 500.0
+
+
 @pytest.mark.parametrize("recipe", COUNTERPARTS)
 def test_every_key_that_may_differ_differs_somewhere(recipe: str, tiny_config: TinyConfig) -> None:
     """Else nobody has looked whether `config.json` says it."""

@@ -43,6 +43,7 @@ def llama(model: Transformer, settings: ModelSettings) -> Node:
         "model_type": "llama",
         **_common(model, settings),
         **_heads(model, settings),
+        "rope_theta": settings.one("position.base"),  # once more, where versions 4 look for it
         "intermediate_size": _dense_units(model),
         "attention_bias": bias,
         "mlp_bias": bias,
