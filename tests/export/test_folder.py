@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tokenizers as hf
 import torch
 from variants import TinyConfig, as_trained
 
@@ -17,9 +18,11 @@ from ablab.cli import main
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.export import folder as folders
+from ablab.export.vocabulary import tokenizer_files
 from ablab.export.write import export_run, write_trained
 from ablab.results.find import record_files
 from ablab.results.record import Record
+from ablab.tasks.tokenizers import SubwordTokenizer
 
 pytest.importorskip("safetensors", reason="the extra `export` is not installed")
 
@@ -50,6 +53,15 @@ def test_what_is_exported_is_read_back(copied: Path) -> None:
     assert not exported.model().training
     assert torch.equal(exported.task().encode("12 squared"), run.task().encode("12 squared"))
     assert record_files(copied) == [copied / "record.json"]  # it is no other run
+
+
+def test_a_pretrained_tokenizer_puts_no_tokens_around_a_text() -> None:
+    """The run saw none, whatever the tokenizer was published with."""
+    published = hf.Tokenizer(hf.models.WordLevel({"[UNK]": 0, "<s>": 1, "é": 2}, unk_token="[UNK]"))
+    published.post_processor = hf.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    own = SubwordTokenizer(published.to_str())
+    exported = hf.Tokenizer.from_str(tokenizer_files(own.state())["tokenizer.json"])
+    assert exported.encode("é").ids == own.encode("é").tolist() == [2]
 
 
 def test_tied_weights_are_there_once(copied: Path) -> None:
