@@ -6,6 +6,7 @@ import csv
 import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,10 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
+from ablab.tasks import classification
 from ablab.tasks.answers import class_counts, class_scores
 from ablab.tasks.classification import Classification
+from ablab.tasks.tables import Table
 from ablab.training.generation import generate, load_run
 
 ROWS = [(f"{n} na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve", "even" if n % 2 == 0 else "odd") for n in range(300)]
@@ -70,6 +73,24 @@ def test_every_row_is_served_once_with_its_label(tmp_path: Path, tokenizer: str)
     assert task.n_outputs == 2
     assert task.vocab_size == task._tokenizer.vocab_size + 1 == task.padding + 1
     assert (task.pooled, task.causal, task.corpus.files) == (True, False, 1)
+
+
+def test_texts_that_are_read_otherwise_are_not_taken_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same file, as by another version of pandas: its labels would stand beside other texts."""
+    folder = folder_of(tmp_path, train=[("a b", "x"), ("b", "y"), ("c", "y")], val=[("a", "x")])
+    settings = {"tokenizer": "bpe", "bpe_vocab_size": 257}
+    before = served(task_of(folder, **settings), "train")
+    read = classification.read_tables
+
+    def fewer(*args: str) -> dict[str, Table]:
+        tables = read(*args)
+        tables["train"] = replace(tables["train"], texts=["a b", "c"], labels=["x", "y"])
+        return tables
+
+    monkeypatch.setattr(classification, "read_tables", fewer)
+    assert served(task_of(folder, **settings), "train") == [before[0], before[2]]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -20,7 +20,7 @@ from ablab.tasks.answers import SampledTask, class_counts, class_scores
 from ablab.tasks.balance import Balance, UnequalLengths, checked_balance
 from ablab.tasks.base import IGNORED, Batch, TaskSettings, Totals
 from ablab.tasks.batches import Fetch, Rows
-from ablab.tasks.corpus import checked_fractions, fingerprint, unit_hash
+from ablab.tasks.corpus import SourceFile, checked_fractions, fingerprint, unit_hash
 from ablab.tasks.tables import Table, read_tables
 from ablab.tasks.tokenizers import Ids, Tokenizer, tokenizer_from_state
 from ablab.tasks.tokenizers.choice import TokenizerChoice, tokenised
@@ -90,12 +90,8 @@ class Classification(UnequalLengths, SampledTask):
         splits = self._split(tables)
         labels = self._checked_labels(splits)
         files = [table.file for table in tables.values()]
-        depends_on = {
-            "files": fingerprint(files),
-            "columns": [self.text_column, self.label_column],
-            "fractions": self.fractions,
-            "seq_len": self.seq_len,
-        }
+        texts = (SourceFile(split, text.encode()) for split, rows in splits.items() for text, _ in rows)
+        depends_on = {"texts": fingerprint(texts), "seq_len": self.seq_len}  # as read: another reader reads other rows
         tokenizer, arrays = tokenised(self.tokenizer, depends_on, lambda: self._tokenise(splits))
         size_bytes = sum(len(file.data) for file in files)
         self.corpus = Corpus(name=self.path, sha256=fingerprint(files), size_bytes=size_bytes, files=len(files))

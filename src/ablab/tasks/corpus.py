@@ -39,7 +39,7 @@ class SourceFile:
     data: bytes
 
 
-def fingerprint(files: Sequence[SourceFile]) -> str:
+def fingerprint(files: Iterable[SourceFile]) -> str:
     """SHA-256 over the names and contents of the files, in order, as hexadecimal digits."""
     digest = hashlib.sha256()
     for file in files:
