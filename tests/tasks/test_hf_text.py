@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from ablab.results.record import Record
 from ablab.tasks.hf_text import HFText, _encode, _within
 from ablab.tasks.tokenizers import ByteTokenizer
 from ablab.tasks.tokenizers.choice import TokenizerChoice
+from ablab.training.evaluation_data import refuse_seen
 from ablab.training.generation import generate
 
 TRAIN = [f"document {n}: na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve {n * n}" for n in range(120)]
@@ -270,6 +272,36 @@ def test_a_data_set_by_name_is_kept_by_its_commit(parquet: Path, monkeypatch: py
     assert asked == [("someone/texts", "plain", "main")]
     monkeypatch.setattr(datasets, "load_dataset_builder", None)
     assert documents(hf_text("someone/texts", name="plain", revision=COMMIT), "train") == TRAIN  # and no network
+
+
+@pytest.mark.parametrize(
+    ("own", "changed", "seen"),
+    [
+        ({}, {"val_split": "train", "train_split": "test"}, "val_split=train: .* with task.val_split=validation"),
+        ({}, {"test_split": "train", "train_split": "test"}, "test_split=train: .* with task.test_split=null"),
+        ({}, {"val_split": None}, "val_split=null: .* with task.val_split=validation"),
+        ({"val_split": None}, {"val_fraction": 0.3}, "val_fraction=0.3: .* with task.val_fraction=0.1"),
+        ({}, {"val_split": "test"}, None),
+        ({}, {"test_split": "test"}, None),
+        ({}, {"val_fraction": 0.3}, None),
+        ({"val_split": None}, {"val_split": "test"}, None),
+        ({}, {"path": "another", "val_split": None}, None),
+    ],
+)
+def test_a_run_is_not_evaluated_on_what_it_has_learned(
+    parquet: Path, tmp_path: Path, own: dict[str, Any], changed: dict[str, Any], seen: str | None
+) -> None:
+    """However the documents are cut up: tokens of other splits have another hash."""
+    if "path" in changed:
+        changed = {**changed, "path": str(write(tmp_path / "another", "parquet", {"train": TRAIN[:30]}))}
+    named = {"train_split": "train", "val_split": "validation", "test_split": None, "val_fraction": 0.1}
+    before = {"path": str(parquet), **named, **own}
+    learned, asked = (HFText(**node, seq_len=4, batch_size=4, seed=0) for node in (before, before | changed))
+    learned.setup()
+    asked.setup()
+    record: Any = SimpleNamespace(corpus=learned.corpus)
+    with nullcontext() if seen is None else pytest.raises(UserError, match=f"{seen}, and would be evaluated on what"):
+        refuse_seen(before, before | changed, asked, record)
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 from ablab.config import Node
 from ablab.errors import UserError, one_line
-from ablab.results.record import Record
+from ablab.results.record import Corpus, Record
 from ablab.tasks.base import Task
 from ablab.tasks.language import LanguageTask
 from ablab.training.build_option import build_option
 from ablab.training.restore import SavedRun
 
-_SPLITS = ("val_fraction", "test_fraction")
+_CUT_BY = ("val_split", "val_fraction", "test_fraction")  # where validation is cut off what is trained on
 
 
 class Tasks:
@@ -68,11 +69,28 @@ def _check_answers(own: Task, task: Task) -> None:
 
 def refuse_seen(own: Node, node: Node, task: Task, record: Record) -> None:
     """Raises UserError where the data of the run are cut up in another way: it would be asked what it has seen."""
-    if record.corpus is None or record.corpus.sha256 != task.corpus.sha256:
+    if record.corpus is None or not _are_same(record.corpus, task.corpus):
         return
-    for key in _SPLITS:
-        if key in own and key in node and own[key] != node[key]:
-            raise UserError(
-                f"task.{key}={node[key]}: the run learned from these data with task.{key}={own[key]}, and would be "
-                "evaluated on what it has seen; leave it as it was"
-            )
+    if key := _asks_again(own, node):
+        before, now = ("null" if each[key] is None else each[key] for each in (own, node))
+        raise UserError(
+            f"task.{key}={now}: the run learned from these data with task.{key}={before}, and would be evaluated on "
+            "what it has seen; leave it as it was"
+        )
+
+
+def _are_same(learned: Corpus, asked: Corpus) -> bool:
+    """By content or by place: a data set of Hugging Face is hashed as it is cut up, and named with its commit."""
+    places = {os.path.realpath(os.path.expanduser(each.name)) for each in (learned, asked)}
+    return learned.sha256 == asked.sha256 or len(places) == 1
+
+
+def _asks_again(own: Node, node: Node) -> str | None:
+    """The setting that brings what the run learned from into an evaluation on the same data."""
+    learned = own.get("train_split")  # by name, of tasks whose data are split already
+    for key in ("val_split", "test_split"):
+        if learned is not None and node.get(key) == learned:
+            return key
+    if node.get("val_split") is not None or node.get("train_split") != learned:
+        return None
+    return next((key for key in _CUT_BY if key in own and key in node and own[key] != node[key]), None)
