@@ -73,6 +73,9 @@ EXECUTION_KEYS = tuple(each.name for each in fields(ExecutionConfig))
 FOR_SWEEPS = frozenset({"design", "seeds", "ladder", *EXECUTION_KEYS}) - {"hang_timeout"}
 # Keys of a study as a whole, which cannot differ between its runs.
 OF_THE_STUDY = FOR_SWEEPS | {"hang_timeout", "name", "question", "comparison", "tune", "budget"}
+# Folders of a sweep for runs that choose a learning rate or measure a speed, and are no part of what is compared.
+TUNING_FOLDER, PILOT_FOLDER = "tune", "pilot"
+TRIAL_FOLDERS = (TUNING_FOLDER, PILOT_FOLDER)
 
 
 @dataclass(kw_only=True)
@@ -199,6 +202,8 @@ def check_name(name: str | None) -> None:
     parts = (name or "study").replace("\\", "/").split("/")
     if {"", ".", ".."} & set(parts) or parts[0].startswith("~"):
         raise UserError(f"name={name}: must be the name of a folder in outputs/, without '..' or a '/' in front")
+    if taken := set(TRIAL_FOLDERS) & set(parts):
+        raise UserError(f"name={name}: folders called {taken.pop()} hold trials, which no comparison reads; choose another")
 
 
 def register_schema() -> None:

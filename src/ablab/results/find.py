@@ -6,14 +6,11 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ablab.config.schema import TRIAL_FOLDERS
 from ablab.errors import UserError
 from ablab.results.kept import SUFFIX, read_kept, why_no_folder
 from ablab.results.record import Record
 from ablab.results.store import CONFIG_FILE, RECORD_FILE, read_evaluations, read_record
-
-# Folders of a sweep for runs that choose a learning rate or measure a speed, and are no part of what is compared.
-TUNING_FOLDER, PILOT_FOLDER = "tune", "pilot"
-_NOT_COMPARED = (TUNING_FOLDER, PILOT_FOLDER)
 
 
 def find_records(places: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
@@ -63,7 +60,7 @@ def trial_files(folder: Path) -> list[Path]:
     Raises:
         UserError: part of their folders cannot be read.
     """
-    places = sorted(place for name in _NOT_COMPARED for place in folder.rglob(name) if place.is_dir())
+    places = sorted(place for name in TRIAL_FOLDERS for place in folder.rglob(name) if place.is_dir())
     return [path for place in places for path in _record_files(place)]
 
 
@@ -88,7 +85,7 @@ def _not_met(below: str, folders: list[str], met: set[object]) -> list[str]:
     """The folders to go down into, links among them: each once, and none that leads to where it lies."""
     new = []
     for name in sorted(folders, key=lambda name: os.path.islink(os.path.join(below, name))):
-        if name not in _NOT_COMPARED and (place := _identity(Path(below, name))) not in met:
+        if name not in TRIAL_FOLDERS and (place := _identity(Path(below, name))) not in met:
             met.add(place)
             new.append(name)
     return new

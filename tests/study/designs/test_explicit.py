@@ -71,6 +71,7 @@ def test_rules_leave_out_variants_with_their_names() -> None:
         ({"variants": {}}, r"design\.variants: list them by name, .*"),
         ({"variants": {"": {}}}, r"design\.variants: each variant needs a name of its own, and '' is none"),
         ({"variants": {1: {"a": 1}, "1": {"a": 2}}}, r"design\.variants: each variant needs a name .* '1' is none"),
+        ({"variants": {"base": {}, "pilot": {"a": 1}}}, r"design\.variants: folders called pilot hold trials, .*"),
         ({"variants": {"lsh": "attention=lsh"}}, r"design\.variants: lsh must hold overrides, as in \{base: .*\}"),
         (
             {"variants": {**LISTED, "same": {"model.d_model": 64}}},

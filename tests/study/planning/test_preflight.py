@@ -74,6 +74,8 @@ TinyConfig = Callable[..., RunConfig]
         (["model.bias={a:1}"], r"model\.bias={'a': 1}: must be true or false"),
         (["attention=[full,lsh]"], r"attention=\[...\]: must be the name of one option"),
         (["name=.."], r"name=\.\.: must be the name of a folder in outputs/"),
+        (["name=pilot"], "name=pilot: folders called pilot hold trials, which no comparison reads; choose another"),
+        (["name=a/tune"], "name=a/tune: folders called tune hold trials"),
         (["name=/tmp/x"], "name=/tmp/x: must be the name of a folder in outputs/"),
         (["name=a/../../b"], r"name=a/\.\./\.\./b: must be the name of a folder in outputs/"),
         (["callbacks=early_stopping", "callbacks.early_stopping.monitor=val_los"], "did you mean 'val_loss'"),

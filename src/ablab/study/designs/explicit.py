@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from ablab.config.schema import TRIAL_FOLDERS
 from ablab.errors import UserError
 from ablab.study.designs.base import Conditions, Design, Designed, check_baseline
 from ablab.study.designs.factors import Exclusions, Factor, Variant, in_words, plain, written
@@ -54,6 +55,10 @@ class Explicit(Design):
         for name, overrides in self.variants.items():
             if not str(name).strip() or str(name) in listed:
                 raise UserError(f"design.variants: each variant needs a name of its own, and '{name}' is none")
+            if name in TRIAL_FOLDERS:
+                raise UserError(
+                    f"design.variants: folders called {name} hold trials, which no comparison reads; choose another name"
+                )
             if not isinstance(overrides, Mapping):
                 raise UserError(f"design.variants: {name} must hold overrides, as in {_EXAMPLE}")
             own = {str(key): written(value) for key, value in overrides.items()}

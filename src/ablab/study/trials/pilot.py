@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import median
 
 from ablab.config import RunConfig
+from ablab.config.schema import PILOT_FOLDER
 from ablab.errors import UserError
-from ablab.results.find import PILOT_FOLDER
 from ablab.results.record import Record
 from ablab.results.run_context import BudgetReport
 from ablab.study.planning.budget import TOLERANCE, Adjustment, adjustment, references_of, task_of

@@ -9,9 +9,9 @@ from typing import Any
 
 from ablab.config import RunConfig
 from ablab.config.nearest import nearest
+from ablab.config.schema import TUNING_FOLDER
 from ablab.config.tune import RATE, TUNABLE, Scalar, said
 from ablab.errors import UserError
-from ablab.results.find import TUNING_FOLDER
 from ablab.results.record import Record
 from ablab.results.run_context import TuningReport
 from ablab.study.designs.factors import written
