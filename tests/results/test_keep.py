@@ -333,6 +333,21 @@ def test_a_write_that_fails_leaves_the_earlier_file(file: Path, folder: Path, mo
     assert sorted(file.parent.iterdir()) == beside
 
 
+@pytest.mark.parametrize("limit", ["_LONGEST_LINE", "_LONGEST_FILE"])
+def test_what_could_not_be_read_again_is_not_written(
+    limit: str, file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file.read_bytes()
+    largest = max(map(len, text_of(file).splitlines(keepends=True)) if limit == "_LONGEST_LINE" else [len(text_of(file))])
+    monkeypatch.setattr(kept, limit, largest)
+    keep(folder, file)
+    monkeypatch.setattr(kept, limit, largest - 1)
+    with pytest.raises(UserError, match="too large for one file of kept results: keep parts of the study by themselves"):
+        keep(folder, file)
+    assert file.read_bytes() == before
+    assert not list(file.parent.glob(".*"))
+
+
 def test_folders_that_cannot_be_kept(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "new.jsonl.xz"
     (tmp_path / "empty").mkdir()

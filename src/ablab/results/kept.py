@@ -76,7 +76,8 @@ def write_kept(path: Path, study: Mapping[str, Any], runs: list[KeptRun]) -> Non
         study: `plan` and `interim_analyses`, as `KeptStudy` has them.
 
     Raises:
-        UserError: there is a file of that name that is no file of results, or it cannot be written.
+        UserError: there is a file of that name that is no file of results, it cannot be written, or would be larger
+            than what is read again.
     """
     _check_replaceable(path)
     trials = sum(run.trial for run in runs)
@@ -84,8 +85,12 @@ def write_kept(path: Path, study: Mapping[str, Any], runs: list[KeptRun]) -> Non
     lines = [head | {"runs": len(runs) - trials, **study}, *(run.line for run in runs)]
     try:
         with replacing(Path(os.path.realpath(path))) as raw, lzma.open(raw, "wb") as file:
-            for line in lines:
-                file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            size = 0
+            for line in (json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines):
+                size += len(line)
+                if _too_large(line, size):  # for every reader, and the runs may be gone by then
+                    raise UserError(f"{path}: too large for one file of kept results: keep parts of the study by themselves")
+                file.write(line)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -204,9 +209,13 @@ def _lines(path: Path) -> Iterator[bytes]:
     with lzma.open(path) as file:
         while line := file.readline(_LONGEST_LINE + 1):
             size += len(line)
-            if len(line) > _LONGEST_LINE or size > _LONGEST_FILE:
+            if _too_large(line, size):
                 raise UserError(f"{path}: larger than any study, when it is unpacked")
             yield line
+
+
+def _too_large(line: bytes, size: int) -> bool:
+    return len(line) > _LONGEST_LINE or size > _LONGEST_FILE
 
 
 def _reason(error: BaseException) -> str:
