@@ -427,6 +427,17 @@ def test_nothing_is_restored_over_what_is_there(file: Path, folder: Path) -> Non
     assert sorted(folder.rglob("*")) == before
 
 
+def test_the_working_folder_is_not_replaced(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell that stands there would see nothing of what was written."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for named in (Path(), tmp_path / "here"):
+        with pytest.raises(UserError, match=rf"^{named}: cannot be written \(the working folder cannot be replaced: "):
+            restore(file, named)
+    restore(file, Path("there"))
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["there"]
+
+
 def test_a_run_without_a_config_is_not_restored(folder: Path, file: Path, tmp_path: Path) -> None:
     write_record(folder / "bare", dataclasses.replace(record(9), config={}))
     keep(folder, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -70,7 +71,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Make a folder that takes the place of `path` when the block ends, and is removed if it fails.
 
     What is killed leaves a hidden folder beside it, which the next one removes.
+
+    Raises:
+        OSError: it is the working folder or one above: who stands there would go on in the old one, which is gone.
     """
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise OSError(errno.EBUSY, "the working folder cannot be replaced: name another, or go elsewhere", str(path))
     new, old = (path.with_name(f".{path.name}.{kind}") for kind in ("new", "old"))
     remove(new)
     new.mkdir(parents=True)
