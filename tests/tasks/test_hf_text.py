@@ -208,6 +208,14 @@ def test_budgets_take_the_beginning_of_each_split(parquet: Path, tokenizer: str)
     assert text.replace("\n", "") == "".join(TRAIN).encode()[:50].decode(errors="ignore")
 
 
+def test_characters_behind_the_budget_need_not_be_known(tmp_path: Path) -> None:
+    texts = ["ab", "abcdefgh" * 9 + "\N{SNOWMAN}"]
+    folder = write(tmp_path / "data", "parquet", {"train": texts, "validation": ["ba" * 9]})
+    task = hf_text(folder, tokenizer="chars", max_tokens=12)
+    assert documents(task, "train") == ["ab", "abcdefgha"]
+    assert task.vocab_size == len("\nabcdefgh")
+
+
 def test_training_and_what_is_cut_off_it_share_a_budget(parquet: Path) -> None:
     task = hf_text(parquet, val_split=None, val_fraction=0.25, max_tokens=400)
     assert {split: len(ids) for split, ids in tokens(task).items()} == {"train": 300, "val": 100}

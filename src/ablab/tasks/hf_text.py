@@ -15,7 +15,7 @@ from ablab.results.record import Corpus
 from ablab.tasks.corpus import unit_hash
 from ablab.tasks.hugging_face import DocumentSource
 from ablab.tasks.language import LanguageSettings, LanguageTask
-from ablab.tasks.tokenizers import Ids, Tokenizer
+from ablab.tasks.tokenizers import CharTokenizer, Ids, Tokenizer
 from ablab.tasks.tokenizers.choice import TokenizerChoice, kept
 
 _BYTES_PER_TOKEN = 4  # at most, of a character; and about as many as a byte pair token has in English
@@ -172,6 +172,8 @@ def _encode(tokenizer: Tokenizer, documents: Iterable[str], limit: int | None) -
     """The tokens (N,) of the documents, N at most `limit`, and how many documents these are."""
     separator, tokens, count = tokenizer.separator(), bytearray(), 0
     for text in documents:
+        if limit is not None and isinstance(tokenizer, CharTokenizer):  # what is cut off may have characters of its own
+            text = text[: limit - len(tokens) // separator.itemsize]
         tokens += tokenizer.encode(text).tobytes() + separator.tobytes()
         count += 1
         if limit is not None and len(tokens) >= limit * separator.itemsize:
