@@ -96,6 +96,7 @@ def test_a_folder_without_the_splits(tmp_path: Path) -> None:
         ("a.csv", b"text,label\nx,y\nx,y,z\n", "not a table .*Expected 2 fields in line 3, saw 3.*mend that row"),
         ("a.csv", b"text,label\nx,y,z\nx,y,z\n", "more fields than its first line has names"),
         ("a.csv", b'text,label\n"x,y\n', "not a table .*EOF inside string"),
+        ("a.csv", b'text,label\nw,y\n"x,y\n"y,z\n', "row 2 has text behind a closing quote .*: put its texts in quotes"),
         ("a.csv", b"text,label\nx,y\nonly\n", "row 2 has no label in label"),
         ("a.csv", b"text,label\n,y\n", "row 1 has no text in text"),
         ("a.csv", b"text,label\n\xff,y\n", "not UTF-8 text .byte 11.: convert it"),
@@ -105,6 +106,10 @@ def test_a_folder_without_the_splits(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": 3, "label": "y"}\n', "row 1 has no text in text .it holds 3."),
         ("a.jsonl", b'{"text": "x", "label": null}\n', "row 1 has no label in label .it holds None."),
         ("a.jsonl", b'{"text": "\\ud800", "label": "y"}\n', "row 1 has half of a character in text"),
+        ("a.jsonl", b'{"text": "x", "label": "\\ud800"}\n', "row 1 has half of a character in label"),
+        ("a.json", b"[" * 100_000, "not JSON .*: mend it"),
+        ("a.json", b'{"a":' * 100_000, "line 1 is not JSON .*: mend it"),
+        ("a.jsonl", b'{"text": "x", "label": "y"}\n' + b"[" * 100_000, "line 2 is not JSON .*: mend it"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, name: str, content: bytes, says: str) -> None:

@@ -25,6 +25,8 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")  # in any case, and pa
 # What the file of each split is called in a folder of them.
 _NAMES = {"train": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
 
+_NO_JSON = (ValueError, RecursionError)  # the latter of what is nested without end
+
 
 @dataclass(frozen=True)
 class Table:
@@ -117,7 +119,24 @@ def _comma_separated(path: Path, content: str) -> Iterator[Row]:
         raise UserError(f"{path}: not a table ({one_line(error)}): mend that row") from error
     if not isinstance(frame.index, pd.RangeIndex):  # taken for names of rows
         raise UserError(f"{path}: its rows have more fields than its first line has names: quote them, or name all")
+    _check_quotes(path, content)
     yield from (dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None))
+
+
+def _check_quotes(path: Path, content: str) -> None:
+    """Raises UserError for text behind a closing quote: the quotes are then its own, and may have joined rows."""
+    if '"' not in content:
+        return
+    csv.field_size_limit(sys.maxsize)  # of a text, which may be long
+    rows, number = filter(None, csv.reader(io.StringIO(content, newline=""), strict=True)), -1
+    try:
+        for number, _ in enumerate(rows):  # noqa: B007 (the header is row 0)
+            pass
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: row {number + 1} has text behind a closing quote ({one_line(error)}): put its texts in quotes, and "
+            'write each quote within them as ""'
+        ) from error
 
 
 def _tab_separated(path: Path, content: str) -> Iterator[Row]:
@@ -150,7 +169,7 @@ def _json(path: Path, content: str) -> Iterator[Row]:
     """A list of objects; or what is one object a line, as other programs write under this name, too."""
     try:
         rows = json.loads(content)
-    except ValueError as error:
+    except _NO_JSON as error:
         if not content.lstrip().startswith("{"):
             raise UserError(f"{path}: not JSON ({one_line(error)}): mend it") from error
         yield from _json_lines(path, content)
@@ -168,7 +187,7 @@ def _json_lines(path: Path, content: str) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except _NO_JSON as error:
             raise UserError(f"{path}: line {number} is not JSON ({one_line(error)}): mend it") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}: line {number} is no JSON object: mend it")
@@ -187,11 +206,7 @@ _READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
 def _text(path: Path, number: int, column: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise UserError(f"{path}: row {number} has no text in {column} (it holds {value!r}): mend it or leave it out")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can spell half of a character
-        raise UserError(f"{path}: row {number} has half of a character in {column}: mend it or leave it out") from error
-    return value
+    return _whole(path, number, column, value)
 
 
 def _label(path: Path, number: int, column: str, value: Any) -> str:
@@ -199,4 +214,12 @@ def _label(path: Path, number: int, column: str, value: Any) -> str:
         return json.dumps(value)
     if not isinstance(value, str) or not value:
         raise UserError(f"{path}: row {number} has no label in {column} (it holds {value!r}): mend it or leave it out")
+    return _whole(path, number, column, value)
+
+
+def _whole(path: Path, number: int, column: str, value: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can spell half of a character
+        raise UserError(f"{path}: row {number} has half of a character in {column}: mend it or leave it out") from error
     return value
