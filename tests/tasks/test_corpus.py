@@ -166,6 +166,8 @@ def test_a_text_is_read_as_such_however_it_is_kept(tmp_path: Path, name: str, da
         ("a.zip", b"PK\x03\x04rest", "is a ZIP archive, not text"),
         ("a.txt", gzipped(b"text"), "is compressed by gzip, not text"),
         ("a.parquet", b"PAR1rest", "is a Parquet file, not text"),
+        ("a.tar", b"notes.txt".ljust(257, b"\0") + b"ustar\x0000rest", "is a tar archive, not text"),
+        ("a.tar.xz", lzma.compress(bytes(257) + b"ustar  \0rest"), "is a tar archive, not text"),
         ("a.tar.gz", gzipped(b"PK\x03\x04rest"), "is a ZIP archive, not text"),
         ("a.txt.gz", gzipped(b"text")[:-5], "cannot be unpacked .*fetch it again"),
         ("a.txt.gz", b"text", "cannot be unpacked"),

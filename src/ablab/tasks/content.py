@@ -38,6 +38,7 @@ _KINDS = {
     b"\x93NUMPY": "an array of NumPy",
     b"\x89HDF\r\n": "an HDF5 file",
 }
+_TAR_AT, _TAR = 257, b"ustar"  # behind the name and the rights of its first file
 _UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _UTF_32 = {codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"}  # the first begins as UTF-16 does
 
@@ -79,6 +80,8 @@ def unpacked(path: Path, data: bytes) -> bytes:
 
 def kind_of(data: bytes) -> str | None:
     """What a file is that is no text, by how it begins; None of everything else."""
+    if data[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
+        return "a tar archive"
     return next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
 
 
