@@ -105,6 +105,11 @@ def test_images_that_cannot_be_cut_so_are_refused() -> None:
         Handwriting(None, patches=3, fractions=(0.1, 0.1))
 
 
+def test_too_few_images_for_every_digit_in_every_split_are_refused() -> None:
+    with pytest.raises(UserError, match=r"no image of [\d, ]+ in the val split, and every split needs each digit: give"):
+        Handwriting(None, patches=2, fractions=(0.003, 0.1))
+
+
 def test_normalised_features_have_mean_zero_and_deviation_one() -> None:
     values = np.random.default_rng(0).normal([3, -1, 0, 5], [2, 1, 0, 4], (500, 7, 4)).astype(np.float32)
     each = Normaliser.of(values, groups=2)  # features 0 and 2 share their figures, and 1 and 3

@@ -38,7 +38,7 @@ class Handwriting:
 
     Raises:
         ValueError: the images cannot be cut so.
-        UserError: they are missing or damaged.
+        UserError: they are missing or damaged, or a split lacks a digit.
     """
 
     def __init__(self, path: str | None, *, patches: int, fractions: tuple[float, float]) -> None:
@@ -47,6 +47,12 @@ class Handwriting:
         self._rows = {
             split: [np.flatnonzero(its.labels == digit) for digit in range(10)] for split, its in images.items()
         }
+        for split, rows in self._rows.items():
+            if missing := _missing(rows):
+                raise UserError(
+                    f"{self.corpus.name}: no image of {missing} in the {split} split, and every split needs each digit: "
+                    "give more images, or change task.val_fraction and task.test_fraction"
+                )
 
     @property
     def training(self) -> NDArray[np.float32]:
@@ -56,6 +62,10 @@ class Handwriting:
     def draw(self, generator: np.random.Generator, digits: NDArray[np.int64], split: str) -> NDArray[np.float32]:
         """Draw an image of each of the digits (N,): patches in raster order (N, patches^2, pixels of a patch)."""
         return self._patches[split][choose(generator, digits, self._rows[split])]
+
+
+def _missing(rows: list[NDArray[np.int64]]) -> str:
+    return ", ".join(str(digit) for digit, its in enumerate(rows) if not len(its))
 
 
 def choose(
@@ -114,11 +124,10 @@ class Speech:
             split: [np.flatnonzero((of == split) & (digits == digit)) for digit in range(10)] for split in _SPLITS
         }
         for split, rows in self._rows.items():
-            missing = [str(digit) for digit in range(10) if not len(rows[digit])]
-            if missing:
+            if missing := _missing(rows):
                 who = ", ".join(speaker for speaker, its in self.splits.items() if its == split)
                 raise UserError(
-                    f"{folder}: no recording of {', '.join(missing)} by {who}: every split needs each digit"
+                    f"{folder}: no recording of {missing} by {who}: every split needs each digit"
                 )
 
     def draw(
