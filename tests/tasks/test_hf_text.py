@@ -171,16 +171,24 @@ def test_byte_pairs_are_of_training_and_end_with_a_token_of_their_own(tmp_path: 
     assert ids["train"].count(0) == ids["val"].count(0) == 9
     assert len(ids["train"]) == 9 * 3  # two words and the end
     assert len(ids["val"]) == 9 * (9 + 1)  # bytes, since the training split has no z
-    assert task.corpus.size_bytes == 2 * 9 * 9  # the ends are no bytes
+    assert task.corpus.size_bytes == 2 * 9 * (9 + 1)  # an end is one byte, as a newline is
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "chars", "bpe"])
+def test_every_tokenizer_shares_the_loss_by_the_same_bytes(parquet: Path, tokenizer: str) -> None:
+    """However short the texts: else the ends would cost those alone whose end is a token without bytes."""
+    task = hf_text(parquet, tokenizer=tokenizer, bpe_vocab_size=300)
+    ids = tokens(task)["val"]
+    assert task._token_bytes[ids].sum() == len("".join(f"{text}\n" for text in SPLITS["validation"]).encode())
 
 
 def test_bits_per_byte_of_byte_pairs(parquet: Path) -> None:
-    """A uniform guess costs log2 of the vocabulary a token, shared by the bytes of the text."""
+    """A uniform guess costs log2 of the vocabulary a token, shared by the bytes of the text and its ends."""
     task = hf_text(parquet, tokenizer="bpe", bpe_vocab_size=300)
     ids = tokens(task)["val"][1:]
     totals = {"nats": len(ids) * math.log(task.vocab_size), "correct": 0.0, "tokens": float(len(ids))}
     totals["bytes"] = float(task._token_bytes[ids].sum())
-    text = "".join(SPLITS["validation"])
+    text = "".join(f"{text}\n" for text in SPLITS["validation"])
     skipped = len(task.decode(torch.tensor(tokens(task)["val"][:1])).encode())
     expected = len(ids) * math.log2(task.vocab_size) / (len(text.encode()) - skipped)
     assert task.metrics(totals)["bits_per_byte"] == pytest.approx(expected)

@@ -27,8 +27,8 @@ _SHA256 = "sha256"  # and the hash of all of it
 class HFText(LanguageTask):
     """The documents of a data set, one after the other, each followed by a separator.
 
-    That is the tokenizer's token for the end of a text where it has one (it stands for no bytes in `bits_per_byte`),
-    else a newline. Documents are streamed through the tokenizer; the tokens are kept on the disk (`cache`) under the
+    That is the tokenizer's token for the end of a text where it has one, else a newline; either counts as one byte in
+    `bits_per_byte`. Documents are streamed through the tokenizer; the tokens are kept on the disk (`cache`) under the
     hash of a folder's files, or the commit of a data set on the hub, and are not made again.
 
     Args:

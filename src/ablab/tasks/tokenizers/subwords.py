@@ -82,9 +82,9 @@ class SubwordTokenizer:
 
     def separator(self) -> Ids:
         """Ids of what stands behind a text where several follow each other: its token for that, or else a newline."""
-        known = (self._library.token_to_id(token) for token in _KNOWN_ENDS)
-        end = next((i for i in known if i is not None), None)
-        return self.encode("\n") if end is None else np.array([end], dtype=smallest_dtype(self.vocab_size))
+        if self._end is None:
+            return self.encode("\n")
+        return np.array([self._end], dtype=smallest_dtype(self.vocab_size))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens by their names; bytes that are not UTF-8 become U+FFFD."""
@@ -93,6 +93,9 @@ class SubwordTokenizer:
 
     def bytes_per_token(self) -> NDArray[np.float64]:
         """Bytes of UTF-8 that each id (vocab_size,) stands for; 0 for special tokens.
+
+        The token behind a text counts as the newline that stands there for other tokenizers does: predicting either is
+        a part of the loss, and short texts have many.
 
         Where the vocabulary is made of bytes these are exact, and add up to those of the text. Elsewhere they are what
         the token adds to a text that it follows: its spaces count, and what a tokenizer changes (case, say) does not.
@@ -113,10 +116,18 @@ class SubwordTokenizer:
                 sizes[i] = 1
             else:
                 sizes[i] = max(0, len(self.decode([*before, i]).encode("utf-8")) - start)
+        if self._end is not None:
+            sizes[self._end] = 1
         return sizes
 
     def state(self) -> dict[str, str]:
         return {"tokenizer": self.name, "json": self.json}
+
+    @cached_property
+    def _end(self) -> int | None:
+        """The token behind a text."""
+        known = (self._library.token_to_id(token) for token in _KNOWN_ENDS)
+        return next((i for i in known if i is not None), None)
 
     @cached_property
     def _library(self) -> Any:
