@@ -338,11 +338,15 @@ def test_what_could_not_be_read_again_is_not_written(
     limit: str, file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = file.read_bytes()
-    largest = max(map(len, text_of(file).splitlines(keepends=True)) if limit == "_LONGEST_LINE" else [len(text_of(file))])
+    largest = max(
+        map(len, text_of(file).splitlines(keepends=True)) if limit == "_LONGEST_LINE" else [len(text_of(file))]
+    )
     monkeypatch.setattr(kept, limit, largest)
     keep(folder, file)
     monkeypatch.setattr(kept, limit, largest - 1)
-    with pytest.raises(UserError, match="too large for one file of kept results: keep parts of the study by themselves"):
+    with pytest.raises(
+        UserError, match="too large for one file of kept results: keep parts of the study by themselves"
+    ):
         keep(folder, file)
     assert file.read_bytes() == before
     assert not list(file.parent.glob(".*"))

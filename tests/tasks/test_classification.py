@@ -24,7 +24,7 @@ from ablab.results.record import Record
 from ablab.tasks import classification
 from ablab.tasks.answers import class_counts, class_scores
 from ablab.tasks.classification import Classification
-from ablab.tasks.tables import Table
+from ablab.tasks.tables import Table, read_tables
 from ablab.training.generation import generate, load_run
 
 ROWS = [(f"{n} na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve", "even" if n % 2 == 0 else "odd") for n in range(300)]
@@ -82,10 +82,9 @@ def test_texts_that_are_read_otherwise_are_not_taken_from_the_cache(
     folder = folder_of(tmp_path, train=[("a b", "x"), ("b", "y"), ("c", "y")], val=[("a", "x")])
     settings = {"tokenizer": "bpe", "bpe_vocab_size": 257}
     before = served(task_of(folder, **settings), "train")
-    read = classification.read_tables
 
     def fewer(*args: str) -> dict[str, Table]:
-        tables = read(*args)
+        tables = read_tables(*args)
         tables["train"] = replace(tables["train"], texts=["a b", "c"], labels=["x", "y"])
         return tables
 

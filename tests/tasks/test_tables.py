@@ -96,7 +96,11 @@ def test_a_folder_without_the_splits(tmp_path: Path) -> None:
         ("a.csv", b"text,label\nx,y\nx,y,z\n", "not a table .*Expected 2 fields in line 3, saw 3.*mend that row"),
         ("a.csv", b"text,label\nx,y,z\nx,y,z\n", "more fields than its first line has names"),
         ("a.csv", b'text,label\n"x,y\n', "not a table .*EOF inside string"),
-        ("a.csv", b'text,label\nw,y\n"x,y\n"y,z\n', "row 2 has text behind a closing quote .*: put its texts in quotes"),
+        (
+            "a.csv",
+            b'text,label\nw,y\n"x,y\n"y,z\n',
+            "row 2 has text behind a closing quote .*: put its texts in quotes",
+        ),
         ("a.csv", b"text,label\nx,y\nonly\n", "row 2 has no label in label"),
         ("a.csv", b"text,label\n,y\n", "row 1 has no text in text"),
         ("a.csv", b"text,label\n\xff,y\n", "not UTF-8 text .byte 11.: convert it"),

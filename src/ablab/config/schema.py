@@ -203,7 +203,9 @@ def check_name(name: str | None) -> None:
     if {"", ".", ".."} & set(parts) or parts[0].startswith("~"):
         raise UserError(f"name={name}: must be the name of a folder in outputs/, without '..' or a '/' in front")
     if taken := set(TRIAL_FOLDERS) & set(parts):
-        raise UserError(f"name={name}: folders called {taken.pop()} hold trials, which no comparison reads; choose another")
+        raise UserError(
+            f"name={name}: folders called {taken.pop()} hold trials, which no comparison reads; choose another"
+        )
 
 
 def register_schema() -> None:

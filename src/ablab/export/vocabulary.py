@@ -33,7 +33,9 @@ def tokenizer_files(remembered: Mapping[str, Any]) -> dict[str, str]:
         return {}
     tokenizer = tokenizer_from_state(dict(remembered))
     if isinstance(tokenizer, SubwordTokenizer):
-        content = json.dumps(json.loads(tokenizer.json) | {"post_processor": None})  # a run puts no tokens around a text
+        content = json.dumps(
+            json.loads(tokenizer.json) | {"post_processor": None}
+        )  # a run puts no tokens around a text
     else:
         content = json.dumps(_bytes() if isinstance(tokenizer, ByteTokenizer) else _characters(tokenizer))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

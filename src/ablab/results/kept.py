@@ -89,7 +89,9 @@ def write_kept(path: Path, study: Mapping[str, Any], runs: list[KeptRun]) -> Non
             for line in (json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines):
                 size += len(line)
                 if _too_large(line, size):  # for every reader, and the runs may be gone by then
-                    raise UserError(f"{path}: too large for one file of kept results: keep parts of the study by themselves")
+                    raise UserError(
+                        f"{path}: too large for one file of kept results: keep parts of the study by themselves"
+                    )
                 file.write(line)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error

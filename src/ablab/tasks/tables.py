@@ -134,8 +134,8 @@ def _check_quotes(path: Path, content: str) -> None:
             pass
     except csv.Error as error:
         raise UserError(
-            f"{path}: row {number + 1} has text behind a closing quote ({one_line(error)}): put its texts in quotes, and "
-            'write each quote within them as ""'
+            f"{path}: row {number + 1} has text behind a closing quote ({one_line(error)}): put its texts in quotes, "
+            'and write each quote within them as ""'
         ) from error
 
 

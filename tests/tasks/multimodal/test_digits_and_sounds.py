@@ -106,7 +106,7 @@ def test_images_that_cannot_be_cut_so_are_refused() -> None:
 
 
 def test_too_few_images_for_every_digit_in_every_split_are_refused() -> None:
-    with pytest.raises(UserError, match=r"no image of [\d, ]+ in the val split, and every split needs each digit: give"):
+    with pytest.raises(UserError, match=r"no image of [\d, ]+ in the val split, and each needs all ten: give"):
         Handwriting(None, patches=2, fractions=(0.003, 0.1))
 
 

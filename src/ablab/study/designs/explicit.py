@@ -57,7 +57,8 @@ class Explicit(Design):
                 raise UserError(f"design.variants: each variant needs a name of its own, and '{name}' is none")
             if name in TRIAL_FOLDERS:
                 raise UserError(
-                    f"design.variants: folders called {name} hold trials, which no comparison reads; choose another name"
+                    f"design.variants: folders called {name} hold trials, which no comparison reads; choose another "
+                    "name"
                 )
             if not isinstance(overrides, Mapping):
                 raise UserError(f"design.variants: {name} must hold overrides, as in {_EXAMPLE}")

@@ -50,7 +50,7 @@ class Handwriting:
         for split, rows in self._rows.items():
             if missing := _missing(rows):
                 raise UserError(
-                    f"{self.corpus.name}: no image of {missing} in the {split} split, and every split needs each digit: "
+                    f"{self.corpus.name}: no image of {missing} in the {split} split, and each needs all ten: "
                     "give more images, or change task.val_fraction and task.test_fraction"
                 )
 
@@ -126,9 +126,7 @@ class Speech:
         for split, rows in self._rows.items():
             if missing := _missing(rows):
                 who = ", ".join(speaker for speaker, its in self.splits.items() if its == split)
-                raise UserError(
-                    f"{folder}: no recording of {missing} by {who}: every split needs each digit"
-                )
+                raise UserError(f"{folder}: no recording of {missing} by {who}: every split needs each digit")
 
     def draw(
         self, generator: np.random.Generator, digits: NDArray[np.int64], split: str
