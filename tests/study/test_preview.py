@@ -14,8 +14,7 @@ import pytest
 from processes import processes_in, wait_for
 
 from ablab.config import RunConfig
-from ablab.config.schema import ExecutionConfig
-from ablab.results.find import TUNING_FOLDER
+from ablab.config.schema import TUNING_FOLDER, ExecutionConfig
 from ablab.results.record import Cost, Record
 from ablab.results.run_context import RunContext
 from ablab.results.store import RECORD_FILE
