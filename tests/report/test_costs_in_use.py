@@ -8,8 +8,8 @@ from typing import Any
 from synthetic import runs_of, study
 
 from ablab.report.context import ReportContext
-from ablab.report.formats import latex
 from ablab.report.formats.contents import sections
+from ablab.report.formats.latex import latex
 from ablab.report.formatting import MISSING
 from ablab.report.html.page import page
 from ablab.report.tables import inference_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from ablab.config import RunConfig
@@ -42,7 +42,8 @@ def check_trainer(config: RunConfig) -> Parallel:
 
 def _check_time(trainer: Trainer, asked: object) -> None:
     """Raises UserError for a `trainer.max_time` of nothing, after which an untrained model would be a run's result."""
-    if any(isinstance(callback, Timer) and callback.time_remaining() == 0 for callback in trainer.callbacks):
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(callback, Timer) and callback.time_remaining() == 0 for callback in callbacks):
         raise UserError(f"trainer.max_time={asked}: leaves no time for a step: give DD:HH:MM:SS, or null for no limit")
 
 
