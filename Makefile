@@ -23,16 +23,16 @@ ablation: install ## train the quickstart study, compare its variants and write 
 	$(BIN)/ablab -m study=quickstart
 
 five-claims: install ## run the flagship study: hours on two cores; goes on where it stopped (SCALE=gpu: on a GPU)
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/run.py experiments/five_claims $(or $(SCALE),cpu)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python experiments/run.py experiments/five_claims $(or $(SCALE),cpu)
 
 five-claims-quick: install ## the same in a few steps of three seeds each: preliminary
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/run.py experiments/five_claims quick
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python experiments/run.py experiments/five_claims quick
 
 change-by-change: install ## run the studies from GPT-2 to DeepSeek-V4: goes on where it stopped (SCALE=gpu: on a GPU; PROSE=FILE: a text)
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/run.py experiments/change_by_change $(or $(SCALE),cpu)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python experiments/run.py experiments/change_by_change $(or $(SCALE),cpu)
 
 change-by-change-quick: install ## the same in a few steps of three seeds each: preliminary
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python experiments/run.py experiments/change_by_change quick
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python experiments/run.py experiments/change_by_change quick
 
 browser: ## install Chromium (Debian's package, as root), in which tests open the report and the dashboard
 	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
@@ -68,8 +68,8 @@ bench: install ## time the harness beside a bare PyTorch loop
 
 # Where nothing can be installed: make gpu-check WITH=python3, of an environment that has PyTorch and what ablab needs.
 gpu-check: $(if $(WITH),,install) ## all that is to be known of a GPU at hand, in 8 minutes at most (OUT=... another folder)
-	PYTHONPATH=$(CURDIR)/src:$$PYTHONPATH $(or $(WITH),$(BIN)/python) -m ablab bench gpu \
-		--out $(or $(OUT),outputs/gpu-check) $(if $(STEPS),--steps $(STEPS))
+	PYTHONPATH="$(CURDIR)/src:$$PYTHONPATH" $(or $(WITH),$(BIN)/python) -m ablab bench gpu \
+		--out "$(or $(OUT),outputs/gpu-check)" $(if $(STEPS),--steps $(STEPS))
 
 clean: ## remove the environment and caches (outputs/ stays)
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -31,6 +31,7 @@ def tiny(corpus: Path) -> list[str]:
         [],
         ["attention=lsh", "attention.bucket_size=8", "schedule=gradient_variance"],
         ["trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=null", "optimizer=sgd"],
+        ["feed_forward=moe", "feed_forward.n_experts=4", "feed_forward.bias_speed=0.1"],  # moves after each step
     ],
 )
 def test_both_do_the_same_work(overrides: list[str], tiny: list[str], tmp_path: Path) -> None:
@@ -57,6 +58,8 @@ def test_a_run_of_several_processes_or_a_compiled_one_is_refused(tiny: list[str]
         bench_loop([*tiny, "strategy=ddp", "trainer.devices=2"], steps=1, rounds=1, output=None)
     with pytest.raises(UserError, match=r"^trainer\.compile: bench loop compares loops as they are written"):
         bench_loop([*tiny, "trainer.compile=true"], steps=1, rounds=1, output=None)
+    with pytest.raises(UserError, match=r"^trainer\.precision=bf16-mixed: bench loop compares loops in single precis"):
+        bench_loop([*tiny, "trainer.precision=bf16-mixed"], steps=1, rounds=1, output=None)
 
 
 def test_both_minimise_a_penalty(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +83,7 @@ def test_loops_that_differ_are_refused(tiny: list[str], monkeypatch: pytest.Monk
 
 
 def test_dropout_is_refused_in_one_line(tiny: list[str]) -> None:
-    with pytest.raises(UserError, match="differs; use a config without dropout") as raised:
+    with pytest.raises(UserError, match=r"differs; leave out what each draws for itself \(dropout\)") as raised:
         bench_loop([*tiny, "model.dropout=0.1"], steps=2, rounds=1, output=None)
     assert "\n" not in str(raised.value)
 

@@ -59,6 +59,10 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
         )
     if config.trainer.compile:
         raise UserError("trainer.compile: bench loop compares loops as they are written; leave it out")
+    if config.trainer.precision not in (None, 32, "32", "32-true"):
+        raise UserError(
+            f"trainer.precision={config.trainer.precision}: bench loop compares loops in single precision; leave it out"
+        )
     Preflight().check(config)
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--json {output}: no such folder")
@@ -147,7 +151,10 @@ def _measure(config: RunConfig, folder: Path, steps: int, rounds: int) -> tuple[
         bare.model.named_parameters(), harness.model.parameters(), plain.model.parameters(), strict=True
     ):
         if not all(torch.equal(its.cpu(), other.cpu()) for other in others):
-            raise UserError(f"the loops did not do the same work: {name} differs; use a config without dropout")
+            raise UserError(
+                f"the loops did not do the same work: {name} differs; leave out what each draws for "
+                "itself (dropout), or does beside its steps"
+            )
     return task.tokens_per_batch, measured
 
 

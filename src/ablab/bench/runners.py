@@ -64,6 +64,7 @@ class BareLoop(Runner):
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.clip)
             self.optimizer.step()
+            self.transformer.after_step()
             self.schedule.step()
             self.optimizer.zero_grad()
             self.steps += 1
@@ -89,6 +90,10 @@ class PlainModule(LightningModule):
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
         inputs, targets, *_ = batch
         self.log("val_loss", self.task.loss(self.model(inputs), targets), batch_size=len(targets))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.model.after_step()
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(instantiate(self.config.options["optimizer"], _convert_="all"), self.model)

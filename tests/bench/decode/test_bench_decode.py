@@ -90,6 +90,7 @@ def test_ratios_are_of_rounds() -> None:
         ({"attentions": ["windowd"]}, "--attentions windowd: no such option; did you mean 'windowed'"),
         ({"lengths": [0]}, "--lengths 0: must be at least 1"),
         ({"steps": 0}, "--steps 0: must be at least 1"),
+        ({"recipes": []}, "--recipes --attentions: name one at least"),
         ({"recipes": ["bert"]}, "--recipes bert: there are gpt2, llama"),
         ({"json": Path("nowhere/there.json")}, "no such folder"),
     ],

@@ -85,8 +85,9 @@ class _Flex(Attention):
     def __init__(self, setting: Setting, length: int) -> None:
         self.window = setting.window
         self.mask = _window_blocks(length, setting.window, setting.device)
-        torch.compiler.reset()  # each length is compiled for itself, without the limit on recompilations
-        self.compiled: Any = torch.compile(flex_attention, dynamic=False)
+        # Each length is compiled for itself, and counts in no other's limit of recompilations.
+        settings: dict[str, Any] = {"isolate_recompiles": True}  # which its types do not have
+        self.compiled: Any = torch.compile(flex_attention, dynamic=False, **settings)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out: Tensor = self.compiled(q, k, v, block_mask=self.mask)

@@ -51,6 +51,10 @@ class Request:
         for name, value in (("rounds", self.effort.rounds), ("steps", self.steps), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise UserError(f"--{name} {value}: must be at least 1")
+        if not self.recipes and self.attentions is not None and not self.attentions:
+            raise UserError(
+                "--recipes --attentions: name one at least, or leave an option out for what it has by itself"
+            )
         if self.effort.clock not in CLOCKS:
             raise UserError(f"--clock {self.effort.clock}: there are {', '.join(CLOCKS)}")
         for option in self.attentions or ():
