@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from hypothesis import strategies as some
 
 from ablab.errors import UserError
 from ablab.results.ledger import HEAD_FILE, LEDGER_FILE, Ledger
+from ablab.results.store import write_atomically
 
 Content = dict[str, object]
 _VALUES = (
@@ -93,6 +95,42 @@ def test_a_kill_between_the_line_and_the_head_loses_nothing() -> None:
         Ledger(folder).append("entry", {"a": 2}, "now")
         (folder / HEAD_FILE).write_bytes(head)
         assert len(Ledger(folder).entries) == 2
+
+
+def test_a_second_kill_between_the_line_and_the_head_loses_nothing() -> None:
+    with written([{"a": 1}]) as folder:
+        behind = (folder / HEAD_FILE).read_bytes()
+        Ledger(folder).append("entry", {"a": 2}, "now")
+        (folder / HEAD_FILE).write_bytes(behind)
+
+        def killed(path: Path, text: str) -> None:
+            if json.loads(text)["entries"] == 3:
+                raise KeyboardInterrupt
+            write_atomically(path, text)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ablab.results.ledger.write_atomically", killed)
+            with pytest.raises(KeyboardInterrupt):
+                Ledger(folder).append("entry", {"a": 3}, "now")
+        assert len(Ledger(folder).entries) == 3
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_a_disk_that_is_full_leaves_the_ledger_as_it_was(lines: int) -> None:
+    """However often it is tried, with room for the line and none for the head."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with written([{"a": number} for number in range(lines)]) as folder:
+        for _ in range(3):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("ablab.results.ledger.write_atomically", full)
+                with pytest.raises(OSError, match="No space"):
+                    Ledger(folder).append("entry", {"a": lines}, "now")
+            assert len(Ledger(folder).entries) == lines
+        Ledger(folder).append("entry", {"a": lines}, "now")
+        assert [entry.content for entry in Ledger(folder).entries] == [{"a": number} for number in range(lines + 1)]
 
 
 @pytest.mark.parametrize("head", ["", "{}", '{"entries": 1, "digest": "no"}', '{"entries": 0, "digest": ""}', "[]"])

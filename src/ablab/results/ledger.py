@@ -4,12 +4,15 @@ What was concluded stays concluded: a line that is changed, taken out or put in 
 off the end are missed by the head, a small file beside it that counts them. Both are found when the ledger is read.
 That guards against slips and second thoughts; whoever writes all of it anew can write anything.
 
-A line is written at once and flushed. One that a kill or a full disk cut short has no end, counts as not written, and
-is taken away by whoever writes next. One process writes at a time: `ablab.campaign` holds the folder's lock.
+A line is written at once and flushed. One that a kill cut short has no end, counts as not written, and is taken away by
+whoever writes next; one that a full disk has no room for, or whose head it has none for, is taken away at once. Where a
+kill came between a line and its head, the line counts, and the head is brought up to it before the next is written. One
+process writes at a time: `ablab.campaign` holds the folder's lock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -54,6 +57,7 @@ class Ledger:
         self.path, self._head = folder / LEDGER_FILE, folder / HEAD_FILE
         self.entries: list[Entry] = []
         self._size = 0  # bytes that are whole lines
+        self._counted = 0  # lines, by the head
         if self.path.exists():
             text = self.path.read_bytes()
             self._size = text.rfind(b"\n") + 1
@@ -70,15 +74,26 @@ class Ledger:
         number, content = len(self.entries) + 1, json.loads(json.dumps(content, allow_nan=False))
         entry = Entry(number, kind, at, content, previous, _digest(number, kind, at, content, previous))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.truncate(self._size)  # what was cut short
-            file.write(entry.line)
-            file.flush()
-            os.fsync(file.fileno())
+        if self._counted < len(self.entries):  # or the head would be two lines behind
+            self._count(self.entries[-1])
+        try:
+            with self.path.open("ab") as file:
+                file.truncate(self._size)  # what was cut short
+                file.write(entry.line)
+                file.flush()
+                os.fsync(file.fileno())
+            self._count(entry)
+        except OSError:
+            with contextlib.suppress(OSError):  # there may be no file yet
+                os.truncate(self.path, self._size)
+            raise
         self._size += len(entry.line)
         self.entries.append(entry)
-        write_atomically(self._head, json.dumps({"entries": number, "digest": entry.digest}) + "\n")
         return entry
+
+    def _count(self, last: Entry) -> None:
+        write_atomically(self._head, json.dumps({"entries": last.number, "digest": last.digest}) + "\n")
+        self._counted = last.number
 
     def _verified(self, text: bytes) -> Iterator[Entry]:
         previous = _FIRST
@@ -110,6 +125,7 @@ class Ledger:
             raise self._broken(f"{count - len(self.entries)} of its {count} lines are missing at the end")
         if count < 1 or self.entries[count - 1].digest != digest or len(self.entries) > count + 1:
             raise self._broken(f"its lines are not those that {HEAD_FILE} has counted")
+        self._counted = count
 
     def _broken(self, why: str) -> UserError:
         return UserError(
