@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ablab.config import conf_folder, fingerprint
-from ablab.config.redact import HIDDEN, filled_in, is_secret, redact, redact_text, secrets_in
+from ablab.config.overrides import canonical
+from ablab.config.redact import (
+    HIDDEN,
+    command_filled_in,
+    filled_in,
+    is_secret,
+    redact,
+    redact_override,
+    redact_text,
+    redact_yaml,
+    secrets_in,
+)
 from ablab.config.run_config import RunConfig
 from ablab.errors import UserError
 
@@ -92,6 +105,90 @@ def test_a_secret_is_hidden_wherever_it_stands(secret: str, place: str) -> None:
     assert secret not in redact_text(text, secrets_in(data))
 
 
+PHRASES = ["my secret pass phrase", r"abc\,defghij", "'my secret, and \\'yours'", "[a b,c]", "a&b c", "{a:b c,d: e}"]
+
+
+@pytest.mark.parametrize("value", PHRASES)
+@pytest.mark.parametrize("key", ["logger.wandb.passphrase", "+activation.api_key", "++x.password"])
+def test_the_secret_of_an_override_is_all_of_its_value(key: str, value: str) -> None:
+    word = f"{key}={value}"
+    assert redact_override(word) == f"{key}={HIDDEN}"
+    assert redact(["-m", word, "seed=0,1"]) == ["-m", f"{key}={HIDDEN}", "seed=0,1"]
+    assert redact({"overrides": [word]}) == {"overrides": [f"{key}={HIDDEN}"]}
+
+
+def test_a_text_about_a_command_tells_none_of_its_secrets() -> None:
+    for value in PHRASES[:3]:
+        word = f"logger.wandb.passphrase={value}"
+        for text in (f"cannot parse '{word}'", f"{canonical(value)} is refused"):
+            hidden = redact_text(text, secrets_in(["-m", word]))
+            assert not {"secret", "phrase", "defghij", "yours"} & set(re.findall(r"\w+", hidden)), hidden
+
+
+def test_the_secret_of_an_entry_in_an_override_ends_with_the_entry() -> None:
+    word = r"logger.wandb={api_key: my secret\, phrase,project:mine}"
+    assert redact_override(word) == f"logger.wandb={{api_key: {HIDDEN},project:mine}}"
+
+
+def test_of_secrets_that_begin_alike_the_longer_one_is_hidden_whole() -> None:
+    known = frozenset(f"abcdefgh{'1234secret'[:length]}" for length in range(11))
+    assert redact_text("x abcdefgh1234secret y", known) == f"x {HIDDEN} y"
+
+
+BLOCKS = """\
+# @package _global_
+logger:
+  password: |  # of mine
+    correct horse
+
+    battery
+  user: me
+  api_key: >-
+    correct horse
+    battery
+mine:
+  - token:
+      correct
+      horse
+  - hf_token: &t "correct
+      horse"
+  - again: *t
+  - {text: &b "{correct: horse}", password: *b, further: *b}
+  - {secret: 'correct', key: 64, pad_token: a, token: "${oc.env:HORSE}"}
+  - api_key: [correct, horse]
+  - credential:
+      name: horse
+  - token: null
+  - words: ['logger.wandb={api_key: correct, mode: offline}', password=horse]
+last_key: horse
+password: |
+  battery"""
+
+
+def test_a_secret_of_many_lines_is_hidden_in_a_config_file() -> None:
+    text = redact_yaml(BLOCKS)
+    found = yaml.safe_load(text)
+    assert found["logger"] == {"password": HIDDEN, "user": "me", "api_key": HIDDEN}
+    assert found["mine"] == [
+        {"token": HIDDEN},
+        {"hf_token": HIDDEN},
+        {"again": HIDDEN},
+        {"text": HIDDEN, "password": HIDDEN, "further": HIDDEN},
+        {"secret": HIDDEN, "key": 64, "pad_token": "a", "token": HIDDEN},
+        {"api_key": [HIDDEN, HIDDEN]},
+        {"credential": {"name": HIDDEN}},
+        {"token": None},
+        {"words": [f"logger.wandb={{api_key: {HIDDEN}, mode: offline}}", f"password={HIDDEN}"]},
+    ]
+    assert (found["last_key"], found["password"]) == ("horse", HIDDEN)
+    assert text.startswith("# @package _global_\n")
+    assert redact_yaml(text) == text
+
+
+def test_a_file_that_is_no_config_yet_is_without_the_secrets_of_its_lines() -> None:
+    assert redact_yaml("a: [\ntoken: correct horse\n") == f"a: [\ntoken: '{HIDDEN}'\n"
+
+
 def test_the_environment_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_KEY", "correct-horse")
     monkeypatch.setenv("SOME_TOKENIZER", "tokenizer.json")
@@ -111,6 +208,28 @@ def test_what_was_left_out_comes_from_the_environment(monkeypatch: pytest.Monkey
     assert filled_in(options) == {"logger": {"wandb": {"api_key": "correct-horse"}}, "task": {"seq_len": 3}}
     with pytest.raises(UserError, match="is a secret"):  # a folder does not ask for more than settings
         filled_in({"logger": {"wandb": {"tags": {"api_key": HIDDEN}}}})
+
+
+def test_a_place_is_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Or the identity of a run would be another one in a shell that has SSH_KEY=/home/me."""
+    config = RunConfig(options={"task": {"path": f"{tmp_path}/corpus"}}, axes={})
+    before = fingerprint(config)
+    monkeypatch.setenv("SSH_KEY", str(tmp_path))
+    assert (fingerprint(config), config.shown()["task"]) == (before, {"path": f"{tmp_path}/corpus"})
+    monkeypatch.setenv("SSH_KEY", "/correct-horse/battery+staple")  # a key may begin so
+    assert redact_text("x /correct-horse/battery+staple") == f"x {HIDDEN}"
+
+
+def test_the_secrets_of_a_command_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACTIVATION_API_KEY", raising=False)
+    monkeypatch.delenv("API_KEY", raising=False)
+    words = ["-m", "seed=0,1", f"+activation.api_key={HIDDEN}"]
+    with pytest.raises(UserError, match=r"^activation\.api_key: is a secret.* environment variable ACTIVATION_API_KEY"):
+        command_filled_in(words)
+    monkeypatch.setenv("ACTIVATION_API_KEY", "correct, 'horse'")
+    assert command_filled_in(words) == ["-m", "seed=0,1", r"+activation.api_key='correct, \'horse\''"]
+    with pytest.raises(UserError, match=r"^question=.*: held a secret, .*: give the command of the study again"):
+        command_filled_in([f"question=Is {HIDDEN} in it?"])
 
 
 def test_identity_leaves_secrets_out() -> None:

@@ -20,7 +20,7 @@ from ablab.config.compose import composed, composed_sweep, importable, resolved
 from ablab.config.ladder import written_out
 from ablab.config.overrides import as_written
 from ablab.config.project import module_folders, option_folders
-from ablab.config.redact import redact_text
+from ablab.config.redact import redact_text, secrets_in
 from ablab.errors import UserError
 
 Folder = str | PathLike[str]
@@ -178,7 +178,8 @@ def _at_this_moment(config: DictConfig, folder: str) -> list[str]:
 def _carry_out(flags: list[str], words: list[str], config_dir: Folder | None) -> None:
     own = [] if config_dir is None else ["--config-dir", str(config_dir)]
     command = [*own, *flags, *words]
-    print(f"ablab {redact_text(shlex.join(command))}", flush=True)  # at once: importing takes seconds
+    shown = redact_text(shlex.join(command), secrets_in(command))
+    print(f"ablab {shown}", flush=True)  # at once: importing takes seconds
     Command(command).wait()
 
 

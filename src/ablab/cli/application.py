@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ablab.cli.flags import check_flags, check_overrides, parts
-from ablab.config.redact import redact_text
+from ablab.config.redact import redact_text, secrets_in
 from ablab.errors import UserError, named, one_line, printable
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def interrupt(*_: object) -> NoReturn:
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, and exit status 2: a mistake of the user's."""
-    said = redact_text(" ".join(message.split()))
+    said = redact_text(" ".join(message.split()), secrets_in(sys.argv))
     if len(said) > _LONGEST:
         said = f"{said[: _LONGEST * 2 // 3]} [...] {said[-_LONGEST // 3 :]}"
     print(printable(f"ablab: error: {said}"), file=sys.stderr)

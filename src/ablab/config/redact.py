@@ -12,7 +12,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
 from ablab.config.axes import AXES
+from ablab.config.overrides import canonical
 from ablab.config.schema import Node
 from ablab.errors import UserError
 
@@ -34,7 +37,15 @@ _LONG_NUMBER = 10**5  # a shorter one under a key that is mostly one of a secret
 _NO_VALUES = frozenset({"null", "None", "true", "false", "value", "VALUE"})  # the last two stand for any
 _SHORTEST = 8  # characters of a secret that is looked for under other keys
 _PAIR = re.compile(r"""(?P<key>[\w./@+~-]+)(?P<between>\s*=\s*)(?P<value>'[^']*'|"[^"]*"|[^,\s&{}\[\]'"]+)""")
-_ENTRY = re.compile(r"""(?P<key>[\w./-]+)(?P<between>['"]?\s*:\s*)(?P<value>'[^']*'|"[^"]*"|[^,\s{}\[\]'"]+)""")
+_ENTRY = re.compile(r"""(?P<key>[\w./-]+)(?P<between>['"]?[ \t]*:[ \t]*)(?P<value>'[^']*'|"[^"]*"|[^,\s{}\[\]'"]+)""")
+# In an override the value is all that follows, and that of an entry ends with the entry.
+_OVERRIDE = re.compile(r"(?P<key>[\w./@+~-]+)(?P<between>=)(?P<value>.*)", re.DOTALL)
+_ENTRY_OF_IT = re.compile(
+    r"""(?P<key>[\w./-]+)(?P<between>['"]?[ \t]*:[ \t]*)(?P<value>'[^']*'|"[^"]*"|(?:\\.|[^,{}\[\]'"])+)"""
+)
+# Of a config file that is no YAML as yet.
+_LINE = re.compile(r"^(?P<start>[\s-]*)(?P<key>[\w.-]+):[ \t]+(?P<value>[^\s#{\[|>&*!][^\n]*)$", re.MULTILINE)
+_ANCHOR = re.compile(r"&\S+\s+")
 
 
 def is_secret(key: str, value: object = "") -> bool:
@@ -57,28 +68,38 @@ def redact(data: Any, known: frozenset[str] = frozenset()) -> Any:
     """A copy of plain data without secrets.
 
     Args:
+        data: of a config, or the words of a command.
         known: further secrets, to be found in any text.
     """
     return _redacted("", data, known | _of_environment() | secrets_in(data))
 
 
-_LINE = re.compile(r"^(?P<start>[\s-]*)(?P<key>[\w.-]+):[ \t]+(?P<value>[^\s#{\[|>&*!][^\n]*)$", re.MULTILINE)
-
-
 def redact_yaml(text: str) -> str:
-    """A config file without secrets, be they in lines of their own or within one."""
-
-    def without(line: re.Match[str]) -> str:
-        value = line["value"].strip().strip("'\"")
-        return f"{line['start']}{line['key']}: '{HIDDEN}'" if is_secret(line["key"], value) else line[0]
-
-    return redact_text(_LINE.sub(without, text))
+    """A config file without secrets, however many lines they take."""
+    try:
+        roots = [*yaml.compose_all(text, Loader=yaml.SafeLoader)]
+        found = [change for root in roots for change in _changes("", root, text)]
+    except (yaml.YAMLError, RecursionError):
+        return redact_text(_LINE.sub(_without_end, text))
+    found.sort(key=lambda change: change[2].strip() == f"'{HIDDEN}'")  # what is a secret under one of its keys is one
+    for (start, end), instead in sorted({change[:2]: change[2] for change in found}.items(), reverse=True):
+        text = text[:start] + instead + text[end:]
+    return _hide_pairs(text, _of_environment())
 
 
 def secrets_in(data: Any) -> frozenset[str]:
-    """The secrets of plain data that are long enough to be looked for elsewhere."""
-    found = (str(value) for key, value in _leaves("", data) if is_secret(key, value))
+    """The secrets of plain data that are long enough to be looked for elsewhere; those of overrides as written, too."""
+    found = [str(value) for key, value in _leaves("", data) if is_secret(key, value)]
+    words = (_OVERRIDE.fullmatch(value) for key, value in _leaves("", data) if _holds_overrides(key, value))
+    for word in filter(None, words):
+        if is_secret(word["key"], word["value"]):
+            found += word["value"], canonical(word["value"])
     return frozenset(each for each in found if len(each) >= _SHORTEST)
+
+
+def redact_override(word: str, known: frozenset[str] = frozenset()) -> str:
+    """An override without its secret: that is all of its value, with commas and blanks."""
+    return _hide_in_override(word, known | _of_environment())
 
 
 def redact_text(text: str, known: frozenset[str] = frozenset()) -> str:
@@ -99,6 +120,15 @@ def filled_in(options: dict[str, Node]) -> dict[str, Node]:
     return {axis: _filled(axis, node, 2 if AXES[axis].several else 1) for axis, node in options.items()}
 
 
+def command_filled_in(words: list[str]) -> list[str]:
+    """The command of a study out of its folder, with its secrets from the environment, as `filled_in` takes them.
+
+    Raises:
+        UserError: there is none, or it was a part of a word.
+    """
+    return [_word_filled(word) if HIDDEN in word else word for word in words]
+
+
 def hand_over(options: dict[str, Node]) -> None:
     """Put the secrets of a run's options where `filled_in` finds them, for processes that this one starts."""
     for axis, node in options.items():
@@ -117,10 +147,25 @@ def _filled(key: str, node: Any, depth: int) -> Any:
         return {name: _filled(f"{key}.{name}", value, depth - 1) for name, value in node.items()}
     if not isinstance(node, str) or HIDDEN not in node:
         return node
+    return _from_environment(key, depth == 0 and node == HIDDEN)
+
+
+def _word_filled(word: str) -> str:
+    from hydra.core.override_parser.types import Quote, QuotedString  # slow to import, and readers import this file
+
+    start, _, value = word.partition("=")
+    key = start.lstrip("+")
+    if value != HIDDEN or not is_secret(key, "text"):
+        raise UserError(f"{word}: held a secret, which no folder keeps: give the command of the study again")
+    found = QuotedString(text=_from_environment(key, True), quote=Quote.single)
+    return f"{start}={found.with_quotes()}"
+
+
+def _from_environment(key: str, asked: bool) -> str:
+    """The secret of a dotted key; `asked`: as the variables of the environment have it whole."""
     parts = key.upper().split(".")
-    names = ["_".join(parts[start:]) for start in range(len(parts))]
-    asked = names if depth == 0 and node == HIDDEN else []
-    found = next((os.environ[name] for name in asked if name in os.environ), None)
+    names = ["_".join(parts[start:]) for start in range(len(parts))] if asked else []
+    found = next((os.environ[name] for name in names if name in os.environ), None)
     if found is None:
         raise UserError(
             f"{key}: is a secret, which no folder keeps: set the environment variable {_variable(key)} to it"
@@ -129,8 +174,13 @@ def _filled(key: str, node: Any, depth: int) -> Any:
 
 
 def _of_environment() -> frozenset[str]:
-    named = ((name, value) for name, value in os.environ.items() if len(value) >= _SHORTEST)
-    return frozenset(value for name, value in named if not value.isspace() and is_secret(name, value))
+    """Without places that there are (SSH_KEY=/home/me/key): a path tells no secret, and configs have many of them."""
+    named = ((name, value) for name, value in os.environ.items() if len(value) >= _SHORTEST and is_secret(name, value))
+    return frozenset(value for _, value in named if not value.isspace() and not _is_place(value))
+
+
+def _is_place(value: str) -> bool:
+    return os.path.isabs(value) and os.path.exists(value)
 
 
 def _leaves(key: str, data: Any) -> Iterator[tuple[str, Any]]:
@@ -151,22 +201,69 @@ def _redacted(key: str, data: Any, known: frozenset[str]) -> Any:
         return type(data)([_redacted(key, value, known) for value in data])
     if is_secret(key, data):
         return HIDDEN
+    if _holds_overrides(key, data):
+        return _hide_in_override(data, known)
     return _hide(data, known) if isinstance(data, str) else data
 
 
 def _hide(text: str, known: frozenset[str]) -> str:
-    for secret in known:
+    text = _hide_pairs(text, known)
+    return _ENTRY.sub(_without_value, text) if "{" in text else text
+
+
+def _hide_pairs(text: str, known: frozenset[str]) -> str:
+    for secret in sorted(known, key=lambda each: (-len(each), each)):  # one may begin as another does
         text = text.replace(secret, HIDDEN)
-    if "=" in text:
-        text = _PAIR.sub(_without_value, text)
-    if "{" in text:
-        text = _ENTRY.sub(_without_value, text)
-    return text
+    return _PAIR.sub(_without_value, text) if "=" in text else text
+
+
+def _holds_overrides(key: str, data: object) -> bool:
+    """Whether data at a key are an override: one of a command's words, of a config's `overrides`, or of Hydra's."""
+    return isinstance(data, str) and (not key or "overrides" in key.split("."))
+
+
+def _hide_in_override(word: str, known: frozenset[str]) -> str:
+    if (whole := _OVERRIDE.fullmatch(word)) is not None:
+        word = _without_value(whole)
+    if "{" in word:
+        word = _ENTRY_OF_IT.sub(_without_value, word)
+    return _hide(word, known)
 
 
 def _without_value(pair: re.Match[str]) -> str:
     number = pair["value"].lstrip("-").isdecimal()
-    value: object = int(pair["value"]) if number else pair["value"]
+    value: object = int(pair["value"]) if number else pair["value"].strip("'\"")
     if not is_secret(pair["key"], value) or pair["value"].rstrip(".;") in _NO_VALUES:
         return pair[0]
     return pair["key"] + pair["between"] + HIDDEN
+
+
+def _without_end(line: re.Match[str]) -> str:
+    value = line["value"].strip().strip("'\"")
+    return f"{line['start']}{line['key']}: '{HIDDEN}'" if is_secret(line["key"], value) else line[0]
+
+
+def _changes(key: str, node: yaml.Node, text: str) -> Iterator[tuple[int, int, str]]:
+    """(from, to, what is written instead): the values of a config file that are secrets, or have some in them."""
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            yield from _changes(f"{key}.{name.value}", value, text)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _changes(key, value, text)
+    else:
+        anchor = _ANCHOR.match(text, node.start_mark.index)
+        start, end = anchor.end() if anchor else node.start_mark.index, node.end_mark.index
+        if is_secret(key, _plain(node)):
+            of_block = "\n" if text[start:end].endswith("\n") else ""
+            yield start, end, f"'{HIDDEN}'{of_block}"
+        elif "{" in node.value:
+            yield start, end, _hide(text[start:end], frozenset())
+
+
+def _plain(node: yaml.Node) -> object:
+    kind = node.tag.rpartition(":")[2]
+    if kind in ("null", "bool"):
+        return None
+    number = node.value.lstrip("+-").replace("_", "")
+    return int(number) if kind == "int" and number.isdecimal() else node.value

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from ablab.config import Node, conf_folder, register_schema
 from ablab.config.explain import ConfigErrors, explain
 from ablab.config.overrides import as_written, canonical, not_too_many
-from ablab.config.redact import redact_text
+from ablab.config.redact import redact_override
 from ablab.errors import UserError, printable
 from ablab.results.evaluation import Evaluation
 from ablab.results.find import record_files
@@ -217,7 +217,7 @@ def _request(chosen: dict[str, str], checkpoint: str) -> Request:
     words |= {f"task.{key}": canonical(value) for key, value in settings.items()}
     return Request(
         settings=settings,
-        words={key: redact_text(f"{key}={value}") for key, value in words.items()},
+        words={key: redact_override(f"{key}={value}") for key, value in words.items()},
         option=None if name is None else _option(name),
         checkpoint=checkpoint,
         accelerator=accelerator,

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from ablab.config import RunConfig, fingerprint
 from ablab.config.overrides import alike
-from ablab.config.redact import redact_text
+from ablab.config.redact import redact_override
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.run_context import BudgetReport, RunContext
@@ -124,7 +124,7 @@ def changed_data(name: str) -> str:
 def variant_of(config: RunConfig) -> str:
     """What a run was asked for by, where no plan has given its variant a label."""
     named = ("seed=", "name=", "study=", "logger", "question=", "comparison.", "ladder", "hydra")
-    return ",".join(redact_text(alike(o)) for o in config.overrides if not o.startswith(named))
+    return ",".join(redact_override(alike(o)) for o in config.overrides if not o.startswith(named))
 
 
 def now() -> str:

@@ -77,11 +77,11 @@ class AblabSweeper(Sweeper):
         )
 
     def _launch_elsewhere(self, runs: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
-        from ablab.config.redact import redact_text
+        from ablab.config.redact import redact_override
         from ablab.study.supervision.code import hidden_secrets
 
         with hidden_secrets(self._launcher):
-            return self._launcher.launch([[*map(redact_text, run)] for run in runs], initial_job_idx=0)
+            return self._launcher.launch([[*map(redact_override, run)] for run in runs], initial_job_idx=0)
 
 
 class AblabPlanner(AblabSweeper):

@@ -16,7 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ablab.config import Node, RunConfig, resolve
 from ablab.config.composed import to_plain
-from ablab.config.redact import redact_text
+from ablab.config.redact import redact_override
 from ablab.errors import UserError
 from ablab.study.planning.expand import Run
 from ablab.study.planning.recombine import Recombiner
@@ -110,7 +110,7 @@ class Composer:
 def _dirname(overrides: list[str], settings: DictConfig) -> str:
     """What ${hydra:job.override_dirname} is for a run, whose seed is no part of what it is composed from."""
     left_out = set(settings.exclude_keys)
-    named = [redact_text(o) for o in overrides if o.partition("=")[0].lstrip("+~") not in left_out]
+    named = [redact_override(o) for o in overrides if o.partition("=")[0].lstrip("+~") not in left_out]
     return str(settings.item_sep).join(sorted(named)).replace("=", settings.kv_sep)
 
 

@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from ablab.config.explain import moved
 from ablab.config.overrides import BETWEEN_OVERRIDES, alike, not_too_many, same_value
 from ablab.config.placebo import KEY, override_of
-from ablab.config.redact import is_secret, redact_text
+from ablab.config.redact import is_secret, redact_override
 from ablab.config.schema import OF_THE_STUDY
 from ablab.errors import UserError
 from ablab.results.factors import OF_SPEED
@@ -93,7 +93,7 @@ def expand(
                 chosen = {key: f"{key}={value}" for key, value in (dict(variant) | task).items()}
                 parts = [chosen[key] for key in task] if name else _in_order(chosen, choices)
                 ends = [*([name] if name else []), *([f"{KEY}={placebo}"] if placebo else [])]
-                label, shown = (redact_text(",".join([*own, *ends])) for own in (parts, map(alike, parts)))
+                label, shown = (",".join(map(redact_override, [*own, *ends])) for own in (parts, map(alike, parts)))
                 if seed is not None:
                     chosen["seed"] = f"seed={seed}"
                 run = Run(
