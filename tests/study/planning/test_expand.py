@@ -153,6 +153,17 @@ def test_the_declared_baseline_comes_first_where_it_is_among_the_values() -> Non
     assert len(plan("attention=full,topk", **declared)) == 2  # a command that leaves it out
 
 
+def test_a_seed_is_one_however_it_is_given() -> None:
+    """`++seed=` sets what is there: it makes no variant, and what came before it counts no longer."""
+    given = plan("attention=full,lsh", "seed=7", "++seed=0,1")
+    assert [(run.variant, run.folder) for run in given] == [
+        (f"attention={attention}", f"attention={attention}/seed={seed}")
+        for seed in (0, 1)
+        for attention in ("full", "lsh")
+    ]
+    assert [run.variant for run in plan("++new.size=1,2")] == ["++new.size=1", "++new.size=2"]
+
+
 def test_what_is_zipped_with_the_task_advances_with_it() -> None:
     design = OneFactor(zip=[["task", "trainer.max_steps"], ["model.d_model", "model.d_ff"]])
     given = ("task=x,y", "trainer.max_steps=10,20", "model.d_model=8,16", "model.d_ff=32,64", "seed=0")
@@ -224,6 +235,8 @@ def test_one_value_makes_no_variant_and_a_deletion_stays() -> None:
         ),
         ("name=a,b", "name=a,b: a sweep is one study"),
         ("jobs=1,2", "jobs=1,2: holds for the study as a whole"),
+        ("++jobs=1,2", "jobs=1,2: holds for the study as a whole"),
+        ("++name=a,b", "name=a,b: a sweep is one study"),
     ],
 )
 def test_sweeps_that_are_no_plan_are_refused(override: str, line: str) -> None:

@@ -143,6 +143,7 @@ def _choices(overrides: Sequence[Override], zipped: Collection[str]) -> dict[str
     choices: dict[str, _Values] = {}
     for override in overrides:
         key = override.get_key_element()
+        key, plain = "seed" if key == "++seed" else key, key.lstrip("+")
         if said := moved(key):
             raise UserError(said)
         choices.pop(key, None)
@@ -154,13 +155,13 @@ def _choices(overrides: Sequence[Override], zipped: Collection[str]) -> dict[str
                 )
             if is_secret(key, "text"):
                 raise UserError(f"{key}: is a secret, and no variant: give it one value, or leave it out")
-            if key == "name":
+            if plain == "name":
                 raise UserError(f"{override.input_line}: a sweep is one study, and has one name")
             values = [*map(str, not_too_many(override.sweep_string_iterator(), str(override.input_line)))]
             if not values:
                 raise UserError(f"{override.input_line}: gives no value at all; write {key}=1,2,3, or one value")
             values = values if key in zipped else list(dict.fromkeys(values))
-            if key.split(".")[0] in OF_THE_STUDY and len(values) > 1:
+            if plain.split(".")[0] in OF_THE_STUDY and len(values) > 1:
                 raise UserError(f"{override.input_line}: holds for the study as a whole, and cannot be swept over")
             choices[key] = _Values([f"{key}={value}" for value in values], values)
         elif override.is_delete():
@@ -175,7 +176,7 @@ def _divide(swept: Mapping[str, _Values], design: Design) -> tuple[list[Factor],
     """The factors, the tasks, and the design without the groups of zipped keys that are done with."""
     every = [Factor(tuple({key: value} for value in values.values)) for key, values in swept.items()]
     groups = [group for group in design.zip or [] if any(map(_is_task, group))]
-    if "seed" in {key for group in design.zip or [] for key in group}:
+    if "seed" in {key.lstrip("+") for group in design.zip or [] for key in group}:
         raise UserError("design.zip: the seed cannot be zipped, since variants are compared on the same seeds")
     joined = zip_factors(every, groups)
     tasks = [factor for factor in joined if any(map(_is_task, factor.levels[0]))]
