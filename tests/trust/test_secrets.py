@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -100,6 +101,18 @@ def test_jobs_of_another_launcher_have_a_secret_from_their_environment(
         assert KEY.encode() not in content
         assert ENVIRONMENT.encode() not in content
     assert os.environ["ACTIVATION_API_KEY"] == KEY
+
+
+def test_a_study_without_a_plan_yet_is_resumed_with_no_stand_in_for_a_secret(
+    ablab: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ACTIVATION_API_KEY", "API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    command = ["-m", "name=keyed", *TINY, "+activation.api_key=***"]
+    plan = {"schema": 2, "command": command, "working_folder": str(tmp_path), "python_path": [], "comparison": {}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan | {"runs": None}))
+    refused = ablab("resume", str(tmp_path), "--trust")
+    assert (refused.status, "ACTIVATION_API_KEY" in refused.err) == (2, True), refused
 
 
 def test_the_configs_of_the_menu_have_no_secrets() -> None:

@@ -105,6 +105,7 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
 
     def command(options: argparse.Namespace) -> int:
         from ablab.analysis.decisions import decide
+        from ablab.config.redact import command_filled_in
         from ablab.report.conclude import compare_so_far, conclude_study
         from ablab.report.declared import declared_settings
         from ablab.report.live.screen import observer
@@ -117,7 +118,8 @@ def _resume(parser: argparse.ArgumentParser) -> Command:
         if plan.runs is None:  # it was stopped while the plan was being made
             trust_command(folder, plan.command, options.trust)
             retry = ["--retry", options.retry] if options.retry else []
-            return run_hydra([*plan.command, *retry, *([] if options.jobs is None else [f"jobs={options.jobs}"])])
+            words = command_filled_in(plan.command)
+            return run_hydra([*words, *retry, *([] if options.jobs is None else [f"jobs={options.jobs}"])])
         terms = declared_settings(plan.comparison)
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, interrupt)
