@@ -179,7 +179,8 @@ class Study:
         if self._other is None:
             records = launch(planned, settings, self._observe(), self.preflight, lock.beat)
             return [job_return(records.get(run.info.index)) for run in planned]
-        return self._other.launch(runs, planned, retry_failed=settings.retry == "failed")
+        with lock.beating():
+            return self._other.launch(runs, planned, retry_failed=settings.retry == "failed")
 
     def _launch_in_blocks(self, runs: Sequence[Run], planned: Sequence[PlannedRun], lock: StudyLock) -> list[JobReturn]:
         assert self.seeds is not None
@@ -197,7 +198,8 @@ class Study:
             returns.extend(other.launch(asked, block, retry_failed=settings.retry == "failed"))
             return not other.left_alive
 
-        blocks.run(carry_out, lambda block: print(f"seed=auto: {block.sentence()}"))
+        with lock.beating():
+            blocks.run(carry_out, lambda block: print(f"seed=auto: {block.sentence()}"))
         return returns
 
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import wait_for
 
 from ablab.cli.application import refuse
 from ablab.errors import UserError
-from ablab.study.supervision.lock import OWNER_FILE, StudyLock, run_lock
+from ablab.study.supervision import lock
+from ablab.study.supervision.lock import LOCK_FILE, OWNER_FILE, StudyLock, run_lock
 
 HOLD = """
 import sys
 from pathlib import Path
+from ablab.study.supervision import lock
 from ablab.study.supervision.lock import StudyLock
 with StudyLock(Path(sys.argv[1])):
     print("held", flush=True)
@@ -64,6 +69,24 @@ def test_an_owner_on_another_machine_lives_as_long_as_it_says_so(tmp_path: Path)
         assert held.taken_over == "process 1 on elsewhere"
 
 
+@pytest.mark.parametrize("answer", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_what_owners_say_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int) -> None:
+    """On a file system that has none; and nothing lies there that would outlive a dead owner."""
+
+    def flock(*_: object) -> None:
+        raise OSError(answer, os.strerror(answer))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    owner = {"host": "elsewhere", "pid": 1, "beat": time.time() - 61}
+    (tmp_path / LOCK_FILE).touch()
+    (tmp_path / OWNER_FILE).write_text(json.dumps(owner))
+    with StudyLock(tmp_path) as held, run_lock(tmp_path / "run", 0):
+        assert held.taken_over == "process 1 on elsewhere"
+    (tmp_path / OWNER_FILE).write_text(json.dumps(owner | {"beat": time.time() - 5}))
+    with pytest.raises(UserError, match="process 1 on elsewhere works on this study"):
+        StudyLock(tmp_path).__enter__()
+
+
 def test_the_heart_beats_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {"now": 1000.0}
     monkeypatch.setattr(time, "time", lambda: clock["now"])
@@ -73,6 +96,16 @@ def test_the_heart_beats_now_and_then(tmp_path: Path, monkeypatch: pytest.Monkey
             held.beat()
             beats.append(json.loads((tmp_path / OWNER_FILE).read_text())["beat"])
     assert beats == [1000.0, 1011.0, 1011.0, 1022.0, 400.0]
+
+
+def test_the_heart_beats_by_itself_while_others_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT_S", 0.01)
+    note, threads = tmp_path / OWNER_FILE, threading.active_count()
+    with StudyLock(tmp_path) as held:
+        before = note.read_text()
+        with held.beating():
+            wait_for(lambda: note.read_text() != before)
+        assert threading.active_count() == threads
 
 
 def test_a_damaged_note_of_an_owner_is_nobodys(tmp_path: Path) -> None:
