@@ -21,6 +21,8 @@ from slurm import NotHereError, jobs_of, slurm
 
 from ablab.results.store import RECORD_FILE, read_record
 from ablab.study.other_launcher import objective
+from ablab.study.supervision import lock
+from ablab.study.supervision.lock import OWNER_FILE
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -124,6 +126,31 @@ def test_a_job_without_a_record_is_a_row_with_its_reason(lab: Lab, monkeypatch: 
     ended = lab.sweep("name=lost", "hydra/launcher=basic", "activation=relu,gelu")
     assert ended.status == 0, ended.err
     assert statuses(study) == {"activation=gelu/seed=0": "ok", "activation=relu/seed=0": "ok"}
+
+
+def test_an_earlier_run_in_the_folder_is_not_taken_for_that_of_a_lost_job(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its launcher works, the study says that it lives."""
+    words = ("name=earlier", "hydra/launcher=basic", "activation=relu")
+    assert lab.sweep(*words).status == 0
+    owner = lab.folder / "outputs" / "earlier" / OWNER_FILE
+
+    def lost(self: Any, job_overrides: Any, initial_job_idx: int) -> Any:
+        before = owner.read_text()
+        wait_for(lambda: owner.read_text() != before)
+        raise RuntimeError("job 1 was lost")
+
+    basic = sys.modules["hydra._internal.core_plugins.basic_launcher"].BasicLauncher
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "BEAT_S", 0.01)
+        patch.setattr(basic, "launch", lost)
+        ended = lab.sweep(*words, "optimizer.lr=0.0123")
+    assert ended.status == 1
+    [path] = (lab.folder / "outputs" / "earlier").rglob(RECORD_FILE)
+    record = read_record(path)
+    assert (record.status, record.reason) == ("interrupted", "its job ended without a record: job 1 was lost")
+    assert record.config["optimizer"]["lr"] == 0.0123
 
 
 def test_a_search_is_told_the_primary_metric(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
 
+from ablab.config import fingerprint
 from ablab.config.redact import hand_over
 from ablab.config.schema import ExecutionConfig
 from ablab.errors import UserError
@@ -81,15 +83,19 @@ class OtherLauncher:
 
 
 def _left_by_job(run: PlannedRun, gave_up: str) -> Record:
-    """The record that a job of another launcher left; one that left none is a row with its reason all the same."""
-    try:
-        return read_record(run.folder / RECORD_FILE)
-    except UserError:
-        record = new_record(run.config, run.context)
-        record.status, record.cause = "interrupted", None
-        record.reason = f"its job ended without a record{gave_up}"
-        write_record(run.folder, record)
-        return record
+    """The record that a job of another launcher left; one that left none is a row with its reason all the same.
+
+    So is one in whose folder there is only the record of an earlier run, of other settings.
+    """
+    with contextlib.suppress(UserError):
+        record = read_record(run.folder / RECORD_FILE)
+        if record.fingerprint == fingerprint(run.config):
+            return record
+    record = new_record(run.config, run.context)
+    record.status, record.cause = "interrupted", None
+    record.reason = f"its job ended without a record{gave_up}"
+    write_record(run.folder, record)
+    return record
 
 
 def refuse_ours(settings: ExecutionConfig) -> None:
