@@ -79,7 +79,7 @@ def started(*libraries: str) -> Zygote:
 
 def _end(process: subprocess.Popen[bytes], of: int) -> None:
     if os.getpid() == of:  # and not in one of its forks
-        process.terminate()
+        process.kill()  # SIGTERM is blocked in what runs are forked from
         process.wait()
 
 

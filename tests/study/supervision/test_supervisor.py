@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import signal
 import threading
@@ -158,6 +159,21 @@ def test_ctrl_c_once_lets_runs_save_themselves(tiny_config: TinyConfig, tmp_path
     assert told.events == ["started 0 1", "stopping", "ended 0 interrupted"]
     assert (tmp_path / "0" / CHECKPOINT_FOLDER / "last.ckpt").is_file()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_scheduler_that_ends_every_process_lets_runs_save_themselves(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    """As systemd does, and whoever takes a machine away: SIGTERM to runs and what they are forked from, too."""
+    config = tiny_config("trainer.max_steps=1000000", "trainer.val_check_interval=1000000")
+
+    def end_all() -> None:
+        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # as below
+        for pid in [*(process.pid for process in multiprocessing.active_children()), server, os.getpid()]:
+            os.kill(pid, signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        Supervisor(ExecutionConfig(), told := Told(on_progress=once(end_all))).run(planned(tmp_path, config))
+    assert told.events == ["started 0 1", "stopping", "ended 0 interrupted"]
+    assert (tmp_path / "0" / CHECKPOINT_FOLDER / "last.ckpt").is_file()
 
 
 def test_ctrl_c_twice_ends_them_at_once(

@@ -51,8 +51,9 @@ def warm_up() -> None:
     # Unlike its children, it is not told where this process looks for modules.
     os.environ[WANTED] = json.dumps({"path": sys.path, "modules": sorted(_known), "parent": os.getpid()})
     resource_tracker.ensure_running()  # else the next line starts it, and it changes the mask
-    # Runs unblock it when they are ready for it: Ctrl-C on a terminal goes to every process that was started there.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Runs unblock them when they are ready for them: Ctrl-C on a terminal goes to every process that was started there,
+    # and a scheduler's SIGTERM to all of a job.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         forkserver.ensure_running()
         _started = True

@@ -82,11 +82,14 @@ def work(args: WorkerArgs) -> None:
     threading.Thread(target=_die_with_supervisor, args=(args.lifeline,), daemon=True).start()
     for schedulers_own in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT):
         signal.signal(schedulers_own, signal.SIG_IGN)  # meant for the supervisor, and would end this process
+    # So is this one, which a scheduler may send to all of a job: the supervisor says what to do. A handler, since what
+    # this process starts would ignore it, too, if it did, and could not be ended by it.
+    signal.signal(signal.SIGTERM, _leave_to_supervisor)
     die_first()
     print_to_log(folder)
     answer(folder, place.rank)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     place.enter()
     os.environ.update(args.placement.environment)
     if args.placement.devices:
@@ -126,6 +129,9 @@ def _work_together(args: WorkerArgs, stack: Unit, beat: Callable[[], None]) -> N
         for member in members:
             locks.enter_context(run_lock(member.folder))
         execute_stack(members, stack.size, beat, args.counted)
+
+
+def _leave_to_supervisor(*_: object) -> None: ...
 
 
 def _die_with_supervisor(lifeline: Connection) -> None:
