@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict, read_write
 
+from ablab.cli.application import interrupt
 from ablab.cli.commands import run_command
 from ablab.config import RunConfig, conf_folder, register_schema
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.results.store import RECORD_FILE, read_record, write_record
+from ablab.results.store import CHECKPOINT_FOLDER, RECORD_FILE, read_record, write_record
 from ablab.study import job
 from ablab.study.job import run_bar, run_job
 from ablab.training.run import execute
@@ -150,6 +154,27 @@ def test_a_run_that_failed_is_run_again(ablab: Job, capsys: pytest.CaptureFixtur
         assert ablab().status == "failed"
     assert capsys.readouterr().err == "failed: a bad day; outputs/one\n"
     assert ablab().status == "ok"
+
+
+def test_a_run_that_a_scheduler_ends_saves_itself(ablab: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By SIGTERM, whose handler outside of the run would end it in the middle of a step."""
+    steps: list[int] = []
+
+    def report(step: int, *_: object) -> None:
+        steps.append(step)
+        if step >= 2:
+            signal.raise_signal(signal.SIGTERM)  # and again, if it goes on
+
+    monkeypatch.setattr(job, "run_bar", lambda label: contextlib.nullcontext(report))
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        record = ablab("trainer.max_steps=1000000", "trainer.val_check_interval=1000000")
+        assert signal.getsignal(signal.SIGTERM) is interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert record.status == "interrupted"
+    saved = torch.load(FOLDER / CHECKPOINT_FOLDER / "last.ckpt", weights_only=True)
+    assert saved["global_step"] >= steps[-1] >= 2
 
 
 @pytest.mark.parametrize("override", ["design=one_factor", "jobs=2", "timeout=60", "retries=0", "on_failure=stop"])

@@ -42,6 +42,7 @@ from ablab.training.build import BuiltRun
 from ablab.training.callbacks import Progress
 from ablab.training.run import execute
 from ablab.training.stacks import forget_stacks
+from ablab.training.stopping import sigterm_as_interrupt
 from ablab.training.warm_start import check_steps_left
 from ablab.training.world import World, launched
 
@@ -141,7 +142,8 @@ def _run(built: BuiltRun, folder: Path, report: Progress) -> Record:
         prepare_folder(config, folder)
         watch = OwnWatchdog(World(), config, folder, lambda record: _tell_end(record, folder))
         try:
-            return execute(config, folder, progress=report, beat=watch.beat, built=built)
+            with sigterm_as_interrupt():
+                return execute(config, folder, progress=report, beat=watch.beat, built=built)
         finally:
             watch.close()
             forget_stacks(folder)

@@ -29,6 +29,7 @@ from ablab.training.callbacks import Progress
 from ablab.training.failures import failures_in, first_cause, forget_failures, tell
 from ablab.training.run import execute
 from ablab.training.stacks import forget_stacks
+from ablab.training.stopping import interrupt_once
 from ablab.training.world import World, launched
 
 JOIN_S = 300.0  # for processes to start and import
@@ -140,7 +141,7 @@ def refuse_nodes(config: RunConfig) -> None:
 def _take_part(
     place: World, config: RunConfig, folder: Path, report: Progress | None, built: BuiltRun | None = None
 ) -> Record:
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, interrupt_once)
     place.enter()
     watch = OwnWatchdog(place, config, folder)
     try:
@@ -148,12 +149,6 @@ def _take_part(
     finally:
         watch.close()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, since another has failed: what is left is short
-
-
-def _terminate(*_: object) -> None:
-    """A scheduler's end: the run saves itself, as at Ctrl-C. It may say so several times, where Ctrl-C is said once."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.raise_signal(signal.SIGINT)
 
 
 def _ask_the_others(record: Record, folder: Path, processes: int) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C, once: the run saves itself and ends. Twice: at once. And SIGTERM, which ends it as it would without us."""
+"""Ctrl-C, once: the run saves itself and ends. Twice: at once. And SIGTERM, which is for those who start it."""
 
 from __future__ import annotations
 
@@ -37,6 +37,25 @@ def stop_on_request() -> Iterator[StopRequest]:
     finally:
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Within it, SIGTERM is Ctrl-C, however often it comes; then all is as it was before."""
+    before = signal.getsignal(signal.SIGTERM)
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, interrupt_once)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, before)
+
+
+def interrupt_once(*_: object) -> None:
+    """The handler of a scheduler's SIGTERM, which may come several times: the run saves itself, as at one Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
 
 
 class OwnSigterm(Callback):
