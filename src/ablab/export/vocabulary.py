@@ -33,9 +33,8 @@ def tokenizer_files(remembered: Mapping[str, Any]) -> dict[str, str]:
         return {}
     tokenizer = tokenizer_from_state(dict(remembered))
     if isinstance(tokenizer, SubwordTokenizer):
-        content = json.dumps(
-            json.loads(tokenizer.json) | {"post_processor": None}
-        )  # a run puts no tokens around a text
+        # A run puts no tokens around a text, as a library would by this part of the file.
+        content = json.dumps(json.loads(tokenizer.json) | {"post_processor": None})
     else:
         content = json.dumps(_bytes() if isinstance(tokenizer, ByteTokenizer) else _characters(tokenizer))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
