@@ -7,10 +7,12 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,3 +80,17 @@ def test_a_folder_of_options_of_ones_own_is_added(unpacked: Path, tmp_path: Path
     config = OmegaConf.create(ablab(unpacked, tmp_path, words))
     assert config.activation == {"_target_": "mine.Cube", "side": 3}
     assert config.model.n_layers == 6
+
+
+def test_no_pinned_package_refuses_a_python_that_is_supported() -> None:
+    """The first release of each, too: long-lived distributions have those."""
+    pinned = [line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    needed = {name: SpecifierSet(_required_python(name)) for name in pinned}
+    assert {name: str(each) for name, each in needed.items() if "3.11.0" not in each or "3.13.0" not in each} == {}
+
+
+def _required_python(name: str) -> str:
+    try:
+        return ",".join(metadata(name).get_all("Requires-Python") or [])
+    except PackageNotFoundError:  # of another platform, or an extra
+        return ""
