@@ -57,8 +57,8 @@ def refuse(error: Exception) -> NoReturn:
         fail(f"{_undecodable()}: is no UTF-8 text ({error.reason} at byte {error.start})")
     if isinstance(error, ValueError) and "Config group override" in str(error):
         fail(f"each axis needs the name of an option ({error})")  # attention: null in the defaults of a file
-    if isinstance(error, FileExistsError):  # as Hydra makes the folder of a run
-        fail(f"{error.filename}: a file is in the way of the run's folder; choose another name=...")
+    if isinstance(error, FileExistsError) and error.filename:  # as Hydra makes the folder of a run
+        fail(f"{error.filename}: a file is in the way of the folder that is to be made; choose another name")
     if isinstance(error, OSError):
         fail(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
     if isinstance(error, UserWarning) and (found := _NO_FOLDER.fullmatch(str(error))):

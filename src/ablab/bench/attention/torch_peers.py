@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ablab.bench.attention import definitions
 from ablab.bench.attention.implementation import Attention, Expected, Implementation, Setting
+from ablab.model.attention.flex.call import RULES, own_limit
 
 BASELINE = "sdpa"  # full attention as anybody has it
 BASELINE_BOTH_SIDES = "sdpa-both-sides"
@@ -85,9 +86,10 @@ class _Flex(Attention):
     def __init__(self, setting: Setting, length: int) -> None:
         self.window = setting.window
         self.mask = _window_blocks(length, setting.window, setting.device)
-        # Each length is compiled for itself, and counts in no other's limit of recompilations.
-        settings: dict[str, Any] = {"isolate_recompiles": True}  # which its types do not have
-        self.compiled: Any = torch.compile(flex_attention, dynamic=False, **settings)
+        alone = own_limit(RULES)  # so that no length counts in another's limit, and no one else's code is thrown away
+        if not alone:
+            torch.compiler.reset()
+        self.compiled: Any = torch.compile(flex_attention, dynamic=False, **alone)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out: Tensor = self.compiled(q, k, v, block_mask=self.mask)

@@ -12,7 +12,7 @@ from naive import full_mask, masked_attention
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
-from ablab.model.attention.flex.call import SMALLEST, MaskMod, attend, compiled, dense, using, wanted
+from ablab.model.attention.flex.call import SMALLEST, MaskMod, attend, compiled, dense, own_limit, using, wanted
 from ablab.model.attention.flex.masks import BLOCK, block_mask, mask_of
 from ablab.model.attention.flex.rule import Scoring, merged
 from ablab.model.attention.local import Local
@@ -155,6 +155,16 @@ def test_flex_attention_compiled_for_a_cpu_gives_the_same_output(make_problem: M
         given: dict[str, Any] = {"score_mod": scoring.mod(q), "block_mask": _with_rule(blocks, seen)}
         found = torch.compile(flex_attention)(q, k, v, enable_gqa=True, **given)
     torch.testing.assert_close(found, attend(q, k, v, seen, block_mask=blocks, score_mod=scoring.mod(q))[0])
+
+
+def test_a_limit_of_its_own_is_asked_for_where_pytorch_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_before(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None = None) -> Any:
+        return model
+
+    assert own_limit(3) in ({"recompile_limit": 3, "isolate_recompiles": True}, {})
+    torch.compile(lambda x: x, **own_limit(3))
+    monkeypatch.setattr(torch, "compile", of_before)
+    assert own_limit(3) == {}
 
 
 def test_no_blocks_at_all_are_no_attention(make_problem: MakeProblem) -> None:

@@ -9,6 +9,7 @@ Options ask `wanted(q)` whether to take this way, and never for a device.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -195,9 +196,17 @@ def _compiled(function: Callable[Given, Result]) -> Callable[Given, Result]:
 @cache
 def _made_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # Of one graph, and never without its kernels, which would write out all scores.
-    settings: dict[str, Any] = {"recompile_limit": RULES, "isolate_recompiles": True}  # which its types do not have
-    compiled: Callable[..., Any] = torch.compile(function, fullgraph=True, dynamic=False, **settings)
+    compiled: Callable[..., Any] = torch.compile(function, fullgraph=True, dynamic=False, **own_limit(RULES))
     return compiled
+
+
+def own_limit(recompilations: int) -> dict[str, Any]:
+    """The arguments of `torch.compile` that count a function's recompilations by themselves; none of a version without.
+
+    All compilations of one function then share the limit of the process, and `torch.compiler.reset()` begins anew.
+    """
+    wanted = {"recompile_limit": recompilations, "isolate_recompiles": True}
+    return wanted if wanted.keys() <= inspect.signature(torch.compile).parameters.keys() else {}
 
 
 def _with_rule(blocks: BlockMask, mask_mod: MaskMod) -> BlockMask:
