@@ -12,7 +12,7 @@ import pytest
 from synthetic import runs_of
 from tuned import Points, told, tuned_study
 
-from ablab.analysis.choice_noise import choice_of
+from ablab.analysis.choice_noise import choice_of, joint
 from ablab.analysis.comparison import compare
 from ablab.analysis.estimates import paired
 from ablab.analysis.power import MOST_SEEDS, seeds_for
@@ -104,3 +104,27 @@ def test_seeds_do_not_buy_what_tuning_leaves_open() -> None:
     assert seeds_for(0.1, 0.1, choice=0.02) < 20
     assert seeds_for(0.1, 0.1, choice=0.05) == MOST_SEEDS
     assert paired([0.1, 0.1, 0.1, 0.1], 0.05).standard_error == pytest.approx(0.05)
+
+
+def over(*tasks: tuple[str, dict[str, Any]]) -> list[Record]:
+    """The study of `CLOSE` on several tasks, each with the tuning of its variant."""
+    found = []
+    for task, of_variant in tasks:
+        records = tuned_study(NOISE, told(CLOSE, 3e-3), of_variant)
+        for record in records:
+            record.axes = {**record.axes, "task": task}
+        found += records
+    return found
+
+
+def test_one_tuning_for_several_is_off_for_all_of_them() -> None:
+    """Errors of the choice that are the same do not average out over tasks; those of tunings of their own do."""
+    same, other = told(CLOSE, 3e-3), told({**CLOSE, 1e-1: [9.0, 9.0]}, 3e-3)  # a rate that nobody would choose
+    (shared,) = compare(runs_of(over(("a", same), ("b", same)))).suite
+    (apart,) = compare(runs_of(over(("a", same), ("b", other)))).suite
+    (once,) = compare(runs_of(tuned_study(NOISE, same, same))).items
+    assert once.choice
+    assert shared.choice == pytest.approx(once.choice)
+    assert apart.choice == pytest.approx(once.choice / np.sqrt(2), rel=1e-3)
+    assert joint([1.0, 2.0, None], [frozenset("a"), frozenset("a"), frozenset("a")]).sum() == pytest.approx(9)
+    assert joint([1.0, 2.0, None], [frozenset("a"), frozenset("b"), frozenset()]).sum() == pytest.approx(5)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from statistics import fmean
 
 import numpy as np
 import pytest
 from climbing import BASELINE, COMPUTE, VARIANTS, Law, ladder, law
+from scipy import stats
 from synthetic import cost, ended, runs_of, study
+from tuned import told
 
 from ablab.analysis.comparison import compare
 from ablab.analysis.over_scale.curve import fit
+from ablab.analysis.over_scale.gain import Gain
 from ablab.analysis.over_scale.study import LadderFindings, coverage, over_scale
 from ablab.analysis.over_scale.verdicts import Missing, ScaleVerdict
 from ablab.results.record import Cost, Metric, Record
@@ -253,3 +257,30 @@ def test_the_largest_size_is_counted_as_a_test(found: LadderFindings) -> None:
     low, high = covered.interval
     assert low <= covered.inside / covered.count <= high
     assert coverage([findings(ladder(compute=COMPUTE[:3]))]) is None
+
+
+def test_a_gain_has_the_error_of_the_choice() -> None:
+    """To first order that of the effect, over alpha and what is above the floor; the slope has the slope of these."""
+    of = told({1e-3: [1.00, 1.03], 3e-3: [1.01, 1.00], 1e-2: [1.02, 1.04]}, 3e-3)
+    plain, tuned = findings(ladder()).items[0], findings(ladder(tuning=of)).items[0]
+    choice = [item.choice or 0.0 for item in tuned.climb.items]
+    assert choice[2] > 0
+    curve = findings(ladder()).law
+    assert curve is not None
+    assert plain.gains is not None
+    assert tuned.gains is not None
+    means = [fmean(item.baseline_values) + fmean(item.differences) for item in tuned.climb.items]
+    added = [error / curve.alpha / (mean - curve.floor) for error, mean in zip(choice, means, strict=True)]
+    added.append(float(np.polyfit(np.log10(COMPUTE), added, 1)[0]))
+    before, after = ([*gains.at, gains.slope] for gains in (plain.gains, tuned.gains))
+    for own, other, extra in zip(before, after, added, strict=True):
+        wider = error_of(other) ** 2 - error_of(own) ** 2
+        assert wider == pytest.approx(extra**2, rel=1e-6, abs=1e-12)
+
+
+def error_of(gain: Gain | None) -> float:
+    """The standard error of the logarithm, from the interval over four seeds."""
+    assert gain is not None
+    assert gain.interval is not None
+    low, high = gain.interval
+    return math.log(high / low) / 2 / float(stats.t.ppf(0.975, 3))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ablab.analysis.over_scale.forecast import TENFOLD, Seen, forecast, smoothed
 from ablab.analysis.over_scale.verdicts import Claims, ScaleVerdict, judge
@@ -96,3 +97,20 @@ def test_units_and_the_sign_of_a_metric_change_nothing() -> None:
         assert other.effects == pytest.approx(factor * usual.effects)
         assert other.sign_p(0, 0, 1) == pytest.approx(usual.sign_p(0, 0, 1))
         assert judge([Claims.of(other)])[0][0] == judge([Claims.of(usual)])[0][0]
+
+
+def test_what_tuning_leaves_open_is_left_open_by_any_number_of_sizes() -> None:
+    """Of one error of the choice at all sizes the sign is known no better than at one; of errors of their own it is."""
+    x, differences = np.linspace(-5, 0, 5), np.array([-0.0081, -0.008, -0.0079, -0.008])
+    seen = np.tile(differences, (5, 1))
+    plain = forecast(Seen.of(x, seen), TENFOLD)
+    shared = forecast(Seen.of(x, seen, np.full((5, 5), 0.01**2)), TENFOLD)
+    apart = forecast(Seen.of(x, seen, np.diag(np.full(5, 0.01**2))), TENFOLD)
+    by_choice = 2 * float(stats.t.cdf(-0.8, shared.degrees))
+    assert judge([Claims.of(plain)])[0][0] is ScaleVerdict.HOLDS
+    assert judge([Claims.of(shared)])[0][0] is ScaleVerdict.UNKNOWN
+    assert shared.sign_p(0, 1, 0) == pytest.approx(by_choice, rel=0.02)
+    assert shared.sign_p(0, 0, 1) >= by_choice - 1e-9
+    assert plain.sign_p(0, 1, 0) < apart.sign_p(0, 1, 0) < shared.sign_p(0, 1, 0)
+    assert shared.effects == pytest.approx(plain.effects, rel=0.01)
+    assert shared.line[2] == pytest.approx(plain.line[2], abs=1e-6)  # how straight they are it says nothing of

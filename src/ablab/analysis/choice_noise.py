@@ -97,6 +97,23 @@ def choice_error(
     return math.sqrt(centre**2 + spread) * _widened(sides, len(differences) - 1)
 
 
+def joint(choices: Sequence[float | None], tunings: Sequence[frozenset[str]]) -> FloatArray:
+    """The covariance of what choosing adds to several effects, 0 where nothing was tuned.
+
+    Effects that were each tuned by themselves have errors of their own. One tuning that serves several, as that of a
+    ladder's smallest size does, is off for all of them at once, in the same direction.
+
+    Args:
+        choices: the standard error of each.
+        tunings: behind each.
+    """
+    errors = np.array([choice or 0.0 for choice in choices])
+    same = [
+        [place == other or own == theirs for other, theirs in enumerate(tunings)] for place, own in enumerate(tunings)
+    ]
+    return np.asarray(np.outer(errors, errors) * np.array(same))
+
+
 def _widened(sides: Sequence[Response], degrees: int) -> float:
     """By what an error that few tuning seeds tell is larger, for a t with the degrees of freedom of many seeds.
 

@@ -14,14 +14,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from statistics import fmean
 
 from ablab.analysis import conditions
+from ablab.analysis.choice_noise import joint
 from ablab.analysis.estimates import correlation
 from ablab.analysis.family import Claim
 from ablab.analysis.notes import IncompleteSeed, Note, TaskNotRun
 from ablab.analysis.pairing import Outcome, Pairing
 from ablab.analysis.study_notes import NoSuite
+from ablab.analysis.tuned import tunings_behind
 from ablab.analysis.verdicts import Evidence
 from ablab.results.record import Direction
 
@@ -142,14 +145,16 @@ class Joined:
             if identical
             else (),
             blocked=blocked,
-            choice=_joined([evidence.choice for evidence in each]),
+            choice=self._choice(),
         )
 
-
-def _joined(choices: Sequence[float | None]) -> float | None:
-    """What choosing adds to the average over tasks, each of which was tuned by itself; None where it was on none."""
-    known = [choice for choice in choices if choice is not None]
-    return math.hypot(*known) / len(choices) if known else None
+    def _choice(self) -> float | None:
+        """What choosing adds to the average over tasks; None where nothing was tuned."""
+        choices = [evidence.choice for _, evidence in self.parts]
+        tunings = [tunings_behind(chain.from_iterable(pairing.pairs)) for pairing, _ in self.parts]
+        if all(choice is None for choice in choices):
+            return None
+        return math.sqrt(float(joint(choices, tunings).sum())) / len(choices)
 
 
 def join(parts: Sequence[tuple[Pairing, Evidence]], tasks: Sequence[str]) -> list[Joined]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -104,6 +104,11 @@ def tuning_of(record: Record) -> Tuned | None:
 
 def _by_metric(values: Mapping[str, list[float | None]]) -> dict[str, Values]:
     return {name: tuple(each) for name, each in values.items()}
+
+
+def tunings_behind(records: Iterable[Record]) -> frozenset[str]:
+    """What is told of the tunings that the settings of runs come from: where it is the same, so is the tuning."""
+    return frozenset(tuned.told for record in records if (tuned := tuning_of(record)) and tuned.settings)
 
 
 def tunings_on(runs: Runs, task: str) -> dict[str, Tuned]:

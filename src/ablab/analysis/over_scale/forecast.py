@@ -12,8 +12,8 @@ Each form with each size of walk is weighed by how probable it makes the effects
 averaging; Hoeting et al. 1999). The level a may be anything, a tenfold compute is thought to change the effect by about
 as much as effects are, oddness to be as large as they are, and the walk to move by a third of that: under such
 numbers 88 effects of trained models, each foreseen from smaller ones, were most probable (experiments/ladder). Effects
-have the noise of their seeds, whose variance follows the size (`smoothed`). Tails are Student's, with the degrees of
-freedom of that variance.
+have the noise of their seeds, whose variance follows the size (`smoothed`), and the error of what was chosen by tuning,
+which all sizes share where one tuning serves them. Tails are Student's, with the degrees of freedom of that variance.
 """
 
 from __future__ import annotations
@@ -54,15 +54,19 @@ class Seen:
         effects: the mean paired difference at each.
         spreads: the variance of a single paired difference at each; NaN where there is one alone.
         counts: paired differences at each.
+        choice: the covariance of what choosing settings by tuning adds to the effects, which no seeds make smaller.
     """
 
     x: Array
     effects: Array
     spreads: Array
     counts: Array
+    choice: Array | None = None
 
     @classmethod
-    def of(cls, x: Sequence[float] | Array, differences: Sequence[Sequence[float]] | Array) -> Seen:
+    def of(
+        cls, x: Sequence[float] | Array, differences: Sequence[Sequence[float]] | Array, choice: Array | None = None
+    ) -> Seen:
         """From the paired differences at each compute, one a seed."""
         single = [np.asarray(each, dtype=float) for each in differences]
         return cls(
@@ -70,10 +74,12 @@ class Seen:
             np.array([each.mean() for each in single]),
             np.array([each.var(ddof=1) if len(each) > 1 else math.nan for each in single]),
             np.array([len(each) for each in single], dtype=float),
+            choice,
         )
 
     def without_last(self) -> Seen:
-        return Seen(self.x[:-1], self.effects[:-1], self.spreads[:-1], self.counts[:-1])
+        choice = None if self.choice is None else self.choice[:-1, :-1]
+        return Seen(self.x[:-1], self.effects[:-1], self.spreads[:-1], self.counts[:-1], choice)
 
     @property
     def degrees(self) -> float:
@@ -201,17 +207,20 @@ def forecast(seen: Seen, at: float, seeds: float | None = None) -> Forecast:
     scale = max(float(np.sqrt((seen.effects[-_RECENT:] ** 2).mean())), math.sqrt(float(np.median(noise))), 1e-300)
     kernel, prior = _components(tuple(np.append(seen.x - last, at - last)))
     least = (1e-6 * scale) ** 2  # of spread, also where pairs are all alike: less is no more than rounding
-    weights, means, covariances = _posterior(kernel * scale**2, prior, seen.effects, noise + least)
+    errors = np.diag(noise + least) + (0.0 if seen.choice is None else seen.choice)
+    weights, means, covariances = _posterior(kernel * scale**2, prior, seen.effects, errors)
     new = float(variances[-1]) / (seeds or float(seen.counts[-1]))
-    return Forecast(at, weights, means, covariances, new, seen.degrees, least, _line(seen, noise + least, at))
+    return Forecast(at, weights, means, covariances, new, seen.degrees, least, _line(seen, errors, at))
 
 
-def _line(seen: Seen, noise: Array, at: float) -> tuple[float, float, float]:
+def _line(seen: Seen, errors: Array, at: float) -> tuple[float, float, float]:
     """The effect at log compute `at`, its standard error and the p value of the misfit, of the weighted line."""
     design = np.stack([np.ones_like(seen.x), seen.x - at], 1)
-    covariance = np.linalg.inv(design.T / noise @ design)
-    line = covariance @ (design.T / noise @ seen.effects)
-    misfit, spare = float(((seen.effects - design @ line) ** 2 / noise).sum()), len(seen.x) - 2
+    weighted = np.linalg.solve(errors, design)
+    covariance = np.linalg.inv(design.T @ weighted)
+    line = covariance @ (weighted.T @ seen.effects)
+    left, spare = seen.effects - design @ line, len(seen.x) - 2
+    misfit = float(left @ np.linalg.solve(errors, left))
     fits = float(stats.f.sf(misfit / spare, spare, seen.degrees)) if spare else 1.0
     return float(line[0]), math.sqrt(float(covariance[0, 0])), fits
 
@@ -236,10 +245,10 @@ def _components(x: tuple[float, ...]) -> tuple[Array, Array]:
     return np.stack(kernels), np.array(prior)
 
 
-def _posterior(kernel: Array, prior: Array, effects: Array, noise: Array) -> tuple[Array, Array, Array]:
+def _posterior(kernel: Array, prior: Array, effects: Array, errors: Array) -> tuple[Array, Array, Array]:
     """(weights, means, covariances) of first, now and then, for each component."""
     count = len(effects)
-    within = kernel[:, :count, :count] + np.diag(noise)
+    within = kernel[:, :count, :count] + errors
     across, outside = kernel[:, count:, :count], kernel[:, count:, count:]
     root = np.linalg.cholesky(within)
     halved = np.linalg.solve(root, np.broadcast_to(effects, (len(kernel), count))[..., None])[..., 0]

@@ -6,7 +6,8 @@ variant that costs more FLOPs than the baseline at the same size has to have tha
 gain divided by it.
 
 Intervals are over seeds, of the logarithm: each seed is left out in turn, from both sides and from the law, which is
-fitted anew (jackknife; of a mean it is the paired t interval). What the sizes do not say of L_inf comes on top.
+fitted anew (jackknife; of a mean it is the paired t interval). What the sizes do not say of L_inf comes on top, and what
+choosing settings by tuning adds to the effect.
 
 Source: the gain in compute of two laws as in Kaplan et al. (2020) and Hoffmann et al. (2022); the jackknife as in Efron
 and Stein (1981).
@@ -23,7 +24,7 @@ from statistics import fmean
 import numpy as np
 from scipy import special
 
-from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, Interval
+from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, FloatArray, Interval
 from ablab.analysis.over_scale.curve import Curve, fit
 from ablab.analysis.over_scale.ladders import Climb, Ladder
 
@@ -115,6 +116,11 @@ class GainsOf:
         degrees = [max(len(each) - 1, 1) for each in pairs]
         slope = _slope(x, whole)
         error = _error([_slope(x, each) for each in left], [_slope(x, each) for each in floors], slope, len(seeds))
+        chosen = _of_choice(self.curve, pairs, climb)
+        errors = [_with(e, float(chosen[place, place])) for place, e in enumerate(errors)]
+        if math.isfinite(slope):
+            along = np.array([_slope(x, one) for one in np.where(np.isfinite(whole), np.eye(len(x)), np.nan)])
+            error = _with(error, float(along @ chosen @ along))
         of_log = Gain.of_log
         return Gains(
             tuple(of_log(v, e, d, self.level) for v, e, d in zip(whole, errors, degrees, strict=True)),
@@ -169,6 +175,17 @@ def _error(left_out: Sequence[float], floors: Sequence[float], whole: float, see
     jackknife = (len(there) - 1) / len(there) * float(((there - there.mean()) ** 2).sum())
     shift = max((abs(value - whole) for value in floors if math.isfinite(value)), default=0.0)
     return math.sqrt(jackknife + (shift / 2) ** 2)
+
+
+def _of_choice(curve: Curve, pairs: Sequence[Pairs], climb: Climb) -> FloatArray:
+    """The covariance of what choosing by tuning adds to the logarithms, to first order in the variant's loss."""
+    losses = [fmean(own for _, own in each.values()) - curve.floor if each else math.nan for each in pairs]
+    by_loss = np.array([1 / (curve.alpha * own) if own > 0 else 0.0 for own in losses])
+    return np.asarray(climb.choice * np.outer(by_loss, by_loss))
+
+
+def _with(error: float | None, variance: float) -> float | None:
+    return error if error is None else math.sqrt(error**2 + variance)
 
 
 def _slope(x: np.ndarray[tuple[int], np.dtype[np.float64]], logs: Sequence[float]) -> float:

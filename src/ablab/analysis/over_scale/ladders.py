@@ -13,8 +13,11 @@ from functools import cached_property
 from itertools import compress, pairwise
 from statistics import fmean
 
+from ablab.analysis.choice_noise import joint
+from ablab.analysis.estimates import FloatArray
 from ablab.analysis.oracle import CEILING, known
 from ablab.analysis.pairing import outcomes
+from ablab.analysis.tuned import tunings_behind
 from ablab.analysis.verdicts import Comparison
 from ablab.results.collect import Runs
 from ablab.results.evaluation import Direction
@@ -60,6 +63,7 @@ class Climb:
     rungs: tuple[Rung, ...]
     items: tuple[Comparison, ...]  # one for each rung
     cost: tuple[float, ...]  # FLOPs of the variant's runs over the baseline's, at each rung; NaN where not known
+    tunings: tuple[frozenset[str], ...]  # behind the runs of both, at each rung
     missing: tuple[str, ...] = ()  # rungs without a pair
     unstable: tuple[str, int, int] | None = None  # the rung, how many diverged, of how many: as often as the baseline
 
@@ -71,6 +75,16 @@ class Climb:
     def differences(self) -> list[tuple[float, ...]]:
         return [item.differences for item in self.items]
 
+    @property
+    def choice(self) -> FloatArray:
+        """The covariance of what choosing settings by tuning adds to the effects."""
+        return joint([item.choice for item in self.items], self.tunings)
+
+    @property
+    def tuned_at_once(self) -> bool:
+        """Whether one tuning serves all rungs, as that of a ladder's smallest size does."""
+        return len(set(self.tunings)) == 1
+
     def only(self, wanted: Sequence[bool]) -> Climb:
         """At some of its rungs."""
         return replace(
@@ -78,6 +92,7 @@ class Climb:
             rungs=tuple(compress(self.rungs, wanted)),
             items=tuple(compress(self.items, wanted)),
             cost=tuple(compress(self.cost, wanted)),
+            tunings=tuple(compress(self.tunings, wanted)),
         )
 
 
@@ -203,6 +218,7 @@ def _climb(runs: Runs, variant: str, rungs: Sequence[Rung], at: dict[tuple[str, 
         return None
     paired = [(rung, item) for rung, item in there if item.differences and not item.blocked]
     costs = [_mean(record.cost.flops_total for record in _records(runs, rung.place, variant)) for rung, _ in paired]
+    sides = [_records(runs, rung.place, variant) + _records(runs, rung.place, item.baseline) for rung, item in paired]
     reached = {rung.name for rung, _ in paired}
     unstable = ((rung.name, item.diverged, item.ended) for rung, item in there if item.less_stable)
     return Climb(
@@ -211,6 +227,7 @@ def _climb(runs: Runs, variant: str, rungs: Sequence[Rung], at: dict[tuple[str, 
         rungs=tuple(rung for rung, _ in paired),
         items=tuple(item for _, item in paired),
         cost=tuple(own / rung.flops for own, (rung, _) in zip(costs, paired, strict=True)),
+        tunings=tuple(map(tunings_behind, sides)),
         missing=tuple(rung.name for rung in rungs if rung.name not in reached),
         unstable=next(unstable, None),
     )

@@ -160,7 +160,7 @@ def _item(ladder: Ladder, gains: GainsOf, climb: Climb) -> OverScale:
 
 def seen_of(climb: Climb) -> Seen:
     """The effects of a climb as a forecast takes them."""
-    return Seen.of([math.log(flops) for flops in climb.compute], climb.differences)
+    return Seen.of([math.log(flops) for flops in climb.compute], climb.differences, climb.choice)
 
 
 def hold_out(climb: Climb) -> HeldOut | None:
@@ -168,6 +168,8 @@ def hold_out(climb: Climb) -> HeldOut | None:
     if len(climb.rungs) <= FEWEST_RUNGS or not any(map(any, climb.differences[:-1])):
         return None
     whole = seen_of(climb)
+    if climb.tuned_at_once:  # an error of the choice is then in what is measured as it is in what is foreseen
+        whole = replace(whole, choice=None)
     foreseen = forecast(whole.without_last(), float(whole.x[-1]), float(whole.counts[-1]))
     return HeldOut(
         rung=climb.rungs[-1].name,
