@@ -106,6 +106,27 @@ def test_nothing_is_assumed_of_the_scale_before_anything_is_seen() -> None:
     assert one.e_value == pytest.approx(other.e_value)
 
 
+@pytest.mark.parametrize(("ties", "runs", "tie"), [(3, 1, 0.0), (12, 2, 0.9 - 0.85), (2, 4, -1 / 64)])
+def test_ties_say_nothing_of_noise_and_keep_no_later_proposal_out(ties: int, runs: int, tie: float) -> None:
+    seen, order = np.full((ties, SEEDS), np.nan), order_of_seeds(ties + 1)
+    for place in range(ties):
+        seen[place, order_of_seeds(place + 1)[:runs]] = tie
+    improvements = [0.3, 0.28, 0.33]
+    found = evidence_of(improvements, order, noise_of(seen, range(1, ties + 1)))
+    assert found == evidence_of(improvements, order, NOTHING_KNOWN)
+    assert found.e_value > 10
+
+
+def test_the_spread_is_that_of_proposals_that_have_one_however_many_tie() -> None:
+    generator = np.random.default_rng(4)
+    seen = np.full((40, SEEDS), np.nan)
+    seen[:30, :4] = 1 / 64
+    seen[30:, :4] = generator.standard_normal((10, 4))
+    scale = noise_of(seen, [1] * 40).scale
+    assert float(np.asarray(scale.variance)) == pytest.approx(0.95 * seen[30:, :4].var(1, ddof=1).mean())
+    assert float(np.asarray(scale.degrees)) == pytest.approx(1 / (1 / 32 + 1 / 30))
+
+
 def test_a_few_wild_proposals_do_not_make_the_campaign_blind() -> None:
     generator = np.random.default_rng(3)
     seen = generator.standard_normal((40, SEEDS))

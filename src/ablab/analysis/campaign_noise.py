@@ -35,6 +35,7 @@ _FAR = 2.0  # standard deviations, beyond which first runs are pulled in
 _NORMAL_QUARTILE, _MEDIAN = 0.6745, 0.455  # of a normal variable's size, of a chi-squared one of one degree of freedom
 _WILD = 6.0  # times the common variance, at which that of a proposal is cut
 _SELECTED = 0.95  # of the variance: those that look good go on, which makes it 5% too large (by simulation)
+_ROUNDING = 1e-11  # relative to a mean: differences that vary less are ties
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,15 @@ def _identity(improvements: FloatArray) -> FloatArray:
 
 
 def _pooled(improvements: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The variance within proposals of two seeds or more, and its degrees of freedom; a few wild ones are cut."""
+    """The variance within proposals of two seeds or more, and its degrees of freedom; a few wild ones are cut.
+
+    Ties of a metric that is told in steps say nothing of how much differences vary: those without spread do not count.
+    """
     there = ~np.isnan(improvements)
     runs = there.sum(-1)
     mean = np.where(there, improvements, 0).sum(-1) / np.maximum(runs, 1)
     squares = np.where(there, (improvements - mean[..., None]) ** 2, 0).sum(-1)
-    degrees = np.maximum(runs - 1, 0)
+    degrees = np.where(np.sqrt(squares) > _ROUNDING * np.abs(mean), np.maximum(runs - 1, 0), 0)
     total = np.maximum(degrees.sum(-1), 1)
     each = squares / np.maximum(degrees, 1)
     pooled = _median_of(np.where(degrees > 0, each, np.nan)) / _MEDIAN
@@ -108,13 +112,17 @@ def _median_of(values: FloatArray) -> FloatArray:
 
 
 def _with_first(first: FloatArray, variance: FloatArray, degrees: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The same with the spread of first runs, which effects enlarge: it counts while there is little else."""
-    more = float(min(first.shape[-1] - 1, _BY_FIRST))
-    if more < 2:
+    """The same with the spread of first runs, which effects enlarge: it counts while there is little else.
+
+    Where half of them tie there is none, and nothing is added.
+    """
+    most = float(min(first.shape[-1] - 1, _BY_FIRST))
+    if most < 2:
         return variance, degrees
-    center = np.nanmedian(first, -1, keepdims=True)
-    spread = (np.nanmedian(np.abs(first - center), -1) / _NORMAL_QUARTILE) ** 2
-    return (degrees * variance + more * spread) / (degrees + more), degrees + more
+    center = np.nanmedian(first, -1)
+    spread = np.nanmedian(np.abs(first - center[..., None]), -1) / _NORMAL_QUARTILE
+    more = np.where(spread > _ROUNDING * np.abs(center), most, 0.0)
+    return (degrees * variance + more * spread**2) / np.maximum(degrees + more, 1), degrees + more
 
 
 def _seen_of_luck(
@@ -126,7 +134,7 @@ def _seen_of_luck(
         early: (..., proposals, 2): the first two runs of each.
         places: (proposals, 2): of their seeds.
     """
-    there = ~np.isnan(early)
+    there = ~np.isnan(early) & (variance > 0)[..., None, None]  # without any spread, nothing is seen of luck
     center = np.nanmedian(np.where(there.any(-2, keepdims=True), early, 0), -2, keepdims=True)
     limit = _FAR * np.sqrt(variance)[..., None, None]
     pulled = np.where(there, np.clip(early - center, -limit, limit), 0)
