@@ -82,6 +82,43 @@ def test_intervals_cover_at_every_seed_at_once() -> None:
     assert 0 < missed <= 0.05 * 400
 
 
+@pytest.mark.parametrize("shift", [5.0, 30.0, -30.0])
+def test_the_effect_and_its_interval_move_with_the_differences_however_large(shift: float) -> None:
+    improvements, order, noise = np.array([0.3, -0.4, 0.1, 0.2]), [0, 1, 2, 3], known(0.09, 32.0)
+    here, there = (evidence_of(list(each), order, noise) for each in (improvements, improvements + shift))
+    assert there.improvement == pytest.approx(shift + improvements.mean())
+    assert there.deviation == pytest.approx(here.deviation)
+    assert here.low is not None
+    assert here.high is not None
+    assert (there.low, there.high) == pytest.approx((shift + here.low, shift + here.high))
+
+
+@pytest.mark.parametrize("effect", [0.0, 5.0, 30.0])
+def test_intervals_of_a_campaign_cover_large_effects_at_every_seed_at_once(effect: float) -> None:
+    generator = np.random.default_rng(8)
+    campaigns, before, seeds = 200, 30, 5
+    shape = (campaigns, before + 1, SEEDS)
+    improvements = np.sqrt(0.5) * (generator.standard_normal(shape) - generator.standard_normal((campaigns, 1, SEEDS)))
+    seen = np.full((campaigns, before, SEEDS), np.nan)
+    for place in range(before):
+        at = order_of_seeds(place + 1)[: 1 + place % 3]
+        seen[:, place, at] = improvements[:, place, at]
+    order, missed = order_of_seeds(before + 1), 0
+    for campaign in range(campaigns):
+        noise, own = noise_of(seen[campaign], range(1, before + 1)), effect + improvements[campaign, -1, order]
+        found = [evidence_of(list(own[: n + 1]), order, noise) for n in range(seeds)]
+        missed += any(each.low is not None and not each.low <= effect <= (each.high or 0.0) for each in found)
+    assert missed <= 0.05 * campaigns
+
+
+def test_a_wild_seed_counts_for_little_as_evidence_and_in_full_in_the_interval() -> None:
+    calm, wild = (evidence_of([first, 4.0, 4.0, 4.0, 4.0], list(range(5)), known(1.0, 8.0)) for first in (4.0, 30.0))
+    assert wild.resolves(0.0025)
+    assert wild.e_value < calm.e_value
+    assert wild.low is not None
+    assert wild.low < 0  # which is said beside such a KEEP
+
+
 def test_luck_of_the_baseline_is_found_and_a_common_effect_is_not_taken_for_it() -> None:
     generator = np.random.default_rng(2)
     luck = 0.7 * generator.standard_normal(SEEDS)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from ablab.analysis.campaign_verdict import Judgement
 from ablab.campaign import Judged, judge, read_campaign
 from ablab.campaign import judge as _judge_function
 from ablab.cli.entry import main
 from ablab.config import fingerprint
 from ablab.errors import UserError
-from ablab.results.campaign import JudgedRun
+from ablab.report.campaign import judgement_text
+from ablab.results.campaign import Baseline, Campaign, Declaration, JudgedRun, Proposal
 from ablab.results.ledger import HEAD_FILE, LEDGER_FILE
 from ablab.results.record import Cost, Metric, Record
 from ablab.results.store import write_record
@@ -337,6 +339,20 @@ def test_the_command_says_which_by_its_status_and_in_json(
     ]
     assert "of all that is kept at most 5% is false" in told
     assert len(json.loads(command("--json")[1])["ledger"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("interval", "margin", "is_said"),
+    [((-0.2, 0.01), 0.0, True), ((None, None), 0.0, True), ((-0.2, -0.05), 0.1, True), ((-0.2, -0.05), 0.0, False)],
+)
+def test_a_keep_says_where_its_interval_does_not_leave_out_that_it_is_no_better(
+    interval: tuple[float | None, float | None], margin: float, is_said: bool
+) -> None:
+    declared = Declaration(metric="val_loss", direction="min", level=0.05, proposals=200, margin=margin)
+    campaign = Campaign(declaration=declared, baselines=(Baseline(overrides=[], identity="a"),), baseline_runs=((),))
+    kept = Judgement(decision="KEEP", reason="better", effect=-0.1, interval=interval, level=0.0025, seeds=(1, 2, 3))
+    proposal = Proposal(number=1, identity="b", label=GOOD, overrides=[GOOD])
+    assert ("kept by its e-value" in judgement_text(campaign, proposal, kept, 3, False)) == is_said
 
 
 def test_a_real_campaign_goes_on_after_a_kill(

@@ -5,6 +5,10 @@ better" reaches 1 / level, from `FEWEST` seeds on. It is *futile* where that e-v
 first seed on: most proposals do nothing, and what they cost is what a campaign costs. That bound is not binding:
 giving up claims nothing, so that the e-value holds the level whether one obeys it or goes on.
 
+As evidence no seed counts for more than noise gives once in many seeds. The effect and its interval are of the
+differences as they are: a limit there would pull a large effect towards zero, and the interval needs none. It holds at
+whatever seed one stops as the e-value does, for normal differences with the variances described, of any effect.
+
 The bound and the limits were chosen by simulation (`experiments/campaign`), so that of 200 proposals, 180 of which do
 nothing, four in five of the effects of 1.5 standard deviations are found in less than twice the runs that one run for
 each proposal takes.
@@ -35,7 +39,7 @@ class Evidence:
     Attributes:
         seeds: that it has.
         improvement: in the metric's unit and its good direction, the baseline's luck taken out; None of no seed.
-        low, high: a 95% interval of it, at whatever seed one stops.
+        low, high: a 95% interval of it, at whatever seed one stops; None: without an end.
         e_value: now, against "no better".
         p_value: 1 over the largest of them so far.
         deviation: the standard deviation of a paired difference, of campaign and proposal together; None: unknown.
@@ -58,17 +62,16 @@ class Evidence:
         return self.seeds > 0 and self.e_value < FUTILE_BELOW
 
 
-def sums_of(improvements: FloatArray, order: list[int], noise: Noise, margin: float = 0.0) -> Sums:
+def sums_of(improvements: FloatArray, order: list[int], noise: Noise) -> Sums:
     """What a proposal's differences come to after each of its seeds, free of what they share.
 
     Args:
         improvements: (..., seeds run), in the order in which the proposal had its seeds.
         order: the places of these seeds.
-        margin: that an improvement has to exceed.
     """
     runs = improvements.shape[-1]
     at = order[:runs]
-    left = np.minimum(improvements - margin - noise.luck[..., at], _most(noise)[..., at])
+    left = improvements - noise.luck[..., at]
     root = np.linalg.cholesky(noise.covariance[..., at, :][..., at])
     told = np.linalg.solve(root, np.stack([left, np.ones_like(left)], -1))  # independent, of variance 1
     values, weights = told[..., 0], told[..., 1]
@@ -81,17 +84,22 @@ def sums_of(improvements: FloatArray, order: list[int], noise: Noise, margin: fl
 
 
 def _most(noise: Noise) -> FloatArray:
-    """(..., seeds): the most that a proposal may gain by one seed, so that a wild one keeps nothing."""
+    """(..., seeds): the most that an improvement counts for as evidence, so that a wild seed keeps nothing."""
     degrees = np.asarray(noise.scale.degrees, dtype=float)
     quantile = special.stdtrit(np.maximum(degrees, 1e-9), 1 - RARE)
     most = np.where(degrees > 0, np.sqrt(noise.scale.variance) * np.minimum(quantile, _MOST_LOG), np.inf)
-    return np.asarray(most[..., None] * np.sqrt(np.diagonal(noise.covariance, axis1=-2, axis2=-1)))
+    return np.asarray(noise.luck + most[..., None] * np.sqrt(np.diagonal(noise.covariance, axis1=-2, axis2=-1)))
 
 
 def log_e_values(improvements: FloatArray, order: list[int], noise: Noise, margin: float = 0.0) -> FloatArray:
-    """(..., seeds run): the logarithm of the e-value after each seed."""
+    """(..., seeds run): the logarithm of the e-value after each seed.
+
+    Args:
+        margin: that an improvement has to exceed.
+    """
     variance, degrees = (np.asarray(x)[..., None] for x in (noise.scale.variance, noise.scale.degrees))
-    return log_e_value(sums_of(improvements, order, noise, margin), Scale(variance, degrees))
+    counted = np.minimum(improvements - margin, _most(noise)[..., order[: improvements.shape[-1]]])
+    return log_e_value(sums_of(counted, order, noise), Scale(variance, degrees))
 
 
 def evidence_of(improvements: list[float], order: list[int], noise: Noise, margin: float = 0.0) -> Evidence:

@@ -46,7 +46,20 @@ def _effect(campaign: Campaign, said: Judgement) -> str:
     margin = f"; margin {campaign.declaration.margin:g}" if campaign.declaration.margin else ""
     spread = "" if said.deviation is None else f"; a paired difference has an sd of {said.deviation:.2g}"
     confidence = f"{100 * (1 - CONFIDENCE_LEVEL):g}% CI"
-    return f"{metric} {said.effect:+.4g} ({confidence} {ends}, whenever one stops){margin}{spread}."
+    wide = _KEPT_THOUGH_WIDE if said.decision == "KEEP" and not _excludes_no_gain(campaign, said) else ""
+    return f"{metric} {said.effect:+.4g} ({confidence} {ends}, whenever one stops){margin}{spread}{wide}."
+
+
+_KEPT_THOUGH_WIDE = (
+    "; kept by its e-value: the interval, which has two sides and counts a wild seed in full, does not leave out that "
+    "it is no better"
+)
+
+
+def _excludes_no_gain(campaign: Campaign, said: Judgement) -> bool:
+    low, high = said.interval
+    least = low if campaign.declaration.direction == "max" else None if high is None else -high
+    return least is not None and least > campaign.declaration.margin
 
 
 def _level(proposal: Proposal, said: Judgement) -> str:
