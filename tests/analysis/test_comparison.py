@@ -10,6 +10,7 @@ from synthetic import ACCURACY, CORPUS, cost, ended, record, runs_of, study
 
 from ablab.analysis.comparison import Comparison, Comparisons, compare
 from ablab.analysis.estimates import holm, paired
+from ablab.analysis.metrics import directed
 from ablab.analysis.shared_error import shared_p
 from ablab.analysis.verdicts import Verdict
 from ablab.errors import UserError
@@ -294,6 +295,29 @@ def test_any_figure_can_be_compared() -> None:
         assert notes_of(found) == (
             f"{metric}: {'higher' if direction == 'max' else 'lower'} is taken as better, by its name.",
         )
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "is_guessed"),
+    [
+        ("val_loss", "min", False),
+        ("test_loss/length=64", "min", False),
+        ("val_loss/source=accounts.txt", "min", False),
+        ("val_loss@task=recall,task.length=64", "min", False),
+        ("val_perplexity@task.path=accounts.txt", "min", True),
+        ("val_bits_per_byte", "min", True),
+        ("val_bits_per_dim", "min", True),
+        ("val_exact", "max", True),
+        ("val_accuracy/length=64", "max", True),
+        ("val_f1/class=loss", "max", True),
+        ("objective/accuracy_2", "max", True),
+    ],
+)
+def test_the_direction_is_that_of_what_is_measured_wherever_it_is(
+    metric: str, direction: str, is_guessed: bool
+) -> None:
+    primary = Metric(name="val_loss", split="val", direction="min")
+    assert directed(metric, primary) == (metric, direction, is_guessed)
 
 
 def test_tasks_are_compared_apart_and_corrected_together() -> None:

@@ -14,7 +14,7 @@ from ablab.results.evaluation import AT, CHECKPOINT, metric_name
 from ablab.results.record import KEPT_EVALUATIONS, Cost, Direction, Metric
 
 # A metric that no task has declared is judged by its name; the comparison says that it was.
-_HIGHER_IS_BETTER = ("acc", "f1", "bleu", "rouge", "auc", "recall", "precision", "exact_match", "per_second")
+_HIGHER_IS_BETTER = ("acc", "f1", "bleu", "rouge", "auc", "recall", "precision", "exact", "per_second")
 _PREFIXES = {"validation": "val", "test": "test"}  # of the names of their metrics
 _COSTS = [field.name for field in dataclasses.fields(Cost)]
 
@@ -118,10 +118,18 @@ def check_last(runs: Runs, metric: str, last_k: int) -> None:
 
 def directed(wanted: str, primary: Metric | None) -> tuple[str, Direction, bool]:
     """A metric, its direction, and whether that is guessed by the name: it is known of the primary one of a task."""
-    if primary and _stem(primary.name) == _stem(wanted.partition(AT)[0]):
+    quantity = _quantity(wanted)
+    if primary and _quantity(primary.name) == quantity:
         return wanted, primary.direction, False
-    higher = any(word in wanted.lower() for word in _HIGHER_IS_BETTER)
+    higher = any(word in quantity.lower() for word in _HIGHER_IS_BETTER)
     return wanted, "max" if higher else "min", True
+
+
+def _quantity(metric: str) -> str:
+    """What is measured, wherever: "loss" of "val_loss", and of "test_loss/length=64@task=recall"."""
+    own = metric.partition(AT)[0]
+    stem = _stem(own)
+    return own if stem == own else stem.partition("/")[0]  # "axis/name", of a mechanism, has no split
 
 
 def _stem(name: str) -> str:
