@@ -320,12 +320,14 @@ def test_the_command_says_which_by_its_status_and_in_json(
     assert status == 0
     found = json.loads(told)
     assert (found["schema"], found["decision"], found["metric"]) == (1, "KEEP", "val_loss")
+    assert (found["direction"], found["direction_by_name"]) == ("min", True)  # the task's primary one is an accuracy
     assert found["interval"][0] < found["effect"] < found["interval"][1] < 0
     assert found["campaign"]["kept"] == 1
     assert found["runs"]["this_call"] == 2 * len(found["seeds"])
     status, told = command(GOOD)
     assert status == 0
     assert told.startswith(f"KEEP        {GOOD}: better than the baseline.\n")
+    assert "val_loss: lower is taken as better, by its name." in told
     assert "NOT AT EQUAL BUDGET  +50% FLOPs against the baseline." in told
     assert "from the ledger; nothing was run; so far 2 proposals: 1 kept, 0 discarded, 1 open" in told
     assert command("+model.placebo=draw")[0] == 1

@@ -76,10 +76,11 @@ def parse_baseline(words: Sequence[str], config_dirs: Sequence[Path]) -> Words:
 def _declared(words: Words, asked: Asked, preflight: Preflight) -> tuple[Declaration, Baseline]:
     config = words.config()
     preflight.check(config)
-    metric, direction = _metric(words, asked.metric, preflight)
+    metric, direction, by_name = _metric(words, asked.metric, preflight)
     declared = Declaration(
         metric=metric,
         direction=direction,
+        by_name=by_name,
         margin=asked.margin or 0.0,
         level=LEVEL if asked.level is None else asked.level,
         proposals=PROPOSALS if asked.proposals is None else asked.proposals,
@@ -87,15 +88,16 @@ def _declared(words: Words, asked: Asked, preflight: Preflight) -> tuple[Declara
     return declared, _baseline(words, preflight)
 
 
-def _metric(words: Words, asked: str | None, preflight: Preflight) -> tuple[str, Direction]:
+def _metric(words: Words, asked: str | None, preflight: Preflight) -> tuple[str, Direction, bool]:
+    """What is compared, its direction, and whether that is taken from its name."""
     config = words.config()
     primary = preflight.task(config).primary
     names = preflight.metrics(config)
     if asked is None or asked == primary.name:
-        return primary.name, primary.direction
+        return primary.name, primary.direction, False
     if names is not None and asked not in names:
         raise UserError(f"--metric {asked}: no run will have it{nearest(asked, names)}")
-    return asked, directed(asked, primary)[1]
+    return directed(asked, primary)
 
 
 def _baseline(words: Words, preflight: Preflight) -> Baseline:

@@ -8,6 +8,8 @@ from typing import Any
 
 from ablab.analysis.campaign_rule import CONFIDENCE_LEVEL, FEWEST
 from ablab.analysis.campaign_verdict import Judgement, level_of
+from ablab.analysis.study_notes import DirectionByName
+from ablab.report.study_notes import study_note_text
 from ablab.results.campaign import Campaign, Proposal
 
 JSON_SCHEMA = 1
@@ -31,6 +33,7 @@ def judgement_text(campaign: Campaign, proposal: Proposal, said: Judgement, runs
     lines = [f"{said.decision:<10}  {proposal.label}: {_WHY.get(said.reason, said.reason)}{detail}."]
     if said.effect is not None:
         lines.append(_effect(campaign, said))
+    lines += _direction(campaign)
     lines.append(_level(proposal, said))
     if unequal := _unequal(campaign, proposal):
         lines.append(unequal)
@@ -60,6 +63,12 @@ def _excludes_no_gain(campaign: Campaign, said: Judgement) -> bool:
     low, high = said.interval
     least = low if campaign.declaration.direction == "max" else None if high is None else -high
     return least is not None and least > campaign.declaration.margin
+
+
+def _direction(campaign: Campaign) -> list[str]:
+    """Which values are better, where no task has declared it."""
+    declared = campaign.declaration
+    return [study_note_text(DirectionByName(declared.metric, declared.direction))] if declared.by_name else []
 
 
 def _level(proposal: Proposal, said: Judgement) -> str:
@@ -120,6 +129,7 @@ def judgement_json(
         "fewest_seeds": FEWEST,
         "metric": declared.metric,
         "direction": declared.direction,
+        "direction_by_name": declared.by_name,
         "margin": declared.margin,
         "proposal": {
             "number": proposal.number,
@@ -183,6 +193,7 @@ def campaign_table(campaign: Campaign) -> str:
     falling = "lower" if declared.direction == "min" else "higher"
     says = [
         f"baseline: {base}; kept is what has a {falling} {declared.metric}{margin}.",
+        *_direction(campaign),
         accounting(campaign),
         f"A new proposal needs an e-value of {1 / level_of(_next(campaign), campaign):.0f}; "
         f"{sum(map(len, campaign.baseline_runs))} runs were the baseline's.",

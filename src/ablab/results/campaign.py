@@ -42,6 +42,7 @@ class Declaration:
     level: float  # the share of false ones among what is kept
     proposals: int  # that it is planned for
     margin: float = 0.0  # an improvement must exceed it
+    by_name: bool = False  # the direction was not declared by the task, but taken from the metric's name
     schema: int = SCHEMA
 
 
