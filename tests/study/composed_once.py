@@ -21,22 +21,27 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigSource
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
 
 _choose = defaults_list.create_defaults_list
 _refer = defaults_list._create_interpolation_map
 _compose = ConfigLoaderImpl._compose_config_from_defaults_list
 _parse = OverridesParser.parse_rule
 
-_chosen: dict[Any, DefaultsList] = {}  # by files and choices
-_composed: dict[int, bytes] = {}  # pickled, by the list of defaults, which is kept above
+_chosen: dict[Any, bytes] = {}  # by files and choices; pickled, as garbage is not looked for in bytes
+_composed: dict[Any, bytes] = {}  # by the same
+_last: tuple[list[Any], Any] = ([], None)  # the list of defaults that was made last, and what it was made of
+_numbers: dict[Any, int] = {}  # of files
+_met: set[Any] = set()  # beginnings of lists of defaults
+_on_the_way: dict[Any, bytes] = {}  # what is merged of a beginning with which lists parted
 _parsed: dict[tuple[str, str], Any] = {}
 _loaded: dict[Any, bytes] = {}
 _NOTHING = DictConfig({})
-_MOST = 100  # that are kept: each has a thousand nodes, which are looked at when garbage is collected
 
 
 @contextlib.contextmanager
@@ -48,6 +53,7 @@ def composed_once() -> Iterator[None]:
         mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose),
         mock.patch.object(OverridesParser, "parse_rule", parse_rule),
         mock.patch.object(_of_files()[0], "load_config", load_config),
+        mock.patch.object(ConfigStore, "__deepcopy__", itself, create=True),
     ):
         yield
 
@@ -55,16 +61,16 @@ def composed_once() -> Iterator[None]:
 def create_defaults_list(
     repo: Any, config_name: str | None, overrides_list: list[Any], prepend_hydra: bool, skip_missing: bool
 ) -> DefaultsList:
+    global _last
     values = Overrides(repo=repo, overrides_list=overrides_list).config_overrides
     choices = [each for each in overrides_list if not any(each is value for value in values)]
     words = tuple(each.input_line for each in choices if not each.is_sweep_override())
     key = (_files(repo.get_sources()), config_name, words, prepend_hydra, skip_missing)
     if key not in _chosen:
-        if len(_chosen) == _MOST:
-            _chosen.clear()
-            _composed.clear()
-        _chosen[key] = _choose(repo, config_name, overrides_list, prepend_hydra, skip_missing)
-    return replace(_chosen[key], config_overrides=values)
+        _chosen[key] = pickle.dumps(_choose(repo, config_name, overrides_list, prepend_hydra, skip_missing))
+    found = replace(pickle.loads(_chosen[key]), config_overrides=values)
+    _last = found.defaults, key
+    return found
 
 
 def create_interpolation_map(overrides: Overrides, defaults: list[Any], self_added: bool) -> DictConfig:
@@ -73,13 +79,41 @@ def create_interpolation_map(overrides: Overrides, defaults: list[Any], self_add
 
 
 def compose(self: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfig:
-    kept = any(defaults is each.defaults for each in _chosen.values())
-    if not kept:
+    made, key = _last
+    if defaults is not made:
         return _compose(self, defaults, repo)
-    if id(defaults) not in _composed:
-        _composed[id(defaults)] = pickle.dumps(_compose(self, defaults, repo))
-    config: DictConfig = pickle.loads(_composed[id(defaults)])
+    if key not in _composed:
+        try:
+            found = _merged(self, defaults, repo, _numbers.setdefault(key[0], len(_numbers)))
+        except OmegaConfBaseException:
+            found = _compose(self, defaults, repo)  # which says where it was raised
+        _composed[key] = pickle.dumps(found)
+    config: DictConfig = pickle.loads(_composed[key])
     return config
+
+
+def _merged(self: ConfigLoaderImpl, defaults: list[ResultDefault], repo: Any, files: int) -> DictConfig:
+    """What Hydra merges, in its order: on from where an earlier list went another way."""
+    ways: list[Any] = [(files,)]
+    for each in defaults:
+        ways.append((ways[-1], each.config_path, each.package, each.primary))
+    parting = max((at for at, way in enumerate(ways) if way in _met), default=0)
+    start = max((at for at, way in enumerate(ways[: parting + 1]) if way in _on_the_way), default=0)
+    _met.update(ways)
+    config = pickle.loads(_on_the_way[ways[start]]) if start else OmegaConf.create()
+    for first, end in ((start, parting), (parting, len(defaults))):
+        with flag_override(config, "no_deepcopy_set_nodes", True):
+            for default in defaults[first:end]:
+                config.merge_with(self._load_single_config(default=default, repo=repo).config)
+        if end == parting > start:
+            _on_the_way[ways[end]] = pickle.dumps(config)
+    with mock.patch.object(OmegaConf, "create", lambda: config):
+        return _compose(self, [], repo)  # which tidies it up
+
+
+def itself(self: ConfigStore, memo: dict[int, Any]) -> ConfigStore:
+    """Hydra copies where it looks for files for each config, and with that all that is in the store, to no end."""
+    return self
 
 
 def parse_rule(self: OverridesParser, s: str, rule_name: str) -> Any:

@@ -12,7 +12,7 @@ from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 
 from ablab.config import conf_folder, register_schema
 
@@ -46,6 +46,21 @@ def composed(words: list[str], conf: Path | None = None) -> DictConfig | str:
 
 
 @pytest.mark.usefixtures("_by_hydra_alone")
+def test_lists_of_defaults_that_part_are_merged_as_hydra_merges_them() -> None:
+    """Each goes on from where it leaves one before it: early, late, and at the very end."""
+    lists = [["task=copying"], ["schedule=constant"], ["task=copying", "schedule=constant"], ["hydra/launcher=basic"]]
+    lists += [["+callbacks@callbacks.a=early_stopping"], ["schedule=constant", "recipe=gpt2"], [], ["recipe=gpt2"]]
+    expected = [composed(words) for words in lists]
+    with composed_once.composed_once():
+        for words, whole in zip(lists, expected, strict=True):
+            found = composed(words)
+            assert isinstance(found, DictConfig), found
+            assert isinstance(whole, DictConfig)
+            assert plain(found) == plain(whole)
+            assert kinds(found) == kinds(whole)
+
+
+@pytest.mark.usefixtures("_by_hydra_alone")
 @pytest.mark.parametrize("words", [*WORDS, ["attention=no_such"], ["attention.no_such=1"]])
 def test_it_is_what_hydra_composes(words: list[str]) -> None:
     expected = composed(words)
@@ -54,7 +69,7 @@ def test_it_is_what_hydra_composes(words: list[str]) -> None:
             found = composed(words)
             assert plain(found) == plain(expected)
             if isinstance(found, DictConfig) and isinstance(expected, DictConfig):
-                assert OmegaConf.is_struct(found) == OmegaConf.is_struct(expected)
+                assert kinds(found) == kinds(expected)
                 found.seed += 1  # of a copy, which nobody else sees
 
 
@@ -74,6 +89,16 @@ def test_what_refers_to_another_choice_follows_it(tmp_path: Path, option: str) -
 def plain(config: DictConfig | str) -> object:
     """As it is written: references to the time are not followed."""
     return config if isinstance(config, str) else OmegaConf.to_container(config, resolve=False)
+
+
+def kinds(node: Node) -> object:
+    """What may be set in it, of which type, and where it lies."""
+    own = type(node), node._metadata.ref_type, node._metadata.object_type, node._metadata.flags, node._metadata.optional
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
+        return own
+    below = {key: node._get_node(key) for key in node}
+    assert all(each._get_parent() is node for each in below.values() if isinstance(each, Node))
+    return own, {key: kinds(each) for key, each in below.items() if isinstance(each, Node)}
 
 
 def test_files_that_have_changed_are_read_again(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -52,16 +53,16 @@ def is_secret(key: str, value: object = "") -> bool:
     """Whether a value at a dotted key, or of a variable of the environment, is a secret."""
     if value is None or isinstance(value, bool) or value in ("", HIDDEN):
         return False
-    return any(_names_secret(part, value) for part in re.split(r"[./@+~\[\]]", key))
+    always, mostly = _named_by(key)
+    return always or (mostly and (isinstance(value, str) or (isinstance(value, int) and abs(value) >= _LONG_NUMBER)))
 
 
-def _names_secret(name: str, value: object) -> bool:
-    words = [word.lower() for word in _WORDS.findall(name)]
-    if _ALWAYS & set(words):
-        return True
-    if not words or words[-1] not in _MOSTLY or _HARMLESS & set(words[-2:-1]):
-        return False
-    return isinstance(value, str) or (isinstance(value, int) and abs(value) >= _LONG_NUMBER)
+@lru_cache(maxsize=10_000)  # of one config and environment, again and again
+def _named_by(key: str) -> tuple[bool, bool]:
+    """Whether a part of a key names what is always a secret, and what is mostly one."""
+    parts = [[word.lower() for word in _WORDS.findall(part)] for part in re.split(r"[./@+~\[\]]", key)]
+    always = any(_ALWAYS & set(words) for words in parts)
+    return always, any(words and words[-1] in _MOSTLY and not _HARMLESS & set(words[-2:-1]) for words in parts)
 
 
 def redact(data: Any, known: frozenset[str] = frozenset()) -> Any:
