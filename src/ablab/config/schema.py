@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from ablab.config.axes import AXES
@@ -209,7 +209,10 @@ def check_name(name: str | None) -> None:
 
 
 def register_schema() -> None:
-    """Make the schema known to Hydra as the config `schema`, on which conf/config.yaml builds."""
+    """Make the schema known to Hydra as the config `schema`, on which conf/config.yaml builds, unless it is."""
+    known = ConfigStore.instance().repo.get("schema.yaml")
+    if isinstance(known, ConfigNode) and OmegaConf.get_type(known.node) is Config:
+        return
     schema = OmegaConf.structured(Config)
     for axis in TUNABLE:  # any key may stand there, as in the option that is chosen
         OmegaConf.set_struct(schema.tune[axis], False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +139,18 @@ def read_config(folder: Path) -> RunConfig:
         raise UserError(f"{path}: damaged, no config of a run (it is no file)")
     try:
         text = path.read_text(encoding="utf-8")
-        _refuse_endless(text)
-        data: Any = OmegaConf.to_container(OmegaConf.create(text))
+        data = copy.deepcopy(_parsed(text))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except _DAMAGE as error:
         raise UserError(f"{path}: damaged, no config of a run ({_why(error)})") from error
     return as_config(data, path)
+
+
+@lru_cache(maxsize=128)  # one file is read several times in a row, by all who ask whether its run is whole
+def _parsed(text: str) -> Any:
+    _refuse_endless(text)
+    return OmegaConf.to_container(OmegaConf.create(text))
 
 
 def as_config(data: Any, path: Path) -> RunConfig:
