@@ -34,9 +34,9 @@ _compose = ConfigLoaderImpl._compose_config_from_defaults_list
 _parse = OverridesParser.parse_rule
 
 _chosen: dict[Any, bytes] = {}  # by files and choices; pickled, as garbage is not looked for in bytes
-_composed: dict[Any, bytes] = {}  # by the same
-_last: tuple[list[Any], Any] = ([], None)  # the list of defaults that was made last, and what it was made of
 _numbers: dict[Any, int] = {}  # of files
+_last: tuple[list[Any], int] = ([], 0)  # the list of defaults that was made last, and of which files
+_composed: dict[Any, bytes] = {}  # by a list of defaults and its files
 _met: set[Any] = set()  # beginnings of lists of defaults
 _on_the_way: dict[Any, bytes] = {}  # what is merged of a beginning with which lists parted
 _parsed: dict[tuple[str, str], Any] = {}
@@ -69,7 +69,7 @@ def create_defaults_list(
     if key not in _chosen:
         _chosen[key] = pickle.dumps(_choose(repo, config_name, overrides_list, prepend_hydra, skip_missing))
     found = replace(pickle.loads(_chosen[key]), config_overrides=values)
-    _last = found.defaults, key
+    _last = found.defaults, _numbers.setdefault(key[0], len(_numbers))
     return found
 
 
@@ -79,24 +79,24 @@ def create_interpolation_map(overrides: Overrides, defaults: list[Any], self_add
 
 
 def compose(self: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfig:
-    made, key = _last
+    made, files = _last
     if defaults is not made:
         return _compose(self, defaults, repo)
-    if key not in _composed:
-        try:
-            found = _merged(self, defaults, repo, _numbers.setdefault(key[0], len(_numbers)))
-        except OmegaConfBaseException:
-            found = _compose(self, defaults, repo)  # which says where it was raised
-        _composed[key] = pickle.dumps(found)
-    config: DictConfig = pickle.loads(_composed[key])
-    return config
-
-
-def _merged(self: ConfigLoaderImpl, defaults: list[ResultDefault], repo: Any, files: int) -> DictConfig:
-    """What Hydra merges, in its order: on from where an earlier list went another way."""
     ways: list[Any] = [(files,)]
     for each in defaults:
         ways.append((ways[-1], each.config_path, each.package, each.primary))
+    if ways[-1] not in _composed:
+        try:
+            found = _merged(self, defaults, repo, ways)
+        except OmegaConfBaseException:
+            found = _compose(self, defaults, repo)  # which says where it was raised
+        _composed[ways[-1]] = pickle.dumps(found)
+    config: DictConfig = pickle.loads(_composed[ways[-1]])
+    return config
+
+
+def _merged(self: ConfigLoaderImpl, defaults: list[ResultDefault], repo: Any, ways: list[Any]) -> DictConfig:
+    """What Hydra merges, in its order: on from where an earlier list went another way."""
     parting = max((at for at, way in enumerate(ways) if way in _met), default=0)
     start = max((at for at, way in enumerate(ways[: parting + 1]) if way in _on_the_way), default=0)
     _met.update(ways)

@@ -220,6 +220,18 @@ def test_lost_rows_are_told_and_the_rest_goes_on(
     assert curves["train_loss"].step[-1] == 8
 
 
+def test_a_config_is_read_anew_where_it_has_changed_and_is_nobody_elses(
+    tmp_path: Path, tiny_config: TinyConfig
+) -> None:
+    for steps in (4, 6):
+        config = tiny_config(f"trainer.max_steps={steps}")
+        prepare_folder(config, tmp_path)
+        for _ in range(2):
+            found = read_config(tmp_path)
+            assert found == config
+            found.options["trainer"]["max_steps"] = 8
+
+
 # Folders of others.
 
 
