@@ -18,7 +18,7 @@ from ablab.config import conf_folder, register_schema
 from ablab.config.explain import ConfigErrors
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
-from ablab.study.planning.recombine import Recombiner, _copy_of
+from ablab.study.planning.recombine import Recombiner, _copier
 
 # Options, settings of nodes that are exchanged, settings that only some options have, and what adds a key.
 WORDS = {
@@ -121,13 +121,15 @@ def test_a_copy_is_the_config_and_shares_nothing(hydra: tuple[Any, DictConfig]) 
 
     _, config = hydra
     for whole in (config, OmegaConf.create({"seed": 0, "own": OmegaConf.structured(OfAFunction)})):
-        copied, before = _copy_of(whole), OmegaConf.to_container(whole, resolve=False)
+        copy, before = _copier(whole), OmegaConf.to_container(whole, resolve=False)
+        copied = copy()
         assert OmegaConf.to_container(copied, resolve=False) == before
         assert OmegaConf.is_struct(copied) == OmegaConf.is_struct(whole)
         assert OmegaConf.get_type(copied) is OmegaConf.get_type(whole)
         assert all(copied[key]._get_parent() is copied for key in copied if isinstance(copied[key], DictConfig))
         copied.seed = 99
-        assert OmegaConf.to_container(whole, resolve=False) == before
+        for other in (whole, copy()):
+            assert OmegaConf.to_container(other, resolve=False) == before
 
 
 def test_what_refers_to_the_seed_follows_it(hydra: tuple[Any, DictConfig]) -> None:
