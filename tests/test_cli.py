@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -182,9 +183,10 @@ def test_records_that_cannot_be_read(ablab: Ablab, tiny_config: TinyConfig, tmp_
     assert names(tmp_path) == [RECORD_FILE]
 
 
-@pytest.fixture
-def grid(tiny_config: TinyConfig, tmp_path: Path) -> Path:
-    """Two activations, two learning rates, four seeds each, in a folder that is named like a filter."""
+@pytest.fixture(scope="module")
+def filled(tiny_config: TinyConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two activations, two learning rates, four seeds each."""
+    folder = tmp_path_factory.mktemp("filled")
     for activation in ("relu", "gelu"):
         for rate in (0.1, 0.2):
             config = tiny_config(f"activation={activation}", f"optimizer.lr={rate}")
@@ -197,8 +199,14 @@ def grid(tiny_config: TinyConfig, tmp_path: Path) -> Path:
                 }
                 record.last = {"val_loss": [record.metrics["val_loss"] + 1, record.metrics["val_loss"]]}
                 record.primary = Metric(name="val_loss", split="val", direction="min")
-                write_record(tmp_path / "a=b" / "/".join(overrides), record)
-    return tmp_path / "a=b"
+                write_record(folder / "/".join(overrides), record)
+    return folder
+
+
+@pytest.fixture
+def grid(filled: Path, tmp_path: Path) -> Path:
+    """The same in a folder that is named like a filter."""
+    return Path(shutil.copytree(filled, tmp_path / "a=b"))
 
 
 def test_words_with_an_equals_sign_are_filters(ablab: Ablab, grid: Path) -> None:

@@ -26,7 +26,8 @@ _LIBRARIES = (  # none of those that bring a plugin for pytest, which wants to i
     *("tensorboard.backend.event_processing.event_accumulator", "torch.utils.tensorboard", "pydantic", "filelock"),
 )
 _EVERYTHING = """
-import socket, sys
+import os, socket, sys
+os.fsync = lambda file: None  # as in the process of the tests
 import ablab.cli.application, ablab.cli.commands, ablab.report.conclude, ablab.study.run_study, ablab.training.run
 import forks
 forks.serve(socket.socket(fileno=int(sys.argv[1])))
