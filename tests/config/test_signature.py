@@ -56,6 +56,24 @@ class ThirdParty(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr}, **others)
 
 
+class NoKey:
+    """Two of them can be alike, and none is the key of anything."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NoKey)
+
+    def __call__(self, *, size: int) -> None: ...
+
+
+no_key = NoKey()
+
+
+def switched(*, on: Literal[True]) -> None: ...
+
+
+def numbered(*, on: Literal[1]) -> None: ...
+
+
 def open_ended(first: int, **others: Any) -> None: ...
 
 
@@ -105,6 +123,23 @@ def test_what_fits_passes(node: dict[str, Any]) -> None:
 def test_what_does_not_fit_is_refused_in_one_line(node: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=line):
         check(**node)
+
+
+@pytest.mark.parametrize(
+    ("target", "right", "wrong"),
+    [
+        ("switched", {"on": True}, {"on": 1}),
+        ("numbered", {"on": 1}, {"on": True}),
+        ("no_key", {"size": 3}, {"size": "big"}),
+    ],
+)
+def test_what_is_found_of_one_target_is_not_taken_for_that_of_another(
+    target: str, right: dict[str, Any], wrong: dict[str, Any]
+) -> None:
+    for _ in range(2):
+        check_signature("widget", {"_target_": HERE + target, **right})
+        with pytest.raises(UserError, match=r"must be "):
+            check_signature("widget", {"_target_": HERE + target, **wrong})
 
 
 def test_a_factory_is_called_with_its_first_argument() -> None:

@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 
 from ablab.config.axes import Axis, load, replacement
 from ablab.config.nearest import nearest
+from ablab.config.once import once_each
 from ablab.config.schema import Node
 from ablab.config.targets import import_target
 from ablab.config.value_types import check_finite, check_type
@@ -109,6 +110,7 @@ def hints_of(target: str) -> dict[str, Any]:
         return {}
 
 
+@once_each
 def _all_hints(target: Any) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for function in reversed(_constructors(target)):
@@ -128,9 +130,10 @@ def takes(name: str, node: Node, parameter: str) -> bool:
 
 def settings_of(target: Any) -> dict[str, inspect.Parameter]:
     """What a class or function takes, by name, those of its bases included."""
-    return _parameters(target)
+    return dict(_parameters(target))
 
 
+@once_each
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:
     """By name, without the object itself; open-ended if the last of the constructors is.
 
@@ -173,6 +176,7 @@ def _unpacked(function: Any) -> dict[str, inspect.Parameter] | None:
     }
 
 
+@once_each
 def _own_parameters(target: Any) -> set[str]:
     """Those of its constructors in its own package.
 

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
+from ablab.config.once import once_each
 from ablab.errors import UserError
 
 
@@ -16,16 +17,24 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     """Raises UserError where a value, the one at `name`, is not of the annotated type, or a number beyond all sizes."""
     if isinstance(value, int) and abs(value) >= 2**63:
         raise UserError(f"{name}: a number of {len(str(value))} digits is more than 2**63, and nothing has that size")
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
-    except PydanticUserError:  # a model or dataclass brings a config of its own
-        adapter = TypeAdapter(hint)
-    except PydanticSchemaGenerationError:
+    adapter = _adapter(hint)
+    if adapter is None:
         return
     forms = [value, tuple(value)] if isinstance(value, list) else [value]  # YAML has no tuples
     if not any(_is_valid(adapter, form) for form in forms):
         listed = f"; write {name}=[{value}]" if _is_valid(adapter, [value]) else ""
         raise UserError(f"{name}={shown(value)}: must be {type_name(hint)}{listed or _instead(name, value, hint)}")
+
+
+@once_each
+def _adapter(hint: Any) -> TypeAdapter[Any] | None:
+    """What tells whether a value is of the type; None where pydantic cannot."""
+    try:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+    except PydanticUserError:  # a model or dataclass brings a config of its own
+        return TypeAdapter(hint)
+    except PydanticSchemaGenerationError:
+        return None
 
 
 def _instead(name: str, value: Any, hint: Any) -> str:

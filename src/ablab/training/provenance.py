@@ -16,11 +16,12 @@ from ablab.config import Node
 from ablab.version import __version__
 
 TOLD_GIT_STATE = "ABLAB_GIT_STATE"  # environment variable
+_version = cache(version)  # of what is installed, which each record of a process asks for
 
 
 def versions() -> dict[str, str]:
     """Versions of what computes the result."""
-    packages = {name: version(name) for name in ("lightning", "hydra-core", "numpy")}
+    packages = {name: _version(name) for name in ("lightning", "hydra-core", "numpy")}
     return {"ablab": __version__, "python": platform.python_version(), "torch": torch.__version__, **packages}
 
 
