@@ -76,9 +76,11 @@ def shown(value: Any) -> str:
 def type_name(hint: Any) -> str:
     """A type as a user knows it."""
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return type_name(arguments[0])
     if hint in words:
         return words[hint]
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_name(argument) for argument in arguments)
     if origin is typing.Literal:
