@@ -160,16 +160,24 @@ def type_at(key: str) -> Any:
 def known_settings() -> list[str]:
     """Every setting below the top by its dotted key: of the options in conf/, then of the sections of the schema.
 
-    Somebody may know one by its last part alone. Reads all of conf/, so it is for what has failed.
+    Somebody may know one by its last part alone. Reads all of conf/ once, so it is for what has failed.
     """
+    sections = {name: hint for name, hint in get_type_hints(Config).items() if is_dataclass(hint)}
+    return [
+        *_known_in(conf_folder()),
+        *(f"{name}.{each.name}" for name, hint in sections.items() for each in fields(hint)),
+    ]
+
+
+@cache
+def _known_in(folder: Path) -> list[str]:
     found: dict[str, None] = {}
     for axis in AXES.values():
-        for path in sorted((conf_folder() / axis.name).glob("*.yaml")):
+        for path in sorted((folder / axis.name).glob("*.yaml")):
             node = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
             nodes = {f"{axis.name}.{name}": each for name, each in node.items()} if axis.several else {axis.name: node}
             found |= {f"{name}.{key}": None for name, each in nodes.items() for key in each if key not in _NO_SETTINGS}
-    sections = {name: hint for name, hint in get_type_hints(Config).items() if is_dataclass(hint)}
-    return [*found, *(f"{name}.{each.name}" for name, hint in sections.items() for each in fields(hint))]
+    return [*found]
 
 
 _NO_SETTINGS = ("_target_", "_partial_", "_recursive_", "_convert_", "defaults")  # keys of an option's file
