@@ -7,7 +7,8 @@ import csv
 import functools
 import os
 from collections.abc import Callable, Iterator
-from importlib import metadata
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from lightning.fabric.utilities import registry
 from omegaconf import DictConfig, OmegaConf, open_dict
 from plain_figures import plain_figures
 
-from ablab.config import RunConfig, conf_folder, resolve
+from ablab.config import RunConfig, conf_folder, resolve, targets
 from ablab.results.record import Cost, Record
 from ablab.results.run_context import RunContext
+from ablab.study.planning import rungs
 from ablab.study.planning.recombine import Recombiner
 from ablab.study.supervision import attempt, code
+from ablab.tasks.base import Task
 from ablab.training.begin import prepare_folder
 from ablab.training.build import BuiltRun, made_of
 from ablab.training.run import execute
@@ -42,6 +45,7 @@ code._known.update({"faulty", "faulty_ranks"})
 
 TinyConfig = Callable[..., RunConfig]
 
+_POLICY = "hydra._internal.target_policy"
 _TINY = (
     "name=tests",
     "task=text",
@@ -68,9 +72,21 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _installed_once() -> Iterator[None]:
-    """Each of Lightning's trainers reads what is installed, for callbacks of other packages."""
+    """Each of Lightning's trainers reads what is installed, for callbacks of other packages; so does a wrong target."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "entry_points", functools.cache(metadata.entry_points))
+        patch.setattr(targets, "packages_distributions", functools.cache(metadata.packages_distributions))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _digested_once() -> Iterator[None]:
+    """Newer versions of Hydra take a digest of what they refuse to call before each call: the same for the same."""
+    policy: Any = import_module(_POLICY) if find_spec(_POLICY) else None
+    with pytest.MonkeyPatch.context() as patch:
+        if policy is not None:
+            digest = functools.cache(policy._target_policy_digest)
+            patch.setattr(policy, "_target_policy_digest", lambda of: digest(of._replace(protected_objects=())))
         yield
 
 
@@ -160,6 +176,22 @@ def _costs_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(attempt, "known_cost", lambda config, context: _COSTS.get(_costing(config)))
     monkeypatch.setattr(attempt, "remember_cost", remember)
+
+
+@pytest.fixture
+def _sizes_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of ladders: they have the same few models at the same few sizes, and counting is most of their time."""
+
+    def counted(config: RunConfig, task: Task) -> tuple[int, float | None]:
+        key = made_of(config)
+        _SIZES[key] = _SIZES.get(key) or _count(config, task)
+        return _SIZES[key]
+
+    monkeypatch.setattr(rungs, "_counted", counted)
+
+
+_SIZES: dict[str, tuple[int, float | None]] = {}
+_count = rungs._counted
 
 
 def _costing(config: RunConfig) -> str:

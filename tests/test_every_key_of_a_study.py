@@ -45,6 +45,8 @@ from ablab.study.supervision.stack import Unit, units
 from ablab.study.trials import pilot, tuning
 from ablab.training.build import BuiltRun
 
+pytestmark = pytest.mark.usefixtures("_sizes_are_counted_once")
+
 TinyConfig = Callable[..., RunConfig]
 
 OPTIONS = [path.stem for path in sorted((conf_folder() / "design").glob("*.yaml"))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
@@ -50,19 +51,27 @@ def _studies(draw: st.DrawFn, most: int, levels: int) -> Study:
         factors.append(Factor(tuple({key: f"v{level // (1 + ('.' in key))}" for key in keys} for level in range(size))))
     fixed = {"fixed": "yes"}
     values = {key: sorted({level[key] for level in f.levels}) for f in factors for key in f.keys} | {"fixed": ["yes"]}
-    rules: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
-        st.sampled_from(sorted(values)), st.booleans(), min_size=1, max_size=3
-    ).flatmap(
-        lambda keys: st.fixed_dictionaries(
-            {
-                key: st.lists(st.sampled_from(values[key]), min_size=1, unique=True)
-                if several
-                else st.sampled_from(values[key])
-                for key, several in keys.items()
-            }
-        )
-    )
-    return Study(tuple(factors), draw(st.lists(rules, max_size=5)), fixed)
+    rules = _rules(tuple((key, tuple(each)) for key, each in sorted(values.items())))
+    return Study(tuple(factors), draw(rules), fixed)
+
+
+@cache  # Hypothesis looks through each strategy that is new, which takes longer than to draw from it
+def _rules(values: tuple[tuple[str, tuple[str, ...]], ...]) -> st.SearchStrategy[Rules]:
+    names = st.sampled_from([key for key, _ in values])
+    return st.lists(_rule(st.dictionaries(names, st.booleans(), min_size=1, max_size=3), dict(values)), max_size=5)
+
+
+@st.composite
+def _rule(
+    draw: st.DrawFn, keys: st.SearchStrategy[dict[str, bool]], values: Mapping[str, tuple[str, ...]]
+) -> dict[str, object]:
+    return {key: draw(_part(values[key], several)) for key, several in draw(keys).items()}
+
+
+@cache
+def _part(values: tuple[str, ...], several: bool) -> st.SearchStrategy[Any]:
+    one = st.sampled_from(values)
+    return st.lists(one, min_size=1, unique=True) if several else one
 
 
 @pytest.fixture(scope="session")

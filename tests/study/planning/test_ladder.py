@@ -29,6 +29,8 @@ from ablab.training.begin import new_record
 from ablab.training.build_model import build_model
 from ablab.training.cost import count_body_parameters, count_flops
 
+pytestmark = pytest.mark.usefixtures("_sizes_are_counted_once")
+
 TinyConfig = Callable[..., RunConfig]
 SHAPE = ("model.d_model=16", "model.n_heads=2", "model.n_layers=2")
 VARIANTS = (["attention=full"], ["attention=windowed"])
