@@ -32,6 +32,7 @@ _choose = defaults_list.create_defaults_list
 _refer = defaults_list._create_interpolation_map
 _compose = ConfigLoaderImpl._compose_config_from_defaults_list
 _parse = OverridesParser.parse_rule
+_load_stored = ConfigStore.load
 
 _chosen: dict[Any, bytes] = {}  # by files and choices; pickled, as garbage is not looked for in bytes
 _numbers: dict[Any, int] = {}  # of files
@@ -41,6 +42,7 @@ _met: set[Any] = set()  # beginnings of lists of defaults
 _on_the_way: dict[Any, bytes] = {}  # what is merged of a beginning with which lists parted
 _parsed: dict[tuple[str, str], Any] = {}
 _loaded: dict[Any, bytes] = {}
+_stored: dict[int, tuple[Any, bytes]] = {}  # by the node's identity, with the node
 _NOTHING = DictConfig({})
 
 
@@ -52,7 +54,9 @@ def composed_once() -> Iterator[None]:
         mock.patch.object(defaults_list, "_create_interpolation_map", create_interpolation_map),
         mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose),
         mock.patch.object(OverridesParser, "parse_rule", parse_rule),
-        mock.patch.object(_of_files()[0], "load_config", load_config),
+        mock.patch.object(_of("file")[0], "load_config", load_config),
+        mock.patch.object(_of("pkg")[0], "load_config", load_packaged),
+        mock.patch.object(ConfigStore, "load", load_stored),
         mock.patch.object(ConfigStore, "__deepcopy__", itself, create=True),
     ):
         yield
@@ -107,7 +111,7 @@ def _merged(self: ConfigLoaderImpl, defaults: list[ResultDefault], repo: Any, wa
                 config.merge_with(self._load_single_config(default=default, repo=repo).config)
         if end == parting > start:
             _on_the_way[ways[end]] = pickle.dumps(config)
-    with mock.patch.object(OmegaConf, "create", lambda: config):
+    with mock.patch.object(OmegaConf, "create", return_value=config):
         return _compose(self, [], repo)  # which tidies it up
 
 
@@ -124,19 +128,44 @@ def parse_rule(self: OverridesParser, s: str, rule_name: str) -> Any:
 
 def load_config(self: Any, config_path: str) -> Any:
     path = os.path.join(self.path, self._normalize_file_name(config_path))
+    read = _of("file")[1]
     if not os.path.isfile(path):
-        return _of_files()[1](self, config_path)
-    key = (self.provider, self.path, *_known(path))
+        return read(self, config_path)
+    return _loads((self.provider, self.path, *_known(path)), read, self, config_path)
+
+
+def load_packaged(self: Any, config_path: str) -> Any:
+    """Of Hydra's own files, which nobody changes."""
+    read = _of("pkg")[1]
+    if not self.path.startswith("hydra."):
+        return read(self, config_path)
+    return _loads((self.provider, self.path, config_path), read, self, config_path)
+
+
+def load_stored(self: ConfigStore, config_path: str) -> Any:
+    found = copy.copy(self._load(config_path))
+    kept, pickled = _stored.get(id(found.node), (None, b""))
+    if kept is not found.node:
+        try:
+            pickled = pickle.dumps(found.node)
+        except (pickle.PicklingError, AttributeError, TypeError):  # of a class that lies where no module has it
+            return _load_stored(self, config_path)
+        _stored[id(found.node)] = found.node, pickled
+    found.node = pickle.loads(pickled)
+    return found
+
+
+def _loads(key: Any, read: Callable[..., Any], *arguments: Any) -> Any:
     if key not in _loaded:
-        _loaded[key] = pickle.dumps(_of_files()[1](self, config_path))
+        _loaded[key] = pickle.dumps(read(*arguments))
     return pickle.loads(_loaded[key])  # a sixth of the time of `copy.deepcopy`
 
 
 @functools.cache
-def _of_files() -> tuple[Any, Callable[..., Any]]:
-    """Return Hydra's class of files, as it has loaded it, and how this reads one."""
+def _of(scheme: str) -> tuple[Any, Callable[..., Any]]:
+    """Return Hydra's class of files there, as it has loaded it, and how this reads one."""
     Plugins.instance()  # loads it
-    found = SourcesRegistry.instance().resolve("file")
+    found = SourcesRegistry.instance().resolve(scheme)
     return found, found.load_config
 
 
