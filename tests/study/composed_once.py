@@ -72,7 +72,7 @@ def create_defaults_list(
     key = (_files(repo.get_sources()), config_name, words, prepend_hydra, skip_missing)
     if key not in _chosen:
         _chosen[key] = pickle.dumps(_choose(repo, config_name, overrides_list, prepend_hydra, skip_missing))
-    found = replace(pickle.loads(_chosen[key]), config_overrides=values)
+    found: DefaultsList = replace(pickle.loads(_chosen[key]), config_overrides=values)
     _last = found.defaults, _numbers.setdefault(key[0], len(_numbers))
     return found
 
