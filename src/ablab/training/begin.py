@@ -39,12 +39,16 @@ def prepare_folder(config: RunConfig, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_ours(folder)
-    if (damage := _damage(folder)) is not None:
+    try:
+        earlier = read_config(folder) if (folder / CONFIG_FILE).exists() else None
+    except UserError as error:
         aside = set_aside(folder)
         write_atomically(aside / _OF_RUN, fingerprint(config))
+        damage = str(error).removeprefix(f"{folder}/")
         print(f"{folder}: begins anew, since {damage}; what was there lies in {aside.name}", file=sys.stderr)
-    elif not _is_of(config, folder):
-        clear(folder)
+    else:
+        if earlier is None or not _goes_on(config, earlier, folder):
+            clear(folder)
     remove(folder / RECORD_FILE)
     forget_failures(folder)
     forget_stacks(folder)
@@ -52,23 +56,9 @@ def prepare_folder(config: RunConfig, folder: Path) -> None:
     write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config.shown())))
 
 
-def _damage(folder: Path) -> str | None:
-    """What is wrong with the config that an earlier attempt left; None where nothing is, or there is no such."""
-    if not (folder / CONFIG_FILE).exists():
-        return None
-    try:
-        read_config(folder)
-    except UserError as error:
-        return str(error).removeprefix(f"{folder}/")
-    return None
-
-
-def _is_of(config: RunConfig, folder: Path) -> bool:
-    """Whether an attempt at the run of `config` was made in `folder`, and did not come to an end of its own."""
-    try:
-        same = fingerprint(read_config(folder)) == fingerprint(config)
-    except UserError:
-        return False
+def _goes_on(config: RunConfig, earlier: RunConfig, folder: Path) -> bool:
+    """Whether the attempt made in `folder` was at the run of `config`, and did not come to an end of its own."""
+    same = fingerprint(earlier) == fingerprint(config)
     with contextlib.suppress(UserError):
         return same and read_record(folder / RECORD_FILE).status not in ("ok", "diverged")
     return same
