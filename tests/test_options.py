@@ -10,6 +10,8 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,8 @@ from ablab.training.function_probe import function_responses
 from ablab.training.generation import load_run
 from ablab.training.optimizers.groups import build_optimizer
 
-Learned = tuple[Transformer, Task]
+pytestmark = pytest.mark.usefixtures("_costs_are_known")
+
 NO_AXES = {"recipe", "study", "design"}  # whole configs, not options of one axis
 FOLDERS = sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name not in NO_AXES)
 OPTIONS = [(axis, path.stem) for axis in FOLDERS for path in sorted((conf_folder() / axis).glob("*.yaml"))]
@@ -63,6 +66,21 @@ SETTINGS = (
 )
 
 
+@dataclass(frozen=True)
+class Learned:
+    """A model that has learned, and its task; to be copied before it is changed."""
+
+    model: Transformer
+    task: Task
+
+    @cached_property
+    def output(self) -> Tensor:
+        """What it makes of random inputs."""
+        with torch.no_grad():
+            made: Tensor = self.model(inputs(self.task))
+        return made
+
+
 @pytest.fixture(scope="module")
 def config_of(tiny_config: Callable[..., RunConfig]) -> Callable[[str, str], RunConfig]:
     def make(axis: str, option: str) -> RunConfig:
@@ -86,20 +104,20 @@ def learned(
 ) -> Callable[[str, str], Learned]:
     """learned(axis, option): what two steps with it have made of the model; the default of many axes is one and the
     same."""
-    met: dict[str, Callable[[], Learned]] = {}
+    met: dict[str, Learned] = {}
 
     def make(axis: str, option: str) -> Learned:
         config = config_of(axis, option)
         identity = json.dumps(config.to_dict() | {"overrides": None}, sort_keys=True)
         if identity not in met:
             met[identity] = train(config) if axis in JOINT else after_a_run(config, tmp_path_factory.mktemp("run"), run)
-        return met[identity]()
+        return met[identity]
 
     return make
 
 
-def train(config: RunConfig) -> Callable[[], Learned]:
-    """Take the steps of a run, and nothing else of it."""
+def train(config: RunConfig) -> Learned:
+    """Take the steps of a run, and nothing else of it; its model has what a checkpoint would."""
     built = BuiltRun.of(config)
     model, task = built.build_model().train(), built.task
     assert all(function_responses(built, model, torch.device("cpu")).values())
@@ -114,17 +132,12 @@ def train(config: RunConfig) -> Callable[[], Learned]:
         optimizer.zero_grad()
         model.after_step()
     getattr(optimizer, "eval", lambda: None)()
-    state = copy.deepcopy(model.state_dict())
-
-    def restored() -> Learned:
-        again = built.build_model()
-        again.load_state_dict(state)
-        return again.eval(), task
-
-    return restored
+    again = built.build_model()
+    again.load_state_dict(model.state_dict())
+    return Learned(again.eval(), task)
 
 
-def after_a_run(config: RunConfig, folder: Path, run: Callable[[RunConfig, Path], Record]) -> Callable[[], Learned]:
+def after_a_run(config: RunConfig, folder: Path, run: Callable[[RunConfig, Path], Record]) -> Learned:
     """Hold a run to what its record has to say, and return its last checkpoint."""
     record = supervise(config, folder, lambda *_: None) if config.processes > 1 else run(config, folder)
     assert (record.status, record.reason) == ("ok", None)
@@ -133,7 +146,7 @@ def after_a_run(config: RunConfig, folder: Path, run: Callable[[RunConfig, Path]
     assert "val_loss" in record.metrics
     assert all(map(math.isfinite, (record.metrics | record.mechanism).values()))
     assert all(record.responses[name] for name in FUNCTION)
-    return lambda: load_run(folder, "last")
+    return Learned(*load_run(folder, "last"))
 
 
 def inputs(task: Task) -> Inputs:
@@ -166,19 +179,17 @@ def test_option(
 ) -> None:
     for package in OPTIONAL.get((axis, option), ()):
         pytest.importorskip(package, reason=f"see conf/{axis}/{option}.yaml")
-    model, task = learned(axis, option)
+    own = learned(axis, option)
+    model, task = copy.deepcopy(own.model), own.task
 
     if task.causal:
         with torch.no_grad():
             _check_causal(model.double(), task)
     _check_gradients(model.float().train(), task)
-    model.eval()
 
     if axis not in SAME_RESULT and option != BASELINE[axis]:
-        other, usual = learned(axis, BASELINE[axis])
-        with torch.no_grad():
-            own, theirs = model(inputs(task)), other(inputs(usual))
-            assert own.shape != theirs.shape or not torch.allclose(own, theirs, rtol=0, atol=1e-6)
+        usual = learned(axis, BASELINE[axis]).output
+        assert own.output.shape != usual.shape or not torch.allclose(own.output, usual, rtol=0, atol=1e-6)
 
 
 def _check_causal(model: Transformer, task: Task) -> None:
