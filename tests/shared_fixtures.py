@@ -31,6 +31,7 @@ from ablab.study.planning import rungs
 from ablab.study.planning.recombine import Recombiner
 from ablab.study.supervision import attempt, code
 from ablab.tasks.base import Task
+from ablab.training import build
 from ablab.training.begin import prepare_folder
 from ablab.training.build import BuiltRun, made_of
 from ablab.training.run import execute
@@ -174,8 +175,13 @@ def _costs_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
         if record.cost.parameters is not None:
             _COSTS[_costing(config)] = record.cost.counted()
 
-    monkeypatch.setattr(attempt, "known_cost", lambda config, context: _COSTS.get(_costing(config)))
+    monkeypatch.setattr(attempt, "known_cost", lambda config, context: counted(config))
     monkeypatch.setattr(attempt, "remember_cost", remember)
+
+
+def counted(config: RunConfig) -> Cost | None:
+    """What a run of the same model has counted of its cost; None: none that this process knows of."""
+    return _COSTS.get(_costing(config))
 
 
 @pytest.fixture
@@ -202,7 +208,8 @@ def _costing(config: RunConfig) -> str:
 def run() -> Callable[..., Record]:
     """run(config, folder, variant=..., index=...): the record of a run in this process.
 
-    Models and tasks that many runs have are counted once: that is a quarter of a small run.
+    Models and tasks that many runs have are counted once, and not for sequences that no run has: that is a quarter of a
+    small run.
     """
     count: Callable[[BuiltRun], Cost] = BuiltRun.cost.func  # type: ignore[attr-defined]
 
@@ -215,6 +222,7 @@ def run() -> Callable[..., Record]:
         prepare_folder(config, folder)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(BuiltRun, "cost", property(cost))
+            patch.setattr(build, "inference_costs", lambda *_: {})
             return execute(config, folder, RunContext(**context))
 
     return make

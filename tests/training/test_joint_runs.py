@@ -11,7 +11,6 @@ from mixtures import AXES, mixtures
 
 from ablab.config import RunConfig, conf_folder
 from ablab.results.record import Record
-from ablab.training import build
 
 
 @pytest.mark.slow
@@ -19,9 +18,7 @@ def test_a_run_of_every_option_ends_with_finite_figures(
     tiny_config: Callable[..., RunConfig],
     run: Callable[[RunConfig, Path], Record],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(build, "inference_costs", lambda *_: {})  # which takes half of a run so small
     met = set()
     base = tiny_config("trainer.max_steps=2", "model.n_layers=2")
     for number, config in enumerate(mixtures(base)):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from ablab.training.begin import prepare_folder
 from ablab.training.callbacks import Curves, ReportProgress
 from ablab.training.checkpoints import generators, set_generators
 from ablab.training.run import execute
+from shared_fixtures import counted
 
 # Mechanism metrics that are measured on the clock, and the one that counts what a strategy sends when it starts.
 TIMED = ("_s_per_step", "/overlap", "/collectives_per_step")
@@ -52,7 +55,7 @@ def interrupted(config: RunConfig, folder: Path, step: int) -> Record:
     prepare_folder(config, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainers, "Curves", lambda every: Both(Curves(every), StopAt(step)))
-        return execute(config, folder)
+        return execute(config, folder, counted=counted(config))
 
 
 class Both(Curves):
@@ -134,48 +137,83 @@ OPTIONS = [
 MOMENTS = [((), 3), ((), 12), ((), 20), *((options, 15) for options in OPTIONS)]
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_config: TinyConfig, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """whole("optimizer=lion", ...): the folder of a run that was left alone; of all tests, which only look at it."""
+
+    @cache
+    def make(*options: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        assert run(tiny_config(*STEPS, *options), folder).status == "ok"
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny_config: TinyConfig, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """stopped(folder, step, "optimizer=lion", ...): leave in a folder what a run left that was stopped at a step."""
+
+    @cache
+    def made(step: int, *options: str) -> Path:
+        folder = tmp_path_factory.mktemp("stopped")
+        first = interrupted(tiny_config(*STEPS, *options), folder, step)
+        assert (first.status, first.reason) == ("interrupted", "stopped before it was finished")
+        return folder
+
+    return lambda folder, step, *options: shutil.copytree(made(step, *options), folder, dirs_exist_ok=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("options", "step"), MOMENTS, ids=lambda of: ",".join(of) if isinstance(of, tuple) else of)
 def test_stopped_and_gone_on(
-    tiny_config: TinyConfig, run: Run, tmp_path: Path, options: tuple[str, ...], step: int
+    tiny_config: TinyConfig,
+    run: Run,
+    whole: Callable[..., Path],
+    stopped: Callable[..., None],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    step: int,
 ) -> None:
-    config = tiny_config(*STEPS, *options)
-    whole = run(config, tmp_path / "whole")
-    assert whole.status == "ok"
-    first = interrupted(config, tmp_path / "parts", step)
-    assert (first.status, first.reason) == ("interrupted", "stopped before it was finished")
-    assert run(config, tmp_path / "parts").notes == whole.notes, "something is said to be damaged"
-    assert_same(left_behind(tmp_path / "parts"), left_behind(tmp_path / "whole"))
+    stopped(tmp_path, step, *options)
+    notes = run(tiny_config(*STEPS, *options), tmp_path).notes
+    assert notes == read_record(whole(*options) / RECORD_FILE).notes, "something is said to be damaged"
+    assert_same(left_behind(tmp_path), left_behind(whole(*options)))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    tiny_config: TinyConfig, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_config: TinyConfig,
+    run: Run,
+    whole: Callable[..., Path],
+    stopped: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config = tiny_config(*STEPS)
-    run(config, tmp_path / "whole")
-    interrupted(config, tmp_path / "parts", 15)  # the one before it is of step 12
-    damage(tmp_path / "parts" / CHECKPOINT_FOLDER / "last.ckpt")
-    record = run(config, tmp_path / "parts")
+    stopped(tmp_path, 15)  # the one before it is of step 12
+    damage(tmp_path / CHECKPOINT_FOLDER / "last.ckpt")
+    record = run(tiny_config(*STEPS), tmp_path)
     damaged = "checkpoints/last.ckpt is damaged (its checksum is not that of what was written): went on from"
     assert record.notes == [f"{damaged} previous.ckpt"]
     assert record.notes[0] in capsys.readouterr().err
-    assert_same(left_behind(tmp_path / "parts"), left_behind(tmp_path / "whole"))
+    assert_same(left_behind(tmp_path), left_behind(whole()))
 
 
-def test_without_a_whole_checkpoint_the_run_begins_anew(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
-    config = tiny_config(*STEPS)
-    run(config, tmp_path / "whole")
-    interrupted(config, tmp_path / "parts", 15)
+def test_without_a_whole_checkpoint_the_run_begins_anew(
+    tiny_config: TinyConfig, run: Run, whole: Callable[..., Path], stopped: Callable[..., None], tmp_path: Path
+) -> None:
+    stopped(tmp_path, 15)
     for name in ("last", "previous"):
-        damage(tmp_path / "parts" / CHECKPOINT_FOLDER / f"{name}.ckpt")
-    record = run(config, tmp_path / "parts")
+        damage(tmp_path / CHECKPOINT_FOLDER / f"{name}.ckpt")
+    record = run(tiny_config(*STEPS), tmp_path)
     assert [note.split(":")[1] for note in record.notes] == [" went on from the start"] * 2
-    assert_same(left_behind(tmp_path / "parts"), left_behind(tmp_path / "whole"))
+    assert_same(left_behind(tmp_path), left_behind(whole()))
 
 
-def test_the_checkpoint_of_another_run_is_not_gone_on_from(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
+def test_the_checkpoint_of_another_run_is_not_gone_on_from(
+    tiny_config: TinyConfig, run: Run, stopped: Callable[..., None], tmp_path: Path
+) -> None:
     """A changed setting never meets what an earlier one left, nor does changed data."""
-    interrupted(tiny_config(*STEPS), tmp_path / "run", 15)
+    stopped(tmp_path / "run", 15)
     other = tiny_config(*STEPS, "optimizer.lr=0.002")
     run(other, tmp_path / "run")
     run(other, tmp_path / "fresh")
@@ -259,11 +297,15 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_has_one_curve(
 
 @pytest.mark.parametrize("edit", [("train_loss", 1), ("val_loss", 1), (None, 0)])
 def test_a_changed_digit_of_the_curves_is_in_the_record(
-    tiny_config: TinyConfig, run: Run, tmp_path: Path, edit: tuple[str | None, int]
+    tiny_config: TinyConfig,
+    run: Run,
+    stopped: Callable[..., None],
+    tmp_path: Path,
+    edit: tuple[str | None, int],
 ) -> None:
     """In any row that was there at the checkpoint; a column that came later is no change."""
     config = tiny_config(*STEPS)
-    interrupted(config, tmp_path, 15)
+    stopped(tmp_path, 15)
     path = tmp_path / METRICS_FILE
     with path.open() as file:
         rows = list(csv.DictReader(file))

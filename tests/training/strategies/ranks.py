@@ -16,11 +16,12 @@ import torch
 import torch.distributed as dist
 
 from ablab.config import RunConfig
-from ablab.results.record import Record
+from ablab.results.record import Cost, Record
 from ablab.study.supervision.code import CONTEXT, warm_up
 from ablab.training import trainer as trainers
 from ablab.training.begin import prepare_folder
 from ablab.training.run import execute
+from shared_fixtures import counted
 
 
 def together(function: Callable[..., Any], processes: int, *args: Any, group: bool = True) -> list[Any]:
@@ -52,7 +53,7 @@ def together(function: Callable[..., Any], processes: int, *args: Any, group: bo
 def interrupt(config: RunConfig, folder: Path, step: int) -> None:
     """A run of several processes that is asked to stop at `step`."""
     prepare_folder(config, folder)
-    ends = together(_interrupted, config.processes, config, folder, step, group=False)
+    ends = together(_interrupted, config.processes, config, folder, step, counted(config), group=False)
     assert ends[0].status == "interrupted", ends[0].reason
 
 
@@ -86,9 +87,9 @@ def _work(
         dist.destroy_process_group()
 
 
-def _interrupted(rank: int, config: RunConfig, folder: Path, step: int) -> Record:
+def _interrupted(rank: int, config: RunConfig, folder: Path, step: int, known: Cost | None) -> Record:
     from test_resume import Both, Curves, StopAt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainers, "Curves", lambda every: Both(Curves(every), StopAt(step)))
-        return execute(config, folder)
+        return execute(config, folder, counted=known)
