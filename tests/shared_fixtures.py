@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import known_costs
 import pytest
 import torch
 from commands import forking_runs
@@ -164,24 +165,16 @@ def tiny_config(corpus: Path, task_paths: dict[str, Path]) -> TinyConfig:
     return make
 
 
-_COSTS: dict[str, Cost] = {}  # by what a model is made of
-
-
 @pytest.fixture
 def _costs_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that look at something else of runs in processes of their own: each counts what its model costs."""
 
     def remember(config: RunConfig, record: Record) -> None:
         if record.cost.parameters is not None:
-            _COSTS[_costing(config)] = record.cost.counted()
+            known_costs.KNOWN[known_costs.key_of(config)] = record.cost.counted()
 
-    monkeypatch.setattr(attempt, "known_cost", lambda config, context: counted(config))
+    monkeypatch.setattr(attempt, "known_cost", lambda config, context: known_costs.counted(config))
     monkeypatch.setattr(attempt, "remember_cost", remember)
-
-
-def counted(config: RunConfig) -> Cost | None:
-    """What a run of the same model has counted of its cost; None: none that this process knows of."""
-    return _COSTS.get(_costing(config))
 
 
 @pytest.fixture
@@ -200,10 +193,6 @@ _SIZES: dict[str, tuple[int, float | None]] = {}
 _count = rungs._counted
 
 
-def _costing(config: RunConfig) -> str:
-    return f"{made_of(config)} {config.trainer.accumulate_grad_batches}"
-
-
 @pytest.fixture(scope="session")
 def run() -> Callable[..., Record]:
     """run(config, folder, variant=..., index=...): the record of a run in this process.
@@ -214,9 +203,9 @@ def run() -> Callable[..., Record]:
     count: Callable[[BuiltRun], Cost] = BuiltRun.cost.func  # type: ignore[attr-defined]
 
     def cost(built: BuiltRun) -> Cost:
-        key = _costing(built.config)
-        _COSTS[key] = _COSTS.get(key) or count(built)
-        return _COSTS[key]  # of which a run makes a copy
+        key = known_costs.key_of(built.config)
+        known_costs.KNOWN[key] = known_costs.counted(built.config) or count(built)
+        return known_costs.KNOWN[key]  # of which a run makes a copy
 
     def make(config: RunConfig, folder: Path, **context: Any) -> Record:
         prepare_folder(config, folder)

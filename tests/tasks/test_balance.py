@@ -234,6 +234,7 @@ def test_what_cannot_be_is_refused_in_a_line(tiny_config: TinyConfig) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_costs_are_known")
 def test_two_processes_learn_from_dealt_samples_what_one_does_from_all(
     tiny_config: TinyConfig, run: Run, tmp_path: Path
 ) -> None:

@@ -273,6 +273,7 @@ UNEVEN = ("task.eval_samples=9", "task.eval_batch_size=7")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_costs_are_known")
 @pytest.mark.parametrize("objective", ["classify", "generate"])
 def test_two_processes_learn_what_one_does(tiny_config: Config, run: Run, tmp_path: Path, objective: str) -> None:
     settings = ("task=pixels", f"task.objective={objective}", "optimizer=sgd", "task.workers=1", *UNEVEN)

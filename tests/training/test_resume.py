@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from known_costs import counted
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -27,7 +28,6 @@ from ablab.training.begin import prepare_folder
 from ablab.training.callbacks import Curves, ReportProgress
 from ablab.training.checkpoints import generators, set_generators
 from ablab.training.run import execute
-from shared_fixtures import counted
 
 # Mechanism metrics that are measured on the clock, and the one that counts what a strategy sends when it starts.
 TIMED = ("_s_per_step", "/overlap", "/collectives_per_step")

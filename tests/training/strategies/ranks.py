@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from known_costs import counted
 
 from ablab.config import RunConfig
 from ablab.results.record import Cost, Record
@@ -21,7 +22,6 @@ from ablab.study.supervision.code import CONTEXT, warm_up
 from ablab.training import trainer as trainers
 from ablab.training.begin import prepare_folder
 from ablab.training.run import execute
-from shared_fixtures import counted
 
 
 def together(function: Callable[..., Any], processes: int, *args: Any, group: bool = True) -> list[Any]:

@@ -60,6 +60,7 @@ def test_two_processes_learn_what_one_does(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_costs_are_known")
 @pytest.mark.parametrize(
     "options",
     [
@@ -89,6 +90,7 @@ def test_every_kind_of_state_agrees_between_processes(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_costs_are_known")
 def test_every_target_counts_the_same_whichever_process_has_it(
     tiny_config: Callable[..., RunConfig], run: Callable[[RunConfig, Path], Record], tmp_path: Path
 ) -> None:
