@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Callable
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -21,7 +23,9 @@ OPTIONS = sorted(path.stem for path in (conf_folder() / "task").glob("*.yaml"))
 TinyConfig = Callable[..., RunConfig]
 
 
+@cache
 def make(option: str, tiny_config: TinyConfig, *settings: str) -> Task:
+    """The task with its data, of all tests, which only look at it."""
     return build_task(tiny_config(f"task={option}", *settings))
 
 
@@ -77,7 +81,8 @@ def test_known_values_are_in_order(option: str, tiny_config: TinyConfig) -> None
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_loader_workers_serve_the_same(option: str, tiny_config: TinyConfig) -> None:
-    alone, helped = (make(option, tiny_config, f"task.workers={workers}") for workers in (0, 2))
+    alone, helped = make(option, tiny_config), make(option, tiny_config, "task.workers=2")
+    assert alone.workers == 0
     for loaders in (
         [each.train_dataloader() for each in (alone, helped)],
         [e.val_dataloader() for e in (alone, helped)],
@@ -88,7 +93,7 @@ def test_loader_workers_serve_the_same(option: str, tiny_config: TinyConfig) -> 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_data_sets_can_be_sent_to_a_process(option: str, tiny_config: TinyConfig) -> None:
-    task = make(option, tiny_config)
+    task = copy.copy(make(option, tiny_config))
     loaders = task.train_dataloader(), task.val_dataloader()
     task.trainer = lambda: "what cannot be sent"  # type: ignore[assignment]
     for loader in loaders:
@@ -99,8 +104,7 @@ def test_data_sets_can_be_sent_to_a_process(option: str, tiny_config: TinyConfig
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_attention_learns_it(option: str, tiny_config: TinyConfig) -> None:
-    config = tiny_config(f"task={option}", "model.n_layers=2")
-    task = build_task(config)
+    config, task = tiny_config(f"task={option}", "model.n_layers=2"), make(option, tiny_config)
     inputs, targets = next(iter(task.train_dataloader()))
     for path in sorted((conf_folder() / "attention").glob("*.yaml")):
         attention: Any = OmegaConf.to_container(OmegaConf.load(path))

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from collectives import LARGE, STEPS, WIDTH
+from commands import Command
 
 from ablab.training import dispatcher
 from ablab.training.traffic.counter import ALL_REDUCE, OPERATORS, Traffic, size
 
 PARAMETERS = 2 * (WIDTH * WIDTH + WIDTH)
 FLOAT = 4  # bytes
-ALONE = ("unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")  # with a loopback interface of its own
 
 
 @dataclass(frozen=True)
@@ -34,20 +30,12 @@ class Counted:
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
-    out = tmp_path_factory.mktemp("counted") / "found.json"
-    program = [sys.executable, str(Path(__file__).parent / "collectives.py"), str(out)]
-    can = shutil.which("unshare") and shutil.which("ip")
-    alone = bool(can) and subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode == 0
-    done = subprocess.run(
-        [*(ALONE if alone else ()), *program],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stderr
-    return Counted(json.loads(out.read_text(encoding="utf-8")), alone)
+    folder = tmp_path_factory.mktemp("counted")
+    code = "import sys, collectives; collectives.main(*sys.argv[1:])"
+    process = Command([str(folder / "found.json")], folder, dict(os.environ), code=code)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return Counted(**json.loads((folder / "found.json").read_text(encoding="utf-8")))
 
 
 pytestmark = pytest.mark.slow
