@@ -29,6 +29,9 @@ _EVERYTHING = """
 import os, socket, sys
 os.fsync = lambda file: None  # as in the process of the tests
 import ablab.cli.application, ablab.cli.commands, ablab.report.conclude, ablab.study.run_study, ablab.training.run
+import ablab.study.supervision.preload
+ablab.study.supervision.preload._import_all([], [])  # else each process that runs are forked from does it
+ablab.config.register_schema()
 import forks
 forks.serve(socket.socket(fileno=int(sys.argv[1])))
 """

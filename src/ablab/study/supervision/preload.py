@@ -57,4 +57,6 @@ if WANTED in os.environ:
     _wanted = json.loads(os.environ.pop(WANTED))
     with _for(_wanted.pop("parent", os.getppid())):
         _import_all(**_wanted)
-        importlib.import_module("ablab.training.provenance").git_state()  # of the code as it was read; for all runs
+        _provenance = importlib.import_module("ablab.training.provenance")
+        _provenance.git_state()  # of the code as it was read; for all runs
+        _provenance.versions()
