@@ -106,12 +106,18 @@ def test_data_sets_can_be_sent_to_a_process(option: str, tiny_config: TinyConfig
 def test_every_attention_learns_it(option: str, tiny_config: TinyConfig) -> None:
     config, task = tiny_config(f"task={option}", "model.n_layers=2"), make(option, tiny_config)
     inputs, targets = next(iter(task.train_dataloader()))
-    for path in sorted((conf_folder() / "attention").glob("*.yaml")):
-        attention: Any = OmegaConf.to_container(OmegaConf.load(path))
-        small = {"keys": 4, "block": 4}  # the shortest sequences have no more
-        attention |= {key: value for key, value in small.items() if key in attention}
-        model = build_model(config.with_values({"attention": attention, "axes": {"attention": path.stem}}), task)
+    for name, attention in attentions().items():
+        model = build_model(config.with_values({"attention": attention, "axes": {"attention": name}}), task)
         loss = task.loss(model(inputs), targets)
         (loss + model.penalty()).backward()
-        assert loss.isfinite(), path.stem
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()), path.stem
+        assert loss.isfinite(), name
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()), name
+
+
+@cache
+def attentions() -> dict[str, dict[str, Any]]:
+    """What the file of each says, with what a query chooses in the shortest sequences: they have no more."""
+    small = {"keys": 4, "block": 4}
+    files = sorted((conf_folder() / "attention").glob("*.yaml"))
+    nodes: dict[str, Any] = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in files}
+    return {name: {**node, **{key: small[key] for key in small if key in node}} for name, node in nodes.items()}
