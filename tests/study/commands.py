@@ -26,13 +26,18 @@ _LIBRARIES = (  # none of those that bring a plugin for pytest, which wants to i
     *("tensorboard.backend.event_processing.event_accumulator", "torch.utils.tensorboard", "pydantic", "filelock"),
 )
 _EVERYTHING = """
-import os, socket, sys
-os.fsync = lambda file: None  # as in the process of the tests
+import functools, os, socket, sys
+from importlib import metadata
+from lightning.fabric.utilities import registry
 import ablab.cli.application, ablab.cli.commands, ablab.report.conclude, ablab.study.run_study, ablab.training.run
 import ablab.study.supervision.preload
+import forks
+
 ablab.study.supervision.preload._import_all([], [])  # else each process that runs are forked from does it
 ablab.config.register_schema()
-import forks
+os.fsync = lambda file: None  # this and the next as in the process of the tests, see `shared_fixtures`
+registry.entry_points = functools.cache(metadata.entry_points)
+registry._load_external_callbacks("lightning.pytorch.callbacks_factory")  # as every Trainer does
 forks.serve(socket.socket(fileno=int(sys.argv[1])))
 """
 
