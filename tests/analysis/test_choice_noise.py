@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from said import sentence_of
 from synthetic import runs_of
 from tuned import Points, told, tuned_study
 
@@ -16,6 +17,7 @@ from ablab.analysis.choice_noise import choice_of, joint
 from ablab.analysis.comparison import compare
 from ablab.analysis.estimates import paired
 from ablab.analysis.power import MOST_SEEDS, seeds_for
+from ablab.analysis.verdicts import Verdict
 from ablab.results.record import Record
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "tuning"
@@ -77,6 +79,17 @@ def test_three_seeds_hold_it_too() -> None:
     assert item.estimate is not None
     assert plain.estimate is not None
     assert item.estimate.standard_error > plain.estimate.standard_error
+
+
+@pytest.mark.parametrize("seeds", [3, 4])
+def test_ties_claim_nothing_whatever_choosing_adds(seeds: int) -> None:
+    unsure: Points = {1e-3: [1.4, 1.5], 3e-3: [1.00, 1.10], 1e-2: [1.2, 0.95]}
+    records = tuned_study([0.5] * seeds, told(unsure, 3e-3), told(unsure, 3e-3))
+    (item,) = compare(runs_of(records), margin=2.0, margin_declared=True).items
+    assert item.choice
+    assert item.verdict is Verdict.UNRESOLVED
+    assert item.p_adjusted == 2 ** (1 - seeds)
+    assert "Detectable" not in sentence_of(item)
 
 
 def test_nothing_is_added_where_nothing_was_tuned_or_nothing_is_known() -> None:

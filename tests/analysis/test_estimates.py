@@ -38,12 +38,17 @@ def test_a_paired_estimate_needs_two_differences() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
-def test_without_spread_the_p_value_is_that_of_the_signs(count: int) -> None:
-    """Also where the differences are equal but for the rounding of the values that they are taken of."""
+@pytest.mark.parametrize("choice", [0.0, 1e-4])
+def test_without_spread_the_p_value_is_that_of_the_signs(count: int, choice: float) -> None:
+    """Also where the differences are equal but for the rounding of the values that they are taken of, or were tuned."""
     rounded = [1.1 * seed + 0.7 - 1.1 * seed for seed in range(count)]
     for differences in ([0.5] * count, rounded):
-        assert paired(differences).p_value == pytest.approx(stats.binomtest(0, count).pvalue)
-    assert paired([0.0] * count).p_value == 1
+        assert paired(differences, choice).p_value == pytest.approx(stats.binomtest(0, count).pvalue)
+    assert paired([0.0] * count, choice).p_value == 1
+
+
+def test_ties_under_a_choice_that_is_as_large_as_they_are_say_no_more_than_t() -> None:
+    assert paired([0.5] * 8, 0.5).p_value == pytest.approx(2 * stats.t.sf(1, 7))  # .35, and .008 by their signs
 
 
 @pytest.mark.parametrize(("samples", "rate"), [(4, 0.5), (20, 0.9), (50, 0.98)])
@@ -124,6 +129,7 @@ def test_ties_claim_no_equivalence() -> None:
     assert tied > 0.3
     claimed = np.mean([paired(list(each)).equivalence_p(margin) < LEVEL for each in own - base])
     assert claimed <= LEVEL
+    assert paired([0.0] * 4, 1e-4).equivalence_p(margin) == 1
 
 
 def test_a_counted_cost_without_spread_is_inside_the_margin_for_certain() -> None:

@@ -55,6 +55,12 @@ def test_what_one_look_resolves_a_second_one_may_not() -> None:
     assert "(97.5% CI " in sentence_of(again)
 
 
+def test_three_seeds_that_tie_but_for_rounding_claim_nothing() -> None:
+    item = after(1, [1.1] * 3, margin=2.0)
+    assert len(set(item.differences)) > 1
+    assert (item.verdict, item.p_adjusted) == (Verdict.UNRESOLVED, 0.25)
+
+
 def test_the_interval_is_scipys_at_that_confidence() -> None:
     item = after(3, NEARLY)
     expected = stats.ttest_1samp(item.differences, 0).confidence_interval(1 - 0.05 / 3)

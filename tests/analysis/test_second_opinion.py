@@ -71,7 +71,7 @@ def test_the_shared_spread_is_that_of_normal_noise() -> None:
     draw = np.random.default_rng(1)
     found = [shared_sd(draw.normal(0, 2, size=(6, 5)).tolist()) for _ in range(400)]
     assert np.mean(np.log([sd for sd in found if sd])) == pytest.approx(math.log(2), abs=0.03)
-    assert shared_sd([[1.0, 1.0, 1.0, 1.0]]) is None
+    assert shared_sd([[1.0, 1.0, 1.0, 1.0], [0.1, 0.1, 0.1, 0.1 + 1e-17 * 3]]) is None
 
 
 def test_signs_are_scipys() -> None:

@@ -39,14 +39,20 @@ class Estimate:
     choice: float = 0.0  # what choosing settings by tuning adds to the standard error, as the other leg of a triangle
 
     @property
+    def tied(self) -> bool:
+        """Whether the differences show no spread, whatever choosing adds to it."""
+        return self.standard_error <= self.choice
+
+    @property
     def p_value(self) -> float:
-        """Two-sided, not adjusted. Without any spread it is that of the sign test, since t knows no limit there.
+        """Two-sided, not adjusted. Of ties it is no less than that of the sign test, since t knows no limit there.
 
         Metrics that are told in steps, as an accuracy is, tie by chance: that the signs agree is all that is known.
         """
-        if self.standard_error == 0:
-            return min(1.0, 2.0 ** (1 - self.pairs)) if self.effect else 1.0
-        return float(2 * special.stdtr(self.degrees, -abs(self.effect) / self.standard_error))
+        by_t = self._tail(abs(self.effect), sides=2)
+        if not self.tied:
+            return by_t
+        return max(by_t, min(1.0, 2.0 ** (1 - self.pairs))) if self.effect else 1.0
 
     @property
     def sd(self) -> float:
@@ -68,13 +74,16 @@ class Estimate:
     def equivalence_p(self, margin: float) -> float:
         """The p value of two one-sided tests that the effect is `margin` or more, not adjusted.
 
-        It is below a level exactly where the interval at twice that level lies inside plus and minus `margin`. Without
-        any spread it is 1: ties of a metric that is told in steps say nothing of how large an effect may be.
+        It is below a level exactly where the interval at twice that level lies inside plus and minus `margin`. Of ties
+        it is 1: those of a metric that is told in steps say nothing of how large an effect may be.
         """
-        inside = margin - abs(self.effect)
+        return 1.0 if self.tied else self._tail(margin - abs(self.effect), sides=1)
+
+    def _tail(self, distance: float, sides: int) -> float:
+        """The probability that chance leads as far; 0 where there is no error at all."""
         if self.standard_error == 0:
-            return 1.0
-        return float(special.stdtr(self.degrees, -inside / self.standard_error))
+            return 0.0
+        return float(sides * special.stdtr(self.degrees, -distance / self.standard_error))
 
 
 def paired(differences: Sequence[float], choice: float = 0.0) -> Estimate:
@@ -85,10 +94,15 @@ def paired(differences: Sequence[float], choice: float = 0.0) -> Estimate:
     """
     if len(differences) < 2:
         raise ValueError(f"a paired estimate needs 2 differences, got {len(differences)}")
-    values = np.asarray(differences, dtype=float)
-    mean, sd = float(values.mean()), float(values.std(ddof=1))
-    error = sd / math.sqrt(len(values)) if sd > _ROUNDING * abs(mean) else 0.0
-    return Estimate(mean, math.hypot(error, choice), len(values) - 1, len(values), choice)
+    error = math.sqrt(variance_of(differences)) / math.sqrt(len(differences))
+    mean = float(np.mean(differences))
+    return Estimate(mean, math.hypot(error, choice), len(differences) - 1, len(differences), choice)
+
+
+def variance_of(differences: Sequence[float] | FloatArray) -> float:
+    """The variance of two or more paired differences; 0 where their spread is no more than rounding."""
+    variance = float(np.var(differences, ddof=1))
+    return variance if math.sqrt(variance) > _ROUNDING * abs(float(np.mean(differences))) else 0.0
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -202,7 +202,8 @@ class _Group:
         if estimate.standard_error == 0:
             return 1.0 if not distance else 0.0 if evidence.metric in COUNTED else estimate.p_value
         share = self.share * evidence.level / LEVEL
-        return min(1.0, shared_p(distance / estimate.standard_error, estimate.degrees, self.families) / share)
+        p = min(1.0, shared_p(distance / estimate.standard_error, estimate.degrees, self.families) / share)
+        return max(p, estimate.p_value) if estimate.tied else p
 
 
 def _estimate(claim: Claim, shared: Mapping[str, float]) -> Estimate | None:

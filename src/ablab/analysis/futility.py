@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import special
 
-from ablab.analysis.estimates import FloatArray
+from ablab.analysis.estimates import FloatArray, variance_of
 
 FUTILE_BELOW = 0.1
 _STUDIES = 2000  # that are drawn: the probability is known within a hundredth
@@ -45,7 +45,7 @@ def chance_of_decision(
         choice: the standard error that tuning adds, which further seeds leave as it is.
     """
     known = np.asarray(differences, dtype=float)
-    pairs, mean, sd = len(known), float(known.mean()), float(known.std(ddof=1))
+    pairs, mean, sd = len(known), float(known.mean()), math.sqrt(variance_of(known))
     if sd == 0:
         return float(mean != 0 or margin is not None)
     means, spreads, further = _draws(pairs, looks[-1].seeds - pairs)

@@ -39,7 +39,7 @@ from statistics import median
 import numpy as np
 from scipy import special, stats
 
-from ablab.analysis.estimates import FULL_SEEDS, LEVEL, Estimate, paired
+from ablab.analysis.estimates import FULL_SEEDS, LEVEL, Estimate, paired, variance_of
 
 SKEW_SEEDS = 8  # fewest that the test of skewness is for
 SIGN_SEEDS = 6  # fewest on which signs can show anything
@@ -68,7 +68,7 @@ def shared_sd(comparisons: Sequence[Sequence[float]]) -> float | None:
 
     The mean over comparisons of each logarithm's own bias is taken off, so that normal noise gives the true one.
     """
-    known = [(float(np.var(each, ddof=1)), len(each) - 1) for each in comparisons]
+    known = [(variance_of(each), len(each) - 1) for each in comparisons]
     logs = [
         math.log(variance) - float(special.digamma(df / 2)) + math.log(df / 2) for variance, df in known if variance > 0
     ]
@@ -114,7 +114,7 @@ def sign_p(differences: Sequence[float]) -> float:
 def odd_seeds(differences: Sequence[float], level: float = LEVEL) -> OddSeeds | None:
     """The flag: on normal noise it is raised with the probability `level`."""
     values = np.asarray(differences, dtype=float)
-    if len(values) < FULL_SEEDS or not values.std() > 0:
+    if len(values) < FULL_SEEDS or not variance_of(values):
         return None
     apart = np.abs(values - values.mean())
     tests = 2 if len(values) >= SKEW_SEEDS else 1

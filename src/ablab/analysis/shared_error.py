@@ -20,17 +20,16 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-import numpy as np
 from scipy import special
 
-from ablab.analysis.estimates import LEVEL, Estimate, paired
+from ablab.analysis.estimates import LEVEL, Estimate, paired, variance_of
 
 UNCORRECTED = 8  # comparisons on a task that the shared standard error alone pays for
 
 
 def mean_variance(comparisons: Sequence[Sequence[float]]) -> float:
     """The mean over comparisons of the variance of their paired differences, of which each has two or more."""
-    return fmean(float(np.var(differences, ddof=1)) for differences in comparisons)
+    return fmean(map(variance_of, comparisons))
 
 
 def with_shared_error(differences: Sequence[float], variance: float, choice: float = 0.0) -> Estimate:

@@ -115,7 +115,7 @@ def _unresolved(evidence: Evidence) -> str:
         f"({_interval_name(evidence, evidence.level)} {low} to {high}; adj. p {p_value(p)}), "
         f"{plural(estimate.pairs, 'seed')}{preliminary}{condition(evidence)}.{hidden_by_few(evidence)}"
     )
-    if estimate.standard_error == 0:
+    if estimate.tied:
         return text
     text += f" Detectable here: {number(detectable(estimate, evidence.share_level), digits)}."
     # Without a margin the effect as observed is the one to resolve, which may be far from the true one.

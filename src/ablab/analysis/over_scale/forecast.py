@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from ablab.analysis.estimates import LEVEL
+from ablab.analysis.estimates import LEVEL, variance_of
 
 Array = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ class Seen:
         return cls(
             np.asarray(x, dtype=float),
             np.array([each.mean() for each in single]),
-            np.array([each.var(ddof=1) if len(each) > 1 else math.nan for each in single]),
+            np.array([variance_of(each) if len(each) > 1 else math.nan for each in single]),
             np.array([len(each) for each in single], dtype=float),
             choice,
         )

@@ -122,7 +122,7 @@ def _power_row(item: Comparison) -> dict[str, str]:
     limit = detectable(item.estimate, item.share_level)
     digits = decimals_for(limit)
     wanted = abs(item.margin or item.effect or 0.0)
-    known = bool(wanted) and item.estimate.standard_error > 0
+    known = bool(wanted) and not item.estimate.tied
     return {
         "variant": item.label,
         "seeds": str(item.estimate.pairs),
