@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +15,7 @@ from synthetic import runs_of, study
 
 from ablab.analysis.comparison import compare
 from ablab.analysis.estimates import LEVEL, holm, paired
-from ablab.analysis.second_opinion import SKEW_SEEDS, odd_seeds, second_opinion, shared_sd, sign_p
+from ablab.analysis.second_opinion import SKEW_SEEDS, SharedSpread, odd_seeds, second_opinion, shared_sd, sign_p
 
 STUDIES = 500
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -36,8 +37,9 @@ def claims(noise: str, seeds: int, variants: int, effect: float = 0.0) -> tuple[
         rows = [list(row) for row in (apart if not effect else apart[:1])]
         raw = [paired(list(row)).p_value for row in apart]
         adjusted = holm(raw)
+        spread = SharedSpread.of(apart.tolist())
         held = [
-            p < LEVEL and (second_opinion(row, apart.tolist(), p / own, variants).p_shared or 0) < LEVEL
+            p < LEVEL and (second_opinion(dict(enumerate(row)), spread, p / own, variants).p_shared or 0) < LEVEL
             for row, p, own in zip(rows, adjusted, raw, strict=False)
         ]
         made += any(p < LEVEL for p in adjusted[: len(rows)])
@@ -77,7 +79,8 @@ def test_the_shared_spread_is_that_of_normal_noise() -> None:
 def test_signs_are_scipys() -> None:
     assert sign_p([-1, -2, -1, 3, -1, -4, 0]) == pytest.approx(stats.binomtest(1, 6).pvalue)
     assert sign_p([0.0, 0.0]) == 1
-    assert second_opinion([-1.0, -2.0, -1.0, -3.0, -1.5], [], 1.0, 1).p_sign is None  # five seeds cannot show it
+    five = dict(enumerate([-1.0, -2.0, -1.0, -3.0, -1.5]))  # which cannot show it
+    assert second_opinion(five, None, 1.0, 1).p_sign is None
 
 
 @pytest.mark.parametrize("seeds", [4, 5, SKEW_SEEDS, 10, 20])
@@ -106,3 +109,16 @@ def test_a_claim_that_only_its_own_calm_makes_is_said_to_rest_on_its_own_spread(
     assert calm.verdict == "WORSE"
     assert " RESTS ON ITS OWN SPREAD: with that of all comparisons on the task (sd " in sentence_of(calm)
     assert not any("ROBUST" in sentence_of(item) for item in others)
+
+
+def test_a_claim_that_was_calm_at_an_early_look_is_held_against_the_shared_spread_at_that_look() -> None:
+    draw = np.random.default_rng(4)
+    base = draw.normal(1, 0.1, 8)
+    apart = np.concatenate([0.02 + draw.normal(0, 0.0005, 3), draw.normal(0.02, 0.2, 5)])
+    losses = {"relu": list(base), "calm": list(base + apart)}
+    losses |= {f"v{place}": list(base + draw.normal(0, 0.2, 8)) for place in range(4)}
+    plan = {"looks": [3, 8], "max": 8, "spending": "pocock"}
+    calm = compare(runs_of([replace(each, planned_looks=plan) for each in study(losses)])).items[0]
+    assert (calm.verdict, calm.decided_before) == ("WORSE", True)
+    assert calm.second
+    assert (calm.second.p_shared or 0) > LEVEL

@@ -9,11 +9,11 @@ from dataclasses import replace
 from ablab.analysis import conditions
 from ablab.analysis.divergence import with_divergence
 from ablab.analysis.evidence import constant_difference
-from ablab.analysis.family import Claim, adjust, raw_p_values
+from ablab.analysis.family import Claim, adjust, is_certain, raw_p_values
 from ablab.analysis.metrics import split_of
 from ablab.analysis.notes import ConstantDifference, DecidedBefore, Note, UnlikeNormal, WithinMargin
 from ablab.analysis.pairing import Outcome, Pairing
-from ablab.analysis.second_opinion import odd_seeds, second_opinion
+from ablab.analysis.second_opinion import SharedSpread, odd_seeds, second_opinion
 from ablab.analysis.step_down import PValues, step_down
 from ablab.analysis.study_notes import IntervalUnit
 from ablab.analysis.suite import Joined
@@ -30,8 +30,7 @@ def conclude(
     claims = [each.claim for each in joined]
     claims += [Claim(p.task, evidence, _values(p.of_variant), _values(p.of_baseline)) for p, evidence in judged]
     found, raw = zip(*adjust(claims), strict=True) if claims else ((), ())
-    tasks = [claim.task for claim in claims]
-    adjusted = list(zip(with_divergence(_with_second_opinions(found, raw, tasks)), raw, strict=True))
+    adjusted = list(zip(with_divergence(_with_second_opinions(found, claims)), raw, strict=True))
     on_suite = tuple(
         _comparison(
             each.variant, each.baseline, each.claim.task, evidence, p, each.seeds, each.claim.base, each.notes()
@@ -88,22 +87,22 @@ def _corrected(item: Comparison, p: PValues) -> Comparison:
     return replace(once_more, verdict=verdict, notes=(*_on_verdict(once_more, verdict), *others))
 
 
-def _with_second_opinions(
-    found: Sequence[Evidence], raw: Sequence[float | None], tasks: Sequence[str]
-) -> list[Evidence]:
+def _with_second_opinions(found: Sequence[Evidence], claims: Sequence[Claim]) -> list[Evidence]:
     """The evidence, with a second opinion where a comparison has an interval of its own."""
     on_task: dict[str, list[tuple[float, ...]]] = {}
-    for each, task in zip(found, tasks, strict=True):
+    for each, claim in zip(found, claims, strict=True):
         if each.estimate and not each.preliminary:
-            on_task.setdefault(task, []).append(each.differences)
+            on_task.setdefault(claim.task, []).append(each.differences)
+    shared = {task: SharedSpread.of(differences) for task, differences in on_task.items()}
     count = sum(map(len, on_task.values()))
     made = []
-    for each, p, task in zip(found, raw, tasks, strict=True):
+    for each, claim in zip(found, claims, strict=True):
         if each.estimate and not each.preliminary:
+            spread = None if is_certain(each, each.estimate) else shared[claim.task]
+            p = raw_p_values(claim, each.estimate).difference
             factor = (each.p_adjusted or 0.0) / p if p else float(count)
-            each = replace(
-                each, second=second_opinion(each.differences, on_task[task], factor, count, each.choice or 0.0)
-            )
+            second = second_opinion(claim.differences, spread, factor, count, each.choice or 0.0, each.looks)
+            each = replace(each, second=second)
         made.append(each)
     return made
 

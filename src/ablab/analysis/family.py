@@ -82,7 +82,7 @@ def raw_p_values(claim: Claim, estimate: Estimate) -> PValues:
     Each is the smallest level at which the comparison would make that claim if it were the only one.
     """
     margin, looks, choice = claim.evidence.margin, claim.evidence.looks, claim.evidence.choice or 0.0
-    if estimate.standard_error == 0 and claim.evidence.metric in COUNTED:
+    if is_certain(claim.evidence, estimate):
         return PValues(float(estimate.effect == 0), None if margin is None else float(abs(estimate.effect) >= margin))
     if not looks.several:
         return PValues(estimate.p_value, None if margin is None else estimate.equivalence_p(margin))
@@ -91,6 +91,11 @@ def raw_p_values(claim: Claim, estimate: Estimate) -> PValues:
         return PValues(difference)
     equivalence = looks.p_value(claim.differences, lambda seen: paired(seen, choice).equivalence_p(margin), 1)
     return PValues(difference, equivalence)
+
+
+def is_certain(evidence: Evidence, estimate: Estimate) -> bool:
+    """Whether it is a cost that is counted, and the same for every seed."""
+    return estimate.standard_error == 0 and evidence.metric in COUNTED
 
 
 def weights(on_suite: int, on_tasks: int) -> tuple[int, int]:
@@ -144,7 +149,8 @@ def _evidence(made: Sequence[_Made]) -> list[Evidence]:
     reserved = total - sum(each.weight for each in own)
     raw = [raw_p_values(each.claim, each.estimate) for each in own]
     stepped = iter(step_down(raw, [each.weight for each in own], reserved))
-    groups = {each.claim.on_suite: _Group.of(made, each.claim.on_suite, total) for each in made if each.claim.pooled}
+    kinds = {each.claim.on_suite for each in made if each.claim.pooled}
+    groups = {on_suite: _Group.of(made, on_suite, total) for on_suite in kinds}
     return [
         groups[each.claim.on_suite].evidence(each) if each.claim.pooled else _alone(each, next(stepped), total)
         for each in made
@@ -200,7 +206,7 @@ class _Group:
         """The smallest level of the study at which the intervals end nearer than `distance` to the effects."""
         evidence, estimate = made.claim.evidence, made.estimate
         if estimate.standard_error == 0:
-            return 1.0 if not distance else 0.0 if evidence.metric in COUNTED else estimate.p_value
+            return 1.0 if not distance else 0.0 if is_certain(evidence, estimate) else estimate.p_value
         share = self.share * evidence.level / LEVEL
         p = min(1.0, shared_p(distance / estimate.standard_error, estimate.degrees, self.families) / share)
         return max(p, estimate.p_value) if estimate.tied else p

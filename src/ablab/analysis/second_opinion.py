@@ -32,7 +32,7 @@ for assessing differential expression", for the mean of log variances.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -40,6 +40,7 @@ import numpy as np
 from scipy import special, stats
 
 from ablab.analysis.estimates import FULL_SEEDS, LEVEL, Estimate, paired, variance_of
+from ablab.analysis.looks import ONE_LOOK, Looks
 
 SKEW_SEEDS = 8  # fewest that the test of skewness is for
 SIGN_SEEDS = 6  # fewest on which signs can show anything
@@ -75,34 +76,53 @@ def shared_sd(comparisons: Sequence[Sequence[float]]) -> float | None:
     return math.exp(sum(logs) / len(logs) / 2) if logs else None
 
 
+@dataclass(frozen=True)
+class SharedSpread:
+    """What the comparisons on one task say of the spread of each."""
+
+    sd: float  # of one difference
+    comparisons: int
+
+    @classmethod
+    def of(cls, comparisons: Sequence[Sequence[float]]) -> SharedSpread | None:
+        """From the differences of each; None for fewer than two, and without spread."""
+        sd = shared_sd(comparisons) if len(comparisons) > 1 else None
+        return None if sd is None else cls(sd, len(comparisons))
+
+    def p_value(self, own: Estimate) -> float:
+        """Two-sided, of one of them, with this spread where its own is smaller."""
+        error = max(own.standard_error, math.hypot(self.sd / math.sqrt(own.pairs), own.choice))
+        return float(2 * special.stdtr(own.degrees * self.comparisons, -abs(own.effect) / error))
+
+
 def second_opinion(
-    differences: Sequence[float],
-    others: Sequence[Sequence[float]],
+    differences: Mapping[int, float],
+    shared: SharedSpread | None,
     factor: float,
     comparisons: int,
     choice: float = 0.0,
+    looks: Looks = ONE_LOOK,
 ) -> SecondOpinion:
     """The second opinion on one comparison.
 
+    Where a study has several looks, its p is sequential as that of t is, so that a claim which an early look has made
+    is tested as that look found it: by the shared spread as it is known now.
+
     Args:
-        others: the differences of every comparison on its task, its own among them.
+        differences: by seed.
+        shared: of its task, itself among them; None: nothing to hold it against.
         factor: by which the correction multiplied the p of its t test.
         comparisons: of the study.
         choice: as `paired` takes it.
     """
-    own, sd = paired(differences, choice), shared_sd(others)
-    few = len(others) < 2 or sd is None
+    values = list(differences.values())
+    p = looks.p_value(differences, lambda seen: shared.p_value(paired(seen, choice))) if shared else None
     return SecondOpinion(
-        median=median(differences),
-        p_shared=None if few or sd is None else min(1.0, factor * _p_shared(own, sd, len(others))),
-        shared_sd=None if few else sd,
-        p_sign=None if len(differences) < SIGN_SEEDS else min(1.0, comparisons * sign_p(differences)),
+        median=median(values),
+        p_shared=None if p is None else min(1.0, factor * p),
+        shared_sd=shared.sd if shared else None,
+        p_sign=None if len(values) < SIGN_SEEDS else min(1.0, comparisons * sign_p(values)),
     )
-
-
-def _p_shared(own: Estimate, sd: float, comparisons: int) -> float:
-    error = max(own.standard_error, math.hypot(sd / math.sqrt(own.pairs), own.choice))
-    return float(2 * special.stdtr(own.degrees * comparisons, -abs(own.effect) / error))
 
 
 def sign_p(differences: Sequence[float]) -> float:
