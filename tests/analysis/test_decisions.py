@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 from synthetic import runs_of, study
 
+from ablab.analysis import decisions
 from ablab.analysis.decisions import decide
+from ablab.analysis.futility import LookToCome
 from ablab.config import ComparisonConfig
 from ablab.config.seeds import STOPS, SeedsConfig
 
@@ -42,3 +47,19 @@ def test_what_is_improbable_to_be_decided_is_futile_and_a_margin_that_may_be_met
     assert [one.how for one in decide(runs, SeedsConfig(), ComparisonConfig())] == ["futile"]
     assert [one.how for one in decide(runs, SeedsConfig(stop="resolved"), ComparisonConfig())] == ["open"]
     assert [one.how for one in decide(runs, SeedsConfig(), ComparisonConfig(margin=0.02))] == ["open"]
+
+
+def test_a_pair_that_failed_comes_at_no_later_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the look that was made with it one to come."""
+    asked: list[list[int]] = []
+
+    def chance(differences: Sequence[float], looks: Sequence[LookToCome], *others: object) -> float:
+        asked.append([len(differences), *(look.seeds for look in looks)])
+        return 1.0
+
+    monkeypatch.setattr(decisions, "chance_of_decision", chance)
+    records = study({"relu": BASE, "gelu": PERHAPS})
+    for failed in ([], [5], [4, 5]):
+        ran = [replace(each, status="failed") if each.seed in failed else each for each in records]
+        assert [one.how for one in decide(runs_of(ran), SeedsConfig(), ComparisonConfig())] == ["open"]
+    assert asked == [[5, 8, 10], [4, 7, 9], [3, 6, 8]]

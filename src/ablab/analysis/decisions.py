@@ -10,6 +10,7 @@ are those of a study that never gives up (non-binding), so that one that goes on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from ablab.analysis.comparison import Comparisons, ComparisonSettings, compare
@@ -96,7 +97,9 @@ def _is_futile(item: Comparison, seeds: SeedsConfig, alpha: float) -> bool:
     if item.verdict is not Verdict.UNRESOLVED:
         return False
     by_margin = item.margin if EQUIVALENT in seeds.stop else None
-    to_come = [look for look in looks_at(seeds, alpha) if look.seeds > len(item.differences)]
+    lacking = item.planned - len(item.differences)  # pairs of seeds that were run, which will not come any more
+    later = [look for look in looks_at(seeds, alpha) if look.seeds > item.planned]
+    to_come = [replace(look, seeds=look.seeds - lacking) for look in later]
     return bool(to_come) and chance_of_decision(item.differences, to_come, by_margin, item.choice or 0.0) < FUTILE_BELOW
 
 
