@@ -111,6 +111,17 @@ def test_the_gain_is_the_compute_that_the_baseline_would_need() -> None:
         assert net.factor == pytest.approx(gain.factor / 1.25)
 
 
+def test_runs_that_stopped_early_are_no_part_of_what_a_size_costs() -> None:
+    records = ladder({"relu": BASELINE, "better": lambda compute: BASELINE(compute) - 0.1})
+    for item in records:
+        if item.seed == 0:
+            stopped = {"relu": "diverged", "better": "failed"}[item.axes["activation"]]
+            item.status, item.cost = stopped, cost(item, flops_total=int((item.cost.flops_total or 0) / 100))
+    found = findings(records)
+    assert [rung.flops for rung in found.ladder.rungs] == list(COMPUTE)
+    assert found.items[0].climb.cost == (1.0,) * len(COMPUTE)
+
+
 def test_a_variant_below_the_floor_has_no_gain() -> None:
     records = ladder({"relu": BASELINE, "free": lambda _: 0.2}, oracle={"floor": 1.0})
     found = findings(records)

@@ -62,8 +62,8 @@ class Climb:
     label: str
     rungs: tuple[Rung, ...]
     items: tuple[Comparison, ...]  # one for each rung
-    cost: tuple[float, ...]  # FLOPs of the variant's runs over the baseline's, at each rung; NaN where not known
-    tunings: tuple[frozenset[str], ...]  # behind the runs of both, at each rung
+    cost: tuple[float, ...]  # FLOPs of the variant's runs over those they are paired with, at each; NaN: not known
+    tunings: tuple[frozenset[str], ...]  # behind the runs of both, at each
     missing: tuple[str, ...] = ()  # rungs without a pair
     unstable: tuple[str, int, int] | None = None  # the rung, how many diverged, of how many: as often as the baseline
 
@@ -128,10 +128,11 @@ def ladders_of(
         records = _records(runs, task, baseline)
         if records and (size := _size_of(task, records)):
             whole, name = size
-            found.setdefault(whole, []).append(_rung(name, task, records))
+            ended_well = [record for record in records if record.status == "ok"]  # others stopped at some step
+            found.setdefault(whole, []).append(_rung(name, task, ended_well))
     ladders = []
     for whole, rungs in found.items():
-        known_cost = [rung for rung in rungs if math.isfinite(rung.flops)]  # none where all of its runs failed
+        known_cost = [rung for rung in rungs if math.isfinite(rung.flops)]  # none where no run ended well
         ordered = sorted(known_cost, key=lambda rung: rung.flops)
         if _climbs(runs, baseline, ordered):
             ladders.append(_ladder(runs, whole, baseline, ordered, items, metrics, last_k))
@@ -217,7 +218,6 @@ def _climb(runs: Runs, variant: str, rungs: Sequence[Rung], at: dict[tuple[str, 
     if not there:
         return None
     paired = [(rung, item) for rung, item in there if item.differences and not item.blocked]
-    costs = [_mean(record.cost.flops_total for record in _records(runs, rung.place, variant)) for rung, _ in paired]
     sides = [_records(runs, rung.place, variant) + _records(runs, rung.place, item.baseline) for rung, item in paired]
     reached = {rung.name for rung, _ in paired}
     unstable = ((rung.name, item.diverged, item.ended) for rung, item in there if item.less_stable)
@@ -226,11 +226,18 @@ def _climb(runs: Runs, variant: str, rungs: Sequence[Rung], at: dict[tuple[str, 
         label=there[-1][1].label,
         rungs=tuple(rung for rung, _ in paired),
         items=tuple(item for _, item in paired),
-        cost=tuple(own / rung.flops for own, (rung, _) in zip(costs, paired, strict=True)),
+        cost=tuple(_cost(runs, rung, item) for rung, item in paired),
         tunings=tuple(map(tunings_behind, sides)),
         missing=tuple(rung.name for rung in rungs if rung.name not in reached),
         unstable=next(unstable, None),
     )
+
+
+def _cost(runs: Runs, rung: Rung, item: Comparison) -> float:
+    """The variant's FLOPs over the baseline's, of the complete pairs."""
+    sides = (outcomes(runs, rung.place, variant, item.metric) for variant in (item.variant, item.baseline))
+    own, base = (_mean(side[seed].record.cost.flops_total or None for seed in item.seeds) for side in sides)
+    return own / base
 
 
 def _limit(records: Sequence[Record], metric: str, direction: Direction, values: Sequence[float]) -> float | None:
