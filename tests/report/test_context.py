@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import record, write_runs
+from synthetic import CORPUS, record, write_runs
 
 from ablab.config import ComparisonConfig
 from ablab.report.context import ReportContext
@@ -79,3 +80,24 @@ def test_filters_make_no_family_of_claims_smaller(tmp_path: Path) -> None:
             assert {item.variant: item.interval for item in soon.items}.items() <= {
                 item.variant: item.interval for item in among.items
             }.items()
+
+
+def test_what_is_not_comparable_is_held_against_nothing(tmp_path: Path) -> None:
+    """In fronts, interactions, the analysis of variance and times to targets."""
+    axes = list(itertools.product(("full", "lsh"), ("relu", "gelu", "glu"), range(1, 6)))
+    other = dataclasses.replace(CORPUS, sha256="cd" * 32)
+    records = [
+        record(seed, 1 + seed / 10 - (0.5 - seed / 100) * (b == "glu"), axes={"attention": a, "activation": b})
+        for a, b, seed in axes
+    ]
+    for each in records:
+        each.corpus = other if each.axes["activation"] == "glu" else each.corpus
+    context = ReportContext.read([write_runs(tmp_path, records)])
+    blocked = {item.variant for item in context.comparisons.items if item.verdict == "NOT COMPARABLE"}
+    assert len(blocked) == 2
+    assert not blocked & {name for pair in context.ranking.better["language"] for name in pair}
+    rows = context.fronts("language").set_index("variant")
+    assert set(rows.loc[sorted(blocked)].to_numpy().ravel()) == {""}
+    assert [item.options for item in context.interactions("language").items] == [("gelu", "lsh")]
+    assert not blocked & set(context.comparable.variants)
+    assert len(_reached(context, "language", "step").items) == 3

@@ -26,7 +26,7 @@ from ablab.analysis.pareto import fronts
 from ablab.analysis.ranking import Ranking, rank
 from ablab.analysis.scaling import Axis, Exponent, scaling, varied
 from ablab.analysis.selection import compare_and_select
-from ablab.analysis.verdicts import Verdict
+from ablab.analysis.verdicts import UNRANKED, Verdict
 from ablab.config.axes import AXES
 from ablab.report.figures.style import MOST_VARIANTS, Style, styles
 from ablab.report.rows import Row, run_rows, suite_rows, variant_rows
@@ -131,6 +131,16 @@ class ReportContext:
         return f"Figures show {left} of {count:,} variants: the baseline and those with the largest effects."
 
     @cached_property
+    def comparable(self) -> Runs:
+        """The runs without those of variants that cannot be compared with their baseline on a task."""
+        items = self.comparisons.items
+        blocked = {(item.task, item.variant) for item in items if item.verdict is Verdict.NOT_COMPARABLE}
+        if not blocked:
+            return self.runs
+        kept = [place for cell, places in self.runs.places.items() if cell not in blocked for place in places]
+        return self.runs.at(sorted(kept))
+
+    @cached_property
     def variant_rows(self) -> pd.DataFrame:
         return variant_rows(self.comparisons, self.runs)
 
@@ -163,7 +173,7 @@ class ReportContext:
                 )
                 for task, metric in made.metrics.items()
             }
-        found = all_interactions(self.runs, made.metrics, made.baseline, made.last_k)
+        found = all_interactions(self.comparable, made.metrics, made.baseline, made.last_k)
         if self.unfiltered is None:
             return found
         return {task: self.unfiltered.interactions(task).shown_with(each) for task, each in found.items()}
@@ -189,7 +199,7 @@ class ReportContext:
                 found[task] = every[every["variant"].isin(shown)].reset_index(drop=True)
                 continue
             rows = pd.DataFrame(self.rows(task))
-            rows.loc[rows["verdict"] == Verdict.UNSTABLE, "mean"] = math.nan  # is not ranked
+            rows.loc[rows["verdict"].isin(UNRANKED), "mean"] = math.nan
             found[task] = fronts(rows, self.ranking.better[task])
         return found
 

@@ -159,7 +159,7 @@ class LoadedStudy:
     def anova(self, task: str | None = None) -> pd.DataFrame:
         """The type-II analysis of variance, with seed as a block. Raises UserError where it cannot be had."""
         chosen = self._task(task)
-        return anova(self._context.runs, chosen, self.comparisons.metrics[chosen], self.comparisons.last_k).table
+        return anova(self._context.comparable, chosen, self.comparisons.metrics[chosen], self.comparisons.last_k).table
 
     def _task(self, task: str | None) -> str:
         return choose_task(self._context, task)

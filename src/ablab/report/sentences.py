@@ -58,7 +58,7 @@ def interval_name(comparisons: Comparisons) -> str:
 
 def _not_comparable(evidence: Evidence) -> str:
     why = _other_corpus(evidence.blocked) if evidence.blocked else "not comparable"
-    return f"{evidence.label}: {why}."
+    return f"{evidence.label}: {why}; not ranked."
 
 
 def _other_corpus(found: OtherCorpus) -> str:

@@ -67,7 +67,7 @@ def _time_text(found: TimeToTarget) -> str:
 
 def _reached(context: ReportContext, task: str, by: By) -> TimeToTarget:
     metric, baselines = context.comparisons.metrics[task], context.comparisons.baselines
-    every = (context.unfiltered or context).runs  # whose intervals hold at once, also where some are shown
+    every = (context.unfiltered or context).comparable  # whose intervals hold at once, also where some are shown
     found = time_to_target(every, task, metric, baselines, by, context.target(task), context.curves)
     return replace(found, items=tuple(item for item in found.items if item.variant in context.variants))
 

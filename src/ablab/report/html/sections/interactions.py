@@ -64,7 +64,7 @@ def _variance(context: ReportContext, task: str) -> list[Block]:
     if len(context.drawn(task).variants) < sum(of == task for of, _ in context.runs.places):
         return []  # it fits all variants at once, in a time that grows with the cube of their number
     try:
-        found = anova(context.runs, task, context.comparisons.metrics[task], context.comparisons.last_k)
+        found = anova(context.comparable, task, context.comparisons.metrics[task], context.comparisons.last_k)
     except UserError as reason:
         return [Block(otherwise=f"{reason}.")]
     rows = [
