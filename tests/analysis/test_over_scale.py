@@ -15,9 +15,10 @@ from tuned import told
 
 from ablab.analysis.comparison import compare
 from ablab.analysis.over_scale.curve import fit
+from ablab.analysis.over_scale.forecast import Seen, forecast
 from ablab.analysis.over_scale.gain import Gain
 from ablab.analysis.over_scale.study import LadderFindings, coverage, over_scale
-from ablab.analysis.over_scale.verdicts import Missing, ScaleVerdict
+from ablab.analysis.over_scale.verdicts import Claims, Missing, ScaleVerdict
 from ablab.results.record import Cost, Metric, Record
 
 
@@ -226,6 +227,13 @@ def test_differences_that_never_vary_have_a_forecast() -> None:
     assert item.verdict is ScaleVerdict.HOLDS
     assert item.forecast is not None
     assert item.forecast.then == pytest.approx(500, rel=1e-3)
+
+
+def test_ties_at_all_sizes_are_no_surer_than_their_signs() -> None:
+    tied, none = [1 / 64] * 3, [0.0] * 3
+    for differences, p in (([none, tied, tied], 2**-5), ([tied, tied, tied], 2**-8)):
+        seen = Seen.of(np.log(COMPUTE[:3]), differences)
+        assert Claims.of(forecast(seen, math.log(10 * COMPUTE[2]))).holds == pytest.approx(p)
 
 
 def test_sizes_of_one_compute_are_one_size() -> None:

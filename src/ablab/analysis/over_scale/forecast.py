@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from ablab.analysis.estimates import LEVEL, variance_of
+from ablab.analysis.second_opinion import sign_p
 
 Array = NDArray[np.float64]
 
@@ -102,6 +103,7 @@ class Forecast:
         least: variance that rounding leaves.
         line: of the straight line through the effects, without any beliefs: (effect then, its standard error, the p
             value of its misfit).
+        by_signs: the p value of the sign test over all pairs, where those of each size tie; else 0.
     """
 
     x: float
@@ -112,6 +114,7 @@ class Forecast:
     degrees: float
     least: float
     line: tuple[float, float, float]
+    by_signs: float = 0.0
 
     @property
     def effects(self) -> Array:
@@ -152,9 +155,12 @@ class Forecast:
         )
 
     def sign_p(self, *along: float) -> float:
-        """The two-sided probability that a combination of the three has the other sign than it seems to have."""
+        """The two-sided probability that a combination of the three has the other sign than it seems to have.
+
+        Ties show no spread to hold an effect against, and say no more than their signs do.
+        """
         under = self.below(along)
-        return min(1.0, 2 * min(under, 1 - under))
+        return min(1.0, max(2 * min(under, 1 - under), self.by_signs))
 
     def interval(self, coverage: float = COVERAGE, measured: bool = True) -> tuple[float, float]:
         """Of the effect then: as it would be measured, with the noise of as many seeds, or as it is."""
@@ -210,7 +216,9 @@ def forecast(seen: Seen, at: float, seeds: float | None = None) -> Forecast:
     errors = np.diag(noise + least) + (0.0 if seen.choice is None else seen.choice)
     weights, means, covariances = _posterior(kernel * scale**2, prior, seen.effects, errors)
     new = float(variances[-1]) / (seeds or float(seen.counts[-1]))
-    return Forecast(at, weights, means, covariances, new, seen.degrees, least, _line(seen, errors, at))
+    line = _line(seen, errors, at)
+    by_signs = 0.0 if noise.any() else sign_p(np.repeat(seen.effects, seen.counts.astype(int)).tolist())
+    return Forecast(at, weights, means, covariances, new, seen.degrees, least, line, by_signs)
 
 
 def _line(seen: Seen, errors: Array, at: float) -> tuple[float, float, float]:
