@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ablab.analysis.over_scale.forecast import TENFOLD, Seen, forecast
+from ablab.analysis.over_scale.forecast import TENFOLD, forecast
+from ablab.analysis.over_scale.seen import Seen
 from ablab.analysis.over_scale.verdicts import Claims, ScaleVerdict, judge
 
 Array = NDArray[np.float64]

@@ -15,8 +15,9 @@ from tuned import told
 
 from ablab.analysis.comparison import compare
 from ablab.analysis.over_scale.curve import fit
-from ablab.analysis.over_scale.forecast import Seen, forecast
+from ablab.analysis.over_scale.forecast import forecast
 from ablab.analysis.over_scale.gain import Gain
+from ablab.analysis.over_scale.seen import Seen
 from ablab.analysis.over_scale.study import LadderFindings, coverage, over_scale
 from ablab.analysis.over_scale.verdicts import Claims, Missing, ScaleVerdict
 from ablab.results.record import Cost, Metric, Record

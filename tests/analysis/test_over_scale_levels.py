@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ablab.analysis.over_scale.forecast import TENFOLD, Seen, forecast, smoothed
+from ablab.analysis.over_scale.forecast import TENFOLD, forecast
+from ablab.analysis.over_scale.seen import Seen, smoothed
 from ablab.analysis.over_scale.verdicts import Claims, ScaleVerdict, judge
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "ladder" / "simulate.py"

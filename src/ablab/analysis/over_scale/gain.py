@@ -6,7 +6,7 @@ variant that costs more FLOPs than the baseline at the same size has to have tha
 gain divided by it.
 
 Intervals are over seeds, of the logarithm: each seed is left out in turn, from both sides and from the law, which is
-fitted anew (jackknife; of a mean it is the paired t interval). What the sizes do not say of L_inf comes on top, and what
+fitted anew (jackknife; of a mean it is the paired t interval). On top come what the sizes do not say of L_inf, and what
 choosing settings by tuning adds to the effect.
 
 Source: the gain in compute of two laws as in Kaplan et al. (2020) and Hoffmann et al. (2022); the jackknife as in Efron

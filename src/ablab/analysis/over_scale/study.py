@@ -17,9 +17,10 @@ from scipy import stats
 from ablab.analysis.comparison import Comparisons
 from ablab.analysis.estimates import LEVEL, Interval
 from ablab.analysis.over_scale.curve import Curve
-from ablab.analysis.over_scale.forecast import COVERAGE, TENFOLD, Forecast, Seen, forecast
+from ablab.analysis.over_scale.forecast import COVERAGE, TENFOLD, Forecast, forecast
 from ablab.analysis.over_scale.gain import Gains, GainsOf
 from ablab.analysis.over_scale.ladders import Climb, Ladder, ladders_of
+from ablab.analysis.over_scale.seen import Seen
 from ablab.analysis.over_scale.verdicts import FEWEST_RUNGS, Claims, Missing, ScaleVerdict, judge, obstacle, usable
 from ablab.results.collect import Runs
 
