@@ -1,4 +1,4 @@
-"""The points of a ladder from records and comparisons: each variant's values at each size, with what they cost.
+"""Ladders from records and comparisons: each variant's effects at each size, with what they cost.
 
 A size is a *rung*: of a ladder, or a value of what a study compares within. Rungs are ordered by the FLOPs of the
 baseline's runs. Effects are those of the comparisons at each rung, seed by seed.
@@ -15,7 +15,7 @@ from statistics import fmean
 
 from ablab.analysis.choice_noise import joint
 from ablab.analysis.estimates import FloatArray
-from ablab.analysis.oracle import CEILING, known
+from ablab.analysis.over_scale.points import Point, limit_of, points_of
 from ablab.analysis.pairing import outcomes
 from ablab.analysis.tuned import tunings_behind
 from ablab.analysis.verdicts import Comparison
@@ -25,22 +25,6 @@ from ablab.results.record import Record
 
 FEWEST_CONDITIONS = 3  # values of what is compared within, for a ladder that no one has called so
 _GROWTH = 1.2  # of compute, at least, from one of them to the next
-FLOOR = "floor"  # as an oracle may name what no loss is below
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One run of a ladder, or a shorter one that it made on its way."""
-
-    task: str
-    rung: str
-    variant: str
-    seed: int
-    parameters: float  # NaN, as the others, where it is not known
-    tokens: float
-    flops: float
-    value: float
-    on_the_way: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +182,10 @@ def _ladder(
     direction = next((item.direction for item in items if item.task == rungs[-1].place), None)
     direction = direction or (runs.primary[rungs[-1].place].direction if rungs[-1].place in runs.primary else "min")
     points = [
-        point for rung in rungs for variant in names for point in _points(runs, task, rung, variant, metric, last_k)
+        point
+        for rung in rungs
+        for variant in names
+        for point in points_of(runs, task, rung.name, rung.place, variant, metric, last_k)
     ]
     values = [point.value for point in points if math.isfinite(point.value)]
     return Ladder(
@@ -208,7 +195,7 @@ def _ladder(
         baseline=baseline,
         rungs=tuple(rungs),
         climbs=tuple(climb for climb in climbs if climb is not None),
-        limit=_limit(_records(runs, rungs[-1].place, baseline), metric, direction, values),
+        limit=limit_of(_records(runs, rungs[-1].place, baseline), metric, direction, values),
         points=tuple(points),
     )
 
@@ -238,37 +225,3 @@ def _cost(runs: Runs, rung: Rung, item: Comparison) -> float:
     sides = (outcomes(runs, rung.place, variant, item.metric) for variant in (item.variant, item.baseline))
     own, base = (_mean(side[seed].record.cost.flops_total or None for seed in item.seeds) for side in sides)
     return own / base
-
-
-def _limit(records: Sequence[Record], metric: str, direction: Direction, values: Sequence[float]) -> float | None:
-    """What an oracle knows of the best value, or 1 for what is a share of one and better for being larger."""
-    told = known(records, metric)
-    named = next((told[name] for name in (CEILING, FLOOR) if name in told), None)
-    if named is not None or direction == "min":
-        return named
-    return 1.0 if values and min(values) >= 0 and max(values) <= 1 else None
-
-
-def _points(runs: Runs, task: str, rung: Rung, variant: str, metric: str, last_k: int) -> list[Point]:
-    """One for each seed, after those that its run made on its way."""
-    found = []
-    for seed, outcome in outcomes(runs, rung.place, variant, metric, last_k).items():
-        record = outcome.record
-        shorter = record.annealed if record.status == "ok" else ()
-        ends = [(each.tokens, each.flops, each.metrics.get(metric, math.nan), True) for each in shorter]
-        end = (record.cost.tokens, record.cost.flops_total, outcome.value, False)
-        for tokens, flops, value, on_the_way in [*ends, end]:
-            found.append(
-                Point(
-                    task=task,
-                    rung=rung.name,
-                    variant=variant,
-                    seed=seed,
-                    parameters=float(record.cost.parameters or math.nan),
-                    tokens=float(tokens or math.nan),
-                    flops=float(flops or math.nan),
-                    value=value,
-                    on_the_way=on_the_way,
-                )
-            )
-    return found
