@@ -23,6 +23,7 @@ from ablab.config import conf_folder
 from ablab.config.axes import AXES
 from ablab.config.nearest import nearest
 from ablab.config.signature import check_signature
+from ablab.config.targets import import_target
 from ablab.model.feed_forward.base import FeedForward
 from ablab.model.spec import LayerSpec
 
@@ -43,15 +44,17 @@ def attention_pattern(spec: LayerSpec, *, layers: list[Entry], first: Sequence[E
         ValueError: the pattern does not fit the number of layers, or names an option that there is not.
     """
     factory = _option("attention", spec, layers, first)
-    if not _groups_heads(factory) and any(map(_groups_heads, _factories("attention", spec, layers, first))):
+    if not _groups_heads(getattr(factory, "func", None)) and any(
+        map(_groups_heads, _targets("attention", spec, layers, first))
+    ):
         spec = replace(spec, n_kv_heads=None)  # it is about the layers that have heads to group
     made: nn.Module = factory(spec)
     return made
 
 
-def _groups_heads(factory: Callable[..., Any]) -> bool:
+def _groups_heads(target: Any) -> bool:
     """Whether what it makes can share a head of keys among several of queries, by `model.n_kv_heads`."""
-    return getattr(getattr(factory, "func", None), "groups_heads", True)
+    return getattr(target, "groups_heads", True)
 
 
 def feed_forward_pattern(
@@ -104,9 +107,10 @@ def _option(axis: str, spec: LayerSpec, layers: Sequence[Entry], first: Sequence
     return _made(axis, choices(axis, spec.n_layers, layers, first)[spec.layer_index])
 
 
-def _factories(axis: str, spec: LayerSpec, layers: Sequence[Entry], first: Sequence[Entry]) -> Iterator[Any]:
-    """Of all layers."""
-    return (_made(axis, choice) for choice in choices(axis, spec.n_layers, layers, first))
+def _targets(axis: str, spec: LayerSpec, layers: Sequence[Entry], first: Sequence[Entry]) -> Iterator[Any]:
+    """Of all layers, whose settings are looked at where each is made."""
+    for choice in choices(axis, spec.n_layers, layers, first):
+        yield import_target(f"{axis}.layers.{choice[0]}", _node(axis, choice)["_target_"])
 
 
 def _node(axis: str, choice: Choice) -> dict[str, Any]:
