@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
@@ -40,6 +42,12 @@ from ablab.training.run import execute
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("suite")
+
+# PyTorch's compiler writes down all that it does where somebody listens, and pytest listens to loggers that keep their
+# records to themselves.
+_TRACE = logging.getLogger("torch.__trace")
+_TRACE.handlers.clear()
+_TRACE.propagate = True
 
 # Modules of tests that options name. The process that runs are forked from is replaced by another, which takes seconds,
 # when it meets one that it does not know.
@@ -89,6 +97,20 @@ def _digested_once() -> Iterator[None]:
         if policy is not None:
             digest = functools.cache(policy._target_policy_digest)
             patch.setattr(policy, "_target_policy_digest", lambda of: digest(of._replace(protected_objects=())))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _policy_hashed_once() -> Iterator[None]:
+    """Hydra hashes what it forbids to be made before it makes anything, which is each component of each model."""
+    with pytest.MonkeyPatch.context() as patch:
+        with contextlib.suppress(ImportError):  # before Hydra 1.3.8
+            from hydra._internal import target_policy
+            from hydra._internal.instantiate import _instantiate2
+
+            validated = functools.cache(target_policy._validated_target_policy)
+            for module in (target_policy, _instantiate2):
+                patch.setattr(module, "_validated_target_policy", validated)
         yield
 
 
