@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ Silence = Callable[[Transformer, int, list[int]], None]
 
 def test_watching_changes_nothing(build: Build, attention_option: str, activation_option: str, tokens: Tokens) -> None:
     model = build(attention=attention_option, activation=activation_option, dropout=0.3)
-    twin = build(attention=attention_option, activation=activation_option, dropout=0.3)
+    twin = copy.deepcopy(model)
     probe = MechanismProbe(model)
     probe.attach()
     torch.manual_seed(5)
