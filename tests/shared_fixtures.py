@@ -9,8 +9,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from importlib import import_module, metadata
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,6 @@ code._known.update({"faulty", "faulty_ranks"})
 
 TinyConfig = Callable[..., RunConfig]
 
-_POLICY = "hydra._internal.target_policy"
 _TINY = (
     "name=tests",
     "task=text",
@@ -86,17 +84,6 @@ def _installed_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "entry_points", functools.cache(metadata.entry_points))
         patch.setattr(targets, "packages_distributions", functools.cache(metadata.packages_distributions))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _digested_once() -> Iterator[None]:
-    """Newer versions of Hydra take a digest of what they refuse to call before each call: the same for the same."""
-    policy: Any = import_module(_POLICY) if find_spec(_POLICY) else None
-    with pytest.MonkeyPatch.context() as patch:
-        if policy is not None:
-            digest = functools.cache(policy._target_policy_digest)
-            patch.setattr(policy, "_target_policy_digest", lambda of: digest(of._replace(protected_objects=())))
         yield
 
 
