@@ -47,7 +47,7 @@ def ablab_sync(
     environment |= {"WANDB_MODE": "offline"}  # which says nothing about an upload that was asked for
     environment |= {"WANDB_BASE_URL": server.address} if server else {}
     environment |= ({"WANDB_API_KEY": key} if key else {}) | more
-    done = Command(["sync", str(folder)], Path.cwd(), environment)
+    done = Command(["sync", str(folder)], Path.cwd(), environment, starts="all")
     out, err = done.communicate()
     assert done.returncode is not None
     return done.returncode, out, err

@@ -22,15 +22,17 @@ from processes import wait_for
 from pythons import forking
 
 _LIBRARIES = (  # none of those that bring a plugin for pytest, which wants to import it itself
+    "wandb.sdk.launch",  # first: it looks through all modules again and again, and each run of W&B's imports it
     *("torch", "lightning.pytorch", "omegaconf", "pandas", "scipy.stats", "matplotlib.figure", "jinja2", "rich.live"),
-    *("tensorboard.backend.event_processing.event_accumulator", "torch.utils.tensorboard", "pydantic", "filelock"),
+    *("tensorboard.default", "tensorboard.backend.event_processing.event_accumulator", "torch.utils.tensorboard"),
+    *("pydantic", "filelock"),
 )
 _EVERYTHING = """
 import functools, os, socket, sys
 from importlib import metadata
 from lightning.fabric.utilities import registry
-import ablab.cli.application, ablab.cli.commands, ablab.report.conclude, ablab.study.run_study, ablab.training.run
-import ablab.study.supervision.preload
+import ablab.cli.application, ablab.cli.commands, ablab.report.conclude, ablab.report.dashboard
+import ablab.study.run_study, ablab.study.supervision.preload, ablab.training.run
 import forks
 
 ablab.study.supervision.preload._import_all([], [])  # else each process that runs are forked from does it
@@ -50,6 +52,7 @@ class Command:
         session: whether it is the head of a session of its own.
         code: run instead of `ablab`, as by `python -c`.
         anew: whether it and all that it starts read the code of ablab, which may be another there, themselves.
+        starts: which Pythons that it starts are forked, see `fork_pythons`; all of them if it is `anew`.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Command:
         session: bool = False,
         code: str | None = None,
         anew: bool = False,
+        starts: str = "runs",
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="command-", dir=os.environ["ABLAB_CACHE"]))
         python = ["-m", "ablab", *words] if code is None else ["-c", code, *words]
@@ -74,7 +78,7 @@ class Command:
                 if anew:
                     self.pid = libraries().child(python, files, **like, starts="all")
                 else:
-                    self.pid = everything().child(python, files, **like, starts="runs", path=sys.path)
+                    self.pid = everything().child(python, files, **like, starts=starts, path=sys.path)
             else:
                 self._started = subprocess.Popen(
                     [sys.executable, *python], cwd=cwd, env=env, stdout=out, stderr=err, start_new_session=session
