@@ -1,13 +1,18 @@
-"""Reports whose figures are drawn, and not laid out and written as SVG, which is most of the time that they take."""
+"""Reports whose figures are drawn, and not laid out and written as SVG, which is most of the time that they take.
+
+What they show is there in words.
+"""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
 from markupsafe import Markup
 
+from ablab.report.figures.canvas import Drawing
 from ablab.report.html import blocks
 from ablab.report.html.sections import cost
 
@@ -19,5 +24,5 @@ def plain_figures() -> Iterator[None]:
         yield
 
 
-def _plain(shown: object, name: str) -> Markup | None:
-    return None if shown is None else Markup("<svg></svg>")
+def _plain(shown: Drawing | None, name: str) -> Markup | None:
+    return None if shown is None else Markup(f"<svg><title>{html.escape(shown.alt)}</title></svg>")

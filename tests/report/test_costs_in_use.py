@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from synthetic import runs_of, study
 
 from ablab.report.context import ReportContext
@@ -14,6 +15,8 @@ from ablab.report.formatting import MISSING
 from ablab.report.html.page import page
 from ablab.report.tables import inference_table
 from ablab.results.record import Record
+
+pytestmark = pytest.mark.usefixtures("_plain_figures")
 
 VALUES = {"relu": [1.0, 1.1, 1.2], "gelu": [1.2, 1.1, 1.3]}
 

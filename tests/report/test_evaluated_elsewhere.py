@@ -20,6 +20,8 @@ from ablab.report.html.sections.elsewhere import elsewhere_section, elsewhere_ta
 from ablab.results.collect import collect
 from ablab.results.store import write_evaluation
 
+pytestmark = pytest.mark.usefixtures("_plain_figures")
+
 LOSSES = {"relu": [1.0, 1.1, 1.05, 1.05], "gelu": [1.2, 1.31, 1.24, 1.25]}
 METRIC = "val_loss@task.seq_len=128"
 

@@ -157,8 +157,10 @@ def test_the_same_records_give_the_same_bytes(folder: Path, text: str, tmp_path:
 @pytest.mark.parametrize("case", odd_runs())
 def test_odd_runs_make_a_page(case: str) -> None:
     runs = runs_of(odd_runs()[case])
-    page = Page(page_of(ReportContext.of(runs)))
+    text = page_of(ReportContext.of(runs))
+    page = Page(text)
     assert len(page.all("id")) == len(set(page.all("id")))
+    assert len(text.encode()) < 3_000_000
 
 
 def rich(variants: int, seeds: int, task: str = "language") -> list[Record]:
@@ -241,8 +243,12 @@ def test_two_tasks_share_a_page() -> None:
     page = Page(page_of(ReportContext.of(runs)))
     assert len(page.all("id")) == len(set(page.all("id")))
     assert page.text.count("vision") > 3
+    labels = page.all("aria-label")
+    assert len(labels) == len(set(labels))
+    assert "Effects, vision: figure" in labels
 
 
+@pytest.mark.usefixtures("_plain_figures")
 def test_a_place_that_cannot_be_written_to(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

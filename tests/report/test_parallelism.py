@@ -161,6 +161,7 @@ def test_what_was_not_measured_is_a_dash(records: list[Record]) -> None:
     )
 
 
+@pytest.mark.usefixtures("_plain_figures")
 def test_the_section_shows_quality_beside_it(records: list[Record]) -> None:
     runs = runs_of(records)
     section = parallelism(ReportContext.of(runs))
@@ -182,6 +183,7 @@ def test_the_section_shows_quality_beside_it(records: list[Record]) -> None:
     assert "simultaneous 95% CI" in together.blocks[1].table
 
 
+@pytest.mark.usefixtures("_plain_figures")
 def test_every_format_has_the_table_and_no_run_of_one_process_alone(records: list[Record]) -> None:
     runs = runs_of(records)
     for form in (terminal, markdown, latex):

@@ -53,12 +53,14 @@ def content(image: dict[str, str | None]) -> bytes:
     return base64.b64decode(data, validate=True)
 
 
+@pytest.mark.usefixtures("_plain_figures")
 def test_without_pictures_there_is_no_section(tmp_path: Path) -> None:
     page = page_of(write_runs(tmp_path, study({"relu": [1.0], "gelu": [1.1]})))
     assert "pictures" not in page.all("id")
     assert not images(page)
 
 
+@pytest.mark.usefixtures("_plain_figures")
 def test_each_variant_shows_its_first_finished_seed(tmp_path: Path) -> None:
     records = [
         ended("failed", "boom", 1, axes={"activation": "relu"}),

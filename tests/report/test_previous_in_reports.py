@@ -67,6 +67,7 @@ def test_what_holds_over_scale_is_said_upon_one_variant_alone() -> None:
     assert ReportContext.of(climbed.runs, baseline="activation=relu").over_scale
 
 
+@pytest.mark.usefixtures("_plain_figures")
 def test_a_page_of_some_of_them_shows_each_beside_the_one_before_it(tmp_path: Path) -> None:
     """On a grid, which has interactions: they are told from one baseline, and not here."""
     grid = [("full", "relu"), ("lsh", "relu"), ("full", "gelu"), ("lsh", "gelu")]

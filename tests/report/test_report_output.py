@@ -12,6 +12,8 @@ from ablab.errors import UserError
 from ablab.report.commands import report_command
 from ablab.results.store import write_record
 
+pytestmark = pytest.mark.usefixtures("_plain_figures")
+
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:

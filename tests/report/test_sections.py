@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from ablab.report.html.sections.mechanism import mechanism
 from ablab.report.html.sections.runs import differing_settings
 from ablab.results.collect import collect
 from ablab.results.record import Record
+
+pytestmark = pytest.mark.usefixtures("_plain_figures")
 
 
 def context(records: list[Record], **terms: Any) -> ReportContext:
@@ -184,7 +185,6 @@ def test_of_two_hundred_variants_the_figures_show_some_and_the_tables_all() -> N
     assert section.blocks[0].text.startswith(f"Figures show {MOST_VARIANTS} of 200 variants")
     (table,) = tables(section)
     assert len(table) == 200
-    assert len(page(many).encode()) < 3_000_000
 
 
 def test_that_figures_leave_variants_out_is_said_on_several_tasks_too() -> None:
@@ -269,13 +269,6 @@ def test_a_target_that_was_reached_before_the_first_evaluation_is_said_to_be(tmp
     assert table is not None
     assert table["reached"][0] == "5/5, 5 before the first evaluation"
     assert set(table["step"]) == {"–"}
-
-
-def test_blocks_of_several_tasks_say_whose_they_are() -> None:
-    other = [record(item.seed, item.metrics["val_loss"], axes={**item.axes, "task": "vision"}) for item in _three()]
-    labels = re.findall(r'aria-label="([^"]*)"', page(context([*_three(), *other])))
-    assert len(labels) == len(set(labels))
-    assert "Effects, vision: figure" in labels
 
 
 def test_figures_of_very_many_show_the_baseline_and_the_largest_effects() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from synthetic import runs_of
 from tuned import Points, told, tuned_study
 
 from ablab.report.context import ReportContext
 from ablab.report.html.page import page
+
+pytestmark = pytest.mark.usefixtures("_plain_figures")
 
 BASE: Points = {1e-3: [1.20, 1.22], 3e-3: [1.00, 1.02], 1e-2: [1.10, 1.12], 1.0: [48.0, 60.0]}
 DIFFERENCES = [-0.1, -0.12, -0.09, -0.1, -0.11]

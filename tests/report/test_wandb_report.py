@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import forking_all
 from omegaconf import OmegaConf
 from synthetic import study, write_runs
 
@@ -18,6 +19,8 @@ from ablab.report.conclude import conclude
 from ablab.report.wandb import SHOWN_FILE, WANDB_LOGGER
 from ablab.results.record import Record
 from ablab.results.wandb_runs import offline_folders, run_id
+
+pytestmark = pytest.mark.usefixtures("_plain_figures")
 
 RECORDS = {"relu": [1.0, 1.1, 1.05, 1.02], "gelu": [1.2, 1.31, 1.24, 1.22]}
 WANDB = {"wandb": {"_target_": WANDB_LOGGER, "project": "tales", "entity": "me", "offline": True, "tags": ["mine"]}}
@@ -41,7 +44,8 @@ def entries(folder: Path) -> list[dict[str, Any]]:
     """All that W&B wrote of the run in a folder of its."""
     (file,) = folder.glob("*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    with forking_all():
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return [json.loads(line) for line in text.splitlines()]
 
 

@@ -6,6 +6,7 @@ outside of the folder.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import lzma
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plain_figures import plain_figures
 from strangers import Ended
 from synthetic import evaluation, study, write_runs
 
@@ -178,6 +180,7 @@ DRAWN = {
     ),
     "dashboard": re.compile("script in every|large num|view|no time"),
 }
+FIGURES = re.compile("script in (every|a metric)|with a script|large num|long num|curves th")  # could show these
 
 
 @pytest.fixture
@@ -224,7 +227,8 @@ def test_every_command_reads_it_as_data(folder: Folder, ablab: Ablab, tmp_path: 
     for command in COMMANDS:
         if command in DRAWN and not DRAWN[command].search(kind):
             continue
-        ended = ablab(*words(command, folder, tmp_path))
+        with contextlib.nullcontext() if FIGURES.search(kind) else plain_figures():
+            ended = ablab(*words(command, folder, tmp_path))
         assert ended.status in (0, 1, 2), (command, str(ended)[:2000])
         for said in (ended.out, ended.err):
             assert "Traceback" not in said, (command, said[-3000:])

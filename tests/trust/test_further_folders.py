@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from plain_figures import plain_figures
 from strangers import Ended, Hostile
 
 Ablab = Callable[..., Ended]
@@ -142,7 +144,8 @@ def test_nothing_runs(hostile: Hostile, ablab: Ablab, monkeypatch: pytest.Monkey
     of_runs = ("generate", "consolidate", "evaluate", "export --format=safetensors")
     opened = [*of_runs, "compare", "resume", *(["report"] if kind in REPORTED else [])]
     for command in opened:
-        ended = ablab(*command.split(), str(hostile.run if command in of_runs else hostile.study))
+        with contextlib.nullcontext() if command == "report" else plain_figures():  # those of a conclusion are the same
+            ended = ablab(*command.split(), str(hostile.run if command in of_runs else hostile.study))
         assert not hostile.marker.path.exists(), command
         assert ended.status in (0, 1, 2), (command, ended)
         assert "Traceback" not in ended.err + ended.out, (command, ended)

@@ -13,6 +13,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
+from plain_figures import plain_figures
 from strangers import Ended
 
 from ablab.config import conf_folder
@@ -59,13 +60,14 @@ def test_no_file_holds_a_secret(
     assert of_wandb == [1, 1, 1]  # a run each, and one for the report
     assert len({run_id(path.parent) for path in study.rglob("wandb-run-id")}) == 3
 
-    again = ablab(*words)
-    assert (again.status, "kept" in again.out) == (0, True)
-    next(study.rglob("record.json")).unlink()
-    refused = ablab("resume", str(study), "--trust")
-    assert (refused.status, "ACTIVATION_API_KEY" in refused.err) == (2, True)
-    monkeypatch.setenv("ACTIVATION_API_KEY", KEY)
-    assert ablab("resume", str(study), "--trust").status == 0
+    with plain_figures():
+        again = ablab(*words)
+        assert (again.status, "kept" in again.out) == (0, True)
+        next(study.rglob("record.json")).unlink()
+        refused = ablab("resume", str(study), "--trust")
+        assert (refused.status, "ACTIVATION_API_KEY" in refused.err) == (2, True)
+        monkeypatch.setenv("ACTIVATION_API_KEY", KEY)
+        assert ablab("resume", str(study), "--trust").status == 0
 
 
 def test_jobs_of_another_launcher_have_a_secret_from_their_environment(
