@@ -83,8 +83,7 @@ def test_three_seeds_hold_it_too() -> None:
 
 @pytest.mark.parametrize("seeds", [3, 4])
 def test_ties_claim_nothing_whatever_choosing_adds(seeds: int) -> None:
-    unsure: Points = {1e-3: [1.4, 1.5], 3e-3: [1.00, 1.10], 1e-2: [1.2, 0.95]}
-    records = tuned_study([0.5] * seeds, told(unsure, 3e-3), told(unsure, 3e-3))
+    records = tuned_study([0.5] * seeds, told(CLOSE, 3e-3), told(CLOSE, 3e-3))
     (item,) = compare(runs_of(records), margin=2.0, margin_declared=True).items
     assert item.choice
     assert item.verdict is Verdict.UNRESOLVED

@@ -22,7 +22,7 @@ from processes import wait_for
 from pythons import forking
 
 _LIBRARIES = (  # none of those that bring a plugin for pytest, which wants to import it itself
-    "wandb.sdk.launch",  # first: it looks through all modules again and again, and each run of W&B's imports it
+    "wandb_imported",  # first: it looks through all modules again and again
     *("torch", "lightning.pytorch", "omegaconf", "pandas", "scipy.stats", "matplotlib.figure", "jinja2", "rich.live"),
     *("tensorboard.default", "tensorboard.backend.event_processing.event_accumulator", "torch.utils.tensorboard"),
     *("pydantic", "filelock"),

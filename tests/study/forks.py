@@ -33,9 +33,9 @@ import importlib, socket, sys
 base, (_, folder, own, *libraries) = sys.path[1:], sys.argv
 sys.path.insert(0, folder)
 import forks
-forks.base, sys.path[:] = base, base
 for library in libraries:
     importlib.import_module(library)
+forks.base, sys.path[:] = base, base
 forks.serve(socket.socket(fileno=int(own)))
 """
 

@@ -10,6 +10,9 @@ import pytest
 
 from ablab.config import RunConfig
 from ablab.results.record import Record
+from ablab.results.run_context import RunContext
+from ablab.training.begin import prepare_folder
+from ablab.training.run import execute
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,8 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished(
-    tiny_config: Callable[..., RunConfig],
-    run: Callable[[RunConfig, Path], Record],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Finished:
-    """Seven steps, evaluated after three and six and at the end, with a test split and TensorBoard."""
+def finished(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Seven steps, evaluated after three and six and at the end, with all its costs, a test split and TensorBoard."""
     config = tiny_config(
         "activation=dynamic_sparse",
         "attention=lsh",
@@ -37,7 +36,8 @@ def finished(
         "optimizer.lr=0.01",
     )
     folder = tmp_path_factory.mktemp("finished")
-    return Finished(config, folder, run(config, folder))
+    prepare_folder(config, folder)
+    return Finished(config, folder, execute(config, folder, RunContext()))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from statistics import fmean
 import numpy as np
 from scipy import special
 
-from ablab.analysis.estimates import FloatArray
+from ablab.analysis.estimates import FloatArray, variance_of
 from ablab.analysis.responses import Response, residual_squares, response
 from ablab.analysis.tuned import tuning_of
 from ablab.results.record import Cost, Record
@@ -82,9 +82,9 @@ def choice_error(
         coefficients: the sum of the squares of what all sides are multiplied by, tuned or not.
     """
     known = _Noise()
-    if len(differences) > 1:
+    if len(differences) > 1 and (variance := variance_of(differences)):  # ties say nothing of it
         degrees = len(differences) - 1
-        known = _Noise(float(np.var(differences, ddof=1)) * degrees / coefficients, degrees)
+        known = _Noise(variance * degrees / coefficients, degrees)
     sides = _in_question([side for _, side in parts], known)
     noise = known.with_runs(side.values for side in sides)
     if not noise.variance > 0:
