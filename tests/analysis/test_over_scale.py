@@ -117,8 +117,8 @@ def test_runs_that_stopped_early_are_no_part_of_what_a_size_costs() -> None:
     records = ladder({"relu": BASELINE, "better": lambda compute: BASELINE(compute) - 0.1})
     for item in records:
         if item.seed == 0:
-            stopped = {"relu": "diverged", "better": "failed"}[item.axes["activation"]]
-            item.status, item.cost = stopped, cost(item, flops_total=int((item.cost.flops_total or 0) / 100))
+            item.status = "diverged" if item.axes["activation"] == "relu" else "failed"
+            item.cost = cost(item, flops_total=int((item.cost.flops_total or 0) / 100))
     found = findings(records)
     assert [rung.flops for rung in found.ladder.rungs] == list(COMPUTE)
     assert found.items[0].climb.cost == (1.0,) * len(COMPUTE)
