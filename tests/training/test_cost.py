@@ -17,7 +17,7 @@ from ablab.results.record import Cost
 from ablab.tasks.base import Task
 from ablab.training.build import build_task
 from ablab.training.build_model import build_model
-from ablab.training.cost import CostMeter, count_flops, count_parameters, peak_memory
+from ablab.training.cost import CostMeter, count_flops, count_parameters, flops_of, peak_memory
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -50,6 +50,22 @@ def test_a_cheaper_attention_counts_less(tiny_config: TinyConfig) -> None:
     long = ("task.seq_len=512", "task.eval_tokens=512")
     full, windowed = (counted(tiny_config(*long, f"attention={name}"))[0] for name in ("full", "windowed"))
     assert windowed < full
+
+
+@pytest.mark.parametrize("attention", [("dsa",), ("selected", "attention.scorer=indexer")], ids=["dsa", "selected"])
+def test_what_comes_after_a_warm_up_is_counted(attention: tuple[str, ...], tiny_config: TinyConfig) -> None:
+    """In its first steps the attention sees everything, at the cost of all pairs."""
+
+    def of(warmup_steps: int) -> int | None:
+        own = (f"attention={attention[0]}", *attention[1:], f"attention.warmup_steps={warmup_steps}")
+        config = tiny_config("task.seq_len=1024", "task.eval_tokens=1024", *own)
+        task = build_task(config)
+        shapes = build_model(config, task, device="meta")
+        return flops_of(shapes, task, lambda: build_model(config, task))[0]
+
+    without = of(0)
+    assert without is not None
+    assert of(50) == without
 
 
 def test_what_has_no_formula_is_named(tiny_config: TinyConfig) -> None:

@@ -72,24 +72,32 @@ def _asked_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], inputs
     return asked + model.penalty() if model.training else asked
 
 
-def flops_of(shapes: nn.Module, task: Task, build_model: Callable[[], nn.Module]) -> tuple[int | None, list[str]]:
+def flops_of(shapes: Transformer, task: Task, build_model: Callable[[], Transformer]) -> tuple[int | None, list[str]]:
     """The same of a model for a task: on the meta device, else of what a real sample takes, else None.
 
-    A component that reads values (`.item()`, shapes that depend on its inputs) has none on the meta device.
+    Of a step behind every warm-up, as nearly all steps of a run are: one within it may cost more, as with an indexer
+    that does not choose yet. A component that reads values (`.item()`, shapes that depend on its inputs) has none on
+    the meta device.
 
     Args:
         shapes: the model on the meta device.
         build_model: makes it with its values.
     """
     try:
-        return count_flops(shapes, task.loss, task.example())
+        return count_flops(_warmed_up(shapes), task.loss, task.example())
     except Exception:  # whatever a component makes of tensors without values
         shapes.zero_grad()
     with without_trace(), sdpa_kernel(SDPBackend.MATH):  # whose matrix products are counted on every device
         try:
-            return count_flops(build_model(), task.loss, one_sample(task))
+            return count_flops(_warmed_up(build_model()), task.loss, one_sample(task))
         except Exception:  # on a CPU, where a kernel for GPUs need not work
             return None, [_NOT_COUNTED]
+
+
+def _warmed_up(model: Transformer) -> Transformer:
+    """The model in the state of a late step: a new one is in that of the first."""
+    model.resample(_LATE)
+    return model
 
 
 def one_sample(task: Task, samples: int = 1) -> Batch:
@@ -115,6 +123,7 @@ def _is_uncounted(operator: Any) -> bool:
     return not counted and not operator.is_view and torch.Tag.pointwise not in operator.tags
 
 
+_LATE = 10**9  # optimizer steps that no warm-up has
 _NOT_SEEN = "not known with this version of torch"
 _NOT_COUNTED = "all of it: neither shapes nor a sample could be counted"
 # These allocate, fill, copy or pick; they do no arithmetic.
