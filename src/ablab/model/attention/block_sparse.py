@@ -20,6 +20,7 @@ from ablab.model.attention.by_position import PositionalCore, attend_to
 from ablab.model.attention.cache import Step
 from ablab.model.attention.dense import DENSE_BELOW, dense_attention, recomputed, softmax_attention
 from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.masks import kept
 from ablab.model.attention.flex.pattern import Pattern, pattern_of
 from ablab.model.attention.flex.rule import Scoring, with_own, with_sinks
 from ablab.model.attention.picked import GATHER_FROM
@@ -148,8 +149,9 @@ class BlockSparseAttention(PositionalCore):
     def pattern(self, length: int, device: torch.device) -> Pattern:
         """What a sequence of so many tokens is attended by on `device`, made once."""
         if (length, device) not in self._patterns:
-            table, how = self._table(-(-length // self.block)).to(device), (self.causal, not self.share_qk)
-            self._patterns[length, device] = Pattern.of(table, self.block, *how, length)
+            with kept():
+                table, how = self._table(-(-length // self.block)).to(device), (self.causal, not self.share_qk)
+                self._patterns[length, device] = Pattern.of(table, self.block, *how, length)
         return self._patterns[length, device]
 
     def visited(self, q: Tensor, k: Tensor, positions: Tensor) -> Tensor:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import pad
 
+from ablab.model.attention.block_sparse import BlockSparseAttention
 from ablab.model.attention.flex.masks import BLOCK, Causal, Everything, Past, Rule, block_mask, coarser, mask_of
+from ablab.model.attention.flex.sorted import band
 from ablab.model.attention.local import Local
+from ablab.model.spec import LayerSpec
 
+SPEC = LayerSpec(
+    d_model=8, n_heads=2, d_ff=16, layer_index=0, n_layers=1, max_length=515, causal=True, seed=0
+)
 lengths = st.integers(1, 700)
 windows = st.builds(
     Local,
@@ -103,3 +113,21 @@ def test_queries_of_a_row_find_their_keys_from_the_other_side() -> None:
     rows = listed(made.kv_num_blocks, made.kv_indices)
     assert torch.equal(listed(made.q_num_blocks, made.q_indices), rows.T)
     assert not mask_of(torch.zeros(2, 2, dtype=torch.bool), None, 200, 200, torch.device("cpu")).q_num_blocks.any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: block_mask(Local(back=77, ahead=0), 515, 515, torch.device("cpu"), alone=True),
+        lambda: band(515, 77, 77, torch.device("cpu")),
+        lambda: BlockSparseAttention(SPEC, block=16).pattern(515, torch.device("cpu")).alone,
+    ],
+    ids=["rule", "band", "pattern"],
+)
+def test_what_an_evaluation_has_made_can_be_trained_with(make: Callable[[], BlockMask]) -> None:
+    """Autograd saves it, and refuses tensors of `torch.inference_mode`, in which Lightning evaluates."""
+    with torch.inference_mode():
+        made = make()
+    tensors = [each for each in vars(made).values() if isinstance(each, Tensor)]
+    assert len(tensors) >= 4
+    assert not any(each.is_inference() for each in tensors)

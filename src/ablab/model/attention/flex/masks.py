@@ -6,6 +6,7 @@ what queries choose) is left to the mask function of the call, which reads it fr
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -99,10 +100,15 @@ def block_mask(rule: Rule, queries: int, keys: int, device: torch.device, *, alo
 
 @lru_cache(maxsize=64)
 def _made(rule: Rule, queries: int, keys: int, device: torch.device, alone: bool) -> BlockMask:
-    with torch.device("cpu"):
+    with torch.device("cpu"), kept():
         rows, columns = extent(queries), extent(keys)
         some, every = rule.blocks(Extent(*(x.unsqueeze(-1) for x in rows)), columns)
-    return mask_of(some, every if alone else None, queries, keys, device)
+        return mask_of(some, every if alone else None, queries, keys, device)
+
+
+def kept() -> AbstractContextManager[None]:
+    """Within it tensors are made that are kept from pass to pass: autograd may save those of an evaluation later on."""
+    return torch.inference_mode(False)
 
 
 def extent(length: int, size: int = BLOCK) -> Extent:

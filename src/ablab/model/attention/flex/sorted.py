@@ -32,7 +32,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from ablab.model.attention.base import bounded
 from ablab.model.attention.buckets import Buckets
 from ablab.model.attention.flex.call import MaskMod, ScoreMod, attend, fused
-from ablab.model.attention.flex.masks import BLOCK
+from ablab.model.attention.flex.masks import BLOCK, kept
 from ablab.model.attention.flex.ordering import InOrder, in_order, met_before
 from ablab.model.attention.kernel import working_dtype
 
@@ -211,9 +211,10 @@ def band(length: int, back: int, ahead: int, device: torch.device) -> BlockMask:
 
 @lru_cache(maxsize=64)
 def _band(length: int, back: int, ahead: int, device: torch.device) -> BlockMask:
-    begin = torch.arange(0, length, BLOCK, device=device)
-    first, last = (begin - back).clamp(min=0), (begin + BLOCK - 1 + ahead).clamp(max=length - 1)
-    return _block_mask(_lists((first // BLOCK)[None, None], (last // BLOCK)[None, None]), length)
+    with kept():
+        begin = torch.arange(0, length, BLOCK, device=device)
+        first, last = (begin - back).clamp(min=0), (begin + BLOCK - 1 + ahead).clamp(max=length - 1)
+        return _block_mask(_lists((first // BLOCK)[None, None], (last // BLOCK)[None, None]), length)
 
 
 def _moving(order: InOrder) -> tuple[Tensor, ...]:
