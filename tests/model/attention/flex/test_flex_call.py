@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from naive import full_mask, masked_attention
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
-from ablab.model.attention.flex.call import SMALLEST, MaskMod, attend, compiled, dense, own_limit, using, wanted
+from ablab.model.attention.flex import call
+from ablab.model.attention.flex.call import SMALLEST, MaskMod, attend, compiled, dense, fused, own_limit, using, wanted
 from ablab.model.attention.flex.masks import BLOCK, block_mask, mask_of
 from ablab.model.attention.flex.rule import Scoring, merged
 from ablab.model.attention.local import Local
@@ -162,9 +164,32 @@ def test_a_limit_of_its_own_is_asked_for_where_pytorch_has_one(monkeypatch: pyte
         return model
 
     assert own_limit(3) in ({"recompile_limit": 3, "isolate_recompiles": True}, {})
-    torch.compile(lambda x: x, **own_limit(3))
+    torch.compile(lambda x: x, backend="eager", **own_limit(3))
     monkeypatch.setattr(torch, "compile", of_before)
-    assert own_limit(3) == {}
+    with torch._dynamo.config.patch(recompile_limit=8):
+        for asked, limit in ((3, 8), (30, 30)):  # that of the process serves all
+            assert own_limit(asked) == {}
+            assert torch._dynamo.config.recompile_limit == limit
+
+
+def test_more_lengths_than_are_kept_compiled_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As prompts have them. At its limit PyTorch raises an error where a function must be of one graph."""
+    compilations = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compilations.append(graph)
+        return graph.forward
+
+    def doubled(x: Tensor) -> Tensor:
+        return 2 * x
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(call, "RULES", 3)
+    found = fused(doubled)
+    with using("compiled"):
+        for length in (1, 2, 3, 4, 4, 5, 1):
+            assert torch.equal(found(torch.ones(length)), torch.full((length,), 2.0))
+    assert len(compilations) == 6
 
 
 def test_no_blocks_at_all_are_no_attention(make_problem: MakeProblem) -> None:

@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.nn.functional import pad
 
@@ -35,7 +36,8 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 SMALLEST = 16  # coordinates of a head: the kernels multiply no smaller matrices
-# Rules that one process may meet, each compiled once: layers of different settings times lengths of sequences.
+# Rules that are kept compiled, each once: layers of different settings times lengths of sequences. Beyond them all are
+# compiled anew.
 RULES = 256
 
 
@@ -197,16 +199,29 @@ def _compiled(function: Callable[Given, Result]) -> Callable[Given, Result]:
 def _made_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # Of one graph, and never without its kernels, which would write out all scores.
     compiled: Callable[..., Any] = torch.compile(function, fullgraph=True, dynamic=False, **own_limit(RULES))
-    return compiled
+
+    @wraps(function)
+    def of_any_number(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compiled(*args, **kwargs)
+        except FailOnRecompileLimitHit:  # texts that are gone on with have any number of lengths
+            torch.compiler.reset()  # of all functions; what is still needed is compiled once more
+            return compiled(*args, **kwargs)
+
+    return of_any_number
 
 
 def own_limit(recompilations: int) -> dict[str, Any]:
     """The arguments of `torch.compile` that count a function's recompilations by themselves; none of a version without.
 
-    All compilations of one function then share the limit of the process, and `torch.compiler.reset()` begins anew.
+    All compilations of one function then share the limit of the process, which is raised to so many, and
+    `torch.compiler.reset()` begins anew.
     """
     wanted = {"recompile_limit": recompilations, "isolate_recompiles": True}
-    return wanted if wanted.keys() <= inspect.signature(torch.compile).parameters.keys() else {}
+    if wanted.keys() <= inspect.signature(torch.compile).parameters.keys():
+        return wanted
+    torch._dynamo.config.recompile_limit = max(recompilations, torch._dynamo.config.recompile_limit)
+    return {}
 
 
 def _with_rule(blocks: BlockMask, mask_mod: MaskMod) -> BlockMask:
