@@ -223,6 +223,17 @@ def trained(config: RunConfig, task: Task) -> tuple[SavedRun, torch.nn.Module]:
     return SavedRun(config, Path("best.ckpt"), checkpoint), model
 
 
+def test_a_pattern_left_to_the_length_remains_that_of_the_training(tiny_config: TinyConfig) -> None:
+    """So that the first tokens of a longer sequence see what they saw."""
+    settings = ("position=none", "attention.block=4", "attention.random_blocks=2", "task.seq_len=64")
+    config = tiny_config("attention=block_sparse", *settings)
+    run, model = trained(config, build_task(config))
+    ids = torch.randint(256, (2, 256), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        longer = run.model_for(build_task(config.with_values({"task.seq_len": 256})))
+        torch.testing.assert_close(longer(ids)[:, :64], model(ids[:, :64]))
+
+
 @pytest.mark.parametrize(("axis", "option"), OPTIONS)
 def test_every_option_serves_longer_sequences_or_says_that_it_cannot(
     tiny_config: TinyConfig, axis: str, option: str

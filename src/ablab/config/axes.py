@@ -151,7 +151,8 @@ _ENTRIES = (
         name="model",
         kinds=("ablab.model.transformer.Transformer",),
         supplied=(
-            *("vocab_size", "max_length", "seed", "causal", "padding", "pooled", "n_outputs", "encoders"),
+            *("vocab_size", "max_length", "trained_length", "seed", "causal", "padding", "pooled", "n_outputs"),
+            "encoders",
             *(axis.name for axis in _COMPONENTS),
         ),
     ),

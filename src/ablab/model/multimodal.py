@@ -39,7 +39,7 @@ class MultimodalTransformer(Transformer):
 
     Args:
         transformer: all that it has in common with a transformer over tokens. It is `pooled`, has `n_outputs`, and
-            takes no heed of `vocab_size` and `max_length`.
+            takes no heed of `vocab_size`, `max_length` and `trained_length`.
         encoders: by modality, in the order of the stream: what makes an `Encoder` of each.
         modal_fusion: makes what decides where modalities meet; see `ablab.model.modal_fusion`.
 
@@ -58,7 +58,7 @@ class MultimodalTransformer(Transformer):
         if not (settings.get("pooled") and settings.get("n_outputs")):
             raise ValueError("several modalities are asked for one answer together: pooled, with n_outputs")
         self._encoders, self._make_fusion = encoders, modal_fusion
-        super().__init__(**settings)
+        super().__init__(**{**settings, "trained_length": None})
         if any(True for _ in offering(self, NeedsIds)):
             raise ClashError("feed_forward", "task", "it goes by tokens, and not all of the task's modalities have any")
         if not self.each_block_once and next(self.layers())[1].attention_residual.shares:

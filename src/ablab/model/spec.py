@@ -24,6 +24,7 @@ class LayerSpec:
     seed: int  # of the run's parameters; components that draw at random derive their draws from it
     n_kv_heads: int | None = None  # heads of keys and values; None for as many as n_heads
     bias: bool = True  # linear layers have biases
+    trained_length: int | None = None  # longest sequence that weights were learned from; None for max_length
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_heads", "d_ff", "n_layers", "max_length"):
@@ -45,6 +46,11 @@ class LayerSpec:
     def kv_heads(self) -> int:
         """Heads of keys and values."""
         return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def learned_from(self) -> int:
+        """Tokens of the longest sequence of the training: what hangs on a length hangs on this one."""
+        return self.max_length if self.trained_length is None else self.trained_length
 
     @property
     def head_size(self) -> int:

@@ -39,6 +39,7 @@ class Transformer(nn.Module):
     Args:
         vocab_size: tokens are 0..vocab_size-1.
         max_length: longest sequence, in tokens.
+        trained_length: of those that its weights were learned from, where it is made for longer ones; None: as long.
         seed: of the parameters. Building the model neither reads nor moves the global random state.
         d_model: width of the residual stream.
         n_heads: attention heads per layer; must divide d_model.
@@ -81,6 +82,7 @@ class Transformer(nn.Module):
         *,
         vocab_size: int,
         max_length: int,
+        trained_length: int | None = None,
         seed: int,
         d_model: int,
         n_heads: int,
@@ -123,6 +125,7 @@ class Transformer(nn.Module):
                 layer_index=layer,
                 n_layers=n_layers,
                 max_length=self.max_length,
+                trained_length=trained_length,
                 causal=causal,
                 seed=seed,
                 bias=bias,

@@ -37,7 +37,8 @@ def model_factory(config: RunConfig, task: Task, max_length: int = 0) -> Callabl
     """What makes the model for a task, of components that are each made anew.
 
     Args:
-        max_length: tokens that it must take, where those are more than the task's.
+        max_length: tokens of the sequences that its weights were learned from; 0: those of the task. It takes the
+            longer of both, and remains the model that it was where the task's are longer.
     """
     plain = _plain_factory(config, task, max_length)
     if _PARAMETRISATION not in config.options:  # of an earlier version
@@ -78,11 +79,13 @@ def _at_base(config: RunConfig, values: dict[str, Any]) -> RunConfig:
 def _plain_factory(config: RunConfig, task: Task, max_length: int) -> Callable[..., Transformer]:
     """What makes the model in the standard parametrisation."""
     option: partial[Transformer] = build_option(config, "model")
+    longer = {"trained_length": max_length} if 0 < max_length < task.max_length else {}
     factory = partial(  # of one piece, for who asks for its keywords
         option.func,
         **option.keywords,
         vocab_size=task.vocab_size,
         max_length=max(max_length, task.max_length),
+        **longer,
         causal=task.causal,
         padding=task.padding,
         pooled=task.pooled,

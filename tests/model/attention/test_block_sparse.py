@@ -163,6 +163,17 @@ def test_the_stride_left_open_is_the_root_of_the_blocks_whatever_the_length(make
     torch.testing.assert_close(core(*inputs)[:, :, :64], core(*(x[:, :, :64] for x in inputs)), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_made_for_longer_sequences_it_keeps_the_pattern_of_those_of_the_training(make_spec: Spec, causal: bool) -> None:
+    of_training = BlockSparseAttention(make_spec(max_length=64, causal=causal), block=4, random_blocks=2)
+    longer = make_spec(max_length=400, trained_length=64, causal=causal)
+    core = BlockSparseAttention(longer, block=4, random_blocks=2)
+    inputs = [random(1, 2, 64, 8, seed=seed) for seed in range(3)]
+    torch.testing.assert_close(core(*inputs), of_training(*inputs), rtol=0, atol=1e-12)
+    beyond = core.random[16:]
+    assert beyond.max() > 64  # later blocks may see all that there are by then
+
+
 def test_random_blocks_are_a_function_of_seed_and_layer_and_evenly_spread(make_spec: Spec) -> None:
     def drawn(**changes: int) -> Tensor:
         return BlockSparseAttention(make_spec(max_length=2000, **changes), block=4, random_blocks=3).random

@@ -40,12 +40,13 @@ class BlockSparseAttention(PositionalCore):
         block: tokens per block.
         local_blocks: the block of the query and those before it, where not causal also as many after it; at least 1.
         stride: every `stride`-th block besides; 0 for none, None for about the square root of the number of blocks
-            in the longest sequence (Child et al. 2019, section 4.3).
+            in the longest sequence of the training (Child et al. 2019, section 4.3).
         fixed: the blocks of the stride are the last of every `stride` from the start of the sequence, the same for all
             queries (Child et al., "fixed"), rather than counted back from the query's own ("strided").
         global_blocks: the first blocks, seen by every query and seeing every key (earlier ones only, where causal).
         random_blocks: drawn for each block of queries from those that it may see, by the run's seed, once; blocks
-            already seen, or beyond the end of a shorter sequence, may be among them.
+            already seen, or beyond the end of a shorter sequence, may be among them. Where it is made for longer
+            sequences than those of the training, what these have remains.
     """
 
     by_head = True
@@ -72,15 +73,16 @@ class BlockSparseAttention(PositionalCore):
         require_at_least(1, "local_blocks", local_blocks)
         require_at_least(0, "global_blocks", global_blocks)
         require_at_least(0, "random_blocks", random_blocks)
-        blocks = math.ceil(spec.max_length / block)
+        blocks, learned = (math.ceil(length / block) for length in (spec.max_length, spec.learned_from))
         # Of the longest sequence: what a query sees must not depend on the length of the one that it stands in.
-        stride = max(1, round(math.sqrt(blocks))) if stride is None else stride
+        stride = max(1, round(math.sqrt(learned))) if stride is None else stride
         require_at_least(0, "stride", stride)
         self.block, self.local_blocks, self.stride, self.fixed = block, local_blocks, stride, fixed
         self.global_blocks = global_blocks
         generator = keyed_generator("block_sparse", spec.seed, spec.layer_index)
         share = torch.rand(blocks, random_blocks, generator=generator, device="cpu", dtype=torch.float64)
-        choices = torch.arange(1, blocks + 1, device="cpu")[:, None] if spec.causal else blocks
+        choices = torch.arange(1, blocks + 1, device="cpu")[:, None]
+        choices = choices if spec.causal else choices.clamp(min=learned)
         drawn = (share * choices).long().to(torch.get_default_device())
         self.register_buffer("random", drawn, persistent=False)
         self._patterns: dict[tuple[int, torch.device], Pattern] = {}  # one for each length that has been met
