@@ -22,10 +22,10 @@ SCORE = 2 * (SIZE + VALUES)  # of a query and a key forward, and twice as many b
 Make = Callable[[LayerSpec], AttentionCore]
 
 
-def counted(make: Make, length: int, sizes: Sequence[int] = (SIZE, SIZE, VALUES)) -> int:
+def counted(make: Make, length: int, sizes: Sequence[int] = (SIZE, SIZE, VALUES), *, causal: bool = True) -> int:
     spec = LayerSpec(
         d_model=HEADS * SIZE, n_heads=HEADS, n_kv_heads=None, d_ff=8, layer_index=0, n_layers=1,
-        max_length=length, causal=True, seed=0,
+        max_length=length, causal=causal, seed=0,
     )  # fmt: skip
     shapes = [torch.zeros(1, HEADS, length, size, device="meta") for size in sizes]
     with torch.device("meta"):
@@ -54,6 +54,15 @@ def test_of_full_attention(length: int) -> None:
 def test_a_window_of_all_tokens_but_one_costs_what_full_attention_does() -> None:
     """Its operator computes scores again in the backward pass, which count once."""
     assert counted(partial(WindowedAttention, window=511), 512) == counted(FullAttention, 512)
+
+
+@pytest.mark.parametrize(("causal", "rectangles"), [(True, 512 * 64), (False, 512 * 64 + 64 * 448)])
+def test_global_tokens_are_seen_and_where_not_causal_see_all(causal: bool, rectangles: int) -> None:
+    """Beside what the window has, of which some is in both."""
+    with_them, without = (
+        counted(partial(WindowedAttention, window=16, global_tokens=g), 512, causal=causal) for g in (64, 0)
+    )
+    assert with_them - without == HEADS * rectangles * 3 * SCORE
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,8 @@ def local_scores(length: int, local: Local) -> int:
     """Count the scores that one head computes for one sequence, hidden ones included."""
     each = -(-length // local.dilation)
     scores = local.dilation * band_scores(each, min(local.back, each - 1), min(local.ahead, each - 1))
-    return scores + length * min(local.global_tokens, length)
+    g = min(local.global_tokens, length)
+    return scores + length * g + (g * (length - g) if local.ahead else 0)  # what sees them, and what they see
 
 
 def _around(
