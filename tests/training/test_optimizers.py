@@ -66,6 +66,18 @@ def test_what_is_frozen_is_left_out(tiny_config: Callable[..., RunConfig]) -> No
     assert found == {"embedding.weight", "position.weight", "norm.weight", "norm.bias"}
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle"])
+def test_the_rate_of_a_group_is_the_one_that_its_schedule_has_factors_of(
+    schedule: str, tiny_config: Callable[..., RunConfig]
+) -> None:
+    """Of one cycle PyTorch keeps what it starts with where other schedules keep that."""
+    config = tiny_config(f"schedule={schedule}")
+    model = build_model(config, build_task(config))
+    optimizer = build_optimizer(partial(torch.optim.AdamW, lr=0.002), model)
+    instantiate(config.options["schedule"], _convert_="all")(optimizer)
+    assert {group["lr"] for group in describe_groups(optimizer)} == {0.002}
+
+
 OPTIONS = sorted(path.stem for path in (conf_folder() / "optimizer").glob("*.yaml"))
 
 

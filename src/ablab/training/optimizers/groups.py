@@ -22,9 +22,9 @@ def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Opti
     Norms, biases and embeddings are not decayed: shrinking them does not regularise what the model computes, and
     embeddings of rare tokens would fade. A tied embedding counts as an embedding, and so does a table of positions. The
     groups have names: "matrices" (of the blocks), "experts" (stacks of matrices, where there are any), "kernels" (of
-    convolutions that say so), "head" (where it is a matrix of its own) and "not_decayed". A component may say of a
-    parameter of its own which of these is its place. Where learning rates follow the width of the model there are
-    several groups of one name, each with a rate of its own (`ablab.training.optimizers.widths`).
+    convolutions, and vectors side by side, that say so), "head" (where it is a matrix of its own) and "not_decayed". A
+    component may say of a parameter of its own which of these is its place. Where learning rates follow the width of
+    the model there are several groups of one name, each with a rate of its own (`ablab.training.optimizers.widths`).
     """
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding | Position)]
     embeddings = {id(parameter) for table in tables for parameter in table.parameters(recurse=False)}
@@ -78,7 +78,8 @@ def _told(model: nn.Module) -> Iterator[tuple[int, str]]:
 def describe_groups(optimizer: Optimizer) -> list[Node]:
     """For the record: of each group its name, how many tensors and numbers it has, and what it was given.
 
-    The learning rate is the one that the schedule's factors multiply.
+    The learning rate is the one that the schedule's factors multiply: the top one, of `one_cycle`, which keeps by
+    `initial_lr` what it starts with.
     """
     return [
         {
@@ -86,7 +87,7 @@ def describe_groups(optimizer: Optimizer) -> list[Node]:
             "tensors": len(group["params"]),
             # Of a piece of a parameter, which says so, the whole parameter counts.
             "parameters": sum(getattr(parameter, "full_numel", parameter.numel()) for parameter in group["params"]),
-            "lr": float(group.get("initial_lr", group["lr"])),
+            "lr": float(group.get("max_lr", group.get("initial_lr", group["lr"]))),
             "weight_decay": float(group.get("weight_decay", 0.0)),
             "optimizer": group.get("rule", type(optimizer).__name__),
         }
