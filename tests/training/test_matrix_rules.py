@@ -179,6 +179,7 @@ def test_values_out_of_range_are_refused(settings: dict[str, Any], said: str) ->
         (("attention=hca",), "attention.compressor.place", "not_decayed"),
         (("attention=gated_delta",), "attention.convolution.weight", "kernels"),
         (("attention=mamba2",), "attention.convolution.weight", "kernels"),
+        (("attention=dynamic", "attention.span_per_query=true"), "attention.core.span.direction", "kernels"),
         (("feed_forward=moe",), "feed_forward.router.weight", "matrices"),
     ],
 )

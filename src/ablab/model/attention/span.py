@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ class AdaptiveSpan(nn.Module):
     """
 
     direction: nn.Parameter | None
+    parameter_groups: ClassVar = {"direction": "kernels"}  # a vector for each head, of its own queries: no matrix
 
     def __init__(
         self, spec: LayerSpec, *, widest: int, ramp: float, initial: float | None, per_query: bool, penalty: float
