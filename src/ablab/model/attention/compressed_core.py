@@ -13,7 +13,7 @@ from ablab.model.attention.compressed_cache import CompressedCache
 from ablab.model.attention.dense import at_once, highest, recomputed, softmax_attention
 from ablab.model.attention.flex.call import wanted
 from ablab.model.attention.flex.entries import entries_attention
-from ablab.model.attention.flex.masks import EVERYTHING, Past, Rule
+from ablab.model.attention.flex.masks import EVERYTHING, Past, Rule, shared
 from ablab.model.attention.indexer import COMPARED, IndexLearning, divergence, index_scores, recall
 from ablab.model.attention.kernel import working_dtype
 from ablab.model.attention.local import Local
@@ -62,8 +62,8 @@ class CompressedCore(AttentionCore):
         if keys is not None:
             require_at_least(1, "attention.keys", keys)
         self.window, self.block, self.keys, self.learning = window, block, keys, learning
-        self.near = Local(back=window - 1 if spec.causal else window, ahead=0 if spec.causal else window)
-        self.past: Rule = Past(block=block, stride=block) if spec.causal else EVERYTHING
+        self.near = shared(Local(back=window - 1 if spec.causal else window, ahead=0 if spec.causal else window))
+        self.past: Rule = shared(Past(block=block, stride=block)) if spec.causal else EVERYTHING
         own = ("entries_visited", "entry_share", *(() if self.sinks is None else ("sink_share",)))
         self.compares = (*own, *(() if keys is None else COMPARED))
 

@@ -23,6 +23,7 @@ from ablab.model.attention.buckets import Buckets, seen_in_buckets
 from ablab.model.attention.cache import KeyValueCache, LayerCache, Step
 from ablab.model.attention.dense import softmax_attention, weighted_attention
 from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.masks import shared
 from ablab.model.attention.flex.sparse import flex_sparse_attention
 from ablab.model.attention.full import full_attention
 from ablab.model.attention.hashed_cache import HashedCache
@@ -86,9 +87,8 @@ class DynamicAttention(AttentionCore):
                 "attention.adapt_size=false and attention.adapt_position=false: nothing adapts; use attention=windowed"
             )
         self.window, self.dense_below = window, dense_below
-        self.local = Local(
-            back=window - 1 if spec.causal else window, ahead=0 if spec.causal else window, own=not share_qk
-        )
+        back, ahead = (window - 1, 0) if spec.causal else (window, window)
+        self.local = shared(Local(back=back, ahead=ahead, own=not share_qk))
         self.span: AdaptiveSpan | None = None
         if adapt_size:
             self.span = AdaptiveSpan(

@@ -23,7 +23,7 @@ from ablab.model.attention.blocks import Compression, selected_attention, tokens
 from ablab.model.attention.cache import KeyValueCache, LayerCache, Step
 from ablab.model.attention.dense import highest, recomputed, softmax_attention, unless_counted
 from ablab.model.attention.flex.call import wanted
-from ablab.model.attention.flex.masks import EVERYTHING, Past, Rule
+from ablab.model.attention.flex.masks import EVERYTHING, Past, Rule, shared
 from ablab.model.attention.flex.native import native_blocks
 from ablab.model.attention.kernel import without_autocast
 from ablab.model.attention.nsa_cache import NativeSparseCache
@@ -89,7 +89,8 @@ class NativeSparseCore(AttentionCore):
         self.select_block, self.selected_blocks = select_block, selected_blocks
         self.compress_key = Compression(spec, block=compress_block, stride=compress_stride)
         self.compress_value = Compression(spec, block=compress_block, stride=compress_stride)
-        self.past: Rule = Past(block=compress_block, stride=compress_stride) if spec.causal else EVERYTHING
+        past = Past(block=compress_block, stride=compress_stride)
+        self.past: Rule = shared(past) if spec.causal else EVERYTHING
         own = self.sinks is not None
         self.window = WindowedAttention(spec, window=window, sinks=own, softcap=self.softcap)
 

@@ -19,6 +19,7 @@ from ablab.model.attention.base import (
 from ablab.model.attention.by_position import PositionalCore
 from ablab.model.attention.dense import DENSE_BELOW, dense_attention, softmax_attention
 from ablab.model.attention.flex.call import wanted
+from ablab.model.attention.flex.masks import shared
 from ablab.model.attention.flex.rule import Scoring, rule_attention
 from ablab.model.attention.local import Local
 from ablab.model.attention.operators import sparse_attention
@@ -59,13 +60,14 @@ class WindowedAttention(PositionalCore):
         require_at_least(1, "window", window)
         require_at_least(0, "global_tokens", global_tokens)
         require_at_least(1, "dilation", dilation)
-        self.local = Local(
+        local = Local(
             back=window - 1 if spec.causal else window,
             ahead=0 if spec.causal else window,
             own=not share_qk,
             dilation=dilation,
             global_tokens=global_tokens,
         )
+        self.local = shared(local)
         shorter = min(max(DENSE_BELOW - 1, 0), spec.max_length)
         positions = torch.arange(shorter)
         mask = self.local(positions[:, None], positions)

@@ -18,9 +18,7 @@ from ablab.model.attention.flex.sorted import band
 from ablab.model.attention.local import Local
 from ablab.model.spec import LayerSpec
 
-SPEC = LayerSpec(
-    d_model=8, n_heads=2, d_ff=16, layer_index=0, n_layers=1, max_length=515, causal=True, seed=0
-)
+SPEC = LayerSpec(d_model=8, n_heads=2, d_ff=16, layer_index=0, n_layers=1, max_length=515, causal=True, seed=0)
 lengths = st.integers(1, 700)
 windows = st.builds(
     Local,

@@ -14,9 +14,11 @@ from switched import hold, switched_attention, with_slopes
 from torch import Tensor
 
 from ablab.model.attention import windowed
+from ablab.model.attention.flex.call import using
 from ablab.model.attention.flex.rule import Scoring, rule_attention
 from ablab.model.attention.local import Local
 from ablab.model.attention.windowed import WindowedAttention
+from ablab.model.spec import LayerSpec
 
 MakeProblem = Callable[..., Any]
 LENGTHS = (1, 5, 127, 128, 129, 200, 300, 385)  # below, at and around one block of FlexAttention's, and several
@@ -151,3 +153,23 @@ def test_outputs_and_gradients_on_cuda_are_those_of_the_cpu(
     expected, found = (both(core, inputs, padding, device) for device in ("cpu", "cuda"))
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours - theirs).norm() < 2e-3 * theirs.norm()  # CUDA may multiply with fewer bits than the CPU
+
+
+def test_layers_with_equal_windows_are_compiled_once(make_spec: Callable[..., LayerSpec]) -> None:
+    """The rule of a window is a constant of the graph, of which alike layers have the same one."""
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    x = torch.zeros(1, 2, 20, 8)
+    cores = [WindowedAttention(make_spec(layer_index=layer), window=5) for layer in (0, 1)]
+    try:
+        with using("dense"):
+            for core in (*cores, WindowedAttention(make_spec(), window=6)):
+                core.compile(backend=backend, fullgraph=True)
+                core(x, x, x)
+    finally:
+        torch.compiler.reset()
+    assert len(graphs) == 2

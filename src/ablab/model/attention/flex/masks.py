@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -45,6 +45,9 @@ class Rule(Protocol):
         """The same of whole blocks, queries (rows, 1) and keys (columns,): never too few in `some`, nor too many in
         `every`."""
         ...
+
+
+R = TypeVar("R", bound=Rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,12 @@ class Everything:
 
 
 CAUSAL, EVERYTHING = Causal(), Everything()
+_SHARED: dict[Rule, Rule] = {}
+
+
+def shared(rule: R) -> R:
+    """The rule, or an equal one from before: `torch.compile` takes layers for alike that have one and the same."""
+    return cast(R, _SHARED.setdefault(rule, rule))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
