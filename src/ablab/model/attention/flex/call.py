@@ -18,7 +18,6 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.nn.functional import pad
 
@@ -204,7 +203,7 @@ def _made_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     def of_any_number(*args: Any, **kwargs: Any) -> Any:
         try:
             return compiled(*args, **kwargs)
-        except FailOnRecompileLimitHit:  # texts that are gone on with have any number of lengths
+        except torch._dynamo.exc.FailOnRecompileLimitHit:  # texts that are gone on with have any number of lengths
             torch.compiler.reset()  # of all functions; what is still needed is compiled once more
             return compiled(*args, **kwargs)
 
