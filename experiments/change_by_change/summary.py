@@ -14,17 +14,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ablab import load
+import ablab
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.conclusions import as_one_family
 
 HERE = Path(__file__).parent
+load = cache(ablab.load)  # several tables are of one study
 DECIDING = 41  # comparisons that decide, also while some of their studies have not been run
 COLOURS = {"BETTER": "#1a7f37", "WORSE": "#b42318", "EQUIVALENT": "#1f5fbf"}
 TURNED = {"BETTER": "WORSE", "WORSE": "BETTER"}
