@@ -185,9 +185,9 @@ def made(spec: LayerSpec, name: str, T: int) -> tuple[Any, list[Tensor], tuple[T
 def test_a_step_starts_few_kernels_however_long_the_sequence(
     make_spec: Spec, launches: Launches, name: str, most: int
 ) -> None:
-    spec = make_spec(d_model=64, n_heads=4, max_length=512)
+    spec = make_spec(d_model=64, n_heads=4, max_length=1024)
     counts = []
-    for length in (256, 512):
+    for length in (512, 1024):
         given = made(spec, name, length)
         step(launches, *given)  # which makes what is made once for a length
         counts.append(step(launches, *given))
