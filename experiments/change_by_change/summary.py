@@ -92,23 +92,32 @@ def rows(results: Path) -> list[Row]:
 
 
 def effects_table(found: Sequence[Row], results: Path) -> pd.DataFrame:
-    """A row for each change: what it does at each size alone, and what its three comparisons decide."""
-    at_sizes: dict[str, dict[str, str]] = {}
-    if place := place_of(results, "alone"):
-        study = load(place)
-        for item in study.comparisons.items:
-            at_sizes.setdefault(item.label, {})[f"width {width(item.task)}"] = told(item)
-        for row in study.over_scale().to_dict("records"):
-            at_sizes[row["variant"]]["at ten times the compute"] = row["verdict"]
+    """A row for each change: what its comparisons in the full system decide, and all so far beside the baseline."""
     lines: dict[str, dict[str, str]] = {}
     for row in found:
-        line = lines.setdefault(row.change, {"change": f"`{row.change}`"})
-        line |= {f"alone, {where}": text for where, text in at_sizes.get(row.change, {}).items()}
-        line[QUESTIONS[row.question]] = f"{row.verdict} {told(row.item)}"
+        if row.question != "alone":
+            line = lines.setdefault(row.change, {"change": f"`{row.change}`"})
+            line[QUESTIONS[row.question]] = f"{row.verdict} {told(row.item)}"
     if place := place_of(results, "cumulative"):
         for item in together(load(place).comparisons):
             lines[item.label]["all so far, beside GPT-2"] = told(item)
     return pd.DataFrame(lines.values()).fillna("–")
+
+
+def alone_table(found: Sequence[Row], place: Path) -> pd.DataFrame:
+    """A row for each change: alone at each size, over all of them, and what is foreseen at ten times the compute."""
+    study = load(place)
+    ahead = {row["variant"]: row for row in study.over_scale().to_dict("records")}
+    at_sizes: dict[str, dict[str, str]] = {}
+    for item in study.comparisons.items:
+        at_sizes.setdefault(item.label, {})[f"width {width(item.task)}"] = told(item)
+    lines = []
+    for row in found:
+        if row.question == "alone":
+            line = {"change": f"`{row.change}`", **at_sizes[row.change], "together": f"{row.verdict} {told(row.item)}"}
+            line["at ten times the compute"] = ahead[row.change]["verdict"]
+            lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def width(task: str) -> str:
@@ -220,6 +229,8 @@ def tables(results: Path) -> dict[str, str]:
     """In Markdown: that of the effects, those of the secondary studies, the costs of the others, and the short one."""
     found = rows(results)
     made = {"effects": effects_table(found, results), "in short": short_table(panels(found, results))}
+    if place := place_of(results, "alone"):
+        made["alone"] = alone_table(found, place)
     made |= {
         study: secondary_table(place, costs)
         for study, costs in SECONDARY.items()
