@@ -158,11 +158,15 @@ def secondary_table(place: Path, costs: Sequence[str]) -> pd.DataFrame:
 
 
 def costs_table(place: Path) -> pd.DataFrame:
-    """What each variant costs over what the first one does, at each size, and the tokens that it had: means of runs."""
+    """What each variant costs over what the first one does, and the tokens that it had: means of runs.
+
+    At the smallest size and at the largest.
+    """
     study = load(place)
     means = study.runs.groupby(["task", "variant"], sort=False)[list(COSTS)].mean()
+    sizes = list(means.groupby(level="task", sort=False))
     lines = []
-    for task, own in means.groupby(level="task", sort=False):
+    for task, own in (sizes[0], sizes[-1]):
         ratios = own.droplevel("task") / own.iloc[0]
         ratios.insert(0, "width", width(str(task)))
         each = own["tokens"] / own["active_parameters"]

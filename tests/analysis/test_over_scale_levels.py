@@ -115,3 +115,29 @@ def test_what_tuning_leaves_open_is_left_open_by_any_number_of_sizes() -> None:
     assert plain.sign_p(0, 1, 0) < apart.sign_p(0, 1, 0) < shared.sign_p(0, 1, 0)
     assert shared.effects == pytest.approx(plain.effects, rel=0.01)
     assert shared.line[2] == pytest.approx(plain.line[2], abs=1e-6)  # how straight they are it says nothing of
+
+
+@pytest.mark.parametrize(
+    ("effects", "choice"), [([0.001] * 3, 0.1), ([0.002, 0.001, 0.001, 0.001], 0.05), ([-0.1, 0.0, 0.0, 0.0], 0.0)]
+)
+def test_ties_beside_a_large_error_of_the_choice_or_at_all_but_one_size_have_a_forecast(
+    effects: list[float], choice: float
+) -> None:
+    count = len(effects)
+    found = forecast(
+        Seen.of(np.linspace(-4, 0, count), [[each] * 4 for each in effects], choice**2 * np.ones((count, count))),
+        TENFOLD,
+    )
+    assert np.isfinite(found.interval()).all()
+    assert judge([Claims.of(found)])[0][0] is ScaleVerdict.UNKNOWN
+
+
+@pytest.mark.parametrize("choice", [0.0, 0.3])
+def test_intervals_hold_what_is_measured_where_each_size_is_tuned_by_itself(choice: float) -> None:
+    random, x, inside = np.random.default_rng(3), np.linspace(-5, 0, 5), 0
+    for _ in range(200):
+        errors = choice * random.normal(size=6)
+        seen = 1 + errors[:5, None] + 0.05 * random.normal(size=(5, 4))
+        low, high = forecast(Seen.of(x, seen, np.diag(np.full(5, choice**2)), choice**2), 1.0).interval()
+        inside += low <= 1 + errors[5] + 0.05 * random.normal() / 2 <= high
+    assert inside >= 0.87 * 200

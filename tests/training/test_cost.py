@@ -68,6 +68,16 @@ def test_what_comes_after_a_warm_up_is_counted(attention: tuple[str, ...], tiny_
     assert of(50) == without
 
 
+def test_what_knows_the_steps_of_its_run_alone_is_counted_at_the_first(
+    tiny_config: TinyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config()
+    task = build_task(config)
+    shapes = build_model(config, task, device="meta")
+    monkeypatch.setattr(shapes, "resample", lambda step: [0.1, 0.2, 0.3][step])
+    assert flops_of(shapes, task, lambda: build_model(config, task)) == counted(config)[:2]
+
+
 def test_what_has_no_formula_is_named(tiny_config: TinyConfig) -> None:
     _, plain, _ = counted(tiny_config())
     _, sorting, _ = counted(tiny_config("attention=topk", "attention.keys=4"))

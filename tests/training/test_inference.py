@@ -95,10 +95,19 @@ def test_a_component_that_takes_no_such_lengths_fails_no_run(
 
 def test_a_model_of_another_length_differs_in_its_table_alone(tiny_config: TinyConfig) -> None:
     built = BuiltRun.of(tiny_config("position=learned"))
-    longer = of_length(built.config, built._model_factory, 100)
+    longer = of_length(built.config, built._model_factory, 100, 32)
     shapes = {name: tuple(each.shape) for name, each in built.shapes.named_parameters()}
     others = {name: tuple(each.shape) for name, each in longer.named_parameters()}
     assert {name for name in shapes if shapes[name] != others[name]} == {"position.weight"}
+
+
+def test_costs_at_a_length_are_of_the_model_that_was_trained(tiny_config: TinyConfig) -> None:
+    """A stride that goes by the length stays that of the training, as it does in an evaluation."""
+    built = BuiltRun.of(tiny_config("attention=block_sparse", "attention.block=4"))
+    longer = of_length(built.config, built._model_factory, 1000, 32)
+    strides = [part.stride for model in (built.shapes, longer) for part in model.modules() if hasattr(part, "stride")]
+    assert strides == [3, 3]
+    assert built.cost.decode_flops_1k == inference.decode_flops(built._of_length(1024).eval(), 1024)
 
 
 def test_what_is_kept_of_a_token_is_what_papers_say() -> None:

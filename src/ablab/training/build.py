@@ -68,7 +68,7 @@ class BuiltRun:
 
     def _of_length(self, length: int) -> Transformer:
         """The model without values, for sequences of so many tokens."""
-        return of_length(self.config, self._model_factory, length)
+        return of_length(self.config, self._model_factory, length, self.task.max_length)
 
     @cached_property
     def optimizer(self) -> Callable[..., Optimizer]:

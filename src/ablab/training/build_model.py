@@ -96,9 +96,14 @@ def _plain_factory(config: RunConfig, task: Task, max_length: int) -> Callable[.
     return _of_modalities(config, task, factory)
 
 
-def of_length(config: RunConfig, factory: Callable[..., Transformer], length: int) -> Transformer:
-    """A model over tokens without values, on the meta device, for sequences of so many tokens."""
-    return built(config, partial(factory, max_length=length), "meta")
+def of_length(config: RunConfig, factory: Callable[..., Transformer], length: int, trained: int) -> Transformer:
+    """A model over tokens without values, on the meta device, for sequences of so many tokens.
+
+    Args:
+        trained: tokens of the longest sequence that its weights are learned from.
+    """
+    longer = {"trained_length": trained} if trained < length else {}
+    return built(config, partial(factory, max_length=length, **longer), "meta")
 
 
 def built(config: RunConfig, factory: Callable[..., Transformer], device: str = "cpu") -> Transformer:

@@ -141,12 +141,15 @@ def forecast(seen: Seen, at: float, seeds: float | None = None) -> Forecast:
     last = float(seen.x[-1])
     variances = smoothed(seen, np.append(seen.x, at))
     noise = variances[:-1] / seen.counts
-    scale = max(float(np.sqrt((seen.effects[-_RECENT:] ** 2).mean())), math.sqrt(float(np.median(noise))), 1e-300)
+    recent, ever = (float(np.sqrt((effects**2).mean())) for effects in (seen.effects[-_RECENT:], seen.effects))
+    scale = max(recent, math.sqrt(float(np.median(noise)))) or max(ever, 1e-100)  # whose square is a number, too
+    choice = np.zeros_like(np.diag(noise)) if seen.choice is None else seen.choice
     kernel, prior = _components(tuple(np.append(seen.x - last, at - last)))
-    least = (1e-6 * scale) ** 2  # of spread, also where pairs are all alike: less is no more than rounding
-    errors = np.diag(noise + least) + (0.0 if seen.choice is None else seen.choice)
+    # Of spread, also where pairs are all alike: less is no more than rounding.
+    least = (1e-6 * max(scale, math.sqrt(float(choice.max())))) ** 2
+    errors = np.diag(noise + least) + choice
     weights, means, covariances = _posterior(kernel * scale**2, prior, seen.effects, errors)
-    new = float(variances[-1]) / (seeds or float(seen.counts[-1]))
+    new = float(variances[-1]) / (seeds or float(seen.counts[-1])) + seen.anew
     line = _line(seen, errors, at)
     by_signs = 0.0 if noise.any() else sign_p(np.repeat(seen.effects, seen.counts.astype(int)).tolist())
     return Forecast(at, weights, means, covariances, new, seen.degrees, least, line, by_signs)

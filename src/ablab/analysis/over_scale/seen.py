@@ -26,6 +26,7 @@ class Seen:
         spreads: the variance of a single paired difference at each; NaN where there is one alone.
         counts: paired differences at each.
         choice: the covariance of what choosing settings by tuning adds to the effects, which no seeds make smaller.
+        anew: the variance that it adds to a measurement at a further size, where each is tuned by itself.
     """
 
     x: Array
@@ -33,10 +34,15 @@ class Seen:
     spreads: Array
     counts: Array
     choice: Array | None = None
+    anew: float = 0.0
 
     @classmethod
     def of(
-        cls, x: Sequence[float] | Array, differences: Sequence[Sequence[float]] | Array, choice: Array | None = None
+        cls,
+        x: Sequence[float] | Array,
+        differences: Sequence[Sequence[float]] | Array,
+        choice: Array | None = None,
+        anew: float = 0.0,
     ) -> Seen:
         """From the paired differences at each compute, one a seed."""
         single = [np.asarray(each, dtype=float) for each in differences]
@@ -46,11 +52,12 @@ class Seen:
             np.array([variance_of(each) if len(each) > 1 else math.nan for each in single]),
             np.array([len(each) for each in single], dtype=float),
             choice,
+            anew,
         )
 
     def without_last(self) -> Seen:
         choice = None if self.choice is None else self.choice[:-1, :-1]
-        return Seen(self.x[:-1], self.effects[:-1], self.spreads[:-1], self.counts[:-1], choice)
+        return Seen(self.x[:-1], self.effects[:-1], self.spreads[:-1], self.counts[:-1], choice, self.anew)
 
     @property
     def degrees(self) -> float:

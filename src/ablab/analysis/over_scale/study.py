@@ -161,7 +161,8 @@ def _item(ladder: Ladder, gains: GainsOf, climb: Climb) -> OverScale:
 
 def seen_of(climb: Climb) -> Seen:
     """The effects of a climb as a forecast takes them."""
-    return Seen.of([math.log(flops) for flops in climb.compute], climb.differences, climb.choice)
+    x, choice = [math.log(flops) for flops in climb.compute], climb.choice
+    return Seen.of(x, climb.differences, choice, 0.0 if climb.tuned_at_once else float(choice[-1, -1]))
 
 
 def hold_out(climb: Climb) -> HeldOut | None:

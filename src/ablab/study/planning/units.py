@@ -74,7 +74,7 @@ def _in_use(config: RunConfig, task: Task) -> Transformer:
             f"budget.match={config.budget.match}: {config.chosen('task')} asks for no text that goes on by tokens: "
             "choose another budget.match"
         )
-    return of_length(config, model_factory(config, task), config.budget.length).eval()
+    return of_length(config, model_factory(config, task), config.budget.length, task.max_length).eval()
 
 
 UNITS = {
