@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from curved import Curved
 from said import notes_of
-from synthetic import cost, record, runs_of, study
+from synthetic import CORPUS, cost, record, runs_of, study
 
 from ablab.analysis.baseline import PREVIOUS, Baselines, choose_baselines
 from ablab.analysis.comparison import compare
@@ -17,6 +17,7 @@ from ablab.analysis.curves import difference
 from ablab.analysis.decisions import decide
 from ablab.analysis.notes import BaselineSeed, EndedAtLook
 from ablab.analysis.pareto import unequal_budgets
+from ablab.analysis.ranking import rank
 from ablab.analysis.selection import compare_selected
 from ablab.analysis.study_notes import BaselineNotRun, InSteps
 from ablab.analysis.time_to_target import time_to_target
@@ -46,6 +47,18 @@ def runs() -> Runs:
 def declaring(runs: Runs) -> Runs:
     comparison = {"baseline": PREVIOUS}
     return runs_of([replace(each, config={**each.config, "comparison": comparison}) for each in runs.records])
+
+
+def test_what_follows_on_other_data_is_not_held_against_what_came_before(runs: Runs) -> None:
+    """Each of them is compared with the one before it, whose data it has: none is ranked beside the first."""
+    for each in runs.records:
+        if each.axes["activation"] != "relu":
+            each.corpus = replace(CORPUS, sha256="cd" * 32)
+    found = compare(runs, PREVIOUS)
+    assert [str(item.verdict) for item in found.items] == ["NOT COMPARABLE", "UNRESOLVED", "BETTER"]
+    assert found.apart == {("language", variant) for variant in (GELU, SILU, SWIGLU)}
+    assert not rank(runs, found, {"language": "min"}).better["language"]
+    assert compare(runs, SWIGLU).apart == {("language", RELU)}
 
 
 def test_each_is_paired_with_the_one_before_it_in_the_plan(runs: Runs) -> None:

@@ -31,6 +31,13 @@ class Baselines:
     def of(self, variant: str) -> str:
         return self.steps.get(variant, self.first)
 
+    def behind(self, variant: str) -> list[str]:
+        """It, and the variants that it follows, without the first."""
+        found = [variant]
+        while (before := self.of(found[-1])) != self.first:
+            found.append(before)
+        return found
+
 
 def choose_baselines(runs: Runs, wanted: str | None = None) -> Baselines:
     """Whom each variant is compared with: `wanted`, what the study declares, or the first of the plan.

@@ -37,7 +37,7 @@ from ablab.analysis.study_notes import (
 )
 from ablab.analysis.suite import join, obstacle, suite_name
 from ablab.analysis.verdicts import Comparison as Comparison
-from ablab.analysis.verdicts import Evidence, Intervals, Split
+from ablab.analysis.verdicts import Evidence, Intervals, Split, Verdict
 from ablab.errors import UserError
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
@@ -75,6 +75,16 @@ class Comparisons:
     def baseline(self) -> str:
         """With which all variants are compared, or upon which they follow one after the other."""
         return self.baselines.first
+
+    @property
+    def apart(self) -> frozenset[tuple[str, str]]:
+        """(task, variant) that other variants are not held against: it, or one that it follows, is NOT COMPARABLE."""
+        blocked = {(item.task, item.variant) for item in self.items if item.verdict is Verdict.NOT_COMPARABLE}
+        return frozenset(
+            (item.task, item.variant)
+            for item in self.items
+            if any((item.task, each) in blocked for each in self.baselines.behind(item.variant))
+        )
 
     def of_task(self, task: str) -> list[Comparison]:
         return [item for item in self.items if item.task == task]

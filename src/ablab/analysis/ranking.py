@@ -21,7 +21,7 @@ from ablab.analysis.estimates import FEWEST_SEEDS, FULL_SEEDS, LEVEL, Estimate, 
 from ablab.analysis.family import COUNTED
 from ablab.analysis.pairing import outcomes, variants
 from ablab.analysis.step_down import PValues, step_down
-from ablab.analysis.verdicts import UNRANKED
+from ablab.analysis.verdicts import Verdict
 from ablab.results.collect import Runs
 from ablab.results.record import Direction
 
@@ -57,8 +57,9 @@ class _Pair:
 
 
 def rank(runs: Runs, comparisons: Comparisons, directions: Mapping[str, Direction]) -> Ranking:
-    """Compare all variants of each task on its compared metric. Those of `UNRANKED` are left out."""
-    unranked = {(item.task, item.variant) for item in comparisons.items if item.verdict in UNRANKED}
+    """Compare all variants of each task on its compared metric, but for what diverged or is not comparable."""
+    unstable = {(item.task, item.variant) for item in comparisons.items if item.verdict is Verdict.UNSTABLE}
+    unranked = unstable | comparisons.apart
     pairs: list[_Pair] = []
     for task, metric in comparisons.metrics.items():
         ranked = [name for name in variants(runs) if (task, name) not in unranked]

@@ -31,7 +31,6 @@ class Verdict(StrEnum):
 
 
 RESOLVED = frozenset({Verdict.BETTER, Verdict.WORSE})
-UNRANKED = frozenset({Verdict.UNSTABLE, Verdict.NOT_COMPARABLE})  # that no other variant is held against
 Split = Literal["validation", "test"]
 Intervals = Literal["single", "simultaneous"]  # that are shown: each alone at its level, or all of a study together
 

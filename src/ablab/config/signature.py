@@ -12,7 +12,6 @@ import math
 import types
 import typing
 from collections.abc import Collection, Mapping
-from functools import cache
 from typing import Any, get_type_hints
 
 from ablab.config.axes import Axis, load, replacement
@@ -101,7 +100,6 @@ def _as_float(value: Any, hint: Any) -> Any:
     return float(value) if hint is float and whole and abs(value) < 2**53 else value
 
 
-@cache
 def hints_of(target: str) -> dict[str, Any]:
     """The annotations of what a dotted name builds; none where it cannot be imported."""
     try:

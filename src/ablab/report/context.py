@@ -26,7 +26,7 @@ from ablab.analysis.pareto import fronts
 from ablab.analysis.ranking import Ranking, rank
 from ablab.analysis.scaling import Axis, Exponent, scaling, varied
 from ablab.analysis.selection import compare_and_select
-from ablab.analysis.verdicts import UNRANKED, Verdict
+from ablab.analysis.verdicts import Verdict
 from ablab.config.axes import AXES
 from ablab.report.figures.style import MOST_VARIANTS, Style, styles
 from ablab.report.rows import Row, run_rows, suite_rows, variant_rows
@@ -133,11 +133,10 @@ class ReportContext:
     @cached_property
     def comparable(self) -> Runs:
         """The runs without those of variants that cannot be compared with their baseline on a task."""
-        items = self.comparisons.items
-        blocked = {(item.task, item.variant) for item in items if item.verdict is Verdict.NOT_COMPARABLE}
-        if not blocked:
+        apart = self.comparisons.apart
+        if not apart:
             return self.runs
-        kept = [place for cell, places in self.runs.places.items() if cell not in blocked for place in places]
+        kept = [place for cell, places in self.runs.places.items() if cell not in apart for place in places]
         return self.runs.at(sorted(kept))
 
     @cached_property
@@ -199,7 +198,8 @@ class ReportContext:
                 found[task] = every[every["variant"].isin(shown)].reset_index(drop=True)
                 continue
             rows = pd.DataFrame(self.rows(task))
-            rows.loc[rows["verdict"].isin(UNRANKED), "mean"] = math.nan
+            apart = [variant for of, variant in self.comparisons.apart if of == task]
+            rows.loc[(rows["verdict"] == Verdict.UNSTABLE) | rows["variant"].isin(apart), "mean"] = math.nan
             found[task] = fronts(rows, self.ranking.better[task])
         return found
 

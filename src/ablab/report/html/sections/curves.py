@@ -8,6 +8,7 @@ import pandas as pd
 
 from ablab.analysis.curves import By
 from ablab.analysis.time_to_target import UNITS, Reached, TimeToTarget, time_to_target
+from ablab.analysis.verdicts import Verdict
 from ablab.errors import UserError
 from ablab.report import drawings
 from ablab.report.context import ReportContext
@@ -67,9 +68,11 @@ def _time_text(found: TimeToTarget) -> str:
 
 def _reached(context: ReportContext, task: str, by: By) -> TimeToTarget:
     metric, baselines = context.comparisons.metrics[task], context.comparisons.baselines
-    every = (context.unfiltered or context).comparable  # whose intervals hold at once, also where some are shown
+    every = (context.unfiltered or context).runs  # whose intervals hold at once, also where some are shown
     found = time_to_target(every, task, metric, baselines, by, context.target(task), context.curves)
-    return replace(found, items=tuple(item for item in found.items if item.variant in context.variants))
+    blocked = {item.variant for item in context.comparisons.of_task(task) if item.verdict is Verdict.NOT_COMPARABLE}
+    shown = [item for item in found.items if item.variant in context.variants and item.variant not in blocked]
+    return replace(found, items=tuple(shown))
 
 
 def _row(first: Reached, found: list[Reached | None], all_of: TimeToTarget) -> dict[str, str]:
