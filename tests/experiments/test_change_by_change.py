@@ -106,7 +106,11 @@ def test_the_page_has_the_tables_of_the_kept_results(summary: Any) -> None:
 
 
 def test_the_readme_has_the_resolved_rows_of_the_short_table(summary: Any) -> None:
-    resolved = [re.sub(" +", " ", row) for row in summary["tables"]["in short"].splitlines() if "**" in row]
+    """There without the column of prose."""
+    cells = [re.split(r" *\| *", row) for row in summary["tables"]["in short"].splitlines()]
+    left_out = cells[0].index("alone, on prose")
+    rows = [" | ".join(row[:left_out] + row[left_out + 1 :]).strip() for row in cells]
+    resolved = [row for row in rows if "**" in row]
     readme = (FOLDER.parents[1] / "README.md").read_text("utf-8")
     assert "\n".join(resolved) in readme
     number = {6: "six", 7: "seven", 8: "eight", 9: "nine"}[len(resolved)]
