@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ablab.analysis.estimates import FloatArray
+from ablab.analysis.estimates import ROUNDING, FloatArray
 from ablab.analysis.shift_evidence import Scale
 
 SEEDS = 20  # of the baseline: every proposal has the same, and begins at another one
@@ -35,7 +35,6 @@ _FAR = 2.0  # standard deviations, beyond which first runs are pulled in
 _NORMAL_QUARTILE, _MEDIAN = 0.6745, 0.455  # of a normal variable's size, of a chi-squared one of one degree of freedom
 _WILD = 6.0  # times the common variance, at which that of a proposal is cut
 _SELECTED = 0.95  # of the variance: those that look good go on, which makes it 5% too large (by simulation)
-_ROUNDING = 1e-11  # relative to a mean: differences that vary less are ties
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def _pooled(improvements: FloatArray) -> tuple[FloatArray, FloatArray]:
     runs = there.sum(-1)
     mean = np.where(there, improvements, 0).sum(-1) / np.maximum(runs, 1)
     squares = np.where(there, (improvements - mean[..., None]) ** 2, 0).sum(-1)
-    degrees = np.where(np.sqrt(squares) > _ROUNDING * np.abs(mean), np.maximum(runs - 1, 0), 0)
+    degrees = np.where(np.sqrt(squares) > ROUNDING * np.abs(mean), np.maximum(runs - 1, 0), 0)
     total = np.maximum(degrees.sum(-1), 1)
     each = squares / np.maximum(degrees, 1)
     pooled = _median_of(np.where(degrees > 0, each, np.nan)) / _MEDIAN
@@ -121,7 +120,7 @@ def _with_first(first: FloatArray, variance: FloatArray, degrees: FloatArray) ->
         return variance, degrees
     center = np.nanmedian(first, -1)
     spread = np.nanmedian(np.abs(first - center[..., None]), -1) / _NORMAL_QUARTILE
-    more = np.where(spread > _ROUNDING * np.abs(center), most, 0.0)
+    more = np.where(spread > ROUNDING * np.abs(center), most, 0.0)
     return (degrees * variance + more * spread**2) / np.maximum(degrees + more, 1), degrees + more
 
 

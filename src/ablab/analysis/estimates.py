@@ -22,7 +22,7 @@ FEWEST_SEEDS = 3  # below: values only
 FULL_SEEDS = 4  # from here on: an interval of the comparison's own
 LEVEL = 0.05  # 95% intervals, and the rate of any false claim in a study that is looked at once
 
-_ROUNDING = 1e-11  # of differences, relative to their mean: what is less is no spread
+ROUNDING = 1e-11  # of differences, relative to their mean: what is less is no spread
 
 Interval = tuple[float, float]
 FloatArray = NDArray[np.float64]
@@ -102,7 +102,7 @@ def paired(differences: Sequence[float], choice: float = 0.0) -> Estimate:
 def variance_of(differences: Sequence[float] | FloatArray) -> float:
     """The variance of two or more paired differences; 0 where their spread is no more than rounding."""
     variance = float(np.var(differences, ddof=1))
-    return variance if math.sqrt(variance) > _ROUNDING * abs(float(np.mean(differences))) else 0.0
+    return variance if math.sqrt(variance) > ROUNDING * abs(float(np.mean(differences))) else 0.0
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -16,10 +16,9 @@ from typing import Any, get_type_hints
 
 from ablab.config.axes import Axis, load, replacement
 from ablab.config.nearest import nearest
-from ablab.config.once import once_each
 from ablab.config.schema import Node
 from ablab.config.targets import import_target
-from ablab.config.value_types import check_finite, check_type
+from ablab.config.value_types import check_finite, check_type, once_each
 from ablab.errors import UserError
 
 _HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})

@@ -5,12 +5,33 @@ from __future__ import annotations
 import math
 import types
 import typing
-from typing import Any, TypeGuard
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, TypeGuard, TypeVar
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from ablab.config.once import once_each
 from ablab.errors import UserError
+
+Found = TypeVar("Found")
+
+
+def once_each(find: Callable[[Any], Found]) -> Callable[[Any], Found]:
+    """Keep what a function finds of a class or a type, which nobody changes: each run of a study asks for it again.
+
+    Of what cannot be a key it is found each time.
+    """
+    kept = lru_cache(maxsize=1000)(find)
+
+    @wraps(find)
+    def found(of: Any) -> Found:
+        try:
+            hash(of)
+        except TypeError:
+            return find(of)
+        return kept(of)
+
+    return found
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
