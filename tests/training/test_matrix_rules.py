@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ablab.config import RunConfig
 from ablab.training.build import build_task
 from ablab.training.build_model import build_model
+from ablab.training.optimizers import muon
 from ablab.training.optimizers.groups import build_optimizer, describe_groups
 from ablab.training.optimizers.muon import MuonWithAdamW, NorMuonWithAdamW, orthogonalised
 from ablab.training.optimizers.soap import SoapWithAdamW
@@ -70,6 +71,47 @@ def test_muon_is_pytorchs_to_the_last_bit(shape: tuple[int, int], nesterov: bool
             parameter.grad = drawn(*shape, seed=step, dtype=torch.float32)
             optimizer.step()
         assert torch.equal(own, theirs)
+
+
+@pytest.mark.parametrize("most", [0, 2 * 6 * 9, 2**20])  # numbers at once: each alone, by twos, all
+@pytest.mark.parametrize("rule", ["muon", "normuon"])
+def test_many_matrices_are_trained_as_if_alone(rule: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablab.training.optimizers.muon._TOGETHER", most)
+    make, tolerance = RULES[rule]
+    shapes = [(6, 9), (9, 6), (6, 9), (6, 9), (4, 4), (9, 6)]
+    parameters = [nn.Parameter(drawn(*shape, seed=place)) for place, shape in enumerate(shapes)]
+    gradients = [[drawn(*shape, seed=10 * step + i) for i, shape in enumerate(shapes)] for step in range(1, 5)]
+    alone = [
+        trained(make, parameter.detach(), [step[place] for step in gradients], "matrices")
+        for place, parameter in enumerate(parameters)
+    ]
+    optimizer = make([{"params": parameters, "name": "matrices"}], lr=LR, weight_decay=DECAY)
+    for step in gradients:
+        for parameter, gradient in zip(parameters, step, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+    for parameter, expected in zip(parameters, alone, strict=True):
+        torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=tolerance)
+
+
+def test_matrices_of_one_shape_are_orthogonalised_in_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in many layers, experts' too; what is large, and one without a gradient, is no part of it."""
+    seen: list[tuple[int, ...]] = []
+
+    def unchanged(matrices: Tensor, steps: int) -> Tensor:
+        seen.append(tuple(matrices.shape))
+        return matrices
+
+    monkeypatch.setattr(muon, "_TOGETHER", 200)
+    monkeypatch.setattr(muon, "orthogonalised", unchanged)
+    shapes = [(6, 9), (9, 6), (6, 9), (6, 9), (6, 9), (12, 12), (12, 12)]
+    matrices = [nn.Parameter(drawn(*shape)) for shape in shapes]
+    experts = [nn.Parameter(drawn(3, 4, 5)) for _ in range(2)]
+    for parameter in (*matrices, *experts):
+        parameter.grad = torch.ones_like(parameter)
+    matrices[2].grad = None
+    MuonWithAdamW([{"params": matrices, "name": "matrices"}, {"params": experts, "name": "experts"}]).step()
+    assert sorted(seen) == [(3, 6, 9), (6, 4, 5), (9, 6), (12, 12), (12, 12)]
 
 
 def test_singular_values_come_near_one_in_each_matrix_of_a_stack() -> None:

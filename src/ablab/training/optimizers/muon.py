@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypedDict, Unpack
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ablab.errors import require_shares
 from ablab.training.optimizers.cautious import Caution
-from ablab.training.optimizers.with_adamw import MatrixRule, WithAdamW
+from ablab.training.optimizers.with_adamw import MatrixRule, State, Update, WithAdamW
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
 _RMS = 0.2  # of an update, as AdamW's have it: Liu et al. 2025, section 2.2
 _TINY = 1e-7
+_TOGETHER = 2**20  # numbers of matrices that are stacked: more take longer than a call does
 
 
 def orthogonalised(matrices: Tensor, steps: int) -> Tensor:
@@ -54,17 +55,42 @@ class Muon(MatrixRule):
     def __init__(self, params: Iterable[Any], *, momentum: float, nesterov: bool, ns_steps: int) -> None:
         super().__init__(params, {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps})
 
-    def update(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> tuple[Tensor, float]:
-        return self.orthogonal(gradient, state, group), _RMS * math.sqrt(max(gradient.shape[-2:]))
+    def alike(self, parameters: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:
+        """Small ones of one shape: a model's many small matrices wait for the calls, not for the numbers."""
+        shapes: dict[tuple[torch.Size, torch.device], list[Tensor]] = {}
+        for parameter in parameters:
+            if parameter.numel() <= _TOGETHER // 2:
+                shapes.setdefault((parameter.shape, parameter.device), []).append(parameter)
+            else:
+                yield [parameter]
+        for (shape, _), some in shapes.items():
+            most = _TOGETHER // max(1, shape.numel())
+            yield from (some[start : start + most] for start in range(0, len(some), most))
 
-    def orthogonal(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-        """The orthogonalised momentum, in bfloat16."""
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
-        past, momentum = state["momentum_buffer"], group["momentum"]
-        past.lerp_(gradient, 1 - momentum)
-        ahead = gradient.lerp(past, momentum) if group["nesterov"] else past
-        return orthogonalised(ahead, group["ns_steps"])
+    def updates(self, gradients: Sequence[Tensor], states: Sequence[State], group: State) -> Iterable[Update]:
+        ahead = [_ahead(gradient, state, group) for gradient, state in zip(gradients, states, strict=True)]
+        if len(ahead) == 1:
+            orthogonal: Sequence[Tensor] = [orthogonalised(ahead[0], group["ns_steps"])]
+        else:
+            stack = torch.stack(ahead)
+            orthogonal = orthogonalised(stack.flatten(0, -3), group["ns_steps"]).reshape(stack.shape).unbind()
+        return [
+            self.sized(each.to(gradient.dtype), state, group)
+            for each, gradient, state in zip(orthogonal, gradients, states, strict=True)
+        ]
+
+    def sized(self, update: Tensor, state: State, group: State) -> Update:
+        """An orthogonal update with the factor that gives it its size."""
+        return update, _RMS * math.sqrt(max(update.shape[-2:]))
+
+
+def _ahead(gradient: Tensor, state: State, group: State) -> Tensor:
+    """The momentum, which is brought up to date, or what it will be."""
+    if "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
+    past, momentum = state["momentum_buffer"], group["momentum"]
+    past.lerp_(gradient, 1 - momentum)
+    return gradient.lerp(past, momentum) if group["nesterov"] else past
 
 
 class NorMuon(Muon):
@@ -83,8 +109,7 @@ class NorMuon(Muon):
         for group in self.param_groups:
             group["beta2"] = beta2
 
-    def update(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> tuple[Tensor, float]:
-        update = self.orthogonal(gradient, state, group).to(gradient.dtype)
+    def sized(self, update: Tensor, state: State, group: State) -> Update:
         over_inputs = -1 if update.dim() == 2 else -2
         squares = update.square().mean(over_inputs, keepdim=True)
         if "square_buffer" not in state:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ablab.errors import require_at_least, require_shares
 from ablab.training.optimizers.cautious import Caution
-from ablab.training.optimizers.with_adamw import MatrixRule, WithAdamW
+from ablab.training.optimizers.with_adamw import MatrixRule, State, Update, WithAdamW
 
-State = dict[str, Any]
 _SIDES = {"rows": -2, "columns": -1}  # of a matrix, with their dimensions
 _RANKING = 1e-3  # of the mean eigenvalue
 
@@ -46,7 +45,10 @@ class Soap(MatrixRule):
     ) -> None:
         super().__init__(params, {"betas": betas, "eps": eps, "frequency": frequency, "max_size": max_size})
 
-    def update(self, gradient: Tensor, state: State, group: dict[str, Any]) -> tuple[Tensor, float]:
+    def updates(self, gradients: Sequence[Tensor], states: Sequence[State], group: State) -> Iterable[Update]:
+        return (self._update(gradient, state, group) for gradient, state in zip(gradients, states, strict=True))
+
+    def _update(self, gradient: Tensor, state: State, group: State) -> Update:
         (past, past_squares), eps = group["betas"], group["eps"]
         if not state:
             _begin(gradient, state, past_squares, group["max_size"])

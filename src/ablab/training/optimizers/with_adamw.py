@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
 import torch
@@ -13,7 +13,9 @@ from torch.optim.optimizer import StateDict
 from ablab.errors import require_at_least, require_shares
 from ablab.training.optimizers.cautious import Caution
 
-Groups = list[dict[str, Any]]
+State = dict[str, Any]
+Groups = list[State]
+Update = tuple[Tensor, float]  # with the factor in front of it
 MATRICES, EXPERTS = "matrices", "experts"  # names of the groups that have what a rule for matrices treats
 
 
@@ -105,7 +107,7 @@ def _is_matrix(parameter: Tensor, group: dict[str, Any]) -> bool:
 
 
 class MatrixRule(Optimizer):
-    """A rule that has a step of its own for each matrix, with decoupled weight decay."""
+    """A rule for matrices, each by itself, with decoupled weight decay."""
 
     @overload
     def step(self, closure: None = ...) -> None: ...
@@ -115,18 +117,23 @@ class MatrixRule(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         assert closure is None, "gradients are there before"
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    update, factor = self.update(parameter.grad, self.state[parameter], group)
+            for some in self.alike([parameter for parameter in group["params"] if parameter.grad is not None]):
+                gradients = [parameter.grad for parameter in some if parameter.grad is not None]  # all have one
+                updates = self.updates(gradients, [self.state[parameter] for parameter in some], group)
+                for parameter, (update, factor) in zip(some, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update, alpha=-group["lr"] * factor)
         return None
 
-    def update(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> tuple[Tensor, float]:
-        """What is subtracted is learning rate times factor times update. The gradient is left as it is.
+    def alike(self, parameters: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:
+        """Those whose updates are found at once."""
+        return ([parameter] for parameter in parameters)
+
+    def updates(self, gradients: Sequence[Tensor], states: Sequence[State], group: State) -> Iterable[Update]:
+        """What is subtracted of each is learning rate times factor times update. Gradients are left as they are.
 
         Args:
-            gradient: (outputs, inputs), or (E, inputs, outputs), a matrix for each of E experts.
-            state: of the matrix, empty at first; it is brought up to date.
+            gradients: each (outputs, inputs), or (E, inputs, outputs), a matrix for each of E experts.
+            states: of each, empty at first; they are brought up to date.
         """
         raise NotImplementedError
