@@ -16,8 +16,11 @@ import pytest
 from commands import Command
 from hydra.core.global_hydra import GlobalHydra
 from plain_figures import plain_figures
+from staged import Stage
 
 from ablab.cli import main
+from ablab.report import conclude
+from ablab.study import launch, run_study
 
 # Activations, so that a model is built before anything happens, and which do well when they are tried on one sample
 # before that: they fail in the second training step.
@@ -221,6 +224,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Lab:
     for option, name in OPTIONS.items():
         (activations / f"{option}.yaml").write_text(f"_target_: faulty.{name}\n_partial_: true\n")
     return Lab(folder, corpus)
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """Within the test, commands in this process train nothing, and conclude nothing."""
+    stage = Stage()
+    monkeypatch.setattr(launch, "Supervisor", stage)
+    monkeypatch.setattr(launch, "freeze_code", lambda configs: None)
+    monkeypatch.setattr(run_study, "warm_up", lambda: None)
+    monkeypatch.setattr(conclude, "conclude_study", lambda folder, **terms: 0)
+    return stage
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,25 @@ def test_what_only_our_launcher_does_is_refused(lab: Lab) -> None:
     assert not (lab.folder / "outputs" / "theirs").exists()
 
 
+def test_tuning_runs_that_were_lost_are_no_bad_points(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher gives up before its first job."""
+
+    def gives_up(self: Any, job_overrides: Any, initial_job_idx: int) -> Any:
+        raise RuntimeError("job 1 was lost")
+
+    Plugins.instance()  # loads it
+    basic = sys.modules["hydra._internal.core_plugins.basic_launcher"].BasicLauncher  # as Hydra has loaded it
+    monkeypatch.setattr(basic, "launch", gives_up)
+    ended = lab.sweep("name=untuned", "hydra/launcher=basic", "tune.lr=[1e-2,1e-1]", "tune.seeds=[8,9]")
+    assert ended.status == 1
+    gave_up, stopped = ended.err.splitlines()
+    assert gave_up == "ablab: the launcher gave up: job 1 was lost"
+    assert stopped.startswith(
+        "ablab: stopped while tuning, since tune lr=0.01 seed=8 has not ended (its job ended without"
+    )
+    assert "with 4 of 4 tuning runs left" in stopped
+
+
 def test_a_job_without_a_record_is_a_row_with_its_reason(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher gives up after its first job, as it does when one is killed."""
 

@@ -20,7 +20,7 @@ from ablab.results.collect import Runs
 from ablab.results.interim import read_interim_analyses
 from ablab.results.run_folder import check_study
 from ablab.study.events import Observer
-from ablab.study.launch import launch, launch_in_blocks
+from ablab.study.launch import carry_out, launch, launch_in_blocks, watched
 from ablab.study.launched import refuse_nodes, refuse_sweep
 from ablab.study.other_launcher import Launch, OtherLauncher, job_return, refuse_ours
 from ablab.study.plan_file import PlannedRun, write_plan
@@ -37,6 +37,7 @@ from ablab.study.trials.pilot import check_pilots, match_time
 from ablab.study.trials.search import Search
 from ablab.study.trials.trial import ended_in
 from ablab.study.trials.tuning import tune
+from ablab.study.trials.unfinished import UnfinishedError, refuse_unfinished
 
 
 class _NotYetError(Exception):
@@ -121,6 +122,7 @@ class Study:
         Raises:
             UserError: a run of the plan cannot be composed or built, and nothing has been written; or another process
                 works on the study.
+            UnfinishedError: the study was stopped before all had been tried out that something is chosen by.
             KeyboardInterrupt: Ctrl-C, after running runs have saved themselves.
         """
         refuse_sweep()
@@ -142,10 +144,7 @@ class Study:
                 print(f"{self.folder}: {lock.taken_over} stopped without finishing it; going on from what it left")
             write_plan(self.folder, self.comparison, None)
 
-            def trials(runs: list[Run]) -> object:
-                return self._launch(runs, self.planned(runs), lock)
-
-            runs = self._chosen(prepared.runs, trials)
+            runs = self._chosen(prepared.runs, lambda trials: self._try(trials, lock))
             planned = self.planned(runs)
             write_plan(self.folder, self.comparison, planned, self.seeds)
             returns = (self._launch if self.seeds is None else self._launch_in_blocks)(runs, planned, lock)
@@ -173,6 +172,23 @@ class Study:
     def _has_options_of_the_users(self) -> bool:
         """Whose modules are known when the plan is, and have to be imported, too."""
         return any(path.provider == "command-line" for path in self._compose.loader.get_search_path().get_path())
+
+    def _try(self, trials: Sequence[Run], lock: StudyLock) -> None:
+        """See trials to their end. Raises UnfinishedError where that of some has not come."""
+        planned, stopped_by = self.planned(trials), None
+        settings = planned[0].config.execution
+        if self._other is None:
+            observer = self._observe()
+            with watched(planned, observer):
+                _, stopped_by = carry_out(planned, settings, observer, self.preflight, lock.beat)
+        else:
+            self._launch(trials, planned, lock)
+        try:
+            refuse_unfinished(self.folder, planned, stopped_by)
+        except UnfinishedError:
+            if self._other is not None:
+                self._other.tidy()
+            raise
 
     def _launch(self, runs: Sequence[Run], planned: Sequence[PlannedRun], lock: StudyLock) -> list[JobReturn]:
         settings = planned[0].config.execution

@@ -21,6 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ablab.config import conf_folder, studies_folder
+from ablab.errors import printable
 
 if TYPE_CHECKING:
     from ablab.study.run_study import Study
@@ -48,10 +49,14 @@ class AblabSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         from ablab.report.conclude import compare_so_far
         from ablab.report.declared import declared_settings
+        from ablab.study.trials.unfinished import UnfinishedError
 
         study = self._study(arguments)
         try:
             return study.run()
+        except UnfinishedError as error:  # as of a study that is stopped later, without what is not there to compare
+            print(printable(f"ablab: {error}"), file=sys.stderr)
+            sys.exit(1)
         except KeyboardInterrupt:
             compare_so_far(study.folder, **declared_settings(study.comparison))
             raise

@@ -36,7 +36,7 @@ def match_time(compose: Composer, plan: list[Run], launch: Callable[[list[Run]],
 
     Args:
         plan: whose pilots `check_pilots` has nothing against.
-        launch: runs a plan to its end.
+        launch: runs a plan to its end, and raises where not all of it comes to one.
 
     Raises:
         UserError: the reference's pilots did not end well, or a variant cannot come within 2%.

@@ -62,7 +62,7 @@ def tune(
     """The plan with each variant's settings chosen, after its tuning runs; the plan itself where nothing is tuned.
 
     Args:
-        launch: runs a plan to its end.
+        launch: runs a plan to its end, and raises where not all of it comes to one.
         check: of a value by which a grid is extended.
 
     Raises:
