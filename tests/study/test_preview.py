@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 from dataclasses import replace
@@ -17,7 +18,7 @@ from ablab.config import RunConfig
 from ablab.config.schema import TUNING_FOLDER, ExecutionConfig
 from ablab.results.record import Cost, Record
 from ablab.results.run_context import RunContext
-from ablab.results.store import RECORD_FILE
+from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import RunOutline
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.expand import Run
@@ -25,7 +26,11 @@ from ablab.study.preview import Probe, Row
 from ablab.study.preview_study import STEPS, _measured, _trials, _without_trials
 
 if TYPE_CHECKING:
+    from staged import Stage
+
     from conftest import Lab
+
+TUNED = ("tune.lr=[1e-3,1e-2]", "tune.seeds=[7,8]", "tune.extend=0")
 
 
 def record(**given: Any) -> Record:
@@ -97,8 +102,8 @@ def test_a_plan_that_is_ended_leaves_nothing(lab: Lab) -> None:
     wait_for(lambda: set(processes_in(lab.folder)) <= before)
 
 
-def test_what_is_done_with_is_counted(lab: Lab) -> None:
-    words = lab.words("activation=relu,gelu", "name=half", "tune.lr=[1e-3,1e-2]", "tune.seeds=[7,8]", "tune.extend=0")
+def test_what_is_done_with_is_counted(lab: Lab, stage: Stage) -> None:
+    words = lab.words("activation=relu,gelu", "name=half", *TUNED)
     assert lab.ablab("-m", *words).status == 0
     ended = lab.ablab("plan", "--no-probe", *words, "seed=0,1")
     assert "4 runs: 2 variants x 2 seeds; 2 are done with" in ended.out
@@ -109,13 +114,34 @@ def test_what_is_done_with_is_counted(lab: Lab) -> None:
     assert "2 runs: 2 variants x 1 seed; 0 are done with" in left  # what will be chosen is open again
 
 
+def test_trials_are_done_with_where_the_study_would_say_so(lab: Lab, stage: Stage) -> None:
+    """One that failed for good is, unless what failed is to be tried again. None of other settings is, none damaged."""
+    words = lab.words("activation=relu", "name=asked", *TUNED, "retries=0")
+    assert lab.ablab("-m", *words).status == 0
+    place = next((lab.folder / "outputs" / "asked" / TUNING_FOLDER / "lr=0.001").rglob(RECORD_FILE))
+    write_record(place.parent, replace(read_record(place), status="failed", cause="killed", attempts=1))
+
+    def left(*more: str) -> tuple[int, ...]:
+        """How many runs are left, and how many trials."""
+        ended = lab.ablab("plan", "--no-probe", *words, *more)
+        assert ended.status == 0, ended.err
+        found = re.findall(r"^(\d+) runs?(?:: | before ).*?(?:; (\d+) are done with)?$", ended.out, re.MULTILINE)
+        return tuple(int(planned) - int(done or 0) for planned, done in found)
+
+    assert left() == (0, 0)
+    assert left("retry=failed") == (1, 1)
+    assert left("trainer.max_steps=6") == (1, 4)
+    place.write_text('{"sta')
+    assert left() == (1, 1)
+
+
 def test_the_time_that_is_left_is_without_trials_that_are_done_with(tmp_path: Path) -> None:
     """Of 6 trials of 1,000 steps of 0.1 s two are left."""
     run = planned(tmp_path)
-    search: Any = SimpleNamespace(counts={"": 6}, count=6, most=6, done=lambda folder: {"": 4})
+    search: Any = SimpleNamespace(counts={"": 6}, count=6, most=6, done=lambda ended: {"": 4})
     run = replace(run, config=replace(run.config, options={**run.config.options, "optimizer": {}}))
     rows = [Row(first=run.info, probe=Probe(seconds=5.0, step_seconds=0.1))]
-    found = _trials(search, [Run(overrides=[], context=RunContext(), folder="")], [run], rows, tmp_path)
+    found = _trials(search, [Run(overrides=[], context=RunContext(), folder="")], [run], rows, lambda trial: False)
     assert (found.count, found.done) == (6, 4)
     assert found.seconds == pytest.approx(200.0)
 

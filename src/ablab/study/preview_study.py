@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +46,9 @@ def preview(study: Study, probe: bool) -> Preview:
     notes = [*prepared.excluded, *prepared.budgets, *prepared.alone]
     if errors:
         return Preview(folder=study.folder, runs=len(prepared.runs), errors=errors, notes=notes)
-    planned = study.planned(study.as_chosen_before(prepared.runs))
+    before = study.before
+    timed = before.timed(prepared.runs)
+    planned = study.planned(before.tuned(timed))
     rows = _rows(planned, study.preflight)
     settings = planned[0].config.execution
     jobs = side_by_side([run.config for run in planned], settings)
@@ -55,7 +57,7 @@ def preview(study: Study, probe: bool) -> Preview:
     probes = _probe(probed, _without_trials(settings, jobs)) if probe else {}
     for row in rows:
         row.probe = probes.get(row.first.index)
-    trials = _trials(study.search(prepared.runs), prepared.runs, planned, rows, study.folder)
+    trials = _trials(before.search(timed), prepared.runs, planned, rows, before.has_ended)
     return Preview(
         folder=study.folder,
         runs=len(planned),
@@ -99,7 +101,7 @@ def _rows(planned: Sequence[PlannedRun], preflight: Preflight) -> list[Row]:
     for run in planned:
         row = rows.setdefault((run.info.task, run.info.variant), Row(first=run.info))
         row.seeds.append(run.info.seed)
-        kept = finished_record(run.config, run.folder, preflight, retry_failed=False)
+        kept = finished_record(run.config, run.folder, preflight, run.config.execution.retry == "failed")
         row.done += kept is not None
     return list(rows.values())
 
@@ -149,13 +151,17 @@ def _measured(record: Record, run: PlannedRun) -> Probe:
 
 
 def _trials(
-    search: Search, runs: Sequence[Run], planned: Sequence[PlannedRun], rows: Sequence[Row], folder: Path
+    search: Search,
+    runs: Sequence[Run],
+    planned: Sequence[PlannedRun],
+    rows: Sequence[Row],
+    ended: Callable[[Run], bool],
 ) -> Trials:
     """The runs that the study makes for itself before it compares, and how long those that are left take altogether."""
     config = planned[0].config
     rounds = ROUNDS if config.budget.match == "time" else 0
-    timed = pilots_done(config, runs, folder) if rounds else Counter[str]()
-    tuned = search.done(folder)
+    timed = pilots_done(config, runs, ended) if rounds else Counter[str]()
+    tuned = search.done(ended)
     of = {row.first.index: runs[row.first.index].variant for row in rows}
     counts = {place: search.counts.get(variant, 0) for place, variant in of.items()}
     done = {place: (tuned.get(variant, 0), timed[variant]) for place, variant in of.items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,16 +30,9 @@ from ablab.study.planning.prepare import Prepared, as_if_run, info_of, make_fold
 from ablab.study.seed_blocks import Decide, SeedBlocks, refuse_undecidable
 from ablab.study.supervision.code import warm_up
 from ablab.study.supervision.lock import StudyLock
-from ablab.study.trials.carried import carry_tuned, first_size
+from ablab.study.trials.before import Before, tuned
 from ablab.study.trials.pilot import check_pilots, match_time
-from ablab.study.trials.search import Search
-from ablab.study.trials.trial import ended_in
-from ablab.study.trials.tuning import tune
 from ablab.study.trials.unfinished import UnfinishedError, refuse_unfinished
-
-
-class _NotYetError(Exception):
-    """Something has to be tried out first."""
 
 
 class Study:
@@ -92,9 +83,10 @@ class Study:
             check_pilots(self._compose, prepared.runs)
         return prepared
 
-    def search(self, runs: Sequence[Run]) -> Search:
-        """What the variants of these runs will be tuned over."""
-        return Search(self._compose, first_size(runs), self.preflight.check)
+    @property
+    def before(self) -> Before:
+        """What has been tried out for it so far."""
+        return Before(self.folder, self._compose, self.preflight)
 
     def planned(self, runs: Sequence[Run]) -> list[PlannedRun]:
         """The runs with their configs."""
@@ -144,30 +136,14 @@ class Study:
                 print(f"{self.folder}: {lock.taken_over} stopped without finishing it; going on from what it left")
             write_plan(self.folder, self.comparison, None)
 
-            runs = self._chosen(prepared.runs, lambda trials: self._try(trials, lock))
+            timed = match_time(self._compose, prepared.runs, lambda trials: self._try(trials, lock))
+            runs = tuned(self._compose, timed, lambda trials: self._try(trials, lock), self.preflight)
             planned = self.planned(runs)
             write_plan(self.folder, self.comparison, planned, self.seeds)
             returns = (self._launch if self.seeds is None else self._launch_in_blocks)(runs, planned, lock)
         if self._other is not None:
             self._other.tidy()
         return returns
-
-    def as_chosen_before(self, runs: Sequence[Run]) -> list[Run]:
-        """The runs with what was tuned and timed for them, where that has all been done; else as they are."""
-
-        def trials(asked: list[Run]) -> None:
-            if not all(ended_in(self.folder, each) for each in asked):
-                raise _NotYetError
-
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # the study says so itself when it is run
-                return self._chosen(runs, trials)
-        except _NotYetError:
-            return list(runs)
-
-    def _chosen(self, runs: Sequence[Run], trials: Callable[[list[Run]], object]) -> list[Run]:
-        timed = match_time(self._compose, list(runs), trials)
-        return carry_tuned(timed, lambda first: tune(self._compose, first, trials, self.preflight.check))
 
     def _has_options_of_the_users(self) -> bool:
         """Whose modules are known when the plan is, and have to be imported, too."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 
 from ablab.config import RunConfig
@@ -21,7 +20,7 @@ from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
 from ablab.study.planning.levers import STEPS
 from ablab.study.planning.preflight import Preflight
-from ablab.study.trials.trial import ended_in, first_of_each, record_in, trial
+from ablab.study.trials.trial import first_of_each, record_in, trial
 from ablab.training.trainer import untimed_steps
 
 ROUNDS = 3
@@ -143,9 +142,9 @@ def _pilots(config: RunConfig, plan: Sequence[Run]) -> dict[tuple[int, str], Run
     return {key: _pilot(config, variants[key[1]], *key, index) for index, key in enumerate(keys)}
 
 
-def pilots_done(config: RunConfig, plan: Sequence[Run], folder: Path) -> Counter[str]:
-    """The pilots of each variant that have ended in a sweep's folder before."""
-    return Counter(key[1] for key, run in _pilots(config, plan).items() if ended_in(folder, run))
+def pilots_done(config: RunConfig, plan: Sequence[Run], ended: Callable[[Run], bool]) -> Counter[str]:
+    """The pilots of each variant that are done with, as `ended` tells of each."""
+    return Counter(key[1] for key, run in _pilots(config, plan).items() if ended(run))
 
 
 def _pilot(config: RunConfig, run: Run, number: int, variant: str, index: int) -> Run:

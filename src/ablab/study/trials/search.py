@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ablab.config import RunConfig
@@ -19,7 +18,7 @@ from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
 from ablab.study.trials.choice import best_of, end_of, hints, report_of, shown, told, without
 from ablab.study.trials.points import Point, Side, beyond, check_size, points_of, projected
-from ablab.study.trials.trial import ended_in, first_of_each, record_in, trial
+from ablab.study.trials.trial import first_of_each, record_in, trial
 
 Check = Callable[[RunConfig], object]  # raises UserError for a run that cannot work
 
@@ -53,12 +52,16 @@ class Search:
         """The tuning runs of each variant, without those by which grids will be extended."""
         return {variant: len(self.points(variant)) * len(self.seeds) for variant in self.variants}
 
-    def done(self, folder: Path) -> dict[str, int]:
-        """Those of each variant that have ended in a sweep's folder before."""
+    def done(self, ended: Callable[[Run], bool]) -> dict[str, int]:
+        """Those of each variant that are done with.
+
+        Args:
+            ended: whether one is, as `Before.has_ended` tells.
+        """
         trials = {
             v: [self._trial(v, point, s, 0) for point in self.points(v) for s in self.seeds] for v in self.variants
         }
-        return {variant: sum(ended_in(folder, each) for each in made) for variant, made in trials.items()}
+        return {variant: sum(map(ended, made)) for variant, made in trials.items()}
 
     @property
     def count(self) -> int:

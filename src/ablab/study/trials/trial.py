@@ -54,9 +54,3 @@ def record_in(folder: Path) -> Record | None:
     """What a trial left, if it left anything."""
     path = folder / RECORD_FILE
     return read_record(path) if path.is_file() else None
-
-
-def ended_in(sweep: Path, run: Run) -> bool:
-    """Whether a trial has come to an end of its own in the folder of a sweep, and will be used again."""
-    record = record_in(sweep / (run.folder or ""))
-    return record is not None and record.status in ("ok", "diverged")
